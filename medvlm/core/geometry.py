@@ -1,0 +1,128 @@
+"""Where stored pixels lie on the canvas that the model perceives: one affine map per axis, and back.
+
+Coordinates are continuous: pixel i of an axis covers [i, i + 1), so a box over the whole of a 128 x 96
+(width x height) image is (0, 0, 128, 96), and resizing multiplies. A map is built from the steps that the
+pixels went through: `crop(size, 10, 0, (80, 96)).then(flip((80, 96))).then(resize((80, 96), (64, 64)))`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Box
+
+KEPT_SHARE = 0.5
+"""A box of which less than this share of the area lies on the canvas is dropped: what can hardly be seen is not asked for."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """canvas = stored * scale + offset on each axis, after the last two axes changed places if `swapped`.
+
+    size, scale, offset: the canvas' axes, (height, width) or (depth, height, width). scale is negative on a
+    flipped axis. Boxes are (x1, y1, x2, y2) on the last two axes.
+    """
+
+    size: tuple[int, ...]
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    swapped: bool = False
+
+    def then(self, after: Canvas) -> Canvas:
+        """This map, followed by one whose stored pixels are this canvas."""
+        scale, offset = _swap(self.scale, after.swapped), _swap(self.offset, after.swapped)
+        return Canvas(
+            after.size,
+            tuple(a * s for a, s in zip(after.scale, scale, strict=True)),
+            tuple(a * o + b for a, o, b in zip(after.scale, offset, after.offset, strict=True)),
+            self.swapped != after.swapped,
+        )
+
+    def to_canvas(self, box: Box) -> Box:
+        """Not clipped: parts may lie outside."""
+        x1, y1, x2, y2 = box
+        if self.swapped:
+            x1, y1, x2, y2 = y1, x1, y2, x2
+        (sy, sx), (oy, ox) = self.scale[-2:], self.offset[-2:]
+        return _ordered(x1 * sx + ox, y1 * sy + oy, x2 * sx + ox, y2 * sy + oy)
+
+    def to_stored(self, box: Box) -> Box:
+        """The inverse of to_canvas."""
+        (sy, sx), (oy, ox) = self.scale[-2:], self.offset[-2:]
+        x1, y1, x2, y2 = _ordered((box[0] - ox) / sx, (box[1] - oy) / sy, (box[2] - ox) / sx, (box[3] - oy) / sy)
+        return (y1, x1, y2, x2) if self.swapped else (x1, y1, x2, y2)
+
+    def visible_box(self, box: Box) -> Box | None:
+        """The part of a stored box that lies on the canvas, in canvas pixels; None if that is less than half of its area.
+
+        Raises DataError for a box without an area.
+        """
+        x1, y1, x2, y2 = self.to_canvas(box)
+        if not (x2 > x1 and y2 > y1 and box[2] > box[0] and box[3] > box[1]):
+            raise DataError(f"box {tuple(box)} has no area: expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2; correct it in the archive and pack again")
+        height, width = self.size[-2:]
+        clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        seen = max(clipped[2] - clipped[0], 0.0) * max(clipped[3] - clipped[1], 0.0)
+        return clipped if seen >= KEPT_SHARE * (x2 - x1) * (y2 - y1) else None
+
+    def answer_box(self, box: Box, scale_max: int) -> tuple[int, int, int, int] | None:
+        """A stored box as an answer writes it: integers 0..scale_max relative to the canvas, clipped to it.
+
+        None if less than half of the box lies on the canvas. Never empty: a box thinner than one unit is
+        widened to one, so that its overlap with an answer can be measured.
+        """
+        visible = self.visible_box(box)
+        if visible is None:
+            return None
+        height, width = self.size[-2:]
+        x1, x2 = _units(visible[0], visible[2], width, scale_max)
+        y1, y2 = _units(visible[1], visible[3], height, scale_max)
+        return x1, y1, x2, y2
+
+    def spacing_mm(self, stored_mm: tuple[float, ...]) -> tuple[float, ...]:
+        """Millimetres per canvas pixel, by axis of the canvas, from those per stored pixel."""
+        return tuple(mm / abs(s) for mm, s in zip(_swap(stored_mm, self.swapped), self.scale, strict=True))
+
+
+def identity(size: tuple[int, ...]) -> Canvas:
+    return Canvas(size, (1.0,) * len(size), (0.0,) * len(size))
+
+
+def resize(size: tuple[int, ...], new: tuple[int, ...]) -> Canvas:
+    return Canvas(new, tuple(n / s for n, s in zip(new, size, strict=True)), (0.0,) * len(size))
+
+
+def crop(size: tuple[int, int], top: float, left: float, new: tuple[int, int]) -> Canvas:
+    """The `new` pixels from (top, left) on; negative values lie outside, as after padding or a shift."""
+    assert len(size) == 2, size
+    return Canvas(new, (1.0, 1.0), (-top, -left))
+
+
+def flip(size: tuple[int, int]) -> Canvas:
+    """Left becomes right."""
+    return Canvas(size, (1.0, -1.0), (0.0, float(size[1])))
+
+
+def rot90(size: tuple[int, int], turns: int = 1) -> Canvas:
+    """Quarter turns against the clock, as numpy.rot90: what was on the right is on top."""
+    canvas = identity(size)
+    for _ in range(turns % 4):
+        height, width = canvas.size
+        canvas = canvas.then(Canvas((width, height), (-1.0, 1.0), (float(width), 0.0), swapped=True))
+    return canvas
+
+
+def _swap(axes: tuple[float, ...], swapped: bool) -> tuple[float, ...]:
+    return (*axes[:-2], axes[-1], axes[-2]) if swapped else axes
+
+
+def _ordered(x1: float, y1: float, x2: float, y2: float) -> Box:
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def _units(low: float, high: float, pixels: int, scale_max: int) -> tuple[int, int]:
+    first, last = int(low / pixels * scale_max + 0.5), int(high / pixels * scale_max + 0.5)
+    if first == last:
+        first, last = (first, last + 1) if last < scale_max else (first - 1, last)
+    return first, last

@@ -1,0 +1,81 @@
+"""Randomness as a function of what it is for: keyed permutations and keyed random numbers.
+
+Nothing here has state, so the order of samples and the augmentation of each depend on (seed, position)
+alone, whatever the number of ranks and workers, and after any restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from math import isqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Key = int | str
+_WORD = 0xFFFFFFFF
+_ROUNDS = 6
+# 4 rounds already hide the order from the eye; 6 also make small sets (n < 50) uniform to a chi-square test.
+
+
+class Permutation:
+    """A shuffled range(n) that is computed, not stored: `Permutation(n, seed, "cxr", epoch)[i]` in about 2 us.
+
+    A Feistel network on pairs (i // b, i % b) with a * b >= n, additions modulo a and b in place of xor, and
+    cycle walking for the few pairs beyond n (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    It mixes well; it is not a cipher. n is at most 2**62.
+    """
+
+    def __init__(self, n: int, *key: Key):
+        assert 0 < n <= 1 << 62, n
+        self.n = n
+        self._a = isqrt(n - 1) + 1
+        self._b = -(-n // self._a)
+        words = _digest(key, 8 * _ROUNDS)
+        self._keys = [(_word(words, 8 * r), _word(words, 8 * r + 4)) for r in range(_ROUNDS)]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> int:
+        if not 0 <= i < self.n:
+            raise IndexError(f"place {i} of a permutation of {self.n}")
+        while True:
+            left, right = divmod(i, self._b)
+            for key_left, key_right in self._keys:
+                left = (left + _scramble(right + key_left)) % self._a
+                right = (right + _scramble(left + key_right)) % self._b
+            i = left * self._b + right
+            if i < self.n:
+                return i
+
+
+def draw(*key: Key) -> np.random.Generator:
+    """Random numbers that belong to a key, e.g. draw(seed, stage, position). Costs about 10 us."""
+    import numpy as np
+
+    return np.random.default_rng(int.from_bytes(_digest(key, 16), "little"))
+
+
+def below(n: int, *key: Key) -> int:
+    """One number of range(n) that belongs to a key."""
+    return int.from_bytes(_digest(key, 16), "little") % n
+
+
+def _digest(key: tuple[Key, ...], size: int) -> bytes:
+    # JSON tells 1 from "1" and ("ab", "c") from ("a", "bc"), and refuses numpy's integers, whose repr varies.
+    return hashlib.blake2b(json.dumps(key).encode(), digest_size=size).digest()
+
+
+def _word(words: bytes, at: int) -> int:
+    return int.from_bytes(words[at : at + 4], "little")
+
+
+def _scramble(x: int) -> int:
+    """32 bits to 32 bits, each output bit depending on every input bit (lowbias32 of C. Wellons, hash-prospector)."""
+    x &= _WORD
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
+    return x ^ (x >> 16)
