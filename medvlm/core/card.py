@@ -1,0 +1,98 @@
+"""The data card: what a data set is, whose it is, how it is read and split. No card, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from medvlm.core.config import Config, Slot, validate
+from medvlm.core.document import read_yaml
+from medvlm.core.errors import DataError
+
+
+class Licence(Config):
+    id: str
+    """SPDX identifier, or `custom`."""
+    url: str = ""
+    commercial: bool
+    """Whether the data may be used commercially."""
+    share_alike: bool = False
+    """Whether what is made from the data must carry the same licence."""
+    redistribute: bool = True
+    """Whether the data, or shards of it, may be passed on."""
+    attribution: bool = True
+
+
+class Phi(Config):
+    """Protected health information."""
+
+    status: Literal["synthetic", "none", "deidentified", "unknown"]
+    note: str = ""
+
+
+class Splits(Config):
+    """How samples are dealt out. Either by a keyed hash of what must stay together, or by a column of the archive."""
+
+    by: Literal["patient", "image", "column"] = "patient"
+    """`image` where the archive knows no patients: said on the model card."""
+    ratios: dict[str, float] = Field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
+    folds: int = 0
+    """With N folds the shards are fold0..foldN-1; a source with `fold: k` tests on k and trains on the rest."""
+    salt: str = "medvlm"
+
+    @model_validator(mode="after")
+    def _sum_is_one(self) -> Splits:
+        if not self.folds and abs(sum(self.ratios.values()) - 1) > 1e-6:
+            raise ValueError(f"ratios sum to {sum(self.ratios.values()):g}, expected 1")
+        return self
+
+
+class Card(Config):
+    """A data card (YAML). `medvlm schema card` writes its JSON schema."""
+
+    name: str
+    title: str
+    summary: str
+    licence: Licence
+    access: Literal["open", "registration", "credentialed", "generated"]
+    terms: str = ""
+    phi: Phi
+    patient_key: str = ""
+    """Which field of the archive identifies a patient; empty where there is none."""
+    citation: str = ""
+    homepage: str = ""
+    media: tuple[str, ...]
+    """Kinds of media in the data set, e.g. [film]; an encoder serves a kind."""
+    units: str = ""
+    """What a stored intensity means, e.g. `8-bit display`, `HU`."""
+    limits: str = ""
+    """Known flaws and what the data cannot show."""
+    splits: Splits = Splits()
+    reader: Annotated[Any, Slot("archive.readers")]
+
+
+SHIPPED_CARDS = "data_cards"
+
+
+def load_card(path: Path, shown: str | None = None, plugins: Sequence[str] = ()) -> Card:
+    """Raises RecipeError with file:line for a card that is wrong, DataError when there is none.
+
+    plugins: packages that its reader may come from.
+    """
+    if not path.is_file():
+        raise DataError(f"{shown or path}: there is no such data card; every data set needs one (see data_cards/ for examples)")
+    card: Card = validate(Card, read_yaml(path, shown), {"plugins": plugins})
+    return card
+
+
+def strictest(licences: list[Licence]) -> dict[str, Any]:
+    """What a model trained on all of these may be used for: non-commercial and share-alike win, and every licence is named."""
+    return {
+        "ids": sorted({x.id for x in licences}),
+        "commercial": all(x.commercial for x in licences),
+        "share_alike": any(x.share_alike for x in licences),
+        "redistribute": all(x.redistribute for x in licences),
+    }

@@ -1,0 +1,199 @@
+"""What an encoder, connector, backbone, text tower, stage, reward and reader must offer.
+
+Each is a module of its slot's folder with a `Config` (a subclass of the one here) and the functions listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from medvlm.core.config import Config, Slot
+from medvlm.core.sample import Sample, Truth
+
+if TYPE_CHECKING:
+    import torch
+
+
+# --- readers: medvlm/archive/readers/KIND.py -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One sample as the archive has it. Packing hashes `key` and `patient`, fills in `source` and `split`, and the
+    media's `size` and `member` from what it stores.
+
+    files: medium's member -> the path of a PNG, JPEG or .npy file, or the array to be stored (uint8 and uint16
+    images become PNG, other arrays .npy).
+    where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when packing
+    finds the sample to be bad.
+    """
+
+    sample: Sample
+    files: Mapping[str, Any]
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """What a reader yields in place of a sample that cannot be used; packing writes it into the quarantine file.
+
+    key: as the archive has it; only its hash is written. reason: what is wrong, without names or values of the
+    archive, which may identify a patient. where: as in RawSample.
+    """
+
+    key: str
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a reader leaves out because the card says so, or because it means nothing (a box without area): no fault
+    of a sample, but counted in the receipt under its reason."""
+
+    reason: str
+    count: int = 1
+
+
+class Reader(Protocol):
+    """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is left."""
+
+    Config: type[Config]
+
+    def read(self, config: Any, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+        """Yields in an order that depends on the archive alone. Raises DataError for an archive that is not what
+        the card says; a single bad sample is yielded as a BadSample and the reading goes on."""
+
+
+# --- what images go through: declared once, used in training, evaluation and export ----------------
+
+
+class Preprocess(Config):
+    """From stored pixels to an encoder's input. Stored with the model and written into the exported processor."""
+
+    size: tuple[int, ...]
+    """(height, width) or (depth, height, width) of the encoder's input."""
+    fit: Literal["squash", "crop"] = "squash"
+    """`squash` resizes both axes to `size`; `crop` resizes the short side and cuts the centre."""
+    channels: int = 3
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    window: tuple[float, float] | None = None
+    """(low, high) of stored intensity that become 0 and 1; None: 8-bit as it is, 16-bit by its full range."""
+
+
+# --- encoders: medvlm/encoders/KIND.py ---------------------------------------------------------------
+
+
+class EncoderConfig(Config):
+    connector: Annotated[Any, Slot("connectors", optional=True)] = None
+    """How its tokens reach the language model; none in a recipe without `language`."""
+    serves: tuple[str, ...] = ()
+    """Kinds of media it encodes; by default the kind it is named after."""
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What is known without building; None is `not checked`. grid: tokens per axis."""
+
+    width: int | None
+    grid: tuple[int, ...] | None
+
+
+@dataclass
+class Features:
+    """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]."""
+
+    patches: torch.Tensor
+    pooled: torch.Tensor
+    grid: tuple[int, ...]
+
+
+class EncoderModule(Protocol):
+    """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts.
+    build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, and forward(pixels) -> Features."""
+
+
+# --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------
+# tokens(config, grid) -> int; build(config, in_width, out_width, grid) -> nn.Module, [N, T, in] -> [N, tokens, out].
+
+
+# --- stages ------------------------------------------------------------------------------------------
+
+
+class Optim(Config):
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the rate climbs from 0."""
+    max_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this global norm."""
+    lr_of: dict[str, float] = {}
+    """Factor on `lr` for the parameters of a module, e.g. {encoders: 0.1}."""
+
+
+class Validate(Config):
+    every: int = Field(gt=0)
+    """Steps between validations."""
+    samples: int = Field(256, gt=0)
+    patience: int = 0
+    """Stop after this many validations without a better loss; 0 = never."""
+
+
+class Lora(Config):
+    rank: int = Field(16, gt=0)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ("language",)
+    """Modules whose linear layers get adapters: a module path or a pattern with *."""
+
+
+class StageConfig(Config):
+    name: str
+    mix: dict[str, float]
+    """Source -> weight."""
+    trains: tuple[str, ...]
+    """Modules or patterns: encoders, encoders.film, connectors, language, lora, text, language.*.norm ..."""
+    steps: int = Field(gt=0)
+    batch: int = Field(32, gt=0)
+    """Samples per optimiser step, over all ranks."""
+    accumulate: int = Field(1, gt=0)
+    """Micro-batches per optimiser step on each rank."""
+    optim: Optim = Optim()
+    lora: Lora | None = None
+    from_: str | dict[str, str] = Field("", alias="from")
+    """An earlier stage, or module -> earlier stage; by default the stage before."""
+    validate_: Validate | None = Field(None, alias="validate")
+    save_every: int = Field(0, ge=0)
+    """Steps between checkpoints; 0: only at the end and on SIGTERM."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the next stage starts from; `best` needs `validate`."""
+
+    @field_validator("mix")
+    @classmethod
+    def _weights_are_positive(cls, mix: dict[str, float]) -> dict[str, float]:
+        if not mix or any(w <= 0 for w in mix.values()):
+            raise ValueError("expected at least one source with a weight above 0, e.g. {reports: 1}")
+        return mix
+
+
+# --- rewards: medvlm/rewards/KIND.py ----------------------------------------------------------------
+
+
+class Reward(Protocol):
+    """A module with EXAMPLES: list of (completion, Truth, expected score), and:"""
+
+    EXAMPLES: list[tuple[str, Truth, float]]
+
+    def applies(self, truth: Truth) -> bool:
+        """Whether this reward can judge an answer to that truth."""
+
+    def score(self, completion: str, truth: Truth) -> float:
+        """In [0, 1]; 0 for text it cannot read."""

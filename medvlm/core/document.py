@@ -1,0 +1,254 @@
+"""YAML files as plain data with the place of every key; one laid over another; one value set from the command line.
+
+The scalars are those of YAML 1.2: `on`, `no` and `2024-05-01` are text, `1e-4` is a number, `010` is ten.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medvlm.core.errors import RecipeError, did_you_mean, shorten
+
+KeyPath = tuple[str | int, ...]
+Mark = tuple[str, int, int]
+"""File as the user named it, line and column, both from 1; line 0 where there are none (the command line)."""
+
+COMMAND_LINE = "command line"
+MAX_DEPTH = 50
+MAX_KEYS = 100_000
+# Aliases of aliases can make a page of text a billion keys long.
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data, and where each key and list item of it stands. Keys are always text."""
+
+    data: dict[str, Any]
+    marks: dict[KeyPath, Mark]
+
+
+def read_yaml(path: Path, shown: str | None = None) -> Document:
+    """Raises RecipeError when the file is missing, is not YAML, or holds a key twice."""
+    shown = shown or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise RecipeError(f"{shown}: cannot be read ({type(reason).__name__}); expected a YAML file in UTF-8") from None
+    return parse(text, shown)
+
+
+def parse(text: str, shown: str) -> Document:
+    """Raises RecipeError for what is not keys and values, with its place."""
+    node = _compose(text, shown)
+    if node is None:
+        return Document({}, {(): (shown, 1, 1)})
+    marks: dict[KeyPath, Mark] = {}
+    data = _plain(node, (), marks, shown)
+    if not isinstance(data, dict):
+        raise RecipeError(f"{shown}:1:1: expected keys and values, found {shorten(data)}")
+    return Document(data, marks)
+
+
+def laid_over(base: Document, top: Document) -> Document:
+    """`top` extends `base`: mappings are merged key by key, everything else (lists too) is replaced.
+
+    A mapping with another `kind` replaces too: the keys of one kind mean nothing to another.
+    """
+    marks = dict(base.marks)
+    data = _merge(base.data, top.data, (), marks, top.marks)
+    marks[()] = top.marks[()]
+    return Document(data, marks)
+
+
+def with_value(document: Document, override: str) -> Document:
+    """The document with `key.path=value` set; items of a list are addressed by their `name` or position.
+
+    Raises RecipeError for an override that is no such thing, or whose list item is not there. A path that no
+    schema knows is built as it is written, so that validation refuses it like one in a file.
+    """
+    dotted_path, equals, text = override.partition("=")
+    keys = dotted_path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"{COMMAND_LINE}: {override!r} is not an override; expected key.path=value, e.g. stages.align.steps=500")
+    place = f"{COMMAND_LINE} {dotted_path}"
+    node = _compose(text, place)
+    inner_marks: dict[KeyPath, Mark] = {}
+    value = None if node is None else _plain(node, (), inner_marks, place)
+    data = copy.deepcopy(document.data)
+    path = _set(data, keys, value, place)
+    marks = {p: m for p, m in document.marks.items() if p[: len(path)] != path}
+    marks |= {(*path, *p): (COMMAND_LINE, 0, 0) for p in ((), *inner_marks)}
+    for end in range(1, len(path)):
+        marks.setdefault(path[:end], (COMMAND_LINE, 0, 0))
+    return Document(data, marks)
+
+
+def as_yaml(data: dict[str, Any]) -> str:
+    """Text that `parse` reads back as the same data, in the same order; a YAML 1.1 reader too."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def place_of(path: KeyPath, marks: dict[KeyPath, Mark]) -> str:
+    """file:line:column of the key, or of the nearest key above it that was written down."""
+    for end in range(len(path), -1, -1):
+        if mark := marks.get(path[:end]):
+            return f"{mark[0]}:{mark[1]}:{mark[2]}" if mark[1] else mark[0]
+    raise AssertionError(f"a document without a place for {path}")
+
+
+def dotted(path: KeyPath, data: Any) -> str:
+    """List positions replaced by the `name` of what stands there: stages.2.lora -> stages.instruct.lora."""
+    out = []
+    for part in path:
+        inner = step_into(data, part)
+        named = isinstance(part, int) and isinstance(inner, dict) and isinstance(inner.get("name"), str)
+        out.append(inner["name"] if named else str(part))
+        data = inner
+    return ".".join(out)
+
+
+def step_into(data: Any, part: str | int) -> Any:
+    """What stands at one key or position; None where nothing does."""
+    if isinstance(data, dict):
+        return data.get(part)
+    if isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+        return data[part]
+    return None
+
+
+# --- YAML ---------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes whose plain scalars are tagged as YAML 1.2's core schema has them (section 10.3.2)."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either version of YAML would take for something else, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def _compose(text: str, shown: str) -> yaml.Node | None:
+    try:
+        return _Loader(text).get_single_node()
+    except yaml.MarkedYAMLError as reason:
+        mark = reason.problem_mark or reason.context_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark and not shown.startswith(COMMAND_LINE) else ""
+        raise RecipeError(f"{shown}{place}: not valid YAML: {reason.problem or reason.context}") from None
+    except yaml.YAMLError as reason:
+        raise RecipeError(f"{shown}: not valid YAML: {str(reason).splitlines()[0]}") from None
+    except RecursionError:
+        raise RecipeError(f"{shown}: nested too deeply to be a recipe or a card") from None
+
+
+def _plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str) -> Any:
+    """Data of a node; the place of each key goes into `marks`."""
+    here = (file, node.start_mark.line + 1, node.start_mark.column + 1)
+    marks.setdefault(path, here)
+    if len(path) > MAX_DEPTH or len(marks) > MAX_KEYS:
+        raise RecipeError(f"{_at(here)}: nested too deeply or too large to be a recipe or a card")
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, i), marks, file) for i, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        data: dict[str, Any] = {}
+        for key, value in node.value:
+            place = (file, key.start_mark.line + 1, key.start_mark.column + 1)
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{_at(place)}: a key must be plain text")
+            if key.value in data:
+                raise RecipeError(f"{_at(place)} {'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove one of them")
+            marks[(*path, key.value)] = place
+            data[key.value] = _plain(value, (*path, key.value), marks, file)
+        return data
+    return _scalar(node, here)
+
+
+def _scalar(node: yaml.Node, place: Mark) -> Any:
+    kind, text = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
+    if kind == "str":
+        return text
+    if kind == "null":
+        return None
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        if kind == "int":
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        if kind == "float":
+            return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    except (KeyError, ValueError):
+        raise RecipeError(f"{_at(place)}: {shorten(text)} is not a YAML {kind}") from None
+    raise RecipeError(f"{_at(place)}: the tag {node.tag} is not used here; write the value without it")
+
+
+def _at(mark: Mark) -> str:
+    return mark[0] if mark[0].startswith(COMMAND_LINE) else f"{mark[0]}:{mark[1]}:{mark[2]}"
+
+
+# --- laying over and setting ----------------------------------------------------------------------
+
+
+def _merge(base: Any, top: Any, path: KeyPath, marks: dict[KeyPath, Mark], top_marks: dict[KeyPath, Mark]) -> Any:
+    both = isinstance(base, dict) and isinstance(top, dict)
+    if not both or ("kind" in base and base["kind"] != top.get("kind", base["kind"])):
+        for p in [p for p in marks if p[: len(path)] == path]:
+            del marks[p]
+        marks |= {p: m for p, m in top_marks.items() if p[: len(path)] == path}
+        return top
+    if path in top_marks:
+        marks[path] = top_marks[path]
+    merged = dict(base)
+    for key, value in top.items():
+        merged[key] = _merge(base.get(key), value, (*path, key), marks, top_marks)
+    return merged
+
+
+def _set(data: Any, keys: list[str], value: Any, place: str) -> KeyPath:
+    """Sets the value in place; returns its path with list positions."""
+    path: list[str | int] = []
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        step: str | int = _position(data, key, place) if isinstance(data, list) else key
+        path.append(step)
+        if last:
+            data[step] = value
+        elif not isinstance(step_into(data, step), dict | list):
+            data[step] = {}
+        data = data[step]
+    return tuple(path)
+
+
+def _position(items: list[Any], key: str, place: str) -> int:
+    names = [item["name"] for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
+    for i, item in enumerate(items):
+        if isinstance(item, dict) and item.get("name") == key:
+            return i
+    if key.isdecimal() and int(key) < len(items):
+        return int(key)
+    accepted = ", ".join(names) if names else f"0 to {len(items) - 1}" if items else "the list is empty"
+    raise RecipeError(f"{place}: there is no {key!r} in this list{did_you_mean(key, names)} (accepts {accepted})")

@@ -1,0 +1,66 @@
+"""Where a run keeps what: runs/NAME/{recipe.resolved.yaml, lineage.json, metrics.jsonl, STAGE/step-N/, evaluate/, report.html}."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.resolved.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine.jsonl"
+
+    @property
+    def lineage(self) -> Path:
+        return self.root / "lineage.json"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "evaluate" / "results.json"
+
+    @property
+    def answers(self) -> Path:
+        """One JSON line an evaluated question: what the report's gallery draws."""
+        return self.root / "evaluate" / "answers.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    def stage(self, name: str) -> Path:
+        return self.root / name
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: a reader never sees a half-written file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    part.replace(path)

@@ -1,0 +1,88 @@
+"""What stands in a recipe, section by section. Loading is recipe.py's, what must fit together is rules.py's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from medvlm.core.config import Config, Slot
+from medvlm.data.augment import Augment
+from medvlm.train.engine import EngineConfig
+from medvlm.train.log import TrackConfig
+
+Split = Literal["train", "val", "test"]
+
+
+class Boxes(Config):
+    scale: int = Field(1000, gt=0)
+    """Boxes are written as integers 0..scale of the image that the model perceives."""
+
+
+class Model(Config):
+    encoders: dict[str, Annotated[Any, Slot("encoders")]]
+    """Several; each serves the kind of media it is named after, or those in `serves`."""
+    language: Annotated[Any, Slot("backbones", optional=True)] = None
+    """None: a dual encoder is the whole model."""
+    boxes: Boxes = Boxes()
+
+
+class Source(Config):
+    """One data set. `root` is packed first, once; a generated one needs neither `root` nor `shards`."""
+
+    card: str
+    """Its data card: looked up beside the recipe, in the current folder, and among the shipped ones."""
+    root: str = ""
+    """Folder of the original files."""
+    shards: str = ""
+    """Folder of shards, or a pattern of tars: cxr-{000..511}.tar."""
+    fold: int | None = Field(None, ge=0)
+    """Test fold of a card that is split into folds."""
+    augment: Augment | None = None
+    """Random changes of its training images."""
+
+
+class Evaluate(Config):
+    on: tuple[str, ...] = ()
+    """SOURCE:SPLIT; SOURCE alone is its test split."""
+    baselines: tuple[Literal["blind", "shuffled", "majority"], ...] = ("blind", "shuffled", "majority")
+    samples: int = Field(0, ge=0)
+    """At most this many samples of a split; 0: all."""
+    bootstrap: int = Field(1000, gt=0)
+    """Resamples behind an interval."""
+
+    @field_validator("on")
+    @classmethod
+    def _splits_exist(cls, on: tuple[str, ...]) -> tuple[str, ...]:
+        for one in on:
+            if one.partition(":")[2] not in ("", "train", "val", "test"):
+                raise ValueError(f"{one!r} names no split: expected SOURCE:test, SOURCE:val or SOURCE:train")
+        return on
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(source, split) of each entry of `on`."""
+        return [(source, split or "test") for source, _, split in (one.partition(":") for one in self.on)]
+
+
+class Export(Config):
+    target: Literal["stock", "custom"] = "stock"
+    """`stock`: a folder that transformers loads without our code, refused where no stock class holds the model."""
+
+
+class Recipe(Config):
+    """A whole run. `medvlm schema` writes its JSON schema."""
+
+    extends: tuple[str, ...] = ()
+    """Recipes that this one is laid over: looked up beside it, then among the shipped ones. A list replaces, keys merge."""
+    name: str
+    """The run folder is runs/NAME."""
+    seed: int = Field(0, ge=0)
+    plugins: tuple[str, ...] = ()
+    """Installed packages whose modules may be named as a `kind`."""
+    model: Model
+    data: dict[str, Source]
+    stages: tuple[Annotated[Any, Slot("stages")], ...] = Field(min_length=1)
+    engine: EngineConfig = EngineConfig()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    track: TrackConfig = TrackConfig()
