@@ -1,0 +1,126 @@
+"""PNG, JPEG and .npy bytes to arrays and back, at the depth they were stored with.
+
+Axes: H W height, width.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+
+from medvlm.core.errors import DataError
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8\xff"
+NPY_MAGIC = b"\x93NUMPY"
+
+MAX_PIXELS = 80_000_000
+"""Above this a header is taken for a bomb (8944 x 8944; a mammogram has 20 M). Below Pillow's own limit of 89 M,
+which only warns."""
+MAX_ARRAY_BYTES = 4 << 30
+
+
+def suffix_of(data: bytes) -> str:
+    """`png`, `jpg` or `npy` by the content (names lie: some .jpg are PNG); "" for anything else."""
+    return next((s for s, magic in (("png", PNG_MAGIC), ("jpg", JPEG_MAGIC), ("npy", NPY_MAGIC)) if data.startswith(magic)), "")
+
+
+def decode(data: bytes, member: str) -> np.ndarray:
+    """[H, W] or [H, W, 3], uint8 or uint16, of a PNG or JPEG; any shape and numeric type of a .npy.
+
+    An alpha channel is dropped when every pixel is opaque. ICC profiles and gamma are not applied.
+    member: how the error names it. Raises DataError for damage, for more than MAX_PIXELS (before decoding), and
+    for what has no exact form here: transparency, CMYK, 16-bit colour, animation.
+    """
+    suffix = suffix_of(data)
+    if suffix == "npy":
+        return _decode_npy(data, member)
+    if not suffix:
+        raise DataError(f"{member}: not a PNG, JPEG or .npy (first bytes {data[:8].hex(' ') or 'none'})")
+    if suffix == "png" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
+        # Pillow would cut it to 8 bits without a word.
+        raise DataError(f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as .npy")
+    return _decode_pillow(data, member, "PNG" if suffix == "png" else "JPEG")
+
+
+def fits_png(array: np.ndarray) -> bool:
+    """Whether PNG holds it without loss: uint8 [H, W] or [H, W, 3], uint16 [H, W]."""
+    if array.dtype == np.uint16:
+        return array.ndim == 2
+    return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """decode() gives the same values back. Raises ValueError for what does not fit, see fits_png()."""
+    from PIL import Image
+
+    if not fits_png(array):
+        raise ValueError(f"cannot store {array.dtype} {list(array.shape)} as PNG without loss; expected uint8 [H, W(, 3)] or uint16 [H, W]")
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(out, "PNG")
+    return out.getvalue()
+
+
+def encode_npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.ascontiguousarray(array), allow_pickle=False)
+    return out.getvalue()
+
+
+def _decode_pillow(data: bytes, member: str, form: str) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=[form]) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise DataError(f"{member}: {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it")
+            if getattr(image, "n_frames", 1) > 1:
+                raise DataError(f"{member}: {getattr(image, 'n_frames', 1)} frames in one file; expected one image")
+            image.load()
+            return _pixels(image, member)
+    except DataError:
+        raise
+    except Exception as reason:  # Pillow raises a dozen types on damaged bytes, from SyntaxError to struct.error
+        raise DataError(f"{member}: a damaged {form} ({type(reason).__name__}: {reason})") from None
+
+
+def _pixels(image, member: str) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Of a loaded PIL image."""
+    see_through = image.info.get("transparency")
+    if image.mode == "P":
+        image = image.convert("RGB" if see_through is None else "RGBA")
+    elif see_through is not None and image.mode in ("1", "L", "RGB"):
+        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+    if image.mode in ("LA", "RGBA"):
+        lowest, _ = image.getchannel("A").getextrema()
+        if lowest < 255:
+            raise DataError(f"{member}: has transparent pixels, and what lies under them is not defined; flatten it first")
+        image = image.convert("RGB" if image.mode == "RGBA" else "L")
+    elif image.mode == "1":
+        image = image.convert("L")
+    if image.mode not in ("L", "RGB", "I;16"):
+        raise DataError(f"{member}: pixel mode {image.mode}; expected grey (8 or 16 bit) or RGB (8 bit)")
+    pixels = np.array(image)
+    if image.mode == "I;16" and see_through is not None and bool((pixels == see_through).any()):
+        raise DataError(f"{member}: has transparent pixels, and what lies under them is not defined; flatten it first")
+    return pixels
+
+
+def _decode_npy(data: bytes, member: str) -> np.ndarray:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(stream)
+    except Exception as reason:  # the header is parsed by numpy as a Python literal, with whatever that raises
+        raise DataError(f"{member}: a damaged .npy header ({type(reason).__name__})") from None
+    if dtype.kind not in "biuf":
+        raise DataError(f"{member}: .npy of type {dtype}; expected numbers (pickled objects are never loaded)")
+    expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if min(shape, default=0) < 0 or expected != found or expected > MAX_ARRAY_BYTES:
+        raise DataError(f"{member}: .npy says {dtype} {list(shape)} = {expected} bytes, found {found} (at most {MAX_ARRAY_BYTES} are read)")
+    stream.seek(0)
+    array: np.ndarray = np.load(stream, allow_pickle=False)
+    return array

@@ -1,0 +1,253 @@
+"""Shards: webdataset tars of samples, written whole or not at all, and read at any place by offset.
+
+A folder of shards holds `SPLIT-000000.tar` (`KEY.json` = Sample.to_json(), `KEY.0.png` ...), beside each its index,
+and, where packing made it, `card.yaml` and the receipt `packed.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import zlib
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Sample
+from medvlm.io.shard_index import TASKS, Index, build_index, index_path, load_index, parse_sample, save_index
+
+RECEIPT = "packed.json"
+_MAX_OPEN = 256
+"""Tars kept open in a process: four sources of 512 shards would not fit the usual limit of 1024 files."""
+
+
+class ShardWriter:
+    """Writes the samples of one split in the order they come. Same samples, same bytes.
+
+    The tars are called `.part` until close(), which indexes and renames them; leaving the `with` block by an
+    exception removes them. `max_bytes` bounds a tar, except for one that holds a single larger sample.
+    """
+
+    def __init__(self, folder: Path, split: str, max_bytes: int = 256 << 20) -> None:
+        self.folder, self.split, self.max_bytes = folder, split, max_bytes
+        self._parts: list[Path] = []
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._tar: Any = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._finish_tar()
+            for part in self._parts:
+                part.unlink()
+
+    def write(self, sample: Sample, files: dict[str, bytes]) -> None:
+        """files: the bytes of each medium's member, and of whatever else belongs to the sample.
+
+        Raises DataError, before anything is written, for text that is not Unicode.
+        """
+        assert sample.split == self.split and {m.member for m in sample.media} <= set(files), (sample.key, sample.split, sorted(files))
+        assert "." not in sample.key and "/" not in sample.key, sample.key
+        try:
+            text = json.dumps(sample.to_json(), ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"sample {sample.key}: its text holds a lone surrogate; repair the encoding of the archive's text") from None
+        members = {"json": text, **files}
+        size = sum(512 + len(data) + -len(data) % 512 for data in members.values())
+        if self._file is None or self._bytes + size > self.max_bytes:
+            self._next_tar()
+        self._bytes += size
+        self._tar.write({"__key__": sample.key, **members})
+
+    def close(self) -> list[Path]:
+        """The tars, in order, now under their own names."""
+        self._finish_tar()
+        tars = [part.with_suffix("") for part in self._parts]
+        for part, tar in zip(self._parts, tars, strict=True):
+            save_index(build_index(part), index_path(tar))
+        for part, tar in zip(self._parts, tars, strict=True):
+            part.rename(tar)
+        self._parts = []
+        return tars
+
+    def _next_tar(self) -> None:
+        from webdataset.writer import TarWriter
+
+        self._finish_tar()
+        part = self.folder / f"{self.split}-{len(self._parts):06d}.tar.part"
+        self._parts.append(part)
+        self._bytes = 0
+        self._file = part.open("wb")
+        self._tar = TarWriter(self._file, user="", group="", encoder=False, compress=False, mtime=0)
+
+    def _finish_tar(self) -> None:
+        if self._file is not None:
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = self._tar = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index says of a sample. tasks: task -> number of questions. media: the kinds of its media."""
+
+    key: str
+    tasks: dict[str, int]
+    has_report: bool
+    media: tuple[str, ...]
+
+
+class ShardSet:
+    """Samples by split and position, in the order of the tars. Safe to use from threads, forked and spawned processes.
+
+    fingerprint: a hash of the contents in this order, wherever the files lie.
+    """
+
+    def __init__(self, tars: list[Path], indexes: list[Index]) -> None:
+        self._tars, self._indexes = tars, indexes
+        self._open: OrderedDict[int, _Handle] = OrderedDict()
+        self._lock = threading.Lock()
+        self.splits = tuple(sorted({split for index in indexes for split in index.splits}))
+        self.fingerprint = hashlib.sha256("".join(index.sha256 for index in indexes).encode()).hexdigest()
+        # For each split: the rows of each tar that belong to it, and how many there are up to and with each tar.
+        self._rows = {s: [_rows_of(index, s) for index in indexes] for s in self.splits}
+        self._ends = {s: np.cumsum([len(rows) for rows in per_tar]).tolist() for s, per_tar in self._rows.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tars": self._tars, "indexes": self._indexes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["tars"], state["indexes"])  # type: ignore[misc]
+
+    def count(self, split: str) -> int:
+        """Raises DataError for a split that these shards do not have."""
+        if split not in self._ends:
+            raise DataError(f"{self._tars[0].parent}: there is no split {split!r} (found {', '.join(self.splits)})")
+        return int(self._ends[split][-1])
+
+    def entry(self, split: str, i: int) -> Entry:
+        tar, row = self._place(split, i)
+        index = self._indexes[tar]
+        tasks = {task: int(n) for task, n in zip(TASKS, index.tasks_NK[row], strict=True) if n}
+        return Entry(index.keys_N[row].decode(), tasks, bool(index.report_N[row]), index.media[index.media_N[row]])
+
+    def tar(self, split: str, i: int) -> Path:
+        """The shard that holds a sample."""
+        return self._tars[self._place(split, i)[0]]
+
+    def read(self, split: str, i: int) -> tuple[Sample, dict[str, bytes]]:
+        """The sample and the bytes of its members, checked against the index. Raises DataError naming shard and key."""
+        tar, row = self._place(split, i)
+        index, path = self._indexes[tar], self._tars[tar]
+        key = index.keys_N[row].decode()
+        places = slice(int(index.first_N1[row]), int(index.first_N1[row + 1]))
+        offsets, sizes = index.offset_M[places].tolist(), index.size_M[places].tolist()
+        start, end = min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True))
+        handle = self._handle(tar)  # held by name: it closes when another thread pushes it out and nobody holds it
+        whole = os.pread(handle.descriptor, end - start, start)
+        if len(whole) != end - start:
+            raise DataError(f"{path}: sample {key}: the shard ends within it ({len(whole)} of {end - start} bytes); copy it again or pack again")
+        files = {}
+        for code, offset, size, crc in zip(index.member_M[places], offsets, sizes, index.crc_M[places].tolist(), strict=True):
+            data, member = whole[offset - start : offset - start + size], index.members[code]
+            if zlib.crc32(data) != crc:
+                raise DataError(f"{path}: sample {key}: {member} has crc32 {zlib.crc32(data):08x}, its index says {crc:08x}; copy the shard again or pack again")
+            files[member] = data
+        return parse_sample(files.pop("json"), f"{path}: sample {key}"), files
+
+    def _place(self, split: str, i: int) -> tuple[int, int]:
+        """Tar and row of the i-th sample of a split."""
+        if not 0 <= i < self.count(split):
+            raise IndexError(f"sample {i} of {self.count(split)} in {split}")
+        ends = self._ends[split]
+        tar = bisect_right(ends, i)
+        return tar, int(self._rows[split][tar][i - (ends[tar - 1] if tar else 0)])
+
+    def _handle(self, tar: int) -> _Handle:
+        with self._lock:
+            handle = self._open.pop(tar, None) or _Handle(self._tars[tar], self._indexes[tar].bytes)
+            self._open[tar] = handle
+            if len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)
+        return handle
+
+
+class _Handle:
+    """An open tar; closed when nobody holds it any more, so never under the hands of a thread that reads."""
+
+    def __init__(self, path: Path, bytes_: int) -> None:
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as reason:
+            raise DataError(f"{path}: the shard cannot be opened ({type(reason).__name__})") from None
+        found = os.fstat(self.descriptor).st_size
+        if found != bytes_:
+            raise DataError(f"{path}: {found} bytes, its index says {bytes_}: the shard was cut or replaced; copy it again or pack again")
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def _rows_of(index: Index, split: str) -> range | np.ndarray:
+    if index.splits == (split,):
+        return range(len(index))
+    return np.flatnonzero(index.split_N == index.splits.index(split)) if split in index.splits else range(0)
+
+
+def open_shards(where: Path | str) -> ShardSet:
+    """where: a folder of shards, or a tar, or a pattern of tars (`cxr-{000..511}.tar`). A tar without an index is indexed once.
+
+    Raises DataError for nothing there, for shards whose writing was not finished, and as load_index does.
+    """
+    tars = _tars(where)
+    indexes = [load_index(tar) for tar in tars]
+    if not sum(map(len, indexes)):
+        raise DataError(f"{where}: the shards hold no samples")
+    return ShardSet(tars, indexes)
+
+
+def _tars(where: Path | str) -> list[Path]:
+    folder = Path(where)
+    if not folder.is_dir():
+        from braceexpand import braceexpand
+
+        try:
+            return [Path(tar) for tar in braceexpand(str(where))]
+        except ValueError as reason:
+            raise DataError(f"{where}: not a pattern of tars ({reason}); expected a folder or e.g. shards/train-{{000000..000011}}.tar") from None
+    tars = sorted(folder.glob("*.tar"))
+    unfinished = list(folder.glob("*.tar.part"))
+    if (folder / RECEIPT).is_file():
+        expected = _listed(folder / RECEIPT)
+        if missing := sorted(expected - {tar.name for tar in tars}):
+            raise DataError(f"{folder}: {len(missing)} of its {len(expected)} shards are missing ({missing[0]} ...); copy or pack them again")
+        return [folder / name for name in sorted(expected)]
+    if unfinished:
+        raise DataError(f"{folder}: {len(unfinished)} shards were never finished (*.tar.part); delete the folder and pack again")
+    if not tars:
+        raise DataError(f"{folder}: no shards (*.tar) in there; make them with `medvlm data pack CARD --root DIR --out {folder}`")
+    return tars
+
+
+def _listed(receipt: Path) -> set[str]:
+    try:
+        return set(json.loads(receipt.read_text())["shards"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{receipt}: not a receipt of packing; delete the folder and pack again") from None

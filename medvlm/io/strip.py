@@ -1,0 +1,117 @@
+"""An image file without anything but its image: cameras, viewers and hospitals write names, dates and thumbnails into the rest.
+
+What stays is listed, not what goes. The compressed pixels are copied as they are, so nothing is lost.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from medvlm.core.errors import DataError
+from medvlm.io.images import JPEG_MAGIC, PNG_MAGIC
+
+PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"})
+"""sBIT says that 12 of 16 bits are used. Gamma, ICC profile, resolution, text, time and EXIF go: decode() applies none of them."""
+
+_APP0, _APP14, _SOS, _EOI = 0xE0, 0xEE, 0xDA, 0xD9
+_CODING = range(0xC0, 0xE0)
+"""Frame, scan and table segments; what lies above are application segments, extensions and comments."""
+# Within a scan, FF00 is a stuffed byte and FFD0..FFD7 are restarts: both belong to the pixels.
+_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+
+
+def bare(data: bytes, member: str) -> bytes:
+    """The same PNG or JPEG with only what its pixels need, cut after its end.
+
+    Raises DataError for another format and for a file that ends early or whose chunks are damaged.
+    """
+    if data.startswith(PNG_MAGIC):
+        return _bare_png(data, member)
+    if data.startswith(JPEG_MAGIC):
+        return _bare_jpeg(data, member)
+    raise DataError(f"{member}: not a PNG or JPEG file")
+
+
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of a PNG or JPEG, 1..8; 1 is upright, and what a file without one has."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+        found = image.getexif().get(0x0112, 1)
+    return found if found in range(1, 9) else 1
+
+
+def upright(pixels_HW: np.ndarray, turn: int) -> np.ndarray:
+    """Rows and columns as every viewer shows them: what the report and the annotator speak of.
+
+    pixels_HW: [H, W] or [H, W, 3]. turn: the EXIF orientation (EXIF 2.32, section 4.6.5 A).
+    """
+    return np.ascontiguousarray(_TURNS[turn](pixels_HW))
+
+
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+}
+
+
+def _bare_png(data: bytes, member: str) -> bytes:
+    kept, at = [PNG_MAGIC], len(PNG_MAGIC)
+    while at + 12 <= len(data):
+        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise DataError(f"{member}: a damaged PNG: chunk at byte {at} is cut or its checksum is wrong")
+        if name == b"acTL":
+            raise DataError(f"{member}: an animated PNG; expected one image")
+        if name in PNG_CHUNKS:
+            kept.append(data[at:end])
+        if name == b"IEND":
+            return b"".join(kept)
+        at = end
+    raise DataError(f"{member}: a damaged PNG: it ends at byte {len(data)} without its end chunk")
+
+
+def _bare_jpeg(data: bytes, member: str) -> bytes:
+    kept, at = [b"\xff\xd8"], 2
+    while True:
+        while data[at : at + 2] == b"\xff\xff":  # fill bytes before a marker
+            at += 1
+        marker, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at : at + 1] != b"\xff" or not marker:
+            raise DataError(f"{member}: a damaged JPEG: no marker at byte {at} of {len(data)}")
+        code = marker[0]
+        if code == _EOI:
+            return b"".join([*kept, b"\xff\xd9"])
+        body = data[at + 4 : at + 2 + length]
+        if length < 2 or len(body) != length - 2:
+            raise DataError(f"{member}: a damaged JPEG: segment at byte {at} is longer than the file ({len(data)} bytes)")
+        if (needed := _needed(code, body)) is not None:
+            kept.append(b"\xff" + marker + (len(needed) + 2).to_bytes(2, "big") + needed)
+        at += 2 + length
+        if code == _SOS:
+            end = _NEXT_MARKER.search(data, at)
+            if end is None:
+                raise DataError(f"{member}: a damaged JPEG: it ends at byte {len(data)} without its end marker")
+            kept.append(data[at : end.start()])
+            at = end.start()
+
+
+def _needed(code: int, body: bytes) -> bytes | None:
+    """What of a segment decides the pixels; None for nothing."""
+    if code == _APP0 and body.startswith(b"JFIF\0"):
+        return body[:12] + b"\0\0"  # the two bytes are the size of a thumbnail that would follow
+    if code == _APP14 and body.startswith(b"Adobe"):
+        return body[:12]  # names the colour transform
+    return body if code in _CODING else None

@@ -1,0 +1,128 @@
+"""The members of a tar from its first to its last byte, without extracting anything: a member's name is only a name.
+
+Python's tarfile ends without an error where a tar is cut within a header; a shard that lost half its samples would
+look whole. Here only the empty blocks that end a tar end it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from medvlm.core.errors import DataError
+
+MAX_JSON_BYTES = 64 << 20
+
+_BLOCK = 512
+# As webdataset groups: the key is the path up to the first dot of the file name, the rest is the member.
+_NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file that belongs to a sample: `KEY.NAME`. offset, size, crc32: of its bytes within the tar. json: those of `KEY.json`."""
+
+    key: str
+    name: str
+    offset: int
+    size: int
+    crc32: int
+    json: bytes | None
+
+
+class Whole:
+    """A tar read from its first to its last byte, hashed on the way."""
+
+    def __init__(self, file: BinaryIO, tar: Path) -> None:
+        self.tar, self.at = tar, 0
+        self._file, self._hash = file, hashlib.sha256()
+        self._bytes = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int, what: str) -> bytes:
+        if self.at + size > self._bytes:
+            raise DataError(f"{self.tar}: the tar ends at byte {self._bytes} within {what}; it is cut, copy or pack it again")
+        data = self._file.read(size)
+        self._hash.update(data)
+        self.at += size
+        return data
+
+    def finish(self) -> tuple[int, str]:
+        """Length and sha256 of the tar, of which only empty blocks may be left."""
+        while self.at < self._bytes:
+            at = self.at
+            if self.read(min(1 << 20, self._bytes - at), "its end").strip(b"\0"):
+                raise DataError(f"{self.tar}: there is more after its end at byte {at}; tars that were joined with `cat` must be unpacked and packed again")
+        return self._bytes, self._hash.hexdigest()
+
+
+def members(whole: Whole) -> Iterator[Member]:
+    """The files that belong to a sample, in the order of the tar. Raises DataError for a tar that is cut, and for one with links or with
+    names that lead out of it."""
+    renamed: dict[str, str] = {}  # what a long-name or pax header says of the next member
+    while True:
+        at = whole.at
+        block = whole.read(_BLOCK, f"the header at byte {at} (a whole tar ends with empty blocks)")
+        if block == bytes(_BLOCK):
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as reason:
+            raise DataError(f"{whole.tar}: no tar header at byte {at} ({reason}); expected an uncompressed tar") from None
+        if info.size < 0:
+            raise DataError(f"{whole.tar}: a member of {info.size} bytes at byte {at}; refused")
+        size = int(renamed.pop("size", info.size))
+        if info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+            renamed |= _extension(info.type, _payload(whole, info.size, at)[2] or b"", whole.tar, at)
+            continue
+        name = renamed.pop("path", info.name)
+        if info.type in (tarfile.XGLTYPE, tarfile.DIRTYPE):
+            _payload(whole, size, at)
+            continue
+        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise DataError(f"{whole.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links or devices")
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+            raise DataError(f"{whole.tar}: {name!r} at byte {at} leads out of the tar; refused")
+        offset, crc32, head = _payload(whole, size, at, keep=name.endswith(".json"))
+        match = _NAME.match(name.removeprefix("./"))
+        if match:  # others (README, hidden files) belong to no sample, as in webdataset
+            yield Member(match[1], match[2], offset, size, crc32, head if match[2] == "json" else None)
+
+
+def _payload(whole: Whole, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:
+    """Offset, crc32 and, for what is kept, the bytes of what follows a header; leaves the reader at the next header."""
+    what = f"the {size} bytes of the member at byte {header_at}"
+    offset, crc32, left, kept = whole.at, 0, size, []
+    if keep and size > MAX_JSON_BYTES:
+        raise DataError(f"{whole.tar}: {size} bytes of text at byte {header_at}; at most {MAX_JSON_BYTES} are read")
+    while left:
+        data = whole.read(min(1 << 20, left), what)
+        crc32, left = zlib.crc32(data, crc32), left - len(data)
+        if keep:
+            kept.append(data)
+    whole.read(-size % _BLOCK, what)
+    return offset, crc32, b"".join(kept) if keep else None
+
+
+def _extension(kind: bytes, data: bytes, tar: Path, at: int) -> dict[str, str]:
+    """Path and size from a GNU long name or from pax records (`LENGTH KEY=VALUE\\n`)."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
+    found: dict[str, str] = {}
+    while data:
+        head, _, _ = data.partition(b" ")
+        if not head.isdigit() or not len(head) < int(head) <= len(data):
+            raise DataError(f"{tar}: a damaged pax header at byte {at}")
+        key, _, value = data[len(head) + 1 : int(head) - 1].partition(b"=")
+        if key in (b"path", b"size"):
+            found[key.decode()] = value.decode("utf-8", "surrogateescape")
+        data = data[int(head) :]
+    if not found.get("size", "0").isdigit():
+        raise DataError(f"{tar}: a damaged pax header at byte {at}: size {found['size']!r}")
+    return found

@@ -1,0 +1,22 @@
+"""What several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing is fetched while tests run; set before any test imports a hub client.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real data sets (bccd, vqa_rad, ...): $MEDVLM_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("MEDVLM_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data sets: {folder} is not there, set MEDVLM_DATA=DIR")
+    return folder

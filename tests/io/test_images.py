@@ -1,0 +1,144 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvlm.core.errors import DataError
+from medvlm.io.images import MAX_PIXELS, decode, encode_npy, encode_png, fits_png, suffix_of
+
+
+def saved(image: Image.Image, form: str, **settings) -> bytes:
+    out = io.BytesIO()
+    image.save(out, form, **settings)
+    return out.getvalue()
+
+
+def png_of(width: int, height: int, depth: int, colour: int, pixels: bytes) -> bytes:
+    """A PNG written by hand: what Pillow does not write itself."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def test_a_16_bit_ramp_keeps_all_its_65536_levels():
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    back = decode(encode_png(ramp), "ramp")
+    assert back.dtype == np.uint16
+    assert np.array_equal(back, ramp)
+
+
+def test_a_16_bit_png_of_another_writer_keeps_its_values():
+    rows = b"".join(b"\0" + struct.pack(">4H", *row) for row in ([0, 1, 255, 256], [4095, 32768, 65534, 65535]))
+    assert decode(png_of(4, 2, 16, 0, rows), "x").tolist() == [[0, 1, 255, 256], [4095, 32768, 65534, 65535]]
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_8_bit_arrays_come_back_as_they_were(shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(decode(encode_png(array), "x"), array)
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 2), np.float32), np.zeros((2, 2, 3), np.uint16), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2), np.int16)])
+def test_png_refuses_what_it_would_change(array):
+    assert not fits_png(array)
+    with pytest.raises(ValueError, match="without loss"):
+        encode_png(array)
+
+
+def test_16_bit_colour_is_refused_rather_than_cut_to_8_bits():
+    with pytest.raises(DataError, match="16-bit"):
+        decode(png_of(1, 1, 16, 2, b"\0" + bytes(6)), "x")
+
+
+def test_grey_of_1_2_and_4_bits_spans_black_to_white():
+    for depth in (1, 2, 4):
+        full = png_of(8 // depth, 1, depth, 0, b"\0\xff")
+        assert set(decode(full, "x").ravel().tolist()) == {255}
+
+
+def test_opaque_alpha_is_dropped_and_transparency_is_refused():
+    rgb = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    opaque = np.dstack([rgb, np.full((4, 4), 255, np.uint8)])
+    assert np.array_equal(decode(saved(Image.fromarray(opaque), "PNG"), "x"), rgb)
+    opaque[2, 1, 3] = 254
+    with pytest.raises(DataError, match="transparent"):
+        decode(saved(Image.fromarray(opaque), "PNG"), "x")
+
+
+def test_a_palette_becomes_its_colours():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    assert decode(saved(image, "PNG"), "x").tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    with pytest.raises(DataError, match="transparent"):
+        decode(saved(image, "PNG", transparency=1), "x")
+
+
+def test_cmyk_and_animations_are_refused():
+    with pytest.raises(DataError, match="CMYK"):
+        decode(saved(Image.new("CMYK", (4, 4)), "JPEG"), "x")
+    frames = [Image.new("L", (4, 4), value) for value in (0, 255)]
+    with pytest.raises(DataError, match="2 frames"):
+        decode(saved(frames[0], "PNG", save_all=True, append_images=frames[1:]), "x")
+
+
+def test_a_bomb_is_refused_by_its_header():
+    side = int(MAX_PIXELS**0.5) + 1
+    with pytest.raises(DataError, match="more than"):
+        decode(png_of(side, side, 8, 0, b""), "bomb")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_no_truncated_image_is_decoded(form):
+    noise = np.random.default_rng(2).integers(0, 256, (32, 32), dtype=np.uint8)
+    whole = saved(Image.fromarray(noise), form)
+    for end in range(0, len(whole) - 64, 37):
+        with pytest.raises(DataError):
+            decode(whole[:end], "x")
+
+
+def test_the_error_names_the_member():
+    with pytest.raises(DataError, match=r"0\.png: not a PNG, JPEG or \.npy"):
+        decode(b"GIF89a", "0.png")
+
+
+@pytest.mark.parametrize("array", [np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.float32([[1.5, -2.0]]), np.array([[True, False]]), np.zeros((0, 3))])
+def test_npy_of_any_shape_comes_back(array):
+    back = decode(encode_npy(array), "x.npy")
+    assert back.dtype == array.dtype and np.array_equal(back, array)
+
+
+def test_npy_in_fortran_order_comes_back():
+    out = io.BytesIO()
+    np.save(out, np.asfortranarray(np.arange(6).reshape(2, 3)))
+    assert decode(out.getvalue(), "x").tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_pickle_in_npy_is_never_loaded():
+    out = io.BytesIO()
+    np.save(out, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="pickled"):
+        decode(out.getvalue(), "x")
+
+
+def test_npy_that_says_another_size_than_it_has_is_refused():
+    whole = encode_npy(np.zeros((8, 8), np.float32))
+    for wrong in (whole[:-1], whole + b"\0", whole[:90], whole.replace(b"(8, 8)", b"(8, 9)")):
+        with pytest.raises(DataError):
+            decode(wrong, "x")
+    huge = whole.replace(b"(8, 8), }" + b" " * 12, b"(99999999999, 8), }  ")
+    with pytest.raises(DataError, match="3199999999968 bytes"):
+        decode(huge, "x")
+
+
+def test_the_format_is_told_by_content():
+    assert suffix_of(encode_png(np.zeros((1, 1), np.uint8))) == "png"
+    assert suffix_of(saved(Image.new("L", (1, 1)), "JPEG")) == "jpg"
+    assert suffix_of(encode_npy(np.zeros(1))) == "npy"
+    assert suffix_of(b"II*\0") == ""

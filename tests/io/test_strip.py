@@ -1,0 +1,104 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, PngImagePlugin
+
+from medvlm.core.errors import DataError
+from medvlm.io.images import decode
+from medvlm.io.strip import bare, orientation, upright
+
+SECRET = b"JANE DOE 1961"
+
+
+def noise(shape=(24, 32, 3)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+def exif(turn: int = 1) -> Image.Exif:
+    found = Image.Exif()
+    found[0x010E] = SECRET.decode()  # ImageDescription
+    found[0x0112] = turn
+    return found
+
+
+def talkative_jpeg(**settings) -> bytes:
+    """A JPEG with the secret in EXIF, comment, XMP, ICC profile, a thumbnail within JFIF, and after its end."""
+    out = io.BytesIO()
+    noise().save(out, "JPEG", exif=exif(), comment=SECRET, icc_profile=SECRET * 3, xmp=b"<x>" + SECRET + b"</x>", **settings)
+    data = out.getvalue()
+    thumbnail = b"JFIF\0\1\1\0\0\1\0\1" + bytes([1, 5]) + (SECRET + b"  ")
+    segment = b"\xff\xe0" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    assert data[2:4] == b"\xff\xe0"
+    return data[:2] + segment + data[4 + int.from_bytes(data[4:6], "big") :] + SECRET
+
+
+def talkative_png() -> bytes:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", SECRET.decode())
+    text.add_text("zPatient", SECRET.decode(), zip=True)
+    text.add_itxt("iPatient", SECRET.decode())
+    out = io.BytesIO()
+    noise().save(out, "PNG", pnginfo=text, exif=exif(), icc_profile=SECRET, dpi=(300, 300))
+    return out.getvalue() + SECRET
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"quality": 100, "subsampling": 0, "restart_marker_rows": 1}, {"optimize": True}])
+def test_a_bare_jpeg_has_the_same_pixels_and_none_of_the_rest(settings):
+    data = talkative_jpeg(**settings)
+    stripped = bare(data, "x")
+    assert data.count(SECRET) >= 6 and SECRET not in stripped
+    assert np.array_equal(decode(stripped, "x"), decode(data, "x"))
+    assert not Image.open(io.BytesIO(stripped)).info.keys() - {"jfif", "jfif_version", "jfif_unit", "jfif_density", "progressive", "progression"}
+
+
+def test_a_bare_png_has_the_same_pixels_and_none_of_the_rest():
+    data = talkative_png()
+    stripped = bare(data, "x")
+    assert data.count(SECRET) >= 4 and SECRET not in stripped
+    assert np.array_equal(decode(stripped, "x"), decode(data, "x"))
+    assert Image.open(io.BytesIO(stripped)).info == {}
+
+
+def test_stripping_again_changes_nothing():
+    for data in (talkative_jpeg(), talkative_png()):
+        assert bare(bare(data, "x"), "x") == bare(data, "x")
+
+
+def test_adobe_colour_transform_stays():
+    """An RGB JPEG (transform 0) would turn green and pink if its Adobe segment were lost."""
+    out = io.BytesIO()
+    noise().save(out, "JPEG", keep_rgb=True)
+    assert b"Adobe" in out.getvalue()
+    assert np.array_equal(decode(bare(out.getvalue(), "x"), "x"), decode(out.getvalue(), "x"))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_an_image_is_turned_as_viewers_turn_it(turn):
+    out = io.BytesIO()
+    noise().save(out, "PNG", exif=exif(turn))
+    data = out.getvalue()
+    assert orientation(data) == turn
+    assert np.array_equal(upright(decode(data, "x"), turn), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+
+
+def test_what_ends_early_or_is_damaged_is_refused():
+    jpeg, png = bare(talkative_jpeg(), "x"), bare(talkative_png(), "x")
+    for data in (jpeg, png):
+        for end in range(3, len(data) - 1, 29):
+            with pytest.raises(DataError):
+                bare(data[:end], "x")
+    flipped = bytearray(png)
+    flipped[60] ^= 1
+    with pytest.raises(DataError, match="checksum"):
+        bare(bytes(flipped), "x")
+
+
+@pytest.mark.parametrize("folder", ["bccd/BCCD/JPEGImages", "vqa_rad/VQA_RAD Image Folder", "nc/cxr_cohen/images"])
+def test_real_images_keep_their_pixels(real_data: Path, folder: str):
+    paths = sorted((real_data / folder).iterdir())[::5]
+    assert len(paths) > 20
+    for path in paths:
+        data = path.read_bytes()
+        assert np.array_equal(decode(bare(data, path.name), path.name), decode(data, path.name)), path.name
