@@ -1,0 +1,1 @@
+"""Text to structured answer and back, one file an idea."""

@@ -1,0 +1,1 @@
+"""From a raw archive to shards, run once."""

@@ -1,0 +1,1 @@
+"""Language models; each file offers Config, tokenizer() and build()."""

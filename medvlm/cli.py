@@ -1,0 +1,163 @@
+"""The command line. Each verb imports what it needs when it runs: `medvlm --help` loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from medvlm import __version__
+from medvlm.core.errors import UserError
+
+EXIT_DONE, EXIT_USER, EXIT_PREEMPTED = 0, 2, 75
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 2 the input is wrong, 75 preempted after a clean save. Anything else is our fault, with a traceback."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes overrides only where they stand together; people write them anywhere.
+    if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    try:
+        args.run(args)
+    except UserError as mistake:
+        print(f"medvlm: {mistake}", file=sys.stderr)
+        return EXIT_USER
+    except Exception as raised:
+        if type(raised).__name__ == "Preempted":  # its module imports torch's neighbours, which most verbs never need
+            print(f"medvlm: {raised}", file=sys.stderr)
+            return EXIT_PREEMPTED
+        raise
+    return EXIT_DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medvlm", description="Train, evaluate and export medical multimodal foundation models from one recipe.")
+    parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    train = _verb(verbs, "train", _train, "run the stages of a recipe; run it again to resume")
+    _recipe(train)
+    train.add_argument("--stage", default="", help="only this stage")
+    train.add_argument("--from", dest="again_from", default="", metavar="STAGE", help="set this stage and the later ones aside and train them anew")
+
+    _recipe(_verb(verbs, "validate", _validate, "check a recipe, its cards and its shapes without reading a weight"))
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "measure a run on held-out data, with baselines and intervals")
+    evaluate.add_argument("run_folder", type=Path, metavar="RUN")
+    evaluate.add_argument("--on", action="append", default=[], metavar="SOURCE[:SPLIT]", help="default: what the recipe says")
+    evaluate.add_argument("--stage", default="", help="the model as this stage left it; default: the last one")
+
+    _verb(verbs, "report", _report, "write the run's page").add_argument("run_folder", type=Path, metavar="RUN")
+
+    export = _verb(verbs, "export", _export, "write a model folder that stock transformers loads, with its proof and model card")
+    export.add_argument("run_folder", metavar="RUN[:STAGE]")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR")
+
+    demo = _verb(verbs, "demo", _demo, "the whole road on generated data: train, evaluate, export, report (about 8 minutes on 2 cores)")
+    demo.add_argument("overrides", nargs="*", metavar="key.path=value")
+    demo.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+
+    schema = _verb(verbs, "schema", _schema, "print the JSON schema of recipes or data cards, for editors")
+    schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe")
+
+    data = _verb(verbs, "data", None, "pack and look at data sets").add_subparsers(required=True, metavar="VERB")
+    pack = _verb(data, "pack", _pack, "an archive to shards")
+    pack.add_argument("card")
+    pack.add_argument("--root", type=Path, default=None, metavar="DIR", help="folder of the original files; none for generated data")
+    pack.add_argument("--out", type=Path, required=True, metavar="DIR")
+    pack.add_argument("--max-bad", type=float, default=0.01, help="share of bad samples that is put up with (default: 0.01)")
+    show = _verb(data, "show", _show, "a page with samples, their boxes and questions")
+    show.add_argument("shards")
+    show.add_argument("--to", type=Path, default=Path("gallery.html"), metavar="FILE")
+    show.add_argument("--split", default=None)
+    show.add_argument("--count", type=int, default=48)
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    made.set_defaults(run=run)
+    return made
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from medvlm.recipe import load
+    from medvlm.training import train
+
+    train(load(args.recipe, args.overrides), args.runs, args.stage, args.again_from)
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from medvlm.recipe import validate
+
+    print("\n".join(validate(args.recipe, args.overrides)))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from medvlm.evaluation import evaluate
+
+    evaluate(args.run_folder, args.on, args.stage)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from medvlm.core.run import RunFolder
+    from medvlm.report.run import write_report
+
+    print(write_report(RunFolder(args.run_folder)))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from medvlm.core.run import RunFolder
+    from medvlm.exporting import export
+
+    folder, _, stage = args.run_folder.partition(":")
+    print(export(RunFolder(Path(folder)), args.to, stage=stage))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from medvlm.demo import demo
+
+    demo(args.runs, args.overrides)
+
+
+def _schema(args: argparse.Namespace) -> None:
+    import json
+
+    from medvlm.recipe import schema
+
+    print(json.dumps(schema(args.what), indent=1))
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from medvlm.archive.pack import pack
+    from medvlm.core.card import load_card
+    from medvlm.core.errors import DataError
+    from medvlm.recipe import find_card
+
+    found = find_card(args.card)
+    if found is None:
+        raise DataError(f"{args.card}: there is no such data card; every data set needs one (see data_cards/ for examples)")
+    receipt = pack(load_card(found, args.card), args.root, args.out, progress=print, max_bad=args.max_bad)
+    print(f"{args.out}: {sum(receipt.samples.values())} samples ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from medvlm.io.shards import open_shards
+    from medvlm.report.show import write_gallery
+
+    print(write_gallery(open_shards(args.shards), args.to, args.split, args.count))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

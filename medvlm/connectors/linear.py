@@ -1,0 +1,22 @@
+"""One linear layer per token, as in the first LLaVA and in XrayGPT."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import nn
+
+from medvlm.core.config import Config as Base
+
+
+class Config(Base):
+    kind: Literal["linear"]
+
+
+def tokens(config: Config, grid: tuple[int, ...]) -> int:
+    return math.prod(grid)
+
+
+def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
+    return nn.Linear(in_width, out_width)

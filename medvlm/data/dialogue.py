@@ -1,0 +1,75 @@
+"""Questions and answers to token ids. The chat template is the only source of what is trained and what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medvlm.core.errors import DataError
+from medvlm.core.text import common_prefix
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question: the ids that ask it, and those of its answer with the template's end token ([] = to be generated)."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """tokenizer: of transformers, with a chat template. image_token: stands once per image in the text, and is
+    repeated once per image token before tokenizing, as LlavaProcessor does."""
+
+    tokenizer: Any
+    image_token: str
+
+    def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
+        """image_tokens: number of tokens of each medium, in order; the media come before the text.
+
+        Raises DataError when a text holds the image token itself, or the template rewrites the prompt once an answer follows.
+        """
+        if self.image_token in text or (answer and self.image_token in answer):
+            raise DataError(f"a text holds {self.image_token}, which stands for an image; remove it from the archive's text")
+        user = {"role": "user", "content": self.image_token * len(image_tokens) + text}
+        prompt = self._ids([user], image_tokens, add_generation_prompt=True)
+        if answer is None:
+            return Turn(prompt, [])
+        whole = self._ids([user, {"role": "assistant", "content": answer}], image_tokens, add_generation_prompt=False)
+        if whole[: len(prompt)] != prompt:
+            raise DataError("the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced")
+        return Turn(prompt, whole[len(prompt) :])
+
+    def _ids(self, messages: list[dict[str, str]], image_tokens: Sequence[int], add_generation_prompt: bool) -> list[int]:
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        before, *after = text.split(self.image_token)
+        if len(after) != len(image_tokens):
+            raise DataError(f"the chat template kept {len(after)} of {len(image_tokens)} image placeholders")
+        expanded = before + "".join(self.image_token * n + part for n, part in zip(image_tokens, after, strict=True))
+        ids: list[int] = self.tokenizer(expanded, add_special_tokens=False).input_ids
+        return ids
+
+
+@dataclass(frozen=True)
+class Document:
+    """A prefix that is read once and the continuations that share it.
+
+    branches: (ids, number of leading ids that are not trained). media: (encoder, pixels) in the order of the placeholders.
+    """
+
+    key: str
+    prefix: list[int]
+    branches: list[tuple[list[int], int]]
+    media: list[tuple[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)
+
+
+def document(key: str, turns: Sequence[Turn], media: list[tuple[str, Any]]) -> Document:
+    """Turns about the same media as one document: what their prompts share is its prefix."""
+    shared = common_prefix([t.prompt for t in turns])
+    branches = [(t.prompt[shared:] + t.answer, len(t.prompt) - shared) for t in turns]
+    return Document(key, turns[0].prompt[:shared], branches, media)

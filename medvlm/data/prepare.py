@@ -1,0 +1,88 @@
+"""A sample to what a stage trains on: pixels through the declared preprocessing, questions through the chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medvlm.answers import boxes as box_text
+from medvlm.core.errors import DataError
+from medvlm.core.geometry import Canvas
+from medvlm.core.sample import BOXES_SLOT, Question, Sample, Truth
+from medvlm.data.dialogue import Dialogue, Document, Turn, document
+from medvlm.data.order import draw
+from medvlm.data.transforms import MediaTransform
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sample's media as the model perceives them. canvas: of medium 0, None without media."""
+
+    media: list[tuple[str, Any]]
+    canvas: Canvas | None
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """transforms: encoder -> its preprocessing. routes: kind of medium -> encoder. image_tokens: encoder -> tokens
+    per medium in the language model. box_scale: boxes are written as integers 0..box_scale of the canvas."""
+
+    transforms: Mapping[str, MediaTransform]
+    routes: Mapping[str, str]
+    dialogue: Dialogue | None
+    image_tokens: Mapping[str, int]
+    box_scale: int
+
+    def see(self, sample: Sample, files: Mapping[str, bytes]) -> Seen:
+        """Raises DataError for a medium that no encoder serves or that cannot be decoded."""
+        media, canvas = [], None
+        for number, medium in enumerate(sample.media):
+            if medium.kind not in self.routes:
+                raise DataError(f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are {', '.join(self.routes)})")
+            name = self.routes[medium.kind]
+            pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
+            media.append((name, pixels))
+            canvas = drawn_on if number == 0 else canvas
+        return Seen(media, canvas)
+
+    def truth(self, question: Question, canvas: Canvas | None) -> Truth:
+        """The truth in answer coordinates: boxes are integers of the canvas, and BOXES_SLOT is written out.
+
+        Raises DataError when boxes are asked for and none of them lies on the canvas.
+        """
+        truth = question.truth
+        if not truth.boxes or canvas is None:
+            return truth
+        placed = [canvas.answer_box(box, self.box_scale) for box in truth.boxes]
+        kept = tuple(box for box in placed if box is not None)
+        if truth.task == "boxes" and not kept:
+            raise DataError(f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the question")
+        return replace(truth, boxes=kept, answer=truth.answer.replace(BOXES_SLOT, box_text.write(kept)))
+
+    def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
+        """shows: `media` and/or `report`: what the model is given beside the question."""
+        if self.dialogue is None:
+            raise DataError("this recipe has no language model, so nothing can be asked")
+        counts = [self.image_tokens[name] for name, _ in seen.media] if "media" in shows else []
+        text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
+        return self.dialogue.turn(text, counts, self.truth(question, seen.canvas).answer if answered else None)
+
+    def document(self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True) -> Document:
+        turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
+        return document(sample.key, turns, seen.media if "media" in shows else [])
+
+
+def make_prepare(encoders: Mapping[str, Any], preprocess: Mapping[str, Any], image_tokens: Mapping[str, int], dialogue: Dialogue | None, box_scale: int) -> Prepare:
+    """encoders: name -> its config. An encoder serves the kinds it lists, or the kind it is named after."""
+    routes = {kind: name for name, config in encoders.items() for kind in (config.serves or (name,))}
+    return Prepare({name: MediaTransform(p) for name, p in preprocess.items()}, routes, dialogue, image_tokens, box_scale)
+
+
+def choose(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:
+    """`count` questions of these tasks (all tasks when empty), so that one epoch after the other goes round all of them."""
+    asked = [q for q in sample.questions if not tasks or q.truth.task in tasks]
+    if not asked:
+        raise DataError(f"{sample.source}/{sample.key}: has no question of {', '.join(tasks) or 'any task'}")
+    order = draw(*key, sample.key).permutation(len(asked))
+    return [asked[order[(epoch * count + i) % len(asked)]] for i in range(min(count, len(asked)))]

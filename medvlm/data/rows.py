@@ -1,0 +1,98 @@
+"""Documents to a Batch: several in a row where they fit, each blind to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from medvlm.core.sample import Batch
+from medvlm.data.dialogue import Document
+
+
+def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_id: int, pack: bool = True) -> Batch:
+    """The batch of these documents. Targets come document by document, branch by branch.
+
+    image_tokens: tokens that each encoder emits per medium. pack: fill rows up to the longest document; off for
+    generation, where every row holds one prompt.
+    """
+    rows = _rows(documents, pack)
+    width = max(sum(len(documents[d]) for d in row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id)
+    positions, docs, branches = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
+    targets: list[tuple[int, list[int], list[int]]] = []
+    placeholders: list[tuple[int, int]] = []  # (document, flat place of its first token), in row-major order
+    for r, row in enumerate(rows):
+        at = 0
+        for number, d in enumerate(row):
+            document = documents[d]
+            placeholders.append((d, r * width + at))
+            end = at + len(document.prefix)
+            ids[r, at:end] = torch.tensor(document.prefix, dtype=torch.long)
+            positions[r, at:end] = torch.arange(len(document.prefix))
+            before = end - 1  # the token that every branch follows
+            docs[r, at : at + len(document)] = number
+            at = end
+            for b, (branch, untrained) in enumerate(document.branches):
+                end = at + len(branch)
+                ids[r, at:end] = torch.tensor(branch, dtype=torch.long)
+                positions[r, at:end] = torch.arange(len(branch)) + len(document.prefix)
+                if len(document.branches) > 1:
+                    branches[r, at:end] = b + 1
+                parents = [r * width + (before if i == 0 else at + i - 1) for i in range(untrained, len(branch))]
+                targets.append((d, branch[untrained:], parents))
+                at = end
+    targets.sort(key=lambda t: t[0])  # stable: branches stay in order
+    media, rows_of = _media(documents, image_tokens)
+    return Batch(
+        ids_BT=ids,
+        positions_BT=positions,
+        docs_BT=docs,
+        branches_BT=branches,
+        targets_L=torch.tensor([i for _, tokens, _ in targets for i in tokens], dtype=torch.long),
+        from_L=torch.tensor([p for _, _, parents in targets for p in parents], dtype=torch.long),
+        feature_rows=torch.tensor([r for d, _ in placeholders for r in rows_of[d]], dtype=torch.long),
+        media=media,
+        keys=tuple(d.key for d in documents),
+    )
+
+
+def _rows(documents: Sequence[Document], pack: bool) -> list[list[int]]:
+    """First fit in the given order: which documents share a row. The longest document sets the width."""
+    if not pack:
+        return [[d] for d in range(len(documents))]
+    width = max(len(d) for d in documents)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for d, document in enumerate(documents):
+        for r, left in enumerate(room):
+            if len(document) <= left:
+                rows[r].append(d)
+                room[r] -= len(document)
+                break
+        else:
+            rows.append([d])
+            room.append(width - len(document))
+    return rows
+
+
+def _media(documents: Sequence[Document], image_tokens: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    """Pixels stacked by encoder, and for each document the rows of the stacked image tokens that are its own."""
+    pixels: dict[str, list[torch.Tensor]] = {}
+    for document in documents:
+        for name, medium in document.media:
+            pixels.setdefault(name, []).append(medium)
+    start, base = {}, 0
+    for name, stack in pixels.items():
+        start[name] = base
+        base += len(stack) * image_tokens[name]
+    rows_of: list[list[int]] = []
+    used = dict.fromkeys(pixels, 0)
+    for document in documents:
+        rows: list[int] = []
+        for name, _ in document.media:
+            first = start[name] + used[name] * image_tokens[name]
+            rows += range(first, first + image_tokens[name])
+            used[name] += 1
+        rows_of.append(rows)
+    return {name: torch.stack(stack) for name, stack in pixels.items()}, rows_of

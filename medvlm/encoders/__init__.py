@@ -1,0 +1,1 @@
+"""Pixels to named tokens; each file offers Config, facts() and build()."""

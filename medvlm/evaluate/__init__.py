@@ -1,0 +1,1 @@
+"""Protocols: generation, retrieval, baselines."""

@@ -1,0 +1,149 @@
+"""A trained run that answers, shows what it saw, and embeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medvlm.core.config import component
+from medvlm.core.contracts import Lora
+from medvlm.core.errors import CheckpointError
+from medvlm.core.run import RunFolder
+from medvlm.core.sample import Sample, Truth
+from medvlm.data.dialogue import Dialogue, document
+from medvlm.data.prepare import Prepare, make_prepare
+from medvlm.data.rows import collate
+from medvlm.data.vocabulary import IMAGE
+from medvlm.data.transforms import perceived
+from medvlm.io.images import encode_png
+from medvlm.models.generate import end_ids, generate
+from medvlm.models.parts import evaluating, preprocess_of, tokens_of
+from medvlm.models.restore import put
+from medvlm.models.towers import DualEncoder, build_dual
+from medvlm.models.vlm import VLM, build_vlm
+from medvlm.train import checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from medvlm.evaluate.protocol import Ask
+
+BATCH = 64
+
+
+class RunAnswerer:
+    """The state of a run after a stage: a vision-language model, a dual encoder, or both.
+
+    recipe: anything with `seed` and `model.{encoders, language, boxes}` (medvlm.recipe.Recipe).
+    """
+
+    def __init__(self, recipe: Any, prepare: Prepare, tokenizer: Any, vlm: VLM | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
+        self.recipe, self.prepare, self.tokenizer, self.vlm, self.dual = recipe, prepare, tokenizer, vlm, dual
+        self.text_tokenizer, self.max_new_tokens = text_tokenizer, max_new_tokens
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        """Greedy answers. Sorting by length would pad less, but answers must not depend on their neighbours' order: batches are as asked."""
+        assert self.vlm is not None
+        texts: list[str] = []
+        for at in range(0, len(asks), BATCH):
+            texts += self._answer(asks[at : at + BATCH])
+        return texts
+
+    def seen(self, ask: Ask) -> Truth:
+        return self.prepare.truth(ask.question, self.prepare.see(ask.sample, ask.files).canvas)
+
+    def thumbnail(self, ask: Ask) -> bytes:
+        """What the model saw of medium 0, as PNG: a film whole, of a volume the middle slice."""
+        name, pixels = self.prepare.see(ask.sample, ask.files).media[0]
+        return encode_png(perceived(pixels, self.prepare.transforms[name].preprocess))
+
+    def embed_media(self, items: Sequence[tuple[Sample, Mapping[str, bytes]]]) -> np.ndarray | None:
+        if self.dual is None:
+            return None
+        rows: list[torch.Tensor] = []
+        with evaluating(self.dual):
+            for sample, files in items:
+                name, pixels = self.prepare.see(sample, files).media[0]
+                rows.append(self.dual.embed_media({name: pixels[None].to(self._device)})[0].float().cpu())
+        return torch.stack(rows).numpy()
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+        if self.dual is None:
+            return None
+        rows: list[torch.Tensor] = []
+        with evaluating(self.dual):
+            for text in texts:
+                ids = torch.tensor([self.text_tokenizer(text).input_ids], device=self._device)
+                rows.append(self.dual.embed_texts(ids, torch.ones_like(ids))[0].float().cpu())
+        return torch.stack(rows).numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        model: Any = self.vlm or self.dual
+        return next(model.parameters()).device  # type: ignore[no-any-return]
+
+    def _answer(self, asks: Sequence[Ask]) -> list[str]:
+        assert self.vlm is not None
+        documents = []
+        for ask in asks:
+            sample, files = ask.media_of or (ask.sample, ask.files)
+            seen = self.prepare.see(sample, files)
+            shows = ["media"] if ask.shows == "media" else []
+            turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
+            documents.append(document(ask.sample.key, [turn], seen.media if shows else []))
+        batch = collate(documents, self.prepare.image_tokens, self.tokenizer.pad_token_id, pack=False).to(self._device)
+        with evaluating(self.vlm):
+            ids = generate(self.vlm, batch, max_new_tokens=self.max_new_tokens, end_ids=end_ids(self.vlm, self.tokenizer))
+        return [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
+
+
+def load_run(recipe: Any, run: RunFolder, stage: str = "", max_new_tokens: int = 64, device: str = "cpu") -> RunAnswerer:
+    """The model as `stage` (by default the last finished one) left it.
+
+    Raises CheckpointError when no stage is finished or a checkpoint is damaged.
+    """
+    finished = {s.name: s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()}
+    if not finished:
+        raise CheckpointError(f"{run.root.name}: no finished stage; train it first")
+    if stage and stage not in finished:
+        raise CheckpointError(f"{run.root.name}: stage {stage!r} is not finished (finished: {', '.join(finished)})")
+    upto = list(finished.values())[: list(finished).index(stage) + 1] if stage else list(finished.values())
+    encoders, preprocess = recipe.model.encoders, preprocess_of(recipe.model.encoders)
+    tokenizer, dialogue = None, None
+    if run.tokenizer.exists():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(run.tokenizer)
+    if recipe.model.language:
+        dialogue = Dialogue(tokenizer, IMAGE)
+    prepare = make_prepare(encoders, preprocess, tokens_of(encoders), dialogue, recipe.model.boxes.scale)
+
+    vlm, dual, text_tokenizer = None, None, None
+    generative = [s for s in upto if component("stages", s.kind).MAKES == "vlm"]
+    if generative:
+        vlm = build_vlm(encoders, recipe.model.language, tokenizer, IMAGE, recipe.seed)
+        _fill(vlm, run, generative[-1].name)
+        vlm.to(device)
+    pairs = [s for s in upto if component("stages", s.kind).MAKES == "dual"]
+    if pairs:
+        last, objective = pairs[-1], component("objectives.pairs", pairs[-1].loss.kind)
+        text_tokenizer = component("texts", last.text.kind).tokenizer(last.text, tokenizer)
+        dual = build_dual(encoders, last.text, text_tokenizer, last.width, objective.LOG_SCALE, objective.BIAS, recipe.seed)
+        _fill(dual, run, last.name)
+        dual.to(device)
+    return RunAnswerer(recipe, prepare, tokenizer, vlm, dual, text_tokenizer, max_new_tokens)
+
+
+def _fill(model: Any, run: RunFolder, stage: str) -> None:
+    folder = taken(run.stage(stage))
+    adapters = checkpoint.read_state(folder)["meta"]["adapters"]
+    put(model, checkpoint.read_weights(folder), Lora(**adapters) if adapters else None, f"{stage}/{folder.name}")
+
+
+def taken(stage_folder: Path) -> Path:
+    """The checkpoint that a finished stage hands on."""
+    return stage_folder / str(json.loads((stage_folder / "stage.json").read_text())["take"])

@@ -1,0 +1,1 @@
+"""Folders that stock loaders read, their model card and their parity proof."""

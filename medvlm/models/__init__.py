@@ -1,0 +1,1 @@
+"""Composition of built parts into one module."""

@@ -1,0 +1,90 @@
+"""Greedy and sampled continuation. The prompt and its images are prefilled once, however many answers are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from medvlm.core.sample import Batch
+from medvlm.models.vlm import VLM
+
+Draw = Callable[[int], Sequence[float]]
+"""Token number -> one uniform number in [0, 1) for each copy of one prompt."""
+
+
+@torch.no_grad()
+def generate(
+    model: VLM, prompts: Batch, *, max_new_tokens: int, end_ids: Sequence[int], copies: int = 1, temperature: float = 0.0, draws: Sequence[Draw] = ()
+) -> list[list[int]]:
+    """Token ids of copies continuations of each prompt, prompt by prompt, end token included when it was reached.
+
+    prompts: one document per row, no branches; rows may be padded on the right. temperature 0 is greedy;
+    above it, tokens are drawn by inverting the cumulative distribution at `draws[row](token number)[copy]`, so that
+    what is drawn depends on the prompt's position in the stream and not on the rank or the batch it is in.
+    """
+    rows = _left_padded(prompts)
+    lengths = (rows.docs_BT >= 0).sum(1)
+    seen = (rows.docs_BT >= 0).long()
+    out = model.language(inputs_embeds=model.embed(rows), attention_mask=seen, position_ids=rows.positions_BT, use_cache=True, logits_to_keep=1)
+    cache, logits = out.past_key_values, out.logits[:, -1]
+    if copies > 1:
+        cache.batch_repeat_interleave(copies)
+        logits, seen, lengths = (x.repeat_interleave(copies, 0) for x in (logits, seen, lengths))
+
+    answers: list[list[int]] = [[] for _ in range(len(seen))]
+    running = list(range(len(seen)))  # answer of each row of the cache
+    ends = torch.tensor(list(end_ids), device=seen.device)
+    for number in range(max_new_tokens):
+        logits = without_image(logits, model.image_token_id)
+        tokens = logits.argmax(-1) if temperature == 0 else _sampled(logits / temperature, running, copies, number, draws)
+        for row, token in zip(running, tokens.tolist(), strict=True):
+            answers[row].append(token)
+        going = (~torch.isin(tokens, ends)).nonzero()[:, 0]
+        if number + 1 == max_new_tokens or not len(going):
+            break
+        if len(going) < len(running):  # finished answers leave the batch
+            cache.batch_select_indices(going)
+            tokens, seen, lengths = tokens[going], seen[going], lengths[going]
+            running = [running[i] for i in going.tolist()]
+        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+        out = model.language(input_ids=tokens[:, None], attention_mask=seen, position_ids=lengths[:, None], past_key_values=cache, use_cache=True)
+        cache, logits, lengths = out.past_key_values, out.logits[:, -1], lengths + 1
+    return answers
+
+
+def without_image(logits: torch.Tensor, image_token_id: int) -> torch.Tensor:
+    """The placeholder of an image is no word: it is never said, and has no part in the distribution of what is."""
+    return logits.index_fill(-1, torch.tensor([image_token_id], device=logits.device), -torch.inf)
+
+
+def end_ids(model: VLM, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's and those the language model itself declares."""
+    declared = getattr(model.language.generation_config, "eos_token_id", None)
+    declared = declared if isinstance(declared, list) else [declared]
+    return sorted({i for i in [tokenizer.eos_token_id, *declared] if i is not None})
+
+
+def _sampled(logits: torch.Tensor, running: list[int], copies: int, number: int, draws: Sequence[Draw]) -> torch.Tensor:
+    uniform = torch.tensor([draws[row // copies](number)[row % copies] for row in running], dtype=torch.float64, device=logits.device)
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None]).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+def _left_padded(prompts: Batch) -> Batch:
+    """Padding moved in front, so that every row's last token is the one to continue."""
+    pad = (prompts.docs_BT < 0).sum(1)
+    if not pad.any():
+        return prompts
+    T = prompts.ids_BT.shape[1]
+    places = (torch.arange(T, device=pad.device)[None] - pad[:, None]) % T
+
+    def shifted(x: torch.Tensor) -> torch.Tensor:
+        return x.gather(1, places)
+
+    return replace(
+        prompts, ids_BT=shifted(prompts.ids_BT), positions_BT=shifted(prompts.positions_BT),
+        docs_BT=shifted(prompts.docs_BT), branches_BT=shifted(prompts.branches_BT),
+    )  # fmt: skip

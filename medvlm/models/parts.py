@@ -1,0 +1,129 @@
+"""Builds encoders, connectors and text towers by kind, each from its own seed, and says which parameters belong to what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from medvlm.core.config import component, did_you_mean
+from medvlm.core.contracts import Features, Preprocess
+from medvlm.core.errors import RecipeError, ShapeError
+
+T = TypeVar("T")
+
+
+def seeded(seed: int, name: str, build: Callable[[], T]) -> T:
+    """What `build` makes, with torch's random state set from (seed, name): a part starts the same whatever else is built."""
+    key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")
+    with torch.random.fork_rng():
+        torch.manual_seed(key)
+        return build()
+
+
+def build_encoders(configs: Mapping[str, Any], seed: int) -> nn.ModuleDict:
+    return nn.ModuleDict({name: seeded(seed, f"encoders.{name}", lambda c=c: component("encoders", c.kind).build(c)) for name, c in configs.items()})  # type: ignore[misc]
+
+
+def build_connectors(configs: Mapping[str, Any], encoders: nn.ModuleDict, width: int, seed: int) -> nn.ModuleDict:
+    def one(name: str, config: Any) -> nn.Module:
+        made: nn.Module = component("connectors", config.connector.kind).build(config.connector, encoders[name].width, width, encoders[name].grid)
+        return made
+
+    return nn.ModuleDict({name: seeded(seed, f"connectors.{name}", lambda n=name, c=c: one(n, c)) for name, c in configs.items()})  # type: ignore[misc]
+
+
+def preprocess_of(configs: Mapping[str, Any]) -> dict[str, Preprocess]:
+    return {name: component("encoders", c.kind).preprocess(c) for name, c in configs.items()}
+
+
+def tokens_of(configs: Mapping[str, Any]) -> dict[str, int]:
+    """Image tokens that each encoder sends to the language model per medium; those without a connector send none."""
+    return {name: component("connectors", c.connector.kind).tokens(c.connector, _grid(c)) for name, c in configs.items() if c.connector}
+
+
+def _grid(config: Any) -> tuple[int, ...]:
+    kind = component("encoders", config.kind)
+    if (known := kind.facts(config).grid) is not None:
+        return tuple(known)
+    with torch.device("meta"):  # shapes alone: no memory, no weights
+        return tuple(kind.build(config).grid)
+
+
+def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
+    """Features of one encoder; nothing is kept for the backward pass when it is frozen.
+
+    Raises ShapeError when the pixels are not what the encoder was built for.
+    """
+    if tuple(pixels.shape[1:]) != tuple(encoder.input_shape):
+        raise ShapeError(f"encoders.{name} takes {tuple(encoder.input_shape)}, the batch has {tuple(pixels.shape[1:])}; set encoders.{name}.preprocess.size")
+    with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(encoder)):
+        features: Features = encoder(pixels)
+    return features
+
+
+def is_trained(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
+
+
+# --- which parameters a name in `trains` means ------------------------------------------------------
+
+
+def group_of(parameter: str) -> str:
+    """encoders.film, connectors.film, language, lora, text, heads: how people speak of the parts."""
+    if ".lora_" in parameter:
+        return "lora"
+    return module_of(parameter)
+
+
+def module_of(parameter: str) -> str:
+    """The part it stands in, adapters included."""
+    first, *rest = parameter.split(".")
+    return f"{first}.{rest[0]}" if first in ("encoders", "connectors") else first
+
+
+def matches(parameter: str, pattern: str) -> bool:
+    """A pattern names a group, a module by its dotted path, or parameters by a path with *."""
+    if pattern == "lora":
+        return group_of(parameter) == "lora"
+    if group_of(parameter) == "lora":
+        return False
+    if "*" in pattern:
+        return fnmatchcase(parameter, pattern)
+    return parameter == pattern or parameter.startswith(pattern + ".")
+
+
+def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
+    """requires_grad by the patterns of `trains`. Raises RecipeError for a pattern that matches nothing."""
+    names = [n for n, _ in model.named_parameters()]
+    for pattern in trains:
+        if not any(matches(n, pattern) for n in names):
+            groups = sorted({group_of(n) for n in names})
+            near = did_you_mean(pattern, groups)
+            raise RecipeError(f"stages.{stage}.trains: {pattern!r} matches no parameter{near} (this model has {', '.join(groups)})")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(matches(name, pattern) for pattern in trains))
+
+
+def set_modes(model: nn.Module) -> None:
+    """Train mode where something is trained; frozen modules stay in eval mode (no dropout, no moving batch statistics)."""
+    for module in model.modules():
+        module.training = is_trained(module)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; afterwards every module has the mode it had."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

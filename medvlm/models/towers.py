@@ -1,0 +1,70 @@
+"""A dual encoder: image and text towers with a linear head each, compared by cosine.
+
+Axes: N images, B texts, T tokens, P width of the shared space. With one image encoder this is exactly what
+transformers' VisionTextDualEncoderModel computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from medvlm.core.config import component
+from medvlm.models.parts import build_encoders, encode, seeded
+
+
+@dataclass
+class Pairs:
+    """Media with their texts. media: encoder name -> pixels; order_N: for pair n, its row in the media of all
+    encoders stacked. ids_BT, mask_BT: the texts. concepts: equal numbers mark pairs whose findings are the same."""
+
+    media: dict[str, torch.Tensor]
+    order_N: torch.Tensor
+    ids_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    concepts_N: torch.Tensor
+    keys: tuple[str, ...] = field(default=())
+
+    def to(self, device: torch.device) -> Pairs:
+        moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
+        return replace(self, **moved, media={k: v.to(device) for k, v in self.media.items()})
+
+
+def build_dual(encoders: Mapping[str, Any], text: Any, tokenizer: Any, width: int, log_scale: float, bias: float | None, seed: int) -> DualEncoder:
+    towers = build_encoders(encoders, seed)
+    text_tower = seeded(seed, "text", lambda: component("texts", text.kind).build(text, tokenizer))
+    return seeded(seed, "heads", lambda: DualEncoder(towers, text_tower, width, log_scale, bias))
+
+
+class DualEncoder(nn.Module):
+    """forward(pairs) -> unit image embeddings [N, P], unit text embeddings [N, P], log scale, bias (None without one)."""
+
+    def __init__(self, encoders: nn.ModuleDict, text: nn.Module, width: int, log_scale: float, bias: float | None):
+        super().__init__()
+        self.encoders, self.text = encoders, text
+        heads: dict[str, nn.Module] = {name: nn.Linear(e.width, width, bias=False) for name, e in encoders.items()}  # type: ignore[arg-type]
+        self.heads = nn.ModuleDict({**heads, "text": nn.Linear(text.width, width, bias=False), "scale": Scale(log_scale, bias)})  # type: ignore[arg-type]
+
+    def forward(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        scale = self.heads["scale"]
+        return self.embed_media(pairs.media)[pairs.order_N], self.embed_texts(pairs.ids_BT, pairs.mask_BT), scale.log_scale, scale.bias
+
+    def embed_media(self, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1) for name, pixels in media.items()])
+
+    def embed_texts(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        return normalize(self.heads["text"](self.text(ids_BT, mask_BT)), dim=-1)
+
+
+class Scale(nn.Module):
+    """The learned log of the similarity's scale and, for the sigmoid loss, its bias."""
+
+    def __init__(self, log_scale: float, bias: float | None):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(log_scale))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))

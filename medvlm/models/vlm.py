@@ -1,0 +1,91 @@
+"""Encoders, connectors and a causal language model spliced into one vision-language model.
+
+Axes: B rows, T tokens, N media, E encoder width, W language-model width, V vocabulary, L trained tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from medvlm.core.config import component
+from medvlm.core.sample import Batch
+from medvlm.models.parts import build_connectors, build_encoders, encode, is_trained, seeded
+
+
+def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_token: str, seed: int) -> VLM:
+    """encoders: name -> encoder config with its connector. language: a backbone config."""
+    backbone = seeded(seed, "language", lambda: component("backbones", language.kind).build(language, tokenizer))
+    towers = build_encoders(encoders, seed)
+    connectors = build_connectors(encoders, towers, backbone.get_input_embeddings().embedding_dim, seed)
+    return VLM(towers, connectors, backbone, tokenizer.convert_tokens_to_ids(image_token))
+
+
+class VLM(nn.Module):
+    """forward(batch) -> logits of the trained tokens [L, V]."""
+
+    def __init__(self, encoders: nn.ModuleDict, connectors: nn.ModuleDict, language: nn.Module, image_token_id: int):
+        super().__init__()
+        self.encoders, self.connectors, self.language = encoders, connectors, language
+        self.image_token_id = image_token_id
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        embeds_BTW = self.embed(batch)
+        hidden_BTW = self._decoder()(
+            inputs_embeds=embeds_BTW, attention_mask=attention_mask(batch, embeds_BTW.dtype), position_ids=batch.positions_BT, use_cache=False
+        ).last_hidden_state
+        return self.logits(hidden_BTW.flatten(0, 1)[batch.from_L])
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """[B, T, W]: token embeddings, with image tokens in the place of the placeholders."""
+        embeds_BTW = self.language.get_input_embeddings()(batch.ids_BT)  # type: ignore[operator]
+        image_tokens = self.image_tokens(batch)
+        if len(batch.feature_rows):
+            here_BT = batch.ids_BT == self.image_token_id
+            embeds_BTW = embeds_BTW.index_put((here_BT,), image_tokens[batch.feature_rows].to(embeds_BTW.dtype))
+            return embeds_BTW
+        # A tower that is trained runs on every rank in every micro-step, else ranks wait for each other's gradients.
+        return embeds_BTW + 0 * image_tokens.sum() if image_tokens.requires_grad else embeds_BTW
+
+    def image_tokens(self, batch: Batch) -> torch.Tensor:
+        """[sum of tokens over all media, W], encoder by encoder in the order of batch.media."""
+        media = dict(batch.media)
+        for name, encoder in self.encoders.items():
+            if name not in media and self.training and (is_trained(encoder) or is_trained(self.connectors[name])):
+                media[name] = torch.zeros(1, *encoder.input_shape, device=batch.ids_BT.device)
+        stacked = [self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1) for name, pixels in media.items()]
+        return torch.cat(stacked) if stacked else torch.zeros(0, 1, device=batch.ids_BT.device)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.language.get_output_embeddings()(hidden)  # type: ignore[operator]
+        config = self.language.config
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def _decoder(self) -> nn.Module:
+        decoder: nn.Module = self.language.base_model
+        return decoder
+
+
+def attention_mask(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+    """Additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document.
+
+    A token attends to the earlier tokens of its document that lie in the prefix or in its own branch. Padding
+    attends to itself: an empty row of softmax would be NaN.
+    """
+    docs, branches = batch.docs_BT, batch.branches_BT
+    if not branches.any() and docs.max() <= 0:
+        return (docs >= 0).long()
+    same_doc = docs[:, :, None] == docs[:, None, :]
+    visible = (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
+    T = docs.shape[1]
+    causal = torch.ones(T, T, dtype=torch.bool, device=docs.device).tril()
+    own = torch.eye(T, dtype=torch.bool, device=docs.device)
+    allowed = (same_doc & visible & causal & (docs >= 0)[:, None, :]) | own
+    return torch.zeros(allowed.shape, dtype=dtype, device=docs.device).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]

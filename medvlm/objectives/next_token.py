@@ -1,0 +1,16 @@
+"""Cross entropy of the next token, over trained tokens only."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import cross_entropy
+
+
+def next_token(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> torch.Tensor:
+    """Sum over tokens in float32; divide by the number of trained tokens of the whole step over all ranks."""
+    return cross_entropy(logits_LV.float(), targets_L, reduction="sum")
+
+
+def log_probability(logits_LV: torch.Tensor, targets_L: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """[L]: log-probability of each target, under the distribution that tokens were drawn from."""
+    return (logits_LV.float() / temperature).log_softmax(-1).gather(-1, targets_L[:, None]).squeeze(-1)

@@ -1,0 +1,33 @@
+"""Softmax contrast of images and texts, both ways (CLIP, arXiv 2103.00020, figure 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+
+from medvlm.core.config import Config as Base
+
+
+class Config(Base):
+    kind: Literal["clip"]
+
+
+LOG_SCALE = math.log(1 / 0.07)
+BIAS: float | None = None
+
+
+def pair_loss(images: torch.Tensor, texts: torch.Tensor, own: slice, log_scale: torch.Tensor, bias: torch.Tensor | None, same: torch.Tensor) -> torch.Tensor:
+    """Sum over the rank's own pairs of the mean of the two cross entropies; divide by the number of all pairs.
+
+    images, texts: unit vectors of all ranks [N, P]. own: which of them are this rank's. same: [N, N] bool, true
+    where image and text tell of the same findings: such texts are all right answers, with equal shares (deviation
+    from CLIP, which takes a duplicate report for a wrong answer; UniCL, arXiv 2204.03610, equation 3).
+    """
+    scale = log_scale.clamp(max=math.log(100)).exp()
+    to_texts = scale * images[own] @ texts.T
+    to_images = scale * texts[own] @ images.T
+    share = same / same.sum(1, keepdim=True)
+    losses = [-(share[own] * logits.log_softmax(-1)).sum() for logits in (to_texts, to_images)]
+    return (losses[0] + losses[1]) / 2

@@ -1,0 +1,30 @@
+"""Group-relative policy optimisation: advantages within a group, a clipped ratio, an optional pull to a reference."""
+
+from __future__ import annotations
+
+import torch
+
+
+def advantages(rewards_PG: torch.Tensor, scale_by_deviation: bool) -> torch.Tensor:
+    """[P prompts, G answers]: reward minus its group's mean, over the group's deviation when asked.
+
+    Source: GRPO, arXiv 2402.03300, section 4.1.2; without the division: Dr. GRPO, arXiv 2503.20783, section 3.2.
+    """
+    centred = rewards_PG - rewards_PG.mean(1, keepdim=True)
+    return centred / (rewards_PG.std(1, keepdim=True, correction=0) + 1e-4) if scale_by_deviation else centred
+
+
+def clipped(log_L: torch.Tensor, old_L: torch.Tensor, advantage_L: torch.Tensor, clip: float) -> torch.Tensor:
+    """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7).
+
+    Sums over tokens are divided by all tokens of the step, so long and short answers weigh alike per token
+    (DAPO, arXiv 2503.14476, equation 8; deviation from GRPO, which averages within each answer first).
+    """
+    ratio = (log_L - old_L).exp()
+    return -torch.minimum(ratio * advantage_L, ratio.clamp(1 - clip, 1 + clip) * advantage_L)
+
+
+def divergence(log_L: torch.Tensor, reference_L: torch.Tensor) -> torch.Tensor:
+    """[L] unbiased, non-negative estimate of KL(policy || reference) (GRPO, arXiv 2402.03300, equation 4)."""
+    gap = reference_L - log_L
+    return gap.exp() - gap - 1

@@ -1,0 +1,105 @@
+"""What every stage is given, and the parts of a stage that are the same for all kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medvlm.core.contracts import StageConfig
+from medvlm.core.sample import Sample
+from medvlm.data.augment import Augment, augment
+from medvlm.data.order import draw
+from medvlm.data.prepare import Prepare
+from medvlm.data.source import SourceView
+from medvlm.data.stream import Item, Stream, loader
+from medvlm.io.images import decode
+from medvlm.io.shards import Entry
+from medvlm.models.parts import group_of, matches, set_modes
+from medvlm.train.engine import Engine
+
+Wants = Callable[[Entry], bool]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """open_source(source, `train` or `val` or `test`, wants) -> the samples of it that are wanted."""
+
+    seed: int
+    encoders: Mapping[str, Any]
+    language: Any | None
+    tokenizer: Any
+    image_token: str
+    prepare: Prepare
+    open_source: Callable[[str, str, Wants], SourceView]
+    augments: Mapping[str, Augment | None]
+    engine: Engine
+    workers: int
+    quarantine: Callable[[str, str, str], None]
+
+
+class Base:
+    """The stream, augmentation and names of any stage. A subclass gives model, wants, prepare_sample, micros, weight, loss, validate."""
+
+    model: Any
+
+    def __init__(self, config: StageConfig, setup: Setup):
+        self.config, self.setup, self.engine = config, setup, setup.engine
+
+    def begin(self) -> None:
+        """Called once the starting weights are in, before any resume."""
+
+    @property
+    def wants(self) -> Wants:
+        """Whether the stage can use a sample, from the shard index alone."""
+        raise NotImplementedError
+
+    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Any:
+        raise NotImplementedError
+
+    def batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
+        sources = {name: self.setup.open_source(name, "train", self.wants) for name in self.config.mix}
+        stream = Stream(sources, self.config.mix, self.setup.seed, stage=self.config.name)
+        return loader(
+            stream, consumed, self.config.batch, self.engine.rank, self.engine.world, self._prepare_item, self.setup.workers, quarantine=self.setup.quarantine
+        )
+
+    def validation(self, samples: int) -> list[Any]:
+        """This rank's prepared share of the first samples of the validation splits, the same at every validation and alike long on every rank."""
+        views = [self.setup.open_source(name, "val", self.wants) for name in self.config.mix]
+        places = [(view, i) for view in views for i in range(min(len(view), samples // len(views)))]
+        places = places[: len(places) // self.engine.world * self.engine.world]
+        own = places[self.engine.rank :: self.engine.world]
+        return [self.prepare_sample(*view.read(i), epoch=0, position=i) for view, i in own]
+
+    def set_modes(self) -> None:
+        set_modes(self.model)
+
+    def matches(self, parameter: str, pattern: str) -> bool:
+        return matches(parameter, pattern)
+
+    def group_of(self, parameter: str) -> str:
+        return group_of(parameter)
+
+    def _prepare_item(self, item: Item) -> Any:
+        sample, files = item.sample, item.files
+        if change := self.setup.augments[item.place.source]:
+            rng = draw(self.setup.seed, self.config.name, "augment", item.place.position)
+            sample, files = augmented(sample, files, change, rng)
+        return self.prepare_sample(sample, files, item.place.epoch, item.place.position)
+
+
+def augmented(sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any) -> tuple[Sample, dict[str, Any]]:
+    """The sample with its first medium changed; boxes, counts and questions follow."""
+    arrays: dict[str, Any] = dict(files)
+    if sample.media and len(sample.media[0].size) == 2:
+        member = sample.media[0].member
+        arrays[member], sample = augment(decode(files[member], member), sample, change, rng)
+    return sample, arrays
+
+
+def chunks(items: Sequence[Any], count: int) -> list[list[Any]]:
+    """Items dealt into `count` runs of equal length."""
+    size = len(items) // count
+    assert size * count == len(items), (len(items), count)
+    return [list(items[i * size : (i + 1) * size]) for i in range(count)]

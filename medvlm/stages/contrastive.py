@@ -1,0 +1,138 @@
+"""Image and text towers learn one space from pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from medvlm.core.config import Slot, component
+from medvlm.core.contracts import StageConfig
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Sample
+from medvlm.data.source import needs
+from medvlm.models.parts import evaluating
+from medvlm.models.towers import Pairs, build_dual
+from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.train.loop import Terms
+
+
+MAKES = "dual"
+
+
+class Config(StageConfig):
+    kind: Literal["contrastive"]
+    text: Annotated[Any, Slot("texts")]
+    """The text tower."""
+    loss: Annotated[Any, Slot("objectives.pairs")]
+    width: int = Field(128, gt=0)
+    """Of the shared space."""
+
+    @model_validator(mode="after")
+    def _no_accumulation(self) -> Config:
+        if self.accumulate != 1:
+            raise ValueError("accumulate: the pairs of a contrastive batch are compared with each other and cannot be split; leave it at 1")
+        return self
+
+
+@dataclass(frozen=True)
+class Pair:
+    key: str
+    encoder: str
+    pixels: torch.Tensor
+    ids: list[int]
+    concept: int
+
+
+def build(config: Config, setup: Setup) -> Contrastive:
+    return Contrastive(config, setup)
+
+
+class Contrastive(Base):
+    """Pairs a sample's first medium with its report."""
+
+    config: Config
+
+    def __init__(self, config: Config, setup: Setup):
+        super().__init__(config, setup)
+        self.objective = component("objectives.pairs", config.loss.kind)
+        self.tokenizer = component("texts", config.text.kind).tokenizer(config.text, setup.tokenizer)
+        self.model = build_dual(
+            setup.encoders, config.text, self.tokenizer, config.width, self.objective.LOG_SCALE, self.objective.BIAS, setup.seed
+        )
+
+    @property
+    def wants(self) -> Wants:
+        return needs(report=True, media=self.setup.prepare.routes)
+
+    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
+        encoder, pixels = self.setup.prepare.see(sample, files).media[0]
+        ids = text_ids(self.tokenizer, sample.report, self.config.text.max_tokens, f"{sample.source}/{sample.key}")
+        told = sample.concept or " ".join(sample.report.lower().split())
+        return Pair(sample.key, encoder, pixels, ids, int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest(), "big"))
+
+    def micros(self, prepared: list[Pair], count: int) -> list[Pairs]:
+        return [collate_pairs(part, self.tokenizer.pad_token_id) for part in chunks(prepared, count)]
+
+    def weight(self, micro: Pairs) -> float:
+        return len(micro.keys)
+
+    def loss(self, model: nn.Module, micro: Pairs) -> tuple[torch.Tensor, Terms]:
+        micro = micro.to(self.engine.device)
+        images, texts, log_scale, bias = model(micro)
+        images, texts, concepts = self.engine.gather(images), self.engine.gather(texts), self.engine.gather(micro.concepts_N)
+        first = self.engine.rank * len(micro.keys)
+        own = slice(first, first + len(micro.keys))
+        same = concepts[:, None] == concepts[None, :]
+        loss = self.objective.pair_loss(images, texts, own, log_scale, bias, same)
+        best = (images[own] @ texts.T).argmax(1)
+        hits = float(same[own].gather(1, best[:, None]).sum())
+        return loss, {"image_to_text_top1": (hits, len(micro.keys)), "scale": (float(log_scale.detach().exp()), 1.0)}
+
+    def validate(self, model: nn.Module, samples: int) -> Terms:
+        pairs = self.validation(samples)
+        size = min(self.config.batch // self.engine.world, len(pairs))
+        totals: dict[str, list[float]] = {"loss": [0.0, 0.0], "image_to_text_top1": [0.0, 0.0]}
+        with evaluating(self.model):
+            for at in range(0, len(pairs) - size + 1, max(size, 1)):
+                micro = collate_pairs(pairs[at : at + size], self.tokenizer.pad_token_id)
+                loss, terms = self.loss(model, micro)
+                for name, (total, of) in {"loss": (float(loss), len(micro.keys)), **terms}.items():
+                    if name in totals:
+                        totals[name][0] += total
+                        totals[name][1] += of
+        return {name: (total, of) for name, (total, of) in totals.items()}
+
+
+def text_ids(tokenizer: Any, text: str, limit: int, where: str) -> list[int]:
+    """Raises DataError for a text that is longer than the tower reads."""
+    ids: list[int] = tokenizer(text).input_ids
+    if len(ids) > limit:
+        raise DataError(f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise stages.NAME.text.max_tokens or shorten the report")
+    return ids
+
+
+def collate_pairs(pairs: list[Pair], pad_id: int) -> Pairs:
+    """Texts are padded to the longest of the batch, not to the tower's limit: the rest would be computed for nothing."""
+    length = max(len(p.ids) for p in pairs)
+    ids = torch.full((len(pairs), length), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, pair in enumerate(pairs):
+        ids[row, : len(pair.ids)] = torch.tensor(pair.ids)
+        mask[row, : len(pair.ids)] = 1
+    names = list(dict.fromkeys(p.encoder for p in pairs))
+    by_encoder = {name: [n for n, p in enumerate(pairs) if p.encoder == name] for name in names}
+    stacked = [n for name in names for n in by_encoder[name]]
+    return Pairs(
+        media={name: torch.stack([pairs[n].pixels for n in rows]) for name, rows in by_encoder.items()},
+        order_N=torch.tensor([stacked.index(n) for n in range(len(pairs))]),
+        ids_BT=ids,
+        mask_BT=mask,
+        concepts_N=torch.tensor([p.concept for p in pairs]),
+        keys=tuple(p.key for p in pairs),
+    )

@@ -1,0 +1,198 @@
+"""Reinforcement from verifiable rewards: several answers to one question, each judged against the group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import nn
+
+from medvlm.core.config import did_you_mean, kinds
+from medvlm.core.contracts import StageConfig
+from medvlm.core.sample import Batch, Sample, Task, Truth
+from medvlm.data.dialogue import Document
+from medvlm.data.order import draw
+from medvlm.data.prepare import choose
+from medvlm.data.rows import collate
+from medvlm.data.source import needs
+from medvlm.models.generate import end_ids, generate, without_image
+from medvlm.models.parts import evaluating
+from medvlm.models.vlm import VLM, build_vlm
+from medvlm.objectives.next_token import log_probability
+from medvlm.objectives.policy import advantages, clipped, divergence
+from medvlm.rewards._compose import Composer
+from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.train.loop import Terms
+
+
+MAKES = "vlm"
+
+
+class Config(StageConfig):
+    kind: Literal["grpo"]
+    rewards: dict[str, float]
+    """Reward -> weight; those that cannot judge a question leave it to the others."""
+    group: int = Field(8, gt=1)
+    """Answers per question."""
+    tasks: tuple[Task, ...] = ("choice", "count", "boxes")
+    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(32, gt=0)
+    clip: float = Field(0.2, gt=0)
+    kl: float = Field(0.0, ge=0)
+    """Weight of the divergence from the policy as the stage began."""
+    scale_by_deviation: bool = True
+    """GRPO's division by the group's deviation; off is Dr. GRPO."""
+
+    @field_validator("rewards")
+    @classmethod
+    def _rewards_are_there(cls, rewards: dict[str, float]) -> dict[str, float]:
+        known = kinds("rewards")
+        for name, weight in rewards.items():
+            if name not in known:
+                raise ValueError(f"unknown reward {name!r}{did_you_mean(name, known)} (accepts {', '.join(known)})")
+            if weight <= 0:
+                raise ValueError(f"{name}: {weight} is not a weight above 0")
+        if not rewards:
+            raise ValueError(f"give at least one reward, e.g. {{{known[0]}: 1.0}}")
+        return rewards
+
+
+@dataclass(frozen=True)
+class Prompt:
+    key: str
+    document: Document
+    truth: Truth
+    position: int
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Answers with what they earned. advantage_L: of the answer that a target belongs to."""
+
+    batch: Batch
+    advantage_L: torch.Tensor
+    reference_L: torch.Tensor | None
+    terms: Terms
+
+
+def build(config: Config, setup: Setup) -> Grpo:
+    return Grpo(config, setup)
+
+
+class Grpo(Base):
+    """One optimiser step per rollout, so the ratio starts at 1 and the clip only guards; answers are drawn from
+    (seed, position), so they do not depend on the rank."""
+
+    config: Config
+
+    def __init__(self, config: Config, setup: Setup):
+        super().__init__(config, setup)
+        self.model: VLM = build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
+        self.composer = Composer(config.rewards)
+        self.reference: dict[str, torch.Tensor] = {}
+
+    def begin(self) -> None:
+        """Remembers the policy as the stage begins; called once its starting weights are in, before any resume."""
+        if self.config.kl:
+            self.reference = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def wants(self) -> Wants:
+        return needs(tasks=self.config.tasks, media=self.setup.prepare.routes)
+
+    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
+        (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)
+        seen = self.setup.prepare.see(sample, files)
+        document = self.setup.prepare.document(sample, [question], seen, ["media"], answered=False)
+        return Prompt(sample.key, document, self.setup.prepare.truth(question, seen.canvas), position)
+
+    def micros(self, prepared: list[Prompt], count: int) -> list[Rollout]:
+        return [self._roll_out(part) for part in chunks(prepared, count)]
+
+    def weight(self, micro: Rollout) -> float:
+        return len(micro.batch.targets_L)
+
+    def loss(self, model: nn.Module, micro: Rollout) -> tuple[torch.Tensor, Terms]:
+        batch = micro.batch.to(self.engine.device)
+        log_L = self._log_probability(model, batch)
+        loss_L = clipped(log_L, log_L.detach(), micro.advantage_L.to(self.engine.device), self.config.clip)
+        terms = dict(micro.terms)
+        if micro.reference_L is not None:
+            kl_L = divergence(log_L, micro.reference_L.to(self.engine.device))
+            loss_L = loss_L + self.config.kl * kl_L
+            terms["kl"] = (float(kl_L.detach().sum()), len(kl_L))
+        return loss_L.sum(), terms
+
+    def validate(self, model: nn.Module, samples: int) -> Terms:
+        """The reward of the greedy answer; its negative is the loss that `keep: best` and patience look at."""
+        prompts, total = self.validation(samples), 0.0
+        with evaluating(self.model):
+            for at in range(0, len(prompts), 64):
+                part = prompts[at : at + 64]
+                answers = self._generate(part, copies=1, temperature=0.0)
+                total += sum(self.composer.score(self._text(a), p.truth)[0] for a, p in zip(answers, part, strict=True))
+        return {"loss": (-total, len(prompts)), "reward": (total, len(prompts))}
+
+    def _roll_out(self, prompts: list[Prompt]) -> Rollout:
+        with evaluating(self.model):
+            answers = self._generate(prompts, self.config.group, self.config.temperature)
+        groups = [answers[i * self.config.group : (i + 1) * self.config.group] for i in range(len(prompts))]
+        scored = [[self.composer.score(self._text(a), p.truth) for a in group] for p, group in zip(prompts, groups, strict=True)]
+        rewards_PG = torch.tensor([[total for total, _ in group] for group in scored])
+        advantage_PG = advantages(rewards_PG, self.config.scale_by_deviation)
+
+        # The prompt's last token starts every branch's prediction, so it stays in the prefix and the answers are all trained.
+        documents = [replace(p.document, prefix=_whole(p.document), branches=[(a, 0) for a in group]) for p, group in zip(prompts, groups, strict=True)]
+        batch = collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(a) for a in answers])
+        advantage_L = advantage_PG.flatten().repeat_interleave(lengths)
+        return Rollout(batch, advantage_L, self._reference(batch), self._terms(rewards_PG, scored, lengths))
+
+    def _generate(self, prompts: list[Prompt], copies: int, temperature: float) -> list[list[int]]:
+        documents = [replace(p.document, prefix=_whole(p.document), branches=[]) for p in prompts]
+        batch = collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id, pack=False).to(self.engine.device)
+        limit, ends = self.config.max_new_tokens, end_ids(self.model, self.setup.tokenizer)
+        uniform = [draw(self.setup.seed, self.config.name, "answers", p.position).random((limit, copies)) for p in prompts]
+        draws = [lambda number, u=u: u[number] for u in uniform]  # type: ignore[misc]
+        return generate(self.model, batch, max_new_tokens=limit, end_ids=ends, copies=copies, temperature=temperature, draws=draws)
+
+    @torch.no_grad()
+    def _reference(self, batch: Batch) -> torch.Tensor | None:
+        """[L] log-probabilities under the weights that the stage began with."""
+        if not self.reference:
+            return None
+        now = {n: p for n, p in self.model.named_parameters() if n in self.reference}
+        kept = {n: p.detach().clone() for n, p in now.items()}
+        for name, parameter in now.items():
+            parameter.copy_(self.reference[name])
+        with evaluating(self.model):
+            reference = self._log_probability(self.model, batch.to(self.engine.device))
+        for name, parameter in now.items():
+            parameter.copy_(kept[name])
+        return reference.cpu()
+
+    def _log_probability(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """[L] under the distribution that the answers were drawn from."""
+        return log_probability(without_image(model(batch), self.model.image_token_id), batch.targets_L, self.config.temperature)
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _terms(self, rewards_PG: torch.Tensor, scored: list[list[tuple[float, dict[str, float]]]], lengths: torch.Tensor) -> Terms:
+        parts: dict[str, tuple[float, float]] = {}
+        for _, by_name in (s for group in scored for s in group):
+            for name, value in by_name.items():
+                total, of = parts.get(f"reward/{name}", (0.0, 0.0))
+                parts[f"reward/{name}"] = (total + value, of + 1)
+        telling = float((rewards_PG.max(1).values > rewards_PG.min(1).values).sum())
+        return {
+            "reward": (float(rewards_PG.sum()), rewards_PG.numel()), **parts,
+            "groups_that_differ": (telling, len(rewards_PG)), "answer_tokens": (float(lengths.sum()), len(lengths)),
+        }  # fmt: skip
+
+
+def _whole(document: Document) -> list[int]:
+    return document.prefix + [i for ids, _ in document.branches for i in ids]

@@ -1,0 +1,88 @@
+"""The language model learns to answer: alignment, instruction tuning, reading; they differ in `trains` and data alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from medvlm.core.contracts import StageConfig
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Batch, Sample, Task
+from medvlm.data.dialogue import Document
+from medvlm.data.prepare import choose
+from medvlm.data.rows import collate
+from medvlm.data.source import needs
+from medvlm.models.parts import evaluating
+from medvlm.models.vlm import build_vlm
+from medvlm.objectives.next_token import next_token
+from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.train.loop import Terms
+
+
+MAKES = "vlm"
+
+
+class Config(StageConfig):
+    kind: Literal["supervised"]
+    shows: tuple[Literal["media", "report"], ...] = ("media",)
+    """What the model is given beside the question. [report] alone teaches reading: no tower runs."""
+    tasks: tuple[Task, ...] = ()
+    """Which questions; all by default. [report] is captioning."""
+    questions: int = Field(1, gt=0)
+    """Questions per sample and step. They share the sample's images, which are read once."""
+    max_tokens: int = Field(2048, gt=0)
+    """A longer document is refused (its sample is quarantined), never cut."""
+
+
+def build(config: Config, setup: Setup) -> Supervised:
+    return Supervised(config, setup)
+
+
+class Supervised(Base):
+    config: Config
+
+    def __init__(self, config: Config, setup: Setup):
+        super().__init__(config, setup)
+        self.model = build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
+
+    @property
+    def wants(self) -> Wants:
+        kinds = self.setup.prepare.routes if "media" in self.config.shows else None
+        return needs(tasks=self.config.tasks, report="report" in self.config.shows, media=kinds)
+
+    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Document:
+        questions = choose(sample, self.config.tasks, self.config.questions, epoch, self.setup.seed, self.config.name)
+        seen = self.setup.prepare.see(sample, files)
+        made = self.setup.prepare.document(sample, questions, seen, self.config.shows)
+        if len(made) > self.config.max_tokens:
+            raise DataError(
+                f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is {self.config.max_tokens}; raise it or ask fewer `questions`"
+            )
+        return made
+
+    def micros(self, prepared: list[Document], count: int) -> list[Batch]:
+        return [collate(part, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id) for part in chunks(prepared, count)]
+
+    def weight(self, micro: Batch) -> float:
+        return len(micro.targets_L)
+
+    def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, Terms]:
+        micro = micro.to(self.engine.device)
+        logits = model(micro)
+        right = float((logits.detach().argmax(-1) == micro.targets_L).sum())
+        return next_token(logits, micro.targets_L), {"token_accuracy": (right, len(micro.targets_L)), "tokens": (float((micro.docs_BT >= 0).sum()), 0.0)}
+
+    def validate(self, model: nn.Module, samples: int) -> Terms:
+        documents = self.validation(samples)
+        size = max(1, self.config.batch // self.engine.world)
+        total, of, right = 0.0, 0.0, 0.0
+        with evaluating(self.model):
+            for at in range(0, len(documents), size):
+                (micro,) = self.micros(documents[at : at + size], 1)
+                loss, terms = self.loss(model, micro)
+                total, of, right = total + float(loss), of + self.weight(micro), right + terms["token_accuracy"][0]
+        return {"loss": (total, of), "token_accuracy": (right, of)}

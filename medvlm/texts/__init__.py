@@ -1,0 +1,1 @@
+"""Text towers of dual encoders; each file offers Config and build()."""

@@ -1,0 +1,1 @@
+"""How any stage runs: loop, engine, optimiser, checkpoint, metrics log."""

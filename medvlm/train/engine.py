@@ -1,0 +1,96 @@
+"""How a stage is spread over processes: one process, or DDP, through Lightning Fabric.
+
+Started by torchrun it takes the world that torchrun made; started plainly it is one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from medvlm.core.config import Config
+from medvlm.core.errors import RecipeError
+
+
+class EngineConfig(Config):
+    kind: Literal["auto", "single", "ddp"] = "auto"
+    """`auto`: DDP when torchrun started several processes, else one process."""
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = 2
+    """Threads per rank that read and decode ahead; 0 decodes between the steps."""
+
+
+class Engine:
+    """rank, world, device; sums and gathers over ranks; the wrapped model and its backward pass."""
+
+    def __init__(self, config: EngineConfig):
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies import DDPStrategy
+
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        if config.kind == "single" and world > 1:
+            raise RecipeError(f"engine.kind is single, but torchrun started {world} processes; use auto or ddp")
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        # A parameter may go unused (SigLIP's pooling head below a language model): DDP must not wait for it.
+        strategy: Any = DDPStrategy(find_unused_parameters=True) if world > 1 or config.kind == "ddp" else "auto"
+        accelerator: Any = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
+        self.fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=config.precision)
+        self.fabric.launch()
+        self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
+        assert self.world == world, f"asked for {world} processes, got {self.world}"
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        wrapped, wrapped_optimizer = self.fabric.setup(model, optimizer)
+        return wrapped, wrapped_optimizer
+
+    def unsynchronised(self, model: nn.Module, enabled: bool) -> AbstractContextManager[None]:
+        """Gradients stay local inside: all micro-batches of a step but the last."""
+        return self.fabric.no_backward_sync(model, enabled=enabled) if self.world > 1 else nullcontext()  # type: ignore[arg-type]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """DDP averages gradients over ranks; losses here are shares of one sum, so they are scaled back."""
+        self.fabric.backward(loss * self.world)
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the ranks, in float64."""
+        if self.world == 1:
+            return [float(v) for v in values]
+        summed = torch.tensor(values, dtype=torch.float64)
+        summed = summed.to(self.device) if dist.get_backend() == "nccl" else summed
+        dist.all_reduce(summed)
+        return [float(v) for v in summed]
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, ...] of every rank stacked to [world * n, ...], with gradients back to where each row came from."""
+        gathered: torch.Tensor = _Gather.apply(x, self.rank, self.world) if self.world > 1 else x
+        return gathered
+
+    def barrier(self) -> None:
+        self.fabric.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rank: int, world: int) -> torch.Tensor:
+        ctx.rank, ctx.rows = rank, len(x)
+        rows = [torch.empty_like(x) for _ in range(world)]
+        dist.all_gather(rows, x.contiguous())
+        return torch.cat(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        # Every rank holds a share of the loss that may depend on every row: the shares' gradients add up.
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None, None

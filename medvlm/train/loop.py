@@ -1,0 +1,201 @@
+"""One loop for all stages."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from medvlm.core.contracts import StageConfig
+from medvlm.core.errors import CheckpointError, DataError
+from medvlm.train import checkpoint
+from medvlm.train.engine import Engine
+from medvlm.train.log import Log, Progress
+from medvlm.train.optim import make_optimizer, set_rate
+from medvlm.train.proof import Proof
+from medvlm.train.stopping import Preempted, Stop
+
+PROOF_STEPS = 8
+"""Steps after which everything trained must have moved. LoRA's A moves from the second step on, once B has."""
+
+Terms = dict[str, tuple[float, float]]
+"""Name -> (sum, weight): what is logged is the sum over ranks and micro-batches of both, divided."""
+
+
+class Stage(Protocol):
+    """What a stage adds to the loop. A micro-batch is whatever its `micros` makes and its `loss` takes."""
+
+    model: nn.Module
+
+    def batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
+        """This rank's prepared samples step by step, beginning at a global position."""
+
+    def micros(self, prepared: list[Any], count: int) -> list[Any]:
+        """The step's micro-batches, on the CPU."""
+
+    def weight(self, micro: Any) -> float:
+        """What the micro-batch counts: trained tokens, pairs. A step's loss is sum of losses / sum of weights."""
+
+    def loss(self, model: nn.Module, micro: Any) -> tuple[torch.Tensor, Terms]:
+        """Summed loss of the micro-batch, on the engine's device, and what else is logged."""
+
+    def validate(self, model: nn.Module, samples: int) -> Terms:
+        """On this rank's share of the validation samples; holds `loss`, lower is better."""
+
+    def matches(self, parameter: str, pattern: str) -> bool: ...
+
+    def group_of(self, parameter: str) -> str: ...
+
+    def set_modes(self) -> None: ...
+
+
+@dataclass
+class State:
+    """Where a stage stands: what a checkpoint holds beside tensors and random state."""
+
+    identity: str
+    step: int = 0
+    consumed: int = 0
+    """Samples the optimiser has used, over all ranks: the whole state of the stream."""
+    best_loss: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    """Validations since the best one."""
+    seconds: float = 0.0
+    proven: bool = False
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What a reader of the checkpoint must know: stage, recipe, adapters, lineage."""
+
+
+def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Log, fresh: State, number: int, stages: int) -> tuple[State, Proof]:
+    """Trains to config.steps, from the newest good checkpoint in `folder` or from `fresh`.
+
+    Raises Preempted after SIGTERM, with everything saved; DataError for a loss that is not finite; CheckpointError
+    when `folder` belongs to other settings.
+    """
+    optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
+    proof = Proof(stage.model, stage.group_of, config.name)
+    state = _resume(stage, optimizer, engine, folder, log, fresh)
+    model, wrapped = engine.setup(stage.model, optimizer)
+    stop, progress = Stop(), Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
+    batches = stage.batches(state.consumed)
+    try:
+        while state.step < config.steps and not _exhausted(state, config):
+            began = time.monotonic()
+            position, prepared = next(batches)
+            assert position == state.consumed, (position, state.consumed)
+            rate = set_rate(optimizer, config.optim, state.step, config.steps)
+            terms = _accumulate(stage, model, prepared, config, engine)
+            norm = float(torch.nn.utils.clip_grad_norm_([p for p in stage.model.parameters() if p.requires_grad], config.optim.max_norm))
+            if not state.proven:
+                proof.note_gradients()
+            summed = _total(terms, engine, {"stop": (float(stop.requested), 0.0)})
+            _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
+            wrapped.step()
+            wrapped.zero_grad()
+            state.step, state.consumed = state.step + 1, state.consumed + config.batch
+            state.seconds += time.monotonic() - began
+            _log_step(log, progress, config, state, summed, rate, norm, time.monotonic() - began)
+            if not state.proven and (state.step >= PROOF_STEPS or state.step == config.steps):
+                proof.check_trained(state.step)
+                state.proven = True
+            _validate_and_save(stage, model, optimizer, config, engine, folder, log, state)
+            if summed["stop"]:
+                if not (folder / f"step-{state.step}").exists():
+                    checkpoint.save(folder, state.step, stage.model, optimizer, asdict(state), engine.rank)
+                raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to go on")
+    finally:
+        stop.uninstall()
+        batches.close()  # type: ignore[attr-defined]
+    return state, proof
+
+
+def _resume(stage: Stage, optimizer: torch.optim.Optimizer, engine: Engine, folder: Path, log: Log, fresh: State) -> State:
+    found = checkpoint.newest(folder, say=print if engine.is_first else lambda _: None)
+    engine.barrier()
+    if found is None:
+        log.forget_after(fresh.meta["stage"], 0)
+        return fresh
+    state = State(**checkpoint.read_state(found))
+    if state.identity != fresh.identity:
+        raise CheckpointError(
+            f"{folder.name}/{found.name} was trained with other settings, data or starting weights; "
+            f"go on with the settings it has, train again from here with --from {folder.name}, or give the recipe another name"
+        )
+    checkpoint.restore(found, stage.model, optimizer, engine.rank)
+    log.forget_after(fresh.meta["stage"], state.step)
+    if engine.is_first:
+        print(f"stage {folder.name}: going on from step {state.step}", flush=True)
+    return state
+
+
+def _accumulate(stage: Stage, model: nn.Module, prepared: list[Any], config: StageConfig, engine: Engine) -> Terms:
+    """Gradients of (sum of losses / sum of weights over all ranks and micro-batches)."""
+    stage.set_modes()
+    micros = stage.micros(prepared, config.accumulate)
+    (weight,) = engine.total([sum(stage.weight(m) for m in micros)])
+    terms: Terms = {}
+    for i, micro in enumerate(micros):
+        with engine.unsynchronised(model, enabled=i + 1 < len(micros)):
+            loss, more = stage.loss(model, micro)
+            engine.backward(loss / max(weight, 1.0))
+        for name, (total, of) in {"loss": (float(loss.detach()), stage.weight(micro)), **more}.items():
+            before = terms.get(name, (0.0, 0.0))
+            terms[name] = (before[0] + total, before[1] + of)
+    return terms
+
+
+def _total(terms: Terms, engine: Engine, extra: Terms) -> dict[str, float]:
+    """Means over the ranks; a term of weight 0 is a plain sum."""
+    names = sorted({**terms, **extra})
+    flat = engine.total([x for name in names for x in {**terms, **extra}[name]])
+    return {name: flat[2 * i] / flat[2 * i + 1] if flat[2 * i + 1] else flat[2 * i] for i, name in enumerate(names)}
+
+
+def _check_finite(loss: float, norm: float, stage: str, step: int, prepared: list[Any]) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        keys = ", ".join(str(getattr(p, "key", "?")) for p in prepared[:8])
+        raise DataError(f"stage {stage}, step {step}: loss {loss}, gradient norm {norm}; samples of this rank: {keys}. Lower optim.lr or look at these samples")
+
+
+def _log_step(log: Log, progress: Progress, config: StageConfig, state: State, summed: dict[str, float], rate: float, norm: float, seconds: float) -> None:
+    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "tokens")}
+    record = {
+        "stage": config.name, "step": state.step, "steps": config.steps, "loss": summed["loss"], "terms": terms, "lr": rate, "grad_norm": norm,
+        "samples_per_s": config.batch / seconds, "tokens_per_s": summed.get("tokens", 0.0) / seconds, "seconds": state.seconds,
+    }  # fmt: skip
+    log.write(record)
+    progress.show(state.step, summed["loss"], record["samples_per_s"], last=state.step == config.steps)  # type: ignore[arg-type]
+
+
+def _validate_and_save(
+    stage: Stage, model: nn.Module, optimizer: torch.optim.Optimizer, config: StageConfig, engine: Engine, folder: Path, log: Log, state: State
+) -> None:
+    last = state.step == config.steps
+    checks, better = config.validate_, False
+    if checks and (state.step % checks.every == 0 or last):
+        found = _total(stage.validate(model, checks.samples), engine, {})
+        better = state.best_loss is None or found["loss"] < state.best_loss
+        state.best_loss, state.best_step, state.worse = (found["loss"], state.step, 0) if better else (state.best_loss, state.best_step, state.worse + 1)
+        log.write({"stage": config.name, "step": state.step, "validation": found})
+        last = last or _exhausted(state, config)
+    if last or (config.save_every and state.step % config.save_every == 0) or (better and config.keep == "best"):
+        checkpoint.save(folder, state.step, stage.model, optimizer, asdict(state), engine.rank)
+        if engine.is_first:
+            checkpoint.prune(folder, keep={state.step, state.best_step if config.keep == "best" else state.step, _one_before(folder, state.step)})
+        engine.barrier()
+
+
+def _one_before(folder: Path, step: int) -> int:
+    """The save before this one stays, in case this one turns out to be damaged."""
+    return max((n for f in folder.glob("step-*") if f.name[5:].isdigit() and (n := int(f.name[5:])) < step), default=step)
+
+
+def _exhausted(state: State, config: StageConfig) -> bool:
+    return bool(config.validate_ and config.validate_.patience and state.worse >= config.validate_.patience)

@@ -1,0 +1,259 @@
+"""Runs the stages of a recipe in order: reuses what is finished, resumes what is not, hands weights on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medvlm import __version__
+from medvlm.core.config import component
+from medvlm.core.contracts import Lora, StageConfig
+from medvlm.core.errors import CheckpointError, RecipeError
+from medvlm.core.run import RunFolder, write_json
+from medvlm.data.dialogue import Dialogue
+from medvlm.data.prepare import make_prepare
+from medvlm.data.vocabulary import IMAGE, saved_tokenizer, train_tokenizer
+from medvlm.evaluate.answerer import taken
+from medvlm.models import lora
+from medvlm.models.parts import module_of, preprocess_of, set_trained, tokens_of
+from medvlm.models.restore import modules_of, put
+from medvlm.recipe import LoadedRecipe
+from medvlm.sources import OpenSource, open_sources, texts_of
+from medvlm.stages._setup import Setup
+from medvlm.train import checkpoint, loop
+from medvlm.train.engine import Engine
+from medvlm.train.log import Log, TensorBoard, Wandb
+from medvlm.train.stopping import Preempted
+
+
+def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = "") -> RunFolder:
+    """All stages, or the one named `only`; `again_from` sets that stage and the later ones aside and trains them anew.
+
+    Raises Preempted after a clean save; UserError for whatever the user can mend.
+    """
+    loaded.require_data()
+    engine = Engine(loaded.recipe.engine)
+    run = RunFolder(runs / loaded.recipe.name)
+    with _lease(run, engine):
+        try:
+            _train(loaded, run, runs, engine, only, again_from)
+        except Preempted:
+            _status(run, engine, "preempted")
+            raise
+        except BaseException as reason:
+            _status(run, engine, "failed", type(reason).__name__)
+            raise
+        _status(run, engine, "done")
+    return run
+
+
+def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, only: str, again_from: str) -> None:
+    recipe = loaded.recipe
+    names = [s.name for s in recipe.stages]
+    for flag, name in (("--stage", only), ("--from", again_from)):
+        if name and name not in names:
+            raise RecipeError(f"{flag} {name}: there is no such stage (stages: {', '.join(names)})")
+    _status(run, engine, "running")
+    sources = open_sources(loaded, runs, say=print if engine.is_first else lambda _: None)
+    if engine.is_first:
+        loaded.save(run.root)
+        for name in names[names.index(again_from) :] if again_from else []:
+            _set_aside(run.stage(name))
+    setup = _setup(loaded, run, engine, sources)
+    log = Log(run.metrics, engine.is_first, _trackers(loaded, run) if engine.is_first else [])
+    for number, config in enumerate(recipe.stages, 1):
+        if only and config.name != only:
+            continue
+        _stage(config, number, loaded, run, engine, sources, setup, log)
+
+
+def _stage(
+    config: StageConfig, number: int, loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource], setup: Setup, log: Log
+) -> None:
+    folder, origins = run.stage(config.name), _origins(config, number - 1, loaded, run)
+    identity = _identity(config, loaded, sources, run, origins)
+    if (folder / "stage.json").exists():
+        if json.loads((folder / "stage.json").read_text())["identity"] != identity:
+            raise CheckpointError(
+                f"stage {config.name} is finished, but its settings, data or starting weights have changed since; "
+                f"train it and what follows again with --from {config.name}, or give the recipe another name"
+            )
+        if engine.is_first:
+            print(f"stage {number}/{len(loaded.recipe.stages)} {config.name}: finished before, reused", flush=True)
+        return
+    stage = component("stages", config.kind).build(config, setup)
+    started, adapters = _start(stage.model, config, origins, run, loaded.recipe.seed)
+    set_trained(stage.model, config.trains, config.name)
+    stage.model.to(engine.device)
+    stage.begin()
+    meta = {
+        "stage": config.name, "medvlm": __version__, "recipe": loaded.recipe_hash, "adapters": adapters and adapters.model_dump(mode="json"), "from": started,
+        "sources": {name: sources[name].shards.fingerprint for name in config.mix},
+    }  # fmt: skip
+    fresh = loop.State(identity=identity, meta=meta)
+    if engine.is_first:
+        print(f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
+    state, proof = loop.run(stage, config, engine, folder, log, fresh, number, len(loaded.recipe.stages))
+    frozen = proof.check_frozen()
+    if not engine.is_first:
+        engine.barrier()
+        return
+    take = f"step-{state.best_step if config.keep == 'best' else state.step}"
+    trained = {group: {"parameters": n, "moved": state.proven} for group, n in proof.trained_counts().items()}
+    modules = {m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m) for m in modules_of([n for n, _ in stage.model.named_parameters()])}
+    write_json(folder / "stage.json", {
+        "name": config.name, "kind": config.kind, "finished": True, "step": state.step, "identity": identity, "take": take, "trains": trained,
+        "frozen": frozen, "from": started, "seconds": state.seconds, "checkpoint": checkpoint.digest(folder / take), "parameters": modules,
+    })  # fmt: skip
+    _lineage(loaded, run, sources)
+    engine.barrier()
+
+
+def _start(model: Any, config: StageConfig, origins: dict[str, list[str]], run: RunFolder, seed: int) -> tuple[dict[str, str], Lora | None]:
+    """Puts the weights of earlier stages in, and the adapters on. Returns module -> `STAGE/step-N@hash` and the adapters there are now."""
+    started: dict[str, str] = {}
+    adapters: Lora | None = None
+    wanted = modules_of([n for n, _ in model.named_parameters()])
+    plan: dict[str, set[str]] = {}
+    held = {name: _held(run, name) for name in dict.fromkeys(s for chain in origins.values() for s in chain)}
+    for module in sorted(wanted):
+        chain = origins.get(module) or origins.get(module.partition(".")[0]) or origins[""]
+        if found := next((name for name in chain if module in held[name][0]), None):
+            plan.setdefault(found, set()).add(module)
+    for name, modules in plan.items():
+        folder = taken(run.stage(name))
+        saved = held[name][1]
+        if saved and adapters and saved != adapters:
+            raise RecipeError(f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them")
+        put(model, checkpoint.read_weights(folder), saved if saved and not adapters else None, f"{name}/{folder.name}", modules)
+        adapters = adapters or saved
+        started |= {module: f"{name}/{folder.name}@{checkpoint.digest(folder)}" for module in modules}
+    if config.lora and config.lora != adapters:
+        if adapters:
+            lora.merge(model)
+        lora.attach(model, config.lora, seed)
+        adapters = config.lora
+    return started, adapters
+
+
+def _held(run: RunFolder, stage: str) -> tuple[set[str], Lora | None]:
+    """The modules that a finished stage's checkpoint holds, and the adapters in them."""
+    record = json.loads((run.stage(stage) / "stage.json").read_text())
+    saved = checkpoint.read_state(taken(run.stage(stage)))["meta"]["adapters"]
+    return set(record["parameters"]), Lora(**saved) if saved else None
+
+
+def _origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> dict[str, list[str]]:
+    """Module ("" = all others) -> the stages to look for its weights in, latest first: where `from` points, then what that came from."""
+    names = [s.name for s in loaded.recipe.stages[:i]]
+
+    def chain(start: str) -> list[str]:
+        return names[: names.index(start) + 1][::-1]
+
+    given = config.from_
+    origins = {"": chain(given) if isinstance(given, str) and given else names[::-1]}
+    if isinstance(given, dict):
+        origins |= {module: chain(start) for module, start in given.items()}
+    unfinished = [n for n in dict.fromkeys(n for c in origins.values() for n in c) if not (run.stage(n) / "stage.json").exists()]
+    if unfinished:
+        raise CheckpointError(f"stage {config.name} starts from {unfinished[0]}, which is not finished; train that first (medvlm train without --stage trains all)")
+    return origins
+
+
+def _identity(config: StageConfig, loaded: LoadedRecipe, sources: dict[str, OpenSource], run: RunFolder, origins: dict[str, list[str]]) -> str:
+    """What decides a stage's result: its settings, the model, its data, where it starts, the seed."""
+    first = {chain[0] for chain in origins.values() if chain}
+    starts = {name: json.loads((run.stage(name) / "stage.json").read_text())["checkpoint"] for name in first}
+    decides = {
+        "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
+        "seed": loaded.recipe.seed, "sources": {name: [sources[name].shards.fingerprint, sources[name].fold] for name in config.mix}, "starts": starts,
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> Setup:
+    recipe = loaded.recipe
+    tokenizer, image_token = _tokenizer(loaded, run, engine, sources)
+    dialogue = Dialogue(tokenizer, image_token) if recipe.model.language else None
+    prepare = make_prepare(recipe.model.encoders, preprocess_of(recipe.model.encoders), tokens_of(recipe.model.encoders), dialogue, recipe.model.boxes.scale)
+
+    def quarantine(key: str, shard: str, reason: str) -> None:
+        with run.quarantine.open("a") as file:
+            file.write(json.dumps({"key": key, "shard": Path(shard).name, "reason": reason, "rank": engine.rank}) + "\n")
+
+    return Setup(
+        seed=recipe.seed, encoders=recipe.model.encoders, language=recipe.model.language, tokenizer=tokenizer, image_token=image_token, prepare=prepare,
+        open_source=lambda name, split, wants: sources[name].view(split, wants), augments={name: s.augment for name, s in recipe.data.items()},
+        engine=engine, workers=recipe.engine.workers, quarantine=quarantine,
+    )  # fmt: skip
+
+
+def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str]:
+    """The run's tokenizer and its image token: the language model's, or one trained from the cards' text. None where every text tower brings its own."""
+    recipe = loaded.recipe
+
+    def trained(size: int) -> Any:
+        assert engine.is_first, "the first rank makes the tokenizer"
+        return train_tokenizer(texts_of(sources), size, IMAGE)
+
+    def make() -> Any:
+        if recipe.model.language:
+            return component("backbones", recipe.model.language.kind).tokenizer(recipe.model.language, trained, run.tokenizer)
+        towers = [s.text for s in recipe.stages if getattr(s, "text", None) and not s.text.model]
+        return saved_tokenizer(run.tokenizer, lambda: trained(towers[0].vocabulary)) if towers else None
+
+    made = make() if engine.is_first else None
+    engine.barrier()
+    return made or make(), IMAGE
+
+
+def _lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
+    """What came from what, for report, model card and checkpoint readers."""
+    finished = [s.name for s in loaded.recipe.stages if (run.stage(s.name) / "stage.json").exists()]
+    records = {name: json.loads((run.stage(name) / "stage.json").read_text()) for name in finished}
+    write_json(run.lineage, {
+        "recipe": loaded.recipe_hash, "medvlm": __version__, "sources": {name: s.describe() for name, s in sources.items()},
+        "model": {"parameters": {m: n for record in records.values() for m, n in record["parameters"].items()}},
+        "stages": {name: {"from": r["from"], "checkpoint": f"{name}/{r['take']}@{r['checkpoint']}"} for name, r in records.items()},
+    })  # fmt: skip
+
+
+def _trackers(loaded: LoadedRecipe, run: RunFolder) -> list[Any]:
+    track = loaded.recipe.track
+    made: list[Any] = [Wandb(track.wandb, loaded.resolve(), loaded.recipe.name, run.root)] if track.wandb else []
+    return [*made, TensorBoard(run.root)] if track.tensorboard else made
+
+
+@contextmanager
+def _lease(run: RunFolder, engine: Engine) -> Iterator[None]:
+    """One run at a time writes into a run folder."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    with (run.root / ".lease").open("w") as file:
+        if engine.is_first:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"{run.root.name}: another process is training this run; wait for it, or give the recipe another name") from None
+        yield
+
+
+def _status(run: RunFolder, engine: Engine, status: str, reason: str = "") -> None:
+    if engine.is_first:
+        write_json(run.status, {"status": status, "reason": reason, "pid": os.getpid()})
+
+
+def _set_aside(folder: Path) -> None:
+    if not folder.exists():
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    shutil.move(folder, aside)
