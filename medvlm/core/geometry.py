@@ -60,7 +60,9 @@ class Canvas:
         """
         x1, y1, x2, y2 = self.to_canvas(box)
         if not (x2 > x1 and y2 > y1 and box[2] > box[0] and box[3] > box[1]):
-            raise DataError(f"box {tuple(box)} has no area: expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2; correct it in the archive and pack again")
+            raise DataError(
+                f"box {tuple(box)} has no area: expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2; correct it in the archive and pack again"
+            )
         height, width = self.size[-2:]
         clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         seen = max(clipped[2] - clipped[0], 0.0) * max(clipped[3] - clipped[1], 0.0)

@@ -11,33 +11,36 @@ from medvlm.data.mixture import Mixture, quotas
 from medvlm.data.order import Permutation, below, draw
 
 
+def order(n: int, *key: int | str) -> tuple[int, ...]:
+    return tuple(Permutation(n, *key)[i] for i in range(n))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 17, 58, 1000, 4097])
 def test_a_permutation_holds_every_place_once(n: int) -> None:
-    assert sorted(Permutation(n, 7, "cxr", 0)) == list(range(n))
+    assert sorted(order(n, 7, "cxr", 0)) == list(range(n))
 
 
 def test_a_permutation_is_the_same_in_every_process_and_release() -> None:
     """Recorded once: if these numbers change, runs in progress would resume with other samples."""
-    assert [Permutation(10, 7, "cxr", 0)[i] for i in range(10)] == ORDER_OF_TEN
+    assert order(10, 7, "cxr", 0) == ORDER_OF_TEN
     assert Permutation(10**9, 7, "cxr", 0)[123456789] == PLACE_IN_A_BILLION
     assert below(10**6, 7, "cxr") == BELOW_A_MILLION
 
 
 def test_seed_source_and_epoch_each_change_the_order() -> None:
-    orders = {tuple(Permutation(58, *key)) for key in [(7, "cxr", 0), (8, "cxr", 0), (7, "ct", 0), (7, "cxr", 1)]}
+    orders = {order(58, *key) for key in [(7, "cxr", 0), (8, "cxr", 0), (7, "ct", 0), (7, "cxr", 1)]}
     assert len(orders) == 4
 
 
 def test_all_orders_of_four_are_equally_likely() -> None:
     """24 orders, 6000 keys: 250 expected of each, standard deviation 15.5; a biased network misses orders altogether."""
-    seen = Counter(tuple(Permutation(4, seed, "cxr", 0)) for seed in range(6000))
+    seen = Counter(order(4, seed, "cxr", 0) for seed in range(6000))
     assert set(seen) == set(permutations(range(4)))
     assert all(abs(count - 250) < 5 * 15.5 for count in seen.values())
 
 
 def test_neighbours_are_torn_apart() -> None:
-    order = list(Permutation(1000, 7, "cxr", 0))
-    steps = [abs(a - b) for a, b in pairwise(order)]
+    steps = [abs(a - b) for a, b in pairwise(order(1000, 7, "cxr", 0))]
     assert sum(steps) / len(steps) == pytest.approx(1000 / 3, rel=0.1)  # the mean distance of two random places
 
 
@@ -48,7 +51,8 @@ def test_a_place_outside_is_refused() -> None:
 
 def test_numbers_belong_to_their_key_alone() -> None:
     assert draw(7, "instruct", 12).random() == draw(7, "instruct", 12).random()
-    assert len({draw(*key).random() for key in [(7, "a", 12), (7, "a", 13), (8, "a", 12), (7, "a", "12"), (7, "a1", 2)]}) == 5
+    keys: list[tuple[int | str, ...]] = [(7, "a", 12), (7, "a", 13), (8, "a", 12), (7, "a", "12"), (7, "a1", 2)]
+    assert len({draw(*key).random() for key in keys}) == 5
 
 
 def test_quotas_are_exact_for_simple_weights() -> None:
@@ -89,6 +93,6 @@ def test_far_positions_cost_no_more_than_near_ones() -> None:
     assert n == 10**15 * {"a": 3, "b": 1}[source]
 
 
-ORDER_OF_TEN = [9, 5, 1, 2, 3, 8, 7, 0, 4, 6]
+ORDER_OF_TEN = (9, 5, 1, 2, 3, 8, 7, 0, 4, 6)
 PLACE_IN_A_BILLION = 927340362
 BELOW_A_MILLION = 996520

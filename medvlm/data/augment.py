@@ -1,0 +1,153 @@
+"""Random changes of 2D training images, made on the stored pixels; boxes, counts and questions follow. Axes: H height, W width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from medvlm.answers import count as count_text
+from medvlm.core.config import Config
+from medvlm.core.errors import RecipeError
+from medvlm.core.geometry import Canvas, crop, flip, identity, rot90
+from medvlm.core.sample import Sample, Task, Truth
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLLOWING: tuple[Task, ...] = ("count", "boxes")
+"""Tasks whose truth can follow a crop."""
+
+
+class Augment(Config):
+    """`data.SOURCE.augment`: every field is off by default. Applied in training only, to the first medium of a sample."""
+
+    flip: bool = False
+    """Mirror half of the images left to right. Only where sides mean nothing: no answer about left and right is changed."""
+    rotate90: bool = False
+    """Turn by 0, 90, 180 or 270 degrees. Only where no answer depends on what is up (smears, sections)."""
+    crop: tuple[float, float] | None = None
+    """[low, high]: cut out a random share of the area, in the image's own proportions. Of the questions only counts
+    (counted anew) and boxes remain, since any other answer may lie outside; a sample that has neither stays whole.
+    Reports stay as they are: do not crop a source whose reports a stage pairs with its images."""
+    shift_px: int = Field(0, ge=0)
+    """Move by up to this many stored pixels along each axis; the edge is repeated. Keep it small: only counts and boxes follow."""
+    gain: float = Field(0.0, ge=0, lt=1)
+    """Intensities times 1 +- this."""
+    brightness: float = Field(0.0, ge=0, lt=1)
+    """Intensities plus or minus this share of the full range."""
+    noise: float = Field(0.0, ge=0, lt=1)
+    """Standard deviation of normal noise, as a share of the full range."""
+
+    @field_validator("crop")
+    @classmethod
+    def _shares_are_in_order(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
+        if crop is not None and not 0 < crop[0] <= crop[1] <= 1:
+            raise ValueError("expected two shares of the area in order, e.g. [0.5, 1.0]")
+        return crop
+
+
+def augment(array: np.ndarray, sample: Sample, config: Augment, rng: np.random.Generator) -> tuple[np.ndarray, Sample]:
+    """The first medium's pixels and the sample, changed alike.
+
+    array: stored pixels, [H, W] or [H, W, 3]; what is returned has the same type. Boxes of which less than half
+    stays are gone, and so is a question for boxes that are all gone; but a crop or shift that would leave nothing
+    to ask of a task is not made, so that a stage of that task can still use the sample.
+    Raises RecipeError when a crop would make a count wrong that has no boxes to count anew, and when intensities
+    are to change that have no full range (neither uint8 nor uint16).
+    """
+    import numpy as np
+
+    share, top, left, down, right, mirrored, turned = rng.random(7)  # all of them, so that one option does not shift another's numbers
+    if config.crop is not None and any(q.truth.task in FOLLOWING for q in sample.questions):
+        cut = _cut(array.shape, config.crop[0] + share * (config.crop[1] - config.crop[0]), top, left)
+        countable = _countable(sample)
+        inside = _followed(countable, cut)
+        if _tasks(inside) == _tasks(countable):
+            y, x = int(-cut.offset[0]), int(-cut.offset[1])
+            array, sample = array[y : y + cut.size[0], x : x + cut.size[1]], inside
+    canvas = identity(array.shape[:2])
+    if config.shift_px:
+        dy, dx = (int(np.floor(n * (2 * config.shift_px + 1))) - config.shift_px for n in (down, right))
+        moved = crop(_size(canvas), -dy, -dx, _size(canvas))
+        if _tasks(_followed(sample, moved)) == _tasks(sample):
+            array, canvas = _shifted(array, dy, dx), moved
+    if config.flip and mirrored < 0.5:
+        array, canvas = array[:, ::-1], canvas.then(flip(_size(canvas)))
+    if config.rotate90:
+        turns = int(turned * 4)
+        array, canvas = np.rot90(array, turns), canvas.then(rot90(_size(canvas), turns))
+    if config.gain or config.brightness or config.noise:
+        array = _relit(array, sample, config, rng)
+    return np.ascontiguousarray(array), _followed(sample, canvas)
+
+
+def _cut(shape: tuple[int, ...], share: float, top: float, left: float) -> Canvas:
+    """`share` of the area in the image's proportions, at a place given by two numbers of [0, 1)."""
+    height, width = (max(1, round(pixels * share**0.5)) for pixels in shape[:2])
+    y, x = int(top * (shape[0] - height + 1)), int(left * (shape[1] - width + 1))
+    return crop((shape[0], shape[1]), y, x, (height, width))
+
+
+def _countable(sample: Sample) -> Sample:
+    """Only what is still true of a part of the image. Raises RecipeError for a count that nothing tells how to count anew."""
+    questions = tuple(q for q in sample.questions if q.truth.task in FOLLOWING)
+    for q in questions:
+        if q.truth.task == "count" and len(q.truth.boxes) != q.truth.count:
+            raise RecipeError(
+                f"data.{sample.source}.augment.crop: sample {sample.key} counts {q.truth.count} ({q.template}) but has {len(q.truth.boxes)} boxes, "
+                "so a part of it cannot be counted anew; remove `crop`, or give the counts of this data set their boxes"
+            )
+    return replace(sample, questions=questions)
+
+
+def _followed(sample: Sample, canvas: Canvas) -> Sample:
+    """The sample with boxes, counts, size and spacing of the canvas in place of those of the stored image."""
+    medium = sample.media[0]
+    spacing_mm = canvas.spacing_mm(medium.spacing_mm) if medium.spacing_mm else None
+    questions = []
+    for q in sample.questions:
+        truth = _truth_on(q.truth, canvas)
+        if truth.boxes or not q.truth.boxes or truth.task != "boxes":
+            questions.append(replace(q, truth=truth))
+    return replace(sample, media=(replace(medium, size=canvas.size, spacing_mm=spacing_mm), *sample.media[1:]), questions=tuple(questions))
+
+
+def _truth_on(truth: Truth, canvas: Canvas) -> Truth:
+    boxes = tuple(box for box in map(canvas.visible_box, truth.boxes) if box is not None)
+    if truth.task == "count" and len(truth.boxes) == truth.count != len(boxes):
+        return replace(truth, boxes=boxes, count=len(boxes), answer=count_text.write(len(boxes)))
+    return replace(truth, boxes=boxes)
+
+
+def _tasks(sample: Sample) -> set[Task]:
+    return {q.truth.task for q in sample.questions}
+
+
+def _shifted(array: np.ndarray, dy: int, dx: int) -> np.ndarray:
+    import numpy as np
+
+    height, width = array.shape[:2]
+    before, after = (max(dy, 0), max(dx, 0)), (max(-dy, 0), max(-dx, 0))
+    padded = np.pad(array, [*zip(before, after, strict=True), *[(0, 0)] * (array.ndim - 2)], mode="edge")
+    return padded[after[0] : after[0] + height, after[1] : after[1] + width]
+
+
+def _relit(array: np.ndarray, sample: Sample, config: Augment, rng: np.random.Generator) -> np.ndarray:
+    import numpy as np
+
+    if array.dtype not in (np.uint8, np.uint16):
+        raise RecipeError(
+            f"data.{sample.source}.augment: gain, brightness and noise need 8- or 16-bit pixels, but those of {sample.key} are {array.dtype}"
+        )
+    full = np.float32(np.iinfo(array.dtype).max)
+    gain, brightness = rng.uniform(-1, 1, 2)
+    lit = array * np.float32(1 + gain * config.gain) + np.float32(brightness * config.brightness) * full
+    if config.noise:
+        lit += rng.standard_normal(array.shape, np.float32) * (np.float32(config.noise) * full)
+    return (np.clip(lit, 0, full) + np.float32(0.5)).astype(array.dtype)
+
+
+def _size(canvas: Canvas) -> tuple[int, int]:
+    return canvas.size[0], canvas.size[1]

@@ -1,0 +1,208 @@
+"""The global order of samples as a function of (seed, stage, position), and its delivery to one rank.
+
+Position p of a stage is the p-th sample that the optimiser uses, counted over all ranks. What lies there depends
+on nothing else, so the whole state of a stream is one number: how many samples were used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from threading import Event
+from typing import Any, Generic, TypeVar
+
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Sample
+from medvlm.data.mixture import Mixture
+from medvlm.data.order import Permutation, below
+from medvlm.data.source import SourceView
+
+T = TypeVar("T")
+Quarantine = Callable[[str, str, str], None]
+"""Called with the key, the shard and the reason, once per bad sample."""
+
+SUBSTITUTES = 3
+"""Samples that are tried in the place of a bad one."""
+
+MAX_RUN = 8
+"""Positions handed to a thread at a time. Handing over costs 40 us, a tenth of reading and preparing a film of 128 px."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which sample lies at a position: the `index`-th of a split of a source, in the `epoch`-th round through the source."""
+
+    position: int
+    source: str
+    epoch: int
+    split: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Item:
+    place: Place
+    sample: Sample
+    files: dict[str, bytes]
+
+
+class Stream:
+    """Sources mixed by weight, each in a new random order every epoch, every sample once an epoch."""
+
+    def __init__(self, sources: Mapping[str, SourceView], weights: Mapping[str, float], seed: int, *, stage: str):
+        for name in weights:
+            if not len(sources[name]):
+                raise DataError(f"stages.{stage}.mix.{name}: no sample of this source has what the stage needs (its tasks, media or reports)")
+        self.sources, self.seed, self.stage = sources, seed, stage
+        self._mixture = Mixture(weights, seed, stage)
+        self._order = lru_cache(maxsize=4 * len(weights))(self._shuffled)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that the order and the samples in it depend on: two equal ones give the same run."""
+        views = {name: self.sources[name].fingerprint for name in self._mixture.quotas}
+        return hashlib.blake2b(json.dumps([self.seed, self.stage, self._mixture.quotas, views]).encode(), digest_size=16).hexdigest()
+
+    def place(self, position: int) -> Place:
+        source, n = self._mixture.at(position)
+        epoch, i = divmod(n, len(self.sources[source]))
+        return Place(position, source, epoch, *self.sources[source].locate(self._order(source, epoch)[i]))
+
+    def substitute(self, position: int, attempt: int) -> Place:
+        """What takes the place of a bad sample: another one of its source, the same in every run and on every rank."""
+        bad = self.place(position)
+        view = self.sources[bad.source]
+        i = below(len(view), self.seed, self.stage, "substitute", position, attempt)
+        return Place(position, bad.source, bad.epoch, *view.locate(i))
+
+    def item(self, position: int) -> Item:
+        """Raises DataError for a damaged sample."""
+        return self.read(self.place(position))
+
+    def read(self, place: Place) -> Item:
+        return Item(place, *self.sources[place.source].read_at(place.split, place.index))
+
+    def whereabouts(self, place: Place) -> tuple[str, str]:
+        """Key and shard of what lies there."""
+        return self.sources[place.source].whereabouts(place.split, place.index)
+
+    def _shuffled(self, source: str, epoch: int) -> Permutation:
+        return Permutation(len(self.sources[source]), self.seed, self.stage, source, epoch)
+
+
+def loader(
+    stream: Stream,
+    start: int,
+    batch: int,
+    rank: int,
+    world: int,
+    prepare: Callable[[Item], T],
+    workers: int,
+    ahead: int = 4,
+    *,
+    quarantine: Quarantine,
+    max_bad: float = 0.01,
+) -> Iterator[tuple[int, list[T]]]:
+    """For every step, without end: its first global position, and this rank's prepared items in order.
+
+    start: samples used so far. Of a step's `batch` positions each rank takes its `batch / world` consecutive ones.
+    workers: threads that read, decode and prepare while the model works (decoders release the GIL); 0: none.
+    ahead: whole steps that are prepared in advance, which bounds the memory. Closing the iterator ends the threads.
+
+    Where reading or preparing raises DataError, a substitute takes the sample's place and `quarantine` is told;
+    raises DataError when more than `max_bad` of the items seen (and more than 5) were bad. Any other error is
+    raised where the item would have come, with a note of its shard and key.
+    """
+    if batch % world:
+        fits = ", ".join(str(n) for n in (batch - batch % world, batch + world - batch % world) if n)
+        raise DataError(f"stages.{stream.stage}.batch is {batch}, which {world} ranks cannot share evenly; use a multiple of {world}, e.g. {fits}")
+    share = batch // world
+    steps = ((first, range(first + rank * share, first + (rank + 1) * share)) for first in count(start, batch))
+    ledger = _Ledger(quarantine, max_bad)
+    return _threaded(stream, steps, prepare, ledger, workers, ahead) if workers else _inline(stream, steps, prepare, ledger)
+
+
+_Steps = Iterator[tuple[int, range]]
+
+
+def _inline(stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _Ledger) -> Iterator[tuple[int, list[T]]]:
+    for first, positions in steps:
+        yield first, [ledger.settle(_attempt(stream, p, prepare)) for p in positions]
+
+
+def _threaded(
+    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _Ledger, workers: int, ahead: int
+) -> Iterator[tuple[int, list[T]]]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=f"data-{stream.stage}")
+    underway: deque[tuple[int, list[Future[list[_Attempts[T]]]]]] = deque()
+    stop = Event()
+
+    def run(positions: range) -> list[_Attempts[T]]:
+        return [_attempt(stream, p, prepare) for p in positions if not stop.is_set()]
+
+    try:
+        for first, positions in steps:
+            size = max(1, min(MAX_RUN, len(positions) // workers))
+            runs = [positions[i : i + size] for i in range(0, len(positions), size)]
+            underway.append((first, [pool.submit(run, positions) for positions in runs]))
+            if len(underway) > ahead:
+                ready, futures = underway.popleft()
+                yield ready, [ledger.settle(attempts) for future in futures for attempts in future.result()]
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class _Attempts(Generic[T]):
+    """What came of a position: the prepared item, if any sample could be used, and (key, shard, reason) of those that could not."""
+
+    position: int
+    bad: list[tuple[str, str, str]]
+    prepared: list[T]
+
+
+def _attempt(stream: Stream, position: int, prepare: Callable[[Item], T]) -> _Attempts[T]:
+    bad: list[tuple[str, str, str]] = []
+    for attempt in range(1 + SUBSTITUTES):
+        place = stream.substitute(position, attempt) if attempt else stream.place(position)
+        try:
+            return _Attempts(position, bad, [prepare(stream.read(place))])
+        except DataError as reason:
+            bad.append((*stream.whereabouts(place), str(reason)))
+        except Exception as error:
+            key, shard = stream.whereabouts(place)
+            error.add_note(f"at position {position} of stage {stream.stage}: sample {key} of source {place.source}, shard {shard}")
+            raise
+    return _Attempts(position, bad, [])
+
+
+class _Ledger:
+    """Counts items and bad samples in the order of positions, whichever thread met them first."""
+
+    def __init__(self, quarantine: Quarantine, max_bad: float):
+        self._quarantine, self._max_bad = quarantine, max_bad
+        self._items = self._bad = 0
+        self._known: set[str] = set()
+
+    def settle(self, attempts: _Attempts[Any]) -> Any:
+        self._items += 1
+        for key, shard, reason in attempts.bad:
+            self._bad += 1
+            if key not in self._known:  # it comes again every epoch
+                self._known.add(key)
+                self._quarantine(key, shard, reason)
+        if self._bad > max(5, self._max_bad * self._items):
+            raise DataError(
+                f"{self._bad} bad samples among {self._items}, more than {self._max_bad:.0%} are not trained around. Last: {attempts.bad[-1][2]}. "
+                "The run's quarantine file names all; repair the data set, pack it again and check it with `medvlm data audit`"
+            )
+        if not attempts.prepared:
+            raise DataError(f"position {attempts.position}: {len(attempts.bad)} samples in a row cannot be used; the last: {attempts.bad[-1][2]}")
+        return attempts.prepared[0]

@@ -1,0 +1,357 @@
+"""The order of samples, its delivery to ranks and threads, and what happens to damaged samples."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.data.source import SourceView, needs, splits_of
+from medvlm.data.stream import Item, Stream, loader
+from medvlm.io.shards import ShardSet, ShardWriter, open_shards
+
+SIZES = {"films": 23, "scans": 7}
+
+
+def write(folder: Path, source: str, split: str, n: int, **fields: Any) -> None:
+    with ShardWriter(folder, split, max_bytes=8192) as writer:
+        for i in range(n):
+            medium = Medium("film", "0.npy", (2, 2))
+            writer.write(Sample(f"{source}-{split}-{i}", source, split, (medium,), **fields), {"0.npy": bytes([i]) * 100})
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ShardSet]:
+    folders = {name: tmp_path_factory.mktemp(name) for name in SIZES}
+    for name, folder in folders.items():
+        write(folder, name, "train", SIZES[name])
+    return {name: open_shards(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture
+def stream(shards: dict[str, ShardSet]) -> Stream:
+    return Stream({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 3, "scans": 1}, seed=7, stage="align")
+
+
+def key(item: Item) -> str:
+    return item.sample.key
+
+
+def nobody(key: str, shard: str, reason: str) -> None:
+    raise AssertionError(f"{key} was quarantined: {reason}")
+
+
+def order(stream: Stream, steps: int, *, start: int = 0, batch: int = 8, world: int = 1, workers: int = 0) -> list[str]:
+    """Keys of the first steps in global order, put together from those of all ranks."""
+    ranks = [loader(stream, start, batch, rank, world, key, workers, quarantine=nobody) for rank in range(world)]
+    keys = []
+    for step in range(steps):
+        parts = [next(rank) for rank in ranks]
+        assert [first for first, _ in parts] == [start + step * batch] * world
+        assert [len(items) for _, items in parts] == [batch // world] * world
+        keys += [k for _, items in parts for k in items]
+    for rank in ranks:
+        rank.close()  # type: ignore[attr-defined]
+    return keys
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_order_is_the_same_for_any_number_of_ranks_and_threads(stream: Stream, world: int, workers: int) -> None:
+    assert order(stream, 12, world=world, workers=workers) == [stream.item(p).sample.key for p in range(96)]
+
+
+@pytest.mark.parametrize("used", [8, 40, 51])
+def test_going_on_after_any_number_of_samples_gives_the_tail_of_the_undisturbed_order(stream: Stream, used: int) -> None:
+    assert order(stream, 5, start=used, workers=2) == order(stream, 20)[used : used + 40]
+
+
+def test_every_sample_comes_once_an_epoch_each_time_in_another_order(stream: Stream) -> None:
+    by_epoch: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for position in range(4 * 23 * 7):
+        place = stream.place(position)
+        by_epoch.setdefault((place.source, place.epoch), []).append((place.split, place.index))
+    for (source, _), places in by_epoch.items():
+        assert sorted(places) == [("train", i) for i in range(SIZES[source])]
+    assert len(by_epoch) == 3 * 7 + 23
+    assert len({tuple(places) for places in by_epoch.values()}) == len(by_epoch)
+
+
+def test_weights_are_kept_within_one_sample_at_any_length(stream: Stream) -> None:
+    seen: Counter[str] = Counter()
+    for position in range(400):
+        seen[stream.place(position).source] += 1
+        assert abs(seen["films"] - 0.75 * (position + 1)) <= 1
+
+
+def test_seed_and_stage_change_the_order(shards: dict[str, ShardSet]) -> None:
+    views = {"films": SourceView(shards["films"], ("train",))}
+    streams = [Stream(views, {"films": 1}, seed, stage=stage) for seed, stage in [(7, "align"), (8, "align"), (7, "instruct"), (7, "align")]]
+    orders = [tuple(s.place(p).index for p in range(23)) for s in streams]
+    assert len(set(orders)) == 3 and orders[0] == orders[3]
+    assert streams[0].fingerprint == streams[3].fingerprint and len({s.fingerprint for s in streams}) == 3
+
+
+class Billion(SourceView):
+    """A source too large to write in a test."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def locate(self, i: int) -> tuple[str, int]:
+        return "train", i
+
+
+def test_a_billion_samples_need_no_list_of_them() -> None:
+    stream = Stream({"all": Billion()}, {"all": 1}, 7, stage="align")
+    began = time.perf_counter()
+    places = [stream.place(p) for p in (*range(1000), *range(5 * 10**9, 5 * 10**9 + 1000))]
+    assert time.perf_counter() - began < 1
+    assert [p.epoch for p in places] == [0] * 1000 + [5] * 1000
+    assert len({p.index for p in places}) >= 1999 and max(p.index for p in places) > 9 * 10**8
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_is_read(stream: Stream) -> None:
+    with pytest.raises(DataError, match=r"stages\.align\.batch is 10, which 4 ranks cannot share evenly; use a multiple of 4, e\.g\. 8, 12"):
+        loader(stream, 0, 10, 0, 4, key, 0, quarantine=nobody)
+
+
+# --- damaged samples --------------------------------------------------------------------------------
+
+
+def damaged(folder: Path, *places: int) -> Path:
+    """The shards of a source of 23 samples, in which a byte of each of these samples' images is another."""
+    write(folder, "films", "train", 23)
+    for tar in folder.glob("*.tar"):
+        data = bytearray(tar.read_bytes())
+        for i in places:
+            at = data.find(bytes([i]) * 100)
+            if at >= 0:
+                data[at] ^= 0xFF
+        tar.write_bytes(data)
+    return folder
+
+
+def damaged_stream(folder: Path, *places: int) -> Stream:
+    return Stream({"films": SourceView(open_shards(damaged(folder, *places)), ("train",))}, {"films": 1}, 7, stage="align")
+
+
+@pytest.mark.parametrize("world, workers", [(1, 0), (2, 3)])
+def test_a_damaged_sample_is_replaced_by_the_same_one_everywhere_and_named_once(tmp_path: Path, world: int, workers: int) -> None:
+    stream = damaged_stream(tmp_path, 5)
+    told: list[tuple[str, str, str]] = []
+    ranks = [loader(stream, 0, 4, r, world, key, workers, quarantine=lambda *line: told.append(line)) for r in range(world)]
+    keys = [k for _ in range(24) for rank in ranks for k in next(rank)[1]]
+    expected = []
+    for position in range(96):
+        place = stream.place(position)
+        expected.append(f"films-train-{(stream.substitute(position, 1) if place.index == 5 else place).index}")
+    assert keys == expected
+    assert "films-train-5" not in keys
+    assert len(set(told)) == 1 and len(told) <= world  # once a rank
+    bad_key, shard, reason = told[0]
+    assert bad_key == "films-train-5" and Path(shard).parent == tmp_path and shard in reason and "crc32" in reason
+
+
+def test_what_preparing_finds_damaged_is_replaced_too(stream: Stream) -> None:
+    told = []
+
+    def prepare(item: Item) -> str:
+        if item.sample.key == "scans-train-3":
+            raise DataError("0.npy: a damaged .npy header")
+        return item.sample.key
+
+    keys = next(loader(stream, 0, 64, 0, 1, prepare, 2, quarantine=lambda *line: told.append(line)))[1]
+    assert "scans-train-3" not in keys and len(keys) == 64
+    assert [(k, r) for k, _, r in told] == [("scans-train-3", "0.npy: a damaged .npy header")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_bad_samples_stop_the_run(tmp_path: Path, workers: int) -> None:
+    stream = damaged_stream(tmp_path, *range(8, 16))
+    told: list[str] = []
+    batches = loader(stream, 0, 4, 0, 1, key, workers, quarantine=lambda key, shard, reason: told.append(key))
+    with pytest.raises(DataError, match=r"6 bad samples among \d+, more than 1% are not trained around\. Last: .*medvlm data audit"):
+        list(islice(batches, 50))
+    assert 2 <= len(told) <= 6
+
+
+def test_a_few_bad_samples_among_many_are_trained_around(stream: Stream) -> None:
+    """One bad film in 23 is 3 % of the items; with a ceiling of 5 % the run goes on."""
+
+    def prepare(item: Item) -> str:
+        if item.sample.key == "films-train-0":
+            raise DataError("bad")
+        return item.sample.key
+
+    batches = loader(stream, 0, 100, 0, 1, prepare, 0, quarantine=lambda *line: None, max_bad=0.05)
+    assert sum(len(items) for _, items in islice(batches, 20)) == 2000
+    with pytest.raises(DataError, match="more than 1%"):
+        list(islice(loader(stream, 0, 100, 0, 1, prepare, 0, quarantine=lambda *line: None), 20))
+
+
+def test_a_place_without_any_usable_substitute_stops_the_run(stream: Stream) -> None:
+    def prepare(item: Item) -> str:
+        raise DataError("nothing works")
+
+    with pytest.raises(DataError, match="position 0: 4 samples in a row cannot be used; the last: nothing works"):
+        next(loader(stream, 0, 4, 0, 1, prepare, 0, quarantine=lambda *line: None))
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("error", [ZeroDivisionError("our fault"), RecipeError("data.films.augment.crop: cannot be")], ids=lambda e: type(e).__name__)
+def test_any_other_error_arrives_with_shard_and_key(stream: Stream, workers: int, error: Exception) -> None:
+    target = stream.item(9)
+
+    def prepare(item: Item) -> str:
+        if item.place.position == 9:
+            raise error
+        return item.sample.key
+
+    batches = loader(stream, 0, 4, 0, 1, prepare, workers, quarantine=nobody)
+    assert [first for first, _ in (next(batches), next(batches))] == [0, 4]
+    with pytest.raises(type(error)) as caught:
+        next(batches)
+    note = caught.value.__notes__[-1]
+    assert f"position 9 of stage align: sample {target.sample.key} of source {target.place.source}" in note and ".tar" in note
+
+
+# --- threads ----------------------------------------------------------------------------------------
+
+
+def data_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("data-align")]
+
+
+def test_no_more_than_the_agreed_steps_are_prepared_ahead(stream: Stream) -> None:
+    prepared: list[int] = []
+
+    def prepare(item: Item) -> int:
+        prepared.append(item.place.position)
+        return item.place.position
+
+    batches = loader(stream, 0, 4, 0, 1, prepare, 3, ahead=2, quarantine=nobody)
+    for step in range(3):
+        next(batches)
+        settled(prepared, (step + 3) * 4)
+        assert sorted(prepared) == list(range((step + 3) * 4))
+    batches.close()  # type: ignore[attr-defined]
+
+
+def settled(prepared: list[int], expected: int) -> None:
+    """Gives threads up to 5 s to do what they may, and 50 ms to do what they may not."""
+    until = time.monotonic() + 5
+    while len(prepared) < expected and time.monotonic() < until:
+        time.sleep(0.005)
+    time.sleep(0.05)
+
+
+def test_closing_ends_the_threads_without_the_work_that_waits(stream: Stream) -> None:
+    started: list[int] = []
+
+    def slow(item: Item) -> int:
+        started.append(item.place.position)
+        time.sleep(0.02)
+        return 0
+
+    batches: Any = loader(stream, 0, 50, 0, 1, slow, 2, quarantine=nobody)
+    next(batches)
+    assert len(data_threads()) == 2
+    began = time.monotonic()
+    batches.close()
+    assert time.monotonic() - began < 0.5  # 200 items of 20 ms were waiting: 2 s on two threads
+    assert not data_threads() and len(started) < 100
+
+
+def test_an_error_ends_the_threads(stream: Stream) -> None:
+    def prepare(item: Item) -> Iterator[None]:
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError):
+        next(loader(stream, 0, 8, 0, 1, prepare, 2, quarantine=nobody))
+    assert not data_threads()
+
+
+# --- views ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Five folds of four samples: with a count, with a choice, with a report, with none and another kind of medium."""
+    folder = tmp_path_factory.mktemp("varied")
+    for fold in range(5):
+        with ShardWriter(folder, f"fold{fold}") as writer:
+            for i, fields in enumerate(
+                [
+                    {"questions": (Question("How many?", Truth("count", "1", count=1), "count"),)},
+                    {"questions": (Question("Which?", Truth("choice", "a", ("a", "b")), "which"),)},
+                    {"report": "Clear."},
+                    {},
+                ]
+            ):
+                media = (Medium("volume" if i == 3 else "film", "0.npy", (2, 2)),)
+                writer.write(Sample(f"s{fold}-{i}", "varied", f"fold{fold}", media, **fields), {"0.npy": b"x"})  # type: ignore[arg-type]
+    return open_shards(folder)
+
+
+def test_a_fold_is_tested_on_and_the_others_are_trained_on(varied: ShardSet) -> None:
+    assert splits_of(varied, "test", fold=1) == ("fold1",)
+    assert splits_of(varied, "train", fold=1) == ("fold0", "fold2", "fold3", "fold4")
+    train = SourceView(varied, splits_of(varied, "train", fold=1))
+    assert [train.entry(i).key for i in range(len(train))] == [f"s{fold}-{i}" for fold in (0, 2, 3, 4) for i in range(4)]
+    assert [train.read(i)[0].key for i in (0, 4, 15)] == ["s0-0", "s2-0", "s4-3"]
+
+
+def test_splits_that_are_not_there_are_refused_with_the_remedy(varied: ShardSet, shards: dict[str, ShardSet]) -> None:
+    with pytest.raises(DataError, match=r"no split 'train' .*set data\.SOURCE\.fold"):
+        splits_of(varied, "train")
+    with pytest.raises(DataError, match=r"fold 5 has no split 'test' here \(folds: fold0, fold1"):
+        splits_of(varied, "test", fold=5)
+    with pytest.raises(DataError, match="fold 0 has no split 'val'"):
+        splits_of(varied, "val", fold=0)
+    with pytest.raises(DataError, match=r"folds: none"):
+        splits_of(shards["films"], "train", fold=0)
+    with pytest.raises(DataError, match=r"no split 'test' \(found train\)"):
+        splits_of(shards["films"], "test")
+
+
+@pytest.mark.parametrize(
+    "wanted, places",
+    [
+        (needs(), [0, 1, 2, 3]),
+        (needs(tasks=()), [0, 1]),
+        (needs(tasks=("count", "boxes")), [0]),
+        (needs(report=True), [2]),
+        (needs(media=("film",)), [0, 1, 2]),
+        (needs(media=("film", "volume")), [0, 1, 2, 3]),
+        (needs(tasks=("choice",), media=("volume",)), []),
+    ],
+)
+def test_a_stage_sees_the_samples_that_have_what_it_needs(varied: ShardSet, wanted: Any, places: list[int]) -> None:
+    view = SourceView(varied, ("fold3",), wanted)
+    assert [view.entry(i).key for i in range(len(view))] == [f"s3-{i}" for i in places]
+
+
+def test_fingerprints_tell_splits_and_filters_apart(varied: ShardSet) -> None:
+    views = [
+        SourceView(varied, s, k) for s, k in [(("fold0",), None), (("fold1",), None), (("fold0",), needs(report=True)), (("fold0",), needs(tasks=()))]
+    ]
+    assert len({v.fingerprint for v in views}) == 4
+    assert SourceView(varied, ("fold0",), needs()).fingerprint == views[0].fingerprint  # a filter that keeps all changes nothing
+
+
+def test_a_source_without_a_usable_sample_is_refused(varied: ShardSet) -> None:
+    view = SourceView(varied, ("fold0",), needs(tasks=("boxes",)))
+    with pytest.raises(DataError, match=r"stages\.align\.mix\.varied: no sample of this source has what the stage needs"):
+        Stream({"varied": view}, {"varied": 1}, 7, stage="align")
