@@ -1,0 +1,133 @@
+"""The gallery: what the model saw, was asked, answered, and what was right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from medvlm.answers import boxes as box_text
+from medvlm.core.sample import BOXES_SLOT, Box
+from medvlm.report import numbers
+from medvlm.report.images import Drawn, box_key, picture, png_size
+from medvlm.report.markup import Child, Html, join, tag
+from medvlm.report.page import Section, section
+from medvlm.report.reading import Record
+
+SHOWN = 24
+"""Images; a page of them stays below a few megabytes."""
+LONG = 400
+"""Characters of an answer that are shown; a model that runs on is cut off, and it is said."""
+WITHOUT = {"blind": "without the image", "shuffled": "with another image", "majority": "majority answer"}
+
+
+def gallery_section(answers: list[Record], folder: Path) -> Section | None:
+    """Images with all their questions, in the order of evaluation: nothing is picked by how well it went.
+
+    folder: where `thumb` starts, the run's evaluate folder.
+    """
+    cards: dict[str, tuple[bytes, list[Record]]] = {}
+    for answer in answers:
+        key = f"{answer.get('dataset')}/{answer.get('key')}"
+        if key in cards:
+            cards[key][1].append(answer)
+        elif len(cards) < SHOWN and (png := _thumb(answer.get("thumb"), folder)):
+            cards[key] = (png, [answer])
+    if not cards:
+        return None
+    about = f"The first {len(cards)} images of the evaluation, not chosen by their answers. Each is drawn as the model was given it."
+    boxed = any((a.get("truth") or {}).get("boxes") or _predicted(a) for _, asked in cards.values() for a in asked)
+    legend = box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
+    only = tag("label", tag("input", type="checkbox", id="only-wrong"), " show only answers that are not right", class_="filter")
+    gallery = tag("div", *(_card(png, asked) for png, asked in cards.values()), class_="gallery")
+    return section("Answers", "answers", legend, only, gallery, about=about)
+
+
+def _thumb(name: object, folder: Path) -> bytes | None:
+    """The PNG of a sample. A name that leads out of the folder is not followed."""
+    if not isinstance(name, str):
+        return None
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        return None
+    data = path.read_bytes()
+    return data if png_size(data) else None
+
+
+def _card(png: bytes, asked: list[Record]) -> Html:
+    boxes = [b for a in asked for b in _boxes_of(a)]
+    scale = next((float(a["scale"]) for a in asked if isinstance(a.get("scale"), int | float) and a["scale"] > 0), 1000.0)
+    alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
+    all_right = all(mark_of(a) == "right" for a in asked)
+    body = tag("div", *(_question(a) for a in asked), class_="body")
+    return tag("article", picture(png, alt, boxes, (scale, scale)), body, class_="card right" if all_right else "card")
+
+
+def _boxes_of(answer: Record) -> Iterable[Drawn]:
+    truth = answer.get("truth") or {}
+    label = str(truth.get("label") or "box")
+    yield from (Drawn(b, "truth", f"truth: {label}") for b in _boxes_in(truth))
+    yield from (Drawn(b, "answer", f"answer: {label}") for b in _predicted(answer))
+
+
+def _boxes_in(truth: Record) -> list[Box]:
+    return [(float(b[0]), float(b[1]), float(b[2]), float(b[3])) for b in truth.get("boxes") or []]
+
+
+def _predicted(answer: Record) -> Sequence[Box]:
+    """The boxes in the answer's text, read by the parser that rewards and metrics use; a box the parser refuses is not drawn."""
+    if (answer.get("truth") or {}).get("task") != "boxes" or not isinstance(answer.get("answer"), str):
+        return ()
+    return box_text.parse(answer["answer"]) or ()
+
+
+def mark_of(answer: Record) -> str:
+    """`right`, `partly`, `wrong`, or `unscored`."""
+    score = answer.get("score")
+    if not isinstance(score, int | float):
+        return "unscored"
+    return "right" if score >= 0.999 else "wrong" if score <= 0.001 else "partly"
+
+
+def _question(answer: Record) -> Html:
+    truth = answer.get("truth") or {}
+    rewards = {str(n): v for n, v in (answer.get("rewards") or {}).items() if isinstance(v, int | float)}
+    chips = (tag("span", f"{n} {numbers.value(v)}", class_="chip") for n, v in rewards.items())
+    other = [x for n, words in WITHOUT.items() if answer.get(n) is not None for x in (tag("dt", n, title=words), tag("dd", _cut(answer[n])))]
+    pairs = [tag("dt", "answer"), tag("dd", _cut(answer.get("answer"))), tag("dt", "truth"), tag("dd", _cut(_truth_text(truth)))]
+    return tag(
+        "div",
+        tag("p", tag("span", _verdict(answer), class_="verdicts"), tag("strong", str(answer.get("question", ""))), class_="q"),
+        tag("dl", *pairs),
+        tag("p", tag("span", "reward ", class_="muted small"), *chips, class_="rewards") if rewards else None,
+        tag("details", tag("summary", "answers without this image"), tag("dl", *other)) if other else None,
+        class_="qa right" if mark_of(answer) == "right" else "qa",
+    )
+
+
+def _verdict(answer: Record) -> Html:
+    kind = mark_of(answer)
+    if kind == "right":
+        return tag("span", "\N{CHECK MARK} right", class_="good")
+    if kind == "wrong":
+        return tag("span", "\N{BALLOT X} wrong", class_="bad")
+    if kind == "partly":
+        return tag("span", f"\N{CIRCLE WITH LEFT HALF BLACK} score {numbers.value(answer['score'])}", class_="part")
+    return tag("span", "not scored", class_="muted")
+
+
+def _truth_text(truth: Record) -> str:
+    """The true answer; a placeholder for boxes becomes their numbers."""
+    return str(truth.get("answer", "")).replace(BOXES_SLOT, box_text.write(_boxes_in(truth)))
+
+
+def _cut(value: object) -> Html:
+    """An answer as it was given. Direction marks of right-to-left text stay inside it."""
+    if value is None:
+        return tag("span", "none", class_="muted")
+    written = str(value)
+    if not written.strip():
+        return tag("span", "empty", class_="muted")
+    children: list[Child] = [tag("bdi", written[:LONG])]
+    if len(written) > LONG:
+        children.append(tag("span", f" \N{HORIZONTAL ELLIPSIS} and {len(written) - LONG:,} more characters", class_="muted"))
+    return join(children)

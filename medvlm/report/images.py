@@ -1,0 +1,67 @@
+"""Images in a page: a PNG inside the file, and boxes drawn over it as vectors."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medvlm.core.sample import Box
+from medvlm.report.markup import Html, join, tag
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """kind: `truth`, `answer`, or the number of a label; each has a colour and a dash of its own."""
+
+    box: Box
+    kind: str
+    title: str
+
+
+def png_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) from the header; None for bytes that are no PNG."""
+    if len(data) < 24 or not data.startswith(PNG) or data[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    return (width, height) if width and height else None
+
+
+def picture(png: bytes, alt: str, boxes: Sequence[Drawn] = (), frame: tuple[float, float] | None = None) -> Html:
+    """An image with boxes over it. frame: (width, height) that the boxes' coordinates span, by default the image's pixels.
+
+    Raises ValueError for bytes that are no PNG.
+    """
+    size = png_size(png)
+    if size is None:
+        raise ValueError(f"expected a PNG, found {png[:8]!r}")
+    width, height = size
+    image = tag("img", src="data:image/png;base64," + base64.b64encode(png).decode(), alt=alt, width=width, height=height)
+    return tag("div", tag("div", image, overlay(boxes, *(frame or size)), class_="canvas"), class_="picture upright" if height > 1.15 * width else "picture")
+
+
+def overlay(boxes: Sequence[Drawn], width: float, height: float) -> Html | None:
+    """Boxes in their own coordinates: the view box is stretched over the image, so nothing is rounded or rescaled here."""
+    if not boxes:
+        return None
+    shapes = []
+    for drawn in boxes:
+        x1, y1, x2, y2 = (float(v) for v in drawn.box)
+        at = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
+        # Each line has a dark one under it, or it would vanish on bright tissue.
+        shapes.append(tag("rect", **at, class_="halo"))
+        shapes.append(tag("rect", tag("title", drawn.title), **at, class_=f"b-{drawn.kind}" if not drawn.kind.isdigit() else f"b{int(drawn.kind) % 6}"))
+    label = f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'} drawn: " + ", ".join(dict.fromkeys(b.title for b in boxes))
+    return tag("svg", *shapes, viewBox=f"0 0 {width:g} {height:g}", preserveAspectRatio="none", role="img", aria_label=label)
+
+
+def box_key(kinds: Sequence[tuple[str, str]]) -> Html:
+    """The legend: (kind, label) pairs."""
+    keys = []
+    for kind, label in kinds:
+        rect = tag("rect", x=3, y=3, width=20, height=10, class_=f"b-{kind}" if not kind.isdigit() else f"b{int(kind) % 6}")
+        keys.append(tag("span", tag("svg", rect, viewBox="0 0 26 16", aria_hidden="true"), label, class_="box-key"))
+    return tag("p", join(keys))

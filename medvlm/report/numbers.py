@@ -1,0 +1,67 @@
+"""Numbers as people read them: the digits that mean something, and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def value(x: float | None) -> str:
+    """A result: two decimals below 10 (three where the first two are zero), fewer above."""
+    if x is None:
+        return "\N{EN DASH}"
+    if not math.isfinite(x):
+        return "not a number" if math.isnan(x) else f"{MINUS if x < 0 else ''}\N{INFINITY}"
+    size = abs(x)
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.01 or size == 0 else 3
+    return _signed(f"{x:.{digits}f}") if size >= 0.0005 or size == 0 else _signed(f"{x:.1e}")
+
+
+def interval(ci: Sequence[float] | None) -> str:
+    return f"{value(ci[0])} to {value(ci[1])}" if ci else "no interval"
+
+
+def tick(x: float, largest: float = 1) -> str:
+    """An axis label: 0.25, 20k, 3e-4. largest: of the axis; below 0.01 its labels are all written with powers of ten."""
+    size = abs(x)
+    if size >= 1e6:
+        return _signed(f"{x / 1e6:g}M")
+    if size >= 1e4:
+        return _signed(f"{x / 1e3:g}k")
+    if size == 0 or (size >= 1e-3 and abs(largest) >= 0.01):
+        return _signed(f"{x:.4g}")
+    mantissa, power = f"{x:.1e}".split("e")
+    return _signed(f"{float(mantissa):g}e{int(power)}")
+
+
+def reading(x: float) -> str:
+    """A value read off a curve: three significant digits."""
+    return value(x) if not math.isfinite(x) else tick(float(f"{x:.3g}"))
+
+
+def whole(n: int | float) -> str:
+    return f"{int(n):,}"
+
+
+def parameters(n: int | float) -> str:
+    """1.24 M, 7.6 B; the exact count stands in its title."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= size:
+            return f"{n / size:.3g} {letter}"
+    return str(int(n))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def _signed(written: str) -> str:
+    return written.replace("-", MINUS)

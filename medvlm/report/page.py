@@ -1,0 +1,97 @@
+"""One self-contained HTML page: no script, no font, no image, no style from elsewhere.
+
+The page says so itself: its content security policy lets a browser load nothing but what is in the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvlm import __version__
+from medvlm.report.markup import Child, Html, join, tag
+from medvlm.report.style import STYLE
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page that its table of contents lists."""
+
+    title: str
+    anchor: str
+    html: Html
+
+
+def write_page(path: Path, *, title: str, eyebrow: str, head: Sequence[Child], sections: Sequence[Section | None]) -> Path:
+    """Writes the page whole or not at all. sections: made by `section`; None is left out.
+
+    head: what stands under the title, before the table of contents.
+    """
+    shown = [s for s in sections if s is not None]
+    contents = tag("nav", *(tag("a", s.title, href=f"#{s.anchor}") for s in shown), aria_label="Contents")
+    body = [
+        tag("header", tag("p", eyebrow, class_="eyebrow"), tag("h1", title), *head),
+        contents,
+        tag("main", *(s.html for s in shown), tag("footer", f"Written by medvlm {__version__}. Everything on this page is in this one file.")),
+    ]
+    document = join(
+        [
+            Html('<!doctype html>\n<html lang="en">'),
+            tag(
+                "head",
+                tag("meta", charset="utf-8"),
+                tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+                tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+                tag("title", f"{title} \N{MIDDLE DOT} {eyebrow}"),
+                tag("style", Html(STYLE)),
+            ),
+            tag("body", *body),
+            Html("</html>\n"),
+        ],
+        Html("\n"),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(document, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def section(title: str, anchor: str, *children: Child, about: str | None = None) -> Section:
+    """about: a line or two in muted ink that says how to read what follows."""
+    lead = tag("p", about, class_="about") if about else None
+    return Section(title, anchor, tag("section", tag("h2", title), lead, *children, id=anchor))
+
+
+def notes(title: str, lines: Sequence[str]) -> Html | None:
+    """What is missing or damaged, where nobody can overlook it."""
+    if not lines:
+        return None
+    return tag("div", tag("strong", title), tag("ul", *(tag("li", line) for line in lines)), class_="notes", role="note")
+
+
+def facts(pairs: Sequence[tuple[str, Child]]) -> Html:
+    """A row of small labels over larger values."""
+    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs), class_="facts")
+
+
+def tile(title: Child, pairs: Sequence[tuple[str, Child]], *before: Child) -> Html:
+    """A bordered block with a list of names and values; a value of None is left out."""
+    rows = (x for name, value in pairs if value is not None for x in (tag("dt", name), tag("dd", value)))
+    return tag("div", tag("h3", title), *before, tag("dl", *rows), class_="tile")
+
+
+def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Child]], numeric: frozenset[int] | set[int] = frozenset()) -> Html:
+    """The first cell of a row is its header. numeric: columns set flush right. Wider than the screen, it scrolls by itself."""
+
+    def kind(i: int) -> str | None:
+        return "num" if i in numeric else None
+
+    head = tag("tr", *(tag("th", c, scope="col", class_=kind(i)) for i, c in enumerate(columns)))
+    body = (tag("tr", *(tag("td" if i else "th", c, scope=None if i else "row", class_=kind(i)) for i, c in enumerate(row))) for row in rows)
+    whole = tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", *body))
+    return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)

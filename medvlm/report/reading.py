@@ -1,0 +1,158 @@
+"""What a run folder says, read so that a run that is half-way, killed or old still gives a page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medvlm.core.document import read_yaml
+from medvlm.core.errors import RecipeError
+from medvlm.core.run import RunFolder
+
+Point = tuple[float, float]
+Record = dict[str, Any]
+
+
+@dataclass
+class StageLog:
+    """Curves of one stage: name -> (step, value). A step that was logged twice (before a kill and after it) counts once, the later one."""
+
+    train: dict[str, dict[float, float]] = field(default_factory=dict)
+    validation: dict[str, dict[float, float]] = field(default_factory=dict)
+    planned: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+    def points(self, name: str) -> list[Point]:
+        return sorted(self.train.get(name, {}).items())
+
+    def validations(self, name: str) -> list[Point]:
+        return sorted(self.validation.get(name, {}).items())
+
+
+@dataclass
+class RunRecord:
+    """Everything the page shows. notes: what was missing or damaged, in sentences.
+
+    stages: name -> (what the recipe says, what its stage.json says, its log), in the recipe's order; any may be empty.
+    """
+
+    name: str
+    recipe: Record
+    lineage: Record
+    stages: dict[str, tuple[Record, Record, StageLog]]
+    results: list[Record]
+    answers: list[Record]
+    notes: list[str]
+
+    @property
+    def sources(self) -> dict[str, Record]:
+        return self.lineage.get("sources") or {}
+
+
+def read_run(run: RunFolder) -> RunRecord:
+    notes: list[str] = []
+    recipe = _recipe(run.recipe, notes)
+    logs = _logs(run.metrics, notes)
+    written = [s for s in recipe.get("stages") or [] if isinstance(s, dict)]
+    settings = {str(s.get("name", f"stage {i + 1}")): s for i, s in enumerate(written)}
+    names = [*settings, *(n for n in logs if n not in settings)]
+    if not names:
+        names = sorted(p.parent.name for p in run.root.glob("*/stage.json"))
+    stages = {n: (settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes, None), logs.get(n, StageLog())) for n in names}
+    untouched = [n for n, (_, done, log) in stages.items() if not done and not log.train]
+    halfway = [n for n, (_, done, log) in stages.items() if log.train and not done.get("finished")]
+    notes += [f"Stage {n} is not finished: {_reached(stages[n][2])}." for n in halfway]
+    notes += [f"Not started: {', '.join(untouched)}."] if untouched else []
+    lineage = _json(run.lineage, {}, notes, "There is no lineage.json: data cards, licence and parameter counts are not shown.")
+    results = _json(run.results, [], notes, "There is no evaluation yet: nothing here says how good the model is.")
+    answers = [a for a in _lines(run.answers, notes) if isinstance(a, dict)]
+    if skipped := _lines(run.quarantine, notes):
+        notes.append(f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be read (quarantine.jsonl).")
+    if results and not answers:
+        notes.append("The evaluation left no answers: there is no gallery.")
+    return RunRecord(str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes)
+
+
+def _recipe(path: Path, notes: list[str]) -> Record:
+    if not path.is_file():
+        notes.append(f"There is no {path.name}: the stages are shown in the order they were logged.")
+        return {}
+    try:
+        return read_yaml(path, path.name).data
+    except RecipeError as reason:
+        notes.append(f"The recipe of this run cannot be read: {reason}.")
+        return {}
+
+
+def _json(path: Path, empty: Any, notes: list[str], missing: str | None) -> Any:
+    """The file's content when it is of the same kind as `empty`. `missing` is what to say when there is no file."""
+    if not path.is_file():
+        if missing:
+            notes.append(missing)
+        return empty
+    shown = f"{path.parent.name}/{path.name}"
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError):
+        notes.append(f"{shown} is damaged and was left out.")
+        return empty
+    if not isinstance(value, type(empty)):
+        notes.append(f"{shown} holds a {type(value).__name__} where a {type(empty).__name__} was expected; it was left out.")
+        return empty
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else value
+
+
+def _lines(path: Path, notes: list[str]) -> list[Any]:
+    """JSON lines. A last line that was being written when the run stopped is left out and said."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    out, bad = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            out.append(json.loads(line))
+        except (ValueError, UnicodeDecodeError):
+            bad.append(number)
+    if bad and bad[-1] == len(lines):
+        bad.pop()
+        notes.append(f"The last line of {path.name} is cut off (the run is writing it, or was stopped); it was left out.")
+    if bad:
+        notes.append(f"{path.name}: {len(bad)} unreadable {'line' if len(bad) == 1 else 'lines'} left out (first: line {bad[0]}).")
+    return out
+
+
+def _logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
+    if not path.is_file():
+        notes.append("There is no metrics.jsonl: nothing was logged, there are no curves.")
+        return {}
+    logs: dict[str, StageLog] = {}
+    for line in _lines(path, notes):
+        if not isinstance(line, dict) or "stage" not in line or not isinstance(line.get("step"), int):
+            continue
+        log = logs.setdefault(str(line["stage"]), StageLog())
+        step = line["step"]
+        if isinstance(line.get("validation"), dict):
+            for name, value in line["validation"].items():
+                _put(log.validation, name, step, value)
+            continue
+        for name in ("loss", "lr", "grad_norm", "samples_per_s", "tokens_per_s"):
+            _put(log.train, name, step, line.get(name))
+        for name, value in (line.get("terms") or {}).items():
+            _put(log.train, f"terms/{name}", step, value)
+        log.step, log.planned = max(log.step, step), max(log.planned, line.get("steps") or 0)
+        log.seconds = max(log.seconds, line.get("seconds") or 0.0)
+    return logs
+
+
+def _put(curves: dict[str, dict[float, float]], name: str, step: int, value: Any) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        curves.setdefault(name, {})[step] = float(value)
+
+
+def _reached(log: StageLog) -> str:
+    return f"step {log.step:,} of {log.planned:,}" if log.planned else f"step {log.step:,}"

@@ -1,0 +1,78 @@
+"""The report of a run: one page that says what was trained on what, how well it works, and what was not checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medvlm.core.run import RunFolder
+from medvlm.report import numbers
+from medvlm.report.answers import gallery_section
+from medvlm.report.markup import Child, Html, tag
+from medvlm.report.page import facts, notes, section, write_page
+from medvlm.report.provenance import data_section, licence_words, licences, lineage_section, parts_table
+from medvlm.report.reading import RunRecord, read_run
+from medvlm.report.results import headline_section, results_section
+from medvlm.report.training import curves_section, proof_section, stages_table
+
+
+def write_report(run: RunFolder) -> Path:
+    """Writes `report.html` of a run, finished or not, and returns its path.
+
+    Whatever is missing, damaged or not finished is said at the top; nothing missing raises.
+    """
+    record = read_run(run)
+    made = [part for part in (stages_table(record), parts_table(record)) if part]
+    sections = [
+        headline_section(record.results),
+        section("What was trained on what", "made", *made) if made else None,
+        curves_section(record),
+        results_section(record.results),
+        gallery_section(record.answers, run.results.parent),
+        proof_section(record),
+        data_section(record),
+        lineage_section(record),
+    ]
+    head: list[Child] = [_lead(record), _facts(record), notes("What this page cannot show", [*record.notes, *_unchecked(record)])]
+    return write_page(run.report, title=record.name, eyebrow="training run", head=head, sections=sections)
+
+
+def _lead(run: RunRecord) -> Html:
+    """What the run is, in one sentence."""
+    finished = sum(bool(done.get("finished")) for _, done, _ in run.stages.values())
+    stages = f"{finished} of {len(run.stages)} stages finished" if run.stages else "No stage has begun"
+    model = run.recipe.get("model") or {}
+    kind = "A model that reads images and answers in text" if model.get("language") else "A dual encoder of images and text" if model.get("encoders") else "A model"
+    data = f", trained on {' and '.join(run.sources)}" if run.sources else ""
+    return tag("p", f"{kind}{data}. {stages}; {'evaluated on held-out samples' if run.results else 'not evaluated yet'}.", class_="lead")
+
+
+def _facts(run: RunRecord) -> Html:
+    seconds = sum(done.get("seconds") or log.seconds for _, done, log in run.stages.values())
+    steps = sum(max(log.step, done.get("step") or 0) for _, done, log in run.stages.values())
+    parameters = (run.lineage.get("model") or {}).get("parameters") or {}
+    samples = sum(n for s in run.sources.values() for split, n in (s.get("counts") or {}).items() if split == "train")
+    pairs: list[tuple[str, Child]] = [("steps", numbers.whole(steps)), ("training time", numbers.duration(seconds))]
+    if parameters:
+        pairs.append(("parameters", tag("span", numbers.parameters(sum(parameters.values())), title=numbers.whole(sum(parameters.values())))))
+    if samples:
+        pairs.append(("training samples", numbers.whole(samples)))
+    allowed, unclear = licences(run)
+    if allowed or unclear:
+        pairs.append(("strictest licence", licence_words(allowed) if allowed else tag("span", "unclear", class_="bad")))
+    return facts(pairs)
+
+
+def _unchecked(run: RunRecord) -> list[str]:
+    """Gaps in the evidence itself."""
+    lines = []
+    if bare := [r for r in run.results if not r.get("baselines")]:
+        lines.append(f"{len(bare)} of {len(run.results)} results have no baseline to compare with.")
+    if [r for r in run.results if not r.get("ci")]:
+        lines.append("Some results have no interval: how much they would vary on other samples is unknown.")
+    still = [f"{g} in {name}" for name, (_, done, _) in run.stages.items() for g, t in (done.get("trains") or {}).items() if not t.get("moved")]
+    if still:
+        lines.append(f"Named as trained, but not shown to have moved: {', '.join(still)}.")
+    by_image = [n for n, s in run.sources.items() if ((s.get("card") or {}).get("splits") or {}).get("by") == "image"]
+    if by_image:
+        lines.append(f"Split by image, not by patient: {', '.join(by_image)}. A patient may be in training and in test, so results may be too good.")
+    return lines

@@ -1,0 +1,86 @@
+"""What every page promises: nothing from elsewhere, nothing obeyed that was only quoted."""
+
+import re
+
+import pytest
+
+from medvlm.report.images import Drawn, picture, png_size
+from medvlm.report.markup import Child, Html, link, tag, text
+from medvlm.report.page import section, table, write_page
+
+ONE_PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+
+
+def test_text_is_escaped_and_markup_is_not():
+    assert tag("p", "a < b & <script>", Html("<b>c</b>"), title='"x"') == '<p title="&quot;x&quot;">a &lt; b &amp; &lt;script&gt;<b>c</b></p>'
+
+
+def test_text_that_no_encoding_holds_is_replaced():
+    assert text("a\ud800b\x00c") == "a?b\N{REPLACEMENT CHARACTER}c"
+
+
+def test_attributes_that_are_none_or_false_are_left_out():
+    assert tag("input", type="checkbox", checked=True, hidden=False, id=None) == '<input type="checkbox" checked>'
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "//evil.example", ""])
+def test_only_web_addresses_become_links(url):
+    assert link("licence", url) == "licence"
+
+
+def test_a_web_address_is_a_link():
+    assert link("CC0", "https://creativecommons.org/?a=1&b=2").startswith('<a href="https://creativecommons.org/?a=1&amp;b=2"')
+
+
+def test_a_page_parses_and_lists_its_sections(tmp_path, parse):
+    rows: list[list[Child]] = [["a", 1], ["b", 2]]
+    made = [section("One", "one", table("Numbers", ["name", "n"], rows, {1})), None, section("Two", "two", tag("p", "x"))]
+    page = parse(write_page(tmp_path / "deep" / "p.html", title="t <i>", eyebrow="run", head=[], sections=made))
+    assert [(a.attributes["href"], a.text) for a in page.all("nav")[0].all("a")] == [("#one", "One"), ("#two", "Two")]
+    assert [s.attributes["id"] for s in page.all("section")] == ["one", "two"]
+    assert page.all("h1")[0].text == "t <i>"
+    assert [c.words() for c in page.all("caption")] == ["Numbers"]
+    assert [h.text for h in page.all("th") if h.attributes["scope"] == "row"] == ["a", "b"]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_policy_forbids_everything_from_elsewhere(tmp_path, parse):
+    page = parse(write_page(tmp_path / "p.html", title="t", eyebrow="e", head=[], sections=[]))
+    policy = next(m.attributes["content"] for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert not re.search(r"url\(|@import|https?:", page.all("style")[0].text)
+
+
+def test_every_class_of_the_style_sheet_is_balanced(tmp_path, parse):
+    """A lost brace would silently switch off all that follows it."""
+    style = parse(write_page(tmp_path / "p.html", title="t", eyebrow="e", head=[], sections=[])).all("style")[0].text
+    assert style.count("{") == style.count("}")
+
+
+def test_png_size_is_read_from_the_header():
+    assert png_size(ONE_PIXEL) == (1, 1)
+    assert png_size(b"\xff\xd8\xff" + bytes(30)) is None
+    assert png_size(ONE_PIXEL[:20]) is None
+
+
+def test_boxes_are_drawn_in_their_own_coordinates_over_the_whole_image(parse):
+    """The overlay's view box is stretched over the image, so a box keeps the numbers that the answer said."""
+    boxes = [Drawn((210, 305, 420, 515.5), "truth", "truth: <nodule>"), Drawn((0, 0, 1000, 1000), "answer", "answer: nodule")]
+    drawn = parse(picture(ONE_PIXEL, "an image", boxes, (1000, 1000))).all("svg")[0]
+    assert (drawn.attributes["viewbox"], drawn.attributes["preserveaspectratio"]) == ("0 0 1000 1000", "none")
+    truth, answer = drawn.all("rect", "b-truth"), drawn.all("rect", "b-answer")
+    assert [{k: r.attributes[k] for k in ("x", "y", "width", "height")} for r in truth] == [{"x": "210", "y": "305", "width": "210", "height": "210.5"}]
+    assert [{k: r.attributes[k] for k in ("x", "y", "width", "height")} for r in answer] == [{"x": "0", "y": "0", "width": "1000", "height": "1000"}]
+    assert truth[0].all("title")[0].text == "truth: <nodule>"
+
+
+def test_boxes_span_the_pixels_of_the_image_by_default(parse):
+    drawn = parse(picture(ONE_PIXEL, "an image", [Drawn((0, 0, 1, 1), "0", "cell")])).all("svg")[0]
+    assert drawn.attributes["viewbox"] == "0 0 1 1"
+
+
+def test_bytes_that_are_no_png_are_refused():
+    with pytest.raises(ValueError, match="expected a PNG"):
+        picture(b"GIF89a", "an image")

@@ -1,0 +1,219 @@
+"""The report of a run: what it says, what it draws, and that it says what is missing."""
+
+import json
+import re
+
+import pytest
+
+from medvlm.core.run import RunFolder
+from medvlm.report.results import verdict
+from medvlm.report.run import write_report
+
+
+def section(page, anchor):
+    return next(s for s in page.all("section") if s.attributes["id"] == anchor)
+
+
+def rows(table):
+    return [[cell.words() for cell in tr.children] for tr in table.all("tbody")[0].all("tr")]
+
+
+def test_a_finished_run_has_every_section(run, parse):
+    page = parse(write_report(run))
+    assert [s.attributes["id"] for s in page.all("section")] == ["headline", "made", "curves", "results", "answers", "proof", "data", "lineage"]
+    assert page.all("h1")[0].text == "phantom"
+    assert "5 of 5 stages finished; evaluated on held-out samples" in page.words()
+
+
+def test_nothing_is_loaded_from_elsewhere(run, parse):
+    page = parse(write_report(run))
+    sources = [e.attributes["src"] for tag in ("img", "script", "iframe", "source") for e in page.all(tag)]
+    assert len(sources) == 12 and all(s.startswith("data:image/png;base64,") for s in sources)
+    assert not page.all("script") and not page.all("link")
+    assert {a.attributes["href"] for a in page.all("a") if not a.attributes["href"].startswith("#")} == {
+        "https://creativecommons.org/publicdomain/zero/1.0/",
+        "https://example.org/cells",
+    }
+
+
+def test_no_path_reaches_the_page(run):
+    page = write_report(run).read_text()
+    assert "/home/someone" not in page and str(run.root.parent) not in page
+    assert "clip-tiny (local folder)" in page and "emilyalsentzer/Bio_ClinicalBERT" in page
+
+
+def test_the_strictest_licence_stands_on_top(run, parse):
+    facts = {d.children[0].text: d.children[1].words() for d in parse(write_report(run)).all("header")[0].all("dl", "facts")[0].children}
+    assert facts["strictest licence"] == "non-commercial only, share alike"
+    assert facts["training samples"] == "4,205"
+    assert facts["steps"] == "1,920"
+    assert facts["parameters"] == "2.27 M"
+
+
+def test_a_card_without_a_licence_makes_the_whole_unclear(run, parse):
+    lineage = json.loads(run.lineage.read_text())
+    del lineage["sources"]["cells"]["card"]["licence"]
+    run.lineage.write_text(json.dumps(lineage))
+    assert "No licence can be read from the card of cells" in section(parse(write_report(run)), "data").words()
+
+
+def test_a_split_by_image_is_said_to_be_one(run, parse):
+    assert "Split by image, not by patient: cells" in parse(write_report(run)).all("div", "notes")[0].words()
+
+
+def test_stages_stand_in_the_order_of_the_recipe(run, parse):
+    table = section(parse(write_report(run)), "made").all("table")[0]
+    assert [r[:4] for r in rows(table)] == [
+        ["pair", "contrastive", "encoders.film, text", "phantom"],
+        ["read", "supervised", "language", "phantom"],
+        ["align", "supervised", "connectors", "phantom"],
+        ["instruct", "supervised", "connectors, lora", "cells 1, phantom 3"],
+        ["grpo", "grpo", "lora", "phantom"],
+    ]
+
+
+def test_reward_terms_share_one_chart(run, parse):
+    stages = section(parse(write_report(run)), "curves").all("div", "stage")
+    charts = [f.all("strong")[0].text for f in stages[-1].all("figure")]
+    assert charts == ["loss", "reward", "kl", "gradient norm", "learning rate", "samples/s", "tokens/s"]
+    reward = stages[-1].all("figure")[1]
+    assert [e.words().split()[0] for e in reward.all("span", "legend")[0].children] == ["reward", "choice", "format"]
+
+
+def test_the_proof_shows_what_moved_and_what_stayed(run, parse):
+    table = rows(section(parse(write_report(run)), "proof").all("table")[0])
+    film = next(r for r in table if r[0] == "encoders.film")
+    assert "moved" in film[1] and film[2].startswith("frozen") and film[2] == film[5]
+
+
+def test_a_group_that_did_not_move_is_a_warning(run, parse):
+    path = run.stage("align") / "stage.json"
+    record = json.loads(path.read_text())
+    record["trains"]["connectors.film"]["moved"] = False
+    path.write_text(json.dumps(record))
+    page = parse(write_report(run))
+    assert "not shown to have moved: connectors.film in align" in page.all("div", "notes")[0].words()
+    assert "did not move" in section(page, "proof").words()
+
+
+def test_results_stand_with_interval_n_and_baselines(run, parse):
+    table = section(parse(write_report(run)), "results").all("table")[0]
+    head = [th.text for th in table.all("thead")[0].all("th")]
+    assert head == ["data", "task", "metric", "value", "95 % interval", "n", "blind", "shuffled", "majority", "chance", "paired difference"]
+    assert rows(table)[0] == ["phantom:test", "vqa", "accuracy ↑", "0.93", "0.91 to 0.95", "812", "0.36", "0.35", "0.36", "–", "+0.57 majority: 0.53 to 0.61"]
+    assert rows(table)[3][2] == "mean absolute error ↓"
+
+
+def test_the_headline_leaves_parts_of_a_metric_to_the_table(run, parse):
+    names = [b.all("b")[0].text for b in section(parse(write_report(run)), "headline").all("div", "bar-name")]
+    assert "Questions: accuracy" in names and not any("side" in n for n in names)
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "ci", "says"),
+    [
+        ("accuracy", 0.57, [0.53, 0.61], "✓ better than majority by 0.57 (0.53 to 0.61)"),
+        ("accuracy", -0.2, [-0.3, -0.1], "✗ worse than majority by 0.20 (0.10 to 0.30)"),
+        ("accuracy", 0.1, [-0.1, 0.3], "≈ not told apart from majority: 0.10 better, interval of the gain −0.10 to 0.30"),
+        ("mae", -0.9, [-1.2, -0.6], "✓ better than majority by 0.90 (0.60 to 1.20)"),
+        ("mae", 0.9, [0.6, 1.2], "✗ worse than majority by 0.90 (0.60 to 1.20)"),
+        ("accuracy", 0.1, None, "0.10 better than majority, without an interval: not told apart"),
+    ],
+)
+def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says, parse):
+    paired = {"against": "majority", "difference": difference, "ci": ci}
+    assert parse(verdict({"metric": metric, "value": 1.0, "baselines": {"majority": 0.5}, "paired": paired})).words() == says
+
+
+def test_a_result_without_baselines_is_said_to_have_none(parse):
+    assert parse(verdict({"metric": "accuracy", "value": 1.0, "baselines": {}, "paired": None})).words() == "no baseline was measured"
+
+
+def test_gallery_draws_truth_and_answer_where_they_are(run, parse):
+    """The answers of the run say [222, 318, 431, 540] where [210, 305, 420, 515] is right, of a scale of 1000."""
+    card = section(parse(write_report(run)), "answers").all("article")[0]
+    overlay = card.all("div", "canvas")[0].all("svg")[0]
+    assert overlay.attributes["viewbox"] == "0 0 1000 1000"
+    where = [[r.attributes[k] for k in ("x", "y", "width", "height")] for kind in ("b-truth", "b-answer") for r in overlay.all("rect", kind)]
+    assert where == [["210", "305", "210", "210"], ["222", "318", "209", "222"]]
+    said = [dd.words() for dd in card.all("div", "qa")[1].all("dl")[0].all("dd")]
+    assert said == ["[222, 318, 431, 540]", "[210, 305, 420, 515]"]
+
+
+def test_right_and_wrong_are_words_not_only_colours(run, parse):
+    answers = [json.loads(line) for line in run.answers.read_text().splitlines()]
+    said = [v.words() for v in section(parse(write_report(run)), "answers").all("span", "verdicts")]
+    assert said[0::2] == ["✓ right" if a["score"] else "✗ wrong" for a in answers[0::2]]
+    assert set(said[1::2]) == {"◐ score 0.79"}
+
+
+def test_markup_in_an_answer_is_shown_and_not_obeyed(run, parse):
+    lines = run.answers.read_text().splitlines()
+    first = json.loads(lines[0])
+    first["answer"], first["question"] = "<script>alert(1)</script><img src=x onerror=alert(2)>", "</p><h1>owned"
+    run.answers.write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    page = parse(write_report(run))
+    assert not page.all("script") and len(page.all("h1")) == 1
+    assert all(i.attributes["src"].startswith("data:") for i in page.all("img"))
+    assert "<script>alert(1)</script>" in section(page, "answers").words()
+
+
+def test_an_answer_that_runs_on_is_cut_and_said(run, parse):
+    first = json.loads(run.answers.read_text().splitlines()[0])
+    run.answers.write_text(json.dumps({**first, "answer": "la" * 1000}) + "\n")
+    assert "and 1,600 more characters" in section(parse(write_report(run)), "answers").words()
+
+
+def test_a_thumb_outside_of_the_run_is_not_read(run, tmp_path, parse):
+    first = json.loads(run.answers.read_text().splitlines()[0])
+    secret = tmp_path / "secret.png"
+    secret.write_bytes((run.results.parent / first["thumb"]).read_bytes())
+    run.answers.write_text("".join(json.dumps({**first, "key": t, "thumb": t}) + "\n" for t in ("../../secret.png", str(secret))))
+    assert not parse(write_report(run)).all("img")
+
+
+def test_an_unfinished_run_says_what_is_missing(unfinished, parse):
+    page = parse(write_report(unfinished))
+    notes = [li.text for li in page.all("div", "notes")[0].all("li")]
+    assert "The last line of metrics.jsonl is cut off (the run is writing it, or was stopped); it was left out." in notes
+    assert "Stage align is not finished: step 100 of 300." in notes
+    assert "Not started: instruct, grpo." in notes
+    assert any(n.startswith("There is no evaluation yet") for n in notes)
+    assert not any(s.attributes["id"] in ("headline", "results", "answers") for s in page.all("section"))
+    assert rows(section(page, "made").all("table")[0])[2][-1] == "… 33 %"
+
+
+def test_steps_logged_again_after_a_resume_count_once(unfinished, parse):
+    """The torn line is followed by the resumed run's lines; step 100 is logged twice, and the later value holds."""
+    with unfinished.metrics.open("a") as log:
+        log.write("\n" + json.dumps({"stage": "align", "step": 100, "steps": 300, "loss": 123.0, "lr": 1e-3}) + "\n")
+    page = parse(write_report(unfinished))
+    assert "metrics.jsonl: 1 unreadable line left out" in page.all("div", "notes")[0].words()
+    loss = section(page, "curves").all("div", "stage")[2].all("figure")[0]
+    assert loss.all("span", "legend")[0].children[0].words() == "train 123"
+    steps = [int(re.findall(r"^step (\d+)", t.text)[0]) for t in loss.all("title") if t.text.startswith("step ")]
+    assert steps.count(100) == 1
+
+
+@pytest.mark.parametrize("name", ["recipe.resolved.yaml", "metrics.jsonl", "lineage.json", "evaluate/results.json", "evaluate/answers.jsonl", "pair/stage.json"])
+@pytest.mark.parametrize("damage", [None, b"[1, 2", b"\xff\xfe", b"null\n"])
+def test_any_file_may_be_missing_or_damaged(run, parse, name, damage):
+    whole = write_report(run).read_text()
+    path = run.root / name
+    path.unlink() if damage is None else path.write_bytes(damage)
+    page = write_report(run).read_text()
+    assert "<h1>phantom</h1>" in page and page.endswith("</html>\n") and page != whole
+
+
+def test_an_empty_folder_gives_a_page_that_says_so(tmp_path, parse):
+    page = parse(write_report(RunFolder(tmp_path)))
+    assert "No stage has begun; not evaluated yet" in page.words()
+    assert not page.all("section")
+
+
+def test_a_result_without_a_number_does_not_break_the_page(run, parse):
+    nothing = {"dataset": "phantom", "split": "test", "task": "boxes", "metric": "iou", "value": float("nan"), "ci": [None, None], "n": 0, "baselines": None, "paired": None}
+    run.results.write_text(json.dumps([nothing]))
+    page = parse(write_report(run))
+    assert rows(section(page, "results").all("table")[0])[0][3:6] == ["not scored", "no interval", "0"]
+    assert not any(s.attributes["id"] == "headline" for s in page.all("section"))
