@@ -1,11 +1,5 @@
 #!/usr/bin/env bash
-# One process on this machine, started again after a preemption (exit code 75: saved, run again).
+# One process on this machine. Run the same line again to go on after a stop.
 #   launch/local.sh recipes/phantom.yaml [key.path=value ...]
-set -uo pipefail
-
-while true; do
-    medvlm train "$@"
-    code=$?
-    [ "$code" -eq 75 ] || exit "$code"
-    echo "preempted after a clean save; going on from there"
-done
+# Exit code 0: done. 2: the recipe or the data is wrong. 75: preempted (SIGTERM), saved; run it again.
+exec medvlm train "$@"

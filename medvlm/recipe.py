@@ -14,13 +14,14 @@ from typing import Any, Literal
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import Problem, inlined, refusal
 from medvlm.core.config import validate as validate_config
-from medvlm.core.document import COMMAND_LINE, Document, KeyPath, as_yaml, laid_over, read_yaml, with_value
+from medvlm.core.document import COMMAND_LINE, Document, KeyPath, as_yaml, dotted, laid_over, read_yaml, with_value
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
 from medvlm.core.run import RunFolder, write_json
 from medvlm.rules import problems
 from medvlm.sections import Recipe
+from medvlm.summary import summary
 
-__all__ = ["LoadedRecipe", "Recipe", "find_card", "load", "load_run", "schema", "shipped"]
+__all__ = ["LoadedRecipe", "Recipe", "find_card", "load", "load_run", "schema", "shipped", "validate"]
 
 SECRET = re.compile(r"hf_[A-Za-z0-9]{20}|sk-[A-Za-z0-9_-]{20}|gh[pousr]_[A-Za-z0-9]{20}|AKIA[0-9A-Z]{16}|://[^/\s:@]+:[^/\s@]+@")
 
@@ -113,6 +114,14 @@ def load_run(run: Path) -> LoadedRecipe:
     return load(RunFolder(run).recipe, [f"data.{name}.{key}={json.dumps(where)}" for name, keys in places.items() for key, where in keys.items()])
 
 
+def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    """What was checked, and what can only be checked with weights or data, in lines for a person. Raises RecipeError like `load`."""
+    loaded = load(path, overrides)
+    first = f"{path}: a valid recipe ({loaded.recipe.name}, {loaded.recipe_hash[:12]})"
+    missing = [f"{dotted(p.path, loaded.document.data)}: {p}" for p in loaded.without_data()]
+    return [first, *summary(loaded.recipe, loaded.cards), *missing]
+
+
 def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
     """JSON schema for editors. In a recipe only what stands in a list must be whole: any file may extend another."""
     made = inlined((Card if what == "card" else Recipe).model_json_schema())
@@ -170,8 +179,11 @@ def _names(kind: Literal["recipes", "data_cards"]) -> list[str]:
 
 
 def _near(name: str, kind: Literal["recipes", "data_cards"]) -> str:
-    names = _names(kind)
-    return did_you_mean(name, [*names, *(n.removeprefix(f"{kind}/") for n in names)])
+    # Compared without what all names share, or every card would be near every other.
+    def bare(full: str) -> str:
+        return full.removeprefix(f"{kind}/").removesuffix(".yaml")
+
+    return did_you_mean(bare(name), map(bare, _names(kind)))
 
 
 def _shown(path: Path) -> str:

@@ -26,7 +26,7 @@ def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     found = [p for rule in (_names, _sources, _routes, _parts, _evaluation) for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
         found += _stage(recipe, i)
-    if not found and recipe.export.target == "stock" and (reason := stock_reason(recipe.model)):
+    if not found and recipe.export.target == "stock" and (reason := stock_reason(recipe.model, recipe.stages)):
         found.append(Problem(("export", "target"), f"no stock class holds this model: {reason}; change it, or write `export: {{target: custom}}`"))
     return found
 

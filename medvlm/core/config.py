@@ -176,8 +176,8 @@ _EXPECTED = {
     "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number", "string_type": "text",
     "bool_type": "true or false", "bool_parsing": "true or false", "none_required": "nothing",
     "dict_type": "keys and values", "mapping_type": "keys and values", "model_type": "keys and values", "tuple_type": "a list", "list_type": "a list",
-    "literal_error": "{expected}", "greater_than": "more than {gt}", "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}", "less_than_equal": "at most {le}",
+    "literal_error": "{expected}", "greater_than": "more than {gt:g}", "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}", "less_than_equal": "at most {le:g}",
     "too_long": "at most {max_length} entries", "too_short": "at least {min_length} entries",
 }  # fmt: skip
 

@@ -172,6 +172,8 @@ def _plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str
     marks.setdefault(path, here)
     if len(path) > MAX_DEPTH or len(marks) > MAX_KEYS:
         raise RecipeError(f"{_at(here)}: nested too deeply or too large to be a recipe or a card")
+    if isinstance(node, yaml.CollectionNode) and node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
+        raise RecipeError(_no_tag(node, here))
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*path, i), marks, file) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -181,7 +183,8 @@ def _plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str
             if not isinstance(key, yaml.ScalarNode):
                 raise RecipeError(f"{_at(place)}: a key must be plain text")
             if key.value in data:
-                raise RecipeError(f"{_at(place)} {'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove one of them")
+                between = "." if file.startswith(COMMAND_LINE) else " "
+                raise RecipeError(f"{_at(place)}{between}{'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove one of them")
             marks[(*path, key.value)] = place
             data[key.value] = _plain(value, (*path, key.value), marks, file)
         return data
@@ -203,7 +206,11 @@ def _scalar(node: yaml.Node, place: Mark) -> Any:
             return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     except (KeyError, ValueError):
         raise RecipeError(f"{_at(place)}: {shorten(text)} is not a YAML {kind}") from None
-    raise RecipeError(f"{_at(place)}: the tag {node.tag} is not used here; write the value without it")
+    raise RecipeError(_no_tag(node, place))
+
+
+def _no_tag(node: yaml.Node, place: Mark) -> str:
+    return f"{_at(place)}: the tag {node.tag} is not used here; write the value without it"
 
 
 def _at(mark: Mark) -> str:

@@ -1,0 +1,60 @@
+"""What is loaded when: the command line answers at once, and checking a recipe needs torch at most."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "numpy", "transformers", "timm", "monai", "lightning", "peft", "webdataset", "pydantic")
+BEYOND_TORCH = ("transformers", "timm", "monai", "lightning", "peft", "webdataset", "deepspeed", "pydicom", "nibabel", "matplotlib", "wandb", "scipy")
+
+
+def loaded_by(code: str, watched: tuple[str, ...]) -> tuple[list[str], float]:
+    """Which of `watched` a fresh process has loaded after `code`, and its seconds from start to end."""
+    program = f"{code}\nimport sys\nprint('LOADED', *[m for m in {watched!r} if m in sys.modules])"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rpartition("LOADED")[2].split(), seconds
+
+
+HELP = """
+import medvlm.cli
+try:
+    medvlm.cli.main(["--help"])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+"""
+
+
+@pytest.mark.parametrize("code", ["import medvlm", HELP], ids=["import medvlm", "medvlm --help"])
+def test_the_command_line_starts_light_and_quick(code: str, record_property: pytest.RecordProperty) -> None:
+    runs = [loaded_by(code, HEAVY) for _ in range(5)]
+    assert [loaded for loaded, _ in runs] == [[]] * 5
+    seconds = statistics.median(s for _, s in runs)
+    record_property("seconds", seconds)
+    print(f"median of 5: {seconds:.2f} s")
+    assert seconds < 0.5
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_checking_a_recipe_loads_torch_at_most(path: Path) -> None:
+    """The others cost 3 s each. A base recipe is no whole one, but what it lacks is found by the same road."""
+    code = f"""
+from medvlm.core.errors import RecipeError
+from medvlm.recipe import validate
+try:
+    validate({str(path)!r})
+except RecipeError as error:
+    assert 'base' in {str(path)!r}, error
+"""
+    loaded, _ = loaded_by(code, BEYOND_TORCH)
+    assert loaded == []
