@@ -1,0 +1,93 @@
+"""What an evaluation asks, and what it needs from whatever answers: a run, an exported folder, a service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+
+from medvlm.core.sample import Question, Sample, Truth
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Files = Mapping[str, bytes]
+"""A sample's members, e.g. `0.png` -> its bytes."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question about one sample.
+
+    shows: `none` asks without the media. media_of: another sample, whose media are shown in place of this one's.
+    """
+
+    sample: Sample
+    files: Files
+    question: Question
+    shows: Literal["media", "none"] = "media"
+    media_of: tuple[Sample, Files] | None = None
+
+
+class Answerer(Protocol):
+    """Equal asks get equal answers: nothing is drawn at random."""
+
+    @property
+    def can_answer(self) -> bool:
+        """False for a dual encoder alone: only retrieval is evaluated."""
+
+    @property
+    def box_scale(self) -> int:
+        """Boxes in answers are 0..box_scale of the canvas that the model perceives."""
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        """Greedy answers, in the order of the asks."""
+
+    def seen(self, ask: Ask) -> Truth:
+        """The truth with its boxes in answer coordinates."""
+
+    def thumbnail(self, ask: Ask) -> bytes:
+        """PNG of the perceived canvas."""
+
+    def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray | None:
+        """Unit vectors [N, E]; None when there is no dual encoder."""
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+        """Unit vectors [N, E]; None when there is no dual encoder."""
+
+
+class Shards(Protocol):
+    """What is read of medvlm.io.shards.ShardSet."""
+
+    splits: tuple[str, ...]
+    fingerprint: str
+
+    def count(self, split: str) -> int: ...
+
+    def read(self, split: str, i: int) -> tuple[Sample, dict[str, bytes]]: ...
+
+
+class Progress(Protocol):
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+class Paired(TypedDict):
+    """value minus the baseline's, on the same draws of patients: above 0 is better, except where less is better (mae)."""
+
+    against: str
+    difference: float
+    ci: list[float]
+
+
+class Row(TypedDict):
+    """One result. metric: `accuracy`, or `accuracy:TEMPLATE` for the questions of one template. ci: 95 %."""
+
+    dataset: str
+    split: str
+    task: str
+    metric: str
+    value: float
+    ci: list[float]
+    n: int
+    baselines: dict[str, float]
+    paired: Paired | None

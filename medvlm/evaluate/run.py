@@ -1,0 +1,93 @@
+"""Evaluates whatever answers on one split, with its baselines, and writes what the report reads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import medvlm
+from medvlm.core.errors import DataError, RecipeError, did_you_mean
+from medvlm.core.run import RunFolder
+from medvlm.core.sample import Truth, truth_from_json
+from medvlm.evaluate.asking import Place, Record, ask_all
+from medvlm.evaluate.majority import fit_majority
+from medvlm.evaluate.measures import VERSION
+from medvlm.evaluate.pairing import pair_all
+from medvlm.evaluate.protocol import Answerer, Progress, Row, Shards
+from medvlm.evaluate.saved import save
+from medvlm.metrics.accuracy import correct
+from medvlm.rewards import boxes, count
+from medvlm.rewards._compose import Composer
+
+BASELINES = ("blind", "shuffled", "majority")
+"""The same model without the images; with another sample's images; the best constant per template, fitted on training data."""
+GALLERY = 24
+"""Samples of which the report shows what the model saw."""
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def evaluate(
+    answerer: Answerer, shards: Shards, *, dataset: str, split: str, splits: Sequence[str], train_splits: Sequence[str], out: RunFolder,
+    baselines: Sequence[str] = BASELINES, rewards: Mapping[str, float] | None = None, limit: int = 0, resamples: int = 1000, seed: int = 0, progress: Progress = quiet,
+) -> list[Row]:  # fmt: skip
+    """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
+
+    dataset, split: what the rows are called. splits, train_splits: the shards' own splits behind them (with folds:
+    one fold, and all others). limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights by
+    name, for rows of the composed reward. progress: called as (what, done, total).
+    Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
+    """
+    for name in baselines:
+        if name not in BASELINES:
+            raise RecipeError(f"evaluate.baselines: unknown baseline {name!r}{did_you_mean(name, BASELINES)} (accepts {', '.join(BASELINES)})")
+    composer = Composer(rewards) if rewards else None
+    places = _places(shards, splits, limit, seed)
+    answers: list[Record] = []
+    if answerer.can_answer:
+        majority = fit_majority(answerer, shards, train_splits, progress) if "majority" in baselines else None
+        gallery = out.answers.parent / "gallery"
+        asked = ask_all(answerer, shards, places, baselines=baselines, majority=majority, seed=seed, gallery=gallery, thumbs=GALLERY, progress=progress)
+        answers = [_scored(record, composer) for record in asked]
+    pairs = pair_all(answerer, shards, places, progress)
+    if not answers and not pairs:
+        what = "no question that can be scored, and no pair for retrieval" if answerer.can_answer else "no two different texts with images, and the model cannot answer questions"
+        raise DataError(f"{dataset}:{split}: {what} in {len(places)} samples; evaluate another split or data set")
+    settings = {
+        "dataset": dataset,
+        "split": split,
+        "shards": {"fingerprint": shards.fingerprint, "splits": list(splits), "train_splits": list(train_splits), "samples": len(places), "limit": limit},
+        "baselines": list(baselines),
+        "rewards": dict(rewards) if rewards else None,
+        "decoding": "greedy",
+        "resamples": resamples,
+        "seed": seed,
+        "measures": VERSION,
+        "medvlm": medvlm.__version__,
+    }
+    rows = save(out, settings, answers, pairs)
+    return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+
+
+def _places(shards: Shards, splits: Sequence[str], limit: int, seed: int) -> list[Place]:
+    places = [(split, i) for split in splits for i in range(shards.count(split))]
+    if not limit or limit >= len(places):
+        return places
+    return [places[i] for i in sorted(random.Random(seed).sample(range(len(places)), limit))]
+
+
+def _scored(record: Record, composer: Composer | None) -> Record:
+    """With `score`, in [0, 1], as the gallery marks it, and the parts of the reward."""
+    truth = truth_from_json(record["truth"])
+    judged = composer is not None and composer.applies(truth)
+    rewards: dict[str, Any] = composer.score(record["answer"], truth)[1] if composer and judged else {}
+    return {**record, "score": _score(record["answer"], truth), "rewards": rewards}
+
+
+def _score(answer: str, truth: Truth) -> float:
+    if truth.task == "count":
+        return count.score(answer, truth)
+    return boxes.score(answer, truth) if truth.task == "boxes" else correct(answer, truth)

@@ -1,0 +1,42 @@
+"""Result rows as a plain-text table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medvlm.evaluate.protocol import Row
+
+WIDTH = 110
+_MARGIN = 2
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned lines of at most 110 columns, under a heading for each data set and split. A long metric is cut, never a number."""
+    if not rows:
+        return "no results"
+    names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
+    numbers = [[_number(row["value"]), f"[{_number(row['ci'][0])}, {_number(row['ci'][1])}]", str(row["n"])] for row in rows]
+    cells = [[*own, *(_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)] for own, row in zip(numbers, rows, strict=True)]
+    header = ["value", "95 % interval", "n", *names]
+    widths = [max(len(line[at]) for line in [header, *cells]) for at in range(len(header))]
+    task_width = max(len(text) for text in ("task", *(row["task"] for row in rows)))
+    room = WIDTH - task_width - _MARGIN - sum(width + _MARGIN for width in widths)
+    metric_width = min(max(len(text) for text in ("metric", *(row["metric"] for row in rows))), max(room, len("metric")))
+
+    def line(task: str, metric: str, numbers: Sequence[str]) -> str:
+        gap = " " * _MARGIN
+        shown = metric if len(metric) <= metric_width else f"{metric[: metric_width - 3]}..."
+        return gap.join([task.ljust(task_width), shown.ljust(metric_width), *(text.rjust(width) for text, width in zip(numbers, widths, strict=True))]).rstrip()
+
+    lines, of = [], ""
+    for row, numbers_of_row in zip(rows, cells, strict=True):
+        if (where := f"{row['dataset']}:{row['split']}") != of:
+            lines += ([""] if of else []) + [where, line("task", "metric", header)]
+            of = where
+        lines.append(line(row["task"], row["metric"], numbers_of_row))
+    return "\n".join(lines)
+
+
+def _number(number: float) -> str:
+    """Three decimals; fewer for large numbers, whose decimals nobody reads."""
+    return f"{number:.3f}" if abs(number) < 100 else f"{number:.0f}"

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvlm.answers.boxes import parse
+from medvlm.answers.matching import iou
+from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.run import RunFolder
+from medvlm.core.sample import Question, Sample, Truth
+from medvlm.evaluate.majority import fit_majority
+from medvlm.evaluate.protocol import Row
+from medvlm.evaluate.run import evaluate, quiet
+from medvlm.evaluate.saved import rescore
+from medvlm.io.shards import ShardSet, ShardWriter, open_shards
+from tests.evaluate.toy import NOISE, Noisy, is_noisy, make_sample, scaled, write_shards
+
+SAMPLES = [make_sample("test", i)[0] for i in range(200)]
+TRAIN = [make_sample("train", i)[0] for i in range(300)]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_shards(tmp_path_factory.mktemp("toy"), {"train": 300, "test": 200})
+
+
+def run_it(answerer: Noisy, shards: ShardSet, folder: Path, **changed: Any) -> list[Row]:
+    settings: dict[str, Any] = {"dataset": "toy", "split": "test", "splits": ["test"], "train_splits": ["train"], "resamples": 200}
+    return evaluate(answerer, shards, out=RunFolder(folder), **{**settings, **changed})
+
+
+@pytest.fixture(scope="module")
+def done(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Row], Noisy]:
+    folder, answerer = tmp_path_factory.mktemp("run"), Noisy()
+    rows = run_it(answerer, shards, folder, rewards={"choice": 0.8, "count": 0.8, "format": 0.2}, resamples=1000)
+    return folder, {f"{row['task']} {row['metric']}": row for row in rows}, answerer
+
+
+def noisy_share(template: str) -> float:
+    return float(np.mean([is_noisy(sample.key, template) for sample in SAMPLES]))
+
+
+def answers_to(template: str, samples: list[Sample]) -> list[str]:
+    return [q.truth.answer for s in samples for q in s.questions if q.template == template]
+
+
+def test_each_question_is_asked_once_by_the_model_and_once_by_each_baseline(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    times = Counter((key, template, "media" if shown == "media" else "none" if shown == "none" else "other") for key, template, shown in done[2].asked)
+    expected = {(s.key, q.template, how) for s in SAMPLES for q in s.questions if q.truth.task != "report" for how in ("media", "none", "other")}
+    assert set(times) == expected
+    assert set(times.values()) == {1}
+
+
+def test_values_are_what_the_mistakes_make_them(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    """The answerer errs on known questions: by a wrong word, by 2, by a box elsewhere, by an axis of no text."""
+    rows = done[1]
+    short = ("side", "place", "closed:hilum")
+    for template in short:
+        assert rows[f"vqa accuracy:{template}"]["value"] == pytest.approx(1 - noisy_share(template))
+    assert rows["vqa accuracy"]["value"] == pytest.approx(1 - np.mean([noisy_share(t) for t in short]))
+    assert rows["vqa accuracy"]["value"] == pytest.approx(1 - NOISE, abs=0.06)
+    assert rows["vqa accuracy_closed"]["value"] == pytest.approx(1 - np.mean([noisy_share("side"), noisy_share("closed:hilum")]))
+    assert rows["vqa accuracy_open"]["value"] == pytest.approx(1 - noisy_share("place"))
+    assert rows["count mae"]["value"] == pytest.approx(2 * noisy_share("count:nodule"))
+    assert rows["count exact"]["value"] == pytest.approx(1 - noisy_share("count:nodule"))
+    assert rows["count unreadable"]["value"] == 0
+    assert rows["boxes hit_rate"]["value"] == rows["boxes mean_iou:boxes:nodule"]["value"] == pytest.approx(1 - noisy_share("boxes:nodule"))
+    assert rows["retrieval image_to_text_top1"]["value"] == pytest.approx(1 - noisy_share("retrieval"))
+    assert rows["retrieval text_to_image_top1"]["value"] == 1
+
+
+def test_every_row_says_how_many_questions_it_is_about(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    rows = done[1]
+    assert rows["vqa accuracy"]["n"] == 600
+    assert rows["vqa accuracy_closed"]["n"] == 400
+    assert rows["vqa accuracy:side"]["n"] == rows["count mae"]["n"] == rows["boxes mean_iou"]["n"] == rows["retrieval image_to_text_top1"]["n"] == 200
+    assert rows["retrieval text_to_image_top1"]["n"] == 6
+
+
+def test_majority_is_the_best_constant_of_train(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    rows = done[1]
+    for template in ("side", "place", "closed:hilum"):
+        constant = Counter(answers_to(template, TRAIN)).most_common(1)[0][0]
+        found = rows[f"vqa accuracy:{template}"]["baselines"]["majority"]
+        assert found == pytest.approx(np.mean([a == constant for a in answers_to(template, SAMPLES)]), abs=1e-6)
+    counts = [int(a) for a in answers_to("count:nodule", SAMPLES)]
+    constant_count = median_low(int(a) for a in answers_to("count:nodule", TRAIN))
+    assert rows["count mae"]["baselines"]["majority"] == pytest.approx(np.mean([abs(n - constant_count) for n in counts]))
+    assert rows["count correlation"]["baselines"]["majority"] == 0
+
+
+def test_majority_boxes_are_where_most_boxes_of_train_are(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    """60 % of the boxes lie left: the constant is one of those, and scores what that box scores."""
+    lines = [json.loads(line) for line in RunFolder(done[0]).answers.read_text().splitlines()]
+    (constant,) = {line["majority"] for line in lines if line["task"] == "boxes"}
+    (box,) = parse(constant) or []
+    assert box[2] < 500
+    truths = [scaled(q.truth).boxes[0] for s in SAMPLES for q in s.questions if q.truth.task == "boxes"]
+    assert done[1]["boxes mean_iou"]["baselines"]["majority"] == pytest.approx(np.mean([iou(box, truth) for truth in truths]), abs=1e-6)
+
+
+def test_blind_and_shuffled_know_nothing_of_this_image(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    """Blind says `left`; shuffled names the other sample's side: 0.7 times the agreement of two random samples."""
+    side = done[1]["vqa accuracy:side"]["baselines"]
+    left = np.mean([a == "left" for a in answers_to("side", SAMPLES)])
+    assert side["blind"] == pytest.approx(left)
+    assert side["shuffled"] == pytest.approx(0.7 * (left**2 + (1 - left) ** 2), abs=0.08)
+
+
+def test_retrieval_is_compared_with_chance(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    row = done[1]["retrieval image_to_text_top1"]
+    assert row["baselines"] == {"chance": pytest.approx(1 / 6, abs=1e-6)}
+    assert row["paired"] is not None and row["paired"]["difference"] == pytest.approx(row["value"] - 1 / 6, abs=1e-6)
+
+
+def test_the_reward_is_the_composer_s(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    """Sides: right gets 1, `neither` 0. Counts: 2 too many gets 0.8 * (1 - 2 / max(1, n)) + 0.2. Boxes: format alone, always kept."""
+    rows = done[1]
+    scores = []
+    for sample in SAMPLES:
+        n = int(answers_to("count:nodule", [sample])[0])
+        scores.append(0.8 * max(0, 1 - 2 / max(1, n)) + 0.2 if is_noisy(sample.key, "count:nodule") else 1)
+        scores.append(0 if is_noisy(sample.key, "side") else 1)
+        scores.append(1)
+    assert rows["reward total"]["value"] == pytest.approx(np.mean(scores), abs=1e-6)
+    assert rows["reward choice"]["n"] == 200
+    assert rows["reward total"]["n"] == rows["reward format"]["n"] == 600
+
+
+def test_intervals_hold_the_value_and_the_truth(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    for name, row in done[1].items():
+        assert row["ci"][0] <= row["value"] <= row["ci"][1], name
+    low, high = done[1]["vqa accuracy"]["ci"]
+    assert low < 1 - NOISE < high
+    assert 0.04 < high - low < 0.12
+
+
+def test_the_paired_difference_is_from_the_strongest_baseline(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    for name in ("vqa accuracy", "count mae", "boxes mean_iou", "reward total"):
+        row = done[1][name]
+        strongest = (min if name == "count mae" else max)(row["baselines"].values())
+        assert row["paired"] is not None
+        assert row["baselines"][row["paired"]["against"]] == strongest
+        assert row["paired"]["difference"] == pytest.approx(row["value"] - strongest, abs=2e-6)
+    mae = done[1]["count mae"]["paired"]
+    assert mae is not None and mae["ci"][1] < 0, "fewer errors than the constant"
+
+
+def test_saved_answers_score_bit_equal_without_the_model(done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path) -> None:
+    shutil.copytree(RunFolder(done[0]).answers.parent, tmp_path / "elsewhere")
+    assert rescore(tmp_path / "elsewhere" / "answers.jsonl") == json.loads(RunFolder(done[0]).results.read_text()) == list(done[1].values())
+
+
+def test_a_changed_answer_changes_the_score(done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path) -> None:
+    shutil.copytree(RunFolder(done[0]).answers.parent, tmp_path / "elsewhere")
+    path = tmp_path / "elsewhere" / "answers.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    at = next(n for n, line in enumerate(lines) if line["template"] == "side" and line["answer"] == "neither")
+    lines[at]["answer"] = lines[at]["truth"]["answer"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = [row for row in rescore(path) if row["metric"] == "accuracy:side"]
+    assert row["value"] == pytest.approx(done[1]["vqa accuracy:side"]["value"] + 1 / 200)
+
+
+def test_lost_lines_are_noticed(done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path) -> None:
+    shutil.copytree(RunFolder(done[0]).answers.parent, tmp_path / "elsewhere")
+    path = tmp_path / "elsewhere" / "answers.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match="999 answers and 206 queries of toy:test, expected 1000"):
+        rescore(path)
+    path.write_text("".join(lines)[:-30])
+    with pytest.raises(DataError, match=r"answers\.jsonl:1000: not a JSON line"):
+        rescore(path)
+    path.with_name("retrieval.jsonl").unlink()
+    path.write_text("".join(lines))
+    with pytest.raises(DataError, match=r"retrieval\.jsonl: cannot be read"):
+        rescore(path)
+
+
+def test_the_gallery_has_the_first_samples(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    run = RunFolder(done[0])
+    lines = [json.loads(line) for line in run.answers.read_text().splitlines()]
+    thumbs = {line["thumb"] for line in lines} - {None}
+    assert thumbs == {f"gallery/test{i:04d}.png" for i in range(24)}
+    assert all((run.answers.parent / thumb).read_bytes().startswith(b"\x89PNG") for thumb in thumbs)
+    first = lines[0]
+    assert first["truth"]["task"] == first["task"] and first["scale"] == 1000
+    assert {"dataset", "split", "key", "template", "question", "answer", "blind", "shuffled", "majority", "score", "rewards"} <= set(first)
+    assert not any("patient" in value for line in lines for value in map(str, line.values()))
+
+
+def test_a_constant_answerer_does_not_beat_the_majority(shards: ShardSet, tmp_path: Path) -> None:
+    class Constant(Noisy):
+        def _answer(self, ask: Any) -> str:
+            return self.blind[ask.question.template]
+
+    for row in run_it(Constant(), shards, tmp_path):
+        if row["task"] in ("vqa", "count", "boxes") and row["paired"] and not row["metric"].startswith("correlation"):
+            assert row["baselines"]["blind"] == row["baselines"]["shuffled"] == row["value"], row
+            gain = row["paired"]["difference"] * (-1 if row["metric"].startswith("mae") else 1)
+            low, high = row["paired"]["ci"]
+            assert gain <= 0 or low <= 0 <= high, row
+
+
+@pytest.mark.parametrize("garbage", ["", "no idea", "[[[", "\ud800", "left right 1 2"])
+def test_an_answerer_of_garbage_scores_nothing(shards: ShardSet, tmp_path: Path, garbage: str) -> None:
+    class Garbage(Noisy):
+        def _answer(self, ask: Any) -> str:
+            return garbage
+
+    rows = {f"{row['task']} {row['metric']}": row for row in run_it(Garbage(), shards, tmp_path, limit=20)}
+    assert rows["vqa accuracy"]["value"] == rows["boxes mean_iou"]["value"] == rows["count exact"]["value"] == rows["count correlation"]["value"] == 0
+    assert rows["count unreadable"]["value"] == rows["boxes unreadable"]["value"] == 1
+    assert rows["count mae"]["value"] >= rows["count mae"]["baselines"]["majority"]
+
+
+def test_splits_are_collected_and_replaced(shards: ShardSet, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    first = run_it(Noisy(), shards, tmp_path, limit=30)
+    second = run_it(Noisy(), shards, tmp_path, dataset="other", split="val", splits=["train"], limit=20, baselines=["blind"])
+    assert json.loads(run.results.read_text()) == [*first, *second]
+    again = run_it(Noisy(), shards, tmp_path, limit=10)
+    assert json.loads(run.results.read_text()) == [*second, *again]
+    lines = [json.loads(line) for line in run.answers.read_text().splitlines()]
+    assert Counter((line["dataset"], line["split"]) for line in lines) == {("other", "val"): 100, ("toy", "test"): 50}
+    assert sorted(path.name for path in run.answers.parent.iterdir()) == ["answers.jsonl", "gallery", "protocol.json", "results.json", "retrieval.jsonl"]
+
+
+def test_only_the_baselines_that_were_asked_for(shards: ShardSet, tmp_path: Path) -> None:
+    answerer = Noisy()
+    rows = run_it(answerer, shards, tmp_path, limit=20, baselines=[])
+    assert all(not row["baselines"] and row["paired"] is None for row in rows if row["task"] != "retrieval")
+    assert {shown for _, _, shown in answerer.asked} == {"media"}
+
+
+def test_folds_are_evaluated_as_the_test_split(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "folds", {"fold0": 10, "fold1": 8, "fold2": 6})
+    rows = run_it(Noisy(), shards, tmp_path / "run", splits=["fold1", "fold2"], train_splits=["fold0"])
+    assert {(row["split"], row["n"]) for row in rows if row["metric"] == "mae"} == {("test", 14)}
+
+
+def test_a_dual_encoder_alone_is_evaluated_on_retrieval(shards: ShardSet, tmp_path: Path) -> None:
+    class Dual(Noisy):
+        can_answer = False
+
+        def answer(self, asks: Any) -> list[str]:
+            raise AssertionError("has no language model")
+
+    assert [row["metric"] for row in run_it(Dual(), shards, tmp_path)] == ["image_to_text_top1", "text_to_image_top1"]
+
+
+def test_without_a_dual_encoder_there_is_no_retrieval(shards: ShardSet, tmp_path: Path) -> None:
+    class Language(Noisy):
+        def embed_media(self, items: Any) -> None:
+            return None
+
+    assert "retrieval" not in {row["task"] for row in run_it(Language(), shards, tmp_path, limit=20)}
+
+
+def test_nothing_to_evaluate_is_said(shards: ShardSet, tmp_path: Path) -> None:
+    class Nothing(Noisy):
+        can_answer = False
+
+        def embed_media(self, items: Any) -> None:
+            return None
+
+    with pytest.raises(DataError, match=r"toy:test: .*cannot answer"):
+        run_it(Nothing(), shards, tmp_path)
+
+
+def test_a_misspelt_baseline_and_a_missing_training_split_are_refused(shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"evaluate\.baselines: unknown baseline 'blimd', did you mean 'blind'"):
+        run_it(Noisy(), shards, tmp_path, baselines=["blimd"])
+    with pytest.raises(DataError, match=r"majority baseline.*found test, train.*leave `majority` out"):
+        run_it(Noisy(), shards, tmp_path, train_splits=["fold3"])
+
+
+def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    run_it(Noisy(), shards, tmp_path, limit=40, progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)))
+    assert set(seen) == {"majority", "questions", "retrieval"}
+    for steps in seen.values():
+        assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
+    assert seen["questions"][-1] == (200, 200)
+
+
+def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: ShardSet) -> None:
+    fitted = fit_majority(Noisy(), shards, ["train"], quiet)
+    counts = [int(a) for a in answers_to("count:nodule", TRAIN)]
+    assert fitted.answer(Question("How many cysts?", Truth("count", "1", count=1), "count:cyst")) == str(median_low(counts))
+    short = Counter(a for template in ("side", "place", "closed:hilum") for a in answers_to(template, TRAIN))
+    assert fitted.answer(Question("Sure?", Truth("open", "yes"), "sure")) == short.most_common(1)[0][0]
+
+
+def test_a_choice_and_an_open_answer_to_one_template_share_their_constant(tmp_path: Path) -> None:
+    asked = [Truth("choice", "axial", ("axial", "sagittal")), Truth("open", "oblique"), Truth("open", "oblique")]
+    with ShardWriter(tmp_path, "train") as writer:
+        writer.write(Sample("k", "toy", "train", questions=tuple(Question("Which plane?", truth, "plane") for truth in asked)), {})
+    fitted = fit_majority(Noisy(), open_shards(tmp_path), ["train"], quiet)
+    assert fitted.answer(Question("Which plane?", asked[0], "plane")) == "oblique"
+    assert fitted.answer(Question("How many?", Truth("count", "1", count=1), "count")) is None

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from medvlm.core.sample import Medium, Sample
+from medvlm.evaluate.shuffle import partners
+
+
+def sample(key: str, patient: str = "", *kinds: str) -> Sample:
+    media = tuple(Medium(kind, f"{n}.png", (8, 8)) for n, kind in enumerate(kinds))
+    return Sample(key, "toy", "test", media, patient=patient)
+
+
+def some(seed: int, n: int) -> list[Sample]:
+    """Up to five samples a patient, films, volumes, pairs of films, and texts alone."""
+    rng = random.Random(seed)
+    kinds = [("film",), ("film",), ("film",), ("volume",), ("film", "film"), ()]
+    samples = []
+    for i in range(n):
+        samples += [sample(f"{i}-{j}", rng.choice(["", f"p{i}"]), *rng.choice(kinds)) for j in range(rng.randint(1, 5))]
+    return samples
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_everyone_gets_the_media_of_another_patient_and_all_media_are_shown_once(seed: int) -> None:
+    samples = some(seed, n=60)
+    found = partners(samples, seed)
+    for own, other in zip(samples, found, strict=True):
+        if own.media:
+            assert other is not None
+            shown = samples[other]
+            assert [m.kind for m in shown.media] == [m.kind for m in own.media]
+            assert shown.key != own.key
+            assert not own.patient or shown.patient != own.patient
+        else:
+            assert other is None
+    assert set(Counter(p for p in found if p is not None).values()) == {1}
+
+
+def test_the_seed_decides() -> None:
+    samples = some(0, n=60)
+    assert partners(samples, 1) == partners(samples, 1)
+    assert partners(samples, 1) != partners(samples, 2)
+
+
+def test_a_sample_that_is_alone_has_no_partner() -> None:
+    assert partners([sample("a", "", "film"), sample("b", "", "volume")], 0) == [None, None]
+    assert partners([], 0) == []
+
+
+def test_one_patient_alone_gets_other_images_of_the_same_patient() -> None:
+    found = partners([sample(str(i), "p", "film") for i in range(4)], 0)
+    assert sorted(p for p in found if p is not None) == [0, 1, 2, 3]
+    assert all(p != i for i, p in enumerate(found))
