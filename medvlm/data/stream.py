@@ -155,8 +155,8 @@ def _threaded(
                 ready, futures = underway.popleft()
                 yield ready, [ledger.settle(attempts) for future in futures for attempts in future.result()]
     finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        stop.set()  # what waits ends at once, what is being prepared after its current item
+        pool.shutdown()
 
 
 @dataclass
