@@ -197,6 +197,13 @@ def test_the_gallery_has_the_first_samples(done: tuple[Path, dict[str, Row], Noi
     assert not any("patient" in value for line in lines for value in map(str, line.values()))
 
 
+def test_the_samples_of_a_patient_are_drawn_together(done: tuple[Path, dict[str, Row], Noisy]) -> None:
+    lines = [json.loads(line) for line in RunFolder(done[0]).answers.read_text().splitlines()]
+    patient_of = {sample.key: sample.patient for sample in SAMPLES}
+    assert len({line["cluster"] for line in lines}) == 100
+    assert len({(line["cluster"], patient_of[line["key"]]) for line in lines}) == 100
+
+
 def test_a_constant_answerer_does_not_beat_the_majority(shards: ShardSet, tmp_path: Path) -> None:
     class Constant(Noisy):
         def _answer(self, ask: Any) -> str:
