@@ -54,7 +54,7 @@ class Index:
 
 
 _COLUMNS = {
-    "keys_N": np.bytes_, "split_N": np.uint16, "media_N": np.uint16, "report_N": np.bool_, "tasks_NK": np.uint32,
+    "keys_N": np.bytes_, "split_N": np.uint16, "media_N": np.uint16, "report_N": np.bool_, "tasks_NK": np.uint16,
     "first_N1": np.int64, "member_M": np.uint16, "offset_M": np.int64, "size_M": np.int64, "crc_M": np.uint32,
 }  # fmt: skip
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import zlib
 from bisect import bisect_right
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -121,8 +119,7 @@ class ShardSet:
 
     def __init__(self, tars: list[Path], indexes: list[Index]) -> None:
         self._tars, self._indexes = tars, indexes
-        self._open: OrderedDict[int, _Handle] = OrderedDict()
-        self._lock = threading.Lock()
+        self._open: dict[int, _Handle] = {}
         self.splits = tuple(sorted({split for index in indexes for split in index.splits}))
         self.fingerprint = hashlib.sha256("".join(index.sha256 for index in indexes).encode()).hexdigest()
         # For each split: the rows of each tar that belong to it, and how many there are up to and with each tar.
@@ -159,7 +156,7 @@ class ShardSet:
         places = slice(int(index.first_N1[row]), int(index.first_N1[row + 1]))
         offsets, sizes = index.offset_M[places].tolist(), index.size_M[places].tolist()
         start, end = min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True))
-        handle = self._handle(tar)  # held by name: it closes when another thread pushes it out and nobody holds it
+        handle = self._handle(tar)  # held by name: it closes when it is pushed out and nobody holds it
         whole = os.pread(handle.descriptor, end - start, start)
         if len(whole) != end - start:
             raise DataError(f"{path}: sample {key}: the shard ends within it ({len(whole)} of {end - start} bytes); copy it again or pack again")
@@ -180,11 +177,11 @@ class ShardSet:
         return tar, int(self._rows[split][tar][i - (ends[tar - 1] if tar else 0)])
 
     def _handle(self, tar: int) -> _Handle:
-        with self._lock:
-            handle = self._open.pop(tar, None) or _Handle(self._tars[tar], self._indexes[tar].bytes)
-            self._open[tar] = handle
-            if len(self._open) > _MAX_OPEN:
-                self._open.popitem(last=False)
+        # Without a lock, which a fork could copy while it is held: at worst two threads open the same tar.
+        handle = self._open.get(tar)
+        if handle is None:
+            handle = _Handle(self._tars[tar], self._indexes[tar].bytes)
+            self._open = {**(self._open if len(self._open) < _MAX_OPEN else {}), tar: handle}
         return handle
 
 
@@ -216,38 +213,42 @@ def open_shards(where: Path | str) -> ShardSet:
 
     Raises DataError for nothing there, for shards whose writing was not finished, and as load_index does.
     """
-    tars = _tars(where)
+    tars, listed = _tars(where)
     indexes = [load_index(tar) for tar in tars]
+    for tar, index in zip(tars, indexes, strict=True):
+        if listed.get(tar.name, index.sha256) != index.sha256:
+            raise DataError(f"{tar}: is not the shard that {RECEIPT} beside it lists; copy the folder again or pack again")
     if not sum(map(len, indexes)):
         raise DataError(f"{where}: the shards hold no samples")
     return ShardSet(tars, indexes)
 
 
-def _tars(where: Path | str) -> list[Path]:
+def _tars(where: Path | str) -> tuple[list[Path], dict[str, str]]:
+    """The tars in order, and for those that packing made their sha256 by name."""
     folder = Path(where)
     if not folder.is_dir():
         from braceexpand import braceexpand
 
         try:
-            return [Path(tar) for tar in braceexpand(str(where))]
+            return [Path(tar) for tar in braceexpand(str(where))], {}
         except ValueError as reason:
             raise DataError(f"{where}: not a pattern of tars ({reason}); expected a folder or e.g. shards/train-{{000000..000011}}.tar") from None
     tars = sorted(folder.glob("*.tar"))
     unfinished = list(folder.glob("*.tar.part"))
     if (folder / RECEIPT).is_file():
-        expected = _listed(folder / RECEIPT)
-        if missing := sorted(expected - {tar.name for tar in tars}):
-            raise DataError(f"{folder}: {len(missing)} of its {len(expected)} shards are missing ({missing[0]} ...); copy or pack them again")
-        return [folder / name for name in sorted(expected)]
+        listed = _listed(folder / RECEIPT)
+        if missing := sorted(listed.keys() - {tar.name for tar in tars}):
+            raise DataError(f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack them again")
+        return [folder / name for name in sorted(listed)], listed
     if unfinished:
         raise DataError(f"{folder}: {len(unfinished)} shards were never finished (*.tar.part); delete the folder and pack again")
     if not tars:
         raise DataError(f"{folder}: no shards (*.tar) in there; make them with `medvlm data pack CARD --root DIR --out {folder}`")
-    return tars
+    return tars, {}
 
 
-def _listed(receipt: Path) -> set[str]:
+def _listed(receipt: Path) -> dict[str, str]:
     try:
-        return set(json.loads(receipt.read_text())["shards"])
+        return dict(json.loads(receipt.read_text())["shards"])
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{receipt}: not a receipt of packing; delete the folder and pack again") from None

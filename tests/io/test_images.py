@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from medvlm.core.errors import DataError
 from medvlm.io.images import MAX_PIXELS, decode, encode_npy, encode_png, fits_png, suffix_of
 
 
-def saved(image: Image.Image, form: str, **settings) -> bytes:
+def saved(image: Image.Image, form: str, **settings: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, form, **settings)
     return out.getvalue()
@@ -108,7 +109,7 @@ def test_the_error_names_the_member():
         decode(b"GIF89a", "0.png")
 
 
-@pytest.mark.parametrize("array", [np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.float32([[1.5, -2.0]]), np.array([[True, False]]), np.zeros((0, 3))])
+@pytest.mark.parametrize("array", [np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.array([[1.5, -2.0]], np.float32), np.array([[True, False]]), np.zeros((0, 3))])
 def test_npy_of_any_shape_comes_back(array):
     back = decode(encode_npy(array), "x.npy")
     assert back.dtype == array.dtype and np.array_equal(back, array)

@@ -10,6 +10,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def sample(i: int, split: str = "train") -> tuple[Sample, dict[str, bytes]]:
     return made, {"0.bin": bytes([i]) * (100 + i)}
 
 
-def write(folder: Path, n: int = 10, split: str = "train", first: int = 0, **settings) -> list[Path]:
+def write(folder: Path, n: int = 10, split: str = "train", first: int = 0, **settings: int) -> list[Path]:
     with ShardWriter(folder, split, **settings) as writer:
         for i in range(first, first + n):
             writer.write(*sample(i, split))
@@ -105,7 +106,7 @@ def test_the_index_holds_place_and_checksums_of_every_member(tmp_path):
     (tar,) = write(tmp_path, 5)
     index = build_index(tar)
     with tarfile.open(tar) as opened:
-        expected = [(m.name, m.offset_data, m.size, zlib.crc32(opened.extractfile(m).read())) for m in opened.getmembers()]
+        expected = [(m.name, m.offset_data, m.size, zlib.crc32(tar.read_bytes()[m.offset_data : m.offset_data + m.size])) for m in opened.getmembers()]
     keys = [index.keys_N[row].decode() for row in range(5) for _ in range(2)]
     names = [f"{key}.{index.members[code]}" for key, code in zip(keys, index.member_M, strict=True)]
     assert list(zip(names, index.offset_M.tolist(), index.size_M.tolist(), index.crc_M.tolist(), strict=True)) == expected
@@ -115,7 +116,7 @@ def test_the_index_holds_place_and_checksums_of_every_member(tmp_path):
 # --- tars of others ---------------------------------------------------------------------------------
 
 
-def foreign(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT, **attributes) -> Path:
+def foreign(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT, **attributes: Any) -> Path:
     with tarfile.open(path, "w", format=form) as opened:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -252,6 +253,20 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path, column, value):
         open_shards(tmp_path)
 
 
+def test_a_receipt_names_what_must_be_there(tmp_path):
+    first, second = (write(tmp_path / name, 5, first=start)[0] for name, start in (("a", 0), ("b", 5)))
+    listed = {first.name: sha256(first.read_bytes()).hexdigest()}
+    (tmp_path / "a" / "packed.json").write_text(json.dumps({"shards": listed}))
+    assert open_shards(tmp_path / "a").count("train") == 5
+    for file in (second, index_path(second)):
+        file.replace(tmp_path / "a" / file.name)
+    with pytest.raises(DataError, match=r"not the shard that packed\.json"):
+        open_shards(tmp_path / "a")
+    (tmp_path / "a" / first.name).unlink()
+    with pytest.raises(DataError, match="1 of its 1 shards are missing"):
+        open_shards(tmp_path / "a")
+
+
 @pytest.mark.parametrize("what", ["nothing", "empty folder", "bad pattern"])
 def test_nothing_there_is_said(tmp_path, what):
     where = {"nothing": tmp_path / "none.tar", "empty folder": tmp_path, "bad pattern": "x-{0..3.tar"}[what]
@@ -293,7 +308,7 @@ print("written", flush=True)
 sys.stdin.read()
 """
     child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "written\n"
+    assert child.stdout is not None and child.stdout.readline() == "written\n"
     child.send_signal(signal.SIGKILL)
     child.communicate()
     assert len(list(tmp_path.glob("*.part"))) > 3
@@ -315,7 +330,7 @@ def test_threads_read_the_same_set(tmp_path, monkeypatch):
     order = [i % 30 for start in range(8) for i in range(start, start + 600, 7)]
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda i: shards.read("train", i), order)) == [sample(i) for i in order]
-    assert len(shards._open) == 2
+    assert len(shards._open) <= 2
 
 
 def test_a_set_can_be_sent_to_another_process(tmp_path):

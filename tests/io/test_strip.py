@@ -1,5 +1,5 @@
 import io
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from medvlm.io.strip import bare, orientation, upright
 SECRET = b"JANE DOE 1961"
 
 
-def noise(shape=(24, 32, 3)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
 
 
 def exif(turn: int = 1) -> Image.Exif:
@@ -23,7 +23,7 @@ def exif(turn: int = 1) -> Image.Exif:
     return found
 
 
-def talkative_jpeg(**settings) -> bytes:
+def talkative_jpeg(**settings: Any) -> bytes:
     """A JPEG with the secret in EXIF, comment, XMP, ICC profile, a thumbnail within JFIF, and after its end."""
     out = io.BytesIO()
     noise().save(out, "JPEG", exif=exif(), comment=SECRET, icc_profile=SECRET * 3, xmp=b"<x>" + SECRET + b"</x>", **settings)
@@ -96,7 +96,7 @@ def test_what_ends_early_or_is_damaged_is_refused():
 
 
 @pytest.mark.parametrize("folder", ["bccd/BCCD/JPEGImages", "vqa_rad/VQA_RAD Image Folder", "nc/cxr_cohen/images"])
-def test_real_images_keep_their_pixels(real_data: Path, folder: str):
+def test_real_images_keep_their_pixels(real_data, folder):
     paths = sorted((real_data / folder).iterdir())[::5]
     assert len(paths) > 20
     for path in paths:

@@ -1,0 +1,88 @@
+"""Records of a table as they stand in the file: CSV, TSV, JSON lines, or a JSON list."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from medvlm.core.errors import DataError
+
+Format = Literal["csv", "tsv", "jsonl", "json"]
+
+
+def format_of(name: str) -> Format:
+    """By the suffix. Raises DataError for another one."""
+    for known in get_args(Format):
+        if name.lower().endswith(f".{known}"):
+            return known  # type: ignore[no-any-return]
+    raise DataError(f"{name}: cannot tell the format by its name; set reader.format to {', '.join(get_args(Format))}")
+
+
+def word_for(form: Format) -> str:
+    """What the numbers of records() count."""
+    return "record" if form == "json" else "line"
+
+
+def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
+    """Number (from 1; of the last line where a CSV record has several) and what stands there, mostly a dict.
+
+    Raises DataError for a file that is not of the format, or not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="" if form in ("csv", "tsv") else None) as file:
+            if form in ("csv", "tsv"):
+                yield from _separated(file, str(path), "," if form == "csv" else "\t")
+            elif form == "jsonl":
+                yield from ((number, _parsed(line, f"{path}:{number}")) for number, line in enumerate(file, 1) if line.strip())
+            else:
+                yield from enumerate(_listed(file.read(), str(path)), 1)
+    except UnicodeDecodeError as reason:
+        raise DataError(f"{path}: not UTF-8 (byte {reason.start}); convert it, e.g. with iconv") from None
+
+
+def cell_text(value: Any) -> str | None:
+    """A cell as text: 4 and 4.0 are `4`, true is `true`, a list is joined by commas, null and NaN are empty; None for a nested record."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, list):
+        parts = [cell_text(part) for part in value]
+        return None if None in parts or any(isinstance(part, list) for part in value) else ", ".join(part for part in parts if part)
+    if isinstance(value, dict):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
+    csv.field_size_limit(1 << 27)  # the default of 131072 characters is less than a long report
+    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    try:
+        names = list(reader.fieldnames or ())
+        if len(set(names)) != len(names):
+            raise DataError(f"{path}: two columns have the same name ({', '.join(names)})")
+        for record in reader:
+            yield reader.line_num, record
+    except csv.Error as reason:
+        raise DataError(f"{path}:{reader.reader.line_num}: {reason}; expected values separated by {delimiter!r}, with quotes closed") from None
+
+
+def _listed(text: str, path: str) -> list[Any]:
+    found = _parsed(text, path)
+    if not isinstance(found, list):
+        raise DataError(f"{path}: expected a list of records, found a {type(found).__name__}")
+    return found
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as reason:
+        raise DataError(f"{where}: not JSON ({reason})") from None
+    except RecursionError:
+        raise DataError(f"{where}: nested too deeply for a table") from None

@@ -1,0 +1,201 @@
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvlm.archive.readers.table import Config, count, read
+from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Truth
+from medvlm.io.images import encode_png
+
+ROWS = [
+    {"image": "a.png", "who": "7", "note": "Clear.", "q": "Is it clear?", "a": " Yes ", "type": "PRES"},
+    {"image": "b.png", "who": "8", "note": "todo", "q": "How many?", "a": "4", "type": "COUNT"},
+    {"image": "a.png", "who": "7", "note": "Clear.", "q": "Which side?", "a": "Left", "type": "POS"},
+]
+QUESTION = {"text": "{q}", "answer": "{a}", "template": "{type}", "choices": ["Yes", "No"], "lower": True}
+
+
+def config(**settings: Any) -> Config:
+    return Config.model_validate({"kind": "table", "file": "t.csv", "media": [{"file": "{image}", "kind": "film"}], **settings})
+
+
+def write_csv(root: Path, rows: list[dict[str, str]], delimiter: str = ",", name: str = "t.csv") -> None:
+    for image in ("a.png", "b.png"):
+        (root / image).write_bytes(encode_png(np.zeros((2, 3), np.uint8)))
+    with (root / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def samples(items: Iterable[Any]) -> list[RawSample]:
+    return [item for item in items if isinstance(item, RawSample)]
+
+
+def test_rows_of_one_image_are_one_sample_with_several_questions(tmp_path):
+    write_csv(tmp_path, ROWS)
+    card = config(questions=[QUESTION], patient="{who}")
+    a, b = samples(read(card, tmp_path))
+    assert count(card, tmp_path) == 2
+    assert (a.sample.key, a.sample.patient, a.files) == ("a.png", "7", {"0": tmp_path / "a.png"})
+    assert [(q.text, q.template) for q in a.sample.questions] == [("Is it clear?", "pres"), ("Which side?", "pos")]
+    assert a.where == "line 2, 4 of t.csv" and b.where == "line 3 of t.csv"
+
+
+def test_an_answer_among_the_choices_is_a_choice_and_any_other_is_open(tmp_path):
+    write_csv(tmp_path, ROWS)
+    truths = [q.truth for raw in samples(read(config(questions=[QUESTION]), tmp_path)) for q in raw.sample.questions]
+    assert truths == [Truth("choice", "yes", ("yes", "no")), Truth("open", "left"), Truth("open", "4")]
+
+
+def test_every_text_is_a_template_and_is_missing_where_a_column_is(tmp_path):
+    write_csv(tmp_path, ROWS)
+    questions = [{"text": "What does patient {who} have?", "answer": "{note}", "template": "note"}]
+    items = list(read(config(report="Note: {note}", questions=questions, missing=["todo"]), tmp_path))
+    a, b = samples(items)
+    assert (a.sample.report, b.sample.report) == ("Note: Clear.", "")
+    assert [len(raw.sample.questions) for raw in (a, b)] == [2, 0]
+    assert [x for x in items if isinstance(x, LeftOut)] == [LeftOut("no text or no answer for the question note", 1)]
+
+
+def test_different_reports_of_one_image_become_its_lines(tmp_path):
+    write_csv(tmp_path, ROWS)
+    a, _ = samples(read(config(report="{q} {a}"), tmp_path))
+    assert a.sample.report == "Is it clear? Yes\nWhich side? Left"
+
+
+def test_one_of_several_wordings_is_chosen_by_the_key_alone(tmp_path):
+    wordings = [f"Wording {i}?" for i in range(4)]
+    rows = [{**ROWS[0], "image": "a.png", "id": str(i)} for i in range(400)]
+    write_csv(tmp_path, rows)
+    asked = [{"text": wordings, "answer": "{a}"}]
+    found = {raw.sample.key: raw.sample.questions[0].text for raw in samples(read(config(key="{id}", questions=asked), tmp_path))}
+    assert all(60 < list(found.values()).count(wording) < 140 for wording in wordings)
+    write_csv(tmp_path, rows[::-1][:50])
+    again = {raw.sample.key: raw.sample.questions[0].text for raw in samples(read(config(key="{id}", questions=asked), tmp_path))}
+    assert again.items() <= found.items() and len(again) == 50
+
+
+def test_rows_are_kept_by_value_and_values_are_renamed(tmp_path):
+    write_csv(tmp_path, ROWS)
+    items = list(read(config(where={"type": ["presence", "COUNT"]}, rename={"type": {"PRES": "presence"}}), tmp_path))
+    assert [raw.sample.key for raw in samples(items)] == ["a.png", "b.png"]
+    assert LeftOut("type is not presence or COUNT", 1) in items
+
+
+def test_the_split_can_come_from_a_column(tmp_path):
+    write_csv(tmp_path, ROWS)
+    found = samples(read(config(split="{who}", rename={"who": {"7": "train", "8": "test"}}), tmp_path))
+    assert [raw.sample.split for raw in found] == ["train", "test"]
+
+
+def test_rows_without_an_image_are_samples_of_text_by_their_key(tmp_path):
+    write_csv(tmp_path, ROWS)
+    (raw, *_) = samples(read(config(media=[], key="{q}", report="{note}"), tmp_path))
+    assert (raw.sample.media, raw.files, raw.sample.report) == ((), {}, "Clear.")
+    with pytest.raises(ValueError, match="expected `key`"):
+        config(media=[])
+
+
+def test_the_four_formats_hold_the_same(tmp_path):
+    write_csv(tmp_path, ROWS)
+    write_csv(tmp_path, ROWS, "\t", "t.tsv")
+    (tmp_path / "t.json").write_text(json.dumps(ROWS))
+    (tmp_path / "t.jsonl").write_text("\n\n".join(map(json.dumps, ROWS)) + "\n")
+    (tmp_path / "bom.csv").write_text("\ufeff" + (tmp_path / "t.csv").read_text(), encoding="utf-8")
+    (tmp_path / "t.table").write_text((tmp_path / "t.csv").read_text())
+    first, *others = (
+        [raw.sample for raw in samples(read(config(questions=[QUESTION], **settings), tmp_path))]
+        for settings in ({}, {"file": "t.tsv"}, {"file": "t.json"}, {"file": "t.jsonl"}, {"file": "bom.csv"}, {"file": "t.table", "format": "csv"})
+    )
+    assert len(first) == 2 and all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(4, "4"), (4.0, "4"), (0.5, "0.5"), (True, "true"), (None, ""), (float("nan"), ""), (["a", 1, None], "a, 1"), ("  x ", "x")]
+)
+def test_values_of_json_become_text(tmp_path, value, text):
+    write_csv(tmp_path, ROWS)
+    (tmp_path / "t.json").write_text(json.dumps([{"image": "a.png", "note": value}]))
+    (raw,) = samples(read(config(file="t.json", report="{note}"), tmp_path))
+    assert raw.sample.report == text
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": "c.png"}, "its file is not there"),
+        ({"image": "../t.png"}, "leads out of the root"),
+        ({"image": "/etc/hostname"}, "leads out of the root"),
+        ({"image": ""}, "no value for {image}"),
+        ({"note": {"a": 1}}, "note holds a nested record"),
+        ({"note": [[1]]}, "note holds a nested record"),
+    ],
+)
+def test_a_bad_row_is_one_bad_sample_and_the_rest_is_read(tmp_path, change, reason):
+    write_csv(tmp_path, ROWS)
+    (tmp_path / "t.json").write_text(json.dumps([{**ROWS[0], **change}, ROWS[1]]))
+    items = list(read(config(file="t.json", report="{note}"), tmp_path))
+    (bad,) = (item for item in items if isinstance(item, BadSample))
+    assert reason in bad.reason and bad.where == "record 1 of t.json"
+    assert "c.png" not in bad.reason and "hostname" not in bad.reason, "a name may identify a patient"
+    assert [raw.sample.key for raw in samples(items)] == ["b.png"]
+    assert count(config(file="t.json", report="{note}"), tmp_path) == 2
+
+
+def test_a_path_may_be_absolute_within_the_root(tmp_path):
+    write_csv(tmp_path, [{**ROWS[0], "image": str(tmp_path / "a.png")}])
+    (raw,) = samples(read(config(), tmp_path))
+    assert raw.files == {"0": tmp_path / "a.png"}
+
+
+def test_rows_of_one_image_that_name_two_patients_are_bad(tmp_path):
+    write_csv(tmp_path, [ROWS[0], {**ROWS[2], "who": "9"}])
+    (bad,) = read(config(patient="{who}"), tmp_path)
+    assert isinstance(bad, BadSample) and "differ in patient" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("image,nota\na.png,x\n", r"no column 'note', did you mean 'nota'\? \(found image, nota\)"),
+        ("", r"no column 'image' \(found no rows\)"),
+        ("image,image\na.png,x\n", "two columns have the same name"),
+        ('image,note\na.png,"x\n', r"t\.csv:2: unexpected end of data"),
+    ],
+)
+def test_a_table_that_is_not_what_the_card_says_is_refused(tmp_path, text, reason):
+    write_csv(tmp_path, ROWS)
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        list(read(config(report="{note}"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("t.csv", b"image,note\na.png,\xe9t\xe9\n", "not UTF-8"),
+        ("t.json", b'{"image": "a.png"}', "expected a list of records, found a dict"),
+        ("t.json", b'[{"image": ', "not JSON"),
+        ("t.json", b"[" * 100_000, "nested too deeply"),
+        ("t.jsonl", b'{"image": "a.png"}\nx\n', r"t\.jsonl:2: not JSON"),
+        ("t.xlsx", b"", "cannot tell the format"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, name, data, reason):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=reason):
+        list(read(config(file=name), tmp_path))
+
+
+def test_a_row_with_more_values_than_columns_is_bad(tmp_path):
+    write_csv(tmp_path, ROWS)
+    (tmp_path / "t.csv").write_text("image\na.png\nb.png,x\n")
+    items = list(read(config(), tmp_path))
+    assert [type(item) for item in items] == [BadSample, RawSample]
