@@ -77,22 +77,26 @@ def _rows(documents: Sequence[Document], pack: bool) -> list[list[int]]:
 
 
 def _media(documents: Sequence[Document], image_tokens: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
-    """Pixels stacked by encoder, and for each document the rows of the stacked image tokens that are its own."""
+    """Pixels stacked by encoder, and for each document the rows of the stacked image tokens that are its own.
+
+    The same tensor in several documents is one image: it is encoded once.
+    """
+    number: dict[str, dict[int, int]] = {}  # encoder -> id of the pixels -> place in its stack
     pixels: dict[str, list[torch.Tensor]] = {}
-    for document in documents:
-        for name, medium in document.media:
+    for name, medium in (m for document in documents for m in document.media):
+        known = number.setdefault(name, {})
+        if id(medium) not in known:
+            known[id(medium)] = len(known)
             pixels.setdefault(name, []).append(medium)
     start, base = {}, 0
     for name, stack in pixels.items():
         start[name] = base
         base += len(stack) * image_tokens[name]
     rows_of: list[list[int]] = []
-    used = dict.fromkeys(pixels, 0)
     for document in documents:
         rows: list[int] = []
-        for name, _ in document.media:
-            first = start[name] + used[name] * image_tokens[name]
+        for name, medium in document.media:
+            first = start[name] + number[name][id(medium)] * image_tokens[name]
             rows += range(first, first + image_tokens[name])
-            used[name] += 1
         rows_of.append(rows)
     return {name: torch.stack(stack) for name, stack in pixels.items()}, rows_of

@@ -15,7 +15,7 @@ from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Sample, Truth
 from medvlm.data.dialogue import Dialogue, document
-from medvlm.data.prepare import Prepare, make_prepare
+from medvlm.data.prepare import Prepare, Seen, make_prepare
 from medvlm.data.rows import collate
 from medvlm.data.vocabulary import IMAGE
 from medvlm.data.transforms import perceived
@@ -44,6 +44,14 @@ class RunAnswerer:
     def __init__(self, recipe: Any, prepare: Prepare, tokenizer: Any, vlm: VLM | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
         self.recipe, self.prepare, self.tokenizer, self.vlm, self.dual = recipe, prepare, tokenizer, vlm, dual
         self.text_tokenizer, self.max_new_tokens = text_tokenizer, max_new_tokens
+
+    @property
+    def can_answer(self) -> bool:
+        return self.vlm is not None
+
+    @property
+    def box_scale(self) -> int:
+        return self.prepare.box_scale
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         """Greedy answers. Sorting by length would pad less, but answers must not depend on their neighbours' order: batches are as asked."""
@@ -89,9 +97,12 @@ class RunAnswerer:
     def _answer(self, asks: Sequence[Ask]) -> list[str]:
         assert self.vlm is not None
         documents = []
+        perceived_once: dict[str, Seen] = {}  # questions about one sample share its pixels, so they are encoded once
         for ask in asks:
             sample, files = ask.media_of or (ask.sample, ask.files)
-            seen = self.prepare.see(sample, files)
+            if sample.key not in perceived_once:
+                perceived_once[sample.key] = self.prepare.see(sample, files)
+            seen = perceived_once[sample.key]
             shows = ["media"] if ask.shows == "media" else []
             turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
             documents.append(document(ask.sample.key, [turn], seen.media if shows else []))

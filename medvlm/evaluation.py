@@ -1,0 +1,62 @@
+"""`medvlm evaluate`: a run on the splits that its recipe, or the user, names."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.run import RunFolder
+from medvlm.data.source import splits_of
+from medvlm.evaluate.answerer import load_run as load_answerer
+from medvlm.evaluate.run import evaluate as evaluate_split
+from medvlm.evaluate.table import table
+from medvlm.recipe import load_run
+from medvlm.sections import Evaluate
+from medvlm.sources import open_sources
+
+
+def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[Any]:
+    """The rows of results.json that were measured now; prints them as a table."""
+    import torch
+
+    run, loaded = RunFolder(run_folder), load_run(run_folder)
+    recipe = loaded.recipe
+    asked = Evaluate(on=tuple(on)).pairs() if on else recipe.evaluate.pairs()
+    if not asked:
+        raise RecipeError("evaluate.on is empty: say what to evaluate on with --on SOURCE:SPLIT")
+    sources = open_sources(loaded, run_folder.parent, say=print)
+    for name, _ in asked:
+        if name not in sources:
+            raise RecipeError(f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources: {', '.join(sources)})")
+    device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
+    answerer = load_answerer(recipe, run, stage, device=device)
+    rewards: dict[str, float] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
+    rows = []
+    for name, split in asked:
+        source, settings = sources[name], recipe.evaluate
+        rows += evaluate_split(
+            answerer, source.shards, dataset=source.card.name, split=split, splits=splits_of(source.shards, split, source.fold),
+            train_splits=splits_of(source.shards, "train", source.fold), out=run, baselines=settings.baselines, rewards=rewards or None,
+            limit=settings.samples, resamples=settings.bootstrap, seed=recipe.seed, progress=Progress(),
+        )  # fmt: skip
+    print(table(rows))
+    return rows
+
+
+class Progress:
+    """A line on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.shown = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now, terminal = time.monotonic(), sys.stdout.isatty()
+        if now - self.shown >= (0.2 if terminal else 5):
+            self.shown = now
+            print(f"\revaluate: {what} {done}/{total}\033[K" if terminal else f"evaluate: {what} {done}/{total}", end="" if terminal else "\n", flush=True)
+        if done == total and terminal:
+            print("\r\033[K", end="", flush=True)
