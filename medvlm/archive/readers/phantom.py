@@ -1,0 +1,83 @@
+"""Chest films and CT volumes made from a seed, with known findings, reports and questions.
+
+A study is a function of (seed, film or volume, its index): asking for more studies leaves the earlier ones as they are.
+Patients have one to three films and one to three volumes, each with its own finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from medvlm.archive.phantom_film import FILM_MM, draw_film
+from medvlm.archive.phantom_finding import MAX_CLIPS, concept_of, draw_finding
+from medvlm.archive.phantom_text import ask, write_report
+from medvlm.archive.phantom_volume import VOLUME_MM, draw_volume
+from medvlm.core import config
+from medvlm.core.contracts import RawSample
+from medvlm.core.sample import Medium, Sample
+
+
+class Config(config.Config):
+    kind: Literal["phantom"] = "phantom"
+    seed: int = Field(0, ge=0)
+    films: int = Field(0, ge=0)
+    """Studies that are one film."""
+    volumes: int = Field(0, ge=0)
+    """Studies that are one CT volume."""
+    film_px: int = Field(128, ge=96)
+    """Height and width of a film; below 96 a clip is no longer two pixels long."""
+    bits: Literal[8, 16] = 8
+    """Depth of a film's pixels."""
+    volume_size: tuple[int, int, int] = (24, 64, 64)
+    """Depth, height, width of a volume in voxels: 8 x 5 x 5 mm by default."""
+
+    @model_validator(mode="after")
+    def _makes_something(self) -> Config:
+        if not self.films and not self.volumes:
+            raise ValueError("films and volumes are both 0: expected a number of studies in at least one, e.g. films: 100")
+        if min(self.volume_size) < 24:
+            raise ValueError(f"volume_size is {self.volume_size}: expected at least 24 voxels an axis, or findings fall between them")
+        return self
+
+
+def read(config: Config, root: Path | None) -> Iterator[RawSample]:
+    """Films, then volumes. Nothing is read from `root`."""
+    for index in range(config.films):
+        yield film_study(config, index)
+    for index in range(config.volumes):
+        yield volume_study(config, index)
+
+
+def film_study(config: Config, index: int) -> RawSample:
+    rng = np.random.default_rng([config.seed, 0, index])
+    finding, num_clips = draw_finding(rng), int(rng.integers(MAX_CLIPS + 1))
+    report = write_report(rng, finding, num_clips)
+    film = draw_film(rng, finding, num_clips, config.film_px, config.bits)
+    questions = tuple(ask(rng, "film", finding, report, num_clips, film.finding_box, film.clip_boxes))
+    spacing_mm = FILM_MM / config.film_px
+    medium = Medium("film", "0.png", film.pixels.shape, (spacing_mm, spacing_mm), "display", "DX")
+    sample = Sample(f"film-{index:06d}", "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
+    return RawSample(sample, {"0.png": film.pixels})
+
+
+def volume_study(config: Config, index: int) -> RawSample:
+    rng = np.random.default_rng([config.seed, 1, index])
+    finding, num_clips = draw_finding(rng), int(rng.integers(MAX_CLIPS + 1))
+    report = write_report(rng, finding, num_clips)
+    hu = draw_volume(rng, finding, num_clips, config.volume_size)
+    questions = tuple(ask(rng, "scan", finding, report, num_clips))
+    spacing_mm = tuple(mm / n for mm, n in zip(VOLUME_MM, config.volume_size, strict=True))
+    medium = Medium("volume", "0.npy", hu.shape, spacing_mm, "HU", "CT")
+    sample = Sample(f"volume-{index:06d}", "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
+    return RawSample(sample, {"0.npy": hu})
+
+
+def patient_of(index: int) -> str:
+    """Six studies are three patients, with one, two and three of them."""
+    six, place = divmod(index, 6)
+    return f"p{3 * six + (0, 1, 1, 2, 2, 2)[place]:06d}"
