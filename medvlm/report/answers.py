@@ -14,7 +14,7 @@ from medvlm.report.page import Section, section
 from medvlm.report.reading import Record
 
 SHOWN = 24
-"""Images; a page of them stays below a few megabytes."""
+"""Images, over all data sets; a page of them stays below a few megabytes."""
 LONG = 400
 """Characters of an answer that are shown; a model that runs on is cut off, and it is said."""
 WITHOUT = {"blind": "without the image", "shuffled": "with another image", "majority": "majority answer"}
@@ -25,21 +25,28 @@ def gallery_section(answers: list[Record], folder: Path) -> Section | None:
 
     folder: where `thumb` starts, the run's evaluate folder.
     """
-    cards: dict[str, tuple[bytes, list[Record]]] = {}
+    cards: dict[tuple[str, str], tuple[bytes, list[Record]]] = {}
+    evaluated = dict.fromkeys(_where(a) for a in answers)
     for answer in answers:
-        key = f"{answer.get('dataset')}/{answer.get('key')}"
+        key = _where(answer), str(answer.get("key"))
+        shown = sum(where == key[0] for where, _ in cards)
         if key in cards:
             cards[key][1].append(answer)
-        elif len(cards) < SHOWN and (png := _thumb(answer.get("thumb"), folder)):
+        elif shown * len(evaluated) < SHOWN and (png := _thumb(answer.get("thumb"), folder)):
             cards[key] = (png, [answer])
     if not cards:
         return None
-    about = f"The first {len(cards)} images of the evaluation, not chosen by their answers. Each is drawn as the model was given it."
+    of = " of each data set" if len(evaluated) > 1 else ""
+    about = f"The first images{of} in the evaluation, {len(cards)} in all, not chosen by their answers. Each is drawn as the model was given it."
     boxed = any((a.get("truth") or {}).get("boxes") or _predicted(a) for _, asked in cards.values() for a in asked)
     legend = box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
     only = tag("label", tag("input", type="checkbox", id="only-wrong"), " show only answers that are not right", class_="filter")
     gallery = tag("div", *(_card(png, asked) for png, asked in cards.values()), class_="gallery")
     return section("Answers", "answers", legend, only, gallery, about=about)
+
+
+def _where(answer: Record) -> str:
+    return f"{answer.get('dataset')}:{answer.get('split')}"
 
 
 def _thumb(name: object, folder: Path) -> bytes | None:
@@ -58,7 +65,8 @@ def _card(png: bytes, asked: list[Record]) -> Html:
     scale = next((float(a["scale"]) for a in asked if isinstance(a.get("scale"), int | float) and a["scale"] > 0), 1000.0)
     alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
     all_right = all(mark_of(a) == "right" for a in asked)
-    body = tag("div", *(_question(a) for a in asked), class_="body")
+    source = tag("p", _where(asked[0]), class_="muted small")
+    body = tag("div", source, *(_question(a) for a in asked), class_="body")
     return tag("article", picture(png, alt, boxes, (scale, scale)), body, class_="card right" if all_right else "card")
 
 

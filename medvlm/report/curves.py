@@ -9,8 +9,8 @@ from medvlm.report import numbers
 from medvlm.report.markup import Html, join, tag
 from medvlm.report.scales import Axis, axis_over, wants_log
 
-WIDTH = 360
-"""Units of the view box. As narrow as a phone, so that labels stay readable there; wider screens put charts side by side."""
+WIDTH = 300
+"""Units of the view box. Narrower than a phone, so that labels stay readable there; wider screens put charts side by side."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24
 DRAWN = 400
 """Points of a line that are drawn at most."""
@@ -61,7 +61,7 @@ def _frame(x: Axis, y: Axis, height: int) -> Html:
         at = y.at(value)
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid"))
         parts.append(tag("text", numbers.tick(value, max(map(abs, ticks))), x=LEFT - 6, y=at + 4, text_anchor="end"))
-    for value in x.ticks(5):
+    for value in (t for t in x.ticks(5) if t == int(t)):
         at = x.at(value)
         parts.append(tag("line", x1=at, x2=at, y1=height - BOTTOM, y2=height - BOTTOM + 4, class_="axis"))
         # The last label ends at the edge instead of crossing it.

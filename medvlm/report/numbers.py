@@ -31,7 +31,7 @@ def tick(x: float, largest: float = 1) -> str:
     if size >= 1e4:
         return _signed(f"{x / 1e3:g}k")
     if size == 0 or (size >= 1e-3 and abs(largest) >= 0.01):
-        return _signed(f"{x:.4g}")
+        return _signed(f"{x:.10g}")
     mantissa, power = f"{x:.1e}".split("e")
     return _signed(f"{float(mantissa):g}e{int(power)}")
 

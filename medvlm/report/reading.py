@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 
+STATUS = {
+    "failed": "The last attempt to train ended with {}; what was saved before it is shown.",
+    "preempted": "The run was asked to stop and saved itself; start it again to go on.",
+}
 Point = tuple[float, float]
 Record = dict[str, Any]
 
@@ -33,16 +38,34 @@ class StageLog:
 
 
 @dataclass
-class RunRecord:
-    """Everything the page shows. notes: what was missing or damaged, in sentences.
+class Stage:
+    """settings: what the recipe says. done: what its stage.json says, written when it is finished. Any of the three may be empty."""
 
-    stages: name -> (what the recipe says, what its stage.json says, its log), in the recipe's order; any may be empty.
-    """
+    settings: Record
+    done: Record
+    log: StageLog
+
+    @property
+    def steps(self) -> int:
+        return max(self.log.step, self.done.get("step") or 0)
+
+    @property
+    def planned(self) -> int:
+        return self.log.planned or self.settings.get("steps") or 0
+
+    @property
+    def seconds(self) -> float:
+        return self.done.get("seconds") or self.log.seconds
+
+
+@dataclass
+class RunRecord:
+    """Everything the page shows. stages: by name, in the recipe's order. notes: what was missing or damaged, in sentences."""
 
     name: str
     recipe: Record
     lineage: Record
-    stages: dict[str, tuple[Record, Record, StageLog]]
+    stages: dict[str, Stage]
     results: list[Record]
     answers: list[Record]
     notes: list[str]
@@ -50,6 +73,16 @@ class RunRecord:
     @property
     def sources(self) -> dict[str, Record]:
         return self.lineage.get("sources") or {}
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        return (self.lineage.get("model") or {}).get("parameters") or {}
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """train, val, test, then folds and whatever else there is."""
+    known = ("train", "val", "test")
+    return sorted(splits, key=lambda s: (known.index(s) if s in known else len(known), len(s), s))
 
 
 def read_run(run: RunFolder) -> RunRecord:
@@ -61,16 +94,20 @@ def read_run(run: RunFolder) -> RunRecord:
     names = [*settings, *(n for n in logs if n not in settings)]
     if not names:
         names = sorted(p.parent.name for p in run.root.glob("*/stage.json"))
-    stages = {n: (settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes, None), logs.get(n, StageLog())) for n in names}
-    untouched = [n for n, (_, done, log) in stages.items() if not done and not log.train]
-    halfway = [n for n, (_, done, log) in stages.items() if log.train and not done.get("finished")]
-    notes += [f"Stage {n} is not finished: {_reached(stages[n][2])}." for n in halfway]
+    stages = {n: Stage(settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog())) for n in names}
+    notes += [f"Stage {n} is not finished: step {s.steps:,}{f' of {s.planned:,}' if s.planned else ''}." for n, s in stages.items() if s.log.train and not s.done]
+    untouched = [n for n, s in stages.items() if not s.done and not s.log.train]
     notes += [f"Not started: {', '.join(untouched)}."] if untouched else []
+    status = _json(run.status, {}, notes)
+    notes += [STATUS[s].format(status.get("reason") or "an error") for s in STATUS if status.get("status") == s]
     lineage = _json(run.lineage, {}, notes, "There is no lineage.json: data cards, licence and parameter counts are not shown.")
     results = _json(run.results, [], notes, "There is no evaluation yet: nothing here says how good the model is.")
     answers = [a for a in _lines(run.answers, notes) if isinstance(a, dict)]
     if skipped := _lines(run.quarantine, notes):
         notes.append(f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be read (quarantine.jsonl).")
+    for protocol in _json(run.results.with_name("protocol.json"), [], notes):
+        if (protocol.get("shards") or {}).get("limit"):
+            notes.append(f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on {protocol['shards'].get('samples')} samples drawn by the seed, not on all.")
     if results and not answers:
         notes.append("The evaluation left no answers: there is no gallery.")
     return RunRecord(str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes)
@@ -87,7 +124,7 @@ def _recipe(path: Path, notes: list[str]) -> Record:
         return {}
 
 
-def _json(path: Path, empty: Any, notes: list[str], missing: str | None) -> Any:
+def _json(path: Path, empty: Any, notes: list[str], missing: str = "") -> Any:
     """The file's content when it is of the same kind as `empty`. `missing` is what to say when there is no file."""
     if not path.is_file():
         if missing:
@@ -150,9 +187,7 @@ def _logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
 
 
 def _put(curves: dict[str, dict[float, float]], name: str, step: int, value: Any) -> None:
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):  # JSON has no such numbers; the log writes them as text
+        value = float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         curves.setdefault(name, {})[step] = float(value)
-
-
-def _reached(log: StageLog) -> str:
-    return f"step {log.step:,} of {log.planned:,}" if log.planned else f"step {log.step:,}"

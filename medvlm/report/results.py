@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from medvlm.evaluate.measures import MEASURES
 from medvlm.report import numbers
 from medvlm.report.bars import bar, bar_axis, bar_ruler, baseline_key
 from medvlm.report.markup import Child, Html, join, tag
@@ -12,8 +13,11 @@ from medvlm.report.page import Section, section, table
 from medvlm.report.reading import Record
 from medvlm.report.scales import Axis
 
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "mse", "error", "loss", "median_rank", "mean_rank"})
-SPOKEN = {"mae": "mean absolute error", "rmse": "root mean square error", "iou": "IoU", "hit_rate": "hit rate"}
+LOWER_IS_BETTER = frozenset(m.metric for m in MEASURES if m.better == "lower")
+INFORMS = frozenset(m.metric for m in MEASURES if m.better is None)
+HEADLINE = frozenset({"accuracy", "accuracy_closed", "mae", "correlation", "mean_iou", "hit_rate", "image_to_text_top1", "total"})
+"""What a glance needs; the rest is in the table."""
+SPOKEN = {"mae": "mean absolute error", "mean_iou": "mean IoU", "image_to_text_top1": "image to text, top 1", "text_to_image_top1": "text to image, top 1"}
 TASKS = {"vqa": "Questions", "count": "Counts", "boxes": "Boxes", "retrieval": "Retrieval", "reward": "Reward"}
 
 
@@ -29,7 +33,7 @@ def lower_is_better(row: Record) -> bool:
 def headline_section(results: list[Record]) -> Section | None:
     """Each overall metric as a bar with its interval and its baselines; parts of a metric (`accuracy:side`) stay in the table."""
     usable = [r for r in results if is_usable(r)]
-    overall = [r for r in usable if not _split_metric(r)[1]] or usable
+    overall = [r for r in usable if r.get("metric") in HEADLINE and not _is_repeated(r, usable)] or [r for r in usable if not _split_metric(r)[1]]
     if not overall:
         return None
     names = baseline_names(usable)
@@ -49,6 +53,12 @@ def headline_section(results: list[Record]) -> Section | None:
         "A result counts only as far as it is beyond them: in brackets, the 95 % interval of that paired difference."
     )
     return section("Results at a glance", "headline", *blocks, about=about)
+
+
+def _is_repeated(row: Record, rows: list[Record]) -> bool:
+    """Where all questions are closed, their accuracy is the accuracy."""
+    same = [r for r in rows if all(r.get(k) == row.get(k) for k in ("dataset", "split", "task", "n", "value"))]
+    return row.get("metric") == "accuracy_closed" and any(r.get("metric") == "accuracy" for r in same)
 
 
 def _block(title: str, rows: Iterable[Child]) -> Html:
@@ -99,12 +109,22 @@ def _side(gain: float) -> str:
 def results_section(results: list[Record]) -> Section | None:
     if not results:
         return None
+    whole, parts = [r for r in results if not _split_metric(r)[1]], [r for r in results if _split_metric(r)[1]]
+    tables = [_table("Results with intervals, number of scored items and baselines", whole)] if whole else []
+    if parts:
+        summary = tag("summary", f"the same by question template ({len(parts)} rows)")
+        tables.append(tag("details", summary, _table("Results of each question template", parts), open=not whole))
+    about = "An arrow says which way is better. The paired difference is taken question by question on the same samples."
+    return section("All results", "results", *tables, about=about)
+
+
+def _table(caption: str, results: list[Record]) -> Html:
     names = baseline_names(results)
     numeric = {3, 5, *range(6, 6 + len(names) + 1)}
-    rows = []
+    rows: list[list[Child]] = []
     for row in results:
         baselines, paired = _baselines(row), row.get("paired") or {}
-        arrow = "\N{DOWNWARDS ARROW}" if lower_is_better(row) else "\N{UPWARDS ARROW}"
+        arrow = "" if _split_metric(row)[0] in INFORMS else "\N{DOWNWARDS ARROW}" if lower_is_better(row) else "\N{UPWARDS ARROW}"
         difference = paired.get("difference")
         against = tag("span", _signed(difference), tag("br"), tag("span", f"{paired.get('against')}: {numbers.interval(_interval(paired))}", class_="muted small"))
         rows.append(
@@ -120,8 +140,7 @@ def results_section(results: list[Record]) -> Section | None:
             ]
         )
     columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference"]
-    about = "An arrow says which way is better. The paired difference is taken question by question on the same samples."
-    return section("All results", "results", table("Results with intervals, number of scored items and baselines", columns, rows, numeric), about=about)
+    return table(caption, columns, rows, numeric)
 
 
 def baseline_names(results: list[Record]) -> list[str]:

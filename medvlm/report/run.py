@@ -9,7 +9,8 @@ from medvlm.report import numbers
 from medvlm.report.answers import gallery_section
 from medvlm.report.markup import Child, Html, tag
 from medvlm.report.page import facts, notes, section, write_page
-from medvlm.report.provenance import data_section, licence_words, licences, lineage_section, parts_table
+from medvlm.report.parts import parts_table
+from medvlm.report.provenance import data_section, licence_words, licences, lineage_section
 from medvlm.report.reading import RunRecord, read_run
 from medvlm.report.results import headline_section, results_section
 from medvlm.report.training import curves_section, proof_section, stages_table
@@ -38,7 +39,7 @@ def write_report(run: RunFolder) -> Path:
 
 def _lead(run: RunRecord) -> Html:
     """What the run is, in one sentence."""
-    finished = sum(bool(done.get("finished")) for _, done, _ in run.stages.values())
+    finished = sum(bool(stage.done.get("finished")) for stage in run.stages.values())
     stages = f"{finished} of {len(run.stages)} stages finished" if run.stages else "No stage has begun"
     model = run.recipe.get("model") or {}
     kind = "A model that reads images and answers in text" if model.get("language") else "A dual encoder of images and text" if model.get("encoders") else "A model"
@@ -47,19 +48,22 @@ def _lead(run: RunRecord) -> Html:
 
 
 def _facts(run: RunRecord) -> Html:
-    seconds = sum(done.get("seconds") or log.seconds for _, done, log in run.stages.values())
-    steps = sum(max(log.step, done.get("step") or 0) for _, done, log in run.stages.values())
-    parameters = (run.lineage.get("model") or {}).get("parameters") or {}
-    samples = sum(n for s in run.sources.values() for split, n in (s.get("counts") or {}).items() if split == "train")
+    seconds, steps = sum(s.seconds for s in run.stages.values()), sum(s.steps for s in run.stages.values())
+    size = sum(run.parameters.values())
+    samples = sum(n for s in run.sources.values() for split, n in (s.get("counts") or {}).items() if _trained_on(split, s.get("fold")))
     pairs: list[tuple[str, Child]] = [("steps", numbers.whole(steps)), ("training time", numbers.duration(seconds))]
-    if parameters:
-        pairs.append(("parameters", tag("span", numbers.parameters(sum(parameters.values())), title=numbers.whole(sum(parameters.values())))))
+    if size:
+        pairs.append(("parameters", tag("span", numbers.parameters(size), title=numbers.whole(size))))
     if samples:
         pairs.append(("training samples", numbers.whole(samples)))
     allowed, unclear = licences(run)
     if allowed or unclear:
         pairs.append(("strictest licence", licence_words(allowed) if allowed else tag("span", "unclear", class_="bad")))
     return facts(pairs)
+
+
+def _trained_on(split: str, fold: int | None) -> bool:
+    return split == "train" if fold is None else split.startswith("fold") and split != f"fold{fold}"
 
 
 def _unchecked(run: RunRecord) -> list[str]:
@@ -69,7 +73,7 @@ def _unchecked(run: RunRecord) -> list[str]:
         lines.append(f"{len(bare)} of {len(run.results)} results have no baseline to compare with.")
     if [r for r in run.results if not r.get("ci")]:
         lines.append("Some results have no interval: how much they would vary on other samples is unknown.")
-    still = [f"{g} in {name}" for name, (_, done, _) in run.stages.items() for g, t in (done.get("trains") or {}).items() if not t.get("moved")]
+    still = [f"{g} in {name}" for name, s in run.stages.items() for g, t in (s.done.get("trains") or {}).items() if not t.get("moved")]
     if still:
         lines.append(f"Named as trained, but not shown to have moved: {', '.join(still)}.")
     by_image = [n for n, s in run.sources.items() if ((s.get("card") or {}).get("splits") or {}).get("by") == "image"]

@@ -14,13 +14,13 @@ from medvlm.report import numbers
 from medvlm.report.bars import shares
 from medvlm.report.display import displayed
 from medvlm.report.images import Drawn, box_key, picture
-from medvlm.report.markup import Child, Html, join, tag
+from medvlm.report.markup import Child, Html, tag
 from medvlm.report.page import Section, facts, section, table, write_page
+from medvlm.report.reading import in_order
 
 READ = 1000
 """Samples that are read for the spread of answers; counts come from the index and cover all."""
 TEMPLATES = 12
-ORDER = ("train", "val", "test")
 MANY = 3
 """More boxes than these are folded away: their numbers say less than the picture."""
 
@@ -34,7 +34,7 @@ def write_gallery(shards: ShardSet, out: Path, split: str | None, count: int = 4
     Samples are taken at equal distances, so that the page is the same each time and no part is left out.
     Raises DataError for a split that the shards do not have, and for a damaged shard.
     """
-    splits = (split,) if split else sorted(shards.splits, key=lambda s: (ORDER.index(s) if s in ORDER else len(ORDER), s))
+    splits = (split,) if split else in_order(shards.splits)
     places = [(s, i) for s in splits for i in range(shards.count(s))]
     gallery = [shards.read(*place) for place in _spread(places, count)]
     samples = [shards.read(*place)[0] for place in _spread(places, READ)]
@@ -84,10 +84,10 @@ def _counts(shards: ShardSet, splits: Sequence[str]) -> Section:
 
 
 def _answers(samples: list[Sample], total: int) -> Section | None:
-    """How the true answers are spread: where one of them is common, a model can be right without looking."""
+    """How the true answers are spread, but for those of free reports: where one of them is common, a model can be right without looking."""
     spread: dict[str, Counter[str]] = {}
     for sample in samples:
-        for question in sample.questions:
+        for question in (q for q in sample.questions if q.truth.task != "report"):
             spread.setdefault(question.template, Counter())[_short_answer(question.truth)] += 1
     if not spread:
         return None
@@ -153,8 +153,7 @@ def _question(question: Question) -> Html:
     written = tag("bdi", truth.answer.replace(BOXES_SLOT, box_text.write(truth.boxes)))
     folded = truth.answer == BOXES_SLOT and len(truth.boxes) > MANY
     answer = tag("details", tag("summary", f"{len(truth.boxes)} boxes, drawn"), tag("p", written)) if folded else written
-    said: list[Child] = [tag("dt", "answer"), tag("dd", answer)]
-    if truth.choices:
-        said += [tag("dt", "choices"), tag("dd", ", ".join(truth.choices), class_="muted")]
+    others = ", ".join(c for c in truth.choices if c != truth.answer)
+    rest = tag("span", f" \N{EM DASH} not {others}", class_="muted") if others else None
     head = tag("p", tag("span", question.template, class_="muted verdicts"), tag("strong", question.text), class_="q")
-    return tag("div", head, tag("dl", join(said)), class_="qa")
+    return tag("div", head, tag("p", answer, rest), class_="qa")

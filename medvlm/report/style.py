@@ -64,7 +64,7 @@ tr:last-child > * { border-bottom: 0; } tr > :last-child { padding-right: 0; }
 .num { text-align: right; white-space: nowrap; } .nowrap { white-space: nowrap; }
 
 .bars { display: grid; gap: 4px; margin: 6px 0 14px; }
-.bar-row { display: grid; grid-template-columns: 250px minmax(0, 1fr) 130px; gap: 0 18px; align-items: center; padding: 7px 0; border-bottom: 1px solid var(--rule); }
+.bar-row { display: grid; grid-template-columns: 265px minmax(0, 1fr) 130px; gap: 0 18px; align-items: center; padding: 7px 0; border-bottom: 1px solid var(--rule); }
 .bar-row:last-child, .bar-row:has(+ .ruler) { border-bottom: 0; } .ruler { padding: 0; }
 .bar-name b { display: block; } .bar-name span, .bar-value span { color: var(--muted); font-size: 13px; }
 .bar-value b { font-size: 22px; font-variant-numeric: tabular-nums; display: block; line-height: 1.15; }
@@ -75,14 +75,14 @@ tr:last-child > * { border-bottom: 0; } tr > :last-child { padding-right: 0; }
 .bar .base { stroke: var(--ink); stroke-width: 1.4; } .mark { fill: var(--panel); stroke: var(--ink); stroke-width: 1.4; overflow: visible; }
 .ruler-svg { height: 14px; } .bar text { fill: var(--muted); font-size: 11.5px; }
 .key { width: 11px; height: 11px; vertical-align: -1px; overflow: visible; margin-right: 4px; }
-.share { display: grid; grid-template-columns: minmax(80px, 34%) 1fr 76px; gap: 10px; align-items: center; font-size: 13.5px; padding: 1px 0; }
+.share { display: grid; grid-template-columns: minmax(80px, 34%) 1fr 92px; gap: 10px; align-items: center; font-size: 13.5px; padding: 1px 0; }
 .share i { display: block; height: 9px; background: var(--accent); opacity: .75; border-radius: 2px; min-width: 1px; }
 .share .num { color: var(--muted); font-variant-numeric: tabular-nums; } .share .rest { color: var(--muted); }
 
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 14px 26px; margin: 6px 0 0; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 266px), 1fr)); gap: 14px 22px; margin: 6px 0 0; align-items: end; }
 .curves + h3, .stage + .stage { margin-top: 26px; padding-top: 18px; border-top: 1px solid var(--rule); }
-figure { margin: 0; min-width: 0; } .curve svg[viewBox] { display: block; width: 100%; max-width: 460px; height: auto; }
-.curve figcaption { display: flex; flex-wrap: wrap; gap: 0 12px; justify-content: space-between; font-size: 13.5px; max-width: 460px; }
+figure { margin: 0; min-width: 0; } .curve svg[viewBox] { display: block; width: 100%; max-width: 400px; height: auto; }
+.curve figcaption { display: flex; flex-wrap: wrap; gap: 0 12px; justify-content: space-between; font-size: 13.5px; max-width: 400px; }
 .curve text { font-size: 11px; fill: var(--muted); font-variant-numeric: tabular-nums; } .curve p { margin: 0; }
 .curve .grid { stroke: var(--rule); } .curve .axis { stroke: var(--muted); }
 .curve polyline, .legend line { fill: none; stroke-width: 1.8; stroke-linejoin: round; pointer-events: none; stroke: currentColor; }
@@ -108,11 +108,11 @@ figure { margin: 0; min-width: 0; } .curve svg[viewBox] { display: block; width:
 .b4 { stroke: #b6a4ff; stroke-dasharray: 8 2; } .b5 { stroke: #ff7d66; stroke-dasharray: 3 2; }
 .box-key { display: inline-flex; align-items: center; gap: 6px; margin-right: 16px; font-size: 13.5px; }
 .box-key svg { width: 26px; height: 16px; background: #222b33; border-radius: 3px; } .box-key rect { fill: none; stroke-width: 2; }
-.qa { border-top: 1px solid var(--rule); padding: 9px 0 9px; } .qa:first-child { border-top: 0; padding-top: 0; } .qa:last-child { padding-bottom: 0; }
+.qa { border-top: 1px solid var(--rule); padding: 9px 0 9px; } .card .body > p:first-child { margin-bottom: 8px; } .qa:last-child { padding-bottom: 0; }
 .qa p { margin: 0; } .qa .q { margin-bottom: 4px; } .qa dl { display: grid; grid-template-columns: 62px 1fr; gap: 1px 8px; margin: 0; font-size: 14px; }
 .qa dd > details { margin-top: 0; } .qa dt { color: var(--muted); } .qa dd { margin: 0; min-width: 0; overflow-wrap: anywhere; white-space: pre-line; }
 .rewards { margin: 5px 0 0; } .verdicts { float: right; font-size: 13px; margin-left: 10px; }
-details { font-size: 13.5px; margin-top: 5px; } summary { cursor: pointer; color: var(--muted); } details > :not(summary) { margin: 4px 0; }
+details { font-size: 13.5px; margin-top: 5px; } summary { cursor: pointer; color: var(--muted); } details > :not(summary) { margin: 4px 0; } section > details > summary { padding: 8px 0; font-size: 14px; }
 .report-text { white-space: pre-line; overflow-wrap: anywhere; }
 .filter { font-size: 14px; margin: 4px 0 0; display: block; }
 section:has(#only-wrong:checked) .card.right, section:has(#only-wrong:checked) .qa.right { display: none; }
@@ -130,6 +130,6 @@ a:focus-visible, summary:focus-visible, input:focus-visible, .scroll:focus-visib
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   section { border: 0; padding: 0; margin: 14px 0; } .card, .curve, .tile, .bar-row, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .picture.upright .canvas, .picture.upright img { width: 100%; height: auto; }
-  .gallery { grid-template-columns: repeat(3, 1fr); } .curves { grid-template-columns: repeat(3, 1fr); } .scroll { overflow: visible; }
+  .gallery { grid-template-columns: repeat(3, 1fr); } .curves { grid-template-columns: repeat(4, 1fr); } .scroll { overflow: visible; }
 }
 """

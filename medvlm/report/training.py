@@ -8,7 +8,7 @@ from medvlm.report import numbers
 from medvlm.report.curves import Series, curve
 from medvlm.report.markup import Child, Html, join, tag
 from medvlm.report.page import Section, section, table
-from medvlm.report.reading import Record, RunRecord, StageLog
+from medvlm.report.reading import Record, RunRecord, Stage, StageLog
 
 
 def stages_table(run: RunRecord) -> Html | None:
@@ -16,21 +16,19 @@ def stages_table(run: RunRecord) -> Html | None:
     if not run.stages:
         return None
     rows: list[list[Child]] = []
-    for name, (settings, done, log) in run.stages.items():
-        planned = log.planned or settings.get("steps") or 0
-        reached = max(log.step, done.get("step") or 0)
+    for name, stage in run.stages.items():
+        settings, done, log, planned = stage.settings, stage.done, stage.log, stage.planned
         trains = settings.get("trains") or list(done.get("trains") or {})
-        seconds = done.get("seconds") or log.seconds
         rows.append(
             [
                 name,
                 str(settings.get("kind") or done.get("kind") or ""),
                 ", ".join(map(str, trains)) or None,
                 _mix(settings.get("mix") or {}),
-                f"{numbers.whole(reached)} of {numbers.whole(planned)}" if planned else numbers.whole(reached),
-                numbers.duration(seconds) if seconds else "\N{EN DASH}",
+                f"{numbers.whole(stage.steps)} of {numbers.whole(planned)}" if planned else numbers.whole(stage.steps),
+                numbers.duration(stage.seconds) if stage.seconds else "\N{EN DASH}",
                 f"{median(speeds):,.0f}" if (speeds := [v for _, v in log.points("samples_per_s")]) else "\N{EN DASH}",
-                _state(done, log, planned),
+                _state(stage),
             ]
         )
     columns = ["stage", "kind", "trains", "on", "steps", "time", "samples/s", "state"]
@@ -42,7 +40,8 @@ def _mix(mix: dict[str, float]) -> str:
     return ", ".join(f"{n} {w:g}" for n, w in mix.items()) if len(mix) > 1 else ", ".join(mix)
 
 
-def _state(done: Record, log: StageLog, planned: int) -> Html:
+def _state(stage: Stage) -> Html:
+    done, log, planned = stage.done, stage.log, stage.planned
     if done.get("finished"):
         early = planned and (done.get("step") or planned) < planned
         return tag("span", "\N{CHECK MARK} finished" + (" early" if early else ""), class_="good nowrap")
@@ -52,7 +51,7 @@ def _state(done: Record, log: StageLog, planned: int) -> Html:
 
 
 def curves_section(run: RunRecord) -> Section | None:
-    blocks = [_stage_curves(name, settings, log) for name, (settings, _, log) in run.stages.items() if log.train or log.validation]
+    blocks = [_stage_curves(name, s) for name, s in run.stages.items() if s.log.train or s.log.validation]
     if not blocks:
         return None
     about = (
@@ -62,25 +61,36 @@ def curves_section(run: RunRecord) -> Section | None:
     return section("Training curves", "curves", *blocks, about=about)
 
 
-def _stage_curves(name: str, settings: Record, log: StageLog) -> Html:
-    planned = log.planned or settings.get("steps")
-    loss = [Series("train", log.points("loss")), Series("validation", log.validations("loss"), marks=True)]
-    charts = [curve("loss", [s for s in loss if s.points], x_max=planned)]
+def _stage_curves(name: str, stage: Stage) -> Html:
+    log, planned, kind = stage.log, stage.planned, stage.settings.get("kind")
+    large, small = [curve("loss", _pair(log, "loss", "loss"), x_max=planned)], []
     for group, members in _term_groups(log).items():
-        short = {m: m.removeprefix(f"{group}/") for m in members}
-        series = [Series(short[m], log.points(f"terms/{m}")) for m in members if f"terms/{m}" in log.train]
-        series += [Series(f"{short[m]}, validation", log.validations(m), marks=True) for m in members if m in log.validation]
-        charts.append(curve(group, series, x_max=planned))
-    for pair in SMALL:
-        small = [curve(title, [Series(title, log.points(key))], height=SMALL_HEIGHT, x_max=planned) for key, title in pair.items() if log.points(key)]
-        charts += [tag("div", *small)] if small else []
-    kind = settings.get("kind")
-    return tag("div", tag("h3", name, tag("span", f" {kind}", class_="muted") if kind else None), tag("div", *charts, class_="curves"), class_="stage")
+        if len(members) == 1 and members[0] not in log.validation:
+            small.append((members[0], f"terms/{members[0]}"))
+            continue
+        series = _pair(log, f"terms/{members[0]}", members[0]) if len(members) == 1 else _several(log, group, members)
+        large.append(curve(_words(group), series, x_max=planned))
+    small += [(title, key) for title, key in SMALL.items() if any(v for _, v in log.points(key))]
+    drawn = [curve(_words(title), [Series(title, log.points(key))], height=SMALL_HEIGHT, x_max=planned) for title, key in small]
+    # Two small charts share the place of a large one.
+    stacked = [tag("div", *drawn[i : i + 2]) for i in range(0, len(drawn), 2)]
+    return tag("div", tag("h3", name, tag("span", f" {kind}", class_="muted") if kind else None), tag("div", *large, *stacked, class_="curves"), class_="stage")
 
 
-SMALL = ({"grad_norm": "gradient norm", "lr": "learning rate"}, {"samples_per_s": "samples/s", "tokens_per_s": "tokens/s"})
-"""What is worth a glance, not a study: two of these share the place of one chart."""
-SMALL_HEIGHT = 88
+SMALL = {"gradient norm": "grad_norm", "learning rate": "lr", "samples/s": "samples_per_s", "tokens/s": "tokens_per_s"}
+"""Worth a glance, not a study; what is always 0 (tokens/s of a stage without text) is left out."""
+SMALL_HEIGHT = 86
+
+
+def _pair(log: StageLog, train: str, validation: str) -> list[Series]:
+    found = [Series("train", log.points(train)), Series("validation", log.validations(validation), marks=True)]
+    return [s for s in found if s.points]
+
+
+def _several(log: StageLog, group: str, members: list[str]) -> list[Series]:
+    short = {m: _words(m.removeprefix(f"{group}/")) for m in members}
+    series = [Series(short[m], log.points(f"terms/{m}")) for m in members if f"terms/{m}" in log.train]
+    return series + [Series(f"{short[m]}, validation", log.validations(m), marks=True) for m in members if m in log.validation]
 
 
 def _term_groups(log: StageLog) -> dict[str, list[str]]:
@@ -94,9 +104,13 @@ def _term_groups(log: StageLog) -> dict[str, list[str]]:
     return groups
 
 
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def proof_section(run: RunRecord) -> Section | None:
     """Which group of weights moved in which stage, and the hash of those that must not."""
-    done = {name: record for name, (_, record, _) in run.stages.items() if record.get("trains") or record.get("frozen")}
+    done = {name: s.done for name, s in run.stages.items() if s.done.get("trains") or s.done.get("frozen")}
     if not done:
         return None
     groups = list(dict.fromkeys(g for r in done.values() for g in (*(r.get("trains") or {}), *(r.get("frozen") or {}))))
@@ -110,6 +124,7 @@ def proof_section(run: RunRecord) -> Section | None:
 
 def _cell(group: str, record: Record) -> Html:
     trained, frozen = (record.get("trains") or {}).get(group), (record.get("frozen") or {}).get(group)
+    stayed = tag("span", "rest " if trained else None, "frozen ", tag("code", str(frozen).split(":")[-1][:8], title=str(frozen)), class_="muted nowrap") if frozen else None
     if trained is not None:
         moved = trained.get("moved") if isinstance(trained, dict) else None
         count = trained.get("parameters") if isinstance(trained, dict) else None
@@ -120,7 +135,6 @@ def _cell(group: str, record: Record) -> Html:
             mark = tag("span", "\N{BLACK CIRCLE} moved", class_="good")
         else:
             mark = tag("span", "\N{WHITE CIRCLE} did not move", class_="bad")
-        return tag("span", join([mark, size], " "), class_="nowrap")
-    if frozen is not None:
-        return tag("span", tag("span", "frozen ", class_="muted"), tag("code", str(frozen).split(":")[-1][:8], title=str(frozen)), class_="nowrap")
-    return tag("span", "\N{EN DASH}", class_="muted", title="not part of this stage")
+        # Some of a part may be frozen while the rest is trained, e.g. a head that no loss reaches.
+        return join([tag("span", join([mark, size], " "), class_="nowrap"), tag("br") if stayed else None, stayed])
+    return stayed or tag("span", "\N{EN DASH}", class_="muted", title="not part of this stage")

@@ -24,7 +24,8 @@ STAGES: list[tuple[str, str, int, list[str]]] = [
     ("instruct", "supervised", 500, ["connectors", "lora"]),
     ("grpo", "grpo", 120, ["lora"]),
 ]
-PARAMETERS = {"encoders.film": 812_544, "connectors.film": 74_112, "language": 934_912, "text": 401_280, "lora": 49_152}
+PARAMETERS = {"encoders.film": 812_544, "connectors.film": 74_112, "language": 984_064, "text": 401_280}
+TRAINED = {**PARAMETERS, "lora": 49_152}
 
 
 @dataclass
@@ -97,7 +98,7 @@ def fake_run(root: Path, finished: int = len(STAGES)) -> RunFolder:
     stages = [{"name": n, "kind": k, "steps": s, "trains": t, "mix": {"phantom": 3, "cells": 1} if n == "instruct" else {"phantom": 1}} for n, k, s, t in STAGES]
     stages[0]["text"], stages[3]["lora"] = {"kind": "transformers", "model": "emilyalsentzer/Bio_ClinicalBERT"}, {"rank": 8}
     encoder = {"kind": "transformers", "model": "/home/someone/secret/clip-tiny", "connector": {"kind": "mlp"}}
-    model = {"encoders": {"film": encoder}, "language": {"kind": "causal"}, "boxes": {"scale": 1000}}
+    model = {"encoders": {"film": encoder}, "language": {"kind": "causal", "model": "", "config": {"model_type": "qwen2"}}, "boxes": {"scale": 1000}}
     run.recipe.write_text(yaml.safe_dump({"name": "phantom", "seed": 7, "model": model, "data": {"phantom": {"shards": "/home/someone/shards"}}, "stages": stages}))
     lines = [line for name, kind, steps, _ in STAGES[:finished] for line in stage_log(name, kind, steps, draw)]
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -120,7 +121,7 @@ def stage_log(name: str, kind: str, steps: int, draw: random.Random) -> list[dic
     for step in range(5, steps + 1, 5):
         done = step / steps
         loss = draw.gauss(0, 0.01) if kind == "grpo" else 0.08 + 3.4 * (1 - done) ** 6 + abs(draw.gauss(0, 0.05 + 0.2 * (1 - done)))
-        terms: dict[str, float] = {}
+        terms = {"token_accuracy": 1 - min(loss / 4, 0.9)} if kind == "supervised" else {}
         if kind == "grpo":
             choice, form = 0.55 + 0.3 * done + draw.gauss(0, 0.05), min(1, 0.9 + 0.1 * done)
             terms = {"reward": 0.8 * choice + 0.2 * form, "reward/choice": choice, "reward/format": form, "kl": 0.02 * done + abs(draw.gauss(0, 0.002))}
@@ -130,7 +131,7 @@ def stage_log(name: str, kind: str, steps: int, draw: random.Random) -> list[dic
              "samples_per_s": draw.gauss(180, 12), "tokens_per_s": draw.gauss(5200, 200), "seconds": step * 0.18}
         )  # fmt: skip
         if step % (steps // 6 // 5 * 5) == 0:
-            lines.append({"stage": name, "step": step, "validation": {"loss": loss * 1.06 + 0.02}})
+            lines.append({"stage": name, "step": step, "validation": {"loss": loss * 1.06 + 0.02, **{name: 0.97 * value for name, value in terms.items() if name == "token_accuracy"}}})
     return lines
 
 
@@ -139,7 +140,7 @@ def stage_record(name: str, kind: str, steps: int, trains: list[str]) -> dict[st
     mine = [g for g in groups if any(g.startswith(t) for t in trains)]
     return {
         "name": name, "kind": kind, "finished": True, "step": steps, "identity": f"sha256:{name:0<16}", "take": f"step-{steps}", "from": {}, "seconds": steps * 0.18,
-        "trains": {g: {"parameters": PARAMETERS[g], "moved": True} for g in mine},
+        "trains": {g: {"parameters": TRAINED[g], "moved": True} for g in mine},
         "frozen": {g: f"sha256:{g.encode().hex():0<24}"[:31] for g in groups if g not in mine},
     }  # fmt: skip
 
@@ -158,7 +159,7 @@ def lineage() -> dict[str, Any]:
     return {
         "recipe": "sha256:5b1f0c9ad2e84417", "medvlm": "0.1.0", "model": {"parameters": PARAMETERS},
         "sources": {
-            "phantom": {"card": phantom, "fingerprint": "sha256:11aa22bb", "counts": {"train": 4000, "val": 400, "test": 600}},
+            "phantom": {"card": phantom, "fingerprint": "sha256:11aa22bb", "counts": {"test": 600, "train": 4000, "val": 400}, "patients": {"test": 290, "train": 2000, "val": 200}},
             "cells": {"card": cells, "fingerprint": "sha256:33cc44dd", "counts": {"train": 205, "val": 51, "test": 108}},
         },
     }  # fmt: skip
@@ -176,10 +177,11 @@ RESULTS = [
     result("vqa", "accuracy:size", 0.804, [0.74, 0.86], 152, {"blind": 0.33, "shuffled": 0.35, "majority": 0.36}, [0.44, 0.35, 0.54]),
     result("count", "mae", 0.312, [0.25, 0.38], 300, {"blind": 1.21, "shuffled": 1.44, "majority": 1.18}, [-0.868, -0.99, -0.75]),
     result("boxes", "hit_rate", 0.71, [0.66, 0.76], 240, {"blind": 0.09, "shuffled": 0.08}, [0.62, 0.56, 0.68]),
-    result("boxes", "iou", 0.548, [0.51, 0.58], 240, {"blind": 0.12, "shuffled": 0.11}, [0.43, 0.39, 0.47]),
-    result("retrieval", "image_to_text_top1", 0.742, [0.70, 0.78], 600, {"chance": 0.0139}, None),
+    result("boxes", "mean_iou", 0.548, [0.51, 0.58], 240, {"blind": 0.12, "shuffled": 0.11}, [0.43, 0.39, 0.47]),
+    result("retrieval", "image_to_text_top1", 0.742, [0.70, 0.78], 600, {"chance": 0.0139}, [0.728, 0.69, 0.77]),
     result("count", "mae", 6.92, [5.8, 8.1], 108, {"blind": 7.4, "shuffled": 9.1, "majority": 7.31}, [-0.39, -1.2, 0.41], "cells"),
-    result("reward", "reward", 0.884, [0.86, 0.90], 812, {"blind": 0.41}, [0.47, 0.43, 0.51]),
+    result("count", "unreadable", 0.004, [0.0, 0.01], 300, {"blind": 0.0, "majority": 0.0}, None),
+    result("reward", "total", 0.884, [0.86, 0.90], 812, {"blind": 0.41}, [0.47, 0.43, 0.51]),
 ]
 TRUE_BOX, SAID_BOX = [210, 305, 420, 515], [222, 318, 431, 540]
 

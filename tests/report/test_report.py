@@ -39,7 +39,7 @@ def test_nothing_is_loaded_from_elsewhere(run, parse):
 def test_no_path_reaches_the_page(run):
     page = write_report(run).read_text()
     assert "/home/someone" not in page and str(run.root.parent) not in page
-    assert "clip-tiny (local folder)" in page and "emilyalsentzer/Bio_ClinicalBERT" in page
+    assert "transformers, clip-tiny (a local folder)" in page and "emilyalsentzer/Bio_ClinicalBERT" in page
 
 
 def test_the_strictest_licence_stands_on_top(run, parse):
@@ -101,7 +101,9 @@ def test_results_stand_with_interval_n_and_baselines(run, parse):
     head = [th.text for th in table.all("thead")[0].all("th")]
     assert head == ["data", "task", "metric", "value", "95 % interval", "n", "blind", "shuffled", "majority", "chance", "paired difference"]
     assert rows(table)[0] == ["phantom:test", "vqa", "accuracy ↑", "0.93", "0.91 to 0.95", "812", "0.36", "0.35", "0.36", "–", "+0.57 majority: 0.53 to 0.61"]
-    assert rows(table)[3][2] == "mean absolute error ↓"
+    assert [r[2] for r in rows(table) if r[1] == "count"] == ["mean absolute error ↓", "mean absolute error ↓", "unreadable"]
+    folded = section(parse(write_report(run)), "results").all("details")[0]
+    assert [r[2] for r in rows(folded.all("table")[0])] == ["accuracy, side ↑", "accuracy, size ↑"]
 
 
 def test_the_headline_leaves_parts_of_a_metric_to_the_table(run, parse):
@@ -138,6 +140,14 @@ def test_gallery_draws_truth_and_answer_where_they_are(run, parse):
     assert where == [["210", "305", "210", "210"], ["222", "318", "209", "222"]]
     said = [dd.words() for dd in card.all("div", "qa")[1].all("dl")[0].all("dd")]
     assert said == ["[222, 318, 431, 540]", "[210, 305, 420, 515]"]
+
+
+def test_two_data_sets_share_the_gallery(run, parse):
+    lines = [json.loads(line) for line in run.answers.read_text().splitlines()]
+    many = [{**lines[i % 24], "dataset": d, "key": f"{d}{i}"} for d in ("phantom", "cells") for i in range(30)]
+    run.answers.write_text("".join(json.dumps(line) + "\n" for line in many))
+    cards = section(parse(write_report(run)), "answers").all("article")
+    assert [c.all("p", "muted")[0].text for c in cards] == ["phantom:test"] * 12 + ["cells:test"] * 12
 
 
 def test_right_and_wrong_are_words_not_only_colours(run, parse):
@@ -181,6 +191,58 @@ def test_an_unfinished_run_says_what_is_missing(unfinished, parse):
     assert any(n.startswith("There is no evaluation yet") for n in notes)
     assert not any(s.attributes["id"] in ("headline", "results", "answers") for s in page.all("section"))
     assert rows(section(page, "made").all("table")[0])[2][-1] == "… 33 %"
+
+
+def test_values_that_are_not_finite_are_counted_under_the_curve(unfinished, parse):
+    """The log writes them as text, because JSON has no such numbers."""
+    with unfinished.metrics.open("a") as log:
+        log.write("\n" + json.dumps({"stage": "align", "step": 110, "steps": 300, "loss": "nan", "lr": 1e-3, "grad_norm": "inf"}) + "\n")
+    figures = section(parse(write_report(unfinished)), "curves").all("div", "stage")[2].all("figure")
+    warned = {f.all("strong")[0].text: f.all("p", "warn")[0].text for f in figures if f.all("p", "warn")}
+    assert warned == {"loss": "1 value not finite, not drawn", "gradient norm": "1 value not finite, not drawn"}
+
+
+def test_what_was_frozen_within_a_trained_part_is_shown_beside_it(run, parse):
+    path = run.stage("pair") / "stage.json"
+    record = json.loads(path.read_text())
+    record["frozen"]["encoders.film"] = "7a4644928f3a08db"
+    path.write_text(json.dumps(record))
+    table = rows(section(parse(write_report(run)), "proof").all("table")[0])
+    assert next(r for r in table if r[0] == "encoders.film")[1] == "● moved 813 k rest frozen 7a464492"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("status.json", {"status": "failed", "reason": "OutOfMemoryError"}, "The last attempt to train ended with OutOfMemoryError"),
+        ("status.json", {"status": "preempted", "reason": ""}, "start it again to go on"),
+        ("evaluate/protocol.json", [{"dataset": "phantom", "split": "test", "shards": {"limit": 50, "samples": 50}}], "phantom:test was evaluated on 50 samples drawn by the seed, not on all."),
+    ],
+)
+def test_what_narrows_the_evidence_is_said_on_top(run, parse, name, value, says):
+    (run.root / name).write_text(json.dumps(value))
+    assert says in parse(write_report(run)).all("div", "notes")[0].words()
+
+
+def test_quarantined_samples_are_counted_on_top(run, parse):
+    run.quarantine.write_text('{"key": "a"}\n{"key": "b"}\n')
+    assert "2 samples were skipped because they could not be read" in parse(write_report(run)).all("div", "notes")[0].words()
+
+
+def test_with_folds_the_others_are_trained_on(run, parse):
+    lineage = json.loads(run.lineage.read_text())
+    lineage["sources"] = {"cells": {**lineage["sources"]["cells"], "counts": {"fold0": 70, "fold1": 71, "fold2": 72}, "fold": 1}}
+    run.lineage.write_text(json.dumps(lineage))
+    page = parse(write_report(run))
+    assert "training samples 142" in page.all("header")[0].words()
+    assert "tested on fold 1, trained on the others" in section(page, "data").words()
+
+
+def test_adapters_are_shown_and_not_counted_twice(run, parse):
+    table = {r[0]: r[1:] for r in rows(section(parse(write_report(run)), "made").all("table")[1])}
+    assert table["lora"] == ["adapters of rank 8, counted where they sit", "49.2 k"]
+    assert table["language"] == ["causal, qwen2 from scratch", "984 k"]
+    assert table["all"][1] == "2.27 M"
 
 
 def test_steps_logged_again_after_a_resume_count_once(unfinished, parse):
