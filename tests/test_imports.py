@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ except SystemExit as stop:
 
 
 @pytest.mark.parametrize("code", ["import medvlm", HELP], ids=["import medvlm", "medvlm --help"])
-def test_the_command_line_starts_light_and_quick(code: str, record_property: pytest.RecordProperty) -> None:
+def test_the_command_line_starts_light_and_quick(code: str, record_property: Callable[[str, object], None]) -> None:
     runs = [loaded_by(code, HEAVY) for _ in range(5)]
     assert [loaded for loaded, _ in runs] == [[]] * 5
     seconds = statistics.median(s for _, s in runs)

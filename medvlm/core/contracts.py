@@ -156,6 +156,7 @@ class Lora(Config):
 
 
 class StageConfig(Config):
+    kind: str
     name: str
     mix: dict[str, float]
     """Source -> weight."""

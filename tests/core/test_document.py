@@ -195,7 +195,7 @@ def test_an_override_that_cannot_be_is_refused(override: str, message: str) -> N
 def test_what_is_written_reads_back_the_same_under_both_versions_of_yaml() -> None:
     tricky = ["1e-4", "1e5", "010", "0o7", "3:20", "yes", "on", "true", "null", "~", "", "2024-05-01", "1_000", "<<", "=", "a: b", "# c", "é", "x\ny", "- z", ".5", ".inf"]
     numbers = [1e-05, 0.1, 1e300, 5, -3, 1.0, True, None]
-    content = {"tricky": tricky, "numbers": numbers, "keys": {t: 1 for t in tricky}}
+    content = {"tricky": tricky, "numbers": numbers, "keys": dict.fromkeys(tricky, 1)}
     text = as_yaml(content)
     assert parse(text, "x.yaml").data == content
     assert yaml.safe_load(text) == content

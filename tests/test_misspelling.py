@@ -1,0 +1,112 @@
+"""Every schema key of every shipped recipe and card, misspelt by one letter, is refused at its place with the right word offered.
+
+Names that users choose (sources, encoders, stages, rewards, columns) and what is passed on to other libraries
+(`config`, `args`) are no schema keys.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from medvlm.core.card import Card, load_card
+from medvlm.core.config import Slot, component, kinds
+from medvlm.core.document import Document, KeyPath, read_yaml
+from medvlm.core.errors import RecipeError
+from medvlm.recipe import load, shipped
+from medvlm.sections import Recipe
+
+RECIPES = sorted(shipped("recipes").rglob("*.yaml"))
+CARDS = sorted(shipped("data_cards").rglob("*.yaml"))
+
+
+def schema_keys(annotation: Any, data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, list[str]]]:
+    """(path of a key that a schema names, all keys accepted there), for what a file holds."""
+    slot = next((a for a in get_args(annotation)[1:] if isinstance(a, Slot)), None) if get_origin(annotation) is Annotated else None
+    if slot is not None:
+        if isinstance(data, dict) and data.get("kind") in kinds(slot.folder):
+            yield from schema_keys(component(slot.folder, data["kind"]).Config, data, path)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = {field.alias or name: field for name, field in annotation.model_fields.items()}
+        for key, value in data.items() if isinstance(data, dict) else ():
+            yield (*path, key), list(fields)
+            inner = Annotated[Any, *fields[key].metadata] if fields[key].metadata else fields[key].annotation
+            has_slot = any(isinstance(m, Slot) for m in fields[key].metadata)
+            yield from schema_keys(inner if has_slot else fields[key].annotation, value, (*path, key))
+    elif get_origin(annotation) is dict:
+        for key, value in data.items() if isinstance(data, dict) else ():
+            yield from schema_keys(get_args(annotation)[1], value, (*path, key))
+    elif get_origin(annotation) in (tuple, list):
+        for i, value in enumerate(data if isinstance(data, list) else ()):
+            yield from schema_keys(get_args(annotation)[0], value, (*path, i))
+    else:
+        for member in get_args(annotation):
+            yield from schema_keys(member, data, path)
+
+
+def misspellings(key: str, seed: int) -> Iterator[str]:
+    """One letter deleted, replaced, swapped with the next, or put in; which one and where depends on `seed` alone."""
+    at = seed % len(key)
+    letter = string.ascii_lowercase[seed % 26]
+    yield key[:at] + key[at + 1 :]
+    yield key[:at] + (letter if letter != key[at] else "x") + key[at + 1 :]
+    at = seed % max(len(key) - 1, 1)
+    yield key[:at] + key[at + 1 : at + 2] + key[at] + key[at + 2 :]
+    yield key[:at] + letter + key[at:]
+
+
+def cases(document: Document, config: type[BaseModel], every: bool) -> list[tuple[KeyPath, str]]:
+    """(path of a key, its misspelling): all four of each key, or one, whose kind goes round from key to key."""
+    found: list[tuple[KeyPath, str]] = []
+    for number, (at, accepted) in enumerate(schema_keys(config, document.data)):
+        key = str(at[-1])
+        # A swap of two equal letters changes nothing; another letter can make another key, or none at all.
+        wrong = [w for w in dict.fromkeys(misspellings(key, zlib.crc32(repr(at).encode()))) if w and w not in accepted]
+        found += [(at, w) for w in (wrong if every else [wrong[number % len(wrong)]])]
+    return found
+
+
+def refused_at(document: Document, text: str, copy: Path, at: KeyPath, wrong: str, is_card: bool) -> tuple[bool, bool]:
+    """(refused with the place and the dotted key, right word offered), with the key misspelt in a copy of the file."""
+    _, line, column = document.marks[at]
+    lines = text.splitlines(keepends=True)
+    key, before = str(at[-1]), lines[line - 1]
+    assert before[column - 1 :].startswith(key), (line, column, key)
+    lines[line - 1] = before[: column - 1] + wrong + before[column - 1 + len(key) :]
+    copy.write_text("".join(lines), encoding="utf-8")
+    try:
+        load_card(copy) if is_card else load(copy)
+    except RecipeError as refused:
+        for complaint in str(refused).splitlines():
+            if re.match(rf"{re.escape(str(copy))}:{line}:{column} (\S+\.)?{re.escape(wrong)}: unknown key", complaint):
+                return True, f", did you mean {key!r}? (accepts " in complaint
+    return False, False
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one of each key", "all"])
+@pytest.mark.parametrize("path", [*RECIPES, *CARDS], ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_a_misspelt_key_is_refused_and_the_right_one_offered(path: Path, every: bool, tmp_path: Path, record_property: Any) -> None:
+    is_card, document, text = path in CARDS, read_yaml(path), path.read_text(encoding="utf-8")
+    tried = cases(document, Card if is_card else Recipe, every)
+    assert len(tried) > 5
+    results = {(at, wrong): refused_at(document, text, tmp_path / path.name, at, wrong, is_card) for at, wrong in tried}
+    silent = [f"{'.'.join(map(str, at))} as {wrong}" for (at, wrong), (refused, _) in results.items() if not refused]
+    assert not silent, f"not refused at its place: {silent}"
+    right = sum(offered for _, offered in results.values()) / len(results)
+    record_property("misspellings", len(results))
+    record_property("right_word_offered", right)
+    print(f"{path.name}: {len(results)} misspellings, right word offered in {right:.1%}")
+    assert right >= 0.95, [f"{'.'.join(map(str, at))} as {wrong}" for (at, wrong), (_, offered) in results.items() if not offered]
+
+
+def test_the_keys_that_are_easily_overlooked_are_among_the_tried() -> None:
+    """`kind` of a slot, keys inside slots and lists of stages, aliases."""
+    tried = {str(at[-1]) for path in RECIPES for at, _ in cases(read_yaml(path), Recipe, every=False)}
+    assert {"kind", "name", "connector", "steps", "lr", "validate", "every", "on", "mix"} <= tried

@@ -1,0 +1,56 @@
+"""What the README shows is what the program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from medvlm.cli import _parser
+from medvlm.core.card import load_card
+from medvlm.recipe import validate
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for named, text in found if named == language]
+
+
+RECIPE, CARD = blocks(ROOT / "README.md", "yaml")
+
+
+def test_its_recipe_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "films.yaml").write_text(RECIPE)
+    assert "a valid recipe (films, " in validate(tmp_path / "films.yaml")[0]
+
+
+def test_its_card_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "ours.yaml").write_text(CARD)
+    assert load_card(tmp_path / "ours.yaml").media == ("film",)
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES for block in blocks(page, "") for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("medvlm ")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_its_commands_are_understood(command: str) -> None:
+    words = shlex.split(command.replace("[", "").replace(" ...]", ""))
+    args, rest = _parser().parse_known_args(words[1:])
+    assert all("=" in word for word in rest), rest
+    assert args.run is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_its_links_and_files_are_there(page: Path) -> None:
+    text = page.read_text()
+    linked = [page.parent / target for target in re.findall(r"\]\(([^)#:]+)\)", text)]
+    named = [ROOT / name for name in re.findall(r"`((?:recipes|medvlm|docs|launch|benchmarks)/[\w./]+)`", text)]
+    missing = [str(path) for path in (*linked, *named) if not path.exists()]
+    assert not missing
