@@ -25,7 +25,7 @@ def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     """cards: source -> its data card."""
     found = [p for rule in (_names, _sources, _routes, _parts, _evaluation) for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
-        found += _stage(recipe, i)
+        found += _stage(recipe, i, cards)
     if not found and recipe.export.target == "stock" and (reason := stock_reason(recipe.model, recipe.stages)):
         found.append(Problem(("export", "target"), f"no stock class holds this model: {reason}; change it, or write `export: {{target: custom}}`"))
     return found
@@ -128,7 +128,7 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(path, "has no connector to the language model; add one, e.g. connector: {kind: mlp}")
         if recipe.model.language is None and encoder.connector is not None:
             yield Problem((*path, "connector"), "leads to a language model, and there is none; remove it, or add model.language")
-        if encoder.preprocess is not None:
+        if "preprocess" in type(encoder).model_fields and encoder.preprocess is not None:
             try:
                 MediaTransform(encoder.preprocess)
             except ShapeError as reason:
@@ -140,24 +140,41 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
 
 
 def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    media = {kind for kinds in serves(recipe).values() for kind in kinds}
     for i, (source, split) in enumerate(recipe.evaluate.pairs()):
         path: KeyPath = ("evaluate", "on", i)
         if source not in recipe.data:
             yield Problem(path, _absent("source", source, recipe.data, "data"))
             continue
-        splits = cards[source].splits
-        if not splits.folds and splits.by != "column" and not splits.ratios.get(split):
-            yield Problem(path, f"its card deals no samples to {split!r} (it has {_list(splits.ratios)})")
+        if split not in _splits(cards[source]):
+            yield Problem(path, f"its card deals no samples to {split!r} (it has {_list(_splits(cards[source]))})")
+        if unseen := set(cards[source].media) - media:
+            yield Problem(path, f"no encoder serves its media of kind {_list(unseen)} (served are {_list(media)})")
+
+
+def _splits(card: Card) -> tuple[str, ...]:
+    """The splits that a card deals samples to; for a column of the archive only the archive knows."""
+    if card.splits.folds:
+        return ("train", "test")
+    if card.splits.by == "column":
+        return ("train", "val", "test")
+    return tuple(split for split, ratio in card.splits.ratios.items() if ratio > 0)
 
 
 # --- one stage ---------------------------------------------------------------------------------------
 
 
-def _stage(recipe: Recipe, i: int) -> Iterator[Problem]:
+def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Problem]:
     stage, path = recipe.stages[i], ("stages", i)
     for source in stage.mix:
         if source not in recipe.data:
             yield Problem((*path, "mix", source), _absent("source", source, recipe.data, "data"))
+            continue
+        splits = _splits(cards[source])
+        if "train" not in splits:
+            yield Problem((*path, "mix", source), f"its card deals no samples to 'train' (it has {_list(splits)})")
+        if stage.validate_ is not None and "val" not in splits:
+            yield Problem((*path, "validate"), f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change its splits")
     if stage.batch % stage.accumulate:
         yield Problem((*path, "accumulate"), f"batch {stage.batch} is not divisible by accumulate {stage.accumulate}")
     if stage.keep == "best" and stage.validate_ is None:

@@ -155,6 +155,13 @@ def test_a_mistake_in_a_base_is_placed_in_the_base(home: Path) -> None:
     assert second == "recipes/mine.yaml:3:1 seed: expected a whole number, found 1.5"
 
 
+def test_a_misspelt_extends_is_the_first_thing_said(home: Path) -> None:
+    (home / "recipes" / "mine.yaml").write_text("extend: [tiny.yaml]\nname: mine\n")
+    with pytest.raises(RecipeError) as refused:
+        load("recipes/mine.yaml")
+    assert str(refused.value).startswith("recipes/mine.yaml:1:1 extend: unknown key, did you mean 'extends'? (accepts extends, name, seed, ")
+
+
 def test_a_dual_encoder_takes_the_language_model_out_of_what_it_extends(home: Path) -> None:
     (home / "recipes" / "clip.yaml").write_text(
         "extends: [tiny.yaml]\nname: clip\nmodel: {language: null, encoders: {film: {connector: null}}}\n"
@@ -293,7 +300,12 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
         ([("yaml}", "yaml, fold: 3}")], FOLDS, "recipes/tiny.yaml:7:35 data.films.fold: expected 0 to 2, the folds of its card, found 3"),
         ([], ("media: [film]", "media: [film, volume]"), "recipes/tiny.yaml:11:11 stages.pair.mix.films: no encoder serves its media of kind 'volume' (served are film)"),
         ([], ("media: [film]", "media: [film]\nsplits: {ratios: {train: 1.0}}"), "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'test' (it has train)"),
+        ([("yaml}", "yaml, fold: 0}"), ("films:test", "films:val")], FOLDS, "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'val' (it has test, train)"),
+        ([("yaml}", "yaml, fold: 0}"), (MIX, f"{MIX}    validate: {{every: 5}}\n")], FOLDS, "recipes/tiny.yaml:20:5 stages.align.validate: films has no samples to validate on"),
+        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {test: 1.0}}"), "recipes/tiny.yaml:11:11 stages.pair.mix.films: its card deals no samples to 'train'"),
         ([], ("media: [film]", "media: [film]\nsplits: {ratios: {train: 0.5}}"), "cards/films.yaml:8:1 splits: ratios sum to 0.5, expected 1"),
+        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {trian: 1.0}}"), "cards/films.yaml:8:19 splits.ratios.trian: expected 'train', 'val' or 'test', found 'trian', did you mean 'train'?"),
+        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {train: 1.5, val: -0.5}}"), "cards/films.yaml:8:31 splits.ratios.val: expected at least 0, found -0.5"),
         ([], ("access: open", "acess: open"), "cards/films.yaml:5:1 acess: unknown key, did you mean 'access'?"),
         ([], ("access: open", "access: opne"), "cards/films.yaml:5:1 access: expected 'open', 'registration', 'credentialed' or 'generated', found 'opne', did you mean 'open'?"),
         ([], ("films: 4", "flims: 4"), "cards/films.yaml:8:25 reader.flims: unknown key, did you mean 'films'?"),

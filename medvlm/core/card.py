@@ -38,8 +38,8 @@ class Splits(Config):
 
     by: Literal["patient", "image", "column"] = "patient"
     """`image` where the archive knows no patients: said on the model card."""
-    ratios: dict[str, float] = Field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
-    folds: int = 0
+    ratios: dict[Literal["train", "val", "test"], Annotated[float, Field(ge=0)]] = {"train": 0.8, "val": 0.1, "test": 0.1}
+    folds: int = Field(0, ge=0)
     """With N folds the shards are fold0..foldN-1; a source with `fold: k` tests on k and trains on the rest."""
     salt: str = "medvlm"
 
