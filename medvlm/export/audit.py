@@ -1,0 +1,75 @@
+"""Where every tensor of a trained model went in the export: merged, replaced, copied, unused, and none missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from medvlm.core.errors import ShapeError
+
+
+@dataclass
+class Audit:
+    """Names of the tensors in the exported folder, each in exactly one of merged, replaced, copied.
+
+    merged: a base weight with its adapter folded in. replaced: trained as it is. copied: never trained.
+    adapters: the trained adapter tensors that `merged` accounts for. unused: tensor -> why the exported class
+    loads it but its answers do not depend on it. shared: a tied tensor -> the one that is stored for both.
+    left_out: a trained tensor that the exported class has no place for -> its value and what that means.
+    """
+
+    merged: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """`missing` is 0 by construction: `account` raises otherwise."""
+        return {**{k: len(v) for k, v in vars(self).items()}, "missing": 0}
+
+    def line(self) -> str:
+        return ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in self.counts().items() if v or k == "missing")
+
+
+def named(prefix: str, module: nn.Module) -> dict[str, Any]:
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def account(
+    source: Mapping[str, Any], place_of: Callable[[str], str | None], wanted: Mapping[str, Any],
+    adapters: Iterable[str], is_trained: Callable[[str], bool],
+) -> tuple[dict[str, Any], Audit]:
+    """The tensors under their exported names, and the audit.
+
+    source: medvlm name -> tensor, adapters already folded in. place_of: medvlm name -> exported name. wanted:
+    exported name -> tensor that the exported class has there (on meta). adapters: names of the adapter tensors
+    that were folded in. Raises ShapeError when a tensor has no place, a place no tensor, or the shapes differ.
+    """  # fmt: skip
+    audit = Audit(adapters=sorted(adapters))
+    adapted = {name.partition(".lora_")[0] for name in audit.adapters}
+    placed: dict[str, Any] = {}
+    homeless = []
+    for name, tensor in source.items():
+        place = place_of(name)
+        if place is None or place not in wanted:
+            homeless.append(name)
+            continue
+        if tuple(wanted[place].shape) != tuple(tensor.shape):
+            raise ShapeError(f"export: {name} is {tuple(tensor.shape)}, the exported class takes {tuple(wanted[place].shape)} at {place}")
+        placed[place] = tensor
+        layer = name.rpartition(".")[0]
+        kind = audit.merged if layer in adapted and name.endswith(".weight") else audit.replaced if is_trained(name) else audit.copied
+        kind.append(place)
+    if homeless:
+        raise ShapeError(f"export: {len(homeless)} tensors have no place in the exported class: {', '.join(sorted(homeless)[:5])}; use export.target: custom")
+    if missing := sorted(set(wanted) - set(placed)):
+        raise ShapeError(f"export: {len(missing)} tensors of the exported class have no source: {', '.join(missing[:5])}; use export.target: custom")
+    if lost := adapted - {name.rpartition(".")[0] for name in source}:
+        raise ShapeError(f"export: adapters whose layer is not in the model after merging: {', '.join(sorted(lost)[:5])}")
+    return placed, audit

@@ -1,0 +1,250 @@
+"""The model card: README.md with the front matter that the Hub reads, and what a clinician or a lawyer would ask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from medvlm.core.card import Card, strictest
+from medvlm.core.contracts import Preprocess
+from medvlm.export.audit import Audit
+from medvlm.export.card_text import ACCESS, LIMITS, LOADING, PHI, WINDOW, table
+from medvlm.export.licence import hub_licence, licence_words
+
+
+@dataclass(frozen=True)
+class About:
+    """What a card is made from.
+
+    recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
+    stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
+    kind: llava, dual or custom.
+    """
+
+    kind: str
+    recipe: dict[str, Any]
+    cards: Mapping[str, Card]
+    counts: Mapping[str, Mapping[str, int]]
+    stages: Mapping[str, dict[str, Any]]
+    results: Sequence[dict[str, Any]]
+    preprocess: Mapping[str, Preprocess]
+    parity: dict[str, Any]
+    audit: Audit
+    recipe_hash: str
+    version: str
+    why_custom: str = ""
+    parameters: Mapping[str, int] = field(default_factory=dict)
+
+
+def model_card(about: About) -> str:
+    front = yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=120)
+    body = [
+        f"# {about.recipe['name']}",
+        _what(about),
+        _loading(about),
+        "## Intended use and limits\n\n" + LIMITS + _limits_of_data(about),
+        _data(about),
+        _licence(about),
+        _training(about),
+        _results(about),
+        _preprocessing(about),
+        _proof(about),
+        _lineage(about),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(part for part in body if part) + "\n"
+
+
+def front_matter(about: About) -> dict[str, Any]:
+    """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to say."""
+    task = "zero-shot-image-classification" if about.kind == "dual" else "image-text-to-text"
+    front: dict[str, Any] = {**hub_licence([card.licence for card in about.cards.values()]), "pipeline_tag": task}
+    front["library_name"] = "medvlm" if about.kind == "custom" else "transformers"
+    if about.cards:
+        front["datasets"] = [card.name for card in about.cards.values()]
+    if bases := base_models(about.recipe):
+        front["base_model"] = bases
+        front["base_model_relation"] = "finetune"
+    front["tags"] = ["medical", "medvlm", *(["llava"] if about.kind == "llava" else []), *sorted({m for c in about.cards.values() for m in c.media})]
+    if results := _model_index(about, task):
+        front["model-index"] = [{"name": about.recipe["name"], "results": results}]
+    return front
+
+
+def base_models(recipe: Mapping[str, Any]) -> list[str]:
+    """Hub ids of the parts; folders of somebody's disk say nothing to others."""
+    model = recipe.get("model") or {}
+    texts = [s["text"] for s in recipe.get("stages") or () if s.get("text")]
+    parts = [*(model.get("encoders") or {}).values(), model.get("language") or {}, *texts]
+    ids = [str(p.get("model") or "") for p in parts]
+    return list(dict.fromkeys(i for i in ids if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", i)))
+
+
+def _model_index(about: About, task: str) -> list[dict[str, Any]]:
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in about.results:
+        if isinstance(row.get("value"), int | float):
+            grouped.setdefault((row["dataset"], row["split"], row["task"]), []).append(row)
+    out = []
+    for (dataset, split, kind), rows in grouped.items():
+        title = about.cards[dataset].title if dataset in about.cards else dataset
+        metrics = [
+            {
+                "type": row["metric"],
+                "value": row["value"],
+                "name": f"{row['metric']}{_interval_words(row)}",
+                "args": {"ci95": row.get("ci"), "n": row.get("n"), "baselines": row.get("baselines") or {}},
+            }
+            for row in rows
+        ]
+        out.append({"task": {"type": task, "name": kind}, "dataset": {"type": dataset, "name": title, "split": split}, "metrics": metrics})
+    return out
+
+
+# --- sections ---------------------------------------------------------------------------------------
+
+
+def _what(about: About) -> str:
+    model = about.recipe["model"]
+    read = {"dual": "An image and a text encoder that map both to one space", "custom": "A model that reads images and answers in text"}
+    what = read.get(about.kind, "A vision-language model that reads images and answers in text")
+    if about.kind == "custom" and not model.get("language"):
+        what = read["dual"]
+    rows = [[name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""] for name, description in _parts(model, about.recipe)]
+    return f"{what}, trained with medvlm from a recipe.\n\n" + table(["part", "what it is", "parameters"], rows)
+
+
+def _parts(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    parts = []
+    for name, encoder in (model.get("encoders") or {}).items():
+        parts.append((f"encoders.{name}", _described(encoder)))
+        if encoder.get("connector"):
+            parts.append((f"connectors.{name}", _described(encoder["connector"])))
+    if model.get("language"):
+        parts.append(("language", _described(model["language"])))
+    else:
+        parts += [("text", _described(stage["text"])) for stage in (recipe.get("stages") or ())[-1:] if stage.get("text")]
+    return parts
+
+
+def _described(part: Mapping[str, Any]) -> str:
+    start = part.get("model") or part.get("net") or (f"{part['config'].get('model_type', '')}, from scratch" if part.get("config") else "")
+    return f"{part['kind']}: {start}" if start else str(part["kind"])
+
+
+def _loading(about: About) -> str:
+    if about.kind == "custom":
+        return f"## How to load\n\nThis folder needs the package medvlm: no stock class of transformers holds it, because {about.why_custom}.\n\n" + LOADING["custom"]
+    return "## How to load\n\nPlain transformers, no code from this folder:\n\n" + LOADING[about.kind]
+
+
+def _limits_of_data(about: About) -> str:
+    lines = [f"- {card.name}: {card.limits.strip()}" for card in about.cards.values() if card.limits.strip()]
+    return "\n\nKnown limits of the training data:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _data(about: About) -> str:
+    rows = []
+    for source, card in about.cards.items():
+        counts = ", ".join(f"{split} {n:,}" for split, n in about.counts.get(source, {}).items())
+        note = f" ({card.phi.note.strip()})" if card.phi.note.strip() else ""
+        rows.append([f"{card.title} (`{card.name}`)", card.licence.id, ACCESS[card.access], PHI[card.phi.status] + note, _patients(card), counts])
+    text = "## Training data\n\n" + table(["data set", "licence", "access", "patient data", "patients", "samples"], rows)
+    cited = [f"- {card.name}: {card.citation.strip()}" for card in about.cards.values() if card.citation.strip()]
+    terms = [f"- {card.name}: {card.terms.strip()}" for card in about.cards.values() if card.terms.strip()]
+    return text + ("\n\nTerms:\n\n" + "\n".join(terms) if terms else "") + ("\n\nTo cite:\n\n" + "\n".join(cited) if cited else "")
+
+
+def _patients(card: Card) -> str:
+    if card.access == "generated":
+        return "none: generated"
+    if card.splits.by == "patient" and card.patient_key:
+        return "kept apart: no patient is in two splits"
+    if card.splits.by == "image":
+        return "unknown: split by image, one patient may be in two splits, results may be too good"
+    return "as the archive's own split has them, not proven apart"
+
+
+def _licence(about: About) -> str:
+    licences = [card.licence for card in about.cards.values()]
+    bases = base_models(about.recipe)
+    started = f"\n\nIt started from {', '.join(bases)}: their licences apply as well." if bases else ""
+    return "## Licence\n\n" + licence_words(strictest(licences), {c.name: c.licence for c in about.cards.values()}) + started
+
+
+def _training(about: About) -> str:
+    settings = {s["name"]: s for s in about.recipe.get("stages") or ()}
+    rows = []
+    for name, done in about.stages.items():
+        stage = settings.get(name, {})
+        mix = ", ".join(f"{source} {weight:g}" for source, weight in (stage.get("mix") or {}).items())
+        rows.append([name, str(done.get("kind", "")), ", ".join(stage.get("trains") or done.get("trains") or ()), mix, f"{done.get('step', 0):,}", str(stage.get("batch", ""))])
+    return "## Training\n\nStages, in order:\n\n" + table(["stage", "kind", "trains", "data and weight", "steps", "batch"], rows) if rows else ""
+
+
+def _results(about: About) -> str:
+    if not about.results:
+        return "## Results\n\nThis model was not evaluated: nothing here says how good it is."
+    names = list(dict.fromkeys(name for row in about.results for name in row.get("baselines") or {}))
+    rows = []
+    for row in about.results:
+        paired = row.get("paired") or {}
+        difference = f"{paired['difference']:+.3g} [{_span(paired['ci'])}] against {paired['against']}" if paired.get("ci") else ""
+        baselines = [_number((row.get("baselines") or {}).get(name)) for name in names]
+        rows.append([f"{row['dataset']}:{row['split']}", row["task"], row["metric"], _number(row.get("value")), _span(row.get("ci")), str(row.get("n", "")), *baselines, difference])
+    columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference [95 %]"]
+    about_baselines = (
+        "On held-out samples, with bootstrap intervals. Baselines were measured in the same run: `blind` is this model without the image, `shuffled` "
+        "with the image of another sample, `majority` the most frequent training answer to that kind of question. A value counts only as far as it is beyond them."
+    )
+    return f"## Results\n\n{about_baselines}\n\n" + table(columns, rows)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else ""
+
+
+def _span(ci: Any) -> str:
+    return f"{ci[0]:.3g} to {ci[1]:.3g}" if ci else ""
+
+
+def _interval_words(row: Mapping[str, Any]) -> str:
+    inside = [f"95 % interval {_span(row['ci'])}"] if row.get("ci") else []
+    inside += [f"n {row['n']}"] if row.get("n") else []
+    return f" ({', '.join(inside)})" if inside else ""
+
+
+def _preprocessing(about: About) -> str:
+    lines = []
+    for name, before in about.preprocess.items():
+        fit = "resized to" if before.fit == "squash" else "short side resized, centre cut to"
+        lines.append(f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels, mean {list(before.mean)}, std {list(before.std)}.")
+        if about.kind != "custom":
+            lines.append(WINDOW["window" if before.window else "plain"].format(low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]))
+    boxes = (about.recipe["model"].get("boxes") or {}).get("scale")
+    if boxes and about.kind != "dual":
+        lines.append(f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this preprocessing, origin at the upper left.")
+    return "## Preprocessing\n\n" + "\n".join(lines)
+
+
+def _proof(about: About) -> str:
+    if about.kind == "dual":
+        found = f"largest difference of a unit embedding {about.parity['max_abs_embedding_diff']:.2g}"
+    else:
+        found = f"largest difference of a logit {about.parity['max_abs_logit_diff']:.2g}, same token ids, same greedy answers"
+    where = "with medvlm" if about.kind == "custom" else "without medvlm, by plain transformers,"
+    versions = ", ".join(f"{k} {v}" for k, v in about.parity["versions"].items())
+    left = "".join(f"\n\nNot in this folder: `{name}`: {why}." for name, why in about.audit.left_out.items())
+    unused = f" {len(about.audit.unused)} of them are loaded but not used by this class (listed in `medvlm/audit.json`)." if about.audit.unused else ""
+    return (
+        f"## Parity proof\n\nA fresh process {where} loaded this folder and was compared with the trained model in float32, on raw images of "
+        f"{len(about.parity['image_sizes'])} odd sizes: {found} (allowed: {about.parity['tolerance']:g}). {versions}. Details: `medvlm/parity.json`.\n\n"
+        f"Tensors: {about.audit.line()}.{unused}{left}"
+    )
+
+
+def _lineage(about: About) -> str:
+    return f"## Lineage\n\nmedvlm {about.version}, recipe `{about.recipe_hash}`. The resolved recipe, lineage, preprocessing and results are in `medvlm/`."

@@ -1,0 +1,68 @@
+"""What a model may be used for, from the licences of the data it was trained on: the strictest wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medvlm.core.card import Licence
+
+# Identifiers the Hub knows (huggingface.co/docs/hub/repositories-licenses), as far as data and model cards use them.
+HUB = {
+    "apache-2.0", "mit", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "c-uda", "cc0-1.0",
+    "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+    "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "agpl-3.0", "gfdl",
+    "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c", "ms-pl", "mpl-2.0", "odc-by", "odbl", "osl-3.0", "postgresql", "ofl-1.1",
+    "ncsa", "unlicense", "zlib", "pddl",
+}  # fmt: skip
+
+
+def hub_licence(licences: Sequence[Licence]) -> dict[str, str]:
+    """Front matter: `license` of the one that is at least as strict as every other, else `other` with a name for all of them."""
+    ids = list(dict.fromkeys(x.id for x in licences))
+    ruling = [x for x in licences if all(_covers(x, y) for y in licences)]
+    names = list(dict.fromkeys(x.id for x in ruling))
+    if len(names) == 1 and names[0].lower() in HUB:
+        return {"license": names[0].lower()}
+    if len(names) == 1:
+        ids = names
+    front = {"license": "other", "license_name": _slug("-and-".join(sorted(ids)))} if ids else {"license": "unknown"}
+    if len(ids) == 1 and (url := next((x.url for x in licences if x.id == ids[0] and x.url), "")):
+        front["license_link"] = url
+    return front
+
+
+def licence_words(allowed: Mapping[str, Any], licences: Mapping[str, Licence]) -> str:
+    """What the licences allow together, the restriction first, with whom each comes from."""
+    if not licences:
+        return "It was trained on no data set with a card."
+    uses = "Commercial use is allowed." if allowed["commercial"] else f"**Non-commercial use only**, because of {_whose(licences, lambda x: not x.commercial)}."
+    if allowed["share_alike"]:
+        uses += f" **Share alike**: what is made from it must carry the same licence, because of {_whose(licences, lambda x: x.share_alike)}."
+    if not allowed["redistribute"]:
+        uses += f" The data of {_whose(licences, lambda x: not x.redistribute)} may not be passed on; ask its owner before these weights are."
+    if any(x.attribution for x in licences.values()):
+        uses += f" Name the makers of {_whose(licences, lambda x: x.attribution)}."
+    listed = [f"- {name}: {x.id}{f', {x.url}' if x.url else ''}" for name, x in licences.items()]
+    return f"The strictest of the licences of the training data applies. {uses}\n\n" + "\n".join(listed)
+
+
+def _covers(x: Licence, y: Licence) -> bool:
+    """Whether x forbids at least what y forbids and asks at least what y asks."""
+    return (
+        (y.commercial or not x.commercial)
+        and (x.share_alike or not y.share_alike)
+        and (y.redistribute or not x.redistribute)
+        and (x.attribution or not y.attribution)
+    )
+
+
+def _whose(licences: Mapping[str, Licence], has: Any) -> str:
+    return ", ".join(name for name, x in licences.items() if has(x))
+
+
+def _slug(text: str) -> str:
+    """The Hub wants lower case letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

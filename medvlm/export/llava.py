@@ -1,0 +1,167 @@
+"""A trained VLM as a stock LlavaForConditionalGeneration folder, which transformers loads without our code.
+
+Written for transformers 5 (models/llava/modeling_llava.py of 5.23): weights go in and out through the stock class,
+never through a state dict written by hand.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medvlm.core.contracts import Preprocess
+from medvlm.core.errors import ShapeError
+from medvlm.data.transforms import processor_settings
+from medvlm.export.audit import Audit, account, named
+from medvlm.export.stock import REMEDY, TOWERS
+from medvlm.models.generate import end_ids
+from medvlm.models.lora import merge
+from medvlm.models.vlm import VLM
+
+
+def to_llava(model: VLM, tokenizer: Any, preprocess: Preprocess, folder: Path, is_trained: Callable[[str], bool] = lambda name: False) -> Audit:
+    """Writes the folder and says where each tensor went. The adapters of `model` are folded into it for good.
+
+    is_trained: parameter name -> whether a stage trained it. Raises ShapeError for a model that the class does not hold.
+    """
+    from transformers import LlavaForConditionalGeneration
+
+    ((name, encoder),) = model.encoders.items()
+    tower, connector, language = encoder.tower, model.connectors[name], model.language
+    adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
+    merge(model)
+    config = llava_config(tower, language, tokenizer, model.image_token_id, encoder.layer)
+    with torch.device("meta"):
+        stock = LlavaForConditionalGeneration(config)
+    source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
+    placed, audit = account(source, _places(name, language), stock.state_dict(), adapters, is_trained)
+    _head_is_linear(language)
+    stock.load_state_dict(placed, strict=True, assign=True)
+    stock.tie_weights()
+    if config.tie_word_embeddings:
+        audit.shared["lm_head.weight"] = "model.language_model." + _name_of(language.base_model, language.get_input_embeddings()) + ".weight"
+    audit.unused.update(_unused(tower, config, audit))
+    stock.generation_config = generation_config(model, tokenizer)
+    stock.config.dtype = language.get_input_embeddings().weight.dtype
+    stock.save_pretrained(folder)
+    save_processor(tokenizer, preprocess, tower, folder)
+    return audit
+
+
+def llava_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int, layer: int) -> Any:
+    """Raises ShapeError when the tower is not one that the stock class is used with."""
+    from transformers import LlavaConfig
+
+    kind = tower.config.model_type
+    if kind not in TOWERS:
+        raise ShapeError(f"export: the tower is a {kind}, and the stock class is used with {' or '.join(TOWERS)}; {REMEDY}")
+    strategy, _ = TOWERS[kind]
+    vision, text = copy.deepcopy(tower.config), copy.deepcopy(language.config)
+    vision.architectures = [type(tower).__name__]
+    text.architectures = [type(language).__name__]  # llama.cpp picks its converter by this
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_token_id,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=layer,
+        multimodal_projector_bias=True,
+        tie_word_embeddings=bool(text.tie_word_embeddings),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def generation_config(model: VLM, tokenizer: Any) -> Any:
+    """Greedy and never saying the placeholder of an image, as the model was evaluated.
+
+    256 new tokens where the caller does not say: transformers' own default is 20, prompt and image included.
+    """
+    from transformers import GenerationConfig
+
+    ends = end_ids(model, tokenizer)
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=256,
+        suppress_tokens=[model.image_token_id],
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else ends,
+    )
+
+
+def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: Path) -> None:
+    """processor_config.json, chat_template.jinja, the tokenizer, and preprocessor_config.json for older readers."""
+    from transformers import CLIPImageProcessor, LlavaProcessor
+
+    strategy, extra = TOWERS[tower.config.model_type]
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "left"  # several prompts in one batch are continued at their right end
+    images = CLIPImageProcessor(**processor_settings(preprocess))
+    processor = LlavaProcessor(
+        image_processor=images, tokenizer=tokenizer, patch_size=tower.config.patch_size, vision_feature_select_strategy=strategy,
+        chat_template=tokenizer.chat_template, num_additional_image_tokens=extra,
+    )  # fmt: skip
+    processor.save_pretrained(folder)
+    images.save_pretrained(folder)
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def _name_of(root: nn.Module, module: nn.Module) -> str:
+    return next(name for name, found in root.named_modules() if found is module)
+
+
+def _places(encoder: str, language: Any) -> Callable[[str], str | None]:
+    head = _name_of(language, language.get_output_embeddings())
+    moves = {
+        f"encoders.{encoder}.tower.": "model.vision_tower.",
+        f"connectors.{encoder}.": "model.multi_modal_projector.",
+        f"language.{language.base_model_prefix}.": "model.language_model.",
+        f"language.{head}.": "lm_head.",
+    }
+
+    def place_of(name: str) -> str | None:
+        return next((new + name[len(old) :] for old, new in moves.items() if name.startswith(old)), None)
+
+    return place_of
+
+
+def _head_is_linear(language: Any) -> None:
+    """The stock class computes lm_head(hidden) and nothing after it; Gemma 2 caps, Cohere and Granite scale."""
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        whole = language(input_ids=ids, use_cache=False).logits
+        linear = language.get_output_embeddings()(language.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    diff = (whole - linear).abs().max().item()
+    if diff > 1e-4:
+        raise ShapeError(
+            f"export: {type(language).__name__} does more after its last layer than a linear head (logits differ by {diff:.2g}), "
+            f"which the stock class does not do; {REMEDY}"
+        )
+
+
+def _unused(tower: Any, config: Any, audit: Audit) -> dict[str, str]:
+    """Tensors of the tower behind the hidden state that LLaVA takes."""
+    last = tower.config.num_hidden_layers + 1 + config.vision_feature_layer  # number of layers that are run for it
+    unused = {}
+    for name in audit.merged + audit.replaced + audit.copied:
+        part = name.removeprefix("model.vision_tower.")
+        if part == name:
+            continue
+        if part.startswith("head."):
+            unused[name] = "attention pooling of SigLIP: LLaVA takes the patches"
+        elif part.startswith("post_layernorm."):
+            unused[name] = "norm of the pooled output: LLaVA takes the hidden state before it"
+        elif part.startswith("encoder.layers.") and int(part.split(".")[2]) >= last:
+            unused[name] = f"layer behind vision_feature_layer {config.vision_feature_layer}"
+    return unused

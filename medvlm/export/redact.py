@@ -1,0 +1,45 @@
+"""Nothing of the machine it was made on leaves with a model: no path, no secret, no name of a home folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+# A path inside a longer text: from / or ~/ (not within a word or a URL) to the next blank or quote.
+INSIDE = re.compile(r"(?<![\w.:/~-])(?:~?/[^\s'\",;]+/[^\s'\",;]*|~/[^\s'\",;]+)")
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"}
+"""Files of other people's words: `/home/user` may be a token."""
+
+
+def without_paths(value: Any) -> Any:
+    """Plain data in which every local path is only its last part."""
+    if isinstance(value, dict):
+        return {without_paths(k): without_paths(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    value = value.removeprefix("file://") if value.startswith("file://") else value
+    if value.startswith(("/", "~/")):
+        return PurePosixPath(value).name
+    if re.match(r"[A-Za-z]:[\\/]", value):
+        return PureWindowsPath(value).name
+    return INSIDE.sub(lambda path: PurePosixPath(path[0]).name, value)
+
+
+def traces(folder: Path, places: Iterable[Path]) -> list[str]:
+    """`FILE: what` for each file that holds one of these paths, the home folder, or a secret of the environment.
+
+    Weights are left out: no text is written into them but tensor names.
+    """
+    needles = {f"{Path.home()}/": "the home folder", **{f"{p}": "a path of this machine" for p in places if len(p.parts) > 2}}
+    needles |= {value: f"the value of ${name}" for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= 8}
+    found = []
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".safetensors" and p.name not in VOCABULARY):
+        text = file.read_bytes()
+        found += [f"{file.relative_to(folder)}: {what}" for needle, what in needles.items() if needle.encode() in text]
+    return found

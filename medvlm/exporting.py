@@ -1,0 +1,60 @@
+"""A run to a model folder: loads what the run trained and hands it to the export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from medvlm.core.config import component
+from medvlm.core.run import RunFolder
+from medvlm.evaluate import answerer
+from medvlm.export.custom import MANIFEST, load
+from medvlm.export.run import ExportReceipt, Trained
+from medvlm.export.run import export as export_model
+from medvlm.models.parts import preprocess_of
+from medvlm.recipe import load_run
+
+
+def export(run: RunFolder, out: Path, target: Literal["", "stock", "custom"] = "", stage: str = "") -> ExportReceipt:
+    """The model as `stage` (by default the last finished one) left it, as a folder. target: by default the recipe's.
+
+    Raises CheckpointError when there is no such stage, RecipeError when no stock class holds the model, ParityError
+    when the folder does not compute what the model computes.
+    """
+    loaded = load_run(run.root)
+    recipe = loaded.recipe
+    made = answerer.load_run(recipe, run, stage)
+    last = [s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists() and stage in ("", s.name)][-1]
+    is_vlm = component("stages", last.kind).MAKES == "vlm"
+    model: Any = made.vlm if is_vlm else made.dual
+    trained = Trained(
+        model=model.float().cpu().eval(),
+        tokenizer=made.tokenizer if is_vlm else made.text_tokenizer,
+        preprocess=preprocess_of(recipe.model.encoders),
+        stage=last.name,
+        recipe=recipe,
+        plain=loaded.resolve(),
+        recipe_hash=loaded.recipe_hash,
+        cards=loaded.cards,
+    )
+    return export_model(run, out, trained, target or recipe.export.target)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether this is a folder of `export.target: custom`, which `medvlm evaluate` takes in the place of a run."""
+    return (folder / MANIFEST).is_file()
+
+
+def answerer_of(recipe: Any, folder: Path, max_new_tokens: int = 64) -> answerer.RunAnswerer:
+    """The model of such a folder, ready to answer. recipe: of `medvlm.recipe.load_run(folder)`."""
+    from medvlm.data.dialogue import Dialogue
+    from medvlm.data.prepare import make_prepare
+    from medvlm.models.parts import tokens_of
+
+    made = load(folder)
+    manifest = made.manifest
+    dialogue = Dialogue(made.tokenizer, manifest.image_token) if manifest.makes == "vlm" else None
+    prepare = make_prepare(manifest.encoders, made.preprocess, tokens_of(manifest.encoders), dialogue, manifest.box_scale)
+    model: Any = made.model
+    vlm, dual = (model, None) if manifest.makes == "vlm" else (None, model)
+    return answerer.RunAnswerer(recipe, prepare, made.tokenizer, vlm, dual, made.text_tokenizer, max_new_tokens)

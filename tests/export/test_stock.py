@@ -1,0 +1,169 @@
+"""Exports that plain transformers must load: every one is proven in a process of its own that has no medvlm."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.core.errors import RecipeError, ShapeError
+from medvlm.core.run import RunFolder
+from medvlm.export import parity
+from medvlm.export.llava import to_llava
+from medvlm.export.run import ExportReceipt, export
+from medvlm.export.stock import stock_reason
+from medvlm.models.parts import matches
+
+from .conftest import recipe_of, trained_of, with_film
+
+CLIP = {"model_type": "clip_vision_model"}
+COMPOSITIONS = {
+    "siglip-untied": ({}, {"tie_word_embeddings": False}, {}),
+    "clip-tied-layer-2": (CLIP, {"tie_word_embeddings": True}, {"layer": -2}),
+    "siglip-llama-tied": ({}, {"model_type": "llama", "tie_word_embeddings": True}, {}),
+    "clip-untied-crop": (CLIP, {"tie_word_embeddings": False}, {"preprocess": {"size": [32, 32], "fit": "crop", "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}}),
+}
+
+
+def make(tmp: Path, run: RunFolder, name: str) -> ExportReceipt:
+    tower, language, rest = COMPOSITIONS[name]
+    return export(run, tmp / name, trained_of(with_film(recipe_of(tower, language), rest)), "stock")
+
+
+@pytest.fixture(scope="module", params=list(COMPOSITIONS))
+def receipt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> ExportReceipt:
+    return make(tmp_path_factory.mktemp("exports"), run, request.param)
+
+
+def test_logits_and_answers_are_those_of_the_trained_model(receipt: ExportReceipt) -> None:
+    proof = json.loads((receipt.folder / "medvlm" / "parity.json").read_text())
+    assert proof["passed"] and proof["class"] == "LlavaForConditionalGeneration"
+    assert proof["max_abs_logit_diff"] <= 1e-4
+    assert [case["images"] for case in proof["cases"]] == [1, 1, 1, 0, 2]
+    assert all(case["same_ids"] and case["text"] == case["expected"] for case in proof["cases"])
+    assert proof["image_effect"] > 100 * proof["tolerance"], "the proof must see a wrong tower: blanking the image has to change the logits"
+
+
+def test_the_config_says_what_the_tower_is(receipt: ExportReceipt) -> None:
+    config = json.loads((receipt.folder / "config.json").read_text())
+    processor = json.loads((receipt.folder / "processor_config.json").read_text())
+    is_clip = config["vision_config"]["model_type"] == "clip_vision_model"
+    assert config["vision_feature_select_strategy"] == processor["vision_feature_select_strategy"] == ("default" if is_clip else "full")
+    assert processor["num_additional_image_tokens"] == (1 if is_clip else 0)
+    assert processor["patch_size"] == 8 and config["image_seq_length"] == 16
+    assert config["text_config"]["architectures"][0].endswith("ForCausalLM")
+    assert config["tie_word_embeddings"] == config["text_config"]["tie_word_embeddings"]
+    assert json.loads((receipt.folder / "generation_config.json").read_text())["do_sample"] is False
+    for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "README.md"):
+        assert (receipt.folder / name).is_file(), name
+
+
+def test_a_grey_image_reaches_the_model_as_three_equal_channels(receipt: ExportReceipt) -> None:
+    """What a user hands over: a picture of mode L or RGB of any size, opened by Pillow."""
+    import numpy as np
+    from PIL import Image
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(receipt.folder)
+    grey = Image.fromarray(parity.proof_images()[0])
+    pixels = processor([grey, grey.convert("RGB")], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (2, 3, 32, 32)
+    assert torch.equal(pixels[0], pixels[1])
+    assert np.ptp(pixels.numpy()) > 1
+
+
+def test_a_perturbed_weight_fails_the_proof(tmp_path: Path) -> None:
+    """The control: were the proof blind, it would pass here too."""
+    from safetensors.torch import load_file, save_file
+
+    tower, language, _ = COMPOSITIONS["siglip-untied"]
+    trained = trained_of(recipe_of(tower, language))
+    reference, folder = tmp_path / "reference", tmp_path / "model"
+    reference.mkdir()
+    parity.write_reference(trained.model, trained.tokenizer, trained.preprocess, reference)  # type: ignore[arg-type]
+    to_llava(trained.model, trained.tokenizer, trained.preprocess["film"], folder)  # type: ignore[arg-type]
+    weights = load_file(folder / "model.safetensors")
+    name = next(n for n in weights if "vision_tower" in n and "patch_embedding" in n and n.endswith("weight"))
+    weights[name] = weights[name] * 1.05
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(parity.ParityError, match="max_abs_logit_diff") as failure:
+        parity.prove(folder, reference)
+    assert failure.value.record is not None and failure.value.record["max_abs_logit_diff"] > 1e-4
+
+
+def test_a_folder_that_does_not_load_is_left_as_failed(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise parity.ParityError("logits differ by 3", {"max_abs_logit_diff": 3.0})
+
+    monkeypatch.setattr(parity, "prove", fail)
+    with pytest.raises(parity.ParityError, match=r"logits differ by 3\n.*out\.failed"):
+        export(run, tmp_path / "out", trained_of(recipe_of({}, {})), "stock")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.failed"]
+    assert json.loads((tmp_path / "out.failed" / "medvlm" / "parity.json").read_text())["passed"] is False
+
+
+def test_every_tensor_is_accounted_for(tmp_path: Path, no_children: None) -> None:
+    trained = trained_of(recipe_of({}, {"tie_word_embeddings": True}))
+    model: Any = trained.model
+    trainable = {n for n, _ in model.named_parameters() if ".lora_" in n}
+    folded = {n.partition(".lora_")[0] for n in trainable}
+    bases = {n.replace(".base_layer.", ".") for n in model.state_dict() if ".lora_" not in n}
+    audit = to_llava(model, trained.tokenizer, trained.preprocess["film"], tmp_path, lambda name: matches(name, "connectors"))
+    assert set(audit.adapters) == trainable
+    assert len(audit.merged) == len(folded)
+    assert audit.replaced == [f"model.multi_modal_projector.linear_{i}.{p}" for i in (1, 2) for p in ("weight", "bias")]
+    assert len(audit.merged) + len(audit.replaced) + len(audit.copied) == len(bases)
+    assert audit.counts()["missing"] == 0
+    assert audit.shared == {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    # SigLIP's pooling has no use in LLaVA: it is kept, and said.
+    head = {n for n in bases if ".tower.head." in n}
+    assert head and {n for n in audit.unused if ".head." in n} == {n.replace("encoders.film.tower", "model.vision_tower") for n in head}
+
+
+def test_a_model_with_a_tensor_too_many_is_refused(tmp_path: Path, no_children: None) -> None:
+    trained = trained_of(recipe_of({}, {}))
+    model: Any = trained.model
+    model.connectors["film"].linear_3 = torch.nn.Linear(2, 2)
+    with pytest.raises(ShapeError, match=r"connectors\.film\.linear_3\.bias"):
+        to_llava(model, trained.tokenizer, trained.preprocess["film"], tmp_path)
+
+
+def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_children: None) -> None:
+    """Gemma 2 computes 30 * tanh(logits / 30); LLaVA would leave that out and answer differently without an error."""
+    language = {"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 0.05, "tie_word_embeddings": True}
+    trained = trained_of(recipe_of({}, language))
+    with pytest.raises(ShapeError, match="more after its last layer than a linear head"):
+        to_llava(trained.model, trained.tokenizer, trained.preprocess["film"], tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tower", "encoders", "reason"),
+    [
+        ({"model_type": "dinov2"}, {}, "encoders.film is a dinov2"),
+        ({}, {"connector": {"kind": "linear"}}, "connector is of kind linear"),
+        ({}, {"preprocess": {"size": [32, 32], "channels": 1, "mean": [0.5], "std": [0.5]}}, "channels is 1"),
+    ],
+)
+def test_what_no_stock_class_holds_is_refused_with_the_reason(tower: dict[str, Any], encoders: dict[str, Any], reason: str) -> None:
+    found = stock_reason(with_film(recipe_of(tower, {}), encoders).model)
+    assert found is not None and reason in found
+
+
+def test_two_encoders_are_refused_and_the_remedy_is_said(tmp_path: Path, run: RunFolder, no_children: None) -> None:
+    second = {"kind": "transformers", "config": {"model_type": "clip_vision_model"}, "connector": {"kind": "mlp"}}
+    recipe = recipe_of({}, {}, ct=second)
+    trained = trained_of(recipe_of({}, {}))
+    with pytest.raises(RecipeError, match=r"2 encoders \(film, ct\).*export\.target: custom"):
+        export(run, tmp_path / "out", replace(trained, recipe=recipe), "stock")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_export_is_not_touched(tmp_path: Path, run: RunFolder, no_children: None) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RecipeError, match="is no export of medvlm"):
+        export(run, tmp_path, trained_of(recipe_of({}, {})), "stock")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
