@@ -9,9 +9,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from medvlm import __version__
 from medvlm.core.config import component
@@ -19,6 +20,7 @@ from medvlm.core.contracts import Lora, StageConfig
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.data.dialogue import Dialogue
+from medvlm.data.order import below
 from medvlm.data.prepare import make_prepare
 from medvlm.data.vocabulary import IMAGE, saved_tokenizer, train_tokenizer
 from medvlm.evaluate.answerer import taken
@@ -92,8 +94,10 @@ def _stage(
     stage = component("stages", config.kind).build(config, setup)
     started, adapters = _start(stage.model, config, origins, run, loaded.recipe.seed)
     set_trained(stage.model, config.trains, config.name)
-    stage.model.to(engine.device)
+    engine.place(stage.model)
     stage.begin()
+    # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first checkpoint starts the same.
+    torch.manual_seed(below(1 << 63, loaded.recipe.seed, config.name, "dropout", engine.rank))
     meta = {
         "stage": config.name, "medvlm": __version__, "recipe": loaded.recipe_hash, "adapters": adapters and adapters.model_dump(mode="json"), "from": started,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},

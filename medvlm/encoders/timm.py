@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
+from medvlm.core.errors import ShapeError
 
 
 class Config(EncoderConfig):
     kind: Literal["timm"]
     net: str
-    """A name of timm.list_models(), or hf-hub:ORG/NAME."""
+    """A name of timm.list_models(), or hf-hub:ORG/NAME. One of the hub that is made for another size than
+    preprocess.size needs args: {img_size: [H, W]}; of timm's own names that is known."""
     pretrained: bool = False
     weights: str = ""
     """A local safetensors file with the network's weights."""
@@ -42,9 +45,7 @@ class Net(nn.Module):
         import timm
 
         before = config.preprocess
-        args = dict(config.args)
-        if "img_size" not in args and _takes_img_size(config.net):
-            args["img_size"] = before.size
+        args = {**_size_args(config.net, before.size), **config.args}
         self.tower = timm.create_model(config.net, pretrained=config.pretrained and not torch.empty(0).is_meta, num_classes=0, in_chans=before.channels, **args)
         if config.weights and not next(self.tower.parameters()).is_meta:
             from safetensors.torch import load_file
@@ -59,12 +60,18 @@ class Net(nn.Module):
         # CNNs give [N, C, h, w]; Swin-like nets [N, h, w, C]; ViTs [N, T, C].
         self.layout = "NTC" if probe.ndim == 3 else "NHWC" if getattr(self.tower, "output_fmt", "") == "NHWC" else "NCHW"
         if self.layout == "NTC":
-            patch = self.tower.patch_embed.patch_size
-            self.grid = tuple(side // p for side, p in zip(before.size, patch, strict=True))
+            # A hybrid's stem strides too, so the patch of its embedding says nothing: timm notes the whole reduction.
+            reduction = self.tower.feature_info[-1]["reduction"]
+            self.grid: tuple[int, ...] = tuple(side // reduction for side in before.size)
             self.width: int = probe.shape[-1]
         else:
             self.grid = tuple(probe.shape[-2:]) if self.layout == "NCHW" else tuple(probe.shape[1:3])
             self.width = probe.shape[1] if self.layout == "NCHW" else probe.shape[-1]
+        if self.layout == "NTC" and probe.shape[1] != self.prefix + math.prod(self.grid):
+            raise ShapeError(
+                f"encoders: {config.net} gives {probe.shape[1]} tokens for {list(before.size)}, expected a grid of {list(self.grid)} "
+                f"and {self.prefix} before it; choose a preprocess.size that its patches tile, or another network"
+            )
 
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
         features = self.tower.forward_features(pixels_NCHW)
@@ -75,5 +82,11 @@ class Net(nn.Module):
         return Features(patches, patches.mean(1), self.grid)
 
 
-def _takes_img_size(net: str) -> bool:
-    return any(family in net for family in ("vit", "deit", "eva", "beit", "swin", "cait", "mixer"))
+def _size_args(net: str, size: tuple[int, ...]) -> dict[str, Any]:
+    """What tells a network that is made for one input size (a ViT, a Swin) about another one."""
+    import timm
+
+    if not timm.is_model(net):
+        return {}
+    known = timm.get_pretrained_cfg(net)
+    return {"img_size": size} if known.fixed_input_size and size != tuple(known.input_size[1:]) else {}

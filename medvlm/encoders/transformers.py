@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -34,25 +35,20 @@ class Config(EncoderConfig):
 
 
 def facts(config: Config) -> EncoderFacts:
-    known = _known(config)
-    if not known and config.preprocess is None:
-        return EncoderFacts(width=None, grid=None)
-    width, size, patch = known.get("hidden_size"), known.get("image_size"), known.get("patch_size")
-    grid = (size // patch, size // patch) if isinstance(size, int) and isinstance(patch, int) else None
-    return EncoderFacts(width=width, grid=grid)
+    known, stated = _known(config), _stated(config)
+    patch, size = known.get("patch_size"), stated.size if stated else None
+    grid = tuple(side // patch for side in size) if size and isinstance(patch, int) else None
+    return EncoderFacts(width=known.get("hidden_size"), grid=grid)
 
 
 def preprocess(config: Config) -> Preprocess:
     """Raises ShapeError when nothing says how large the input is."""
-    if config.preprocess:
-        return config.preprocess
-    stored = Path(config.model) / "preprocessor_config.json"
-    if config.model and stored.is_file():
-        return _from_processor(json.loads(stored.read_text()))
-    size = _known(config).get("image_size") or (_auto_config(config).image_size if config.model else None)
+    if stated := _stated(config):
+        return stated
+    size = _auto_config(config).image_size if config.model else None
     if not isinstance(size, int):
         raise ShapeError("encoders: the image size of this tower is not known; set preprocess: {size: [height, width]}")
-    return Preprocess(size=(size, size), channels=_known(config).get("num_channels", 3))
+    return Preprocess(size=(size, size))
 
 
 def build(config: Config) -> nn.Module:
@@ -76,6 +72,9 @@ class Tower(nn.Module):
             raise ShapeError(f"encoders: layer {config.layer} of a tower with {known.num_hidden_layers} layers")
         self.width: int = known.hidden_size
         before = preprocess(config)
+        # DINOv2 stretches its position embeddings to any size; a tower that must be asked to is made for one size.
+        if "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters and before.size != (known.image_size, known.image_size):
+            raise ShapeError(f"encoders: this tower takes {known.image_size} x {known.image_size} pixels, preprocess.size is {list(before.size)}; set both to the same size")
         self.input_shape = (before.channels, *before.size)
         self.grid = tuple(side // known.patch_size for side in before.size)
 
@@ -96,6 +95,18 @@ def _auto_config(config: Config) -> Any:
         return getattr(found, "vision_config", found)
     rest = {k: v for k, v in config.config.items() if k != "model_type"}
     return AutoConfig.for_model(config.config["model_type"], **rest)
+
+
+def _stated(config: Config) -> Preprocess | None:
+    """The preprocessing as far as it is known without transformers."""
+    if config.preprocess:
+        return config.preprocess
+    stored = Path(config.model) / "preprocessor_config.json"
+    if config.model and stored.is_file():
+        return _from_processor(json.loads(stored.read_text()))
+    known = _known(config)
+    size = known.get("image_size")
+    return Preprocess(size=(size, size), channels=known.get("num_channels", 3)) if isinstance(size, int) else None
 
 
 def _known(config: Config) -> dict[str, Any]:

@@ -62,8 +62,9 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
     """
     if tuple(pixels.shape[1:]) != tuple(encoder.input_shape):
         raise ShapeError(f"encoders.{name} takes {tuple(encoder.input_shape)}, the batch has {tuple(pixels.shape[1:])}; set encoders.{name}.preprocess.size")
+    dtype = next(encoder.parameters()).dtype  # pixels are float32, a model may be trained in bfloat16
     with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(encoder)):
-        features: Features = encoder(pixels)
+        features: Features = encoder(pixels.to(dtype))
     return features
 
 
@@ -111,9 +112,14 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
 
 
 def set_modes(model: nn.Module) -> None:
-    """Train mode where something is trained; frozen modules stay in eval mode (no dropout, no moving batch statistics)."""
-    for module in model.modules():
-        module.training = is_trained(module)
+    """Train mode where something is trained; frozen modules stay in eval mode (no dropout, no moving batch statistics).
+
+    A module without parameters (dropout) goes with the one it stands in: an adapter's dropout is on, a frozen tower's is off.
+    """
+    model.training = is_trained(model)
+    for module in model.modules():  # parents come before their children
+        for child in module.children():
+            child.training = is_trained(child) if any(True for _ in child.parameters()) else module.training
 
 
 @contextmanager

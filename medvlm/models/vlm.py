@@ -54,7 +54,7 @@ class VLM(nn.Module):
         """[sum of tokens over all media, W], encoder by encoder in the order of batch.media."""
         media = dict(batch.media)
         for name, encoder in self.encoders.items():
-            if name not in media and self.training and (is_trained(encoder) or is_trained(self.connectors[name])):
+            if name not in media and torch.is_grad_enabled() and (is_trained(encoder) or is_trained(self.connectors[name])):
                 media[name] = torch.zeros(1, *encoder.input_shape, device=batch.ids_BT.device)
         stacked = [self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1) for name, pixels in media.items()]
         return torch.cat(stacked) if stacked else torch.zeros(0, 1, device=batch.ids_BT.device)

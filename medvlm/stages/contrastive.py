@@ -21,7 +21,6 @@ from medvlm.models.towers import Pairs, build_dual
 from medvlm.stages._setup import Base, Setup, Wants, chunks
 from medvlm.train.loop import Terms
 
-
 MAKES = "dual"
 
 

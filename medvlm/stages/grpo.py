@@ -27,7 +27,6 @@ from medvlm.rewards._compose import Composer
 from medvlm.stages._setup import Base, Setup, Wants, chunks
 from medvlm.train.loop import Terms
 
-
 MAKES = "vlm"
 
 
@@ -99,6 +98,10 @@ class Grpo(Base):
         if self.config.kl:
             self.reference = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
 
+    def set_modes(self) -> None:
+        """No dropout in training either: the policy whose probabilities are moved is the one that drew the answers."""
+        self.model.eval()
+
     @property
     def wants(self) -> Wants:
         return needs(tasks=self.config.tasks, media=self.setup.prepare.routes)
@@ -129,7 +132,7 @@ class Grpo(Base):
     def validate(self, model: nn.Module, samples: int) -> Terms:
         """The reward of the greedy answer; its negative is the loss that `keep: best` and patience look at."""
         prompts, total = self.validation(samples), 0.0
-        with evaluating(self.model):
+        with evaluating(self.model), self.engine.autocast():
             for at in range(0, len(prompts), 64):
                 part = prompts[at : at + 64]
                 answers = self._generate(part, copies=1, temperature=0.0)
@@ -137,7 +140,7 @@ class Grpo(Base):
         return {"loss": (-total, len(prompts)), "reward": (total, len(prompts))}
 
     def _roll_out(self, prompts: list[Prompt]) -> Rollout:
-        with evaluating(self.model):
+        with evaluating(self.model), self.engine.autocast():
             answers = self._generate(prompts, self.config.group, self.config.temperature)
         groups = [answers[i * self.config.group : (i + 1) * self.config.group] for i in range(len(prompts))]
         scored = [[self.composer.score(self._text(a), p.truth) for a in group] for p, group in zip(prompts, groups, strict=True)]
@@ -149,7 +152,7 @@ class Grpo(Base):
         batch = collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id)
         lengths = torch.tensor([len(a) for a in answers])
         advantage_L = advantage_PG.flatten().repeat_interleave(lengths)
-        return Rollout(batch, advantage_L, self._reference(batch), self._terms(rewards_PG, scored, lengths))
+        return Rollout(batch, advantage_L, self._reference(batch), self._terms(rewards_PG, scored, lengths, int((batch.docs_BT >= 0).sum())))
 
     def _generate(self, prompts: list[Prompt], copies: int, temperature: float) -> list[list[int]]:
         documents = [replace(p.document, prefix=_whole(p.document), branches=[]) for p in prompts]
@@ -168,7 +171,7 @@ class Grpo(Base):
         kept = {n: p.detach().clone() for n, p in now.items()}
         for name, parameter in now.items():
             parameter.copy_(self.reference[name])
-        with evaluating(self.model):
+        with evaluating(self.model), self.engine.autocast():
             reference = self._log_probability(self.model, batch.to(self.engine.device))
         for name, parameter in now.items():
             parameter.copy_(kept[name])
@@ -181,7 +184,7 @@ class Grpo(Base):
     def _text(self, ids: list[int]) -> str:
         return str(self.setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _terms(self, rewards_PG: torch.Tensor, scored: list[list[tuple[float, dict[str, float]]]], lengths: torch.Tensor) -> Terms:
+    def _terms(self, rewards_PG: torch.Tensor, scored: list[list[tuple[float, dict[str, float]]]], lengths: torch.Tensor, num_tokens: int) -> Terms:
         parts: dict[str, tuple[float, float]] = {}
         for _, by_name in (s for group in scored for s in group):
             for name, value in by_name.items():
@@ -190,7 +193,7 @@ class Grpo(Base):
         telling = float((rewards_PG.max(1).values > rewards_PG.min(1).values).sum())
         return {
             "reward": (float(rewards_PG.sum()), rewards_PG.numel()), **parts,
-            "groups_that_differ": (telling, len(rewards_PG)), "answer_tokens": (float(lengths.sum()), len(lengths)),
+            "groups_that_differ": (telling, len(rewards_PG)), "tokens": (float(num_tokens), 0.0), "answer_tokens": (float(lengths.sum()), len(lengths)),
         }  # fmt: skip
 
 

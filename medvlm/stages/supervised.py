@@ -22,7 +22,6 @@ from medvlm.objectives.next_token import next_token
 from medvlm.stages._setup import Base, Setup, Wants, chunks
 from medvlm.train.loop import Terms
 
-
 MAKES = "vlm"
 
 

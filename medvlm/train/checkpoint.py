@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def save(stage_folder: Path, step: int, model: nn.Module, optimizer: torch.optim
         part.mkdir(parents=True)
     _barrier()
     with _quiet():
-        tensors = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
+        tensors: dict[str, Any] = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
         dcp.save(tensors, checkpoint_id=part / "tensors", no_dist=not dist.is_initialized())
     torch.save(random_state(), part / f"random-{rank}.pt")
     _barrier()
@@ -60,6 +62,11 @@ def newest(stage_folder: Path, say: Any = print) -> Path | None:
     return None
 
 
+def latest(stage_folder: Path) -> Path | None:
+    """The newest checkpoint as it is: for the other ranks, once the first has verified it."""
+    return max(_steps(stage_folder), key=step_of, default=None)
+
+
 def damaged(folder: Path) -> str:
     """What is wrong with a checkpoint; empty when every file is as the manifest says."""
     try:
@@ -82,7 +89,7 @@ def damaged(folder: Path) -> str:
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:
     """Puts weights, optimiser and random state back and returns state.json."""
     with _quiet():
-        tensors = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
+        tensors: dict[str, Any] = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
         dcp.load(tensors, checkpoint_id=folder / "tensors", no_dist=not dist.is_initialized())
         set_model_state_dict(model, tensors["model"])
         set_optimizer_state_dict(model, optimizer, tensors["optim"])
@@ -172,8 +179,9 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _quiet() -> warnings.catch_warnings:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """torch warns on every save that one process saves without a process group, which is meant."""
-    caught = warnings.catch_warnings()
-    warnings.filterwarnings("ignore", module="torch.distributed")
-    return caught
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="torch.distributed")
+        yield

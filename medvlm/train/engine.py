@@ -21,7 +21,7 @@ from medvlm.core.errors import RecipeError
 class EngineConfig(Config):
     kind: Literal["auto", "single", "ddp"] = "auto"
     """`auto`: DDP when torchrun started several processes, else one process."""
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 2
     """Threads per rank that read and decode ahead; 0 decodes between the steps."""
@@ -49,6 +49,15 @@ class Engine:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def place(self, model: nn.Module) -> None:
+        """On this rank's device and in the precision it is trained in: before the optimiser, a checkpoint or a proof looks at its weights."""
+        self.fabric.strategy.precision.convert_module(model).to(self.device)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of the training pass, for a model that is called past its wrapper (to draw answers)."""
+        context: AbstractContextManager[None] = self.fabric.autocast()
+        return context
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         wrapped, wrapped_optimizer = self.fabric.setup(model, optimizer)
@@ -91,6 +100,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         # Every rank holds a share of the loss that may depend on every row: the shares' gradients add up.
-        grad = grads[0].contiguous()
+        grad = grads[0].contiguous().clone()  # summed in place, and autograd may still need its own
         dist.all_reduce(grad)
         return grad[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ Terms = dict[str, tuple[float, float]]
 
 
 class Stage(Protocol):
-    """What a stage adds to the loop. A micro-batch is whatever its `micros` makes and its `loss` takes."""
+    """What a stage adds to the loop. A prepared sample has a `key`; a micro-batch is whatever `micros` makes and `loss` takes."""
 
     model: nn.Module
 
@@ -95,7 +96,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
             norm = float(torch.nn.utils.clip_grad_norm_([p for p in stage.model.parameters() if p.requires_grad], config.optim.max_norm))
             if not state.proven:
                 proof.note_gradients()
-            summed = _total(terms, engine, {"stop": (float(stop.requested), 0.0)})
+            summed = _total(terms, engine, {"stop": (float(stop.requested), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)})
             _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
             wrapped.step()
             wrapped.zero_grad()
@@ -117,8 +118,10 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
 
 
 def _resume(stage: Stage, optimizer: torch.optim.Optimizer, engine: Engine, folder: Path, log: Log, fresh: State) -> State:
-    found = checkpoint.newest(folder, say=print if engine.is_first else lambda _: None)
+    # One process verifies and sets damaged folders aside, or several would rename the same one.
+    found = checkpoint.newest(folder) if engine.is_first else None
     engine.barrier()
+    found = found if engine.is_first else checkpoint.latest(folder)
     if found is None:
         log.forget_after(fresh.meta["stage"], 0)
         return fresh
@@ -158,17 +161,22 @@ def _total(terms: Terms, engine: Engine, extra: Terms) -> dict[str, float]:
     return {name: flat[2 * i] / flat[2 * i + 1] if flat[2 * i + 1] else flat[2 * i] for i, name in enumerate(names)}
 
 
+def _order(prepared: list[Any], first: int) -> float:
+    """Which samples a step takes, in which order, as a number that sums over ranks: 32-bit hashes, so float64 is exact."""
+    return float(sum(zlib.crc32(f"{position} {item.key}".encode()) for position, item in enumerate(prepared, first)))
+
+
 def _check_finite(loss: float, norm: float, stage: str, step: int, prepared: list[Any]) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        keys = ", ".join(str(getattr(p, "key", "?")) for p in prepared[:8])
+        keys = ", ".join(p.key for p in prepared[:8])
         raise DataError(f"stage {stage}, step {step}: loss {loss}, gradient norm {norm}; samples of this rank: {keys}. Lower optim.lr or look at these samples")
 
 
 def _log_step(log: Log, progress: Progress, config: StageConfig, state: State, summed: dict[str, float], rate: float, norm: float, seconds: float) -> None:
-    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "tokens")}
+    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "samples", "tokens")}
     record = {
         "stage": config.name, "step": state.step, "steps": config.steps, "loss": summed["loss"], "terms": terms, "lr": rate, "grad_norm": norm,
-        "samples_per_s": config.batch / seconds, "tokens_per_s": summed.get("tokens", 0.0) / seconds, "seconds": state.seconds,
+        "samples_per_s": config.batch / seconds, "tokens_per_s": summed.get("tokens", 0.0) / seconds, "seconds": state.seconds, "samples": f"{int(summed['samples']):x}",
     }  # fmt: skip
     log.write(record)
     progress.show(state.step, summed["loss"], record["samples_per_s"], last=state.step == config.steps)  # type: ignore[arg-type]

@@ -1,0 +1,111 @@
+"""A run of one stage of each kind on a generated data set, small enough to be trained again and again; and ways to cut it off."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from medvlm.core.run import RunFolder
+from medvlm.evaluate.answerer import taken
+from medvlm.recipe import load
+from medvlm.train import checkpoint
+from medvlm.training import train
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("pair", "instruct", "reason")
+"""contrastive, supervised with adapters and dropout, grpo"""
+STEPS, SAVE_EVERY = 6, 2
+
+CARD = {
+    "name": "tiny", "title": "Tiny phantom", "summary": "Generated films for tests.", "licence": {"id": "CC0-1.0", "commercial": True},
+    "access": "generated", "phi": {"status": "synthetic"}, "patient_key": "patient", "media": ["film"],
+    "reader": {"kind": "phantom", "films": 60, "film_px": 96},
+}  # fmt: skip
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+TOWER = {"kind": "transformers", "config": {"model_type": "siglip_vision_model", **SMALL, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}}
+LANGUAGE = {"model_type": "qwen2", **SMALL, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 512}
+PAIR = {
+    "name": "pair", "kind": "contrastive", "mix": {"films": 1}, "trains": ["encoders", "text", "heads"], "width": 8, "steps": STEPS, "batch": 8, "save_every": SAVE_EVERY,
+    "text": {"kind": "transformers", "config": {"model_type": "bert", **SMALL, "num_hidden_layers": 1}}, "loss": {"kind": "siglip"}, "optim": {"lr": 1.0e-3},
+}  # fmt: skip
+INSTRUCT = {
+    "name": "instruct", "kind": "supervised", "mix": {"films": 1}, "trains": ["connectors", "lora"], "lora": {"rank": 2, "alpha": 4, "dropout": 0.3},
+    "tasks": ["choice", "count"], "questions": 2, "steps": STEPS, "batch": 8, "accumulate": 2, "save_every": SAVE_EVERY, "optim": {"lr": 1.0e-2},
+}  # fmt: skip
+REASON = {
+    "name": "reason", "kind": "grpo", "mix": {"films": 1}, "trains": ["connectors", "lora"], "group": 4, "rewards": {"choice": 1.0, "count": 1.0},
+    "tasks": ["choice", "count"], "max_new_tokens": 4, "kl": 0.1, "steps": STEPS, "batch": 4, "save_every": SAVE_EVERY, "optim": {"lr": 1.0e-3},
+}  # fmt: skip
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    whole = {
+        "name": "tiny", "seed": 7, "model": {"encoders": {"film": {**TOWER, "connector": {"kind": "mlp"}}}, "language": {"kind": "causal", "config": LANGUAGE, "vocabulary": 512}},
+        "data": {"films": {"card": "card.yaml"}}, "stages": [PAIR, INSTRUCT, REASON], "engine": {"device": "cpu", "workers": 1},
+    }  # fmt: skip
+    return {**whole, **changes}
+
+
+def written(folder: Path, content: Mapping[str, Any], card: Mapping[str, Any] = CARD) -> Path:
+    """The recipe's file, with its card beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "card.yaml").write_text(yaml.safe_dump(dict(card)))
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(dict(content)))
+    return path
+
+
+def trained(path: Path, runs: Path, *overrides: str, **how: str) -> RunFolder:
+    """Trained in this process, on one thread, as the processes that are cut off are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return train(load(path, overrides), runs, **how)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def cut_off(path: Path, runs: Path, stage: str, step: int, at: str = "logged") -> None:
+    """Trains in a process of its own that is killed (-9) at a step of a stage: see tests/drills/dying.py for `at`."""
+    command = [sys.executable, str(ROOT / "tests" / "drills" / "dying.py"), str(path), str(runs), stage, str(step), at]
+    died = subprocess.run(command, env=environment(), cwd=path.parent, capture_output=True, text=True, timeout=300)
+    assert died.returncode == -signal.SIGKILL, (died.returncode, died.stdout[-2000:], died.stderr[-2000:])
+
+
+def trace(run: RunFolder, stage: str) -> list[tuple[int, str, dict[str, str]]]:
+    """Step by step: which samples in which order, and every number that does not measure time, to the last bit."""
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [(r["step"], r["samples"], exact(r)) for r in records if r["stage"] == stage and "loss" in r]
+
+
+def exact(record: dict[str, Any]) -> dict[str, str]:
+    numbers = {"loss": record["loss"], "lr": record["lr"], "grad_norm": record["grad_norm"], **record["terms"]}
+    return {name: float(value).hex() for name, value in numbers.items()}
+
+
+def samples(run: RunFolder, stage: str) -> list[str]:
+    return [keys for _, keys, _ in trace(run, stage)]
+
+
+def weights(run: RunFolder, stage: str) -> dict[str, torch.Tensor]:
+    """As the finished stage hands them on."""
+    return checkpoint.read_weights(taken(run.stage(stage)))
+
+
+def differing(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that are not the same to the last bit."""
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
