@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medvlm.answers import boxes as box_text
+from medvlm.answers import count as count_text
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import BOXES_SLOT, Question, Sample, Truth
@@ -49,15 +50,18 @@ class Prepare:
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         """The truth in answer coordinates: boxes are integers of the canvas, and BOXES_SLOT is written out.
 
+        A preprocessing that crops may leave boxes behind: a count with boxes is counted anew.
         Raises DataError when boxes are asked for and none of them lies on the canvas.
         """
         truth = question.truth
-        if not truth.boxes or canvas is None:
+        if canvas is None or not (truth.boxes or truth.task == "boxes"):
             return truth
         placed = [canvas.answer_box(box, self.box_scale) for box in truth.boxes]
         kept = tuple(box for box in placed if box is not None)
-        if truth.task == "boxes" and not kept:
+        if truth.task == "boxes" and truth.boxes and not kept:
             raise DataError(f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the question")
+        if truth.task == "count" and len(kept) < len(truth.boxes):
+            return replace(truth, boxes=kept, count=len(kept), answer=count_text.write(len(kept)))
         return replace(truth, boxes=kept, answer=truth.answer.replace(BOXES_SLOT, box_text.write(kept)))
 
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:

@@ -17,8 +17,8 @@ from medvlm.core.sample import Sample, Truth
 from medvlm.data.dialogue import Dialogue, document
 from medvlm.data.prepare import Prepare, Seen, make_prepare
 from medvlm.data.rows import collate
-from medvlm.data.vocabulary import IMAGE
 from medvlm.data.transforms import perceived
+from medvlm.data.vocabulary import IMAGE
 from medvlm.io.images import encode_png
 from medvlm.models.generate import end_ids, generate
 from medvlm.models.parts import evaluating, preprocess_of, tokens_of
