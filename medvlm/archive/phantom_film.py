@@ -21,7 +21,7 @@ CLIP_MM = (14.0, 9.0)
 """Length and width of a clip: two pixels by one when the film is seen at 64 x 64."""
 CLIP_GAP_MM = 26.0
 """Smallest distance between the centres of two clips."""
-AIR, LUNG, TISSUE, HEART, MEDIASTINUM, CLIP = 10.0, 42.0, 84.0, 96.0, 106.0, 255.0
+AIR, LUNG, TISSUE, HEART, MEDIASTINUM, CLIP = 12.0, 40.0, 72.0, 80.0, 88.0, 255.0
 
 Grey = np.ndarray
 """float32 [H, W]."""
@@ -90,7 +90,7 @@ def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int,
         grey += added * ((255 - grey) / (255 - LUNG))
         finding_box = box_of(mask)
         taken.append((*at, finding.size_mm / 2 + 18))
-    grey *= np.float32(rng.uniform(0.9, 1.1))
+    grey *= np.float32(rng.uniform(0.9, 1.05))
     grey += rng.uniform(-8, 12)
     grey += rng.uniform(4, 7) * rng.standard_normal(grey.shape, dtype=np.float32)
     clip_boxes = []
@@ -149,20 +149,20 @@ def draw_chest(rng: np.random.Generator, thorax: Thorax, x: Grey, y: Grey) -> Gr
     hilum = soft(22 - np.hypot(aside - 34, y + 8), 40)
     grey = AIR + (TISSUE - AIR) * body
     grey += lungs * (LUNG - grey)
-    grey += 12 * hilum * lungs
+    grey += 9 * hilum * lungs
     grey += heart * body * 0.9 * (HEART - grey)
-    vertebrae = 4 * np.cos(y * np.float32(2 * np.pi / 22))
-    grey += spine * body * 0.85 * (MEDIASTINUM + vertebrae - grey) - 20 * trachea * body
+    vertebrae = 3 * np.cos(y * np.float32(2 * np.pi / 22))
+    grey += spine * body * 0.85 * (MEDIASTINUM + vertebrae - grey) - 14 * trachea * body
     ribs = np.cos((y + rng.uniform(0, 24) - 0.0032 * (aside - 20) ** 2) * np.float32(2 * np.pi / 25))
-    grey += rng.uniform(5, 8) * body * (1 - 0.8 * spine) * np.maximum(ribs, 0) ** 2
-    grey += 6 * lungs * clouds(rng, x.shape[0], 14)
+    grey += rng.uniform(4, 6) * body * (1 - 0.8 * spine) * np.maximum(ribs, 0) ** 2
+    grey += 4 * lungs * clouds(rng, x.shape[0], 14)
     return grey
 
 
 def nodule(rng: np.random.Generator, x: Grey, y: Grey, size_mm: float) -> tuple[Grey, Grey]:
     """A smooth bright disc."""
     mask = soft(size_mm / 2 - np.hypot(x, y), EDGE_MM)
-    return 140 * mask, mask
+    return 155 * mask, mask
 
 
 def cavity(rng: np.random.Generator, x: Grey, y: Grey, size_mm: float) -> tuple[Grey, Grey]:
@@ -170,21 +170,21 @@ def cavity(rng: np.random.Generator, x: Grey, y: Grey, size_mm: float) -> tuple[
     distance = np.hypot(x, y)
     outer = soft(size_mm / 2 - distance, EDGE_MM)
     hole = soft(size_mm / 2 - (4 + 0.07 * size_mm) - distance, EDGE_MM)
-    return 150 * (outer - hole) - 12 * hole, outer
+    return 155 * (outer - hole) - 12 * hole, outer
 
 
 def band(rng: np.random.Generator, x: Grey, y: Grey, size_mm: float) -> tuple[Grey, Grey]:
     """A narrow streak, up to 40 degrees from the horizontal."""
-    mask = bar(x, y, size_mm, 7.0, angle=np.deg2rad(rng.uniform(-40, 40)))
-    return 140 * mask, mask
+    mask = bar(x, y, size_mm, 10.0, angle=np.deg2rad(rng.uniform(-40, 40)))
+    return 155 * mask, mask
 
 
 def consolidation(rng: np.random.Generator, x: Grey, y: Grey, size_mm: float) -> tuple[Grey, Grey]:
     """A mottled patch with a ragged, blurred outline."""
     angle = np.arctan2(y, x)
-    ragged = 0.9 + 0.1 * np.cos(3 * angle + rng.uniform(0, 6.28)) * np.cos(2 * angle + rng.uniform(0, 6.28))
+    ragged = 0.94 + 0.06 * np.cos(3 * angle + rng.uniform(0, 6.28)) * np.cos(2 * angle + rng.uniform(0, 6.28))
     mask = soft(size_mm / 2 * ragged - np.hypot(x, y), 5)
-    return mask * (95 + 50 * clouds(rng, x.shape[0], 40)), mask
+    return mask * np.clip(80 + 45 * clouds(rng, x.shape[0], 32), 0, 155), mask
 
 
 SHAPES = {"nodule": nodule, "cavity": cavity, "band": band, "consolidation": consolidation}

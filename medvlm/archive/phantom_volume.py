@@ -81,7 +81,7 @@ def cavity(rng: np.random.Generator, hu: np.ndarray, axes: Axes, size_mm: float)
     """A shell of soft tissue around air."""
     radius = _radius(axes)
     put(hu, radius < size_mm / 2, TISSUE)
-    put(hu, radius < size_mm / 2 - 6, AIR)
+    put(hu, radius < size_mm / 2 - 5, AIR)
 
 
 def band(rng: np.random.Generator, hu: np.ndarray, axes: Axes, size_mm: float) -> None:

@@ -49,7 +49,8 @@ def answers(template: str) -> list[tuple[str, str]]:
 def chi_square(pairs: Iterable[tuple[str, str]]) -> tuple[float, int]:
     """Pearson's statistic of independence and its degrees of freedom."""
     cells = Counter(pairs)
-    rows, columns = defaultdict(int), defaultdict(int)
+    rows: Counter[str] = Counter()
+    columns: Counter[str] = Counter()
     for (row, column), n in cells.items():
         rows[row] += n
         columns[column] += n
@@ -85,7 +86,7 @@ def five_sigma(freedom: int) -> float:
 @pytest.mark.parametrize(("template", "chance"), [("side", 1 / 2), ("zone", 1 / 3), ("kind", 1 / 4), ("size", 1 / 3), ("presence", 1 / 2), ("count:clip", 1 / 6)])
 def test_the_majority_answer_is_at_chance(template: str, chance: float) -> None:
     """The commonest answer of each wording, which is the best that a reader of the question alone can give."""
-    by_wording = defaultdict(Counter)
+    by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, answer in answers(template):
         by_wording[text][answer] += 1
     right = sum(counts.most_common(1)[0][1] for counts in by_wording.values())
@@ -174,8 +175,12 @@ def test_a_finding_lies_on_the_named_side_and_is_as_large_as_said() -> None:
             continue
         x1, y1, x2, y2 = truths["boxes:finding"].boxes[0]
         assert ("left" if (x1 + x2) / 2 > 64 else "right") == truths["side"].answer
-        longest_mm = np.hypot(x2 - x1, y2 - y1) if truths["kind"].answer == "band" else max(x2 - x1, y2 - y1)
-        assert longest_mm * FILM_MM / 128 == pytest.approx(SIZES_MM[truths["size"].answer], abs=9)
+        # Of a tilted bar, 10 mm wide, the box tells the length to within that width only.
+        widest_mm = (np.hypot(x2 - x1, y2 - y1) if truths["kind"].answer == "band" else max(x2 - x1, y2 - y1)) * FILM_MM / 128
+        least_mm = widest_mm - (10 if truths["kind"].answer == "band" else 0)
+        size_mm = SIZES_MM[truths["size"].answer]
+        # 6 % by which sizes vary, 6 % of a ragged outline, one pixel; the three classes stay apart.
+        assert widest_mm > 0.88 * size_mm - 3 and least_mm < 1.06 * size_mm + 3
 
 
 def test_zones_stand_one_below_the_other_and_do_not_overlap() -> None:
