@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medvlm.evaluate.table import table
 from medvlm.evaluation import evaluate
-from medvlm.export.run import export
+from medvlm.exporting import export
 from medvlm.recipe import load
 from medvlm.report.run import write_report
 from medvlm.training import train

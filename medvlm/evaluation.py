@@ -14,6 +14,7 @@ from medvlm.data.source import splits_of
 from medvlm.evaluate.answerer import load_run as load_answerer
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.evaluate.table import table
+from medvlm.exporting import answerer_of, is_exported
 from medvlm.recipe import load_run
 from medvlm.sections import Evaluate
 from medvlm.sources import open_sources
@@ -33,7 +34,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
         if name not in sources:
             raise RecipeError(f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources: {', '.join(sources)})")
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
-    answerer = load_answerer(recipe, run, stage, device=device)
+    answerer = answerer_of(recipe, run_folder, device) if is_exported(run_folder) else load_answerer(recipe, run, stage, device=device)
     rewards: dict[str, float] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
     rows = []
     for name, split in asked:

@@ -24,7 +24,8 @@ def export(run: RunFolder, out: Path, target: Literal["", "stock", "custom"] = "
     loaded = load_run(run.root)
     recipe = loaded.recipe
     made = answerer.load_run(recipe, run, stage)
-    last = [s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists() and stage in ("", s.name)][-1]
+    finished = [s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()]
+    last = next(s for s in reversed(finished) if stage in ("", s.name))
     is_vlm = component("stages", last.kind).MAKES == "vlm"
     model: Any = made.vlm if is_vlm else made.dual
     trained = Trained(
@@ -36,6 +37,7 @@ def export(run: RunFolder, out: Path, target: Literal["", "stock", "custom"] = "
         plain=loaded.resolve(),
         recipe_hash=loaded.recipe_hash,
         cards=loaded.cards,
+        is_last=last is finished[-1],
     )
     return export_model(run, out, trained, target or recipe.export.target)
 
@@ -45,7 +47,7 @@ def is_exported(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def answerer_of(recipe: Any, folder: Path, max_new_tokens: int = 64) -> answerer.RunAnswerer:
+def answerer_of(recipe: Any, folder: Path, device: str = "cpu", max_new_tokens: int = 64) -> answerer.RunAnswerer:
     """The model of such a folder, ready to answer. recipe: of `medvlm.recipe.load_run(folder)`."""
     from medvlm.data.dialogue import Dialogue
     from medvlm.data.prepare import make_prepare
@@ -55,6 +57,6 @@ def answerer_of(recipe: Any, folder: Path, max_new_tokens: int = 64) -> answerer
     manifest = made.manifest
     dialogue = Dialogue(made.tokenizer, manifest.image_token) if manifest.makes == "vlm" else None
     prepare = make_prepare(manifest.encoders, made.preprocess, tokens_of(manifest.encoders), dialogue, manifest.box_scale)
-    model: Any = made.model
+    model: Any = made.model.to(device)
     vlm, dual = (model, None) if manifest.makes == "vlm" else (None, model)
     return answerer.RunAnswerer(recipe, prepare, made.tokenizer, vlm, dual, made.text_tokenizer, max_new_tokens)

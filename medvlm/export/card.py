@@ -15,6 +15,8 @@ from medvlm.export.audit import Audit
 from medvlm.export.card_text import ACCESS, LIMITS, LOADING, PHI, WINDOW, table
 from medvlm.export.licence import hub_licence, licence_words
 
+ORDER = {"train": 0, "val": 1, "test": 2}
+
 
 @dataclass(frozen=True)
 class About:
@@ -22,10 +24,11 @@ class About:
 
     recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
     stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
-    kind: llava, dual or custom.
+    kind: llava, dual or custom. answers: whether it is a model that answers, or one that embeds.
     """
 
     kind: str
+    answers: bool
     recipe: dict[str, Any]
     cards: Mapping[str, Card]
     counts: Mapping[str, Mapping[str, int]]
@@ -60,7 +63,7 @@ def model_card(about: About) -> str:
 
 def front_matter(about: About) -> dict[str, Any]:
     """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to say."""
-    task = "zero-shot-image-classification" if about.kind == "dual" else "image-text-to-text"
+    task = "image-text-to-text" if about.answers else "zero-shot-image-classification"
     front: dict[str, Any] = {**hub_licence([card.licence for card in about.cards.values()]), "pipeline_tag": task}
     front["library_name"] = "medvlm" if about.kind == "custom" else "transformers"
     if about.cards:
@@ -84,13 +87,13 @@ def base_models(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _model_index(about: About, task: str) -> list[dict[str, Any]]:
+    titles = {card.name: card.title for card in about.cards.values()}
     grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in about.results:
         if isinstance(row.get("value"), int | float):
             grouped.setdefault((row["dataset"], row["split"], row["task"]), []).append(row)
     out = []
     for (dataset, split, kind), rows in grouped.items():
-        title = about.cards[dataset].title if dataset in about.cards else dataset
         metrics = [
             {
                 "type": row["metric"],
@@ -100,7 +103,7 @@ def _model_index(about: About, task: str) -> list[dict[str, Any]]:
             }
             for row in rows
         ]
-        out.append({"task": {"type": task, "name": kind}, "dataset": {"type": dataset, "name": title, "split": split}, "metrics": metrics})
+        out.append({"task": {"type": task, "name": kind}, "dataset": {"type": dataset, "name": titles.get(dataset, dataset), "split": split}, "metrics": metrics})
     return out
 
 
@@ -108,26 +111,21 @@ def _model_index(about: About, task: str) -> list[dict[str, Any]]:
 
 
 def _what(about: About) -> str:
-    model = about.recipe["model"]
-    read = {"dual": "An image and a text encoder that map both to one space", "custom": "A model that reads images and answers in text"}
-    what = read.get(about.kind, "A vision-language model that reads images and answers in text")
-    if about.kind == "custom" and not model.get("language"):
-        what = read["dual"]
-    rows = [[name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""] for name, description in _parts(model, about.recipe)]
+    what = "A vision-language model that reads images and answers in text" if about.answers else "An image and a text encoder that map both to one space"
+    rows = [[name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""] for name, description in _parts(about)]
     return f"{what}, trained with medvlm from a recipe.\n\n" + table(["part", "what it is", "parameters"], rows)
 
 
-def _parts(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    parts = []
+def _parts(about: About) -> list[tuple[str, str]]:
+    model, parts = about.recipe["model"], []
     for name, encoder in (model.get("encoders") or {}).items():
         parts.append((f"encoders.{name}", _described(encoder)))
-        if encoder.get("connector"):
+        if about.answers:
             parts.append((f"connectors.{name}", _described(encoder["connector"])))
-    if model.get("language"):
-        parts.append(("language", _described(model["language"])))
-    else:
-        parts += [("text", _described(stage["text"])) for stage in (recipe.get("stages") or ())[-1:] if stage.get("text")]
-    return parts
+    if about.answers:
+        return [*parts, ("language", _described(model["language"]))]
+    texts = [stage["text"] for stage in about.recipe["stages"] if stage["name"] in about.stages and stage.get("text")]
+    return [*parts, *(("text", _described(text)) for text in texts[-1:])]
 
 
 def _described(part: Mapping[str, Any]) -> str:
@@ -137,7 +135,8 @@ def _described(part: Mapping[str, Any]) -> str:
 
 def _loading(about: About) -> str:
     if about.kind == "custom":
-        return f"## How to load\n\nThis folder needs the package medvlm: no stock class of transformers holds it, because {about.why_custom}.\n\n" + LOADING["custom"]
+        why = f"no stock class of transformers holds it, because {about.why_custom}" if about.why_custom else "its recipe asks for that (export.target: custom)"
+        return f"## How to load\n\nThis folder needs the package medvlm: {why}.\n\n" + LOADING["custom"]
     return "## How to load\n\nPlain transformers, no code from this folder:\n\n" + LOADING[about.kind]
 
 
@@ -149,7 +148,7 @@ def _limits_of_data(about: About) -> str:
 def _data(about: About) -> str:
     rows = []
     for source, card in about.cards.items():
-        counts = ", ".join(f"{split} {n:,}" for split, n in about.counts.get(source, {}).items())
+        counts = ", ".join(f"{split} {n:,}" for split, n in sorted(about.counts.get(source, {}).items(), key=lambda kv: (ORDER.get(kv[0], 3), kv[0])))
         note = f" ({card.phi.note.strip()})" if card.phi.note.strip() else ""
         rows.append([f"{card.title} (`{card.name}`)", card.licence.id, ACCESS[card.access], PHI[card.phi.status] + note, _patients(card), counts])
     text = "## Training data\n\n" + table(["data set", "licence", "access", "patient data", "patients", "samples"], rows)
@@ -225,16 +224,16 @@ def _preprocessing(about: About) -> str:
         if about.kind != "custom":
             lines.append(WINDOW["window" if before.window else "plain"].format(low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]))
     boxes = (about.recipe["model"].get("boxes") or {}).get("scale")
-    if boxes and about.kind != "dual":
+    if boxes and about.answers:
         lines.append(f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this preprocessing, origin at the upper left.")
     return "## Preprocessing\n\n" + "\n".join(lines)
 
 
 def _proof(about: About) -> str:
-    if about.kind == "dual":
-        found = f"largest difference of a unit embedding {about.parity['max_abs_embedding_diff']:.2g}"
-    else:
+    if about.answers:
         found = f"largest difference of a logit {about.parity['max_abs_logit_diff']:.2g}, same token ids, same greedy answers"
+    else:
+        found = f"largest difference of a unit embedding {about.parity['max_abs_embedding_diff']:.2g}, same token ids"
     where = "with medvlm" if about.kind == "custom" else "without medvlm, by plain transformers,"
     versions = ", ".join(f"{k} {v}" for k, v in about.parity["versions"].items())
     left = "".join(f"\n\nNot in this folder: `{name}`: {why}." for name, why in about.audit.left_out.items())

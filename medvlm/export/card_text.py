@@ -44,7 +44,7 @@ print(dict(zip(texts, model(**inputs).logits_per_image.softmax(-1)[0].tolist()))
     "custom": """\
 ```
 pip install medvlm
-medvlm evaluate FOLDER --on CARD
+medvlm evaluate FOLDER --on SOURCE:SPLIT
 ```""",
 }
 

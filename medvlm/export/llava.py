@@ -104,7 +104,8 @@ def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: P
 
     strategy, extra = TOWERS[tower.config.model_type]
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side = "left"  # several prompts in one batch are continued at their right end
+    # Several prompts in one batch are continued at their right end. What is saved are the arguments a tokenizer was made with.
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
     images = CLIPImageProcessor(**processor_settings(preprocess))
     processor = LlavaProcessor(
         image_processor=images, tokenizer=tokenizer, patch_size=tower.config.patch_size, vision_feature_select_strategy=strategy,

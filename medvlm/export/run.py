@@ -34,7 +34,8 @@ class Trained:
     """What is exported. model: as `stage` left it, adapters still on it, float32, on the CPU.
 
     tokenizer: of the language model, or of the text tower of a dual encoder. recipe: typed (model, stages, plugins).
-    plain: the same with every key, without where data lies. cards: source -> its data card.
+    plain: the same with every key, without where data lies. cards: source -> its data card. is_last: whether no later
+    stage is finished, so that the run's evaluation is of this model.
     """
 
     model: VLM | DualEncoder
@@ -45,6 +46,7 @@ class Trained:
     plain: dict[str, Any]
     recipe_hash: str
     cards: Mapping[str, Card]
+    is_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def export(run: RunFolder, out: Path, trained: Trained, target: Literal["stock",
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        receipt = _write(run, part, trained, target, reason or "the recipe asks for it")
+        receipt = _write(run, part, trained, target, reason or "")
     except parity.ParityError as failure:
         write_json(part / "medvlm" / "parity.json", {"passed": False, "why": str(failure), **(failure.record or {})})
         failed = out.with_name(f"{out.name}.failed")
@@ -143,7 +145,7 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     """medvlm/ beside the model: where it comes from, in files. A custom folder has recipe and cards where a run has them."""
     notes = folder / "medvlm"
     write_json(notes / "lineage.json", without_paths(_read(run.lineage, {})))
-    write_json(notes / "results.json", without_paths(_read(run.results, [])))
+    write_json(notes / "results.json", without_paths(_results(run, trained)))
     write_json(notes / "preprocessing.json", {name: p.model_dump(mode="json") for name, p in trained.preprocess.items()})
     write_json(notes / "audit.json", {"counts": audit.counts(), **vars(audit)})
     plain = without_paths(trained.plain)
@@ -163,11 +165,12 @@ def _about(run: RunFolder, trained: Trained, kind: str, reason: str, record: dic
     stages = {s.name: _read(run.stage(s.name) / "stage.json", {}) for s in _until(trained)}
     return About(
         kind=kind,
+        answers=isinstance(trained.model, VLM),
         recipe=without_paths(trained.plain),
-        cards=trained.cards,
+        cards=_learnt_from(trained),
         counts={name: source.get("counts") or {} for name, source in (lineage.get("sources") or {}).items()},
         stages={name: done for name, done in stages.items() if done},
-        results=_read(run.results, []),
+        results=_results(run, trained),
         preprocess=trained.preprocess,
         parity=record,
         audit=audit,
@@ -176,6 +179,20 @@ def _about(run: RunFolder, trained: Trained, kind: str, reason: str, record: dic
         why_custom=reason,
         parameters=(lineage.get("model") or {}).get("parameters") or {},
     )
+
+
+def _learnt_from(trained: Trained) -> dict[str, Card]:
+    """Cards whose licences bind the model: those of the stages it went through, and all that a tokenizer was made from."""
+    language = trained.recipe.model.language
+    used = {source for stage in _until(trained) for source in stage.mix}
+    own_tokenizer = any(not part.model for part in [language, *(getattr(s, "text", None) for s in _until(trained))] if part is not None)
+    return {name: card for name, card in trained.cards.items() if own_tokenizer or name in used}
+
+
+def _results(run: RunFolder, trained: Trained) -> list[dict[str, Any]]:
+    """What was measured of this model: of a run with both, retrieval is the dual encoder's and the rest the other's."""
+    retrieves = isinstance(trained.model, DualEncoder)
+    return [row for row in _read(run.results, []) if trained.is_last and (row["task"] == "retrieval") == retrieves]
 
 
 def _read(path: Path, missing: Any) -> Any:

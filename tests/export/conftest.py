@@ -89,10 +89,10 @@ def trained_of(recipe: Recipe) -> Trained:
 
 RESULTS = [
     {
-        "dataset": "films", "split": "test", "task": "vqa", "metric": "accuracy", "value": 0.86, "ci": [0.8, 0.91], "n": 120,
+        "dataset": "cxr_cohen", "split": "test", "task": "vqa", "metric": "accuracy", "value": 0.86, "ci": [0.8, 0.91], "n": 120,
         "baselines": {"blind": 0.4, "majority": 0.41}, "paired": {"against": "blind", "difference": 0.46, "ci": [0.36, 0.55]},
     },
-    {"dataset": "smears", "split": "test", "task": "count", "metric": "mae", "value": 2.5, "ci": [2.0, 3.1], "n": 92, "baselines": {"constant": 4.1}, "paired": None},
+    {"dataset": "bccd", "split": "test", "task": "count", "metric": "mae", "value": 2.5, "ci": [2.0, 3.1], "n": 92, "baselines": {"constant": 4.1}, "paired": None},
 ]  # fmt: skip
 
 
@@ -100,7 +100,7 @@ RESULTS = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run folder with what an export takes from it beside the weights."""
     run = RunFolder(tmp_path_factory.mktemp("runs") / "tiny")
-    sources = {name: {"counts": {"train": 90, "test": 30}, "fingerprint": "f00d"} for name in CARDS}
+    sources = {name: {"counts": {"test": 30, "train": 90}, "fingerprint": "f00d"} for name in CARDS}
     write_json(run.lineage, {"recipe": "0123abcd", "medvlm": "1", "sources": sources, "from": str(run.root / "instruct"), "model": {"parameters": {"language": 12345}}})
     write_json(run.results, RESULTS)
     write_json(run.stage("instruct") / "stage.json", {"name": "instruct", "kind": "supervised", "finished": True, "step": 30, "trains": {"lora": {"parameters": 9}}})

@@ -57,7 +57,8 @@ def test_the_hub_reads_the_front_matter(folder: Path) -> None:
     assert data.eval_results is not None
     found = {(r.dataset_type, r.dataset_split, r.metric_type): r for r in data.eval_results}
     assert {key: r.metric_value for key, r in found.items()} == {(r["dataset"], r["split"], r["metric"]): r["value"] for r in RESULTS}
-    accuracy = found["films", "test", "accuracy"]
+    assert found["bccd", "test", "mae"].dataset_name == "BCCD, blood cells in smears"
+    accuracy = found["cxr_cohen", "test", "accuracy"]
     assert accuracy.metric_name == "accuracy (95 % interval 0.8 to 0.91, n 120)"
     assert accuracy.metric_args == {"ci95": [0.8, 0.91], "n": 120, "baselines": {"blind": 0.4, "majority": 0.41}}
 
@@ -73,7 +74,7 @@ def test_the_card_says_what_it_is_not_for_and_what_it_was_made_of(card: str) -> 
     assert "de-identified by its makers" in card and "no patient data" in card
     assert "kept apart: no patient is in two splits" in card and "split by image" in card
     assert "train 90, test 30" in card
-    assert "| films:test | vqa | accuracy | 0.86 | 0.8 to 0.91 | 120 | 0.4 | 0.41 |" in card
+    assert "| cxr_cohen:test | vqa | accuracy | 0.86 | 0.8 to 0.91 | 120 | 0.4 | 0.41 |" in card
     assert "| instruct | supervised | connectors, lora |" in card
     assert "integers from 0 to 1000 of what the model sees" in card
     assert "recipe `0123abcd`" in card
@@ -144,6 +145,32 @@ def test_a_model_without_an_evaluation_says_so(tmp_path: Path, monkeypatch: pyte
     text = (receipt.folder / "README.md").read_text()
     assert "This model was not evaluated" in text
     assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+
+
+def test_an_evaluation_of_another_model_is_left_out(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run was evaluated after its last stage, and retrieval is what its dual encoder does."""
+    monkeypatch.setattr(parity, "prove", unproven)
+    retrieval = {"dataset": "bccd", "split": "test", "task": "retrieval", "metric": "top1", "value": 0.5, "n": 9}
+    mixed = RunFolder(tmp_path / "runs" / "mixed")
+    write_json(mixed.results, [*RESULTS, retrieval])
+    trained = trained_of(recipe_of({}, {}))
+    last = export(mixed, tmp_path / "last", trained, "stock").folder
+    assert json.loads((last / "medvlm" / "results.json").read_text()) == RESULTS
+    earlier = export(mixed, tmp_path / "earlier", replace(trained_of(recipe_of({}, {})), is_last=False), "stock").folder
+    assert "This model was not evaluated" in (earlier / "README.md").read_text()
+
+
+def test_data_that_was_only_looked_at_binds_nobody(no_children: None) -> None:
+    """Films that a model is tested on leave its licence alone; a tokenizer made from their reports does not."""
+    from medvlm.export.run import _learnt_from
+
+    trained = trained_of(recipe_of({}, {}))
+    stage = trained.recipe.stages[0].model_copy(update={"mix": {"smears": 1.0}})
+    recipe = trained.recipe.model_copy(update={"stages": (stage,)})
+    assert set(_learnt_from(replace(trained, recipe=recipe))) == {"smears", "films"}
+    language = recipe.model.language.model_copy(update={"model": "Qwen/Qwen3-4B", "config": {}})
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"language": language})})
+    assert set(_learnt_from(replace(trained, recipe=recipe))) == {"smears"}
 
 
 # --- licences ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from medvlm.models.parts import matches
 from .conftest import recipe_of, trained_of, with_film
 
 CLIP = {"model_type": "clip_vision_model"}
-COMPOSITIONS = {
+COMPOSITIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "siglip-untied": ({}, {"tie_word_embeddings": False}, {}),
     "clip-tied-layer-2": (CLIP, {"tie_word_embeddings": True}, {"layer": -2}),
     "siglip-llama-tied": ({}, {"model_type": "llama", "tie_word_embeddings": True}, {}),
@@ -74,6 +74,22 @@ def test_a_grey_image_reaches_the_model_as_three_equal_channels(receipt: ExportR
     assert pixels.shape == (2, 3, 32, 32)
     assert torch.equal(pixels[0], pixels[1])
     assert np.ptp(pixels.numpy()) > 1
+
+
+def test_answers_do_not_change_in_a_batch(receipt: ExportReceipt) -> None:
+    """Prompts of different lengths are padded on the left, so that each is continued where it ends."""
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(receipt.folder), AutoProcessor.from_pretrained(receipt.folder)
+    images = [Image.fromarray(array) for array in parity.proof_images()[1:]]
+    prompts = [[{"role": "user", "content": [{"type": "image", "image": i}, {"type": "text", "text": t}]}] for i, t in zip(images, ("How many?", parity.QUESTIONS[1]), strict=True)]
+    how = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    together = processor.apply_chat_template(prompts, processor_kwargs={"padding": True}, **how)
+    answers = model.generate(**together, max_new_tokens=6)[:, together["input_ids"].shape[1] :]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        alone = processor.apply_chat_template(prompt, **how)
+        assert model.generate(**alone, max_new_tokens=6)[0, alone["input_ids"].shape[1] :].tolist() == answer.tolist()
 
 
 def test_a_perturbed_weight_fails_the_proof(tmp_path: Path) -> None:
