@@ -1,0 +1,83 @@
+"""Does reinforcement help? The greedy answer score after `reason` against `instruct`, and against as many further supervised steps.
+
+    python benchmarks/rl_helps.py runs/phantom --seeds 3
+
+Takes a finished run whose last stage is `grpo`, and trains from the stage before it, once per seed, the reinforcement
+stage and a supervised one of as many steps with the settings of the stage before. All answer the same held-out
+questions; the score is that of the answer (choice right, count, overlap of boxes), never of its format. Differences are
+paired by question, intervals draw patients. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from medvlm.core.run import RunFolder
+from medvlm.evaluation import evaluate
+from medvlm.metrics.bootstrap import interval, mean, resampled
+from medvlm.recipe import load
+from medvlm.training import train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=0, help="of both arms; default: those of the run's reinforcement stage")
+    args = parser.parse_args()
+    resolved = yaml.safe_load(RunFolder(args.run).recipe.read_text())
+    *before, reinforced = resolved["stages"]
+    assert reinforced["kind"] == "grpo", f"the last stage of {args.run} is {reinforced['kind']}"
+    steps = args.steps or reinforced["steps"]
+    base = before[-1]
+    scores = {"instruct": [_scores(args.run, resolved, before, "base")] * args.seeds, "grpo": [], "supervised": []}
+    for seed in range(args.seeds):
+        # A stage's name is part of the key of its random numbers: another name is another seed.
+        more = {**base, "name": f"more_{seed}", "steps": steps, "lora": None, "validate": None, "keep": "last"}
+        policy = {**reinforced, "name": f"reason_{seed}", "steps": steps}
+        scores["grpo"].append(_scores(args.run, resolved, [*before, policy], f"grpo_{seed}"))
+        scores["supervised"].append(_scores(args.run, resolved, [*before, more], f"more_{seed}"))
+    clusters = [c for c, _ in scores["instruct"][0]]
+    result = {"benchmark": "rl_helps", "steps": steps, "seeds": args.seeds, "questions": len(clusters), "patients": len(set(clusters))}
+    for arm, runs in scores.items():
+        result[arm] = [round(float(np.mean([s for _, s in run])), 4) for run in runs]
+    for against in ("instruct", "supervised"):
+        # Per question: the mean over seeds of the paired difference.
+        gaps = np.mean([[a - b for (_, a), (_, b) in zip(x, y, strict=True)] for x, y in zip(scores["grpo"], scores[against], strict=True)], axis=0)
+        items = np.stack([gaps, np.ones_like(gaps)], axis=1)
+        result[f"grpo_minus_{against}"] = {"difference": round(float(gaps.mean()), 4), "ci": [round(x, 4) for x in interval(resampled(items, clusters, mean, 2000))]}
+    print(json.dumps(result))
+
+
+def _scores(origin: Path, resolved: dict, stages: list[dict], arm: str) -> list[tuple[int, float]]:
+    """(patient, score) of every held-out question, in the order of the shards."""
+    runs = origin.parent
+    name = f"{resolved['name']}-rl-{arm}"
+    target = runs / name
+    target.mkdir(exist_ok=True)
+    for stage in resolved["stages"][:-1]:
+        if not (target / stage["name"]).exists():
+            shutil.copytree(origin / stage["name"], target / stage["name"])
+    if not (target / "tokenizer").exists():
+        shutil.copytree(origin / "tokenizer", target / "tokenizer")
+    recipe = {**resolved, "name": name, "stages": stages}
+    recipe["data"] = {source: {**entry, "card": str((origin / entry["card"]).resolve())} for source, entry in resolved["data"].items()}
+    recipe["evaluate"] = {**resolved["evaluate"], "baselines": []}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        train(load(path), runs)
+    evaluate(target)
+    lines = [json.loads(line) for line in RunFolder(target).answers.read_text().splitlines()]
+    return [(line["cluster"], line["score"]) for line in lines]
+
+
+if __name__ == "__main__":
+    main()
