@@ -13,15 +13,22 @@ from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.sample import Batch
+from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_connectors, build_encoders, encode, is_trained, seeded
 
 
 def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_token: str, seed: int) -> VLM:
-    """encoders: name -> encoder config with its connector. language: a backbone config."""
+    """encoders: name -> encoder config with its connector. language: a backbone config.
+
+    Raises ShapeError for a language model that cannot read several texts in one row.
+    """
     backbone = seeded(seed, "language", lambda: component("backbones", language.kind).build(language, tokenizer))
     towers = build_encoders(encoders, seed)
     connectors = build_connectors(encoders, towers, backbone.get_input_embeddings().embedding_dim, seed)
-    return VLM(towers, connectors, backbone, tokenizer.convert_tokens_to_ids(image_token))
+    model = VLM(towers, connectors, backbone, tokenizer.convert_tokens_to_ids(image_token))
+    if not next(backbone.parameters()).is_meta:
+        check_isolated(model)
+    return model
 
 
 class VLM(nn.Module):
@@ -35,7 +42,7 @@ class VLM(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         embeds_BTW = self.embed(batch)
         hidden_BTW = self._decoder()(
-            inputs_embeds=embeds_BTW, attention_mask=attention_mask(batch, embeds_BTW.dtype), position_ids=batch.positions_BT, use_cache=False
+            inputs_embeds=embeds_BTW, attention_mask=attention_mask(batch, embeds_BTW.dtype, self.language.config), position_ids=batch.positions_BT, use_cache=False
         ).last_hidden_state
         return self.logits(hidden_BTW.flatten(0, 1)[batch.from_L])
 
@@ -64,6 +71,8 @@ class VLM(nn.Module):
         config = self.language.config
         if scale := getattr(config, "logit_scale", None):  # Cohere
             logits = logits * scale
+        if scaling := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / scaling
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
             logits = cap * torch.tanh(logits / cap)
         return logits
@@ -73,13 +82,14 @@ class VLM(nn.Module):
         return decoder
 
 
-def attention_mask(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+def attention_mask(batch: Batch, dtype: torch.dtype, language: Any) -> torch.Tensor | dict[str, torch.Tensor]:
     """Additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document.
 
     A token attends to the earlier tokens of its document that lie in the prefix or in its own branch. Padding
-    attends to itself: an empty row of softmax would be NaN.
+    attends to itself: an empty row of softmax would be NaN. language: the language model's config: layers of a
+    sliding window look back that far only, and a model with both kinds of layer gets a mask for each.
     """
-    docs, branches = batch.docs_BT, batch.branches_BT
+    docs, branches, positions = batch.docs_BT, batch.branches_BT, batch.positions_BT
     if not branches.any() and docs.max() <= 0:
         return (docs >= 0).long()
     same_doc = docs[:, :, None] == docs[:, None, :]
@@ -87,5 +97,13 @@ def attention_mask(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
     T = docs.shape[1]
     causal = torch.ones(T, T, dtype=torch.bool, device=docs.device).tril()
     own = torch.eye(T, dtype=torch.bool, device=docs.device)
-    allowed = (same_doc & visible & causal & (docs >= 0)[:, None, :]) | own
-    return torch.zeros(allowed.shape, dtype=dtype, device=docs.device).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+    full = (same_doc & visible & causal & (docs >= 0)[:, None, :]) | own
+    window, types = getattr(language, "sliding_window", None), getattr(language, "layer_types", None) or ()
+    if window is None or (types and "sliding_attention" not in types):
+        return _additive(full, dtype)
+    near = _additive(full & (positions[:, :, None] - positions[:, None, :] < window), dtype)
+    return {"full_attention": _additive(full, dtype), "sliding_attention": near} if types else near
+
+
+def _additive(allowed_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(allowed_BTT.shape, dtype=dtype, device=allowed_BTT.device).masked_fill(~allowed_BTT, torch.finfo(dtype).min)[:, None]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvlm.core.contracts import StageConfig
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.data.augment import Augment, augment
 from medvlm.data.order import draw
@@ -58,6 +59,13 @@ class Base:
         raise NotImplementedError
 
     def batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
+        """Raises RecipeError for a batch that the ranks and their micro-batches cannot share evenly."""
+        world, accumulate = self.engine.world, self.config.accumulate
+        if self.config.batch % (world * accumulate):
+            raise RecipeError(
+                f"stages.{self.config.name}.batch is {self.config.batch}, which {world} ranks with {accumulate} micro-batches each cannot share evenly; "
+                f"use a multiple of {world * accumulate}"
+            )
         sources = {name: self.setup.open_source(name, "train", self.wants) for name in self.config.mix}
         stream = Stream(sources, self.config.mix, self.setup.seed, stage=self.config.name)
         return loader(
@@ -65,10 +73,18 @@ class Base:
         )
 
     def validation(self, samples: int) -> list[Any]:
-        """This rank's prepared share of the first samples of the validation splits, the same at every validation and alike long on every rank."""
+        """This rank's prepared share of the first samples of the validation splits, the same at every validation and alike long on every rank.
+
+        Raises DataError when there is none.
+        """
         views = [self.setup.open_source(name, "val", self.wants) for name in self.config.mix]
         places = [(view, i) for view in views for i in range(min(len(view), samples // len(views)))]
         places = places[: len(places) // self.engine.world * self.engine.world]
+        if not places:
+            raise DataError(
+                f"stages.{self.config.name}.validate: the val splits of {', '.join(self.config.mix)} hold fewer samples that the stage can use "
+                f"than there are ranks ({self.engine.world}); remove `validate`, or deal more samples to val"
+            )
         own = places[self.engine.rank :: self.engine.world]
         return [self.prepare_sample(*view.read(i), epoch=0, position=i) for view, i in own]
 

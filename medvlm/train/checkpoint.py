@@ -21,7 +21,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from medvlm.core.errors import CheckpointError
 
@@ -89,10 +95,15 @@ def damaged(folder: Path) -> str:
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:
     """Puts weights, optimiser and random state back and returns state.json."""
     with _quiet():
+        reader = dcp.FileSystemReader(folder / "tensors")
+        stored = reader.read_metadata().state_dict_metadata
         tensors: dict[str, Any] = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
-        dcp.load(tensors, checkpoint_id=folder / "tensors", no_dist=not dist.is_initialized())
+        # A parameter that never got a gradient (SigLIP's head below a language model) has no optimiser state, and gets none here.
+        states = tensors["optim"]["state"]
+        tensors["optim"]["state"] = {name: state for name, state in states.items() if f"optim.state.{name}.step" in stored}
+        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
         set_model_state_dict(model, tensors["model"])
-        set_optimizer_state_dict(model, optimizer, tensors["optim"])
+        set_optimizer_state_dict(model, optimizer, tensors["optim"], options=StateDictOptions(strict=False))
     # Another number of ranks has other random streams; then the samples are the same and dropout is not.
     if (own := folder / f"random-{rank}.pt").exists():
         set_random_state(torch.load(own, weights_only=True))

@@ -53,7 +53,8 @@ class Stage(Protocol):
 
     def group_of(self, parameter: str) -> str: ...
 
-    def set_modes(self) -> None: ...
+    def set_modes(self) -> None:
+        """Which modules train and which only evaluate; called once, `validate` leaves them as they are."""
 
 
 @dataclass
@@ -80,6 +81,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
     Raises Preempted after SIGTERM, with everything saved; DataError for a loss that is not finite; CheckpointError
     when `folder` belongs to other settings.
     """
+    stage.set_modes()
     optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
     proof = Proof(stage.model, stage.group_of, config.name)
     state = _resume(stage, optimizer, engine, folder, log, fresh)
@@ -140,7 +142,6 @@ def _resume(stage: Stage, optimizer: torch.optim.Optimizer, engine: Engine, fold
 
 def _accumulate(stage: Stage, model: nn.Module, prepared: list[Any], config: StageConfig, engine: Engine) -> Terms:
     """Gradients of (sum of losses / sum of weights over all ranks and micro-batches)."""
-    stage.set_modes()
     micros = stage.micros(prepared, config.accumulate)
     (weight,) = engine.total([sum(stage.weight(m) for m in micros)])
     terms: Terms = {}

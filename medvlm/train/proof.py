@@ -77,12 +77,11 @@ class Proof:
         return {group: sum(t.numel() for t in tensors) for (group, trained), tensors in self._tensors().items() if trained}
 
     def _tensors(self) -> dict[tuple[str, bool], list[torch.Tensor]]:
-        """Parameters by (group, trained); a frozen module's buffers (batch statistics) belong to what is frozen."""
+        """Parameters by (group, trained); the buffers (batch statistics) of a module in eval mode belong to what is frozen."""
         found: dict[tuple[str, bool], list[torch.Tensor]] = {}
-        trained_modules = {n.rpartition(".")[0] for n, p in self.model.named_parameters() if p.requires_grad}
         for name, parameter in self.model.named_parameters():
             found.setdefault((self.group_of(name), parameter.requires_grad), []).append(parameter)
         for name, buffer in self.model.named_buffers():
-            if name.rpartition(".")[0] not in trained_modules:
+            if not self.model.get_submodule(name.rpartition(".")[0]).training:
                 found.setdefault((self.group_of(name), False), []).append(buffer)
         return found

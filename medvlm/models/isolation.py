@@ -1,0 +1,47 @@
+"""Whether a language model computes in shared rows what it computes for each text alone: tried when it is built, not assumed."""
+
+from __future__ import annotations
+
+from itertools import count, islice
+from typing import Any
+
+import torch
+
+from medvlm.core.errors import ShapeError
+from medvlm.core.sample import Batch
+from medvlm.models.parts import evaluating
+
+TOLERANCE = 5e-5
+"""Of the largest logit. Families that fit are off by 1e-6 in float32; those that do not by 1e-3 and more, with random weights."""
+
+
+def check_isolated(model: Any) -> None:
+    """Compares 16 tokens of a VLM, two texts in one row and the first with two continuations, with the stock language model on each text.
+
+    Raises ShapeError where they differ: ALiBi, recurrent layers, or a head whose logits are changed in a way that VLM.logits does not know.
+    """
+    language = model.language
+    size = language.get_input_embeddings().num_embeddings
+    ids = list(islice((i for k in count() if (i := (7 * k + 5) % size) != model.image_token_id), 16))
+    prefix, first, second, other = (ids[i : i + 4] for i in range(0, 16, 4))
+    row = Batch(
+        ids_BT=torch.tensor([ids]),
+        positions_BT=torch.tensor([[*range(8), *range(4, 8), *range(4)]]),
+        docs_BT=torch.tensor([[0] * 12 + [1] * 4]),
+        branches_BT=torch.tensor([[0] * 4 + [1] * 4 + [2] * 4 + [0] * 4]),
+        targets_L=torch.zeros(16, dtype=torch.long), from_L=torch.arange(16), feature_rows=torch.zeros(0, dtype=torch.long),
+    )  # fmt: skip
+    family = f"model.language: {type(language).__name__}"
+    with evaluating(model):
+        try:
+            shared = model(row)
+        except Exception as error:
+            raise ShapeError(f"{family} cannot read several texts in one row ({type(error).__name__}: {error}); choose another language model") from error
+        alone = [language(input_ids=torch.tensor([text]), use_cache=False).logits[0] for text in (prefix + first, prefix + second, other)]
+    expected = torch.cat([alone[0], alone[1][4:], alone[2]])
+    off = float((shared - expected).abs().max() / expected.abs().max())
+    if not off <= TOLERANCE:
+        raise ShapeError(
+            f"{family} gives other logits for a text that shares its row than for the text alone (off by {off:.2%} of the largest): "
+            "its attention or what follows its head is of a kind that rows do not support; choose another language model"
+        )
