@@ -169,7 +169,7 @@ def cavity(rng: np.random.Generator, x: Grey, y: Grey, size_mm: float) -> tuple[
     """A ring: a bright wall around air, which is as dark as the lung."""
     distance = np.hypot(x, y)
     outer = soft(size_mm / 2 - distance, EDGE_MM)
-    hole = soft(size_mm / 2 - (4 + 0.07 * size_mm) - distance, EDGE_MM)
+    hole = soft(size_mm / 2 - (4.5 + 0.06 * size_mm) - distance, EDGE_MM)
     return 155 * (outer - hole) - 12 * hole, outer
 
 
@@ -184,7 +184,7 @@ def consolidation(rng: np.random.Generator, x: Grey, y: Grey, size_mm: float) ->
     angle = np.arctan2(y, x)
     ragged = 0.94 + 0.06 * np.cos(3 * angle + rng.uniform(0, 6.28)) * np.cos(2 * angle + rng.uniform(0, 6.28))
     mask = soft(size_mm / 2 * ragged - np.hypot(x, y), 5)
-    return mask * np.clip(80 + 45 * clouds(rng, x.shape[0], 32), 0, 155), mask
+    return mask * np.clip(85 + 42 * clouds(rng, x.shape[0], 32), 25, 155), mask
 
 
 SHAPES = {"nodule": nodule, "cavity": cavity, "band": band, "consolidation": consolidation}

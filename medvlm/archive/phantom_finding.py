@@ -12,11 +12,11 @@ import numpy as np
 SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 KINDS = ("nodule", "cavity", "band", "consolidation")
-SIZES_MM = {"small": 26.0, "medium": 42.0, "large": 66.0}
+SIZES_MM = {"small": 28.0, "medium": 44.0, "large": 68.0}
 """Longest extent. Far larger than in people (a clinician calls a nodule above 30 mm a mass), so that the smallest
-is still 5 pixels on a film of 320 mm that a small encoder sees at 64 x 64."""
-JITTER = 0.06
-"""Sizes vary by this share; the classes stay apart: 24-28, 39-45 and 62-70 mm."""
+is still more than 5 pixels on a film of 320 mm that a small encoder sees at 64 x 64."""
+JITTER = 0.05
+"""Sizes vary by this share; the classes stay apart: 27-29, 42-46 and 65-71 mm."""
 SHARE_NORMAL = 0.1
 MAX_CLIPS = 5
 
