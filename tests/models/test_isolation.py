@@ -33,12 +33,12 @@ def made(model_type: str, **config: Any) -> nn.Module:
 
 def test_a_model_whose_attention_takes_its_positions_from_the_row_is_refused() -> None:
     """MPT's ALiBi measures distances along the row, so the second text of a row would seem far from its own start."""
-    with pytest.raises(ShapeError, match="MptForCausalLM gives other logits for a text that shares its row .*choose another language model"):
+    with pytest.raises(ShapeError, match=r"MptForCausalLM gives other logits for a text that shares its row .*choose another language model"):
         check_isolated(spliced(made("mpt", d_model=16, n_heads=2, n_layers=2)))
 
 
 def test_a_model_that_cannot_take_the_mask_is_refused_with_its_own_error() -> None:
-    with pytest.raises(ShapeError, match="BloomForCausalLM cannot read several texts in one row \\(ValueError: "):
+    with pytest.raises(ShapeError, match=r"BloomForCausalLM cannot read several texts in one row \(ValueError: "):
         check_isolated(spliced(made("bloom", hidden_size=16, n_layer=2, n_head=2)))
 
 
@@ -52,5 +52,5 @@ def test_logits_that_are_changed_after_the_head_in_an_unknown_way_are_refused() 
         return out
 
     model.forward = scaled  # type: ignore[method-assign]
-    with pytest.raises(ShapeError, match="off by 3[0-9].[0-9]+% of the largest"):
+    with pytest.raises(ShapeError, match=r"off by 3[0-9]\.[0-9]+% of the largest"):
         check_isolated(spliced(model))

@@ -1,0 +1,194 @@
+"""Every encoder with every connector: shapes, gradients, saved weights, and facts that agree with what is built."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medvlm.core.config import component, kinds
+from medvlm.core.contracts import EncoderConfig
+from medvlm.core.errors import ShapeError
+from medvlm.models.parts import encode, tokens_of
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZE = {"preprocess": {"size": (32, 32)}}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "ViT of timm": {"kind": "timm", "net": "vit_tiny_patch16_224", "args": {"depth": 2, "embed_dim": 24, "num_heads": 2}, **SIZE},
+    "oblong ViT of timm": {"kind": "timm", "net": "vit_tiny_patch16_224", "args": {"depth": 1}, "preprocess": {"size": (32, 64)}},
+    "CNN of timm": {"kind": "timm", "net": "resnet10t", "preprocess": {"size": (64, 64)}},
+    "CNN of one channel": {"kind": "timm", "net": "resnet10t", "preprocess": {"size": (64, 64), "channels": 1}},
+    "Swin of timm": {"kind": "timm", "net": "swin_tiny_patch4_window7_224", "args": {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}, **SIZE},
+    "hybrid of timm": {"kind": "timm", "net": "vit_tiny_r_s16_p8_224", "args": {"depth": 1}, "preprocess": {"size": (64, 64)}},
+    "CLIP": {"kind": "transformers", "config": {"model_type": "clip_vision_model", **SMALL, "image_size": 32, "patch_size": 16}},
+    "SigLIP": {"kind": "transformers", "config": {"model_type": "siglip_vision_model", **SMALL, "image_size": 32, "patch_size": 8}, "layer": -2},
+    "DINOv2": {"kind": "transformers", "config": {"model_type": "dinov2", **SMALL, "image_size": 32, "patch_size": 16}},
+    "DINOv2 at another size": {"kind": "transformers", "config": {"model_type": "dinov2", **SMALL, "image_size": 518, "patch_size": 14}, "preprocess": {"size": (28, 42)}},
+    "DINOv2 with registers": {"kind": "transformers", "config": {"model_type": "dinov2_with_registers", **SMALL, "image_size": 32, "patch_size": 16}},
+    "ViT of MONAI": {"kind": "monai", "patch": (4, 8, 8), "width": 24, "layers": 1, "heads": 2, "preprocess": {"size": (8, 16, 24), "channels": 1}},
+}
+CONNECTORS = {"linear": {"kind": "linear"}, "mlp": {"kind": "mlp"}, "resampler": {"kind": "resampler", "tokens": 5, "layers": 1, "heads": 2}}
+WIDTH = 12
+
+
+def config_of(name: str, connector: str | None = None) -> EncoderConfig:
+    made: EncoderConfig = component("encoders", ENCODERS[name]["kind"]).Config.model_validate({**ENCODERS[name], **({"connector": CONNECTORS[connector]} if connector else {})})
+    return made
+
+
+def built(config: Any) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = component("encoders", config.kind).build(config)
+    return model
+
+
+def test_every_kind_is_tried_here() -> None:
+    assert {c["kind"] for c in ENCODERS.values()} == set(kinds("encoders")) and set(CONNECTORS) == set(kinds("connectors"))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_facts_and_preprocessing_agree_with_what_is_built(name: str) -> None:
+    config, kind = config_of(name), component("encoders", ENCODERS[name]["kind"])
+    encoder, facts, preprocess = built(config).eval(), kind.facts(config), kind.preprocess(config)
+    pixels = torch.randn(2, preprocess.channels, *preprocess.size)
+    features = encoder(pixels)
+    assert encoder.input_shape == (preprocess.channels, *preprocess.size)
+    assert features.grid == encoder.grid and features.patches.shape == (2, math.prod(encoder.grid), encoder.width)
+    assert features.pooled.shape == (2, encoder.width)
+    assert facts.width in (None, encoder.width) and facts.grid in (None, encoder.grid)
+    # Other encoders are known without building; of timm's the grid is known from a build on meta.
+    assert tokens_of({name: config_of(name, "linear")}) == {name: math.prod(encoder.grid)}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("connector", CONNECTORS)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_images_reach_the_language_model_and_gradients_the_first_layer(name: str, connector: str, count: int) -> None:
+    config = config_of(name, connector)
+    encoder, offered = built(config), component("connectors", connector)
+    bridge = offered.build(config.connector, encoder.width, WIDTH, encoder.grid)
+    tokens = bridge(encode(encoder, torch.randn(count, *encoder.input_shape), name).patches)
+    assert tokens.shape == (count, offered.tokens(config.connector, encoder.grid), WIDTH)
+    tokens.square().sum().backward()
+    first = next(p for n, p in encoder.named_parameters() if p.ndim > 3)  # the patch embedding or the first convolution
+    assert first.grad is not None and first.grad.any()
+    assert all(p.grad is not None and p.grad.any() for n, p in bridge.named_parameters() if "in_proj_bias" not in n)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_saved_weights_give_the_same_features(name: str) -> None:
+    one, other = built(config_of(name)).eval(), component("encoders", ENCODERS[name]["kind"]).build(config_of(name)).eval()
+    pixels = torch.randn(1, *one.input_shape)
+    assert not torch.equal(one(pixels).patches, other(pixels).patches), "two random starts are alike: the test shows nothing"
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(pixels).patches, other(pixels).patches) and torch.equal(one(pixels).pooled, other(pixels).pooled)
+
+
+@pytest.mark.parametrize("name", [n for n in ENCODERS if n != "hybrid of timm" and "CNN" not in n and "Swin" not in n])
+def test_patches_stand_row_by_row_in_the_grid(name: str) -> None:
+    """A change of one patch of the image changes its token most, where attention mixes little: class tokens are not among them."""
+    encoder = built(config_of(name)).eval()
+    size, grid = encoder.input_shape[1:], encoder.grid
+    patch = [side // n for side, n in zip(size, grid, strict=True)]
+    base = torch.zeros(1, *encoder.input_shape)
+    before = encoder(base).patches
+    for place in {0, math.prod(grid) // 2, math.prod(grid) - 1}:
+        at, rest = [], place
+        for n in reversed(grid):
+            at.append(rest % n)
+            rest //= n
+        where = tuple(slice(i * p, (i + 1) * p) for i, p in zip(reversed(at), patch, strict=True))
+        changed = base.clone()
+        changed[(slice(None), slice(None), *where)] = torch.randn(changed[(slice(None), slice(None), *where)].shape)
+        moved = (encoder(changed).patches - before).norm(dim=-1)[0]
+        assert moved.argmax() == place
+
+
+def test_maps_of_a_cnn_and_of_a_swin_become_tokens_row_by_row() -> None:
+    for name in ("CNN of one channel", "Swin of timm"):
+        encoder = built(config_of(name)).eval()
+        pixels = torch.randn(1, *encoder.input_shape)
+        found = encoder.tower.forward_features(pixels)
+        rows = found[0].permute(1, 2, 0) if name.startswith("CNN") else found[0]
+        expected = torch.stack([rows[y, x] for y in range(encoder.grid[0]) for x in range(encoder.grid[1])])
+        assert len(expected) > 1 and torch.equal(encoder(pixels).patches[0], expected)
+
+
+def test_the_patch_tokens_are_the_hidden_state_that_stock_llava_takes() -> None:
+    """LLaVA's vision_feature_layer -2 with the strategy `default`, which drops CLIP's class token."""
+    config = component("encoders", "transformers").Config.model_validate({**ENCODERS["CLIP"], "layer": -2})
+    encoder = built(config).eval()
+    pixels = torch.randn(1, 3, 32, 32)
+    expected = encoder.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    assert torch.equal(encoder(pixels).patches, expected)
+
+
+# --- weights from files ------------------------------------------------------------------------------
+
+
+def test_a_tower_of_a_folder_is_read_with_its_weights_and_its_preprocessing(tmp_path: Path) -> None:
+    from transformers import SiglipConfig, SiglipModel
+
+    torch.manual_seed(0)
+    vision = {**SMALL, "image_size": 32, "patch_size": 8}
+    stock = SiglipModel(SiglipConfig(text_config={**SMALL, "vocab_size": 64, "max_position_embeddings": 16}, vision_config=vision)).eval()
+    stock.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}))
+    kind = component("encoders", "transformers")
+    config = kind.Config(kind="transformers", model=str(tmp_path))
+    encoder = kind.build(config).eval()
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(encoder(pixels).pooled, stock.vision_model(pixels).pooler_output)
+    assert (kind.facts(config).width, kind.facts(config).grid) == (16, (4, 4))
+    assert (kind.preprocess(config).mean, kind.preprocess(config).std) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+
+def test_weights_of_a_timm_network_are_read_from_a_file_and_a_key_too_few_is_an_error(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    source = built(config_of("ViT of timm")).eval()
+    weights = source.tower.state_dict()
+    kind = component("encoders", "timm")
+
+    def build_from(saved: dict[str, torch.Tensor]) -> nn.Module:
+        save_file(saved, tmp_path / "net.safetensors")
+        made: nn.Module = kind.build(kind.Config.model_validate({**ENCODERS["ViT of timm"], "weights": str(tmp_path / "net.safetensors")}))
+        return made
+
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(build_from(weights).eval()(pixels).patches, source(pixels).patches)
+    with pytest.raises(RuntimeError, match=r"Missing key.*cls_token"):
+        build_from({n: t for n, t in weights.items() if n != "cls_token"})
+
+
+# --- what is refused ---------------------------------------------------------------------------------
+
+
+def refusals() -> Iterator[tuple[dict[str, Any], str]]:
+    yield {**ENCODERS["SigLIP"], "preprocess": {"size": (48, 48)}}, r"this tower takes 32 x 32 pixels, preprocess.size is \[48, 48\]"
+    yield {**ENCODERS["CLIP"], "layer": -5}, "layer -5 of a tower with 2 layers"
+    yield {"kind": "transformers", "config": {"model_type": "clip_vision_model", **SMALL}}, r"the image size of this tower is not known; set preprocess"
+    yield {"kind": "timm", "net": "volo_d1_224", "preprocess": {"size": (64, 64)}}, r"volo_d1_224 gives 17 tokens for \[64, 64\], expected a grid of \[4, 4\] and 0 before it"
+
+
+@pytest.mark.parametrize(("settings", "message"), refusals())
+def test_a_tower_that_cannot_take_its_input_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        built(component("encoders", settings["kind"]).Config.model_validate(settings))
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), [
+    ("ViT of MONAI", {"patch": (3, 8, 8)}, "does not tile preprocess.size"),
+    ("ViT of MONAI", {"preprocess": {"size": (16, 16)}}, r"needs \[depth, height, width\]"),
+    ("CLIP", {"model": "openai/clip"}, "either `model`"),
+    ("CLIP", {"config": {"hidden_size": 16}}, "model_type is missing"),
+])  # fmt: skip
+def test_a_config_that_contradicts_itself_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        component("encoders", ENCODERS[name]["kind"]).Config.model_validate({**ENCODERS[name], **changes})
