@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Batch, Sample, Task
 from medvlm.data.dialogue import Document
-from medvlm.data.prepare import choose
+from medvlm.data.prepare import Seen, choose
 from medvlm.data.rows import collate
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
@@ -28,13 +28,23 @@ MAKES = "vlm"
 class Config(StageConfig):
     kind: Literal["supervised"]
     shows: tuple[Literal["media", "report"], ...] = ("media",)
-    """What the model is given beside the question. [report] alone teaches reading: no tower runs."""
+    """What the model is given beside the question. [report] alone teaches reading: no image is decoded, no tower runs."""
     tasks: tuple[Task, ...] = ()
-    """Which questions; all by default. [report] is captioning."""
+    """Which questions; by default all, without images all but `boxes`. [report] is captioning."""
     questions: int = Field(1, gt=0)
     """Questions per sample and step. They share the sample's images, which are read once."""
     max_tokens: int = Field(2048, gt=0)
     """A longer document is refused (its sample is quarantined), never cut."""
+
+    @model_validator(mode="after")
+    def _boxes_need_an_image(self) -> Config:
+        if "boxes" in self.tasks and "media" not in self.shows:
+            raise ValueError("tasks: boxes are written in coordinates of an image, and `shows` has no media; add it, or leave boxes out")
+        return self
+
+    @property
+    def asked(self) -> tuple[Task, ...]:
+        return self.tasks or tuple(task for task in get_args(Task) if task != "boxes" or "media" in self.shows)
 
 
 def build(config: Config, setup: Setup) -> Supervised:
@@ -51,11 +61,11 @@ class Supervised(Base):
     @property
     def wants(self) -> Wants:
         kinds = self.setup.prepare.routes if "media" in self.config.shows else None
-        return needs(tasks=self.config.tasks, report="report" in self.config.shows, media=kinds)
+        return needs(tasks=self.config.asked, report="report" in self.config.shows, media=kinds)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Document:
-        questions = choose(sample, self.config.tasks, self.config.questions, epoch, self.setup.seed, self.config.name)
-        seen = self.setup.prepare.see(sample, files)
+        questions = choose(sample, self.config.asked, self.config.questions, epoch, self.setup.seed, self.config.name)
+        seen = self.setup.prepare.see(sample, files) if "media" in self.config.shows else Seen([], None)
         made = self.setup.prepare.document(sample, questions, seen, self.config.shows)
         if len(made) > self.config.max_tokens:
             raise DataError(

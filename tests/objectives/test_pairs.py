@@ -1,0 +1,86 @@
+"""Contrastive losses against the papers' lines in float64, with and without duplicate reports."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from medvlm.objectives.pairs import clip, siglip
+
+N, P = 6, 8
+CONCEPTS = torch.tensor([3, 1, 3, 2, 1, 3])
+EYE = torch.eye(N, dtype=torch.bool)
+SAME = CONCEPTS[:, None] == CONCEPTS[None, :]
+WHOLE = slice(0, N)
+
+
+def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (normalize(torch.randn(N, P, generator=generator), dim=1).requires_grad_() for _ in range(2))
+    return images, texts
+
+
+def test_clip_without_duplicates_is_torchs_cross_entropy_both_ways() -> None:
+    images, texts = embeddings()
+    log_scale = torch.tensor(2.0)
+    logits = log_scale.exp() * images @ texts.T
+    expected = (cross_entropy(logits, torch.arange(N), reduction="sum") + cross_entropy(logits.T, torch.arange(N), reduction="sum")) / 2
+    assert clip.pair_loss(images, texts, WHOLE, log_scale, None, EYE).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_clip_with_duplicates_shares_the_target_among_all_right_answers() -> None:
+    images, texts = embeddings()
+    x, y, scale = images.detach().double().numpy(), texts.detach().double().numpy(), math.exp(2.0)
+    expected = 0.0
+    for i in range(N):
+        right = [j for j in range(N) if CONCEPTS[j] == CONCEPTS[i]]
+        for a, b in ((x, y), (y, x)):
+            similarities = [scale * float(a[i] @ b[j]) for j in range(N)]
+            total = math.log(sum(math.exp(s) for s in similarities))
+            expected += sum((total - similarities[j]) / len(right) for j in right) / 2
+    assert clip.pair_loss(images, texts, WHOLE, torch.tensor(2.0), None, SAME).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("same", [EYE, SAME], ids=["no duplicates", "duplicates"])
+def test_siglip_is_one_coin_per_pair(same: torch.Tensor) -> None:
+    images, texts = embeddings()
+    x, y, scale, bias = images.detach().double().numpy(), texts.detach().double().numpy(), math.exp(1.0), -2.0
+    expected = 0.0
+    for i in range(N):
+        for j in range(N):
+            z = 1 if same[i, j] else -1
+            expected += math.log(1 + math.exp(-z * (scale * float(x[i] @ y[j]) + bias)))
+    got = siglip.pair_loss(images, texts, WHOLE, torch.tensor(1.0), torch.tensor(bias), same)
+    assert got.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_siglip_of_zero_logits_costs_every_row_n_log_2() -> None:
+    images, texts = torch.eye(2 * N)[:N], torch.eye(2 * N)[N:]
+    assert siglip.pair_loss(images, texts, WHOLE, torch.tensor(3.0), None, EYE).item() == pytest.approx(N * N * math.log(2))
+
+
+@pytest.mark.parametrize("objective", [clip, siglip])
+def test_shares_of_the_ranks_add_up_to_the_whole_loss_and_its_gradient(objective: object) -> None:
+    images, texts = embeddings()
+    log_scale, bias = torch.tensor(1.0, requires_grad=True), torch.tensor(-1.0, requires_grad=True)
+    inputs = [images, texts, log_scale]
+    whole = objective.pair_loss(images, texts, WHOLE, log_scale, bias, SAME)  # type: ignore[attr-defined]
+    shares = [objective.pair_loss(images, texts, own, log_scale, bias, SAME) for own in (slice(0, 2), slice(2, 5), slice(5, 6))]  # type: ignore[attr-defined]
+    assert sum(s.item() for s in shares) == pytest.approx(whole.item(), rel=1e-6)
+    for a, b in zip(torch.autograd.grad(whole, inputs), torch.autograd.grad(sum(shares), inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_scale_of_clip_stops_at_100() -> None:
+    """As in CLIP's own training: beyond it the loss is unstable."""
+    images, texts = embeddings()
+    at, beyond = (clip.pair_loss(images, texts, WHOLE, torch.tensor(math.log(s)), None, EYE).item() for s in (100.0, 500.0))
+    assert at == pytest.approx(beyond, rel=1e-6)
+
+
+def test_losses_begin_where_their_papers_begin() -> None:
+    assert math.exp(clip.LOG_SCALE) == pytest.approx(1 / 0.07) and clip.BIAS is None
+    assert math.exp(siglip.LOG_SCALE) == pytest.approx(10) and siglip.BIAS == -10
