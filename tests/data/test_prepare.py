@@ -65,7 +65,7 @@ def test_boxes_are_written_as_integers_of_the_canvas() -> None:
     """A squashed film is perceived whole, so a box keeps its share of width and height: 20/80, 10/40, 60/80, 30/40."""
     asked = question("boxes", f"at {BOXES_SLOT}", boxes=(BOX,), label="finding")
     truth = prepare().truth(asked, prepare().see(*sample("film")).canvas)
-    assert truth.boxes == ((25, 25, 75, 75),) and truth.answer == "at [25, 25, 75, 75]"
+    assert (truth.boxes, truth.answer) == (((25, 25, 75, 75),), "at [25, 25, 75, 75]")
 
 
 def test_boxes_follow_a_crop_and_what_it_leaves_behind_is_not_counted() -> None:
