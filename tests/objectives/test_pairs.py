@@ -82,5 +82,5 @@ def test_the_scale_of_clip_stops_at_100() -> None:
 
 
 def test_losses_begin_where_their_papers_begin() -> None:
-    assert math.exp(clip.LOG_SCALE) == pytest.approx(1 / 0.07) and clip.BIAS is None
-    assert math.exp(siglip.LOG_SCALE) == pytest.approx(10) and siglip.BIAS == -10
+    assert math.exp(clip.start(clip.Config(kind="clip"))[0]) == pytest.approx(1 / 0.07)
+    assert siglip.start(siglip.Config(kind="siglip")) == (pytest.approx(math.log(10)), -10)

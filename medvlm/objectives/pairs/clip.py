@@ -6,16 +6,20 @@ import math
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from medvlm.core.config import Config as Base
 
 
 class Config(Base):
     kind: Literal["clip"]
+    temperature: float = Field(0.07, gt=0)
+    """At the start; learned from there. Lower where all images look alike: their small differences then count from the first step."""
 
 
-LOG_SCALE = math.log(1 / 0.07)
-BIAS: float | None = None
+def start(config: Config) -> tuple[float, float | None]:
+    """Log of the similarity's scale, and no bias."""
+    return math.log(1 / config.temperature), None
 
 
 def pair_loss(images: torch.Tensor, texts: torch.Tensor, own: slice, log_scale: torch.Tensor, bias: torch.Tensor | None, same: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,9 @@ class Config(Base):
     kind: Literal["siglip"]
 
 
-LOG_SCALE = math.log(10)
-BIAS: float | None = -10.0
+def start(config: Config) -> tuple[float, float | None]:
+    """Log of the similarity's scale, and the bias: most pairs are none, and the model begins by saying so."""
+    return math.log(10), -10.0
 
 
 def pair_loss(images: torch.Tensor, texts: torch.Tensor, own: slice, log_scale: torch.Tensor, bias: torch.Tensor | None, same: torch.Tensor) -> torch.Tensor:
