@@ -47,8 +47,8 @@ def save(stage_folder: Path, step: int, model: nn.Module, optimizer: torch.optim
     if rank == 0:
         (part / "state.json").write_text(json.dumps(state, indent=1))
         (part / "manifest.json").write_text(json.dumps({str(f.relative_to(part)): _fingerprint(f) for f in _files(part)}, indent=1))
-        for file in _files(part):
-            _sync(file)
+        for path in (*part.rglob("*"), part):
+            _sync(path)
         if final.exists():
             set_aside(final)
         part.rename(final)
@@ -58,7 +58,9 @@ def save(stage_folder: Path, step: int, model: nn.Module, optimizer: torch.optim
 
 
 def newest(stage_folder: Path, say: Any = print) -> Path | None:
-    """The newest checkpoint whose manifest verifies; damaged ones are set aside as step-N.bad-K, and said."""
+    """The newest checkpoint whose manifest verifies; damaged ones are set aside as step-N.bad-K, and said. What a save that was cut off left is removed."""
+    for part in stage_folder.glob("step-*.part"):
+        shutil.rmtree(part)
     for folder in sorted(_steps(stage_folder), key=step_of, reverse=True):
         if damage := damaged(folder):
             say(f"checkpoint {stage_folder.name}/{folder.name} is damaged ({damage}); set aside, going back to the one before")

@@ -38,7 +38,8 @@ class Log:
         # JSON has no NaN: a value that is not finite is written as text, so that every reader can read the line.
         with self.path.open("a") as file:
             file.write(json.dumps(_finite(record)) + "\n")
-        flat = {k: v for k, v in {**record, **record.get("terms", {}), **record.get("validation", {})}.items() if isinstance(v, int | float)}
+        validation = {f"validation/{k}": v for k, v in record.get("validation", {}).items()}
+        flat = {k: v for k, v in {**record, **record.get("terms", {}), **validation}.items() if isinstance(v, int | float)}
         for tracker in self.trackers:
             tracker.write(record["stage"], record["step"], flat)
 

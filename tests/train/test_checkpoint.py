@@ -1,0 +1,275 @@
+"""Checkpoints: what goes in comes out bit by bit; what is damaged in any way is noticed, and the one before is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medvlm.core.errors import CheckpointError
+from medvlm.train import checkpoint
+from tests.tiny_run import environment
+
+
+class Model(nn.Module):
+    """With tied weights, a buffer, a frozen part, and a part that never gets a gradient."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.words = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.words.weight
+        self.norm = nn.BatchNorm1d(4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        dropped = nn.functional.dropout(self.norm(self.frozen(self.words(ids))), 0.5)
+        return self.head(dropped)
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.AdamW:
+    matrices, vectors = ([p for p in model.parameters() if p.requires_grad and (p.ndim > 1) == large] for large in (True, False))
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1, "factor": 1.0}, {"params": vectors, "weight_decay": 0.0, "factor": 0.5}], lr=0.01)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[str]:
+    losses = []
+    for _ in range(steps):
+        loss = model(torch.arange(6)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item().hex())
+    return losses
+
+
+STATE = {"identity": "abc", "step": 3, "consumed": 24, "best_loss": 0.1 + 0.2}
+
+
+def saved(folder: Path, steps: int = 3) -> tuple[Model, torch.optim.AdamW]:
+    model = Model()
+    optimizer = optimizer_of(model)
+    train(model, optimizer, steps)
+    checkpoint.save(folder, steps, model, optimizer, {**STATE, "step": steps}, rank=0)
+    return model, optimizer
+
+
+def test_weights_optimiser_and_random_state_go_on_to_the_last_bit(tmp_path: Path) -> None:
+    model, optimizer = saved(tmp_path)
+    expected = train(model, optimizer, 4)
+    other = Model(seed=1)
+    resumed = optimizer_of(other)
+    torch.manual_seed(999)
+    assert checkpoint.restore(tmp_path / "step-3", other, resumed, rank=0) == STATE
+    assert train(other, resumed, 4) == expected
+    assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
+    assert [g["weight_decay"] for g in resumed.param_groups] == [0.1, 0.0] and other.head.weight is other.words.weight
+
+
+def test_a_part_without_a_gradient_has_no_optimiser_state_before_or_after(tmp_path: Path) -> None:
+    """SigLIP's pooling head below a language model; with state made up it would move differently once it is used."""
+    _, optimizer = saved(tmp_path)
+    other = Model(seed=1)
+    resumed = optimizer_of(other)
+    checkpoint.restore(tmp_path / "step-3", other, resumed, rank=0)
+    for made, found in ((optimizer, Model()), (resumed, other)):
+        known = {id(p) for p in made.state}
+        assert not known & {id(p) for p in found.unused.parameters()}
+    assert len(resumed.state) == len(optimizer.state) == 3
+
+
+def test_without_the_random_state_dropout_differs(tmp_path: Path) -> None:
+    """The control of the test above: what it shows hangs on random-0.pt."""
+    model, optimizer = saved(tmp_path)
+    expected = train(model, optimizer, 4)
+    (tmp_path / "step-3" / "random-0.pt").unlink()
+    other = Model(seed=1)
+    resumed = optimizer_of(other)
+    checkpoint.restore(tmp_path / "step-3", other, resumed, rank=0)
+    assert train(other, resumed, 4) != expected
+
+
+def test_all_weights_are_read_without_a_model(tmp_path: Path) -> None:
+    model, _ = saved(tmp_path)
+    weights = checkpoint.read_weights(tmp_path / "step-3")
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(t, weights[n]) and t.dtype == weights[n].dtype for n, t in model.state_dict().items())
+
+
+def test_saving_says_nothing_and_changes_no_filter_of_warnings(tmp_path: Path) -> None:
+    import warnings
+
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        saved(tmp_path)
+    assert not said and warnings.filters == before
+
+
+# --- damage ------------------------------------------------------------------------------------------
+
+
+def tensors(folder: Path) -> Path:
+    return next(folder.glob("tensors/*.distcp"))
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(tensors(folder), tensors(folder).stat().st_size - 1)
+
+
+def flip(folder: Path) -> None:
+    data = bytearray(tensors(folder).read_bytes())
+    data[len(data) // 2] ^= 1
+    tensors(folder).write_bytes(data)
+
+
+def swap(folder: Path) -> None:
+    """Two files of the same size, each whole."""
+    copy = folder / "random-1.pt"
+    shutil.copy(folder / "random-0.pt", copy)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "random-1.pt": {**manifest["random-0.pt"], "sha256": "0" * 64}}))
+
+
+def earlier_state(folder: Path) -> None:
+    shutil.copy(folder.with_name("step-3") / "state.json", folder / "state.json")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (truncate, r"tensors/.*distcp is not what was saved"),
+    "a flipped bit": (flip, r"tensors/.*distcp is not what was saved"),
+    "deleted": (lambda f: (f / "random-0.pt").unlink(), "random-0.pt is missing"),
+    "hidden metadata deleted": (lambda f: (f / "tensors" / ".metadata").unlink(), r"tensors/\.metadata is missing"),
+    "swapped": (swap, "random-1.pt is not what was saved"),
+    "state of another step": (earlier_state, "state.json is not what was saved"),
+    "a foreign file": (lambda f: (f / "tensors" / "extra.bin").write_bytes(b"x"), "tensors/extra.bin is not in the manifest"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing or unreadable"),
+    "a torn manifest": (lambda f: os.truncate(f / "manifest.json", 40), "manifest.json is missing or unreadable"),
+    "a manifest of something else": (lambda f: (f / "manifest.json").write_text('["a"]'), "manifest.json is missing or unreadable"),
+    "an empty manifest": (lambda f: (f / "manifest.json").write_text("{}"), "is not in the manifest"),
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage's folder with checkpoints of steps 3 and 5."""
+    folder = tmp_path_factory.mktemp("pair")
+    model, optimizer = saved(folder)
+    train(model, optimizer, 2)
+    checkpoint.save(folder, 5, model, optimizer, {**STATE, "step": 5}, rank=0)
+    return folder
+
+
+def test_of_whole_checkpoints_the_newest_is_taken(two: Path) -> None:
+    assert checkpoint.newest(two, say=pytest.fail) == two / "step-5" == checkpoint.latest(two)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_said_set_aside_and_the_one_before_taken(kind: str, two: Path, tmp_path: Path) -> None:
+    damage, message = DAMAGE[kind]
+    shutil.copytree(two, tmp_path / "pair")
+    damage(tmp_path / "pair" / "step-5")
+    said: list[str] = []
+    assert checkpoint.newest(tmp_path / "pair", say=said.append) == tmp_path / "pair" / "step-3"
+    assert len(said) == 1
+    assert re.fullmatch(rf"checkpoint pair/step-5 is damaged \(.*{message}\); set aside, going back to the one before", said[0])
+    assert {p.name for p in (tmp_path / "pair").iterdir()} == {"step-3", "step-5.bad-1"}
+
+
+def test_weights_of_a_damaged_checkpoint_are_not_read(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "pair")
+    flip(tmp_path / "pair" / "step-5")
+    with pytest.raises(CheckpointError, match=r"pair/step-5: tensors/.* is not what was saved; take an earlier checkpoint or train the stage again"):
+        checkpoint.read_weights(tmp_path / "pair" / "step-5")
+
+
+def test_what_a_save_that_was_cut_off_left_is_removed(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "pair")
+    shutil.copytree(two / "step-5" / "tensors", tmp_path / "pair" / "step-7.part" / "tensors")
+    assert checkpoint.newest(tmp_path / "pair", say=pytest.fail) == tmp_path / "pair" / "step-5"
+    assert {p.name for p in (tmp_path / "pair").iterdir()} == {"step-3", "step-5"}
+
+
+def test_where_all_are_damaged_there_is_none(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "pair")
+    for step in (3, 5):
+        flip(tmp_path / "pair" / f"step-{step}")
+    said: list[str] = []
+    assert checkpoint.newest(tmp_path / "pair", say=said.append) is None and len(said) == 2
+
+
+def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "pair")
+    before = checkpoint.digest(tmp_path / "pair" / "step-5")
+    model = Model(seed=4)
+    optimizer = optimizer_of(model)
+    train(model, optimizer, 1)
+    for n in (1, 2):
+        checkpoint.save(tmp_path / "pair", 5, model, optimizer, STATE, rank=0)
+        assert not checkpoint.damaged(tmp_path / "pair" / "step-5") and (tmp_path / "pair" / f"step-5.bad-{n}").exists()
+    assert checkpoint.digest(tmp_path / "pair" / "step-5.bad-1") == before != checkpoint.digest(tmp_path / "pair" / "step-5")
+
+
+def test_only_what_is_to_be_kept_stays_and_what_was_set_aside_is_not_touched(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "pair")
+    shutil.copytree(two / "step-3", tmp_path / "pair" / "step-3.bad-1")
+    checkpoint.prune(tmp_path / "pair", keep={5})
+    assert {p.name for p in (tmp_path / "pair").iterdir()} == {"step-5", "step-3.bad-1"}
+
+
+# --- killed while saving -----------------------------------------------------------------------------
+
+SAVING = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from medvlm.train import checkpoint
+torch.manual_seed(0)
+model = nn.Sequential(*(nn.Linear(300, 300) for _ in range(8)))
+optimizer = torch.optim.AdamW(model.parameters())
+for step in range(1, 10000):
+    model(torch.randn(2, 300)).sum().backward()
+    optimizer.step()
+    checkpoint.save(Path(sys.argv[1]), step, model, optimizer, {"step": step}, rank=0)
+    checkpoint.prune(Path(sys.argv[1]), keep={step, step - 1})
+    print(step, flush=True)
+"""
+
+
+def kill_while_saving(folder: Path, after_s: float) -> int:
+    """Kills a process that does nothing but save, some time after its third save; returns the last step that it said was saved."""
+    process = subprocess.Popen([sys.executable, "-c", SAVING, str(folder)], env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    for _ in range(3):
+        assert process.stdout.readline()
+    time.sleep(after_s)
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read().split()
+    process.wait()
+    return int(rest[-1]) if rest else 3
+
+
+def check_survivors(folder: Path, said: int) -> None:
+    whole = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    newest = max(whole, key=checkpoint.step_of)
+    assert not checkpoint.damaged(newest), "a torn checkpoint bears the name of a whole one"
+    assert checkpoint.step_of(newest) >= said, "a checkpoint that was said to be saved is gone"
+    assert checkpoint.read_state(newest) == {"step": checkpoint.step_of(newest)}
+
+
+def test_a_kill_while_saving_leaves_no_torn_checkpoint_under_a_good_name(tmp_path: Path) -> None:
+    check_survivors(tmp_path, kill_while_saving(tmp_path, 0.137))

@@ -1,0 +1,105 @@
+"""metrics.jsonl survives a process that is killed, and nothing secret leaves the machine."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvlm.train.log import Log, Progress, redacted
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.written: list[tuple[str, int, dict[str, float]]] = []
+
+    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        self.written.append((stage, step, values))
+
+
+def line(stage: str, step: int, **more: Any) -> dict[str, Any]:
+    return {"stage": stage, "step": step, "loss": 1.0 / step, **more}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in path.read_text().splitlines()]
+
+
+def test_every_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    log = Log(tmp_path / "run" / "metrics.jsonl", True, [])
+    for step in (1, 2):
+        log.write(line("pair", step))
+        assert read(log.path) == [line("pair", s) for s in range(1, step + 1)]
+
+
+def test_what_a_killed_process_logged_after_its_checkpoint_is_forgotten_and_its_torn_line_too(tmp_path: Path) -> None:
+    log = Log(tmp_path / "metrics.jsonl", True, [])
+    for stage, steps in (("pair", 3), ("align", 6)):
+        for step in range(1, steps + 1):
+            log.write(line(stage, step))
+    log.write({"stage": "align", "step": 6, "validation": {"loss": 0.5}})
+    whole = log.path.read_text()
+    log.path.write_text(whole + json.dumps(line("align", 7))[:25])
+    log.forget_after("align", 4)
+    assert [(r["stage"], r["step"]) for r in read(log.path)] == [("pair", 1), ("pair", 2), ("pair", 3), ("align", 1), ("align", 2), ("align", 3), ("align", 4)]
+    log.write(line("align", 5))
+    assert read(log.path)[-1] == line("align", 5), "a line after a torn one can be read"
+
+
+def test_a_stage_that_starts_anew_forgets_all_of_its_own_and_nothing_of_others(tmp_path: Path) -> None:
+    log = Log(tmp_path / "metrics.jsonl", True, [])
+    log.write(line("pair", 1))
+    log.write(line("align", 1))
+    log.forget_after("align", 0)
+    assert read(log.path) == [line("pair", 1)]
+    Log(tmp_path / "absent.jsonl", True, []).forget_after("align", 0)
+    assert not (tmp_path / "absent.jsonl").exists()
+
+
+def test_numbers_that_are_not_finite_are_text_that_every_reader_reads(tmp_path: Path) -> None:
+    log = Log(tmp_path / "metrics.jsonl", True, [])
+    log.write({"stage": "pair", "step": 1, "loss": math.nan, "terms": {"kl": -math.inf}})
+    assert json.loads(log.path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == {"stage": "pair", "step": 1, "loss": "nan", "terms": {"kl": "-inf"}}
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    kept = Kept()
+    Log(tmp_path / "run" / "metrics.jsonl", False, [kept]).write(line("pair", 1))
+    assert not (tmp_path / "run").exists() and not kept.written
+
+
+def test_trackers_get_the_numbers_flat(tmp_path: Path) -> None:
+    kept = Kept()
+    log = Log(tmp_path / "metrics.jsonl", True, [kept])
+    log.write(line("pair", 2, terms={"scale": 10.0}, samples="1f"))
+    log.write({"stage": "pair", "step": 2, "validation": {"loss": 0.5}})
+    assert kept.written == [("pair", 2, {"step": 2, "loss": 0.5, "scale": 10.0}), ("pair", 2, {"step": 2, "validation/loss": 0.5})]
+
+
+def test_secrets_and_places_are_taken_out_of_what_leaves_the_machine() -> None:
+    recipe = {
+        "name": "chest", "seed": 7, "track": {"wandb": {"project": "x", "api_key": "abc"}}, "token": "t", "db_password": "p", "AWS-Secret": "s",
+        "data": {"films": {"card": "cards/films.yaml", "root": "/srv/patients", "shards": "~/shards"}}, "notes": ["hf_abcdefgh", "sk-abc", "0" * 40, "a plain word"],
+        "max_new_tokens": 64, "tokens": 5,
+    }  # fmt: skip
+    assert redacted(recipe) == {
+        "name": "chest", "seed": 7, "track": {"wandb": {"project": "x", "api_key": "[redacted]"}}, "token": "[redacted]", "db_password": "[redacted]", "AWS-Secret": "[redacted]",
+        "data": {"films": {"card": "cards/films.yaml", "root": "[path]", "shards": "[path]"}}, "notes": ["[redacted]", "[redacted]", "[redacted]", "a plain word"],
+        "max_new_tokens": 64, "tokens": 5,
+    }  # fmt: skip
+
+
+def test_progress_says_where_the_stage_stands_and_how_long_it_will_take(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress("pair", 2, 5, steps=400, start=100, enabled=True)
+    now[0] += 1
+    progress.show(110, 1.5, 1234.5)
+    assert capsys.readouterr().out == "", "a log file gets a line every few seconds, not every step"
+    now[0] += 59
+    progress.show(160, 1.5, 1234.5)
+    # 60 steps of this process took 60 s, 240 are left: 4 minutes.
+    assert capsys.readouterr().out == "stage 2/5 pair  step 160/400  loss 1.5000  1,234 samples/s  ETA 4:00\n"

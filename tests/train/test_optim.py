@@ -1,0 +1,81 @@
+"""The rate as a function of the step, and which parameters get which rate and decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medvlm.core.contracts import Optim
+from medvlm.core.errors import RecipeError
+from medvlm.models.parts import matches
+from medvlm.train.optim import make_optimizer, rate_factor, set_rate
+
+
+def factors(schedule: str, steps: int, warmup: float) -> list[float]:
+    return [rate_factor(Optim.model_validate({"schedule": schedule, "warmup": warmup}), step, steps) for step in range(steps)]
+
+
+def test_the_rate_climbs_in_equal_steps_and_reaches_its_height_with_the_last_of_them() -> None:
+    assert factors("constant", 10, 0.3) == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 1, 1, 1])
+    assert factors("constant", 10, 0.21)[:3] == pytest.approx([1 / 3, 2 / 3, 1]), "a part of a step counts as one"
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
+    assert factors("linear", 4, 0) == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
+def test_a_cosine_falls_from_one_through_a_half_towards_zero() -> None:
+    assert factors("cosine", 4, 0) == pytest.approx([1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)])
+    after = factors("cosine", 105, 5 / 105)
+    assert after[5] == 1 and after[55] == pytest.approx(0.5) and after[-1] == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
+
+
+def test_it_is_the_schedule_of_torch() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    stock = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    expected = []
+    for _ in range(20):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        stock.step()
+    assert factors("cosine", 20, 0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_short_stages_have_a_rate_above_zero_at_every_step(schedule: str, steps: int) -> None:
+    assert all(0 < f <= 1 for f in factors(schedule, steps, 0.05))
+
+
+def model() -> nn.Module:
+    made = nn.ModuleDict({"encoders": nn.ModuleDict({"film": nn.Linear(3, 4)}), "language": nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), "heads": nn.Linear(4, 2)})
+    made["heads"].requires_grad_(False)
+    return made
+
+
+def settings_of(optimizer: torch.optim.Optimizer, made: nn.Module) -> dict[str, tuple[float, float]]:
+    """Parameter -> (rate, decay)."""
+    by_id: dict[int, Any] = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(by_id) == sum(len(g["params"]) for g in optimizer.param_groups), "a parameter is in two groups"
+    return {n: by_id[id(p)] for n, p in made.named_parameters() if id(p) in by_id}
+
+
+def test_every_trained_parameter_has_its_rate_and_only_matrices_decay() -> None:
+    made = model()
+    optim = Optim(lr=0.5, weight_decay=0.1, lr_of={"encoders": 0.01, "language.0": 2.0}, schedule="constant", warmup=0)
+    optimizer = make_optimizer(made, optim, matches, "pair")
+    assert set_rate(optimizer, optim, step=3, steps=10) == 0.5
+    assert settings_of(optimizer, made) == {
+        "encoders.film.weight": (0.005, 0.1), "encoders.film.bias": (0.005, 0.0),
+        "language.0.weight": (1.0, 0.1), "language.0.bias": (1.0, 0.0), "language.1.weight": (0.5, 0.0), "language.1.bias": (0.5, 0.0),
+    }  # fmt: skip
+
+
+def test_a_rate_for_nothing_that_is_trained_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"stages.pair.optim.lr_of: 'heads' matches no trained parameter"):
+        make_optimizer(model(), Optim(lr_of={"heads": 0.1}), matches, "pair")
