@@ -62,7 +62,7 @@ class Contrastive(Base):
         self.objective = component("objectives.pairs", config.loss.kind)
         self.tokenizer = component("texts", config.text.kind).tokenizer(config.text, setup.tokenizer)
         self.model = build_dual(
-            setup.encoders, config.text, self.tokenizer, config.width, *self.objective.start(config.loss), setup.seed
+            setup.encoders, config.text, self.tokenizer, config.width, *self.objective.start(config.loss), seed=setup.seed
         )
 
     @property

@@ -82,5 +82,8 @@ def test_the_scale_of_clip_stops_at_100() -> None:
 
 
 def test_losses_begin_where_their_papers_begin() -> None:
-    assert math.exp(clip.start(clip.Config(kind="clip"))[0]) == pytest.approx(1 / 0.07)
-    assert siglip.start(siglip.Config(kind="siglip")) == (pytest.approx(math.log(10)), -10)
+    scale, bias = clip.start(clip.Config(kind="clip"))
+    assert math.exp(scale) == pytest.approx(1 / 0.07) and bias is None
+    scale, bias = siglip.start(siglip.Config(kind="siglip"))
+    assert math.exp(scale) == pytest.approx(10) and bias == -10
+    assert math.exp(clip.start(clip.Config(kind="clip", temperature=0.02))[0]) == pytest.approx(50)
