@@ -143,7 +143,8 @@ def load_run(recipe: Any, run: RunFolder, stage: str = "", max_new_tokens: int =
     if pairs:
         last, objective = pairs[-1], component("objectives.pairs", pairs[-1].loss.kind)
         text_tokenizer = component("texts", last.text.kind).tokenizer(last.text, tokenizer)
-        dual = build_dual(encoders, last.text, text_tokenizer, last.width, *objective.start(last.loss), seed=recipe.seed)
+        log_scale, bias = objective.start(last.loss)
+        dual = build_dual(encoders, last.text, text_tokenizer, last.width, log_scale, bias, recipe.seed)
         _fill(dual, run, last.name)
         dual.to(device)
     return RunAnswerer(recipe, prepare, tokenizer, vlm, dual, text_tokenizer, max_new_tokens)

@@ -61,9 +61,8 @@ class Contrastive(Base):
         super().__init__(config, setup)
         self.objective = component("objectives.pairs", config.loss.kind)
         self.tokenizer = component("texts", config.text.kind).tokenizer(config.text, setup.tokenizer)
-        self.model = build_dual(
-            setup.encoders, config.text, self.tokenizer, config.width, *self.objective.start(config.loss), seed=setup.seed
-        )
+        log_scale, bias = self.objective.start(config.loss)
+        self.model = build_dual(setup.encoders, config.text, self.tokenizer, config.width, log_scale, bias, setup.seed)
 
     @property
     def wants(self) -> Wants:
