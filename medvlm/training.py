@@ -173,14 +173,20 @@ def _origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) 
 
 
 def _identity(config: StageConfig, loaded: LoadedRecipe, sources: dict[str, OpenSource], run: RunFolder, origins: dict[str, list[str]]) -> str:
-    """What decides a stage's result: its settings, the model, its data, where it starts, the seed."""
+    """What decides a stage's result: its settings, the model, its data, where it starts, the seed, the precision."""
     first = {chain[0] for chain in origins.values() if chain}
     starts = {name: json.loads((run.stage(name) / "stage.json").read_text())["checkpoint"] for name in first}
     decides = {
         "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
-        "seed": loaded.recipe.seed, "sources": {name: [sources[name].shards.fingerprint, sources[name].fold] for name in config.mix}, "starts": starts,
+        "seed": loaded.recipe.seed, "sources": {name: _source_identity(loaded, sources[name]) for name in config.mix}, "starts": starts,
+        "precision": loaded.recipe.engine.precision,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source_identity(loaded: LoadedRecipe, source: OpenSource) -> list[Any]:
+    change = loaded.recipe.data[source.name].augment
+    return [source.shards.fingerprint, source.fold, change and change.model_dump(mode="json")]
 
 
 def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> Setup:

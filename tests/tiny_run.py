@@ -14,11 +14,16 @@ from typing import Any
 import torch
 import yaml
 
+from medvlm import training
+from medvlm.core.config import component
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.answerer import taken
+from medvlm.models.lora import attach
+from medvlm.models.parts import set_trained
 from medvlm.recipe import load
+from medvlm.sources import open_sources
 from medvlm.train import checkpoint
-from medvlm.training import train
+from medvlm.train.engine import Engine, EngineConfig
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("pair", "instruct", "reason")
@@ -64,12 +69,27 @@ def written(folder: Path, content: Mapping[str, Any], card: Mapping[str, Any] = 
     return path
 
 
+def staged(path: Path, runs: Path, name: str, *overrides: str) -> Any:
+    """One stage as the loop is given it, with the weights it is built with."""
+    loaded, engine = load(path, overrides), Engine(EngineConfig(device="cpu", workers=0))
+    run = RunFolder(runs / loaded.recipe.name)
+    run.root.mkdir(parents=True, exist_ok=True)
+    setup = training._setup(loaded, run, engine, open_sources(loaded, runs, say=lambda _: None))
+    (config,) = (stage for stage in loaded.recipe.stages if stage.name == name)
+    stage = component("stages", config.kind).build(config, setup)
+    if config.lora:
+        attach(stage.model, config.lora, seed=0)
+    set_trained(stage.model, config.trains, name)
+    stage.set_modes()
+    return stage
+
+
 def trained(path: Path, runs: Path, *overrides: str, **how: str) -> RunFolder:
     """Trained in this process, on one thread, as the processes that are cut off are."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return train(load(path, overrides), runs, **how)
+        return training.train(load(path, overrides), runs, **how)
     finally:
         torch.set_num_threads(threads)
 

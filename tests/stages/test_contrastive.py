@@ -1,0 +1,74 @@
+"""What the contrastive stage makes of samples, and the loss it takes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.core.errors import DataError
+from medvlm.objectives.pairs import siglip
+
+Make = Callable[..., Any]
+
+
+def first(stage: Any, consumed: int = 0) -> list[Any]:
+    batches = stage.batches(consumed)
+    position, prepared = next(batches)
+    assert position == consumed
+    batches.close()
+    return prepared  # type: ignore[no-any-return]
+
+
+def test_a_pair_is_a_film_and_its_report_and_findings_that_are_the_same_are_marked(stage_of: Make) -> None:
+    stage = stage_of("contrastive", batch=40)
+    view = stage.setup.open_source("films", "train", stage.wants)
+    by_key = {sample.key: sample for sample, _ in (view.read(i) for i in range(len(view)))}
+    prepared = first(stage)
+    for pair in prepared:
+        sample = by_key[pair.key]
+        assert stage.tokenizer.decode(pair.ids, skip_special_tokens=True).strip() == sample.report
+        assert pair.pixels.shape == (3, 32, 32) and pair.encoder == "film"
+    same = {(a.key, b.key) for a in prepared for b in prepared if a.concept == b.concept}
+    expected = {(a.key, b.key) for a in prepared for b in prepared if by_key[a.key].concept == by_key[b.key].concept}
+    assert same == expected and len(same) > len(prepared), "no duplicates among the pairs: the test shows nothing"
+
+
+def test_the_loss_is_that_of_the_objective_on_the_embeddings_of_all_pairs(stage_of: Make) -> None:
+    stage = stage_of("contrastive", batch=24)
+    stage.model.eval()
+    (micro,) = stage.micros(first(stage), 1)
+    loss, terms = stage.loss(stage.model, micro)
+    images, texts, log_scale, bias = stage.model(micro)
+    same = micro.concepts_N[:, None] == micro.concepts_N[None]
+    assert loss.item() == pytest.approx(siglip.pair_loss(images, texts, slice(0, 24), log_scale, bias, same).item(), rel=1e-6)
+    best = (images @ texts.T).argmax(1)
+    hits = sum(bool(micro.concepts_N[i] == micro.concepts_N[j]) for i, j in enumerate(best.tolist()))
+    assert terms["image_to_text_top1"] == (hits, 24) and stage.weight(micro) == 24
+
+
+def test_validation_is_the_mean_over_whole_batches_and_moves_no_random_number(stage_of: Make) -> None:
+    stage = stage_of("contrastive", batch=2)
+    state = torch.get_rng_state()
+    total, of = stage.validate(stage.model, 5)["loss"]
+    assert torch.equal(torch.get_rng_state(), state)
+    view = stage.setup.open_source("films", "val", stage.wants)
+    prepared = [stage.prepare_sample(*view.read(i), epoch=0, position=i) for i in range(min(len(view), 5))]
+    stage.model.eval()
+    whole = [prepared[i : i + 2] for i in range(0, len(prepared) - 1, 2)]
+    expected = sum(stage.loss(stage.model, stage.micros(pairs, 1)[0])[0].item() for pairs in whole)
+    assert of == 2 * len(whole) and total == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_report_that_is_longer_than_the_tower_reads_is_refused_by_name(stage_of: Make) -> None:
+    stage = stage_of("contrastive", text={"kind": "transformers", "config": {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}, "max_tokens": 5})
+    view = stage.setup.open_source("films", "train", stage.wants)
+    with pytest.raises(DataError, match=r"tiny/[0-9a-f]+: its report is \d+ tokens long, the text tower reads 5; raise stages.NAME.text.max_tokens"):
+        stage.prepare_sample(*view.read(0), epoch=0, position=0)
+
+
+def test_pairs_cannot_be_split_into_micro_batches(stage_of: Make) -> None:
+    with pytest.raises(Exception, match="the pairs of a contrastive batch are compared with each other and cannot be split"):
+        stage_of("contrastive", accumulate=2)

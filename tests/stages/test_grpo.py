@@ -1,0 +1,153 @@
+"""Rollouts, what they earn, and the gradient that follows, against hand computations with the stock language model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.core.errors import RecipeError
+from medvlm.data.rows import collate
+from medvlm.objectives.policy import divergence
+from tests.stages.test_contrastive import first
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def stage(stage_of: Make) -> Any:
+    """Scored by the length of an answer, since an untrained model says nothing right. `said` holds the answers of every rollout."""
+    made = stage_of("grpo", temperature=0.8, batch=4, group=3)
+    made.composer.score = lambda text, truth: (score(text), {"choice": score(text)})
+    with torch.no_grad():  # an untrained model says the same whatever it is asked
+        for parameter in made.model.language.parameters():
+            parameter.mul_(6)
+    generate, made.said = made._generate, []
+
+    def noted(*args: Any, **kwargs: Any) -> list[list[int]]:
+        made.said.append(generate(*args, **kwargs))
+        return made.said[-1]  # type: ignore[no-any-return]
+
+    made._generate = noted
+    return made
+
+
+def score(text: str) -> float:
+    return len(text) % 5 / 4
+
+
+def stock_log_probability(stage: Any, prompt: Any, answer: list[int]) -> torch.Tensor:
+    """Of each token of one answer, by the stock model on the plain sequence, at the temperature and without the placeholder."""
+    document = replace(prompt.document, prefix=_whole(prompt), branches=[(answer, 0)])
+    batch = collate([document], stage.setup.prepare.image_tokens, 0)
+    logits = stage.model.language(inputs_embeds=stage.model.embed(batch)).logits[0, -len(answer) - 1 : -1]
+    logits = logits.index_fill(-1, torch.tensor([stage.model.image_token_id]), -torch.inf)
+    return (logits / 0.8).log_softmax(-1)[torch.arange(len(answer)), torch.tensor(answer)]
+
+
+def _whole(prompt: Any) -> list[int]:
+    return prompt.document.prefix + [i for ids, _ in prompt.document.branches for i in ids]
+
+
+def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> None:
+    """At a ratio of one the clipped objective is the policy gradient, summed over the tokens of all answers."""
+    prompts = first(stage)
+    (rollout,) = stage.micros(prompts, 1)
+    assert rollout.advantage_L.unique().numel() > 2, "all answers earned the same: the test shows nothing"
+    loss, terms = stage.loss(stage.model, rollout)
+    trained = [p for p in stage.model.parameters() if p.requires_grad]
+    got = torch.autograd.grad(loss, trained)
+
+    expected_loss, at, seen = torch.zeros(()), 0, []
+    for n, prompt in enumerate(prompts):
+        group = stage.said[0][3 * n : 3 * n + 3]
+        rewards = [score(stage._text(a)) for a in group]
+        mean = sum(rewards) / len(rewards)
+        deviation = (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5
+        for reward, answer in zip(rewards, group, strict=True):
+            advantage = (reward - mean) / (deviation + 1e-4)
+            torch.testing.assert_close(rollout.advantage_L[at : at + len(answer)], torch.full((len(answer),), advantage), rtol=1e-4, atol=1e-5)
+            expected_loss = expected_loss - advantage * stock_log_probability(stage, prompt, answer).sum()
+            at += len(answer)
+            seen.append(reward)
+    for a, b in zip(got, torch.autograd.grad(expected_loss, trained), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) + 1e-7)
+    assert rollout.batch.targets_L.tolist() == [i for a in stage.said[0] for i in a]
+    assert terms["reward"] == (pytest.approx(sum(seen)), len(seen)) and stage.weight(rollout) == at
+
+
+def test_answers_depend_on_the_position_and_not_on_the_batch_or_the_random_state(stage: Any) -> None:
+    prompts = first(stage)
+    torch.manual_seed(1)
+    stage.micros(prompts, 1)
+    torch.manual_seed(2)
+    stage.micros(prompts, 4)
+    together, *apart = stage.said
+    assert together == [a for one in apart for a in one] and len({tuple(a) for a in together}) > len(prompts)
+    stage.micros([replace(p, position=p.position + 1000) for p in prompts], 1)
+    assert stage.said[-1] != together
+
+
+def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
+    stage.begin()
+    began = copy.deepcopy(stage.model)
+    prompts = first(stage)
+    (rollout,) = stage.micros(prompts, 1)
+    _, terms = stage.loss(stage.model, rollout)
+    assert terms["kl"][0] == pytest.approx(0, abs=1e-5), "the policy has not moved yet"
+
+    with torch.no_grad():
+        for parameter in stage.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    moved = {n: p.detach().clone() for n, p in stage.model.named_parameters()}
+    (rollout,) = stage.micros(prompts, 1)
+    loss, terms = stage.loss(stage.model, rollout)
+    assert all(torch.equal(p, moved[n]) for n, p in stage.model.named_parameters()), "the policy was not put back"
+    with torch.no_grad():
+        answers = list(zip([p for p in prompts for _ in range(3)], stage.said[-1], strict=True))
+        now = torch.cat([stock_log_probability(stage, p, a) for p, a in answers])
+        stage.model = began
+        then = torch.cat([stock_log_probability(stage, p, a) for p, a in answers])
+    expected = float(divergence(now, then).sum())
+    assert terms["kl"][0] == pytest.approx(expected, rel=1e-3) and expected > 1e-3
+    assert loss.item() == pytest.approx(-float(rollout.advantage_L.sum()) + 0.1 * expected, rel=1e-3, abs=1e-4)
+
+
+def test_without_a_weight_there_is_no_reference(stage_of: Make) -> None:
+    made = stage_of("grpo", kl=0)
+    made.begin()
+    assert not made.reference and "kl" not in made.loss(made.model, made.micros(first(made), 1)[0])[1]
+
+
+def test_the_policy_that_is_trained_has_no_dropout(stage_of: Make) -> None:
+    made = stage_of("grpo", lora={"rank": 2, "dropout": 0.5})
+    with torch.no_grad():
+        for name, parameter in made.model.named_parameters():
+            if ".lora_B" in name:
+                parameter.normal_()
+    (rollout,) = made.micros(first(made), 1)
+    batch = rollout.batch
+    assert torch.equal(made.model(batch), made.model(batch)) and made.model(batch).requires_grad
+
+
+def test_validation_scores_the_greedy_answer(stage: Any) -> None:
+    found = stage.validate(stage.model, 5)
+    assert found["loss"][0] == -found["reward"][0] and found["loss"][1] == found["reward"][1] == len(stage.validation(5))
+    prompts = stage.validation(5)
+    expected = sum(score(stage._text(a)) for p in prompts for a in stage._generate([p], copies=1, temperature=0.0))
+    assert found["reward"][0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("rewards", "message"), [
+    ({"chioce": 1.0}, "unknown reward 'chioce', did you mean 'choice'"),
+    ({"choice": 0.0}, "choice: 0.0 is not a weight above 0"),
+    ({}, "give at least one reward"),
+])  # fmt: skip
+def test_rewards_that_cannot_be_used_are_refused(stage_of: Make, rewards: dict[str, float], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        stage_of("grpo", rewards=rewards)

@@ -1,0 +1,108 @@
+"""What the supervised stage shows, asks and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.core.errors import DataError, RecipeError
+from tests.stages.test_contrastive import first
+
+Make = Callable[..., Any]
+
+
+def trained_texts(stage: Any, document: Any) -> list[str]:
+    return [stage.setup.tokenizer.decode(ids[skipped:], skip_special_tokens=True).strip() for ids, skipped in document.branches]
+
+
+def test_only_answers_are_trained_and_they_are_the_truths(stage_of: Make) -> None:
+    stage = stage_of("supervised", tasks=["choice", "count", "boxes"], questions=3)
+    view = stage.setup.open_source("films", "train", stage.wants)
+    for i in range(8):
+        sample, files = view.read(i)
+        document = stage.prepare_sample(sample, files, epoch=0, position=i)
+        canvas = stage.setup.prepare.see(sample, files).canvas
+        truths = [stage.setup.prepare.truth(q, canvas).answer for q in sample.questions if q.truth.task in ("choice", "count", "boxes")]
+        assert len(document.branches) == min(3, len(truths)) and set(trained_texts(stage, document)) <= set(truths)
+        assert document.prefix.count(stage.model.image_token_id) == 4
+        (micro,) = stage.micros([document], 1)
+        assert stage.model.image_token_id not in micro.targets_L
+
+
+def test_the_loss_is_a_sum_over_tokens_and_its_weight_their_number(stage_of: Make) -> None:
+    """So that micro-batches and ranks with few labels count for less, as they do in one large batch."""
+    stage = stage_of("supervised")
+    stage.model.eval()
+    prepared = first(stage)
+    (whole,) = stage.micros(prepared, 1)
+    parts = stage.micros(prepared, 4)
+    loss, terms = stage.loss(stage.model, whole)
+    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
+    assert sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(whole.targets_L)
+    assert len({stage.weight(p) for p in parts}) > 1, "all parts weigh alike: the test shows nothing"
+    right = int((stage.model(whole).argmax(-1) == whole.targets_L).sum())
+    assert terms["token_accuracy"] == (right, len(whole.targets_L))
+
+
+def test_reading_needs_no_image(stage_of: Make) -> None:
+    stage = stage_of("supervised", shows=["report"], trains=["language"], lora=None, tasks=["choice"])
+    view = stage.setup.open_source("films", "train", stage.wants)
+    sample, _ = view.read(0)
+    document = stage.prepare_sample(sample, {}, epoch=0, position=0)
+    assert not document.media and sample.report in stage.setup.tokenizer.decode(document.prefix)
+
+
+def test_without_images_everything_but_boxes_is_asked_by_default_and_boxes_are_refused(stage_of: Make) -> None:
+    stage = stage_of("supervised", shows=["report"], trains=["language"], lora=None, tasks=[], questions=50)
+    view = stage.setup.open_source("films", "train", stage.wants)
+    assert all("{boxes}" not in text for i in range(6) for text in trained_texts(stage, stage.prepare_sample(view.read(i)[0], {}, 0, i)))
+    with pytest.raises(RecipeError, match="boxes are written in coordinates of an image, and `shows` has no media"):
+        stage_of("supervised", shows=["report"], tasks=["boxes"])
+
+
+def test_a_document_that_is_too_long_is_refused_and_never_cut(stage_of: Make) -> None:
+    stage = stage_of("supervised", max_tokens=10)
+    view = stage.setup.open_source("films", "train", stage.wants)
+    with pytest.raises(DataError, match=r"\d+ tokens with its images, stages.instruct.max_tokens is 10; raise it or ask fewer"):
+        stage.prepare_sample(*view.read(0), epoch=0, position=0)
+
+
+def test_validation_does_not_depend_on_the_batch_it_is_done_in(stage_of: Make) -> None:
+    found = []
+    for batch in (2, 4):
+        stage = stage_of("supervised", batch=batch)
+        total, of = stage.validate(stage.model, 5)["loss"]
+        found.append(total / of)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_validation_without_samples_is_refused(stage_of: Make) -> None:
+    """A mean over nothing would be 0, the best loss there is."""
+    stage = stage_of("supervised", validate={"every": 1, "samples": 3})
+    stage.setup.open_source("films", "val", stage.wants)
+    object.__setattr__(stage.setup, "open_source", lambda name, split, wants: [])
+    with pytest.raises(DataError, match=r"stages.instruct.validate: the val splits of films hold fewer samples"):
+        stage.validation(3)
+
+
+def test_a_batch_that_micro_batches_cannot_share_is_refused(stage_of: Make) -> None:
+    stage = stage_of("supervised", batch=8)
+    stage.engine.world = 3
+    with pytest.raises(RecipeError, match=r"stages.instruct.batch is 8, which 3 ranks with 2 micro-batches each cannot share evenly; use a multiple of 6"):
+        stage.batches(0)
+
+
+def test_augmentation_is_a_function_of_the_position(stage_of: Make) -> None:
+    """Two processes, or one with other threads, change a film in the same way; another position changes it in another."""
+    augment = "data.films.augment={shift_px: 6, noise: 0.05}"
+    one, plain = first(stage_of("supervised", augment)), first(stage_of("supervised"))
+    again = stage_of("supervised", augment)
+    object.__setattr__(again.setup, "workers", 3)
+    for a, b, c in zip(one, first(again), plain, strict=True):
+        assert a.key == b.key == c.key and torch.equal(a.media[0][1], b.media[0][1])
+        assert not torch.equal(a.media[0][1], c.media[0][1])
+    later = next(d for n in range(1, 30) for d in first(again, 8 * n) if d.key == one[0].key)
+    assert not torch.equal(later.media[0][1], one[0].media[0][1])
