@@ -51,8 +51,7 @@ class DualEncoder(nn.Module):
         self.heads = nn.ModuleDict({**heads, "text": nn.Linear(text.width, width, bias=False), "scale": Scale(log_scale, bias)})  # type: ignore[arg-type]
 
     def forward(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        scale = self.heads["scale"]
-        return self.embed_media(pairs.media)[pairs.order_N], self.embed_texts(pairs.ids_BT, pairs.mask_BT), scale.log_scale, scale.bias
+        return self.embed_media(pairs.media)[pairs.order_N], self.embed_texts(pairs.ids_BT, pairs.mask_BT), *self.heads["scale"]()
 
     def embed_media(self, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.cat([normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1) for name, pixels in media.items()])
@@ -68,3 +67,7 @@ class Scale(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # Copies: DDP takes a parameter that is an output itself for unused, and then meets its gradient.
+        return self.log_scale.clone(), None if self.bias is None else self.bias.clone()

@@ -6,7 +6,7 @@ Started by torchrun it takes the world that torchrun made; started plainly it is
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -79,6 +79,14 @@ class Engine:
         summed = summed.to(self.device) if dist.get_backend() == "nccl" else summed
         dist.all_reduce(summed)
         return [float(v) for v in summed]
+
+    def union(self, names: Iterable[str]) -> list[str]:
+        """The names that any rank has, in order: what the ranks then sum must be alike on all of them."""
+        if self.world == 1:
+            return sorted(names)
+        everywhere: list[Any] = [None] * self.world
+        dist.all_gather_object(everywhere, list(names))
+        return sorted({name for own in everywhere for name in own})
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """[n, ...] of every rank stacked to [world * n, ...], with gradients back to where each row came from."""

@@ -156,9 +156,10 @@ def _accumulate(stage: Stage, model: nn.Module, prepared: list[Any], config: Sta
 
 
 def _total(terms: Terms, engine: Engine, extra: Terms) -> dict[str, float]:
-    """Means over the ranks; a term of weight 0 is a plain sum."""
-    names = sorted({**terms, **extra})
-    flat = engine.total([x for name in names for x in {**terms, **extra}[name]])
+    """Means over the ranks; a term of weight 0 is a plain sum. A rank may lack a term: a reward that judged none of its answers."""
+    own = {**terms, **extra}
+    names = engine.union(own)
+    flat = engine.total([x for name in names for x in own.get(name, (0.0, 0.0))])
     return {name: flat[2 * i] / flat[2 * i + 1] if flat[2 * i + 1] else flat[2 * i] for i, name in enumerate(names)}
 
 

@@ -1,0 +1,94 @@
+"""two_ranks.py FOLDER: what tests/train/test_ranks.py compares with one process. Started by torchrun; each rank leaves FOLDER/rank-R.pt."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlm.core.contracts import Optim
+from medvlm.core.run import RunFolder
+from medvlm.train import loop
+from medvlm.train.optim import make_optimizer
+from medvlm.train.stopping import Preempted
+from tests.tiny_run import staged, trained, weights
+
+CASES = {
+    "clip": ("pair", "stages.0.loss={kind: clip}"), "siglip": ("pair", "stages.0.loss={kind: siglip}"),
+    **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
+}  # fmt: skip
+
+
+def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, Any]:
+    """Loss, terms and gradients of a stage's first step, before any clipping, and the keys of this rank's samples."""
+    stage = staged(path, runs, name, *overrides)
+    optimizer = make_optimizer(stage.model, Optim(), stage.matches, name)
+    model, _ = stage.engine.setup(stage.model, optimizer)
+    batches = stage.batches(0)
+    _, prepared = next(batches)
+    batches.close()
+    terms = loop._accumulate(stage, model, prepared, stage.config, stage.engine)
+    return {
+        "keys": [item.key for item in prepared], "terms": loop._total(terms, stage.engine, {}),
+        "weight": sum(stage.weight(micro) for micro in stage.micros(prepared, stage.config.accumulate)),
+        "gradients": {n: p.grad.clone() for n, p in stage.model.named_parameters() if p.grad is not None},
+    }  # fmt: skip
+
+
+def flip_newest(stage_folder: Path) -> None:
+    newest = max(stage_folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
+    file = next(newest.glob("tensors/*.distcp"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def train_again_after_damage(path: Path, runs: Path, rank: int) -> None:
+    """The newest checkpoint of `instruct` is damaged, as if the run had been cut off there."""
+    run = RunFolder(runs / "two")
+    torch.distributed.barrier()
+    if rank == 0:
+        flip_newest(run.stage("instruct"))
+        (run.stage("instruct") / "stage.json").unlink()
+    torch.distributed.barrier()
+    trained(path, runs, "name=two", only="instruct")
+
+
+def train_until_one_rank_is_told_to_stop(path: Path, runs: Path, rank: int) -> str:
+    """Only the second process gets the signal, in the middle of step 3 of `pair`."""
+    set_rate = loop.set_rate
+
+    def told(optimizer: Any, config: Any, step: int, steps: int) -> float:
+        if rank == 1 and step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return set_rate(optimizer, config, step, steps)
+
+    loop.set_rate = told  # type: ignore[assignment]
+    try:
+        trained(path, runs, "name=stopped", only="pair")
+    except Preempted as stopped:
+        return str(stopped)
+    finally:
+        loop.set_rate = set_rate
+    return "went on to the end"
+
+
+def main(folder: Path) -> None:
+    path, runs, rank = folder / "recipe.yaml", folder / "runs", int(os.environ["RANK"])
+    steps = {case: first_step(path, runs, *arguments) for case, arguments in CASES.items()}
+    trained(path, runs, "name=two")
+    metrics, undisturbed = RunFolder(runs / "two").metrics.read_text(), weights(RunFolder(runs / "two"), "instruct")
+    train_again_after_damage(path, runs, rank)
+    stopped = train_until_one_rank_is_told_to_stop(path, runs, rank)
+    torch.save({"steps": steps, "metrics": metrics, "instruct": undisturbed, "stopped": stopped}, folder / f"rank-{rank}.pt")
+    if rank == 0:
+        (folder / "done.json").write_text(json.dumps(sorted(p.name for p in (runs / "two" / "instruct").iterdir())))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
