@@ -46,4 +46,5 @@ def merge(model: nn.Module) -> int:
             wrapped.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, wrapped.get_base_layer())
+    vars(model).pop("peft_config", None)  # else peft warns of two adapters when others are put on
     return len(adapted)

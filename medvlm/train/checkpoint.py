@@ -61,7 +61,7 @@ def newest(stage_folder: Path, say: Any = print) -> Path | None:
     """The newest checkpoint whose manifest verifies; damaged ones are set aside as step-N.bad-K, and said. What a save that was cut off left is removed."""
     for part in stage_folder.glob("step-*.part"):
         shutil.rmtree(part)
-    for folder in sorted(_steps(stage_folder), key=step_of, reverse=True):
+    for folder in reversed(_steps(stage_folder)):
         if damage := damaged(folder):
             say(f"checkpoint {stage_folder.name}/{folder.name} is damaged ({damage}); set aside, going back to the one before")
             set_aside(folder)
@@ -72,7 +72,7 @@ def newest(stage_folder: Path, say: Any = print) -> Path | None:
 
 def latest(stage_folder: Path) -> Path | None:
     """The newest checkpoint as it is: for the other ranks, once the first has verified it."""
-    return max(_steps(stage_folder), key=step_of, default=None)
+    return _steps(stage_folder)[-1] if _steps(stage_folder) else None
 
 
 def damaged(folder: Path) -> str:
@@ -156,6 +156,11 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+def saved_steps(stage_folder: Path) -> list[int]:
+    """The steps that have a checkpoint, in order."""
+    return [step_of(folder) for folder in _steps(stage_folder)]
+
+
 def random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
@@ -167,7 +172,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _steps(stage_folder: Path) -> list[Path]:
-    return [f for f in stage_folder.glob("step-*") if f.name.removeprefix("step-").isdigit()]
+    return sorted((f for f in stage_folder.glob("step-*") if f.name.removeprefix("step-").isdigit()), key=step_of)
 
 
 def _files(folder: Path) -> list[Path]:

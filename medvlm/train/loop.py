@@ -23,7 +23,8 @@ from medvlm.train.proof import Proof
 from medvlm.train.stopping import Preempted, Stop
 
 PROOF_STEPS = 8
-"""Steps after which everything trained must have moved. LoRA's A moves from the second step on, once B has."""
+"""Steps with a gradient after which everything trained must have moved. LoRA's A moves from the second step on, once B
+has. Steps without any gradient do not count: in grpo no answer may have earned more than another."""
 
 Terms = dict[str, tuple[float, float]]
 """Name -> (sum, weight): what is logged is the sum over ranks and micro-batches of both, divided."""
@@ -70,6 +71,10 @@ class State:
     worse: int = 0
     """Validations since the best one."""
     seconds: float = 0.0
+    telling: int = 0
+    """Steps in which there was a gradient."""
+    reached: list[str] = field(default_factory=list)
+    """Groups that have had one."""
     proven: bool = False
     meta: dict[str, Any] = field(default_factory=dict)
     """What a reader of the checkpoint must know: stage, recipe, adapters, lineage."""
@@ -85,6 +90,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
     optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
     proof = Proof(stage.model, stage.group_of, config.name)
     state = _resume(stage, optimizer, engine, folder, log, fresh)
+    proof.with_gradient |= set(state.reached)
     model, wrapped = engine.setup(stage.model, optimizer)
     stop, progress = Stop(), Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
     batches = stage.batches(state.consumed)
@@ -97,7 +103,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
             terms = _accumulate(stage, model, prepared, config, engine)
             norm = float(torch.nn.utils.clip_grad_norm_([p for p in stage.model.parameters() if p.requires_grad], config.optim.max_norm))
             if not state.proven:
-                proof.note_gradients()
+                state.telling, state.reached = state.telling + (norm > 0), proof.note_gradients()
             summed = _total(terms, engine, {"stop": (float(stop.requested), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)})
             _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
             wrapped.step()
@@ -105,13 +111,16 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
             _log_step(log, progress, config, state, summed, rate, norm, time.monotonic() - began)
-            if not state.proven and (state.step >= PROOF_STEPS or state.step == config.steps):
+            better = _validate(stage, model, config, engine, log, state)
+            last = state.step == config.steps or _exhausted(state, config)
+            if not state.proven and (last or state.telling >= PROOF_STEPS):
                 proof.check_trained(state.step)
                 state.proven = True
-            _validate_and_save(stage, model, optimizer, config, engine, folder, log, state)
+            due = bool(config.save_every) and state.step % config.save_every == 0
+            if last or due or summed["stop"] or (better and config.keep == "best"):
+                checkpoint.save(folder, state.step, stage.model, optimizer, asdict(state), engine.rank)
+                _prune(folder, config, state, engine)
             if summed["stop"]:
-                if not (folder / f"step-{state.step}").exists():
-                    checkpoint.save(folder, state.step, stage.model, optimizer, asdict(state), engine.rank)
                 raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to go on")
     finally:
         stop.uninstall()
@@ -184,27 +193,26 @@ def _log_step(log: Log, progress: Progress, config: StageConfig, state: State, s
     progress.show(state.step, summed["loss"], record["samples_per_s"], last=state.step == config.steps)  # type: ignore[arg-type]
 
 
-def _validate_and_save(
-    stage: Stage, model: nn.Module, optimizer: torch.optim.Optimizer, config: StageConfig, engine: Engine, folder: Path, log: Log, state: State
-) -> None:
-    last = state.step == config.steps
-    checks, better = config.validate_, False
-    if checks and (state.step % checks.every == 0 or last):
-        found = _total(stage.validate(model, checks.samples), engine, {})
-        better = state.best_loss is None or found["loss"] < state.best_loss
-        state.best_loss, state.best_step, state.worse = (found["loss"], state.step, 0) if better else (state.best_loss, state.best_step, state.worse + 1)
-        log.write({"stage": config.name, "step": state.step, "validation": found})
-        last = last or _exhausted(state, config)
-    if last or (config.save_every and state.step % config.save_every == 0) or (better and config.keep == "best"):
-        checkpoint.save(folder, state.step, stage.model, optimizer, asdict(state), engine.rank)
-        if engine.is_first:
-            checkpoint.prune(folder, keep={state.step, state.best_step if config.keep == "best" else state.step, _one_before(folder, state.step)})
-        engine.barrier()
+def _validate(stage: Stage, model: nn.Module, config: StageConfig, engine: Engine, log: Log, state: State) -> bool:
+    """Whether this is a step of validation, and the best so far."""
+    checks = config.validate_
+    if not checks or (state.step % checks.every and state.step != config.steps):
+        return False
+    found = _total(stage.validate(model, checks.samples), engine, {})
+    log.write({"stage": config.name, "step": state.step, "validation": found})
+    if state.best_loss is not None and found["loss"] >= state.best_loss:
+        state.worse += 1
+        return False
+    state.best_loss, state.best_step, state.worse = found["loss"], state.step, 0
+    return True
 
 
-def _one_before(folder: Path, step: int) -> int:
-    """The save before this one stays, in case this one turns out to be damaged."""
-    return max((n for f in folder.glob("step-*") if f.name[5:].isdigit() and (n := int(f.name[5:])) < step), default=step)
+def _prune(folder: Path, config: StageConfig, state: State, engine: Engine) -> None:
+    """What stays: this save, the one before in case this one turns out to be damaged, and the best."""
+    if engine.is_first:
+        before = [n for n in checkpoint.saved_steps(folder) if n < state.step][-1:]
+        checkpoint.prune(folder, keep={state.step, *before, *([state.best_step] if config.keep == "best" else [])})
+    engine.barrier()
 
 
 def _exhausted(state: State, config: StageConfig) -> bool:

@@ -47,14 +47,20 @@ class Proof:
         lines += [f"  {group:<24}{a or '-':>14}{b or '-':>14}" for group, (a, b) in counts.items()]
         return "\n".join(lines)
 
-    def note_gradients(self) -> None:
-        """Called before an optimiser step, in the first few steps."""
+    def note_gradients(self) -> list[str]:
+        """The groups that have had a gradient so far. Called before an optimiser step, in the first few steps."""
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None and self.group_of(name) not in self.with_gradient and parameter.grad.any():
                 self.with_gradient.add(self.group_of(name))
+        return sorted(self.with_gradient)
 
     def check_trained(self, step: int) -> None:
         """Raises RecipeError naming a trained group that got no gradient or has not moved."""
+        if not self.with_gradient:
+            raise RecipeError(
+                f"stages.{self.stage}: nothing got a gradient in {step} steps: the loss is flat. In grpo, no answer earned more than another of its group: "
+                "look at `rewards` and `temperature`, or train the stage before it further"
+            )
         for (group, trained), tensors in self._tensors().items():
             if not trained:
                 continue

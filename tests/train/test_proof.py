@@ -92,6 +92,12 @@ def test_a_trained_group_without_a_gradient_is_named() -> None:
         proof.check_trained(1)
 
 
+def test_a_stage_without_any_gradient_is_told_apart() -> None:
+    _, proof = started()
+    with pytest.raises(RecipeError, match=r"stages.align: nothing got a gradient in 60 steps: the loss is flat. In grpo, no answer earned more"):
+        proof.check_trained(60)
+
+
 def test_a_trained_group_that_has_not_moved_is_named() -> None:
     model, proof = started("encoders", "language")
     step(model, proof, lr=0.0)
