@@ -134,10 +134,12 @@ def _start(model: Any, config: StageConfig, origins: dict[str, list[str]], run: 
             plan.setdefault(found, set()).add(module)
     for name, modules in plan.items():
         folder = taken(run.stage(name))
-        saved = held[name][1]
+        weights = checkpoint.read_weights(folder)
+        # A tower taken from a stage whose adapters sit in the language model has none to bring along.
+        saved = held[name][1] if any(".lora_" in n and module_of(n) in modules for n in weights) else None
         if saved and adapters and saved != adapters:
             raise RecipeError(f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them")
-        put(model, checkpoint.read_weights(folder), saved if saved and not adapters else None, f"{name}/{folder.name}", modules)
+        put(model, weights, saved if saved and not adapters else None, f"{name}/{folder.name}", modules)
         adapters = adapters or saved
         started |= {module: f"{name}/{folder.name}@{checkpoint.digest(folder)}" for module in modules}
     if config.lora and config.lora != adapters:
