@@ -18,6 +18,7 @@ from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint, loop
 from medvlm.train.log import Log
+from medvlm.train.proof import Proof
 from tests.tiny_run import INSTRUCT, LANGUAGE, PAIR, REASON, STAGES, cut_off, differing, recipe, samples, trace, trained, weights, written
 
 AFTER = 3
@@ -353,6 +354,13 @@ def test_a_module_that_the_stage_cannot_reach_is_refused_after_a_few_steps(folde
     with pytest.raises(RecipeError, match=r"stages.instruct.trains: connectors.film got no gradient in the first 6 steps"):
         trained(written(folder / "unreached", recipe(name="unreached", stages=[reading])), runs)
     assert json.loads((runs / "unreached" / "status.json").read_text()) == {"status": "failed", "reason": "RecipeError", "pid": os.getpid()}
+
+
+def test_gradients_that_were_seen_before_a_kill_count_afterwards(killed: Callable[[str], Path], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a run goes on for a last few steps in which a rare medium does not come, or no answer earns more than another."""
+    monkeypatch.setattr(Proof, "note_gradients", lambda self: sorted(self.with_gradient))
+    run = trained(killed("instruct"), runs, only="instruct")
+    assert json.loads((run.stage("instruct") / "stage.json").read_text())["trains"]["lora"]["moved"]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from medvlm.backbones import causal
 from medvlm.core.errors import ShapeError
 from medvlm.models.isolation import check_isolated
-from medvlm.models.vlm import VLM
-from tests.models.tiny import FAMILIES, IMAGE_ID, language
+from medvlm.models.vlm import VLM, build_vlm
+from tests.models.tiny import FAMILIES, IMAGE_ID, Ids, language
 
 
 def spliced(model: nn.Module) -> VLM:
@@ -40,6 +41,16 @@ def test_a_model_whose_attention_takes_its_positions_from_the_row_is_refused() -
 def test_a_model_that_cannot_take_the_mask_is_refused_with_its_own_error() -> None:
     with pytest.raises(ShapeError, match=r"BloomForCausalLM cannot read several texts in one row \(ValueError: "):
         check_isolated(spliced(made("bloom", hidden_size=16, n_layer=2, n_head=2)))
+
+
+MPT = causal.Config(kind="causal", config={"model_type": "mpt", "vocab_size": 64, "d_model": 16, "n_heads": 2, "n_layers": 2})
+
+
+def test_it_is_tried_whenever_a_model_is_built_with_weights() -> None:
+    with pytest.raises(ShapeError, match="MptForCausalLM"):
+        build_vlm({}, MPT, Ids(), "<image>", seed=0)
+    with torch.device("meta"):
+        build_vlm({}, MPT, Ids(), "<image>", seed=0)  # shapes alone, for a plan: nothing to try
 
 
 def test_logits_that_are_changed_after_the_head_in_an_unknown_way_are_refused() -> None:

@@ -41,6 +41,9 @@ class Ids:
     def __len__(self) -> int:
         return VOCABULARY
 
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return IMAGE_ID
+
 
 def language(family: str, **changes: Any) -> nn.Module:
     config = causal.Config(kind="causal", config={"model_type": family, **FAMILIES[family], **changes})

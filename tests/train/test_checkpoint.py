@@ -271,5 +271,44 @@ def check_survivors(folder: Path, said: int) -> None:
     assert checkpoint.read_state(newest) == {"step": checkpoint.step_of(newest)}
 
 
-def test_a_kill_while_saving_leaves_no_torn_checkpoint_under_a_good_name(tmp_path: Path) -> None:
-    check_survivors(tmp_path, kill_while_saving(tmp_path, 0.137))
+DYING_EVERYWHERE = """
+import itertools, os, shutil, signal, sys, torch
+from pathlib import Path
+from torch import nn
+from medvlm.train import checkpoint
+torch.manual_seed(0)
+model = nn.Linear(3, 3)
+optimizer = torch.optim.AdamW(model.parameters())
+model(torch.randn(2, 3)).sum().backward()
+optimizer.step()
+first = Path(sys.argv[1]) / "first"
+checkpoint.save(first, 1, model, optimizer, {"step": 1}, rank=0)
+for n in itertools.count():
+    folder = Path(sys.argv[1]) / str(n)
+    shutil.copytree(first, folder)
+    if not (child := os.fork()):
+        touched = itertools.count()
+        def die(event, arguments):
+            if event.startswith(("open", "os.", "shutil.")) and any(str(folder) in str(a) for a in arguments) and next(touched) == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(die)
+        checkpoint.save(folder, 2, model, optimizer, {"step": 2}, rank=0)
+        checkpoint.prune(folder, keep={2})
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        break
+print(n)
+"""
+"""Saves a second checkpoint again and again, and dies at the first, second, third ... time that Python touches the folder, until it lives through it."""
+
+
+def test_a_kill_at_any_moment_of_a_save_leaves_no_torn_checkpoint_under_a_good_name(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", DYING_EVERYWHERE, str(tmp_path)], env=environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    deaths = int(ended.stdout)
+    assert deaths > 30
+    newest = []
+    for n in range(deaths + 1):
+        check_survivors(tmp_path / str(n), said=1)
+        newest.append(checkpoint.saved_steps(tmp_path / str(n))[-1])
+    assert newest == sorted(newest) and set(newest) == {1, 2}, "first there is the old one, from some moment on the new one"

@@ -13,7 +13,7 @@ import torch
 
 from medvlm.core.contracts import Optim
 from medvlm.core.run import RunFolder
-from medvlm.train import loop
+from medvlm.train import checkpoint, loop
 from medvlm.train.optim import make_optimizer
 from medvlm.train.stopping import Preempted
 from tests.tiny_run import staged, trained, weights
@@ -56,7 +56,13 @@ def train_again_after_damage(path: Path, runs: Path, rank: int) -> None:
         flip_newest(run.stage("instruct"))
         (run.stage("instruct") / "stage.json").unlink()
     torch.distributed.barrier()
+    if rank:
+        checkpoint.newest = _never  # type: ignore[assignment]
     trained(path, runs, "name=two", only="instruct")
+
+
+def _never(folder: Path) -> Path:
+    raise AssertionError("two processes would set the same folder aside")
 
 
 def train_until_one_rank_is_told_to_stop(path: Path, runs: Path, rank: int) -> str:
