@@ -69,6 +69,8 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
         loaded.save(run.root)
         for name in names[names.index(again_from) :] if again_from else []:
             _set_aside(run.stage(name))
+        if again_from == names[0]:  # nothing that was trained is left that needs the old one
+            _set_aside(run.tokenizer)
     setup = _setup(loaded, run, engine, sources)
     log = Log(run.metrics, engine.is_first, _trackers(loaded, run) if engine.is_first else [])
     for number, config in enumerate(recipe.stages, 1):

@@ -244,6 +244,24 @@ def test_a_changed_stage_is_trained_anew_from_where_it_is_told_and_the_ones_befo
     assert starts["language"].startswith("instruct/step-4@")
 
 
+def test_a_run_that_is_trained_anew_from_its_first_stage_makes_its_tokenizer_anew(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
+    """Otherwise another `vocabulary` would be taken and not followed."""
+    run = again(undisturbed, folder)
+    path = written(folder / "copy", recipe(name="copy"))
+    with pytest.raises(CheckpointError, match="--from pair"):
+        trained(path, runs, "model.language.vocabulary=420", again_from="instruct")
+    trained(path, runs, "model.language.vocabulary=420", only="pair", again_from="pair")
+    assert weights(run, "pair")["text.tower.embeddings.word_embeddings.weight"].shape[0] == 420
+
+
+def test_one_process_may_be_told_to_be_ddp(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
+    try:
+        run = trained(written(folder / "ddp", recipe(name="ddp")), runs, "engine.kind=ddp", only="pair")
+    finally:
+        torch.distributed.destroy_process_group()
+    assert trace(run, "pair") == trace(undisturbed, "pair")
+
+
 @pytest.mark.parametrize("flag", ["only", "again_from"])
 def test_a_stage_that_is_not_there_is_refused(flag: str, folder: Path, runs: Path, undisturbed: RunFolder) -> None:
     with pytest.raises(RecipeError, match=r"align: there is no such stage \(stages: pair, instruct, reason\)"):
