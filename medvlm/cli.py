@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_folder", metavar="RUN[:STAGE]")
     export.add_argument("--to", type=Path, required=True, metavar="DIR")
 
-    demo = _verb(verbs, "demo", _demo, "the whole road on generated data: train, evaluate, export, report (about 8 minutes on 2 cores)")
+    demo = _verb(verbs, "demo", _demo, "the whole road on generated data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value")
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
 
