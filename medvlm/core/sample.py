@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Task = Literal["choice", "open", "count", "boxes", "report"]
 Box = tuple[float, float, float, float]
+Unit = Literal["display", "HU", "raw"]
+Affine = tuple[tuple[float, float, float, float], ...]
 
 BOXES_SLOT = "{boxes}"
 """Where an answer holds this text, the boxes are written in the coordinates of what the model sees."""
@@ -29,14 +32,32 @@ class Medium:
     size: stored pixels, (height, width) or (depth, height, width).
     spacing_mm: the same axes as `size`; None where the archive does not say.
     unit: `display` (0..max is black..white), `HU`, or `raw`.
+    affine: volumes only: 3 x 4, from the indices (d, h, w, 1) of a voxel's centre to mm in RAS (x to the patient's
+    right, y to the front, z to the head, as NIfTI has them); None where the archive does not say.
     """
 
     kind: str
     member: str
     size: tuple[int, ...]
     spacing_mm: tuple[float, ...] | None = None
-    unit: Literal["display", "HU", "raw"] = "display"
+    unit: Unit = "display"
     modality: str = ""
+    affine: Affine | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the files of one medium hold, before it is stored.
+
+    pixels: [H, W], [H, W, 3], [D, H, W] or, for video frames, [D, H, W, 3]; uint8, uint16, int16 or float32, finite.
+    spacing_mm, affine, unit, modality: as in Medium, whatever the files say.
+    """
+
+    pixels: np.ndarray
+    spacing_mm: tuple[float, ...] | None = None
+    unit: Unit = "display"
+    modality: str = ""
+    affine: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +111,10 @@ class Sample:
     def from_json(record: dict[str, Any]) -> Sample:
         """Raises KeyError or TypeError when a field is missing or unknown."""
         media = tuple(
-            Medium(**{**m, "size": tuple(m["size"]), "spacing_mm": tuple(m["spacing_mm"]) if m.get("spacing_mm") else None})
+            Medium(**{**m, "size": tuple(m["size"]), "spacing_mm": tuple(m["spacing_mm"]) if m.get("spacing_mm") else None,
+                      "affine": tuple(tuple(row) for row in m["affine"]) if m.get("affine") else None})
             for m in record.get("media", ())
-        )
+        )  # fmt: skip
         questions = tuple(Question(q["text"], truth_from_json(q["truth"]), q["template"]) for q in record.get("questions", ()))
         return Sample(**{**record, "media": media, "questions": questions})
 
