@@ -36,7 +36,7 @@ def main() -> None:
     *before, reinforced = resolved["stages"]
     assert reinforced["kind"] == "grpo", f"the last stage of {args.run} is {reinforced['kind']}"
     steps = args.steps or reinforced["steps"]
-    base = before[-1]
+    base = next(stage for stage in reversed(before) if stage["kind"] == "supervised")
     scores = {"instruct": [_scores(args.run, resolved, before, "base")] * args.seeds, "grpo": [], "supervised": []}
     for seed in range(args.seeds):
         # A stage's name is part of the key of its random numbers: another name is another seed.

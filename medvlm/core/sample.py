@@ -133,7 +133,8 @@ class Batch:
     k >= 1 for its k-th continuation; a token sees the earlier tokens of its own document that are in the
     prefix or in its own branch (so several answers share one prompt, and several samples one row).
     targets_L: the ids that are trained, row by row; from_L: for each, the flat index (row * T + place) of the
-    token whose hidden state predicts it: the one before it in its own branch or prefix.
+    token whose hidden state predicts it: the one before it in its own branch or prefix. answers_L: the number of
+    the answer it belongs to, 0, 1, ... within the batch.
     media: encoder name -> pixels, float32 [N, C, H, W] or [N, C, D, H, W].
     feature_rows: int64 [number of image placeholders in ids_BT, row-major]: which image token goes there, in
     the image tokens of all encoders stacked in the order of `media`.
@@ -146,6 +147,7 @@ class Batch:
     branches_BT: torch.Tensor
     targets_L: torch.Tensor
     from_L: torch.Tensor
+    answers_L: torch.Tensor
     feature_rows: torch.Tensor
     media: dict[str, torch.Tensor] = field(default_factory=dict)
     keys: tuple[str, ...] = ()

@@ -51,6 +51,7 @@ def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_
         branches_BT=branches,
         targets_L=torch.tensor([i for _, tokens, _ in targets for i in tokens], dtype=torch.long),
         from_L=torch.tensor([p for _, _, parents in targets for p in parents], dtype=torch.long),
+        answers_L=torch.tensor([a for a, (_, tokens, _) in enumerate(targets) for _ in tokens], dtype=torch.long),
         feature_rows=torch.tensor([r for d, _ in placeholders for r in rows_of[d]], dtype=torch.long),
         media=media,
         keys=tuple(d.key for d in documents),

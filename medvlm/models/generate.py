@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,8 +29,9 @@ def generate(
     rows = _left_padded(prompts)
     lengths = (rows.docs_BT >= 0).sum(1)
     seen = (rows.docs_BT >= 0).long()
-    out = model.language(inputs_embeds=model.embed(rows), attention_mask=seen, position_ids=rows.positions_BT, use_cache=True, logits_to_keep=1)
-    cache, logits = out.past_key_values, out.logits[:, -1]
+    cache, remembered = _new_cache(model.language)
+    out = model.language(inputs_embeds=model.embed(rows), attention_mask=seen, position_ids=rows.positions_BT, logits_to_keep=1, **remembered)
+    logits = out.logits[:, -1]
     if copies > 1:
         cache.batch_repeat_interleave(copies)
         logits, seen, lengths = (x.repeat_interleave(copies, 0) for x in (logits, seen, lengths))
@@ -50,8 +52,8 @@ def generate(
             tokens, seen, lengths = tokens[going], seen[going], lengths[going]
             running = [running[i] for i in going.tolist()]
         seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-        out = model.language(input_ids=tokens[:, None], attention_mask=seen, position_ids=lengths[:, None], past_key_values=cache, use_cache=True)
-        cache, logits, lengths = out.past_key_values, out.logits[:, -1], lengths + 1
+        out = model.language(input_ids=tokens[:, None], attention_mask=seen, position_ids=lengths[:, None], **remembered)
+        logits, lengths = out.logits[:, -1], lengths + 1
     return answers
 
 
@@ -65,6 +67,15 @@ def end_ids(model: VLM, tokenizer: Any) -> list[int]:
     declared = getattr(model.language.generation_config, "eos_token_id", None)
     declared = declared if isinstance(declared, list) else [declared]
     return sorted({i for i in [tokenizer.eos_token_id, *declared] if i is not None})
+
+
+def _new_cache(language: Any) -> tuple[Any, dict[str, Any]]:
+    """A cache that forward fills in place, and the arguments that hand it over: their name changed in transformers 5.24."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=language.config)
+    name = "cache" if "cache" in inspect.signature(language.forward).parameters else "past_key_values"
+    return cache, {name: cache, "use_cache": True}
 
 
 def _sampled(logits: torch.Tensor, running: list[int], copies: int, number: int, draws: Sequence[Draw]) -> torch.Tensor:

@@ -29,7 +29,8 @@ def check_isolated(model: Any) -> None:
         positions_BT=torch.tensor([[*range(8), *range(4, 8), *range(4)]]),
         docs_BT=torch.tensor([[0] * 12 + [1] * 4]),
         branches_BT=torch.tensor([[0] * 4 + [1] * 4 + [2] * 4 + [0] * 4]),
-        targets_L=torch.zeros(16, dtype=torch.long), from_L=torch.arange(16), feature_rows=torch.zeros(0, dtype=torch.long),
+        targets_L=torch.zeros(16, dtype=torch.long), from_L=torch.arange(16), answers_L=torch.zeros(16, dtype=torch.long),
+        feature_rows=torch.zeros(0, dtype=torch.long),
     )  # fmt: skip
     family = f"model.language: {type(language).__name__}"
     with evaluating(model):

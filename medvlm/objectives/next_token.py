@@ -11,6 +11,15 @@ def next_token(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> torch.Tensor
     return cross_entropy(logits_LV.float(), targets_L, reduction="sum")
 
 
+def next_token_by_answer(logits_LV: torch.Tensor, targets_L: torch.Tensor, answers_L: torch.Tensor) -> torch.Tensor:
+    """Sum over answers of the mean over an answer's tokens, in float32; divide by the number of answers of the whole step.
+
+    A count of one token then weighs as much as a box of twenty.
+    """
+    tokens_of = answers_L.bincount().to(logits_LV.device)
+    return (cross_entropy(logits_LV.float(), targets_L, reduction="none") / tokens_of[answers_L]).sum()
+
+
 def log_probability(logits_LV: torch.Tensor, targets_L: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """[L]: log-probability of each target, under the distribution that tokens were drawn from."""
     return (logits_LV.float() / temperature).log_softmax(-1).gather(-1, targets_L[:, None]).squeeze(-1)

@@ -14,14 +14,15 @@ def advantages(rewards_PG: torch.Tensor, scale_by_deviation: bool) -> torch.Tens
     return centred / (rewards_PG.std(1, keepdim=True, correction=0) + 1e-4) if scale_by_deviation else centred
 
 
-def clipped(log_L: torch.Tensor, old_L: torch.Tensor, advantage_L: torch.Tensor, clip: float) -> torch.Tensor:
-    """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7).
+def clipped(log_L: torch.Tensor, old_L: torch.Tensor, advantage_L: torch.Tensor, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7); [L] where the clip took the gradient.
 
     Sums over tokens are divided by all tokens of the step, so long and short answers weigh alike per token
     (DAPO, arXiv 2503.14476, equation 8; deviation from GRPO, which averages within each answer first).
     """
     ratio = (log_L - old_L).exp()
-    return -torch.minimum(ratio * advantage_L, ratio.clamp(1 - clip, 1 + clip) * advantage_L)
+    free_L, held_L = ratio * advantage_L, ratio.clamp(1 - clip, 1 + clip) * advantage_L
+    return -torch.minimum(free_L, held_L), held_L < free_L
 
 
 def divergence(log_L: torch.Tensor, reference_L: torch.Tensor) -> torch.Tensor:

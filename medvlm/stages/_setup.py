@@ -43,6 +43,7 @@ class Base:
     """The stream, augmentation and names of any stage. A subclass gives model, wants, prepare_sample, micros, weight, loss, validate."""
 
     model: Any
+    updates = 1
 
     def __init__(self, config: StageConfig, setup: Setup):
         self.config, self.setup, self.engine = config, setup, setup.engine

@@ -39,6 +39,8 @@ class Config(StageConfig):
     tasks: tuple[Task, ...] = ("choice", "count", "boxes")
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(32, gt=0)
+    updates: int = Field(1, gt=0)
+    """Optimiser steps on the answers of one step (the paper's mu); from the second on the clip acts."""
     clip: float = Field(0.2, gt=0)
     kl: float = Field(0.0, ge=0)
     """Weight of the divergence from the policy as the stage began."""
@@ -50,7 +52,7 @@ class Config(StageConfig):
     def _rewards_are_there(cls, rewards: dict[str, float]) -> dict[str, float]:
         known = kinds("rewards")
         for name, weight in rewards.items():
-            if name not in known:
+            if name not in known and "." not in name:  # a plugin's is looked up when the stage is built
                 raise ValueError(f"unknown reward {name!r}{did_you_mean(name, known)} (accepts {', '.join(known)})")
             if weight <= 0:
                 raise ValueError(f"{name}: {weight} is not a weight above 0")
@@ -67,14 +69,16 @@ class Prompt:
     position: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rollout:
-    """Answers with what they earned. advantage_L: of the answer that a target belongs to."""
+    """Answers with what they earned. advantage_L: of the answer that a target belongs to. drawn_L: log-probabilities
+    under the policy that drew the answers, known once the first update has computed them."""
 
     batch: Batch
     advantage_L: torch.Tensor
     reference_L: torch.Tensor | None
     terms: Terms
+    drawn_L: torch.Tensor | None = None
 
 
 def build(config: Config, setup: Setup) -> Grpo:
@@ -82,15 +86,14 @@ def build(config: Config, setup: Setup) -> Grpo:
 
 
 class Grpo(Base):
-    """One optimiser step per rollout, so the ratio starts at 1 and the clip only guards; answers are drawn from
-    (seed, position), so they do not depend on the rank."""
+    """Answers are drawn from (seed, position), so they do not depend on the rank."""
 
     config: Config
 
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.model: VLM = build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
-        self.composer = Composer(config.rewards)
+        self.composer, self.updates = Composer(config.rewards), config.updates
         self.reference: dict[str, torch.Tensor] = {}
 
     def begin(self) -> None:
@@ -121,8 +124,10 @@ class Grpo(Base):
     def loss(self, model: nn.Module, micro: Rollout) -> tuple[torch.Tensor, Terms]:
         batch = micro.batch.to(self.engine.device)
         log_L = self._log_probability(model, batch)
-        loss_L = clipped(log_L, log_L.detach(), micro.advantage_L.to(self.engine.device), self.config.clip)
-        terms = dict(micro.terms)
+        if micro.drawn_L is None:
+            micro.drawn_L = log_L.detach()
+        loss_L, is_clipped_L = clipped(log_L, micro.drawn_L, micro.advantage_L.to(self.engine.device), self.config.clip)
+        terms = {**micro.terms, "clipped": (float(is_clipped_L.sum()), len(log_L))}
         if micro.reference_L is not None:
             kl_L = divergence(log_L, micro.reference_L.to(self.engine.device))
             loss_L = loss_L + self.config.kl * kl_L

@@ -18,7 +18,7 @@ from medvlm.data.rows import collate
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.vlm import build_vlm
-from medvlm.objectives.next_token import next_token
+from medvlm.objectives.next_token import next_token, next_token_by_answer
 from medvlm.stages._setup import Base, Setup, Wants, chunks
 from medvlm.train.loop import Terms
 
@@ -33,6 +33,8 @@ class Config(StageConfig):
     """Which questions; by default all, without images all but `boxes`. [report] is captioning."""
     questions: int = Field(1, gt=0)
     """Questions per sample and step. They share the sample's images, which are read once."""
+    weigh: Literal["tokens", "answers"] = "tokens"
+    """What counts alike in the loss: every trained token, or every answer, however long."""
     max_tokens: int = Field(2048, gt=0)
     """A longer document is refused (its sample is quarantined), never cut."""
 
@@ -77,21 +79,24 @@ class Supervised(Base):
         return [collate(part, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id) for part in chunks(prepared, count)]
 
     def weight(self, micro: Batch) -> float:
-        return len(micro.targets_L)
+        return len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())
 
     def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, Terms]:
         micro = micro.to(self.engine.device)
         logits = model(micro)
         right = float((logits.detach().argmax(-1) == micro.targets_L).sum())
-        return next_token(logits, micro.targets_L), {"token_accuracy": (right, len(micro.targets_L)), "tokens": (float((micro.docs_BT >= 0).sum()), 0.0)}
+        by_answer = self.config.weigh == "answers"
+        loss = next_token_by_answer(logits, micro.targets_L, micro.answers_L) if by_answer else next_token(logits, micro.targets_L)
+        return loss, {"token_accuracy": (right, len(micro.targets_L)), "tokens": (float((micro.docs_BT >= 0).sum()), 0.0)}
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         documents = self.validation(samples)
         size = max(1, self.config.batch // self.engine.world)
-        total, of, right = 0.0, 0.0, 0.0
+        total = of = right = tokens = 0.0
         with evaluating(self.model):
             for at in range(0, len(documents), size):
                 (micro,) = self.micros(documents[at : at + size], 1)
                 loss, terms = self.loss(model, micro)
-                total, of, right = total + float(loss), of + self.weight(micro), right + terms["token_accuracy"][0]
-        return {"loss": (total, of), "token_accuracy": (right, of)}
+                total, of = total + float(loss), of + self.weight(micro)
+                right, tokens = right + terms["token_accuracy"][0], tokens + terms["token_accuracy"][1]
+        return {"loss": (total, of), "token_accuracy": (right, tokens)}

@@ -34,6 +34,8 @@ class Stage(Protocol):
     """What a stage adds to the loop. A prepared sample has a `key`; a micro-batch is whatever `micros` makes and `loss` takes."""
 
     model: nn.Module
+    updates: int
+    """Optimiser steps on the same micro-batches, within one step of the loop."""
 
     def batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
         """This rank's prepared samples step by step, beginning at a global position."""
@@ -91,6 +93,8 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
     proof = Proof(stage.model, stage.group_of, config.name)
     state = _resume(stage, optimizer, engine, folder, log, fresh)
     proof.with_gradient |= set(state.reached)
+    if engine.is_first:
+        print(proof.table(), flush=True)
     model, wrapped = engine.setup(stage.model, optimizer)
     stop, progress = Stop(), Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
     batches = stage.batches(state.consumed)
@@ -100,14 +104,17 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
             position, prepared = next(batches)
             assert position == state.consumed, (position, state.consumed)
             rate = set_rate(optimizer, config.optim, state.step, config.steps)
-            terms = _accumulate(stage, model, prepared, config, engine)
-            norm = float(torch.nn.utils.clip_grad_norm_([p for p in stage.model.parameters() if p.requires_grad], config.optim.max_norm))
-            if not state.proven:
-                state.telling, state.reached = state.telling + (norm > 0), proof.note_gradients()
-            summed = _total(terms, engine, {"stop": (float(stop.requested), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)})
-            _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
-            wrapped.step()
-            wrapped.zero_grad()
+            micros = stage.micros(prepared, config.accumulate)
+            seen = {"stop": (float(stop.requested), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)}
+            for _ in range(stage.updates):
+                terms = _accumulate(stage, model, micros, engine)
+                norm = float(torch.nn.utils.clip_grad_norm_([p for p in stage.model.parameters() if p.requires_grad], config.optim.max_norm))
+                if not state.proven:
+                    state.telling, state.reached = state.telling + (norm > 0), proof.note_gradients()
+                summed = _total(terms, engine, seen)
+                _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
+                wrapped.step()
+                wrapped.zero_grad()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
             _log_step(log, progress, config, state, summed, rate, norm, time.monotonic() - began)
@@ -149,9 +156,8 @@ def _resume(stage: Stage, optimizer: torch.optim.Optimizer, engine: Engine, fold
     return state
 
 
-def _accumulate(stage: Stage, model: nn.Module, prepared: list[Any], config: StageConfig, engine: Engine) -> Terms:
+def _accumulate(stage: Stage, model: nn.Module, micros: list[Any], engine: Engine) -> Terms:
     """Gradients of (sum of losses / sum of weights over all ranks and micro-batches)."""
-    micros = stage.micros(prepared, config.accumulate)
     (weight,) = engine.total([sum(stage.weight(m) for m in micros)])
     terms: Terms = {}
     for i, micro in enumerate(micros):

@@ -44,7 +44,7 @@ class Proof:
         counts: dict[str, list[int]] = {}
         for (group, trained), tensors in self._tensors().items():
             counts.setdefault(group, [0, 0])[0 if trained else 1] += sum(t.numel() for t in tensors)
-        lines += [f"  {group:<24}{a or '-':>14}{b or '-':>14}" for group, (a, b) in counts.items()]
+        lines += [f"  {group:<24}{_grouped(a):>14}{_grouped(b):>14}" for group, (a, b) in counts.items()]
         return "\n".join(lines)
 
     def note_gradients(self) -> list[str]:
@@ -91,3 +91,7 @@ class Proof:
             if not self.model.get_submodule(name.rpartition(".")[0]).training:
                 found.setdefault((self.group_of(name), False), []).append(buffer)
         return found
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}" if count else "-"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medvlm.objectives.next_token import log_probability, next_token
+from medvlm.objectives.next_token import log_probability, next_token, next_token_by_answer
 
 LOGITS = torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 10, 3, 3, 7, 1, 5])
@@ -39,6 +39,19 @@ def test_nothing_to_train_costs_nothing() -> None:
     loss = next_token(logits, torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0 and logits.grad is not None
+
+
+def test_by_answer_a_short_answer_weighs_as_much_as_a_long_one() -> None:
+    """Three answers of 1, 4 and 2 tokens: the sum of their means, forward and gradient."""
+    answers, logits, plain = torch.tensor([0, 1, 1, 1, 1, 2, 2]), LOGITS.clone().requires_grad_(), LOGITS.double().requires_grad_()
+    loss = next_token_by_answer(logits, TARGETS, answers)
+    surprise = -plain.log_softmax(-1)[torch.arange(7), TARGETS]
+    expected = surprise[:1].mean() + surprise[1:5].mean() + surprise[5:].mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    loss.backward()
+    expected.backward()
+    assert plain.grad is not None
+    torch.testing.assert_close(logits.grad, plain.grad.float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])

@@ -30,16 +30,17 @@ CASES = [(log, old, a) for log in (-2.0, -1.0, -0.95, -0.3) for old in (-1.0, -1
 
 def test_the_clipped_loss_is_that_of_ppo_case_by_case() -> None:
     log, old, advantage = (torch.tensor(values, dtype=torch.float64) for values in zip(*CASES, strict=True))
-    got = clipped(log, old, advantage, clip=0.2).tolist()
-    for found, (x, y, a) in zip(got, CASES, strict=True):
+    losses, is_clipped = clipped(log, old, advantage, clip=0.2)
+    for found, held, (x, y, a) in zip(losses.tolist(), is_clipped.tolist(), CASES, strict=True):
         ratio = math.exp(x - y)
         assert found == pytest.approx(-min(ratio * a, min(max(ratio, 0.8), 1.2) * a), abs=1e-12)
+        assert held == (ratio > 1.2 and a > 0 or ratio < 0.8 and a < 0)
 
 
 def test_at_a_ratio_of_one_the_gradient_is_that_of_the_policy_and_beyond_the_clip_there_is_none() -> None:
     log = torch.tensor([-1.0, -1.0, -0.5, -1.5], requires_grad=True)
     old = torch.tensor([-1.0, -1.0, -1.0, -1.0])
-    clipped(log, old, torch.tensor([2.0, -3.0, 1.0, -1.0]), clip=0.2).sum().backward()
+    clipped(log, old, torch.tensor([2.0, -3.0, 1.0, -1.0]), clip=0.2)[0].sum().backward()
     assert log.grad is not None and log.grad.tolist() == pytest.approx([-2.0, 3.0, 0.0, 0.0])
 
 

@@ -80,6 +80,27 @@ def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> 
     assert terms["reward"] == (pytest.approx(sum(seen)), len(seen)) and stage.weight(rollout) == at
 
 
+def test_a_second_update_compares_with_the_policy_that_drew_the_answers(stage: Any) -> None:
+    """The ratio is against the first update's log-probabilities, so what has moved too far is clipped."""
+    prompts = first(stage)
+    (rollout,) = stage.micros(prompts, 1)
+    _, terms = stage.loss(stage.model, rollout)
+    assert terms["clipped"][0] == 0
+    answers = list(zip([p for p in prompts for _ in range(3)], stage.said[-1], strict=True))
+    with torch.no_grad():
+        before = torch.cat([stock_log_probability(stage, p, a) for p, a in answers])
+        for name, parameter in stage.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+        after = torch.cat([stock_log_probability(stage, p, a) for p, a in answers])
+    loss, terms = stage.loss(stage.model, rollout)
+    ratio, advantage = (after - before).exp(), rollout.advantage_L
+    expected = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    assert loss.item() == pytest.approx(float(expected.sum()), rel=1e-3, abs=1e-3)
+    held = ((ratio > 1.2) & (advantage > 0)) | ((ratio < 0.8) & (advantage < 0))
+    assert terms["clipped"] == (float(held.sum()), len(held)) and held.any()
+
+
 def test_answers_depend_on_the_position_and_not_on_the_batch_or_the_random_state(stage: Any) -> None:
     prompts = first(stage)
     torch.manual_seed(1)

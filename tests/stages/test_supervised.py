@@ -47,6 +47,21 @@ def test_the_loss_is_a_sum_over_tokens_and_its_weight_their_number(stage_of: Mak
     assert terms["token_accuracy"] == (right, len(whole.targets_L))
 
 
+def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
+    stage = stage_of("supervised", weigh="answers", tasks=["count", "boxes"], questions=2)
+    stage.model.eval()
+    prepared = first(stage)
+    (whole,) = stage.micros(prepared, 1)
+    parts = stage.micros(prepared, 4)
+    loss, _ = stage.loss(stage.model, whole)
+    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
+    answers = [ids[skipped:] for document in prepared for ids, skipped in document.branches]
+    assert sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(answers) and len({len(a) for a in answers}) > 1
+    surprise = -stage.model(whole).log_softmax(-1)[torch.arange(len(whole.targets_L)), whole.targets_L]
+    expected = sum(part.mean() for part in surprise.split([len(a) for a in answers]))
+    assert loss.item() == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_reading_needs_no_image(stage_of: Make) -> None:
     stage = stage_of("supervised", shows=["report"], trains=["language"], lora=None, tasks=["choice"])
     view = stage.setup.open_source("films", "train", stage.wants)
