@@ -59,7 +59,7 @@ def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
     assert sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(answers) and len({len(a) for a in answers}) > 1
     surprise = -stage.model(whole).log_softmax(-1)[torch.arange(len(whole.targets_L)), whole.targets_L]
     expected = sum(part.mean() for part in surprise.split([len(a) for a in answers]))
-    assert loss.item() == pytest.approx(float(expected), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_reading_needs_no_image(stage_of: Make) -> None:
