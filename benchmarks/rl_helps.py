@@ -2,10 +2,10 @@
 
     python benchmarks/rl_helps.py runs/phantom --seeds 3
 
-Takes a finished run whose last stage is `grpo`, and trains from the stage before it, once per seed, the reinforcement
-stage and a supervised one of as many steps with the settings of the stage before. All answer the same held-out
-questions; the score is that of the answer (choice right, count, overlap of boxes), never of its format. Differences are
-paired by question, intervals draw patients. Prints one JSON line.
+Takes a finished run whose last stage is `grpo`, and trains from what comes before it, once per seed, the reinforcement
+stage and a supervised one: as many steps, the settings of the last supervised stage, the rate of the reinforcement. All
+answer the same held-out questions; the score is that of the answer (choice right, count, overlap of boxes), never of its
+format. Differences are paired by question, intervals draw patients. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def main() -> None:
     scores = {"instruct": [_scores(args.run, resolved, before, "base")] * args.seeds, "grpo": [], "supervised": []}
     for seed in range(args.seeds):
         # A stage's name is part of the key of its random numbers: another name is another seed.
-        more = {**base, "name": f"more_{seed}", "steps": steps, "lora": None, "validate": None, "keep": "last"}
+        # At the rate of the reinforcement: that of `base` has decayed, and to begin with it anew would throw the model back.
+        more = {**base, "name": f"more_{seed}", "steps": steps, "lora": None, "validate": None, "keep": "last", "optim": reinforced["optim"]}
         policy = {**reinforced, "name": f"reason_{seed}", "steps": steps}
         scores["grpo"].append(_scores(args.run, resolved, [*before, policy], f"grpo_{seed}"))
         scores["supervised"].append(_scores(args.run, resolved, [*before, more], f"more_{seed}"))
