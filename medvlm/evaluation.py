@@ -34,7 +34,8 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
         if name not in sources:
             raise RecipeError(f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources: {', '.join(sources)})")
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
-    answerer = answerer_of(recipe, run_folder, device) if is_exported(run_folder) else load_answerer(recipe, run, stage, device=device)
+    limit = recipe.evaluate.max_new_tokens
+    answerer = answerer_of(recipe, run_folder, limit, device) if is_exported(run_folder) else load_answerer(recipe, run, limit, stage, device)
     rewards: dict[str, float] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
     rows = []
     for name, split in asked:

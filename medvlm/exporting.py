@@ -47,7 +47,7 @@ def is_exported(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def answerer_of(recipe: Any, folder: Path, device: str = "cpu", max_new_tokens: int = 64) -> answerer.RunAnswerer:
+def answerer_of(recipe: Any, folder: Path, max_new_tokens: int, device: str = "cpu") -> answerer.RunAnswerer:
     """The model of such a folder, ready to answer. recipe: of `medvlm.recipe.load_run(folder)`."""
     from medvlm.data.dialogue import Dialogue
     from medvlm.data.prepare import make_prepare
@@ -59,4 +59,4 @@ def answerer_of(recipe: Any, folder: Path, device: str = "cpu", max_new_tokens: 
     prepare = make_prepare(manifest.encoders, made.preprocess, tokens_of(manifest.encoders), dialogue, manifest.box_scale)
     model: Any = made.model.to(device)
     vlm, dual = (model, None) if manifest.makes == "vlm" else (None, model)
-    return answerer.RunAnswerer(recipe, prepare, made.tokenizer, vlm, dual, made.text_tokenizer, max_new_tokens)
+    return answerer.RunAnswerer(prepare, made.tokenizer, vlm, dual, made.text_tokenizer, max_new_tokens)

@@ -48,6 +48,8 @@ class Evaluate(Config):
     baselines: tuple[Literal["blind", "shuffled", "majority"], ...] = ("blind", "shuffled", "majority")
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
+    max_new_tokens: int = Field(64, gt=0)
+    """Where an answer is cut off. A box has about twelve tokens."""
     bootstrap: int = Field(1000, gt=0)
     """Resamples behind an interval."""
 

@@ -116,6 +116,8 @@ def _followed(sample: Sample, canvas: Canvas) -> Sample:
 
 def _truth_on(truth: Truth, canvas: Canvas) -> Truth:
     boxes = tuple(box for box in map(canvas.visible_box, truth.boxes) if box is not None)
+    if list(truth.boxes) == sorted(truth.boxes):  # from left to right, and so they stay
+        boxes = tuple(sorted(boxes))
     if truth.task == "count" and len(truth.boxes) == truth.count != len(boxes):
         return replace(truth, boxes=boxes, count=len(boxes), answer=count_text.write(len(boxes)))
     return replace(truth, boxes=boxes)

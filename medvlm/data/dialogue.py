@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from medvlm.core.errors import DataError
@@ -26,6 +27,10 @@ class Dialogue:
     tokenizer: Any
     image_token: str
 
+    def __post_init__(self) -> None:
+        # The same questions come again and again, and a template costs a tenth of a millisecond of the interpreter's only lock.
+        object.__setattr__(self, "_ids", lru_cache(maxsize=8192)(self._ids))
+
     def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
         """image_tokens: number of tokens of each medium, in order; the media come before the text.
 
@@ -33,23 +38,23 @@ class Dialogue:
         """
         if self.image_token in text or (answer and self.image_token in answer):
             raise DataError(f"a text holds {self.image_token}, which stands for an image; remove it from the archive's text")
-        user = {"role": "user", "content": self.image_token * len(image_tokens) + text}
-        prompt = self._ids([user], image_tokens, add_generation_prompt=True)
+        asked, counts = self.image_token * len(image_tokens) + text, tuple(image_tokens)
+        prompt = self._ids(asked, None, counts)
         if answer is None:
-            return Turn(prompt, [])
-        whole = self._ids([user, {"role": "assistant", "content": answer}], image_tokens, add_generation_prompt=False)
+            return Turn(list(prompt), [])
+        whole = self._ids(asked, answer, counts)
         if whole[: len(prompt)] != prompt:
             raise DataError("the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced")
-        return Turn(prompt, whole[len(prompt) :])
+        return Turn(list(prompt), list(whole[len(prompt) :]))
 
-    def _ids(self, messages: list[dict[str, str]], image_tokens: Sequence[int], add_generation_prompt: bool) -> list[int]:
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    def _ids(self, asked: str, answer: str | None, image_tokens: tuple[int, ...]) -> tuple[int, ...]:
+        messages = [{"role": "user", "content": asked}] + ([] if answer is None else [{"role": "assistant", "content": answer}])
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
         before, *after = text.split(self.image_token)
         if len(after) != len(image_tokens):
             raise DataError(f"the chat template kept {len(after)} of {len(image_tokens)} image placeholders")
         expanded = before + "".join(self.image_token * n + part for n, part in zip(image_tokens, after, strict=True))
-        ids: list[int] = self.tokenizer(expanded, add_special_tokens=False).input_ids
-        return ids
+        return tuple(self.tokenizer(expanded, add_special_tokens=False).input_ids)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Callable, Collection, Sequence
 
@@ -29,12 +28,6 @@ class SourceView:
 
     def __len__(self) -> int:
         return self._len
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when a sample is added, changed, or no longer fits the stage."""
-        kept = hashlib.blake2b(array("q", self._kept).tobytes(), digest_size=16).hexdigest() if isinstance(self._kept, array) else "all"
-        return f"{self._shards.fingerprint}:{','.join(split for split, _ in self._counts)}:{kept}"
 
     def locate(self, i: int) -> tuple[str, int]:
         """Split and index within the split of the i-th sample of this view."""

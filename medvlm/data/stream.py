@@ -6,8 +6,6 @@ on nothing else, so the whole state of a stream is one number: how many samples 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,12 +60,6 @@ class Stream:
         self.sources, self.seed, self.stage = sources, seed, stage
         self._mixture = Mixture(weights, seed, stage)
         self._order = lru_cache(maxsize=4 * len(weights))(self._shuffled)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that the order and the samples in it depend on: two equal ones give the same run."""
-        views = {name: self.sources[name].fingerprint for name in self._mixture.quotas}
-        return hashlib.blake2b(json.dumps([self.seed, self.stage, self._mixture.quotas, views]).encode(), digest_size=16).hexdigest()
 
     def place(self, position: int) -> Place:
         source, n = self._mixture.at(position)

@@ -38,11 +38,10 @@ BATCH = 64
 class RunAnswerer:
     """The state of a run after a stage: a vision-language model, a dual encoder, or both.
 
-    recipe: anything with `seed` and `model.{encoders, language, boxes}` (medvlm.recipe.Recipe).
     """
 
-    def __init__(self, recipe: Any, prepare: Prepare, tokenizer: Any, vlm: VLM | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
-        self.recipe, self.prepare, self.tokenizer, self.vlm, self.dual = recipe, prepare, tokenizer, vlm, dual
+    def __init__(self, prepare: Prepare, tokenizer: Any, vlm: VLM | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
+        self.prepare, self.tokenizer, self.vlm, self.dual = prepare, tokenizer, vlm, dual
         self.text_tokenizer, self.max_new_tokens = text_tokenizer, max_new_tokens
 
     @property
@@ -112,8 +111,10 @@ class RunAnswerer:
         return [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
 
 
-def load_run(recipe: Any, run: RunFolder, stage: str = "", max_new_tokens: int = 64, device: str = "cpu") -> RunAnswerer:
+def load_run(recipe: Any, run: RunFolder, max_new_tokens: int, stage: str = "", device: str = "cpu") -> RunAnswerer:
     """The model as `stage` (by default the last finished one) left it.
+
+    recipe: anything with `seed`, `stages` and `model.{encoders, language, boxes}` (medvlm.recipe.Recipe).
 
     Raises CheckpointError when no stage is finished or a checkpoint is damaged.
     """
@@ -147,7 +148,7 @@ def load_run(recipe: Any, run: RunFolder, stage: str = "", max_new_tokens: int =
         dual = build_dual(encoders, last.text, text_tokenizer, last.width, log_scale, bias, recipe.seed)
         _fill(dual, run, last.name)
         dual.to(device)
-    return RunAnswerer(recipe, prepare, tokenizer, vlm, dual, text_tokenizer, max_new_tokens)
+    return RunAnswerer(prepare, tokenizer, vlm, dual, text_tokenizer, max_new_tokens)
 
 
 def _fill(model: Any, run: RunFolder, stage: str) -> None:

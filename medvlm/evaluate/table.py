@@ -11,9 +11,13 @@ _MARGIN = 2
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Aligned lines of at most 110 columns, under a heading for each data set and split. A long metric is cut, never a number."""
+    """Aligned lines of at most 110 columns, under a heading for each data set and split. A long metric is cut, never a number.
+
+    A part that is the whole (the only template of its task, closed questions where all are) is not shown twice.
+    """
     if not rows:
         return "no results"
+    rows = _without_twins(rows)
     names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
     numbers = [[_number(row["value"]), f"[{_number(row['ci'][0])}, {_number(row['ci'][1])}]", str(row["n"])] for row in rows]
     cells = [[*own, *(_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)] for own, row in zip(numbers, rows, strict=True)]
@@ -35,6 +39,16 @@ def table(rows: Sequence[Row]) -> str:
             of = where
         lines.append(line(row["task"], row["metric"], numbers_of_row))
     return "\n".join(lines)
+
+
+def _without_twins(rows: Sequence[Row]) -> list[Row]:
+    of = {(row["dataset"], row["split"], row["task"], row["metric"]): row for row in rows}
+
+    def is_twin(row: Row) -> bool:
+        whole = of.get((row["dataset"], row["split"], row["task"], row["metric"].partition(":")[0].removesuffix("_closed")))
+        return whole is not None and whole is not row and {**whole, "metric": row["metric"]} == row
+
+    return [row for row in rows if not is_twin(row)]
 
 
 def _number(number: float) -> str:

@@ -92,6 +92,9 @@ def export(run: RunFolder, out: Path, trained: Trained, target: Literal["stock",
 
 
 def _write(run: RunFolder, part: Path, trained: Trained, target: str, reason: str) -> ExportReceipt:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a folder of one file needs none
     kind: Literal["llava", "dual", "custom"] = "custom" if target == "custom" else "llava" if isinstance(trained.model, VLM) else "dual"
     before = {n: p if kind == "custom" else p.model_copy(update={"window": None}) for n, p in trained.preprocess.items()}
     patterns = [p for stage in _until(trained) for p in stage.trains]

@@ -10,10 +10,10 @@ from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.data.augment import Augment, augment
-from medvlm.data.order import draw
+from medvlm.data.order import below, draw
 from medvlm.data.prepare import Prepare
 from medvlm.data.source import SourceView
-from medvlm.data.stream import Item, Stream, loader
+from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
 from medvlm.io.images import decode
 from medvlm.io.shards import Entry
 from medvlm.models.parts import group_of, matches, set_modes
@@ -86,8 +86,18 @@ class Base:
                 f"stages.{self.config.name}.validate: the val splits of {', '.join(self.config.mix)} hold fewer samples that the stage can use "
                 f"than there are ranks ({self.engine.world}); remove `validate`, or deal more samples to val"
             )
-        own = places[self.engine.rank :: self.engine.world]
-        return [self.prepare_sample(*view.read(i), epoch=0, position=i) for view, i in own]
+        return [self._prepare_validation(view, i) for view, i in places[self.engine.rank :: self.engine.world]]
+
+    def _prepare_validation(self, view: SourceView, i: int) -> Any:
+        """Where the sample cannot be used, another of its split, the same at every validation, so that the ranks stay alike long."""
+        for attempt in range(1 + SUBSTITUTES):
+            place = below(len(view), self.setup.seed, self.config.name, "validation", i, attempt) if attempt else i
+            try:
+                return self.prepare_sample(*view.read(place), epoch=0, position=i)
+            except DataError as reason:
+                last = reason
+                self.setup.quarantine(*view.whereabouts(*view.locate(place)), str(reason))
+        raise last
 
     def set_modes(self) -> None:
         set_modes(self.model)

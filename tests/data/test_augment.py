@@ -56,6 +56,7 @@ def test_boxes_and_counts_follow_the_pixels(change: dict[str, Any]) -> None:
         seen = painted(array)
         for truth in truths(sample).values():
             assert set(truth.boxes) <= set(seen.values())
+            assert list(truth.boxes) == sorted(truth.boxes), "an answer writes them from left to right"
         # A cell that shows less than half of its area is not counted; what is painted beyond the counted ones is that.
         areas = {grey: np.count_nonzero(array == grey) for grey in seen}
         whole = [(b[2] - b[0]) * (b[3] - b[1]) for b in BOXES]

@@ -97,7 +97,6 @@ def test_seed_and_stage_change_the_order(shards: dict[str, ShardSet]) -> None:
     streams = [Stream(views, {"films": 1}, seed, stage=stage) for seed, stage in [(7, "align"), (8, "align"), (7, "instruct"), (7, "align")]]
     orders = [tuple(s.place(p).index for p in range(23)) for s in streams]
     assert len(set(orders)) == 3 and orders[0] == orders[3]
-    assert streams[0].fingerprint == streams[3].fingerprint and len({s.fingerprint for s in streams}) == 3
 
 
 class Billion(SourceView):
@@ -342,14 +341,6 @@ def test_splits_that_are_not_there_are_refused_with_the_remedy(varied: ShardSet,
 def test_a_stage_sees_the_samples_that_have_what_it_needs(varied: ShardSet, wanted: Any, places: list[int]) -> None:
     view = SourceView(varied, ("fold3",), wanted)
     assert [view.entry(i).key for i in range(len(view))] == [f"s3-{i}" for i in places]
-
-
-def test_fingerprints_tell_splits_and_filters_apart(varied: ShardSet) -> None:
-    views = [
-        SourceView(varied, s, k) for s, k in [(("fold0",), None), (("fold1",), None), (("fold0",), needs(report=True)), (("fold0",), needs(tasks=()))]
-    ]
-    assert len({v.fingerprint for v in views}) == 4
-    assert SourceView(varied, ("fold0",), needs()).fingerprint == views[0].fingerprint  # a filter that keeps all changes nothing
 
 
 def test_a_source_without_a_usable_sample_is_refused(varied: ShardSet) -> None:

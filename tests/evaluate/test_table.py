@@ -32,3 +32,10 @@ def test_long_names_are_cut_to_the_width_and_numbers_are_not() -> None:
 
 def test_no_rows() -> None:
     assert table([]) == "no results"
+
+
+def test_a_part_that_is_the_whole_is_shown_once() -> None:
+    rows = [row("vqa", "accuracy", 0.9), row("vqa", "accuracy:side", 0.95), row("vqa", "accuracy:zone", 0.85), row("vqa", "accuracy_closed", 0.9)]
+    rows += [row("count", "mae", 1.5), row("count", "mae:count:clip", 1.5), row("count", "exact", 1.5)]
+    shown = [line.split()[1] for line in table(rows).splitlines()[2:]]
+    assert shown == ["accuracy", "accuracy:side", "accuracy:zone", "mae", "exact"]

@@ -34,7 +34,7 @@ def test_the_clipped_loss_is_that_of_ppo_case_by_case() -> None:
     for found, held, (x, y, a) in zip(losses.tolist(), is_clipped.tolist(), CASES, strict=True):
         ratio = math.exp(x - y)
         assert found == pytest.approx(-min(ratio * a, min(max(ratio, 0.8), 1.2) * a), abs=1e-12)
-        assert held == (ratio > 1.2 and a > 0 or ratio < 0.8 and a < 0)
+        assert held == ((ratio > 1.2 and a > 0) or (ratio < 0.8 and a < 0))
 
 
 def test_at_a_ratio_of_one_the_gradient_is_that_of_the_policy_and_beyond_the_clip_there_is_none() -> None:

@@ -103,6 +103,22 @@ def test_validation_without_samples_is_refused(stage_of: Make) -> None:
         stage.validation(3)
 
 
+def test_a_validation_sample_that_cannot_be_used_is_replaced_and_named(stage_of: Make) -> None:
+    stage, bad = stage_of("supervised"), []
+    whole, prepare = stage.validation(3), stage.prepare_sample
+    object.__setattr__(stage.setup, "quarantine", lambda key, shard, reason: bad.append((key, reason)))
+
+    def refusing(sample: Any, *args: Any, **kwargs: Any) -> Any:
+        if sample.key == whole[1].key:
+            raise DataError("its image is damaged")
+        return prepare(sample, *args, **kwargs)
+
+    stage.prepare_sample = refusing
+    found = [document.key for document in stage.validation(3)]
+    assert len(found) == 3 and found[0] == whole[0].key and found[2] == whole[2].key and found[1] != whole[1].key
+    assert (whole[1].key, "its image is damaged") in bad
+
+
 def test_a_batch_that_micro_batches_cannot_share_is_refused(stage_of: Make) -> None:
     stage = stage_of("supervised", batch=8)
     stage.engine.world = 3
