@@ -1,0 +1,207 @@
+"""A tree of DICOM files, or a DICOMDIR: studies with their volumes, films and pictures, each as the card asks for it.
+
+Which files belong together is read from their headers alone. Pixels are decoded later, by what stands in RawSample.files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medvlm.archive.readers.table import filled
+from medvlm.archive.report_table import Reports, ReportTable, columns_in
+from medvlm.core.config import Config as Base
+from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.errors import DataError, did_you_mean
+from medvlm.core.sample import Medium, Sample
+from medvlm.io.dicom.dataset import NotDicom
+from medvlm.io.dicom.header import ATTRIBUTES, CONCERNS, MEASURED, SHOWN, SLICED, Accepted, Header, NotAnImage
+from medvlm.io.dicom.image import load_cine, load_image, load_stack
+from medvlm.io.dicom.scan import scan
+from medvlm.io.dicom.stack import stacks
+
+IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber")
+"""What finds patients and reports. None of it is stored but as a keyed hash."""
+
+
+class DicomMedium(Base):
+    kind: str
+    """What the card's `media` calls it."""
+    modality: tuple[str, ...] = Field(min_length=1)
+    """Codes such as CT, MR, PT (volumes), CR, DX, MG (films), US. Images of modalities that no medium names are left out."""
+
+    @field_validator("modality")
+    @classmethod
+    def _is_known(cls, modality: tuple[str, ...]) -> tuple[str, ...]:
+        known = (*MEASURED, *SHOWN)
+        for each in modality:
+            if each not in known:
+                raise ValueError(f"unknown modality {each!r}{did_you_mean(each, known)}; expected some of {', '.join(known)}")
+        return modality
+
+
+class Config(Base):
+    kind: Literal["dicom_tree"]
+    under: str = "."
+    """Folder that is searched with all below it, or a DICOMDIR, relative to the root."""
+    media: tuple[DicomMedium, ...] = Field(min_length=1)
+    sample: Literal["study", "medium"] = "study"
+    """`study`: all media of an examination are one sample. `medium`: each volume, film or picture is one."""
+    patient: str = "{PatientID}"
+    """Template of PatientID, StudyInstanceUID and AccessionNumber; empty where the archive has no patients."""
+    reports: ReportTable | None = None
+    report: str = ""
+    """Template of the columns of `reports`, and of attributes with known terms: Modality, BodyPartExamined, ViewPosition,
+    Laterality, ImageLaterality, PatientPosition, PatientSex."""
+    accept: tuple[Accepted, ...] = ()
+    """What is left out or refused unless it is declared to be wanted: derived, localizer, secondary_capture, for_processing,
+    cine (frames over time), tilt (kept, with a sheared affine), gap (filled in between neighbours), hu (CT whose values do not
+    look like HU), no_uids (files whose UIDs were removed: a folder is a series)."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        twice = [m for m, n in Counter(m for medium in self.media for m in medium.modality).items() if n > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} belongs to two media; expected each modality once")
+        if self.reports and not self.report:
+            raise ValueError("has `reports` but no `report` that says which of their columns is the text, e.g. report: '{findings} {impression}'")
+        return self
+
+
+def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+    """Studies in the order of their first files' names. Raises DataError for an archive that is not there and for reports without the columns."""
+    assert root is not None, "a tree of files has a root"
+    reports = _reports(config, root)
+    found = _Found()
+    place = root / config.under
+    for number, (path, header) in enumerate(scan(place), 1):
+        where = f"file {number} under {config.under}"
+        if isinstance(header, NotDicom):
+            found.left_out["not a DICOM file" if path.exists() else "named by the DICOMDIR, but not there"] += 1
+        elif isinstance(header, NotAnImage):
+            found.left_out[str(header)] += 1
+        elif isinstance(header, DataError):
+            yield BadSample(path.relative_to(place.parent).as_posix(), str(header), where)
+        elif header.study and header.series:
+            _take(found, header, config)
+        elif "no_uids" in config.accept:
+            _take(found, replace(header, study=(folder := path.parent.relative_to(place).as_posix()), series=folder), config)
+        else:
+            reason = "no StudyInstanceUID or SeriesInstanceUID: what it belongs to is unknown; accept: [no_uids] to take each folder as a series"
+            yield BadSample(path.relative_to(place.parent).as_posix(), reason, where)
+    for number, (study, headers) in enumerate(found.studies.items(), 1):
+        yield from _study(config, study, headers, reports, found.left_out, f"study {number} of {len(found.studies)}")
+    yield from (LeftOut(reason, n) for reason, n in sorted(found.left_out.items()))
+
+
+@dataclass
+class _Found:
+    """Study -> its images that the card asks for; what is left out, by reason."""
+
+    studies: dict[str, list[Header]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A medium before it is in a sample. key: unique within the archive. headers: the files it is made of."""
+
+    key: str
+    kind: str
+    load: Any
+    headers: list[Header]
+
+
+def _take(found: _Found, header: Header, config: Config) -> None:
+    """The frames that the card accepts."""
+    if not any(header.modality in medium.modality for medium in config.media):
+        found.left_out[f"of modality {header.modality}, which the card does not name"] += 1
+        return
+    unwanted = {frame.number: sorted(frame.concerns - set(config.accept)) for frame in header.frames}
+    found.left_out.update({CONCERNS[concerns[0]] for concerns in unwanted.values() if concerns})
+    if frames := tuple(frame for frame in header.frames if not unwanted[frame.number]):
+        found.studies.setdefault(header.study, []).append(replace(header, frames=frames))
+
+
+def _study(config: Config, study: str, headers: list[Header], reports: Reports, left_out: Counter[str], where: str) -> Iterator[RawSample | BadSample]:
+    series: dict[str, list[Header]] = {}
+    for header in headers:
+        series.setdefault(header.series, []).append(header)
+    parts: list[_Part] = []
+    for number, each in enumerate(series.values(), 1):
+        place = f"{where}, series {number} of {len(series)}"
+        for part in _parts(config, each):
+            if isinstance(part, BadSample):
+                yield BadSample(part.key, part.reason, place)
+            else:
+                parts.append(part)
+    for group in [parts] if config.sample == "study" and parts else [[part] for part in parts]:
+        try:
+            yield _sample(config, study if config.sample == "study" else group[0].key, group, reports, left_out, where)
+        except DataError as reason:
+            yield BadSample(group[0].key, str(reason), where)
+
+
+def _parts(config: Config, headers: list[Header]) -> Iterator[_Part | BadSample]:
+    """The media of one series."""
+    accept = frozenset(config.accept)
+    sliced = [h for h in headers if h.modality in SLICED and "cine" not in h.frames[0].concerns]
+    for header in headers:
+        if header not in sliced:
+            load = load_image if "cine" not in header.frames[0].concerns else load_cine
+            yield _Part(f"{header.series}/{header.instance}", _kind(config, header), partial(load, header.path, accept), [header])
+    of_path = {header.path: header for header in sliced}
+    for number, stack in enumerate(stacks(sliced, accept)):
+        key = f"{sliced[0].series}/{number}"
+        if isinstance(stack, DataError):
+            yield BadSample(key, str(stack))
+        else:
+            yield _Part(key, _kind(config, sliced[0]), partial(load_stack, stack, accept), [of_path[path] for path, _ in stack.slices])
+
+
+def _kind(config: Config, header: Header) -> str:
+    return next(medium.kind for medium in config.media if header.modality in medium.modality)
+
+
+def _sample(config: Config, key: str, parts: list[_Part], reports: Reports, left_out: Counter[str], where: str) -> RawSample:
+    """Raises DataError for images of one sample that name several patients."""
+    headers = [header for part in parts for header in part.headers]
+    patients = {filled(config.patient, _identifiers(header)) for header in headers}
+    if len(patients) > 1:
+        raise DataError(f"its {len(headers)} images belong to {len(patients)} patients (or some to none); expected one")
+    row = reports.find([_identifiers(header) for header in headers])
+    if row is None:
+        left_out["report: the table has none for the sample"] += 1
+    lines = dict.fromkeys(filled(config.report, {**reports.empty, **_terms(header), **(row or {})}) for header in headers)
+    media = tuple(Medium(part.kind, str(i), (), modality=part.headers[0].modality) for i, part in enumerate(parts))
+    sample = Sample(key, "", "", media, "\n".join(line for line in lines if line), patient=patients.pop())
+    return RawSample(sample, {str(i): part.load for i, part in enumerate(parts)}, where)
+
+
+def _identifiers(header: Header) -> dict[str, str]:
+    return dict(zip(IDENTIFIERS, (header.patient, header.study, header.series, header.accession), strict=True))
+
+
+def _terms(header: Header) -> dict[str, str]:
+    return {**dict.fromkeys(ATTRIBUTES, ""), **dict(header.attributes)}
+
+
+def _reports(config: Config, root: Path) -> Reports:
+    """Raises DataError for templates with names that are not there."""
+    if unknown := sorted(columns_in(config.patient) - set(IDENTIFIERS)):
+        raise DataError(f"reader.patient: {unknown[0]!r} cannot find patients; expected some of {', '.join(IDENTIFIERS)}")
+    columns = columns_in(config.report) - set(ATTRIBUTES)
+    if config.reports:
+        return config.reports.load(root, columns)
+    if columns:
+        name = sorted(columns)[0]
+        raise DataError(
+            f"reader.report: {name!r} is not an attribute that texts may use{did_you_mean(name, ATTRIBUTES)}; expected some of {', '.join(ATTRIBUTES)}"
+        )
+    return Reports()

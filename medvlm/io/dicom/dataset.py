@@ -1,0 +1,171 @@
+"""One file as a pydicom Dataset. Nothing else opens one, so what must hold for each of them is checked here.
+
+Errors name attributes and counts, never a value, a path, or what pydicom said (it quotes values). All that uses a
+Dataset runs within quiet().
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvlm.core.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Gate = Callable[["Dataset"], None]
+"""Looks at a Dataset before its pixels are decoded; raises DataError for one that must not be used. Must pickle: it is
+called where files are decoded."""
+
+MAX_FILE_BYTES = 1 << 30
+MAX_INFLATED_BYTES = 512 << 20
+"""Of a deflated file, which pydicom inflates as a whole: 1 MB can become 1 GB."""
+
+
+class NotDicom(DataError):
+    """A file of another kind: no fault of an archive that holds other things too."""
+
+
+def read_header(path: Path, keywords: tuple[str, ...]) -> Dataset:
+    """These attributes of a file; pixels and all others are skipped. Raises NotDicom and DataError."""
+    return _read(path, stop_before_pixels=True, specific_tags=list(keywords))
+
+
+def read_whole(path: Path, gate: Gate | None) -> Dataset:
+    """All of a file: every Dataset whose pixels are used comes from here. Raises NotDicom, DataError, and what `gate` raises."""
+    dataset = _read(path)
+    if gate is not None:
+        gate(dataset)
+    return dataset
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """pydicom warns and logs with values of the header; within this it keeps silent, and passes what it can read."""
+    import pydicom.config
+
+    logger, settings = logging.getLogger("pydicom"), pydicom.config.settings
+    before = logger.disabled, settings.reading_validation_mode
+    logger.disabled, settings.reading_validation_mode = True, pydicom.config.IGNORE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled, settings.reading_validation_mode = before
+
+
+# --- attributes: a value that is checked, or an error that does not show it ----------------------------
+
+
+def numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
+    """Finite numbers, as many as `count`; None where the attribute is absent or empty. Raises DataError for anything else."""
+    value = _value(dataset, keyword)
+    if value is None:
+        return None
+    try:
+        found = tuple(float(x) for x in (value if _is_many(value) else [value]))
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"its {keyword} is not made of numbers") from None
+    if not all(map(math.isfinite, found)) or (count is not None and len(found) != count):
+        raise DataError(f"its {keyword} holds {len(found)} numbers; expected {count or 'some'}, all finite")
+    return found
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    found = numbers(dataset, keyword, 1)
+    return None if found is None else found[0]
+
+
+def whole(dataset: Dataset, keyword: str, least: int = 0) -> int:
+    """Raises DataError where the attribute is absent, no whole number, or less than `least`."""
+    found = number(dataset, keyword)
+    if found is None or found != int(found) or found < least:
+        raise DataError(f"its {keyword} is {'missing' if found is None else 'not a whole number of the expected range'}")
+    return int(found)
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """As it is written; "" where it is absent or empty."""
+    value = _value(dataset, keyword)
+    return "" if value is None else "\\".join(map(str, value)) if _is_many(value) else str(value).strip()
+
+
+def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Code strings in upper case, e.g. ("ORIGINAL", "PRIMARY", "AXIAL"); () where there are none."""
+    value = _value(dataset, keyword)
+    if value is None:
+        return ()
+    return tuple(str(x).strip().upper() for x in (value if _is_many(value) else [value]))
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; none where it is absent. Raises DataError for what is no sequence."""
+    value = _value(dataset, keyword)
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes)) or not all(hasattr(item, "get_item") for item in value):
+        raise DataError(f"its {keyword} is not a sequence")
+    return list(value)
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    try:
+        value = dataset.get(keyword)
+    except Exception as reason:  # raw values are parsed here, with whatever that raises
+        raise DataError(f"its {keyword} cannot be read ({type(reason).__name__})") from None
+    return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
+
+
+def _is_many(value: Any) -> bool:
+    return not isinstance(value, (str, bytes)) and hasattr(value, "__iter__")
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, **how: Any) -> Dataset:
+    import pydicom
+
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            if file.read(132)[128:] != b"DICM":
+                raise NotDicom("not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew, e.g. with dcmconv")
+            if size > MAX_FILE_BYTES:
+                raise DataError(f"a file of {size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it")
+            _check_inflated(file)
+            file.seek(0)
+            return pydicom.dcmread(file, **how)
+    except DataError:
+        raise
+    except OSError as reason:
+        raise DataError(f"its file cannot be read ({type(reason).__name__})") from None
+    except MemoryError:
+        raise DataError("its file needs more memory than there is") from None
+    except Exception as reason:  # what pydicom raises on damaged bytes ranges from struct.error to RecursionError
+        raise DataError(f"its file is damaged ({type(reason).__name__})") from None
+
+
+def _check_inflated(file: Any) -> None:
+    """Raises DataError for a deflated data set that is too large, before pydicom inflates it."""
+    from pydicom.filereader import _read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    stream, found = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    data = file.read(1 << 16)
+    while data and not stream.eof:
+        found += len(stream.decompress(data, 1 << 20))
+        if found > MAX_INFLATED_BYTES:
+            raise DataError(f"a deflated file of more than {MAX_INFLATED_BYTES >> 20} MiB; inflate it first")
+        data = stream.unconsumed_tail or file.read(1 << 16)

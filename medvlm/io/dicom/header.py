@@ -1,0 +1,209 @@
+"""What the header of one file says of its images: who it belongs to, where each frame lies, and what speaks against using it.
+
+Coordinates here are DICOM's own: mm, LPS (x to the patient's left, y to the back, z to the head).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from medvlm.core.errors import DataError
+from medvlm.io.dicom.dataset import codes, number, numbers, quiet, read_header, text, whole
+from medvlm.io.dicom.groups import Groups
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Concern = Literal["derived", "localizer", "secondary_capture", "for_processing", "cine", "mosaic"]
+
+CONCERNS: dict[Concern, str] = {
+    "derived": "computed from other images (ImageType DERIVED or SECONDARY), such as a reformation or a projection",
+    "localizer": "a localizer (scout)",
+    "secondary_capture": "a secondary capture: a picture of a screen or of a film",
+    "for_processing": "raw detector values (PresentationIntentType FOR PROCESSING) that nobody looks at",
+    "cine": "several frames in one file without a place in space for each, such as a film of ultrasound",
+    "mosaic": "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI",
+}
+"""Why an image is not used unless that is declared. A mosaic never is: its slices' places stand in private attributes."""
+
+Accepted = Literal["derived", "localizer", "secondary_capture", "for_processing", "cine", "tilt", "gap", "hu", "no_uids"]
+"""What a card can declare to be wanted: concerns of an image; tilted and uneven volumes; CT whose values do not look like
+HU; files without the UIDs that say what belongs together."""
+
+MEASURED = ("CT", "MR", "PT", "NM")
+"""Modalities whose values are a quantity: kept as they are after the rescale, never windowed, never inverted."""
+SLICED = ("CT", "MR", "PT")
+"""Modalities whose images are slices of a volume."""
+SHOWN = ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "US", "ES", "XC", "OP", "GM", "DG", "TG", "OT", "SC")
+"""Modalities whose values are shades or colours for a screen."""
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+_TOLD_APART: tuple[tuple[str, str], ...] = (
+    ("", "AcquisitionNumber"), ("", "EchoNumbers"), ("", "EchoTime"), ("", "TemporalPositionIdentifier"), ("", "DiffusionBValue"),
+    ("", "DiffusionGradientOrientation"), ("", "InversionTime"), ("", "TriggerTime"), ("", "ConvolutionKernel"), ("", "AcquisitionTime"),
+    ("FrameContentSequence", "StackID"), ("FrameContentSequence", "TemporalPositionIndex"), ("FrameContentSequence", "FrameAcquisitionNumber"),
+    ("MREchoSequence", "EffectiveEchoTime"), ("MRDiffusionSequence", "DiffusionBValue"), ("MRImageFrameTypeSequence", "ComplexImageComponent"),
+)  # fmt: skip
+"""(functional group, attribute) of what may tell two images at the same place apart; "" is the top of a single image.
+PS3.3 C.7.6.16.2.2, C.8.13.5."""
+
+
+def _terms(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+ATTRIBUTES: dict[str, frozenset[str]] = {
+    "Modality": frozenset((*MEASURED, *SHOWN)),
+    "BodyPartExamined": _terms(
+        "ABDOMEN ABDOMENPELVIS ANKLE ARM BRAIN BREAST CHEST CHESTABDOMEN CHESTABDPELVIS CLAVICLE CSPINE ELBOW EXTREMITY EYE FEMUR FINGER FOOT "
+        "FOREARM HAND HEAD HEADNECK HEART HIP HUMERUS JAW KIDNEY KNEE LEG LIVER LSPINE LUNG NECK PANCREAS PELVIS PROSTATE RIB SHOULDER SKULL "
+        "SPINE SSPINE STERNUM TIBIA TOE TSPINE UTERUS WHOLEBODY WRIST"
+    ),
+    "ViewPosition": _terms("AP PA LL RL LLD RLD LLO RLO LAO RAO LPO RPO CC MLO ML LM XCCL XCCM"),
+    "Laterality": _terms("L R"),
+    "ImageLaterality": _terms("L R B U"),
+    "PatientPosition": _terms("HFP HFS HFDR HFDL FFDR FFDL FFP FFS"),
+    "PatientSex": _terms("M F O"),
+}
+"""Attributes that texts may use, with the terms that count: anything else an institution wrote there counts as missing,
+so that no free text gets into a sample (PS3.3 C.7.3.1, C.7.1.1, C.8.11.3; PS3.16 Annex L)."""
+
+_KEYWORDS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "AccessionNumber", "PatientID",
+    "ImageType", "PresentationIntentType", "InstanceNumber", "Rows", "Columns", "NumberOfFrames", "BitsAllocated", "SamplesPerPixel",
+    "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", *ATTRIBUTES, *(name for _, name in _TOLD_APART),
+)  # fmt: skip
+
+MAX_FRAMES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One image of a file.
+
+    position: of the centre of its first pixel; None (as orientation) where it has no place in the patient.
+    orientation: unit vectors along its rows and along its columns. spacing: mm between rows, between columns.
+    told_apart: what may differ between images at the same place, as (name, value).
+    """
+
+    number: int
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    told_apart: tuple[tuple[str, str], ...]
+    concerns: frozenset[Concern]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """study, series, instance, accession, patient: as they are written, for grouping and hashing, never for showing.
+    order: the instance number, 0 where there is none. attributes: those of ATTRIBUTES that hold a known term."""
+
+    path: Path
+    study: str
+    series: str
+    instance: str
+    accession: str
+    patient: str
+    frame_of_reference: str
+    order: int
+    modality: str
+    size: tuple[int, int]
+    attributes: tuple[tuple[str, str], ...]
+    frames: tuple[Frame, ...]
+
+
+class NotAnImage(DataError):
+    """A DICOM object of another kind (report, plan, segmentation ...): no fault of an archive."""
+
+
+def header_of(path: Path) -> Header:
+    """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things."""
+    with quiet():
+        dataset = read_header(path, _KEYWORDS)
+        modality = _modality(dataset)
+        return Header(
+            path, text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"), text(dataset, "SOPInstanceUID"),
+            text(dataset, "AccessionNumber"), text(dataset, "PatientID"), text(dataset, "FrameOfReferenceUID"),
+            int(number(dataset, "InstanceNumber") or 0), modality, (whole(dataset, "Rows", 1), whole(dataset, "Columns", 1)),
+            tuple((name, found) for name, terms in ATTRIBUTES.items() if (found := text(dataset, name).upper()) in terms),
+            tuple(_frames(dataset, modality)),
+        )  # fmt: skip
+
+
+def num_frames(dataset: Dataset) -> int:
+    count = number(dataset, "NumberOfFrames")
+    if count is not None and (count != int(count) or not 1 <= count <= MAX_FRAMES):
+        raise DataError(f"its NumberOfFrames is out of range; expected 1 to {MAX_FRAMES}")
+    return int(count or 1)
+
+
+def _modality(dataset: Dataset) -> str:
+    """One of MEASURED or SHOWN. Raises NotAnImage for objects without pixels to look at."""
+    sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality").upper()
+    if text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
+        raise NotAnImage("a DICOMDIR, not an image")
+    if sop_class.startswith(_WHOLE_SLIDE):
+        raise NotAnImage("a tiled slide; read it as a whole slide")
+    if number(dataset, "Rows") is None:
+        raise NotAnImage("no image: it has no Rows")
+    if not modality and sop_class.startswith(_SECONDARY_CAPTURE):
+        return "OT"
+    if modality not in (*MEASURED, *SHOWN):
+        raise NotAnImage(f"no image to look at: its Modality is none of {', '.join((*MEASURED, *SHOWN))}")
+    return modality
+
+
+def _frames(dataset: Dataset, modality: str) -> Iterator[Frame]:
+    count = num_frames(dataset)
+    groups = Groups(dataset, count)
+    for index in range(count):
+        place, plane, measures = (groups.group(index, name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"))
+        kind = _frame_type(dataset, groups, index, modality)
+        position = numbers(place, "ImagePositionPatient", 3) if place is not None else None
+        concerns = _concerns(dataset, modality, kind)
+        if count > 1 and (position is None or not groups.enhanced):
+            concerns.add("cine")
+        yield Frame(
+            index, position, numbers(plane, "ImageOrientationPatient", 6) if plane is not None else None,
+            numbers(measures, "PixelSpacing", 2) if measures is not None else None, tuple(_told_apart(groups, index, kind)), frozenset(concerns),
+        )  # fmt: skip
+
+
+def _told_apart(groups: Groups, index: int, kind: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    yield "ImageType", "\\".join(kind)
+    for sequence, name in _TOLD_APART:
+        # Of an enhanced object, what stands at the top is the same for all its frames.
+        if bool(sequence) == groups.enhanced and (group := groups.group(index, sequence)) is not None and (value := text(group, name)):
+            yield name, value
+
+
+def _frame_type(dataset: Dataset, groups: Groups, index: int, modality: str) -> tuple[str, ...]:
+    group = groups.group(index, {"PT": "PETFrameTypeSequence"}.get(modality, f"{modality}ImageFrameTypeSequence")) if groups.enhanced else None
+    return codes(group, "FrameType") if group is not None else codes(dataset, "ImageType")
+
+
+def _concerns(dataset: Dataset, modality: str, kind: tuple[str, ...]) -> set[Concern]:
+    """kind: the ImageType. Films and pictures are DERIVED as a rule (processed for display), which says nothing there."""
+    found: set[Concern] = set()
+    if modality in SLICED and (kind[:1] == ("DERIVED",) or kind[1:2] == ("SECONDARY",)):
+        found.add("derived")
+    if {"LOCALIZER", "SCOUT"} & set(kind):
+        found.add("localizer")
+    if "MOSAIC" in kind:
+        found.add("mosaic")
+    if text(dataset, "SOPClassUID").startswith(_SECONDARY_CAPTURE):
+        found.add("secondary_capture")
+    if text(dataset, "PresentationIntentType").upper() == "FOR PROCESSING":
+        found.add("for_processing")
+    return found
+
+
+assert set(get_args(Concern)) == set(CONCERNS)

@@ -1,0 +1,179 @@
+"""Files to what a sample stores: volumes, films, pictures and runs of frames, with unit, spacing and affine.
+
+Everything here can be handed to another process: functions of modules, with arguments that pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Decoded, Unit
+from medvlm.io.dicom.dataset import Gate, numbers, quiet, read_whole, text
+from medvlm.io.dicom.groups import Groups
+from medvlm.io.dicom.header import CONCERNS, MEASURED, SLICED, Accepted, Concern, header_of, num_frames
+from medvlm.io.dicom.pixels import MAX_VOXELS, frames
+from medvlm.io.dicom.stack import Stack, stacks
+from medvlm.io.dicom.values import AIR_HU, check_hu, is_hu, measured, shades
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+NAMED: frozenset[Accepted] = frozenset({"derived", "localizer", "secondary_capture"})
+"""What is accepted of a file that somebody named: choosing it says that it is wanted."""
+
+
+def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
+    """One file: a film, a picture or a slice [H, W] ([H, W, 3] in colour); a volume [D, H, W] where it has frames with places.
+
+    Raises DataError (NotDicom for a file of another kind) with the reason why it is refused.
+    """
+    header = header_of(path)
+    refuse(frozenset().union(*(frame.concerns for frame in header.frames)), accept)
+    if len(header.frames) == 1:
+        return load_image(path, accept, gate)
+    if header.modality not in SLICED or header.frames[0].position is None:
+        return load_cine(path, accept, gate)
+    found = stacks([header], accept)
+    if len(found) > 1:
+        raise DataError(f"it holds {len(found)} volumes; read it with the reader dicom_tree, which makes a medium of each")
+    if isinstance(found[0], DataError):
+        raise found[0]
+    return load_stack(found[0], accept, gate)
+
+
+def refuse(concerns: frozenset[Concern], accept: frozenset[Accepted]) -> None:
+    """Raises DataError for the first concern that is not accepted."""
+    for concern in sorted(concerns - accept):
+        remedy = "" if concern == "mosaic" else f"; if it is wanted, accept: [{concern}]"
+        raise DataError(f"{CONCERNS[concern]}{remedy}")
+
+
+def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Gate | None = None) -> Decoded:
+    """A volume [D, H, W]: int16 where that is exact (CT in HU), else float32. Raises DataError."""
+    if np.prod(stack.size, dtype=float) > MAX_VOXELS:
+        raise DataError(f"a volume of more than {MAX_VOXELS:,} voxels; split it")
+    with quiet():
+        volume, hu = _Volume((len(stack.slices), *stack.size[1:])), True
+        for index, slice_HW, says_hu in _slices(stack.slices, gate):
+            volume.put(index, slice_HW)
+            hu &= says_hu
+        for index, (copy_HW, _) in zip((at for at, _, _ in stack.copies), _copies(stack, gate), strict=True):
+            if not np.array_equal(volume.values_DHW[index], copy_HW):
+                raise DataError("two different images at the same place, and nothing in their headers tells which is which; keep one, or separate the series")
+    values_DHW = volume.values_DHW if stack.offsets is None else _evened(volume.values_DHW, stack.offsets, stack.size[0])
+    values_DHW, unit = _as_quantity(values_DHW, stack.modality, hu, accept)
+    return Decoded(values_DHW, stack.spacing_mm, unit, stack.modality, stack.affine)
+
+
+def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
+    """The single image of a file: shades or colours for a screen, or (of CT, MR, PT and NM) a quantity. Raises DataError."""
+    with quiet():
+        dataset = read_whole(path, gate)
+        pixels, unit = _frames(dataset, accept)
+        return Decoded(pixels[0], _spacing(dataset, Groups(dataset, 1)), unit, text(dataset, "Modality").upper())
+
+
+def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
+    """All frames of a file in their order, [D, H, W] or in colour [D, H, W, 3], without a place in space. Raises DataError."""
+    with quiet():
+        dataset = read_whole(path, gate)
+        pixels, unit = _frames(dataset, accept)
+        return Decoded(pixels, None, unit, text(dataset, "Modality").upper())
+
+
+def _frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
+    """[D, H, W] or [D, H, W, 3] of all frames."""
+    count, modality = num_frames(dataset), text(dataset, "Modality").upper()
+    groups = Groups(dataset, count)
+    stored = list(frames(dataset, list(range(count))))
+    if modality in MEASURED and stored[0].ndim == 2:
+        values = np.stack([_smallest(measured(each, dataset, groups, i)) for i, each in enumerate(stored)])
+        return _as_quantity(values, modality, all(is_hu(dataset, groups, i) for i in range(count)), accept)
+    seen = np.stack([each if each.ndim == 3 else shades(each, dataset, groups, i) for i, each in enumerate(stored)])
+    _refuse_blank(seen)
+    return seen, "display"
+
+
+class _Volume:
+    """Takes slices as int16 as long as that is exact, then as float32."""
+
+    def __init__(self, size: tuple[int, int, int]) -> None:
+        self.values_DHW: np.ndarray = np.zeros(size, np.int16)
+
+    def put(self, index: int, slice_HW: np.ndarray) -> None:
+        if slice_HW.shape != self.values_DHW.shape[1:]:
+            raise DataError("a slice has another size than its header says")
+        if self.values_DHW.dtype != slice_HW.dtype and slice_HW.dtype == np.float32:
+            self.values_DHW = self.values_DHW.astype(np.float32)
+        self.values_DHW[index] = slice_HW
+
+
+def _slices(places: tuple[tuple[Path, int], ...], gate: Gate | None) -> Iterator[tuple[int, np.ndarray, bool]]:
+    """(index, the values of the slice, whether they say to be HU), file by file."""
+    for path, group in groupby(sorted(enumerate(places), key=lambda x: (x[1][0], x[1][1])), key=lambda x: x[1][0]):
+        wanted = [(index, frame) for index, (_, frame) in group]
+        dataset = read_whole(path, gate)
+        groups = Groups(dataset, num_frames(dataset))
+        for (index, frame), stored in zip(wanted, frames(dataset, [frame for _, frame in wanted]), strict=True):
+            if stored.ndim != 2:
+                raise DataError("a slice in colour: its values are no quantity")
+            yield index, _smallest(measured(stored, dataset, groups, frame)), is_hu(dataset, groups, frame)
+
+
+def _copies(stack: Stack, gate: Gate | None) -> Iterator[tuple[np.ndarray, bool]]:
+    for _, path, frame in stack.copies:
+        yield from ((values, hu) for _, values, hu in _slices(((path, frame),), gate))
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    """float32 as int16 where that loses nothing."""
+    if not np.isfinite(values).all():
+        raise DataError("its rescale gives values that are not finite")
+    if values.min() < -32768 or values.max() > 32767:
+        return values
+    whole = values.astype(np.int16)
+    return whole if np.array_equal(whole, values) else values
+
+
+def _as_quantity(values_DHW: np.ndarray, modality: str, says_hu: bool, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
+    _refuse_blank(values_DHW)
+    if modality != "CT":
+        return values_DHW, "raw"
+    if "hu" in accept:
+        return values_DHW, "HU" if says_hu else "raw"
+    if not says_hu:
+        raise DataError("a CT without a rescale to HU (RescaleSlope, RescaleType); accept: [hu] to take its values as they are")
+    check_hu(values_DHW)
+    np.maximum(values_DHW, AIR_HU, out=values_DHW)
+    return values_DHW, "HU"
+
+
+def _evened(values_DHW: np.ndarray, offsets: tuple[float, ...], count: int) -> np.ndarray:
+    """Linear between the neighbours along the normal, float32; slices that lie where an even one does stay as they are."""
+    even_DHW = np.empty((count, *values_DHW.shape[1:]), np.float32)
+    for i in range(count):
+        at = min(max(int(np.searchsorted(offsets, i, "right")) - 1, 0), len(offsets) - 2)
+        share = np.float32((i - offsets[at]) / (offsets[at + 1] - offsets[at]))
+        even_DHW[i] = values_DHW[at] * (1 - share) + values_DHW[at + 1] * share
+    return even_DHW
+
+
+def _refuse_blank(pixels: np.ndarray) -> None:
+    if pixels.min() == pixels.max():
+        raise DataError("all its pixels have the same value")
+
+
+def _spacing(dataset: Dataset, groups: Groups) -> tuple[float, ...] | None:
+    """Of one image, (between rows, between columns) in mm: calibrated, else at the detector, where a film is larger than
+    the patient. Zeros, which some write, say nothing."""
+    measures = groups.group(0, "PixelMeasuresSequence")
+    for found in (measures and numbers(measures, "PixelSpacing", 2), *(numbers(dataset, n, 2) for n in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"))):
+        if found and min(found) > 0:
+            return found
+    return None

@@ -1,0 +1,42 @@
+"""The plane of a slice, and its place along the normal: ImagePositionPatient counts, never a number or a name
+(PS3.3 C.7.6.2.1.1). Coordinates are LPS, in mm, as in DICOM."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medvlm.core.errors import DataError
+from medvlm.io.dicom.header import Frame, Header
+
+Slice = tuple[Header, Frame]
+
+SAME_DIRECTION = 1e-4
+"""Largest difference of a direction cosine (and of a pixel spacing, in mm) within a volume."""
+SAME_PLACE_MM = 1e-3
+
+
+def directions(orientation: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit vectors along the rows (to the next column), along the columns, and of the normal."""
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    if np.abs(np.array([row @ row - 1, column @ column - 1, row @ column])).max() > 2e-3:
+        raise DataError("its ImageOrientationPatient is not two unit vectors at right angles")
+    row = row / np.linalg.norm(row)
+    column = column - (column @ row) * row  # rounded in the header
+    column = column / np.linalg.norm(column)
+    return row, column, np.cross(row, column)
+
+
+def along(group: list[Slice]) -> np.ndarray:
+    """mm along the normal of the first slice's plane."""
+    assert group[0][1].orientation is not None
+    found: np.ndarray = np.array([frame.position for _, frame in group], float) @ directions(group[0][1].orientation)[2]
+    return found
+
+
+def places(group: list[Slice]) -> list[int]:
+    """Number of the place of each slice along the normal."""
+    found = along(group)
+    order = np.argsort(found, kind="stable")
+    number = np.empty(len(group), int)
+    number[order] = np.cumsum(np.diff(found[order], prepend=found[order[0]]) > SAME_PLACE_MM)
+    return number.tolist()

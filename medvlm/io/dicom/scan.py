@@ -1,0 +1,52 @@
+"""The DICOM files of a folder, or those that a DICOMDIR names, with their headers. Names say nothing: every file is looked into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from medvlm.core.errors import DataError
+from medvlm.io.dicom.dataset import items, quiet, read_header, text
+from medvlm.io.dicom.header import Header, header_of
+
+
+def scan(place: Path) -> Iterator[tuple[Path, Header | DataError]]:
+    """Each file with its header, or with why it has none (NotDicom, NotAnImage, else a fault), in the order of the names.
+
+    Raises DataError for a place that is neither a folder nor a DICOMDIR.
+    """
+    if place.is_dir():
+        found = _files(place)
+    elif place.is_file():
+        found = _named_by(place)
+    else:
+        raise DataError(f"{place}: there is no such folder or DICOMDIR")
+    for path in found:
+        try:
+            yield path, header_of(path)
+        except DataError as reason:
+            yield path, reason
+
+
+def _files(folder: Path) -> list[Path]:
+    """All regular files (links to such too) below a folder; links to folders are not followed, they can run in circles."""
+    return sorted(Path(at) / name for at, _, names in os.walk(folder) for name in names if (Path(at) / name).is_file())
+
+
+def _named_by(dicomdir: Path) -> list[Path]:
+    """Files of the image records, whether they are there or not. Raises DataError for what is no DICOMDIR, and for a path out of its folder."""
+    with quiet():
+        records = items(read_header(dicomdir, ("DirectoryRecordSequence",)), "DirectoryRecordSequence")
+        names = [text(record, "ReferencedFileID") for record in records if text(record, "DirectoryRecordType") == "IMAGE"]
+    if not names:
+        raise DataError(f"{dicomdir}: names no images; expected a DICOMDIR, or a folder that is searched without one")
+    found = []
+    for parts in (name.split("\\") for name in names):
+        if any(part in ("", ".", "..") or "/" in part for part in parts):
+            raise DataError(f"{dicomdir}: names a file outside of its folder; read the folder itself")
+        path = dicomdir.parent.joinpath(*parts)
+        # Media are written in capitals, and copied in small letters by some systems.
+        lower = dicomdir.parent.joinpath(*(part.lower() for part in parts))
+        found.append(lower if not path.exists() and lower.exists() else path)
+    return sorted(found)

@@ -1,0 +1,141 @@
+"""Stored pixels to what they mean: a quantity (HU, counts) or shades from black to white (PS3.3 C.11.1, C.11.2, C.7.6.3).
+
+Axes: H W height, width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvlm.core.errors import DataError
+from medvlm.io.dicom.dataset import items, number, numbers, text, whole
+from medvlm.io.dicom.groups import Groups
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+AIR_HU = -1024
+"""Nothing is thinner: what lies below is the padding around a round field of view, and becomes this."""
+
+
+def measured(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
+    """The quantity, float32 [H, W]: lookup table, or slope and intercept, of this frame."""
+    if items(dataset, "ModalityLUTSequence"):
+        return _looked_up(stored_HW, items(dataset, "ModalityLUTSequence")[0], dataset)[0].astype(np.float32)
+    slope, intercept = _rescale(dataset, groups, frame)
+    return stored_HW.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+def is_hu(dataset: Dataset, groups: Groups, frame: int) -> bool:
+    """Whether a CT says that its values are HU: it has a rescale, of type HU or (as older ones) of none."""
+    group = groups.group(frame, "PixelValueTransformationSequence")
+    return group is not None and number(group, "RescaleSlope") is not None and text(group, "RescaleType").upper() in ("", "HU", "US")
+
+
+def check_hu(hu: np.ndarray) -> None:
+    """Raises DataError for values that no CT of a patient has: without soft tissue, without air, or beyond any metal.
+
+    hu: [..., H, W]. A wrong intercept moves air or tissue out of its range; a rescale that was applied twice moves both.
+    """
+    tissue, thin, beyond = 0, 0, 0
+    for plane in hu.reshape(-1, *hu.shape[-2:]):  # one at a time: masks of a whole volume would double the memory
+        tissue += int(((plane > -200) & (plane < 3072)).sum())
+        thin += int((plane <= -200).sum())
+        beyond += int((plane > 30_000).sum())
+    for is_wrong, what in ((tissue < 0.01 * hu.size, "no soft tissue"), (thin < 0.001 * hu.size, "no air or lung"), (beyond > 0, "some beyond 30000")):
+        if is_wrong:
+            raise DataError(f"its values do not look like HU: {what}; check its rescale, or accept: [hu] to take them as they are")
+
+
+def shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
+    """Black 0 to white (255 in uint8 where 8 bits or fewer are stored, else 65535 in uint16), [H, W].
+
+    The modality's rescale or table, then the VOI table, or the first window, or the whole range that can be stored;
+    inverted for MONOCHROME1. Padding becomes black.
+    """
+    bits, signed = whole(dataset, "BitsStored", 1), whole(dataset, "PixelRepresentation") == 1
+    inverted = _is_inverted(dataset)
+    low, high = (-float(1 << (bits - 1)), float((1 << (bits - 1)) - 1)) if signed else (0.0, float((1 << bits) - 1))
+    if items(dataset, "ModalityLUTSequence"):
+        values, top = _looked_up(stored_HW, items(dataset, "ModalityLUTSequence")[0], dataset)
+        low, high, depth = 0.0, float(top), top.bit_length()
+    else:
+        slope, intercept = _rescale(dataset, groups, frame)
+        values = stored_HW.astype(np.float64) * slope + intercept
+        low, high, depth = *sorted((low * slope + intercept, high * slope + intercept)), bits
+    if items(dataset, "VOILUTSequence"):
+        table, top = _looked_up(np.rint(values).astype(np.int64), items(dataset, "VOILUTSequence")[0], dataset)
+        share, depth = table / top, top.bit_length()
+    else:
+        share = _windowed(values, groups.group(frame, "FrameVOILUTSequence"), low, high)
+    if inverted:
+        share = 1 - share
+    share = np.where(_padding(stored_HW, dataset), 0, share)
+    return np.rint(share * 255).astype(np.uint8) if depth <= 8 else np.rint(share * 65535).astype(np.uint16)
+
+
+def _rescale(dataset: Dataset, groups: Groups, frame: int) -> tuple[float, float]:
+    group = groups.group(frame, "PixelValueTransformationSequence")
+    slope, intercept = (None, None) if group is None else (number(group, "RescaleSlope"), number(group, "RescaleIntercept"))
+    if (slope is None) != (intercept is None) or slope == 0:
+        raise DataError("of RescaleSlope and RescaleIntercept one is missing, or the slope is 0")
+    return (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
+
+
+def _looked_up(values: np.ndarray, lut: Dataset, dataset: Dataset) -> tuple[np.ndarray, int]:
+    """Entries of a table for whole numbers, and its largest possible one. Below and above, its first and last count."""
+    descriptor = numbers(lut, "LUTDescriptor", 3)
+    if descriptor is None:
+        raise DataError("its lookup table has no LUTDescriptor")
+    count, first, depth = int(descriptor[0]) & 0xFFFF or 1 << 16, int(descriptor[1]), int(descriptor[2])
+    if first > 0x7FFF and whole(dataset, "PixelRepresentation") == 1:
+        first -= 1 << 16  # written as unsigned
+    table = _entries(lut, dataset)
+    if len(table) < count or not 1 <= depth <= 16:
+        raise DataError(f"its lookup table has {len(table)} entries of the {count} that it says, or an impossible depth")
+    return table[np.clip(values.astype(np.int64) - first, 0, count - 1)], (1 << depth) - 1
+
+
+def _entries(lut: Dataset, dataset: Dataset) -> np.ndarray:
+    data = lut.get("LUTData")
+    if not isinstance(data, bytes):
+        return np.array(numbers(lut, "LUTData") or (), np.int64) & 0xFFFF
+    little = dataset.original_encoding[1] is not False
+    return np.frombuffer(data[: len(data) // 2 * 2], "<u2" if little else ">u2").astype(np.int64)
+
+
+def _windowed(values: np.ndarray, group: Dataset | None, low: float, high: float) -> np.ndarray:
+    """Share of white. Without a window, of the range that can be stored. PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+    centres, widths = (None, None) if group is None else (numbers(group, "WindowCenter"), numbers(group, "WindowWidth"))
+    if group is None or centres is None or widths is None:
+        return np.clip((values - low) / (high - low), 0, 1)
+    function, centre, width = text(group, "VOILUTFunction").upper() or "LINEAR", centres[0], widths[0]
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width <= 0 or (function == "LINEAR" and width < 1):
+        raise DataError("its window is impossible: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, and a positive width (1 or more where LINEAR)")
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    if width == 0:
+        return (values > centre).astype(np.float64)
+    return np.clip((values - centre) / width + 0.5, 0, 1)
+
+
+def _is_inverted(dataset: Dataset) -> bool:
+    """Whether the lowest value is white."""
+    first_is_white = text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
+    shape = text(dataset, "PresentationLUTShape").upper()
+    if shape and (shape == "INVERSE") != first_is_white:
+        raise DataError("its PhotometricInterpretation and PresentationLUTShape contradict each other: whether black is low is unknown")
+    return first_is_white
+
+
+def _padding(stored_HW: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Pixels outside the image (PS3.3 C.7.5.1.1.2)."""
+    value, limit = number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")
+    if value is None:
+        return np.zeros(stored_HW.shape, bool)
+    low, high = sorted((value, value if limit is None else limit))
+    return (stored_HW >= low) & (stored_HW <= high)
