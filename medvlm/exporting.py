@@ -23,7 +23,7 @@ def export(run: RunFolder, out: Path, target: Literal["", "stock", "custom"] = "
     """
     loaded = load_run(run.root)
     recipe = loaded.recipe
-    made = answerer.load_run(recipe, run, stage)
+    made = answerer.load_run(recipe, run, recipe.evaluate.max_new_tokens, stage)
     finished = [s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()]
     last = next(s for s in reversed(finished) if stage in ("", s.name))
     is_vlm = component("stages", last.kind).MAKES == "vlm"

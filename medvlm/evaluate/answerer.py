@@ -36,9 +36,7 @@ BATCH = 64
 
 
 class RunAnswerer:
-    """The state of a run after a stage: a vision-language model, a dual encoder, or both.
-
-    """
+    """The state of a run after a stage: a vision-language model, a dual encoder, or both."""
 
     def __init__(self, prepare: Prepare, tokenizer: Any, vlm: VLM | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
         self.prepare, self.tokenizer, self.vlm, self.dual = prepare, tokenizer, vlm, dual

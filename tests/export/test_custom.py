@@ -48,7 +48,7 @@ def test_a_custom_folder_is_a_recipe_too(tmp_path: Path, run: RunFolder, monkeyp
     receipt = export(run, tmp_path / "out", trained_of(recipe_of({}, {})), "custom")
     recipe = load_run(receipt.folder).recipe
     assert is_exported(receipt.folder) and recipe.name == "tiny" and recipe.export.target == "custom"
-    answerer = answerer_of(recipe, receipt.folder)
+    answerer = answerer_of(recipe, receipt.folder, max_new_tokens=8)
     assert answerer.vlm is not None and answerer.dual is None
     assert set(answerer.prepare.routes) == {"film", "smear"}
 

@@ -32,10 +32,11 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     batches = stage.batches(0)
     _, prepared = next(batches)
     batches.close()
-    terms = loop._accumulate(stage, model, prepared, stage.config, stage.engine)
+    micros = stage.micros(prepared, stage.config.accumulate)
+    terms = loop._accumulate(stage, model, micros, stage.engine)
     return {
         "keys": [item.key for item in prepared], "terms": loop._total(terms, stage.engine, {}),
-        "weight": sum(stage.weight(micro) for micro in stage.micros(prepared, stage.config.accumulate)),
+        "weight": sum(stage.weight(micro) for micro in micros),
         "gradients": {n: p.grad.clone() for n, p in stage.model.named_parameters() if p.grad is not None},
     }  # fmt: skip
 
