@@ -108,9 +108,10 @@ def _validate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from medvlm.evaluate.table import table
     from medvlm.evaluation import evaluate
 
-    evaluate(args.run_folder, args.on, args.stage)
+    print(table(evaluate(args.run_folder, args.on, args.stage)))
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from medvlm.core.run import RunFolder
 from medvlm.evaluate.table import table
 from medvlm.evaluation import evaluate
 from medvlm.exporting import export
 from medvlm.recipe import load
 from medvlm.report.run import write_report
+from medvlm.train.stopping import Preempted
 from medvlm.training import train
 
 RECIPE = "phantom.yaml"
+MAX_RANKS = 4
+"""More processes would have fewer than four samples of the smallest batch each."""
 
 
 def demo(runs: Path, overrides: Sequence[str] = ()) -> None:
     """Trains, evaluates, exports and reports; run again, it goes on where it stopped."""
     began = time.monotonic()
-    run = train(load(RECIPE, overrides), runs)
+    loaded = load(RECIPE, overrides)
+    run = RunFolder(runs / loaded.recipe.name)
+    if (ranks := _ranks()) > 1:
+        _train(run, runs, overrides, ranks)
+    else:
+        train(loaded, runs)
     print("evaluating on held-out films, with the baselines beside", flush=True)
     rows = evaluate(run.root)
     print("exporting, and proving the export in a fresh process", flush=True)
@@ -27,3 +40,21 @@ def demo(runs: Path, overrides: Sequence[str] = ()) -> None:
     page = write_report(run)
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     print(f"\n{table(rows)}\n\nreport   {page}\nmodel    {run.export}\nafter    {minutes} min {seconds:02d} s")
+
+
+def _ranks() -> int:
+    """Processes to train with: one a GPU, else one a core: on small networks two do 1.8 times the work of one, two threads 1.3 times."""
+    import torch
+
+    there = torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    return max(n for n in (1, 2, MAX_RANKS) if n <= there)
+
+
+def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    command = [sys.executable, *launch, "-m", "medvlm", "train", RECIPE, "--runs", str(runs), *overrides]
+    if subprocess.run(command, check=False).returncode:
+        status = json.loads(run.status.read_text())["status"] if run.status.exists() else ""
+        if status == "preempted":
+            raise Preempted("the demo was stopped and has saved; run the same command again to go on")
+        raise SystemExit("medvlm: training ended with the error above")

@@ -13,7 +13,6 @@ from medvlm.core.run import RunFolder
 from medvlm.data.source import splits_of
 from medvlm.evaluate.answerer import load_run as load_answerer
 from medvlm.evaluate.run import evaluate as evaluate_split
-from medvlm.evaluate.table import table
 from medvlm.exporting import answerer_of, is_exported
 from medvlm.recipe import load_run
 from medvlm.sections import Evaluate
@@ -21,7 +20,7 @@ from medvlm.sources import open_sources
 
 
 def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[Any]:
-    """The rows of results.json that were measured now; prints them as a table."""
+    """The rows of results.json that were measured now."""
     import torch
 
     run, loaded = RunFolder(run_folder), load_run(run_folder)
@@ -45,7 +44,6 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
             train_splits=splits_of(source.shards, "train", source.fold), out=run, baselines=settings.baselines, rewards=rewards or None,
             limit=settings.samples, resamples=settings.bootstrap, seed=recipe.seed, progress=Progress(),
         )  # fmt: skip
-    print(table(rows))
     return rows
 
 

@@ -128,6 +128,8 @@ class EncoderModule(Protocol):
 
 
 class Optim(Config):
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon`: for the matrices of hidden layers, AdamW for the rest. For what starts from nothing: about half the samples."""
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)

@@ -31,6 +31,9 @@ class Config(StageConfig):
     loss: Annotated[Any, Slot("objectives.pairs")]
     width: int = Field(128, gt=0)
     """Of the shared space."""
+    alike: Literal["concept", "text"] = "concept"
+    """Which pairs of a batch are right answers to each other: those of one concept (where a sample has none, of one text),
+    or of one text alone: the tower then also learns what reports tell beyond the concept."""
 
     @model_validator(mode="after")
     def _no_accumulation(self) -> Config:
@@ -71,7 +74,7 @@ class Contrastive(Base):
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]
         ids = text_ids(self.tokenizer, sample.report, self.config.text.max_tokens, f"{sample.source}/{sample.key}")
-        told = sample.concept or " ".join(sample.report.lower().split())
+        told = (sample.concept if self.config.alike == "concept" else "") or " ".join(sample.report.lower().split())
         return Pair(sample.key, encoder, pixels, ids, int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest(), "big"))
 
     def micros(self, prepared: list[Pair], count: int) -> list[Pairs]:

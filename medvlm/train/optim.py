@@ -1,4 +1,4 @@
-"""AdamW over parameter groups, and the learning rate as a function of the step alone."""
+"""The optimiser over parameter groups, and the learning rate as a function of the step alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from torch import nn
 
 from medvlm.core.contracts import Optim
 from medvlm.core.errors import RecipeError
+from medvlm.train.muon import Muon, hidden_matrices
 
 Matches = Callable[[str, str], bool]
 
 
-def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str) -> torch.optim.Optimizer:
     """Vectors and scalars (biases, norms, scales) get no weight decay. Raises RecipeError for an `lr_of` that matches nothing trained."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    matrices = {id(p) for p in hidden_matrices(model)} if config.kind == "muon" else set()
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     for pattern in config.lr_of:
         if not any(matches(name, pattern) for name, _ in trained):
@@ -24,9 +26,11 @@ def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str
     for name, parameter in trained:
         factor = next((f for pattern, f in config.lr_of.items() if matches(name, pattern)), 1.0)
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((factor, decay), []).append(parameter)
-    options = [{"params": p, "weight_decay": decay, "factor": factor} for (factor, decay), p in groups.items()]
-    return torch.optim.AdamW(options, lr=config.lr, betas=config.betas)
+        # An adapter's two factors are one matrix only together: they stay with AdamW.
+        orthogonal = id(parameter) in matrices and not matches(name, "lora")
+        groups.setdefault((factor, decay, orthogonal), []).append(parameter)
+    options = [{"params": p, "weight_decay": decay, "factor": factor, "orthogonal": turned} for (factor, decay, turned), p in groups.items()]
+    return {"adamw": torch.optim.AdamW, "muon": Muon}[config.kind](options, lr=config.lr, betas=config.betas)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: Optim, step: int, steps: int) -> float:

@@ -1,0 +1,75 @@
+"""Muon: the momentum of a hidden layer's matrix is made orthogonal before it is applied; AdamW for everything else.
+
+Small networks that start from nothing need about half the samples with it (docs/benchmarks.md). torch.optim.Muon computes
+in bfloat16 on every device, which a CPU without bfloat16 units does ten times slower, and takes no other parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Of the Newton-Schulz iteration: singular values end in [0.7, 1.2], which five rounds reach from 1e-3."""
+ROUNDS = 5
+MOMENTUM = 0.95
+
+
+class Muon(torch.optim.AdamW):
+    """Groups with `orthogonal: True` are matrices [out, in, ...] and get Muon's update, the others AdamW's.
+
+    Source: Jordan et al., kellerjordan.github.io/posts/muon; updates are scaled by 0.2 sqrt(max(out, in)), so that rate
+    and decay mean what they mean for AdamW (Moonlight, arXiv 2502.16982, equation 4).
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        assert closure is None, "a loss that is computed again within a step is not supported"
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                self._turn(group)
+        return super().step()  # passes over what has no gradient left
+
+    def _turn(self, group: dict[str, Any]) -> None:
+        """Matrices of one shape at once: many small products cost more than a large one."""
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.flatten(1).shape, []).append(parameter)
+        for shape, parameters in by_shape.items():
+            for parameter, change in zip(parameters, orthogonal(torch.stack([self._lookahead(p).flatten(1) for p in parameters])), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(change.reshape(parameter.shape), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+                parameter.grad = None
+
+    def _lookahead(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Nesterov's: the gradient, moved towards the momentum that already holds it."""
+        grad, state = parameter.grad, self.state[parameter]
+        assert grad is not None
+        momentum = state.setdefault("momentum", torch.zeros_like(parameter)).lerp_(grad, 1 - MOMENTUM)
+        return grad.lerp(momentum, MOMENTUM)
+
+
+def orthogonal(matrices_NAB: torch.Tensor) -> torch.Tensor:
+    """U V' of each matrix U S V', but for singular values that are only about 1. Float32 on a CPU, bfloat16 elsewhere; zeros stay zeros."""
+    a, b, c = QUINTIC
+    x = matrices_NAB.to(torch.float32 if matrices_NAB.device.type == "cpu" else torch.bfloat16)
+    x = x.mT if x.shape[1] > x.shape[2] else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(ROUNDS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if matrices_NAB.shape[1] > matrices_NAB.shape[2] else x).to(matrices_NAB.dtype)
+
+
+def hidden_matrices(model: nn.Module) -> Iterable[torch.Tensor]:
+    """The weights of linear and convolutional layers, but for those that give words (the output of a language model, tied or not)."""
+    of_words = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for module in model.modules():
+        if (outputs := getattr(module, "get_output_embeddings", None)) and (layer := outputs()) is not None:
+            of_words.add(id(layer.weight))
+    layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    return [layer.weight for layer in layers if id(layer.weight) not in of_words]
