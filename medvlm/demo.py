@@ -53,7 +53,9 @@ def _ranks() -> int:
 def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
     command = [sys.executable, *launch, "-m", "medvlm", "train", RECIPE, "--runs", str(runs), *overrides]
-    if subprocess.run(command, check=False).returncode:
+    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    quiet = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    if subprocess.run(command, check=False, env={**quiet, **os.environ}).returncode:
         status = json.loads(run.status.read_text())["status"] if run.status.exists() else ""
         if status == "preempted":
             raise Preempted("the demo was stopped and has saved; run the same command again to go on")

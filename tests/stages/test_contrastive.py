@@ -22,8 +22,9 @@ def first(stage: Any, consumed: int = 0) -> list[Any]:
     return prepared  # type: ignore[no-any-return]
 
 
-def test_a_pair_is_a_film_and_its_report_and_findings_that_are_the_same_are_marked(stage_of: Make) -> None:
-    stage = stage_of("contrastive", batch=40)
+@pytest.mark.parametrize("alike", ["concept", "text"])
+def test_a_pair_is_a_film_and_its_report_and_those_that_are_alike_are_marked(alike: str, stage_of: Make) -> None:
+    stage = stage_of("contrastive", batch=40, alike=alike)
     view = stage.setup.open_source("films", "train", stage.wants)
     by_key = {sample.key: sample for sample, _ in (view.read(i) for i in range(len(view)))}
     prepared = first(stage)
@@ -32,8 +33,10 @@ def test_a_pair_is_a_film_and_its_report_and_findings_that_are_the_same_are_mark
         assert stage.tokenizer.decode(pair.ids, skip_special_tokens=True).strip() == sample.report
         assert pair.pixels.shape == (3, 32, 32) and pair.encoder == "film"
     same = {(a.key, b.key) for a in prepared for b in prepared if a.concept == b.concept}
-    expected = {(a.key, b.key) for a in prepared for b in prepared if by_key[a.key].concept == by_key[b.key].concept}
-    assert same == expected and len(same) > len(prepared), "no duplicates among the pairs: the test shows nothing"
+    told = {key: sample.concept if alike == "concept" else sample.report.lower() for key, sample in by_key.items()}
+    expected = {(a.key, b.key) for a in prepared for b in prepared if told[a.key] == told[b.key]}
+    assert same == expected
+    assert (len(same) > len(prepared)) == (alike == "concept"), "no duplicates among the pairs: the test shows nothing"
 
 
 def test_the_loss_is_that_of_the_objective_on_the_embeddings_of_all_pairs(stage_of: Make) -> None:
