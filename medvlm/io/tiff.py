@@ -117,13 +117,13 @@ def opened(path: Path) -> Iterator[TiffFile]:
 
 
 def all_pages(tiff: TiffFile) -> list[TiffPage]:
-    """The pages of the main chain. Raises DataError for a chain that is too long."""
-    pages: list[Any] = []
+    """The pages of the main chain. Raises DataError for a chain that is too long, or runs in a circle."""
+    pages: dict[int, Any] = {}
     for page in tiff.pages:
-        if len(pages) == MAX_PAGES:
-            raise DataError(f"more than the {MAX_PAGES} pages that are read")
-        pages.append(page.aspage())
-    return pages
+        if len(pages) == MAX_PAGES or page.offset in pages:
+            raise DataError(f"its chain of pages runs in a circle, or is longer than the {MAX_PAGES} that are read")
+        pages[page.offset] = page.aspage()
+    return list(pages.values())
 
 
 def check_page(page: TiffPage) -> None:

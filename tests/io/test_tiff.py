@@ -155,13 +155,19 @@ def test_opaque_alpha_is_dropped_and_transparency_is_refused(tmp_path):
         load_tiff(written(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"]))
 
 
+# TIFF 6.0, Orientation: where the first stored row, and the first stored column, are seen.
+SEEN = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"), 5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom")}
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_a_turned_page_is_put_upright_as_pillow_does(turn, tmp_path):
-    values = RNG.integers(0, 255, 64, dtype=np.uint8)
-    path = by_hand(tmp_path / "x.tif", plain_tags(16, 4, orientation=(3, 1, turn)), values.tobytes())
-    with Image.open(path) as reference:
-        reference.load()  # which turns it
-        assert np.array_equal(load_tiff(path).pixels, np.asarray(reference))
+def test_a_turned_page_is_put_upright(turn, tmp_path):
+    values = RNG.integers(0, 255, (4, 16), dtype=np.uint8)
+    found = load_tiff(by_hand(tmp_path / "x.tif", plain_tags(16, 4, orientation=(3, 1, turn)), values.tobytes())).pixels
+    edges = {"top": found[0], "bottom": found[-1], "left": found[:, 0], "right": found[:, -1]}
+    row, column = (edges[name] for name in SEEN[turn])
+    # Along the first row the columns go from where the first column is seen to the other side.
+    assert np.array_equal(row if SEEN[turn][1] in ("top", "left") else row[::-1], values[0])
+    assert np.array_equal(column if SEEN[turn][0] in ("top", "left") else column[::-1], values[:, 0])
 
 
 @pytest.mark.parametrize("writer", ["tifffile", "pillow"])
