@@ -94,7 +94,7 @@ def _times(container: InputContainer, stream: VideoStream) -> list[int]:
         raise DataError(f"it ends after {len(times)} of the {stream.frames} frames that its header says; copy it again")
     last = (times[-1] - times[0]) * float(stream.time_base or 0)
     said = (container.duration or 0) / 1e6
-    if len(container.streams) == 1 and said - last > max(2.0, 0.1 * said):
+    if len(container.streams) == 1 and said - last > max(0.5, 0.02 * said):
         raise DataError(f"it ends after {last:.1f} of the {said:.1f} seconds that its header says; copy it again")
     return times
 

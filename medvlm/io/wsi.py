@@ -60,17 +60,17 @@ class SlideOptions(Config):
 def load_slide(path: Path, options: SlideOptions) -> Decoded:
     """The whole slide, uint8 [H, W, 3]. Raises DataError, also for a scale finer than the slide's."""
     with _slide(path, options) as slide:
-        size = slide.size_at(options.mpp)
-        return _decoded(slide.area((0.0, 0.0, float(slide.size[0]), float(slide.size[1])), size), options)
+        return _decoded(slide.area((0, 0), slide.size_at(options.mpp), options.mpp), options)
 
 
 def load_tile(path: Path, options: SlideOptions, row: int, column: int) -> Decoded:
     """One tile of the grid over the slide, uint8 [tile_px, tile_px, 3]."""
     with _slide(path, options) as slide:
-        down, across = (base / out for base, out in zip(slide.size, slide.size_at(options.mpp), strict=True))
-        top, left = row * options.tile_px * down, column * options.tile_px * across
-        box = (top, left, top + options.tile_px * down, left + options.tile_px * across)
-        return _decoded(slide.area(box, (options.tile_px, options.tile_px)), options)
+        height, width = slide.size_at(options.mpp)
+        top, left, side = row * options.tile_px, column * options.tile_px, options.tile_px
+        if not (0 <= top <= height - side and 0 <= left <= width - side):
+            raise DataError(f"it has no tile in row {row}, column {column}")
+        return _decoded(slide.area((top, left), (side, side), options.mpp), options)
 
 
 def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
@@ -83,8 +83,7 @@ def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
         rows, columns = height // options.tile_px, width // options.tile_px
         if not 0 < rows * columns <= MAX_TILES:
             raise DataError(f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to {MAX_TILES:,}, choose another mpp or tile_px")
-        box = (0.0, 0.0, rows * options.tile_px / height * slide.size[0], columns * options.tile_px / width * slide.size[1])
-        overview_HW3 = slide.area(box, (rows * OVERVIEW_PX, columns * OVERVIEW_PX))
+        overview_HW3 = slide.area((0, 0), (rows * OVERVIEW_PX, columns * OVERVIEW_PX), options.mpp * options.tile_px / OVERVIEW_PX)
     share = tissue_share(overview_HW3, OVERVIEW_PX, options.stained).ravel()
     best = [int(i) for i in np.argsort(-share, kind="stable") if share[i] >= options.tissue][: options.tiles]
     return [divmod(i, columns) for i in sorted(best)]
@@ -120,19 +119,19 @@ class _Slide:
         """(height, width) of the whole slide at that scale. Raises DataError for one that the slide does not have."""
         if max(self.mpp) > mpp * _SAME_SCALE:
             raise DataError(f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, and {mpp:g} is asked for: details cannot be invented")
-        height, width = (max(round(n * own / mpp), 1) for n, own in zip(self.size, self.mpp, strict=True))
+        height, width = (int(n * own / mpp + 1e-6) for n, own in zip(self.size, self.mpp, strict=True))
+        if not height * width:
+            raise DataError(f"at {mpp:g} micrometres per pixel nothing is left of it")
         return height, width
 
-    def area(self, box: tuple[float, float, float, float], out: tuple[int, int]) -> np.ndarray:
-        """uint8 [*out, 3] of (top, left, bottom, right) in base pixels, each pixel the mean of what it covers."""
+    def area(self, start: tuple[int, int], out: tuple[int, int], mpp: float) -> np.ndarray:
+        """uint8 [*out, 3] from row and column `start` on, both at `mpp`: each pixel the mean of the base pixels that it covers."""
         if math.prod(out) > MAX_PIXELS:
             raise DataError(f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded; choose a larger mpp")
-        top, left, bottom, right = box
-        step = (bottom - top) / out[0], (right - left) / out[1]
-        page = self._level(min(step))
-        ratio = page.imagelength / self.size[0], page.imagewidth / self.size[1]
-        step = step[0] * ratio[0], step[1] * ratio[1]
-        origin = top * ratio[0], left * ratio[1]
+        page = self._level(min(mpp / own for own in self.mpp))
+        # Pixels of the level per pixel of the result.
+        step = mpp / self.mpp[0] * page.imagelength / self.size[0], mpp / self.mpp[1] * page.imagewidth / self.size[1]
+        origin = start[0] * step[0], start[1] * step[1]
         block = max(int(_SOURCE_PX / max(step)), 1)
         made_HW3 = np.empty((*out, 3), np.uint8)
         for y in range(0, out[0], block):

@@ -272,7 +272,7 @@ def test_every_real_file_that_is_read_has_nibabels_values_and_places(real_data):
         image: Any = nib.as_closest_canonical(nib.load(path))
         _, h, w = found.pixels.shape
         flip = np.array([[0, 0, -1, w - 1], [0, -1, 0, h - 1], [1, 0, 0, 0], [0, 0, 0, 1]])  # (d, h, w) -> nibabel's (x, y, z)
-        assert np.allclose(found.affine, (image.affine @ flip)[:3], atol=1e-3), name
+        assert np.allclose(np.array(found.affine), (image.affine @ flip)[:3], atol=1e-3), name
         checked += 1
     assert checked >= 80
 

@@ -68,7 +68,7 @@ def test_a_16_bit_ramp_keeps_every_level_in_every_layout_and_byte_order(layout, 
 def test_what_pillow_writes_is_read_as_pillow_reads_it(mode, form, tmp_path):
     if mode == "I;16B" and form:
         pytest.skip("Pillow writes big-endian 16 bit without compression only")
-    arrays = {"L": GREY, "RGB": COLOUR, "F": RAMP.astype(np.float32) / 3, "I;16": RAMP}
+    arrays: dict[str, np.ndarray] = {"L": GREY, "RGB": COLOUR, "F": RAMP.astype(np.float32) / 3, "I;16": RAMP}
     image = Image.fromarray(arrays[mode]) if mode != "I;16B" else Image.frombytes("I;16B", (64, 64), RAMP.astype(">u2").tobytes())
     image.save(tmp_path / "x.tif", **form)
     with Image.open(tmp_path / "x.tif") as reference:
