@@ -33,6 +33,10 @@ def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = 
     for what is damaged, larger than it says, too large, or leaves order, spacing or values open.
     """
     try:
+        import nibabel  # noqa: F401
+    except ModuleNotFoundError:
+        raise DataError("reading NIfTI needs nibabel; pip install 'medvlm[nifti]'") from None
+    try:
         with _opened(_header_file(path)) as (file, size):
             header, is_pair = read_header(file)
             layout = layout_of(header, is_pair, options)
