@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,17 +20,22 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
 from medvlm.io.nifti_header import Layout, NiftiOptions, layout_of, read_header
 
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+Gate = Callable[["Nifti1Header"], None]
+"""Looks at a header, as nibabel has it, before any voxel is read; raises DataError for one that must not be used. Must pickle."""
 MAX_EXACT = 1 << 24
 """The largest whole number up to which float32 holds all of them."""
 _CHUNK = 1 << 20
 
 
-def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw") -> Decoded:  # noqa: B008 (frozen)
+def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None) -> Decoded:  # noqa: B008 (frozen)
     """A volume [D, H, W]: int16 (uint8, uint16 as stored) where that is exact, else float32.
 
     path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: what the card says its values are. Raises DataError
-    for what is damaged, larger than it says, too large, or leaves order, spacing or values open.
+    for what is damaged, larger than it says, too large, or leaves order, spacing or values open, and what `gate` raises.
     """
     try:
         import nibabel  # noqa: F401
@@ -39,6 +44,8 @@ def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = 
     try:
         with _opened(_header_file(path)) as (file, size):
             header, is_pair = read_header(file)
+            if gate is not None:
+                gate(header)
             layout = layout_of(header, is_pair, options)
             if not is_pair:
                 values_DHW = _read(file, size, layout, options)

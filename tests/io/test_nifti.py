@@ -132,6 +132,17 @@ def test_the_qform_counts_where_there_is_no_sform_and_a_contradiction_is_refused
         load_nifti(tmp_path / "both.nii")
 
 
+def test_a_qfac_of_0_is_1_as_the_standard_says(tmp_path):
+    path, values = tmp_path / "x.nii", at(turned("RAS"), SHAPE).astype(np.float32)
+    image = nib.Nifti1Image(values, None)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(turned("RAS"), 1)
+    nib.save(image, path)
+    expected = load_nifti(path)
+    found = load_nifti(rewrite(path, pixdim=[0, *ZOOMS, 1, 1, 1, 1]))
+    assert np.array_equal(found.pixels, expected.pixels) and found.affine == expected.affine
+
+
 # --- what voxels hold -------------------------------------------------------------------------------------
 
 
@@ -165,6 +176,23 @@ def rewrite_scaling(path: Path, order: str, slope: float, intercept: float) -> N
     data = bytearray(gzip.decompress(path.read_bytes()))
     data[112:120] = struct.pack(order + "ff", slope, intercept)
     path.write_bytes(gzip.compress(bytes(data)))
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan])
+def test_no_slope_is_no_scaling(slope, tmp_path):
+    values = np.arange(120, dtype=np.int16).reshape(SHAPE)
+    found = load_nifti(save(tmp_path / "x.nii", values, scl_slope=slope, scl_inter=7)).pixels
+    assert (found.dtype, found.min(), found.max()) == (np.int16, 0, 119)
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), [(-32768, 32767, "i2"), (0, 32768, "f4"), (-32769, 0, "f4")])
+def test_wide_integers_are_int16_only_where_all_of_them_fit(low, high, dtype, tmp_path):
+    """The last slice decides for those before it."""
+    values = np.zeros(SHAPE, np.int32)
+    values[:, :, 0], values[1, 1, -1], values[2, 2, -1] = 5, low, high
+    found = load_nifti(save(tmp_path / "x.nii", values)).pixels
+    assert (found.dtype, found.min(), found.max()) == (np.dtype(dtype), low, high)
+    assert np.array_equal(found, values.transpose(2, 1, 0)[:, ::-1, ::-1])
 
 
 def test_whole_numbers_that_would_be_rounded_are_refused(tmp_path):
@@ -219,6 +247,19 @@ def test_a_ct_is_checked_to_be_one(tmp_path):
         load_nifti(shifted, unit="HU")
     assert load_nifti(shifted, NiftiOptions(hu="as_is"), unit="HU").pixels.max() == 2088
     assert load_nifti(shifted).unit == "raw"
+
+
+def test_a_gate_sees_the_header_before_any_voxel_is_read(tmp_path):
+    path = save(tmp_path / "x.nii", np.zeros(SHAPE, np.int16), descrip=b"a name")
+    path.write_bytes(path.read_bytes()[:360])
+
+    def gate(header: Any) -> None:
+        raise DataError(f"{len(bytes(header['descrip']))} letters")
+
+    with pytest.raises(DataError, match="6 letters"):
+        load_nifti(path, gate=gate)
+    with pytest.raises(DataError, match="ends after 360"):
+        load_nifti(path, gate=lambda header: None)
 
 
 # --- real files -------------------------------------------------------------------------------------------
