@@ -191,7 +191,7 @@ def test_wide_integers_are_int16_only_where_all_of_them_fit(low, high, dtype, tm
     values = np.zeros(SHAPE, np.int32)
     values[:, :, 0], values[1, 1, -1], values[2, 2, -1] = 5, low, high
     found = load_nifti(save(tmp_path / "x.nii", values)).pixels
-    assert (found.dtype, found.min(), found.max()) == (np.dtype(dtype), low, high)
+    assert found.dtype == np.dtype(dtype)
     assert np.array_equal(found, values.transpose(2, 1, 0)[:, ::-1, ::-1])
 
 
@@ -254,7 +254,7 @@ def test_a_gate_sees_the_header_before_any_voxel_is_read(tmp_path):
     path.write_bytes(path.read_bytes()[:360])
 
     def gate(header: Any) -> None:
-        raise DataError(f"{len(bytes(header['descrip']))} letters")
+        raise DataError(f"{len(header['descrip'].item())} letters")
 
     with pytest.raises(DataError, match="6 letters"):
         load_nifti(path, gate=gate)
