@@ -38,12 +38,15 @@ def pyramid(path: Path, base: np.ndarray = BASE, form: str = "ome", factors: tup
             for level in levels[1:]:
                 tiff.write(level, subfiletype=1, **settings)
         for level in levels if form != "ome" else ():
-            said = {"description": "Aperio Image Library v12\n640x480|AppMag = 40|MPP = 0.25"} if form == "aperio" else {"resolution": (40_000, 40_000), "resolutionunit": "centimeter"}
-            tiff.write(level, metadata=None, **said, **settings)
+            forms: dict[str, dict[str, Any]] = {
+                "aperio": {"description": "Aperio Image Library v12\n640x480|AppMag = 40|MPP = 0.25"},
+                "centimeter": {"resolution": (40_000, 40_000), "resolutionunit": "centimeter"}, "inch": {"resolution": (101_600, 101_600), "resolutionunit": "inch"},
+            }  # fmt: skip
+            tiff.write(level, metadata=None, **forms[form], **settings)
     return path
 
 
-@pytest.mark.parametrize("form", ["ome", "aperio", "resolution"])
+@pytest.mark.parametrize("form", ["ome", "aperio", "centimeter", "inch"])
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])
 def test_a_slide_at_a_scale_is_the_mean_of_its_pixels(form, factor, tmp_path):
     """Between levels the next finer one is averaged; on a level nothing is."""
