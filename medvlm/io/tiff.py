@@ -32,8 +32,9 @@ MAX_BYTES = 1 << 29
 """Of the samples of all pages that are taken: 1000 slices of 512 x 512 in 16 bits."""
 
 _PLAIN, _JPEG = (1, 5, 8, 32773, 32946, 50000), (7,)
-_COMPRESSIONS = (*_PLAIN, *_JPEG, 33005, 34712)
-"""None, LZW, deflate (two numbers), PackBits, zstd; JPEG; JPEG 2000 (Aperio's RGB, and plain). Others, such as fax and
+_APERIO_YCBCR = 33003
+_COMPRESSIONS = (*_PLAIN, *_JPEG, _APERIO_YCBCR, 33005, 34712)
+"""None, LZW, deflate (two numbers), PackBits, zstd; JPEG; JPEG 2000 (Aperio's two, and plain). Others, such as fax and
 the old JPEG, are left to converters: what they do to damaged data was not checked."""
 _GREY, _RGB, _PALETTE, _YCBCR = (0, 1), 2, 3, 6
 
@@ -211,7 +212,16 @@ def _decoded(page: TiffPage, data: bytes, index: int) -> np.ndarray:
     if found_DHWS is None or found_DHWS.shape[1] < min(shape[1], page.imagelength - place[2]):
         raise DataError("a tile or strip holds fewer pixels than the page says")
     tile_HWS: np.ndarray = found_DHWS[0, : page.imagelength - place[2], : page.imagewidth - place[3]]
-    return tile_HWS
+    return _rgb(tile_HWS) if page.compression == _APERIO_YCBCR and page.samplesperpixel == 3 else tile_HWS
+
+
+def _rgb(tile_HWS: np.ndarray) -> np.ndarray:
+    """Of the luma and chroma that Aperio stores where its page says RGB; imagecodecs gives them as they are."""
+    from PIL import Image
+
+    if tile_HWS.dtype != np.uint8:
+        raise DataError("colours of more than 8 bits in Aperio's JPEG 2000")
+    return np.asarray(Image.frombytes("YCbCr", (tile_HWS.shape[1], tile_HWS.shape[0]), np.ascontiguousarray(tile_HWS).tobytes()).convert("RGB"))
 
 
 @contextmanager

@@ -167,6 +167,22 @@ def test_pixels_and_scale_of_a_real_svs_are_openslides(real_data):
         assert np.array_equal(tile, np.asarray(slide.read_region((column * 256, row * 256), 0, (256, 256)).convert("RGB")))
 
 
+@pytest.mark.parametrize("compression", [33003, 33005])
+def test_both_of_aperios_jpeg_2000_have_openslides_colours(compression, tmp_path):
+    """33003 holds luma and chroma, although its page says RGB; 33005 holds RGB."""
+    openslide, imagecodecs = pytest.importorskip("openslide"), pytest.importorskip("imagecodecs")
+    y, x = np.mgrid[:128, :256]
+    colours = np.stack([x, y * 2, 255 - x], 2).astype(np.uint8)
+    stored = colours if compression == 33005 else np.asarray(Image.fromarray(colours).convert("YCbCr"))
+    tiles = [imagecodecs.jpeg2k_encode(np.ascontiguousarray(stored[:, at : at + 128]), codecformat="J2K", mct=False, reversible=True, level=0) for at in (0, 128)]
+    how: dict[str, Any] = {"photometric": "rgb", "tile": (128, 128), "compression": compression, "description": "Aperio\n256x128|MPP = 0.5", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "x.svs") as tiff:
+        tiff.write(iter(tiles), shape=colours.shape, dtype=np.uint8, **how)
+    found = load_slide(tmp_path / "x.svs", SlideOptions(mpp=0.5)).pixels.astype(int)
+    assert np.abs(found - colours).max() <= 3
+    assert np.abs(found - np.asarray(openslide.OpenSlide(tmp_path / "x.svs").read_region((0, 0), 0, (256, 128)).convert("RGB"))).max() <= 1
+
+
 def test_the_broken_real_slide_is_refused(real_data):
     with pytest.raises(DataError, match="not a TIFF file, or damaged"):
         load_slide(real_data / "broken/histolab/broken.svs", SlideOptions(mpp=8))
