@@ -80,12 +80,22 @@ class Preprocess(Config):
     size: tuple[int, ...]
     """(height, width) or (depth, height, width) of the encoder's input."""
     fit: Literal["squash", "crop"] = "squash"
-    """`squash` resizes both axes to `size`; `crop` resizes the short side and cuts the centre."""
+    """`squash` resizes every axis to `size`; `crop` resizes the short side of a film and cuts the centre. With `spacing_mm`
+    it has to be `crop`."""
+    spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Resampled to this many mm per pixel, on the axes of `size`, then cut or filled up with black around the centre: a
+    millimetre is as large in every sample. Media that do not say their spacing are refused."""
     channels: int = 3
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     window: tuple[float, float] | None = None
     """(low, high) of stored intensity that become 0 and 1; None: 8-bit as it is, 16-bit by its full range."""
+    windows: tuple[tuple[float, float], ...] = ()
+    """Several windows of a grey film or volume, each a channel: [[-1000, 400], [-160, 240], [300, 2000]] for lung, soft
+    tissue and bone of a CT. `channels`, `mean` and `std` have as many entries."""
+    percentiles: tuple[float, float] | None = None
+    """Window of each film or volume by itself, for units without a meaning (MR): [0.5, 99.5] are the values below and above
+    which lie 0.5 % of all its pixels, before anything is resized."""
 
 
 # --- encoders: medvlm/encoders/KIND.py ---------------------------------------------------------------

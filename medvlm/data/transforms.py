@@ -7,18 +7,27 @@ C channels.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, ShapeError
-from medvlm.core.geometry import Canvas, crop, resize
+from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Medium
 from medvlm.io.images import decode
 
+MAX_RESAMPLED = 1 << 28
+"""Pixels of a film or volume after resampling to a spacing: as float32, 1 GiB."""
+_OURS = {
+    "windows": "a stock image processor knows no windows, and its channels are red, green and blue",
+    "percentiles": "a stock image processor knows no window, least of all one of each image's own",
+    "spacing_mm": "a stock image processor does not know how large a pixel is",
+}
 FULL_RANGE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 PIL_BICUBIC = 3
 
@@ -28,22 +37,14 @@ class MediaTransform:
 
     Films: uint8 or uint16 [H, W] or [H, W, 3] -> float32 [C, H, W]. 8-bit without a window is resized as 8-bit,
     like stock processors do; anything else becomes [0, 1] first and is resized as float, so that 16 bits stay
-    16 bits. Volumes: any numbers [D, H, W] -> float32 [C, D, H, W]. Then (x - mean) / std.
+    16 bits. Volumes: any numbers [D, H, W], or frames in colour [D, H, W, 3] -> float32 [C, D, H, W]. Each window is a
+    channel. Then (x - mean) / std.
     """
 
     def __init__(self, preprocess: Preprocess):
         self.preprocess = preprocess
-        channels, axes = preprocess.channels, len(preprocess.size)
-        if axes not in (2, 3) or (axes == 3 and preprocess.fit == "crop"):
-            raise ShapeError(
-                f"preprocess.size is {preprocess.size} with fit: {preprocess.fit}; "
-                "expected (height, width), or (depth, height, width) with fit: squash"
-            )
-        if not len(preprocess.mean) == len(preprocess.std) == channels or channels not in (1, 3):
-            raise ShapeError(
-                f"preprocess.channels is {channels} with {len(preprocess.mean)} values of mean and {len(preprocess.std)} of std; "
-                "expected 1 or 3 channels and one value each"
-            )
+        axes = len(preprocess.size)
+        _check(preprocess)
         self._mean = torch.tensor(preprocess.mean).reshape(-1, *[1] * axes)
         self._std = torch.tensor(preprocess.std).reshape(-1, *[1] * axes)
         # Stock processors fold the division by 255 into mean and std; in another order the last bit differs.
@@ -54,34 +55,51 @@ class MediaTransform:
         array = decode(stored, member) if isinstance(stored, bytes) else stored
         axes = len(self.preprocess.size)
         size = array.shape[:axes]
-        if size != medium.size or array.shape[axes:] not in (((), (3,)) if axes == 2 else ((),)):
+        if size != medium.size or array.shape[axes:] not in ((), (3,)):
             raise DataError(
                 f"{member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack the data set again"
             )
-        return self._film(array, member) if axes == 2 else self._volume(array, member)
+        if self.preprocess.windows and array.ndim > axes:
+            raise DataError(f"{member}: in colour, and preprocess.windows is for grey media; train it with another encoder")
+        steps = _steps(size, medium.spacing_mm, self.preprocess, member)
+        return self._film(array, steps, member) if axes == 2 else self._volume(array, steps, member)
 
-    def _film(self, array: np.ndarray, member: str) -> tuple[torch.Tensor, Canvas]:
-        as_8bit = array.dtype == np.uint8 and self.preprocess.window is None
-        pixels_CHW = _channels_first(array if as_8bit else _windowed(array, self.preprocess, member), self.preprocess.channels)
-        resized, canvas = _fitted(pixels_CHW, self.preprocess)
+    def _film(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
+        as_8bit = array.dtype == np.uint8 and _is_plain(self.preprocess)
+        scaled = [array] if as_8bit else [_scaled(array, *band) for band in _bands(array, self.preprocess, member)]
+        pixels_CHW = torch.cat([_channels_first(each, 1 if self.preprocess.windows else self.preprocess.channels) for each in scaled])
+        resized = _placed(_bicubic(pixels_CHW, steps.resized), steps)
         if as_8bit:
-            return (resized.float() - self._mean_8bit).div_(self._std_8bit), canvas
-        return (resized - self._mean).div_(self._std), canvas
+            return (resized.float() - self._mean_8bit).div_(self._std_8bit), steps.canvas
+        return (resized - self._mean).div_(self._std), steps.canvas
 
-    def _volume(self, array: np.ndarray, member: str) -> tuple[torch.Tensor, Canvas]:
-        volume_DHW = torch.from_numpy(_windowed(array, self.preprocess, member))
-        resized = _resize_volume(volume_DHW, self.preprocess.size)
-        return (resized[None] - self._mean).div_(self._std), resize(array.shape, self.preprocess.size)
+    def _volume(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
+        if array.ndim == 4:
+            array = _luma(array) if self.preprocess.channels == 1 else array
+        bands = _bands(array, self.preprocess, member)
+        planes = [array] if array.ndim == 3 else [array[..., c] for c in range(3)]
+        resized_CDHW = torch.stack([_resize_volume(torch.from_numpy(_scaled(x, *band)), steps.resized) for band in bands for x in planes])
+        return (_placed(resized_CDHW, steps) - self._mean).div_(self._std), steps.canvas
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Stored pixels are resized to `resized`, and of that `before` pixels are added at the start of each axis (negative: cut) up to `size`."""
+
+    resized: tuple[int, ...]
+    before: tuple[int, ...]
+    size: tuple[int, ...]
+    canvas: Canvas
 
 
 def processor_settings(preprocess: Preprocess) -> dict[str, Any]:
     """Arguments with which CLIPImageProcessor or SiglipImageProcessor does the same to 8-bit images.
 
     Stock processors know 8 bits and no window: images of more bits, or of a source with a window, go through
-    `to_display` first, which costs at most half a grey level. Raises ShapeError for volumes.
+    `to_display` first, which costs at most half a grey level. Raises ShapeError for what they cannot do, see not_stock().
     """
-    if len(preprocess.size) != 2:
-        raise ShapeError(f"preprocess.size is {preprocess.size}: no stock image processor takes volumes; use export.target: custom")
+    if reason := not_stock(preprocess):
+        raise ShapeError(f"preprocess.{reason}; use export.target: custom")
     height, width = preprocess.size
     cut = preprocess.fit == "crop"
     return {
@@ -99,38 +117,86 @@ def processor_settings(preprocess: Preprocess) -> dict[str, Any]:
     }
 
 
+def not_stock(preprocess: Preprocess) -> str | None:
+    """What of it no stock image processor of transformers does, or None."""
+    if len(preprocess.size) != 2:
+        return f"size is {preprocess.size}: no stock image processor takes volumes"
+    for name, why in _OURS.items():
+        if getattr(preprocess, name):
+            return f"{name} is set: {why}"
+    return None
+
+
 def to_display(array: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """Stored pixels as 8-bit of the same shape, black and white at the ends of the window: for eyes and stock processors."""
-    if array.dtype == np.uint8 and preprocess.window is None:
+    """Stored pixels as 8-bit of the same shape, black and white at the ends of the (first) window: for eyes and stock processors."""
+    if array.dtype == np.uint8 and _is_plain(preprocess):
         return array
-    return (_windowed(array, preprocess, "image") * 255 + 0.5).astype(np.uint8)
+    return (_scaled(array, *_bands(array, preprocess, "image")[0]) * 255 + 0.5).astype(np.uint8)
 
 
 def perceived(pixels: torch.Tensor, preprocess: Preprocess) -> np.ndarray:
-    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume."""
+    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume. Of two channels, or of
+    more than three, the first; three windows are shown as colours."""
     shape = (-1, *[1] * (pixels.ndim - 1))
     shown = pixels.cpu() * torch.tensor(preprocess.std).reshape(shape) + torch.tensor(preprocess.mean).reshape(shape)
     if shown.ndim == 4:
         shown = shown[:, shown.shape[1] // 2]
     picture = (shown.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).numpy()
-    is_grey = picture.shape[2] == 1 or (picture == picture[..., :1]).all()
+    is_grey = picture.shape[2] != 3 or (picture == picture[..., :1]).all()
     return np.ascontiguousarray(picture[..., 0] if is_grey else picture)
 
 
-def _windowed(array: np.ndarray, preprocess: Preprocess, member: str) -> np.ndarray:
-    """float32 in [0, 1]: the window, or the full range of an unsigned type."""
-    if preprocess.window is not None:
-        low, high = preprocess.window
-    elif array.dtype in FULL_RANGE:
-        low, high = 0.0, FULL_RANGE[array.dtype]
-    else:
-        raise DataError(
-            f"{member}: {array.dtype} intensities have no full range to scale by; "
-            "set preprocess.window of the encoder, e.g. [-160, 240] for soft tissue in HU"
+def _check(preprocess: Preprocess) -> None:
+    """Raises ShapeError for settings that do not fit together."""
+    channels, axes = preprocess.channels, len(preprocess.size)
+    if axes not in (2, 3) or (axes == 3 and preprocess.fit == "crop" and preprocess.spacing_mm is None):
+        raise ShapeError(
+            f"preprocess.size is {preprocess.size} with fit: {preprocess.fit}; "
+            "expected (height, width), or (depth, height, width) with fit: squash"
         )
-    scaled = (array.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
-    if array.dtype.kind == "f" and not np.isfinite(scaled).all():
+    if preprocess.spacing_mm is not None and (len(preprocess.spacing_mm) != axes or preprocess.fit != "crop"):
+        raise ShapeError(f"preprocess.spacing_mm is {preprocess.spacing_mm} with fit: {preprocess.fit}; expected a spacing for each axis of size, and fit: crop")
+    expected = (len(preprocess.windows),) if preprocess.windows else (1, 3)
+    if not len(preprocess.mean) == len(preprocess.std) == channels or channels not in expected:
+        raise ShapeError(
+            f"preprocess.channels is {channels} with {len(preprocess.mean)} values of mean and {len(preprocess.std)} of std; "
+            f"expected {' or '.join(map(str, expected))} channels and one value each"
+        )
+    if sum((preprocess.window is not None, bool(preprocess.windows), preprocess.percentiles is not None)) > 1:
+        raise ShapeError("preprocess has more than one of window, windows and percentiles; expected one")
+    low, high = preprocess.percentiles or (0, 100)
+    if not 0 <= low < high <= 100 or any(low >= high for low, high in (*preprocess.windows, *filter(None, [preprocess.window]))):
+        raise ShapeError("preprocess has a window, or percentiles, whose first value is not below the second, or beyond 0 and 100 percent")
+
+
+def _is_plain(preprocess: Preprocess) -> bool:
+    return preprocess.window is None and not preprocess.windows and preprocess.percentiles is None
+
+
+def _bands(array: np.ndarray, preprocess: Preprocess, member: str) -> list[tuple[float, float]]:
+    """What becomes 0 and 1: of each window, of the percentiles, or the full range of an unsigned type."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{member}: holds NaN or infinite intensities; repair it in the archive and pack again")
+    if preprocess.windows:
+        return list(preprocess.windows)
+    if preprocess.window is not None:
+        return [preprocess.window]
+    if preprocess.percentiles is not None:
+        low, high = (float(x) for x in np.percentile(array, preprocess.percentiles))
+        if low == high:
+            raise DataError(f"{member}: its percentiles {preprocess.percentiles} are the same value, so nothing can be seen of it; leave it out")
+        return [(low, high)]
+    if array.dtype in FULL_RANGE:
+        return [(0.0, FULL_RANGE[array.dtype])]
+    raise DataError(
+        f"{member}: {array.dtype} intensities have no full range to scale by; "
+        "set preprocess.window of the encoder, e.g. [-160, 240] for soft tissue in HU, or preprocess.percentiles"
+    )
+
+
+def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32 in [0, 1]."""
+    scaled = (array.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
     return np.clip(scaled, 0, 1, out=scaled)
 
 
@@ -152,21 +218,33 @@ def _luma(array: np.ndarray) -> np.ndarray:
     return array @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _fitted(pixels_CHW: torch.Tensor, preprocess: Preprocess) -> tuple[torch.Tensor, Canvas]:
-    """Resized by antialiased bicubic interpolation and, with fit: crop, its centre cut out."""
-    height, width = pixels_CHW.shape[-2:]
-    target_h, target_w = preprocess.size
-    if preprocess.fit == "squash":
-        return _bicubic(pixels_CHW, (target_h, target_w)), resize((height, width), (target_h, target_w))
-    short, edge = min(height, width), max(target_h, target_w)
-    new_h, new_w = int(edge * height / short), int(edge * width / short)
-    top, left = (new_h - target_h) // 2, (new_w - target_w) // 2
-    resized = _bicubic(pixels_CHW, (new_h, new_w))[:, top : top + target_h, left : left + target_w]
-    canvas = resize((height, width), (new_h, new_w)).then(crop((new_h, new_w), top, left, (target_h, target_w)))
-    return resized.contiguous(), canvas
+def _steps(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preprocess: Preprocess, member: str) -> Steps:
+    """To the declared spacing or size, then the centre. Raises DataError where a declared spacing cannot be made."""
+    if preprocess.spacing_mm is not None:
+        if stored_mm is None:
+            raise DataError(f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go without spacing_mm")
+        new = tuple(max(round(n * mm / wanted), 1) for n, mm, wanted in zip(size, stored_mm, preprocess.spacing_mm, strict=True))
+        if math.prod(new) > MAX_RESAMPLED:
+            raise DataError(f"{member}: {size} at {stored_mm} mm become {new}, more than {MAX_RESAMPLED:,} pixels; choose a coarser preprocess.spacing_mm")
+    elif preprocess.fit == "crop":
+        short, edge = min(size), max(preprocess.size)
+        new = tuple(int(edge * n / short) for n in size)
+    else:
+        new = preprocess.size
+    before = tuple((wanted - n) // 2 if wanted > n else -((n - wanted) // 2) for n, wanted in zip(new, preprocess.size, strict=True))
+    centred = Canvas(preprocess.size, (1.0,) * len(size), tuple(map(float, before)))
+    return Steps(new, before, preprocess.size, resize(size, new).then(centred))
 
 
-def _bicubic(pixels_CHW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _placed(resized: torch.Tensor, steps: Steps) -> torch.Tensor:
+    """The centre of the last axes cut out, and black (0) around what is smaller."""
+    if steps.resized == steps.size:
+        return resized
+    ends = [(b, wanted - n - b) for n, b, wanted in zip(steps.resized, steps.before, steps.size, strict=True)]
+    return pad(resized, [n for pair in reversed(ends) for n in pair]).contiguous()
+
+
+def _bicubic(pixels_CHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     if pixels_CHW.shape[-2:] == size:
         return pixels_CHW
     if pixels_CHW.dtype == torch.uint8:

@@ -220,7 +220,11 @@ def _preprocessing(about: About) -> str:
     lines = []
     for name, before in about.preprocess.items():
         fit = "resized to" if before.fit == "squash" else "short side resized, centre cut to"
-        lines.append(f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels, mean {list(before.mean)}, std {list(before.std)}.")
+        if before.spacing_mm:
+            fit = f"resampled to {' x '.join(f'{mm:g}' for mm in before.spacing_mm)} mm, centre cut or filled up with black to"
+        seen = f", windows {[list(w) for w in before.windows]}, each a channel" if before.windows else ""
+        seen += ", window from percentile {:g} to {:g} of each image".format(*before.percentiles) if before.percentiles else ""
+        lines.append(f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels{seen}, mean {list(before.mean)}, std {list(before.std)}.")
         if about.kind != "custom":
             lines.append(WINDOW["window" if before.window else "plain"].format(low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]))
     boxes = (about.recipe["model"].get("boxes") or {}).get("scale")

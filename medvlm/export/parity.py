@@ -58,9 +58,9 @@ def proof_images(seed: int = 0) -> list[np.ndarray]:
 
 
 def proof_media(preprocess: Preprocess, seed: int = 0) -> list[np.ndarray]:
-    """The pictures, or for an encoder of volumes one uint16 volume [D, H, W]."""
+    """The pictures (only grey ones for several windows), or for an encoder of volumes one uint16 volume [D, H, W]."""
     if len(preprocess.size) == 2:
-        return proof_images(seed)
+        return [image for image in proof_images(seed) if image.ndim == 2 or not preprocess.windows]
     return [np.random.default_rng(seed).integers(0, 4096, VOLUME, dtype=np.uint16)]
 
 
@@ -110,7 +110,10 @@ def proof_pixels(preprocess: Mapping[str, Preprocess], folder: Path) -> tuple[di
                 pictures[name, i] = f"{name}.{i}.png"
                 Image.fromarray(array).save(folder / pictures[name, i])
                 stored = (folder / pictures[name, i]).read_bytes()
-            medium = Medium("proof", pictures.get((name, i), "volume"), array.shape[: len(before.size)])
+            size = array.shape[: len(before.size)]
+            # As if stored at 3/4 of a declared spacing: then it is resampled, and cut or filled up.
+            spacing_mm = tuple(0.75 * mm for mm in before.spacing_mm) if before.spacing_mm else None
+            medium = Medium("proof", pictures.get((name, i), "volume"), size, spacing_mm)
             pixels[name, i] = transform(stored, medium.member, medium)[0]
     return pixels, pictures
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medvlm.data.transforms import not_stock
+
 TOWERS = {
     # tower's model_type -> (vision_feature_select_strategy, tokens beside the patches): CLIP has a class token, which
     # "default" drops; SigLIP has none, and "default" would drop the first patch instead.
@@ -33,6 +35,8 @@ def stock_reason(model: Any, stages: Sequence[Any] = ()) -> str | None:
     ((name, encoder),) = model.encoders.items()
     if encoder.kind != "transformers":
         return f"encoders.{name} is of kind {encoder.kind}, and the stock class holds a tower of transformers"
+    if encoder.preprocess is not None and (reason := not_stock(encoder.preprocess)):
+        return f"encoders.{name}.preprocess.{reason}"
     if encoder.preprocess is not None and encoder.preprocess.channels != 3:
         return f"encoders.{name}.preprocess.channels is {encoder.preprocess.channels}, and the stock image processor makes 3 of every image"
     return _dual_reason(stages) if model.language is None else _llava_reason(name, encoder)

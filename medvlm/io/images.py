@@ -82,8 +82,8 @@ def _decode_pillow(data: bytes, member: str, form: str) -> np.ndarray:
             return _pixels(image, member)
     except DataError:
         raise
-    except Exception as reason:  # Pillow raises a dozen types on damaged bytes, from SyntaxError to struct.error
-        raise DataError(f"{member}: a damaged {form} ({type(reason).__name__}: {reason})") from None
+    except Exception as reason:  # Pillow raises a dozen types on damaged bytes; some of its messages hold an address in memory
+        raise DataError(f"{member}: a damaged {form} ({type(reason).__name__})") from None
 
 
 def _pixels(image, member: str) -> np.ndarray:  # type: ignore[no-untyped-def]

@@ -1,5 +1,6 @@
 import csv
 import json
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,65 @@ def test_a_row_with_more_values_than_columns_is_bad(tmp_path):
     (tmp_path / "t.csv").write_text("image\na.png\nb.png,x\n")
     items = list(read(config(), tmp_path))
     assert [type(item) for item in items] == [BadSample, RawSample]
+
+
+# --- files that are no pictures --------------------------------------------------------------------------
+
+
+def one_file(root: Path, name: str, **medium: Any) -> tuple[list[RawSample], list[BadSample]]:
+    (root / "t.csv").write_text(f"image\n{name}\n")
+    card = config(media=[{"file": "{image}", "kind": "it", **medium}])
+    items = list(read(card, root))
+    return samples(items), [item for item in items if isinstance(item, BadSample)]
+
+
+def test_other_kinds_of_files_are_handed_over_with_the_cards_options(tmp_path):
+    """What stands in RawSample.files is called later, in another process: it must pickle, and give what the file holds."""
+    nib = pytest.importorskip("nibabel")
+    tifffile = pytest.importorskip("tifffile")
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    values[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(values, np.diag([-1, -1, 1, 1])), tmp_path / "a.nii.gz")
+    ((raw,), bad) = one_file(tmp_path, "a.nii.gz", unit="HU", nifti={"length": "mm", "nan": 7, "hu": "as_is"})
+    found = pickle.loads(pickle.dumps(raw.files["0"]))()
+    expected = np.where(np.isnan(values), 7, values).transpose(2, 1, 0)
+    assert not bad and np.array_equal(found.pixels, expected)
+    assert (found.unit, found.spacing_mm) == ("HU", (1, 1, 1))
+    pages = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    tifffile.imwrite(tmp_path / "b.tif", pages, metadata=None, photometric="minisblack")
+    ((raw,), _) = one_file(tmp_path, "b.tif", tiff={"page": "all"}, unit="raw")
+    assert np.array_equal(raw.files["0"]().pixels, pages)
+
+
+def test_each_tile_of_a_slide_is_a_medium(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    slide = np.full((128, 192, 3), 240, np.uint8)
+    slide[:64, 64:] = (180, 90, 160)
+    tifffile.imwrite(tmp_path / "s.svs", slide, photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5")
+    ((raw,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 0.5, "tile_px": 64})
+    assert [medium.member for medium in raw.sample.media] == ["0", "1"] == list(raw.files)
+    assert all((pickle.loads(pickle.dumps(call))().pixels == (180, 90, 160)).all() for call in raw.files.values())
+    ((raw,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 1})
+    assert raw.files["0"]().pixels.shape == (64, 96, 3)
+    tifffile.imwrite(tmp_path / "empty.svs", slide[64:], photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5")
+    _, (bad,) = one_file(tmp_path, "empty.svs", slide={"mpp": 0.5, "tile_px": 64})
+    assert bad.reason.startswith("no tile of the slide holds 10% tissue")
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("x.svs", "slide: {mpp: 8}"), ("x.MP4", "video: {fps: 1}")])
+def test_a_kind_that_needs_an_option_is_refused_without_it(name, remedy, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    _, (bad,) = one_file(tmp_path, name)
+    assert remedy in bad.reason
+
+
+def test_a_video_is_called_with_its_options_and_a_dicom_file_is_read(tmp_path):
+    from medvlm.io.dicom.image import load_file
+    from medvlm.io.video import VideoOptions, load_video
+
+    for name in ("v.webm", "d.dcm"):
+        (tmp_path / name).write_bytes(b"")
+    ((raw,), _) = one_file(tmp_path, "v.webm", video={"frames": 4})
+    assert (raw.files["0"].func, raw.files["0"].args) == (load_video, (tmp_path / "v.webm", VideoOptions(frames=4)))
+    ((raw,), _) = one_file(tmp_path, "d.dcm")
+    assert (raw.files["0"].func, raw.files["0"].args) == (load_file, (tmp_path / "d.dcm",))

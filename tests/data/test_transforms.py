@@ -142,3 +142,141 @@ def test_settings_that_do_not_fit_together_are_refused() -> None:
         MediaTransform(Preprocess(size=(8, 8), channels=1))
     with pytest.raises(ShapeError, match="no stock image processor takes volumes"):
         processor_settings(Preprocess(size=(8, 8, 8), channels=1, mean=(0.5,), std=(0.5,)))
+
+
+# --- windows, percentiles, spacing ----------------------------------------------------------------------
+
+PLAIN = {"mean": (0.0,), "std": (1.0,), "channels": 1}
+CT = np.random.default_rng(0).normal(0, 400, (6, 20, 24)).astype(np.int16)
+WINDOWS = ((-1000.0, 400.0), (-160.0, 240.0), (300.0, 2000.0))
+
+
+@pytest.mark.parametrize(("array", "size"), [(CT, (4, 10, 16)), (picture((50, 70), np.uint16), (20, 30))], ids=["volume", "film"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_each_window_is_the_channel_that_it_would_be_alone(array: np.ndarray, size: tuple[int, ...], count: int) -> None:
+    windows = WINDOWS[:count]
+    together = transformed(array, Preprocess(size=size, channels=count, mean=(0.1, 0.2, 0.3)[:count], std=(0.5,) * count, windows=windows))
+    alone = [transformed(array, Preprocess(size=size, channels=1, mean=(0.1 * (i + 1),), std=(0.5,), window=w))[0] for i, w in enumerate(windows)]
+    assert torch.allclose(together, torch.stack(alone), atol=1e-6)
+
+
+def test_percentiles_are_those_of_the_whole_volume_before_it_is_resized() -> None:
+    volume = CT.astype(np.float32)
+    volume[0] += 5000  # of one slice alone they would be others
+    low, high = sorted(volume.ravel())[28], sorted(volume.ravel())[-29]  # 2880 values: the 29th from either end is at 1 %
+    low, high = low + 0.79 * (sorted(volume.ravel())[29] - low), high - 0.79 * (high - sorted(volume.ravel())[-30])  # 0.01 * 2879 = 28.79
+    found = transformed(volume, Preprocess(size=(3, 10, 12), percentiles=(1, 99), **PLAIN))
+    assert torch.allclose(found, transformed(volume, Preprocess(size=(3, 10, 12), window=(low, high), **PLAIN)), atol=1e-5)
+    with pytest.raises(DataError, match="the same value"):
+        transformed(np.zeros((4, 8, 8), np.int16), Preprocess(size=(4, 8, 8), percentiles=(1, 99), **PLAIN))
+
+
+def spaced(array: np.ndarray, spacing_mm: tuple[float, ...] | None, preprocess: Preprocess) -> tuple[torch.Tensor, Any]:
+    axes = len(preprocess.size)
+    return MediaTransform(preprocess)(array, "0.npy", Medium("ct", "0.npy", array.shape[:axes], spacing_mm))
+
+
+@pytest.mark.parametrize("size", [(20, 40, 40), (5, 12, 100), (64, 64, 64)])
+def test_a_block_is_as_large_in_mm_as_it_was_and_where_the_canvas_says(size: tuple[int, ...]) -> None:
+    """A block of 20 x 24 x 16 mm near the middle, stored at 4 x 0.8 x 1.6 mm and resampled to 2 x 2 x 2 mm, then cut or filled up."""
+    stored, spacing = np.zeros((16, 100, 50), np.float32), (4.0, 0.8, 1.6)
+    first, last = (5, 36, 20), (10, 66, 30)
+    stored[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = 1
+    pixels, canvas = spaced(stored, spacing, Preprocess(size=size, spacing_mm=(2, 2, 2), fit="crop", window=(0, 1), **PLAIN))
+    assert pixels.shape == (1, *size)
+    assert canvas.spacing_mm(spacing) == pytest.approx((2, 2, 2), rel=0.01)
+    for axis, (a, b, mm) in enumerate(zip(first, last, spacing, strict=True)):
+        start, end = (x * canvas.scale[axis] + canvas.offset[axis] for x in (a, b))
+        profile = pixels[0].amax(dim=[d for d in range(3) if d != axis])
+        inside = max(min(end, size[axis]) - max(start, 0), 0)
+        assert float(profile.sum()) == pytest.approx(inside, abs=1.1)  # resampled edges are half bright over a pixel
+        if start >= 0 and end <= size[axis]:
+            centre = float((profile * (torch.arange(size[axis]) + 0.5)).sum() / profile.sum())
+            assert centre == pytest.approx((start + end) / 2, abs=0.05)
+            assert float(profile.sum()) * 2 == pytest.approx((b - a) * mm, abs=2.2)
+
+
+def test_at_its_own_spacing_nothing_is_interpolated_only_cut_and_filled_up() -> None:
+    volume = np.random.default_rng(1).random((5, 8, 9)).astype(np.float32)
+    pixels, canvas = spaced(volume, (2.0, 1.0, 1.0), Preprocess(size=(8, 4, 9), spacing_mm=(2, 1, 1), fit="crop", window=(0, 1), **PLAIN))
+    expected = np.zeros((8, 4, 9), np.float32)
+    expected[1:6] = volume[:, 2:6]
+    assert np.allclose(pixels[0], expected, atol=1e-6)
+    assert (canvas.scale, canvas.offset) == ((1, 1, 1), (1, -2, 0))
+
+
+def test_films_follow_a_spacing_too_and_their_boxes_with_them() -> None:
+    """Stored at 0.2 x 0.1 mm per pixel, shown at 0.2 x 0.2: a square of 8 mm is square."""
+    film = np.zeros((60, 200), np.uint8)
+    film[10:50, 60:140] = 255
+    pixels, canvas = spaced(film, (0.2, 0.1), Preprocess(size=(80, 80), spacing_mm=(0.2, 0.2), fit="crop", **PLAIN))
+    assert canvas.to_canvas((60, 10, 140, 50)) == (20, 20, 60, 60)
+    assert pixels[0, 22:58, 22:58].min() > 0.99 and pixels[0, :18].max() == 0 and pixels[0, :, 62:].max() < 0.01
+    assert (pixels[0] > 0.5).sum() == 40 * 40
+
+
+def test_a_spacing_that_cannot_be_made_is_refused_with_the_remedy() -> None:
+    wanted = Preprocess(size=(8, 8, 8), spacing_mm=(1, 1, 1), fit="crop", window=(0, 1), **PLAIN)
+    with pytest.raises(DataError, match=r"does not say its spacing, and preprocess\.spacing_mm needs it"):
+        spaced(CT, None, wanted)
+    with pytest.raises(DataError, match=r"more than 268,435,456 pixels"):
+        spaced(CT, (100.0, 1000.0, 1000.0), wanted)
+
+
+def test_frames_in_colour_are_a_volume_of_three_channels() -> None:
+    frames = np.stack([picture((20, 30, 3), seed=i) for i in range(4)])
+    pixels = MediaTransform(Preprocess(size=(4, 20, 30)))(frames, "0.npy", Medium("video", "0.npy", (4, 20, 30)))[0]
+    assert torch.allclose(pixels, (torch.from_numpy(frames).permute(3, 0, 1, 2) / 255 - 0.5) / 0.5, atol=1e-6)
+    grey = MediaTransform(Preprocess(size=(4, 20, 30), **PLAIN))(frames, "0.npy", Medium("video", "0.npy", (4, 20, 30)))[0]
+    assert np.allclose(grey[0, 1], np.asarray(Image.fromarray(frames[1]).convert("L")) / 255, atol=1e-6)
+    with pytest.raises(DataError, match=r"in colour, and preprocess\.windows is for grey"):
+        MediaTransform(Preprocess(size=(4, 20, 30), windows=WINDOWS))(frames, "0.npy", Medium("video", "0.npy", (4, 20, 30)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"windows": WINDOWS[:2]}, "channels is 3 with 3 values of mean and 3 of std; expected 2"),
+        ({"windows": WINDOWS, "window": (0, 1)}, "more than one of window, windows and percentiles"),
+        ({"percentiles": (1, 99), "window": (0, 1)}, "more than one of window, windows and percentiles"),
+        ({"window": (5, 5)}, "not below the second"), ({"windows": ((0, 1), (2, 1), (0, 1))}, "not below the second"),
+        ({"percentiles": (99, 1)}, "not below the second"), ({"percentiles": (0, 101)}, "beyond 0 and 100"),
+        ({"spacing_mm": (1, 1)}, "fit: squash; expected a spacing for each axis of size, and fit: crop"), ({"spacing_mm": (1, 1, 1), "fit": "crop"}, "a spacing for each axis"),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ShapeError, match=reason):
+        MediaTransform(Preprocess(size=(8, 8), **settings))
+
+
+@pytest.mark.parametrize("settings", [{"windows": WINDOWS}, {"percentiles": (1, 99)}, {"spacing_mm": (1, 1), "fit": "crop"}], ids=lambda s: next(iter(s)))
+def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(settings: dict[str, Any]) -> None:
+    from types import SimpleNamespace
+
+    from medvlm.export.stock import stock_reason
+
+    (name, *_), preprocess = settings, Preprocess(size=(32, 32), **settings)
+    with pytest.raises(ShapeError, match=rf"preprocess\.{name} is set: .*; use export\.target: custom"):
+        processor_settings(preprocess)
+    encoder = SimpleNamespace(kind="transformers", preprocess=preprocess)
+    assert f"encoders.film.preprocess.{name} is set" in (stock_reason(SimpleNamespace(encoders={"film": encoder}, language=None)) or "")
+
+
+def test_every_setting_is_part_of_the_recipes_hash() -> None:
+    from medvlm.recipe import load
+
+    recipe, place = Path(__file__).parents[2] / "recipes" / "phantom_3d.yaml", "model.encoders.volume.preprocess"
+    changes = [
+        [], [f"{place}.window=[-1000, 401]"], [f"{place}.window=null", f"{place}.windows=[[-1000, 400]]"], [f"{place}.window=null", f"{place}.percentiles=[1, 99]"],
+        [f"{place}.spacing_mm=[3, 2, 2]", f"{place}.fit=crop"], [f"{place}.spacing_mm=[3, 2, 2.5]", f"{place}.fit=crop"],
+    ]  # fmt: skip
+    assert len({load(recipe, change).recipe_hash for change in changes}) == len(changes)
+
+
+def test_windows_are_shown_as_colours_or_the_first_of_them() -> None:
+    for count in (2, 3):
+        preprocess = Preprocess(size=(20, 24), channels=count, mean=(0.0,) * count, std=(1.0,) * count, windows=WINDOWS[:count])
+        shown = perceived(transformed(CT[0], preprocess), preprocess)
+        assert shown.shape == ((20, 24, 3) if count == 3 else (20, 24))
+        first = (np.clip((CT[0].astype(np.float32) + 1000) / 1400, 0, 1) * 255 + 0.5).astype(np.uint8)
+        assert np.abs((shown[..., 0] if count == 3 else shown).astype(int) - first).max() <= 1

@@ -9,6 +9,7 @@ from PIL import Image
 
 from medvlm.core.errors import DataError
 from medvlm.io.images import MAX_PIXELS, decode, encode_npy, encode_png, fits_png, suffix_of
+from medvlm.io.strip import bare
 
 
 def saved(image: Image.Image, form: str, **settings: Any) -> bytes:
@@ -143,3 +144,48 @@ def test_the_format_is_told_by_content():
     assert suffix_of(saved(Image.new("L", (1, 1)), "JPEG")) == "jpg"
     assert suffix_of(encode_npy(np.zeros(1))) == "npy"
     assert suffix_of(b"II*\0") == ""
+
+
+# --- real files ------------------------------------------------------------------------------------------
+
+PNGS = {
+    "broken/pillow/broken.png": "a damaged PNG",
+    "broken/pillow/broken_data_stream.png": "a damaged PNG",
+    "broken/pillow/delay_zero_denom.png": "an animated PNG",
+    "broken/pillow/palette_negative.png": "",
+    "broken/pillow/pngtest_bad.png.bin": "not a PNG",
+    "broken/pillow/syntax_num_frames_zero_default.png": "an animated PNG",
+    "broken/pillow/truncated_end_chunk.png": "a damaged PNG",
+    "broken/pillow/truncated_image.png": "a damaged PNG",
+}
+"""Why packing refuses a file; "" where it is read."""
+
+
+def test_every_real_png_has_the_expected_verdict(real_data):
+    """As packing takes it: stripped of what is no pixels, then decoded."""
+    found = [p for folder in ("broken", "volumes") for p in sorted((real_data / folder).rglob("*")) if ".png" in p.name.lower()]
+    assert [str(p.relative_to(real_data)) for p in found] == list(PNGS)
+    for path, reason in zip(found, PNGS.values(), strict=True):
+        if not reason:
+            with Image.open(path) as reference:
+                assert np.array_equal(decode(bare(path.read_bytes(), "x"), "x"), np.asarray(reference.convert("RGB")))
+            continue
+        with pytest.raises(DataError, match=reason):
+            decode(bare(path.read_bytes(), "x"), "x")
+
+
+def test_the_reason_of_a_refusal_is_the_same_every_time():
+    """It goes into the quarantine file, which is the same for the same archive."""
+    cut = encode_png(np.zeros((32, 32), np.uint8))[:40]
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(DataError) as refused:
+            decode(cut, "x")
+        reasons.add(str(refused.value))
+    assert len(reasons) == 1
+
+
+@pytest.mark.parametrize("name", ["16_bit_binary.pgm", "hopper_16bit.pgm"])
+def test_other_formats_are_refused_and_not_converted(name, real_data):
+    with pytest.raises(DataError, match=r"not a PNG, JPEG or \.npy"):
+        decode((real_data / "broken/pillow_odd" / name).read_bytes(), "x")

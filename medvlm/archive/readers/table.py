@@ -14,21 +14,23 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medvlm.archive.media_file import FileOptions, media_of
 from medvlm.archive.records import Format, cell_text, format_of, records, word_for
 from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
 
 
-class TableMedium(Base):
+class TableMedium(FileOptions):
     file: str
-    """Path under the root, e.g. `images/{filename}`."""
+    """Path under the root, e.g. `images/{filename}`: PNG, JPEG or .npy, and by its suffix NIfTI, TIFF, DICOM, a slide or a video."""
     kind: str
     """What the card's `media` calls it."""
     modality: str = ""
-    unit: Literal["display", "HU", "raw"] = "display"
+    unit: Unit | None = None
+    """What the values are; by default `display` for pictures, and what the file says or `raw` for other kinds."""
 
 
 class TableQuestion(Base):
@@ -118,11 +120,15 @@ def filled(template: str, row: Row) -> str:
 
 def _sample(config: Config, root: Path, key: str, rows: list[Numbered], where: str) -> tuple[RawSample, Counter[str]]:
     """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that disagree and for files that are not there."""
-    media, files = [], {}
-    for i, medium in enumerate(config.media):
-        if path := _agreed(medium.file, rows, "the file of a medium"):
-            media.append(Medium(medium.kind, str(i), (), unit=medium.unit, modality=_agreed(medium.modality, rows, "modality")))
-            files[str(i)] = _file(root, path)
+    media: list[Medium] = []
+    files: dict[str, Any] = {}
+    for medium in config.media:
+        if not (path := _agreed(medium.file, rows, "the file of a medium")):
+            continue
+        for file in media_of(_file(root, path), medium, medium.unit):
+            member = str(len(media))
+            media.append(Medium(medium.kind, member, (), unit=medium.unit or "display", modality=_agreed(medium.modality, rows, "modality")))
+            files[member] = file
     asked = [(each.template, _question(each, row, key)) for _, row in rows for each in config.questions]
     sample = Sample(
         key=key, source="", split=_agreed(config.split, rows, "split"), media=tuple(media),

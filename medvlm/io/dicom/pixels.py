@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvlm.core.errors import DataError
+from medvlm.io.codestream import codestream_size
 from medvlm.io.dicom.dataset import text, whole
 from medvlm.io.dicom.header import num_frames
 
@@ -101,26 +102,10 @@ def _check_codestream(dataset: Dataset, index: int, syntax: str) -> None:
     from pydicom.encaps import get_frame
 
     data = get_frame(dataset.PixelData, index, number_of_frames=num_frames(dataset))
-    if (found := _codestream_size(data)) is not None and found != (whole(dataset, "Rows"), whole(dataset, "Columns")):
+    if (found := codestream_size(data)) is not None and found != (whole(dataset, "Rows"), whole(dataset, "Columns")):
         raise DataError("its compressed image has another size than its header says")
     if found is None and syntax != "1.2.840.10008.1.2.5":
         raise DataError("its compressed image is damaged: there is no JPEG or JPEG 2000 header in it")
-
-
-def _codestream_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream."""
-    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 24:
-        width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
-        return height - top, width - left
-    if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file; not allowed in DICOM (PS3.5 A.4.4), but written
-        at = data.find(b"jp2c\xff\x4f\xff\x51")
-        return _codestream_size(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
-    return None
 
 
 def _to_8_bits(colours: np.ndarray) -> np.ndarray:

@@ -1,0 +1,178 @@
+"""NIfTI files to volumes: values after slope and intercept, in one order of axes, with their place in the patient.
+
+Axes: D to the head, H to the back, W to the patient's left: an axial slice [H, W] lies as a radiologist reads it, and
+as io/dicom gives it for the usual axial scan. Voxels are only put in order, never interpolated: an oblique volume stays
+oblique, and its affine says so. x, y, z are the axes as they are stored, x fastest.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Decoded, Unit
+from medvlm.io.nifti_header import Layout, NiftiOptions, layout_of, read_header
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
+SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+Gate = Callable[["Nifti1Header"], None]
+"""Looks at a header, as nibabel has it, before any voxel is read; raises DataError for one that must not be used. Must pickle."""
+MAX_EXACT = 1 << 24
+"""The largest whole number up to which float32 holds all of them."""
+_CHUNK = 1 << 20
+
+
+def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None) -> Decoded:  # noqa: B008 (frozen)
+    """A volume [D, H, W]: int16 (uint8, uint16 as stored) where that is exact, else float32.
+
+    path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: what the card says its values are. Raises DataError
+    for what is damaged, larger than it says, too large, or leaves order, spacing or values open, and what `gate` raises.
+    """
+    try:
+        import nibabel  # noqa: F401
+    except ModuleNotFoundError:
+        raise DataError("reading NIfTI needs nibabel; pip install 'medvlm[nifti]'") from None
+    try:
+        with _opened(_header_file(path)) as (file, size):
+            header, is_pair = read_header(file)
+            if gate is not None:
+                gate(header)
+            layout = layout_of(header, is_pair, options)
+            if not is_pair:
+                values_DHW = _read(file, size, layout, options)
+        if is_pair:
+            with _opened(_data_file(path)) as (file, size):
+                values_DHW = _read(file, size, layout, options)
+    except DataError:
+        raise
+    except OSError as reason:  # BadGzipFile is one
+        what = "its gzip stream is damaged" if isinstance(reason, gzip.BadGzipFile) else "its file cannot be read"
+        raise DataError(f"{what} ({type(reason).__name__})") from None
+    except (EOFError, zlib.error):
+        raise DataError("its gzip stream is cut or damaged; copy the file again") from None
+    except MemoryError:
+        raise DataError("it needs more memory than there is") from None
+    if unit == "HU" and options.hu == "check":
+        _check_hu(values_DHW)
+    return Decoded(values_DHW, layout.spacing_mm, unit, "", layout.affine)
+
+
+# --- the voxels -----------------------------------------------------------------------------------------
+
+
+def _read(file: IO[bytes], size: int | None, layout: Layout, options: NiftiOptions) -> np.ndarray:
+    """[D, H, W], slice by slice as they are stored. size: of a file that is not compressed."""
+    end = layout.offset + layout.skip + layout.num_bytes + layout.rest
+    if size is not None and size < end:
+        raise DataError(f"it ends after {size} of the {end} bytes that its header says; copy it again")
+    file.seek(layout.offset + layout.skip)
+    volume = _Volume(layout)
+    x, y, z = layout.shape
+    for k in range(z):
+        data = file.read(x * y * layout.stored.itemsize)
+        if len(data) < x * y * layout.stored.itemsize:
+            raise DataError(f"it ends within slice {k + 1} of the {z} that its header says; copy it again")
+        volume.put(k, _measured(np.frombuffer(data, layout.stored).reshape((x, y), order="F"), layout, options))
+    file.seek(end)
+    if file.read(_CHUNK).strip(b"\0") or file.read(1):  # reading on to the end also checks the gzip checksum
+        raise DataError("it holds more than its header says")
+    return volume.values_DHW
+
+
+def _measured(slice_XY: np.ndarray, layout: Layout, options: NiftiOptions) -> np.ndarray:
+    """After slope and intercept and with what is not finite filled in: a stored type that fits, else float64."""
+    is_known = np.isfinite(slice_XY) if slice_XY.dtype.kind == "f" else np.True_
+    if not is_known.all() and options.nan is None:
+        raise DataError("it holds NaN or infinite voxels; say what they become, e.g. nifti: {nan: 0}")
+    if (layout.slope, layout.intercept) != (1, 0):
+        slice_XY = slice_XY.astype(np.float64) * layout.slope + layout.intercept
+    return slice_XY if is_known.all() else np.where(is_known, slice_XY, np.float64(options.nan or 0))
+
+
+class _Volume:
+    """Takes stored slices into [D, H, W]: integers as they are (int16 where they are wider), else float32."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._turn, self._shape = layout.turn, layout.shape
+        is_whole = layout.stored.kind in "iu" and layout.slope == int(layout.slope) and layout.intercept == int(layout.intercept)
+        is_plain = (layout.slope, layout.intercept) == (1, 0) and layout.stored.newbyteorder("=") in (np.uint8, np.uint16)
+        kind: Any = layout.stored.newbyteorder("=") if is_plain else np.int16 if is_whole else np.float32
+        self.values_DHW: np.ndarray = np.zeros([layout.shape[i] for i in np.argsort(layout.turn[:, 0])], kind)
+        self._is_whole = is_whole
+
+    def put(self, k: int, slice_XY: np.ndarray) -> None:
+        kind = self.values_DHW.dtype
+        if kind == np.int16 and (slice_XY.min() < -32768 or slice_XY.max() > 32767):
+            self.values_DHW = self.values_DHW.astype(np.float32)
+        if self._is_whole and kind != np.uint16 and max(-float(slice_XY.min()), float(slice_XY.max())) > MAX_EXACT:
+            raise DataError(f"it holds whole numbers beyond {MAX_EXACT:,}, which would be rounded")
+        with np.errstate(over="ignore"):
+            self._as_stored()[:, :, k] = slice_XY
+        if self.values_DHW.dtype == np.float32 and not np.isfinite(self._as_stored()[:, :, k]).all():
+            raise DataError("it holds values beyond what float32 can")
+
+    def _as_stored(self) -> np.ndarray:
+        """The same memory with the axes in the order and direction of the file."""
+        seen = self.values_DHW.transpose(self._turn[:, 0].astype(int))
+        return seen[tuple(slice(None, None, int(step)) for step in self._turn[:, 1])]
+
+
+def _check_hu(values_DHW: np.ndarray) -> None:
+    """As io/dicom: raises DataError for values that no CT has, and what is thinner than air becomes air."""
+    from medvlm.io.dicom.values import AIR_HU, check_hu
+
+    try:
+        check_hu(values_DHW)
+    except DataError as reason:
+        raise DataError(f"{str(reason).partition(';')[0]}; correct the unit in the card, or take them as they are with nifti: {{hu: as_is}}") from None
+    np.maximum(values_DHW, AIR_HU, out=values_DHW)
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def _header_file(path: Path) -> Path:
+    return _beside(path, ".img", ".hdr")
+
+
+def _data_file(path: Path) -> Path:
+    found = _beside(path, ".hdr", ".img")
+    if found == path and not path.name.lower().endswith((".img", ".img.gz")):
+        raise DataError("its header says that the voxels are in another file, and its name is not that of a .hdr/.img pair")
+    return found
+
+
+def _beside(path: Path, suffix: str, other: str) -> Path:
+    """The other file of a pair: name.hdr for name.img, compressed or not. Raises DataError where it is not there."""
+    lower = path.name.lower()
+    for end in (suffix, suffix + ".gz"):
+        if lower.endswith(end):
+            stem = path.name[: -len(end)]
+            for name in (stem + other, stem + other + ".gz"):
+                if path.with_name(name).is_file():
+                    return path.with_name(name)
+            raise DataError(f"the {other} file of a .hdr/.img pair is not there")
+    return path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
+    """The bytes and how many there are, None where that is known at the end only: compressed by content, whatever the name."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+        size = file.seek(0, 2)
+        file.seek(0)
+        if not is_gzip:
+            yield file, size
+            return
+        with gzip.open(file) as inflated:
+            yield inflated, None  # type: ignore[misc]

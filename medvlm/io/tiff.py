@@ -1,0 +1,244 @@
+"""TIFF pages to pixels at the depth they were stored with: strips and tiles, grey and colour, integers and floats.
+
+tifffile parses the file and imagecodecs decodes; sizes, places and kinds are checked before either takes memory for
+them. Errors never show what a tag holds. Axes: H W height, width, S samples (colours).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from medvlm.core.config import Config
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Decoded, Unit
+from medvlm.io.codestream import codestream_size
+from medvlm.io.images import MAX_PIXELS
+from medvlm.io.strip import upright
+from medvlm.io.tiff_values import as_quantity, as_shades, is_shades
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+SUFFIXES = (".tif", ".tiff")
+MAX_PAGES = 4096
+MAX_BYTES = 1 << 29
+"""Of the samples of all pages that are taken: 1000 slices of 512 x 512 in 16 bits."""
+
+_PLAIN, _JPEG = (1, 5, 8, 32773, 32946, 50000), (7,)
+_APERIO_YCBCR = 33003
+_COMPRESSIONS = (*_PLAIN, *_JPEG, _APERIO_YCBCR, 33005, 34712)
+"""None, LZW, deflate (two numbers), PackBits, zstd; JPEG; JPEG 2000 (Aperio's two, and plain). Others, such as fax and
+the old JPEG, are left to converters: what they do to damaged data was not checked."""
+_GREY, _RGB, _PALETTE, _YCBCR = (0, 1), 2, 3, 6
+
+
+class TiffOptions(Config):
+    """What a card says of its TIFF files."""
+
+    page: int | Literal["all"] | None = None
+    """Which page of several, from 0, or `all`: pages of one size are the slices of a volume. By default a file with several
+    is refused. Thumbnails and masks are not counted."""
+
+
+def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | None = None) -> Decoded:  # noqa: B008 (frozen)
+    """An image [H, W] or [H, W, 3], or with `page: all` a volume [D, H, W].
+
+    unit: what the card says; by default `display` for unsigned integers of up to 16 bits, else `raw`. For `display`
+    depths between 8 and 16 bits are stretched to 16, so that the largest value is white; `raw` values stay as they are.
+    The resolution is not taken for a spacing: it is that of a print. Raises DataError.
+    """
+    with opened(path) as tiff:
+        pages = [page for page in all_pages(tiff) if not page.subfiletype & 5]
+        chosen = _chosen(pages, options)
+        for page in chosen:
+            check_page(page)
+            if page.imagewidth * page.imagelength > MAX_PIXELS:
+                raise DataError(f"{page.imagewidth} x {page.imagelength} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it")
+        first = chosen[0]
+        if any(page.shape != first.shape or page.dtype != first.dtype for page in chosen):
+            raise DataError(f"its {len(chosen)} pages differ in size or type; choose one, tiff: {{page: 0}}")
+        if sum(page.nbytes for page in chosen) > MAX_BYTES:
+            raise DataError(f"it takes more than the {MAX_BYTES >> 20} MiB that are decoded; choose one page, or tile it")
+        meant = unit or ("display" if is_shades(first) else "raw")
+        images = [_image(tiff, page, meant) for page in chosen]
+    pixels = np.stack(images) if options.page == "all" else images[0]
+    if pixels.ndim == 4:
+        raise DataError("its pages are in colour: they make no volume; choose one, tiff: {page: 0}")
+    return Decoded(pixels, unit=meant)
+
+
+def _chosen(pages: list[TiffPage], options: TiffOptions) -> list[TiffPage]:
+    if not pages:
+        raise DataError("it has no page with an image")
+    if options.page == "all":
+        return pages
+    if options.page is None and len(pages) > 1:
+        raise DataError(f"it has {len(pages)} pages; choose one, e.g. tiff: {{page: 0}}, or say that they are slices, tiff: {{page: all}}")
+    if not 0 <= (options.page or 0) < len(pages):
+        raise DataError(f"page {options.page} is chosen, and it has {len(pages)} (counted from 0)")
+    return [pages[options.page or 0]]
+
+
+def _image(tiff: TiffFile, page: TiffPage, unit: Unit) -> np.ndarray:
+    samples_HWS = read_area(tiff, page, (0, 0), (page.imagelength, page.imagewidth))
+    image = as_shades(samples_HWS, page) if unit == "display" else as_quantity(samples_HWS, page)
+    turn = page.tags.get(274)  # Orientation
+    return upright(image, turn.value if turn and turn.value in range(1, 9) else 1)
+
+
+# --- what whole slides use too ---------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[TiffFile]:
+    """The file, with whatever goes wrong within as a DataError. tifffile logs damage and goes on; here that is an error."""
+    try:
+        import imagecodecs  # noqa: F401  (tifffile would only say so at the first compressed tile)
+        from tifffile import TiffFile
+    except ModuleNotFoundError:
+        raise DataError("reading TIFF needs tifffile and imagecodecs; pip install 'medvlm[tiff]'") from None
+    try:
+        with _listening() as complaints, path.open("rb") as file, TiffFile(file) as tiff:
+            yield tiff
+            if complaints:
+                raise DataError("its structure is damaged (an IFD, a tag or a tile lies where it cannot)")
+    except DataError:
+        raise
+    except OSError as reason:
+        raise DataError(f"its file cannot be read ({type(reason).__name__})") from None
+    except MemoryError:
+        raise DataError("it needs more memory than there is") from None
+    except Exception as reason:  # tifffile and imagecodecs raise a dozen types, and quote tags
+        raise DataError(f"not a TIFF file, or damaged ({type(reason).__name__})") from None
+
+
+def all_pages(tiff: TiffFile) -> list[TiffPage]:
+    """The pages of the main chain. Raises DataError for a chain that is too long, or runs in a circle."""
+    pages: dict[int, Any] = {}
+    for page in tiff.pages:
+        if len(pages) == MAX_PAGES or page.offset in pages:
+            raise DataError(f"its chain of pages runs in a circle, or is longer than the {MAX_PAGES} that are read")
+        pages[page.offset] = page.aspage()
+    return list(pages.values())
+
+
+def check_page(page: TiffPage) -> None:
+    """Raises DataError for what has no exact form here, and for tiles that cannot be where or what the page says."""
+    if page.compression not in _COMPRESSIONS:
+        raise DataError("its compression is not one that is read (none, LZW, deflate, PackBits, zstd, JPEG, JPEG 2000); convert it without loss")
+    if page.dtype is None or page.dtype.kind not in "biuf" or page.imagedepth != 1 or not isinstance(page.bitspersample, int):
+        raise DataError("its samples are not integers or floats of one depth")
+    photometric, samples = int(page.photometric), page.samplesperpixel
+    grey, colour = photometric in _GREY, photometric == _RGB or (photometric == _YCBCR and page.compression in _JPEG)
+    if not (grey or colour or (photometric == _PALETTE and page.colormap is not None)):
+        raise DataError("its colours are none of grey, RGB, palette and YCbCr in JPEG; convert it to RGB")
+    if samples - len(page.extrasamples) != (3 if colour else 1) or len(page.extrasamples) > 1:
+        raise DataError(f"it has {samples} samples a pixel; expected grey or RGB, with at most an alpha channel")
+    height, width = chunk_size(page)
+    planes = samples if page.planarconfig == 2 else 1
+    expected = planes * math.ceil(page.imagelength / height) * math.ceil(page.imagewidth / width) if height * width else 0
+    if not 0 < height * width <= MAX_PIXELS or min(page.imagelength, page.imagewidth) < 1 or page.dtype.itemsize > 8:
+        raise DataError("its image or its tiles have an impossible size")
+    if not len(page.dataoffsets) == len(page.databytecounts) == expected:
+        raise DataError(f"it has {len(page.dataoffsets)} tiles or strips of the {expected} that its size needs")
+
+
+def chunk_size(page: TiffPage) -> tuple[int, int]:
+    """(height, width) of a tile, or of a strip."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
+def read_area(tiff: TiffFile, page: TiffPage, start: tuple[int, int], size: tuple[int, int], blank: int | None = None) -> np.ndarray:
+    """[H, W, S] from row and column `start` on, as the samples are stored; only the tiles that it touches are decoded.
+
+    The page must have passed check_page(). blank: the value of tiles that were left out of the file, as some scanners
+    do with background; by default such a page is refused.
+    """
+    assert page.dtype is not None
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    area_HWS = np.zeros((*size, page.samplesperpixel), page.dtype)
+    if blank is not None:
+        area_HWS[:] = blank
+    for index, plane, top, left in _touched(page, start, size, planes):
+        data = _chunk_bytes(tiff, page, index)
+        if data is None and blank is not None:
+            continue
+        if data is None:
+            raise DataError("a tile or strip is missing, or reaches beyond the end of the file; copy it again")
+        tile_HWS = _decoded(page, data, index)
+        put_top, put_left = max(top - start[0], 0), max(left - start[1], 0)
+        cut = tile_HWS[max(start[0] - top, 0) :, max(start[1] - left, 0) :][: size[0] - put_top, : size[1] - put_left]
+        place = area_HWS[put_top : put_top + cut.shape[0], put_left : put_left + cut.shape[1]]
+        place[..., slice(plane, plane + 1) if planes > 1 else slice(None)] = cut
+    return area_HWS
+
+
+def _touched(page: TiffPage, start: tuple[int, int], size: tuple[int, int], planes: int) -> Iterator[tuple[int, int, int, int]]:
+    """(index, plane, top, left) of the tiles or strips that share pixels with the area."""
+    height, width = chunk_size(page)
+    down, across = math.ceil(page.imagelength / height), math.ceil(page.imagewidth / width)
+    for plane in range(planes):
+        for row in range(start[0] // height, min(math.ceil((start[0] + size[0]) / height), down)):
+            for column in range(start[1] // width, min(math.ceil((start[1] + size[1]) / width), across)):
+                yield (plane * down + row) * across + column, plane, row * height, column * width
+
+
+def _chunk_bytes(tiff: TiffFile, page: TiffPage, index: int) -> bytes | None:
+    """None for one that was left out, or that is not wholly in the file."""
+    offset, count, file = int(page.dataoffsets[index]), int(page.databytecounts[index]), tiff.filehandle
+    if offset <= 0 or count <= 0 or offset + count > file.size:
+        return None
+    file.seek(offset)
+    return bytes(file.read(count))
+
+
+def _decoded(page: TiffPage, data: bytes, index: int) -> np.ndarray:
+    """[H, W, S] of one tile or strip, cut to the image."""
+    height, width = chunk_size(page)
+    if page.compression not in _PLAIN:
+        found = codestream_size(data)
+        if found is None or found[0] > height or found[1] != width:
+            raise DataError("a compressed tile has another size than the page says")
+    found_DHWS, place, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+    if found_DHWS is None or found_DHWS.shape[1] < min(shape[1], page.imagelength - place[2]):
+        raise DataError("a tile or strip holds fewer pixels than the page says")
+    tile_HWS: np.ndarray = found_DHWS[0, : page.imagelength - place[2], : page.imagewidth - place[3]]
+    return _rgb(tile_HWS) if page.compression == _APERIO_YCBCR and page.samplesperpixel == 3 else tile_HWS
+
+
+def _rgb(tile_HWS: np.ndarray) -> np.ndarray:
+    """Of the luma and chroma that Aperio stores where its page says RGB; imagecodecs gives them as they are."""
+    from PIL import Image
+
+    if tile_HWS.dtype != np.uint8:
+        raise DataError("colours of more than 8 bits in Aperio's JPEG 2000")
+    return np.asarray(Image.frombytes("YCbCr", (tile_HWS.shape[1], tile_HWS.shape[0]), np.ascontiguousarray(tile_HWS).tobytes()).convert("RGB"))
+
+
+@contextmanager
+def _listening() -> Iterator[list[int]]:
+    """Levels of what tifffile logs as an error; nothing of it is shown."""
+    found: list[int] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.levelno)
+
+    logger, listener = logging.getLogger("tifffile"), Listener(logging.ERROR)
+    before = logger.propagate
+    logger.addHandler(listener)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = before

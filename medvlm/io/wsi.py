@@ -1,0 +1,216 @@
+"""Whole slides at a stated scale: the slide as one picture, or the tiles of it that hold tissue.
+
+Through tifffile: Aperio SVS, OME-TIFF and other tiled TIFF pyramids (OpenSlide reads fewer of these, and would be a
+second way into the same files). The label and macro images, which show names, are never touched.
+"Base" pixels are those of the full resolution; mpp is micrometres per pixel. Axes: H W height, width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from medvlm.core.config import Config
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Decoded
+from medvlm.io.images import MAX_PIXELS
+from medvlm.io.tiff import all_pages, check_page, opened, read_area
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+SUFFIXES = (".svs", ".tif", ".tiff")
+OVERVIEW_PX = 16
+"""Side of a tile in the overview in which tissue is looked for."""
+MAX_TILES = 65_536
+_SOURCE_PX = 4096
+"""Side of what is decoded at once."""
+_SAME_SCALE = 1.01
+_PLAUSIBLE_MPP = (0.05, 20.0)
+"""What a resolution tag can mean for a slide; 72 dots per inch would be 353."""
+_TO_UM = {"": 1.0, "µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
+
+
+class SlideOptions(Config):
+    """What of a slide is taken, and at which scale."""
+
+    mpp: float = Field(gt=0)
+    """Micrometres per pixel of what comes out, e.g. 0.5 for tiles (20x), 8 for a whole slide."""
+    tile_px: int = Field(0, ge=0)
+    """Side of the tiles; 0 takes the whole slide as one picture."""
+    tiles: int = Field(16, gt=0)
+    """At most so many, those with the most tissue."""
+    tissue: float = Field(0.1, ge=0, le=1)
+    """Share of a tile that must be tissue; tiles with less are background and left out."""
+    stained: int = Field(15, ge=0, le=255)
+    """A pixel is tissue where its largest and smallest colour differ by so much: stains are coloured; glass, dust and black
+    marker are grey, and JPEG adds up to about 10."""
+    scanned_mpp: float | None = Field(None, gt=0)
+    """Of the full resolution, for files that do not say it; by default they are refused."""
+
+
+def load_slide(path: Path, options: SlideOptions) -> Decoded:
+    """The whole slide, uint8 [H, W, 3]. Raises DataError, also for a scale finer than the slide's."""
+    with _slide(path, options) as slide:
+        return _decoded(slide.area((0, 0), slide.size_at(options.mpp), options.mpp), options)
+
+
+def load_tile(path: Path, options: SlideOptions, row: int, column: int) -> Decoded:
+    """One tile of the grid over the slide, uint8 [tile_px, tile_px, 3]."""
+    with _slide(path, options) as slide:
+        height, width = slide.size_at(options.mpp)
+        top, left, side = row * options.tile_px, column * options.tile_px, options.tile_px
+        if not (0 <= top <= height - side and 0 <= left <= width - side):
+            raise DataError(f"it has no tile in row {row}, column {column}")
+        return _decoded(slide.area((top, left), (side, side), options.mpp), options)
+
+
+def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
+    """(row, column) of the tiles with the most tissue, in the order of rows: at most `tiles`, none with less than `tissue`.
+
+    Only whole tiles count; what is narrower at the right and lower edge is not used. Raises DataError.
+    """
+    with _slide(path, options) as slide:
+        height, width = slide.size_at(options.mpp)
+        rows, columns = height // options.tile_px, width // options.tile_px
+        if not 0 < rows * columns <= MAX_TILES:
+            raise DataError(f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to {MAX_TILES:,}, choose another mpp or tile_px")
+        overview_HW3 = slide.area((0, 0), (rows * OVERVIEW_PX, columns * OVERVIEW_PX), options.mpp * options.tile_px / OVERVIEW_PX)
+    share = tissue_share(overview_HW3, OVERVIEW_PX, options.stained).ravel()
+    best = [int(i) for i in np.argsort(-share, kind="stable") if share[i] >= options.tissue][: options.tiles]
+    return [divmod(i, columns) for i in sorted(best)]
+
+
+def tissue_share(picture_HW3: np.ndarray, tile_px: int, stained: int) -> np.ndarray:
+    """Share of the pixels in each whole tile whose colours differ by `stained` or more, [rows, columns]."""
+    rows, columns = picture_HW3.shape[0] // tile_px, picture_HW3.shape[1] // tile_px
+    is_stained = np.ptp(picture_HW3[: rows * tile_px, : columns * tile_px], axis=2) >= stained
+    return is_stained.reshape(rows, tile_px, columns, tile_px).mean(axis=(1, 3))
+
+
+def _decoded(pixels_HW3: np.ndarray, options: SlideOptions) -> Decoded:
+    return Decoded(pixels_HW3, (options.mpp / 1000, options.mpp / 1000), "display", "SM")
+
+
+# --- an open slide --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Slide:
+    """levels: pages from the finest to the coarsest. mpp: of the base, along rows and columns of pixels (height, width)."""
+
+    tiff: TiffFile
+    levels: list[TiffPage]
+    mpp: tuple[float, float]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.levels[0].imagelength, self.levels[0].imagewidth
+
+    def size_at(self, mpp: float) -> tuple[int, int]:
+        """(height, width) of the whole slide at that scale. Raises DataError for one that the slide does not have."""
+        if max(self.mpp) > mpp * _SAME_SCALE:
+            raise DataError(f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, and {mpp:g} is asked for: details cannot be invented")
+        height, width = (int(n * own / mpp + 1e-6) for n, own in zip(self.size, self.mpp, strict=True))
+        if not height * width:
+            raise DataError(f"at {mpp:g} micrometres per pixel nothing is left of it")
+        return height, width
+
+    def area(self, start: tuple[int, int], out: tuple[int, int], mpp: float) -> np.ndarray:
+        """uint8 [*out, 3] from row and column `start` on, both at `mpp`: each pixel the mean of the base pixels that it covers."""
+        if math.prod(out) > MAX_PIXELS:
+            raise DataError(f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded; choose a larger mpp")
+        page = self._level(min(mpp / own for own in self.mpp))
+        # Pixels of the level per pixel of the result.
+        step = mpp / self.mpp[0] * page.imagelength / self.size[0], mpp / self.mpp[1] * page.imagewidth / self.size[1]
+        origin = start[0] * step[0], start[1] * step[1]
+        block = max(int(_SOURCE_PX / max(step)), 1)
+        made_HW3 = np.empty((*out, 3), np.uint8)
+        for y in range(0, out[0], block):
+            for x in range(0, out[1], block):
+                here = made_HW3[y : y + block, x : x + block]
+                here[:] = self._block(page, (origin[0] + y * step[0], origin[1] + x * step[1]), step, here.shape[:2])
+        return made_HW3
+
+    def _level(self, step: float) -> TiffPage:
+        """The coarsest level that still has a pixel for each of `step` base pixels."""
+        fits = [page for page in self.levels if self.size[0] / page.imagelength <= step * _SAME_SCALE]
+        return fits[-1] if fits else self.levels[0]
+
+    def _block(self, page: TiffPage, origin: tuple[float, float], step: tuple[float, float], out: tuple[int, int]) -> np.ndarray:
+        from PIL import Image
+
+        near = [min(math.floor(o), n - 1) for o, n in zip(origin, (page.imagelength, page.imagewidth), strict=True)]
+        end = [o + s * n for o, s, n in zip(origin, step, out, strict=True)]
+        # An end that rounding moved past a pixel's edge must not ask for the next one.
+        far = [min(math.ceil(e - 1e-6), n) for e, n in zip(end, (page.imagelength, page.imagewidth), strict=True)]
+        size = max(far[0] - near[0], 1), max(far[1] - near[1], 1)
+        source_HW3 = read_area(self.tiff, page, (near[0], near[1]), size, blank=255)
+        inner = origin[1] - near[1], origin[0] - near[0], min(end[1] - near[1], size[1]), min(end[0] - near[0], size[0])
+        if size == out and max(abs(inner[0]), abs(inner[1])) < 1e-6:
+            return source_HW3
+        return np.asarray(Image.fromarray(source_HW3).resize((out[1], out[0]), Image.Resampling.BOX, box=inner))
+
+
+@contextmanager
+def _slide(path: Path, options: SlideOptions) -> Iterator[_Slide]:
+    with opened(path) as tiff:
+        pages = all_pages(tiff)
+        if not pages:
+            raise DataError("it has no page with an image")
+        levels = _levels(pages)
+        own = (options.scanned_mpp, options.scanned_mpp) if options.scanned_mpp else _mpp(pages[0])
+        if own is None:
+            raise DataError("it does not say how many micrometres a pixel is (Aperio MPP, OME PhysicalSizeX, or a resolution); say slide: {scanned_mpp: ...}")
+        yield _Slide(tiff, levels, own)
+
+
+def _levels(pages: list[TiffPage]) -> list[TiffPage]:
+    """The base and its tiled reductions of the same shape, whether they follow it or hang below it (SubIFDs)."""
+    base = pages[0]
+    below = [page.aspage() for page in base.pages or ()] if base.subifds else []
+    found = [base]
+    for page in (*pages[1:], *below):
+        if page.is_tiled and page.samplesperpixel == base.samplesperpixel and 0 < page.imagelength < base.imagelength and page.imagewidth > 0:
+            down, across = base.imagelength / page.imagelength, base.imagewidth / page.imagewidth
+            if abs(down / across - 1) < max(0.02, 2 / min(page.imagelength, page.imagewidth)):
+                found.append(page)
+    for page in found:
+        check_page(page)
+        if page.dtype != np.uint8 or page.samplesperpixel != 3:
+            raise DataError("it is no slide in 8-bit RGB; fluorescence and grey slides are not read")
+    return sorted(found, key=lambda page: -page.imagelength)
+
+
+def _mpp(page: TiffPage) -> tuple[float, float] | None:
+    """Along (height, width), from what the base page says; None where it does not."""
+    aperio = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description)
+    if aperio and page.description.startswith("Aperio"):
+        found = [_number(aperio[1])] * 2
+    elif pixels := re.search(r"<Pixels\s[^>]*>", page.description):
+        found = [_ome_um(pixels[0], axis) for axis in "YX"]
+    else:
+        per_um = {3: 1e4, 2: 25400.0}.get(int(page.resolutionunit))
+        found = [per_um / n if per_um and n > 0 else 0.0 for n in reversed(page.resolution)]
+    low, high = _PLAUSIBLE_MPP
+    return (found[0], found[1]) if all(low <= x <= high for x in found) else None
+
+
+def _ome_um(pixels: str, axis: str) -> float:
+    size, unit = (re.search(rf'\sPhysicalSize{axis}{end}="([^"]*)"', pixels) for end in ("", "Unit"))
+    return _number(size[1] if size else "") * _TO_UM.get(unit[1] if unit else "", 0.0)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
