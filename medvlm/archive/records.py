@@ -21,9 +21,9 @@ def format_of(name: str) -> Format:
     raise DataError(f"{name}: cannot tell the format by its name; set reader.format to {', '.join(get_args(Format))}")
 
 
-def word_for(form: Format) -> str:
-    """What the numbers of records() count."""
-    return "record" if form == "json" else "line"
+def word_for(name: str, form: Format | None = None) -> str:
+    """What the numbers of the rows of a file count. form: by the suffix when absent."""
+    return "line" if (form or name.lower().rpartition(".")[2]) in ("csv", "tsv", "jsonl") else "record"
 
 
 def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
@@ -39,6 +39,14 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
                 yield from ((number, _parsed(line, f"{path}:{number}")) for number, line in enumerate(file, 1) if line.strip())
             else:
                 yield from enumerate(_listed(file.read(), str(path)), 1)
+    except UnicodeDecodeError as reason:
+        raise DataError(f"{path}: not UTF-8 (byte {reason.start}); convert it, e.g. with iconv") from None
+
+
+def document(path: Path) -> Any:
+    """The content of a JSON file. Raises DataError for a file that is none, or not UTF-8."""
+    try:
+        return _parsed(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError as reason:
         raise DataError(f"{path}: not UTF-8 (byte {reason.start}); convert it, e.g. with iconv") from None
 
