@@ -36,7 +36,8 @@ class Prior(Config):
     of: str
     """Template of whose studies follow each other: the patient."""
     order: tuple[str, ...] = Field(min_length=1)
-    """Columns of numbers (a date, a time, a day) by which rows are earlier or later. Rows with equal ones are of one time."""
+    """Columns of numbers (a date, a time, a day) by which rows are earlier or later, with a `-` before one that counts back.
+    Rows with equal ones are of one time."""
     needed: bool = False
     """Rows without an earlier one are left out."""
 
@@ -97,7 +98,7 @@ class Columns:
         self._config, self._root = config, root
         plain = {column.removeprefix(PRIOR) if config.prior else column for column in wanted}
         if config.prior:
-            plain |= {*columns_in(config.prior.of), *config.prior.order}
+            plain |= {*columns_in(config.prior.of), *(column.removeprefix("-") for column in config.prior.order)}
         plain |= {column for template in config.texts.values() for column in columns_in(template)}
         plain |= {column for join in config.join for column in join.on} | set(config.parts)
         self.added = {name for pattern in config.parts.values() for name in re.compile(pattern).groupindex} | set(config.texts)
@@ -138,8 +139,6 @@ class Columns:
 def _joined(join: Join, root: Path, wanted: set[str]) -> dict[tuple[str, ...], Row]:
     """Values of `on` -> the row."""
     path = root / join.file
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such table; join.file of the card is relative to the root {root}")
     rows: dict[tuple[str, ...], Row] = {}
     for number, record in records(path, join.format or format_of(join.file)):
         if not isinstance(record, dict) or (missing := [name for name in join.on if name not in record]):
@@ -175,7 +174,7 @@ def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
 def _numbers(row: Row, columns: tuple[str, ...]) -> tuple[float, ...] | None:
     """None where one of them is not a number: such a row has no place in time."""
     try:
-        found = tuple(float(row[column]) for column in columns)
+        found = tuple(-float(row[column[1:]]) if column.startswith("-") else float(row[column]) for column in columns)
     except ValueError:
         return None
     return found if all(map(math.isfinite, found)) else None

@@ -35,9 +35,6 @@ class ObjectQuestions(Config):
 class AsksAboutObjects(Config):
     """What the cards of all readers of boxes have in common."""
 
-    medium: str
-    """What the card's `media` calls the images."""
-    modality: str = ""
     classes: dict[str, ObjectClass]
     """By the names in the archive. Objects of other classes are left out."""
     count: ObjectQuestions | None = None

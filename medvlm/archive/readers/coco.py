@@ -28,6 +28,9 @@ class Config(AsksAboutObjects):
     """The JSON file, under the root; or, where each split has one, split -> file."""
     images: str = "."
     """Folder that the images' `file_name` is relative to, under the root."""
+    medium: str
+    """What the card's `media` calls the images."""
+    modality: str = ""
     patient: str = ""
     """Template of the fields of an image; those of a record within it are joined by a dot, e.g. {metadata.patientid}."""
 

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from medvlm.archive import arrow_files
 from medvlm.archive.columns import Columns, Row, columns_in, file_in
+from medvlm.archive.objects import AsksAboutObjects, questions, sorted_in
 from medvlm.archive.readers.table import Numbered, Rows, agreed, check_columns, columns_of, grouped, place_of, row_of, sample_of
+from medvlm.archive.records import cell_text
 from medvlm.archive.split_files import Files, by_split
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium
-
-ROWS_AT_ONCE = 64
-"""Of which the images are in memory."""
+from medvlm.core.sample import Box, Medium
 
 _IMAGES = "{digest of the images}"
+_OBJECTS = "objects of the row"
 
 
 class HfMedium(Base):
@@ -37,12 +41,23 @@ class HfMedium(Base):
     unit: Literal["display", "HU", "raw"] = "display"
 
 
+class HfObjects(AsksAboutObjects):
+    places: str
+    """Column of the list of boxes in a row."""
+    named: str
+    """Column of their class, one for all of a row or a list with one for each."""
+    form: Literal["xyxy", "xywh"] = "xyxy"
+    """Two corners, or the upper left corner, width and height; in pixels."""
+
+
 class Config(Rows):
     kind: Literal["hf_dataset"]
     file: Files
     """Under the root: a parquet or arrow file, a folder of them (as save_to_disk makes it), or a pattern such as
     data/train-*.parquet; or, where each split has its own, split -> one of these."""
     media: tuple[HfMedium, ...] = Field(min_length=1)
+    objects: HfObjects | None = None
+    """What there is on the first medium."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
@@ -54,7 +69,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     first = {rows[0][:2]: (key, rows) for key, rows in samples.items()}
     for _, file in _files(config, root):
         name = file.relative_to(root).as_posix()
-        for number, record in _records(file, [medium.column for medium in config.media]):
+        for number, record in arrow_files.rows(file, [medium.column for medium in config.media]):
             if (name, number) in first:
                 yield from _sample(config, root, *first[name, number], record)
 
@@ -62,13 +77,14 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
 def count(config: Config, root: Path | None) -> int:
     """Of rows: how many samples they make is known once all images are read."""
     assert root is not None, "a data set has a root"
-    return sum(1 for _, file in _files(config, root) for _ in _records(file, []))
+    return sum(1 for _, file in _files(config, root) for _ in arrow_files.rows(file, []))
 
 
 def _sample(config: Config, root: Path, key: str, rows: list[Numbered], record: dict[str, Any]) -> Iterator[RawSample | BadSample | LeftOut]:
     where = place_of(rows)
     try:
         agreed(_IMAGES, rows, "their images")
+        left_out: Counter[str] = Counter()
         media: list[Medium] = []
         files: dict[str, bytes | Path] = {}
         for each in config.media:
@@ -77,28 +93,60 @@ def _sample(config: Config, root: Path, key: str, rows: list[Numbered], record: 
                 files[str(len(media))] = _image(image, root)
                 media.append(Medium(each.kind, str(len(media)), (), unit=each.unit, modality=modality))
         raw, unasked = sample_of(config, key, rows, tuple(media), files, where)
+        if config.objects:
+            boxes, left_out = sorted_in([found for _, _, row in rows for found in json.loads(row[_OBJECTS])], (0, 0), config.objects.classes)
+            asked = (*raw.sample.questions, *questions(config.objects, boxes, key))
+            raw = replace(raw, sample=replace(raw.sample, questions=asked))
     except DataError as reason:
         yield BadSample(key, str(reason), where)
         return
+    yield from (LeftOut(why, n) for why, n in left_out.items())
     yield from (LeftOut(f"no text or no answer for the question {template}", n) for template, n in unasked.items())
     yield raw
 
 
 def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, int, Row | str]]:
     images = [medium.column for medium in config.media]
+    objects = {config.objects.places, config.objects.named} if config.objects else set()
     seen = set(columns.seen)
     for split, file in _files(config, root):
-        found, classes = _schema(file)
-        if missing := [name for name in images if name not in found]:
-            raise DataError(f"{file}: no column {missing[0]!r} of images (found {', '.join(sorted(found))})")
+        found, classes = arrow_files.schema(file)
+        if missing := [name for name in (*images, *sorted(objects)) if name not in found]:
+            raise DataError(f"{file}: no column {missing[0]!r} (found {', '.join(sorted(found))})")
         seen |= found
-        for number, record in _records(file, sorted((columns.own | set(images)) & found)):
+        for number, record in arrow_files.rows(file, sorted((columns.own | set(images) | objects) & found)):
             for column in classes.keys() & record.keys():
                 record[column] = _class_name(record[column], classes[column])
-            digest = _digest([record.pop(name) for name in dict.fromkeys(images)], root)
-            row = row_of(record, columns, config, split)
-            yield file.relative_to(root).as_posix(), number, row if isinstance(row, str) else {**row, _IMAGES[1:-1]: digest}
+            yield file.relative_to(root).as_posix(), number, _row(config, root, record, columns, split)
     check_columns(columns, seen, root)
+
+
+def _row(config: Config, root: Path, record: dict[str, Any], columns: Columns, split: str) -> Row | str:
+    """The row with what is known of its images and objects, or what is wrong with it."""
+    row = row_of(record, columns, config, split)
+    if isinstance(row, str):
+        return row
+    try:
+        objects = _objects(config.objects, record) if config.objects else []
+    except DataError as reason:
+        return str(reason)
+    return {**row, _IMAGES[1:-1]: _digest([record[medium.column] for medium in config.media], root), _OBJECTS: json.dumps(objects)}
+
+
+def _objects(config: HfObjects, record: dict[str, Any]) -> list[tuple[str, Box]]:
+    boxes, names = record[config.places], record[config.named]
+    if boxes is None:
+        return []
+    names = names if isinstance(names, list) else [names] * len(boxes)
+    if not isinstance(boxes, list) or len(names) != len(boxes):
+        raise DataError(f"{config.places} and {config.named} are not lists of one length")
+    found = []
+    for name, box in zip(names, boxes, strict=True):
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in box):
+            raise DataError(f"{config.places} holds a box that is not made of four numbers")
+        x, y, to_x, to_y = map(float, box)
+        found.append((cell_text(name) or "", (x, y, to_x, to_y) if config.form == "xyxy" else (x, y, x + to_x, y + to_y)))
+    return found
 
 
 def _class_name(value: Any, names: list[str]) -> Any:
@@ -107,15 +155,15 @@ def _class_name(value: Any, names: list[str]) -> Any:
 
 
 def _digest(values: list[Any], root: Path) -> str:
-    """Of all images of a row; "" where one of them cannot be had."""
-    total = hashlib.blake2b(digest_size=16)
+    """Of all images of a row; "" where there are none, or one of them cannot be had."""
     try:
-        for image in (image for value in values for image in _listed(value)):
-            found = _image(image, root)
-            total.update(hashlib.blake2b(found if isinstance(found, bytes) else found.read_bytes()).digest())
+        images = [_image(image, root) for value in values for image in _listed(value)]
     except DataError:
         return ""
-    return total.hexdigest()
+    total = hashlib.blake2b(digest_size=16)
+    for image in images:
+        total.update(hashlib.blake2b(image if isinstance(image, bytes) else image.read_bytes()).digest())
+    return total.hexdigest() if images else ""
 
 
 def _listed(value: Any) -> list[Any]:
@@ -154,68 +202,3 @@ def _files_of(root: Path, name: str) -> list[Path]:
             raise DataError(f"{state}: does not list the files of a data set ({type(reason).__name__})") from None
     paths = folder.iterdir() if folder.is_dir() else root.glob(name)
     return sorted(path for path in paths if path.suffix in (".parquet", ".arrow"))
-
-
-def _schema(file: Path) -> tuple[set[str], dict[str, list[str]]]:
-    """The columns, and the names of the classes of those that hold their numbers."""
-    with _Reader(file) as reader:
-        try:
-            features = json.loads((reader.schema.metadata or {})[b"huggingface"])["info"]["features"]
-            classes = {name: feature["names"] for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # written by something else than `datasets`
-            classes = {}
-        return set(reader.schema.names), classes
-
-
-def _records(file: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
-    with _Reader(file) as reader:
-        for batch in reader.batches(columns):
-            records = batch.to_pylist() if columns else [{}] * batch.num_rows
-            for record in records:
-                number += 1
-                yield number, record
-
-
-class _Reader:
-    """A parquet or arrow file. Raises DataError for one that is damaged."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def __enter__(self) -> _Reader:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-
-        self._damage = (pyarrow.ArrowException, OSError)
-        try:
-            if self._file.suffix == ".parquet":
-                self._source: Any = pyarrow.parquet.ParquetFile(self._file)
-                self.schema = self._source.schema_arrow
-            else:  # `datasets` writes streams; files of the other form say so
-                self._source = pyarrow.memory_map(str(self._file))
-                is_file = self._source.read(6) == b"ARROW1"
-                self._source.seek(0)
-                self._stream = pyarrow.ipc.open_file(self._source) if is_file else pyarrow.ipc.open_stream(self._source)
-                self.schema = self._stream.schema
-        except self._damage as reason:
-            raise DataError(f"{self._file}: cannot be read as {self._file.suffix[1:]} ({type(reason).__name__})") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._source.close()
-
-    def batches(self, columns: list[str]) -> Iterator[Any]:
-        """Of at most ROWS_AT_ONCE rows, with these columns (all where none are named: only their number matters then)."""
-        try:
-            if self._file.suffix == ".parquet":
-                yield from self._source.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns or self.schema.names[:1])
-                return
-            stream = self._stream
-            whole = (stream.get_batch(i) for i in range(stream.num_record_batches)) if hasattr(stream, "num_record_batches") else stream
-            for batch in whole:
-                part = batch.select(columns) if columns else batch
-                yield from (part.slice(start, ROWS_AT_ONCE) for start in range(0, part.num_rows, ROWS_AT_ONCE))
-        except self._damage as reason:
-            raise DataError(f"{self._file}: is damaged ({type(reason).__name__})") from None

@@ -34,8 +34,8 @@ class Config(Base):
     medium: str
     """What the card's `media` calls the images."""
     modality: str = ""
-    turns: str = "conversations"
-    """Key of the turns: some archives of this form write it otherwise."""
+    turns: tuple[str, ...] = ("conversations", "conversatons")
+    """Keys of the turns, of which a record has one; the second is how LLaVA-Med spells it."""
     task: Literal["open", "report"] = "open"
     """`report` where the answers are long texts, such as captions."""
     choices: tuple[str, ...] = ()
@@ -50,8 +50,6 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     """One sample a record, in the order of the file. Raises DataError for a file that is not of the format."""
     assert root is not None, "conversations have a root"
     for split, name in by_split(config.file):
-        if not (root / name).is_file():
-            raise DataError(f"{root / name}: there is no such file; reader.file of the card is relative to the root {root}")
         for number, record in records(root / name, config.format or format_of(name)):
             where = f"{word_for(name, config.format)} {number} of {name}"
             try:
@@ -91,9 +89,9 @@ def _questions(config: Config, record: dict[str, Any], num_images: int) -> Itera
 
 def _turns(config: Config, record: dict[str, Any]) -> list[tuple[str, str]]:
     """What was asked and what was answered. Raises DataError for turns that do not alternate, and for empty ones."""
-    turns = record.get(config.turns)
+    turns = next((record[name] for name in config.turns if name in record), None)
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
-        raise DataError(f"has no turns of `from` and `value` under {config.turns!r} (reader.turns of the card names their key)")
+        raise DataError(f"has no turns of `from` and `value` under {' or '.join(config.turns)} (reader.turns of the card names their key)")
     spoken = [(turn.get("from"), turn["value"].strip()) for turn in turns if turn.get("from") != "system"]
     if not spoken or len(spoken) % 2 or [who for who, _ in spoken] != ["human", "gpt"] * (len(spoken) // 2):
         raise DataError("its turns do not go from human to gpt and back, ending with gpt")

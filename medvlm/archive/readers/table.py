@@ -32,6 +32,8 @@ class TableMedium(Base):
     """What the card's `media` calls it."""
     modality: str = ""
     unit: Literal["display", "HU", "raw"] = "display"
+    many: bool = False
+    """The rows of a sample may name several files, such as the views of a study: each is a medium, in the order of the rows."""
 
 
 class TableQuestion(Base):
@@ -145,11 +147,17 @@ def place_of(rows: list[Numbered], form: Format | None = None) -> str:
 
 def _media(config: Config, root: Path, rows: list[Numbered]) -> tuple[tuple[Medium, ...], dict[str, Path]]:
     """Raises DataError for files that are not there."""
-    media, files = [], {}
-    for i, medium in enumerate(config.media):
-        if path := agreed(medium.file, rows, "the file of a medium"):
-            media.append(Medium(medium.kind, str(i), (), unit=medium.unit, modality=agreed(medium.modality, rows, "modality")))
-            files[str(i)] = file_in(root, path)
+    media: list[Medium] = []
+    files = {}
+    for medium in config.media:
+        if medium.many:
+            paths = list(dict.fromkeys(path for _, _, row in rows if (path := filled(medium.file, row))))
+        else:
+            paths = [path for path in [agreed(medium.file, rows, "the file of a medium")] if path]
+        for path in paths:
+            member = str(len(media))
+            media.append(Medium(medium.kind, member, (), unit=medium.unit, modality=agreed(medium.modality, rows, "modality")))
+            files[member] = file_in(root, path)
     return tuple(media), files
 
 
@@ -214,10 +222,7 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
     """Raises DataError for a table that cannot be read and for a column of the card that no row has."""
     seen = set(columns.seen)
     for split, name in by_split(config.file):
-        path = root / name
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such table; reader.file of the card is relative to the root {root}")
-        for number, record in records(path, config.format or format_of(name)):
+        for number, record in records(root / name, config.format or format_of(name)):
             if isinstance(record, dict):
                 seen.update(column for column in record if column is not None)
             yield name, number, row_of(record, columns, config, split)

@@ -28,6 +28,9 @@ class Config(AsksAboutObjects):
     """Folder of the XML files, under the root."""
     images: str
     """Folder of the images; an image is found by the name of its XML file, whatever it is called within."""
+    medium: str
+    """What the card's `media` calls the images."""
+    modality: str = ""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
