@@ -103,8 +103,8 @@ class Columns:
         plain |= {column for join in config.join for column in join.on} | set(config.parts)
         self.added = {name for pattern in config.parts.values() for name in re.compile(pattern).groupindex} | set(config.texts)
         self.own = plain - self.added
-        self._joined = [(join, _joined(join, root, self.own)) for join in config.join]
-        self.seen = {column for _, rows in self._joined for row in rows.values() for column in row}
+        self.seen: set[str] = set()
+        self._joined = [(join, _joined(join, root, self.own, self.seen)) for join in config.join]
         self.left_out: Counter[str] = Counter()
 
     def complete(self, row: Row) -> None:
@@ -136,13 +136,14 @@ class Columns:
             raise DataError(f"its text {column} is not UTF-8 (byte {reason.start})") from None
 
 
-def _joined(join: Join, root: Path, wanted: set[str]) -> dict[tuple[str, ...], Row]:
-    """Values of `on` -> the row."""
+def _joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> dict[tuple[str, ...], Row]:
+    """Values of `on` -> the row, of the wanted columns; adds all columns to `seen`."""
     path = root / join.file
     rows: dict[tuple[str, ...], Row] = {}
     for number, record in records(path, join.format or format_of(join.file)):
         if not isinstance(record, dict) or (missing := [name for name in join.on if name not in record]):
             raise DataError(f"{path}: record {number} has no column {missing[0]!r}" if isinstance(record, dict) else f"{path}: record {number} is not a row")
+        seen.update(column for column in record if column is not None)
         row = {column: cell_text(value) or "" for column, value in record.items() if column in wanted}
         key = tuple(row[name] for name in join.on)
         if rows.setdefault(key, row) != row:
