@@ -41,10 +41,12 @@ class _Reader:
         self._file = file
 
     def __enter__(self) -> _Reader:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-
+        try:
+            import pyarrow
+            import pyarrow.ipc
+            import pyarrow.parquet
+        except ModuleNotFoundError:
+            raise DataError(f"{self._file}: is read by pyarrow, which is not installed; pip install 'medvlm[archives]'") from None
         self._damage = (pyarrow.ArrowException, OSError)
         try:
             if self._file.suffix == ".parquet":

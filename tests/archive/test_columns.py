@@ -122,7 +122,7 @@ def test_a_text_that_cannot_be_read_is_one_bad_sample(tmp_path, path, data, reas
 # --- the study before --------------------------------------------------------------------------------
 
 
-PAIRS = {
+PAIRS: dict[str, Any] = {
     "key": "{image}",
     "prior": {"of": "{who}", "order": ["day"]},
     "media": [{"file": "{prior.image}", "kind": "film"}, {"file": "{image}", "kind": "film"}],

@@ -12,7 +12,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Truth
 from medvlm.io.images import encode_png
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "kind": "folder", "images": r"images/(?P<who>\d+)(?P<eye>[LR])\.png", "medium": "fundus", "patient": "{who}",
     "classes": {"cell": {"one": "cell", "many": "cells"}},
     "masks": [{"of": "cell", "files": "masks/{who}{eye}*.png", "holds": "object"}],
@@ -167,7 +167,7 @@ def test_a_mask_out_of_the_root_is_refused(tmp_path):
 def test_volumes_without_masks_are_described_by_their_path(tmp_path):
     (tmp_path / "ct.nii.gz").write_bytes(b"x")
     card = {"kind": "folder", "images": r"(?P<what>ct|mr)\.nii\.gz", "medium": "volume", "modality": "{what}", "unit": "HU", "rename": {"what": {"ct": "CT"}}}
-    (raw,) = read(Config.model_validate(card), tmp_path)
+    (raw,) = list[Any](read(Config.model_validate(card), tmp_path))
     medium = raw.sample.media[0]
     assert (medium.kind, medium.modality, medium.unit, medium.size) == ("volume", "CT", "HU", ()) and raw.sample.report == ""
 

@@ -126,7 +126,7 @@ def test_an_image_may_be_bytes_a_list_or_a_file_beside(tmp_path):
 @pytest.mark.parametrize("value", [None, {"bytes": None, "path": None}, {"bytes": b"", "path": "x"}, {"bytes": None, "path": "../x.png"}])
 def test_a_row_without_an_image_is_bad_and_the_rest_is_read(tmp_path, value):
     written(tmp_path, [{**ROWS[0], "image": value}, {**ROWS[2], "image": value}, ROWS[1]])
-    items = list(read(config(), tmp_path))
+    items = list[Any](read(config(), tmp_path))
     assert [type(item) for item in items] == [BadSample, BadSample, RawSample]
     assert items[-1].files == {"0": PNG[1]}
 
@@ -134,7 +134,7 @@ def test_a_row_without_an_image_is_bad_and_the_rest_is_read(tmp_path, value):
 def test_boxes_of_a_column_are_asked_about(tmp_path):
     classes = {"polyp": {"one": "polyp", "many": "polyps"}, "tool": {"one": "tool", "many": "tools"}}
     objects = {"places": "bbox", "named": "label", "classes": classes, "count": {"wordings": ["How many {many}?"]}, "boxes": {"wordings": ["Where?"]}}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": image(0), "bbox": [[2, 1, 4, 3], [0, 0, 1, 1]], "label": "polyp", "question": "Q", "answer": "a"},
         {"image": image(0), "bbox": [[1, 1, 2, 2]], "label": "tool", "question": "Q", "answer": "a"},
         {"image": image(1), "bbox": [], "label": "polyp", "question": "Q", "answer": "a"},
