@@ -108,7 +108,7 @@ def llava_med_instruct(root: Path) -> None:
         put(root, f"images/2660109{n}_F2.jpg", film(n))
 
 
-MIMIC = [  # subject, study, dicom, split, view, date, time
+MIMIC: list[tuple[Any, ...]] = [  # subject, study, dicom, split, view, date, time
     (10000032, 50414267, "02aa804e", "train", "PA", 21800506, 213014.531),
     (10000032, 50414267, "174413ec", "train", "LATERAL", 21800506, 213014.531),
     (10000032, 53189527, "2a2277a9", "train", "AP", 21800626, 165500.312),

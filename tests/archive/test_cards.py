@@ -315,7 +315,7 @@ def test_a_box_of_a_nucleus_is_that_of_its_mask(packed, real_data):
         boxes = []
         for path in (folder / "masks").iterdir():
             with Image.open(path) as mask:
-                boxes.append(tuple(map(float, mask.getbbox())))
+                boxes.append(tuple(map(float, mask.getbbox() or ())))
         expected.append(tuple(sorted(boxes)))
     found = {q.truth.boxes for q in packed("dsb2018_nuclei").questions if q.template == "count:nucleus"}
     assert len(expected) == 6 and set(expected) <= found

@@ -169,6 +169,11 @@ def test_films_without_an_earlier_one_can_be_left_out(tmp_path):
     assert [type(item) for item in items] == [LeftOut, RawSample] and items[0] == LeftOut("no earlier study of the patient", 1)
 
 
+def test_a_card_with_a_prior_names_its_samples():
+    with pytest.raises(ValueError, match="expected `key`"):
+        config(prior=PAIRS["prior"])
+
+
 def test_a_row_that_is_left_out_is_nobodys_prior(tmp_path):
     films(tmp_path, ("a", "7", "1"), ("b", "7", "2"), ("c", "7", "3"))
     assert pairs(tmp_path, where={"note": ["note a", "note c"]}) == {"a": ["a"], "c": ["a", "c"]}

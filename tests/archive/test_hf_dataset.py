@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medvlm.archive import arrow_files
 from medvlm.archive.readers.hf_dataset import Config, count, read
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
@@ -88,6 +89,14 @@ def test_parquet_in_one_file_or_several_and_arrow_hold_the_same(tmp_path):
         with writer(str(tmp_path / name / "x.arrow"), table(ROWS, **LABEL).schema) as out:
             out.write_table(table(ROWS, **LABEL), max_chunksize=3)
         assert same(first, good(tmp_path, file=name)), name
+
+
+def test_a_long_batch_is_read_in_parts(tmp_path, monkeypatch):
+    first = good(written(tmp_path))
+    monkeypatch.setattr(arrow_files, "ROWS_AT_ONCE", 3)
+    with ipc.new_stream(str(tmp_path / "x.arrow"), table(ROWS, **LABEL).schema) as out:
+        out.write_table(table(ROWS, **LABEL))
+    assert same(first, good(tmp_path, file="x.arrow")) and count(config(file="x.arrow"), tmp_path) == 4
 
 
 def test_what_save_to_disk_wrote_is_read_by_its_state(tmp_path):

@@ -75,6 +75,12 @@ class Rows(MoreColumns):
     missing: tuple[str, ...] = ()
     """Values that mean there is none, such as NULL or todo. Empty always does."""
 
+    @model_validator(mode="after")
+    def _names_pairs(self) -> Rows:
+        if self.prior and not self.key:
+            raise ValueError("expected `key` (which column names a sample) beside `prior`: its first medium is that of another row")
+        return self
+
 
 class Config(Rows):
     kind: Literal["table"]
