@@ -25,13 +25,18 @@ def schema(file: Path) -> tuple[set[str], dict[str, list[str]]]:
 
 
 def rows(file: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, from 1, and the values of these columns."""
     number = 0
     with _Reader(file) as reader:
         for batch in reader.batches(columns):
-            records = batch.to_pylist() if columns else [{}] * batch.num_rows
-            for record in records:
+            for record in batch.to_pylist():
                 number += 1
                 yield number, record
+
+
+def num_rows(file: Path) -> int:
+    with _Reader(file) as reader:
+        return reader.num_rows()
 
 
 class _Reader:
@@ -66,15 +71,24 @@ class _Reader:
         self._source.close()
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
-        """Of at most ROWS_AT_ONCE rows, with these columns (all where none are named: only their number matters then)."""
+        """Of at most ROWS_AT_ONCE rows, with these columns."""
         try:
             if self._file.suffix == ".parquet":
-                yield from self._source.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns or self.schema.names[:1])
+                yield from self._source.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns)
                 return
-            stream = self._stream
-            whole = (stream.get_batch(i) for i in range(stream.num_record_batches)) if hasattr(stream, "num_record_batches") else stream
-            for batch in whole:
-                part = batch.select(columns) if columns else batch
+            for batch in self._whole():
+                part = batch.select(columns)
                 yield from (part.slice(start, ROWS_AT_ONCE) for start in range(0, part.num_rows, ROWS_AT_ONCE))
         except self._damage as reason:
             raise DataError(f"{self._file}: is damaged ({type(reason).__name__})") from None
+
+    def num_rows(self) -> int:
+        try:
+            return self._source.metadata.num_rows if self._file.suffix == ".parquet" else sum(batch.num_rows for batch in self._whole())
+        except self._damage as reason:
+            raise DataError(f"{self._file}: is damaged ({type(reason).__name__})") from None
+
+    def _whole(self) -> Any:
+        """Batches as the arrow file has them, mapped, not read."""
+        stream = self._stream
+        return (stream.get_batch(i) for i in range(stream.num_record_batches)) if hasattr(stream, "num_record_batches") else stream

@@ -140,7 +140,7 @@ def chexpert_plus(root: Path) -> None:
     ]  # fmt: skip
     put_csv(root, "df_chexpert_plus_240401.csv", rows)
     for number, row in enumerate(rows):
-        put(root, f"PNG/{row['path_to_image'][:-4]}.png", film(number))
+        put(root, f"PNG/{str(row['path_to_image'])[:-4]}.png", film(number))
 
 
 def padchest(root: Path) -> None:

@@ -62,9 +62,10 @@ def test_boxes_have_a_corner_and_a_size_and_are_counted_by_category(tmp_path):
 
 
 def test_a_crowd_is_there_but_neither_counted_nor_found(tmp_path):
-    archive(tmp_path, [image(1)], [object_(1, 1, 0, 0, 50, 50, iscrowd=1, segmentation={"counts": "x"}), object_(1, 1, 60, 0, 5, 5), object_(1, 5, 1, 1, 2, 2)])
-    left_out, raw = read_all(tmp_path)
-    assert left_out == LeftOut("group of objects that is not counted", 1)
+    crowds = [object_(number, 1, 0, 0, 50, 50, iscrowd=1, segmentation={"counts": "x"}) for number in (1, 2)]
+    archive(tmp_path, [image(1), image(2)], [*crowds, object_(1, 1, 60, 0, 5, 5), object_(1, 5, 1, 1, 2, 2)])
+    left_out, raw, _, alone = read_all(tmp_path)
+    assert left_out == LeftOut("group of objects that is not counted", 1) and truths(alone)["presence:R"].answer == "yes"
     assert set(truths(raw)) == {"presence:R", "presence:W", "count:W", "boxes:W"} and truths(raw)["presence:R"].answer == "yes"
     assert raw.sample.report == "Many red cells and 1 white cell."
 

@@ -111,6 +111,13 @@ def test_a_tissue_is_measured_and_not_counted(tmp_path):
     assert truths(right)["presence:cell"].answer == "no" and truths(right)["area:cell"].count == 0
 
 
+def test_the_extent_of_a_tissue_is_what_lies_above_the_threshold(tmp_path):
+    archive(tmp_path, a=np.maximum(drawn((0, 0, 30, 10), value=100), drawn((0, 10, 15, 20))))
+    masks = [{"of": "cell", "files": "masks/{who}{eye}*.png", "holds": "area", "threshold": 127}]
+    (raw,) = read_all(tmp_path, masks=masks, area={"wordings": ["?"]})
+    assert truths(raw)["area:cell"].count == 25
+
+
 def test_specks_and_empty_masks_are_left_out(tmp_path):
     archive(tmp_path, a=drawn((0, 0, 1, 3)), b=drawn((5, 5, 9, 9)), c=drawn())
     *left_out, raw = read_all(tmp_path, masks=[{**CONFIG["masks"][0], "min_px": 4}])

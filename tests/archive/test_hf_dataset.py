@@ -65,7 +65,7 @@ def test_rows_with_the_same_image_are_one_sample_with_several_questions(tmp_path
         ("Clear?", Truth("choice", "yes", ("yes", "no"))), ("Which side?", Truth("open", "right")),
     ]  # fmt: skip
     assert [raw.sample.concept for raw in raws] == ["well", "ill", ""], "the names of the classes; -1 is none"
-    assert raws[0].where == "record 1, 3 of data/train-00000-of-00001.parquet"
+    assert raws[0].where == "record 1, 3 of file 1 of data", "never by the name that a file has in the archive"
     assert count(config(), tmp_path) == 4
 
 

@@ -1,3 +1,5 @@
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,21 @@ def test_arrays_that_are_not_those_of_the_card_are_refused(tmp_path, arrays, set
     write(tmp_path, **arrays)
     with pytest.raises(DataError, match=reason):
         read_all(tmp_path, **settings)
+
+
+def test_an_array_that_claims_more_than_it_has_is_refused(tmp_path, monkeypatch):
+    """Before memory is taken for it where the archive says so, and where its own header does."""
+    write(tmp_path, train_images=images(2), train_labels=np.array([[1], [0]]))
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 50, 4, 4)})
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as members:
+        members.writestr("train_images.npy", header.getvalue())
+        members.writestr("train_labels.npy", b"")
+    with pytest.raises(DataError, match="train_images or train_labels is damaged"):
+        read_all(tmp_path, file="huge.npz")
+    monkeypatch.setattr("medvlm.archive.readers.npz.MAX_ARRAY_BYTES", 100)
+    with pytest.raises(DataError, match="an array of 160 bytes, more than the 100 that are read"):
+        read_all(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04rest", b"\x93NUMPY"])

@@ -67,8 +67,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     samples, others = grouped(config, config.key or _IMAGES, _rows(config, root, columns), columns)
     yield from others
     first = {rows[0][:2]: (key, rows) for key, rows in samples.items()}
-    for _, file in _files(config, root):
-        name = file.relative_to(root).as_posix()
+    for _, name, file in _files(config, root):
         for number, record in arrow_files.rows(file, [medium.column for medium in config.media]):
             if (name, number) in first:
                 yield from _sample(config, root, *first[name, number], record)
@@ -77,7 +76,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
 def count(config: Config, root: Path | None) -> int:
     """Of rows: how many samples they make is known once all images are read."""
     assert root is not None, "a data set has a root"
-    return sum(1 for _, file in _files(config, root) for _ in arrow_files.rows(file, []))
+    return sum(arrow_files.num_rows(file) for _, _, file in _files(config, root))
 
 
 def _sample(config: Config, root: Path, key: str, rows: list[Numbered], record: dict[str, Any]) -> Iterator[RawSample | BadSample | LeftOut]:
@@ -109,7 +108,7 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
     images = [medium.column for medium in config.media]
     objects = {config.objects.places, config.objects.named} if config.objects else set()
     seen = set(columns.seen)
-    for split, file in _files(config, root):
+    for split, name, file in _files(config, root):
         found, classes = arrow_files.schema(file)
         if missing := [name for name in (*images, *sorted(objects)) if name not in found]:
             raise DataError(f"{file}: no column {missing[0]!r} (found {', '.join(sorted(found))})")
@@ -117,7 +116,7 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
         for number, record in arrow_files.rows(file, sorted((columns.own | set(images) | objects) & found)):
             for column in classes.keys() & record.keys():
                 record[column] = _class_name(record[column], classes[column])
-            yield file.relative_to(root).as_posix(), number, _row(config, root, record, columns, split)
+            yield name, number, _row(config, root, record, columns, split)
     check_columns(columns, seen, root)
 
 
@@ -180,13 +179,13 @@ def _image(value: Any, root: Path) -> bytes | Path:
     return data
 
 
-def _files(config: Config, root: Path) -> list[tuple[str, Path]]:
-    """(split, file). Raises DataError where there are none."""
+def _files(config: Config, root: Path) -> list[tuple[str, str, Path]]:
+    """(split, what it is called in messages, file). Raises DataError where there are none."""
     found = []
     for split, name in by_split(config.file):
         if not (files := _files_of(root, name)):
             raise DataError(f"{root / name}: no .parquet or .arrow files; reader.file of the card is relative to the root {root}")
-        found += [(split, file) for file in files]
+        found += [(split, f"file {number} of {name}", file) for number, file in enumerate(files, 1)]
     return found
 
 

@@ -90,7 +90,7 @@ def _arrays(arrays: Any, prefix: str, config: Config) -> tuple[np.ndarray, np.nd
         raise DataError(f"{config.file}: no array {missing[0]!r} (found {', '.join(arrays.files)})")
     try:
         images, labels = (arrays[name] for name in names)
-    except (ValueError, zipfile.BadZipFile, EOFError) as reason:
+    except (ValueError, zipfile.BadZipFile, EOFError, MemoryError) as reason:
         raise DataError(f"{config.file}: {names[0]} or {names[1]} is damaged ({type(reason).__name__})") from None
     if images.ndim not in (3, 4) or images.dtype != np.uint8 or labels.dtype.kind not in "iu" or len(labels) != len(images):
         raise DataError(f"{config.file}: {names[0]} is {images.dtype} {list(images.shape)} with {len(labels)} labels; expected uint8 images and as many numbers")
