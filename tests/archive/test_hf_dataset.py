@@ -186,3 +186,22 @@ def test_a_damaged_file_is_refused(tmp_path, suffix, keep):
     (tmp_path / f"cut.{suffix}").write_bytes(whole.read_bytes()[: keep if keep >= 0 else len(whole.read_bytes()) // 2])
     with pytest.raises(DataError, match=rf"cut\.{suffix}: (cannot be read|is damaged)"):
         good(tmp_path, file=f"cut.{suffix}")
+
+
+def test_what_the_library_itself_writes_is_read(tmp_path):
+    """Of 20 rows in three shards, in a dictionary of splits, filtered, and as parquet."""
+    datasets = pytest.importorskip("datasets", reason="the library is no dependency: pip install datasets to compare with it")
+    features = datasets.Features({"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"image": [image(i // 4) for i in range(20)], "question": [f"Q{i}?" for i in range(20)], "answer": [i % 2 for i in range(20)]}
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    whole.save_to_disk(str(tmp_path / "one"), num_shards=3)
+    datasets.DatasetDict(train=whole.select(range(8)), validation=whole.select(range(8, 20))).save_to_disk(str(tmp_path / "two"))
+    whole.filter(lambda question: question == "Q7?", input_columns="question").save_to_disk(str(tmp_path / "few"))
+    whole.to_parquet(str(tmp_path / "all.parquet"))
+    raws = good(tmp_path, file="one")
+    assert [raw.files["0"] for raw in raws] == PNG and [q.truth.answer for q in raws[1].sample.questions] == ["no", "yes", "no", "yes"]
+    assert same(raws, good(tmp_path, file="all.parquet")) and count(config(file="one"), tmp_path) == 20
+    splits = good(tmp_path, file={"train": "two/train", "val": "two/validation"})
+    assert [raw.sample.split for raw in splits] == ["train", "train", "val", "val", "val"] and [raw.files for raw in splits] == [raw.files for raw in raws]
+    (few,) = good(tmp_path, file="few")
+    assert [q.text for q in few.sample.questions] == ["Q7?"]
