@@ -94,7 +94,7 @@ def test_a_card_says_what_it_must(path):
 def test_a_card_without_patients_says_so_in_its_limits(path):
     card = load_card(path)
     if not card.patient_key and card.media and card.access != "generated" and path.stem != "pathology_openslide":
-        assert re.search("patient|article|video|slide|plate", card.limits), "which images belong together, and may lie on both sides of a split"
+        assert re.search("patient|article|video|slide|plate", card.limits, re.IGNORECASE), "which images belong together, and may lie on both sides of a split"
 
 
 def test_licences_are_those_of_the_archives():
