@@ -128,7 +128,7 @@ def mimic_cxr(root: Path) -> None:
     for number, (subject, study, dicom, *_) in enumerate(MIMIC):
         folder = f"files/p{str(subject)[:2]}/p{subject}/s{study}"
         put(root, f"{folder}/{dicom}.jpg", film(number))
-        report = f"FINAL REPORT\n INDICATION: ___\n\n FINDINGS:\n Study {study} is clear.\n\n IMPRESSION: Normal.\n"
+        report = f"FINAL REPORT\n INDICATION: ___\n\n FINDINGS:\n Film {number} is clear.\n\n IMPRESSION: Normal.\n"
         put(root, f"mimic-cxr-reports/{folder}.txt", report if study != 52000002 else "No heading at all.")
 
 
