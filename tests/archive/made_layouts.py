@@ -54,6 +54,11 @@ def picture(number: int) -> dict[str, Any]:
     return {"bytes": film(number, colour=True), "path": f"{number}.png"}
 
 
+def path_in(value: Any) -> Path:
+    """Of what stands in RawSample.files: a path, or a functools.partial of a function of one."""
+    return value if isinstance(value, Path) else next(each for each in value.args if isinstance(each, Path))
+
+
 # --- one function a card --------------------------------------------------------------------------
 
 

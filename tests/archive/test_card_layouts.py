@@ -178,7 +178,7 @@ def test_images_of_medmnist_are_those_of_the_arrays_with_their_labels(packed):
 def test_ct_rate_finds_its_volumes_by_their_names(tmp_path):
     made = Made("ct_rate", tmp_path)
     raws = made.raws
-    assert [(raw.sample.split, raw.sample.patient, Path(raw.files["0"]).read_text()) for raw in raws] == [
+    assert [(raw.sample.split, raw.sample.patient, made_layouts.path_in(raw.files["0"]).read_text()) for raw in raws] == [
         ("train", "train_1", "train_1_a_1"), ("train", "train_1", "train_1_a_2"), ("train", "train_2", "train_2_b_1"), ("val", "valid_1", "valid_1_a_1"),
     ]  # fmt: skip
     assert {(m.kind, m.unit, m.modality) for raw in raws for m in raw.sample.media} == {("volume", "HU", "CT")}

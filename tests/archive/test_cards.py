@@ -18,7 +18,7 @@ from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample
 from medvlm.io.images import decode
 from medvlm.io.shards import open_shards
-from tests.archive import test_card_layouts
+from tests.archive import made_layouts, test_card_layouts
 
 CARDS = Path(__file__).parents[2] / "data_cards"
 ROOTS = {
@@ -368,6 +368,6 @@ def test_volumes_and_slides_are_found(real_data, name, expected):
     found = set()
     for raw in component("archive.readers", card.reader.kind).read(card.reader, root):
         assert isinstance(raw, RawSample)
-        (medium,), (path,) = raw.sample.media, raw.files.values()
-        found.add((path.relative_to(root).as_posix(), medium.kind, medium.modality, medium.unit, raw.sample.patient))
+        (medium,), (file,) = raw.sample.media, raw.files.values()
+        found.add((made_layouts.path_in(file).relative_to(root).as_posix(), medium.kind, medium.modality, medium.unit, raw.sample.patient))
     assert found == expected
