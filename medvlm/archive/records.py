@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, did_you_mean
 
 Format = Literal["csv", "tsv", "jsonl", "json"]
+
+NAMES_FIRST = "expected the names of the columns in its first line"
+"""In errors in place of what stands there: in a table without that line it is a patient."""
 
 
 def without_key(path: Path) -> tuple[Path, str]:
@@ -82,8 +85,8 @@ def _separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     try:
         names = list(reader.fieldnames or ())
-        if len(set(names)) != len(names):
-            raise DataError(f"{path}: two columns have the same name ({', '.join(names)})")
+        if twice := [number for number, name in enumerate(names, 1) if name in names[: number - 1]]:
+            raise DataError(f"{path}: column {twice[0]} has the same name as an earlier one; {NAMES_FIRST}")
         for record in reader:
             yield reader.line_num, record
     except csv.Error as reason:
@@ -94,8 +97,8 @@ def _listed(text: str, path: str, key: str) -> list[Any]:
     found = _parsed(text, path)
     if key:
         if not isinstance(found, dict) or key not in found:
-            keys = f"the keys {', '.join(map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
-            raise DataError(f"{path}: expected an object with a list under {key!r}, found {keys}")
+            other = f"{len(found)} others{did_you_mean(key, map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
+            raise DataError(f"{path}: expected an object with a list under {key!r}, found {other}")
         found = found[key]
     if not isinstance(found, list):
         raise DataError(f"{path}: expected a list of records, found a {type(found).__name__}")

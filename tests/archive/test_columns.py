@@ -211,8 +211,8 @@ def test_a_json_file_can_hold_a_list_for_each_split(tmp_path):
     (tmp_path / "all.json").write_text(json.dumps({"train": [{"image": "a.png"}], "validation": [{"image": "b.png"}]}))
     raws = good(tmp_path, file={"train": "all.json#train", "val": "all.json#validation"})
     assert [(raw.sample.split, raw.where) for raw in raws] == [("train", "record 1 of all.json#train"), ("val", "record 1 of all.json#validation")]
-    with pytest.raises(DataError, match="expected an object with a list under 'test', found the keys train, validation"):
-        good(tmp_path, file="all.json#test")
+    with pytest.raises(DataError, match="expected an object with a list under 'valid', found 2 others"):
+        good(tmp_path, file="all.json#valid")
 
 
 def test_a_count_is_a_whole_number_and_a_long_answer_a_report(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.archive.columns import Columns, MoreColumns, Row, columns_in, file_in, filled, with_prior
-from medvlm.archive.records import Format, cell_text, format_of, records, word_for
+from medvlm.archive.records import NAMES_FIRST, Format, cell_text, format_of, records, word_for
 from medvlm.archive.split_files import SPLIT, Files, by_split
 from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
@@ -237,8 +237,8 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
 
 def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
     if unknown := sorted(columns.own - seen):
-        found = sorted(seen)
-        raise DataError(f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], found)} (found {', '.join(found) or 'no rows'})")
+        found = f"{len(seen)} others" if seen else "no rows"
+        raise DataError(f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], sorted(seen))} ({found}; {NAMES_FIRST})")
 
 
 def columns_of(config: Rows) -> set[str]:
