@@ -85,7 +85,7 @@ def refused_at(document: Document, text: str, copy: Path, at: KeyPath, wrong: st
         load_card(copy) if is_card else load(copy)
     except RecipeError as refused:
         for complaint in str(refused).splitlines():
-            if re.match(rf"{re.escape(str(copy))}:{line}:{column} (\S+\.)?{re.escape(wrong)}: unknown key", complaint):
+            if re.match(rf"{re.escape(str(copy))}:{line}:{column} (.+\.)?{re.escape(wrong)}: unknown key", complaint):
                 return True, f", did you mean {key!r}? (accepts " in complaint
     return False, False
 

@@ -8,29 +8,42 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, did_you_mean
 
 Format = Literal["csv", "tsv", "jsonl", "json"]
+
+NAMES_FIRST = "expected the names of the columns in its first line"
+"""In errors in place of what stands there: in a table without that line it is a patient."""
+
+
+def without_key(path: Path) -> tuple[Path, str]:
+    """`annotations.json#train` -> `annotations.json` and `train`; the key is "" where none is named."""
+    name, _, key = path.name.partition("#")
+    return path.with_name(name), key
 
 
 def format_of(name: str) -> Format:
     """By the suffix. Raises DataError for another one."""
     for known in get_args(Format):
-        if name.lower().endswith(f".{known}"):
+        if name.partition("#")[0].lower().endswith(f".{known}"):
             return known  # type: ignore[no-any-return]
     raise DataError(f"{name}: cannot tell the format by its name; set reader.format to {', '.join(get_args(Format))}")
 
 
-def word_for(form: Format) -> str:
-    """What the numbers of records() count."""
-    return "record" if form == "json" else "line"
+def word_for(name: str, form: Format | None = None) -> str:
+    """What the numbers of the rows of a file count. form: by the suffix when absent."""
+    return "line" if (form or name.partition("#")[0].lower().rpartition(".")[2]) in ("csv", "tsv", "jsonl") else "record"
 
 
 def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
     """Number (from 1; of the last line where a CSV record has several) and what stands there, mostly a dict.
 
-    Raises DataError for a file that is not of the format, or not UTF-8.
+    path: of a JSON file that is an object of several lists, `annotations.json#train` reads the one under that key.
+    Raises DataError for a file that is not there, not of the format, or not UTF-8.
     """
+    path, key = without_key(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such table; tables of a card are relative to the root")
     try:
         with path.open(encoding="utf-8-sig", newline="" if form in ("csv", "tsv") else None) as file:
             if form in ("csv", "tsv"):
@@ -38,7 +51,15 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
             elif form == "jsonl":
                 yield from ((number, _parsed(line, f"{path}:{number}")) for number, line in enumerate(file, 1) if line.strip())
             else:
-                yield from enumerate(_listed(file.read(), str(path)), 1)
+                yield from enumerate(_listed(file.read(), str(path), key), 1)
+    except UnicodeDecodeError as reason:
+        raise DataError(f"{path}: not UTF-8 (byte {reason.start}); convert it, e.g. with iconv") from None
+
+
+def document(path: Path) -> Any:
+    """The content of a JSON file. Raises DataError for a file that is none, or not UTF-8."""
+    try:
+        return _parsed(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError as reason:
         raise DataError(f"{path}: not UTF-8 (byte {reason.start}); convert it, e.g. with iconv") from None
 
@@ -64,16 +85,21 @@ def _separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     try:
         names = list(reader.fieldnames or ())
-        if len(set(names)) != len(names):
-            raise DataError(f"{path}: two columns have the same name ({', '.join(names)})")
+        if twice := [number for number, name in enumerate(names, 1) if name in names[: number - 1]]:
+            raise DataError(f"{path}: column {twice[0]} has the same name as an earlier one; {NAMES_FIRST}")
         for record in reader:
             yield reader.line_num, record
     except csv.Error as reason:
         raise DataError(f"{path}:{reader.reader.line_num}: {reason}; expected values separated by {delimiter!r}, with quotes closed") from None
 
 
-def _listed(text: str, path: str) -> list[Any]:
+def _listed(text: str, path: str, key: str) -> list[Any]:
     found = _parsed(text, path)
+    if key:
+        if not isinstance(found, dict) or key not in found:
+            other = f"{len(found)} others{did_you_mean(key, map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
+            raise DataError(f"{path}: expected an object with a list under {key!r}, found {other}")
+        found = found[key]
     if not isinstance(found, list):
         raise DataError(f"{path}: expected a list of records, found a {type(found).__name__}")
     return found

@@ -41,16 +41,11 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
     return stored, files
 
 
-def to_store(value: Path | np.ndarray, member: str) -> tuple[str, bytes, np.ndarray]:
+def to_store(value: Path | bytes | np.ndarray, member: str) -> tuple[str, bytes, np.ndarray]:
     """Suffix, bytes and pixels. Files keep their compressed pixels, unless EXIF turns the image: then it is stored upright, as PNG."""
     if isinstance(value, np.ndarray):
         return ("png", encode_png(value), value) if fits_png(value) else ("npy", _finite_npy(value, member), value)
-    try:
-        if value.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(f"{member}: a file of more than {MAX_FILE_BYTES >> 20} MiB")
-        data = value.read_bytes()
-    except OSError as reason:
-        raise DataError(f"{member}: its file cannot be read ({type(reason).__name__})") from None
+    data = value if isinstance(value, bytes) else _bytes_of(value, member)
     suffix = suffix_of(data)
     if suffix in ("png", "jpg"):
         stripped = bare(data, member)
@@ -61,6 +56,15 @@ def to_store(value: Path | np.ndarray, member: str) -> tuple[str, bytes, np.ndar
         return "png", encode_png(pixels), pixels
     array = decode(data, member)
     return "npy", _finite_npy(array, member), array  # written anew: nothing hides in the padding of its header
+
+
+def _bytes_of(path: Path, member: str) -> bytes:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"{member}: a file of more than {MAX_FILE_BYTES >> 20} MiB")
+        return path.read_bytes()
+    except OSError as reason:
+        raise DataError(f"{member}: its file cannot be read ({type(reason).__name__})") from None
 
 
 def _finite_npy(array: np.ndarray, member: str) -> bytes:

@@ -9,15 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medvlm.archive.pack import PackReceipt, pack
 from medvlm.core.card import Card, load_card
+from medvlm.core.config import component
+from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample
 from medvlm.io.images import decode
 from medvlm.io.shards import open_shards
+from tests.archive import made_layouts, test_card_layouts
 
 CARDS = Path(__file__).parents[2] / "data_cards"
-ROOTS = {"bccd": "bccd", "vqa_rad": "vqa_rad", "cxr_cohen": "nc/cxr_cohen"}
+ROOTS = {
+    "bccd": "bccd", "vqa_rad": "vqa_rad", "cxr_cohen": "nc/cxr_cohen", "cxr_cohen_by": "cxr_cohen_by", "cxr_cohen_lungs": "nc/cxr_cohen",
+    "cxr_hannover": "cxr_hannover", "cxr_hannover_pairs": "cxr_hannover", "chase_db1": "chase_db1", "dsb2018_nuclei": "dsb2018_nuclei",
+    "kvasir_seg": "nc/kvasir_seg_352", "slake_questions": "slake_questions",
+}  # fmt: skip
+VOLUMES = {"volumes_ct": "volumes", "volumes_mr": "volumes", "pathology_openslide": "pathology_openslide"}
+"""Read up to which files there are: NIfTI and TIFF become media elsewhere."""
+GENERATED = ("phantom", "phantom_3d")
 
 
 class Packed:
@@ -57,22 +68,52 @@ def test_all_samples_are_good_and_all_images_decode(packed, name):
     assert len(set(keys)) == len(keys) and all(re.fullmatch("[0-9a-f]{16}", key) for key in keys)
 
 
-@pytest.mark.parametrize("name", sorted(ROOTS))
+@pytest.mark.parametrize("name", ["bccd", "chase_db1", "cxr_cohen", "cxr_cohen_lungs", "vqa_rad"])
 def test_packed_again_the_bytes_are_the_same(packed, name, real_data, tmp_path):
     found = packed(name)
     assert pack(found.card, real_data / ROOTS[name], tmp_path / name) == found.receipt, "the receipt holds the sha256 of every tar"
 
 
-@pytest.mark.parametrize("name", sorted(ROOTS))
-def test_a_card_says_what_it_must(name):
-    card = load_card(CARDS / f"{name}.yaml")
-    assert card.name == name and card.licence.url and card.citation and card.limits and card.phi.note and card.units
+def test_every_shipped_card_is_tried_on_an_archive():
+    """On the real one, on a made copy of its layout, or on what is made from a seed."""
+    tried = [*ROOTS, *VOLUMES, *GENERATED, *test_card_layouts.PACKED, *test_card_layouts.READ]
+    assert sorted(tried) == sorted(path.stem for path in CARDS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted(CARDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_card_says_what_it_must(path):
+    card = load_card(path)
+    assert card.name == path.stem and card.licence.url and card.limits and card.phi.note and card.units
+    if card.access != "generated":
+        assert card.citation and card.homepage.startswith("https://") and card.terms
+    assert bool(card.patient_key) or card.splits.by != "patient" or path.stem == "pathology_openslide", "who is a patient has to be said"
+    assert card.licence.redistribute or not card.licence.commercial or path.stem not in ROOTS
+
+
+@pytest.mark.parametrize("path", sorted(CARDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_card_without_patients_says_so_in_its_limits(path):
+    card = load_card(path)
+    if not card.patient_key and card.media and card.access != "generated" and path.stem != "pathology_openslide":
+        assert re.search("patient|article|video|slide|plate", card.limits, re.IGNORECASE), "which images belong together, and may lie on both sides of a split"
 
 
 def test_licences_are_those_of_the_archives():
     licences = {name: load_card(CARDS / f"{name}.yaml").licence for name in ROOTS}
     assert {name: (x.id, x.commercial, x.share_alike) for name, x in licences.items()} == {
         "bccd": ("MIT", True, False), "vqa_rad": ("CC0-1.0", True, False), "cxr_cohen": ("CC-BY-NC-SA-4.0", False, True),
+        "cxr_cohen_by": ("custom", True, True), "cxr_cohen_lungs": ("CC-BY-NC-SA-4.0", False, True), "cxr_hannover": ("CC-BY-3.0", True, False),
+        "cxr_hannover_pairs": ("CC-BY-3.0", True, False), "chase_db1": ("CC-BY-4.0", True, False), "dsb2018_nuclei": ("CC0-1.0", True, False),
+        "kvasir_seg": ("custom", False, False), "slake_questions": ("CC-BY-4.0", True, False),
+    }  # fmt: skip
+
+
+def test_all_of_the_real_data_packs_to_these_counts(packed):
+    """samples and questions of all splits, and patients; left out is checked below where there is any."""
+    found = {name: packed(name).receipt for name in ROOTS}
+    assert {name: (sum(x.samples.values()), sum(x.questions.values()), sum(x.patients.values())) for name, x in found.items()} == {
+        "bccd": (275, 1783, 0), "vqa_rad": (252, 1812, 0), "cxr_cohen": (118, 168, 63), "cxr_cohen_by": (7, 7, 6), "cxr_cohen_lungs": (19, 38, 11),
+        "cxr_hannover": (98, 142, 49), "cxr_hannover_pairs": (44, 44, 26), "chase_db1": (24, 48, 12), "dsb2018_nuclei": (42, 67, 0),
+        "kvasir_seg": (80, 240, 0), "slake_questions": (174, 2099, 0),
     }  # fmt: skip
 
 
@@ -198,3 +239,135 @@ def test_no_metadata_of_cameras_and_editors_is_left(packed, real_data):
     stored = b"".join(data for _, files in cxr.all for data in files.values())
     for mark in (b"Exif\0\0", b"Photoshop", b"http://ns.adobe.com/xap", b"ICC_PROFILE"):
         assert mark in raw and mark not in stored, mark
+
+
+# --- Hannover ---------------------------------------------------------------------------------------
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_hannover_knows_projection_sex_and_the_joined_findings(packed, real_data):
+    rows = rows_of(real_data / "cxr_hannover" / "data.csv")
+    findings = rows_of(real_data / "cxr_hannover" / "finding_from_covid_chestxray.csv")
+    films = packed("cxr_hannover")
+    assert Counter(q.truth.answer for q in films.questions if q.template == "projection") == Counter(row["projection"].upper() for row in rows)
+    assert Counter(q.truth.answer for q in films.questions if q.template == "finding") == Counter(row["finding"].lower() for row in findings)
+    assert films.receipt.left_out == {"no text or no answer for the question finding": len(rows) - len(findings)}
+    sexes = Counter({"m": "male", "f": "female"}[row["sex"]] for row in rows)
+    assert Counter(sample.report.split()[4] for sample in films.samples) == sexes
+
+
+def test_hannover_pairs_are_each_film_with_the_last_one_of_an_earlier_day(packed, real_data):
+    """By hand: of each patient the days, and for each film of a later day the first film of the day before it."""
+    rows = rows_of(real_data / "cxr_hannover" / "data.csv")
+    images = {row["image_id"]: (real_data / "cxr_hannover" / "png" / f"{row['image_id']}.png").read_bytes() for row in rows}
+    expected = Counter()
+    for row in rows:
+        earlier = [other for other in rows if other["patient_id"] == row["patient_id"] and int(other["admission_offset"]) > int(row["admission_offset"])]
+        if earlier:
+            day = min(int(other["admission_offset"]) for other in earlier)
+            first = next(other for other in earlier if int(other["admission_offset"]) == day)
+            expected[decode(images[first["image_id"]], "x").tobytes(), decode(images[row["image_id"]], "x").tobytes()] += 1
+    pairs = packed("cxr_hannover_pairs")
+    assert Counter((decode(files["0.png"], "x").tobytes(), decode(files["1.png"], "x").tobytes()) for _, files in pairs.all) == expected
+    assert expected.total() == 44 and pairs.receipt.left_out == {"no earlier study of the patient": 54}
+
+
+def test_a_patient_of_hannover_is_on_the_same_side_in_both_cards(packed):
+    films = {sample.patient: sample.split for sample in packed("cxr_hannover").samples}
+    assert all(films[sample.patient] == sample.split for sample in packed("cxr_hannover_pairs").samples)
+
+
+# --- lungs of the COVID-19 collection --------------------------------------------------------------------
+
+
+def test_lungs_are_where_the_file_of_boxes_says(packed, real_data):
+    path = real_data / "nc/cxr_cohen/annotations/imageannotation_ai_lung_bounding_boxes.json"
+    raw = json.loads(path.read_text())
+    names = {category["id"]: category["name"] for category in raw["categories"]}
+    expected = Counter((names[a["category_id"]], (a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3])) for a in raw["annotations"])
+    found = Counter((q.template.partition(":")[2], box) for q in packed("cxr_cohen_lungs").questions for box in q.truth.boxes)
+    assert found == expected and expected.total() == 38
+    sides = {sample.patient: sample.split for sample in packed("cxr_cohen").samples}
+    assert all(sides.get(sample.patient, sample.split) == sample.split for sample in packed("cxr_cohen_lungs").samples)
+
+
+# --- masks ------------------------------------------------------------------------------------------------
+
+
+def test_nuclei_are_counted_by_their_masks(packed, real_data):
+    folders = sorted((real_data / "dsb2018_nuclei" / "stage1_train").iterdir())
+    counts = [len(list((folder / "masks").iterdir())) for folder in folders]
+    nuclei = packed("dsb2018_nuclei")
+    found = [q.truth for q in nuclei.questions if q.template == "count:nucleus"]
+    assert sorted(truth.count for truth in found) == sorted(counts) and sum(counts) == 1060
+    assert all(len(truth.boxes) == truth.count for truth in found) and nuclei.receipt.left_out == {}
+    assert sum(q.template == "boxes:nucleus" for q in nuclei.questions) == sum(n <= 24 for n in counts)
+
+
+def test_a_box_of_a_nucleus_is_that_of_its_mask(packed, real_data):
+    """Pillow's own bounding box of each mask of some images."""
+    expected = []
+    for folder in sorted((real_data / "dsb2018_nuclei" / "stage1_train").iterdir())[:6]:
+        boxes = []
+        for path in (folder / "masks").iterdir():
+            with Image.open(path) as mask:
+                boxes.append(tuple(map(float, mask.getbbox() or ())))
+        expected.append(tuple(sorted(boxes)))
+    found = {q.truth.boxes for q in packed("dsb2018_nuclei").questions if q.template == "count:nucleus"}
+    assert len(expected) == 6 and set(expected) <= found
+
+
+def test_vessels_cover_what_the_first_observer_marked(packed, real_data):
+    expected = []
+    for path in sorted((real_data / "chase_db1" / "labels1").iterdir()):
+        with Image.open(path) as mask:
+            expected.append(round(100 * mask.convert("L").histogram()[255] / (mask.width * mask.height)))
+    fundus = packed("chase_db1")
+    assert sorted(q.truth.count for q in fundus.questions if q.template == "area:vessel") == sorted(expected) and set(expected) <= set(range(4, 12))
+    assert Counter(q.truth.answer for q in fundus.questions if q.template == "eye") == {"left": 12, "right": 12}
+    assert len({sample.patient for sample in fundus.samples}) == 12
+
+
+def test_polyps_have_a_box_within_the_frame_and_specks_of_jpeg_are_none(packed):
+    polyps = packed("kvasir_seg")
+    counts = Counter(q.truth.count for q in polyps.questions if q.template == "count:polyp")
+    assert counts.total() == 80 and counts[0] == 0 and max(counts) <= 8
+    assert all(0 <= x1 < x2 <= 352 and 0 <= y1 < y2 <= 352 for q in polyps.questions for x1, y1, x2, y2 in q.truth.boxes)
+    assert all(1 <= q.truth.count <= 80 for q in polyps.questions if q.template == "area:polyp")
+
+
+# --- text alone, and what is not read into pixels here ------------------------------------------------------
+
+
+def test_slake_questions_are_all_there_and_closed_ones_in_english_are_choices(packed, real_data):
+    raw = json.loads((real_data / "slake_questions" / "validate.json").read_text())
+    slake = packed("slake_questions")
+    assert Counter(q.text for q in slake.questions) == Counter(row["question"].strip() for row in raw)
+    assert sum(q.truth.task == "choice" for q in slake.questions) == sum(row["answer"].strip().lower() in ("yes", "no") for row in raw)
+    assert all(not sample.media for sample in slake.samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("volumes_ct", {("totalsegmentator/example_ct.nii.gz", "volume", "CT", "HU", "ct"), ("totalsegmentator/example_ct_sm.nii.gz", "volume", "CT", "HU", "ct")}),
+        ("volumes_mr", {("totalsegmentator/example_mr_sm.nii.gz", "volume", "MR", "raw", "trunk"), ("sct_testing_data/t1/t1w.nii.gz", "volume", "MR", "raw", "spine"),
+                        ("sct_testing_data/t2/t2.nii.gz", "volume", "MR", "raw", "spine")}),
+        ("pathology_openslide", {("qupath/images/OS-1-detail.ome.tif", "slide", "SM", "display", "H&E"), ("qupath/images/OS-2-ndpi.ome.tif", "slide", "SM", "display", "Ki-67"),
+                                 ("qupath/images/OS-2-vsi.ome.tif", "slide", "SM", "display", "Ki-67")}),
+    ],
+)  # fmt: skip
+def test_volumes_and_slides_are_found(real_data, name, expected):
+    root, card = real_data / VOLUMES[name], load_card(CARDS / f"{name}.yaml")
+    if not root.is_dir():
+        pytest.skip(f"needs the real data set {VOLUMES[name]}")
+    found = set()
+    for raw in component("archive.readers", card.reader.kind).read(card.reader, root):
+        assert isinstance(raw, RawSample)
+        (medium,), (file,) = raw.sample.media, raw.files.values()
+        found.add((made_layouts.path_in(file).relative_to(root).as_posix(), medium.kind, medium.modality, medium.unit, raw.sample.patient))
+    assert found == expected

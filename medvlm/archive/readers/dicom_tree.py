@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.readers.table import filled
+from medvlm.archive.columns import filled
 from medvlm.archive.report_table import Reports, ReportTable, columns_in
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample

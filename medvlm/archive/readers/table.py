@@ -1,21 +1,24 @@
 """A table and the files it names: CSV, TSV, JSON lines or a JSON list of records, described by the card alone.
 
 Every field that takes text takes a template: `{column}` is replaced by the row's value, the rest stays. A template
-with a column that is missing in a row is itself missing there. Rows with the same key are one sample.
+with a column that is missing in a row is itself missing there. Rows with the same key are one sample. Columns may also
+come from other tables, from files of text, or from parts of a value (`join`, `texts`, `parts`), and `prior` gives a row
+what the patient's study before it says: with a medium of `{prior.path}` before that of `{path}`, a sample is a pair.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medvlm.archive.columns import Columns, MoreColumns, Row, columns_in, file_in, filled, with_prior
 from medvlm.archive.media_file import FileOptions, media_of
-from medvlm.archive.records import Format, cell_text, format_of, records, word_for
+from medvlm.archive.records import NAMES_FIRST, Format, cell_text, format_of, records, word_for
+from medvlm.archive.split_files import SPLIT, Files, by_split
 from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
@@ -31,12 +34,16 @@ class TableMedium(FileOptions):
     modality: str = ""
     unit: Unit | None = None
     """What the values are; by default `display` for pictures, and what the file says or `raw` for other kinds."""
+    many: bool = False
+    """The rows of a sample may name several files, such as the views of a study: each is a medium, in the order of the rows."""
 
 
 class TableQuestion(Base):
     text: tuple[str, ...]
     """One wording, or several of which each sample gets one."""
     answer: str
+    task: Literal["open", "count", "report"] = "open"
+    """What an answer outside `choices` is: short text, a number of things, or long text."""
     template: str = "question"
     """Groups questions that ask the same thing: the majority answer, a baseline, is found within each group."""
     choices: tuple[str, ...] = ()
@@ -50,13 +57,9 @@ class TableQuestion(Base):
         return [text] if isinstance(text, str) else text
 
 
-class Config(Base):
-    kind: Literal["table"]
-    file: str
-    """The table, under the root."""
-    format: Format | None = None
-    """By the file's suffix when absent."""
-    media: tuple[TableMedium, ...] = ()
+class Rows(MoreColumns):
+    """How rows become samples, wherever the rows come from."""
+
     key: str = ""
     """Rows with the same key are one sample; by default those with the same file of the first medium."""
     patient: str = ""
@@ -65,7 +68,7 @@ class Config(Base):
     concept: str = ""
     """Equal for samples that show the same; contrastive training takes them as duplicates."""
     split: str = ""
-    """For a card whose `splits.by` is `column`."""
+    """For a card whose `splits.by` is `column`; by default the split that `file` says."""
     questions: tuple[TableQuestion, ...] = ()
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Column -> values that are kept; rows with others are left out."""
@@ -75,19 +78,29 @@ class Config(Base):
     """Values that mean there is none, such as NULL or todo. Empty always does."""
 
     @model_validator(mode="after")
+    def _names_pairs(self) -> Rows:
+        if self.prior and not self.key:
+            raise ValueError("expected `key` (which column names a sample) beside `prior`: its first medium is that of another row")
+        return self
+
+
+class Config(Rows):
+    kind: Literal["table"]
+    file: Files
+    """The table, under the root; or, where each split has a table, split -> table."""
+    format: Format | None = None
+    """By the file's suffix when absent."""
+    media: tuple[TableMedium, ...] = ()
+
+    @model_validator(mode="after")
     def _has_a_key(self) -> Config:
         if not self.key and not self.media:
             raise ValueError("expected `key` (which column names a sample) where there are no `media`")
         return self
 
 
-Row = dict[str, str]
-"""Column -> value, stripped and renamed; "" is missing."""
-
-Numbered = tuple[int, Row]
-
-_COLUMN = re.compile(r"\{([^{}]+)\}")
-
+Numbered = tuple[str, int, Row]
+"""File, number of the line or record, and what stands there."""
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
     """Samples in the order in which their first rows stand. Raises DataError for a table that is not what the card says."""
@@ -95,9 +108,10 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     samples, others = _grouped(config, root)
     yield from others
     for key, rows in samples.items():
-        where = f"{word_for(_format(config))} {', '.join(str(number) for number, _ in rows[:5])}{' ...' if len(rows) > 5 else ''} of {config.file}"
+        where = place_of(rows, config.format)
         try:
-            raw, unasked = _sample(config, root, key, rows, where)
+            media, files = _media(config, root, rows)
+            raw, unasked = sample_of(config, key, rows, media, files, where)
         except DataError as reason:
             yield BadSample(key, str(reason), where)
             continue
@@ -111,119 +125,148 @@ def count(config: Config, root: Path | None) -> int:
     return len(samples) + sum(isinstance(x, BadSample) for x in others)
 
 
-def filled(template: str, row: Row) -> str:
-    """The template with the row's values; "" when one of them is missing."""
-    if not all(row[column] for column in _COLUMN.findall(template)):
-        return ""
-    return _COLUMN.sub(lambda column: row[column[1]], template).strip()
-
-
-def _sample(config: Config, root: Path, key: str, rows: list[Numbered], where: str) -> tuple[RawSample, Counter[str]]:
-    """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that disagree and for files that are not there."""
-    media: list[Medium] = []
-    files: dict[str, Any] = {}
-    for medium in config.media:
-        if not (path := _agreed(medium.file, rows, "the file of a medium")):
-            continue
-        for file in media_of(_file(root, path), medium, medium.unit):
-            member = str(len(media))
-            media.append(Medium(medium.kind, member, (), unit=medium.unit or "display", modality=_agreed(medium.modality, rows, "modality")))
-            files[member] = file
-    asked = [(each.template, _question(each, row, key)) for _, row in rows for each in config.questions]
+def sample_of(
+    config: Rows, key: str, rows: list[Numbered], media: tuple[Medium, ...], files: Mapping[str, Any], where: str
+) -> tuple[RawSample, Counter[str]]:
+    """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that disagree."""
+    asked = [(each.template, question_of(each, row, key)) for _, _, row in rows for each in config.questions]
     sample = Sample(
-        key=key, source="", split=_agreed(config.split, rows, "split"), media=tuple(media),
-        report="\n".join(dict.fromkeys(filter(None, (filled(config.report, row) for _, row in rows)))), concept=_agreed(config.concept, rows, "concept"),
-        questions=tuple(question for _, question in asked if question), patient=_agreed(config.patient, rows, "patient"),
+        key=key, source="", split=agreed(config.split or SPLIT, rows, "split"), media=media,
+        report="\n".join(dict.fromkeys(filter(None, (filled(config.report, row) for _, _, row in rows)))), concept=agreed(config.concept, rows, "concept"),
+        questions=tuple(question for _, question in asked if question), patient=agreed(config.patient, rows, "patient"),
     )  # fmt: skip
     return RawSample(sample, files, where), Counter(template for template, question in asked if not question)
 
 
-def _question(asked: TableQuestion, row: Row, key: str) -> Question | None:
+def agreed(template: str, rows: list[Numbered], what: str) -> str:
+    """What all rows of a sample that say anything say. Raises DataError where they differ."""
+    found = {filled(template, row) for _, _, row in rows} - {""}
+    if len(found) > 1:
+        raise DataError(f"its rows differ in {what}; expected one value per key")
+    return found.pop() if found else ""
+
+
+def place_of(rows: list[Numbered], form: Format | None = None) -> str:
+    """`line 2, 4 of t.csv`."""
+    file = rows[0][0]
+    numbers = [str(number) for other, number, _ in rows if other == file]
+    return f"{word_for(file, form)} {', '.join(numbers[:5])}{' ...' if len(numbers) > 5 else ''} of {file}"
+
+
+def _media(config: Config, root: Path, rows: list[Numbered]) -> tuple[tuple[Medium, ...], dict[str, Any]]:
+    """Raises DataError for files that are not there."""
+    media: list[Medium] = []
+    files: dict[str, Any] = {}
+    for medium in config.media:
+        if medium.many:
+            paths = list(dict.fromkeys(path for _, _, row in rows if (path := filled(medium.file, row))))
+        else:
+            paths = [path for path in [agreed(medium.file, rows, "the file of a medium")] if path]
+        for file in [file for path in paths for file in media_of(file_in(root, path), medium, medium.unit)]:
+            member = str(len(media))
+            media.append(Medium(medium.kind, member, (), unit=medium.unit or "display", modality=agreed(medium.modality, rows, "modality")))
+            files[member] = file
+    return tuple(media), files
+
+
+def question_of(asked: TableQuestion, row: Row, key: str) -> Question | None:
+    """None where its text or its answer is missing."""
     wordings = [text for wording in asked.text if (text := filled(wording, row))]
     answer, template, choices = filled(asked.answer, row), filled(asked.template, row), asked.choices
     if not wordings or not answer:
         return None
     if asked.lower:
         answer, template, choices = answer.lower(), template.lower(), tuple(choice.lower() for choice in choices)
-    truth = Truth("choice", answer, choices) if answer in choices else Truth("open", answer)
+    truth = Truth("choice", answer, choices) if answer in choices else _free(asked.task, answer)
+    if truth is None:
+        return None
     return Question(choose(wordings, key, asked.template), truth, template or "question")
 
 
-def _agreed(template: str, rows: list[Numbered], what: str) -> str:
-    """What all rows of a sample that say anything say. Raises DataError where they differ."""
-    found = {filled(template, row) for _, row in rows} - {""}
-    if len(found) > 1:
-        raise DataError(f"its rows differ in {what}; expected one value per key")
-    return found.pop() if found else ""
-
-
-def _file(root: Path, name: str) -> Path:
-    """Raises DataError for a path that leaves the root (links inside it may), and for one where there is no file."""
-    path = root / name
-    if ".." in PurePosixPath(name).parts or not path.is_relative_to(root):
-        raise DataError("the path of its file leads out of the root; paths are relative to the root")
-    if not path.is_file():
-        raise DataError("its file is not there")
-    return path
+def _free(task: Literal["open", "count", "report"], answer: str) -> Truth | None:
+    """None for a count that is not a whole number."""
+    if task != "count":
+        return Truth(task, answer)
+    return Truth("count", answer, count=int(answer)) if answer.isdecimal() else None
 
 
 def _grouped(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:
-    """Key -> its rows with their numbers, and what became of the other rows."""
-    samples: dict[str, list[Numbered]] = {}
+    key = config.key or config.media[0].file
+    wanted = columns_of(config) | {column for medium in config.media for text in (medium.file, medium.modality) for column in columns_in(text)}
+    columns = Columns(config, root, wanted)
+    return grouped(config, key, _rows(config, root, columns), columns, config.format)
+
+
+def grouped(
+    config: Rows, key: str, rows: Iterable[tuple[str, int, Row | str]], columns: Columns, form: Format | None = None
+) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:
+    """Key -> its rows with their places, and what became of the other rows. key: a template. rows: or what is wrong with one."""
+    kept: list[Numbered] = []
     bad: list[BadSample | LeftOut] = []
     left_out: Counter[str] = Counter()
-    for number, row in _rows(config, root):
-        where = f"{word_for(_format(config))} {number} of {config.file}"
+    for file, number, row in rows:
+        where = f"{word_for(file, form)} {number} of {file}"
         if isinstance(row, str):
             bad.append(BadSample(where, row, where))
-        elif other := next((column for column, kept in config.where.items() if row[column] not in kept), ""):
+        elif other := next((column for column, values in config.where.items() if row[column] not in values), ""):
             left_out[f"{other} is not {' or '.join(config.where[other])}"] += 1
-        elif key := filled(config.key or config.media[0].file, row):
-            samples.setdefault(key, []).append((number, row))
         else:
-            bad.append(BadSample(where, f"no value for {config.key or config.media[0].file}", where))
+            kept.append((file, number, row))
+    has_prior = with_prior([row for _, _, row in kept], config.prior) if config.prior else []
+    samples: dict[str, list[Numbered]] = {}
+    for index, (file, number, row) in enumerate(kept):
+        if config.prior and config.prior.needed and not has_prior[index]:
+            left_out["no earlier study of the patient"] += 1
+        elif name := filled(key, row):
+            samples.setdefault(name, []).append((file, number, row))
+        else:
+            where = place_of([(file, number, row)], form)
+            bad.append(BadSample(where, f"no value for {key}", where))
+    left_out += columns.left_out
     return samples, bad + [LeftOut(reason, n) for reason, n in left_out.items()]
 
 
-def _format(config: Config) -> Format:
-    return config.format or format_of(config.file)
+def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, int, Row | str]]:
+    """Raises DataError for a table that cannot be read and for a column of the card that no row has."""
+    seen = set(columns.seen)
+    for split, name in by_split(config.file):
+        for number, record in records(root / name, config.format or format_of(name)):
+            if isinstance(record, dict):
+                seen.update(column for column in record if column is not None)
+            yield name, number, row_of(record, columns, config, split)
+    check_columns(columns, seen, root / by_split(config.file)[0][1])
 
 
-def _rows(config: Config, root: Path) -> Iterator[tuple[int, Row | str]]:
-    """Number of the line (of the record in a JSON list) and the row, or what is wrong with it.
-
-    Raises DataError for a table that cannot be read and for a column of the card that no row has.
-    """
-    path, wanted, seen = root / config.file, _columns(config), set[str]()
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such table; reader.file of the card is relative to the root {root}")
-    for number, record in records(path, _format(config)):
-        if isinstance(record, dict):
-            seen.update(column for column in record if column is not None)
-        yield number, _row(record, wanted, config)
-    if unknown := sorted(wanted - seen):
-        columns = sorted(seen)
-        raise DataError(f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], columns)} (found {', '.join(columns) or 'no rows'})")
+def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
+    if unknown := sorted(columns.own - seen):
+        found = f"{len(seen)} others" if seen else "no rows"
+        raise DataError(f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], sorted(seen))} ({found}; {NAMES_FIRST})")
 
 
-def _columns(config: Config) -> set[str]:
+def columns_of(config: Rows) -> set[str]:
     """The columns that the card speaks of."""
     templates = [config.key, config.patient, config.report, config.concept, config.split]
-    templates += [text for medium in config.media for text in (medium.file, medium.modality)]
     templates += [text for asked in config.questions for text in (*asked.text, asked.answer, asked.template)]
-    return {column for text in templates for column in _COLUMN.findall(text)} | set(config.where) | set(config.rename)
+    return {column for text in templates for column in columns_in(text)} | set(config.where) | set(config.rename)
 
 
-def _row(record: object, wanted: set[str], config: Config) -> Row | str:
+def row_of(record: object, columns: Columns, config: Rows, split: str) -> Row | str:
+    """The row with all its columns, or what is wrong with it."""
     if not isinstance(record, dict):
         return "not a record of columns and values"
     if None in record:  # where csv.DictReader puts what is beyond the header
         return "more values than the table has columns"
     row = {}
-    for column in wanted:
+    for column in columns.own:
         text = cell_text(record.get(column))
         if text is None:
             return f"{column} holds a nested record; expected text, a number, or a list of them"
+        row[column] = text
+    try:
+        columns.complete(row)
+    except DataError as reason:
+        return str(reason)
+    for column, text in row.items():
         text = config.rename.get(column, {}).get(text, text)
         row[column] = "" if text in config.missing else text
-    return row
+    return {**row, SPLIT[1:-1]: split}

@@ -1,6 +1,6 @@
 """Pascal VOC folders: an XML file of boxes beside each image becomes a sample that is asked to count, find and describe.
 
-Only what is annotated is counted. Coordinates are taken as edges in pixels, as labelImg writes them (it moves 0 to 1);
+Coordinates are taken as edges in pixels, as labelImg writes them (it moves 0 to 1);
 where they count pixels from 1, as in VOC itself, a box is half a pixel off on average.
 """
 
@@ -14,34 +14,15 @@ from typing import Literal
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from pydantic import Field, model_validator
-
-from medvlm.archive.wording import choose
-from medvlm.core.config import Config as Base
+from medvlm.archive.objects import AsksAboutObjects, questions, report, sorted_in
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import BOXES_SLOT, Box, Medium, Question, Sample, Truth
+from medvlm.core.sample import Box, Medium, Sample
 
 MAX_XML_BYTES = 8 << 20
 
 
-class VocClass(Base):
-    """What one object and several of it are called in questions and reports."""
-
-    one: str
-    many: str
-
-
-class VocQuestions(Base):
-    wordings: tuple[str, ...] = Field(min_length=1)
-    """`{one}` and `{many}` become the class's names; each image gets one of them."""
-    classes: tuple[str, ...] = ()
-    """Classes to ask about; empty: all."""
-    max_boxes: int = Field(0, ge=0)
-    """Of `boxes`: images with more of the class are not asked for all their places; 0: no limit."""
-
-
-class Config(Base):
+class Config(AsksAboutObjects):
     kind: Literal["voc"]
     annotations: str
     """Folder of the XML files, under the root."""
@@ -50,20 +31,6 @@ class Config(Base):
     medium: str
     """What the card's `media` calls the images."""
     modality: str = ""
-    classes: dict[str, VocClass]
-    """By the names in the XML. Objects of other classes are left out."""
-    count: VocQuestions | None = None
-    boxes: VocQuestions | None = None
-    """Asked for the classes that the image has."""
-    presence: VocQuestions | None = None
-    """Answered by yes or no."""
-
-    @model_validator(mode="after")
-    def _asks_about_its_classes(self) -> Config:
-        for asked in filter(None, (self.count, self.boxes, self.presence)):
-            if unknown := sorted(set(asked.classes) - set(self.classes)):
-                raise ValueError(f"asks about {unknown[0]!r}, expected one of the classes {', '.join(self.classes)}")
-        return self
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
@@ -139,59 +106,8 @@ def _sample(config: Config, xml: Path, images: dict[str, Path], where: str) -> t
     if xml.stem not in images:
         raise DataError("there is no .jpg, .jpeg or .png of its name")
     size, objects = objects_in(xml.read_bytes())
-    boxes: dict[str, list[Box]] = {name: [] for name in config.classes}
-    left_out: Counter[str] = Counter()
-    for name, box in objects:
-        box = _clipped(box, size)
-        if name not in boxes:
-            left_out["object of a class that the card does not name"] += 1
-        elif box[0] >= box[2] or box[1] >= box[3]:
-            left_out["box without area"] += 1
-        else:
-            boxes[name].append(box)
-    report = _report(config, boxes)
+    boxes, left_out = sorted_in(objects, size, config.classes)
+    text = report(config, boxes)
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
-    questions = tuple(_questions(config, boxes, xml.stem))
-    return RawSample(Sample(xml.stem, "", "", (medium,), report, report, questions), {"0": images[xml.stem]}, where), left_out
-
-
-def _clipped(box: Box, size: tuple[int, int]) -> Box:
-    height, width = size if all(size) else (math.inf, math.inf)
-    return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
-
-
-def _questions(config: Config, boxes: dict[str, list[Box]], key: str) -> Iterator[Question]:
-    for kind, asked in (("count", config.count), ("boxes", config.boxes), ("presence", config.presence)):
-        for name in (asked.classes or config.classes) if asked else ():
-            assert asked is not None
-            truth = _truth(kind, boxes[name], config.classes[name].one, asked.max_boxes)
-            if truth is not None:
-                wording = choose(asked.wordings, key, kind, name)
-                yield Question(_named(wording, config.classes[name]), truth, f"{kind}:{name}")
-
-
-def _truth(kind: str, boxes: list[Box], label: str, max_boxes: int) -> Truth | None:
-    """None where the question is not asked."""
-    # From left to right: a model that writes them in a fixed order has one right text, not one for every order.
-    ordered = tuple(sorted(boxes))
-    if kind == "count":
-        return Truth("count", str(len(boxes)), count=len(boxes), boxes=ordered, label=label)
-    if kind == "presence":
-        return Truth("choice", "yes" if boxes else "no", ("yes", "no"), label=label)
-    if not boxes or (max_boxes and len(boxes) > max_boxes):
-        return None
-    return Truth("boxes", BOXES_SLOT, boxes=ordered, label=label)
-
-
-def _named(wording: str, names: VocClass) -> str:
-    return wording.replace("{one}", names.one).replace("{many}", names.many)
-
-
-def _report(config: Config, boxes: dict[str, list[Box]]) -> str:
-    """`11 red blood cells, 1 white blood cell and no platelets.`"""
-    parts = []
-    for name, names in config.classes.items():
-        n = len(boxes[name])
-        parts.append(f"{n or 'no'} {names.one if n == 1 else names.many}")
-    text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
-    return f"{text[0].upper()}{text[1:]}."
+    sample = Sample(xml.stem, "", "", (medium,), text, text, tuple(questions(config, boxes, xml.stem)))
+    return RawSample(sample, {"0": images[xml.stem]}, where), left_out

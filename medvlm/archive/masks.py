@@ -1,0 +1,132 @@
+"""Masks that lie as image files beside an image: what they mark, as boxes with sizes, and how much of the image that is."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from medvlm.archive.columns import Row, columns_in
+from medvlm.core.config import Config
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Box
+from medvlm.io.images import decode
+
+# Axes: H W height, width of the image in pixels.
+
+Holds = Literal["object", "parts", "labels", "area"]
+
+
+class MaskFiles(Config):
+    of: str
+    """The class that they mark."""
+    files: str
+    """Path under the root with the image's `{group}`s in it; * stands for any name, where there are several files."""
+    holds: Holds
+    """What one file shows: one `object`, several in `parts` that do not touch, several as `labels` (one value each), or a
+    tissue whose `area` alone counts."""
+    threshold: int = Field(0, ge=0)
+    """Values above it are marked; 127 for masks that went through JPEG."""
+    min_px: int = Field(1, ge=1)
+    """Smaller objects are left out: specks of JPEG noise."""
+
+
+@dataclass
+class Marked:
+    """objects: class and box. extents: class -> bool [H, W], what any of its masks marks. left_out: objects, by reason."""
+
+    objects: list[tuple[str, Box]] = field(default_factory=list)
+    extents: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width); zeros where there are no masks."""
+        shapes = [extent.shape for extent in self.extents.values()]
+        return (shapes[0][0], shapes[0][1]) if shapes else (0, 0)
+
+
+def read_masks(masks: tuple[MaskFiles, ...], root: Path, row: Row) -> Marked:
+    """row: what the `{group}`s stand for. Raises DataError for masks that are not there, damaged, coloured, or of several sizes."""
+    marked = Marked()
+    for each in masks:
+        for path in _paths(each, root, row):
+            mask_HW = _grey(path, each.of)
+            if marked.extents and mask_HW.shape != marked.size:
+                raise DataError("its masks differ in size")
+            marked.extents[each.of] = marked.extents.get(each.of, False) | (mask_HW > each.threshold)
+            if each.holds != "area":
+                _add_objects(marked, mask_HW, each)
+    return marked
+
+
+def objects_in(mask_HW: np.ndarray, holds: Holds, threshold: int = 0) -> list[tuple[Box, int]]:
+    """Box and number of pixels of each object. Parts that touch at a corner are one.
+
+    mask_HW: integers. The box of one pixel at (x, y) is (x, y, x + 1, y + 1).
+    """
+    marked_HW = mask_HW > threshold
+    if holds in ("object", "area"):
+        rows, columns = (np.flatnonzero(marked_HW.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            return []
+        x1, y1, x2, y2 = map(float, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        return [((x1, y1, x2, y2), int(marked_HW.sum()))]
+    if holds == "labels":
+        values, found_HW = np.unique(np.where(marked_HW, mask_HW, 0), return_inverse=True)
+        labels_HW = found_HW.reshape(mask_HW.shape) + (0 if values[0] == 0 else 1)
+    else:
+        labels_HW, _ = _ndimage().label(marked_HW, structure=np.ones((3, 3)))
+    sizes_px = np.bincount(labels_HW.ravel())[1:]
+    slices = _ndimage().find_objects(labels_HW)
+    return [((float(x.start), float(y.start), float(x.stop), float(y.stop)), int(n)) for (y, x), n in zip(slices, sizes_px, strict=True)]
+
+
+def _ndimage() -> Any:
+    try:
+        from scipy import ndimage
+    except ModuleNotFoundError:
+        raise DataError("objects in masks are told apart by scipy, which is not installed; pip install 'medvlm[archives]'") from None
+    return ndimage
+
+
+def percent(extent_HW: np.ndarray) -> int:
+    """Of the image, to the nearest whole number."""
+    return int(np.floor(100 * extent_HW.mean() + 0.5))
+
+
+def _add_objects(marked: Marked, mask_HW: np.ndarray, masks: MaskFiles) -> None:
+    found = objects_in(mask_HW, masks.holds, masks.threshold)
+    if not found and masks.holds == "object":
+        marked.left_out["mask without a marked pixel"] += 1
+    for box, num_px in found:
+        if num_px >= masks.min_px:
+            marked.objects.append((masks.of, box))
+        else:
+            marked.left_out["object of less than min_px pixels"] += 1
+
+
+def _paths(masks: MaskFiles, root: Path, row: Row) -> list[Path]:
+    pattern = masks.files
+    for name in columns_in(pattern):
+        pattern = pattern.replace(f"{{{name}}}", re.sub(r"([*?[])", r"[\1]", row[name]))
+    if ".." in Path(pattern).parts or Path(pattern).is_absolute():
+        raise DataError("the path of its masks leads out of the root; paths are relative to the root")
+    found = sorted(root.glob(pattern))
+    if not found:
+        raise DataError(f"has no mask of {masks.of}")
+    return found
+
+
+def _grey(path: Path, of: str) -> np.ndarray:
+    pixels = decode(path.read_bytes(), "its mask")
+    if pixels.ndim == 2:
+        return pixels
+    if (np.ptp(pixels.astype(np.int32), axis=2) > 16).any():  # JPEG may tint grey a little
+        raise DataError(f"a mask of {of} has colours; expected grey values")
+    return pixels.max(axis=2)

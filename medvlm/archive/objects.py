@@ -1,0 +1,117 @@
+"""Objects of named classes in an image become questions to count, find and tell whether there are any, and a report.
+
+What a reader of boxes (voc, coco, masks, ...) adds is only where the objects come from. Only what is annotated is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+
+from pydantic import Field, model_validator
+
+from medvlm.archive.wording import choose
+from medvlm.core.config import Config
+from medvlm.core.sample import BOXES_SLOT, Box, Question, Truth
+
+
+class ObjectClass(Config):
+    """What one object and several of it are called in questions and reports."""
+
+    one: str
+    many: str
+
+
+class ObjectQuestions(Config):
+    wordings: tuple[str, ...] = Field(min_length=1)
+    """`{one}` and `{many}` become the class's names; each image gets one of them."""
+    classes: tuple[str, ...] = ()
+    """Classes to ask about; empty: all."""
+    max_boxes: int = Field(0, ge=0)
+    """Of `boxes`: images with more of the class are not asked for all their places; 0: no limit."""
+
+
+class AsksAboutObjects(Config):
+    """What the cards of all readers of boxes have in common."""
+
+    classes: dict[str, ObjectClass]
+    """By the names in the archive. Objects of other classes are left out."""
+    count: ObjectQuestions | None = None
+    boxes: ObjectQuestions | None = None
+    """Asked for the classes that the image has."""
+    presence: ObjectQuestions | None = None
+    """Answered by yes or no."""
+
+    @model_validator(mode="after")
+    def _asks_about_its_classes(self) -> AsksAboutObjects:
+        for asked in filter(None, (self.count, self.boxes, self.presence)):
+            if unknown := sorted(set(asked.classes) - set(self.classes)):
+                raise ValueError(f"asks about {unknown[0]!r}, expected one of the classes {', '.join(self.classes)}")
+        return self
+
+
+Boxes = Mapping[str, Sequence[Box]]
+"""Class -> the boxes of its objects; every class of the card has an entry."""
+
+
+def sorted_in(objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]) -> tuple[Boxes, Counter[str]]:
+    """The boxes by class, cut at the edges of the image, and how many objects were left out by reason.
+
+    size: (height, width); zeros where it is not known.
+    """
+    boxes: dict[str, list[Box]] = {name: [] for name in classes}
+    left_out: Counter[str] = Counter()
+    for name, box in objects:
+        box = _clipped(box, size)
+        if name not in boxes:
+            left_out["object of a class that the card does not name"] += 1
+        elif box[0] >= box[2] or box[1] >= box[3]:
+            left_out["box without area"] += 1
+        else:
+            boxes[name].append(box)
+    return boxes, left_out
+
+
+def questions(config: AsksAboutObjects, boxes: Boxes, key: str, uncounted: Container[str] = ()) -> Iterator[Question]:
+    """uncounted: classes of which there are more than have boxes: these are not asked to be counted or found."""
+    for kind, asked in (("count", config.count), ("boxes", config.boxes), ("presence", config.presence)):
+        for name in (asked.classes or config.classes) if asked else ():
+            assert asked is not None
+            truth = _truth(kind, boxes[name], config.classes[name].one, asked.max_boxes, name in uncounted)
+            if truth is not None:
+                yield Question(named(choose(asked.wordings, key, kind, name), config.classes[name]), truth, f"{kind}:{name}")
+
+
+def named(wording: str, names: ObjectClass) -> str:
+    return wording.replace("{one}", names.one).replace("{many}", names.many)
+
+
+def report(config: AsksAboutObjects, boxes: Boxes, uncounted: Container[str] = ()) -> str:
+    """`11 red blood cells, 1 white blood cell and no platelets.`"""
+    parts = []
+    for name, names in config.classes.items():
+        n = len(boxes[name])
+        parts.append(f"many {names.many}" if name in uncounted else f"{n or 'no'} {names.one if n == 1 else names.many}")
+    text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _clipped(box: Box, size: tuple[int, int]) -> Box:
+    height, width = size if all(size) else (math.inf, math.inf)
+    return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+
+
+def _truth(kind: str, boxes: Sequence[Box], label: str, max_boxes: int, more: bool) -> Truth | None:
+    """None where the question is not asked. more: there are others than these boxes."""
+    # From left to right: a model that writes them in a fixed order has one right text, not one for every order.
+    ordered = tuple(sorted(boxes))
+    if kind == "presence":
+        return Truth("choice", "yes" if boxes or more else "no", ("yes", "no"), label=label)
+    if more:
+        return None
+    if kind == "count":
+        return Truth("count", str(len(boxes)), count=len(boxes), boxes=ordered, label=label)
+    if not boxes or (max_boxes and len(boxes) > max_boxes):
+        return None
+    return Truth("boxes", BOXES_SLOT, boxes=ordered, label=label)

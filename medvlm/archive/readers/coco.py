@@ -1,0 +1,135 @@
+"""COCO instances: one JSON file of images, categories and boxes; each image is asked to count, find and describe its objects.
+
+Boxes are [x, y, width, height] in pixels from the upper left corner. Outlines and run-length masks are not read. An
+annotation with `iscrowd` stands for a group that nobody counted: its image is asked whether there are any of the class,
+not how many nor where.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from medvlm.archive.columns import columns_in, file_in, filled
+from medvlm.archive.objects import AsksAboutObjects, questions, report, sorted_in
+from medvlm.archive.records import cell_text, document
+from medvlm.archive.split_files import Files, by_split
+from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.errors import DataError, did_you_mean
+from medvlm.core.sample import Box, Medium, Sample
+
+
+class Config(AsksAboutObjects):
+    kind: Literal["coco"]
+    file: Files
+    """The JSON file, under the root; or, where each split has one, split -> file."""
+    images: str = "."
+    """Folder that the images' `file_name` is relative to, under the root."""
+    medium: str
+    """What the card's `media` calls the images."""
+    modality: str = ""
+    patient: str = ""
+    """Template of the fields of an image; those of a record within it are joined by a dot, e.g. {metadata.patientid}."""
+
+
+def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+    """One sample an image, in the order of the file. Raises DataError for a file that is not of the format."""
+    assert root is not None, "COCO has a root"
+    for split, name in by_split(config.file):
+        found = _Instances(root / name)
+        for unknown in sorted(set(config.classes) - set(found.categories.values())):
+            raise DataError(
+                f"{root / name}: no category {unknown!r}{did_you_mean(unknown, found.categories.values())} (found {', '.join(found.categories.values())})"
+            )
+        if found.lost:
+            yield LeftOut("annotation of an image or a category that is not listed", found.lost)
+        for number, image in enumerate(found.images, 1):
+            where = f"image {number} of {name}"
+            try:
+                raw, left_out = _sample(config, root, image, found, split, where)
+            except DataError as reason:
+                yield BadSample(f"{split}/{number}", str(reason), where)
+                continue
+            yield from (LeftOut(why, n) for why, n in left_out.items())
+            yield raw
+
+
+def count(config: Config, root: Path | None) -> int:
+    assert root is not None, "COCO has a root"
+    return sum(len(_Instances(root / name).images) for _, name in by_split(config.file))
+
+
+class _Instances:
+    """images: as they are listed. categories: id -> name. of_image: image's id -> its annotations. lost: how many have no image or category."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError for a file that is not there or not of the format."""
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file; reader.file of the card is relative to the root")
+        content = document(path)
+        lists: list[Any] = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations", "categories")]
+        if not all(isinstance(each, list) and all(isinstance(x, dict) for x in each) for each in lists):
+            raise DataError(f"{path}: expected an object with the lists images, annotations and categories")
+        images, annotations, categories = lists
+        self.images: list[dict[str, Any]] = images
+        self.categories = {each.get("id"): str(each.get("name", "")).strip() for each in categories if _is_id(each.get("id"))}
+        self.of_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in self.images if _is_id(image.get("id"))}
+        self.lost = 0
+        for each in annotations:
+            image, category = each.get("image_id"), each.get("category_id")
+            if _is_id(image) and _is_id(category) and image in self.of_image and category in self.categories:
+                self.of_image[image].append(each)
+            else:
+                self.lost += 1
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _sample(config: Config, root: Path, image: dict[str, Any], found: _Instances, split: str, where: str) -> tuple[RawSample, Counter[str]]:
+    """The sample, and how many objects were left out by reason."""
+    name, size = image.get("file_name"), (image.get("height", 0), image.get("width", 0))
+    if not isinstance(name, str) or not _is_id(image.get("id")):
+        raise DataError("its image has no id or no file_name")
+    if not all(isinstance(each, int) and each >= 0 for each in size):
+        raise DataError("its image has a height or width that is no number of pixels")
+    objects: list[tuple[str, Box]] = []
+    crowds: set[str] = set()
+    for each in found.of_image[image["id"]]:
+        category = found.categories[each["category_id"]]
+        if each.get("iscrowd"):
+            crowds.add(category)
+        else:
+            objects.append((category, _box(each.get("bbox"))))
+    boxes, left_out = sorted_in(objects, size, config.classes)
+    uncounted = crowds & set(config.classes)
+    left_out.update({"group of objects that is not counted": len(uncounted)} if uncounted else {})
+    fields = _flat(image)
+    fields |= {column: "" for column in columns_in(config.patient) if column not in fields}
+    key, text = f"{split}/{name}" if split else name, report(config, boxes, uncounted)
+    medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
+    asked = tuple(questions(config, boxes, key, uncounted))
+    sample = Sample(key, "", split, (medium,), text, text, asked, filled(config.patient, fields))
+    return RawSample(sample, {"0": file_in(root, f"{config.images}/{name}" if config.images != "." else name)}, where), left_out
+
+
+def _box(value: Any) -> Box:
+    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in value):
+        raise DataError("has an annotation without a box of four numbers")
+    x, y, width, height = value
+    return float(x), float(y), float(x + width), float(y + height)
+
+
+def _flat(record: dict[str, Any], within: str = "") -> dict[str, str]:
+    """Texts and numbers of a record; of records within it by `outer.inner`."""
+    flat: dict[str, str] = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and not within:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[f"{within}{name}"] = cell_text(value) or ""
+    return flat

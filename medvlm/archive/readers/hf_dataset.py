@@ -1,0 +1,203 @@
+"""Tables as `datasets` keeps them: parquet files, or the arrow files of save_to_disk, with the images within.
+
+Read through pyarrow alone. Described by the card as a `table` is; rows with the same images are one sample. The images
+are read twice, so that only the text of a data set has to fit into memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medvlm.archive import arrow_files
+from medvlm.archive.columns import Columns, Row, columns_in, file_in
+from medvlm.archive.objects import AsksAboutObjects, questions, sorted_in
+from medvlm.archive.readers.table import Numbered, Rows, agreed, check_columns, columns_of, grouped, place_of, row_of, sample_of
+from medvlm.archive.records import cell_text
+from medvlm.archive.split_files import Files, by_split
+from medvlm.core.config import Config as Base
+from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Box, Medium
+
+_IMAGES = "{digest of the images}"
+_OBJECTS = "objects of the row"
+
+
+class HfMedium(Base):
+    column: str
+    """Of images: {bytes, path} as `datasets` stores them, plain bytes, or a list of either (each is a medium then)."""
+    kind: str
+    """What the card's `media` calls it."""
+    modality: str = ""
+    unit: Literal["display", "HU", "raw"] = "display"
+
+
+class HfObjects(AsksAboutObjects):
+    places: str
+    """Column of the list of boxes in a row."""
+    named: str
+    """Column of their class, one for all of a row or a list with one for each."""
+    form: Literal["xyxy", "xywh"] = "xyxy"
+    """Two corners, or the upper left corner, width and height; in pixels."""
+
+
+class Config(Rows):
+    kind: Literal["hf_dataset"]
+    file: Files
+    """Under the root: a parquet or arrow file, a folder of them (as save_to_disk makes it), or a pattern such as
+    data/train-*.parquet; or, where each split has its own, split -> one of these."""
+    media: tuple[HfMedium, ...] = Field(min_length=1)
+    objects: HfObjects | None = None
+    """What there is on the first medium."""
+
+
+def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+    """Samples in the order in which their first rows stand. Raises DataError for a data set that is not what the card says."""
+    assert root is not None, "a data set has a root"
+    columns = Columns(config, root, columns_of(config) | {c for medium in config.media for c in columns_in(medium.modality)})
+    samples, others = grouped(config, config.key or _IMAGES, _rows(config, root, columns), columns)
+    yield from others
+    first = {rows[0][:2]: (key, rows) for key, rows in samples.items()}
+    for _, name, file in _files(config, root):
+        for number, record in arrow_files.rows(file, [medium.column for medium in config.media]):
+            if (name, number) in first:
+                yield from _sample(config, root, *first[name, number], record)
+
+
+def count(config: Config, root: Path | None) -> int:
+    """Of rows: how many samples they make is known once all images are read."""
+    assert root is not None, "a data set has a root"
+    return sum(arrow_files.num_rows(file) for _, _, file in _files(config, root))
+
+
+def _sample(config: Config, root: Path, key: str, rows: list[Numbered], record: dict[str, Any]) -> Iterator[RawSample | BadSample | LeftOut]:
+    where = place_of(rows)
+    try:
+        agreed(_IMAGES, rows, "their images")
+        left_out: Counter[str] = Counter()
+        media: list[Medium] = []
+        files: dict[str, bytes | Path] = {}
+        for each in config.media:
+            modality = agreed(each.modality, rows, "modality")
+            for image in _listed(record[each.column]):
+                files[str(len(media))] = _image(image, root)
+                media.append(Medium(each.kind, str(len(media)), (), unit=each.unit, modality=modality))
+        raw, unasked = sample_of(config, key, rows, tuple(media), files, where)
+        if config.objects:
+            boxes, left_out = sorted_in([found for _, _, row in rows for found in json.loads(row[_OBJECTS])], (0, 0), config.objects.classes)
+            asked = (*raw.sample.questions, *questions(config.objects, boxes, key))
+            raw = replace(raw, sample=replace(raw.sample, questions=asked))
+    except DataError as reason:
+        yield BadSample(key, str(reason), where)
+        return
+    yield from (LeftOut(why, n) for why, n in left_out.items())
+    yield from (LeftOut(f"no text or no answer for the question {template}", n) for template, n in unasked.items())
+    yield raw
+
+
+def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, int, Row | str]]:
+    images = [medium.column for medium in config.media]
+    objects = {config.objects.places, config.objects.named} if config.objects else set()
+    seen = set(columns.seen)
+    for split, name, file in _files(config, root):
+        found, classes = arrow_files.schema(file)
+        if missing := [name for name in (*images, *sorted(objects)) if name not in found]:
+            raise DataError(f"{file}: no column {missing[0]!r} (found {', '.join(sorted(found))})")
+        seen |= found
+        for number, record in arrow_files.rows(file, sorted((columns.own | set(images) | objects) & found)):
+            for column in classes.keys() & record.keys():
+                record[column] = _class_name(record[column], classes[column])
+            yield name, number, _row(config, root, record, columns, split)
+    check_columns(columns, seen, root)
+
+
+def _row(config: Config, root: Path, record: dict[str, Any], columns: Columns, split: str) -> Row | str:
+    """The row with what is known of its images and objects, or what is wrong with it."""
+    row = row_of(record, columns, config, split)
+    if isinstance(row, str):
+        return row
+    try:
+        objects = _objects(config.objects, record) if config.objects else []
+    except DataError as reason:
+        return str(reason)
+    return {**row, _IMAGES[1:-1]: _digest([record[medium.column] for medium in config.media], root), _OBJECTS: json.dumps(objects)}
+
+
+def _objects(config: HfObjects, record: dict[str, Any]) -> list[tuple[str, Box]]:
+    boxes, names = record[config.places], record[config.named]
+    if boxes is None:
+        return []
+    names = names if isinstance(names, list) else [names] * len(boxes)
+    if not isinstance(boxes, list) or len(names) != len(boxes):
+        raise DataError(f"{config.places} and {config.named} are not lists of one length")
+    found = []
+    for name, box in zip(names, boxes, strict=True):
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in box):
+            raise DataError(f"{config.places} holds a box that is not made of four numbers")
+        x, y, to_x, to_y = map(float, box)
+        found.append((cell_text(name) or "", (x, y, to_x, to_y) if config.form == "xyxy" else (x, y, x + to_x, y + to_y)))
+    return found
+
+
+def _class_name(value: Any, names: list[str]) -> Any:
+    """-1 is how `datasets` writes that there is no label."""
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+
+def _digest(values: list[Any], root: Path) -> str:
+    """Of all images of a row; "" where there are none, or one of them cannot be had."""
+    try:
+        images = [_image(image, root) for value in values for image in _listed(value)]
+    except DataError:
+        return ""
+    total = hashlib.blake2b(digest_size=16)
+    for image in images:
+        total.update(hashlib.blake2b(image if isinstance(image, bytes) else image.read_bytes()).digest())
+    return total.hexdigest() if images else ""
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _image(value: Any, root: Path) -> bytes | Path:
+    """Raises DataError where there is neither an image nor a file that is there."""
+    if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
+        return file_in(root, value["path"])
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes) or not data:
+        raise DataError("a column of images holds none; expected {bytes, path} or bytes")
+    return data
+
+
+def _files(config: Config, root: Path) -> list[tuple[str, str, Path]]:
+    """(split, what it is called in messages, file). Raises DataError where there are none."""
+    found = []
+    for split, name in by_split(config.file):
+        if not (files := _files_of(root, name)):
+            raise DataError(f"{root / name}: no .parquet or .arrow files; reader.file of the card is relative to the root {root}")
+        found += [(split, f"file {number} of {name}", file) for number, file in enumerate(files, 1)]
+    return found
+
+
+def _files_of(root: Path, name: str) -> list[Path]:
+    folder = root / name
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise DataError(f"{folder}: holds the splits {', '.join(splits)}; name them in reader.file, e.g. {{train: {name}/{splits[0] if splits else 'train'}}}")
+    if (state := folder / "state.json").is_file():
+        try:  # beside its own files there may be cached ones of other versions
+            return [file_in(root, f"{name}/{each['filename']}") for each in json.loads(state.read_text())["_data_files"]]
+        except (ValueError, LookupError, TypeError, RecursionError) as reason:
+            raise DataError(f"{state}: does not list the files of a data set ({type(reason).__name__})") from None
+    paths = folder.iterdir() if folder.is_dir() else root.glob(name)
+    return sorted(path for path in paths if path.suffix in (".parquet", ".arrow"))

@@ -1,0 +1,99 @@
+"""Arrays of images and labels in one .npz, as MedMNIST has them: `train_images`, `train_labels`, and so on for each split."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from medvlm.archive.wording import choose
+from medvlm.core.config import Config as Base
+from medvlm.core.contracts import BadSample, RawSample
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.io.images import MAX_ARRAY_BYTES
+
+# Axes: N images, D H W depth, height, width, L columns of labels.
+
+
+class Config(Base):
+    kind: Literal["npz"]
+    file: str
+    """The .npz, under the root."""
+    splits: dict[Literal["train", "val", "test"], str] = {"train": "train", "val": "val", "test": "test"}
+    """Split -> how the names of its two arrays begin: PREFIX_images and PREFIX_labels."""
+    medium: str
+    """What the card's `media` calls the images."""
+    modality: str = ""
+    labels: tuple[str, ...] = Field(min_length=2)
+    """Names of the labels 0, 1, ..."""
+    which: tuple[str, ...] = ()
+    """Wordings of the question for the label, where an image has one."""
+    has: tuple[str, ...] = ()
+    """Wordings of the question for each label by itself, where an image has any number of them; `{label}` becomes its name."""
+
+
+def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
+    """One sample an image, by split. Raises DataError for a file whose arrays are not those of the card."""
+    with _open(config, root) as arrays:
+        for split, prefix in config.splits.items():
+            images, labels_NL = _arrays(arrays, prefix, config)
+            for number, (image, label_L) in enumerate(zip(images, labels_NL, strict=True)):
+                where = f"image {number} of {prefix}"
+                key = f"{prefix}/{number}"
+                names = [config.labels[i] for i in (np.flatnonzero(label_L) if config.has else label_L) if 0 <= i < len(config.labels)]
+                if not config.has and len(names) != 1:
+                    yield BadSample(key, f"its label is none of 0 to {len(config.labels) - 1}", where)
+                    continue
+                text = ", ".join(names)
+                medium = Medium(config.medium, "0", (), modality=config.modality)
+                sample = Sample(key, "", split, (medium,), text, text, tuple(_questions(config, names, key)))
+                yield RawSample(sample, {"0": image}, where)
+
+
+def count(config: Config, root: Path | None) -> int:
+    with _open(config, root) as arrays:
+        return sum(len(_arrays(arrays, prefix, config)[1]) for prefix in config.splits.values())
+
+
+def _questions(config: Config, names: list[str], key: str) -> Iterator[Question]:
+    if config.which and len(names) == 1:
+        yield Question(choose(config.which, key, "which"), Truth("choice", names[0], config.labels), "which")
+    for label in config.labels if config.has else ():
+        text = choose(config.has, key, label).replace("{label}", label)
+        yield Question(text, Truth("choice", "yes" if label in names else "no", ("yes", "no"), label=label), f"has:{label}")
+
+
+def _open(config: Config, root: Path | None) -> Any:
+    assert root is not None, "an .npz has a root"
+    path = root / config.file
+    try:
+        with zipfile.ZipFile(path) as members:  # before anything is unpacked
+            largest = max((info.file_size for info in members.infolist()), default=0)
+        if largest > MAX_ARRAY_BYTES:
+            raise DataError(f"{path}: an array of {largest} bytes, more than the {MAX_ARRAY_BYTES} that are read")
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; reader.file of the card is relative to the root {root}") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as reason:
+        raise DataError(f"{path}: not a .npz of arrays ({type(reason).__name__})") from None
+
+
+def _arrays(arrays: Any, prefix: str, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 [N, H, W], [N, H, W, 3] or [N, D, H, W], and labels [N, L]."""
+    names = f"{prefix}_images", f"{prefix}_labels"
+    if missing := [name for name in names if name not in arrays]:
+        raise DataError(f"{config.file}: no array {missing[0]!r} (found {', '.join(arrays.files)})")
+    try:
+        images, labels = (arrays[name] for name in names)
+    except (ValueError, zipfile.BadZipFile, EOFError, MemoryError) as reason:
+        raise DataError(f"{config.file}: {names[0]} or {names[1]} is damaged ({type(reason).__name__})") from None
+    if images.ndim not in (3, 4) or images.dtype != np.uint8 or labels.dtype.kind not in "iu" or len(labels) != len(images):
+        raise DataError(f"{config.file}: {names[0]} is {images.dtype} {list(images.shape)} with {len(labels)} labels; expected uint8 images and as many numbers")
+    if config.has and labels.size != len(labels) * len(config.labels):
+        raise DataError(f"{config.file}: {names[1]} is {list(labels.shape)}; expected a column for each of the {len(config.labels)} labels of the card")
+    return images, labels.reshape(len(labels), -1)

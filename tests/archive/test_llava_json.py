@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvlm.archive.readers.llava_json import Config, read
+from medvlm.core.contracts import BadSample
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Truth
+from medvlm.io.images import encode_png
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+
+
+def record(*texts: str, **fields: Any) -> dict[str, Any]:
+    return {"id": "f1", "image": "a.png", "conversations": turns(*texts), **fields}
+
+
+def read_all(root: Path, *records: Any, **settings: Any) -> list[Any]:
+    (root / "img").mkdir(exist_ok=True)
+    for name in ("a.png", "b.png"):
+        (root / "img" / name).write_bytes(encode_png(np.zeros((2, 3), np.uint8)))
+    (root / "t.json").write_text(json.dumps(records))
+    return list(read(Config.model_validate({"kind": "llava_json", "file": "t.json", "images": "img", "medium": "image", **settings}), root))
+
+
+def asked(raw: Any) -> list[tuple[str, str]]:
+    return [(question.text, question.truth.answer) for question in raw.sample.questions]
+
+
+def test_each_question_of_the_human_is_one_and_the_image_comes_before_it(tmp_path):
+    (raw,) = read_all(tmp_path, record("<image>\nWhat is it?", "A film.", "Of what?", "A chest."))
+    assert asked(raw) == [("What is it?", "A film."), ("Of what?", "A chest.")]
+    assert raw.files == {"0": tmp_path / "img" / "a.png"} and raw.sample.media[0].kind == "image" and raw.where == "record 1 of t.json"
+
+
+@pytest.mark.parametrize("text", ["What is it?\n<image>", "<image> What is it?", "What <image> is it?", "What is it?"])
+def test_the_place_of_a_single_image_is_taken_out_wherever_it_stands(tmp_path, text):
+    (raw,) = read_all(tmp_path, record(text, "A film."))
+    assert asked(raw) == [("What is it?", "A film.")]
+
+
+def test_several_images_are_named_by_their_place_within_a_text(tmp_path):
+    (raw,) = read_all(tmp_path, record("<image>\n<image>\nWhat changed?", "Nothing.", image=["a.png", "b.png"]))
+    assert asked(raw) == [("What changed?", "Nothing.")] and [path.name for path in raw.files.values()] == ["a.png", "b.png"]
+    (raw,) = read_all(tmp_path, record("Is <image> earlier than <image> ?", "Yes.", image=["a.png", "b.png"]))
+    assert asked(raw) == [("Is (image 1) earlier than (image 2) ?", "Yes.")]
+    (raw,) = read_all(tmp_path, record("<image>\nDescribe.", "Clear.", "Now see <image> too: changed?", "No.", image=["a.png", "b.png"]))
+    assert asked(raw) == [("Describe.", "Clear."), ("Now see (image 2) too: changed?", "No.")]
+
+
+def test_a_turn_can_have_the_turns_before_it_above_it(tmp_path):
+    (raw,) = read_all(tmp_path, record("<image>\nWhat is it?", "A film.", "Of what?", "A chest.", "Whose?", "Unknown."), history=True)
+    assert [text for text, _ in asked(raw)] == ["What is it?", "What is it?\nA film.\n\nOf what?", "What is it?\nA film.\n\nOf what?\nA chest.\n\nWhose?"]
+
+
+def test_answers_are_choices_where_the_card_names_them_and_texts_or_reports_elsewhere(tmp_path):
+    (raw,) = read_all(tmp_path, record("<image>\nClear?", "YES", "Where?", "Left."), choices=["yes", "no"])
+    assert [question.truth for question in raw.sample.questions] == [Truth("choice", "yes", ("yes", "no")), Truth("open", "Left.")]
+    (raw,) = read_all(tmp_path, record("<image>\nDescribe.", "Long."), task="report")
+    assert raw.sample.questions[0].truth == Truth("report", "Long.")
+
+
+def test_a_conversation_may_be_without_image_and_begin_with_the_system(tmp_path):
+    system = {"from": "system", "value": "You are kind."}
+    (raw,) = read_all(tmp_path, {"id": 3, "conversations": [system, *turns("What is HU?", "A scale.")]})
+    assert (raw.sample.media, raw.files, asked(raw)) == ((), {}, [("What is HU?", "A scale.")])
+
+
+def test_the_turns_may_be_spelled_as_llava_med_spells_them(tmp_path):
+    (raw,) = read_all(tmp_path, {"id": "x", "image": "a.png", "conversatons": turns("<image>\nWhat?", "This.")})
+    assert asked(raw) == [("What?", "This.")]
+
+
+def test_two_conversations_about_one_figure_are_two_samples(tmp_path):
+    first, second = read_all(tmp_path, record("<image>\nWhat?", "This."), record("<image>\nWhere?", "Here."))
+    assert first.sample.key != second.sample.key
+    (again, *_) = read_all(tmp_path, record("<image>\nWhat?", "This."))
+    assert again.sample.key == first.sample.key, "a key does not depend on the other records"
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (record("<image>\nWhat?", "This.", image="c.png"), "its file is not there"),
+        (record("<image>\nWhat?", "This.", image="../t.json"), "leads out of the root"),
+        (record("<image>\nWhat?", "This.", image=7), "neither a path nor a list of paths"),
+        (record("<image><image>\nWhat?", "This."), "has 2 places for images, and it has 1 of them"),
+        (record("<image>\nWhat?", "This."), ""),
+        (record("<image>\nWhat?"), "do not go from human to gpt"),
+        (record("<image>\nWhat?", "This.", conversations=turns("a", "b")[::-1]), "do not go from human to gpt"),
+        (record("<image>\n", "This."), "a turn of it is empty"),
+        (record("<image>\nWhat?", " "), "a turn of it is empty"),
+        (record("What?", "This: <image>"), "an answer of it holds <image>"),
+        ({"id": 1, "image": "a.png"}, "no turns of `from` and `value` under conversations or conversatons"),
+        ({"id": 1, "conversations": [{"from": "human"}]}, "no turns of `from` and `value`"),
+        ("text", "is not a record"),
+    ],
+)
+def test_a_bad_record_leaves_the_others(tmp_path, bad, reason):
+    first, second = read_all(tmp_path, bad, record("<image>\nWhere?", "Here."))
+    assert asked(second) == [("Where?", "Here.")]
+    if reason:
+        assert isinstance(first, BadSample) and reason in first.reason and first.where == "record 1 of t.json"
+        assert "c.png" not in first.reason
+    else:
+        assert asked(first) == [("What?", "This.")]
+
+
+def test_each_split_can_have_its_file_and_be_of_json_lines(tmp_path):
+    read_all(tmp_path)
+    for name in ("train.jsonl", "val.jsonl"):
+        (tmp_path / name).write_text(json.dumps(record("<image>\nWhat?", name)) + "\n")
+    raws = read_all(tmp_path, file={"train": "train.jsonl", "val": "val.jsonl"})
+    assert [(raw.sample.split, raw.sample.questions[0].truth.answer, raw.where) for raw in raws] == [
+        ("train", "train.jsonl", "line 1 of train.jsonl"), ("val", "val.jsonl", "line 1 of val.jsonl"),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"none\.json: there is no such table"):
+        read_all(tmp_path, file="none.json")
