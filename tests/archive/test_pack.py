@@ -30,6 +30,12 @@ CARD = {
 SECRET = "JANE-DOE-1961"
 
 
+@pytest.fixture(autouse=True)
+def one_decoder(monkeypatch):
+    """The start of each takes half a second."""
+    monkeypatch.setattr(packing, "num_decoders", lambda: 1)
+
+
 def card(**settings: Any) -> Card:
     """reader: only what differs from CARD's."""
     reader = {**CARD["reader"], **settings.pop("reader", {})}  # type: ignore[dict-item]
