@@ -30,7 +30,7 @@ Item = RawSample | Deferred | BadSample
 Outcome = Stored | DataError
 
 MAX_HELD_BYTES = 256 << 20
-"""No sample is handed out while so much waits for an earlier one; more than this times two is never held."""
+"""No sample is handed out while so much waits for an earlier one; each that is under way then may come on top."""
 HELD_PER_DECODER = 32
 """Samples that are under way or wait for an earlier one."""
 START_SECONDS = 120
@@ -111,7 +111,7 @@ class Decoders:
             if decoder.connection in ready:
                 gone = decoder.take()
             elif time.monotonic() >= decoder.ends_at:
-                gone = f"took more than {self._limits.seconds} s to decode; reduce or split it"
+                gone = _SLOW
             else:
                 continue
             if gone:
@@ -124,17 +124,18 @@ class Decoders:
         self._decoders[place] = _Decoder(self._card, self._limits)
         if job is None:
             return
-        if gone == _DIED and exit_code == -signal.SIGKILL and job.tries == 1:  # perhaps the system was out of memory for others: once more
+        if exit_code == -signal.SIGKILL and gone == _DIED and job.tries == 1:  # perhaps the system was out of memory for others: once more
             job.tries += 1
             self._queue.appendleft(job)
-        elif gone == _DIED:
+        elif gone == _SLOW or exit_code == -signal.SIGALRM:
+            job.outcome = DataError(f"took more than {self._limits.seconds} s to decode; reduce or split it")
+        else:
             how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended (exit code {exit_code})"
             job.outcome = DataError(f"its decoder {how}")
-        else:
-            job.outcome = DataError(gone)
 
 
-_DIED, _SPENT = "died", "spent"
+_DIED, _SPENT, _SLOW = "died", "spent", "slow"
+"""Why a decoder has to be replaced."""
 _LONG_SECONDS = 86400.0
 
 

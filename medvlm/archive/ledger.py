@@ -13,10 +13,11 @@ from medvlm.archive.deal import Dealt, Share, keyed
 from medvlm.archive.decoders import Item, Outcome
 from medvlm.archive.journal import Bad, Journal
 from medvlm.archive.stored import Stored
+from medvlm.archive.target import Target
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
-from medvlm.io.shard_index import index_path
+from medvlm.io.shard_index import index_path, read_index
 from medvlm.io.shards import ShardWriter
 
 
@@ -30,10 +31,10 @@ class Ledger:
     begun: what must be as it was when packing began. Raises Changed where the shards are not those that the journal speaks of.
     """
 
-    def __init__(self, card: Card, folder: Path, journal: Path, begun: dict[str, Any], shard_bytes: int) -> None:
+    def __init__(self, card: Card, target: Target, begun: dict[str, Any], shard_bytes: int) -> None:
         self.dealt, self.bad = Dealt(), Counter[str]()
-        self._card, self._folder, self._shard_bytes = card, folder, shard_bytes
-        self._journal = Journal(journal, {**begun, "shard_bytes": shard_bytes})
+        self._card, self._folder, self._may_be_away, self._shard_bytes = card, target.work, target.takes_parts, shard_bytes
+        self._journal = Journal(target.journal, {**begun, "shard_bytes": shard_bytes})
         try:
             self._writers = self._going_on()
         except (FileNotFoundError, DataError):
@@ -117,13 +118,18 @@ class Ledger:
         """Writers that stand where the last commit was; what came after it is removed."""
         for tar in self._folder.glob("*.tar"):  # killed when it was about to publish
             tar.rename(tar.with_name(f"{tar.name}.part"))
-        places = self._journal.places
-        tars = {split: [self._folder / f"{split}-{number:06d}.tar" for number in range(place[0] + 1)] for split, place in places.items()}
-        kept = {path for each in tars.values() for tar in each for path in (tar.with_name(f"{tar.name}.part"), index_path(tar))}
-        kept -= {index_path(each[-1]) for each in tars.values()}
+        places, kept = self._journal.places, set[Path]()
+        for split, (number, *_) in places.items():
+            tars = [self._folder / f"{split}-{i:06d}.tar" for i in range(number + 1)]
+            kept |= {tar.with_name(f"{tar.name}.part") for tar in tars} | {index_path(tar) for tar in tars[:-1]}
+            for tar in tars[:-1]:
+                self._check_full(tar)
         for path in self._folder.iterdir():
             if path not in kept:
                 path.unlink()
-        if missing := [path for path in kept if path.name.endswith(".json") and not path.is_file()]:
-            raise DataError(f"{len(missing)} indexes are missing")
         return {split: ShardWriter(self._folder, split, self._shard_bytes, place) for split, place in places.items()}
+
+    def _check_full(self, tar: Path) -> None:
+        part, index = tar.with_name(f"{tar.name}.part"), read_index(index_path(tar))
+        if not (self._may_be_away and not part.exists()) and part.stat().st_size != index.bytes:
+            raise DataError(f"{part}: not {index.bytes} bytes")

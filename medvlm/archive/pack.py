@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -76,6 +77,8 @@ def pack(
     Raises DataError for an archive or a card that is wrong, for `out` that holds something else, and when another
     process is packing there.
     """
+    if workers is not None and workers < 1:
+        raise DataError(f"workers is {workers}; expected at least 1 process that decodes")
     target = target_of(out)
     with _lock(target, wait=False):
         return _pack(card, root, target, progress, max_bad, workers, limits)
@@ -150,18 +153,17 @@ def _pack(
         target.forget()
         return receipt
     _check_root(card, root)
+    fill = partial(_filled, card, root, target, progress, max_bad, workers or num_decoders(), limits)
     try:
         target.begin()
-        for attempt in ("goes on", "begins anew"):
-            try:
-                receipt = _filled(card, root, target, progress, max_bad, workers, limits)
-                break
-            except Changed as reason:
-                assert attempt == "goes on", reason
-                if progress:
-                    progress(f"packing {card.name}: {reason}; it begins anew")
-                target.forget()
-                target.begin()
+        try:
+            receipt = fill()
+        except Changed as reason:
+            if progress:
+                progress(f"packing {card.name}: {reason}; it begins anew")
+            target.forget()
+            target.begin()
+            receipt = fill()
         target.publish()
     except OSError as reason:  # a full disk, an archive that is no longer mounted
         raise DataError(f"{target}: packing stopped ({reason.strerror or type(reason).__name__}); pack again, and it goes on from there") from None
@@ -189,16 +191,14 @@ class _TooManyBad(DataError):
     pass
 
 
-def _filled(
-    card: Card, root: Path | None, target: Target, progress: Progress | None, max_bad: float, workers: int | None, limits: Limits,
-) -> PackReceipt:  # fmt: skip
+def _filled(card: Card, root: Path | None, target: Target, progress: Progress | None, max_bad: float, workers: int, limits: Limits) -> PackReceipt:
     """Fills the work folder of the target, from where it was. Raises Changed where going on is not possible."""
     reader = component("archive.readers", card.reader.kind)
     watch = Watch(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
     begun = {"card": card_hash(card), "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(), "medvlm": medvlm.__version__}
     left_out = Counter[str]()
     items = _countable(reader.read(card.reader, root), left_out)
-    with Ledger(card, target.work, target.journal, begun, SHARD_BYTES) as ledger, Decoders(card, workers or num_decoders(), limits) as decoders:
+    with Ledger(card, target, begun, SHARD_BYTES) as ledger, Decoders(card, workers, limits) as decoders:
         watch.resume(*ledger.go_on(items))
         saved = time.monotonic()
         for item, outcome in decoders.outcomes(items):

@@ -5,6 +5,7 @@ Both are filled in a work folder, `.NAME.packing`, beside the folder or, for a r
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -24,7 +25,9 @@ def target_of(out: Path | str) -> Target:
 
 
 class Target:
-    """A folder. beside: where work folder, journal and lock lie. name: as it is in their names."""
+    """A folder. beside: where work folder, journal and lock lie. name: as it is in their names. takes_parts: whether keep() moves them away."""
+
+    takes_parts = False
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.beside, self.name = folder, folder.parent, folder.name
@@ -65,6 +68,8 @@ class Target:
 
 class Remote(Target):
     """A place of fsspec. Shards go there as soon as they are full, the receipt last. Locked against processes of the same folder only."""
+
+    takes_parts = True
 
     def __init__(self, url: str) -> None:
         self._url, self.beside = url.rstrip("/"), Path()
@@ -108,7 +113,7 @@ class Remote(Target):
         self._files.put_file(str(path), f"{self._root}/{name}")
         found = self._files.size(f"{self._root}/{name}")
         if found != path.stat().st_size:
-            raise DataError(f"{self}: {name} has {found} bytes there and {path.stat().st_size} here; pack again, and it goes on from there")
+            raise OSError(errno.EIO, f"{name} has {found} bytes there and {path.stat().st_size} here")
 
 
 def write_durably(path: Path, text: str) -> None:

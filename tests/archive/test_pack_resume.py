@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medvlm.archive import pack as packing
+from medvlm.archive import target
+from medvlm.archive.journal import Journal
 from medvlm.archive.ledger import Ledger
 from medvlm.archive.pack import pack
+from medvlm.archive.target import Target
 from medvlm.core.errors import DataError
+from medvlm.io import shards
 from medvlm.io.images import encode_png
-from medvlm.io.shards import open_shards
+from medvlm.io.shards import ShardWriter, open_shards
 from tests.archive.test_pack import archive, card, contents, noise
 
 SHARD_BYTES = 12 << 10
 """30 films fill several shards of each split."""
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from medvlm.archive import ledger, pack as packing, target
-from medvlm.core.card import load_card
-from medvlm.io import shards
-where, after, card, root, out, workers = sys.argv[1:]
-packing.COMMIT_SECONDS, packing.SHARD_BYTES, os.fsync = 0.0, 12 << 10, lambda file: None
-holder, name = eval(where.rpartition(".")[0]), where.rpartition(".")[2]
-plain, calls = getattr(holder, name), [0]
-def dies(*args):
-    calls[0] += 1
-    if calls[0] == int(after):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(*args)
-setattr(holder, name, dies)
-packing.pack(load_card(Path(card)), Path(root), Path(out), workers=int(workers), max_bad=0.1)
-"""
-
 PLACES = [
-    ("ledger.Ledger.take", 1), ("ledger.Ledger.take", 20), ("shards.ShardWriter.put", 17), ("shards.ShardWriter._next_tar", 5),
-    ("shards.ShardWriter._finish_tar", 3), ("shards.save_index", 4), ("ledger.ShardWriter.sync", 25), ("ledger.Journal.commit", 12),
-    ("ledger.Ledger.write_quarantine", 1), ("shards.ShardWriter.close", 2), ("packing._receipt", 1), ("packing.write_durably", 1),
-    ("packing.write_durably", 2), ("target.Target.publish", 1), ("target._sync_folder", 2),
+    (Ledger, "take", 1), (Ledger, "take", 20), (ShardWriter, "put", 17), (ShardWriter, "_next_tar", 5), (ShardWriter, "_finish_tar", 3),
+    (shards, "save_index", 4), (ShardWriter, "sync", 25), (Journal, "commit", 12), (Ledger, "write_quarantine", 1), (ShardWriter, "close", 2),
+    (packing, "_receipt", 1), (packing, "write_durably", 1), (packing, "write_durably", 2), (Target, "publish", 1), (target, "_sync_folder", 2),
 ]  # fmt: skip
 """Where the packer is killed, and at which call: within samples, at the border of shards, at commits, at every step of publishing."""
 
@@ -73,9 +57,27 @@ def whole(raw, tmp_path_factory) -> Path:
     return out
 
 
-def kill_at(where: str, after: int, raw: Path, whole: Path, out: Path) -> None:
-    child = subprocess.run([sys.executable, "-c", KILLED, where, str(after), str(whole / "card.yaml"), str(raw), str(out), "2"])
-    assert child.returncode == -signal.SIGKILL, "it was not killed"
+def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> int:
+    """Packs in another process that is killed when it calls holder.name for the after-th time; its id, where `how` does not kill it."""
+    pid = os.fork()
+    if pid == 0:
+        plain, calls = getattr(holder, name), [0]
+
+        def dies(*args):
+            calls[0] += 1
+            if calls[0] == after:
+                how()
+            return plain(*args)
+
+        setattr(holder, name, dies)
+        packing.COMMIT_SECONDS = 0.0
+        try:
+            pack(card(), raw, out, max_bad=0.1)
+        finally:
+            os._exit(1)
+    if how is kill_at.__defaults__[0]:  # type: ignore[index]
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL, "it was not killed"
+    return pid
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -94,10 +96,10 @@ def count_takes(monkeypatch) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize(("where", "after"), PLACES)
-def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same_bytes(tmp_path, raw, whole, where, after):
+@pytest.mark.parametrize(("holder", "name", "after"), PLACES, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same_bytes(tmp_path, raw, whole, holder, name, after):
     out = tmp_path / "out"
-    kill_at(where, after, raw, whole, out)
+    kill_at(holder, name, after, raw, out)
     if out.exists():  # published, and killed before it tidied up
         assert contents(out) == contents(whole)
     elif list((tmp_path / ".out.packing").glob("*.part")):
@@ -108,7 +110,7 @@ def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same
 
 
 def test_only_what_came_after_the_last_commit_is_decoded_again(tmp_path, raw, whole, monkeypatch):
-    kill_at("ledger.Ledger.take", 20, raw, whole, tmp_path / "out")
+    kill_at(Ledger, "take", 20, raw, tmp_path / "out")
     calls, said = count_takes(monkeypatch), []
     pack(card(), raw, tmp_path / "out", max_bad=0.1, progress=said.append)
     assert calls == [32 - 19] and said[0] == "packing made: goes on after 19"
@@ -118,18 +120,18 @@ def test_only_what_came_after_the_last_commit_is_decoded_again(tmp_path, raw, wh
 def test_killed_again_and_again_no_sample_is_lost_or_repeated(tmp_path, raw, whole):
     out = tmp_path / "out"
     for _ in range(4):
-        kill_at("ledger.Ledger.take", 7, raw, whole, out)
+        kill_at(Ledger, "take", 7, raw, out)
     pack(card(), raw, out, max_bad=0.1, workers=2)
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("damage", ["part cut", "part flipped", "part gone", "index gone", "journal cut", "journal flipped", "journal gone", "stranger"])
+@pytest.mark.parametrize("damage", ["part cut", "part flipped", "part gone", "full cut", "full gone", "index gone", "journal cut", "journal flipped", "journal gone", "stranger"])
 def test_what_is_damaged_is_packed_anew(tmp_path, raw, whole, damage):
-    kill_at("ledger.Ledger.take", 28, raw, whole, tmp_path / "out")
+    kill_at(Ledger, "take", 28, raw, tmp_path / "out")
     work, journal = tmp_path / ".out.packing", tmp_path / ".out.journal"
-    (part, *_), (index, *_) = sorted(work.glob("train-*.part"), reverse=True), sorted(work.glob("train-*.json"))
+    (full, *_, part), (index, *_) = sorted(work.glob("train-*.part")), sorted(work.glob("train-*.json"))
     what, how = damage.split() if " " in damage else ("stranger", "")
-    path = {"part": part, "index": index, "journal": journal, "stranger": work / "other-000000.tar"}[what]
+    path = {"part": part, "full": full, "index": index, "journal": journal, "stranger": work / "other-000000.tar"}[what]
     data = path.read_bytes() if path.exists() else b"a tar of something else" * 100
     if how == "gone":
         path.unlink()
@@ -147,7 +149,7 @@ def test_another_archive_root_or_card_is_not_gone_on_with(tmp_path, raw, whole, 
     for name, made, changed in (("rows", card(), [*rows[:3], *rows[4:]]), ("root", card(), rows), ("salt", other, rows)):
         out, straight = tmp_path / name / "out", tmp_path / name / "straight"
         (mine / "table.csv").write_text("".join(rows))
-        kill_at("ledger.Ledger.take", 20, raw if name == "root" else mine, whole, out)
+        kill_at(Ledger, "take", 20, raw if name == "root" else mine, out)
         (mine / "table.csv").write_text("".join(changed))
         calls = count_takes(monkeypatch)
         pack(made, mine, out)
@@ -158,14 +160,13 @@ def test_another_archive_root_or_card_is_not_gone_on_with(tmp_path, raw, whole, 
 
 def test_no_decoder_outlives_a_killed_packer(tmp_path, raw, whole):
     """The lock is free at once, and the decoders are gone soon."""
-    script = KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "print('now', flush=True); import time; time.sleep(60)")
-    arguments = ["ledger.Ledger.take", "5", str(whole / "card.yaml"), str(raw), str(tmp_path / "out"), "2"]
-    child = subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "now\n"
-    decoders = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-    assert len(decoders) == 2
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    waits, says = os.pipe()
+    pid = kill_at(Ledger, "take", 5, raw, tmp_path / "out", how=lambda: (os.write(says, b"now"), time.sleep(60)))
+    assert os.read(waits, 3) == b"now"
+    decoders = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(decoders) == 1
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     deadline = time.monotonic() + 20
     while any(is_running(pid) for pid in decoders) and time.monotonic() < deadline:
         time.sleep(0.02)
