@@ -167,7 +167,7 @@ class Rows:
         """places: name, offset, size and crc32 of each member, in the order of the tar."""
         split, kinds = self._splits.setdefault(facts.split, len(self._splits)), self._media.setdefault(facts.kinds, len(self._media))
         self._samples.append((facts.key.encode(), split, kinds, facts.has_report, facts.tasks))
-        self._places += [(self._members.setdefault(name, len(self._members)), *place) for name, *place in places]  # type: ignore[arg-type]
+        self._places += [(self._members.setdefault(name, len(self._members)), offset, size, crc32) for name, offset, size, crc32 in places]
         self._first.append(len(self._places))
 
     def index(self, tar: Path, bytes_: int, sha256: str) -> Index:

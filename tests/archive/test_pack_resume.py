@@ -57,7 +57,11 @@ def whole(raw, tmp_path_factory) -> Path:
     return out
 
 
-def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> int:
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], None] = killed) -> int:
     """Packs in another process that is killed when it calls holder.name for the after-th time; its id, where `how` does not kill it."""
     pid = os.fork()
     if pid == 0:
@@ -75,7 +79,7 @@ def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Calla
             pack(card(), raw, out, max_bad=0.1)
         finally:
             os._exit(1)
-    if how is kill_at.__defaults__[0]:  # type: ignore[index]
+    if how is killed:
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL, "it was not killed"
     return pid
 
@@ -161,7 +165,12 @@ def test_another_archive_root_or_card_is_not_gone_on_with(tmp_path, raw, whole, 
 def test_no_decoder_outlives_a_killed_packer(tmp_path, raw, whole):
     """The lock is free at once, and the decoders are gone soon."""
     waits, says = os.pipe()
-    pid = kill_at(Ledger, "take", 5, raw, tmp_path / "out", how=lambda: (os.write(says, b"now"), time.sleep(60)))
+
+    def stop() -> None:
+        os.write(says, b"now")
+        time.sleep(60)
+
+    pid = kill_at(Ledger, "take", 5, raw, tmp_path / "out", how=stop)
     assert os.read(waits, 3) == b"now"
     decoders = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     assert len(decoders) == 1

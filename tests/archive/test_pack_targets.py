@@ -126,9 +126,9 @@ def test_a_file_url_works_like_a_folder(raw, tmp_path):
 
 
 def test_a_missing_package_and_an_unknown_protocol_are_said(raw, monkeypatch):
-    from fsspec import registry
+    from fsspec.registry import known_implementations
 
-    monkeypatch.setitem(registry.known_implementations, "s3", {"class": "no_such_s3fs.S3", "err": "Install s3fs to access S3"})
+    monkeypatch.setitem(known_implementations, "s3", {"class": "no_such_s3fs.S3", "err": "Install s3fs to access S3"})
     with pytest.raises(DataError, match=r"s3://bucket/films: cannot be reached .*s3:// needs the package s3fs"):
         pack(card(), raw, "s3://bucket/films")
     with pytest.raises(DataError, match=r"cannot be reached"):

@@ -18,14 +18,14 @@ from tests.archive.test_pack import archive, card, contents
 
 pytestmark = pytest.mark.slow
 
-FILMS, POINTS = 400, 10
+FILMS, POINTS = 200, 10
 
 PACK = """
 import sys
 from pathlib import Path
 from medvlm.archive import pack as packing
 from medvlm.core.card import load_card
-packing.COMMIT_SECONDS, packing.SHARD_BYTES = 0.05, 1 << 20
+packing.COMMIT_SECONDS, packing.SHARD_BYTES = 0.05, 256 << 10
 packing.pack(load_card(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), workers=int(sys.argv[4]), max_bad=0.1)
 """
 
@@ -38,8 +38,8 @@ def film(i: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """400 films of some 40 kB, every fortieth of them cut."""
-    return archive(tmp_path_factory.mktemp("raw"), 0, **{f"film-{i}": film(i)[: None if i % 40 else -99] for i in range(FILMS)})
+    """200 films of some 20 kB, every twenty-fifth of them cut."""
+    return archive(tmp_path_factory.mktemp("raw"), 0, **{f"film-{i}": film(i)[: None if i % 25 else -99] for i in range(FILMS)})
 
 
 @pytest.fixture(scope="module")

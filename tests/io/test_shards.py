@@ -31,8 +31,8 @@ def sample(i: int, split: str = "train") -> tuple[Sample, dict[str, bytes]]:
     return made, {"0.bin": bytes([i]) * (100 + i)}
 
 
-def write(folder: Path, n: int = 10, split: str = "train", first: int = 0, **settings: int) -> list[Path]:
-    with ShardWriter(folder, split, **settings) as writer:
+def write(folder: Path, n: int = 10, split: str = "train", first: int = 0, max_bytes: int = 256 << 20) -> list[Path]:
+    with ShardWriter(folder, split, max_bytes) as writer:
         for i in range(first, first + n):
             writer.write(*sample(i, split))
     return sorted(folder.glob(f"{split}-*.tar"))
