@@ -47,15 +47,16 @@ def main(memory_bytes: int, seconds: int) -> None:
             return
 
 
-def read_answer(connection: Connection) -> dict[str, Any] | Stored:
-    """In the packer: what a decoder says. Raises EOFError or OSError for one that has died."""
-    answer = json.loads(connection.recv_bytes())
+def read_answer(connection: Connection, max_bytes: int) -> dict[str, Any] | Stored:
+    """In the packer: what a decoder says, each part of it no longer than it may be. Raises EOFError or OSError for one that
+    has died, ValueError, KeyError or TypeError for one that has lost its mind."""
+    answer = json.loads(connection.recv_bytes(max_bytes))
     if "facts" not in answer:
         return dict(answer)
     facts = answer["facts"]
     return Stored(
         Facts(**{**facts, "kinds": tuple(facts["kinds"]), "tasks": tuple(facts["tasks"])}), answer["patient"], tuple(answer["images"]),
-        {name: connection.recv_bytes() for name in answer["members"]},
+        {name: connection.recv_bytes(max_bytes) for name in answer["members"]},
     )  # fmt: skip
 
 

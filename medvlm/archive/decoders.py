@@ -120,7 +120,7 @@ class Decoders:
     def _replace(self, place: int, decoder: _Decoder, gone: str) -> None:
         if decoder.is_starting:
             raise RuntimeError("a decoder did not start; what it wrote to the standard error says why")
-        job, exit_code = decoder.job, decoder.end(patience=5 if gone == _DIED else 0)
+        job, exit_code = decoder.job, decoder.end(patience=2 if gone == _DIED else 0)
         self._decoders[place] = _Decoder(self._card, self._limits)
         if job is None:
             return
@@ -171,8 +171,8 @@ class _Decoder:
     def take(self) -> str:
         """Its answer goes to the job; "" where the process can go on."""
         try:
-            answer = read_answer(self.connection)
-        except (EOFError, OSError):
+            answer = read_answer(self.connection, self._limits.memory_bytes)
+        except (EOFError, OSError, ValueError, KeyError, TypeError):
             return _DIED
         if isinstance(answer, dict) and "fault" in answer:
             raise RuntimeError(answer["fault"])

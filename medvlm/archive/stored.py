@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 
@@ -78,7 +79,10 @@ def to_store(value: Path | np.ndarray | Callable[[], Decoded], member: str) -> t
     if isinstance(value, np.ndarray):
         return *_as_array(value, member), Decoded(value)
     try:
-        if value.stat().st_size > MAX_FILE_BYTES:
+        status = value.stat()
+        if not S_ISREG(status.st_mode):
+            raise DataError(f"{member}: what its path names is not a plain file")
+        if status.st_size > MAX_FILE_BYTES:
             raise DataError(f"{member}: a file of more than {MAX_FILE_BYTES >> 20} MiB")
         data = value.read_bytes()
     except OSError as reason:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,15 @@ def leaves_at_once() -> Decoded:
 def closes_everything() -> Decoded:
     os.closerange(0, 256)
     return good(0)
+
+
+def answers_for_itself() -> Decoded:
+    """On the socket, where the packer reads."""
+    for descriptor in range(3, 32):
+        with suppress(OSError):
+            os.write(descriptor, b"\x00\x00\x00\x05hello")
+    time.sleep(1000)
+    raise AssertionError
 
 
 def talks() -> Decoded:

@@ -14,6 +14,7 @@ from PIL import Image
 from medvlm.archive import pack as packing
 from medvlm.archive.pack import card_hash, pack, pack_once, read_receipt
 from medvlm.archive.target import target_of
+from medvlm.cli import main
 from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
 from medvlm.io.images import decode, encode_npy, encode_png
@@ -240,6 +241,18 @@ def test_a_card_that_does_not_fit_its_archive_is_refused(tmp_path, settings, rea
     with pytest.raises(DataError, match=reason):
         pack(card(**settings), archive(tmp_path / "raw"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_by_its_exit_code_whether_the_ceiling_held(tmp_path, capsys):
+    raw, made = archive(tmp_path / "raw", 30, bad=b"hello"), tmp_path / "card.yaml"
+    made.write_text(card().model_dump_json(by_alias=True))
+    command = ["data", "pack", str(made), "--root", str(raw), "--workers", "1"]
+    assert main([*command, "--out", str(tmp_path / "a"), "--max-bad", "0.05"]) == 0
+    assert "30 samples" in capsys.readouterr().out
+    assert main([*command, "--out", str(tmp_path / "b")]) == 2
+    assert "1 of 31 samples are bad" in capsys.readouterr().err
+    assert main([*command[:-1], "0", "--out", str(tmp_path / "c")]) == 2
+    assert "expected at least 1 process" in capsys.readouterr().err
 
 
 def test_boxes_beyond_the_stored_image_are_bad(tmp_path):
