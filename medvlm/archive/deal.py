@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from medvlm.core.card import Splits
+from medvlm.core.errors import DataError
 
 
 def keyed(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
@@ -27,3 +30,42 @@ def split_of(group: str, splits: Splits) -> str:
     names = [name for name, ratio in splits.ratios.items() if ratio > 0]
     ends = accumulate(splits.ratios[name] for name in names)
     return next((name for name, end in zip(names, ends, strict=True) if position < end), names[-1])
+
+
+class Share(NamedTuple):
+    """What is remembered of a sample that went into a split. images: the hash of each medium's bytes. bytes: of its media and text."""
+
+    key: str
+    split: str
+    patient: str
+    images: tuple[str, ...]
+    questions: int
+    bytes: int
+
+
+@dataclass
+class Dealt:
+    """What went where so far. images, patients: hash -> split."""
+
+    samples: Counter[str] = field(default_factory=Counter)
+    questions: Counter[str] = field(default_factory=Counter)
+    keys: set[str] = field(default_factory=set)
+    images: dict[str, str] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
+
+    def check(self, share: Share) -> None:
+        """Raises DataError for a sample whose key, patient or image is already elsewhere."""
+        if share.key in self.keys:
+            raise DataError("there is a sample of the same key already")
+        if self.patients.get(share.patient, share.split) != share.split:
+            raise DataError("its patient is in another split already; split by patient")
+        if any(self.images.get(each, share.split) != share.split for each in share.images):
+            raise DataError("its image is in another split already")
+
+    def take(self, share: Share) -> None:
+        self.keys.add(share.key)
+        self.images |= dict.fromkeys(share.images, share.split)
+        if share.patient:
+            self.patients[share.patient] = share.split
+        self.samples[share.split] += 1
+        self.questions[share.split] += share.questions

@@ -1,7 +1,9 @@
 """From an archive to shards, once: read, check, strip, name by hash, deal into splits, write.
 
-The folder appears under its name when it is whole; before, it is `.NAME.packing` beside it. Same archive, same card,
-same bytes. Names, patient ids and whatever cameras and viewers wrote into image files stay behind.
+Samples are decoded in processes of their own and written in the order of reading, so the same archive and the same card
+give the same bytes, with any number of processes and however often packing was killed: it goes on where it was. The
+folder appears under its name when it is whole. Names, patient ids and whatever cameras and viewers wrote into image
+files stay behind.
 """
 
 from __future__ import annotations
@@ -9,32 +11,36 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 import medvlm
-from medvlm.archive.deal import keyed, split_of
-from medvlm.archive.stored import prepared
+from medvlm.archive.deal import Dealt
+from medvlm.archive.decoders import Decoders, Item, Limits, num_decoders
+from medvlm.archive.ledger import Changed, Ledger
+from medvlm.archive.target import Target, target_of, write_durably
+from medvlm.archive.watch import Progress, Watch
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.core.contracts import BadSample, LeftOut
+from medvlm.core.contracts import LeftOut
 from medvlm.core.errors import DataError
-from medvlm.core.run import write_json
-from medvlm.core.sample import Sample
-from medvlm.io.shard_index import load_index
-from medvlm.io.shards import RECEIPT, ShardWriter
-
-Progress = Callable[[str], None]
+from medvlm.io.shard_index import INDEX, index_path, read_index
+from medvlm.io.shards import RECEIPT
 
 FORM = 1
 """Counts up when the same archive and card give other shards than before."""
+LIMITS = Limits()
+COMMIT_SECONDS = 10.0
+"""How much work a kill costs at most; each commit waits for the disk."""
+SHARD_BYTES = 256 << 20
+QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass(frozen=True)
@@ -59,24 +65,32 @@ class PackReceipt:
     done: bool = True
 
 
-def pack(card: Card, root: Path | None, out: Path, *, progress: Progress | None = None, max_bad: float = 0.01) -> PackReceipt:
-    """Packs into the folder `out`; where that is done already, its receipt.
+def pack(
+    card: Card, root: Path | None, out: Path | str, *, progress: Progress | None = None, max_bad: float = 0.01,
+    workers: int | None = None, limits: Limits = LIMITS,
+) -> PackReceipt:  # fmt: skip
+    """Packs into the folder `out`, or a place that fsspec reaches (`s3://bucket/name`); where that is done already, its receipt.
 
     root: the folder of the archive; None for generated data. progress: gets a line about once a second.
-    max_bad: share of the samples that may be bad; above it nothing is published.
+    max_bad: share of the samples that may be bad; above it nothing is published. workers: processes that decode; by
+    default one for each processor. limits: what one sample may take.
     Raises DataError for an archive or a card that is wrong, for `out` that holds something else, and when another
     process is packing there.
     """
-    with _lock(out, wait=False):
-        return _pack(card, root, out, progress, max_bad)
+    if workers is not None and workers < 1:
+        raise DataError(f"workers is {workers}; expected at least 1 process that decodes")
+    target = target_of(out)
+    with _lock(target, wait=False):
+        return _pack(card, root, target, progress, max_bad, workers, limits)
 
 
-def pack_once(card: Card, root: Path | None, out: Path, *, progress: Progress | None = None, max_bad: float = 0.01) -> PackReceipt:
+def pack_once(card: Card, root: Path | None, out: Path, *, progress: Progress | None = None, max_bad: float = 0.01, workers: int | None = None) -> PackReceipt:
     """As pack(), for several processes that need the same shards: one packs, the others wait for it and get the same receipt."""
+    target = target_of(out)
     if (out / RECEIPT).is_file():  # no lock then: the folder may be read-only
-        return _finished(card, out)
-    with _lock(out, wait=True):
-        return _pack(card, root, out, progress, max_bad)
+        return _finished(card, target)
+    with _lock(target, wait=True):
+        return _pack(card, root, target, progress, max_bad, workers, LIMITS)
 
 
 def card_hash(card: Card) -> str:
@@ -92,59 +106,75 @@ def card_hash(card: Card) -> str:
 def read_receipt(folder: Path) -> PackReceipt:
     """Raises DataError for a folder that packing did not finish."""
     try:
-        return PackReceipt(**json.loads((folder / RECEIPT).read_text()))
-    except (OSError, ValueError, TypeError) as reason:
+        return _parsed((folder / RECEIPT).read_bytes(), folder)
+    except OSError as reason:
         raise DataError(f"{folder / RECEIPT}: no receipt of packing ({type(reason).__name__}); delete the folder and pack again") from None
 
 
-def _finished(card: Card, out: Path) -> PackReceipt:
-    receipt = read_receipt(out)
+def _parsed(receipt: bytes, where: object) -> PackReceipt:
+    try:
+        return PackReceipt(**json.loads(receipt))
+    except (ValueError, TypeError) as reason:
+        raise DataError(f"{where}: its {RECEIPT} is no receipt of packing ({type(reason).__name__}); delete it all and pack again") from None
+
+
+def _finished(card: Card, target: Target) -> PackReceipt:
+    receipt = _parsed(target.receipt() or b"", target)
     if receipt.card_hash != card_hash(card):
         raise DataError(
-            f"{out}: was packed with another card ({receipt.card}, {receipt.card_hash[:12]}; this one is {card.name}, {card_hash(card)[:12]}); "
-            "pack into another folder, or delete this one"
+            f"{target}: was packed with another card ({receipt.card}, {receipt.card_hash[:12]}; this one is {card.name}, {card_hash(card)[:12]}); "
+            "pack to another place, or delete this one"
         )
     return receipt
 
 
 @contextmanager
-def _lock(out: Path, wait: bool) -> Iterator[None]:
+def _lock(target: Target, wait: bool) -> Iterator[None]:
     """The lock file stays: taking it away would let two processes hold two files of the same name."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = (out.parent / f".{out.name}.lock").open("w")
+        target.beside.mkdir(parents=True, exist_ok=True)
+        lock = (target.beside / f".{target.name}.lock").open("w")
     except OSError as reason:
-        raise DataError(f"{out}: cannot write beside it ({reason.strerror}); choose another folder") from None
+        raise DataError(f"{target}: cannot write beside it ({reason.strerror}); choose another folder") from None
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise DataError(f"{out}: another process is packing into it; wait for it to finish") from None
+            raise DataError(f"{target}: another process is packing into it; wait for it to finish") from None
         yield
 
 
-def _pack(card: Card, root: Path | None, out: Path, progress: Progress | None, max_bad: float) -> PackReceipt:
+def _pack(
+    card: Card, root: Path | None, target: Target, progress: Progress | None, max_bad: float, workers: int | None, limits: Limits,
+) -> PackReceipt:  # fmt: skip
     """Under the lock."""
-    if (out / RECEIPT).is_file():
-        return _finished(card, out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: holds something that is not a finished pack; choose another folder or delete it")
+    if target.receipt() is not None:
+        receipt = _finished(card, target)
+        target.forget()
+        return receipt
     _check_root(card, root)
-    part = out.parent / f".{out.name}.packing"
-    if part.exists():  # of a process that was killed: nobody else holds the lock
-        shutil.rmtree(part)
-    part.mkdir()
+    fill = partial(_filled, card, root, target, progress, max_bad, workers or num_decoders(), limits)
     try:
-        receipt = _fill(card, root, part, progress, max_bad)
-        part.replace(out)
+        target.begin()
+        try:
+            receipt = fill()
+        except Changed as reason:
+            if progress:
+                progress(f"packing {card.name}: {reason}; it begins anew")
+            target.forget()
+            target.begin()
+            receipt = fill()
+        target.publish()
     except OSError as reason:  # a full disk, an archive that is no longer mounted
-        raise DataError(f"{out}: packing stopped ({reason.strerror}); nothing was kept, pack again") from None
+        raise DataError(f"{target}: packing stopped ({reason.strerror or type(reason).__name__}); pack again, and it goes on from there") from None
     except _TooManyBad as reason:
-        kept = out.parent / f"{out.name}.quarantine.jsonl"
-        (part / "quarantine.jsonl").replace(kept)
+        kept = target.beside / f"{target.name}.quarantine.jsonl"
+        (target.work / QUARANTINE).replace(kept)
+        target.forget()
         raise DataError(f"{reason}; all of them are listed in {kept}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    except DataError:
+        target.forget()
+        raise
     return receipt
 
 
@@ -161,47 +191,48 @@ class _TooManyBad(DataError):
     pass
 
 
-def _fill(card: Card, root: Path | None, folder: Path, progress: Progress | None, max_bad: float) -> PackReceipt:
+def _filled(card: Card, root: Path | None, target: Target, progress: Progress | None, max_bad: float, workers: int, limits: Limits) -> PackReceipt:
+    """Fills the work folder of the target, from where it was. Raises Changed where going on is not possible."""
     reader = component("archive.readers", card.reader.kind)
-    watch = _Watch(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
-    dealt, left_out, bad, writers = _Dealt(), Counter[str](), Counter[str](), dict[str, ShardWriter]()
-    with ExitStack() as stack, (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
-        for item in reader.read(card.reader, root):
-            if isinstance(item, LeftOut):
-                left_out[item.reason] += item.count
-                continue
-            try:
-                if isinstance(item, BadSample):
-                    raise DataError(item.reason)
-                sample, files = prepared(item, card)
-                sample = dealt.into_split(sample, files, card)
-                if sample.split not in writers:
-                    writers[sample.split] = stack.enter_context(ShardWriter(folder, sample.split))
-                writers[sample.split].write(sample, files)
-            except DataError as reason:
-                key = item.key if isinstance(item, BadSample) else item.sample.key
-                line = {"key": keyed(f"{card.name}/{key}", card.splits.salt, "key"), "where": item.where, "reason": str(reason)}
-                quarantine.write(json.dumps(line, ensure_ascii=False) + "\n")
-                bad[str(reason)] += 1
-                watch.show(0, bad=1)
-            else:
-                dealt.count(sample)
-                watch.show(sum(map(len, files.values())))
-        good = dealt.samples.total()
+    watch = Watch(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
+    begun = {"card": card_hash(card), "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(), "medvlm": medvlm.__version__}
+    left_out = Counter[str]()
+    items = _countable(reader.read(card.reader, root), left_out)
+    with Ledger(card, target, begun, SHARD_BYTES) as ledger, Decoders(card, workers, limits) as decoders:
+        watch.resume(*ledger.go_on(items))
+        saved = time.monotonic()
+        for item, outcome in decoders.outcomes(items):
+            watch.show(*ledger.take(item, outcome))
+            if time.monotonic() - saved > COMMIT_SECONDS:
+                ledger.commit()
+                target.keep(ledger.full())
+                saved = time.monotonic()
+        ledger.commit()
+        ledger.write_quarantine(target.work / QUARANTINE)
+        good, bad = ledger.dealt.samples.total(), ledger.bad
         if bad.total() > max_bad * (good + bad.total()):
             reasons = "; ".join(f"{n} x {reason}" for reason, n in bad.most_common(3))
             raise _TooManyBad(f"{card.name}: {bad.total()} of {good + bad.total()} samples are bad, at most {max_bad:.2%} are accepted: {reasons}")
-    if not good:
-        raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")
-    receipt = _receipt(card, folder, dealt, left_out, bad.total())
-    (folder / "card.yaml").write_text(yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False))
-    write_json(folder / RECEIPT, asdict(receipt))
+        if not good:
+            raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")
+        ledger.finish()
+    receipt = _receipt(card, target.work, ledger.dealt, left_out, bad.total())
+    write_durably(target.work / "card.yaml", yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False))
+    write_durably(target.work / RECEIPT, json.dumps(asdict(receipt), indent=1, ensure_ascii=False) + "\n")
     return receipt
 
 
-def _receipt(card: Card, folder: Path, dealt: _Dealt, left_out: Counter[str], num_bad: int) -> PackReceipt:
-    tars = sorted(folder.glob("*.tar"))
-    indexes = [load_index(tar) for tar in tars]
+def _countable(items: Iterable[Item | LeftOut], left_out: Counter[str]) -> Iterator[Item]:
+    for item in items:
+        if isinstance(item, LeftOut):
+            left_out[item.reason] += item.count
+        else:
+            yield item
+
+
+def _receipt(card: Card, work: Path, dealt: Dealt, left_out: Counter[str], num_bad: int) -> PackReceipt:
+    tars = sorted(path.with_name(path.name.removesuffix(INDEX)) for path in work.glob(f"*{INDEX}"))
+    indexes = [read_index(index_path(tar)) for tar in tars]
     return PackReceipt(
         card=card.name, card_hash=card_hash(card), medvlm=medvlm.__version__,
         samples=dict(sorted(dealt.samples.items())), questions=dict(sorted(dealt.questions.items())),
@@ -209,63 +240,3 @@ def _receipt(card: Card, folder: Path, dealt: _Dealt, left_out: Counter[str], nu
         bytes=sum(index.bytes for index in indexes), quarantined=num_bad, left_out=dict(sorted(left_out.items())),
         shards={tar.name: index.sha256 for tar, index in zip(tars, indexes, strict=True)},
     )  # fmt: skip
-
-
-@dataclass
-class _Dealt:
-    """What went where so far. images, patients: hash -> split."""
-
-    samples: Counter[str] = field(default_factory=Counter)
-    questions: Counter[str] = field(default_factory=Counter)
-    keys: set[str] = field(default_factory=set)
-    images: dict[bytes, str] = field(default_factory=dict)
-    patients: dict[str, str] = field(default_factory=dict)
-
-    def into_split(self, sample: Sample, files: dict[str, bytes], card: Card) -> Sample:
-        """The sample with its split. Raises DataError for one whose key, patient or image is already elsewhere."""
-        if sample.key in self.keys:
-            raise DataError("there is a sample of the same key already")
-        images = [hashlib.blake2b(files[m.member], digest_size=8).digest() for m in sample.media]
-        by = card.splits.by
-        if by == "patient" and not sample.patient:
-            raise DataError("has no patient, but the card splits by patient (splits.by, reader.patient)")
-        if by == "column" and not (sample.split.isascii() and sample.split.isalnum()):
-            raise DataError("has no split of letters and digits, but the card splits by a column (splits.by, reader.split)")
-        # By content, so that one image under two names stays on one side.
-        image = images[0].hex() if images else sample.key
-        split = sample.split if by == "column" else split_of(sample.patient if by == "patient" else image, card.splits)
-        if self.patients.get(sample.patient, split) != split:
-            raise DataError("its patient is in another split already; split by patient")
-        if any(self.images.get(each, split) != split for each in images):
-            raise DataError("its image is in another split already")
-        self.keys.add(sample.key)
-        self.images |= dict.fromkeys(images, split)
-        if sample.patient:
-            self.patients[sample.patient] = split
-        return replace(sample, split=split)
-
-    def count(self, sample: Sample) -> None:
-        self.samples[sample.split] += 1
-        self.questions[sample.split] += len(sample.questions)
-
-
-class _Watch:
-    """One line a second: how far, how fast, how long."""
-
-    def __init__(self, name: str, expected: int, progress: Progress | None) -> None:
-        self._name, self._expected, self._progress = name, expected, progress
-        self._start = self._shown = 0.0
-        self._done = self._bad = self._bytes = 0
-
-    def show(self, num_bytes: int, bad: int = 0) -> None:
-        """After each sample."""
-        now = time.monotonic()
-        if not self._done:  # the first sample also pays for the imports
-            self._start = self._shown = now
-        self._done, self._bad, self._bytes = self._done + 1, self._bad + bad, self._bytes + num_bytes
-        if self._progress is None or (now - self._shown < 1 and self._done != self._expected):
-            return
-        self._shown, seconds = now, max(now - self._start, 1e-6)
-        rate = self._done / seconds
-        of = f" of {self._expected}, {max(self._expected - self._done, 0) / rate:.0f} s left" if self._expected else ""
-        self._progress(f"packing {self._name}: {self._done}{of}, {rate:.0f} samples/s, {self._bytes / seconds / 1e6:.1f} MB/s, {self._bad} bad")

@@ -2,65 +2,134 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 
-from medvlm.archive.deal import keyed
+from medvlm.archive.deal import keyed, split_of
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Sample
+from medvlm.core.sample import Decoded, Medium, Sample, Unit
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, suffix_of
+from medvlm.io.shard_index import Facts, facts_of
+from medvlm.io.shards import json_of
 from medvlm.io.strip import bare, orientation, upright
 
 MAX_FILE_BYTES = 1 << 30
 """A larger file is not read."""
+DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
+"""What a callable of a reader may give, see Decoded."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """facts: what the index says of it, with its split. images: the hash of each medium's bytes. members: name -> bytes, with the `json`."""
+
+    facts: Facts
+    patient: str
+    images: tuple[str, ...]
+    members: dict[str, bytes]
+
+
+def stored(raw: RawSample, card: Card) -> Stored:
+    """Raises DataError, without names or values of the archive, for a sample that cannot be used."""
+    sample, files = prepared(raw, card)
+    images = tuple(hashlib.blake2b(files[m.member], digest_size=8).hexdigest() for m in sample.media)
+    sample = replace(sample, split=_split(sample, images, card))
+    return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files})
 
 
 def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
     """The sample but for its split, and its members. Raises DataError, without names or values of the archive, for a bad one."""
-    sample, renamed, files, sizes = raw.sample, {}, {}, {}
-    for member, value in raw.files.items():
-        suffix, data, pixels = to_store(value, member)
-        renamed[member] = f"{member.partition('.')[0]}.{suffix}"
-        files[renamed[member]] = data
-        sizes[member] = pixels.shape[:2] if suffix != "npy" else pixels.shape
+    sample, media, files = raw.sample, [], {}
     for medium in sample.media:
         if medium.kind not in card.media:
             raise DataError(f"medium of kind {medium.kind!r}, the card's media are {', '.join(card.media)}")
-        if medium.size and tuple(medium.size) != sizes[medium.member]:
-            raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(sizes[medium.member])}")
-    media = tuple(replace(m, member=renamed[m.member], size=sizes[m.member]) for m in sample.media)
+    for medium in sample.media:
+        stem = medium.member.partition(".")[0]
+        if not (stem.isascii() and stem.isalnum()):
+            raise DataError("a medium whose name is not of letters and digits, as 0 or 0.png")
+        suffix, data, found = to_store(raw.files[medium.member], medium.member)
+        name = f"{stem}.{suffix}"
+        described = _described(replace(medium, member=name), found)
+        size = _size(found.pixels, described.unit)
+        if medium.size and tuple(medium.size) != size:
+            raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(size)}")
+        files[name] = data
+        media.append(replace(described, size=size))
     salt = card.splits.salt
     patient = keyed(sample.patient, salt, "patient") if sample.patient else ""
     key = keyed(f"{card.name}/{sample.key}", salt, "key")
-    stored = replace(sample, key=key, source=card.name, media=media, patient=patient)
+    stored = replace(sample, key=key, source=card.name, media=tuple(media), patient=patient)
     _check_boxes(stored)
     return stored, files
 
 
-def to_store(value: Path | bytes | np.ndarray, member: str) -> tuple[str, bytes, np.ndarray]:
-    """Suffix, bytes and pixels. Files keep their compressed pixels, unless EXIF turns the image: then it is stored upright, as PNG."""
+def to_store(value: Path | bytes | np.ndarray | Callable[[], Decoded], member: str) -> tuple[str, bytes, Decoded]:
+    """Suffix, bytes and what they hold. Files keep their compressed pixels, unless EXIF turns the image: then it is stored upright, as PNG."""
+    if callable(value):
+        found = value()
+        if found.pixels.dtype not in DTYPES:
+            raise DataError(f"{member}: pixels of type {found.pixels.dtype}; expected one of {', '.join(map(str, DTYPES))}")
+        return *_as_array(found.pixels, member), found
     if isinstance(value, np.ndarray):
-        return ("png", encode_png(value), value) if fits_png(value) else ("npy", _finite_npy(value, member), value)
+        return *_as_array(value, member), Decoded(value)
     data = value if isinstance(value, bytes) else _bytes_of(value, member)
     suffix = suffix_of(data)
     if suffix in ("png", "jpg"):
         stripped = bare(data, member)
         pixels, turn = decode(stripped, member), orientation(data)
         if turn == 1:
-            return suffix, stripped, pixels
+            return suffix, stripped, Decoded(pixels)
         pixels = upright(pixels, turn)
-        return "png", encode_png(pixels), pixels
+        return "png", encode_png(pixels), Decoded(pixels)
     array = decode(data, member)
-    return "npy", _finite_npy(array, member), array  # written anew: nothing hides in the padding of its header
+    return "npy", _finite_npy(array, member), Decoded(array)  # written anew: nothing hides in the padding of its header
+
+
+def _as_array(pixels: np.ndarray, member: str) -> tuple[str, bytes]:
+    return ("png", encode_png(pixels)) if fits_png(pixels) else ("npy", _finite_npy(pixels, member))
+
+
+def _described(medium: Medium, found: Decoded) -> Medium:
+    """With what the files say where the reader, that is the card, says nothing."""
+    return replace(
+        medium, spacing_mm=medium.spacing_mm or found.spacing_mm, affine=medium.affine or found.affine,
+        modality=medium.modality or found.modality, unit=found.unit if medium.unit == "display" else medium.unit,
+    )  # fmt: skip
+
+
+def _size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
+    """(H, W) or (D, H, W), without colours, which 8 bits always have last and more bits have where they are for display."""
+    colour = pixels.ndim == 4 or (pixels.ndim == 3 and pixels.shape[-1] == 3 and (fits_png(pixels) or unit == "display"))
+    return pixels.shape[:-1] if colour else pixels.shape
+
+
+def _split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
+    """Raises DataError for a sample that does not say what the card splits by."""
+    by = card.splits.by
+    if by == "patient" and not sample.patient:
+        raise DataError("has no patient, but the card splits by patient (splits.by, reader.patient)")
+    if by == "column" and not (sample.split.isascii() and sample.split.isalnum()):
+        raise DataError("has no split of letters and digits, but the card splits by a column (splits.by, reader.split)")
+    if by == "column":
+        return sample.split
+    # By content, so that one image under two names stays on one side.
+    image = images[0] if images else sample.key
+    return split_of(sample.patient if by == "patient" else image, card.splits)
 
 
 def _bytes_of(path: Path, member: str) -> bytes:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):
+            raise DataError(f"{member}: what its path names is not a plain file")
+        if status.st_size > MAX_FILE_BYTES:
             raise DataError(f"{member}: a file of more than {MAX_FILE_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as reason:

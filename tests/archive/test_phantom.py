@@ -41,6 +41,10 @@ def films() -> list[RawSample]:
     return [film_study(Config(seed=5, films=60), i) for i in range(60)]
 
 
+def made(config: Config) -> list[RawSample]:
+    return [deferred.make() for deferred in read(config, None)]
+
+
 def answers(template: str) -> list[tuple[str, str]]:
     """(wording, answer) of every question of a template."""
     return [(q.text, q.truth.answer) for *_, questions in said() for q in questions if q.template == template]
@@ -243,7 +247,7 @@ def test_a_nodule_of_a_volume_is_a_ball_on_the_named_side_and_in_the_named_zone(
 
 
 def test_a_study_depends_on_seed_and_index_alone() -> None:
-    few, many = list(read(Config(seed=1, films=3, volumes=2), None)), list(read(Config(seed=1, films=5, volumes=4), None))
+    few, many = made(Config(seed=1, films=3, volumes=2)), made(Config(seed=1, films=5, volumes=4))
     by_key = {s.sample.key: s for s in many}
     assert len(by_key) == 9
     for study in few:
@@ -260,7 +264,7 @@ def test_sixteen_bits_hold_more_than_256_levels_of_the_same_film() -> None:
 
 
 def test_media_say_their_size_and_spacing() -> None:
-    film, volume = (s.sample.media[0] for s in read(Config(films=1, volumes=1, film_px=160), None))
+    film, volume = (s.sample.media[0] for s in made(Config(films=1, volumes=1, film_px=160)))
     assert (film.size, film.spacing_mm, film.unit, film.modality) == ((160, 160), (2.0, 2.0), "display", "DX")
     assert (volume.size, volume.spacing_mm, volume.unit, volume.modality) == ((24, 64, 64), (8.0, 5.0, 5.0), "HU", "CT")
 
@@ -274,7 +278,7 @@ def test_patients_have_one_two_or_three_studies() -> None:
 def test_the_shipped_cards_are_for_films_and_volumes_without_patients(name: str, media: tuple[str, ...]) -> None:
     card = load_card(CARDS / f"{name}.yaml")
     assert card.media == media and card.licence.commercial and card.phi.status == "synthetic" and card.access == "generated"
-    assert {m.kind for s in read(card.reader.model_copy(update={"films": 1, "volumes": min(card.reader.volumes, 1)}), None) for m in s.sample.media} == set(media)
+    assert {m.kind for s in made(card.reader.model_copy(update={"films": 1, "volumes": min(card.reader.volumes, 1)})) for m in s.sample.media} == set(media)
 
 
 @pytest.mark.parametrize("wrong", [{}, {"films": 1, "film_px": 32}, {"films": 1, "bits": 12}, {"volumes": 1, "volume_size": [8, 64, 64]}])

@@ -12,11 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth
-from medvlm.io.shard_index import build_index, index_path
+from medvlm.io.shard_index import build_index, index_path, load_index
 from medvlm.io.shards import Entry, ShardWriter, open_shards
 
 KINDS = ("film", "volume")
@@ -30,8 +31,8 @@ def sample(i: int, split: str = "train") -> tuple[Sample, dict[str, bytes]]:
     return made, {"0.bin": bytes([i]) * (100 + i)}
 
 
-def write(folder: Path, n: int = 10, split: str = "train", first: int = 0, **settings: int) -> list[Path]:
-    with ShardWriter(folder, split, **settings) as writer:
+def write(folder: Path, n: int = 10, split: str = "train", first: int = 0, max_bytes: int = 256 << 20) -> list[Path]:
+    with ShardWriter(folder, split, max_bytes) as writer:
         for i in range(first, first + n):
             writer.write(*sample(i, split))
     return sorted(folder.glob(f"{split}-*.tar"))
@@ -99,6 +100,55 @@ def test_webdataset_reads_them(tmp_path):
     assert [item["__key__"] for item in found] == [f"{i:016x}" for i in range(10)]
     assert [Sample.from_json(json.loads(item["json"])) for item in found] == [sample(i)[0] for i in range(10)]
     assert [item["0.bin"] for item in found] == [sample(i)[1]["0.bin"] for i in range(10)]
+
+
+def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path):
+    from webdataset.writer import TarWriter
+
+    (tar,) = write(tmp_path, 10)
+    with TarWriter(str(tmp_path / "theirs"), user="", group="", encoder=False, compress=False, mtime=0) as theirs:
+        for i in range(10):
+            made, files = sample(i)
+            theirs.write({"__key__": made.key, "json": json.dumps(made.to_json(), ensure_ascii=False).encode(), **files})
+    assert tar.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_the_index_that_grows_with_the_tar_is_the_one_of_the_whole_tar(tmp_path):
+    for tar in write(tmp_path, 20, max_bytes=9000):
+        written, built = load_index(tar), build_index(tar)
+        assert all(np.array_equal(getattr(written, name), value) for name, value in vars(built).items())
+
+
+@pytest.mark.parametrize("come_to", [1, 6, 9])
+def test_a_writer_goes_on_where_another_came_to(tmp_path, come_to):
+    """What the other wrote after that, here a full tar and more, is not there any more."""
+    write(tmp_path / "straight", 20, max_bytes=9000)
+    first = ShardWriter(tmp_path / "cut", "train", 9000)
+    for i in range(come_to):
+        first.write(*sample(i))
+    place = first.sync()
+    for i in range(40, 46):
+        first.write(*sample(i))
+    first.release()
+    with ShardWriter(tmp_path / "cut", "train", 9000, place) as second:
+        for i in range(come_to, 20):
+            second.write(*sample(i))
+    straight, cut = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("straight", "cut"))
+    assert straight == cut
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_writer_does_not_go_on_with_what_is_damaged(tmp_path, damage):
+    first = ShardWriter(tmp_path, "train")
+    for i in range(5):
+        first.write(*sample(i))
+    place = first.sync()
+    first.release()
+    (part,) = tmp_path.glob("*.part")
+    data = part.read_bytes()
+    part.write_bytes(data[:-512] if damage == "cut" else data[:520] + b"!" + data[521:])
+    with pytest.raises(DataError):
+        ShardWriter(tmp_path, "train", place=place)
 
 
 def test_the_index_holds_place_and_checksums_of_every_member(tmp_path):

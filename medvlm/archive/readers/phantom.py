@@ -7,6 +7,7 @@ Patients have one to three films and one to three volumes, each with its own fin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from medvlm.archive.phantom_finding import MAX_CLIPS, concept_of, draw_finding
 from medvlm.archive.phantom_text import ask, write_report
 from medvlm.archive.phantom_volume import VOLUME_MM, draw_volume
 from medvlm.core import config
-from medvlm.core.contracts import RawSample
+from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.sample import Medium, Sample
 
 
@@ -45,12 +46,16 @@ class Config(config.Config):
         return self
 
 
-def read(config: Config, root: Path | None) -> Iterator[RawSample]:
-    """Films, then volumes. Nothing is read from `root`."""
+def read(config: Config, root: Path | None) -> Iterator[Deferred]:
+    """Films, then volumes, to be drawn where they are packed. Nothing is read from `root`."""
     for index in range(config.films):
-        yield film_study(config, index)
+        yield Deferred(_film_key(index), partial(film_study, config, index))
     for index in range(config.volumes):
-        yield volume_study(config, index)
+        yield Deferred(_volume_key(index), partial(volume_study, config, index))
+
+
+def count(config: Config, root: Path | None) -> int:
+    return config.films + config.volumes
 
 
 def film_study(config: Config, index: int) -> RawSample:
@@ -61,7 +66,7 @@ def film_study(config: Config, index: int) -> RawSample:
     questions = tuple(ask(rng, "film", finding, report, num_clips, film.finding_box, film.clip_boxes))
     spacing_mm = FILM_MM / config.film_px
     medium = Medium("film", "0.png", film.pixels.shape, (spacing_mm, spacing_mm), "display", "DX")
-    sample = Sample(f"film-{index:06d}", "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
+    sample = Sample(_film_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
     return RawSample(sample, {"0.png": film.pixels})
 
 
@@ -73,8 +78,16 @@ def volume_study(config: Config, index: int) -> RawSample:
     questions = tuple(ask(rng, "scan", finding, report, num_clips))
     spacing_mm = tuple(mm / n for mm, n in zip(VOLUME_MM, config.volume_size, strict=True))
     medium = Medium("volume", "0.npy", hu.shape, spacing_mm, "HU", "CT")
-    sample = Sample(f"volume-{index:06d}", "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
+    sample = Sample(_volume_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
     return RawSample(sample, {"0.npy": hu})
+
+
+def _film_key(index: int) -> str:
+    return f"film-{index:06d}"
+
+
+def _volume_key(index: int) -> str:
+    return f"volume-{index:06d}"
 
 
 def patient_of(index: int) -> str:

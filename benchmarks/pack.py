@@ -1,0 +1,109 @@
+"""How fast is packing? Against the bare decoding of the same files on one core.
+
+    python benchmarks/pack.py --data /data/openly-licensed [--repeats 3]
+
+Packs the real sets that are under --data (default: $MEDVLM_DATA) with the cards that are shipped, and films that are made
+here, with 1 and 2 processes that decode, and compares with one process that does nothing but read the files and decode
+their pixels. `of_decode` is the throughput of packing over that of decoding times the number of processes; packing also
+strips, hashes, checks, deals, writes, indexes and syncs. The time in which decoders start, half a second whatever the
+archive, is told apart (`start_s`). All numbers are medians over the repeats. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from medvlm.archive.decoders import Decoders, Limits
+from medvlm.archive.pack import pack
+from medvlm.core.card import Card, load_card
+from medvlm.core.config import component
+from medvlm.core.contracts import RawSample
+from medvlm.io.images import decode, encode_png
+
+CARDS = Path(__file__).parent.parent / "data_cards"
+REAL = ("bccd", "vqa_rad", "cxr_hannover")
+WORKERS = (1, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MEDVLM_DATA"), help="folder of the real sets; without it only made films are packed")
+    parser.add_argument("--films", type=int, default=150, help="number of made films")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    sets = {name: (load_card(CARDS / f"{name}.yaml"), args.data / name) for name in REAL if args.data and (args.data / name).is_dir() and (CARDS / f"{name}.yaml").is_file()}
+    with tempfile.TemporaryDirectory() as folder:
+        sets["made"] = made(Path(folder) / "made", args.films)
+        results = {name: measured(card, root, Path(folder), args.repeats) for name, (card, root) in sets.items()}
+    print(json.dumps({"benchmark": "pack", "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "repeats": args.repeats, "sets": results}))
+
+
+def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, Any]:
+    """Rounds of decoding and packing in turn, so that a busy machine is busy for all."""
+    rounds: dict[str, list[float]] = {}
+    files = [path for raw in samples(card, root) for path in raw.files.values()]
+    for i in range(repeats):
+        note = lambda what, seconds: rounds.setdefault(what, []).append(seconds)  # noqa: E731
+        note("decode", timed(lambda: [decode(path.read_bytes(), "a file") for path in files]))
+        for workers in WORKERS:
+            start = timed(lambda n=workers: started(card, root, n))  # type: ignore[misc]
+            note(f"start_{workers}", start)
+            note(f"pack_{workers}", timed(lambda n=workers, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2)) - start)  # type: ignore[misc]
+    size = sum(path.stat().st_size for path in files)
+    result: dict[str, Any] = {"files": len(files), "mb": round(size / 1e6, 1), "decode_per_s": round(len(files) / median(rounds["decode"]), 1)}
+    for n in WORKERS:
+        ratios = [decoded / (packed * n) for decoded, packed in zip(rounds["decode"], rounds[f"pack_{n}"], strict=True)]
+        result[f"workers_{n}"] = {
+            "per_s": round(len(files) / median(rounds[f"pack_{n}"]), 1), "start_s": round(median(rounds[f"start_{n}"]), 2), "of_decode": round(median(ratios), 2),
+        }  # fmt: skip
+    return result
+
+
+def samples(card: Card, root: Path) -> Iterator[RawSample]:
+    reader = component("archive.readers", card.reader.kind)
+    return (item for item in reader.read(card.reader, root) if isinstance(item, RawSample))
+
+
+def started(card: Card, root: Path, workers: int) -> None:
+    """A sample through each decoder."""
+    with Decoders(card, workers, Limits()) as decoders:
+        for _ in decoders.outcomes(islice(samples(card, root), workers)):
+            pass
+
+
+def timed(do: Callable[[], object]) -> float:
+    before = time.perf_counter()
+    do()
+    return time.perf_counter() - before
+
+
+def made(root: Path, count: int) -> tuple[Card, Path]:
+    """Films of 1024 x 1024 pixels, 16 bits, with smooth shapes and noise, as PNG."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:1024, :1024] / 1024
+    for i in range(count):
+        smooth = 30000 * (1 + np.sin(6 * x * (i % 7 + 1)) * np.cos(5 * y)) / 2
+        (root / f"{i}.png").write_bytes(encode_png((smooth + rng.normal(0, 40, x.shape) + 500).astype(np.uint16)))
+    (root / "table.csv").write_text("file\n" + "".join(f"{i}.png\n" for i in range(count)))
+    card = {
+        "name": "made", "title": "Made", "summary": "Made for a benchmark.", "access": "open", "media": ["film"],
+        "licence": {"id": "CC0-1.0", "commercial": True}, "phi": {"status": "synthetic"}, "splits": {"by": "image"},
+        "reader": {"kind": "table", "file": "table.csv", "media": [{"file": "{file}", "kind": "film"}]},
+    }  # fmt: skip
+    return Card.model_validate(card), root
+
+
+if __name__ == "__main__":
+    main()

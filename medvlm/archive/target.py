@@ -1,0 +1,145 @@
+"""Where shards go: a folder, which appears when it is whole, or a place that fsspec reaches (s3://, gs://, memory://).
+
+Both are filled in a work folder, `.NAME.packing`, beside the folder or, for a remote place, in the current one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medvlm.core.errors import DataError
+from medvlm.io.shards import RECEIPT
+
+UNFINISHED = "packing.tar.part"
+"""An empty object that is at a remote place until all shards are: there nothing is renamed as a whole."""
+
+
+def target_of(out: Path | str) -> Target:
+    return Remote(str(out)) if "://" in str(out) else Target(Path(out))
+
+
+class Target:
+    """A folder. beside: where work folder, journal and lock lie. name: as it is in their names. takes_parts: whether keep() moves them away."""
+
+    takes_parts = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.beside, self.name = folder, folder.parent, folder.name
+        self._set_work()
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def _set_work(self) -> None:
+        self.work, self.journal = self.beside / f".{self.name}.packing", self.beside / f".{self.name}.journal"
+
+    def receipt(self) -> bytes | None:
+        """None where packing is not finished."""
+        path = self._folder / RECEIPT
+        return path.read_bytes() if path.is_file() else None
+
+    def begin(self) -> None:
+        """Raises DataError where there is something else already."""
+        if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
+            raise DataError(f"{self}: holds something that is not a finished pack; choose another folder or delete it")
+        self.work.mkdir(exist_ok=True)
+
+    def keep(self, parts: Iterable[Path]) -> None:
+        """Full parts may leave the work folder now, but for their indexes."""
+
+    def publish(self) -> None:
+        """The work folder is complete, and what it holds appears. Every step before the last may be done again."""
+        _sync_folder(self.work)
+        self.work.replace(self._folder)
+        _sync_folder(self.beside)
+        self.journal.unlink()
+
+    def forget(self) -> None:
+        """Removes what is needed to go on."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.journal.unlink(missing_ok=True)
+
+
+class Remote(Target):
+    """A place of fsspec. Shards go there as soon as they are full, the receipt last. Locked against processes of the same folder only."""
+
+    takes_parts = True
+
+    def __init__(self, url: str) -> None:
+        self._url, self.beside = url.rstrip("/"), Path()
+        self.name = f"{self._url.rpartition('/')[2]}-{hashlib.sha256(self._url.encode()).hexdigest()[:8]}"
+        self._set_work()
+        self._files, self._root = _opened(self._url)
+
+    def __str__(self) -> str:
+        return self._url
+
+    def receipt(self) -> bytes | None:
+        path = f"{self._root}/{RECEIPT}"
+        return bytes(self._files.cat_file(path)) if self._files.exists(path) else None
+
+    def begin(self) -> None:
+        if not self.work.is_dir() and self._files.exists(self._root) and self._files.ls(self._root, detail=False):
+            raise DataError(f"{self}: holds something that is not a finished pack; choose another place or delete it")
+        self.work.mkdir(exist_ok=True)
+        self._files.makedirs(self._root, exist_ok=True)
+        self._files.pipe_file(f"{self._root}/{UNFINISHED}", b"")
+
+    def keep(self, parts: Iterable[Path]) -> None:
+        for part in parts:
+            if part.is_file():
+                self._put(part, part.name.removesuffix(".part"))
+                part.unlink()
+
+    def publish(self) -> None:
+        for path in sorted(self.work.iterdir()):
+            if path.name != RECEIPT:
+                self._put(path, path.name)
+        self._put(self.work / RECEIPT, RECEIPT)
+        self.forget()
+
+    def forget(self) -> None:
+        if self.receipt() is not None and self._files.exists(path := f"{self._root}/{UNFINISHED}"):
+            self._files.rm_file(path)
+        super().forget()
+
+    def _put(self, path: Path, name: str) -> None:
+        self._files.put_file(str(path), f"{self._root}/{name}")
+        found = self._files.size(f"{self._root}/{name}")
+        if found != path.stat().st_size:
+            raise OSError(errno.EIO, f"{name} has {found} bytes there and {path.stat().st_size} here")
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Whole or not at all, also after a power cut."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """File system and path. Raises DataError where the package for it is missing."""
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as reason:
+        raise DataError(f"{url}: cannot be reached ({reason}); s3:// needs the package s3fs, gs:// gcsfs") from None
+    return files, root
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
