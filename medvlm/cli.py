@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("card")
     pack.add_argument("--root", type=Path, default=None, metavar="DIR", help="folder of the original files; none for generated data")
     pack.add_argument("--out", type=Path, required=True, metavar="DIR")
+    pack.add_argument("--salt-file", type=Path, default=None, metavar="FILE", help="secret that patients and keys are hashed with; it stays out of the shards")
     pack.add_argument("--max-bad", type=float, default=0.01, help="share of bad samples that is put up with (default: 0.01)")
     show = _verb(data, "show", _show, "a page with samples, their boxes and questions")
     show.add_argument("shards")
@@ -143,6 +144,7 @@ def _schema(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
+    from medvlm.archive.deal import read_salt
     from medvlm.archive.pack import pack
     from medvlm.core.card import load_card
     from medvlm.core.errors import DataError
@@ -151,7 +153,10 @@ def _pack(args: argparse.Namespace) -> None:
     found = find_card(args.card)
     if found is None:
         raise DataError(f"{args.card}: there is no such data card; every data set needs one (see data_cards/ for examples)")
-    receipt = pack(load_card(found, args.card), args.root, args.out, progress=print, max_bad=args.max_bad)
+    card = load_card(found, args.card)
+    if args.salt_file:
+        card = card.with_secret(read_salt(args.salt_file))
+    receipt = pack(card, args.root, args.out, progress=print, max_bad=args.max_bad)
     print(f"{args.out}: {sum(receipt.samples.values())} samples ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 import medvlm
-from medvlm.archive.deal import keyed, split_of
+from medvlm.archive.deal import keyed, require_secret, split_of
 from medvlm.archive.stored import prepared
 from medvlm.core.card import Card
 from medvlm.core.config import component
@@ -43,7 +43,7 @@ class PackReceipt:
 
     card_hash: of what decides the shards (see card_hash()). samples, questions, patients: by split. bytes: of all
     tars. quarantined: samples that could not be used (`quarantine.jsonl`). left_out: by reason, as the card asks.
-    shards: tar -> its sha256.
+    shards: tar -> its sha256. salt_id: tells with which secret salt patients and keys were hashed; "": with that of the card.
     """
 
     card: str
@@ -56,6 +56,7 @@ class PackReceipt:
     quarantined: int
     left_out: dict[str, int]
     shards: dict[str, str]
+    salt_id: str = ""
     done: bool = True
 
 
@@ -80,12 +81,14 @@ def pack_once(card: Card, root: Path | None, out: Path, *, progress: Progress | 
 
 
 def card_hash(card: Card) -> str:
-    """Over what decides the shards: name, media, reader, splits. A corrected citation or licence does not pack anew.
+    """Over what decides the shards: name, media, reader, splits, what people checked, the secret of its names by its id. A
+    corrected citation or licence does not pack anew.
 
     Settings at their default are left out, so that a later version with more settings finds its shards again.
     """
     reader, splits = (part.model_dump(mode="json", by_alias=True, exclude_defaults=True) for part in (card.reader, card.splits))
     decides = {"form": FORM, "name": card.name, "media": card.media, "kind": card.reader.kind, "reader": reader, "splits": splits}
+    decides |= {key: value for key, value in (("checked", sorted(card.phi.checked)), ("salt", card.salt_id)) if value}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -101,7 +104,7 @@ def _finished(card: Card, out: Path) -> PackReceipt:
     receipt = read_receipt(out)
     if receipt.card_hash != card_hash(card):
         raise DataError(
-            f"{out}: was packed with another card ({receipt.card}, {receipt.card_hash[:12]}; this one is {card.name}, {card_hash(card)[:12]}); "
+            f"{out}: was packed with another card or salt ({receipt.card}, {receipt.card_hash[:12]}; this one is {card.name}, {card_hash(card)[:12]}); "
             "pack into another folder, or delete this one"
         )
     return receipt
@@ -130,6 +133,7 @@ def _pack(card: Card, root: Path | None, out: Path, progress: Progress | None, m
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: holds something that is not a finished pack; choose another folder or delete it")
     _check_root(card, root)
+    require_secret(card)
     part = out.parent / f".{out.name}.packing"
     if part.exists():  # of a process that was killed: nobody else holds the lock
         shutil.rmtree(part)
@@ -180,7 +184,7 @@ def _fill(card: Card, root: Path | None, folder: Path, progress: Progress | None
                 writers[sample.split].write(sample, files)
             except DataError as reason:
                 key = item.key if isinstance(item, BadSample) else item.sample.key
-                line = {"key": keyed(f"{card.name}/{key}", card.splits.salt, "key"), "where": item.where, "reason": str(reason)}
+                line = {"key": keyed(f"{card.name}/{key}", card.naming_salt, "key"), "where": item.where, "reason": str(reason)}
                 quarantine.write(json.dumps(line, ensure_ascii=False) + "\n")
                 bad[str(reason)] += 1
                 watch.show(0, bad=1)
@@ -207,7 +211,7 @@ def _receipt(card: Card, folder: Path, dealt: _Dealt, left_out: Counter[str], nu
         samples=dict(sorted(dealt.samples.items())), questions=dict(sorted(dealt.questions.items())),
         patients=dict(sorted(Counter(dealt.patients.values()).items())),
         bytes=sum(index.bytes for index in indexes), quarantined=num_bad, left_out=dict(sorted(left_out.items())),
-        shards={tar.name: index.sha256 for tar, index in zip(tars, indexes, strict=True)},
+        shards={tar.name: index.sha256 for tar, index in zip(tars, indexes, strict=True)}, salt_id=card.salt_id,
     )  # fmt: skip
 
 
@@ -233,7 +237,7 @@ class _Dealt:
             raise DataError("has no split of letters and digits, but the card splits by a column (splits.by, reader.split)")
         # By content, so that one image under two names stays on one side.
         image = images[0].hex() if images else sample.key
-        split = sample.split if by == "column" else split_of(sample.patient if by == "patient" else image, card.splits)
+        split = split_of(image, card.splits) if by == "image" else sample.split
         if self.patients.get(sample.patient, split) != split:
             raise DataError("its patient is in another split already; split by patient")
         if any(self.images.get(each, split) != split for each in images):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from medvlm.archive.deal import keyed
+from medvlm.archive.deal import keyed, split_of
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, suffix_of
+from medvlm.io.phi import text as phi
 from medvlm.io.strip import bare, orientation, upright
 
 MAX_FILE_BYTES = 1 << 30
@@ -20,7 +21,7 @@ MAX_FILE_BYTES = 1 << 30
 
 
 def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
-    """The sample but for its split, and its members. Raises DataError, without names or values of the archive, for a bad one."""
+    """The sample but for its split (it has that where patients or a column decide), and its members. Raises DataError, without names or values of the archive, for a bad one."""
     sample, renamed, files, sizes = raw.sample, {}, {}, {}
     for member, value in raw.files.items():
         suffix, data, pixels = to_store(value, member)
@@ -33,10 +34,13 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
         if medium.size and tuple(medium.size) != sizes[medium.member]:
             raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(sizes[medium.member])}")
     media = tuple(replace(m, member=renamed[m.member], size=sizes[m.member]) for m in sample.media)
-    salt = card.splits.salt
-    patient = keyed(sample.patient, salt, "patient") if sample.patient else ""
-    key = keyed(f"{card.name}/{sample.key}", salt, "key")
-    stored = replace(sample, key=key, source=card.name, media=media, patient=patient)
+    _check_texts(sample, card)
+    split = sample.split
+    if card.splits.by == "patient" and sample.patient:  # by the public salt, so that another secret leaves everybody in their split
+        split = split_of(keyed(sample.patient, card.splits.salt, "patient"), card.splits)
+    patient = keyed(sample.patient, card.naming_salt, "patient") if sample.patient else ""
+    key = keyed(f"{card.name}/{sample.key}", card.naming_salt, "key")
+    stored = replace(sample, key=key, source=card.name, split=split, media=media, patient=patient)
     _check_boxes(stored)
     return stored, files
 
@@ -67,6 +71,19 @@ def _finite_npy(array: np.ndarray, member: str) -> bytes:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{member}: holds values that are not finite")
     return encode_npy(array)
+
+
+def _check_texts(sample: Sample, card: Card) -> None:
+    """Raises DataError for text that could identify a person, of all that goes into a shard."""
+    names = (sample.patient, sample.key, PurePosixPath(sample.key).stem)
+    texts = [("its concept", sample.concept), *(("the modality of a medium", medium.modality) for medium in sample.media)]
+    for question in sample.questions:
+        phi.check("a question", question.text, card.phi.checked, names)
+        truth = question.truth
+        texts += [("an answer", truth.answer), ("a template", question.template), ("a label", truth.label), *(("a choice", each) for each in truth.choices)]
+    phi.check("its report", sample.report, card.phi.checked, names)
+    for what, text in texts:
+        phi.check(what, text, card.phi.checked)
 
 
 def _check_boxes(sample: Sample) -> None:
