@@ -12,6 +12,9 @@ from medvlm.core.errors import DataError
 
 Format = Literal["csv", "tsv", "jsonl", "json"]
 
+NAMES_FIRST = "expected the names of the columns in its first line"
+"""In errors in place of what stands there: in a table without that line it is a patient."""
+
 
 def format_of(name: str) -> Format:
     """By the suffix. Raises DataError for another one."""
@@ -64,8 +67,8 @@ def _separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     try:
         names = list(reader.fieldnames or ())
-        if len(set(names)) != len(names):
-            raise DataError(f"{path}: two columns have the same name ({', '.join(names)})")
+        if twice := [number for number, name in enumerate(names, 1) if name in names[: number - 1]]:
+            raise DataError(f"{path}: column {twice[0]} has the same name as an earlier one; {NAMES_FIRST}")
         for record in reader:
             yield reader.line_num, record
     except csv.Error as reason:

@@ -164,9 +164,9 @@ def test_rows_of_one_image_that_name_two_patients_are_bad(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("image,nota\na.png,x\n", r"no column 'note', did you mean 'nota'\? \(found image, nota\)"),
-        ("", r"no column 'image' \(found no rows\)"),
-        ("image,image\na.png,x\n", "two columns have the same name"),
+        ("image,nota\na.png,x\n", r"no column 'note', did you mean 'nota'\? \(2 others; expected the names"),
+        ("", r"no column 'image' \(no rows"),
+        ("image,image\na.png,x\n", "column 2 has the same name as an earlier one"),
         ('image,note\na.png,"x\n', r"t\.csv:2: unexpected end of data"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.records import Format, cell_text, format_of, records, word_for
+from medvlm.archive.records import NAMES_FIRST, Format, cell_text, format_of, records, word_for
 from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
@@ -197,7 +197,7 @@ def _rows(config: Config, root: Path) -> Iterator[tuple[int, Row | str]]:
         yield number, _row(record, wanted, config)
     if unknown := sorted(wanted - seen):
         columns = sorted(seen)
-        raise DataError(f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], columns)} (found {', '.join(columns) or 'no rows'})")
+        raise DataError(f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], columns)} ({f'{len(columns)} others' if columns else 'no rows'}; {NAMES_FIRST})")
 
 
 def _columns(config: Config) -> set[str]:

@@ -149,7 +149,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
-def _years(age: str) -> float:
-    """Of an age string such as 095Y; 0 where it isn't one."""
+def _years(age: str) -> int:
+    """Whole years of an age string such as 095Y; 0 where it isn't one."""
     found = re.fullmatch(r"(\d+)\s*([DWMY])?", age.strip(), re.I)
-    return int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12}.get((found[2] or "Y").upper(), 1) if found else 0
+    return int(int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12}.get((found[2] or "Y").upper(), 1)) if found else 0
