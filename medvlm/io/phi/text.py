@@ -23,7 +23,8 @@ _MONTH = (
     r"|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre)"
 )
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
-_NAME = r"(?-i:[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]+)"
+_NAME = r"(?-i:[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]{1,40})"
+"""Bounded, as all that can begin within itself: without that, a long line of hyphens takes hours."""
 _STATE = (
     "A[LKZR]|C[AO]|D[EC]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TA]|W[AVIY]"  # CT is a modality
 )
@@ -32,16 +33,18 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "date with a day": (
         rf"(?<![\w./-])(?:19|20)\d\d([-/.])(?:0?[1-9]|1[0-2])\1{_DAY}(?![\w/-]|\.\d)",
         rf"(?<![\w./-]){_DAY}([-/.]){_DAY}\1(?:19|20)\d\d(?![\w/-]|\.\d)",
-        rf"(?<![\w./-])(?:{_DAY}/{_DAY}/\d\d|\d\d-\d\d-\d\d)(?![\w/-]|\.\d)",
+        rf"(?<![\w./-])(?:{_DAY}/{_DAY}/\d\d|\d\d-\d\d-\d\d)(?![\w/-]|\.\d| ?[cm]m\b)",
+        rf"(?<!\w){_DAY}[ -](?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)[ -](?:19|20)?\d\d(?!\w)",
         rf"(?<!\w){_MONTH} (?:the )?{_DAY}(?:st|nd|rd|th)?(?![\w%/]|[.-]\d|\s?[cm]m\b)",
-        rf"(?<![\w.]){_DAY}(?:st|nd|rd|th|\.)?(?: of| de)?[ -]{_MONTH}(?!\w)",
+        rf"(?<![\w.]){_DAY}(?:st|nd|rd|th)?(?: of| de)?[ -]{_MONTH}(?!\w)",
+        rf"(?<![\w.]){_DAY}\. (?:Januar|Februar|M[äa]rz|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)(?!\w)",
         r"(?:\d{4}年)?\d{1,2}月\d{1,2}[日号]",
     ),
     "date of birth": (r"\b(?:D\.?O\.?B\.?|date of birth|birth ?date|born(?: on)?|geb(?:oren)?\.?(?: am)?|n[ée]e? le|fecha de nacimiento)\W{0,3}\d",),
     "age above 89": (
         r"(?<![\d.,])(?:9\d|1[01]\d)[ -]?(?:years?|yrs?)[ -]?(?:old|of age)\b",
         r"(?<![\d.,])(?:9\d|1[01]\d) ?(?:yo|y/o|y\.o\.?|岁|(?:-?j[äa]hrig\w*))(?!\w)",
-        r"\bage[ds]?:? (?:9\d|1[01]\d)(?![\d.,]|\s?%)",
+        r"\bage[ds]?:? (?:9\d|1[01]\d)(?!\d|[.,]\d| ?%)",
     ),
     "telephone number": (
         r"(?<![\w.+-])(?:\+?\d{1,3}[ .-])?(?:\(\d{2,5}\) ?|\d{3}[.-])\d{3}[ .-]\d{4}(?![\w-])",
@@ -52,7 +55,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "social security number": (r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",),
     "record number": (
         r"\b(?:M\.?R\.?N\.?|(?:medical )?record|acc(?:ession)?|patient(?:en)?|pat\.?|hospital|exam(?:ination)?|study|order|visit|encounter|account|case|folio|chart|NHS|SSN"
-        r"|insurance|policy|member|passport|licen[cs]e)\W{0,2}(?:ID(?:entifier)?|no|nr|num(?:ber)?|#)[^\w\n]{1,4}[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
+        r"|insurance|policy|member|passport|licen[cs]e)\W{0,2}(?:(?:ID(?:entifier)?|no|nr|num(?:ber)?)[^\w\n]{1,4}|# ?)[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
         r"\b(?:MRN|accession|SSN)[^\w\n]{1,4}[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
     ),
     "long number": (r"(?<![\w.,-])(?!NCT|PMC|PMID|GSE)[A-Z]{0,3}\d{7,}(?!\w|[.,]\d)",),
@@ -67,14 +70,14 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         rf"\b(?:patient|paciente|physician|doctor|radiologist|technologist|attending|resident|consultant|surgeon|mother|father|spouse|next of kin|contact) ?[:=] ?{_NAME},? {_NAME}",
         rf"\b(?:dictated|signed|transcribed|verified|approved|interpreted|reported|requested|ordered|read|reviewed)(?: electronically)? by ?: ?{_NAME}",
         rf"\b(?:dictated|signed|transcribed) by (?:the )?{_NAME}",
-        rf"\b(?:courtesy of|credits? to|contributed by) {_NAME},? {_NAME}",
+        rf"\b(?:courtesy of|credits? to|contributed by) {_NAME},? (?-i:[A-Z])",
         rf"\b(?:patient|man|woman|boy|girl|child|infant|baby|lady|gentleman)(?: (?:is|was))?,? named {_NAME}",
         r"(?:姓名|患者|病人|医生|医师) ?[:：] ?[\u4e00-\u9fff]{2,4}",
     ),
-    "name with a caret": (r"(?<!\w)[^\W\d_]{2,}\^[^\W\d_]+",),
+    "name with a caret": (r"(?<!\w)[^\W\d_]{2,40}\^[^\W\d_]",),
     "postal address": (
         rf"(?<![\w.])\d{{1,5}}[A-Za-z]? (?:(?-i:[NSEW])\.? )?(?:{_NAME} ){{1,3}}(?-i:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Highway|Hwy|Terrace|Square)(?!\w)",
-        r"(?<!\w)(?-i:[A-ZÄÖÜ])[a-zäöüß-]{2,}(?:stra(?:ße|sse)|str\.|weg|platz|allee|gasse) \d{1,4}\b",
+        r"(?<!\w)(?-i:[A-ZÄÖÜ])[a-zäöüß-]{2,40}(?:stra(?:ße|sse)|str\.|weg|platz|allee|gasse) \d{1,4}\b",
         rf"(?<!\w){_NAME},? (?-i:{_STATE}),? \d{{5}}(?:-\d{{4}})?(?!\w)",
         r"\bP\.? ?O\.? ?Box \d+",
     ),
