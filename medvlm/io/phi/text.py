@@ -108,5 +108,5 @@ def check(what: str, text: str, checked: Collection[Checked] = (), identifiers: 
 
 
 def _is_telling(identifier: str) -> bool:
-    """A number of a few digits, or a plain word, stands in texts by chance."""
-    return len(identifier) >= 5 and re.search(r"[\d\s^,_]", identifier) is not None
+    """A number of a few digits, a plain word, or a stain such as Ki-67 stands in texts by chance."""
+    return len(identifier) >= 5 and re.search(r"(?:\d\D*){3}|[\s^,]", identifier) is not None

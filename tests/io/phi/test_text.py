@@ -78,7 +78,8 @@ def test_findings_are_counted_and_never_shown():
     ("identifier", "text", "is_found"),
     [
         ("P-0017-x", "Follow-up of p-0017-X today.", True), ("Doe, Jane", "Reported for doe, jane.", True), ("img_0017", "see img_0017", True), ("17", "17 films", False),
-        ("lungs", "The lungs are clear.", False), ("P-0017-x", "P-0017-xy", False), ("normal", "normal", False), ("case1", "case 1", False), ("a.b+c(1", "a.b+c(1", True),
+        ("lungs", "The lungs are clear.", False), ("P-0017-x", "P-0017-xy", False), ("normal", "normal", False), ("case1", "case 1", False), ("a.b+c(123", "a.b+c(123", True),
+        ("Ki-67", "Stained for Ki-67.", False),
     ],
 )  # fmt: skip
 def test_the_name_that_a_sample_has_in_its_archive_is_found(identifier, text, is_found):
