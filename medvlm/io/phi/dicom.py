@@ -74,7 +74,7 @@ def _of_elements(dataset: Dataset) -> Iterator[Finding]:
             tag, vr = int(element.tag), _vr(element)
             items = _items(part, tag) if vr == "SQ" else []
             waiting += items
-            if (words := _words(part, tag, vr)) and (any(map(len, items)) or (vr != "SQ" and not _is_dummy(element.value))):
+            if (words := _words(part, tag, vr)) and (any(map(len, items)) or (vr != "SQ" and not _is_dummy(element))):
                 yield _named(tag), words
 
 
@@ -132,7 +132,10 @@ def _items(part: Dataset, tag: int) -> list[Dataset]:
         raise DataError(f"its {_named(tag)} cannot be read ({type(reason).__name__}), so nobody knows what it holds") from None
 
 
-def _is_dummy(value: Any) -> bool:
+def _is_dummy(element: Any) -> bool:
+    value = element.value
+    if value is None and getattr(element, "length", 0):  # left in its file until it is asked for
+        return False
     return _DUMMY.fullmatch(_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value)) is not None
 
 

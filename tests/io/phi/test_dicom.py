@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 import pytest
+from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -284,6 +285,12 @@ def test_a_sequence_that_hides_as_unknown_bytes_is_opened():
     spoilt = clean()
     spoilt[0x00082218] = RawDataElement(Tag(0x00082218), "UN", len(item), item, 0, False, True)  # AnatomicRegionSequence
     assert "PatientName (0010,0010)" in says(spoilt)
+
+
+def test_a_value_that_was_left_in_its_file_counts(tmp_path):
+    path = written(clean(PatientComments="Kowalczyk1 " * 99), tmp_path / "a.dcm")
+    with quiet():
+        assert "PatientComments (0010,4000)" in says(dcmread(path, defer_size=256))
 
 
 def test_a_sequence_that_cannot_be_read_is_refused_without_its_bytes():
