@@ -72,8 +72,8 @@ def test_each_attribute_of_the_table_is_refused_at_any_depth_and_accepted_by_its
         assert says(spoilt, [word for word in WORDS if word not in words]) == said, f"{tag:08X}"
         for word in words:
             assert says(spoilt, [word]) == "", f"{tag:08X} {word}"
-        for each in list(planted):
-            del spoilt[each]
+        for element in planted:
+            del spoilt[element.tag]
     assert says(spoilt) == ""
 
 
