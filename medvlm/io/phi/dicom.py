@@ -134,7 +134,7 @@ def _items(part: Dataset, tag: int) -> list[Dataset]:
 
 def _is_dummy(element: Any) -> bool:
     value = element.value
-    if value is None and getattr(element, "length", 0):  # left in its file until it is asked for
+    if value is None and getattr(element, "length", None):  # left in its file until it is asked for
         return False
     return _DUMMY.fullmatch(_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value)) is not None
 

@@ -191,7 +191,7 @@ def test_what_the_dictionary_does_not_know_is_refused():
     [
         ((0x6000, 0x3000), "OB", b"\1" * 32, "pixels"), ((0x6002, 0x4000), "LT", "Kowalczyk1", "pixels"), ((0x5000, 0x3000), "OB", b"\1" * 32, "pixels"),
         ((0x0040, 0x0440), "SQ", None, None), ((0x0008, 0xFFF0), "DA", "19370513", "private"), ((0x0040, 0xA13B), "DT", "19370513131415", "private"),
-        ((0x0018, 0x9080), "ST", "Kowalczyk1", "descriptions"), ((0x0008, 0xFFF0), "PN", "Kowalczyk^Ewa1", "private"), ((0xFFFC, 0xFFFC), "OB", b"Kowalczyk1", "identity"),
+        ((0x0018, 0x9080), "ST", "Kowalczyk1", "descriptions"), ((0x0008, 0xFFF0), "PN", "Kowalczyk^Ewa1", "private"), ((0xFFFC, 0xFFFC), "OB", b"\0" * 300 + b"Kowalczyk1", "identity"),
         ((0x0010, 0x0033), "LO", "Kowalczyk1", "identity"),
     ],
 )  # fmt: skip
@@ -219,7 +219,7 @@ def test_names_dates_and_long_texts_are_known_by_their_form(keyword, value, word
 
 def test_private_information_of_the_file_meta_group_is_refused():
     spoilt = clean()
-    spoilt.file_meta.PrivateInformationCreatorUID, spoilt.file_meta.PrivateInformation = "1.2.3", b"Kowalczyk1"
+    spoilt.file_meta.add_new((0x0002, 0x0102), "OB", b"Kowalczyk1")
     assert "PrivateInformation (0002,0102)" in says(spoilt) and says(spoilt, ["private"]) == ""
 
 

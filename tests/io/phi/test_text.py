@@ -46,7 +46,7 @@ HARMLESS = [
     "Series 3, image 45-60, window 40/400, TE 30, TR 2000, b 1000, 512x512, 0.625 mm, 120 kVp, 200-300 mAs.",
     "NCT01234567 and PMC7101234; DOI 10.1148/radiol.2020200490; ISO 12052.",
     "Signs: Kerley B lines, Hampton hump, Westermark sign. Patient: supine. Dictated by protocol. St. Elsewhere.",
-    "Comparison: [**2119-3-12**], [**Hospital1 18**] by Dr. [**Last Name (STitle) 123**]. ___ year old woman with ___. XXXX.",
+    "Comparison: [**2019-3-12**], [**Hospital1 18**] by Dr. [**Last Name (STitle) 123**]. ___ year old woman with ___. XXXX.",
     "Is there a pneumothorax? yes", "Which side? left", "What is the largest organ in the picture? 肺", "这张图像是什么模态？ MRI", "ten^2 10^9/L 5 cm^2",
     "The doctor ordered: chest film, lateral. The physician: none. Name of the sign? Contact: skin.",
     "WBC 12.3, CRP 45.6, D-dimer 1,234, 1234567.89, 0.1234567", "Mean 37.5-38.0-38.5 C; ratio 1:2:3; 10-15-20 mm; version 3.2.10",
@@ -77,7 +77,7 @@ def test_findings_are_counted_and_never_shown():
 @pytest.mark.parametrize(
     ("identifier", "text", "is_found"),
     [
-        ("P-0017-x", "Follow-up of p-0017-X today.", True), ("Doe, Jane", "Reported for doe, jane.", True), ("img_0017", "see img_0017", True), ("17", "17 films", False),
+        ("P-0017-x", "Follow-up of p-0017-X today.", True), ("Doe, Jane", "Reported for doe, jane.", True), ("img_0017", "see img_0017", True), ("1170", "1170 films", False),
         ("lungs", "The lungs are clear.", False), ("P-0017-x", "P-0017-xy", False), ("normal", "normal", False), ("case1", "case 1", False), ("a.b+c(123", "a.b+c(123", True),
         ("Ki-67", "Stained for Ki-67.", False),
     ],
