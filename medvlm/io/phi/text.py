@@ -58,7 +58,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"|insurance|policy|member|passport|licen[cs]e)\W{0,2}(?:(?:ID(?:entifier)?|no|nr|num(?:ber)?)[^\w\n]{1,4}|# ?)[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
         r"\b(?:MRN|accession|SSN)[^\w\n]{1,4}[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
     ),
-    "long number": (r"(?<![\w.,-])(?!NCT|PMC|PMID|GSE)[A-Z]{0,3}\d{7,}(?!\w|[.,]\d)",),
+    "long number": (r"(?<![\w.,-])(?!NCT|PMC|PMID|GSE|C\d{7}(?!\d))[A-Z]{0,3}\d{7,}(?!\w|[.,]\d)",),
     "UID": (r"(?<![\w.])[0-2](?:\.\d+){6,}(?!\w)",),
     "name after a title": (
         rf"(?<!\w)(?-i:Dr|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|Dra|Herrn?|Frau|Mme|Madame|Monsieur|Se[ñn]ora?)\b\.? {_NAME}",

@@ -44,7 +44,7 @@ HARMLESS = [
     "A 54-year-old man with fever for 90 days; aged 89; SpO2 92 %; survival of 95 % at 5 years; age 91.5 months.",
     "Image 12 may show a nodule. May 2019. march 3 steps. Oct 3 mm thick. DEC 5. Sept. 2020. In 1-2 weeks.",
     "Series 3, image 45-60, window 40/400, TE 30, TR 2000, b 1000, 512x512, 0.625 mm, 120 kVp, 200-300 mAs.",
-    "NCT01234567 and PMC7101234; DOI 10.1148/radiol.2020200490; ISO 12052.",
+    "UMLS C0040405;C1306645. NCT01234567 and PMC7101234; DOI 10.1148/radiol.2020200490; ISO 12052.",
     "Signs: Kerley B lines, Hampton hump, Westermark sign. Patient: supine. Dictated by protocol. St. Elsewhere.",
     "Comparison: [**2019-3-12**], [**Hospital1 18**] by Dr. [**Last Name (STitle) 123**]. ___ year old woman with ___. XXXX.",
     "Is there a pneumothorax? yes", "Which side? left", "What is the largest organ in the picture? 肺", "这张图像是什么模态？ MRI", "ten^2 10^9/L 5 cm^2",
