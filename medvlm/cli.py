@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--root", type=Path, default=None, metavar="DIR", help="folder of the original files; none for generated data")
     pack.add_argument("--out", required=True, metavar="DIR", help="where the shards go: a folder, or s3://... or gs://...")
     pack.add_argument("--workers", type=int, default=None, metavar="N", help="processes that decode (default: one for each processor)")
+    pack.add_argument("--salt-file", type=Path, default=None, metavar="FILE", help="secret that patients and keys are hashed with; it stays out of the shards")
     pack.add_argument("--max-bad", type=float, default=0.01, help="share of bad samples that is put up with (default: 0.01)")
     show = _verb(data, "show", _show, "a page with samples, their boxes and questions")
     show.add_argument("shards")
@@ -145,6 +146,7 @@ def _schema(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
+    from medvlm.archive.deal import read_salt
     from medvlm.archive.pack import pack
     from medvlm.core.card import load_card
     from medvlm.core.errors import DataError
@@ -153,7 +155,10 @@ def _pack(args: argparse.Namespace) -> None:
     found = find_card(args.card)
     if found is None:
         raise DataError(f"{args.card}: there is no such data card; every data set needs one (see data_cards/ for examples)")
-    receipt = pack(load_card(found, args.card), args.root, args.out, progress=print, max_bad=args.max_bad, workers=args.workers)
+    card = load_card(found, args.card)
+    if args.salt_file:
+        card = card.with_secret(read_salt(args.salt_file))
+    receipt = pack(card, args.root, args.out, progress=print, max_bad=args.max_bad, workers=args.workers)
     print(f"{args.out}: {sum(receipt.samples.values())} samples ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined")
 
 

@@ -39,7 +39,7 @@ class LoadedRecipe:
         """Every key with its value, defaults too, in plain JSON types; without where data lies on this machine."""
         plain = self.recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True})
         for source in plain["data"].values():
-            del source["root"], source["shards"]
+            del source["root"], source["shards"], source["salt_file"]
         return plain
 
     @property
@@ -51,8 +51,8 @@ class LoadedRecipe:
         return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def places(self) -> dict[str, dict[str, str]]:
-        """Source -> where its `root` or `shards` are, as absolute paths; empty for generated data."""
-        given = {name: {"root": source.root, "shards": source.shards} for name, source in self.recipe.data.items()}
+        """Source -> where its `root`, `shards` and `salt_file` are, as absolute paths; empty for generated data."""
+        given = {name: {"root": source.root, "shards": source.shards, "salt_file": source.salt_file} for name, source in self.recipe.data.items()}
         return {name: {key: _absolute(where) for key, where in keys.items() if where} for name, keys in given.items()}
 
     def without_data(self) -> list[Problem]:
@@ -60,7 +60,7 @@ class LoadedRecipe:
         return [
             Problem(("data", name), f"root is not set; give data.{name}.root=DIR to train")
             for name, where in self.places().items()
-            if not where and self.cards[name].access != "generated"
+            if not {"root", "shards"} & where.keys() and self.cards[name].access != "generated"
         ]
 
     def require_data(self) -> None:

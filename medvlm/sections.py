@@ -34,6 +34,8 @@ class Source(Config):
     """Its data card: looked up beside the recipe, in the current folder, and among the shipped ones."""
     root: str = ""
     """Folder of the original files."""
+    salt_file: str = ""
+    """File with the secret that patients and keys are hashed with when `root` is packed; data that not everybody may have need one."""
     shards: str = ""
     """Folder of shards, or a pattern of tars: cxr-{000..511}.tar."""
     fold: int | None = Field(None, ge=0)

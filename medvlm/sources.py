@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medvlm.archive.deal import read_salt
 from medvlm.archive.pack import card_hash, pack_once, read_receipt
 from medvlm.core.card import Card
 from medvlm.data.source import SourceView, splits_of
@@ -47,6 +48,8 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
         where: Path | str = source.shards
         if not where:
             root = Path(source.root).expanduser() if source.root else None
+            if source.salt_file:
+                card = card.with_secret(read_salt(Path(source.salt_file).expanduser()))
             where = runs / "shards" / f"{card.name}-{_identity(card, root)}"
             pack_once(card, root, where, progress=say)
         shards = open_shards(where)

@@ -394,7 +394,7 @@ def test_the_hash_is_of_what_the_run_is_not_of_where_it_lies(home: Path) -> None
 
 @pytest.fixture
 def saved(home: Path) -> tuple[LoadedRecipe, Path]:
-    loaded = load("recipes/tiny.yaml", ["data.films.root=some/where", "stages.pair.steps=3"])
+    loaded = load("recipes/tiny.yaml", ["data.films.root=some/where", "data.films.salt_file=some/salt", "stages.pair.steps=3"])
     loaded.save(home / "run")
     return loaded, home / "run"
 
@@ -406,18 +406,19 @@ def test_a_run_loads_again_as_the_same_recipe(saved: tuple[LoadedRecipe, Path], 
     again = load_run(run)
     assert again.recipe_hash == loaded.recipe_hash
     assert again.recipe.stages == loaded.recipe.stages and again.cards == loaded.cards
-    assert again.places() == {"films": {"root": str(tmp_path / "some" / "where")}}
+    assert again.places() == {"films": {"root": str(tmp_path / "some" / "where"), "salt_file": str(tmp_path / "some" / "salt")}}
 
 
 def test_the_resolved_recipe_is_explicit_and_private_about_places(saved: tuple[LoadedRecipe, Path]) -> None:
     loaded, run = saved
     text = (run / "recipe.resolved.yaml").read_text()
     assert text.startswith(f"# {loaded.recipe_hash}\n")
-    assert "some/where" not in text and "root" not in text and "shards" not in text
+    assert "some/where" not in text and "salt_file" not in text and "root" not in text and "shards" not in text
     written = read_yaml(run / "recipe.resolved.yaml").data
     assert written["stages"][0]["steps"] == 3 and written["stages"][0]["optim"]["betas"] == [0.9, 0.98]
     assert written["engine"]["precision"] == "32-true"
-    assert json.loads((run / "places.json").read_text()) == {"films": {"root": str(run.parent / "some" / "where")}}
+    some = run.parent / "some"
+    assert json.loads((run / "places.json").read_text()) == {"films": {"root": str(some / "where"), "salt_file": str(some / "salt")}}
 
 
 def test_a_run_that_was_moved_without_its_places_still_loads(saved: tuple[LoadedRecipe, Path]) -> None:

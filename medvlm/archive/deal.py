@@ -6,17 +6,43 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from medvlm.core.card import Splits
+from medvlm.core.card import Card, Splits
 from medvlm.core.errors import DataError
+
+MIN_SALT = 16
+"""Characters."""
 
 
 def keyed(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
     """16 hex digits (64 bits: 10 M names collide with a chance of 3e-6). The same patient has the same hash in every
-    data set of one salt, which is how shared patients can be found; without the salt the hash can't be tried out."""
+    data set of one salt, which is how shared patients can be found. Whoever knows the salt can try out all numbers that a
+    hospital may give, so it protects nobody unless it is secret."""
     secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=secret, person=use.encode()).hexdigest()
+
+
+def read_salt(path: Path) -> str:
+    """The salt of a file, without the blanks around it. Raises DataError for a file that is not there, and for a salt that could be guessed."""
+    make = "make one with `openssl rand -hex 32`, and keep it where only those can read it who may know the patients"
+    try:
+        salt = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as reason:
+        raise DataError(f"{path}: this salt file cannot be read ({type(reason).__name__}); {make}") from None
+    if len(salt) < MIN_SALT:
+        raise DataError(f"{path}: a salt of {len(salt)} characters can be guessed; expected {MIN_SALT} at least: {make}")
+    return salt
+
+
+def require_secret(card: Card) -> None:
+    """Raises DataError for data that not everybody may have, without a secret salt."""
+    if card.access in ("registration", "credentialed") and not card.salt_id:
+        raise DataError(
+            f"{card.name}: its access is {card.access}, so its patients and files must be hashed with a salt that is not in the card: give --salt-file FILE "
+            "(in a recipe: salt_file), with the output of `openssl rand -hex 32`; data sets with the same salt can be checked for shared patients"
+        )
 
 
 def split_of(group: str, splits: Splits) -> str:

@@ -107,7 +107,7 @@ class Ledger:
 
     def _key(self, item: Item) -> str:
         key = item.sample.key if isinstance(item, RawSample) else item.key
-        return keyed(f"{self._card.name}/{key}", self._card.splits.salt, "key")
+        return keyed(f"{self._card.name}/{key}", self._card.naming_salt, "key")
 
     def _writer(self, split: str) -> ShardWriter:
         if split not in self._writers:

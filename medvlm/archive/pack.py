@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 import medvlm
-from medvlm.archive.deal import Dealt
+from medvlm.archive.deal import Dealt, require_secret
 from medvlm.archive.decoders import Decoders, Item, Limits, num_decoders
 from medvlm.archive.ledger import Changed, Ledger
 from medvlm.archive.target import Target, target_of, write_durably
@@ -49,7 +49,7 @@ class PackReceipt:
 
     card_hash: of what decides the shards (see card_hash()). samples, questions, patients: by split. bytes: of all
     tars. quarantined: samples that could not be used (`quarantine.jsonl`). left_out: by reason, as the card asks.
-    shards: tar -> its sha256.
+    shards: tar -> its sha256. salt_id: tells with which secret salt patients and keys were hashed; "": with that of the card.
     """
 
     card: str
@@ -62,6 +62,7 @@ class PackReceipt:
     quarantined: int
     left_out: dict[str, int]
     shards: dict[str, str]
+    salt_id: str = ""
     done: bool = True
 
 
@@ -94,12 +95,14 @@ def pack_once(card: Card, root: Path | None, out: Path, *, progress: Progress | 
 
 
 def card_hash(card: Card) -> str:
-    """Over what decides the shards: name, media, reader, splits. A corrected citation or licence does not pack anew.
+    """Over what decides the shards: name, media, reader, splits, what people checked, the secret of its names by its id. A
+    corrected citation or licence does not pack anew.
 
     Settings at their default are left out, so that a later version with more settings finds its shards again.
     """
     reader, splits = (part.model_dump(mode="json", by_alias=True, exclude_defaults=True) for part in (card.reader, card.splits))
     decides = {"form": FORM, "name": card.name, "media": card.media, "kind": card.reader.kind, "reader": reader, "splits": splits}
+    decides |= {key: value for key, value in (("checked", sorted(card.phi.checked)), ("salt", card.salt_id)) if value}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,7 +125,7 @@ def _finished(card: Card, target: Target) -> PackReceipt:
     receipt = _parsed(target.receipt() or b"", target)
     if receipt.card_hash != card_hash(card):
         raise DataError(
-            f"{target}: was packed with another card ({receipt.card}, {receipt.card_hash[:12]}; this one is {card.name}, {card_hash(card)[:12]}); "
+            f"{target}: was packed with another card or salt ({receipt.card}, {receipt.card_hash[:12]}; this one is {card.name}, {card_hash(card)[:12]}); "
             "pack to another place, or delete this one"
         )
     return receipt
@@ -153,6 +156,7 @@ def _pack(
         target.forget()
         return receipt
     _check_root(card, root)
+    require_secret(card)
     fill = partial(_filled, card, root, target, progress, max_bad, workers or num_decoders(), limits)
     try:
         target.begin()
@@ -238,5 +242,5 @@ def _receipt(card: Card, work: Path, dealt: Dealt, left_out: Counter[str], num_b
         samples=dict(sorted(dealt.samples.items())), questions=dict(sorted(dealt.questions.items())),
         patients=dict(sorted(Counter(dealt.patients.values()).items())),
         bytes=sum(index.bytes for index in indexes), quarantined=num_bad, left_out=dict(sorted(left_out.items())),
-        shards={tar.name: index.sha256 for tar, index in zip(tars, indexes, strict=True)},
+        shards={tar.name: index.sha256 for tar, index in zip(tars, indexes, strict=True)}, salt_id=card.salt_id,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from medvlm.archive.records import Format, cell_text, format_of, records
+from medvlm.archive.records import NAMES_FIRST, Format, cell_text, format_of, records
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError, did_you_mean
 
@@ -44,7 +44,7 @@ class ReportTable(Config):
             if key and rows.setdefault(key, row) != row:
                 raise DataError(f"{path}: record {number} has the {self.holds} of an earlier one but another text; expected one text each")
         if missing := sorted(wanted - seen):
-            raise DataError(f"{path}: no column {missing[0]!r}{did_you_mean(missing[0], seen)} (found {', '.join(sorted(seen)) or 'no rows'})")
+            raise DataError(f"{path}: no column {missing[0]!r}{did_you_mean(missing[0], seen)} ({f'{len(seen)} others' if seen else 'no rows'}; {NAMES_FIRST})")
         return Reports(self.holds, tuple(sorted(columns)), rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 
 import numpy as np
@@ -16,6 +16,7 @@ from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Medium, Sample, Unit
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, suffix_of
+from medvlm.io.phi import text as phi
 from medvlm.io.shard_index import Facts, facts_of
 from medvlm.io.shards import json_of
 from medvlm.io.strip import bare, orientation, upright
@@ -40,7 +41,7 @@ def stored(raw: RawSample, card: Card) -> Stored:
     """Raises DataError, without names or values of the archive, for a sample that cannot be used."""
     sample, files = prepared(raw, card)
     images = tuple(hashlib.blake2b(files[m.member], digest_size=8).hexdigest() for m in sample.media)
-    sample = replace(sample, split=_split(sample, images, card))
+    sample = replace(sample, split=_split(raw.sample, images, card))
     return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files})
 
 
@@ -62,9 +63,9 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
             raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(size)}")
         files[name] = data
         media.append(replace(described, size=size))
-    salt = card.splits.salt
-    patient = keyed(sample.patient, salt, "patient") if sample.patient else ""
-    key = keyed(f"{card.name}/{sample.key}", salt, "key")
+    _check_texts(sample, card)
+    patient = keyed(sample.patient, card.naming_salt, "patient") if sample.patient else ""
+    key = keyed(f"{card.name}/{sample.key}", card.naming_salt, "key")
     stored = replace(sample, key=key, source=card.name, media=tuple(media), patient=patient)
     _check_boxes(stored)
     return stored, files
@@ -111,7 +112,8 @@ def _size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
 
 
 def _split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
-    """Raises DataError for a sample that does not say what the card splits by."""
+    """By the public salt, so that another secret leaves everybody in their split. Raises DataError for a sample that does not say
+    what the card splits by."""
     by = card.splits.by
     if by == "patient" and not sample.patient:
         raise DataError("has no patient, but the card splits by patient (splits.by, reader.patient)")
@@ -119,9 +121,10 @@ def _split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
         raise DataError("has no split of letters and digits, but the card splits by a column (splits.by, reader.split)")
     if by == "column":
         return sample.split
+    if by == "patient":
+        return split_of(keyed(sample.patient, card.splits.salt, "patient"), card.splits)
     # By content, so that one image under two names stays on one side.
-    image = images[0] if images else sample.key
-    return split_of(sample.patient if by == "patient" else image, card.splits)
+    return split_of(images[0] if images else keyed(f"{card.name}/{sample.key}", card.splits.salt, "key"), card.splits)
 
 
 def _bytes_of(path: Path, member: str) -> bytes:
@@ -140,6 +143,19 @@ def _finite_npy(array: np.ndarray, member: str) -> bytes:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{member}: holds values that are not finite")
     return encode_npy(array)
+
+
+def _check_texts(sample: Sample, card: Card) -> None:
+    """Raises DataError for text that could identify a person, of all that goes into a shard."""
+    names = (sample.patient, sample.key, PurePosixPath(sample.key).stem)
+    texts = [("its concept", sample.concept), *(("the modality of a medium", medium.modality) for medium in sample.media)]
+    for question in sample.questions:
+        phi.check("a question", question.text, card.phi.checked, names)
+        truth = question.truth
+        texts += [("an answer", truth.answer), ("a template", question.template), ("a label", truth.label), *(("a choice", each) for each in truth.choices)]
+    phi.check("its report", sample.report, card.phi.checked, names)
+    for what, text in texts:
+        phi.check(what, text, card.phi.checked)
 
 
 def _check_boxes(sample: Sample) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from medvlm.core.config import Config, Slot, validate
 from medvlm.core.document import read_yaml
@@ -26,11 +27,30 @@ class Licence(Config):
     attribution: bool = True
 
 
+Checked = Literal["pseudonyms", "identity", "patient", "dates", "descriptions", "institution", "device", "private", "pixels", "text"]
+"""What people can have checked. All but the first two and the last are options of DICOM PS3.15 Annex E.3."""
+
+
 class Phi(Config):
-    """Protected health information."""
+    """Protected health information. Packing refuses what could identify a person, in headers and in texts; it removes nothing."""
 
     status: Literal["synthetic", "none", "deidentified", "unknown"]
     note: str = ""
+    checked: tuple[Checked, ...] = ()
+    """What people have looked at, in all files, and found to identify nobody, although packing would refuse it. `note` says who and how.
+
+    pseudonyms: PatientName, PatientID, AccessionNumber and other numbers are codes that nobody outside can resolve, also
+    where a file doesn't say that the identity was removed. identity: names, addresses, birth dates, signatures, which only
+    data of nobody hold (phantoms). patient: age, sex, size and other traits. dates: shifted, or free to be known.
+    descriptions: free text and structured content of headers. institution, device: hospitals, machines. private: the
+    attributes of manufacturers. pixels: text burnt into images, overlays, recognizable faces. text: reports, questions, answers.
+    """
+
+    @model_validator(mode="after")
+    def _says_who_checked(self) -> Phi:
+        if self.checked and not self.note.strip():
+            raise ValueError("`checked` without `note`; expected a note that says who checked it, and how")
+        return self
 
 
 class Splits(Config):
@@ -42,6 +62,7 @@ class Splits(Config):
     folds: int = Field(0, ge=0)
     """With N folds the shards are fold0..foldN-1; a source with `fold: k` tests on k and trains on the rest."""
     salt: str = "medvlm"
+    """Decides who is dealt where, and is no secret: it stands here, and beside the shards."""
 
     @model_validator(mode="after")
     def _sum_is_one(self) -> Splits:
@@ -72,6 +93,23 @@ class Card(Config):
     """Known flaws and what the data cannot show."""
     splits: Splits = Splits()
     reader: Annotated[Any, Slot("archive.readers")]
+    _secret: str = PrivateAttr("")
+
+    def with_secret(self, secret: str) -> Card:
+        """The same card, whose patients and keys are hashed with a salt that nobody else knows. No dump, copy or schema holds it."""
+        card = self.model_copy()
+        card._secret = secret
+        return card
+
+    @property
+    def naming_salt(self) -> str:
+        """What patients and keys are hashed with: the secret, or, of data whose identifiers are public anyway, the salt of the splits."""
+        return self._secret or self.splits.salt
+
+    @property
+    def salt_id(self) -> str:
+        """Tells secrets apart without telling them; "" without one."""
+        return hashlib.blake2b(self._secret.encode(), digest_size=8, person=b"salt").hexdigest() if self._secret else ""
 
 
 SHIPPED_CARDS = "data_cards"

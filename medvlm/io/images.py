@@ -38,7 +38,7 @@ def decode(data: bytes, member: str) -> np.ndarray:
     if suffix == "npy":
         return _decode_npy(data, member)
     if not suffix:
-        raise DataError(f"{member}: not a PNG, JPEG or .npy (first bytes {data[:8].hex(' ') or 'none'})")
+        raise DataError(f"{member}: not a PNG, JPEG or .npy{'' if data else ', but an empty file'}")
     if suffix == "png" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
         # Pillow would cut it to 8 bits without a word.
         raise DataError(f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as .npy")

@@ -1,7 +1,10 @@
 from collections import Counter
 
-from medvlm.archive.deal import keyed, split_of
-from medvlm.core.card import Splits
+import pytest
+
+from medvlm.archive.deal import keyed, read_salt, require_secret, split_of
+from medvlm.core.card import Card, Splits
+from medvlm.core.errors import DataError
 
 NAMES = [f"patient {i}" for i in range(20_000)]
 
@@ -27,3 +30,27 @@ def test_folds_are_of_equal_size():
 
 def test_a_split_of_ratio_0_gets_nothing():
     assert {split_of(name, Splits(ratios={"val": 0.0, "train": 1.0, "test": 0.0})) for name in NAMES} == {"train"}
+
+
+def test_a_salt_is_what_its_file_holds_without_blanks(tmp_path):
+    (tmp_path / "salt").write_text("  0123456789abcdef\n\n")
+    assert read_salt(tmp_path / "salt") == "0123456789abcdef"
+    for content, why in ((b"0123456789abcde", "15 characters can be guessed"), (b"", "0 characters"), (b"\xff\xfe" * 20, "cannot be read")):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(DataError, match=why) as refused:
+            read_salt(tmp_path / "bad")
+        assert "openssl rand -hex 32" in str(refused.value) and "0123" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("access", "needs"), [("open", False), ("generated", False), ("registration", True), ("credentialed", True)])
+def test_data_that_not_everybody_may_have_need_a_secret(access, needs):
+    card = Card.model_validate({
+        "name": "made", "title": "", "summary": "", "access": access, "media": ["film"], "licence": {"id": "MIT", "commercial": True}, "phi": {"status": "deidentified"},
+        "reader": {"kind": "table", "file": "table.csv", "key": "{id}"},
+    })  # fmt: skip
+    if needs:
+        with pytest.raises(DataError, match="give --salt-file FILE"):
+            require_secret(card)
+    else:
+        require_secret(card)
+    require_secret(card.with_secret("0123456789abcdef"))

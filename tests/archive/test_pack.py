@@ -286,7 +286,8 @@ def test_another_card_is_refused_and_another_citation_is_not(tmp_path):
     raw = archive(tmp_path / "raw")
     receipt = pack(card(), raw, tmp_path / "out")
     assert pack(card(citation="Somebody (2026)"), raw, tmp_path / "out") == receipt
-    for other in (card(splits={"salt": "other"}), card(reader={"report": ""}), card(name="other")):
+    checked = card(phi={"status": "synthetic", "note": "me", "checked": ["text"]})
+    for other in (card(splits={"salt": "other"}), card(reader={"report": ""}), card(name="other"), checked, card().with_secret("0123456789abcdef")):
         assert card_hash(other) != card_hash(card())
         with pytest.raises(DataError, match="was packed with another card"):
             pack(other, raw, tmp_path / "out")

@@ -1,0 +1,158 @@
+"""Whether the header of a DICOM file could identify a person: what PS3.15 Annex E removes, at any depth.
+
+Nothing of a header is stored but what io/dicom reads by name. What is refused here is a sign that nobody has de-identified
+the file, so that its pixels and the texts beside it may not be either. What a file claims of itself doesn't accept anything,
+but PatientIdentityRemoved: claims are copied along. Not seen: names burnt into pixels where the header denies it, faces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from medvlm.core.card import Checked
+from medvlm.core.errors import DataError
+from medvlm.io.phi.profile import REMOVED, SAFE_PRIVATE
+from medvlm.io.phi.refusal import refusal
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Words = tuple[Checked, ...]
+Finding = tuple[str, Words]
+"""(what it is, the words of a card any of which accepts it)."""
+
+BURNED_IN = frozenset({"US", "IVUS", "ES", "XC", "GM", "DMS", "OP", "OT", "SC", "DX", "MG", "IO", "PX"})
+"""Modalities whose images carry text as a rule, or whose header must say so (PS3.3 C.8.11.3): silence is no denial there."""
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_BY_VR: dict[str, Words] = {"PN": ("identity",), "DA": ("dates",), "DT": ("dates",), "LT": ("descriptions",), "ST": ("descriptions",), "UT": ("descriptions",)}
+"""Attributes that the table doesn't name are names, dates and long texts nevertheless."""
+_DUMMY = re.compile(
+    r"(anonymi[sz]ed?|anonymous|anon|removed(?: by ctp)?|de-?identified|none|null|n/?a|unknown|unspecified|[0x*.\-+ ]+|000[dwmy]|19000101|00010101)?[\s\^=\0]*", re.I
+)
+"""What de-identifiers write where a value must stand (action D)."""
+_PATIENT_NAME, _PATIENT_ID, _PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
+_OLDEST = 89
+"""Years; higher ages identify (45 CFR 164.514(b)(2)(i)(C))."""
+
+
+def check(dataset: Dataset, checked: Collection[Checked] = ()) -> None:
+    """Raises DataError that names attributes and counts, never a value, for a header that says more than `checked` accepts."""
+    found: Counter[str] = Counter()
+    words: set[Checked] = set()
+    for kind, accepted_by in (*_of_image(dataset), *_of_elements(dataset)):
+        if not set(accepted_by) & set(checked):
+            found[kind] += 1
+            words.add(accepted_by[0])
+    if found:
+        raise refusal("its header", found, words, "de-identify it, e.g. with CTP, dicognito or deid")
+
+
+def _of_image(dataset: Dataset) -> Iterator[Finding]:
+    """What the header says of the image as a whole."""
+    if _at(dataset, 0x00120062).upper() != "YES":
+        yield "PatientIdentityRemoved (0012,0062) is not YES", ("pseudonyms", "identity")
+    burned, kinds = _at(dataset, 0x00280301).upper(), _at(dataset, 0x00080008).upper()
+    captured = _at(dataset, 0x00080016).startswith(_SECONDARY_CAPTURE) or "SCREEN" in kinds
+    if burned != "NO" and (burned == "YES" or captured or _at(dataset, 0x00080060).upper() in BURNED_IN):
+        yield "BurnedInAnnotation (0028,0301) is not NO", ("pixels",)
+    if _at(dataset, 0x00280302).upper() == "YES":
+        yield "RecognizableVisualFeatures (0028,0302) is YES", ("pixels",)
+
+
+def _of_elements(dataset: Dataset) -> Iterator[Finding]:
+    """Of every element of every item, without recursion: files nest deeper than Python's stack."""
+    if _at(getattr(dataset, "file_meta", None) or {}, 0x00020102):
+        yield "PrivateInformation (0002,0102)", ("private",)
+    waiting = [dataset]
+    while waiting:
+        part = waiting.pop()
+        for element in part.values():  # as they were read: converting an odd value could raise with it
+            tag, vr = int(element.tag), _vr(element)
+            items = _items(part, tag) if vr == "SQ" else []
+            waiting += items
+            if (words := _words(part, tag, vr)) and (any(map(len, items)) or (vr != "SQ" and not _is_dummy(element))):
+                yield _named(tag), words
+
+
+def _words(part: Dataset, tag: int, vr: str) -> Words | None:
+    """What accepts an element that isn't empty; None for one that anybody may know."""
+    group, element = tag >> 16, tag & 0xFFFF
+    if group % 2:
+        return None if _is_safe_private(part, group, element) else ("private",)
+    if tag in REMOVED:
+        is_name = tag in (_PATIENT_NAME, _PATIENT_ID) and not any(map(str.isdigit, _at(part, tag)))
+        is_old = tag == _PATIENT_AGE and _years(_at(part, tag)) > _OLDEST
+        return ("identity",) if is_name or is_old else REMOVED[tag]
+    if 0x5000 <= group <= 0x501E or (0x6000 <= group <= 0x601E and element in (0x3000, 0x4000)):
+        return ("pixels",)
+    if element and not _is_known(tag):
+        return ("private",)
+    return _BY_VR.get(vr)
+
+
+def _is_safe_private(part: Dataset, group: int, element: int) -> bool:
+    """The creator of a block (PS3.5 7.8.1) counts with the block: other creators' names are text like any other."""
+    if element <= 0xFF:
+        return element == 0 or (group, _at(part, (group << 16) | element)) in SAFE_PRIVATE
+    creator = _at(part, (group << 16) | (element >> 8))
+    return element & 0xFF in SAFE_PRIVATE.get((group, creator), ())
+
+
+def _named(tag: int) -> str:
+    """Of private attributes the group alone: their names are their makers' business, and there can be hundreds."""
+    from pydicom.datadict import keyword_for_tag
+
+    if (tag >> 16) % 2:
+        return f"private attributes of group {tag >> 16:04X}"
+    return f"{keyword_for_tag(tag) or 'an unknown attribute'} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _is_known(tag: int) -> bool:
+    from pydicom.datadict import dictionary_has_tag, repeater_has_tag
+
+    return dictionary_has_tag(tag) or repeater_has_tag(tag)
+
+
+def _vr(element: Any) -> str:
+    """As it is written, or of the dictionary where that is left open."""
+    from pydicom.datadict import dictionary_VR
+
+    vr = str(element.VR or "UN")
+    return str(dictionary_VR(element.tag)) if vr == "UN" and not element.tag.is_private and _is_known(element.tag) else vr
+
+
+def _items(part: Dataset, tag: int) -> list[Dataset]:
+    try:
+        return list(part[tag].value or ())
+    except Exception as reason:
+        raise DataError(f"its {_named(tag)} cannot be read ({type(reason).__name__}), so nobody knows what it holds") from None
+
+
+def _is_dummy(element: Any) -> bool:
+    value = element.value
+    if value is None and getattr(element, "length", None):  # left in its file until it is asked for
+        return False
+    return _DUMMY.fullmatch(_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value)) is not None
+
+
+def _at(part: Any, tag: int) -> str:
+    return _text(part.get_item(tag).value) if tag in part else ""
+
+
+def _text(value: Any) -> str:
+    """Bytes as Latin-1, several values as they stand in a file; "" where there is none."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1").strip(" \0")
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
+        return "\\".join(map(str, value))
+    return "" if value is None else str(value).strip(" \0")
+
+
+def _years(age: str) -> int:
+    """Whole years of an age string such as 095Y; 0 where it isn't one."""
+    found = re.fullmatch(r"(\d+)\s*([DWMY])?", age.strip(), re.I)
+    return int(int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12}.get((found[2] or "Y").upper(), 1)) if found else 0

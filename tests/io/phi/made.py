@@ -1,0 +1,53 @@
+"""DICOM files as a de-identifier leaves them, to be spoilt by the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+
+def clean(**attributes: Any) -> Dataset:
+    """A CT slice of which PS3.15's Basic Profile would remove nothing, with a file meta group; attributes: keyword -> value."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["instance"])
+    made.StudyInstanceUID, made.SeriesInstanceUID = generate_uid(entropy_srcs=["study"]), generate_uid(entropy_srcs=["series"])
+    made.Modality, made.ImageType, made.PatientIdentityRemoved = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "YES"
+    made.PatientName = made.PatientID = made.StudyDate = made.StudyTime = made.AccessionNumber = made.ReferringPhysicianName = ""
+    made.Manufacturer, made.DeidentificationMethod = "Maker", "by hand"
+    pixels = np.random.default_rng(0).integers(0, 2000, (16, 16), dtype=np.uint16)
+    made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = 16, 16, 1, "MONOCHROME2"
+    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 16, 15, 0
+    made.RescaleSlope, made.RescaleIntercept, made.RescaleType = 1, -1000, "HU"
+    made.PixelData = pixels.tobytes()
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def nested(item: Dataset, depth: int) -> Dataset:
+    """The item in so many sequences within sequences; itself for none."""
+    for _ in range(depth):
+        outer = Dataset()
+        outer.AnatomicRegionSequence = Sequence([item])
+        item = outer
+    return item
+
+
+def within(item: Dataset, depth: int) -> Dataset:
+    """A clean slice that holds the item so deep."""
+    made = clean()
+    made.update(nested(item, depth))
+    return made
+
+
+def written(dataset: Dataset, path: Path) -> Path:
+    dataset.save_as(path, enforce_file_format=True)
+    return path
