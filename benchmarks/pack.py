@@ -2,9 +2,9 @@
 
     python benchmarks/pack.py --data /data/openly-licensed [--repeats 3]
 
-Packs the real sets that are under --data (default: $MEDVLM_DATA) with the cards that are shipped, and films that are made
-here, with 1 and 2 processes that decode, and compares with one process that does nothing but read the files and decode
-their pixels. `of_decode` is the throughput of packing over that of decoding times the number of processes; packing also
+Packs the PNG and JPEG files of real sets under --data (default: $MEDVLM_DATA), each as often as it takes to have --files of
+them, and films that are made here, with 1 and 2 processes that decode, and compares with one process that does nothing
+but read the files and decode their pixels. `of_decode` is the throughput of packing over that of decoding times the number of processes; packing also
 strips, hashes, checks, deals, writes, indexes and syncs. The time in which decoders start, half a second whatever the
 archive, is told apart (`start_s`). All numbers are medians over the repeats. Prints one JSON line.
 """
@@ -26,12 +26,12 @@ import numpy as np
 
 from medvlm.archive.decoders import Decoders, Limits
 from medvlm.archive.pack import pack
-from medvlm.core.card import Card, load_card
+from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
+from medvlm.core.errors import DataError
 from medvlm.io.images import decode, encode_png
 
-CARDS = Path(__file__).parent.parent / "data_cards"
 REAL = ("bccd", "vqa_rad", "cxr_hannover")
 WORKERS = (1, 2)
 
@@ -39,13 +39,16 @@ WORKERS = (1, 2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("MEDVLM_DATA"), help="folder of the real sets; without it only made films are packed")
+    parser.add_argument("--files", type=int, default=1000, help="of each real set")
     parser.add_argument("--films", type=int, default=150, help="number of made films")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    sets = {name: (load_card(CARDS / f"{name}.yaml"), args.data / name) for name in REAL if args.data and (args.data / name).is_dir() and (CARDS / f"{name}.yaml").is_file()}
-    with tempfile.TemporaryDirectory() as folder:
-        sets["made"] = made(Path(folder) / "made", args.films)
-        results = {name: measured(card, root, Path(folder), args.repeats) for name, (card, root) in sets.items()}
+    results = {}
+    for name in (*(name for name in REAL if args.data and (args.data / name).is_dir()), "made"):
+        with tempfile.TemporaryDirectory() as folder:
+            files = films(Path(folder), args.films) if name == "made" else pictures(args.data / name)
+            card, root = archive(name, files, max(args.files, len(files)) if name != "made" else len(files), Path(folder) / "archive")
+            results[name] = measured(card, root, Path(folder), args.repeats)
     print(json.dumps({"benchmark": "pack", "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "repeats": args.repeats, "sets": results}))
 
 
@@ -88,17 +91,37 @@ def timed(do: Callable[[], object]) -> float:
     return time.perf_counter() - before
 
 
-def made(root: Path, count: int) -> tuple[Card, Path]:
-    """Films of 1024 x 1024 pixels, 16 bits, with smooth shapes and noise, as PNG."""
-    root.mkdir()
+def pictures(folder: Path) -> list[Path]:
+    """Those that decode, in the order of their names."""
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg") and decodes(path)]
+
+
+def decodes(path: Path) -> bool:
+    try:
+        decode(path.read_bytes(), "a file")
+    except DataError:
+        return False
+    return True
+
+
+def films(folder: Path, count: int) -> list[Path]:
+    """1024 x 1024 pixels, 16 bits, with smooth shapes and noise, as PNG."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:1024, :1024] / 1024
     for i in range(count):
         smooth = 30000 * (1 + np.sin(6 * x * (i % 7 + 1)) * np.cos(5 * y)) / 2
-        (root / f"{i}.png").write_bytes(encode_png((smooth + rng.normal(0, 40, x.shape) + 500).astype(np.uint16)))
-    (root / "table.csv").write_text("file\n" + "".join(f"{i}.png\n" for i in range(count)))
+        (folder / f"{i}.png").write_bytes(encode_png((smooth + rng.normal(0, 40, x.shape) + 500).astype(np.uint16)))
+    return sorted(folder.glob("*.png"))
+
+
+def archive(name: str, files: list[Path], count: int, root: Path) -> tuple[Card, Path]:
+    """A table of links to the files, over and over until there are so many."""
+    root.mkdir()
+    for i in range(count):
+        (root / f"{i}").symlink_to(files[i % len(files)].resolve())
+    (root / "table.csv").write_text("file\n" + "".join(f"{i}\n" for i in range(count)))
     card = {
-        "name": "made", "title": "Made", "summary": "Made for a benchmark.", "access": "open", "media": ["film"],
+        "name": name, "title": name, "summary": "For a benchmark.", "access": "open", "media": ["film"],
         "licence": {"id": "CC0-1.0", "commercial": True}, "phi": {"status": "synthetic"}, "splits": {"by": "image"},
         "reader": {"kind": "table", "file": "table.csv", "media": [{"file": "{file}", "kind": "film"}]},
     }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from medvlm.io.images import JPEG_MAGIC, PNG_MAGIC
 
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"})
 """sBIT says that 12 of 16 bits are used. Gamma, ICC profile, resolution, text, time and EXIF go: decode() applies none of them."""
+
+_MAY_TURN = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
+"""Chunks in which Pillow looks for an orientation."""
 
 _APP0, _APP14, _SOS, _EOI = 0xE0, 0xEE, 0xDA, 0xD9
 _CODING = range(0xC0, 0xE0)
@@ -41,7 +44,7 @@ def orientation(data: bytes) -> int:
     """The EXIF orientation of a PNG or JPEG, 1..8; 1 is upright, and what a file without one has."""
     from PIL import Image
 
-    if data.startswith(PNG_MAGIC) and not any(chunk in data for chunk in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")):
+    if data.startswith(PNG_MAGIC) and not _MAY_TURN & set(_chunk_names(data)):
         return 1  # where Pillow finds no EXIF it decodes the whole PNG, to see whether one comes after the pixels
     with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
         found = image.getexif().get(0x0112, 1)
@@ -66,6 +69,13 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: x[:, ::-1].swapaxes(0, 1),
 }
+
+
+def _chunk_names(data: bytes) -> Iterator[bytes]:
+    at = len(PNG_MAGIC)
+    while at + 12 <= len(data):
+        yield data[at + 4 : at + 8]
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 
 def _bare_png(data: bytes, member: str) -> bytes:
