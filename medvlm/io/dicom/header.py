@@ -169,7 +169,7 @@ def _frames(dataset: Dataset, modality: str) -> Iterator[Frame]:
         kind = _frame_type(dataset, groups, index, modality)
         position = numbers(place, "ImagePositionPatient", 3) if place is not None else None
         concerns = _concerns(dataset, modality, kind)
-        if count > 1 and (position is None or not groups.enhanced):
+        if count > 1 and (position is None or not groups.enhanced or modality not in SLICED):
             concerns.add("cine")
         yield Frame(
             index, position, numbers(plane, "ImageOrientationPatient", 6) if plane is not None else None,

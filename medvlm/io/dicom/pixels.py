@@ -17,8 +17,10 @@ from medvlm.io.dicom.header import num_frames
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MAX_VOXELS = 1 << 28
-"""Of one file or volume: 1024 slices of 512 x 512. As float32, 1 GiB."""
+MAX_PIXELS = 80_000_000
+"""Of one frame, as of other images: a mammogram has 20 M."""
+MAX_BYTES = 512 << 20
+"""Of a volume or of the frames of a file, decoded: 1024 slices of 512 x 512 in int16."""
 
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 _JPEG = "1.2.840.10008.1.2.4."
@@ -36,11 +38,10 @@ _GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
     """The frames with these numbers: [H, W] of whole numbers, or uint8 [H, W, 3] in RGB.
 
-    Raises DataError for what cannot be decoded, for more than MAX_VOXELS and for depths and colours that have no exact
+    Raises DataError for what cannot be decoded, for more than MAX_PIXELS and for depths and colours that have no exact
     form in a sample.
     """
     from pydicom.pixels import pixel_array
-    from pydicom.pixels.processing import apply_color_lut
 
     photometric, size = _check(dataset)
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
@@ -49,18 +50,40 @@ def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
             if syntax not in _NATIVE:
                 _check_codestream(dataset, index, syntax)
             found = pixel_array(dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, ""), allow_excess_frames=False)
-            if photometric == "PALETTE COLOR":
-                found = _to_8_bits(apply_color_lut(found, dataset))
         except DataError:
             raise
         except MemoryError:
             raise DataError("its pixels need more memory than there is") from None
         except Exception as reason:  # each plug-in raises its own types, and quotes the file
             raise DataError(f"its pixels cannot be decoded ({type(reason).__name__}): they are damaged or cut off") from None
-        expected = (*size, 3) if photometric in _COLOURS or photometric == "PALETTE COLOR" else size
-        if found.shape != expected or found.dtype.kind not in "iu":
+        if found.shape != ((*size, 3) if photometric in _COLOURS else size) or found.dtype.kind not in "iu":
             raise DataError("its pixels have another size or type than its header says")
-        yield found
+        low, high = stored_range(dataset)
+        if found.min() < low or found.max() > high:
+            raise DataError("its pixels have values for which the BitsStored of its header are too few")
+        yield _painted(found, dataset) if photometric == "PALETTE COLOR" else found
+
+
+def stored_range(dataset: Dataset) -> tuple[int, int]:
+    """The smallest and the largest value that a pixel can have."""
+    bits = whole(dataset, "BitsStored", 1)
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if whole(dataset, "PixelRepresentation") == 1 else (0, (1 << bits) - 1)
+
+
+def _painted(indices_HW: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Colours of a palette, uint8 [H, W, 3]."""
+    from pydicom.pixels.processing import apply_color_lut
+
+    low, high = stored_range(dataset)
+    try:
+        table = apply_color_lut(np.arange(high + 1, dtype=np.uint16), dataset)
+    except Exception as reason:  # segments and descriptors that contradict each other fail in a dozen ways
+        raise DataError(f"its palette is damaged ({type(reason).__name__})") from None
+    if low < 0 or table.shape != (high + 1, 3):
+        raise DataError("its palette has transparency, or its pixels are signed")
+    # Of 16-bit entries the high byte counts; some write 8 bits into the low one.
+    table = table if table.dtype == np.uint8 else (table >> (8 if int(table.max()) > 255 else 0)).astype(np.uint8)
+    return np.take(table, indices_HW, axis=0)
 
 
 def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
@@ -69,8 +92,8 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
     photometric, bits = text(dataset, "PhotometricInterpretation").upper(), whole(dataset, "BitsAllocated", 1)
     if "PixelData" not in dataset:
         raise DataError("it has no PixelData" + (" (but floating-point pixels, which are no image)" if "FloatPixelData" in dataset else ""))
-    if size[0] * size[1] * samples * num_frames(dataset) > MAX_VOXELS:
-        raise DataError(f"more than the {MAX_VOXELS:,} pixels that are decoded; split it")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError(f"more than the {MAX_PIXELS:,} pixels of an image that are decoded; tile it")
     if bits not in (8, 16):
         raise DataError(f"{bits} bits a pixel; expected 8 or 16")
     if not 1 <= whole(dataset, "BitsStored", 1) <= bits:
@@ -100,29 +123,24 @@ def _check_codestream(dataset: Dataset, index: int, syntax: str) -> None:
     """Raises DataError where the compressed image says another size than the header, before memory is taken for it."""
     from pydicom.encaps import get_frame
 
-    data = get_frame(dataset.PixelData, index, number_of_frames=num_frames(dataset))
-    if (found := _codestream_size(data)) is not None and found != (whole(dataset, "Rows"), whole(dataset, "Columns")):
-        raise DataError("its compressed image has another size than its header says")
+    found = _codestream(get_frame(dataset.PixelData, index, number_of_frames=num_frames(dataset)))
     if found is None and syntax != "1.2.840.10008.1.2.5":
         raise DataError("its compressed image is damaged: there is no JPEG or JPEG 2000 header in it")
+    if found is not None and found != tuple(whole(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel")):
+        raise DataError("its compressed image has another size than its header says")
 
 
-def _codestream_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream."""
-    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 24:
+def _codestream(data: bytes) -> tuple[int, int, int] | None:
+    """(height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream."""
+    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 42:
         width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
-        return height - top, width - left
+        return height - top, width - left, int.from_bytes(data[40:42], "big")
     if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file; not allowed in DICOM (PS3.5 A.4.4), but written
         at = data.find(b"jp2c\xff\x4f\xff\x51")
-        return _codestream_size(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
+        return _codestream(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
     at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
+    while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big"), data[at + 9]
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
     return None
-
-
-def _to_8_bits(colours: np.ndarray) -> np.ndarray:
-    """Entries of a palette of 16 bits; some write 8 bits into the low byte."""
-    return colours if colours.dtype == np.uint8 else (colours >> (8 if int(colours.max()) > 255 else 0)).astype(np.uint8)
