@@ -128,7 +128,7 @@ def header_of(path: Path) -> Header:
     """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things."""
     with quiet():
         dataset = read_header(path, _KEYWORDS)
-        modality = _modality(dataset)
+        modality = modality_of(dataset)
         return Header(
             path, text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"), text(dataset, "SOPInstanceUID"),
             text(dataset, "AccessionNumber"), text(dataset, "PatientID"), text(dataset, "FrameOfReferenceUID"),
@@ -145,8 +145,8 @@ def num_frames(dataset: Dataset) -> int:
     return int(count or 1)
 
 
-def _modality(dataset: Dataset) -> str:
-    """One of MEASURED or SHOWN. Raises NotAnImage for objects without pixels to look at."""
+def modality_of(dataset: Dataset) -> str:
+    """One of MEASURED or SHOWN; OT of a secondary capture that does not say. Raises NotAnImage for objects without pixels to look at."""
     sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality").upper()
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
         raise NotAnImage("a DICOMDIR, not an image")

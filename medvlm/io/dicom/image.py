@@ -17,7 +17,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
 from medvlm.io.dicom.dataset import Gate, numbers, quiet, read_whole, text, whole
 from medvlm.io.dicom.groups import Groups
-from medvlm.io.dicom.header import CONCERNS, MEASURED, SLICED, Accepted, Concern, header_of, num_frames
+from medvlm.io.dicom.header import CONCERNS, MEASURED, SLICED, Accepted, Concern, header_of, modality_of, num_frames
 from medvlm.io.dicom.pixels import MAX_BYTES, frames
 from medvlm.io.dicom.stack import Stack, stacks
 from medvlm.io.dicom.values import AIR_HU, check_hu, is_hu, measured, shades
@@ -78,7 +78,7 @@ def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | Non
         if num_frames(dataset) > 1:
             raise DataError(f"it has {num_frames(dataset)} frames; expected one image")
         pixels, unit = _frames(dataset, accept)
-        return Decoded(pixels[0], _spacing(dataset, Groups(dataset, 1)), unit, text(dataset, "Modality").upper())
+        return Decoded(pixels[0], _spacing(dataset, Groups(dataset, 1)), unit, modality_of(dataset))
 
 
 def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
@@ -86,12 +86,12 @@ def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
     with quiet():
         dataset = read_whole(path, gate)
         pixels, unit = _frames(dataset, accept)
-        return Decoded(pixels, None, unit, text(dataset, "Modality").upper())
+        return Decoded(pixels, None, unit, modality_of(dataset))
 
 
 def _frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
     """[D, H, W] or [D, H, W, 3] of all frames."""
-    count, modality = num_frames(dataset), text(dataset, "Modality").upper()
+    count, modality = num_frames(dataset), modality_of(dataset)
     groups, is_measured = Groups(dataset, count), modality in MEASURED and "MONOCHROME" in text(dataset, "PhotometricInterpretation").upper()
     _check_bytes(count * whole(dataset, "Rows", 1) * whole(dataset, "Columns", 1) * (4 if is_measured else 3))
     stored = enumerate(frames(dataset, list(range(count))))

@@ -102,8 +102,19 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
         raise DataError(f"its PhotometricInterpretation with {samples} samples a pixel is none of {', '.join((*_GREYS, *_COLOURS))}")
     if samples == 3 and (bits, whole(dataset, "BitsStored")) != (8, 8):
         raise DataError("a colour image of more than 8 bits; convert it to 8 bits a channel")
+    if whole(dataset, "PixelRepresentation") > 1:
+        raise DataError("its PixelRepresentation is neither 0 (unsigned) nor 1 (signed)")
     _check_syntax(dataset)
+    if text(dataset.file_meta, "TransferSyntaxUID") in _NATIVE:
+        samples = 2 if photometric == "YBR_FULL_422" else samples
+        _check_length(len(dataset.PixelData), size[0] * size[1] * samples * bits // 8, num_frames(dataset))
     return photometric, size
+
+
+def _check_length(found: int, frame: int, count: int) -> None:
+    """In bytes. Padding may follow, but not as much as another frame: then Rows, Columns or NumberOfFrames are wrong."""
+    if not frame * count <= found < frame * (count + 1):
+        raise DataError(f"its PixelData has {found:,} bytes where its header says {count} x {frame:,}: it is cut off, or the header is wrong")
 
 
 def _check_syntax(dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""DICOM series whose every value is known from its place in the patient: a linear ramp through space, seen by any scanner."""
+"""DICOM series whose every value is known from its place in the patient: one field through space, seen by any scanner."""
 
 from __future__ import annotations
 
@@ -10,22 +10,41 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, UID
 
 SOP_CLASSES = {
     "CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128",
     "DX": "1.2.840.10008.5.1.4.1.1.1.1", "CR": "1.2.840.10008.5.1.4.1.1.1", "US": "1.2.840.10008.5.1.4.1.1.6.1",
-    "OT": "1.2.840.10008.5.1.4.1.1.7",
+    "OT": "1.2.840.10008.5.1.4.1.1.7", "NM": "1.2.840.10008.5.1.4.1.1.20",
 }  # fmt: skip
 ENHANCED = {"CT": "1.2.840.10008.5.1.4.1.1.2.1", "MR": "1.2.840.10008.5.1.4.1.1.4.1"}
+SECONDARY_CAPTURE = SOP_CLASSES["OT"]
 
-RAMP = np.array([17.3, -31.1, 43.7])
-"""Per mm to the left, to the back and to the head: every voxel's neighbours differ, and no axis can be mistaken for another."""
+CENTRE = np.array([10.0, -5.0, 40.0])
+"""LPS of the middle of the volumes made here."""
+
+_count = 0
 
 
-def value_at(lps_mm: np.ndarray) -> np.ndarray:
-    """What is at a place of the patient: from about -750 to 950 over the volumes made here, so that CT looks like CT."""
-    return 100 + (lps_mm - np.array([10.0, -5.0, 40.0])) @ RAMP
+def uid() -> str:
+    """Another one at each call, the same ones in each run."""
+    global _count
+    _count += 1
+    return f"1.2.826.0.1.3680043.8.498.{_count}"
+
+
+def waves(lps_mm: np.ndarray) -> np.ndarray:
+    """What is at a place of the patient, from -720 to 920 as in CT. Curved, so that no wrong affine gives the right values."""
+    x, y, z = np.moveaxis(lps_mm - CENTRE, -1, 0)
+    return 100 + 320 * np.sin(x / 11) + 260 * np.cos(y / 9 + 1) + 240 * np.sin(z / 7 + 0.5)
+
+
+def ramp(lps_mm: np.ndarray) -> np.ndarray:
+    """As waves(), but linear: filling in between neighbours is exact."""
+    return 100 + (lps_mm - CENTRE) @ np.array([17.3, -31.1, 43.7])
+
+
+Field = Callable[[np.ndarray], np.ndarray]
 
 
 def axes(degrees: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
@@ -43,61 +62,75 @@ def slices(
     modality: str = "CT",
     size: tuple[int, int, int] = (8, 20, 24),
     spacing: tuple[float, float, float] = (2.5, 0.7, 0.9),
-    turn: np.ndarray | None = None,
+    turn: tuple[float, float, float] = (0, 0, 0),
+    field: Field = waves,
     offset: float = 0,
+    shift: tuple[float, float, float] = (0, 0, 0),
     rescale: Callable[[int], tuple[float, float]] | None = None,
     signed: bool = True,
     bits: int = 16,
     tilt_degrees: float = 0,
+    decimals: int = 6,
     **header: Any,
 ) -> list[Dataset]:
-    """One series, in the order of space. spacing: between slices, rows, columns. rescale: slope and intercept of the k-th
-    slice. offset: added to every value, so that two volumes at one place can be told apart."""
-    turn = axes() if turn is None else turn
+    """One series, in the order of space along the normal. spacing: between slices, rows, columns. offset: added to every
+    value, so that two volumes at one place can be told apart. shift: of the whole volume, LPS in mm. rescale: slope and
+    intercept of the k-th slice. decimals: of the positions in the header."""
+    row, column, normal = axes(turn).T
     rescale = rescale or (lambda k: (1, 0 if signed else -1024))
-    study, series, frame_of_reference = generate_uid(), generate_uid(), generate_uid()
-    centre = np.array([10.0, -5.0, 40.0])
-    step = turn[:, 2] * spacing[0] + turn[:, 1] * spacing[0] * np.tan(np.radians(tilt_degrees))
-    corner = centre - step * (size[0] - 1) / 2 - turn[:, 1] * spacing[1] * (size[1] - 1) / 2 - turn[:, 0] * spacing[2] * (size[2] - 1) / 2
+    study, series, frame_of_reference = uid(), uid(), uid()
+    step = normal * spacing[0] + column * spacing[0] * np.tan(np.radians(tilt_degrees))
+    corner = CENTRE + np.array(shift) - step * (size[0] - 1) / 2 - column * spacing[1] * (size[1] - 1) / 2 - row * spacing[2] * (size[2] - 1) / 2
     made = []
     for k in range(size[0]):
         position = corner + k * step
-        rows, columns = np.meshgrid(np.arange(size[1]), np.arange(size[2]), indexing="ij")
-        places = position + rows[..., None] * spacing[1] * turn[:, 1] + columns[..., None] * spacing[2] * turn[:, 0]
+        down, across = np.meshgrid(np.arange(size[1]), np.arange(size[2]), indexing="ij")
+        places = position + down[..., None] * spacing[1] * column + across[..., None] * spacing[2] * row
         slope, intercept = rescale(k)
-        stored = np.rint((value_at(places) + offset - intercept) / slope).astype(np.int64)
-        ds = image(stored, modality=modality, signed=signed, bits=bits, **header)
+        stored = np.rint((field(places) + offset - intercept) / slope).astype(np.int64)
+        ds = image(stored, modality=modality, signed=signed, bits=bits)
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame_of_reference
         ds.InstanceNumber = k + 1
-        ds.ImagePositionPatient = [f"{x:.6f}" for x in position]
-        ds.ImageOrientationPatient = [f"{x:.9f}" for x in (*turn[:, 0], *turn[:, 1])]
+        ds.ImagePositionPatient = [f"{x:.{decimals}f}" for x in position]
+        ds.ImageOrientationPatient = [f"{x:.9f}" for x in (*row, *column)]
         ds.PixelSpacing, ds.SliceThickness = [spacing[1], spacing[2]], spacing[0]
         if modality in ("CT", "PT") or (slope, intercept) != (1, 0):
             ds.RescaleSlope, ds.RescaleIntercept = slope, intercept
-        made.append(ds)
+        made.append(changed(ds, **header))
     return made
 
 
-def image(stored: np.ndarray, *, modality: str, signed: bool = False, bits: int = 16, allocated: int = 16, **header: Any) -> Dataset:
+def image(stored: np.ndarray, *, modality: str, signed: bool = False, bits: int = 16, **header: Any) -> Dataset:
     """One image, [H, W] or [H, W, 3]. header: attributes that are added or replaced."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID, ds.SOPInstanceUID = SOP_CLASSES[modality], generate_uid()
+    ds.SOPClassUID, ds.SOPInstanceUID = SOP_CLASSES[modality], uid()
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = uid(), uid()
     ds.PatientID, ds.PatientName, ds.AccessionNumber, ds.Modality = "PAT-4711", "Mustermann^Erika", "ACC-0815", modality
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.Rows, ds.Columns = stored.shape[:2]
     ds.SamplesPerPixel, ds.PhotometricInterpretation = (3, "RGB") if stored.ndim == 3 else (1, "MONOCHROME2")
     if stored.ndim == 3:
-        ds.PlanarConfiguration, allocated, bits = 0, 8, 8
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = allocated, bits, bits - 1, int(signed)
+        ds.PlanarConfiguration, bits = 0, 8
+    ds.BitsAllocated = 8 if bits <= 8 else 16
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits, bits - 1, int(signed)
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
     assert low <= stored.min() and stored.max() <= high, "the values do not fit the bits"
-    ds.PixelData = stored.astype(f"<{'i' if signed else 'u'}{allocated // 8}").tobytes()
+    ds.PixelData = (stored & ((1 << bits) - 1)).astype(f"<u{ds.BitsAllocated // 8}").tobytes()
+    if signed and bits < ds.BitsAllocated:
+        ds.PixelData = stored.astype(f"<i{ds.BitsAllocated // 8}").tobytes()
+    return changed(ds, **header)
+
+
+def changed(ds: Dataset, **header: Any) -> Dataset:
+    """With attributes that are added or replaced; None takes one away."""
     for name, value in header.items():
-        setattr(ds, name, value)
+        if value is not None:
+            setattr(ds, name, value)
+        elif name in ds:
+            delattr(ds, name)
     return ds
 
 
@@ -123,15 +156,20 @@ def enhanced(parts: list[Dataset], order: Iterable[int] | None = None) -> Datase
             rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = part.RescaleSlope, part.RescaleIntercept, "HU"
             group.PixelValueTransformationSequence = [rescale]
         ds.PerFrameFunctionalGroupsSequence.append(group)
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "TemporalPositionIdentifier"):
-        if name in ds:
-            delattr(ds, name)
-    return ds
+    gone = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "TemporalPositionIdentifier")
+    return changed(ds, **dict.fromkeys(gone))
 
 
-def big_endian(ds: Dataset) -> Dataset:
-    ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+def as_syntax(ds: Dataset, syntax: str) -> Dataset:
+    """Encoded anew: big endian, or as pydicom's encoders and save_as do it."""
+    if syntax == ExplicitVRBigEndian:
+        if ds.BitsAllocated == 16:
+            ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+        ds.file_meta.TransferSyntaxUID = UID(syntax)
+    elif UID(syntax).is_compressed and not UID(syntax).is_deflated:
+        ds.compress(UID(syntax), generate_instance_uid=False)
+    else:
+        ds.file_meta.TransferSyntaxUID = UID(syntax)
     return ds
 
 
@@ -140,6 +178,6 @@ def save(made: Iterable[Dataset], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for ds in made:
-        paths.append(folder / f"{generate_uid()[-8:]}-{len(paths)}")
+        paths.append(folder / f"{len(paths) * 7919 % 9973:04d}")
         ds.save_as(paths[-1], enforce_file_format=True)
     return paths
