@@ -5,13 +5,14 @@ pydicom would take whichever plug-in is installed, and lossy ones differ in the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medvlm.core.errors import DataError
-from medvlm.io.dicom.dataset import text, whole
+from medvlm.io.dicom.dataset import content, text, whole
 from medvlm.io.dicom.header import num_frames
 
 if TYPE_CHECKING:
@@ -23,14 +24,16 @@ MAX_BYTES = 512 << 20
 """Of a volume or of the frames of a file, decoded: 1024 slices of 512 x 512 in int16."""
 
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
-_JPEG = "1.2.840.10008.1.2.4."
+_RLE, _JPEG = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4."
 _PLUGINS = {
     **{_JPEG + end: "pylibjpeg" for end in ("51", "57", "70", "90", "91", "201", "202", "203")},
     **{_JPEG + end: "pyjpegls" for end in ("80", "81")},
     _JPEG + "50": "pillow",
-    "1.2.840.10008.1.2.5": "pydicom",
+    _RLE: "pydicom",
 }
 """Transfer syntax -> plug-in of pydicom, for those that are compressed."""
+_FORMS = {**dict.fromkeys((_JPEG + end for end in ("50", "51", "57", "70")), "JPEG"), **dict.fromkeys((_JPEG + end for end in ("80", "81")), "JPEG-LS")}
+"""All others are JPEG 2000."""
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 
@@ -90,8 +93,7 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
     """Photometric interpretation and (rows, columns), after everything that can be checked without decoding."""
     size, samples = (whole(dataset, "Rows", 1), whole(dataset, "Columns", 1)), whole(dataset, "SamplesPerPixel", 1)
     photometric, bits = text(dataset, "PhotometricInterpretation").upper(), whole(dataset, "BitsAllocated", 1)
-    if "PixelData" not in dataset:
-        raise DataError("it has no PixelData" + (" (but floating-point pixels, which are no image)" if "FloatPixelData" in dataset else ""))
+    stored = content(dataset, "PixelData")
     if size[0] * size[1] > MAX_PIXELS:
         raise DataError(f"more than the {MAX_PIXELS:,} pixels of an image that are decoded; tile it")
     if bits not in (8, 16):
@@ -107,7 +109,7 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
     _check_syntax(dataset)
     if text(dataset.file_meta, "TransferSyntaxUID") in _NATIVE:
         samples = 2 if photometric == "YBR_FULL_422" else samples
-        _check_length(len(dataset.PixelData), size[0] * size[1] * samples * bits // 8, num_frames(dataset))
+        _check_length(len(stored), size[0] * size[1] * samples * bits // 8, num_frames(dataset))
     return photometric, size
 
 
@@ -134,24 +136,31 @@ def _check_codestream(dataset: Dataset, index: int, syntax: str) -> None:
     """Raises DataError where the compressed image says another size than the header, before memory is taken for it."""
     from pydicom.encaps import get_frame
 
-    found = _codestream(get_frame(dataset.PixelData, index, number_of_frames=num_frames(dataset)))
-    if found is None and syntax != "1.2.840.10008.1.2.5":
-        raise DataError("its compressed image is damaged: there is no JPEG or JPEG 2000 header in it")
-    if found is not None and found != tuple(whole(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel")):
+    data = get_frame(content(dataset, "PixelData"), index, number_of_frames=num_frames(dataset))
+    size = tuple(whole(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel"))
+    if syntax == _RLE:  # what does not repeat grows by 1/128
+        if len(data) > math.prod(size) * whole(dataset, "BitsAllocated") // 4 + 1024:
+            raise DataError("its compressed image has more bytes than its pixels would have without")
+        return
+    found = _codestream(data)
+    if found is None or found[0] != _FORMS.get(syntax, "JPEG 2000"):
+        raise DataError(f"its compressed image is damaged or of another kind: there is no {_FORMS.get(syntax, 'JPEG 2000')} header in it")
+    if found[1:] != size:
         raise DataError("its compressed image has another size than its header says")
 
 
-def _codestream(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream."""
+def _codestream(data: bytes) -> tuple[str, int, int, int] | None:
+    """(form, height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream."""
     if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 42:
         width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
-        return height - top, width - left, int.from_bytes(data[40:42], "big")
+        return "JPEG 2000", height - top, width - left, int.from_bytes(data[40:42], "big")
     if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file; not allowed in DICOM (PS3.5 A.4.4), but written
         at = data.find(b"jp2c\xff\x4f\xff\x51")
         return _codestream(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
     at = 2
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big"), data[at + 9]
+            form = "JPEG-LS" if data[at + 1] == 0xF7 else "JPEG"
+            return form, int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big"), data[at + 9]
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
     return None

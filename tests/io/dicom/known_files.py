@@ -186,12 +186,14 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "PixelData has 8,130 bytes": (
         "broken/MR_truncated.dcm",
     ),
-    "no image: it has no Rows": (
+    "it has no Rows and no SOPClassUID": (
         "broken/UN_sequence.dcm",
         "broken/empty_charset_LEI.dcm",
         "broken/no_meta_group_length.dcm",
-        "broken/reportsi_with_empty_number_tags.dcm",
         "test_files/nested_priv_SQ.dcm",
+    ),
+    "no image: it has no Rows": (
+        "broken/reportsi_with_empty_number_tags.dcm",
         "test_files/rtplan.dcm",
         "test_files/test-SR.dcm",
         "test_files/waveform_ecg.dcm",

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ MEMORY_BYTES = 2 << 30
 
 
 def verdicts(paths: Iterable[Path], timeout_s: int = 120) -> list[dict[str, Any]]:
-    """One for each path: {"refused": reason} or {"read": modality, unit, type and size, "mean": float}, and {"seconds": float}.
+    """One for each path: {"refused": reason} or {"read": modality, unit, type and size, "mean": float,
+    "crc": of the values}, and "seconds" of the processor.
 
     Decoded in a child process with an address space of MEMORY_BYTES. Raises AssertionError where that crashed or hung.
     """
@@ -38,11 +40,11 @@ def _verdict(path: Path) -> dict[str, Any]:
     except DataError as reason:
         return {"refused": str(reason)}
     size = " x ".join(map(str, found.pixels.shape))
-    return {"read": f"{found.modality} {found.unit} {found.pixels.dtype} {size}", "mean": float(found.pixels.mean(dtype=float))}
+    return {"read": f"{found.modality} {found.unit} {found.pixels.dtype} {size}", "mean": float(found.pixels.mean(dtype=float)), "crc": zlib.crc32(found.pixels.tobytes())}
 
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for line in sys.stdin.read().splitlines():
-        start = time.monotonic()
-        print(json.dumps({**_verdict(Path(line)), "seconds": time.monotonic() - start}), flush=True)
+        start = time.process_time()
+        print(json.dumps({**_verdict(Path(line)), "seconds": time.process_time() - start}), flush=True)
