@@ -75,7 +75,7 @@ def mislaid(ds: Dataset) -> Iterator[tuple[str, bytes]]:
 
 def lies() -> Iterator[tuple[str, bytes]]:
     """Headers that say what the pixels are not."""
-    for name, header in {
+    headers: dict[str, dict[str, Any]] = {
         "65535 x 65535": {"Rows": 65535, "Columns": 65535}, "65535 rows": {"Rows": 65535}, "no rows": {"Rows": 0}, "no columns": {"Columns": None},
         "2^31 - 1 frames": {"NumberOfFrames": 2**31 - 1}, "-1 frames": {"NumberOfFrames": -1}, "0 frames": {"NumberOfFrames": 0},
         "20000 frames": {"NumberOfFrames": 20000}, "65535 samples": {"SamplesPerPixel": 65535},
@@ -88,7 +88,8 @@ def lies() -> Iterator[tuple[str, bytes]]:
         "odd pixels": {"PixelData": bytes(1001)}, 
         "charset of nowhere": {"SpecificCharacterSet": "ISO_IR 9999"}, "megabytes of a comment": {"ImageComments": "x" * (5 << 20)},
         "a study called ../../x": {"StudyInstanceUID": "../../x"}, "two lines in a name": {"PatientID": "a\nb"},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for name, header in headers.items():
         yield name, written(changed(good(), **header))
     for name in ("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "PixelSpacing", "InstanceNumber"):
         for word in ("NaN", "inf", "1e308", "-1e39", "steep"):
@@ -177,7 +178,7 @@ def meta(syntax: str) -> bytes:
     """Preamble and file meta information alone."""
     ds = good()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    out = io.BytesIO()
+    out: Any = io.BytesIO()
     out.write(bytes(128) + b"DICM")
     pydicom.filewriter.write_file_meta_info(out, ds.file_meta, enforce_standard=False)
     return out.getvalue()

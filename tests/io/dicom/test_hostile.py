@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless
 
 from medvlm.core.errors import DataError
 from medvlm.io.dicom import dataset, grouping, header, image, pixels
@@ -104,12 +104,12 @@ def test_more_orientations_than_a_scan_has_are_refused(monkeypatch, tmp_path):
 # --- directories ---------------------------------------------------------------------------------------
 
 
-def dicomdir(names: list[str | list[str]], **record: object) -> Dataset:
+def dicomdir(names: Sequence[str | list[str]], **record: object) -> Dataset:
     """Records that name these files, each of which says that the first is its child and the next one: circles."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID, ds.file_meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MediaStorageDirectoryStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    ds.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     ds.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 400
     ds.DirectoryRecordSequence = []
     for name in names:
