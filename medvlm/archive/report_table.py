@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,6 @@ class Reports:
     def empty(self) -> dict[str, str]:
         return dict.fromkeys(self.columns, "")
 
-    def find(self, identifiers: Iterable[Mapping[str, str]]) -> Mapping[str, str] | None:
-        """The row of the first that has one; {} without a table, None where it has none."""
-        return next((self.rows[each[self.holds]] for each in identifiers if each[self.holds] in self.rows), None) if self.holds else {}
+    def find(self, identifiers: Mapping[str, str]) -> Mapping[str, str] | None:
+        """The row of what carries these; {} without a table, None where it has none."""
+        return self.rows.get(identifiers[self.holds]) if self.holds else {}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 
-def codestream_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream; None where there is none."""
-    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 24:
+def codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
+    """(form, height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream; None where there is none."""
+    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 42:
         width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
-        return height - top, width - left
-    if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file
+        return "JPEG 2000", height - top, width - left, int.from_bytes(data[40:42], "big")
+    if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file; not allowed in DICOM (PS3.5 A.4.4), but written
         at = data.find(b"jp2c\xff\x4f\xff\x51")
-        return codestream_size(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
+        return codestream_header(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
     at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
+    while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            form = "JPEG-LS" if data[at + 1] == 0xF7 else "JPEG"
+            return form, int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big"), data[at + 9]
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
     return None

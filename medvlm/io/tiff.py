@@ -18,7 +18,7 @@ import numpy as np
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
-from medvlm.io.codestream import codestream_size
+from medvlm.io.codestream import codestream_header
 from medvlm.io.images import MAX_PIXELS
 from medvlm.io.strip import upright
 from medvlm.io.tiff_values import as_quantity, as_shades, is_shades
@@ -205,8 +205,8 @@ def _decoded(page: TiffPage, data: bytes, index: int) -> np.ndarray:
     """[H, W, S] of one tile or strip, cut to the image."""
     height, width = chunk_size(page)
     if page.compression not in _PLAIN:
-        found = codestream_size(data)
-        if found is None or found[0] > height or found[1] != width:
+        found = codestream_header(data)
+        if found is None or found[1] > height or found[2] != width:
             raise DataError("a compressed tile has another size than the page says")
     found_DHWS, place, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     if found_DHWS is None or found_DHWS.shape[1] < min(shape[1], page.imagelength - place[2]):

@@ -79,22 +79,22 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     assert root is not None, "a tree of files has a root"
     reports = _reports(config, root)
     found = _Found()
-    place = root / config.under
-    for number, (path, header) in enumerate(scan(place), 1):
-        where = f"file {number} under {config.under}"
+    for number, (path, header) in enumerate(scan(root / config.under), 1):
+        name, where = path.relative_to(root), f"file {number} under {config.under}"
         if isinstance(header, NotDicom):
             found.left_out["not a DICOM file" if path.exists() else "named by the DICOMDIR, but not there"] += 1
         elif isinstance(header, NotAnImage):
             found.left_out[str(header)] += 1
         elif isinstance(header, DataError):
-            yield BadSample(path.relative_to(place.parent).as_posix(), str(header), where)
+            yield BadSample(name.as_posix(), str(header), where)
         elif header.study and header.series:
             _take(found, header, config)
         elif "no_uids" in config.accept:
-            _take(found, replace(header, study=(folder := path.parent.relative_to(place).as_posix()), series=folder), config)
+            folder = name.parent.as_posix()
+            _take(found, replace(header, study=folder, series=folder, instance=name.name), config)
         else:
             reason = "no StudyInstanceUID or SeriesInstanceUID: what it belongs to is unknown; accept: [no_uids] to take each folder as a series"
-            yield BadSample(path.relative_to(place.parent).as_posix(), reason, where)
+            yield BadSample(name.as_posix(), reason, where)
     for number, (study, headers) in enumerate(found.studies.items(), 1):
         yield from _study(config, study, headers, reports, found.left_out, f"study {number} of {len(found.studies)}")
     yield from (LeftOut(reason, n) for reason, n in sorted(found.left_out.items()))
@@ -136,7 +136,7 @@ def _study(config: Config, study: str, headers: list[Header], reports: Reports, 
     parts: list[_Part] = []
     for number, each in enumerate(series.values(), 1):
         place = f"{where}, series {number} of {len(series)}"
-        for part in _parts(config, each):
+        for part in _parts(config, each, left_out):
             if isinstance(part, BadSample):
                 yield BadSample(part.key, part.reason, place)
             else:
@@ -148,21 +148,25 @@ def _study(config: Config, study: str, headers: list[Header], reports: Reports, 
             yield BadSample(group[0].key, str(reason), where)
 
 
-def _parts(config: Config, headers: list[Header]) -> Iterator[_Part | BadSample]:
+def _parts(config: Config, headers: list[Header], left_out: Counter[str]) -> Iterator[_Part | BadSample]:
     """The media of one series."""
-    accept = frozenset(config.accept)
-    sliced = [h for h in headers if h.modality in SLICED and "cine" not in h.frames[0].concerns]
+    accept, sliced = frozenset(config.accept), []
     for header in headers:
-        if header not in sliced:
-            load = load_image if "cine" not in header.frames[0].concerns else load_cine
-            yield _Part(f"{header.series}/{header.instance}", _kind(config, header), partial(load, header.path, accept), [header])
+        if header.modality in SLICED and "cine" not in header.frames[0].concerns:
+            sliced.append(header)
+            continue
+        load = load_cine if "cine" in header.frames[0].concerns else load_image
+        yield _Part(f"{header.series}/{header.instance}", _kind(config, header), partial(load, header.path, accept), [header])
     of_path = {header.path: header for header in sliced}
     for number, stack in enumerate(stacks(sliced, accept)):
         key = f"{sliced[0].series}/{number}"
         if isinstance(stack, DataError):
             yield BadSample(key, str(stack))
-        else:
-            yield _Part(key, _kind(config, sliced[0]), partial(load_stack, stack, accept), [of_path[path] for path, _ in stack.slices])
+            continue
+        if stack.copies:
+            left_out["a second copy of a slice"] += len(stack.copies)
+        made_of = [of_path[path] for path in dict.fromkeys(path for path, _ in stack.slices)]
+        yield _Part(key, _kind(config, made_of[0]), partial(load_stack, stack, accept), made_of)
 
 
 def _kind(config: Config, header: Header) -> str:
@@ -175,10 +179,10 @@ def _sample(config: Config, key: str, parts: list[_Part], reports: Reports, left
     patients = {filled(config.patient, _identifiers(header)) for header in headers}
     if len(patients) > 1:
         raise DataError(f"its {len(headers)} images belong to {len(patients)} patients (or some to none); expected one")
-    row = reports.find([_identifiers(header) for header in headers])
-    if row is None:
+    rows = [reports.find(_identifiers(header)) for header in headers]
+    if not any(row is not None for row in rows):
         left_out["report: the table has none for the sample"] += 1
-    lines = dict.fromkeys(filled(config.report, {**reports.empty, **_terms(header), **(row or {})}) for header in headers)
+    lines = dict.fromkeys(filled(config.report, {**reports.empty, **_terms(header), **(row or {})}) for header, row in zip(headers, rows, strict=True))
     media = tuple(Medium(part.kind, str(i), (), modality=part.headers[0].modality) for i, part in enumerate(parts))
     sample = Sample(key, "", "", media, "\n".join(line for line in lines if line), patient=patients.pop())
     return RawSample(sample, {str(i): part.load for i, part in enumerate(parts)}, where)

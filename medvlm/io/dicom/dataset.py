@@ -6,6 +6,7 @@ Dataset runs within quiet().
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import warnings
@@ -25,8 +26,14 @@ Gate = Callable[["Dataset"], None]
 called where files are decoded."""
 
 MAX_FILE_BYTES = 1 << 30
-MAX_INFLATED_BYTES = 512 << 20
+MAX_INFLATED_BYTES = 256 << 20
 """Of a deflated file, which pydicom inflates as a whole: 1 MB can become 1 GB."""
+MAX_HEADER_BYTES = 64 << 20
+"""Read where only the header is wanted; that of an enhanced object with thousands of frames has tens of MiB."""
+MAX_READS = 500_000
+"""Of a file: one or two for each attribute and item, each of which costs pydicom up to a kB and 50 us."""
+MAX_ITEMS = 400_000
+"""Of a sequence, with those within them; each of 20000 frames has a dozen."""
 
 
 class NotDicom(DataError):
@@ -35,12 +42,12 @@ class NotDicom(DataError):
 
 def read_header(path: Path, keywords: tuple[str, ...]) -> Dataset:
     """These attributes of a file; pixels and all others are skipped. Raises NotDicom and DataError."""
-    return _read(path, stop_before_pixels=True, specific_tags=list(keywords))
+    return _read(path, MAX_HEADER_BYTES, stop_before_pixels=True, specific_tags=list(keywords))
 
 
 def read_whole(path: Path, gate: Gate | None) -> Dataset:
     """All of a file: every Dataset whose pixels are used comes from here. Raises NotDicom, DataError, and what `gate` raises."""
-    dataset = _read(path)
+    dataset = _read(path, math.inf)
     if gate is not None:
         gate(dataset)
     return dataset
@@ -106,8 +113,19 @@ def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(str(x).strip().upper() for x in (value if _is_many(value) else [value]))
 
 
+def content(dataset: Dataset, keyword: str) -> bytes:
+    """Raises DataError where the attribute is absent, empty, or no bytes."""
+    value = _value(dataset, keyword)
+    if not isinstance(value, bytes):
+        raise DataError(f"it has no {keyword}" if value is None else f"its {keyword} is not made of bytes")
+    return value
+
+
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence; none where it is absent. Raises DataError for what is no sequence."""
+    raw = dataset.get_item(keyword).value if keyword in dataset else None
+    if isinstance(raw, bytes) and raw.count(b"\xfe\xff\x00\xe0") + raw.count(b"\xff\xfe\xe0\x00") > MAX_ITEMS:
+        raise DataError(f"its {keyword} has more than {MAX_ITEMS:,} items")
     value = _value(dataset, keyword)
     if value is None:
         return []
@@ -131,19 +149,18 @@ def _is_many(value: Any) -> bool:
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, **how: Any) -> Dataset:
+def _read(path: Path, most: float, **how: Any) -> Dataset:
+    """most: bytes that are read of it at most."""
     import pydicom
 
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
+        with _Bounded(path, math.inf) as file:
             if file.read(132)[128:] != b"DICM":
                 raise NotDicom("not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew, e.g. with dcmconv")
-            if size > MAX_FILE_BYTES:
-                raise DataError(f"a file of {size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it")
+            if file.size > MAX_FILE_BYTES:
+                raise DataError(f"a file of {file.size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it")
             _check_inflated(file)
-            file.seek(0)
+        with _Bounded(path, most) as file:
             return pydicom.dcmread(file, **how)
     except DataError:
         raise
@@ -155,7 +172,28 @@ def _read(path: Path, **how: Any) -> Dataset:
         raise DataError(f"its file is damaged ({type(reason).__name__})") from None
 
 
-def _check_inflated(file: Any) -> None:
+class _Bounded(io.BufferedReader):
+    """A file that refuses to be read beyond its end, which pydicom passes over, and in all beyond `most` bytes and
+    MAX_READS: lengths in a damaged header reach 4 GB, and an item has 8 bytes."""
+
+    def __init__(self, path: Path, most: float) -> None:
+        super().__init__(io.FileIO(path))
+        self.size, self._left, self._reads = self.seek(0, 2), most, 0
+        self.seek(0)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        # Short reads are pydicom's own: it looks ahead for delimiters.
+        if size is not None and size > 1 << 16 and self.tell() + size > self.size:
+            raise DataError("its file is cut off, or the length of an attribute is wrong: it is more than what is left of the file")
+        self._reads += 1
+        if (size or 0) > self._left or self._reads > MAX_READS:
+            raise DataError(f"its header has more than the {MAX_HEADER_BYTES >> 20} MiB or the {MAX_READS // 2:,} attributes that are read")
+        found = super().read(size)
+        self._left -= len(found)
+        return found
+
+
+def _check_inflated(file: _Bounded) -> None:
     """Raises DataError for a deflated data set that is too large, before pydicom inflates it."""
     from pydicom.filereader import _read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import combinations, pairwise
 
 import numpy as np
 
 from medvlm.core.errors import DataError
+from medvlm.io.dicom.header import Frame
 from medvlm.io.dicom.plane import SAME_DIRECTION, Slice, along, places
 
+KIND = ("ImageType", "EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime", "DiffusionBValue", "ComplexImageComponent", "ConvolutionKernel", "StackID")
+"""Of what may tell images at one place apart, what makes another kind of image of them: never mixed in a volume."""
+MAX_PLANES = 200
+"""Of one kind of image; a radial scan has some dozens, and each slice is compared with all of them."""
 
-def one_plane(slices: list[Slice]) -> Iterator[list[Slice]]:
-    """Groups of one series, matrix, spacing, orientation and frame of reference."""
-    groups: list[list[Slice]] = []
+
+def one_plane(slices: list[Slice]) -> list[list[Slice]]:
+    """Groups of one KIND, series, matrix, spacing, orientation and frame of reference. Raises DataError for too many."""
+    kinds: dict[tuple[object, ...], list[list[Slice]]] = {}
     for each in slices:
-        group = next((g for g in groups if _alike(g[0], each)), None)
-        if group is None:
-            groups.append([each])
-        else:
+        header, frame = each
+        varied = dict(frame.told_apart)
+        exact = (header.series, header.size, header.frame_of_reference, header.modality, *(varied.get(name, "") for name in KIND))
+        planes = kinds.setdefault(exact, [])
+        group = next((plane for plane in planes if _same_plane(plane[0][1], frame)), None)
+        if group is not None:
             group.append(each)
-    yield from groups
+        elif len(planes) == MAX_PLANES:
+            raise DataError(f"more than {MAX_PLANES} orientations in one series")
+        else:
+            planes.append([each])
+    return [plane for planes in kinds.values() for plane in planes]
 
 
-def _alike(a: Slice, b: Slice) -> bool:
-    (one, first), (other, second) = a, b
-    if (one.series, one.size, one.frame_of_reference, one.modality) != (other.series, other.size, other.frame_of_reference, other.modality):
-        return False
-    pairs = ((first.spacing, second.spacing), (first.orientation, second.orientation))
+def _same_plane(a: Frame, b: Frame) -> bool:
+    pairs = ((a.spacing, b.spacing), (a.orientation, b.orientation))
     return all(x == y or (x is not None and y is not None and max(abs(i - j) for i, j in zip(x, y, strict=True)) <= SAME_DIRECTION) for x, y in pairs)
 
 

@@ -6,7 +6,7 @@ Coordinates here are DICOM's own: mm, LPS (x to the patient's left, y to the bac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -128,7 +128,7 @@ def header_of(path: Path) -> Header:
     """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things."""
     with quiet():
         dataset = read_header(path, _KEYWORDS)
-        modality = _modality(dataset)
+        modality = modality_of(dataset)
         return Header(
             path, text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"), text(dataset, "SOPInstanceUID"),
             text(dataset, "AccessionNumber"), text(dataset, "PatientID"), text(dataset, "FrameOfReferenceUID"),
@@ -145,14 +145,16 @@ def num_frames(dataset: Dataset) -> int:
     return int(count or 1)
 
 
-def _modality(dataset: Dataset) -> str:
-    """One of MEASURED or SHOWN. Raises NotAnImage for objects without pixels to look at."""
+def modality_of(dataset: Dataset) -> str:
+    """One of MEASURED or SHOWN; OT of a secondary capture that does not say. Raises NotAnImage for objects without pixels to look at."""
     sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality").upper()
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
         raise NotAnImage("a DICOMDIR, not an image")
     if sop_class.startswith(_WHOLE_SLIDE):
         raise NotAnImage("a tiled slide; read it as a whole slide")
     if number(dataset, "Rows") is None:
+        if not sop_class or "Image Storage" in _name_of(sop_class):
+            raise DataError(f"it has no Rows{'' if sop_class else ' and no SOPClassUID'}: it is cut off or damaged")
         raise NotAnImage("no image: it has no Rows")
     if not modality and sop_class.startswith(_SECONDARY_CAPTURE):
         return "OT"
@@ -161,20 +163,33 @@ def _modality(dataset: Dataset) -> str:
     return modality
 
 
+def _name_of(sop_class: str) -> str:
+    from pydicom.uid import UID
+
+    return UID(sop_class).name
+
+
 def _frames(dataset: Dataset, modality: str) -> Iterator[Frame]:
     count = num_frames(dataset)
     groups = Groups(dataset, count)
-    for index in range(count):
-        place, plane, measures = (groups.group(index, name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"))
-        kind = _frame_type(dataset, groups, index, modality)
-        position = numbers(place, "ImagePositionPatient", 3) if place is not None else None
-        concerns = _concerns(dataset, modality, kind)
-        if count > 1 and (position is None or not groups.enhanced):
-            concerns.add("cine")
-        yield Frame(
-            index, position, numbers(plane, "ImageOrientationPatient", 6) if plane is not None else None,
-            numbers(measures, "PixelSpacing", 2) if measures is not None else None, tuple(_told_apart(groups, index, kind)), frozenset(concerns),
-        )  # fmt: skip
+    if groups.enhanced or count == 1:
+        yield from (_frame(dataset, groups, index, modality) for index in range(count))
+    else:  # what is said of the one is all that is known of the others
+        first = replace(_frame(dataset, groups, 0, modality), position=None)
+        yield from (replace(first, number=index, concerns=first.concerns | {"cine"}) for index in range(count))
+
+
+def _frame(dataset: Dataset, groups: Groups, index: int, modality: str) -> Frame:
+    place, plane, measures = (groups.group(index, name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"))
+    kind = _frame_type(dataset, groups, index, modality)
+    position = numbers(place, "ImagePositionPatient", 3) if place is not None else None
+    concerns = _concerns(dataset, modality, kind)
+    if groups.enhanced and num_frames(dataset) > 1 and (position is None or modality not in SLICED):
+        concerns.add("cine")
+    return Frame(
+        index, position, numbers(plane, "ImageOrientationPatient", 6) if plane is not None else None,
+        numbers(measures, "PixelSpacing", 2) if measures is not None else None, tuple(_told_apart(groups, index, kind)), frozenset(concerns),
+    )  # fmt: skip
 
 
 def _told_apart(groups: Groups, index: int, kind: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ Everything here can be handed to another process: functions of modules, with arg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -14,10 +15,10 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
-from medvlm.io.dicom.dataset import Gate, numbers, quiet, read_whole, text
+from medvlm.io.dicom.dataset import Gate, numbers, quiet, read_whole, text, whole
 from medvlm.io.dicom.groups import Groups
-from medvlm.io.dicom.header import CONCERNS, MEASURED, SLICED, Accepted, Concern, header_of, num_frames
-from medvlm.io.dicom.pixels import MAX_VOXELS, frames
+from medvlm.io.dicom.header import CONCERNS, MEASURED, SLICED, Accepted, Concern, header_of, modality_of, num_frames
+from medvlm.io.dicom.pixels import MAX_BYTES, frames
 from medvlm.io.dicom.stack import Stack, stacks
 from medvlm.io.dicom.values import AIR_HU, check_hu, is_hu, measured, shades
 
@@ -56,8 +57,7 @@ def refuse(concerns: frozenset[Concern], accept: frozenset[Accepted]) -> None:
 
 def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Gate | None = None) -> Decoded:
     """A volume [D, H, W]: int16 where that is exact (CT in HU), else float32. Raises DataError."""
-    if np.prod(stack.size, dtype=float) > MAX_VOXELS:
-        raise DataError(f"a volume of more than {MAX_VOXELS:,} voxels; split it")
+    _check_bytes(math.prod(stack.size) * (2 if stack.offsets is None else 4))
     with quiet():
         volume, hu = _Volume((len(stack.slices), *stack.size[1:])), True
         for index, slice_HW, says_hu in _slices(stack.slices, gate):
@@ -75,8 +75,10 @@ def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | Non
     """The single image of a file: shades or colours for a screen, or (of CT, MR, PT and NM) a quantity. Raises DataError."""
     with quiet():
         dataset = read_whole(path, gate)
+        if num_frames(dataset) > 1:
+            raise DataError(f"it has {num_frames(dataset)} frames; expected one image")
         pixels, unit = _frames(dataset, accept)
-        return Decoded(pixels[0], _spacing(dataset, Groups(dataset, 1)), unit, text(dataset, "Modality").upper())
+        return Decoded(pixels[0], _spacing(dataset, Groups(dataset, 1)), unit, modality_of(dataset))
 
 
 def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
@@ -84,20 +86,26 @@ def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
     with quiet():
         dataset = read_whole(path, gate)
         pixels, unit = _frames(dataset, accept)
-        return Decoded(pixels, None, unit, text(dataset, "Modality").upper())
+        return Decoded(pixels, None, unit, modality_of(dataset))
 
 
 def _frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
     """[D, H, W] or [D, H, W, 3] of all frames."""
-    count, modality = num_frames(dataset), text(dataset, "Modality").upper()
-    groups = Groups(dataset, count)
-    stored = list(frames(dataset, list(range(count))))
-    if modality in MEASURED and stored[0].ndim == 2:
-        values = np.stack([_smallest(measured(each, dataset, groups, i)) for i, each in enumerate(stored)])
+    count, modality = num_frames(dataset), modality_of(dataset)
+    groups, is_measured = Groups(dataset, count), modality in MEASURED and "MONOCHROME" in text(dataset, "PhotometricInterpretation").upper()
+    _check_bytes(count * whole(dataset, "Rows", 1) * whole(dataset, "Columns", 1) * (4 if is_measured else 3))
+    stored = enumerate(frames(dataset, list(range(count))))
+    if is_measured:
+        values = np.stack([_smallest(measured(each, dataset, groups, i)) for i, each in stored])
         return _as_quantity(values, modality, all(is_hu(dataset, groups, i) for i in range(count)), accept)
-    seen = np.stack([each if each.ndim == 3 else shades(each, dataset, groups, i) for i, each in enumerate(stored)])
+    seen = np.stack([each if each.ndim == 3 else shades(each, dataset, groups, i) for i, each in stored])
     _refuse_blank(seen)
     return seen, "display"
+
+
+def _check_bytes(count: int) -> None:
+    if count > MAX_BYTES:
+        raise DataError(f"more than {MAX_BYTES >> 20} MiB of pixels; split it")
 
 
 class _Volume:
@@ -110,6 +118,7 @@ class _Volume:
         if slice_HW.shape != self.values_DHW.shape[1:]:
             raise DataError("a slice has another size than its header says")
         if self.values_DHW.dtype != slice_HW.dtype and slice_HW.dtype == np.float32:
+            _check_bytes(self.values_DHW.size * 4)
             self.values_DHW = self.values_DHW.astype(np.float32)
         self.values_DHW[index] = slice_HW
 

@@ -15,7 +15,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Affine
 from medvlm.io.dicom.grouping import by, one_plane, volumes
 from medvlm.io.dicom.header import Accepted, Header
-from medvlm.io.dicom.plane import Slice, along, directions, places
+from medvlm.io.dicom.plane import SAME_PLACE_MM, Slice, along, directions, places
 
 UNEVEN = 0.01
 """Steps may differ from the median step by this share of it, or by 0.01 mm: headers are rounded."""
@@ -51,8 +51,12 @@ def stacks(headers: Iterable[Header], accept: frozenset[Accepted] = frozenset())
     Images that are not accepted (Frame.concerns) have to be taken out before.
     """
     slices = [(header, frame) for header in headers for frame in header.frames]
+    try:
+        groups = one_plane(slices)
+    except DataError as reason:
+        return [reason]
     found: list[Stack | DataError] = []
-    for group in one_plane(slices):
+    for group in groups:
         try:
             found += [each for part in volumes(group) for each in _built(part, accept)]
         except DataError as reason:
@@ -64,9 +68,9 @@ def _built(part: list[Slice], accept: frozenset[Accepted]) -> list[Stack | DataE
     """The volume, or one for each acquisition where only these are even; filling gaps comes last."""
     for accepted in (accept - {"gap"}, accept):
         together = _tried(part, accepted)
-        pieces = [_tried(each, accepted) for each in by(part, ("AcquisitionNumber",))]
         if isinstance(together, Stack):
             return [together]
+        pieces = [_tried(each, accepted) for each in by(part, ("AcquisitionNumber",))]
         if all(isinstance(piece, Stack) for piece in pieces):
             return pieces
     return [together]
@@ -87,13 +91,15 @@ def _stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
     if min(frame.spacing) <= 0:
         raise DataError("its PixelSpacing is not positive: sizes in mm are unknown")
     order = np.argsort(along(part), kind="stable")
-    at = np.asarray(places(part))[order]
-    first = np.flatnonzero(np.diff(at, prepend=-1))
-    chosen = [part[i] for i in order[first]]
-    copies = tuple((int(at[k]), part[i][0].path, part[i][1].number) for k, i in enumerate(order) if k not in set(first.tolist()))
+    place = np.asarray(places(part))[order]
+    is_first = np.diff(place, prepend=-1) > 0
+    chosen = [part[i] for i in order[is_first]]
+    copies = tuple((int(at), part[i][0].path, part[i][1].number) for at, i, first in zip(place, order, is_first, strict=True) if not first)
     if len(chosen) < MIN_SLICES:
         raise DataError(f"{len(chosen)} slice{'s' * (len(chosen) > 1)}, fewer than the {MIN_SLICES} that make a volume")
     positions = np.array([f.position for _, f in chosen], float)
+    if np.abs(np.array([part[i][1].position for i in order], float) - positions[place]).max() > SAME_PLACE_MM:
+        raise DataError("slices beside each other in one plane, such as those of two slabs, and nothing in their headers tells which belong together")
     steps = np.diff(positions @ normal)
     offsets = _offsets(steps) if "gap" in accept else None
     if offsets is None:

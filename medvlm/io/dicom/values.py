@@ -12,6 +12,7 @@ import numpy as np
 from medvlm.core.errors import DataError
 from medvlm.io.dicom.dataset import items, number, numbers, text, whole
 from medvlm.io.dicom.groups import Groups
+from medvlm.io.dicom.pixels import stored_range
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,30 +51,35 @@ def check_hu(hu: np.ndarray) -> None:
 
 
 def shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
-    """Black 0 to white (255 in uint8 where 8 bits or fewer are stored, else 65535 in uint16), [H, W].
+    """Black 0 to white (255 in uint8 where 8 bits or fewer are shown, else 65535 in uint16), [H, W].
 
     The modality's rescale or table, then the VOI table, or the first window, or the whole range that can be stored;
     inverted for MONOCHROME1. Padding becomes black.
     """
-    bits, signed = whole(dataset, "BitsStored", 1), whole(dataset, "PixelRepresentation") == 1
-    inverted = _is_inverted(dataset)
-    low, high = (-float(1 << (bits - 1)), float((1 << (bits - 1)) - 1)) if signed else (0.0, float((1 << bits) - 1))
-    if items(dataset, "ModalityLUTSequence"):
-        values, top = _looked_up(stored_HW, items(dataset, "ModalityLUTSequence")[0], dataset)
-        low, high, depth = 0.0, float(top), top.bit_length()
+    low, high = stored_range(dataset)
+    table = _shades_of(np.arange(low, high + 1), dataset, groups, frame)  # at most 65536: less than there are pixels
+    return np.take(table, stored_HW.astype(np.int32) - low)
+
+
+def _shades_of(stored: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
+    """stored: all values that a pixel can have, ascending."""
+    bits, inverted = whole(dataset, "BitsStored", 1), _is_inverted(dataset)
+    if luts := items(dataset, "ModalityLUTSequence"):
+        values, top = _looked_up(stored, luts[0], dataset)
+        low, high, bits = 0.0, float(top), top.bit_length()
     else:
         slope, intercept = _rescale(dataset, groups, frame)
-        values = stored_HW.astype(np.float64) * slope + intercept
-        low, high, depth = *sorted((low * slope + intercept, high * slope + intercept)), bits
-    if items(dataset, "VOILUTSequence"):
-        table, top = _looked_up(np.rint(values).astype(np.int64), items(dataset, "VOILUTSequence")[0], dataset)
-        share, depth = table / top, top.bit_length()
+        values = stored * slope + intercept
+        low, high = float(values.min()), float(values.max())
+    if luts := items(dataset, "VOILUTSequence"):
+        entries, top = _looked_up(np.rint(values).astype(np.int64), luts[0], dataset)
+        share, bits = entries / top, top.bit_length()
     else:
         share = _windowed(values, groups.group(frame, "FrameVOILUTSequence"), low, high)
     if inverted:
         share = 1 - share
-    share = np.where(_padding(stored_HW, dataset), 0, share)
-    return np.rint(share * 255).astype(np.uint8) if depth <= 8 else np.rint(share * 65535).astype(np.uint16)
+    share = np.where(_padding(stored, dataset), 0, share)
+    return np.rint(share * 255).astype(np.uint8) if bits <= 8 else np.rint(share * 65535).astype(np.uint16)
 
 
 def _rescale(dataset: Dataset, groups: Groups, frame: int) -> tuple[float, float]:
@@ -132,10 +138,10 @@ def _is_inverted(dataset: Dataset) -> bool:
     return first_is_white
 
 
-def _padding(stored_HW: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Pixels outside the image (PS3.3 C.7.5.1.1.2)."""
     value, limit = number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")
     if value is None:
-        return np.zeros(stored_HW.shape, bool)
+        return np.zeros(stored.shape, bool)
     low, high = sorted((value, value if limit is None else limit))
-    return (stored_HW >= low) & (stored_HW <= high)
+    return (stored >= low) & (stored <= high)

@@ -1,0 +1,154 @@
+"""Series of real scanners, against dcm2niix: where both read, the same values at the same places, and each difference explained.
+
+Two releases are asked where they are there: the wheel of the test extra, and the one that is installed (Debian's: 1.0.20220720).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvlm.archive.readers import dicom_tree
+from medvlm.core.contracts import BadSample, LeftOut
+from medvlm.core.sample import Affine, Decoded
+from medvlm.io.dicom.image import load_file
+
+nib = pytest.importorskip("nibabel")
+
+MOSAIC = "a mosaic"
+SINGLE = "1 slice, fewer than the 3 that make a volume"
+OTHER = "not a DICOM file"
+NO_ROWS = "no image: it has no Rows"
+SEG = "no image to look at"
+SLIDE = "a tiled slide"
+MODALITY = "which the card does not name"
+
+
+@dataclass(frozen=True)
+class Row:
+    """equal: volumes that we read, all of which dcm2niix reads alike. why: what we do not read, by reason, with its count."""
+
+    equal: int
+    why: dict[str, int]
+
+
+FOLDERS = {
+    "TotalSegmentator": Row(1, {OTHER: 1}),
+    "dcm_qa": Row(0, {MOSAIC: 2, OTHER: 2}),
+    "dcm_qa_12bit": Row(0, {MOSAIC: 3, OTHER: 2}),
+    "dcm_qa_agfa": Row(2, {OTHER: 2}),
+    "dcm_qa_decubitus": Row(1, {OTHER: 2}),
+    "dcm_qa_enh": Row(4, {OTHER: 2}),
+    "dcm_qa_frag": Row(1, {OTHER: 2}),
+    "dcm_qa_nih": Row(10, {MOSAIC: 4, OTHER: 15}),
+    "dcm_qa_stc": Row(3, {MOSAIC: 2, OTHER: 2}),
+    "dcm_qa_toshiba": Row(1, {OTHER: 2}),
+    "dcm_qa_ts": Row(0, {MOSAIC: 9, OTHER: 2}),
+    "dicom": Row(0, {SINGLE: 2, OTHER: 3}),
+    # Ten encodings of one study of two slices, and one slice.
+    "dicomParser": Row(0, {SINGLE: 1, "2 slices, fewer than the 3 that make a volume": 1, NO_ROWS: 1, OTHER: 4, MODALITY: 2}),
+    "highdicom": Row(0, {SINGLE: 1, SLIDE: 8, SEG: 12, NO_ROWS: 3, OTHER: 4, MODALITY: 1}),
+}
+"""Mosaics we refuse on principle (their geometry stands in private attributes); lone slices are no volume; segmentations and
+slides are no volumes of a scanner, though dcm2niix writes them as such."""
+
+LOSSLESS = "testImages/encapsulated/single-frame/CT1_UNC.not_fragmented_bot_jpeg_ls.80.dcm"
+
+UNREAD_BY_DEBIAN = {
+    "dcm_qa_frag": "its JPEG decoder takes no image that is cut into fragments, as it says itself",
+    LOSSLESS: "it was built without JPEG-LS",
+}
+
+SINGLE_FILES = {
+    "dicom": ("testdata/1.dcm", "testdata/3.dcm"),
+    "dicomParser": ("testImages/CT1_UNC.explicit_big_endian.dcm", LOSSLESS),
+    "highdicom": ("data/test_files/ct_image.dcm",),
+}
+
+
+def wheel() -> str | None:
+    try:
+        import dcm2niix
+    except ImportError:
+        return None
+    return str(dcm2niix.bin)
+
+
+@pytest.fixture(params=["wheel", "installed"])
+def convert(request, real_data, tmp_path):
+    """A folder -> the images that dcm2niix makes of it: values [i, j, k, t] and affine."""
+    binary = wheel() if request.param == "wheel" else shutil.which("dcm2niix", path="/usr/local/bin:/usr/bin")
+    if not binary:
+        pytest.skip(f"needs dcm2niix ({request.param}): pip install dcm2niix, or apt-get install dcm2niix")
+
+    def run(source: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+        # Philips: by the standard's RescaleSlope (-p n), not by the vendor's private factors.
+        command = [binary, "-z", "n", "-b", "n", "-p", "n", "-l", "o", "-d", "9", "-f", "%s_%e_%z", "-o", str(tmp_path), str(source)]
+        subprocess.run(command, capture_output=True, timeout=120)
+        images = [nib.load(path) for path in sorted(tmp_path.glob("*.nii"))]
+        return [(image.get_fdata().reshape(*image.shape[:3], -1), image.affine) for image in images]
+
+    run.is_debian = request.param == "installed"  # type: ignore[attr-defined]
+    return run
+
+
+def differs(ours: Decoded, values: np.ndarray, affine: np.ndarray) -> float:
+    """Largest difference of a voxel to the nearest of their volumes at the same places; infinite where they have other places."""
+    assert ours.affine is not None
+    to_theirs = np.linalg.inv(affine) @ square(ours.affine)
+    whole = np.rint(to_theirs)
+    far = np.array([*ours.pixels.shape, 1]) - [1, 1, 1, 0]
+    axes, sign = np.abs(whole[:3, :3]).argmax(axis=0), whole[:3, :3].sum(axis=0)  # of theirs, for each of ours
+    begin = np.where(sign < 0, np.array(values.shape)[axes] - 1, 0)
+    if np.abs((to_theirs - whole) @ far).max() > 0.01 or (whole[axes, 3] != begin).any():  # of a voxel
+        return float("inf")
+    turned = np.flip(values.transpose(*axes, 3), tuple(i for i in range(3) if sign[i] < 0))
+    return float("inf") if turned.shape[:3] != ours.pixels.shape else float(np.abs(turned - ours.pixels[..., None]).max(axis=(0, 1, 2)).min())
+
+
+def square(affine: Affine) -> np.ndarray:
+    return np.vstack([np.array(affine), [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_where_dcm2niix_reads_too_values_and_places_are_the_same(name, convert, real_data):
+    folder = real_data / "dicom_series" / name
+    accept = ("derived", "no_uids")
+    media = [{"kind": "volume", "modality": ["CT", "MR", "PT"]}]
+    config = dicom_tree.Config.model_validate({"kind": "dicom_tree", "media": media, "accept": accept, "patient": ""})
+    ours, why = list[Decoded](), Counter[str]()
+    for item in dicom_tree.read(config, folder):
+        if isinstance(item, BadSample | LeftOut):
+            text, count = item.reason, item.count if isinstance(item, LeftOut) else 1
+            why[next((known for known in FOLDERS[name].why if known in text), text)] += count
+        else:
+            ours += [load() for load in item.files.values()]
+    assert (len(ours), dict(why)) == (FOLDERS[name].equal, FOLDERS[name].why)
+    theirs = convert(folder) if ours else []
+    if convert.is_debian and name in UNREAD_BY_DEBIAN:
+        assert not theirs
+        return
+    for volume in ours:
+        nearest = min(differs(volume, *image) for image in theirs)
+        # Theirs are scaled in float64 by the header's slope, ours in float32.
+        assert nearest <= 1e-6 * np.abs(volume.pixels).max(), "int16 is equal to the bit"
+
+
+@pytest.mark.parametrize(("name", "file"), [(name, file) for name, files in SINGLE_FILES.items() for file in files])
+def test_single_slices_have_the_values_of_dcm2niix(name, file, convert, real_data, tmp_path):
+    ours = load_file(real_data / "dicom_series" / name / file, frozenset({"derived", "hu"}))
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(real_data / "dicom_series" / name / file, alone)
+    theirs = convert(alone)
+    if convert.is_debian and file in UNREAD_BY_DEBIAN:
+        assert not theirs
+        return
+    assert len(theirs) == 1
+    np.testing.assert_allclose(ours.pixels, theirs[0][0][:, ::-1, 0, 0].T, rtol=1e-6)

@@ -1,0 +1,175 @@
+"""Hundreds of damaged and hostile files: each is refused in one line, or has its right values; in seconds, in 2 GiB."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless
+
+from medvlm.core.errors import DataError
+from medvlm.io.dicom import dataset, grouping, header, image, pixels
+from medvlm.io.dicom.dataset import NotDicom
+from medvlm.io.dicom.header import NotAnImage
+from medvlm.io.dicom.scan import scan
+from medvlm.io.dicom.stack import stacks
+from tests.io.dicom.hostile import PATIENT, cut, good, lies, mislaid, nests, streams, written
+from tests.io.dicom.series import as_syntax, enhanced, save, slices
+from tests.io.dicom.variations import one_series
+from tests.io.dicom.verdicts import verdicts
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+RIGHT = {
+    # What is wrong has nothing to do with the image.
+    "lies": {
+        "charset of nowhere", "megabytes of a comment", "a study called ../../x", "two lines in a name",
+        "InstanceNumber 1e308", "InstanceNumber -1e39",
+    },
+    "streams": {"JPEG 2000 of tiles of one pixel", "JPEG 2000 of 64 M pixels"},
+    "nests": {"a VR of nowhere", "the same attribute twice", "20000 empty items", "2 MiB of tags"},
+}  # fmt: skip
+"""What may be read, and then has its right values: all others are refused."""
+
+UNSEEN = {"JPEG 2000 with noise in it"}
+"""A known limit: bits that were changed within a well-formed JPEG stream decode to other values, and nothing in DICOM tells."""
+
+
+def made(kind: str) -> Iterator[tuple[str, bytes]]:
+    match kind:
+        case "cut":
+            yield from cut(good(), "native")
+            yield from cut(as_syntax(good(), RLELossless), "RLE")
+            yield from cut(enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500)), "enhanced")
+        case "mislaid":
+            yield from mislaid(good())
+        case "lies":
+            yield from lies()
+        case "streams":
+            yield from streams()
+        case "nests":
+            yield from nests()
+
+
+@pytest.mark.parametrize(("kind", "least"), [("cut", 200), ("mislaid", 80), ("lies", 50), ("streams", 25), ("nests", 13)])
+def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
+    files = [("good", written(good())), *made(kind)]
+    paths = [tmp_path / f"{i:04d}" for i in range(len(files))]
+    for path, (_, data) in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    first, *others = verdicts(paths, timeout_s=600)
+    assert "read" in first and len(others) >= least
+    wrong = []
+    for (name, _), verdict in zip(files[1:], others, strict=True):
+        text = verdict.get("refused", "")
+        is_right = verdict.get("crc") == first["crc"] and (kind == "mislaid" or name in RIGHT[kind])
+        if not (text or is_right or name in UNSEEN) or "\n" in text or len(text) > 400 or [word for word in (*PATIENT, str(tmp_path)) if word in text]:
+            wrong.append((name, verdict))
+    assert not wrong
+    assert max(verdict["seconds"] for verdict in others) < 20
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "limit", "why"),
+    [
+        (dataset, "MAX_FILE_BYTES", 3000, "more than the 0 MiB"),
+        (dataset, "MAX_HEADER_BYTES", 100, "its header has more than"),
+        (dataset, "MAX_READS", 20, "its header has more than"),
+        (dataset, "MAX_ITEMS", 3, "more than 3 items"),
+        (pixels, "MAX_PIXELS", 1900, "more than the 1,900 pixels"),
+        (image, "MAX_BYTES", 9000, "MiB of pixels; split it"),
+        (header, "MAX_FRAMES", 3, "expected 1 to 3"),
+    ],
+)  # fmt: skip
+def test_what_is_larger_than_a_limit_is_refused(module, name, limit, why, tmp_path, monkeypatch):
+    path = save([enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path)[0]
+    image.load_file(path)
+    monkeypatch.setattr(module, name, limit)
+    with pytest.raises(DataError, match=why):
+        image.load_file(path)
+
+
+def test_more_orientations_than_a_scan_has_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(grouping, "MAX_PLANES", 2)
+    fan = [ds for degrees in (0, 5, 10) for ds in one_series(slices(), slices(turn=(degrees, 0, 0)))]
+    headers = [header.header_of(path) for path in save(one_series(fan), tmp_path)]
+    assert [str(x) for x in stacks(headers)] == ["more than 2 orientations in one series"]
+
+
+# --- directories ---------------------------------------------------------------------------------------
+
+
+def dicomdir(names: Sequence[str | list[str]], **record: object) -> Dataset:
+    """Records that name these files, each of which says that the first is its child and the next one: circles."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID, ds.file_meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    ds.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 400
+    ds.DirectoryRecordSequence = []
+    for name in names:
+        entry = Dataset()
+        entry.OffsetOfTheNextDirectoryRecord = entry.OffsetOfReferencedLowerLevelDirectoryEntity = 400
+        entry.DirectoryRecordType, entry.ReferencedFileID = "IMAGE", name
+        for attribute, value in record.items():
+            setattr(entry, attribute, value)
+        ds.DirectoryRecordSequence.append(entry)
+    return ds
+
+
+def test_a_directory_in_circles_names_each_file_once(tmp_path):
+    paths = save(slices(), tmp_path / "IMAGES")
+    ds = dicomdir([["IMAGES", path.name] for path in paths])
+    ds.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    found = list(scan(tmp_path / "DICOMDIR"))
+    assert [path for path, _ in found] == sorted(paths) and not [x for _, x in found if isinstance(x, DataError)]
+    everything = [type(x) for _, x in scan(tmp_path)]
+    assert Counter(everything)[NotAnImage] == 1 and len(everything) == 9
+
+
+@pytest.mark.parametrize("name", [["..", "..", "x"], "../../x", "/etc/passwd", ["", "x"], [".", "x"], ["IMAGES", "..", "..", "x"], ["IMAGES", "a/../../x"]])
+def test_a_directory_that_leads_out_of_its_folder_is_refused(name, tmp_path):
+    dicomdir([name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    with pytest.raises(DataError, match="outside of its folder"):
+        list(scan(tmp_path / "DICOMDIR"))
+
+
+@pytest.mark.parametrize("record", [{"DirectoryRecordType": "PATIENT"}, {"ReferencedFileID": ""}])
+def test_a_directory_of_no_images_is_refused(record, tmp_path):
+    dicomdir(["x"], **record).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"names no images|outside of its folder"):
+        list(scan(tmp_path / "DICOMDIR"))
+
+
+def test_a_directory_that_names_itself_a_folder_and_what_is_gone_goes_on(tmp_path):
+    paths = save(slices(), tmp_path / "images")
+    names = [["DICOMDIR"], ["images"], ["IMAGES", "GONE"], ["IMAGES", paths[0].name]]
+    dicomdir(names).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    found = dict(scan(tmp_path / "DICOMDIR"))
+    assert len(found) == 4 and isinstance(found[tmp_path / "DICOMDIR"], NotAnImage)
+    assert [path for path, x in found.items() if not isinstance(x, DataError)] == [paths[0]], "in small letters, as some systems copy media"
+    assert not [x for x in found.values() if isinstance(x, DataError) and ("IMAGES" in str(x) or str(tmp_path) in str(x))]
+
+
+def test_names_that_are_no_text_pipes_and_links_in_circles_do_no_harm(tmp_path):
+    save(slices(), tmp_path / "a")
+    (tmp_path / "a" / "circle").symlink_to(tmp_path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")).write_bytes(b"x")
+    (tmp_path / "empty").touch()
+    kinds = Counter(type(x).__name__ for _, x in scan(tmp_path))
+    assert kinds == {"Header": 8, "NotDicom": 2}
+
+
+def test_a_place_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(DataError, match="no such folder or DICOMDIR"):
+        list(scan(tmp_path / "nowhere"))
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(NotDicom):
+        list(scan(tmp_path / "text"))

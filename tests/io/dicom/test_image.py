@@ -1,0 +1,333 @@
+"""Films and pictures: from stored values to shades and colours, by the formulas of PS3.3 computed here by hand."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Decoded
+from medvlm.io.dicom.header import CONCERNS, header_of
+from medvlm.io.dicom.image import NAMED, load_file
+from tests.io.dicom.series import SECONDARY_CAPTURE, as_syntax, changed, enhanced, image, save, slices
+
+STEPS = np.array([[0, 1, 999, 1000], [1001, 2047, 2048, 4095]])
+"""Of 12 bits."""
+COLOURS = np.random.default_rng(11).integers(0, 256, (32, 40, 3))
+
+
+def loaded(ds: Dataset, folder: Path, **how: Any) -> Decoded:
+    return load_file(save([ds], folder)[0], **how)
+
+
+def film(stored: np.ndarray = STEPS, **header: Any) -> Dataset:
+    return image(stored, modality="DX", bits=12, **header)
+
+
+def window(centre: Any, width: Any, function: str | None = None) -> dict[str, Any]:
+    return {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
+
+
+def lut(first: int, entries: list[int], bits: int) -> list[Dataset]:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [len(entries), first, bits], np.array(entries, "<u2").tobytes()
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
+    return [table]
+
+
+# --- shades --------------------------------------------------------------------------------------------
+
+
+def test_without_a_window_the_whole_range_that_can_be_stored_is_shown(tmp_path):
+    shown = loaded(film(), tmp_path)
+    assert (str(shown.unit), shown.modality, shown.pixels.dtype.name) == ("display", "DX", "uint16")
+    np.testing.assert_array_equal(shown.pixels, np.rint(STEPS / 4095 * 65535))
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    np.testing.assert_array_equal(loaded(film(PhotometricInterpretation="MONOCHROME1"), tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535))
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT", "NM"])
+def test_a_quantity_is_never_inverted_nor_windowed(modality, tmp_path):
+    stored = STEPS - 1000
+    ds = image(stored, modality=modality, signed=True, PhotometricInterpretation="MONOCHROME1", **window(40, 400), RescaleSlope=1, RescaleIntercept=0)
+    shown = loaded(ds, tmp_path)
+    np.testing.assert_array_equal(shown.pixels, stored)
+    assert shown.unit == ("HU" if modality == "CT" else "raw")
+
+
+def test_a_linear_window_is_that_of_c_11_2_1_2(tmp_path):
+    """Centre 2048, width 4096 is the identity of 12 bits; centre 1000, width 3 goes from 998.5 to 1000.5."""
+    np.testing.assert_array_equal(loaded(film(**window(2048, 4096)), tmp_path / "a").pixels, np.rint(STEPS / 4095 * 65535))
+    narrow = loaded(film(**window(1000, 3)), tmp_path / "b").pixels
+    np.testing.assert_array_equal(narrow, np.rint(np.array([[0, 0, 0.25, 0.75], [1, 1, 1, 1]]) * 65535))
+    step = loaded(film(**window(1000, 1)), tmp_path / "c").pixels
+    np.testing.assert_array_equal(step, np.array([[0, 0, 0, 1], [1, 1, 1, 1]]) * 65535)
+
+
+def test_linear_exact_and_sigmoid_windows_are_those_of_c_11_2_1_3(tmp_path):
+    exact = loaded(film(**window(1000, 4, "LINEAR_EXACT")), tmp_path / "a").pixels
+    np.testing.assert_array_equal(exact, np.rint(np.array([[0, 0, 0.25, 0.5], [0.75, 1, 1, 1]]) * 65535))
+    bent = loaded(film(**window(1000, 4, "SIGMOID")), tmp_path / "b").pixels
+    np.testing.assert_array_equal(bent, np.rint(65535 / (1 + np.exp(-4 * np.clip(STEPS - 1000.0, -150, 150) / 4))))
+
+
+def test_the_first_of_several_windows_counts_and_monochrome1_is_inverted_after_it(tmp_path):
+    ds = film(**window([1000, 40], [3, 80]), PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint(np.array([[1, 1, 0.75, 0.25], [0, 0, 0, 0]]) * 65535))
+
+
+def test_a_window_is_in_units_of_the_rescaled_values(tmp_path):
+    ds = film(RescaleSlope=2, RescaleIntercept=-500, **window(1500, 3))
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint(np.array([[0, 0, 0, 0.75], [1, 1, 1, 1]]) * 65535))
+
+
+def test_a_negative_slope_turns_the_shades_around(tmp_path):
+    ds = film(RescaleSlope=-1, RescaleIntercept=4095)
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535))
+
+
+def test_a_voi_table_takes_its_first_and_last_entry_for_what_lies_outside(tmp_path):
+    ds = film(VOILUTSequence=lut(1000, [10, 20, 255], 8))
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, [[10, 10, 10, 10], [20, 255, 255, 255]])
+
+
+def test_a_voi_table_comes_before_a_window(tmp_path):
+    ds = film(VOILUTSequence=lut(0, list(range(4095, -1, -1)), 12), **window(40, 400))
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint((4095 - STEPS) / 4095 * 65535))
+
+
+def test_a_table_of_signed_pixels_can_begin_below_zero(tmp_path):
+    ds = image(np.array([[-3, -2], [-1, 5]]), modality="CR", signed=True, VOILUTSequence=lut(0x10000 - 2, [7, 8, 9], 8))
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, [[7, 7], [8, 9]])
+
+
+def test_a_modality_table_comes_before_the_window(tmp_path):
+    ds = image(np.array([[0, 1], [2, 3]]), modality="CR", bits=8, ModalityLUTSequence=lut(0, [0, 100, 1000, 1001], 12), **window(1000, 3))
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint(np.array([[0, 0], [0.75, 1]]) * 65535))
+
+
+def test_tables_and_windows_read_alike_in_big_endian(tmp_path):
+    def ds() -> Dataset:
+        return film(VOILUTSequence=lut(0, list(range(4096)), 12))
+
+    swapped = ds()
+    swapped.VOILUTSequence[0].LUTData = np.arange(4096).astype(">u2").tobytes()
+    np.testing.assert_array_equal(loaded(as_syntax(swapped, ExplicitVRBigEndian), tmp_path / "a").pixels, loaded(ds(), tmp_path / "b").pixels)
+
+
+def test_eight_bits_stay_eight_bits(tmp_path):
+    shown = loaded(image(np.array([[0, 7], [128, 255]]), modality="US", bits=8), tmp_path).pixels
+    assert shown.dtype == np.uint8
+    np.testing.assert_array_equal(shown, [[0, 7], [128, 255]])
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black(photometric, tmp_path):
+    ds = film(PhotometricInterpretation=photometric, PixelPaddingValue=999, PixelPaddingRangeLimit=1001)
+    ds["PixelPaddingValue"].VR = ds["PixelPaddingRangeLimit"].VR = "US"
+    shown = loaded(ds, tmp_path).pixels
+    assert shown[0, 2] == shown[0, 3] == shown[1, 0] == 0 and shown[1, 1] > 0
+
+
+def test_ct_around_a_round_field_of_view_becomes_air(tmp_path):
+    ds = image(np.array([[-2000, -1024], [0, 60]]), modality="CT", signed=True, RescaleSlope=1, RescaleIntercept=-100)
+    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, [[-1024, -1024], [-100, -40]])
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}, "contradict each other"),
+        ({"PresentationLUTShape": "INVERSE"}, "contradict each other"),
+        (window(1000, 0), "window is impossible"),
+        (window(1000, 0.5), "window is impossible"),
+        (window(1000, -4, "LINEAR_EXACT"), "window is impossible"),
+        (window(1000, 4, "GAMMA"), "window is impossible"),
+        ({"VOILUTSequence": lut(0, [1, 2, 3], 8), "PixelData": bytes(16)}, "the same value"),
+        ({"VOILUTSequence": [changed(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[4, 0, 8])]}, "3 entries of the 4"),
+        ({"VOILUTSequence": [changed(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[3, 0, 0])]}, "impossible depth"),
+        ({"VOILUTSequence": [changed(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=None)]}, "no LUTDescriptor"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "slope is 0"),
+        ({"PixelRepresentation": 2}, "PixelRepresentation"),
+        ({"BitsAllocated": 12}, "12 bits a pixel"),
+        ({"Rows": 3}, "PixelData has 16 bytes"),
+    ],
+)  # fmt: skip
+def test_a_film_whose_shades_are_not_known_is_refused(header, why, tmp_path):
+    for table in header.get("VOILUTSequence", ()):
+        if "LUTDescriptor" in table:
+            table["LUTDescriptor"].VR = "US"
+    with pytest.raises(DataError, match=why):
+        loaded(film(**header), tmp_path)
+
+
+# --- what is refused unless it is wanted ---------------------------------------------------------------
+
+
+def test_raw_detector_values_and_runs_of_frames_have_to_be_wanted(tmp_path):
+    raw = save([film(PresentationIntentType="FOR PROCESSING")], tmp_path / "raw")[0]
+    run = save([image(np.arange(24).reshape(6, 4), modality="US", bits=8, NumberOfFrames=3, Rows=2)], tmp_path / "run")[0]
+    for path, concern in ((raw, "for_processing"), (run, "cine")):
+        with pytest.raises(DataError, match=rf"accept: \[{concern}\]"):
+            load_file(path)
+    assert load_file(raw, NAMED | {"for_processing"}).pixels.shape == (2, 4)
+    np.testing.assert_array_equal(load_file(run, NAMED | {"cine"}).pixels, np.arange(24).reshape(3, 2, 4))
+
+
+def test_of_a_named_file_derived_images_and_captures_are_taken(tmp_path):
+    capture = image(np.arange(16).reshape(4, 4), modality="OT", bits=8, Modality="", SOPClassUID=SECONDARY_CAPTURE, ImageType=["DERIVED", "SECONDARY"])
+    shown = loaded(capture, tmp_path)
+    assert (shown.modality, shown.unit) == ("OT", "display")
+    with pytest.raises(DataError, match="secondary capture"):
+        loaded(capture, tmp_path, accept=frozenset())
+
+
+def test_frames_of_ultrasound_with_places_are_not_taken_for_one_picture(tmp_path):
+    made = enhanced(slices(modality="MR", bits=16))
+    made.Modality = "US"
+    path = save([made], tmp_path)[0]
+    assert all(frame.concerns >= {"cine"} for frame in header_of(path).frames)
+
+
+def test_a_file_of_one_volume_is_a_volume_and_one_of_two_is_refused(tmp_path):
+    assert loaded(enhanced(slices()), tmp_path / "one").pixels.shape == (8, 20, 24)
+    two = slices(modality="MR") + slices(modality="MR", turn=(-90, 0, 0))
+    for part, k in zip(two, range(16), strict=True):
+        part.TemporalPositionIdentifier = 1 + k // 8
+    made = enhanced(two)
+    for group, part in zip(made.PerFrameFunctionalGroupsSequence, two, strict=True):
+        group.PlaneOrientationSequence = [changed(Dataset(), ImageOrientationPatient=part.ImageOrientationPatient)]
+    with pytest.raises(DataError, match="2 volumes"):
+        loaded(made, tmp_path / "two")
+
+
+def test_every_concern_says_what_it_is():
+    assert all(text and "\n" not in text for text in CONCERNS.values())
+
+
+# --- size in mm ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "spacing_mm"),
+    [
+        ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.3, 0.3]}, (0.2, 0.1)),
+        ({"ImagerPixelSpacing": [0.3, 0.4]}, (0.3, 0.4)),
+        ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.3, 0.4]}, (0.3, 0.4)),
+        ({"NominalScannedPixelSpacing": [0.5, 0.5]}, (0.5, 0.5)),
+        ({"PixelSpacing": [0, 0]}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_the_spacing_is_that_in_the_patient_before_that_at_the_detector(header, spacing_mm, tmp_path):
+    assert loaded(film(**header), tmp_path).spacing_mm == spacing_mm
+
+
+# --- colours -------------------------------------------------------------------------------------------
+
+
+def picture(**header: Any) -> Dataset:
+    return image(COLOURS, modality="US", **header)
+
+
+def test_rgb_reads_as_it_is_by_pixel_and_by_plane(tmp_path):
+    by_plane = picture(PlanarConfiguration=1, PixelData=np.moveaxis(COLOURS, -1, 0).astype(np.uint8).tobytes())
+    for ds in (picture(), by_plane, as_syntax(picture(), ExplicitVRBigEndian)):
+        shown = loaded(ds, tmp_path)
+        assert shown.unit == "display" and shown.pixels.dtype == np.uint8
+        np.testing.assert_array_equal(shown.pixels, COLOURS)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_compressed_rgb_reads_as_it_was(syntax, tmp_path):
+    np.testing.assert_array_equal(loaded(as_syntax(picture(), syntax), tmp_path).pixels, COLOURS)
+
+
+def to_ybr(rgb: np.ndarray) -> np.ndarray:
+    """PS3.3 C.7.6.3.1.2."""
+    matrix = np.array([[0.2990, 0.5870, 0.1140], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+    return np.clip(np.rint(rgb @ matrix.T + [0, 128, 128]), 0, 255).astype(np.uint8)
+
+
+def test_luminance_and_chrominance_become_rgb(tmp_path):
+    full = picture(PhotometricInterpretation="YBR_FULL", PixelData=to_ybr(COLOURS).tobytes())
+    assert np.abs(loaded(full, tmp_path).pixels.astype(int) - COLOURS).max() <= 2
+    pairs = np.repeat(COLOURS[:, ::2], 2, axis=1)
+    ybr = to_ybr(pairs)
+    halved = np.stack([ybr[:, ::2, 0], ybr[:, 1::2, 0], ybr[:, ::2, 1], ybr[:, ::2, 2]], axis=-1)
+    half = image(pairs, modality="US", PhotometricInterpretation="YBR_FULL_422", PixelData=halved.tobytes())
+    assert np.abs(loaded(half, tmp_path).pixels.astype(int) - pairs).max() <= 2
+
+
+def test_jpeg_as_it_is_written_in_practice_becomes_rgb(tmp_path):
+    smooth = np.stack(np.broadcast_arrays(np.linspace(20, 230, 48)[None], np.linspace(200, 40, 32)[:, None], 90.0), axis=-1).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(smooth).save(out, "JPEG", quality=95, subsampling=0)
+    ds = image(smooth, modality="US", PhotometricInterpretation="YBR_FULL_422")
+    ds.PixelData = encapsulate([out.getvalue()])
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    assert np.abs(loaded(ds, tmp_path).pixels.astype(int) - smooth).max() <= 6
+
+
+def palette(entries: np.ndarray, bits: int, **header: Any) -> Dataset:
+    """entries: [N, 3]."""
+    ds = image(np.arange(16).reshape(4, 4) % len(entries), modality="US", bits=8, PhotometricInterpretation="PALETTE COLOR", **header)
+    for i, name in enumerate(("Red", "Green", "Blue")):
+        setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [len(entries), 0, bits])
+        ds[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
+        setattr(ds, f"{name}PaletteColorLookupTableData", entries[:, i].astype("<u1" if bits == 8 else "<u2").tobytes())
+    return ds
+
+
+TABLE = np.array([[0, 10, 20], [255, 0, 3], [9, 200, 7], [1, 2, 99]])
+
+
+def test_palettes_of_8_and_16_bits_become_rgb(tmp_path):
+    expected = TABLE[np.arange(16).reshape(4, 4) % 4]
+    for ds in (palette(TABLE, 8), palette(TABLE * 257, 16), palette(TABLE, 16)):
+        np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, expected)
+
+
+def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
+    """Its own entries are all below 256; only the whole table tells that 16 bits are meant."""
+    ds = palette(np.array([[0, 0, 0], [200, 200, 200], [255, 100, 0], [65535, 65535, 65535]]), 16)
+    ds.PixelData = (np.arange(16) % 3).astype(np.uint8).tobytes()
+    with pytest.raises(DataError, match="the same value"):
+        loaded(ds, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ds", "why"),
+    [
+        (lambda: picture(BitsAllocated=16, BitsStored=16, PixelData=bytes(32 * 40 * 3 * 2)), "more than 8 bits"),
+        (lambda: picture(SamplesPerPixel=4, PhotometricInterpretation="ARGB"), "PhotometricInterpretation with 4 samples"),
+        (lambda: picture(PhotometricInterpretation="YBR_PARTIAL_420"), "PhotometricInterpretation with 3 samples"),
+        (lambda: picture(PhotometricInterpretation="MONOCHROME2"), "PhotometricInterpretation with 3 samples"),
+        (lambda: changed(palette(TABLE, 8), RedPaletteColorLookupTableData=b"\0\0"), "its palette is damaged"),
+        (lambda: changed(palette(TABLE, 8), BluePaletteColorLookupTableData=None), "its palette is damaged"),
+        (lambda: changed(palette(TABLE, 8), PixelRepresentation=1), "signed"),
+        (lambda: image(np.full((4, 4, 3), 8), modality="US"), "the same value"),
+    ],
+)  # fmt: skip
+def test_colours_without_an_exact_form_are_refused(ds, why, tmp_path):
+    with pytest.raises(DataError, match=why):
+        loaded(ds(), tmp_path)
+
+
+def test_a_jpeg_of_another_size_than_the_header_is_not_decoded(tmp_path):
+    out = io.BytesIO()
+    Image.new("L", (5000, 4000), 9).save(out, "JPEG")
+    ds = image(np.arange(16).reshape(4, 4), modality="US", bits=8, PixelData=encapsulate([out.getvalue()]))
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    with pytest.raises(DataError, match="another size than its header says"):
+        loaded(ds, tmp_path)
