@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, Literal
 
 import numpy as np
 
-from medvlm.archive.audit_near import nearest_within
+from medvlm.archive.audit_near import near_within
 from medvlm.archive.audit_picture import BITS
 from medvlm.archive.audit_scan import SPECIFIC_WORDS, AuditSet, Progress, Seen, scan
 from medvlm.archive.audit_terms import terms
@@ -61,7 +61,8 @@ def audit(sets: Sequence[AuditSet], against: Sequence[AuditSet] = (), progress: 
     benchmarks = [seen for benchmark in against for seen in scan(benchmark, progress)]
     texts = {text for seen in benchmarks for text, times in seen.texts.items() if times == 1}
     seen = [each for source in sets for each in scan(source, progress, texts)]
-    findings = [finding for left, right in _apart(seen, benchmarks) for finding in _between(left, right, right in benchmarks)]
+    findings = [f for left, right in _apart(seen) for f in _between(left, right, "shared")]
+    findings += [f for right in benchmarks for left in seen if left.split != "test" for f in _between(left, right, "benchmark")]
     findings += _unproven(sets, against, [*seen, *benchmarks])
     allowed, doubts = terms(sets, cards)
     findings += [Finding("terms", "warning", doubt) for doubt in doubts]
@@ -77,62 +78,65 @@ def _check_names(sets: Sequence[AuditSet], against: Sequence[AuditSet]) -> None:
         raise DataError(f"two data sets are called {twice[0]}; findings could not say which is meant: give one card another name and pack it again")
 
 
-def _apart(seen: list[Seen], benchmarks: list[Seen]) -> Iterator[tuple[Seen, Seen]]:
+def _apart(seen: list[Seen]) -> Iterator[tuple[Seen, Seen]]:
     """Pairs of splits that must share nothing; the one that is tested on, or held out for longer, comes second."""
     ordered = sorted(seen, key=lambda s: (_ORDER.get(s.split, 2), s.split == "test"))
-    yield from ((a, b) for a, b in combinations(ordered, 2) if a.split != b.split)
-    yield from ((a, b) for b in benchmarks for a in ordered if a.split != "test")
+    return ((a, b) for a, b in combinations(ordered, 2) if a.split != b.split)
 
 
-def _between(left: Seen, right: Seen, is_benchmark: bool) -> Iterator[Finding]:
-    kind, word = ("benchmark", "contamination: ") if is_benchmark else ("shared", "")
-    remedy = "leave them out of training" if is_benchmark else "keep each on one side"
-    across = left.source is not right.source
+def _between(left: Seen, right: Seen, kind: str) -> Iterator[Finding]:
+    """kind: `shared` by two sides, or of a `benchmark`, which right is."""
+    before = "contamination: " if kind == "benchmark" else ""
+    for what, severity, count, of, text, examples in (*_patients(left, right), *_images(left, right), *(_questions(left, right) if before else ())):
+        words = f"{before}{count} of the {of} {what.removeprefix('near_')} of {right} {text}; {_REMEDY[kind]}"
+        yield Finding(f"{kind}_{what}", severity, words, (str(left), str(right)), count, of, examples)
 
-    def finding(what: str, severity: Severity, count: int, of: int, text: str, examples: Iterable[tuple[str, str]] = ()) -> Finding:
-        return Finding(f"{kind}_{what}", severity, word + text, (str(left), str(right)), count, of, tuple(examples))
 
-    if comparable(left.source, right.source) == "":
-        patients = right.patients
-        if count := len(np.intersect1d(patients, left.patients, assume_unique=True)):
-            doubt = "; where their archives number patients independently, name patient_issuer in both cards" if across else ""
-            text = f"{count} of the {len(patients)} patients of {right} {_are(count)} also in {left}: {remedy}{doubt}"
-            yield finding("patients", "error", count, len(patients), text)
+_Overlap = tuple[str, Severity, int, int, str, tuple[tuple[str, str], ...]]
+_REMEDY = {"shared": "keep what belongs together on one side", "benchmark": "leave them out of training"}
+
+
+def _patients(left: Seen, right: Seen) -> Iterator[_Overlap]:
+    if comparable(left.source, right.source):
+        return
+    patients = right.patients
+    if shared := len(np.intersect1d(patients, left.patients, assume_unique=True)):
+        doubt = " (if their archives number patients independently, name patient_issuer in both cards)" if left.source is not right.source else ""
+        yield "patients", "error", shared, len(patients), f"are also in {left}{doubt}", ()
+
+
+def _images(left: Seen, right: Seen) -> Iterator[_Overlap]:
+    equal, near = _equal(left, right)
+    found, bits = near_within(right.near_N4[near], left.near_N4)
+    close = [i for i in np.argsort(bits, kind="stable").tolist() if found[i] >= 0]
     of = right.counts.images
-    same, near = _images(left, right)
-    if same:
-        text = f"{len(same)} of the {of} images of {right} {_are(len(same))} also in {left}, equal pixel by pixel{_example(left, right, same[0])}: {remedy}"
-        yield finding("images", "error", len(same), of, text, ((left.key(a), right.key(b)) for a, b, _ in same[:EXAMPLES]))
-    if near:
-        remedy = remedy.replace("them ", "").replace("each ", "")
-        text = f"{len(near)} of the {of} images of {right} nearly {'equals' if len(near) == 1 else 'equal'} one of {left}{_example(left, right, near[0])}: look at them, and {remedy} what is a copy"
-        yield finding("near_images", "warning", len(near), of, text, ((left.key(a), right.key(b)) for a, b, _ in near[:EXAMPLES]))
-    if is_benchmark and (found := [text for text in left.texts if right.texts.get(text) == 1]):
-        asked = sum(times == 1 for times in right.texts.values())
-        text = f"{len(found)} of the {asked} questions that {right} asks once, in {SPECIFIC_WORDS} words or more, {_are(len(found))} also asked in {left}"
-        yield finding("questions", "warning", len(found), asked, text)
+    if equal:
+        keys = _keys(left, right, equal)
+        yield "images", "error", len(equal), of, f"are also in {left}, pixel by pixel (sample {keys[0][1]} is {keys[0][0]} there)", keys
+    if close:
+        keys = _keys(left, right, [(int(found[i]), int(near[i])) for i in close])
+        text = f"nearly equal one of {left} (sample {keys[0][1]} and {keys[0][0]} differ in {bits[close[0]]} of {BITS} bits): look at them"
+        yield "near_images", "warning", len(close), of, text, keys
 
 
-def _images(left: Seen, right: Seen) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-    """(image of left, image of right, bits that differ) for equal ones, then for nearly equal others, the nearest first."""
+def _equal(left: Seen, right: Seen) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """(image of left, image of right) with the same pixels, and the other images of right."""
     known, first = np.unique(left.exact_N, return_index=True)
-    asked = right.exact_N
-    place = np.minimum(np.searchsorted(known, asked), max(len(known) - 1, 0))
-    equal = known[place] == asked if len(known) else np.zeros(len(asked), bool)
-    rest = np.flatnonzero(~equal)
-    nearest, bits = nearest_within(right.near_N4[rest], left.near_N4)
-    same = [(int(first[place[b]]), int(b), 0) for b in np.flatnonzero(equal)]
-    near = [(int(nearest[i]), int(rest[i]), int(bits[i])) for i in np.argsort(bits, kind="stable") if nearest[i] >= 0]
-    return same, near
+    place = np.searchsorted(known, right.exact_N)
+    found = np.append(known, 0)[place] == right.exact_N
+    found &= place < len(known)
+    return [(int(first[place[i]]), int(i)) for i in np.flatnonzero(found)], np.flatnonzero(~found)
 
 
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+def _questions(left: Seen, right: Seen) -> Iterator[_Overlap]:
+    once = sum(times == 1 for times in right.texts.values())
+    if found := sum(right.texts.get(text) == 1 for text in left.texts):
+        yield "questions", "warning", found, once, f"with {SPECIFIC_WORDS} words or more that it asks once are also asked in {left}", ()
 
 
-def _example(left: Seen, right: Seen, pair: tuple[int, int, int]) -> str:
-    differ = f", {pair[2]} of {BITS} bits differ" if pair[2] else ""
-    return f" (e.g. sample {right.key(pair[1])} and {left.key(pair[0])}{differ})"
+def _keys(left: Seen, right: Seen, pairs: Iterable[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
+    """Of the samples that the first of the pairs belong to."""
+    return tuple((left.key(a), right.key(b)) for a, b in islice(pairs, EXAMPLES))
 
 
 # --- what was not compared ------------------------------------------------------------------------

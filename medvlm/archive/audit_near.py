@@ -1,6 +1,7 @@
 """Which images of one set nearly equal one of another, without comparing all pairs.
 
-Axes: Q images that are asked for, S images that they are looked for in, P pairs; 4 words of 64 bits each.
+Axes: Q images that are asked for, S images that they are looked for in, A and K the different ones among them, P pairs; 4 words of
+64 bits each; B bands.
 """
 
 from __future__ import annotations
@@ -20,35 +21,43 @@ _PAIRS = 1 << 21
 """Pairs that are compared at a time: about 150 MB."""
 
 
-def nearest_within(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
-    """For each image asked for, the nearest stored one within `distance` and how many bits differ; -1 and 256 where there is none.
+def near_within(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
+    """For each image asked for, a stored one within `distance` and how many bits differ; -1 and 256 where there is none.
 
     Complete up to 31 bits: 31 differences cannot hit each of 16 bands of 16 bits twice, so one band is equal but for one bit at
     most, and all images of such a band are looked at. Above 31 it would find most, which is not what an audit promises.
+    The one that is named is the first that is found, not always the nearest.
     """
     assert distance < 2 * (256 // _BAND), distance
-    nearest, bits = np.full(len(query_Q4), -1, np.int64), np.full(len(query_Q4), 256, np.int64)
-    for query_P, stored_P in _candidates(query_Q4, stored_S4):
-        differ_P = np.bitwise_count(query_Q4[query_P] ^ stored_S4[stored_P]).sum(1, dtype=np.int64)
-        close = np.flatnonzero(differ_P <= distance)
-        # The nearest of each image last, then written over the others; of equally near ones the first stays.
-        order = close[np.lexsort((-stored_P[close], -differ_P[close]))]
-        better = order[differ_P[order] < bits[query_P[order]]]
-        nearest[query_P[better]], bits[query_P[better]] = stored_P[better], differ_P[better]
-    return nearest, bits
+    # Equal ones once: a thousand copies of one logo would cost a million comparisons in each band.
+    asked_A4, image_of = np.unique(query_Q4, axis=0, return_inverse=True)
+    known_K4, first_K = np.unique(stored_S4, axis=0, return_index=True)
+    found_A, bits_A = np.full(len(asked_A4), -1, np.int64), np.full(len(asked_A4), 256, np.int64)
+    asked_bands, bands = asked_A4.view(np.uint16), _Bands(known_K4)
+    for flip in _FLIPS:
+        for band in range(asked_bands.shape[1]):
+            open_A = np.flatnonzero(found_A < 0)
+            for ask_P, known_P in bands.candidates(band, asked_bands[open_A, band] ^ flip):
+                ask_P = open_A[ask_P]
+                differ_P = np.bitwise_count(asked_A4[ask_P] ^ known_K4[known_P]).sum(1, dtype=np.int64)
+                close = np.flatnonzero(differ_P <= distance)
+                close = close[np.lexsort((first_K[known_P[close]], differ_P[close]))][::-1]  # written last is what stays
+                found_A[ask_P[close]], bits_A[ask_P[close]] = first_K[known_P[close]], differ_P[close]
+    return found_A[image_of.ravel()], bits_A[image_of.ravel()]
 
 
-def _candidates(query_Q4: np.ndarray, stored_S4: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs that agree in 15 bits of some band, some of them several times."""
-    query_bands = np.ascontiguousarray(query_Q4).view(np.uint16)
-    stored_bands = np.ascontiguousarray(stored_S4).view(np.uint16)
-    for band in range(stored_bands.shape[1]):
-        codes = stored_bands[:, band]
-        order = np.argsort(codes, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=1 << _BAND))])
-        for flip in _FLIPS:
-            asked = (query_bands[:, band] ^ flip).astype(np.int64)
-            yield from _expanded(starts[asked], starts[asked + 1], order)
+class _Bands:
+    """For each band of 16 bits, the images in the order of their bits there. 8 bytes an image and band."""
+
+    def __init__(self, near_K4: np.ndarray) -> None:
+        codes_KB = near_K4.view(np.uint16)
+        self._order = [np.argsort(codes, kind="stable") for codes in codes_KB.T]
+        self._starts = [np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=1 << _BAND))]) for codes in codes_KB.T]
+
+    def candidates(self, band: int, codes_A: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(place in codes_A, image) of all that have these bits there."""
+        starts, codes = self._starts[band], codes_A.astype(np.int64)
+        yield from _expanded(starts[codes], starts[codes + 1], self._order[band])
 
 
 def _expanded(first_Q: np.ndarray, end_Q: np.ndarray, order_S: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
