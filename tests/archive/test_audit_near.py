@@ -47,7 +47,9 @@ def test_the_bits_are_those_of_the_256_lowest_waves_against_their_median():
     for i in range(10):
         means = np.asarray(Image.fromarray(picture(i).astype(np.float32)).resize((64, 64), Image.Resampling.BOX))
         waves = dctn(means.astype(float), type=2)[:16, :16]
-        bits = np.unpackbits(look(picture(i), 2).near.view(np.uint8)).reshape(16, 16)
+        near = look(picture(i), 2).near
+        assert near is not None
+        bits = np.unpackbits(near.view(np.uint8)).reshape(16, 16)
         rows = np.arange(16)
         expected = waves > np.median(waves)
         assert all((bits[band] == expected[rows, (band - rows) % 16]).all() for band in range(16))
