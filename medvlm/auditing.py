@@ -58,7 +58,7 @@ def _lines(found: Audited, findings: list[Finding]) -> list[str]:
         known = f"{patients} patients" if patients else "patients unknown"
         lines.append(f"{each}: {counts.samples} samples, {known}, {counts.images} images, {counts.tasks.total()} questions")
     lines += [f"{f.severity}: {f.text}" for f in findings]
-    if not any(f.between and f.count and f.severity != "note" for f in findings):
+    if all(f.severity == "note" or f.kind == "terms" for f in findings):
         lines.append("nothing is on two sides that could be compared")
     if terms := found.terms:
         lines.append(f"terms together: {licence_words(terms)} ({', '.join(terms['ids'])}); access: {terms['access']}; patient data: {terms['phi']}")

@@ -170,10 +170,9 @@ def _audit(args: argparse.Namespace) -> None:
 
 
 def _stats(args: argparse.Namespace) -> None:
-    from medvlm.io.shards import open_shards
     from medvlm.report.stats import write_stats
 
-    print(write_stats(open_shards(args.shards), args.to))
+    print(write_stats(args.shards, args.to))
 
 
 def _show(args: argparse.Namespace) -> None:

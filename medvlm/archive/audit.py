@@ -31,7 +31,7 @@ _ORDER = {"train": 0, "val": 1}
 
 @dataclass(frozen=True)
 class Finding:
-    """count of `of` things in between[1] are also in between[0]. examples: keys of samples, (in between[0], in between[1])."""
+    """count of `of` things in between[1] are also in between[0], where these are two splits; else between names data sets. examples: keys of samples, (in between[0], in between[1])."""
 
     kind: str
     severity: Severity
@@ -65,7 +65,7 @@ def audit(sets: Sequence[AuditSet], against: Sequence[AuditSet] = (), progress: 
     findings += [f for right in benchmarks for left in seen if left.split != "test" for f in _between(left, right, "benchmark")]
     findings += _unproven(sets, against, [*seen, *benchmarks])
     allowed, doubts = terms(sets, cards)
-    findings += [Finding("terms", "warning", doubt) for doubt in doubts]
+    findings += [Finding("terms", "warning", doubt, names) for names, doubt in doubts]
     return Audited(seen, benchmarks, sorted(findings, key=lambda f: ["error", "warning", "note"].index(f.severity)), allowed)
 
 

@@ -59,7 +59,7 @@ def _card(name: str, source: Record) -> Html:
         ("access", ACCESS.get(str(card.get("access")), str(card.get("access", "not stated")))),
         ("patient data", " \N{EM DASH} ".join(filter(None, [PHI.get(str(phi.get("status")), "not stated"), str(phi.get("note", ""))]))),
         ("patients", ": ".join(filter(None, [_patients(str(splits.get("by", "")), card), _by_split(source.get("patients"))]))),
-        ("audit", _audit(source.get("audit") or {})),
+        ("audit", audit_words(source.get("audit") or {})),
         ("media", ", ".join(card.get("media") or []) or None),
         ("intensities", card.get("units") or None),
         ("limits", card.get("limits") or None),
@@ -84,7 +84,7 @@ def _patients(by: str, card: Record) -> str:
     return "as the archive's own column splits them, not proven apart" if by == "column" else "not stated"
 
 
-def _audit(audit: Record) -> Child:
+def audit_words(audit: Record) -> Child:
     """What `medvlm data audit` found of this source when the run began."""
     if not audit:
         return "not audited"
