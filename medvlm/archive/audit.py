@@ -59,7 +59,7 @@ def audit(sets: Sequence[AuditSet], against: Sequence[AuditSet] = (), progress: 
     """
     _check_names(sets, against)
     benchmarks = [seen for benchmark in against for seen in scan(benchmark, progress)]
-    texts = {text for seen in benchmarks for text, times in seen.texts.items() if times == 1}
+    texts = {text for seen in benchmarks for text in seen.texts}
     seen = [each for source in sets for each in scan(source, progress, texts)]
     findings = [f for left, right in _apart(seen) for f in _between(left, right, "shared")]
     findings += [f for right in benchmarks for left in seen if left.split != "test" for f in _between(left, right, "benchmark")]

@@ -83,6 +83,13 @@ def test_one_salt_and_no_two_issuers_is_compared(tmp_path, issuers):
     assert [kind for kind, *_ in found(a, b)] == ["shared_patients"]
 
 
+def test_a_card_that_is_given_counts_in_place_of_the_copy_beside_the_shards(tmp_path):
+    a = shards(tmp_path / "a", [Row("train", SECRET, 1)], card("a", patient_issuer="St. A"))
+    b = shards(tmp_path / "b", [Row("test", SECRET, 2)], card("b"))
+    (note,) = notes(a, b, cards=[card("b", patient_issuer="St. B")])
+    assert "numbered by St. A and by St. B" in note
+
+
 def test_a_salt_of_a_file_counts_more_than_the_card(tmp_path):
     """Packing with a secret salt leaves its fingerprint in the receipt."""
     sets = []
@@ -183,9 +190,10 @@ def test_the_own_test_split_may_be_the_benchmark(tmp_path):
 
 
 def test_short_questions_and_those_of_a_template_prove_nothing(tmp_path):
-    asks = [("Is there a nodule?",), (LONG,), (LONG, "Where is the tip of the endotracheal tube in relation to the carina?")]
+    """Of the eight words of the first, two are articles."""
+    asks = [("Is there a mass in the right lung?",), (LONG,), (LONG, "Where is the tip of the endotracheal tube in relation to the carina?")]
     bench = shards(tmp_path / "bench", [Row("test", f"p{i}", 200 + i, a) for i, a in enumerate(asks)], card("bench"))
-    a = shards(tmp_path / "a", [*clean(), Row("train", "v", 90, (LONG,)), Row("train", "w", 91, ("Where is the tip of the tube?",))], card("a"))
+    a = shards(tmp_path / "a", [*clean(), Row("train", "v", 90, (LONG,)), Row("train", "w", 91, asks[0])], card("a"))
     assert found(a, against=[bench]) == []
     again = shards(tmp_path / "again", [Row("train", "v", 90, asks[2])], card("again"))
     assert found(again, against=[bench]) == [("benchmark_questions", "warning", ("again:train", "bench:test"), 1, 1)]
