@@ -76,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--workers", type=int, default=None, metavar="N", help="processes that decode (default: one for each processor)")
     pack.add_argument("--salt-file", type=Path, default=None, metavar="FILE", help="secret that patients and keys are hashed with; it stays out of the shards")
     pack.add_argument("--max-bad", type=float, default=0.01, help="share of bad samples that is put up with (default: 0.01)")
+    audit = _verb(data, "audit", _audit, "prove that no patient and no image is on two sides, and say what the licences allow together")
+    audit.add_argument("sets", nargs="+", metavar="CARD_OR_SHARDS", help="shards, a card, or CARD=ROOT")
+    audit.add_argument("--against", action="append", default=[], metavar="SHARDS[:SPLIT]", help="a benchmark that must not be trained on (default: its test split)")
+    audit.add_argument("--to", type=Path, default=None, metavar="FILE", help="the receipt (default: audit.json in each folder of shards)")
+    audit.add_argument("--strict", action="store_true", help="warnings (near duplicates, questions, terms in doubt) are errors")
+    stats = _verb(data, "stats", _stats, "a page with counts, sizes, intensities, answers and text lengths")
+    stats.add_argument("shards")
+    stats.add_argument("--to", type=Path, default=Path("stats.html"), metavar="FILE")
     show = _verb(data, "show", _show, "a page with samples, their boxes and questions")
     show.add_argument("shards")
     show.add_argument("--to", type=Path, default=Path("gallery.html"), metavar="FILE")
@@ -160,6 +168,18 @@ def _pack(args: argparse.Namespace) -> None:
         card = card.with_secret(read_salt(args.salt_file))
     receipt = pack(card, args.root, args.out, progress=print, max_bad=args.max_bad, workers=args.workers)
     print(f"{args.out}: {sum(receipt.samples.values())} samples ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined")
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from medvlm.auditing import run_audit
+
+    run_audit(args.sets, args.against, args.to, args.strict, print)
+
+
+def _stats(args: argparse.Namespace) -> None:
+    from medvlm.report.stats import write_stats
+
+    print(write_stats(args.shards, args.to))
 
 
 def _show(args: argparse.Namespace) -> None:

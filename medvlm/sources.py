@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from medvlm.archive.audit_receipt import AUDIT, audits_of
 from medvlm.archive.deal import read_salt
 from medvlm.archive.pack import card_hash, pack_once, read_receipt
 from medvlm.core.card import Card
@@ -21,11 +22,14 @@ TOKENIZER_SAMPLES = 20_000
 
 @dataclass(frozen=True)
 class OpenSource:
+    """audit: what the receipt of an audit beside the shards or in the run's folder says of it (see audits_of); empty where there is none."""
+
     name: str
     card: Card
     shards: ShardSet
     fold: int | None
     receipt: dict[str, Any]
+    audit: dict[str, Any] = field(default_factory=dict)
 
     def view(self, split: str, wants: Callable[[Entry], bool] | None = None) -> SourceView:
         """split: train, val or test."""
@@ -37,12 +41,13 @@ class OpenSource:
         return {
             "card": self.card.model_dump(mode="json", by_alias=True), "fingerprint": self.shards.fingerprint, "counts": counts,
             "patients": self.receipt.get("patients", {}), "quarantined": self.receipt.get("quarantined", 0), "fold": self.fold,
+            "audit": self.audit,
         }  # fmt: skip
 
 
 def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> dict[str, OpenSource]:
     """Every source of the recipe. What is not packed yet is packed into runs/shards/, once, whoever comes first."""
-    opened = {}
+    opened, places = {}, [runs / loaded.recipe.name / AUDIT]
     for name, source in loaded.recipe.data.items():
         card = loaded.cards[name]
         where: Path | str = source.shards
@@ -56,7 +61,11 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
         has_receipt = isinstance(where, Path) or Path(where).is_dir()
         receipt = asdict(read_receipt(Path(where))) if has_receipt and (Path(where) / RECEIPT).is_file() else {}
         opened[name] = OpenSource(name, card, shards, source.fold, receipt)
-    return opened
+        places.append((Path(where) if has_receipt else Path(where).parent) / AUDIT)
+    audits = audits_of({name: source.shards.fingerprint for name, source in opened.items()}, places)
+    for name in (name for name, audit in audits.items() if not audit["passed"]):
+        say(f"{name}: the audit of its shards failed, and the model card will say so (medvlm data audit)")
+    return {name: replace(source, audit=audits.get(name, {})) for name, source in opened.items()}
 
 
 def texts_of(sources: Mapping[str, OpenSource]) -> list[str]:

@@ -103,6 +103,7 @@ def _stage(
     meta = {
         "stage": config.name, "medvlm": __version__, "recipe": loaded.recipe_hash, "adapters": adapters and adapters.model_dump(mode="json"), "from": started,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
+        "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
     }  # fmt: skip
     fresh = loop.State(identity=identity, meta=meta)
     if engine.is_first:

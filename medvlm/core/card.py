@@ -83,6 +83,8 @@ class Card(Config):
     phi: Phi
     patient_key: str = ""
     """Which field of the archive identifies a patient; empty where there is none."""
+    patient_issuer: str = ""
+    """Who gave the patients their numbers, e.g. a hospital: between two that are named and differ, equal numbers mean nothing."""
     citation: str = ""
     homepage: str = ""
     media: tuple[str, ...]

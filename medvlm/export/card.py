@@ -23,6 +23,7 @@ class About:
     """What a card is made from.
 
     recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
+    audits: source -> what the audit of its shards found, where there was one.
     stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
     kind: llava, dual or custom. answers: whether it is a model that answers, or one that embeds.
     """
@@ -41,6 +42,7 @@ class About:
     version: str
     why_custom: str = ""
     parameters: Mapping[str, int] = field(default_factory=dict)
+    audits: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def model_card(about: About) -> str:
@@ -154,6 +156,7 @@ def _data(about: About) -> str:
     text = "## Training data\n\n" + table(["data set", "licence", "access", "patient data", "patients", "samples"], rows)
     cited = [f"- {card.name}: {card.citation.strip()}" for card in about.cards.values() if card.citation.strip()]
     terms = [f"- {card.name}: {card.terms.strip()}" for card in about.cards.values() if card.terms.strip()]
+    text += "\n\nAudit of the splits (`medvlm data audit`):\n\n" + "\n".join(f"- {card.name}: {_audited(about, source)}" for source, card in about.cards.items())
     return text + ("\n\nTerms:\n\n" + "\n".join(terms) if terms else "") + ("\n\nTo cite:\n\n" + "\n".join(cited) if cited else "")
 
 
@@ -165,6 +168,19 @@ def _patients(card: Card) -> str:
     if card.splits.by == "image":
         return "unknown: split by image, one patient may be in two splits, results may be too good"
     return "as the archive's own split has them, not proven apart"
+
+
+def _audited(about: About, source: str) -> str:
+    """What was proven of one source, or that nothing was; findings in the words of the audit."""
+    audit = about.audits.get(source)
+    if not audit:
+        return "not audited: that no patient and no image is on two sides was not checked"
+    others = [about.cards[name].name for name in audit["compared_with"] if name in about.cards]
+    compared = f", compared with {', '.join(others)}" if others else ""
+    benchmarks = f", and against {', '.join(audit['against'])}" if audit["against"] else ""
+    verdict = "**failed**" if not audit["passed"] else "passed"
+    findings = "".join(f"\n  - {finding['severity']}: {finding['text']}" for finding in audit["findings"])
+    return f"{verdict}{compared}{benchmarks} (receipt `{audit['hash'][:16]}`){findings}"
 
 
 def _licence(about: About) -> str:

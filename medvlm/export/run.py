@@ -172,6 +172,7 @@ def _about(run: RunFolder, trained: Trained, kind: str, reason: str, record: dic
         recipe=without_paths(trained.plain),
         cards=_learnt_from(trained),
         counts={name: source.get("counts") or {} for name, source in (lineage.get("sources") or {}).items()},
+        audits={name: source["audit"] for name, source in (lineage.get("sources") or {}).items() if source.get("audit")},
         stages={name: done for name, done in stages.items() if done},
         results=_results(run, trained),
         preprocess=trained.preprocess,

@@ -59,6 +59,7 @@ def _card(name: str, source: Record) -> Html:
         ("access", ACCESS.get(str(card.get("access")), str(card.get("access", "not stated")))),
         ("patient data", " \N{EM DASH} ".join(filter(None, [PHI.get(str(phi.get("status")), "not stated"), str(phi.get("note", ""))]))),
         ("patients", ": ".join(filter(None, [_patients(str(splits.get("by", "")), card), _by_split(source.get("patients"))]))),
+        ("audit", audit_words(source.get("audit") or {})),
         ("media", ", ".join(card.get("media") or []) or None),
         ("intensities", card.get("units") or None),
         ("limits", card.get("limits") or None),
@@ -81,6 +82,15 @@ def _patients(by: str, card: Record) -> str:
     if by == "image":
         return "unknown; split by image, so one patient may be in two splits"
     return "as the archive's own column splits them, not proven apart" if by == "column" else "not stated"
+
+
+def audit_words(audit: Record) -> Child:
+    """What `medvlm data audit` found of this source when the run began."""
+    if not audit:
+        return "not audited"
+    verdict = tag("span", "passed", class_="good") if audit.get("passed") else tag("span", "failed", class_="bad")
+    lines = (tag("p", f"{f.get('severity')}: {f.get('text')}", class_="small") for f in audit.get("findings") or [])
+    return tag("div", verdict, " ", tag("code", str(audit.get("hash", ""))[:16]), *lines)
 
 
 def lineage_section(run: RunRecord) -> Section | None:

@@ -87,6 +87,7 @@ figure { margin: 0; min-width: 0; } .curve svg[viewBox] { display: block; width:
 .curve .grid { stroke: var(--rule); } .curve .axis { stroke: var(--muted); }
 .curve polyline, .legend line { fill: none; stroke-width: 1.8; stroke-linejoin: round; pointer-events: none; stroke: currentColor; }
 .curve .raw { stroke-width: 1; opacity: .32; } .curve .joined { stroke-width: 1.2; opacity: .65; } .curve circle { fill: currentColor; }
+.curve .area { fill: currentColor; opacity: .16; stroke: none; }
 .hover { fill: transparent; } .hover:hover { fill: var(--ink); fill-opacity: .07; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 12px; color: var(--muted); font-size: 12.5px; } .legend b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .legend svg { vertical-align: -1px; margin-right: 4px; }

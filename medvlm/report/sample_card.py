@@ -1,0 +1,61 @@
+"""One sample as it is stored: its pictures with boxes drawn, what is known of them, its questions and answers."""
+
+from __future__ import annotations
+
+from medvlm.answers import boxes as box_text
+from medvlm.core.errors import DataError
+from medvlm.core.sample import BOXES_SLOT, Box, Medium, Question, Sample
+from medvlm.report.display import displayed
+from medvlm.report.images import Drawn, picture
+from medvlm.report.markup import Html, tag
+
+MANY = 3
+"""More boxes than these are folded away: their numbers say less than the picture."""
+
+
+def sample_card(sample: Sample, files: dict[str, bytes], labels: list[str], asked: bool = True) -> Html:
+    """labels: of boxes, each has the line of its place. asked: with questions and report, else with the picture and its facts alone."""
+    media = [_medium(sample, i, files, labels) for i in range(len(sample.media))]
+    fold = tag("details", tag("summary", "report"), tag("p", tag("bdi", sample.report), class_="report-text")) if asked and sample.report else None
+    concept = tag("p", tag("span", "concept ", class_="muted"), sample.concept, class_="small") if sample.concept else None
+    key = tag("p", tag("span", sample.split, class_="chip"), tag("code", sample.key, class_="muted"))
+    questions = [_question(q) for q in sample.questions] if asked else []
+    return tag("article", *(m[0] for m in media), tag("div", key, *(m[1] for m in media), *questions, concept, fold, class_="body"), class_="card")
+
+
+def _medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) -> tuple[Html, Html]:
+    """The picture and the line of facts under it. What cannot be decoded is said where the picture would be."""
+    medium = sample.media[i]
+    flat = i == 0 and len(medium.size) == 2
+    drawn = [Drawn(box, str(labels.index(label)), label) for label, box in marked(sample)] if flat else []
+    try:
+        if medium.member not in files:
+            raise DataError(f"{medium.member} is missing from the shard")
+        png, words = displayed(files[medium.member], medium, medium.member)
+    except DataError as reason:
+        return tag("p", f"\N{BALLOT X} cannot be shown: {reason}", class_="bad body"), _facts_of(medium, "")
+    frame = (float(medium.size[1]), float(medium.size[0])) if flat else None
+    return picture(png, f"{medium.kind} of sample {sample.key}", drawn, frame), _facts_of(medium, words)
+
+
+def marked(sample: Sample) -> list[tuple[str, Box]]:
+    """(label, box) of all questions. One that counts and one that locates carry the same boxes: each is there once."""
+    return list(dict.fromkeys((q.truth.label or "box", b) for q in sample.questions for b in q.truth.boxes))
+
+
+def _facts_of(medium: Medium, words: str) -> Html:
+    size = " \N{MULTIPLICATION SIGN} ".join(map(str, reversed(medium.size)))
+    spacing = " \N{MULTIPLICATION SIGN} ".join(f"{x:g}" for x in reversed(medium.spacing_mm)) + " mm" if medium.spacing_mm else "spacing unknown"
+    parts = [medium.kind, medium.modality, f"{size} {'voxels' if len(medium.size) == 3 else 'px'}", spacing, medium.unit, words]
+    return tag("p", " \N{MIDDLE DOT} ".join(p for p in parts if p), class_="muted small")
+
+
+def _question(question: Question) -> Html:
+    truth = question.truth
+    written = tag("bdi", truth.answer.replace(BOXES_SLOT, box_text.write(truth.boxes)))
+    folded = truth.answer == BOXES_SLOT and len(truth.boxes) > MANY
+    answer = tag("details", tag("summary", f"{len(truth.boxes)} boxes, drawn"), tag("p", written)) if folded else written
+    others = ", ".join(c for c in truth.choices if c != truth.answer)
+    rest = tag("span", f" \N{EM DASH} not {others}", class_="muted") if others else None
+    head = tag("p", tag("span", question.template, class_="muted verdicts"), tag("strong", question.text), class_="q")
+    return tag("div", head, tag("p", answer, rest), class_="qa")

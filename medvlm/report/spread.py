@@ -1,0 +1,74 @@
+"""How a data set is spread over splits, tasks and answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from medvlm.core.sample import Sample, Truth
+from medvlm.io.shards import ShardSet
+from medvlm.report import numbers
+from medvlm.report.bars import shares
+from medvlm.report.markup import Child, tag
+from medvlm.report.page import Section, section, table
+
+READ = 1000
+"""Samples that are read for the spread of answers; counts come from the index and cover all."""
+TEMPLATES = 12
+
+Place = tuple[str, int]
+
+
+def spread(places: list[Place], most: int) -> list[Place]:
+    """At most that many, at equal distances, the first among them."""
+    return [places[i * len(places) // most] for i in range(most)] if len(places) > most else places
+
+
+def counts_section(shards: ShardSet, splits: Sequence[str]) -> Section:
+    """From the index alone, over every sample."""
+    asked: dict[str, Counter[str]] = {}
+    reports: Counter[str] = Counter()
+    for split in splits:
+        asked[split] = Counter()
+        for i in range(shards.count(split)):
+            entry = shards.entry(split, i)
+            asked[split].update(entry.tasks)
+            reports[split] += entry.has_report
+    tasks = sorted({t for c in asked.values() for t in c})
+    rows: list[list[Child]] = [
+        [split, numbers.whole(shards.count(split)), numbers.whole(reports[split]), *(numbers.whole(asked[split][t]) for t in tasks)] for split in splits
+    ]
+    if len(rows) > 1:
+        sums = [sum(map(shards.count, splits)), reports.total(), *(sum(asked[s][t] for s in splits) for t in tasks)]
+        rows.append(["all", *(tag("strong", numbers.whole(n)) for n in sums)])
+    columns = ["split", "samples", "with report", *(f"{t} questions" for t in tasks)]
+    return section("What is in it", "counts", table("Samples, reports and questions by split", columns, rows, set(range(1, len(columns)))))
+
+
+def answers_section(samples: list[Sample], total: int) -> Section | None:
+    """How the true answers are spread, but for those of free reports: where one of them is common, a model can be right without looking."""
+    spread: dict[str, Counter[str]] = {}
+    for sample in samples:
+        for question in (q for q in sample.questions if q.truth.task != "report"):
+            spread.setdefault(question.template, Counter())[_short_answer(question.truth)] += 1
+    if not spread:
+        return None
+    ordered = sorted(spread, key=lambda t: (-spread[t].total(), t))
+    tiles = []
+    for template in ordered[:TEMPLATES]:
+        n = spread[template].total()
+        title = tag("h3", template, tag("span", f" {numbers.whole(n)} questions", class_="muted small"))
+        tiles.append(tag("div", title, shares(spread[template]), class_="tile"))
+    counted = "all samples" if total == len(samples) else f"{numbers.whole(len(samples))} of {numbers.whole(total)} samples, at equal distances"
+    rest = f" The {TEMPLATES} commonest of {len(ordered)} question templates are shown." if len(ordered) > TEMPLATES else ""
+    about = (
+        f"The true answers by question template, counted over {counted}. The longest bar is what one constant answer gets right without looking "
+        f"(for boxes: how many there are).{rest}"
+    )
+    return section("Answers", "answers", tag("div", *tiles, class_="tiles"), about=about)
+
+
+def _short_answer(truth: Truth) -> str:
+    if truth.task == "boxes":
+        return f"{len(truth.boxes)} {'box' if len(truth.boxes) == 1 else 'boxes'}"
+    return truth.answer if len(truth.answer) <= 60 else truth.answer[:57] + "\N{HORIZONTAL ELLIPSIS}"
