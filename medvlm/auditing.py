@@ -21,10 +21,11 @@ from medvlm.report.provenance import licence_words
 Say = Callable[[str], None]
 
 
-def run_audit(words: Sequence[str], against: Sequence[str], to: Path | None, strict: bool, say: Say) -> None:
+def run_audit(words: Sequence[str], against: Sequence[str], to: Path | None, strict: bool, say: Say, secret: str = "") -> None:
     """words: shards (a folder, a tar, a pattern), a card, or CARD=ROOT for an archive that is packed for this audit only.
     A card alone stands in for the copy beside shards of its name; without such shards its terms count and nothing else.
     against: the same, with :SPLIT for one split; without it a benchmark's `test`, or all of one that has none.
+    secret: the salt of those that are packed here.
 
     The receipt goes to `to`, or as audit.json into each folder of shards that can be written. Raises DataError after all
     findings were said and written when one of them is an error, or, where `strict`, a warning.
@@ -32,12 +33,12 @@ def run_audit(words: Sequence[str], against: Sequence[str], to: Path | None, str
     with ExitStack() as stack:
         alone = [_card(word) for word in words if _is_card(word) and not _needs_packing(word)]
         cards = {card.name: card for card in alone}
-        opened = [(word, _open(word, cards, (), stack, say)) for word in words if not _is_card(word) or _needs_packing(word)]
+        opened = [(word, _open(word, cards, (), stack, say, secret)) for word in words if not _is_card(word) or _needs_packing(word)]
         sets = [each for _, each in opened]
         for card in alone:
             if card.name not in {each.name for each in sets}:
                 say(f"note: {card.name}: only its card was given: its terms count, no sample of it was looked at")
-        benchmarks = [_benchmark(word, cards, stack, say) for word in against]
+        benchmarks = [_benchmark(word, cards, stack, say, secret) for word in against]
         found = audit(sets, benchmarks, say, alone)
     findings = [made_strict(f) if strict else f for f in found.findings]
     for line in _lines(found, findings):
@@ -81,22 +82,23 @@ def _card(word: str) -> Card:
     return load_card(found, name)
 
 
-def _open(word: str, cards: dict[str, Card], splits: tuple[str, ...], stack: ExitStack, say: Say) -> AuditSet:
+def _open(word: str, cards: dict[str, Card], splits: tuple[str, ...], stack: ExitStack, say: Say, secret: str) -> AuditSet:
     if not _is_card(word):
         return open_set(word, cards, splits)
     if not _needs_packing(word):
         raise DataError(f"{word}: a card alone holds no samples; write {word}=ROOT, or pack it and give its shards")
     root = word.partition("=")[2]
     out = Path(stack.enter_context(TemporaryDirectory(prefix="medvlm-audit-"))) / "shards"
-    pack(_card(word), Path(root) if root else None, out, progress=say)
+    card = _card(word)
+    pack(card.with_secret(secret) if secret else card, Path(root) if root else None, out, progress=say)
     return open_set(out, cards, splits)
 
 
-def _benchmark(word: str, cards: dict[str, Card], stack: ExitStack, say: Say) -> AuditSet:
+def _benchmark(word: str, cards: dict[str, Card], stack: ExitStack, say: Say, secret: str) -> AuditSet:
     where, _, split = word.rpartition(":")
     if not where or not split.isalnum():
         where, split = word, ""
-    opened = _open(where, cards, (split,) if split else (), stack, say)
+    opened = _open(where, cards, (split,) if split else (), stack, say, secret)
     if not split and "test" in opened.splits:
         return AuditSet(opened.name, opened.shards, opened.card, opened.salt, ("test",))
     return opened

@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     audit = _verb(data, "audit", _audit, "prove that no patient and no image is on two sides, and say what the licences allow together")
     audit.add_argument("sets", nargs="+", metavar="CARD_OR_SHARDS", help="shards, a card, or CARD=ROOT")
     audit.add_argument("--against", action="append", default=[], metavar="SHARDS[:SPLIT]", help="a benchmark that must not be trained on (default: its test split)")
+    audit.add_argument("--salt-file", type=Path, default=None, metavar="FILE", help="secret that the archives of CARD=ROOT are hashed with, as in pack")
     audit.add_argument("--to", type=Path, default=None, metavar="FILE", help="the receipt (default: audit.json in each folder of shards)")
     audit.add_argument("--strict", action="store_true", help="warnings (near duplicates, questions, terms in doubt) are errors")
     stats = _verb(data, "stats", _stats, "a page with counts, sizes, intensities, answers and text lengths")
@@ -171,9 +172,10 @@ def _pack(args: argparse.Namespace) -> None:
 
 
 def _audit(args: argparse.Namespace) -> None:
+    from medvlm.archive.deal import read_salt
     from medvlm.auditing import run_audit
 
-    run_audit(args.sets, args.against, args.to, args.strict, print)
+    run_audit(args.sets, args.against, args.to, args.strict, print, read_salt(args.salt_file) if args.salt_file else "")
 
 
 def _stats(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
@@ -11,12 +11,13 @@ from stat import S_ISREG
 import numpy as np
 
 from medvlm.archive.deal import keyed, split_of
-from medvlm.core.card import Card
+from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Medium, Sample, Unit
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, suffix_of
 from medvlm.io.phi import text as phi
+from medvlm.io.phi.header import gated
 from medvlm.io.shard_index import Facts, facts_of
 from medvlm.io.shards import json_of
 from medvlm.io.strip import bare, orientation, upright
@@ -55,7 +56,7 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
         stem = medium.member.partition(".")[0]
         if not (stem.isascii() and stem.isalnum()):
             raise DataError("a medium whose name is not of letters and digits, as 0 or 0.png")
-        suffix, data, found = to_store(raw.files[medium.member], medium.member)
+        suffix, data, found = to_store(raw.files[medium.member], medium.member, card.phi.checked)
         name = f"{stem}.{suffix}"
         described = _described(replace(medium, member=name), found)
         size = _size(found.pixels, described.unit)
@@ -71,10 +72,13 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
     return stored, files
 
 
-def to_store(value: Path | bytes | np.ndarray | Callable[[], Decoded], member: str) -> tuple[str, bytes, Decoded]:
-    """Suffix, bytes and what they hold. Files keep their compressed pixels, unless EXIF turns the image: then it is stored upright, as PNG."""
+def to_store(value: Path | bytes | np.ndarray | Callable[..., Decoded], member: str, checked: Collection[Checked] = ()) -> tuple[str, bytes, Decoded]:
+    """Suffix, bytes and what they hold. Files keep their compressed pixels, unless EXIF turns the image: then it is stored upright, as PNG.
+
+    checked: what the card says that people have looked at in headers (phi.checked).
+    """
     if callable(value):
-        found = value()
+        found = gated(value, checked)()
         if found.pixels.dtype not in DTYPES:
             raise DataError(f"{member}: pixels of type {found.pixels.dtype}; expected one of {', '.join(map(str, DTYPES))}")
         return *_as_array(found.pixels, member), found

@@ -29,7 +29,8 @@ class RawSample:
 
     files: medium's member -> the path of a file, the bytes of one, the array to be stored, or a callable without arguments
     that gives a Decoded (a functools.partial over a module's function: packing calls it in a child process, with a limit on
-    memory and time). PNG and JPEG are stored as they are, uint8 and uint16 images as PNG, other arrays as .npy.
+    memory and time, and where the function has a parameter `gate`, with what the header of its file must pass, see
+    io/phi/header). PNG and JPEG are stored as they are, uint8 and uint16 images as PNG, other arrays as .npy.
     where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when packing
     finds the sample to be bad.
     """

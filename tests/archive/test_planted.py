@@ -29,8 +29,10 @@ from PIL import Image, PngImagePlugin
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from medvlm.archive.pack import pack as pack_archive
 from medvlm.archive.readers.dicom_tree import Config, read
 from medvlm.cli import main
+from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.io.images import encode_png
@@ -448,3 +450,25 @@ def test_what_a_nifti_header_holds_is_refused(tmp_path, field, value):
     with pytest.raises(DataError, match=field) as refused:
         check(nibabel.load(tmp_path / "a.nii").header)
     assert traces(value, str(refused.value).encode()) == []
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_packing_asks_the_gate_and_the_card_may_answer_it(tmp_path, kind):
+    (root := tmp_path / "root").mkdir()
+    if kind == "dicom":
+        spoilt = clean(Modality="CR", SOPClassUID="1.2.840.10008.5.1.4.1.1.1", InstitutionName="Zqclinic")
+        written(spoilt, root / "a.dcm")
+        reader, word, found = {"kind": "dicom_tree", "media": [{"kind": "film", "modality": ["CR"]}]}, "institution", "InstitutionName"
+    else:
+        image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.eye(4))
+        image.header["descrip"] = "Zqdoe"
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, root / "a.nii")
+        reader, word, found = {"kind": "folder", "images": r".*\.nii", "medium": "film"}, "descriptions", "descrip"
+    about = {"name": "a", "title": "a", "summary": "Made.", "licence": {"id": "MIT", "commercial": True}, "access": "open", "media": ["film"], "splits": {"by": "image"}, "reader": reader}
+    closed, opened = (Card.model_validate({**about, "phi": {"status": "none", "note": "made", "checked": checked}}) for checked in ((), (word,)))
+    with pytest.raises(DataError, match=f"1 of 1 samples are bad.* its header may identify a person: {found}"):
+        pack_archive(closed, root, tmp_path / "none", workers=1)
+    receipt = pack_archive(opened, root, tmp_path / "shards", workers=1)
+    assert (sum(receipt.samples.values()), receipt.quarantined) == (1, 0)
+    assert not any(b"Zq" in path.read_bytes() for path in (tmp_path / "shards").iterdir())
