@@ -51,8 +51,10 @@ class Muon(torch.optim.AdamW):
         """Nesterov's: the gradient, moved towards the momentum that already holds it."""
         grad, state = parameter.grad, self.state[parameter]
         assert grad is not None
-        momentum = state.setdefault("momentum", torch.zeros_like(parameter)).lerp_(grad, 1 - MOMENTUM)
-        return grad.lerp(momentum, MOMENTUM)
+        if not state:
+            state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
+        state["step"] += 1  # AdamW looks for it in every state that it is given back
+        return grad.lerp(state["momentum"].lerp_(grad, 1 - MOMENTUM), MOMENTUM)
 
 
 def _shared(matrices_NAB: torch.Tensor) -> torch.Tensor:
