@@ -45,20 +45,23 @@ def main() -> None:
         policy = {**reinforced, "name": f"reason_{seed}", "steps": steps}
         scores["grpo"].append(_scores(args.run, resolved, [*before, policy], f"grpo_{seed}"))
         scores["supervised"].append(_scores(args.run, resolved, [*before, more], f"more_{seed}"))
-    clusters = [c for c, _ in scores["instruct"][0]]
+    clusters, tasks = ([line[key] for line in scores["instruct"][0]] for key in ("cluster", "task"))
     result = {"benchmark": "rl_helps", "steps": steps, "seeds": args.seeds, "questions": len(clusters), "patients": len(set(clusters))}
     for arm, runs in scores.items():
-        result[arm] = [round(float(np.mean([s for _, s in run])), 4) for run in runs]
+        result[arm] = [round(float(np.mean([line["score"] for line in run])), 4) for run in runs]
     for against in ("instruct", "supervised"):
         # Per question: the mean over seeds of the paired difference.
-        gaps = np.mean([[a - b for (_, a), (_, b) in zip(x, y, strict=True)] for x, y in zip(scores["grpo"], scores[against], strict=True)], axis=0)
-        items = np.stack([gaps, np.ones_like(gaps)], axis=1)
-        result[f"grpo_minus_{against}"] = {"difference": round(float(gaps.mean()), 4), "ci": [round(x, 4) for x in interval(resampled(items, clusters, mean, 2000))]}
+        gaps = np.mean([[a["score"] - b["score"] for a, b in zip(x, y, strict=True)] for x, y in zip(scores["grpo"], scores[against], strict=True)], axis=0)
+        for task in ("", *sorted(set(tasks))):
+            chosen = [i for i, each in enumerate(tasks) if task in ("", each)]
+            items = np.stack([gaps[chosen], np.ones(len(chosen))], axis=1)
+            ci = interval(resampled(items, [clusters[i] for i in chosen], mean, 2000))
+            result[f"grpo_minus_{against}{task and f':{task}'}"] = {"difference": round(float(gaps[chosen].mean()), 4), "ci": [round(x, 4) for x in ci], "n": len(chosen)}
     print(json.dumps(result))
 
 
-def _scores(origin: Path, resolved: dict, stages: list[dict], arm: str) -> list[tuple[int, float]]:
-    """(patient, score) of every held-out question, in the order of the shards."""
+def _scores(origin: Path, resolved: dict, stages: list[dict], arm: str) -> list[dict]:
+    """Every held-out question with its patient (`cluster`), task and score, in the order of the shards."""
     runs = origin.parent
     name = f"{resolved['name']}-rl-{arm}"
     target = runs / name
@@ -76,8 +79,7 @@ def _scores(origin: Path, resolved: dict, stages: list[dict], arm: str) -> list[
         path.write_text(yaml.safe_dump(recipe))
         train(load(path), runs)
     evaluate(target)
-    lines = [json.loads(line) for line in RunFolder(target).answers.read_text().splitlines()]
-    return [(line["cluster"], line["score"]) for line in lines]
+    return [json.loads(line) for line in RunFolder(target).answers.read_text().splitlines()]
 
 
 if __name__ == "__main__":

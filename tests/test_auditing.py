@@ -98,13 +98,13 @@ def test_an_archive_that_not_everybody_may_have_is_packed_with_a_secret(tmp_path
     a = shards(tmp_path / "a", ROWS, card("a"))
     (tmp_path / "salt").write_text("0123456789abcdef\n")
     (tmp_path / "t.csv").write_text("f,r\n0,clear lungs\n")
-    about = card("raw", media=[], access="credentialed", splits={"by": "image"}, reader={"kind": "table", "file": "t.csv", "key": "{f}", "report": "{r}"})
+    about = card("raw", media=[], access="credentialed", splits={"by": "image"}, reader={"kind": "table", "file": "t.csv", "key": "{f}", "patient": "{f}", "report": "{r}"})
     (tmp_path / "raw.yaml").write_text(yaml.safe_dump(about.model_dump(mode="json", by_alias=True)))
     words = (a, f"{tmp_path / 'raw.yaml'}={tmp_path}")
     code, _, err = run(capsys, *words)
     assert code == EXIT_USER and "--salt-file" in err
     code, out, _ = run(capsys, *words, "--salt-file", tmp_path / "salt")
-    assert code == EXIT_DONE and "patients of a and raw were not compared" in out, out
+    assert code == EXIT_DONE and "patients of a and raw were not compared: their patients were hashed with different salts" in out, out
 
 
 # --- who reads the receipt ------------------------------------------------------------------------

@@ -40,7 +40,7 @@ TOWER = {"kind": "transformers", "config": {"model_type": "siglip_vision_model",
 LANGUAGE = {"model_type": "qwen2", **SMALL, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 512}
 PAIR = {
     "name": "pair", "kind": "contrastive", "mix": {"films": 1}, "trains": ["encoders", "text", "heads"], "width": 8, "steps": STEPS, "batch": 8, "save_every": SAVE_EVERY,
-    "text": {"kind": "transformers", "config": {"model_type": "bert", **SMALL, "num_hidden_layers": 1}}, "loss": {"kind": "siglip"}, "optim": {"lr": 1.0e-3},
+    "text": {"kind": "transformers", "config": {"model_type": "bert", **SMALL, "num_hidden_layers": 1}}, "loss": {"kind": "siglip"}, "optim": {"kind": "muon", "lr": 1.0e-3},
 }  # fmt: skip
 INSTRUCT = {
     "name": "instruct", "kind": "supervised", "mix": {"films": 1}, "trains": ["connectors", "lora"], "lora": {"rank": 2, "alpha": 4, "dropout": 0.3},

@@ -58,7 +58,7 @@ caption span { display: inline-block; max-width: min(100%, calc(100vw - 64px)); 
  .scroll + .scroll { margin-top: 26px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--muted); font-size: 13px; padding-bottom: 8px; caption-side: top; }
-th, td { padding: 7px 22px 7px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
+th, td { padding: 7px 16px 7px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; color: var(--muted); font-size: 12.5px; white-space: nowrap; vertical-align: bottom; } tbody th { color: var(--ink); font-size: 14px; vertical-align: top; }
 tr:last-child > * { border-bottom: 0; } tr > :last-child { padding-right: 0; }
 .num { text-align: right; white-space: nowrap; } .nowrap { white-space: nowrap; }

@@ -102,7 +102,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ra
         tensors: dict[str, Any] = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
         # A parameter that never got a gradient (SigLIP's head below a language model) has no optimiser state, and gets none here.
         states = tensors["optim"]["state"]
-        tensors["optim"]["state"] = {name: state for name, state in states.items() if all(f"optim.state.{name}.{key}" in stored for key in state)}
+        tensors["optim"]["state"] = {name: state for name, state in states.items() if f"optim.state.{name}.step" in stored}
         dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
         set_model_state_dict(model, tensors["model"])
         set_optimizer_state_dict(model, optimizer, tensors["optim"], options=StateDictOptions(strict=False))

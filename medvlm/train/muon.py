@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.functional import pad
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Of the Newton-Schulz iteration: singular values end in [0.7, 1.2], which five rounds reach from 1e-3."""
@@ -40,7 +42,7 @@ class Muon(torch.optim.AdamW):
             if parameter.grad is not None:
                 by_shape.setdefault(parameter.flatten(1).shape, []).append(parameter)
         for shape, parameters in by_shape.items():
-            for parameter, change in zip(parameters, orthogonal(torch.stack([self._lookahead(p).flatten(1) for p in parameters])), strict=True):
+            for parameter, change in zip(parameters, _shared(torch.stack([self._lookahead(p).flatten(1) for p in parameters])), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(change.reshape(parameter.shape), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
                 parameter.grad = None
@@ -49,8 +51,21 @@ class Muon(torch.optim.AdamW):
         """Nesterov's: the gradient, moved towards the momentum that already holds it."""
         grad, state = parameter.grad, self.state[parameter]
         assert grad is not None
-        momentum = state.setdefault("momentum", torch.zeros_like(parameter)).lerp_(grad, 1 - MOMENTUM)
-        return grad.lerp(momentum, MOMENTUM)
+        if not state:
+            state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
+        state["step"] += 1  # AdamW looks for it in every state that it is given back
+        return grad.lerp(state["momentum"].lerp_(grad, 1 - MOMENTUM), MOMENTUM)
+
+
+def _shared(matrices_NAB: torch.Tensor) -> torch.Tensor:
+    """orthogonal() of them all. They are alike on every rank, so each turns its share and hands it to the others."""
+    if not dist.is_initialized():
+        return orthogonal(matrices_NAB)
+    share = -(-len(matrices_NAB) // dist.get_world_size())
+    own = matrices_NAB[dist.get_rank() * share :][:share]
+    turned = [matrices_NAB.new_empty(share, *matrices_NAB.shape[1:]) for _ in range(dist.get_world_size())]
+    dist.all_gather(turned, orthogonal(pad(own, (0, 0, 0, 0, 0, share - len(own)))))
+    return torch.cat(turned)[: len(matrices_NAB)]
 
 
 def orthogonal(matrices_NAB: torch.Tensor) -> torch.Tensor:
