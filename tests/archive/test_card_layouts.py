@@ -66,7 +66,7 @@ class Made:
 class Packed(Made):
     def __init__(self, name: str, tmp: Path) -> None:
         super().__init__(name, tmp)
-        self.receipt: PackReceipt = pack(self.card.with_secret("a secret for a made copy"), self.root, self.out)
+        self.receipt: PackReceipt = pack(self.card.with_secret("a secret for a made copy"), self.root, self.out, workers=1)
         shards = open_shards(self.out)
         self.all: list[tuple[Sample, Any]] = [shards.read(split, i) for split in shards.splits for i in range(shards.count(split))]
         self.samples = [sample for sample, _ in self.all]

@@ -80,7 +80,7 @@ def wheel() -> str | None:
     return str(dcm2niix.bin)
 
 
-@pytest.fixture(params=["wheel", "installed"])
+@pytest.fixture(params=[pytest.param("wheel", marks=pytest.mark.slow), "installed"])
 def convert(request, real_data, tmp_path):
     """A folder -> the images that dcm2niix makes of it: values [i, j, k, t] and affine."""
     binary = wheel() if request.param == "wheel" else shutil.which("dcm2niix", path="/usr/local/bin:/usr/bin")

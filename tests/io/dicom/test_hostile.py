@@ -56,7 +56,7 @@ def made(kind: str) -> Iterator[tuple[str, bytes]]:
             yield from nests()
 
 
-@pytest.mark.parametrize(("kind", "least"), [("cut", 200), ("mislaid", 80), ("lies", 50), ("streams", 25), ("nests", 13)])
+@pytest.mark.parametrize(("kind", "least"), [("cut", 200), ("mislaid", 80), ("lies", 50), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("streams", 25), ("nests", 13)))])
 def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
     files = [("good", written(good())), *made(kind)]
     paths = [tmp_path / f"{i:04d}" for i in range(len(files))]
