@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,6 @@ from typing import Literal
 from medvlm.archive.records import NAMES_FIRST, Format, cell_text, format_of, records
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError, did_you_mean
-
-_COLUMN = re.compile(r"\{([^{}]+)\}")
-
-
-def columns_in(template: str) -> set[str]:
-    """`{a} and {b}` -> a, b."""
-    return set(_COLUMN.findall(template))
 
 
 class ReportTable(Config):

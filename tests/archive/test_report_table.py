@@ -2,7 +2,7 @@
 
 import pytest
 
-from medvlm.archive.report_table import ReportTable, columns_in
+from medvlm.archive.report_table import ReportTable
 from medvlm.core.errors import DataError
 
 TABLE = "study,findings,impression\n1.2,Clear lungs.,Normal.\n1.3,,Effusion.\n"
@@ -14,7 +14,7 @@ def table(root, text=TABLE):
 
 
 def test_a_row_is_found_by_the_identifier_that_the_table_holds(tmp_path):
-    reports = table(tmp_path).load(tmp_path, columns_in("{findings} {impression}"))
+    reports = table(tmp_path).load(tmp_path, {"findings", "impression"})
     assert reports.find({"StudyInstanceUID": "1.2", "PatientID": "1.3"}) == {"study": "1.2", "findings": "Clear lungs.", "impression": "Normal."}
     assert reports.find({"StudyInstanceUID": "1.4", "PatientID": "1.2"}) is None
     assert reports.empty == {"findings": "", "impression": ""}

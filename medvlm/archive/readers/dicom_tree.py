@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.columns import filled
-from medvlm.archive.report_table import Reports, ReportTable, columns_in
+from medvlm.archive.columns import columns_in, filled
+from medvlm.archive.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
@@ -198,9 +198,9 @@ def _terms(header: Header) -> dict[str, str]:
 
 def _reports(config: Config, root: Path) -> Reports:
     """Raises DataError for templates with names that are not there."""
-    if unknown := sorted(columns_in(config.patient) - set(IDENTIFIERS)):
+    if unknown := sorted(set(columns_in(config.patient)) - set(IDENTIFIERS)):
         raise DataError(f"reader.patient: {unknown[0]!r} cannot find patients; expected some of {', '.join(IDENTIFIERS)}")
-    columns = columns_in(config.report) - set(ATTRIBUTES)
+    columns = set(columns_in(config.report)) - set(ATTRIBUTES)
     if config.reports:
         return config.reports.load(root, columns)
     if columns:
