@@ -46,14 +46,14 @@ def _ranks() -> int:
     """Processes to train with: one a GPU, else one a core: on small networks two do 1.8 times the work of one, two threads 1.3 times."""
     import torch
 
-    there = torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    there = torch.cuda.device_count() or os.cpu_count() or 1
     return max(n for n in (1, 2, MAX_RANKS) if n <= there)
 
 
 def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
     command = [sys.executable, *launch, "-m", "medvlm", "train", RECIPE, "--runs", str(runs), *overrides]
-    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    threads = max(1, (os.cpu_count() or 1) // ranks)
     quiet = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     if subprocess.run(command, check=False, env={**quiet, **os.environ}).returncode:
         status = json.loads(run.status.read_text())["status"] if run.status.exists() else ""
