@@ -43,7 +43,7 @@ def demo(runs: Path, overrides: Sequence[str] = ()) -> None:
 
 
 def _ranks() -> int:
-    """Processes to train with: one a GPU, else one a core: on small networks two do 1.8 times the work of one, two threads 1.3 times."""
+    """Processes to train with: one a GPU, else one a core: a second thread adds little to networks as small as these."""
     import torch
 
     there = torch.cuda.device_count() or os.cpu_count() or 1
