@@ -17,6 +17,7 @@ from medvlm import cli
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint, loop
+from medvlm.train.engine import Engine
 from medvlm.train.log import Log
 from medvlm.train.proof import Proof
 from tests.tiny_run import INSTRUCT, LANGUAGE, PAIR, REASON, STAGES, cut_off, differing, recipe, samples, trace, trained, weights, written
@@ -109,14 +110,13 @@ def test_without_the_random_state_the_losses_are_others(stage: str, killed: Call
 
 
 def test_without_the_state_of_the_optimiser_the_losses_are_others(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    restore = checkpoint.restore
+    load = Engine.load
 
-    def forgetful(folder: Path, model: Any, optimizer: Any, rank: int) -> Any:
-        state = restore(folder, model, optimizer, rank)
-        optimizer.state.clear()
-        return state
+    def forgetful(self: Engine, read: Any, names: Any) -> None:
+        load(self, read, names)
+        self.optimizer.state.clear()
 
-    monkeypatch.setattr(checkpoint, "restore", forgetful)
+    monkeypatch.setattr(Engine, "load", forgetful)
     run = trained(killed("instruct"), runs, only="instruct")
     assert trace(run, "instruct")[3:] != trace(undisturbed, "instruct")[3:]
 

@@ -137,7 +137,7 @@ class Grpo(Base):
     def validate(self, model: nn.Module, samples: int) -> Terms:
         """The reward of the greedy answer; its negative is the loss that `keep: best` and patience look at."""
         prompts, total = self.validation(samples), 0.0
-        with evaluating(self.model), self.engine.autocast():
+        with evaluating(self.model), self.engine.unsharded(self.model):
             for at in range(0, len(prompts), 64):
                 part = prompts[at : at + 64]
                 answers = self._generate(part, copies=1, temperature=0.0)
@@ -145,7 +145,7 @@ class Grpo(Base):
         return {"loss": (-total, len(prompts)), "reward": (total, len(prompts))}
 
     def _roll_out(self, prompts: list[Prompt]) -> Rollout:
-        with evaluating(self.model), self.engine.autocast():
+        with evaluating(self.model), self.engine.unsharded(self.model):
             answers = self._generate(prompts, self.config.group, self.config.temperature)
         groups = [answers[i * self.config.group : (i + 1) * self.config.group] for i in range(len(prompts))]
         scored = [[self.composer.score(self._text(a), p.truth) for a in group] for p, group in zip(prompts, groups, strict=True)]
@@ -176,7 +176,7 @@ class Grpo(Base):
         kept = {n: p.detach().clone() for n, p in now.items()}
         for name, parameter in now.items():
             parameter.copy_(self.reference[name])
-        with evaluating(self.model), self.engine.autocast():
+        with evaluating(self.model), self.engine.unsharded(self.model):
             reference = self._log_probability(self.model, batch.to(self.engine.device))
         for name, parameter in now.items():
             parameter.copy_(kept[name])

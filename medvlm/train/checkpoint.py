@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from medvlm.core.errors import CheckpointError
+from medvlm.train.tensors import Read
 
 
-def save(stage_folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], rank: int) -> Path:
-    """The folder step-N, once it is whole on disk. Called on every rank."""
+def save(stage_folder: Path, step: int, tensors: dict[str, Any], state: dict[str, Any], rank: int) -> Path:
+    """The folder step-N, once it is whole on disk. tensors: as the engine gives them. Called on every rank."""
     final, part = stage_folder / f"step-{step}", stage_folder / f"step-{step}.part"
     if rank == 0:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     _barrier()
     with _quiet():
-        tensors: dict[str, Any] = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
         dcp.save(tensors, checkpoint_id=part / "tensors", no_dist=not dist.is_initialized())
     torch.save(random_state(), part / f"random-{rank}.pt")
     _barrier()
@@ -94,18 +86,15 @@ def damaged(folder: Path) -> str:
     return ""
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, Any]:
-    """Puts weights, optimiser and random state back and returns state.json."""
-    with _quiet():
-        reader = dcp.FileSystemReader(folder / "tensors")
-        stored = reader.read_metadata().state_dict_metadata
-        tensors: dict[str, Any] = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
-        # A parameter that never got a gradient (SigLIP's head below a language model) has no optimiser state, and gets none here.
-        states = tensors["optim"]["state"]
-        tensors["optim"]["state"] = {name: state for name, state in states.items() if f"optim.state.{name}.step" in stored}
-        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
-        set_model_state_dict(model, tensors["model"])
-        set_optimizer_state_dict(model, optimizer, tensors["optim"], options=StateDictOptions(strict=False))
+def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: int) -> dict[str, Any]:
+    """Puts weights, optimiser and random state back and returns state.json. load: the engine's."""
+    names = dcp.FileSystemReader(folder / "tensors").read_metadata().state_dict_metadata
+
+    def read(tensors: dict[str, Any]) -> None:
+        with _quiet():
+            dcp.load(tensors, checkpoint_id=folder / "tensors", no_dist=not dist.is_initialized())
+
+    load(read, names)
     # Another number of ranks has other random streams; then the samples are the same and dropout is not.
     if (own := folder / f"random-{rank}.pt").exists():
         set_random_state(torch.load(own, weights_only=True))

@@ -6,7 +6,7 @@ Started by torchrun it takes the world that torchrun made; started plainly it is
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from medvlm.core.config import Config
 from medvlm.core.errors import RecipeError
+from medvlm.train.tensors import Read, load_tensors, tensors_of
 
 
 class EngineConfig(Config):
@@ -28,7 +29,15 @@ class EngineConfig(Config):
 
 
 class Engine:
-    """rank, world, device; sums and gathers over ranks; the wrapped model and its backward pass."""
+    """rank, world, device; sums and gathers over ranks; the model and the optimiser of a stage, from backward pass to what is saved.
+
+    One process, or DDP. Order of a stage's calls: `place`, `setup`, `load` where there is a checkpoint, and for each step
+    `unsynchronised` with `backward`, `clip`, then `step` or `drop`.
+    """
+
+    model: nn.Module
+    """The stage's, as it was given to `setup`."""
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, config: EngineConfig):
         from lightning.fabric import Fabric
@@ -54,22 +63,51 @@ class Engine:
         """On this rank's device and in the precision it is trained in: before the optimiser, a checkpoint or a proof looks at its weights."""
         self.fabric.strategy.precision.convert_module(model).to(self.device)
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """The precision of the training pass, for a model that is called past its wrapper (to draw answers)."""
+    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+        """The model as the loop calls it. `optimizer` is the engine's from here on; its rates may be set at any time."""
+        self.model, self.optimizer = model, optimizer
+        self._wrapped, _ = self.fabric.setup(model, optimizer)
+        return self._wrapped  # type: ignore[no-any-return]
+
+    def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside, the model may be called past its wrapper (to draw answers), by each rank as often as it likes, in the precision of the training pass."""
         context: AbstractContextManager[None] = self.fabric.autocast()
         return context
 
-    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        wrapped, wrapped_optimizer = self.fabric.setup(model, optimizer)
-        return wrapped, wrapped_optimizer
+    # --- a step ------------------------------------------------------------------------------------
 
-    def unsynchronised(self, model: nn.Module, enabled: bool) -> AbstractContextManager[None]:
+    def unsynchronised(self, enabled: bool) -> AbstractContextManager[None]:
         """Gradients stay local inside: all micro-batches of a step but the last."""
-        return self.fabric.no_backward_sync(model, enabled=enabled) if self.world > 1 else nullcontext()  # type: ignore[arg-type]
+        return self.fabric.no_backward_sync(self._wrapped, enabled=enabled) if self.world > 1 else nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
         """DDP averages gradients over ranks; losses here are shares of one sum, so they are scaled back."""
         self.fabric.backward(loss * self.world)
+
+    def clip(self, max_norm: float) -> float:
+        """Scales the gradients down to this global norm, and returns the norm they had."""
+        return float(torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], max_norm))
+
+    def step(self) -> None:
+        """Applies the gradients, and forgets them."""
+        self.optimizer.step()
+        self.drop()
+
+    def drop(self) -> None:
+        """Forgets the gradients."""
+        self.optimizer.zero_grad()
+
+    # --- what is saved -----------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Any]:
+        """`model` and `optim` for torch.distributed.checkpoint, by parameter name: references to the tensors as they lie, not copies. Called on every rank."""
+        return tensors_of(self.model, self.optimizer)
+
+    def load(self, read: Read, names: Collection[str]) -> None:
+        """Puts a checkpoint back; it may call `read` as often as it likes. names: what the checkpoint holds. Called on every rank."""
+        load_tensors(self.model, self.optimizer, read, names)
+
+    # --- between ranks -----------------------------------------------------------------------------
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the ranks, in float64."""

@@ -91,11 +91,11 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
     stage.set_modes()
     optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
     proof = Proof(stage.model, stage.group_of, config.name)
-    state = _resume(stage, optimizer, engine, folder, log, fresh)
+    model = engine.setup(stage.model, optimizer)
+    state = _resume(engine, folder, log, fresh)
     proof.with_gradient |= set(state.reached)
     if engine.is_first:
         print(proof.table(), flush=True)
-    model, wrapped = engine.setup(stage.model, optimizer)
     stop, progress = Stop(), Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
     batches = stage.batches(state.consumed)
     try:
@@ -108,13 +108,12 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
             seen = {"stop": (float(stop.requested), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)}
             for _ in range(stage.updates):
                 terms = _accumulate(stage, model, micros, engine)
-                norm = float(torch.nn.utils.clip_grad_norm_([p for p in stage.model.parameters() if p.requires_grad], config.optim.max_norm))
+                norm = engine.clip(config.optim.max_norm)
                 if not state.proven:
                     state.telling, state.reached = state.telling + (norm > 0), proof.note_gradients()
                 summed = _total(terms, engine, seen)
                 _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
-                wrapped.step()
-                wrapped.zero_grad()
+                engine.step()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
             _log_step(log, progress, config, state, summed, rate, norm, time.monotonic() - began)
@@ -125,7 +124,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
                 state.proven = True
             due = bool(config.save_every) and state.step % config.save_every == 0
             if last or due or summed["stop"] or (better and config.keep == "best"):
-                checkpoint.save(folder, state.step, stage.model, optimizer, asdict(state), engine.rank)
+                checkpoint.save(folder, state.step, engine.tensors(), asdict(state), engine.rank)
                 _prune(folder, config, state, engine)
             if summed["stop"]:
                 raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to go on")
@@ -135,7 +134,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
     return state, proof
 
 
-def _resume(stage: Stage, optimizer: torch.optim.Optimizer, engine: Engine, folder: Path, log: Log, fresh: State) -> State:
+def _resume(engine: Engine, folder: Path, log: Log, fresh: State) -> State:
     # One process verifies and sets damaged folders aside, or several would rename the same one.
     found = checkpoint.newest(folder) if engine.is_first else None
     engine.barrier()
@@ -149,7 +148,7 @@ def _resume(stage: Stage, optimizer: torch.optim.Optimizer, engine: Engine, fold
             f"{folder.name}/{found.name} was trained with other settings, data or starting weights; "
             f"go on with the settings it has, train again from here with --from {folder.name}, or give the recipe another name"
         )
-    checkpoint.restore(found, stage.model, optimizer, engine.rank)
+    checkpoint.restore(found, engine.load, engine.rank)
     log.forget_after(fresh.meta["stage"], state.step)
     if engine.is_first:
         print(f"stage {folder.name}: going on from step {state.step}", flush=True)
@@ -161,7 +160,7 @@ def _accumulate(stage: Stage, model: nn.Module, micros: list[Any], engine: Engin
     (weight,) = engine.total([sum(stage.weight(m) for m in micros)])
     terms: Terms = {}
     for i, micro in enumerate(micros):
-        with engine.unsynchronised(model, enabled=i + 1 < len(micros)):
+        with engine.unsynchronised(enabled=i + 1 < len(micros)):
             loss, more = stage.loss(model, micro)
             engine.backward(loss / max(weight, 1.0))
         for name, (total, of) in {"loss": (float(loss.detach()), stage.weight(micro)), **more}.items():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from medvlm.core.errors import CheckpointError
 from medvlm.train import checkpoint
+from medvlm.train.tensors import load_tensors, tensors_of
 from tests.tiny_run import environment
 
 
@@ -64,7 +66,7 @@ def saved(folder: Path, steps: int = 3) -> tuple[Model, torch.optim.AdamW]:
     model = Model()
     optimizer = optimizer_of(model)
     train(model, optimizer, steps)
-    checkpoint.save(folder, steps, model, optimizer, {**STATE, "step": steps}, rank=0)
+    checkpoint.save(folder, steps, tensors_of(model, optimizer), {**STATE, "step": steps}, rank=0)
     return model, optimizer
 
 
@@ -74,7 +76,7 @@ def test_weights_optimiser_and_random_state_go_on_to_the_last_bit(tmp_path: Path
     other = Model(seed=1)
     resumed = optimizer_of(other)
     torch.manual_seed(999)
-    assert checkpoint.restore(tmp_path / "step-3", other, resumed, rank=0) == STATE
+    assert checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, resumed), rank=0) == STATE
     assert train(other, resumed, 4) == expected
     assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
     assert [g["weight_decay"] for g in resumed.param_groups] == [0.1, 0.0] and other.head.weight is other.words.weight
@@ -85,7 +87,7 @@ def test_a_part_without_a_gradient_has_no_optimiser_state_before_or_after(tmp_pa
     _, optimizer = saved(tmp_path)
     other = Model(seed=1)
     resumed = optimizer_of(other)
-    checkpoint.restore(tmp_path / "step-3", other, resumed, rank=0)
+    checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, resumed), rank=0)
     for made, found in ((optimizer, Model()), (resumed, other)):
         known = {id(p) for p in made.state}
         assert not known & {id(p) for p in found.unused.parameters()}
@@ -99,7 +101,7 @@ def test_without_the_random_state_dropout_differs(tmp_path: Path) -> None:
     (tmp_path / "step-3" / "random-0.pt").unlink()
     other = Model(seed=1)
     resumed = optimizer_of(other)
-    checkpoint.restore(tmp_path / "step-3", other, resumed, rank=0)
+    checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, resumed), rank=0)
     assert train(other, resumed, 4) != expected
 
 
@@ -170,7 +172,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     model, optimizer = saved(folder)
     train(model, optimizer, 2)
-    checkpoint.save(folder, 5, model, optimizer, {**STATE, "step": 5}, rank=0)
+    checkpoint.save(folder, 5, tensors_of(model, optimizer), {**STATE, "step": 5}, rank=0)
     return folder
 
 
@@ -219,7 +221,7 @@ def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
     optimizer = optimizer_of(model)
     train(model, optimizer, 1)
     for n in (1, 2):
-        checkpoint.save(tmp_path / "pair", 5, model, optimizer, STATE, rank=0)
+        checkpoint.save(tmp_path / "pair", 5, tensors_of(model, optimizer), STATE, rank=0)
         assert not checkpoint.damaged(tmp_path / "pair" / "step-5") and (tmp_path / "pair" / f"step-5.bad-{n}").exists()
     assert checkpoint.digest(tmp_path / "pair" / "step-5.bad-1") == before != checkpoint.digest(tmp_path / "pair" / "step-5")
 
@@ -238,13 +240,14 @@ import sys, torch
 from pathlib import Path
 from torch import nn
 from medvlm.train import checkpoint
+from medvlm.train.tensors import tensors_of
 torch.manual_seed(0)
 model = nn.Sequential(*(nn.Linear(300, 300) for _ in range(8)))
 optimizer = torch.optim.AdamW(model.parameters())
 for step in range(1, 10000):
     model(torch.randn(2, 300)).sum().backward()
     optimizer.step()
-    checkpoint.save(Path(sys.argv[1]), step, model, optimizer, {"step": step}, rank=0)
+    checkpoint.save(Path(sys.argv[1]), step, tensors_of(model, optimizer), {"step": step}, rank=0)
     checkpoint.prune(Path(sys.argv[1]), keep={step, step - 1})
     print(step, flush=True)
 """
@@ -276,13 +279,14 @@ import itertools, os, shutil, signal, sys, torch
 from pathlib import Path
 from torch import nn
 from medvlm.train import checkpoint
+from medvlm.train.tensors import tensors_of
 torch.manual_seed(0)
 model = nn.Linear(3, 3)
 optimizer = torch.optim.AdamW(model.parameters())
 model(torch.randn(2, 3)).sum().backward()
 optimizer.step()
 first = Path(sys.argv[1]) / "first"
-checkpoint.save(first, 1, model, optimizer, {"step": 1}, rank=0)
+checkpoint.save(first, 1, tensors_of(model, optimizer), {"step": 1}, rank=0)
 for n in itertools.count():
     folder = Path(sys.argv[1]) / str(n)
     shutil.copytree(first, folder)
@@ -292,7 +296,7 @@ for n in itertools.count():
             if event.startswith(("open", "os.", "shutil.")) and any(str(folder) in str(a) for a in arguments) and next(touched) == n:
                 os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(die)
-        checkpoint.save(folder, 2, model, optimizer, {"step": 2}, rank=0)
+        checkpoint.save(folder, 2, tensors_of(model, optimizer), {"step": 2}, rank=0)
         checkpoint.prune(folder, keep={2})
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:

@@ -28,7 +28,7 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     """Loss, terms and gradients of a stage's first step, before any clipping, and the keys of this rank's samples."""
     stage = staged(path, runs, name, *overrides)
     optimizer = make_optimizer(stage.model, Optim(), stage.matches, name)
-    model, _ = stage.engine.setup(stage.model, optimizer)
+    model = stage.engine.setup(stage.model, optimizer)
     batches = stage.batches(0)
     _, prepared = next(batches)
     batches.close()
