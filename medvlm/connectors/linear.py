@@ -1,4 +1,4 @@
-"""One linear layer per token, as in the first LLaVA and in XrayGPT."""
+"""One linear layer per token, as in the first LLaVA, XrayGPT and Merlin's report stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Config(Base):
     kind: Literal["linear"]
 
 
-def tokens(config: Config, grid: tuple[int, ...]) -> int:
+def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
     return math.prod(grid)
 
 

@@ -15,7 +15,7 @@ class Config(Base):
     kind: Literal["mlp"]
 
 
-def tokens(config: Config, grid: tuple[int, ...]) -> int:
+def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
     return math.prod(grid)
 
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from medvlm.connectors._layers import Positions, check_heads
 from medvlm.core.config import Config as Base
 
 
@@ -17,28 +18,34 @@ class Config(Base):
     """Image tokens that reach the language model, whatever the grid."""
     layers: int = Field(2, gt=0)
     heads: int = Field(4, gt=0)
+    positions: bool = False
+    """Adds a learned embedding of row, column and slice to the patches: for encoders whose tokens do not say where they are from, e.g. `slices`."""
 
 
-def tokens(config: Config, grid: tuple[int, ...]) -> int:
+def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
+    """Raises ShapeError where the heads do not divide the width."""
+    check_heads(width, config.heads)
     return config.tokens
 
 
 def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
-    return Resampler(config, in_width, out_width)
+    check_heads(in_width, config.heads)
+    return Resampler(config, in_width, out_width, grid)
 
 
 class Resampler(nn.Module):
     """[N, T, in_width] -> [N, tokens, out_width]. As in Flamingo, keys and values are the patches and the queries together."""
 
-    def __init__(self, config: Config, in_width: int, out_width: int):
+    def __init__(self, config: Config, in_width: int, out_width: int, grid: tuple[int, ...]):
         super().__init__()
+        self.positions = Positions(grid, in_width) if config.positions else nn.Identity()
         self.queries = nn.Parameter(torch.randn(config.tokens, in_width) * in_width**-0.5)
         self.blocks = nn.ModuleList(_Block(in_width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(in_width)
         self.project = nn.Linear(in_width, out_width)
 
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
-        queries = self.queries.expand(len(patches_NTE), -1, -1)
+        queries, patches_NTE = self.queries.expand(len(patches_NTE), -1, -1), self.positions(patches_NTE)
         for block in self.blocks:
             queries = block(queries, patches_NTE)
         return self.project(self.norm(queries))

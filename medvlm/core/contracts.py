@@ -145,7 +145,8 @@ class EncoderModule(Protocol):
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------
-# tokens(config, grid) -> int; build(config, in_width, out_width, grid) -> nn.Module, [N, T, in] -> [N, tokens, out].
+# tokens(config, grid, width=None) -> int, raising ShapeError for a grid (or, where it is given, an encoder width) that the
+# connector cannot take; build(config, in_width, out_width, grid) -> nn.Module, [N, T, in] -> [N, tokens, out], raising the same.
 
 
 # --- stages ------------------------------------------------------------------------------------------

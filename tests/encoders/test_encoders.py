@@ -49,7 +49,7 @@ def built(config: Any) -> nn.Module:
 
 
 def test_every_kind_is_tried_here() -> None:
-    assert {c["kind"] for c in ENCODERS.values()} == set(kinds("encoders")) and set(CONNECTORS) == set(kinds("connectors"))
+    assert {c["kind"] for c in ENCODERS.values()} == set(kinds("encoders"))
 
 
 @pytest.mark.parametrize("name", ENCODERS)

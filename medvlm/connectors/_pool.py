@@ -1,0 +1,37 @@
+"""Tokens averaged over blocks of their grid, then two layers: what pool2d and pool3d share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
+
+from medvlm.connectors._layers import as_map, mlp, shown
+from medvlm.core.errors import ShapeError
+
+
+def check(to: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    """Raises ShapeError where a grid has too few axes, or would have to grow."""
+    last = grid[-len(to) :]
+    if len(grid) < len(to) or any(small > side for small, side in zip(to, last, strict=True)):
+        raise ShapeError(f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {shown(grid)} tokens; choose at most that many along each axis")
+
+
+class Pool(nn.Module):
+    """[N, T, in_width] -> [N, tokens, out_width]: means over the last axes of the grid (adaptive where it is no multiple), the others are kept."""
+
+    def __init__(self, to: tuple[int, ...], in_width: int, out_width: int, grid: tuple[int, ...]):
+        super().__init__()
+        self.to, self.grid = to, grid
+        self.project = mlp(in_width, out_width)
+
+    def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
+        kept = len(self.grid) - len(self.to)
+        maps = as_map(patches_NTE, self.grid).movedim(1, 1 + kept)  # [N, *kept axes, E, *pooled axes]
+        flat = maps.flatten(0, kept)
+        pool: Any = adaptive_avg_pool2d if len(self.to) == 2 else adaptive_avg_pool3d
+        pooled = pool(flat, self.to)
+        pooled_NTE = pooled.flatten(2).transpose(1, 2).reshape(len(patches_NTE), -1, pooled.shape[1])
+        return self.project(pooled_NTE)

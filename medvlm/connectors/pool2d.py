@@ -1,0 +1,31 @@
+"""Fewer tokens by averaging blocks of rows and columns, as in Gemma 3 and Honeybee; of a volume's slices each by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from medvlm.connectors import _pool
+from medvlm.core.config import Config as Base
+
+Side = Annotated[int, Field(gt=0)]
+
+
+class Config(Base):
+    kind: Literal["pool2d"]
+    to: tuple[Side, Side]
+    """Tokens that are left along rows and columns, e.g. [8, 8]."""
+
+
+def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
+    """Raises ShapeError for a grid that would have to grow, or has fewer than 2 axes."""
+    _pool.check(config.to, grid)
+    return math.prod(grid[:-2]) * math.prod(config.to)
+
+
+def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
+    _pool.check(config.to, grid)
+    return _pool.Pool(config.to, in_width, out_width, grid)

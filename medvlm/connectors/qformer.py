@@ -1,0 +1,59 @@
+"""BLIP-2's Q-Former: learned queries through a BERT that reads the patch tokens in every second layer (arXiv 2301.12597, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from medvlm.connectors._layers import Positions, check_heads
+from medvlm.core.config import Config as Base
+
+
+class Config(Base):
+    kind: Literal["qformer"]
+    tokens: int = Field(32, gt=0)
+    """Queries, which are the image tokens that reach the language model."""
+    width: int = Field(768, gt=0)
+    layers: int = Field(12, gt=0)
+    heads: int = Field(12, gt=0)
+    every: int = Field(2, gt=0)
+    """Every so many layers one reads the patches; the first does."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    positions: bool = False
+    """As of `resampler`: an embedding of row, column and slice is added to the patches."""
+
+
+def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
+    """Raises ShapeError where the heads do not divide the Q-Former's own width."""
+    check_heads(config.width, config.heads)
+    return config.tokens
+
+
+def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
+    check_heads(config.width, config.heads)
+    return QFormer(config, in_width, out_width, grid)
+
+
+class QFormer(nn.Module):
+    """[N, T, in_width] -> [N, tokens, out_width]. Names are those of transformers' Blip2ForConditionalGeneration."""
+
+    def __init__(self, config: Config, in_width: int, out_width: int, grid: tuple[int, ...]):
+        super().__init__()
+        from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+        self.positions = Positions(grid, in_width) if config.positions else nn.Identity()
+        self.query_tokens = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)
+        stock = Blip2QFormerConfig(
+            hidden_size=config.width, intermediate_size=4 * config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
+            cross_attention_frequency=config.every, encoder_hidden_size=in_width, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout,
+        )  # fmt: skip
+        self.qformer = Blip2QFormerModel(stock)
+        self.language_projection = nn.Linear(config.width, out_width)
+
+    def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
+        queries = self.query_tokens.expand(len(patches_NTE), -1, -1)
+        read: torch.Tensor = self.qformer(query_embeds=queries, encoder_hidden_states=self.positions(patches_NTE)).last_hidden_state
+        return self.language_projection(read)
