@@ -19,7 +19,7 @@ from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, ShapeError
 from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Medium
-from medvlm.io.images import decode
+from medvlm.data.pixels import decode
 
 MAX_RESAMPLED = 1 << 28
 """Pixels of a film or volume after resampling to a spacing: as float32, 1 GiB."""

@@ -8,6 +8,7 @@ oblique, and its affine says so. x, y, z are the axes as they are stored, x fast
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,15 @@ import numpy as np
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
 from medvlm.io.nifti_header import Layout, NiftiOptions, layout_of, read_header
+
+_open_gzip: Callable[..., Any] = gzip.open
+_DAMAGED: tuple[type[Exception], ...] = (zlib.error,)
+try:  # the same bytes and checks in a third of the time; part of medvlm[nifti]
+    from isal import igzip, isal_zlib
+
+    _open_gzip, _DAMAGED = igzip.open, (zlib.error, isal_zlib.error)
+except ModuleNotFoundError:
+    pass
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -37,55 +47,103 @@ def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = 
     path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: what the card says its values are. Raises DataError
     for what is damaged, larger than it says, too large, or leaves order, spacing or values open, and what `gate` raises.
     """
+    with _reasons():
+        return _load(lambda: _header_file(path).open("rb"), lambda: _data_file(path).open("rb"), options, unit, gate)
+
+
+def decode_nifti(data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw") -> Decoded:  # noqa: B008 (frozen)
+    """As load_nifti(), of the bytes of a .nii or .nii.gz."""
+
+    def beside() -> IO[bytes]:
+        raise DataError("its header says that the voxels are in another file; expected .nii or .nii.gz")
+
+    with _reasons():
+        return _load(lambda: io.BytesIO(data), beside, options, unit, None)
+
+
+def _load(header_file: Callable[[], IO[bytes]], data_file: Callable[[], IO[bytes]], options: NiftiOptions, unit: Unit, gate: Gate | None) -> Decoded:
     try:
         import nibabel  # noqa: F401
     except ModuleNotFoundError:
         raise DataError("reading NIfTI needs nibabel; pip install 'medvlm[nifti]'") from None
-    try:
-        with _opened(_header_file(path)) as (file, size):
-            header, is_pair = read_header(file)
-            if gate is not None:
-                gate(header)
-            layout = layout_of(header, is_pair, options)
-            if not is_pair:
-                values_DHW = _read(file, size, layout, options)
-        if is_pair:
-            with _opened(_data_file(path)) as (file, size):
-                values_DHW = _read(file, size, layout, options)
-    except DataError:
-        raise
-    except OSError as reason:  # BadGzipFile is one
-        what = "its gzip stream is damaged" if isinstance(reason, gzip.BadGzipFile) else "its file cannot be read"
-        raise DataError(f"{what} ({type(reason).__name__})") from None
-    except (EOFError, zlib.error):
-        raise DataError("its gzip stream is cut or damaged; copy the file again") from None
-    except MemoryError:
-        raise DataError("it needs more memory than there is") from None
+    with _inflated(header_file()) as (file, size):
+        header, is_pair = read_header(file)
+        if gate is not None:
+            gate(header)
+        layout = layout_of(header, is_pair, options)
+        if not is_pair:
+            values_DHW = _read(file, size, layout, options)
+    if is_pair:
+        with _inflated(data_file()) as (file, size):
+            values_DHW = _read(file, size, layout, options)
     if unit == "HU" and options.hu == "check":
         _check_hu(values_DHW)
     return Decoded(values_DHW, layout.spacing_mm, unit, "", layout.affine)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """What reading raises, as a DataError."""
+    try:
+        yield
+    except OSError as reason:  # BadGzipFile is one
+        what = "its gzip stream is damaged" if isinstance(reason, gzip.BadGzipFile) else "its file cannot be read"
+        raise DataError(f"{what} ({type(reason).__name__})") from None
+    except (EOFError, *_DAMAGED):
+        raise DataError("its gzip stream is cut or damaged; copy the file again") from None
+    except MemoryError:
+        raise DataError("it needs more memory than there is") from None
 
 
 # --- the voxels -----------------------------------------------------------------------------------------
 
 
 def _read(file: IO[bytes], size: int | None, layout: Layout, options: NiftiOptions) -> np.ndarray:
-    """[D, H, W], slice by slice as they are stored. size: of a file that is not compressed."""
+    """[D, H, W]. size: of a file that is not compressed."""
     end = layout.offset + layout.skip + layout.num_bytes + layout.rest
     if size is not None and size < end:
         raise DataError(f"it ends after {size} of the {end} bytes that its header says; copy it again")
     file.seek(layout.offset + layout.skip)
+    values_DHW = _whole(file, layout) if _stays(layout) else _by_slice(file, layout, options)
+    file.seek(end)
+    if file.read(_CHUNK).strip(b"\0") or file.read(1):  # reading on to the end also checks the gzip checksum
+        raise DataError("it holds more than its header says")
+    return values_DHW
+
+
+def _stays(layout: Layout) -> bool:
+    """Whether the voxels are kept as they are stored."""
+    return (layout.slope, layout.intercept) == (1, 0) and layout.stored in (np.uint8, np.uint16, np.int16)
+
+
+def _whole(file: IO[bytes], layout: Layout) -> np.ndarray:
+    """Read at once into the memory that is returned, with the axes turned: half the time of copying slice by slice."""
+    x, y, z = layout.shape
+    stored = np.empty(x * y * z, layout.stored)
+    into, at = memoryview(stored.view(np.uint8)), 0
+    while at < len(into):
+        read = file.readinto(into[at:])  # type: ignore[attr-defined]
+        if not read:
+            raise _cut(at // (x * y * layout.stored.itemsize), layout)
+        at += read
+    steps = tuple(slice(None, None, int(step)) for step in layout.turn[:, 1])
+    return stored.reshape(layout.shape, order="F")[steps].transpose(np.argsort(layout.turn[:, 0]))
+
+
+def _by_slice(file: IO[bytes], layout: Layout, options: NiftiOptions) -> np.ndarray:
+    """As they are stored, so that a wide type costs its width for one slice only."""
     volume = _Volume(layout)
     x, y, z = layout.shape
     for k in range(z):
         data = file.read(x * y * layout.stored.itemsize)
         if len(data) < x * y * layout.stored.itemsize:
-            raise DataError(f"it ends within slice {k + 1} of the {z} that its header says; copy it again")
+            raise _cut(k, layout)
         volume.put(k, _measured(np.frombuffer(data, layout.stored).reshape((x, y), order="F"), layout, options))
-    file.seek(end)
-    if file.read(_CHUNK).strip(b"\0") or file.read(1):  # reading on to the end also checks the gzip checksum
-        raise DataError("it holds more than its header says")
     return volume.values_DHW
+
+
+def _cut(k: int, layout: Layout) -> DataError:
+    return DataError(f"it ends within slice {k + 1} of the {layout.shape[2]} that its header says; copy it again")
 
 
 def _measured(slice_XY: np.ndarray, layout: Layout, options: NiftiOptions) -> np.ndarray:
@@ -165,14 +223,14 @@ def _beside(path: Path, suffix: str, other: str) -> Path:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
+def _inflated(file: IO[bytes]) -> Iterator[tuple[IO[bytes], int | None]]:
     """The bytes and how many there are, None where that is known at the end only: compressed by content, whatever the name."""
-    with path.open("rb") as file:
+    with file:
         is_gzip = file.read(2) == b"\x1f\x8b"
         size = file.seek(0, 2)
         file.seek(0)
         if not is_gzip:
             yield file, size
             return
-        with gzip.open(file) as inflated:
-            yield inflated, None  # type: ignore[misc]
+        with _open_gzip(file) as inflated:
+            yield inflated, None

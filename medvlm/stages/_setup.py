@@ -11,10 +11,10 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.data.augment import Augment, augment
 from medvlm.data.order import below, draw
+from medvlm.data.pixels import decode
 from medvlm.data.prepare import Prepare
 from medvlm.data.source import SourceView
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
-from medvlm.io.images import decode
 from medvlm.io.shards import Entry
 from medvlm.models.parts import group_of, matches, set_modes
 from medvlm.train.engine import Engine

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from medvlm.core.errors import DataError
-from medvlm.io.nifti import load_nifti
+from medvlm.io.nifti import decode_nifti, load_nifti
 from medvlm.io.nifti_header import NiftiOptions
 
 from .limited import digest, verdicts
@@ -405,3 +405,25 @@ def test_a_bomb_within_what_its_header_says_costs_what_it_says(tmp_path):
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(header) + gzip.compress(bytes(512 * 512 * 60 * 2)))
     (found,) = verdicts({"x": partial(load_nifti, tmp_path / "x.nii.gz")}).values()
     assert found.is_read
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<u2", "<f4"])
+def test_the_bytes_of_a_file_give_what_the_file_gives(codes: str, dtype: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(1).integers(0, 200, SHAPE).astype(dtype)
+    for name in ("a.nii", "a.nii.gz"):
+        path = save(tmp_path / name, array, turned(codes))
+        from_file, from_bytes = load_nifti(path, MM), decode_nifti(path.read_bytes(), MM)
+        assert from_file.spacing_mm == from_bytes.spacing_mm and from_file.affine == from_bytes.affine
+        assert from_file.pixels.dtype == from_bytes.pixels.dtype and np.array_equal(from_file.pixels, from_bytes.pixels)
+
+
+def test_cut_and_foreign_bytes_are_refused(tmp_path: Path) -> None:
+    whole = save(tmp_path / "a.nii.gz", np.random.default_rng(1).integers(0, 200, (20, 20, 20)).astype(np.int16)).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    for data in (whole[:-9], whole[: len(whole) // 2], whole[:-8] + bytes(8), bytes(flipped), b"", b"\x1f\x8b"):
+        with pytest.raises(DataError):
+            decode_nifti(data, MM)
+    with pytest.raises(DataError, match="in another file"):
+        decode_nifti(save(tmp_path / "b.img", np.zeros(SHAPE, np.int16), kind=nib.Nifti1Pair).with_suffix(".hdr").read_bytes(), MM)
