@@ -22,13 +22,14 @@ from medvlm.core.sample import Decoded, Unit
 from medvlm.io.nifti_header import Layout, NiftiOptions, layout_of, read_header
 
 _open_gzip: Callable[..., Any] = gzip.open
-_DAMAGED: tuple[type[Exception], ...] = (zlib.error,)
-try:  # the same bytes and checks in a third of the time; part of medvlm[nifti]
+_DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error)
+try:  # the same bytes and checks in half of the time; part of medvlm[nifti]
     from isal import igzip, isal_zlib
-
-    _open_gzip, _DAMAGED = igzip.open, (zlib.error, isal_zlib.error)
 except ModuleNotFoundError:
     pass
+else:
+    _open_gzip = igzip.open
+    _DAMAGED = (*_DAMAGED, isal_zlib.error)  # type: ignore[arg-type]
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -89,7 +90,7 @@ def _reasons() -> Iterator[None]:
     except OSError as reason:  # BadGzipFile is one
         what = "its gzip stream is damaged" if isinstance(reason, gzip.BadGzipFile) else "its file cannot be read"
         raise DataError(f"{what} ({type(reason).__name__})") from None
-    except (EOFError, *_DAMAGED):
+    except _DAMAGED:
         raise DataError("its gzip stream is cut or damaged; copy the file again") from None
     except MemoryError:
         raise DataError("it needs more memory than there is") from None
@@ -120,7 +121,8 @@ def _whole(file: IO[bytes], layout: Layout) -> np.ndarray:
     """Read at once into the memory that is returned, with the axes turned: half the time of copying slice by slice."""
     x, y, z = layout.shape
     stored = np.empty(x * y * z, layout.stored)
-    into, at = memoryview(stored.view(np.uint8)), 0
+    into: Any = memoryview(stored.view(np.uint8))  # type: ignore[arg-type]
+    at = 0
     while at < len(into):
         read = file.readinto(into[at:])  # type: ignore[attr-defined]
         if not read:
