@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _verb(verbs, "export", _export, "write a model folder that stock transformers loads, with its proof and model card")
     export.add_argument("run_folder", metavar="RUN[:STAGE]")
     export.add_argument("--to", type=Path, required=True, metavar="DIR")
+    export.add_argument("--target", action="append", default=[], metavar="TARGET", help="as what, e.g. stock, adapter, encoder (default: what the recipe says)")
 
     demo = _verb(verbs, "demo", _demo, "the whole road on generated data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value")
@@ -137,7 +138,7 @@ def _export(args: argparse.Namespace) -> None:
     from medvlm.exporting import export
 
     folder, _, stage = args.run_folder.partition(":")
-    print(export(RunFolder(Path(folder)), args.to, stage=stage))
+    print(*export(RunFolder(Path(folder)), args.to, args.target, stage), sep="\n")
 
 
 def _demo(args: argparse.Namespace) -> None:

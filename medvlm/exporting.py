@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from medvlm.core.config import component
+from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate import answerer
-from medvlm.export.custom import MANIFEST, load
-from medvlm.export.run import ExportReceipt, Trained
+from medvlm.export.run import ExportReceipt
 from medvlm.export.run import export as export_model
+from medvlm.export.stock import unknown
+from medvlm.export.targets.custom import MANIFEST, load
+from medvlm.export.trained import Trained
 from medvlm.models.parts import preprocess_of
-from medvlm.recipe import load_run
+from medvlm.recipe import LoadedRecipe, load_run
 
 
-def export(run: RunFolder, out: Path, target: Literal["", "stock", "custom"] = "", stage: str = "") -> ExportReceipt:
-    """The model as `stage` (by default the last finished one) left it, as a folder. target: by default the recipe's.
+def export(run: RunFolder, out: Path, targets: Sequence[str] = (), stage: str = "") -> list[ExportReceipt]:
+    """The model as `stage` (by default the last finished one) left it, as one folder a target: `out` itself, or with several
+    targets OUT/TARGET. targets: by default the recipe's.
 
-    Raises CheckpointError when there is no such stage, RecipeError when no stock class holds the model, ParityError
-    when the folder does not compute what the model computes.
+    Raises CheckpointError when there is no such stage, RecipeError when a target does not hold the model, ParityError
+    when a folder does not compute what the model computes.
     """
     loaded = load_run(run.root)
+    targets = tuple(targets) or loaded.recipe.export.targets
+    for wrong in filter(None, map(unknown, targets)):
+        raise RecipeError(f"export: {wrong}")
+    # Writing one folds adapters into the model, so each target is given a model of its own.
+    return [export_model(run, out / target if len(targets) > 1 else out, trained(loaded, run, stage), target) for target in targets]
+
+
+def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
+    """What a finished stage left, by default the last one. Raises CheckpointError when there is none."""
     recipe = loaded.recipe
     made = answerer.load_run(recipe, run, recipe.evaluate.max_new_tokens, stage)
     finished = [s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()]
     last = next(s for s in reversed(finished) if stage in ("", s.name))
     is_vlm = component("stages", last.kind).MAKES == "vlm"
     model: Any = made.vlm if is_vlm else made.dual
-    trained = Trained(
+    return Trained(
         model=model.float().cpu().eval(),
         tokenizer=made.tokenizer if is_vlm else made.text_tokenizer,
         preprocess=preprocess_of(recipe.model.encoders),
@@ -39,7 +53,6 @@ def export(run: RunFolder, out: Path, target: Literal["", "stock", "custom"] = "
         cards=loaded.cards,
         is_last=last is finished[-1],
     )
-    return export_model(run, out, trained, target or recipe.export.target)
 
 
 def is_exported(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from medvlm.core.config import Problem, component
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import ShapeError, did_you_mean
 from medvlm.data.transforms import MediaTransform
-from medvlm.export.stock import stock_reason
+from medvlm.export.stock import resolve
 from medvlm.sections import Recipe, Source
 
 PARTS = {"vlm": ("encoders", "connectors", "language", "lora"), "dual": ("encoders", "text", "heads")}
@@ -26,9 +26,13 @@ def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     found = [p for rule in (_names, _sources, _routes, _parts, _evaluation) for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
         found += _stage(recipe, i, cards)
-    if not found and recipe.export.target == "stock" and (reason := stock_reason(recipe.model, recipe.stages)):
-        found.append(Problem(("export", "target"), f"no stock class holds this model: {reason}; change it, or write `export: {{target: custom}}`"))
-    return found
+    return found or list(_export(recipe))
+
+
+def _export(recipe: Recipe) -> Iterator[Problem]:
+    for target in recipe.export.targets:
+        if reason := resolve(target, recipe.model, recipe.stages)[2]:
+            yield Problem(("export", "target"), f"{reason}; change it, or write `export: {{target: custom}}`")
 
 
 def serves(recipe: Recipe) -> dict[str, tuple[str, ...]]:

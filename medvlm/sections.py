@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from medvlm.core.config import Config, Slot
 from medvlm.data.augment import Augment
+from medvlm.export.stock import unknown
 from medvlm.train.engine import EngineConfig
 from medvlm.train.log import TrackConfig
 
@@ -69,8 +70,22 @@ class Evaluate(Config):
 
 
 class Export(Config):
-    target: Literal["stock", "custom"] = "stock"
-    """`stock`: a folder that transformers loads without our code, refused where no stock class holds the model."""
+    target: str | tuple[str, ...] = "stock"
+    """One or several. `stock`: the nearest class that others load without our code, refused where none holds the model; or one
+    by name: `medvlm/export/targets` has a file for each. `custom`: loads with medvlm alone, and holds everything."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @field_validator("target")
+    @classmethod
+    def _targets_exist(cls, target: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for wrong in filter(None, map(unknown, [target] if isinstance(target, str) else target)):
+            raise ValueError(wrong)
+        if not target:
+            raise ValueError("names no target; expected at least one, e.g. stock")
+        return target
 
 
 class Recipe(Config):

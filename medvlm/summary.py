@@ -7,6 +7,7 @@ from typing import Any
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
+from medvlm.export.stock import resolve
 from medvlm.rules import serves, starts_from
 from medvlm.sections import Recipe
 
@@ -65,5 +66,7 @@ def _mix(mix: Mapping[str, float]) -> str:
 def _outputs(recipe: Recipe) -> Iterator[str]:
     for source, split in recipe.evaluate.pairs():
         yield f"  evaluates on {source}:{split} against {', '.join(recipe.evaluate.baselines) or 'no baseline'}"
-    yield f"  exports to {'a folder that stock transformers loads' if recipe.export.target == 'stock' else 'a folder of its own format'}"
+    for target in recipe.export.targets:
+        kind, part, _ = resolve(target, recipe.model, recipe.stages)
+        yield f"  exports {f'encoders.{part} ' if part else ''}as {kind}, which loads with {component('export.targets', kind).LIBRARY} alone"
     yield "  weights, files and memory are not checked here"

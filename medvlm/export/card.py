@@ -10,11 +10,14 @@ from typing import Any
 import yaml
 
 from medvlm.core.card import Card, strictest
+from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess
 from medvlm.export.audit import Audit
-from medvlm.export.card_text import ACCESS, LIMITS, LOADING, PHI, WINDOW, table
+from medvlm.export.card_text import ACCESS, LIMITS, PHI, WINDOW, table
 from medvlm.export.licence import hub_licence, licence_words
 
+NAMED = ("llava", "clip", "siglip")
+"""Targets whose name is a tag that people look for."""
 ORDER = {"train": 0, "val": 1, "test": 2}
 
 
@@ -25,7 +28,7 @@ class About:
     recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
     audits: source -> what the audit of its shards found, where there was one.
     stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
-    kind: llava, dual or custom. answers: whether it is a model that answers, or one that embeds.
+    kind: the export target. answers: whether it is a model that answers, or one that embeds.
     """
 
     kind: str
@@ -67,13 +70,13 @@ def front_matter(about: About) -> dict[str, Any]:
     """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to say."""
     task = "image-text-to-text" if about.answers else "zero-shot-image-classification"
     front: dict[str, Any] = {**hub_licence([card.licence for card in about.cards.values()]), "pipeline_tag": task}
-    front["library_name"] = "medvlm" if about.kind == "custom" else "transformers"
+    front["library_name"] = component("export.targets", about.kind).LIBRARY
     if about.cards:
         front["datasets"] = [card.name for card in about.cards.values()]
     if bases := base_models(about.recipe):
         front["base_model"] = bases
         front["base_model_relation"] = "finetune"
-    front["tags"] = ["medical", "medvlm", *(["llava"] if about.kind == "llava" else []), *sorted({m for c in about.cards.values() for m in c.media})]
+    front["tags"] = ["medical", "medvlm", *([about.kind] if about.kind in NAMED else []), *sorted({m for c in about.cards.values() for m in c.media})]
     if results := _model_index(about, task):
         front["model-index"] = [{"name": about.recipe["name"], "results": results}]
     return front
@@ -136,10 +139,11 @@ def _described(part: Mapping[str, Any]) -> str:
 
 
 def _loading(about: About) -> str:
+    target = component("export.targets", about.kind)
     if about.kind == "custom":
-        why = f"no stock class of transformers holds it, because {about.why_custom}" if about.why_custom else "its recipe asks for that (export.target: custom)"
-        return f"## How to load\n\nThis folder needs the package medvlm: {why}.\n\n" + LOADING["custom"]
-    return "## How to load\n\nPlain transformers, no code from this folder:\n\n" + LOADING[about.kind]
+        why = about.why_custom or "its recipe asks for that (export.target: custom)"
+        return f"## How to load\n\nThis folder needs the package medvlm: {why}.\n\n{target.LOADING}"
+    return f"## How to load\n\nPlain {target.LIBRARY}, no code from this folder:\n\n{target.LOADING}"
 
 
 def _limits_of_data(about: About) -> str:
@@ -254,7 +258,7 @@ def _proof(about: About) -> str:
         found = f"largest difference of a logit {about.parity['max_abs_logit_diff']:.2g}, same token ids, same greedy answers"
     else:
         found = f"largest difference of a unit embedding {about.parity['max_abs_embedding_diff']:.2g}, same token ids"
-    where = "with medvlm" if about.kind == "custom" else "without medvlm, by plain transformers,"
+    where = "with medvlm" if about.kind == "custom" else f"without medvlm, by plain {component('export.targets', about.kind).LIBRARY},"
     versions = ", ".join(f"{k} {v}" for k, v in about.parity["versions"].items())
     left = "".join(f"\n\nNot in this folder: `{name}`: {why}." for name, why in about.audit.left_out.items())
     unused = f" {len(about.audit.unused)} of them are loaded but not used by this class (listed in `medvlm/audit.json`)." if about.audit.unused else ""

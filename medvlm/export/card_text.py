@@ -22,32 +22,6 @@ For research on medical vision-language models. **This is not a medical device.*
 other decision about a patient. It answers fluently whether or not it is right, it was measured only on the held-out data listed below, and
 it is not known to work on other scanners, hospitals, age groups, findings or kinds of images."""
 
-LOADING = {
-    "llava": """\
-```python
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModelForImageTextToText.from_pretrained("FOLDER")
-chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, {"type": "text", "text": "What does the image show?"}]}]
-inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
-print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```""",
-    "dual": """\
-```python
-from PIL import Image
-from transformers import AutoModel, AutoProcessor
-processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER")
-texts = ["a nodule in the left lung", "no finding"]
-inputs = processor(images=Image.open("IMAGE"), text=texts, padding=True, return_tensors="pt")
-print(dict(zip(texts, model(**inputs).logits_per_image.softmax(-1)[0].tolist())))
-```""",
-    "custom": """\
-```
-pip install medvlm
-medvlm evaluate FOLDER --on SOURCE:SPLIT
-```""",
-}
-
 WINDOW = {
     "plain": "  It takes 8-bit images. Divide 16-bit images by 257 and round to 8 bits first: the stock processor would cut them off.",
     "window": (

@@ -1,6 +1,6 @@
 """The other side of the proof of a folder that needs medvlm: loads it in a fresh process and asks it the same again.
 
-Run by parity.py as `python -m medvlm.export.custom_child REFERENCE MODEL`; what it finds goes to REFERENCE/result.json.
+Run by parity.py as `python -m medvlm.export.custom_child REFERENCE MODEL medvlm`; what it finds goes to REFERENCE/result.json.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import torch
 
 from medvlm import __version__
 from medvlm.core.run import write_json
-from medvlm.export import dual, parity
-from medvlm.export.custom import load
+from medvlm.export import reference as references
+from medvlm.export.targets.custom import load
+from medvlm.export.trained import Trained
 
 
 def main(reference: Path, folder: Path) -> None:
     exported = load(folder)
     again = reference / "again"
     again.mkdir()
-    write = parity.write_reference if exported.manifest.makes == "vlm" else dual.write_reference
-    write(exported.model, exported.tokenizer or exported.text_tokenizer, exported.preprocess, again)  # type: ignore[arg-type]
+    write = references.answers if exported.manifest.makes == "vlm" else references.embeddings
+    write(Trained(exported.model, exported.tokenizer or exported.text_tokenizer, exported.preprocess, "", None, {}, "", {}), again)
     wanted, found = (json.loads((where / "reference.json").read_text()) for where in (reference, again))
     tensors, own = (torch.load(where / "reference.pt", weights_only=True) for where in (reference, again))
     compare = compare_answers if wanted["kind"] == "answers" else compare_embeddings
@@ -40,7 +41,8 @@ def compare_answers(wanted: dict[str, Any], found: dict[str, Any], tensors: dict
         same = case["ids"] == again["ids"]
         gap = (tensors[f"logits.{i}"] - own[f"logits.{i}"]).abs() if same else None
         cases.append({"same_ids": same, "diff": gap.max().item() if same else None, "last_diff": gap[-1].max().item() if same else None, "text": again["text"]})  # type: ignore[union-attr, index]
-    return {"cases": cases}
+    differ = [i for i, (whole, again) in enumerate(zip(wanted["golden"], found["golden"], strict=True)) if whole["ids"] != again["ids"]]
+    return {"cases": cases, "golden_that_differ": differ}
 
 
 def compare_embeddings(wanted: dict[str, Any], found: dict[str, Any], tensors: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

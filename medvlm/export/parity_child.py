@@ -1,8 +1,8 @@
-"""The other side of the parity proof: loads an exported folder by plain transformers and compares it with a reference.
+"""The other side of the parity proof: loads an exported folder by what others have and compares it with a reference.
 
-Run by parity.py as `python -I parity_child.py REFERENCE MODEL`: a file of its own, so that the process that proves
-the export imports torch, torchvision and transformers and nothing of the package that wrote it. What it finds goes
-to REFERENCE/result.json; the exit status is 0 whether or not the two agree, and another when it could not compare.
+Run by parity.py as `python -I parity_child.py REFERENCE MODEL LOADER`: a file of its own, so that the process that
+proves the export imports torch, torchvision and the stock library and nothing of the package that wrote it. What it finds
+goes to REFERENCE/result.json; the exit status is 0 whether or not the two agree, and another when it could not compare.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
+Found = dict[str, Any]
+
 
 class _Forbid(MetaPathFinder):
     """Makes `import medvlm` fail even where it is installed."""
@@ -22,40 +24,46 @@ class _Forbid(MetaPathFinder):
             raise ImportError(f"{fullname}: the parity proof runs without medvlm")
 
 
-def main(reference: Path, model: Path) -> None:
+def main(reference: Path, folder: Path, loader: str) -> None:
+    result = compared(reference, folder, loader)
+    assert "medvlm" not in sys.modules, "the parity proof must not import medvlm"
+    (reference / "result.json").write_text(json.dumps(result))
+
+
+def compared(reference: Path, folder: Path, loader: str) -> Found:
+    """What parity.judge is given beside the reference."""
     import torch
 
     expected = json.loads((reference / "reference.json").read_text())
     tensors = torch.load(reference / "reference.pt", weights_only=True)
-    compare = {"answers": compare_answers, "embeddings": compare_embeddings}[expected["kind"]]
+    compare = {"transformers": answers if expected["kind"] == "answers" else embeddings}[loader]
     with torch.inference_mode():
-        result = compare(model, reference, expected, tensors)
-    assert "medvlm" not in sys.modules, "the parity proof must not import medvlm"
-    versions = {name: sys.modules[name].__version__ for name in ("torch", "torchvision", "transformers")}
-    (reference / "result.json").write_text(json.dumps({**result, "versions": versions}))
+        result = compare(folder, reference, expected, tensors)
+    libraries = ("torch", "torchvision", "transformers")
+    return {**result, "versions": {name: sys.modules[name].__version__ for name in libraries if name in sys.modules}}
 
 
-def compare_answers(folder: Path, reference: Path, expected: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
-    """Token ids, logits of every text position, and the greedy answer, case by case."""
-    import torch
+# --- models that answer -----------------------------------------------------------------------------
+
+
+def answers(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """Token ids, logits of every text position, and the greedy answer, case by case; token ids of whole conversations."""
+    from transformers import AutoModelForImageTextToText
+
+    model, loading = AutoModelForImageTextToText.from_pretrained(folder, **_plain(), output_loading_info=True)
+    return {**_answers(model.eval(), folder, reference, expected, tensors), "loading": _loading(loading)}
+
+
+def _answers(model: Any, folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
     import torchvision  # noqa: F401  transformers' image processors need it: say so here and not in the middle
-    from PIL import Image
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    model, loading = AutoModelForImageTextToText.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
-    model.eval()
     cases = []
     for i, case in enumerate(expected["cases"]):
-        images = [Image.open(reference / name) for name in case["images"]]
-        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": case["question"]}]
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
+        inputs = _read(processor, [_asked(case, reference)], True)
         ids = inputs["input_ids"][0]
-        found: dict[str, Any] = {"same_ids": ids.tolist() == case["ids"], "diff": None, "last_diff": None, "text": None}
+        found: Found = {"same_ids": ids.tolist() == case["ids"], "diff": None, "last_diff": None, "text": None}
         if found["same_ids"]:
             logits, wanted = model(**inputs).logits[0].double(), tensors[f"logits.{i}"].double()
             text = ids != model.config.image_token_id
@@ -65,36 +73,75 @@ def compare_answers(folder: Path, reference: Path, expected: dict[str, Any], ten
             answer = model.generate(**inputs, max_new_tokens=expected["max_new_tokens"])[0, len(ids) :]
             found["text"] = processor.decode(answer, skip_special_tokens=True)
         cases.append(found)
-    return {"class": type(model).__name__, "loading": _loading(loading), "cases": cases}
+    return {"class": type(model).__name__, "cases": cases, "golden_that_differ": _golden(processor, reference, expected["golden"])}
 
 
-def compare_embeddings(folder: Path, reference: Path, expected: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
-    """Unit embeddings of images and texts, and the similarity scores that come of them."""
-    import torch
+def _golden(processor: Any, reference: Path, conversations: list[Found]) -> list[int]:
+    """Numbers of the conversations that are other token ids here than in training, with the answer or as a prompt."""
+    differ = []
+    for i, case in enumerate(conversations):
+        asked, said = _asked(case, reference), {"role": "assistant", "content": [{"type": "text", "text": case["answer"]}]}
+        prompt, whole = _read(processor, [asked], True), _read(processor, [asked, said], False)
+        if (prompt["input_ids"][0].tolist(), whole["input_ids"][0].tolist()) != (case["prompt"], case["ids"]):
+            differ.append(i)
+    return differ
+
+
+def _asked(case: Found, reference: Path) -> Found:
+    images = ({"type": "image", "image": _open(reference / name)} for name in case["images"])
+    return {"role": "user", "content": [*images, {"type": "text", "text": case["question"]}]}
+
+
+def _read(processor: Any, messages: list[Found], is_prompt: bool) -> Any:
+    return processor.apply_chat_template(messages, add_generation_prompt=is_prompt, tokenize=True, return_dict=True, return_tensors="pt")
+
+
+# --- dual encoders ----------------------------------------------------------------------------------
+
+
+def embeddings(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """Unit embeddings of images and texts, and what makes similarity scores of them."""
     import torchvision  # noqa: F401
-    from PIL import Image
     from transformers import AutoModel, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    model, loading = AutoModel.from_pretrained(folder, trust_remote_code=False, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+    model, loading = AutoModel.from_pretrained(folder, **_plain(), output_loading_info=True)
     model.eval()
-    images = [Image.open(reference / name) for name in expected["images"]]
-    inputs = processor(images=images, text=expected["texts"], padding=True, return_tensors="pt")
+    images = [_open(reference / name) for name in expected["images"]]
+    # SigLIP reads its texts filled up to the full length, as its card says.
+    inputs = processor(images=images, text=expected["texts"], padding="max_length" if model.config.model_type == "siglip" else True, return_tensors="pt")
     out = model(**inputs)
-    same_ids = [row[mask.bool()].tolist() for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)] == expected["ids"]
+    same_ids = all(row[: len(ids)].tolist() == ids for row, ids in zip(inputs["input_ids"], expected["ids"], strict=True))
     diffs = {
         "images": (out.image_embeds - tensors["images"]).abs().max().item(),
         "texts": (out.text_embeds - tensors["texts"]).abs().max().item(),
         "scale": abs(model.logit_scale.exp().item() / tensors["scale"].item() - 1),
     }
+    if hasattr(model, "logit_bias"):
+        diffs["bias"] = abs(model.logit_bias.item() - tensors["bias"].item())
     return {"class": type(model).__name__, "loading": _loading(loading), "same_ids": same_ids, "diffs": diffs}
 
 
-def _loading(info: dict[str, Any]) -> dict[str, list[str]]:
+# --- what all of them need --------------------------------------------------------------------------
+
+
+def _plain() -> Found:
+    import torch
+
+    return {"trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
+
+
+def _open(path: Path) -> Any:
+    from PIL import Image
+
+    return Image.open(path)
+
+
+def _loading(info: Found) -> dict[str, list[str]]:
     """Keys that the folder lacks, has too many of, or has in another shape: all must be empty."""
     return {kind: sorted(str(key) for key in info.get(kind, ())) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
 
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, _Forbid())
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

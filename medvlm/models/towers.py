@@ -1,4 +1,4 @@
-"""A dual encoder: image and text towers with a linear head each, compared by cosine.
+"""A dual encoder: image and text towers with a linear head each, or without heads as in SigLIP, compared by cosine.
 
 Axes: N images, B texts, T tokens, P width of the shared space. With one image encoder this is exactly what
 transformers' VisionTextDualEncoderModel computes.
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from medvlm.core.config import component
+from medvlm.core.errors import ShapeError
 from medvlm.models.parts import build_encoders, encode, seeded
 
 
@@ -35,7 +36,7 @@ class Pairs:
         return replace(self, **moved, media={k: v.to(device) for k, v in self.media.items()})
 
 
-def build_dual(encoders: Mapping[str, Any], text: Any, tokenizer: Any, width: int, log_scale: float, bias: float | None, seed: int) -> DualEncoder:
+def build_dual(encoders: Mapping[str, Any], text: Any, tokenizer: Any, width: int | None, log_scale: float, bias: float | None, seed: int) -> DualEncoder:
     towers = build_encoders(encoders, seed)
     text_tower = seeded(seed, "text", lambda: component("texts", text.kind).build(text, tokenizer))
     return seeded(seed, "heads", lambda: DualEncoder(towers, text_tower, width, log_scale, bias))
@@ -44,11 +45,16 @@ def build_dual(encoders: Mapping[str, Any], text: Any, tokenizer: Any, width: in
 class DualEncoder(nn.Module):
     """forward(pairs) -> unit image embeddings [N, P], unit text embeddings [N, P], log scale, bias (None without one)."""
 
-    def __init__(self, encoders: nn.ModuleDict, text: nn.Module, width: int, log_scale: float, bias: float | None):
+    def __init__(self, encoders: nn.ModuleDict, text: nn.Module, width: int | None, log_scale: float, bias: float | None):
+        """width: of the shared space, None for no heads. Raises ShapeError for towers of several widths without heads."""
         super().__init__()
         self.encoders, self.text = encoders, text
-        heads: dict[str, nn.Module] = {name: nn.Linear(e.width, width, bias=False) for name, e in encoders.items()}  # type: ignore[arg-type]
-        self.heads = nn.ModuleDict({**heads, "text": nn.Linear(text.width, width, bias=False), "scale": Scale(log_scale, bias)})  # type: ignore[arg-type]
+        widths: dict[str, int] = {**{name: e.width for name, e in encoders.items()}, "text": text.width}  # type: ignore[dict-item]
+        if width is None and len(set(widths.values())) > 1:
+            raise ShapeError(f"a dual encoder without heads (width: null) needs towers of one width, found {widths}; give it a width")
+        self.width: int = text.width if width is None else width  # type: ignore[assignment]
+        heads = {name: nn.Identity() if width is None else nn.Linear(each, width, bias=False) for name, each in widths.items()}
+        self.heads = nn.ModuleDict({**heads, "scale": Scale(log_scale, bias)})
 
     def forward(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         return self.embed_media(pairs.media)[pairs.order_N], self.embed_texts(pairs.ids_BT, pairs.mask_BT), *self.heads["scale"]()

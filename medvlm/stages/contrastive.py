@@ -29,8 +29,8 @@ class Config(StageConfig):
     text: Annotated[Any, Slot("texts")]
     """The text tower."""
     loss: Annotated[Any, Slot("objectives.pairs")]
-    width: int = Field(128, gt=0)
-    """Of the shared space."""
+    width: int | None = Field(128, gt=0)
+    """Of the shared space. null: no linear heads, the towers' pooled outputs are compared as they are, as in SigLIP."""
     alike: Literal["concept", "text"] = "concept"
     """Which pairs of a batch are right answers to each other: those of one concept (where a sample has none, of one text),
     or of one text alone: the tower then also learns what reports tell beyond the concept."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.config import Config as Base
+from medvlm.core.errors import ShapeError
 
 
 class Config(Base):
@@ -55,8 +56,9 @@ class Text(nn.Module):
 
     def __init__(self, config: Config, tokenizer: Any):
         super().__init__()
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig, AutoModel, SiglipTextModel
 
+        self.pad_id: int = tokenizer.pad_token_id
         if config.model:
             tower = AutoModel.from_pretrained(config.model, dtype="float32")
             self.tower = getattr(tower, "text_model", tower)
@@ -64,9 +66,21 @@ class Text(nn.Module):
             ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
             rest = {k: v for k, v in config.config.items() if k != "model_type"}
             known = {"vocab_size": len(tokenizer), "max_position_embeddings": config.max_tokens, **ids, **rest}
-            self.tower = AutoModel.from_config(AutoConfig.for_model(config.config["model_type"], **known))
-        self.width: int = self.tower.config.hidden_size
+            made = AutoConfig.for_model(config.config["model_type"], **known)
+            # The only tower of its kind that AutoModel does not know by itself.
+            self.tower = SiglipTextModel(made) if made.model_type == "siglip_text_model" else AutoModel.from_config(made)
+        known = self.tower.config
+        self.is_siglip = known.model_type.startswith("siglip")
+        self.width: int = known.projection_size if self.is_siglip else known.hidden_size
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        if self.is_siglip:
+            # SigLIP pools at the last place and was trained on texts filled up to the full length, without a mask
+            # (arXiv 2303.15343; transformers' SiglipTextModel): another length would be another embedding.
+            known: Any = self.tower.config
+            if ids_BT.shape[1] > known.max_position_embeddings:
+                raise ShapeError(f"text: {ids_BT.shape[1]} tokens, and this tower reads {known.max_position_embeddings}; set text.max_tokens to that")
+            ids_BT = torch.nn.functional.pad(ids_BT.masked_fill(mask_BT == 0, self.pad_id), (0, known.max_position_embeddings - ids_BT.shape[1]), value=self.pad_id)
+            return self.tower(input_ids=ids_BT).pooler_output  # type: ignore[no-any-return]
         pooled: torch.Tensor = self.tower(input_ids=ids_BT, attention_mask=mask_BT).pooler_output
         return pooled

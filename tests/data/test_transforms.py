@@ -253,13 +253,13 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(settings: dict[str, Any]) -> None:
     from types import SimpleNamespace
 
-    from medvlm.export.stock import stock_reason
+    from medvlm.export.stock import resolve
 
     (name, *_), preprocess = settings, Preprocess(size=(32, 32), **settings)
     with pytest.raises(ShapeError, match=rf"preprocess\.{name} is set: .*; use export\.target: custom"):
         processor_settings(preprocess)
     encoder = SimpleNamespace(kind="transformers", preprocess=preprocess)
-    assert f"encoders.film.preprocess.{name} is set" in (stock_reason(SimpleNamespace(encoders={"film": encoder}, language=None)) or "")
+    assert f"encoders.film.preprocess.{name} is set" in resolve("stock", SimpleNamespace(encoders={"film": encoder}, language=None), ())[2]
 
 
 def test_every_setting_is_part_of_the_recipes_hash() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from medvlm.core.card import load_card
 from medvlm.core.contracts import Lora
 from medvlm.core.run import RunFolder, write_json
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
-from medvlm.export import parity
-from medvlm.export.run import Trained
+from medvlm.export import parity, parity_child, reference
+from medvlm.export.trained import Trained
 from medvlm.models.lora import attach
 from medvlm.models.parts import preprocess_of
 from medvlm.models.towers import build_dual
@@ -28,13 +29,14 @@ PICTURE = {"image_size": 32, "patch_size": 8}
 CARDS = {"smears": "bccd.yaml", "films": "cxr_cohen.yaml"}
 
 
-def recipe_of(tower: dict[str, Any], language: dict[str, Any] | None, target: str = "stock", **encoders: Any) -> Recipe:
+def recipe_of(tower: dict[str, Any], language: dict[str, Any] | None, target: str = "stock", pairing: dict[str, Any] | None = None, **encoders: Any) -> Recipe:
+    """pairing: other settings of the stage of a dual encoder."""
     film = {"kind": "transformers", "config": {"model_type": "siglip_vision_model", **SMALL, **PICTURE, **tower}, "serves": ["film", "smear"]}
     connector = {} if language is None else {"connector": {"kind": "mlp"}}
     mix = {"smears": 1, "films": 1}
     text = {"kind": "transformers", "config": {"model_type": "bert", **SMALL}}
     instruct = {"name": "instruct", "kind": "supervised", "mix": mix, "trains": ["connectors", "lora"], "lora": {"rank": 4, "targets": ["language", "encoders"]}}
-    pair = {"name": "pair", "kind": "contrastive", "mix": mix, "trains": ["encoders", "text", "heads"], "text": text, "loss": {"kind": "siglip"}, "width": 24}
+    pair = {"name": "pair", "kind": "contrastive", "mix": mix, "trains": ["encoders", "text", "heads"], "text": text, "loss": {"kind": "siglip"}, "width": 24, **(pairing or {})}
     return Recipe.model_validate(
         {
             "name": "tiny",
@@ -81,7 +83,7 @@ def trained_of(recipe: Recipe) -> Trained:
         from medvlm.texts.transformers import tokenizer as text_tokenizer
 
         tokenizer = text_tokenizer(stage.text, tokenizer)
-        model = build_dual(encoders, stage.text, tokenizer, stage.width, 2.3, -10.0, seed=3)
+        model = build_dual(encoders, stage.text, tokenizer, stage.width, 2.3, -10.0 if stage.loss.kind == "siglip" else None, seed=3)
     plain = recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True})
     cards = {name: load_card(shipped("data_cards") / card) for name, card in CARDS.items()}
     return Trained(model, tokenizer, preprocess_of(encoders), stage.name, recipe, plain, "0123abcd", cards)
@@ -118,7 +120,12 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", refuse)
 
 
+def prove_here(folder: Path, made: Path, loader: str = "transformers") -> dict[str, Any]:
+    """The proof without a process of its own, for compositions of a target whose process is started by another test."""
+    return parity.judge(json.loads((made / "reference.json").read_text()), parity_child.compared(made, folder, loader))
+
+
 def unproven(*args: Any) -> dict[str, Any]:
     """In the place of the proof, where a test is about something else."""
-    sizes = [list(size) for size in parity.SIZES]
+    sizes = [list(size) for size in reference.SIZES]
     return {"passed": True, "max_abs_logit_diff": 0.0, "tolerance": 1e-4, "image_sizes": sizes, "versions": {"torch": "2"}, "class": "LlavaForConditionalGeneration"}

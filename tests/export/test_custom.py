@@ -13,8 +13,8 @@ import torch
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.export import parity
-from medvlm.export.custom import load, save
-from medvlm.export.run import _manifest, export
+from medvlm.export.run import export
+from medvlm.export.targets.custom import load, manifest_of, save
 from medvlm.models.parts import evaluating
 
 from .conftest import PICTURE, SMALL, recipe_of, trained_of, unproven
@@ -73,7 +73,7 @@ def test_parts_that_came_from_elsewhere_are_whole_without_it(tmp_path: Path, no_
     with evaluating(model):
         before = model.language(input_ids=ids).logits
     (tmp_path / "out").mkdir()
-    save(model, _manifest(trained), trained.tokenizer, tmp_path / "out")
+    save(model, manifest_of(trained), trained.tokenizer, tmp_path / "out")
     for name in ("tower", "language"):
         (tmp_path / name).rename(tmp_path / f"{name}-is-gone")
     made = load(tmp_path / "out")
@@ -84,7 +84,7 @@ def test_parts_that_came_from_elsewhere_are_whole_without_it(tmp_path: Path, no_
 
 def test_a_dual_encoder_comes_back_with_its_bias(tmp_path: Path, no_children: None) -> None:
     trained = trained_of(recipe_of({}, None))
-    save(trained.model, _manifest(trained), trained.tokenizer, tmp_path)
+    save(trained.model, manifest_of(trained), trained.tokenizer, tmp_path)
     made: Any = load(tmp_path).model
     assert made.heads["scale"].bias.item() == -10.0 and made.heads["scale"].log_scale.item() == pytest.approx(2.3)
 
@@ -93,7 +93,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, no_children: None) ->
     from safetensors.torch import load_file, save_file
 
     trained = trained_of(recipe_of({}, {}))
-    save(trained.model, _manifest(trained), trained.tokenizer, tmp_path)
+    save(trained.model, manifest_of(trained), trained.tokenizer, tmp_path)
     weights = load_file(tmp_path / "weights.safetensors")
     save_file({n.replace("linear_1", "linear_9"): t for n, t in weights.items()}, tmp_path / "weights.safetensors")
     with pytest.raises(CheckpointError, match=r"connectors\.film\.linear_1\.bias is missing"):
@@ -104,6 +104,6 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, no_children: None) ->
 
 def test_the_stage_says_which_text_tower(no_children: None) -> None:
     trained = trained_of(recipe_of({}, None))
-    assert _manifest(trained).width == 24
+    assert manifest_of(trained).width == 24
     with pytest.raises(StopIteration):
-        _manifest(replace(trained, stage="no-such-stage"))
+        manifest_of(replace(trained, stage="no-such-stage"))

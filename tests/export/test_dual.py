@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from medvlm.core.run import RunFolder
+from medvlm.export import parity
 from medvlm.export.run import export
-from medvlm.export.stock import stock_reason
+from medvlm.export.stock import resolve
+from medvlm.export.targets.vision_text_dual_encoder import reason as reason_of
 
-from .conftest import recipe_of, trained_of
+from .conftest import SMALL, prove_here, recipe_of, trained_of
 
 
 def test_embeddings_are_those_of_the_trained_model(tmp_path: Path, run: RunFolder) -> None:
@@ -36,6 +39,43 @@ def test_embeddings_are_those_of_the_trained_model(tmp_path: Path, run: RunFolde
     assert (cosine[0] - cosine[1]).abs().max() > 1e-3, "two different images must not look alike"
 
 
+TEXTS = {name: {"kind": "transformers", "config": {"model_type": f"{name}_text_model", **SMALL}, "max_tokens": 64} for name in ("clip", "siglip")}
+CLIP = ({"model_type": "clip_vision_model"}, {"text": TEXTS["clip"], "loss": {"kind": "clip"}})
+SIGLIP = ({}, {"text": TEXTS["siglip"], "width": None})
+
+
+@pytest.mark.parametrize(
+    ("tower", "pairing", "stock", "target"),
+    [(*CLIP, "CLIPModel", "stock"), (*SIGLIP, "SiglipModel", "stock"), (*CLIP, "VisionTextDualEncoderModel", "vision_text_dual_encoder"),
+     ({}, {"width": None}, "VisionTextDualEncoderModel", "stock")],
+)  # fmt: skip
+def test_towers_of_one_family_become_its_own_class(
+    tower: dict[str, Any], pairing: dict[str, Any], stock: str, target: str, tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "prove", prove_here)
+    receipt = export(run, tmp_path / "dual", trained_of(recipe_of(tower, None, pairing=pairing)), target)
+    assert receipt.parity["passed"] and receipt.parity["class"] == stock
+    assert receipt.parity["max_abs_embedding_diff"] <= 1e-4
+    assert ("bias" in receipt.parity["diffs"]) == (stock == "SiglipModel")
+    assert receipt.audit.counts()["missing"] == 0 and not receipt.audit.copied
+
+
+@pytest.mark.parametrize(
+    ("target", "tower", "pairing", "reason"),
+    [
+        ("siglip", {}, {"text": TEXTS["siglip"]}, "stages.pair.width is 24, and SigLIP has no linear heads"),
+        ("siglip", {}, {"text": TEXTS["siglip"], "width": None, "loss": {"kind": "clip"}}, "stages.pair.loss is of kind clip"),
+        ("siglip", *CLIP, "encoders.film is a clip_vision_model, and SigLIP holds a siglip_vision_model"),
+        ("vision_text_dual_encoder", *SIGLIP, "the text tower is a siglip_text_model"),
+        ("clip", CLIP[0], {}, "the text tower is a bert, and CLIP holds a clip_text_model"),
+        ("llava", {}, {}, "llava is a model that answers in text, and what stage pair makes is a dual encoder"),
+    ],
+)
+def test_a_class_that_does_not_hold_the_towers_is_refused_with_the_reason(target: str, tower: dict[str, Any], pairing: dict[str, Any], reason: str) -> None:
+    recipe = recipe_of(tower, None, pairing=pairing)
+    assert reason in resolve(target, recipe.model, recipe.stages)[2]
+
+
 @pytest.mark.parametrize(("stages", "reason"), [([], None), (["mylab.bag_of_words"], "the text tower is of kind mylab.bag_of_words")])
 def test_only_towers_of_transformers_fit(stages: list[str], reason: str | None) -> None:
     class Text:
@@ -44,5 +84,5 @@ def test_only_towers_of_transformers_fit(stages: list[str], reason: str | None) 
     class Stage:
         text = Text()
 
-    found = stock_reason(recipe_of({}, None).model, [Stage()] * len(stages))
+    found = reason_of(recipe_of({}, None).model, [Stage()] * len(stages))
     assert found is None if reason is None else found is not None and found.startswith(reason)

@@ -13,10 +13,9 @@ import torch
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.run import RunFolder
 from medvlm.export import parity
-from medvlm.export.llava import to_llava
+from medvlm.export import reference as references
 from medvlm.export.run import ExportReceipt, export
-from medvlm.export.stock import stock_reason
-from medvlm.models.parts import matches
+from medvlm.export.targets import llava
 
 from .conftest import recipe_of, trained_of, with_film
 
@@ -69,7 +68,7 @@ def test_a_grey_image_reaches_the_model_as_three_equal_channels(receipt: ExportR
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(receipt.folder)
-    grey = Image.fromarray(parity.proof_images()[0])
+    grey = Image.fromarray(references.proof_images()[0])
     pixels = processor([grey, grey.convert("RGB")], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (2, 3, 32, 32)
     assert torch.equal(pixels[0], pixels[1])
@@ -82,8 +81,8 @@ def test_answers_do_not_change_in_a_batch(receipt: ExportReceipt) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model, processor = AutoModelForImageTextToText.from_pretrained(receipt.folder), AutoProcessor.from_pretrained(receipt.folder)
-    images = [Image.fromarray(array) for array in parity.proof_images()[1:]]
-    prompts = [[{"role": "user", "content": [{"type": "image", "image": i}, {"type": "text", "text": t}]}] for i, t in zip(images, ("How many?", parity.QUESTIONS[1]), strict=True)]
+    images = [Image.fromarray(array) for array in references.proof_images()[1:]]
+    prompts = [[{"role": "user", "content": [{"type": "image", "image": i}, {"type": "text", "text": t}]}] for i, t in zip(images, ("How many?", references.QUESTIONS[1]), strict=True)]
     how = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     together = processor.apply_chat_template(prompts, processor_kwargs={"padding": True}, **how)
     answers = model.generate(**together, max_new_tokens=6)[:, together["input_ids"].shape[1] :]
@@ -100,8 +99,8 @@ def test_a_perturbed_weight_fails_the_proof(tmp_path: Path) -> None:
     trained = trained_of(recipe_of(tower, language))
     reference, folder = tmp_path / "reference", tmp_path / "model"
     reference.mkdir()
-    parity.write_reference(trained.model, trained.tokenizer, trained.preprocess, reference)  # type: ignore[arg-type]
-    to_llava(trained.model, trained.tokenizer, trained.preprocess["film"], folder)  # type: ignore[arg-type]
+    llava.reference(trained, reference)
+    llava.write(trained, folder)
     weights = load_file(folder / "model.safetensors")
     name = next(n for n in weights if "vision_tower" in n and "patch_embedding" in n and n.endswith("weight"))
     weights[name] = weights[name] * 1.05
@@ -128,7 +127,7 @@ def test_every_tensor_is_accounted_for(tmp_path: Path, no_children: None) -> Non
     trainable = {n for n, _ in model.named_parameters() if ".lora_" in n}
     folded = {n.partition(".lora_")[0] for n in trainable}
     bases = {n.replace(".base_layer.", ".") for n in model.state_dict() if ".lora_" not in n}
-    audit = to_llava(model, trained.tokenizer, trained.preprocess["film"], tmp_path, lambda name: matches(name, "connectors"))
+    audit = llava.write(trained, tmp_path)
     assert set(audit.adapters) == trainable
     assert len(audit.merged) == len(folded)
     assert audit.replaced == [f"model.multi_modal_projector.linear_{i}.{p}" for i in (1, 2) for p in ("weight", "bias")]
@@ -145,7 +144,7 @@ def test_a_model_with_a_tensor_too_many_is_refused(tmp_path: Path, no_children: 
     model: Any = trained.model
     model.connectors["film"].linear_3 = torch.nn.Linear(2, 2)
     with pytest.raises(ShapeError, match=r"connectors\.film\.linear_3\.bias"):
-        to_llava(model, trained.tokenizer, trained.preprocess["film"], tmp_path)
+        llava.write(trained, tmp_path)
 
 
 def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_children: None) -> None:
@@ -153,7 +152,7 @@ def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_chi
     language = {"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 0.05, "tie_word_embeddings": True}
     trained = trained_of(recipe_of({}, language))
     with pytest.raises(ShapeError, match="more after its last layer than a linear head"):
-        to_llava(trained.model, trained.tokenizer, trained.preprocess["film"], tmp_path)  # type: ignore[arg-type]
+        llava.write(trained, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_chi
     ],
 )
 def test_what_no_stock_class_holds_is_refused_with_the_reason(tower: dict[str, Any], encoders: dict[str, Any], reason: str) -> None:
-    found = stock_reason(with_film(recipe_of(tower, {}), encoders).model)
+    found = llava.reason(with_film(recipe_of(tower, {}), encoders).model, ())
     assert found is not None and reason in found
 
 

@@ -7,7 +7,7 @@ never through a state dict written by hand.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,57 @@ from torch import nn
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.data.transforms import processor_settings
+from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account, named
-from medvlm.export.stock import REMEDY, TOWERS
+from medvlm.export.fits import model_type, one_tower
+from medvlm.export.stock import REMEDY
+from medvlm.export.trained import Trained
 from medvlm.models.generate import end_ids
 from medvlm.models.lora import merge
 from medvlm.models.vlm import VLM
 
+MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
+LOADING = """\
+```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModelForImageTextToText.from_pretrained("FOLDER")
+chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, {"type": "text", "text": "What does the image show?"}]}]
+inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
+TOWERS = {
+    # tower's model_type -> (vision_feature_select_strategy, tokens beside the patches): CLIP has a class token, which
+    # "default" drops; SigLIP has none, and "default" would drop the first patch instead.
+    "clip_vision_model": ("default", 1),
+    "siglip_vision_model": ("full", 0),
+}
 
-def to_llava(model: VLM, tokenizer: Any, preprocess: Preprocess, folder: Path, is_trained: Callable[[str], bool] = lambda name: False) -> Audit:
-    """Writes the folder and says where each tensor went. The adapters of `model` are folded into it for good.
 
-    is_trained: parameter name -> whether a stage trained it. Raises ShapeError for a model that the class does not hold.
-    """
+def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
+    """The class holds one CLIP or SigLIP tower, linear - GELU - linear, and a causal language model."""
+    if why := one_tower(model):
+        return why
+    ((name, encoder),) = model.encoders.items()
+    if encoder.connector.kind != "mlp":
+        return f"encoders.{name}.connector is of kind {encoder.connector.kind}, and LLaVA holds `mlp`"
+    known = model_type(encoder)
+    if known and known not in TOWERS:
+        return f"encoders.{name} is a {known}, and LLaVA is used with {' or '.join(TOWERS)}"
+    return None
+
+
+def reference(trained: Trained, folder: Path) -> None:
+    references.answers(trained.for_stock(), folder)
+
+
+def write(trained: Trained, folder: Path) -> Audit:
+    """Adapters are folded into the model for good."""
     from transformers import LlavaForConditionalGeneration
 
+    model, tokenizer = trained.model, trained.tokenizer
     ((name, encoder),) = model.encoders.items()
+    (preprocess,) = trained.preprocess.values()
     tower, connector, language = encoder.tower, model.connectors[name], model.language
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
     merge(model)
@@ -39,7 +75,7 @@ def to_llava(model: VLM, tokenizer: Any, preprocess: Preprocess, folder: Path, i
     with torch.device("meta"):
         stock = LlavaForConditionalGeneration(config)
     source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
-    placed, audit = account(source, _places(name, language), stock.state_dict(), adapters, is_trained)
+    placed, audit = account(source, _places(name, language), stock.state_dict(), adapters, trained.is_trained)
     _head_is_linear(language)
     stock.load_state_dict(placed, strict=True, assign=True)
     stock.tie_weights()

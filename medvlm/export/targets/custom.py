@@ -7,6 +7,7 @@ the text. Parts that came from a hub id or a folder are written down by their co
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,14 +19,46 @@ from medvlm.core.config import Config, Slot
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import write_json
+from medvlm.export import reference as references
 from medvlm.export.audit import Audit
+from medvlm.export.parity import OURS
+from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
 from medvlm.models.parts import preprocess_of
 from medvlm.models.restore import put
 from medvlm.models.towers import DualEncoder, build_dual
 from medvlm.models.vlm import VLM, build_vlm
 
+MAKES, LIBRARY, LOADER = ("vlm", "dual"), "medvlm", OURS
+LOADING = """\
+```
+pip install medvlm
+medvlm evaluate FOLDER --on SOURCE:SPLIT
+```"""
 WEIGHTS, MANIFEST = "weights.safetensors", "model.json"
+
+
+def reason(model: Any, stages: Sequence[Any], part: str = "") -> None:
+    """It holds whatever medvlm composes."""
+
+
+def reference(trained: Trained, folder: Path) -> None:
+    (references.answers if isinstance(trained.model, VLM) else references.embeddings)(trained, folder)
+
+
+def write(trained: Trained, folder: Path) -> Audit:
+    """Adapters are folded into the model for good."""
+    return save(trained.model, manifest_of(trained), trained.tokenizer, folder, trained.is_trained)
+
+
+def manifest_of(trained: Trained) -> Manifest:
+    recipe, model = trained.recipe, trained.model
+    shared = {"plugins": recipe.plugins, "encoders": recipe.model.encoders, "box_scale": recipe.model.boxes.scale}
+    if isinstance(model, VLM):
+        image_token = trained.tokenizer.convert_ids_to_tokens(model.image_token_id)
+        return Manifest.model_construct(makes="vlm", language=recipe.model.language, image_token=image_token, **shared)
+    stage = next(s for s in recipe.stages if s.name == trained.stage)
+    return Manifest.model_construct(makes="dual", text=stage.text, width=stage.width, has_bias=model.heads["scale"].bias is not None, **shared)
 
 
 class Manifest(Config):
@@ -37,7 +70,7 @@ class Manifest(Config):
     encoders: dict[str, Annotated[Any, Slot("encoders")]]
     language: Annotated[Any, Slot("backbones", optional=True)] = None
     text: Annotated[Any, Slot("texts", optional=True)] = None
-    width: int = 0
+    width: int | None = None
     has_bias: bool = False
     image_token: str = ""
     box_scale: int = 1000

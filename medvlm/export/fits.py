@@ -1,0 +1,60 @@
+"""What can be told of a composition from its recipe alone, for the targets that hold one tower."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medvlm.data.transforms import not_stock
+
+
+def one_tower(model: Any, kind: str = "transformers") -> str | None:
+    """Why it is not one encoder of this kind behind a stock image processor, or None.
+
+    A preprocess.window fits: it is applied before the stock processor, and the model card says how.
+    """
+    if len(model.encoders) != 1:
+        return f"it has {len(model.encoders)} encoders ({', '.join(model.encoders)}), and the stock class holds one"
+    ((name, encoder),) = model.encoders.items()
+    if encoder.kind != kind:
+        return f"encoders.{name} is of kind {encoder.kind}, and the stock class holds a tower of {kind}"
+    if encoder.preprocess is not None and (reason := not_stock(encoder.preprocess)):
+        return f"encoders.{name}.preprocess.{reason}"
+    if encoder.preprocess is not None and encoder.preprocess.channels != 3:
+        return f"encoders.{name}.preprocess.channels is {encoder.preprocess.channels}, and the stock image processor makes 3 of every image"
+    return None
+
+
+def two_towers(model: Any, stages: Sequence[Any], family: str, vision: str, text: str) -> str | None:
+    """Why it is not one vision and one text tower of these model_types, or None."""
+    if why := one_tower(model):
+        return why
+    ((name, encoder),) = model.encoders.items()
+    tower = text_of(stages)
+    if tower is not None and tower.kind != "transformers":
+        return f"the text tower is of kind {tower.kind}, and {family} holds a {text}"
+    for what, part, wanted, key in ((f"encoders.{name}", encoder, vision, "vision_config"), ("the text tower", tower, text, "text_config")):
+        known = model_type(part, key) if part is not None else None
+        if known and known != wanted:
+            return f"{what} is a {known}, and {family} holds a {wanted}"
+    return None
+
+
+def text_of(stages: Sequence[Any]) -> Any | None:
+    """The text tower of a dual encoder: that of the last stage that has one."""
+    return next((stage.text for stage in reversed(stages) if getattr(stage, "text", None)), None)
+
+
+def model_type(part: Any, key: str = "vision_config") -> str | None:
+    """Of a tower of transformers, which a whole CLIP or SigLIP holds under `key`; None where it is only known by a hub id that is not here."""
+    if part.config:
+        kind: str = part.config["model_type"]
+        return kind
+    stored = Path(part.model) / "config.json"
+    if not stored.is_file():
+        return None
+    found = json.loads(stored.read_text())
+    inner: str | None = found.get(key, found).get("model_type")
+    return inner

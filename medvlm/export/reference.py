@@ -1,0 +1,158 @@
+"""What a trained model reads and computes, as files for the process that loads its export: the one side of the parity proof.
+
+It is computed by this package's own data path and model, adapters not yet folded in, float32, on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medvlm.core.contracts import Preprocess
+from medvlm.core.run import write_json
+from medvlm.core.sample import Medium
+from medvlm.data.dialogue import Dialogue, Document
+from medvlm.data.rows import collate
+from medvlm.data.transforms import MediaTransform
+from medvlm.export.trained import Trained
+from medvlm.models.generate import end_ids, generate
+from medvlm.models.parts import encode, evaluating
+from medvlm.models.vlm import VLM
+
+MAX_NEW_TOKENS = 24
+SIZES = ((61, 97), (131, 64), (355, 517, 3))
+"""Height, width and, for colour, channels: none of them square, none a multiple of a patch."""
+VOLUME = (17, 61, 97)
+QUESTIONS = ("What does the image show?", "Is there a finding, and on which side?", "How many are there?")
+TEXTS = ("A nodule in the left upper zone.", "No finding.", "Three opacities, the largest of 12 mm.")
+
+# Words with what tokenizers and templates trip over: line breaks, digits, units, accents, quotes, braces, blanks at the ends.
+SAID = (
+    ("What does the image show?", "A nodule in the left upper zone."),
+    ("Describe the findings.\nBe brief.", "No finding.\n\nNo comparison."),
+    ("How many are there?  Count them.", "12"),
+    ("Where is it?", "[103, 20, 877, 1000]"),
+    ("Größe in mm²?", "≥ 12.5 mm, nicht größer als 3 × 4 cm"),
+    ('Is "normal" {right}? <b>', "yes"),
+    ("胸部に異常はありますか", "いいえ"),
+)
+
+
+def proof_images(seed: int = 0) -> list[np.ndarray]:
+    """uint8 pictures of SIZES: coarse noise, so that resizing and the order of axes and channels show."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for height, width, *channels in SIZES:
+        coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, *channels), dtype=np.uint8)
+        made.append(np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width]))
+    return made
+
+
+def proof_media(preprocess: Preprocess, seed: int = 0) -> list[np.ndarray]:
+    """The pictures (only grey ones for several windows), or for an encoder of volumes one uint16 volume [D, H, W]."""
+    if len(preprocess.size) == 2:
+        return [image for image in proof_images(seed) if image.ndim == 2 or not preprocess.windows]
+    return [np.random.default_rng(seed).integers(0, 4096, VOLUME, dtype=np.uint16)]
+
+
+def proof_pixels(preprocess: Mapping[str, Preprocess], folder: Path) -> tuple[dict[tuple[str, int], torch.Tensor], dict[tuple[str, int], str]]:
+    """(encoder, number) -> pixels as the data path makes them, and for pictures the name of the PNG written for the other process."""
+    from PIL import Image
+
+    pixels, pictures = {}, {}
+    for name, before in preprocess.items():
+        transform = MediaTransform(before)
+        for i, array in enumerate(proof_media(before)):
+            stored: Any = array
+            if len(before.size) == 2:
+                pictures[name, i] = f"{name}.{i}.png"
+                Image.fromarray(array).save(folder / pictures[name, i])
+                stored = (folder / pictures[name, i]).read_bytes()
+            size = array.shape[: len(before.size)]
+            # As if stored at 3/4 of a declared spacing: then it is resampled, and cut or filled up.
+            spacing_mm = tuple(0.75 * mm for mm in before.spacing_mm) if before.spacing_mm else None
+            medium = Medium("proof", pictures.get((name, i), "volume"), size, spacing_mm)
+            pixels[name, i] = transform(stored, medium.member, medium)[0]
+    return pixels, pictures
+
+
+def answers(trained: Trained, folder: Path) -> None:
+    """Token ids, logits and greedy answers of a model that answers, and the ids of whole conversations as training reads them."""
+    model, tokenizer = trained.model, trained.tokenizer
+    dialogue = Dialogue(tokenizer, tokenizer.convert_ids_to_tokens(model.image_token_id))
+    pixels, pictures = proof_pixels(trained.preprocess, folder)
+    first, *_, last = [*pixels, *pixels]
+    asked = [([m], QUESTIONS[i % len(QUESTIONS)]) for i, m in enumerate(pixels)]
+    asked += [([], "What is an image?"), ([last, first], "What is the difference?")]
+    room = getattr(model.language.config, "max_position_embeddings", None) or 1 << 30
+    cases: list[dict[str, Any]] = []
+    tensors: dict[str, torch.Tensor] = {}
+    effect = None
+    with evaluating(model):
+        counts = {name: model.connectors[name](encode(model.encoders[name], p[None], name).patches).shape[1] for (name, _), p in pixels.items()}
+        for media, question in asked:
+            ids = dialogue.turn(question, [counts[name] for name, _ in media], None).prompt
+            if len(media) > 1 and len(ids) + MAX_NEW_TOKENS > room:
+                continue  # many image tokens before a language model that reads few: it never sees two images
+            shown = [(name, pixels[name, i]) for name, i in media]
+            logits_TV = _logits(model, ids, shown, counts, tokenizer.pad_token_id)
+            if effect is None:
+                blank = [(name, torch.zeros_like(p)) for name, p in shown]
+                effect = (_logits(model, ids, blank, counts, tokenizer.pad_token_id) - logits_TV)[-1].abs().max().item()
+            answer = _answer(model, ids, shown, counts, tokenizer)
+            tensors[f"logits.{len(cases)}"] = logits_TV.contiguous()
+            text = tokenizer.decode(answer, skip_special_tokens=True)
+            cases.append({"images": [pictures.get(m, "") for m in media], "question": question, "ids": ids, "text": text})
+    expected = {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases}
+    save(folder, {**expected, "golden": golden(dialogue, counts, pictures)}, tensors)
+
+
+def golden(dialogue: Dialogue, counts: Mapping[str, int], pictures: Mapping[tuple[str, int], str]) -> list[dict[str, Any]]:
+    """20 conversations of 0 to 3 pictures, with the ids of question and answer as training reads them."""
+    shown, made = list(pictures), []
+    for i in range(20):
+        question, said = SAID[i % len(SAID)]
+        media = [shown[(i + k) % len(shown)] for k in range(i % 4 if shown else 0)]
+        turn = dialogue.turn(question, [counts[name] for name, _ in media], said)
+        made.append({"images": [pictures[m] for m in media], "question": question, "answer": said, "prompt": turn.prompt, "ids": turn.prompt + turn.answer})
+    return made
+
+
+def embeddings(trained: Trained, folder: Path) -> None:
+    """Unit embeddings of pictures and texts by a dual encoder, its scale and its bias."""
+    model, tokenizer = trained.model, trained.tokenizer
+    pixels, pictures = proof_pixels(trained.preprocess, folder)
+    read = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
+    mask = read.get("attention_mask", torch.ones_like(read["input_ids"]))
+    scale = model.heads["scale"]
+    with evaluating(model):
+        tensors = {
+            "images": torch.cat([model.embed_media({name: p[None]}) for (name, _), p in pixels.items()]),
+            "texts": model.embed_texts(read["input_ids"], mask),
+            "scale": scale.log_scale.detach().exp(),
+            **({} if scale.bias is None else {"bias": scale.bias.detach()}),
+        }
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS]
+    save(folder, {"kind": "embeddings", "images": list(pictures.values()), "texts": list(TEXTS), "ids": ids}, tensors)
+
+
+def save(folder: Path, expected: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    write_json(folder / "reference.json", expected)
+    torch.save(tensors, folder / "reference.pt")
+
+
+def _logits(model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], pad_id: int) -> torch.Tensor:
+    """[T, V]: a document of which every token after the first is trained yields the logits of every place; the
+    token added at the end has none of its own."""
+    document = Document("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
+    logits: torch.Tensor = model(collate([document], counts, pad_id))
+    return logits
+
+
+def _answer(model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], tokenizer: Any) -> list[int]:
+    batch = collate([Document("proof", ids, [], media)], counts, tokenizer.pad_token_id, pack=False)
+    return generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]

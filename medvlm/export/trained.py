@@ -1,0 +1,71 @@
+"""What every export target is given, and what it must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from medvlm.core.card import Card
+from medvlm.core.contracts import Preprocess
+from medvlm.export.audit import Audit
+from medvlm.models.parts import matches
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is exported. model: as `stage` left it, adapters still on it, float32, on the CPU.
+
+    tokenizer: of the language model, or of the text tower of a dual encoder. recipe: typed (model, stages, plugins).
+    plain: the same with every key, without where data lies. cards: source -> its data card. is_last: whether no later
+    stage is finished, so that the run's evaluation is of this model. part: the encoder that `encoder.NAME` means.
+    """
+
+    model: Any
+    tokenizer: Any
+    preprocess: Mapping[str, Preprocess]
+    stage: str
+    recipe: Any
+    plain: dict[str, Any]
+    recipe_hash: str
+    cards: Mapping[str, Card]
+    is_last: bool = True
+    part: str = ""
+
+    @property
+    def stages(self) -> Sequence[Any]:
+        """Those that the model went through."""
+        names = [s.name for s in self.recipe.stages]
+        through: Sequence[Any] = self.recipe.stages[: names.index(self.stage) + 1]
+        return through
+
+    def is_trained(self, name: str) -> bool:
+        """Whether a stage trained this parameter."""
+        return any(matches(name, pattern) for stage in self.stages for pattern in stage.trains)
+
+    def for_stock(self) -> Trained:
+        """The same without windows, which are applied before the stock processor; the model card says how."""
+        return replace(self, preprocess={n: p.model_copy(update={"window": None}) for n, p in self.preprocess.items()})
+
+
+class Target(Protocol):
+    """medvlm/export/targets/NAME.py.
+
+    MAKES: of which models, `vlm` and `dual` as stages make them. LIBRARY: the Hub's library_name. LOADER: how the proof
+    loads it (a function of parity_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in them.
+    """
+
+    MAKES: tuple[str, ...]
+    LIBRARY: str
+    LOADER: str
+    LOADING: str
+
+    reason: Callable[[Any, Sequence[Any], str], str | None]
+    """reason(model, stages, part): why it can't hold what a recipe's `model` and `stages` make, or None. Asked at validation
+    and at export; no weights are there, and what only they can tell is left to `write`."""
+    reference: Callable[[Trained, Path], None]
+    """reference(trained, folder): what the model computes, written for the proof's other process."""
+    write: Callable[[Trained, Path], Audit]
+    """write(trained, folder): the model's files, and where each tensor went. May fold adapters into the model for good.
+    Raises ShapeError for a model that the target does not hold."""
