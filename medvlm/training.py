@@ -182,7 +182,7 @@ def _identity(config: StageConfig, loaded: LoadedRecipe, sources: dict[str, Open
     first = {chain[0] for chain in origins.values() if chain}
     starts = {name: json.loads((run.stage(name) / "stage.json").read_text())["checkpoint"] for name in first}
     decides = {
-        "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
+        "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every", "keep_last", "keep_every"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
         "seed": loaded.recipe.seed, "sources": {name: _source_identity(loaded, sources[name]) for name in config.mix}, "starts": starts,
         "precision": loaded.recipe.engine.precision,
     }  # fmt: skip

@@ -204,6 +204,10 @@ class StageConfig(Config):
     """Steps between checkpoints; 0: only at the end and on SIGTERM."""
     keep: Literal["last", "best"] = "last"
     """Which weights the next stage starts from; `best` needs `validate`."""
+    keep_last: int = Field(2, gt=0)
+    """Newest checkpoints that stay on disk; with 1 there is none to go back to where the newest turns out to be damaged."""
+    keep_every: int = Field(0, ge=0)
+    """Checkpoints of every so many steps stay too; 0: none of them."""
 
     @field_validator("mix")
     @classmethod

@@ -1,51 +1,94 @@
 """Checkpoints: whole or absent, hashed, never written twice, the newest good one taken.
 
-STAGE/step-N/ holds tensors/ (torch.distributed.checkpoint: weights and optimiser), random-RANK.pt, state.json
-and manifest.json with size and SHA-256 of every other file. Folders of a run are trusted; weights that come
-from elsewhere are safetensors only.
+STAGE/step-N/ holds tensors/ (torch.distributed.checkpoint over safetensors: weights and optimiser), random-RANK.pt,
+state.json and manifest.json with size and SHA-256 of every other file.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from medvlm.core.errors import CheckpointError
+from medvlm.train.storage import HashingFile, Reader, Writer
 from medvlm.train.tensors import Read
 
+T = TypeVar("T")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-def save(stage_folder: Path, step: int, tensors: dict[str, Any], state: dict[str, Any], rank: int) -> Path:
-    """The folder step-N, once it is whole on disk. tensors: as the engine gives them. Called on every rank."""
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints of a stage stay: the newest, and those of every so many steps."""
+
+    last: int = 2
+    every: int = 0
+
+    def of(self, steps: Collection[int], newest: int, best: int = 0) -> set[int]:
+        """best: the step that a stage hands on, if it is not the last."""
+        return {*sorted(n for n in steps if n <= newest)[-self.last :], *(n for n in steps if n == best or (self.every and n % self.every == 0))}
+
+
+def save(
+    stage_folder: Path, step: int, tensors: dict[str, Any], state: dict[str, Any], rank: int, *, random: dict[str, Any] | None = None,
+    group: Any = None, may_save: Callable[[], None] = lambda: None, note: Callable[[int], None] = lambda _: None,
+) -> Path:  # fmt: skip
+    """The folder step-N, once it is whole on disk. Called on every rank; what goes wrong on one is raised on all.
+
+    tensors: as the engine gives them. random: `random_state()` of the moment. group: the process group to agree in.
+    may_save: raises on the first rank if the folder is not ours. note: is told of every piece that is written.
+    Raises CheckpointError when the disk is full; then the checkpoints before are as they were.
+    """
     final, part = stage_folder / f"step-{step}", stage_folder / f"step-{step}.part"
-    if rank == 0:
+
+    def begin() -> None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    _barrier()
-    with _quiet():
-        dcp.save(tensors, checkpoint_id=part / "tensors", no_dist=not dist.is_initialized())
-    torch.save(random_state(), part / f"random-{rank}.pt")
-    _barrier()
-    if rank == 0:
-        (part / "state.json").write_text(json.dumps(state, indent=1))
-        (part / "manifest.json").write_text(json.dumps({str(f.relative_to(part)): _fingerprint(f) for f in _files(part)}, indent=1))
-        for path in (*part.rglob("*"), part):
-            _sync(path)
+
+    def own() -> dict[str, Any]:
+        buffer = io.BytesIO()
+        torch.save(random_state() if random is None else random, buffer)
+        return {**{f"tensors/{name}": p for name, p in writer.prints.items()}, **_put(part, f"random-{rank}.pt", buffer.getvalue())}
+
+    def finish() -> None:
+        manifest = {name: p for share in prints for name, p in share.items()}
+        manifest |= {"tensors/.metadata": _fingerprint(part / "tensors" / ".metadata"), **_put(part, "state.json", json.dumps(state, indent=1).encode())}
+        _put(part, "manifest.json", json.dumps(dict(sorted(manifest.items())), indent=1).encode())
+        for folder in (part / "tensors", part):
+            _sync(folder)
+        may_save()
         if final.exists():
             set_aside(final)
         part.rename(final)
         _sync(stage_folder)
-    _barrier()
+
+    try:
+        _together(begin if rank == 0 else _nothing, group)
+        writer = Writer(part / "tensors", note)
+        _save_tensors(tensors, writer, group)
+        prints = _together(own, group)
+        _together(finish if rank == 0 else _nothing, group)
+    except OSError as reason:
+        if rank == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise _refused(reason, final) from reason
     return final
 
 
@@ -79,22 +122,22 @@ def damaged(folder: Path) -> str:
         return f"{lost[0]} is missing"
     if foreign := sorted(found - set(stated)):
         return f"{foreign[0]} is not in the manifest"
-    for name, entry in stated.items():
-        now = _fingerprint(folder / name)
-        if (now["bytes"], now["sha256"]) != entry:
-            return f"{name} is not what was saved"
+    with ThreadPoolExecutor(4) as threads:
+        for (name, entry), now in zip(stated.items(), threads.map(lambda name: _fingerprint(folder / name), stated), strict=True):
+            if (now["bytes"], now["sha256"]) != entry:
+                return f"{name} is not what was saved"
     return ""
 
 
 def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: int) -> dict[str, Any]:
     """Puts weights, optimiser and random state back and returns state.json. load: the engine's."""
-    names = dcp.FileSystemReader(folder / "tensors").read_metadata().state_dict_metadata
 
     def read(tensors: dict[str, Any]) -> None:
         with _quiet():
-            dcp.load(tensors, checkpoint_id=folder / "tensors", no_dist=not dist.is_initialized())
+            dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
-    load(read, names)
+    reader = Reader(folder / "tensors")
+    load(read, reader.stored)
     # Another number of ranks has other random streams; then the samples are the same and dropout is not.
     if (own := folder / f"random-{rank}.pt").exists():
         set_random_state(torch.load(own, weights_only=True))
@@ -107,19 +150,18 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every weight of a checkpoint of this run, on the CPU. Raises CheckpointError when it is damaged."""
-    if damage := damaged(folder):
-        raise CheckpointError(f"{folder.parent.name}/{folder.name}: {damage}; take an earlier checkpoint or train the stage again")
-    reader = dcp.FileSystemReader(folder / "tensors")
-    stored = reader.read_metadata().state_dict_metadata
-    empty = {
-        name.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)  # type: ignore[union-attr]
-        for name, entry in stored.items()
-        if name.startswith("model.")
-    }
+    """Every weight of a checkpoint, on the CPU. Raises CheckpointError when it is damaged."""
+    require_whole(folder)
+    reader = Reader(folder / "tensors")
+    empty = {name.removeprefix("model."): torch.empty(e.size, dtype=e.properties.dtype) for name, e in reader.stored.items() if name.startswith("model.")}
     with _quiet():
         dcp.load({"model": empty}, storage_reader=reader, no_dist=True)
     return empty
+
+
+def require_whole(folder: Path) -> None:
+    if damage := damaged(folder):
+        raise CheckpointError(f"{folder.parent.name}/{folder.name}: {damage}; take an earlier checkpoint or train the stage again")
 
 
 def digest(folder: Path) -> str:
@@ -127,10 +169,11 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:16]
 
 
-def prune(stage_folder: Path, keep: set[int]) -> None:
-    """Removes all checkpoints but these steps."""
+def prune(stage_folder: Path, keep: Keep, newest: int, best: int = 0) -> None:
+    """Removes the checkpoints that need not stay, now that `newest` is on disk."""
+    stay = keep.of(saved_steps(stage_folder), newest, best)
     for folder in _steps(stage_folder):
-        if step_of(folder) not in keep:
+        if step_of(folder) not in stay and step_of(folder) < newest:
             shutil.rmtree(folder)
 
 
@@ -160,6 +203,55 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def _save_tensors(tensors: dict[str, Any], writer: Writer, group: Any) -> None:
+    if dist.is_initialized():
+        try:
+            dcp.save(tensors, storage_writer=writer, process_group=group)
+        except CheckpointException as failure:  # torch's own is no Exception, and would pass every handler
+            raise next(iter(failure.failures.values()))[0] from None
+        return
+    # What dcp.save does in one process, which warns each time that there are no others.
+    planner = DefaultSavePlanner()
+    planner.set_up_planner(tensors, writer.storage_meta(), is_coordinator=True)
+    writer.set_up_storage_writer(True)
+    plans, contents = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
+    (plan,) = writer.prepare_global_plan(plans)
+    writer.finish(contents, [writer.write_data(planner.finish_plan(plan), planner).wait()])
+
+
+def _together(act: Callable[[], T], group: Any) -> list[T]:
+    """What `act` returns on each rank. What goes wrong on one rank is raised on all, so that none waits for another in vain."""
+    try:
+        done: Any = (act(), None)
+    except Exception as reason:
+        done = (None, reason)
+    everywhere = [done]
+    if dist.is_initialized():
+        everywhere = [None] * dist.get_world_size(group)
+        dist.all_gather_object(everywhere, done, group=group)
+    if failures := [reason for _, reason in everywhere if reason is not None]:
+        raise failures[0]
+    return [value for value, _ in everywhere]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _refused(reason: OSError, final: Path) -> Exception:
+    """The error of a save that the file system did not take, in words for the user."""
+    before = saved_steps(final.parent)
+    rest = f"the last good checkpoint is step-{before[-1]}" if before else "there is no checkpoint of this stage yet"
+    what = "the disk is full or a quota is used up" if reason.errno in FULL else f"{reason.strerror or reason}"
+    return CheckpointError(f"{final.parent.name}/{final.name} was not saved: {what}; {rest}. Make room and run the same command again")
+
+
+def _put(folder: Path, name: str, data: bytes) -> dict[str, Any]:
+    with HashingFile(folder / name) as file:
+        file.write(data)
+    return {name: file.print}
+
+
 def _steps(stage_folder: Path) -> list[Path]:
     return sorted((f for f in stage_folder.glob("step-*") if f.name.removeprefix("step-").isdigit()), key=step_of)
 
@@ -181,14 +273,9 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch warns on every save that one process saves without a process group, which is meant."""
+    """torch warns on every load that one process saves without a process group, which is meant."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")
         yield

@@ -6,6 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,10 +17,12 @@ from torch import nn
 from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.train import checkpoint
+from medvlm.train.checkpoint import Keep
 from medvlm.train.engine import Engine
 from medvlm.train.log import Log, Progress
 from medvlm.train.optim import make_optimizer, set_rate
 from medvlm.train.proof import Proof
+from medvlm.train.saver import Saver
 from medvlm.train.stopping import Preempted, Stop
 
 PROOF_STEPS = 8
@@ -96,16 +99,16 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
     proof.with_gradient |= set(state.reached)
     if engine.is_first:
         print(proof.table(), flush=True)
-    stop, progress = Stop(), Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
-    batches = stage.batches(state.consumed)
-    try:
+    progress = Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
+    batches: Any = stage.batches(state.consumed)
+    with Stop() as stop, closing(batches), Saver(folder, engine.rank, Keep(config.keep_last, config.keep_every)) as saver:
         while state.step < config.steps and not _exhausted(state, config):
             began = time.monotonic()
             position, prepared = next(batches)
             assert position == state.consumed, (position, state.consumed)
             rate = set_rate(optimizer, config.optim, state.step, config.steps)
             micros = stage.micros(prepared, config.accumulate)
-            seen = {"stop": (float(stop.requested), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)}
+            seen = {"stop": (float(stop.requested), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)}
             for _ in range(stage.updates):
                 terms = _accumulate(stage, model, micros, engine)
                 norm = engine.clip(config.optim.max_norm)
@@ -114,6 +117,8 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
                 summed = _total(terms, engine, seen)
                 _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
                 engine.step()
+            if summed["unsaved"]:
+                saver.wait()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
             _log_step(log, progress, config, state, summed, rate, norm, time.monotonic() - began)
@@ -123,14 +128,11 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
                 proof.check_trained(state.step)
                 state.proven = True
             due = bool(config.save_every) and state.step % config.save_every == 0
-            if last or due or summed["stop"] or (better and config.keep == "best"):
-                checkpoint.save(folder, state.step, engine.tensors(), asdict(state), engine.rank)
-                _prune(folder, config, state, engine)
+            now = last or bool(summed["stop"]) or (better and config.keep == "best")
+            if now or due:
+                saver.save(state.step, engine.tensors(), asdict(state), best=state.best_step if config.keep == "best" else 0, now=now)
             if summed["stop"]:
                 raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to go on")
-    finally:
-        stop.uninstall()
-        batches.close()  # type: ignore[attr-defined]
     return state, proof
 
 
@@ -189,7 +191,7 @@ def _check_finite(loss: float, norm: float, stage: str, step: int, prepared: lis
 
 
 def _log_step(log: Log, progress: Progress, config: StageConfig, state: State, summed: dict[str, float], rate: float, norm: float, seconds: float) -> None:
-    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "samples", "tokens")}
+    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "unsaved", "samples", "tokens")}
     record = {
         "stage": config.name, "step": state.step, "steps": config.steps, "loss": summed["loss"], "terms": terms, "lr": rate, "grad_norm": norm,
         "samples_per_s": config.batch / seconds, "tokens_per_s": summed.get("tokens", 0.0) / seconds, "seconds": state.seconds, "samples": f"{int(summed['samples']):x}",
@@ -210,14 +212,6 @@ def _validate(stage: Stage, model: nn.Module, config: StageConfig, engine: Engin
         return False
     state.best_loss, state.best_step, state.worse = found["loss"], state.step, 0
     return True
-
-
-def _prune(folder: Path, config: StageConfig, state: State, engine: Engine) -> None:
-    """What stays: this save, the one before in case this one turns out to be damaged, and the best."""
-    if engine.is_first:
-        before = [n for n in checkpoint.saved_steps(folder) if n < state.step][-1:]
-        checkpoint.prune(folder, keep={state.step, *before, *([state.best_step] if config.keep == "best" else [])})
-    engine.barrier()
 
 
 def _exhausted(state: State, config: StageConfig) -> bool:

@@ -20,6 +20,9 @@ class Stop:
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
 
-    def uninstall(self) -> None:
+    def __enter__(self) -> Stop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -17,7 +17,7 @@ import pytest
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint
 from tests.tiny_run import INSTRUCT, LANGUAGE, STAGES, cut_off, differing, environment, recipe, samples, trace, trained, weights, written
-from tests.train.test_checkpoint import check_survivors, kill_while_saving
+from tests.train.test_save_kills import check_survivors, killed_at_every_moment
 
 pytestmark = pytest.mark.slow
 
@@ -76,9 +76,47 @@ def test_stages_without_adapters_end_the_same(trains: list[str], runs: Path) -> 
     assert trace(run, "instruct") == trace(straight, "instruct") and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
 
 
+# --- in the middle of a save -------------------------------------------------------------------------------
+
+SAVING = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from medvlm.train.checkpoint import Keep
+from medvlm.train.saver import Saver
+from medvlm.train.tensors import tensors_of
+torch.manual_seed(0)
+model = nn.Sequential(*(nn.Linear(300, 300) for _ in range(8)))
+optimizer = torch.optim.AdamW(model.parameters())
+with Saver(Path(sys.argv[1]), 0, Keep()) as saver:
+    for step in range(1, 10000):
+        model(torch.randn(2, 300)).sum().backward()
+        optimizer.step()
+        saver.save(step, tensors_of(model, optimizer), {"step": step}, now=sys.argv[2] == "sync")
+        print(step if sys.argv[2] == "sync" else step - 1, flush=True)
+"""
+
+
+def kill_while_saving(folder: Path, how: str, after_s: float) -> int:
+    """Kills a process that does nothing but save, some time after its third save; returns the last step that it said was saved."""
+    process = subprocess.Popen([sys.executable, "-c", SAVING, str(folder), how], env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    said = [process.stdout.readline() for _ in range(3)]
+    time.sleep(after_s)
+    process.send_signal(signal.SIGKILL)
+    said += process.stdout.read().split()
+    process.wait()
+    return int(said[-1])
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
 @pytest.mark.parametrize("seed", range(8))
-def test_no_kill_while_saving_leaves_a_torn_checkpoint_under_a_good_name(seed: int, tmp_path: Path) -> None:
-    check_survivors(tmp_path, kill_while_saving(tmp_path, random.Random(seed).uniform(0, 0.4)))
+def test_no_kill_while_saving_leaves_a_torn_checkpoint_under_a_good_name(seed: int, how: str, tmp_path: Path) -> None:
+    check_survivors(tmp_path, kill_while_saving(tmp_path, how, random.Random(seed).uniform(0, 0.4)))
+
+
+def test_hundreds_of_moments_of_a_save(tmp_path: Path) -> None:
+    assert killed_at_every_moment(tmp_path, every=60)["async"] > 200
 
 
 # --- several processes -------------------------------------------------------------------------------------

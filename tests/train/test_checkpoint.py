@@ -6,10 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,8 +17,8 @@ from torch import nn
 
 from medvlm.core.errors import CheckpointError
 from medvlm.train import checkpoint
+from medvlm.train.checkpoint import Keep
 from medvlm.train.tensors import load_tensors, tensors_of
-from tests.tiny_run import environment
 
 
 class Model(nn.Module):
@@ -126,7 +122,7 @@ def test_saving_says_nothing_and_changes_no_filter_of_warnings(tmp_path: Path) -
 
 
 def tensors(folder: Path) -> Path:
-    return next(folder.glob("tensors/*.distcp"))
+    return next(folder.glob("tensors/*.safetensors"))
 
 
 def truncate(folder: Path) -> None:
@@ -152,8 +148,8 @@ def earlier_state(folder: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated": (truncate, r"tensors/.*distcp is not what was saved"),
-    "a flipped bit": (flip, r"tensors/.*distcp is not what was saved"),
+    "truncated": (truncate, r"tensors/.*safetensors is not what was saved"),
+    "a flipped bit": (flip, r"tensors/.*safetensors is not what was saved"),
     "deleted": (lambda f: (f / "random-0.pt").unlink(), "random-0.pt is missing"),
     "hidden metadata deleted": (lambda f: (f / "tensors" / ".metadata").unlink(), r"tensors/\.metadata is missing"),
     "swapped": (swap, "random-1.pt is not what was saved"),
@@ -229,90 +225,5 @@ def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
 def test_only_what_is_to_be_kept_stays_and_what_was_set_aside_is_not_touched(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two, tmp_path / "pair")
     shutil.copytree(two / "step-3", tmp_path / "pair" / "step-3.bad-1")
-    checkpoint.prune(tmp_path / "pair", keep={5})
+    checkpoint.prune(tmp_path / "pair", Keep(last=1), newest=5)
     assert {p.name for p in (tmp_path / "pair").iterdir()} == {"step-5", "step-3.bad-1"}
-
-
-# --- killed while saving -----------------------------------------------------------------------------
-
-SAVING = """
-import sys, torch
-from pathlib import Path
-from torch import nn
-from medvlm.train import checkpoint
-from medvlm.train.tensors import tensors_of
-torch.manual_seed(0)
-model = nn.Sequential(*(nn.Linear(300, 300) for _ in range(8)))
-optimizer = torch.optim.AdamW(model.parameters())
-for step in range(1, 10000):
-    model(torch.randn(2, 300)).sum().backward()
-    optimizer.step()
-    checkpoint.save(Path(sys.argv[1]), step, tensors_of(model, optimizer), {"step": step}, rank=0)
-    checkpoint.prune(Path(sys.argv[1]), keep={step, step - 1})
-    print(step, flush=True)
-"""
-
-
-def kill_while_saving(folder: Path, after_s: float) -> int:
-    """Kills a process that does nothing but save, some time after its third save; returns the last step that it said was saved."""
-    process = subprocess.Popen([sys.executable, "-c", SAVING, str(folder)], env=environment(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    for _ in range(3):
-        assert process.stdout.readline()
-    time.sleep(after_s)
-    process.send_signal(signal.SIGKILL)
-    rest = process.stdout.read().split()
-    process.wait()
-    return int(rest[-1]) if rest else 3
-
-
-def check_survivors(folder: Path, said: int) -> None:
-    whole = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    newest = max(whole, key=checkpoint.step_of)
-    assert not checkpoint.damaged(newest), "a torn checkpoint bears the name of a whole one"
-    assert checkpoint.step_of(newest) >= said, "a checkpoint that was said to be saved is gone"
-    assert checkpoint.read_state(newest) == {"step": checkpoint.step_of(newest)}
-
-
-DYING_EVERYWHERE = """
-import itertools, os, shutil, signal, sys, torch
-from pathlib import Path
-from torch import nn
-from medvlm.train import checkpoint
-from medvlm.train.tensors import tensors_of
-torch.manual_seed(0)
-model = nn.Linear(3, 3)
-optimizer = torch.optim.AdamW(model.parameters())
-model(torch.randn(2, 3)).sum().backward()
-optimizer.step()
-first = Path(sys.argv[1]) / "first"
-checkpoint.save(first, 1, tensors_of(model, optimizer), {"step": 1}, rank=0)
-for n in itertools.count():
-    folder = Path(sys.argv[1]) / str(n)
-    shutil.copytree(first, folder)
-    if not (child := os.fork()):
-        touched = itertools.count()
-        def die(event, arguments):
-            if event.startswith(("open", "os.", "shutil.")) and any(str(folder) in str(a) for a in arguments) and next(touched) == n:
-                os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(die)
-        checkpoint.save(folder, 2, tensors_of(model, optimizer), {"step": 2}, rank=0)
-        checkpoint.prune(folder, keep={2})
-        os._exit(0)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-        break
-print(n)
-"""
-"""Saves a second checkpoint again and again, and dies at the first, second, third ... time that Python touches the folder, until it lives through it."""
-
-
-def test_a_kill_at_any_moment_of_a_save_leaves_no_torn_checkpoint_under_a_good_name(tmp_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", DYING_EVERYWHERE, str(tmp_path)], env=environment(), capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    deaths = int(ended.stdout)
-    assert deaths > 30
-    newest = []
-    for n in range(deaths + 1):
-        check_survivors(tmp_path / str(n), said=1)
-        newest.append(checkpoint.saved_steps(tmp_path / str(n))[-1])
-    assert newest == sorted(newest) and set(newest) == {1, 2}, "first there is the old one, from some moment on the new one"

@@ -12,21 +12,18 @@ from medvlm.train.stopping import Stop
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_a_wish_not_an_end(number: signal.Signals) -> None:
-    stop = Stop()
-    try:
+    with Stop() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
-    finally:
-        stop.uninstall()
 
 
 def test_afterwards_signals_do_what_they_did_before() -> None:
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        stop = Stop()
-        stop.uninstall()
+        with Stop() as stop:
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
         assert seen == [signal.SIGTERM] and not stop.requested
     finally:

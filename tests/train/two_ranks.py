@@ -43,7 +43,7 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
 
 def flip_newest(stage_folder: Path) -> None:
     newest = max(stage_folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
-    file = next(newest.glob("tensors/*.distcp"))
+    file = next(newest.glob("tensors/*.safetensors"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
