@@ -186,7 +186,7 @@ def _stats(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from medvlm.io.shards import open_shards
+    from medvlm.io.opening import open_shards
     from medvlm.report.show import write_gallery
 
     print(write_gallery(open_shards(args.shards), args.to, args.split, args.count))

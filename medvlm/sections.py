@@ -38,11 +38,21 @@ class Source(Config):
     salt_file: str = ""
     """File with the secret that patients and keys are hashed with when `root` is packed; data that not everybody may have need one."""
     shards: str = ""
-    """Folder of shards, or a pattern of tars: cxr-{000..511}.tar."""
+    """Folder of shards, or a pattern of tars: cxr-{000..511}.tar; also behind s3://, gs://, https://. With a card whose reader is
+    `webdataset` also tars of others."""
     fold: int | None = Field(None, ge=0)
     """Test fold of a card that is split into folds."""
     augment: Augment | None = None
     """Random changes of its training images."""
+
+
+class CacheConfig(Config):
+    """What is kept on this machine of shards that lie elsewhere."""
+
+    folder: str = ""
+    """On a disk of this machine; by default runs/cache. Runs may share it."""
+    gib: float = Field(20.0, gt=0)
+    """Bound of its size. What was used longest ago goes first."""
 
 
 class Evaluate(Config):
@@ -100,6 +110,7 @@ class Recipe(Config):
     """Installed packages whose modules may be named as a `kind`."""
     model: Model
     data: dict[str, Source]
+    cache: CacheConfig = CacheConfig()
     stages: tuple[Annotated[Any, Slot("stages")], ...] = Field(min_length=1)
     engine: EngineConfig = EngineConfig()
     evaluate: Evaluate = Evaluate()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medvlm.archive.audit_receipt import AUDIT, audits_of
-from medvlm.archive.deal import read_salt
+from medvlm.archive.deal import keyed, read_salt, require_secret, split_of
 from medvlm.archive.pack import card_hash, pack_once, read_receipt
 from medvlm.core.card import Card
+from medvlm.core.errors import DataError
 from medvlm.data.source import SourceView, splits_of
-from medvlm.io.shards import RECEIPT, Entry, ShardSet, open_shards
+from medvlm.io.cache import Cache
+from medvlm.io.foreign import ForeignForm, Members
+from medvlm.io.opening import open_shards
+from medvlm.io.places import is_remote
+from medvlm.io.shard_index import OWN, Form
+from medvlm.io.shards import Entry, ShardSet
 from medvlm.recipe import LoadedRecipe
 
 TOKENIZER_SAMPLES = 20_000
@@ -48,24 +55,76 @@ class OpenSource:
 def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> dict[str, OpenSource]:
     """Every source of the recipe. What is not packed yet is packed into runs/shards/, once, whoever comes first."""
     opened, places = {}, [runs / loaded.recipe.name / AUDIT]
+    cache = Cache(Path(loaded.recipe.cache.folder).expanduser() if loaded.recipe.cache.folder else runs / "cache", int(loaded.recipe.cache.gib * 2**30))
     for name, source in loaded.recipe.data.items():
         card = loaded.cards[name]
+        if source.salt_file:
+            card = card.with_secret(read_salt(Path(source.salt_file).expanduser()))
         where: Path | str = source.shards
         if not where:
             root = Path(source.root).expanduser() if source.root else None
-            if source.salt_file:
-                card = card.with_secret(read_salt(Path(source.salt_file).expanduser()))
             where = runs / "shards" / f"{card.name}-{_identity(card, root)}"
             pack_once(card, root, where, progress=say)
-        shards = open_shards(where)
-        has_receipt = isinstance(where, Path) or Path(where).is_dir()
-        receipt = asdict(read_receipt(Path(where))) if has_receipt and (Path(where) / RECEIPT).is_file() else {}
+        shards = open_shards(where, cache, form_of(card))
+        if shards.is_foreign:
+            _check_foreign(name, card, shards, say)
+        receipt = asdict(read_receipt(where)) if shards.is_packed else {}
         opened[name] = OpenSource(name, card, shards, source.fold, receipt)
-        places.append((Path(where) if has_receipt else Path(where).parent) / AUDIT)
+        if not is_remote(where):
+            places.append((Path(where) if Path(where).is_dir() else Path(where).parent) / AUDIT)
     audits = audits_of({name: source.shards.fingerprint for name, source in opened.items()}, places)
     for name in (name for name, audit in audits.items() if not audit["passed"]):
         say(f"{name}: the audit of its shards failed, and the model card will say so (medvlm data audit)")
     return {name: replace(source, audit=audits.get(name, {})) for name, source in opened.items()}
+
+
+def form_of(card: Card) -> Form:
+    """How the members of this card's tars are samples, where they were not packed."""
+    members = card.reader
+    return ForeignForm(members, _Names(card), card.name) if isinstance(members, Members) else OWN
+
+
+@dataclass(frozen=True)
+class _Names:
+    """As packing calls them."""
+
+    card: Card
+
+    @property
+    def identity(self) -> str:
+        decides = {"card": self.card.name, "splits": self.card.splits.model_dump(mode="json"), "salt": self.card.salt_id}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def key(self, text: str) -> str:
+        return keyed(f"{self.card.name}/{text}", self.card.naming_salt, "key")
+
+    def patient(self, text: str) -> str:
+        return keyed(text, self.card.naming_salt, "patient")
+
+    def split(self, key: str, patient: str) -> str:
+        """By the public salt. Raises DataError for a sample that does not say what the card splits by."""
+        by, salt = self.card.splits.by, self.card.splits.salt
+        if by == "patient" and not patient:
+            raise DataError(f"{self.card.name}: a sample has no patient, but the card splits by patient; set reader.patient, or splits.by: image")
+        if by == "column":
+            raise DataError(f"{self.card.name}: tars that are not packed have no column to split by; use splits.by: patient or image, e.g. with ratios {{train: 1}}")
+        return split_of(keyed(patient, salt, "patient") if by == "patient" else keyed(f"{self.card.name}/{key}", salt, "key"), self.card.splits)
+
+
+def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str], None]) -> None:
+    """Says what is left out. Raises DataError for what only packing may let in, and where too many samples lack something."""
+    require_secret(card)
+    if card.phi.status == "unknown":
+        raise DataError(
+            f"data.{name}: its card does not know whether the data identify anybody (phi.status: unknown), and tars of others are not looked through; "
+            "pack them (`root` instead of `shards`), or say in the card what is known"
+        )
+    missing, there = shards.left_out.total(), sum(shards.count(split) for split in shards.splits)
+    if missing:
+        what = ", ".join(f"{n} {member}" for member, n in shards.left_out.most_common())
+        if missing > card.reader.max_incomplete * (missing + there):
+            raise DataError(f"data.{name}: {missing} of {missing + there} samples lack a member ({what}), at most {card.reader.max_incomplete:.0%} may (reader.max_incomplete)")
+        say(f"{name}: {missing} of {missing + there} samples lack a member and are left out ({what})")
 
 
 def texts_of(sources: Mapping[str, OpenSource]) -> list[str]:

@@ -21,7 +21,8 @@ from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Question, Sample
 from medvlm.io.images import decode
-from medvlm.io.shards import RECEIPT, ShardSet, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import RECEIPT, ShardSet
 
 Progress = Callable[[str], None]
 

@@ -106,12 +106,12 @@ def card_hash(card: Card) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def read_receipt(folder: Path) -> PackReceipt:
-    """Raises DataError for a folder that packing did not finish."""
-    try:
-        return _parsed((folder / RECEIPT).read_bytes(), folder)
-    except OSError as reason:
-        raise DataError(f"{folder / RECEIPT}: no receipt of packing ({type(reason).__name__}); delete the folder and pack again") from None
+def read_receipt(where: Path | str) -> PackReceipt:
+    """Of a folder or URL. Raises DataError where packing did not finish."""
+    receipt = target_of(where).receipt()
+    if receipt is None:
+        raise DataError(f"{where}/{RECEIPT}: no receipt of packing; delete all that is there and pack again")
+    return _parsed(receipt, where)
 
 
 def _parsed(receipt: bytes, where: object) -> PackReceipt:

@@ -19,6 +19,10 @@ class DataError(UserError):
     """A card, an archive, a shard or a sample is wrong; the message names it."""
 
 
+class StorageError(UserError):
+    """A disk or a server cannot be used now. It says nothing about the data: no sample takes another's place for it."""
+
+
 class ShapeError(UserError):
     """Two parts that were put together do not fit; the message names both."""
 

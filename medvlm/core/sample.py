@@ -93,6 +93,7 @@ class Sample:
     key, patient: keyed hashes, never a file name or an identifier. patient is "" where the archive has none.
     report: the text that came with the images; "" where there is none.
     concept: equal for two samples whose findings are the same, so that contrastive training knows duplicates; "" = unknown.
+    groups: what else it belongs to, e.g. {site: b, scanner: mobile}: sources are balanced by them, and groups held out. Never a patient.
     """
 
     key: str
@@ -103,9 +104,11 @@ class Sample:
     concept: str = ""
     questions: tuple[Question, ...] = ()
     patient: str = ""
+    groups: dict[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        return record if self.groups else {name: value for name, value in record.items() if name != "groups"}
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> Sample:

@@ -52,14 +52,14 @@ def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = 
         return _load(lambda: _header_file(path).open("rb"), lambda: _data_file(path).open("rb"), options, unit, gate)
 
 
-def decode_nifti(data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw") -> Decoded:  # noqa: B008 (frozen)
+def decode_nifti(data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None) -> Decoded:  # noqa: B008 (frozen)
     """As load_nifti(), of the bytes of a .nii or .nii.gz."""
 
     def beside() -> IO[bytes]:
         raise DataError("its header says that the voxels are in another file; expected .nii or .nii.gz")
 
     with _reasons():
-        return _load(lambda: io.BytesIO(data), beside, options, unit, None)
+        return _load(lambda: io.BytesIO(data), beside, options, unit, gate)
 
 
 def _load(header_file: Callable[[], IO[bytes]], data_file: Callable[[], IO[bytes]], options: NiftiOptions, unit: Unit, gate: Gate | None) -> Decoded:

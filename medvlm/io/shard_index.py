@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample, Task
-from medvlm.io.tar import Member, Whole, members
+from medvlm.io.tar import Member, Whole, grouped, members
 
 VERSION = 1
 INDEX = ".index.json"
@@ -31,7 +30,8 @@ class Index:
 
     bytes, sha256: of the whole tar. keys_N: UTF-8. splits, media, members: the distinct values that the codes of
     the columns stand for. tasks_NK: questions of each task. first_N1: sample i has members first_N1[i]..first_N1[i + 1].
-    crc_M: zlib.crc32 of the member's bytes.
+    crc_M: zlib.crc32 of the member's bytes. groups: name (site, concept ...) -> its values, the first of them "" for samples
+    without one, and for each sample which value it has. left_out: samples of the tar that lack a member, by what they lack.
     """
 
     bytes: int
@@ -49,6 +49,8 @@ class Index:
     offset_M: np.ndarray
     size_M: np.ndarray
     crc_M: np.ndarray
+    groups: dict[str, tuple[list[str], list[int]]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys_N)
@@ -86,24 +88,33 @@ def load_index(tar: Path) -> Index:
 
 def read_index(path: Path) -> Index:
     """Raises DataError for a file that is not an index of this version."""
+    return parse_index(path.read_bytes(), str(path))
+
+
+def parse_index(text: bytes, where: str) -> Index:
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(text)
         if record["version"] != VERSION:
-            raise DataError(f"{path}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again when the tar is opened")
+            raise DataError(f"{where}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again when the tar is opened")
         return _from_json(record)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
-        raise DataError(f"{path}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar is opened") from None
+        raise DataError(f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar is opened") from None
 
 
-def save_index(index: Index, path: Path) -> None:
+def text_of(index: Index) -> str:
     record: dict[str, Any] = {"version": VERSION, "bytes": index.bytes, "sha256": index.sha256}
     record |= {"splits": index.splits, "media": index.media, "members": index.members}
     record |= {name: getattr(index, name).tolist() for name in _COLUMNS if name != "keys_N"}
     record["report_N"] = index.report_N.astype(int).tolist()
     record["keys_N"] = [key.decode() for key in index.keys_N.tolist()]
+    record |= {name: value for name, value in (("groups", index.groups), ("left_out", index.left_out)) if value}
+    return json.dumps(record, separators=(",", ":"))
+
+
+def save_index(index: Index, path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("w") as file:
-        file.write(json.dumps(record, separators=(",", ":")))
+        file.write(text_of(index))
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
@@ -114,7 +125,11 @@ def _from_json(record: dict[str, Any]) -> Index:
     columns: dict[str, np.ndarray] = {name: np.array(record[name], dtype=kind) for name, kind in _COLUMNS.items() if name != "keys_N"}
     columns["tasks_NK"] = columns["tasks_NK"].reshape(len(keys), len(TASKS))
     media = tuple(tuple(m) for m in record["media"])
-    index = Index(record["bytes"], record["sha256"], tuple(record["splits"]), media, tuple(record["members"]), keys_N=keys, **columns)
+    groups = {name: ([str(v) for v in values], [int(c) for c in codes]) for name, (values, codes) in record.get("groups", {}).items()}
+    index = Index(
+        record["bytes"], record["sha256"], tuple(record["splits"]), media, tuple(record["members"]), keys_N=keys, **columns,
+        groups=groups, left_out=dict(record.get("left_out", {})),
+    )  # fmt: skip
     _check_columns(index)
     return index
 
@@ -129,6 +144,9 @@ def _check_columns(index: Index) -> None:
     for codes, names in ((index.split_N, index.splits), (index.media_N, index.media), (index.member_M, index.members)):
         if len(codes) and codes.max() >= len(names):
             raise ValueError("a code without a name")
+    for values, of_samples in index.groups.values():
+        if len(of_samples) != len(index) or not set(of_samples) <= set(range(len(values))):
+            raise ValueError("a group without a name")
     if (np.diff(first) < 1).any() or (index.offset_M < 0).any() or (index.size_M < 0).any() or (index.offset_M + index.size_M > index.bytes).any():
         raise ValueError("a member outside of the tar")
 
@@ -138,18 +156,21 @@ def _check_columns(index: Index) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the index says of a sample. kinds: those of its media, each once. tasks: number of questions of each of TASKS."""
+    """What the index says of a sample. kinds: those of its media, each once. tasks: number of questions of each of TASKS.
+    groups: what it can be balanced by or held out by: name -> value."""
 
     key: str
     split: str
     kinds: tuple[str, ...]
     has_report: bool
     tasks: tuple[int, ...]
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 def facts_of(sample: Sample) -> Facts:
     tasks = Counter(q.truth.task for q in sample.questions)
-    return Facts(sample.key, sample.split, tuple(dict.fromkeys(m.kind for m in sample.media)), bool(sample.report), tuple(tasks[t] for t in get_args(Task)))
+    groups = {**sample.groups, "concept": sample.concept} if sample.concept else sample.groups
+    return Facts(sample.key, sample.split, tuple(dict.fromkeys(m.kind for m in sample.media)), bool(sample.report), tuple(tasks[t] for t in get_args(Task)), groups)
 
 
 class Rows:
@@ -162,15 +183,25 @@ class Rows:
         self._samples: list[tuple[bytes, int, int, bool, tuple[int, ...]]] = []
         self._places: list[tuple[int, int, int, int]] = []
         self._first = [0]
+        self._groups: dict[str, dict[str, int]] = {}
+        self._group_codes: dict[str, list[int]] = {}
+        self._left_out: Counter[str] = Counter()
 
     def add(self, facts: Facts, places: list[tuple[str, int, int, int]]) -> None:
         """places: name, offset, size and crc32 of each member, in the order of the tar."""
+        for name in facts.groups.keys() - self._groups.keys():
+            self._groups[name], self._group_codes[name] = {"": 0}, [0] * len(self._samples)
+        for name, known in self._groups.items():
+            self._group_codes[name].append(known.setdefault(facts.groups.get(name, ""), len(known)))
         split, kinds = self._splits.setdefault(facts.split, len(self._splits)), self._media.setdefault(facts.kinds, len(self._media))
         self._samples.append((facts.key.encode(), split, kinds, facts.has_report, facts.tasks))
         self._places += [(self._members.setdefault(name, len(self._members)), offset, size, crc32) for name, offset, size, crc32 in places]
         self._first.append(len(self._places))
 
-    def index(self, tar: Path, bytes_: int, sha256: str) -> Index:
+    def leave_out(self, lacks: str) -> None:
+        self._left_out[lacks] += 1
+
+    def index(self, tar: Path | str, bytes_: int, sha256: str) -> Index:
         """Of the whole tar. Raises DataError for a key that is there twice."""
         rows = self._samples
         if len({row[0] for row in rows}) != len(rows):
@@ -184,47 +215,75 @@ class Rows:
         }  # fmt: skip
         columns: dict[str, np.ndarray] = {name: np.array(values[name], dtype=kind) for name, kind in _COLUMNS.items()}
         columns["tasks_NK"] = columns["tasks_NK"].reshape(len(rows), len(TASKS))
-        return Index(bytes_, sha256, tuple(self._splits), tuple(self._media), tuple(self._members), **columns)
+        groups = {name: (list(self._groups[name]), self._group_codes[name]) for name in sorted(self._groups)}
+        return Index(bytes_, sha256, tuple(self._splits), tuple(self._media), tuple(self._members), **columns, groups=groups, left_out=dict(self._left_out))
 
 
 def build_index(tar: Path) -> Index:
     """Reads the whole tar once. Raises DataError naming the tar, and the key where one is known."""
     with tar.open("rb") as file:
-        whole = Whole(file, tar)
-        rows = read_rows(whole)
-        return rows.index(tar, *whole.finish())
+        return index_of(Whole(file, tar), OWN)
 
 
-def read_rows(whole: Whole) -> Rows:
+def index_of(whole: Whole, form: Form) -> Index:
+    rows = read_rows(whole, form)
+    return rows.index(whole.tar, *whole.finish())
+
+
+class Form(Protocol):
+    """How the members of a tar are samples. identity: of everything that decides an index; "" for shards of medvlm."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def is_text(self, member: str) -> bool:
+        """Whether the index depends on what is in a member of this name."""
+
+    def facts(self, group: list[Member], where: str) -> Facts | str:
+        """What the index says of a sample, or the member that it lacks. Raises DataError for what is refused."""
+
+    def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
+        """Of a sample's members the sample and what its media are decoded from. Raises DataError."""
+
+
+class Own:
+    """Shards of medvlm: `KEY.json` is the sample."""
+
+    identity = ""
+
+    def is_text(self, member: str) -> bool:
+        return member == "json"
+
+    def facts(self, group: list[Member], where: str) -> Facts | str:
+        key, names = group[0].key, [m.name for m in group]
+        text = next((m.text for m in group if m.text is not None), None)
+        if text is None:
+            raise DataError(f"{where} has no {key}.json; tars of others need a card whose reader is webdataset, or are packed with `medvlm data pack`")
+        sample = parse_sample(text, where)
+        if sample.key != key or not {m.member for m in sample.media} <= set(names):
+            raise DataError(f"{where}: its json is of sample {sample.key} with media {[m.member for m in sample.media]}, found {names}")
+        return facts_of(sample)
+
+    def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
+        return parse_sample(files.pop("json"), where), files
+
+
+OWN = Own()
+
+
+def read_rows(whole: Whole, form: Form = OWN) -> Rows:
     rows = Rows()
-    for key, found, sample in _samples(whole):
-        assert key == sample.key, (key, sample.key)
-        rows.add(facts_of(sample), [(m.name, m.offset, m.size, m.crc32) for m in found])
+    for number, group in enumerate(grouped(members(whole, form.is_text))):
+        # Our keys mean nothing; those of others may name a patient.
+        where, names = f"{whole.tar}: sample {group[0].key if form is OWN else f'number {number}'}", [m.name for m in group]
+        if len(set(names)) != len(names):
+            raise DataError(f"{where} holds a member twice ({', '.join(sorted(names))})")
+        facts = form.facts(group, where)
+        if isinstance(facts, str):
+            rows.leave_out(facts)
+        else:
+            rows.add(facts, [(m.name, m.offset, m.size, m.crc32) for m in group])
     return rows
-
-
-def _samples(whole: Whole) -> Iterator[tuple[str, list[Member], Sample]]:
-    group: list[Member] = []
-    for member in members(whole):
-        if group and group[0].key != member.key:
-            yield group[0].key, group, _sample(whole.tar, group)
-            group = []
-        group.append(member)
-    if group:
-        yield group[0].key, group, _sample(whole.tar, group)
-
-
-def _sample(tar: Path, group: list[Member]) -> Sample:
-    key, names = group[0].key, [m.name for m in group]
-    if len(set(names)) != len(names):
-        raise DataError(f"{tar}: sample {key} holds a member twice ({', '.join(sorted(names))})")
-    text = next((m.json for m in group if m.json is not None), None)
-    if text is None:
-        raise DataError(f"{tar}: sample {key} has no {key}.json; only shards of medvlm are read, pack the archive with `medvlm data pack`")
-    sample = parse_sample(text, f"{tar}: sample {key}")
-    if sample.key != key or not {m.member for m in sample.media} <= set(names):
-        raise DataError(f"{tar}: sample {key}: its json is of sample {sample.key} with media {[m.member for m in sample.media]}, found {names}")
-    return sample
 
 
 def parse_sample(text: bytes, where: str) -> Sample:
@@ -236,5 +295,3 @@ def parse_sample(text: bytes, where: str) -> Sample:
         return sample
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as reason:
         raise DataError(f"{where}: its json is not a sample of medvlm ({type(reason).__name__}: {reason}); pack the archive with `medvlm data pack`") from None
-
-

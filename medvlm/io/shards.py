@@ -12,8 +12,9 @@ import os
 import tarfile
 import zlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -22,12 +23,11 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
-from medvlm.io.shard_index import TASKS, Facts, Index, Rows, facts_of, index_path, load_index, parse_sample, read_rows, save_index
+from medvlm.io.places import Tars
+from medvlm.io.shard_index import OWN, TASKS, Facts, Form, Index, Rows, facts_of, index_path, read_rows, save_index
 from medvlm.io.tar import Whole
 
 RECEIPT = "packed.json"
-_MAX_OPEN = 256
-"""Tars kept open in a process: four sources of 512 shards would not fit the usual limit of 1024 files."""
 
 
 Place = tuple[int, int, str]
@@ -164,70 +164,87 @@ def json_of(sample: Sample) -> bytes:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of a sample. tasks: task -> number of questions. media: the kinds of its media."""
+    """What the index says of a sample. tasks: task -> number of questions. media: the kinds of its media. groups: name -> value."""
 
     key: str
     tasks: dict[str, int]
     has_report: bool
     media: tuple[str, ...]
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 class ShardSet:
     """Samples by split and position, in the order of the tars. Safe to use from threads, forked and spawned processes.
 
-    fingerprint: a hash of the contents in this order, wherever the files lie.
+    fingerprint: a hash of the contents in this order, wherever the files lie. left_out: samples that lack a member, by what they lack.
+    is_packed: the receipt of packing lies beside them.
     """
 
-    def __init__(self, tars: list[Path], indexes: list[Index]) -> None:
-        self._tars, self._indexes = tars, indexes
-        self._open: dict[int, _Handle] = {}
+    def __init__(self, tars: Tars, indexes: list[Index], form: Form = OWN, is_packed: bool = False) -> None:
+        self._tars, self._indexes, self._form, self.is_packed = tars, indexes, form, is_packed
         self.splits = tuple(sorted({split for index in indexes for split in index.splits}))
-        self.fingerprint = hashlib.sha256("".join(index.sha256 for index in indexes).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256("".join([form.identity, *(index.sha256 for index in indexes)]).encode()).hexdigest()
+        self.left_out = sum((Counter(index.left_out) for index in indexes), Counter[str]())
         # For each split: the rows of each tar that belong to it, and how many there are up to and with each tar.
         self._rows = {s: [_rows_of(index, s) for index in indexes] for s in self.splits}
         self._ends = {s: np.cumsum([len(rows) for rows in per_tar]).tolist() for s, per_tar in self._rows.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"tars": self._tars, "indexes": self._indexes}
+        return {"tars": self._tars, "indexes": self._indexes, "form": self._form, "is_packed": self.is_packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["tars"], state["indexes"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def is_foreign(self) -> bool:
+        return self._form.identity != ""
 
     def count(self, split: str) -> int:
         """Raises DataError for a split that these shards do not have."""
         if split not in self._ends:
-            raise DataError(f"{self._tars[0].parent}: there is no split {split!r} (found {', '.join(self.splits)})")
+            raise DataError(f"{Path(self._tars.names[0]).parent}: there is no split {split!r} (found {', '.join(self.splits)})")
         return int(self._ends[split][-1])
 
     def entry(self, split: str, i: int) -> Entry:
         tar, row = self._place(split, i)
         index = self._indexes[tar]
         tasks = {task: int(n) for task, n in zip(TASKS, index.tasks_NK[row], strict=True) if n}
-        return Entry(index.keys_N[row].decode(), tasks, bool(index.report_N[row]), index.media[index.media_N[row]])
+        groups = {name: values[codes[row]] for name, (values, codes) in index.groups.items() if codes[row]}
+        return Entry(index.keys_N[row].decode(), tasks, bool(index.report_N[row]), index.media[index.media_N[row]], groups)
 
-    def tar(self, split: str, i: int) -> Path:
+    def tar(self, split: str, i: int) -> str:
         """The shard that holds a sample."""
-        return self._tars[self._place(split, i)[0]]
+        return self._tars.names[self._place(split, i)[0]]
 
-    def read(self, split: str, i: int) -> tuple[Sample, dict[str, bytes]]:
-        """The sample and the bytes of its members, checked against the index. Raises DataError naming shard and key."""
+    def read(self, split: str, i: int) -> tuple[Sample, dict[str, Any]]:
+        """The sample and, by member, what its media are decoded from, checked against the index. Raises DataError naming shard and key."""
         tar, row = self._place(split, i)
-        index, path = self._indexes[tar], self._tars[tar]
+        index = self._indexes[tar]
         key = index.keys_N[row].decode()
+        where = f"{self._tars.names[tar]}: sample {key}"
         places = slice(int(index.first_N1[row]), int(index.first_N1[row + 1]))
         offsets, sizes = index.offset_M[places].tolist(), index.size_M[places].tolist()
         start, end = min(offsets), max(o + s for o, s in zip(offsets, sizes, strict=True))
-        handle = self._handle(tar)  # held by name: it closes when it is pushed out and nobody holds it
-        whole = os.pread(handle.descriptor, end - start, start)
-        if len(whole) != end - start:
-            raise DataError(f"{path}: sample {key}: the shard ends within it ({len(whole)} of {end - start} bytes); copy it again or pack again")
-        files = {}
-        for code, offset, size, crc in zip(index.member_M[places], offsets, sizes, index.crc_M[places].tolist(), strict=True):
-            data, member = whole[offset - start : offset - start + size], index.members[code]
-            if zlib.crc32(data) != crc:
-                raise DataError(f"{path}: sample {key}: {member} has crc32 {zlib.crc32(data):08x}, its index says {crc:08x}; copy the shard again or pack again")
-            files[member] = data
-        return parse_sample(files.pop("json"), f"{path}: sample {key}"), files
+        members = [index.members[code] for code in index.member_M[places]]
+        bounds = [slice(offset - start, offset - start + size) for offset, size in zip(offsets, sizes, strict=True)]
+
+        def checked() -> dict[str, bytes]:
+            whole = self._tars.read(tar, start, end - start)
+            if len(whole) != end - start:
+                raise DataError(f"{where}: the shard ends within it ({len(whole)} of {end - start} bytes); copy it again or pack again")
+            files = {member: whole[bound] for member, bound in zip(members, bounds, strict=True)}
+            for (member, data), crc in zip(files.items(), index.crc_M[places].tolist(), strict=True):
+                if zlib.crc32(data) != crc:
+                    raise DataError(f"{where}: {member} has crc32 {zlib.crc32(data):08x}, its index says {crc:08x}; copy the shard again or pack again")
+            return files
+
+        try:
+            files = checked()
+        except DataError:
+            if not self._tars.forget(tar, start, end - start):
+                raise
+            files = checked()  # what lay in the cache was damaged, not the shard
+        return self._form.sample(key, index.splits[index.split_N[row]], files, where)
 
     def _place(self, split: str, i: int) -> tuple[int, int]:
         """Tar and row of the i-th sample of a split."""
@@ -237,79 +254,8 @@ class ShardSet:
         tar = bisect_right(ends, i)
         return tar, int(self._rows[split][tar][i - (ends[tar - 1] if tar else 0)])
 
-    def _handle(self, tar: int) -> _Handle:
-        # Without a lock, which a fork could copy while it is held: at worst two threads open the same tar.
-        handle = self._open.get(tar)
-        if handle is None:
-            handle = _Handle(self._tars[tar], self._indexes[tar].bytes)
-            self._open = {**(self._open if len(self._open) < _MAX_OPEN else {}), tar: handle}
-        return handle
-
-
-class _Handle:
-    """An open tar; closed when nobody holds it any more, so never under the hands of a thread that reads."""
-
-    def __init__(self, path: Path, bytes_: int) -> None:
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except OSError as reason:
-            raise DataError(f"{path}: the shard cannot be opened ({type(reason).__name__})") from None
-        found = os.fstat(self.descriptor).st_size
-        if found != bytes_:
-            raise DataError(f"{path}: {found} bytes, its index says {bytes_}: the shard was cut or replaced; copy it again or pack again")
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
 
 def _rows_of(index: Index, split: str) -> range | np.ndarray:
     if index.splits == (split,):
         return range(len(index))
     return np.flatnonzero(index.split_N == index.splits.index(split)) if split in index.splits else range(0)
-
-
-def open_shards(where: Path | str) -> ShardSet:
-    """where: a folder of shards, or a tar, or a pattern of tars (`cxr-{000..511}.tar`). A tar without an index is indexed once.
-
-    Raises DataError for nothing there, for shards whose writing was not finished, and as load_index does.
-    """
-    tars, listed = _tars(where)
-    indexes = [load_index(tar) for tar in tars]
-    for tar, index in zip(tars, indexes, strict=True):
-        if listed.get(tar.name, index.sha256) != index.sha256:
-            raise DataError(f"{tar}: is not the shard that {RECEIPT} beside it lists; copy the folder again or pack again")
-    if not sum(map(len, indexes)):
-        raise DataError(f"{where}: the shards hold no samples")
-    return ShardSet(tars, indexes)
-
-
-def _tars(where: Path | str) -> tuple[list[Path], dict[str, str]]:
-    """The tars in order, and for those that packing made their sha256 by name."""
-    folder = Path(where)
-    if not folder.is_dir():
-        from braceexpand import braceexpand
-
-        try:
-            return [Path(tar) for tar in braceexpand(str(where))], {}
-        except ValueError as reason:
-            raise DataError(f"{where}: not a pattern of tars ({reason}); expected a folder or e.g. shards/train-{{000000..000011}}.tar") from None
-    tars = sorted(folder.glob("*.tar"))
-    unfinished = list(folder.glob("*.tar.part"))
-    if (folder / RECEIPT).is_file():
-        listed = _listed(folder / RECEIPT)
-        if missing := sorted(listed.keys() - {tar.name for tar in tars}):
-            raise DataError(f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack them again")
-        return [folder / name for name in sorted(listed)], listed
-    if unfinished:
-        raise DataError(f"{folder}: {len(unfinished)} shards were never finished (*.tar.part); delete the folder and pack again")
-    if not tars:
-        raise DataError(f"{folder}: no shards (*.tar) in there; make them with `medvlm data pack CARD --root DIR --out {folder}`")
-    return tars, {}
-
-
-def _listed(receipt: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(receipt.read_text())["shards"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{receipt}: not a receipt of packing; delete the folder and pack again") from None

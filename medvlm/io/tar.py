@@ -11,10 +11,11 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from medvlm.core.errors import DataError
 
@@ -27,23 +28,32 @@ _NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
 
 @dataclass(frozen=True)
 class Member:
-    """A file that belongs to a sample: `KEY.NAME`. offset, size, crc32: of its bytes within the tar. json: those of `KEY.json`."""
+    """A file that belongs to a sample: `KEY.NAME`. offset, size, crc32: of its bytes within the tar. text: the bytes, where they were asked for."""
 
     key: str
     name: str
     offset: int
     size: int
     crc32: int
-    json: bytes | None
+    text: bytes | None
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+    def fileno(self) -> int: ...
 
 
 class Whole:
-    """A tar read from its first to its last byte, hashed on the way. unfinished: it may end without the blocks that end a tar."""
+    """A tar read from its first to its last byte, hashed on the way. unfinished: it may end without the blocks that end a tar.
 
-    def __init__(self, file: BinaryIO, tar: Path, unfinished: bool = False) -> None:
+    tar: as it is named in messages. size: of a file that the system does not know, in bytes.
+    """
+
+    def __init__(self, file: Readable, tar: Path | str, unfinished: bool = False, size: int | None = None) -> None:
         self.tar, self.at = tar, 0
         self._file, self.sha256 = file, hashlib.sha256()
-        self._bytes = os.fstat(file.fileno()).st_size
+        self._bytes = os.fstat(file.fileno()).st_size if size is None else size
         self._unfinished = unfinished
 
     @property
@@ -67,9 +77,11 @@ class Whole:
         return self._bytes, self.sha256.hexdigest()
 
 
-def members(whole: Whole) -> Iterator[Member]:
-    """The files that belong to a sample, in the order of the tar. Raises DataError for a tar that is cut, and for one with links or with
-    names that lead out of it."""
+def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member == "json") -> Iterator[Member]:
+    """The files that belong to a sample, in the order of the tar. is_text: says of a member's name whether its bytes are wanted.
+
+    Raises DataError for a tar that is cut, and for one with links or with names that lead out of it.
+    """
     renamed: dict[str, str] = {}  # what a long-name or pax header says of the next member
     while not whole.ends_here:
         at = whole.at
@@ -94,10 +106,16 @@ def members(whole: Whole) -> Iterator[Member]:
             raise DataError(f"{whole.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links or devices")
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise DataError(f"{whole.tar}: {name!r} at byte {at} leads out of the tar; refused")
-        offset, crc32, head = _payload(whole, size, at, keep=name.endswith(".json"))
         match = _NAME.match(name.removeprefix("./"))
+        offset, crc32, text = _payload(whole, size, at, keep=bool(match and is_text(match[2])))
         if match:  # others (README, hidden files) belong to no sample, as in webdataset
-            yield Member(match[1], match[2], offset, size, crc32, head if match[2] == "json" else None)
+            yield Member(match[1], match[2], offset, size, crc32, text)
+
+
+def grouped(found: Iterator[Member]) -> Iterator[list[Member]]:
+    """The members of each sample: neighbours of one key."""
+    for _, group in groupby(found, key=lambda member: member.key):
+        yield list(group)
 
 
 def _payload(whole: Whole, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:
@@ -115,7 +133,7 @@ def _payload(whole: Whole, size: int, header_at: int, keep: bool = True) -> tupl
     return offset, crc32, b"".join(kept) if keep else None
 
 
-def _extension(kind: bytes, data: bytes, tar: Path, at: int) -> dict[str, str]:
+def _extension(kind: bytes, data: bytes, tar: Path | str, at: int) -> dict[str, str]:
     """Path and size from a GNU long name or from pax records (`LENGTH KEY=VALUE\\n`)."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}

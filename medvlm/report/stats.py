@@ -8,7 +8,8 @@ from pathlib import Path
 
 from medvlm.archive.audit_receipt import AUDIT, audits_of
 from medvlm.core.sample import Sample
-from medvlm.io.shards import ShardSet, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardSet
 from medvlm.report import numbers
 from medvlm.report.histogram import histogram
 from medvlm.report.images import box_key

@@ -17,7 +17,7 @@ from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample
 from medvlm.io.images import decode
-from medvlm.io.shards import open_shards
+from medvlm.io.opening import open_shards
 from tests.archive import made_layouts, test_card_layouts
 
 CARDS = Path(__file__).parents[2] / "data_cards"

@@ -18,7 +18,7 @@ from medvlm.cli import main
 from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
 from medvlm.io.images import decode, encode_npy, encode_png
-from medvlm.io.shards import open_shards
+from medvlm.io.opening import open_shards
 
 CARD = {
     "name": "made", "title": "Made", "summary": "Made for a test.", "access": "open", "media": ["film"],

@@ -20,7 +20,8 @@ from medvlm.archive.target import Target
 from medvlm.core.errors import DataError
 from medvlm.io import shards
 from medvlm.io.images import encode_png
-from medvlm.io.shards import ShardWriter, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardWriter
 from tests.archive.test_pack import archive, card, contents, noise
 
 SHARD_BYTES = 12 << 10

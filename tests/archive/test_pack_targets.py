@@ -15,7 +15,8 @@ from medvlm.archive.ledger import Ledger
 from medvlm.archive.pack import pack
 from medvlm.archive.target import UNFINISHED, Remote
 from medvlm.core.errors import DataError
-from medvlm.io.shards import RECEIPT, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import RECEIPT
 from tests.archive.test_pack import archive, card, contents
 
 

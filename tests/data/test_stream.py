@@ -16,7 +16,8 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Question, Sample, Truth
 from medvlm.data.source import SourceView, needs, splits_of
 from medvlm.data.stream import Item, Stream, loader
-from medvlm.io.shards import ShardSet, ShardWriter, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardSet, ShardWriter
 
 SIZES = {"films": 23, "scans": 7}
 

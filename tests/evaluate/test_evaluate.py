@@ -19,7 +19,8 @@ from medvlm.evaluate.majority import fit_majority
 from medvlm.evaluate.protocol import Row
 from medvlm.evaluate.run import evaluate, quiet
 from medvlm.evaluate.saved import rescore
-from medvlm.io.shards import ShardSet, ShardWriter, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardSet, ShardWriter
 from tests.evaluate.toy import NOISE, Noisy, is_noisy, make_sample, scaled, write_shards
 
 SAMPLES = [make_sample("test", i)[0] for i in range(200)]

@@ -15,7 +15,8 @@ from medvlm.answers import boxes
 from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Truth
 from medvlm.evaluate.protocol import Ask
 from medvlm.io.images import encode_png
-from medvlm.io.shards import ShardSet, ShardWriter, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardSet, ShardWriter
 
 HEIGHT, WIDTH = 100, 200
 NOISE = 0.3

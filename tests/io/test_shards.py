@@ -17,8 +17,9 @@ import pytest
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.io.opening import open_shards
 from medvlm.io.shard_index import build_index, index_path, load_index
-from medvlm.io.shards import Entry, ShardWriter, open_shards
+from medvlm.io.shards import Entry, ShardWriter
 
 KINDS = ("film", "volume")
 
@@ -54,8 +55,8 @@ def test_what_was_written_is_read_back(tmp_path):
 def test_an_entry_tells_what_a_sample_has_without_reading_it(tmp_path):
     write(tmp_path, 10, max_bytes=5000)
     shards = open_shards(tmp_path)
-    assert shards.entry("train", 5) == Entry(f"{5:016x}", {"count": 2}, False, ("volume",))
-    assert shards.entry("train", 6) == Entry(f"{6:016x}", {}, True, ("film",))
+    assert shards.entry("train", 5) == Entry(f"{5:016x}", {"count": 2}, False, ("volume",), {"concept": "c5"})
+    assert shards.entry("train", 6) == Entry(f"{6:016x}", {}, True, ("film",), {"concept": "c6"})
 
 
 def test_a_place_that_is_not_there_is_an_error(tmp_path):
@@ -372,7 +373,7 @@ sys.stdin.read()
 
 def test_threads_read_the_same_set(tmp_path, monkeypatch):
     """With fewer files open than there are tars, so that handles come and go under the readers."""
-    monkeypatch.setattr("medvlm.io.shards._MAX_OPEN", 2)
+    monkeypatch.setattr("medvlm.io.places.MAX_OPEN", 2)
     write(tmp_path, 30, max_bytes=5000)
     shards = open_shards(tmp_path)
     assert len(list(tmp_path.glob("*.tar"))) > 6
@@ -380,7 +381,7 @@ def test_threads_read_the_same_set(tmp_path, monkeypatch):
     order = [i % 30 for start in range(8) for i in range(start, start + 600, 7)]
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda i: shards.read("train", i), order)) == [sample(i) for i in order]
-    assert len(shards._open) <= 2
+    assert len(shards._tars._open) <= 2  # type: ignore[attr-defined]
 
 
 def test_a_set_can_be_sent_to_another_process(tmp_path):

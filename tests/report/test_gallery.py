@@ -10,7 +10,8 @@ from PIL import Image
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth
 from medvlm.io.images import encode_npy, encode_png
-from medvlm.io.shards import ShardWriter, open_shards
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardWriter
 from medvlm.report.display import displayed
 from medvlm.report.show import write_gallery
 

@@ -1,0 +1,57 @@
+"""Tars of others in the layout of webdataset: the members of a sample stand together and share the name up to its first dot.
+
+They can also be trained on as they are: a recipe's `shards` with a card of this reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Medium, Sample
+from medvlm.io.foreign import Foreign, Members, in_order
+from medvlm.io.images import suffix_of
+from medvlm.io.nifti import decode_nifti
+from medvlm.io.tar import Member, Whole, grouped, members
+
+
+class Config(Members):
+    kind: Literal["webdataset"]
+
+
+def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+    """Raises DataError for a tar that is damaged or holds what the card does not name."""
+    assert root is not None
+    tars = sorted(root.rglob("*.tar"))
+    if not tars:
+        raise DataError(f"{root}: no tars (*.tar) in there")
+    form = Foreign(config)
+    for shard, tar in enumerate(tars):
+        with tar.open("rb") as file:
+            whole = Whole(file, tar)
+            wanted = members(whole, lambda member: form.is_text(member) or config.kind_of(member) is not None)
+            for number, group in enumerate(grouped(wanted)):
+                yield _sample(config, form, group, f"tar {shard} sample number {number}")
+            whole.finish()
+
+
+def _sample(config: Config, form: Foreign, group: list[Member], where: str) -> RawSample | BadSample | LeftOut:
+    if lacks := form.lacks(group, where):
+        return LeftOut(f"lacks {lacks}")
+    key, files = group[0].key, {m.name: m.text for m in group if m.text is not None}
+    try:
+        told = form.told(files, where)
+    except DataError as reason:
+        return BadSample(key, str(reason).removeprefix(f"{where}: "), where)
+    named = [(kind, files[name]) for name in in_order(files) if (kind := config.kind_of(name))]
+    media = tuple(Medium(kind, str(i), (), config.spacing_mm, config.unit) for i, (kind, _) in enumerate(named))
+    sample = Sample(key, "", "", media, told.report, told.concept, told.questions, told.patient, told.groups)
+    return RawSample(sample, {str(i): _file(data, config) for i, (_, data) in enumerate(named)}, where)
+
+
+def _file(data: bytes, config: Config) -> Any:
+    return data if suffix_of(data) else partial(decode_nifti, data, config.nifti, config.unit)

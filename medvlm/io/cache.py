@@ -1,0 +1,139 @@
+"""A folder of bytes that came from far away: bounded, shared by processes, what was used longest ago goes first.
+
+An entry appears under its name when it is written whole. After a power cut it may still hold anything: who reads it checks
+it, as every member of a shard is checked against its index, and drop()s what is damaged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from medvlm.core.errors import StorageError
+
+_ROOM = 0.9
+"""What is left of the bound when room is made, so that it is not made for every entry."""
+_NUM_LOCKS = 256
+
+
+class Cache:
+    """At most `max_bytes` in `folder`. Any number of threads and processes of one machine may share it.
+
+    Raises StorageError where the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+        try:
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as reason:
+            raise StorageError(f"cache.folder: nothing can be written in there ({reason.strerror}); choose a folder on a disk of this machine") from None
+
+    def read(self, name: str, size: int, start: int, end: int, make: Callable[[], bytes]) -> bytes:
+        """Bytes start..end of an entry of `size` bytes. What is not there is made, by one of those who ask for it; the others wait."""
+        found = self._part(name, size, start, end)
+        if found is None:
+            with self._locked(name):
+                found = self._part(name, size, start, end)
+                if found is None:
+                    whole = make()
+                    assert len(whole) == size, (name, len(whole), size)
+                    self._put(name, whole)
+                    found = whole[start:end]
+        return found
+
+    def whole(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """An entry of any size. Made as in read()."""
+        found = self._all(name)
+        if found is None:
+            with self._locked(name):
+                found = self._all(name)
+                if found is None:
+                    self._put(name, found := make())
+        return found
+
+    def drop(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._path(name).unlink()
+
+    def _path(self, name: str) -> Path:
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return self.folder / digest[:2] / digest[2:40]
+
+    def _part(self, name: str, size: int, start: int, end: int) -> bytes | None:
+        try:
+            descriptor = os.open(self._path(name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            return None
+        try:
+            if os.fstat(descriptor).st_size != size:
+                return None
+            os.utime(descriptor)  # when it was last used; file systems that note this themselves do so once a day
+            return os.pread(descriptor, end - start, start)
+        finally:
+            os.close(descriptor)
+
+    def _all(self, name: str) -> bytes | None:
+        try:
+            path = self._path(name)
+            found = path.read_bytes()
+            os.utime(path)
+            return found
+        except FileNotFoundError:
+            return None
+
+    def _put(self, name: str, data: bytes) -> None:
+        """One writer at a time, so that the bound holds at every moment; what is slow, the network, is waited for before."""
+        if len(data) > self.max_bytes:
+            return
+        path = self._path(name)
+        part = path.with_name(f"{path.name}.part")
+        with self._locked("room", "room"):
+            self._make_room(len(data))
+            path.parent.mkdir(exist_ok=True)
+            try:
+                part.write_bytes(data)
+            except OSError as reason:
+                part.unlink(missing_ok=True)
+                raise StorageError(f"cache.folder: writing stopped ({reason.strerror}); lower cache.gib, or choose a larger disk") from None
+            part.replace(path)
+
+    def _make_room(self, size: int) -> None:
+        """The sum of all entries is kept in a file: it counts what is about to be written, so after a kill it is too high, never too low."""
+        note = self.folder / "bytes"
+        try:
+            total = int(note.read_text()) + size
+        except (FileNotFoundError, ValueError):
+            total = self._evict(self.max_bytes - size) + size
+        if total > self.max_bytes:
+            total = self._evict(max(int(self.max_bytes * _ROOM) - size, 0)) + size
+        note.write_text(str(total))
+
+    def _evict(self, bound: int) -> int:
+        """Removes what was used longest ago until what is left fits, and returns how much that is."""
+        entries = []
+        for path in self.folder.glob("??/*"):
+            if path.suffix == ".part":  # of a process that was killed: nobody else writes now
+                path.unlink()
+            else:
+                with suppress(FileNotFoundError):
+                    entries.append((path.stat().st_mtime, path.stat().st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= bound:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+        return total
+
+    @contextmanager
+    def _locked(self, name: str, lock: str = "") -> Iterator[None]:
+        """Opened anew each time, so that it also keeps the threads of one process apart; the system frees it when its holder dies."""
+        number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % _NUM_LOCKS
+        with (self.folder / "locks" / (lock or f"{number:03d}")).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

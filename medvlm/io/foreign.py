@@ -1,0 +1,235 @@
+"""Tars of others: what their members are is declared in a card, and nothing else of them is touched.
+
+Nothing is ever unpickled, and there is no decoder for anything but images, volumes and text. A member that the card does not
+name is refused, unless the card says to ignore it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Protocol, get_args
+
+from pydantic import Field, model_validator
+
+from medvlm.core.config import Config
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Medium, Question, Sample, Task, Truth, Unit
+from medvlm.io import images, strip
+from medvlm.io.codestream import codestream_header
+from medvlm.io.nifti import decode_nifti
+from medvlm.io.nifti_header import NiftiOptions
+from medvlm.io.shard_index import Facts
+from medvlm.io.tar import Member
+
+_PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")
+
+
+class Ask(Config):
+    """One question of every sample."""
+
+    text: str = ""
+    """The question itself ..."""
+    text_from: str = ""
+    """... or the member that holds it, see Members.report."""
+    answer: str
+    """The member that holds the answer. With `choices` also their number, from 0."""
+    choices: tuple[str, ...] = ()
+    """The answers there are; without, the answer is free text."""
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Ask:
+        if bool(self.text) == bool(self.text_from):
+            raise ValueError("expected either `text`, the question, or `text_from`, the member that holds it")
+        return self
+
+
+class Members(Config):
+    """What the members of a sample are. A member is named without the sample's key: `jpg` is that of KEY.jpg, `0.png` of KEY.0.png."""
+
+    media: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Kind of medium -> its members, * stands for anything: {film: [jpg, png, "*.png"]}. JPEG, PNG, .npy, .nii and .nii.gz, told by content."""
+    unit: Unit = "display"
+    """What a stored intensity is."""
+    spacing_mm: tuple[float, ...] | None = None
+    """Of images, (height, width); NIfTI files say it themselves."""
+    nifti: NiftiOptions = NiftiOptions()
+    report: str = ""
+    """The member with the text that belongs to the images: `txt`, or a field of a JSON member: `json:caption`, `json:meta.findings`."""
+    questions: tuple[Ask, ...] = ()
+    concept: str = ""
+    """The member that says what is found, equal where the findings are."""
+    patient: str = ""
+    """The member that says whose it is."""
+    groups: dict[str, str] = {}
+    """What sources are balanced by or groups held out by -> the member that says it: {site: "json:hospital"}."""
+    ignore: tuple[str, ...] = ()
+    """Members that are not read, * stands for anything. Any other that is not named here is refused."""
+    max_incomplete: float = Field(0.01, ge=0, le=1)
+    """Share of the samples of a tar that may lack a named member; they are left out and counted, and above it the tar is refused."""
+
+    @model_validator(mode="after")
+    def _no_pickles(self) -> Members:
+        for place in (p for patterns in self.media.values() for p in patterns):
+            if place.rpartition(".")[2] in _PICKLES:
+                raise ValueError(f"media: {place!r} would be unpickled, which runs whatever is in it; expected jpg, png, npy, nii or nii.gz")
+        return self
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where texts are."""
+        asked = (place for ask in self.questions for place in (ask.text_from, ask.answer))
+        return tuple(dict.fromkeys(filter(None, (self.report, self.concept, self.patient, *self.groups.values(), *asked))))
+
+    def kind_of(self, member: str) -> str | None:
+        return next((kind for kind, patterns in self.media.items() if any(fnmatchcase(member, p) for p in patterns)), None)
+
+
+class Names(Protocol):
+    """How samples and patients are called, and dealt into splits. identity: of everything that decides it."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def key(self, text: str) -> str: ...
+
+    def patient(self, text: str) -> str: ...
+
+    def split(self, key: str, patient: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What the members of a tar say, as a card declares them."""
+
+    members: Members
+
+    def is_text(self, member: str) -> bool:
+        return any(member == place.partition(":")[0] for place in self.members.places)
+
+    def lacks(self, group: list[Member], where: str) -> str:
+        """The first of the declared members that a sample lacks, "" for none. Raises DataError for one that is not declared."""
+        names = [m.name for m in group]
+        for name in names:
+            if self.members.kind_of(name) is None and not self.is_text(name) and not any(fnmatchcase(name, p) for p in self.members.ignore):
+                raise DataError(f"{where}: its card does not say what {name!r} is; name it in reader.media or reader.report, or in reader.ignore")
+        texts = [place.partition(":")[0] for place in self.members.places]
+        return "an image" if not any(map(self.members.kind_of, names)) else next((text for text in texts if text not in names), "")
+
+    def told(self, files: Mapping[str, bytes], where: str) -> Told:
+        """What its texts say. Raises DataError for one that cannot be read."""
+        parsed: dict[str, Any] = {}
+
+        def read(place: str) -> str:
+            return _text(place, files, parsed, where) if place else ""
+
+        m = self.members
+        questions = tuple(_question(ask, ask.text or read(ask.text_from), read(ask.answer), where) for ask in m.questions)
+        groups = {name: value for name, place in m.groups.items() if (value := read(place))}
+        return Told(read(m.report), read(m.concept), read(m.patient), questions, groups)
+
+
+@dataclass(frozen=True)
+class ForeignForm(Foreign):
+    """A Form: foreign tars that are trained on as they are. source: what the samples say they are of."""
+
+    names: Names
+    source: str
+
+    @property
+    def identity(self) -> str:
+        decides = {"members": self.members.model_dump(mode="json"), "names": self.names.identity}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def facts(self, group: list[Member], where: str) -> Facts | str:
+        if lacks := self.lacks(group, where):
+            return lacks
+        told = self.told({m.name: m.text for m in group if m.text is not None}, where)
+        kinds = tuple(dict.fromkeys(kind for name in in_order(m.name for m in group) if (kind := self.members.kind_of(name))))
+        tasks = Counter(q.truth.task for q in told.questions)
+        groups = {**told.groups, "concept": told.concept} if told.concept else told.groups
+        split = self.names.split(group[0].key, told.patient)
+        return Facts(self.names.key(group[0].key), split, kinds, bool(told.report), tuple(tasks[task] for task in get_args(Task)), groups)
+
+    def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
+        told = self.told(files, where)
+        media, decoded = [], dict[str, Any]()
+        for name in in_order(files):
+            if kind := self.members.kind_of(name):
+                medium, decoded[name] = self._medium(kind, name, files[name], where)
+                media.append(medium)
+        patient = self.names.patient(told.patient) if told.patient else ""
+        return Sample(key, self.source, split, tuple(media), told.report, told.concept, told.questions, patient, told.groups), decoded
+
+    def _medium(self, kind: str, name: str, data: bytes, where: str) -> tuple[Medium, Any]:
+        """The medium, and its bytes or, where these do not lie as a viewer shows them, its pixels."""
+        m = self.members
+        try:
+            if not images.suffix_of(data):
+                volume = decode_nifti(data, m.nifti, m.unit)
+                return Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine), volume.pixels
+            turn = strip.orientation(data) if b"Exif" in data[:65536] or b"eXIf" in data[:65536] else 1
+            if turn != 1 or images.suffix_of(data) == "npy":
+                pixels = strip.upright(images.decode(data, name), turn)
+                return Medium(kind, name, pixels.shape if pixels.ndim != 3 or pixels.shape[2] != 3 else pixels.shape[:2], m.spacing_mm, m.unit), pixels
+            return Medium(kind, name, _size(data, name), m.spacing_mm, m.unit), data
+        except DataError as reason:
+            raise DataError(f"{where}: {name}: {reason}") from None
+
+
+@dataclass(frozen=True)
+class Told:
+    """As in Sample, but for patient: as the member has it."""
+
+    report: str
+    concept: str
+    patient: str
+    questions: tuple[Question, ...]
+    groups: dict[str, str]
+
+
+def _question(ask: Ask, text: str, answer: str, where: str) -> Question:
+    template = hashlib.blake2b((ask.text or ask.text_from).encode(), digest_size=4).hexdigest()
+    if not ask.choices:
+        return Question(text, Truth("open", answer), template)
+    if answer not in ask.choices:
+        if not (answer.isdecimal() and int(answer) < len(ask.choices)):
+            raise DataError(f"{where}: the answer in {ask.answer!r} is none of {', '.join(ask.choices)} nor a number from 0 to {len(ask.choices) - 1}")
+        answer = ask.choices[int(answer)]
+    return Question(text, Truth("choice", answer, ask.choices), template)
+
+
+def _text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], where: str) -> str:
+    """parsed: JSON members that were read before."""
+    member, _, path = place.partition(":")
+    try:
+        if not path:
+            return files[member].decode().strip()
+        value = parsed[member] if member in parsed else parsed.setdefault(member, json.loads(files[member]))
+        for step in path.split("."):
+            value = value[int(step)] if isinstance(value, list) else value.get(step)
+    except (ValueError, RecursionError, AttributeError, IndexError) as reason:
+        raise DataError(f"{where}: {place!r} cannot be read ({type(reason).__name__})") from None
+    if not isinstance(value, str | int | float | None):
+        raise DataError(f"{where}: {place!r} is a {type(value).__name__}; expected text or a number")
+    return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _size(data: bytes, name: str) -> tuple[int, int]:
+    """(height, width) of a PNG or JPEG, from its header."""
+    if images.suffix_of(data) == "png" and len(data) >= 24:
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    header = codestream_header(data)
+    if header is None:
+        raise DataError("damaged, no size in its header")
+    return header[1], header[2]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """2.png before 10.png."""
+    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])

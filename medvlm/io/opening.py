@@ -1,0 +1,197 @@
+"""From where shards are said to lie to a ShardSet: a folder, a tar, a pattern of tars; on a disk or behind http(s)://, s3://, gs://.
+
+A tar without an index is indexed once: one of medvlm on a disk keeps its index beside it, any other in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvlm.core.errors import DataError
+from medvlm.io.cache import Cache
+from medvlm.io.places import LocalTars, RemoteTars, filesystem, is_remote, patiently, shown
+from medvlm.io.shard_index import INDEX, OWN, Form, Index, index_of, load_index, parse_index, text_of
+from medvlm.io.shards import RECEIPT, ShardSet
+from medvlm.io.tar import Whole
+
+_AT_ONCE = 16
+"""Indexes that are asked for at the same time: a thousand shards at 50 ms each would take a minute one after the other."""
+_READ_AHEAD = 8 << 20
+
+
+def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN) -> ShardSet:
+    """where: a folder of shards, or a tar, or a pattern of tars (`cxr-{000..511}.tar`), each of them also as a URL.
+
+    cache: keeps what comes from far away, and the indexes of tars of others. form: how the members are samples, where packing
+    did not make the tars. Raises DataError for nothing there, for shards whose writing was not finished or that are damaged, and as `form` does.
+    """
+    shards = _remote(str(where), cache, form) if is_remote(where) else _local(where, cache, form)
+    if not any(shards.count(split) for split in shards.splits):
+        raise DataError(f"{shown(str(where))}: the shards hold no samples" + "".join(f"; {n} lack {what}" for what, n in shards.left_out.items()))
+    return shards
+
+
+# --- on a disk ------------------------------------------------------------------------------------------
+
+
+def _local(where: Path | str, cache: Cache | None, form: Form) -> ShardSet:
+    folder = Path(where)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    receipt = (folder / RECEIPT).read_bytes() if RECEIPT in names else None
+    tars, listed = _listed(str(where), names, receipt) if folder.is_dir() else (_expanded(str(where)), {})
+    form = OWN if listed else form
+    paths = [folder / tar if folder.is_dir() else Path(tar) for tar in tars]
+    indexes = [load_index(path) if form is OWN else _foreign(path, cache, form) for path in paths]
+    _check(list(map(str, paths)), indexes, listed)
+    return ShardSet(LocalTars(paths, [index.bytes for index in indexes]), indexes, form, is_packed=bool(listed))
+
+
+def _foreign(tar: Path, cache: Cache | None, form: Form) -> Index:
+    if not tar.is_file():
+        raise DataError(f"{tar}: the shard is missing")
+    found = tar.stat()
+
+    def build() -> Index:
+        with tar.open("rb") as file:
+            return index_of(Whole(file, tar), form)
+
+    return _kept(cache, f"{tar.resolve()} {found.st_size} {found.st_mtime_ns} {form.identity}", build, str(tar))
+
+
+# --- far away ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Object:
+    """A tar behind a URL. version: changes when another takes its place."""
+
+    url: str
+    size: int
+    version: str
+
+
+def _remote(where: str, cache: Cache | None, form: Form) -> ShardSet:
+    files, path = filesystem(where)
+    listed: dict[str, str] = {}
+    if path.endswith(".tar"):
+        urls = _expanded(where)
+    else:
+        found = patiently(lambda: files.ls(path, detail=False), shown(where))
+        names = [str(each).rstrip("/").rpartition("/")[2] for each in found]
+        receipt = patiently(lambda: files.cat_file(f"{path.rstrip('/')}/{RECEIPT}"), shown(where)) if RECEIPT in names else None
+        tars, listed = _listed(shown(where), names, receipt)
+        urls = [f"{where.rstrip('/')}/{tar}" for tar in tars]
+        form = OWN if listed else form
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="index") as pool:
+        objects = list(pool.map(_object, urls))
+        tars_ = RemoteTars(urls, [each.size for each in objects], [each.version for each in objects], cache)
+        indexes = list(pool.map(lambda n: _index_of_remote(tars_, n, objects[n], cache, form), range(len(urls))))
+    _check(list(tars_.names), indexes, listed)
+    return ShardSet(tars_, indexes, form, is_packed=bool(listed))
+
+
+def _object(url: str) -> _Object:
+    files, path = filesystem(url)
+    info = patiently(lambda: files.info(path), shown(url))
+    if info.get("size") is None:
+        raise DataError(f"{shown(url)}: the server does not say how large it is, so it cannot be read in parts; copy the shards to one that does")
+    tells = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
+    return _Object(url, int(info["size"]), " ".join(str(info[key]) for key in tells if info.get(key)))
+
+
+def _index_of_remote(tars: RemoteTars, n: int, tar: _Object, cache: Cache | None, form: Form) -> Index:
+    def build() -> Index:
+        files, path = filesystem(tar.url)
+        if form is OWN and patiently(lambda: files.exists(path + INDEX), tars.names[n]):
+            index = parse_index(patiently(lambda: files.cat_file(path + INDEX), tars.names[n]), tars.names[n] + INDEX)
+            if index.bytes != tar.size:
+                raise DataError(f"{tars.names[n]}: {tar.size} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again")
+            return index
+        return index_of(Whole(_Ahead(tars, n, tar.size), tars.names[n], size=tar.size), form)
+
+    return _kept(cache, f"{tar.url} {tar.size} {tar.version} {form.identity}", build, tars.names[n])
+
+
+class _Ahead:
+    """A tar behind a URL read from its start to its end."""
+
+    def __init__(self, tars: RemoteTars, n: int, size: int) -> None:
+        self._tars, self._n, self._size = tars, n, size
+        self._at, self._left = 0, memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        parts = []
+        while size:
+            if not self._left:
+                self._left = memoryview(self._tars.fetch(self._n, self._at, min(self._at + _READ_AHEAD, self._size)))
+                self._at += len(self._left)
+            parts.append(self._left[:size])
+            self._left, size = self._left[len(parts[-1]) :], size - len(parts[-1])
+        return b"".join(parts)
+
+    def fileno(self) -> int:
+        raise OSError("not a file of this machine")
+
+
+# --- both -------------------------------------------------------------------------------------------------
+
+
+def _kept(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) -> Index:
+    """From the cache, or built and put there. What lies there damaged is built again."""
+    if cache is None:
+        return build()
+    for _ in range(2):
+        text = cache.whole(f"index {name}", lambda: text_of(build()).encode())
+        try:
+            return parse_index(text, tar)
+        except DataError:
+            cache.drop(f"index {name}")
+    return build()
+
+
+def _expanded(pattern: str) -> list[str]:
+    """`{000..511}` becomes the numbers of that width, from the first to the last."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if found is None:
+        if set("{}*?[]") & set(pattern):
+            raise DataError(f"{shown(pattern)}: not a pattern of tars; expected a folder or e.g. shards/train-{{000000..000011}}.tar")
+        return [pattern]
+    first, last = found[1], found[2]
+    numbers = (f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1))
+    return [tar for number in numbers for tar in _expanded(pattern[: found.start()] + number + pattern[found.end() :])]
+
+
+def _listed(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[str], dict[str, str]]:
+    """The tars of a folder in order, and for those that packing made their sha256 by name."""
+    tars = sorted(name for name in names if name.endswith(".tar"))
+    unfinished = [name for name in names if name.endswith(".tar.part")]
+    if receipt is not None:
+        listed = _of_receipt(receipt, folder)
+        if missing := sorted(listed.keys() - set(tars)):
+            raise DataError(f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack them again")
+        return sorted(listed), listed
+    if unfinished:
+        raise DataError(f"{folder}: {len(unfinished)} shards were never finished (*.tar.part); delete the folder and pack again")
+    if not tars:
+        raise DataError(f"{folder}: no shards (*.tar) in there; make them with `medvlm data pack CARD --root DIR --out {folder}`")
+    return tars, {}
+
+
+def _of_receipt(receipt: bytes, folder: str) -> dict[str, str]:
+    try:
+        record: dict[str, Any] = json.loads(receipt)
+        return dict(record["shards"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{folder}/{RECEIPT}: not a receipt of packing; delete the folder and pack again") from None
+
+
+def _check(tars: list[str], indexes: list[Index], listed: dict[str, str]) -> None:
+    for tar, index in zip(tars, indexes, strict=True):
+        if listed.get(tar.rpartition("/")[2], index.sha256) != index.sha256:
+            raise DataError(f"{tar}: is not the shard that {RECEIPT} beside it lists; copy the folder again or pack again")
