@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
 
     _recipe(_verb(verbs, "validate", _validate, "check a recipe, its cards and its shapes without reading a weight"))
 
+    plan = _verb(verbs, "plan", _plan, "what a recipe trains, holds in memory and costs, on tensors without data; fits or not, and what would help")
+    _recipe(plan)
+    plan.add_argument("--gpus", default="", metavar="NAME:GPUS[xNODES]", help="where it would run, e.g. h200:8x2")
+    plan.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's peak that training reaches (default: 0.4)")
+    plan.add_argument("--json", action="store_true", help="the plan as JSON")
+
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure a run on held-out data, with baselines and intervals")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
     evaluate.add_argument("--on", action="append", default=[], metavar="SOURCE[:SPLIT]", help="default: what the recipe says")
@@ -117,6 +123,21 @@ def _validate(args: argparse.Namespace) -> None:
     from medvlm.recipe import validate
 
     print("\n".join(validate(args.recipe, args.overrides)))
+
+
+def _plan(args: argparse.Namespace) -> None:
+    import gc
+
+    gc.disable()  # a plan is over before its garbage matters, and importing torch's neighbours makes a lot
+    import json
+
+    from medvlm.preflight.gpus import parse
+    from medvlm.preflight.plan import plan
+    from medvlm.preflight.table import table
+    from medvlm.recipe import load
+
+    made = plan(load(args.recipe, args.overrides), args.runs, parse(args.gpus) if args.gpus else None, args.mfu)
+    print(json.dumps(made.to_json(), indent=1) if args.json else table(made))
 
 
 def _evaluate(args: argparse.Namespace) -> None:

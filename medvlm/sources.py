@@ -22,6 +22,7 @@ from medvlm.io.places import is_remote
 from medvlm.io.shard_index import OWN, Form
 from medvlm.io.shards import Entry, ShardSet
 from medvlm.recipe import LoadedRecipe
+from medvlm.sections import Source
 
 TOKENIZER_SAMPLES = 20_000
 """Samples whose text a tokenizer is trained from; more changes little and takes minutes."""
@@ -57,13 +58,11 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
     opened, places = {}, [runs / loaded.recipe.name / AUDIT]
     cache = Cache(Path(loaded.recipe.cache.folder).expanduser() if loaded.recipe.cache.folder else runs / "cache", int(loaded.recipe.cache.gib * 2**30))
     for name, source in loaded.recipe.data.items():
-        card = loaded.cards[name]
-        if source.salt_file:
-            card = card.with_secret(read_salt(Path(source.salt_file).expanduser()))
+        card = salted(loaded.cards[name], source)
         where: Path | str = source.shards
         if not where:
-            root = Path(source.root).expanduser() if source.root else None
-            where = runs / "shards" / f"{card.name}-{_identity(card, root)}"
+            root = _root(source)
+            where = packed_at(card, source, runs)
             pack_once(card, root, where, progress=say)
         shards = open_shards(where, cache, form_of(card))
         if shards.is_foreign:
@@ -138,6 +137,17 @@ def texts_of(sources: Mapping[str, OpenSource]) -> list[str]:
     return [t for t in texts if t]
 
 
-def _identity(card: Card, root: Path | None) -> str:
-    """Names the shards of one card from one place; the place itself cannot be read from it."""
-    return hashlib.sha256(f"{card_hash(card)}|{root.resolve() if root else ''}".encode()).hexdigest()[:12]
+def packed_at(card: Card, source: Source, runs: Path) -> Path:
+    """Where the shards of a source without `shards` are, or will be. Its name tells one card and one place from others; the place cannot be read from it."""
+    root = _root(source)
+    identity = hashlib.sha256(f"{card_hash(card)}|{root.resolve() if root else ''}".encode()).hexdigest()[:12]
+    return runs / "shards" / f"{card.name}-{identity}"
+
+
+def salted(card: Card, source: Source) -> Card:
+    """The card with the secret of the source, where it has one."""
+    return card.with_secret(read_salt(Path(source.salt_file).expanduser())) if source.salt_file else card
+
+
+def _root(source: Source) -> Path | None:
+    return Path(source.root).expanduser() if source.root else None

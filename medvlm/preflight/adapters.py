@@ -1,0 +1,43 @@
+"""Adapters on a model without data: the same names and shapes as peft's, without its import, which takes longer than a plan."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from medvlm.core.contracts import Lora
+from medvlm.models import lora as adapters
+
+
+def attach(model: nn.Module, lora: Lora, seed: int) -> None:
+    """As medvlm.models.lora.attach. Raises RecipeError for a target that matches no linear layer."""
+    names = adapters.targets(model, lora)
+    if any(type(model.get_submodule(name)) is not nn.Linear for name in names):  # peft knows more kinds
+        with torch.device("meta"):
+            adapters.attach(model, lora, seed)
+        return
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        base = model.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        setattr(model.get_submodule(parent), last, Adapted(base, lora))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(id(parameter) in trained or ".lora_" in name)
+
+
+class Adapted(nn.Module):
+    """y = x W' + B(A(dropout(x))) alpha / rank, computed in the order in which peft computes it."""
+
+    def __init__(self, base: nn.Linear, lora: Lora):
+        super().__init__()
+        self.base_layer, self.scaling = base, lora.alpha / lora.rank
+        kind = {"device": "meta", "dtype": base.weight.dtype}
+        self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(lora.dropout) if lora.dropout else nn.Identity()})
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, lora.rank, bias=False, **kind)})  # type: ignore[arg-type]
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(lora.rank, base.out_features, bias=False, **kind)})  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.base_layer(x)
+        low = self.lora_A["default"](self.lora_dropout["default"](x.to(self.lora_A["default"].weight.dtype)))
+        return result + self.lora_B["default"](low) * self.scaling

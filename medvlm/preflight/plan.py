@@ -1,0 +1,188 @@
+"""`medvlm plan`: what a recipe trains, how long its samples are, what a GPU would hold, how long it takes, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from torch import nn
+
+from medvlm.core.config import component
+from medvlm.core.contracts import Lora, StageConfig
+from medvlm.models.parts import group_of, matches
+from medvlm.preflight import memory as bytes_of
+from medvlm.preflight.gpus import GIB, Machines
+from medvlm.preflight.known import described
+from medvlm.preflight.memory import ENGINES, Memory
+from medvlm.preflight.precision import weights_in
+from medvlm.preflight.samples import Look, look
+from medvlm.preflight.simulate import Step, simulate
+from medvlm.preflight.staging import items_of, length, longest, micro_of, stage_on_meta, tokenizer_of
+from medvlm.recipe import LoadedRecipe
+from medvlm.rules import starts_from
+from medvlm.sections import Recipe
+from medvlm.train.optim import make_optimizer
+
+MFU = 0.4
+"""Share of a GPU's peak that training reaches, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """Parameters of one part of a model."""
+
+    name: str
+    trained: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """micro: samples of a micro-batch. tokens: mean of a sample. rows: [rows, tokens] of the longest micro-batch. memory: engine -> GiB by part
+    of the longest micro-batch. seconds: of a step; None without a GPU. fits: None without a GPU. checkpoint: bytes of one."""
+
+    name: str
+    kind: str
+    steps: int
+    batch: int
+    micro: int
+    modules: tuple[Module, ...]
+    adapters: int
+    tokens: float
+    longest: int
+    flops: float
+    memory: Mapping[str, Mapping[str, float]]
+    checkpoint: int
+    checkpoints: int
+    chosen: str
+    fits: bool | None = None
+    remedy: str = ""
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    name: str
+    machines: str
+    engine: str
+    precision: str
+    mfu: float
+    sources: Mapping[str, Mapping[str, Any]]
+    stages: tuple[StagePlan, ...]
+    shards: int | None
+    not_checked: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float = MFU) -> Plan:
+    """Raises RecipeError for a model that nothing is known of, and for `trains`, `lr_of` and adapters that match nothing in the real model."""
+    given, recipe = loaded.recipe, described(loaded.recipe)
+    looks = look(loaded, runs)
+    tokenizer, knows = tokenizer_of(recipe, looks), _knows_words(given)
+    stages = tuple(_stage(recipe, i, looks, tokenizer, knows, machines, mfu) for i in range(len(recipe.stages)))
+    missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
+    if not knows:
+        missing.append("text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters / 3.5")
+    if machines is None:
+        missing.append("whether it fits, and how long it takes: say which GPUs with --gpus, e.g. --gpus h200:8")
+    sizes = [each.bytes for each in looks.values()]
+    return Plan(
+        given.name, str(machines or ""), _engine(recipe, machines), recipe.engine.precision, mfu,
+        {name: {"how": each.how, "samples": each.count, "bytes": each.bytes} for name, each in looks.items()},
+        stages, sum(s for s in sizes if s) if all(sizes) else None, tuple(missing),
+    )  # fmt: skip
+
+
+def _stage(
+    recipe: Recipe, i: int, looks: Mapping[str, Look], tokenizer: Any, knows: bool, machines: Machines | None, mfu: float
+) -> StagePlan:
+    config, world = recipe.stages[i], machines.world if machines else 1
+    lora = _adapters(recipe, i) if component("stages", config.kind).MAKES == "vlm" else None
+    stage = stage_on_meta(recipe, config if lora is None else config.model_copy(update={"lora": lora}), tokenizer, knows, world)
+    make_optimizer(stage.model, config.optim, matches, config.name)  # its `lr_of` finds what it names
+    modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
+    items, notes = items_of(stage, config, looks)
+    micro = max(1, config.batch // (world * config.accumulate))
+    if not items:
+        notes = [f"none of the samples that were looked at can be used: {'; '.join(notes) or 'they have no question of its tasks'}"]
+        return _unmeasured(config, modules, adapters, micro, recipe, notes)
+    drawn = longest(stage, config, items, micro, recipe.seed)
+    make = micro_of(stage, config, drawn)
+    precision = recipe.engine.precision
+    weights_in(stage.model, precision)
+    step = simulate(stage.model, lambda m: stage.loss(m, make())[0], lambda: make_optimizer(stage.model, config.optim, matches, config.name), group_of, precision)
+    weights = bytes_of.weights_of(stage.model)
+    engine = _engine(recipe, machines)
+    options = [bytes_of.memory(step, weights, kind, precision, world, again) for kind in _engines(engine, world) for again in (False, True)]
+    chosen = next(m for m in options if m.engine == engine and not m.recompute)
+    fits = chosen.total <= machines.usable if machines else None
+    change = None
+    if machines and not fits:
+        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, config.accumulate, config.name)
+    rate = machines and (machines.gpu.fp32 if precision == "32-true" else machines.gpu.bf16) * 1e12 * mfu
+    every = [x for source in items.values() for x in source]
+    optimiser = step.held.get("optimiser", 0.0)
+    return StagePlan(
+        name=config.name, kind=config.kind, steps=config.steps, batch=config.batch, micro=micro, modules=modules, adapters=adapters,
+        tokens=mean(map(length, every)), longest=max(map(length, every)), flops=step.flops * config.accumulate * world,
+        memory={_named(m): bytes_of.rounded(m, GIB) for m in options}, chosen=_named(chosen), fits=fits,
+        remedy=_remedy(change, step, config, fits), seconds=step.flops * config.accumulate / rate if rate else None,
+        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + optimiser), checkpoints=3 if config.keep == "best" else 2, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _unmeasured(config: StageConfig, modules: tuple[Module, ...], adapters: int, micro: int, recipe: Recipe, notes: list[str]) -> StagePlan:
+    size = 4 if recipe.engine.precision != "bf16-true" else 2
+    weights = sum(m.trained + m.frozen for m in modules) * size
+    return StagePlan(
+        config.name, config.kind, config.steps, config.batch, micro, modules, adapters, 0.0, 0, 0.0, {}, weights, 2, "", notes=tuple(notes)
+    )
+
+
+def _modules(model: nn.Module) -> tuple[Module, ...]:
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        counts.setdefault(group_of(name), [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
+    return tuple(Module(name, trained, frozen) for name, (trained, frozen) in counts.items())
+
+
+def _adapters(recipe: Recipe, i: int) -> Lora | None:
+    """Those that the stage puts in, or finds in the weights it starts from; a dual encoder between hands them on."""
+    own: Lora | None = recipe.stages[i].lora
+    return own or next((found for j in starts_from(recipe, i) if (found := _adapters(recipe, j)) is not None), None)
+
+
+def _knows_words(recipe: Recipe) -> bool:
+    """Whether the tokenizers of the run are made from its own texts, so that lengths are exact."""
+    parts = [recipe.model.language, *(getattr(stage, "text", None) for stage in recipe.stages)]
+    return not any(getattr(part, "model", "") for part in parts if part is not None)
+
+
+def _engine(recipe: Recipe, machines: Machines | None) -> str:
+    kind: str = recipe.engine.kind
+    return kind if kind != "auto" else "ddp" if machines and machines.world > 1 else "single"
+
+
+def _engines(chosen: str, world: int) -> list[str]:
+    return [chosen, *(kind for kind in ENGINES if kind != chosen and (kind == "single") == (world == 1))]
+
+
+def _named(memory: Memory) -> str:
+    return memory.engine + (" recompute" if memory.recompute else "")
+
+
+def _remedy(change: bytes_of.Change | None, step: Step, config: StageConfig, fits: bool | None) -> str:
+    if fits is not False:
+        return ""
+    if change is not None:
+        return f"{change.say} makes it {change.memory.total / GIB:.1f} GiB"
+    trains_language = any(p.split(".")[0] == "language" for p in config.trains)
+    less = "adapters instead of the whole language model (trains: [connectors, lora], lora: {rank: 16})" if trains_language else "a smaller model"
+    return f"no smaller micro-batch, recomputation or sharding over these GPUs is enough; more GPUs, or {less}"
+

@@ -1,0 +1,88 @@
+"""The precision a model trains in, on tensors without data: torch's autocast knows no meta device, so its casts are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from medvlm.preflight.ledger import Ledger
+
+LOWER: set[Any] = {
+    F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, F.conv_transpose2d, F.conv_transpose3d, torch.matmul, torch.Tensor.matmul,
+    torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm, torch.addmm, torch.baddbmm, torch.einsum,
+}  # fmt: skip
+"""Computed in bfloat16. Source: torch, aten/src/ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP."""
+FP32: set[Any] = {
+    F.layer_norm, F.group_norm, F.softmax, torch.softmax, torch.Tensor.softmax, F.log_softmax, torch.log_softmax, F.cross_entropy, F.nll_loss, F.mse_loss,
+    F.binary_cross_entropy_with_logits, torch.exp, torch.Tensor.exp, torch.log, torch.Tensor.log, torch.rsqrt, torch.Tensor.rsqrt, torch.pow, torch.Tensor.pow,
+    torch.Tensor.__pow__, torch.logsumexp, torch.Tensor.logsumexp, F.softplus,
+}  # fmt: skip
+"""Computed in float32 (AT_FORALL_FP32 and its neighbours)."""
+
+
+def run_in(kind: str, model: nn.Module, ledger: Ledger) -> Callable[[Any], Any]:
+    """The model as the engine calls it: inputs, weights and outputs in the types of `engine.precision`. The loss is computed on
+    what comes out, in float32. Weights are converted by the caller (weights_in)."""
+
+    def called(*args: Any) -> Any:
+        if kind == "bf16-mixed":
+            with Autocast(ledger) as cast, ledger.attention(cast.lower):
+                return _floats(model(*args), torch.float32)
+        with ledger.attention():
+            out = model(*args)
+        return _floats(out, torch.float32) if kind == "bf16-true" else out
+
+    return called
+
+
+def weights_in(model: nn.Module, kind: str) -> nn.Module:
+    return model.to(torch.bfloat16) if kind == "bf16-true" else model
+
+
+COPIES = "copies"
+"""Part of a step that holds weights in bfloat16 beside those in float32."""
+
+
+class Autocast(TorchFunctionMode):
+    """bfloat16 as torch.autocast("cuda") does it: what is trained is cast once a pass, what is frozen at every use.
+
+    nn.MultiheadAttention runs inside in the type of its input: its Python is not seen through.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger, self.cast = ledger, dict[int, torch.Tensor]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in LOWER:
+            args, kwargs = tree_map(self.lower, (args, kwargs))
+        elif func in FP32:
+            args, kwargs = _floats((args, kwargs), torch.float32)
+        return func(*args, **kwargs)
+
+    def lower(self, x: Any) -> Any:
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or not x.is_meta:
+            return x
+        if not isinstance(x, nn.Parameter):
+            return x.to(torch.bfloat16)
+        if id(x) in self.cast:
+            return self.cast[id(x)]
+        with self.ledger.of(COPIES):
+            made = x.to(torch.bfloat16)
+        if x.requires_grad:
+            self.cast[id(x)] = made
+        return made
+
+
+def _floats(tree: Any, dtype: torch.dtype) -> Any:
+    def one(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dtype in (torch.bfloat16, torch.float16) else x
+
+    return tree_map(one, tree)

@@ -1,0 +1,111 @@
+"""A few samples of each source, without pixels, from wherever they can be had: shards, the generator, the archive, or made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+from medvlm.core.card import Card
+from medvlm.core.config import component
+from medvlm.core.contracts import Deferred, RawSample
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Medium, Question, Sample, Task, Truth
+from medvlm.data.source import SourceView, splits_of
+from medvlm.io.opening import open_shards
+from medvlm.io.places import is_remote
+from medvlm.recipe import LoadedRecipe
+from medvlm.rules import serves
+from medvlm.sources import form_of, packed_at, salted
+
+COUNT = 64
+"""Samples that are looked at."""
+MAX_BYTES = 64 << 20
+"""Bytes of shards that are read for them: volumes are large."""
+ASSUMED_WORDS = {"question": 15, "answer": 40, "report": 120}
+"""Of text that nothing is known of; about 1.5 tokens a word."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """samples: of the training split. count: how many it has, None where only packing would tell. bytes: of all shards.
+
+    is_real: whether these are samples of the source; else they are made up, and how many and how long is not checked.
+    """
+
+    samples: tuple[Sample, ...]
+    count: int | None
+    bytes: int | None
+    how: str
+    is_real: bool
+
+
+def look(loaded: LoadedRecipe, runs: Path) -> dict[str, Look]:
+    """Source -> what could be seen of it without packing or decoding anything."""
+    return {name: _look(loaded, name, runs) for name in loaded.recipe.data}
+
+
+def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
+    source = loaded.recipe.data[name]
+    try:
+        card = salted(loaded.cards[name], source)
+        where = source.shards or packed_at(card, source, runs)
+        if is_remote(where):
+            raise DataError("its shards lie elsewhere, and planning fetches nothing")
+        if source.shards or Path(where).is_dir():
+            return _of_shards(where, card, source.fold)
+        if source.root or card.access == "generated":
+            return _of_archive(card, Path(source.root).expanduser() if source.root else None)
+        why = "neither root nor shards are given"
+    except (DataError, ImportError, OSError) as reason:
+        why = str(reason).split("; ")[0]
+    return Look(tuple(_made_up(loaded, name)), None, None, f"not checked: {why}; lengths are assumed", False)
+
+
+def _of_shards(where: Path | str, card: Card, fold: int | None) -> Look:
+    shards = open_shards(where, form=form_of(card))
+    view = SourceView(shards, splits_of(shards, "train", fold))
+    samples, read = [], 0
+    for i in range(0, len(view), max(1, len(view) // COUNT)):
+        sample, files = view.read(i)
+        samples.append(sample)
+        read += sum(map(len, files.values()))
+        if len(samples) >= COUNT or read > MAX_BYTES:
+            break
+    tars = sorted(Path(where).glob("*.tar")) if Path(where).is_dir() else []
+    return Look(tuple(samples), len(view), sum(t.stat().st_size for t in tars) or None, f"{len(samples)} of {len(view):,} samples looked at, in shards", True)
+
+
+def _of_archive(card: Card, root: Path | None) -> Look:
+    reader = component("archive.readers", card.reader.kind)
+    if root is not None and not root.is_dir():
+        raise DataError(f"{root}: there is no such folder")
+    found: Iterator[Any] = reader.read(card.reader, root)
+    raws = (item.make() if isinstance(item, Deferred) else item for item in found if isinstance(item, RawSample | Deferred))
+    samples = tuple(raw.sample for raw in islice(raws, COUNT))
+    if not samples:
+        raise DataError("its archive holds no samples")
+    total = reader.count(card.reader, root) if hasattr(reader, "count") else None
+    share = 1 - 1 / card.splits.folds if card.splits.folds else card.splits.ratios.get("train", 0.0)
+    count = round(total * share) if total and card.splits.by != "column" else None
+    of = f" of about {total:,}" if total else ""
+    return Look(samples, count, None, f"{len(samples)}{of} samples looked at, {'in the archive' if root else 'as they are generated'}; not packed yet", True)
+
+
+def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
+    """One sample of each medium of the card, with a report and a question of each task."""
+    words = {what: " ".join(["finding"] * n) for what, n in ASSUMED_WORDS.items()}
+    served = {kind for kinds in serves(loaded.recipe).values() for kind in kinds}
+    made = partial(Sample, source=name, split="train", report=words["report"], questions=tuple(_questions(words)))
+    for kind in loaded.cards[name].media:
+        if kind in served:
+            yield made(key=f"assumed-{kind}", media=(Medium(kind, "0.png", ()),))
+
+
+def _questions(words: dict[str, str]) -> Iterator[Question]:
+    for task in get_args(Task):
+        answers = {"choice": "yes", "count": "2", "report": words["report"], "boxes": words["question"]}
+        yield Question(words["question"], Truth(task, answers.get(task, words["answer"]), ("yes", "no"), count=2 if task == "count" else None), task)

@@ -1,0 +1,165 @@
+"""A stage on the meta device: its real class, with a model without weights and batches without pixels."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from medvlm.core.config import component
+from medvlm.core.contracts import Preprocess, StageConfig
+from medvlm.core.errors import DataError
+from medvlm.data.dialogue import Dialogue, Turn
+from medvlm.data.mixture import Mixture
+from medvlm.data.prepare import Prepare
+from medvlm.data.vocabulary import IMAGE, train_tokenizer
+from medvlm.models.parts import preprocess_of, set_trained, tokens_of
+from medvlm.preflight import adapters
+from medvlm.preflight.samples import Look
+from medvlm.sections import Recipe
+from medvlm.stages._setup import Setup
+
+CHARS_PER_TOKEN = 3.5
+"""Of tokenizers whose files are not here: English reports have 3.5 to 4.5, so this counts rather too many."""
+DRAWN = 32
+"""Micro-batches that are drawn to find one as long as the longest of many steps."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How long texts are: by the tokenizer that is trained from the samples, or about, where the real one is not here."""
+
+    tokenizer: Any
+    is_exact: bool
+
+    def __call__(self, text: str) -> Any:
+        if self.is_exact:
+            return self.tokenizer(text)
+        return SimpleNamespace(input_ids=[4] * (2 + round(len(text) / CHARS_PER_TOKEN)))
+
+    @property
+    def pad_token_id(self) -> int:
+        pad: int = self.tokenizer.pad_token_id
+        return pad
+
+
+@dataclass(frozen=True)
+class About:
+    """A dialogue of about the right length: five tokens of a template around each message."""
+
+    image_id: int
+
+    def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
+        prompt = [3] * 5 + [self.image_id] * sum(image_tokens) + [4] * round(len(text) / CHARS_PER_TOKEN) + [3] * 5
+        return Turn(prompt, [] if answer is None else [5] * (1 + round(len(answer) / CHARS_PER_TOKEN)))
+
+
+def tokenizer_of(recipe: Recipe, looks: Mapping[str, Look]) -> Any:
+    """A small one, trained from the samples that were looked at."""
+    texts = [t for look in looks.values() for s in look.samples for t in (s.report, *(x for q in s.questions for x in (q.text, q.truth.answer))) if t]
+    sizes = [part.vocabulary for part in (recipe.model.language, *(getattr(s, "text", None) for s in recipe.stages)) if part is not None]
+    return train_tokenizer(texts or ["no text"], max(sizes, default=512), IMAGE)
+
+
+def with_vocabulary(part: Any) -> Any:
+    """A config of a model that starts from scratch, with the vocabulary that its tokenizer will have."""
+    if part is None or not part.config or "vocab_size" in part.config:
+        return part
+    return part.model_copy(update={"config": {**part.config, "vocab_size": part.vocabulary}})
+
+
+def stage_on_meta(recipe: Recipe, config: StageConfig, tokenizer: Any, knows_words: bool, world: int) -> Any:
+    """recipe, config: described (see known.described). Raises RecipeError for what its `trains` and adapters do not find in the model."""
+    encoders = recipe.model.encoders
+    language = with_vocabulary(recipe.model.language)
+    if (text := getattr(config, "text", None)) is not None:
+        config = config.model_copy(update={"text": with_vocabulary(text)})
+    image_id = tokenizer.convert_tokens_to_ids(IMAGE)
+    dialogue: Any = (Dialogue(tokenizer, IMAGE) if knows_words else About(image_id)) if language else None
+    routes = {kind: name for name, encoder in encoders.items() for kind in (encoder.serves or (name,))}
+    transforms: Any = {name: _blank(p) for name, p in preprocess_of(encoders).items()}
+    setup = Setup(
+        seed=recipe.seed, encoders=encoders, language=language, tokenizer=tokenizer, image_token=IMAGE,
+        prepare=Prepare(transforms, routes, dialogue, tokens_of(encoders), recipe.model.boxes.scale),
+        open_source=lambda *_: None, augments={}, engine=_alone(world), workers=0, quarantine=lambda *_: None,  # type: ignore[arg-type,return-value]
+    )  # fmt: skip
+    with torch.device("meta"):
+        stage = component("stages", config.kind).build(config, setup)
+    if hasattr(stage, "tokenizer"):
+        stage.tokenizer = Texts(stage.tokenizer, knows_words)
+    if config.lora:
+        adapters.attach(stage.model, config.lora, recipe.seed)
+    set_trained(stage.model, config.trains, config.name)
+    stage.set_modes()
+    return stage
+
+
+def items_of(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tuple[dict[str, list[Any]], list[str]]:
+    """Source -> samples as the stage prepares them; and why it could not use some."""
+    refused: dict[str, int] = {}
+    made: dict[str, list[Any]] = {}
+    for source in config.mix:
+        for i, sample in enumerate(looks[source].samples):
+            try:
+                made.setdefault(source, []).append(stage.prepare_sample(sample, _Nothing(), 0, i))
+            except DataError as reason:
+                why = str(reason).partition(": ")[2]
+                refused[why] = refused.get(why, 0) + 1
+    return made, [f"{n} of the samples: {why}" for why, n in refused.items()]
+
+
+def longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]], count: int, seed: int) -> list[Any]:
+    """`count` prepared samples, as the mixture deals them: of many such draws the one with the most tokens."""
+    mixture, rng = Mixture({s: w for s, w in config.mix.items() if items.get(s)}, seed, config.name), random.Random(seed)
+    draws = [[rng.choice(items[mixture.at(d * count + i)[0]]) for i in range(count)] for d in range(DRAWN)]
+    return max(draws, key=lambda drawn: sum(map(length, drawn)))
+
+
+def length(item: Any) -> int:
+    """Tokens of a prepared sample."""
+    document = getattr(item, "document", item)
+    return len(document) if hasattr(document, "__len__") else len(getattr(document, "ids", ()))
+
+
+def micro_of(stage: Any, config: StageConfig, items: list[Any]) -> Callable[[], Any]:
+    """Makes the micro-batch; in grpo as if every answer were as long as it may be."""
+    if config.kind == "grpo":
+        return lambda: _rollout(stage, config, items)
+    return lambda: stage.micros(items, 1)[0]
+
+
+def _rollout(stage: Any, config: Any, prompts: list[Any]) -> Any:
+    from medvlm.data.rows import collate
+    from medvlm.stages.grpo import Rollout, _whole
+
+    answer = [5] * config.max_new_tokens
+    documents = [replace(p.document, prefix=_whole(p.document), branches=[(answer, 0)] * config.group) for p in prompts]
+    batch = collate(documents, stage.setup.prepare.image_tokens, stage.setup.tokenizer.pad_token_id)
+    drawn = torch.zeros(len(batch.targets_L))
+    return Rollout(batch, torch.zeros(len(batch.targets_L)), drawn if config.kl else None, {}, drawn)
+
+
+class _Nothing(dict[str, bytes]):
+    """Files of a sample whose pixels nobody looks at."""
+
+    def __missing__(self, key: str) -> bytes:
+        return b""
+
+
+def _blank(preprocess: Preprocess) -> Callable[..., Any]:
+    shape = (preprocess.channels, *preprocess.size)
+    return lambda stored, member, medium: (torch.empty(shape, device="meta"), None)
+
+
+def _alone(world: int) -> Any:
+    """What a loss asks of an engine, with the features of all ranks where it gathers them."""
+    return SimpleNamespace(
+        rank=0, world=world, device=torch.device("cpu"), is_first=True, is_sharded=False,
+        gather=lambda x: x if world == 1 else torch.cat([x, *[x.detach()] * (world - 1)]), total=lambda values: [float(v) for v in values],
+    )  # fmt: skip
+
+

@@ -1,0 +1,65 @@
+"""A plan as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from medvlm.preflight.plan import Plan, StagePlan
+
+COLUMNS = ("weights", "gradients", "optimiser", "vision", "language", "text", "logits", "copies", "work", "buffers", "total")
+
+
+def table(plan: Plan) -> str:
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    where = f" on {plan.machines}" if plan.machines else ""
+    yield f"{plan.name}{where}: engine {plan.engine}, {plan.precision}"
+    for name, source in plan.sources.items():
+        yield f"  data {name}: {source['how']}"
+    for stage in plan.stages:
+        yield ""
+        yield from _stage(stage, plan)
+    yield ""
+    checkpoints = sum(s.checkpoint * s.checkpoints for s in plan.stages)
+    yield f"disk: checkpoints {_bytes(checkpoints)}" + (f", shards {_bytes(plan.shards)}" if plan.shards else ", shards not checked")
+    if all(s.seconds is not None for s in plan.stages):
+        yield f"time: {_time(sum((s.seconds or 0) * s.steps for s in plan.stages))} at {plan.mfu:.0%} of the peak, without reading, validation and saving"
+    for line in plan.not_checked:
+        yield f"not checked: {line}"
+
+
+def _stage(stage: StagePlan, plan: Plan) -> Iterator[str]:
+    yield f"stage {stage.name} ({stage.kind}): {stage.steps:,} steps of {stage.batch}, {stage.micro} in a micro-batch"
+    yield f"  {'module':<24}{'trained':>16}{'frozen':>16}"
+    for module in stage.modules:
+        yield f"  {module.name:<24}{_count(module.trained):>16}{_count(module.frozen):>16}"
+    if stage.adapters:
+        yield f"  adapters on {stage.adapters} layers"
+    for note in stage.notes:
+        yield f"  not used: {note}"
+    if not stage.memory:
+        return
+    yield f"  tokens of a sample: {stage.tokens:.0f}, longest {stage.longest}; {stage.tokens * stage.batch:,.0f} a step"
+    shown = [c for c in COLUMNS if any(parts.get(c, 0) >= 0.005 for parts in stage.memory.values())] or ["total"]
+    yield f"  {'GiB of a GPU':<20}" + "".join(f"{c:>11}" for c in shown)
+    for name, parts in stage.memory.items():
+        mark = ">" if name == stage.chosen else " "
+        yield f" {mark}{name:<20}" + "".join(f"{parts.get(c, 0.0):>11.2f}" for c in shown)
+    step = f"  {stage.flops / 1e12:,.1f} TFLOP a step"
+    yield step + (f", {stage.seconds:.2f} s; {_time(stage.seconds * stage.steps)} for all steps" if stage.seconds is not None else "")
+    if stage.fits is not None:
+        yield f"  fits: {stage.memory[stage.chosen]['total']:.1f} GiB" if stage.fits else f"  DOES NOT FIT: {stage.remedy}"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else "-"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,0 +1,84 @@
+"""`medvlm plan` from the outside: what it says of shipped recipes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medvlm.cli import main
+from medvlm.preflight.gpus import GIB, parse
+from medvlm.preflight.plan import plan
+from medvlm.recipe import load, shipped
+from tests import tiny_run
+
+WHOLE = [path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
+ADAPTED = {**tiny_run.INSTRUCT, "accumulate": 1}
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_every_shipped_recipe_has_a_plan(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(path), "--runs", str(tmp_path), "--gpus", "h200:8x2", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    stages = load(path).recipe.stages
+    assert [s["name"] for s in made["stages"]] == [s.name for s in stages]
+    for stage in made["stages"]:
+        assert sum(m["trained"] for m in stage["modules"]) > 0
+        assert stage["fits"] in (True, False) and stage["flops"] > 0
+        assert all(parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"), abs=0.01) for parts in stage["memory"].values())
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return tiny_run.written(tmp_path, tiny_run.recipe(stages=[ADAPTED]))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stages.instruct.trains=[connectors, language.model.layrs, lora]", "'language.model.layrs' matches no parameter"),
+        ("stages.instruct.lora.targets=[language.model.layers.*.q_prj]", "'language.model.layers.*.q_prj' matches no linear layer"),
+        ("stages.instruct.optim.lr_of={language.model.norm: 2}", "'language.model.norm' matches no trained parameter"),
+        ("model.language.config=null model.language.model=nobody/nothing", "model.language.model: nobody/nothing: neither a local folder"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_ends_with_what_to_do(written: Path, override: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "nobody" in override:
+        content = yaml.safe_load(written.read_text())
+        content["model"]["language"] = {"kind": "causal", "model": "nobody/nothing"}
+        written.write_text(yaml.safe_dump(content))
+        override = "seed=1"
+    assert main(["plan", str(written), override]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_plan_reads_like_a_table(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(written), "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "stage instruct (supervised): 6 steps of 8" in said
+    assert "not checked: whether it fits" in said
+
+
+def test_what_does_not_fit_is_told_how_it_would(written: Path, tmp_path: Path) -> None:
+    """8 samples of a tiny model fit into anything, so the GPU is made small."""
+    loaded = load(written)
+    large = parse("h100:4")
+    found = plan(loaded, tmp_path, large).stages[0]
+    assert found.fits and not found.remedy
+    total = found.memory[found.chosen]["total"] * GIB
+    from dataclasses import replace
+
+    from medvlm.preflight import gpus
+
+    small = replace(large, gpu=replace(large.gpu, gib=gpus.RESERVED_GIB + total * 0.8 / gpus.USABLE / GIB))
+    told = plan(loaded, tmp_path, small).stages[0]
+    assert told.fits is False
+    assert told.remedy
+
+
+@pytest.mark.parametrize("text", ["h2000:8", "h100:0", "h100:8x", "8"])
+def test_gpus_that_are_not_known_are_refused(text: str, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(written), "--gpus", text]) == 2
+    assert "--gpus" in capsys.readouterr().err
