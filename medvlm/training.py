@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,10 @@ from medvlm.sources import OpenSource, open_sources, texts_of
 from medvlm.stages._setup import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
+from medvlm.train.lease import Lease
 from medvlm.train.log import Log, TensorBoard, Wandb
-from medvlm.train.stopping import Preempted
+from medvlm.train.stopping import Preempted, end_with_torchrun
+from medvlm.train.watch import Watch
 
 
 def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = "") -> RunFolder:
@@ -42,11 +43,13 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
     Raises Preempted after a clean save; UserError for whatever the user can mend.
     """
     loaded.require_data()
+    end_with_torchrun()
     engine = Engine(loaded.recipe.engine)
     run = RunFolder(runs / loaded.recipe.name)
-    with _lease(run, engine):
+    with Lease(run.root) if engine.is_first else nullcontext() as lease:
         try:
-            _train(loaded, run, runs, engine, only, again_from)
+            with _said_when_full(run):
+                _train(loaded, run, runs, engine, only, again_from, lease)
         except Preempted:
             _status(run, engine, "preempted")
             raise
@@ -57,7 +60,7 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
     return run
 
 
-def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, only: str, again_from: str) -> None:
+def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, only: str, again_from: str, lease: Lease | None) -> None:
     recipe = loaded.recipe
     names = [s.name for s in recipe.stages]
     for flag, name in (("--stage", only), ("--from", again_from)):
@@ -76,11 +79,11 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
     for number, config in enumerate(recipe.stages, 1):
         if only and config.name != only:
             continue
-        _stage(config, number, loaded, run, engine, sources, setup, log)
+        _stage(config, number, loaded, run, engine, sources, setup, log, lease)
 
 
 def _stage(
-    config: StageConfig, number: int, loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource], setup: Setup, log: Log
+    config: StageConfig, number: int, loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource], setup: Setup, log: Log, lease: Lease | None
 ) -> None:
     folder, origins = run.stage(config.name), _origins(config, number - 1, loaded, run)
     identity = _identity(config, loaded, sources, run, origins)
@@ -108,7 +111,8 @@ def _stage(
     fresh = loop.State(identity=identity, meta=meta)
     if engine.is_first:
         print(f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
-    state, proof = loop.run(stage, config, engine, folder, log, fresh, number, len(loaded.recipe.stages))
+    watch = Watch(run.ranks, engine.rank, engine.world, loaded.recipe.engine.stall_s, ended=lambda why: write_json(run.status, {"status": "stalled", "reason": why}))
+    state, proof = loop.run(stage, config, engine, folder, log, fresh, number, len(loaded.recipe.stages), watch, lease.check if lease else _nothing)
     frozen = proof.check_frozen()
     if not engine.is_first:
         engine.barrier()
@@ -182,7 +186,7 @@ def _identity(config: StageConfig, loaded: LoadedRecipe, sources: dict[str, Open
     first = {chain[0] for chain in origins.values() if chain}
     starts = {name: json.loads((run.stage(name) / "stage.json").read_text())["checkpoint"] for name in first}
     decides = {
-        "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every", "keep_last", "keep_every"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
+        "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every", "keep_last", "keep_every", "on_nan"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
         "seed": loaded.recipe.seed, "sources": {name: _source_identity(loaded, sources[name]) for name in config.mix}, "starts": starts,
         "precision": loaded.recipe.engine.precision,
     }  # fmt: skip
@@ -248,21 +252,30 @@ def _trackers(loaded: LoadedRecipe, run: RunFolder) -> list[Any]:
 
 
 @contextmanager
-def _lease(run: RunFolder, engine: Engine) -> Iterator[None]:
-    """One run at a time writes into a run folder."""
-    run.root.mkdir(parents=True, exist_ok=True)
-    with (run.root / ".lease").open("w") as file:
-        if engine.is_first:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(f"{run.root.name}: another process is training this run; wait for it, or give the recipe another name") from None
+def _said_when_full(run: RunFolder) -> Iterator[None]:
+    """A full disk is nothing that a traceback would explain."""
+    try:
         yield
+    except OSError as reason:
+        if reason.errno not in checkpoint.FULL:
+            raise
+        raise CheckpointError(f"{run.root.name}: the disk is full or a quota is used up; make room and run the same command again") from reason
 
 
 def _status(run: RunFolder, engine: Engine, status: str, reason: str = "") -> None:
-    if engine.is_first:
-        write_json(run.status, {"status": status, "reason": reason, "pid": os.getpid()})
+    if not engine.is_first:
+        return
+    said = {"status": status, "reason": reason, "pid": os.getpid()}
+    try:
+        write_json(run.status, said)
+    except OSError:
+        if status == "running":
+            raise
+        run.status.write_text(json.dumps(said))  # on a full disk there is still the room that the old one takes
+
+
+def _nothing() -> None:
+    pass
 
 
 def _set_aside(folder: Path) -> None:

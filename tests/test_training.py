@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
+from medvlm.train.lease import Lease
 from medvlm.train.log import Log
 from medvlm.train.proof import Proof
 from tests.tiny_run import INSTRUCT, LANGUAGE, PAIR, REASON, STAGES, cut_off, differing, recipe, samples, trace, trained, weights, written
@@ -121,7 +123,15 @@ def test_without_the_state_of_the_optimiser_the_losses_are_others(killed: Callab
     assert trace(run, "instruct")[3:] != trace(undisturbed, "instruct")[3:]
 
 
-def test_with_both_put_back_the_controls_would_agree(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder) -> None:
+def test_without_the_place_in_the_schedule_the_losses_are_others(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_rate, begun_anew = loop.set_rate, itertools.count()
+    monkeypatch.setattr(loop, "set_rate", lambda optimizer, config, step, steps: set_rate(optimizer, config, next(begun_anew), steps))
+    run = trained(killed("instruct"), runs, only="instruct")
+    assert samples(run, "instruct") == samples(undisturbed, "instruct") and trace(run, "instruct")[3:] != trace(undisturbed, "instruct")[3:]
+    assert differing(weights(run, "instruct"), weights(undisturbed, "instruct"))
+
+
+def test_with_all_put_back_the_controls_would_agree(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder) -> None:
     run = trained(killed("instruct"), runs, only="instruct")
     assert trace(run, "instruct") == trace(undisturbed, "instruct")
 
@@ -274,12 +284,8 @@ def test_a_stage_whose_start_is_not_finished_is_refused(folder: Path, runs: Path
 
 
 def test_two_processes_do_not_write_into_one_run(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
-    import fcntl
-
-    with (undisturbed.root / ".lease").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(CheckpointError, match="undisturbed: another process is training this run"):
-            trained(folder / "undisturbed" / "recipe.yaml", runs)
+    with Lease(undisturbed.root), pytest.raises(CheckpointError, match="undisturbed: another process is training this run"):
+        trained(folder / "undisturbed" / "recipe.yaml", runs)
 
 
 # --- what is handed on -------------------------------------------------------------------------------------

@@ -208,6 +208,8 @@ class StageConfig(Config):
     """Newest checkpoints that stay on disk; with 1 there is none to go back to where the newest turns out to be damaged."""
     keep_every: int = Field(0, ge=0)
     """Checkpoints of every so many steps stay too; 0: none of them."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """When loss or gradient is not finite: `skip` leaves the update out, names the samples and goes on, up to 1 % of the steps (or 3)."""
 
     @field_validator("mix")
     @classmethod

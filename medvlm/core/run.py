@@ -1,4 +1,4 @@
-"""Where a run keeps what: runs/NAME/{recipe.resolved.yaml, lineage.json, metrics.jsonl, STAGE/step-N/, evaluate/, report.html}."""
+"""Where a run keeps what: runs/NAME/{recipe.resolved.yaml, lineage.json, metrics.jsonl, status.json, ranks/, STAGE/step-N/, evaluate/, report.html}."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ class RunFolder:
     @property
     def status(self) -> Path:
         return self.root / "status.json"
+
+    @property
+    def ranks(self) -> Path:
+        """Where each process of the run is, for whoever finds it standing still."""
+        return self.root / "ranks"
 
     @property
     def tokenizer(self) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import nn
 
 from medvlm.core.config import Config
@@ -26,6 +27,9 @@ class EngineConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 2
     """Threads per rank that read and decode ahead; 0 decodes between the steps."""
+    stall_s: float = Field(540, ge=0)
+    """When no rank has moved for so long, the run ends and names those that the rest waits for; 0: never. Below the ten minutes
+    after which NCCL gives up without a name. Give more where a validation or a step takes longer."""
 
 
 class Engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,10 +24,14 @@ from medvlm.train.optim import make_optimizer, set_rate
 from medvlm.train.proof import Proof
 from medvlm.train.saver import Saver
 from medvlm.train.stopping import Preempted, Stop
+from medvlm.train.watch import Watch
 
 PROOF_STEPS = 8
 """Steps with a gradient after which everything trained must have moved. LoRA's A moves from the second step on, once B
 has. Steps without any gradient do not count: in grpo no answer may have earned more than another."""
+
+MAX_SKIPPED = 0.01
+"""Of a stage's steps, or 3: more updates than that are not left out."""
 
 Terms = dict[str, tuple[float, float]]
 """Name -> (sum, weight): what is logged is the sum over ranks and micro-batches of both, divided."""
@@ -81,15 +85,19 @@ class State:
     reached: list[str] = field(default_factory=list)
     """Groups that have had one."""
     proven: bool = False
+    skipped: int = 0
+    """Updates that were left out since their loss or gradient was not finite."""
     meta: dict[str, Any] = field(default_factory=dict)
     """What a reader of the checkpoint must know: stage, recipe, adapters, lineage."""
 
 
-def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Log, fresh: State, number: int, stages: int) -> tuple[State, Proof]:
+def run(
+    stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Log, fresh: State, number: int, stages: int, watch: Watch, may_save: Callable[[], None] = lambda: None
+) -> tuple[State, Proof]:
     """Trains to config.steps, from the newest good checkpoint in `folder` or from `fresh`.
 
     Raises Preempted after SIGTERM, with everything saved; DataError for a loss that is not finite; CheckpointError
-    when `folder` belongs to other settings.
+    when `folder` belongs to other settings, or a checkpoint could not be saved. may_save: raises when the folder is another run's.
     """
     stage.set_modes()
     optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
@@ -101,27 +109,34 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
         print(proof.table(), flush=True)
     progress = Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
     batches: Any = stage.batches(state.consumed)
-    with Stop() as stop, closing(batches), Saver(folder, engine.rank, Keep(config.keep_last, config.keep_every)) as saver:
+    keep = Keep(config.keep_last, config.keep_every)
+    with Stop() as stop, closing(batches), watch, Saver(folder, engine.rank, keep, may_save, watch.goes_on) as saver:
         while state.step < config.steps and not _exhausted(state, config):
             began = time.monotonic()
+            watch.at(f"reads its samples from position {state.consumed}", config.name, state.step + 1)
             position, prepared = next(batches)
             assert position == state.consumed, (position, state.consumed)
             rate = set_rate(optimizer, config.optim, state.step, config.steps)
             micros = stage.micros(prepared, config.accumulate)
-            seen = {"stop": (float(stop.requested), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(prepared, position + engine.rank * len(prepared)), 0.0)}
+            keys = [item.key for item in prepared]
+            watch.at("computes", config.name, state.step + 1, keys)
+            seen = {"stop": (float(stop.requested), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)}
             for _ in range(stage.updates):
                 terms = _accumulate(stage, model, micros, engine)
                 norm = engine.clip(config.optim.max_norm)
                 if not state.proven:
                     state.telling, state.reached = state.telling + (norm > 0), proof.note_gradients()
                 summed = _total(terms, engine, seen)
-                _check_finite(summed["loss"], norm, config.name, state.step + 1, prepared)
-                engine.step()
+                if math.isfinite(summed["loss"]) and math.isfinite(norm):
+                    engine.step()
+                else:
+                    _skip(config, state, engine, log, summed["loss"], norm, keys)
             if summed["unsaved"]:
                 saver.wait()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
             _log_step(log, progress, config, state, summed, rate, norm, time.monotonic() - began)
+            watch.at("validates")
             better = _validate(stage, model, config, engine, log, state)
             last = state.step == config.steps or _exhausted(state, config)
             if not state.proven and (last or state.telling >= PROOF_STEPS):
@@ -130,6 +145,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Lo
             due = bool(config.save_every) and state.step % config.save_every == 0
             now = last or bool(summed["stop"]) or (better and config.keep == "best")
             if now or due:
+                watch.at("saves")
                 saver.save(state.step, engine.tensors(), asdict(state), best=state.best_step if config.keep == "best" else 0, now=now)
             if summed["stop"]:
                 raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to go on")
@@ -179,15 +195,29 @@ def _total(terms: Terms, engine: Engine, extra: Terms) -> dict[str, float]:
     return {name: flat[2 * i] / flat[2 * i + 1] if flat[2 * i + 1] else flat[2 * i] for i, name in enumerate(names)}
 
 
-def _order(prepared: list[Any], first: int) -> float:
+def _order(keys: list[str], first: int) -> float:
     """Which samples a step takes, in which order, as a number that sums over ranks: 32-bit hashes, so float64 is exact."""
-    return float(sum(zlib.crc32(f"{position} {item.key}".encode()) for position, item in enumerate(prepared, first)))
+    return float(sum(zlib.crc32(f"{position} {key}".encode()) for position, key in enumerate(keys, first)))
 
 
-def _check_finite(loss: float, norm: float, stage: str, step: int, prepared: list[Any]) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        keys = ", ".join(p.key for p in prepared[:8])
-        raise DataError(f"stage {stage}, step {step}: loss {loss}, gradient norm {norm}; samples of this rank: {keys}. Lower optim.lr or look at these samples")
+def _skip(config: StageConfig, state: State, engine: Engine, log: Log, loss: float, norm: float, keys: list[str]) -> None:
+    """Leaves an update out, on all ranks, since loss and norm are those of all; says which samples it had.
+
+    Raises DataError where the recipe says so, and where it has become more than MAX_SKIPPED.
+    """
+    step, everywhere = state.step + 1, engine.union(keys)
+    found = f"stage {config.name}, step {step}: loss {loss}, gradient norm {norm}; samples: {', '.join(everywhere[:8])}"
+    found += f" and {len(everywhere) - 8} more" if len(everywhere) > 8 else ""
+    state.skipped += 1
+    most = max(3, int(MAX_SKIPPED * config.steps))
+    if config.on_nan == "stop":
+        raise DataError(f"{found}. Lower optim.lr or look at these samples; on_nan: skip leaves such steps out")
+    if state.skipped > most:
+        raise DataError(f"{found}. These are {state.skipped} steps without a finite loss, and {most} are put up with: lower optim.lr or look at the samples")
+    engine.drop()
+    log.write({"stage": config.name, "step": step, "skipped": everywhere, "skipped_loss": loss, "skipped_norm": norm})
+    if engine.is_first:
+        print(f"\n{found}; skipped ({state.skipped} of {most})", flush=True)
 
 
 def _log_step(log: Log, progress: Progress, config: StageConfig, state: State, summed: dict[str, float], rate: float, norm: float, seconds: float) -> None:

@@ -23,10 +23,13 @@ class Saver:
 
     What goes wrong in the background is raised by the next call of `wait`, so `failed` is to be looked at once a step.
     may_save is called by the first rank before a checkpoint gets its name, and raises when another run has the folder.
+    tick is called now and then while training waits for a save that goes on.
     """
 
-    def __init__(self, folder: Path, rank: int, keep: Keep, may_save: Callable[[], None] = lambda: None, say: Callable[[str], Any] = print):
-        self.folder, self.rank, self.keep, self.may_save, self.say = folder, rank, keep, may_save, say
+    def __init__(
+        self, folder: Path, rank: int, keep: Keep, may_save: Callable[[], None] = lambda: None, tick: Callable[[], None] = lambda: None, say: Callable[[str], Any] = print
+    ):
+        self.folder, self.rank, self.keep, self.may_save, self.tick, self.say = folder, rank, keep, may_save, tick, say
         # On the group that trains, a save beside the training's own exchange breaks both (gloo: connection reset by peer).
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -51,15 +54,15 @@ class Saver:
     def failed(self) -> bool:
         return self.under_way is not None and self.under_way.done() and self.under_way.exception() is not None
 
-    def wait(self, tick: Callable[[], None] = lambda: None) -> None:
-        """Until the save that is under way is on disk; calls `tick` as long as bytes are written. Raises what went wrong in it."""
+    def wait(self) -> None:
+        """Until the save that is under way is on disk. Raises what went wrong in it."""
         while self.under_way is not None:
             seen, running = self.bytes, self.under_way
             try:
                 running.result(timeout=1)
             except StillSaving:
                 if self.bytes > seen:
-                    tick()
+                    self.tick()
                 continue
             finally:
                 if running.done():

@@ -1,0 +1,143 @@
+"""The lease on a run folder: one run at a time writes into it, also where several machines share the file system."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medvlm.core.errors import CheckpointError
+
+BEAT_S, STALE_S = 2.0, 15.0
+"""How often an owner says that it lives; how long one on another machine may be silent."""
+
+
+class Lease:
+    """Held inside `with` by the one process that writes: `.lease` in the folder says who that is, and how often it has said that it lives.
+
+    Raises CheckpointError when another process holds the folder. An owner on this machine is dead when its process is gone; one
+    on another machine when it has been silent for STALE_S. A process that was silent for longer, and lost its lease, finds
+    out in `check`.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], Any] = print):
+        self.path, self.say = folder / ".lease", say
+        self.me = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "began": _began(os.getpid())}
+        self.beats = 0
+        self.ended = threading.Event()
+
+    def __enter__(self) -> Lease:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while not self._create():
+            if (owner := self._owner()) and self._lives(owner):
+                raise CheckpointError(
+                    f"{self.path.parent.name}: another process is training this run (process {owner.get('pid')} on {owner.get('host')}); "
+                    "wait for it, or give the recipe another name"
+                )
+            self._take_away(owner)
+        self.thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.ended.set()
+        self.thread.join()
+        if (self._owner() or {}).get("id") == self.me["id"]:
+            self.path.unlink(missing_ok=True)
+        os.close(self.file)
+
+    def check(self) -> None:
+        """Raises CheckpointError when another process has taken the folder over: what is there now is no longer ours to write."""
+        owner = self._owner() or {}
+        if owner.get("id") != self.me["id"]:
+            raise CheckpointError(
+                f"{self.path.parent.name}: this process was silent for longer than {STALE_S:.0f} s and has lost the run to "
+                f"process {owner.get('pid', '?')} on {owner.get('host', '?')}; nothing more is saved here"
+            )
+
+    def _create(self) -> bool:
+        try:
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        self._write()
+        return True
+
+    def _write(self) -> None:
+        # Into the file that we made, wherever it may be by now: never into one that another process put in its place.
+        os.pwrite(self.file, json.dumps({**self.me, "beats": self.beats}).ljust(512).encode(), 0)
+
+    def _beat(self) -> None:
+        while not self.ended.wait(BEAT_S):
+            self.beats += 1
+            try:
+                self._write()
+                os.fsync(self.file)  # or other machines would not see it for a while
+            except OSError as reason:
+                self.say(f"the lease on {self.path.parent.name} cannot be renewed: {reason.strerror}")
+
+    def _owner(self) -> dict[str, Any] | None:
+        """Who holds the folder; None where the file is gone or its owner died while it wrote it."""
+        for _ in range(3):
+            try:
+                return json.loads(self.path.read_text())  # type: ignore[no-any-return]
+            except FileNotFoundError:
+                return None
+            except ValueError:
+                time.sleep(0.2)  # it is being written
+        return None
+
+    def _lives(self, owner: dict[str, Any]) -> bool:
+        if owner.get("machine") == self.me["machine"]:
+            return bool(_began(owner["pid"]) == owner["began"])
+        self.say(f"{self.path.parent.name} was left by process {owner.get('pid')} on {owner.get('host')}; waiting up to {STALE_S:.0f} s to see whether it still runs")
+        until = time.monotonic() + STALE_S
+        while time.monotonic() < until:
+            time.sleep(BEAT_S / 4)
+            if self._owner() != owner:
+                return True
+        return False
+
+    def _take_away(self, owner: dict[str, Any] | None) -> None:
+        """Of two that find the same dead owner, one takes its file away; what the other takes is not what it meant, and goes back."""
+        aside = self.path.with_name(f".lease.{self.me['id']}")
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            return
+        with suppress(OSError, ValueError):
+            if owner and json.loads(aside.read_text()).get("id") != owner.get("id"):
+                os.link(aside, self.path)
+        aside.unlink()
+
+
+def _machine() -> str:
+    """Alike for processes that can see each other's process numbers: host, boot and name space."""
+    try:
+        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _began(pid: int) -> str:
+    """When a process of this machine began, since numbers are given again; empty where it is gone, or dead and not yet buried."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if after_name[0] in "ZX" else after_name[19]
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    try:  # no Linux: at least whether there is such a process
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "running"
