@@ -68,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, required=True, metavar="DIR")
     export.add_argument("--target", action="append", default=[], metavar="TARGET", help="as what, e.g. stock, adapter, encoder (default: what the recipe says)")
 
+    consolidate = _verb(verbs, "consolidate", _consolidate, "the weights of a checkpoint as safetensors files, in the memory of one tensor")
+    consolidate.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
+    consolidate.add_argument("--to", type=Path, required=True, metavar="DIR")
+
+    come_from = _verb(verbs, "lineage", _lineage, "what a checkpoint came from: stages, data, audits, code, and whether it is still what was saved")
+    come_from.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
+
     demo = _verb(verbs, "demo", _demo, "the whole road on generated data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value")
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
@@ -160,6 +167,19 @@ def _export(args: argparse.Namespace) -> None:
 
     folder, _, stage = args.run_folder.partition(":")
     print(*export(RunFolder(Path(folder)), args.to, args.target, stage), sep="\n")
+
+
+def _consolidate(args: argparse.Namespace) -> None:
+    from medvlm.lineage import find_checkpoint
+    from medvlm.train.consolidate import consolidate
+
+    consolidate(find_checkpoint(args.checkpoint), args.to)
+
+
+def _lineage(args: argparse.Namespace) -> None:
+    from medvlm.lineage import lineage
+
+    print("\n".join(lineage(args.checkpoint)))
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from medvlm import __version__
 from medvlm.core.config import component
 from medvlm.core.contracts import Lora, StageConfig
 from medvlm.core.errors import CheckpointError, RecipeError
-from medvlm.core.run import RunFolder, write_json
+from medvlm.core.run import RunFolder, code_hash, write_json
 from medvlm.data.dialogue import Dialogue
 from medvlm.data.order import below
 from medvlm.data.prepare import make_prepare
@@ -104,7 +104,7 @@ def _stage(
     # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first checkpoint starts the same.
     torch.manual_seed(below(1 << 63, loaded.recipe.seed, config.name, "dropout", engine.rank))
     meta = {
-        "stage": config.name, "medvlm": __version__, "recipe": loaded.recipe_hash, "adapters": adapters and adapters.model_dump(mode="json"), "from": started,
+        "stage": config.name, "medvlm": __version__, "code": code_hash(), "recipe": loaded.recipe_hash, "adapters": adapters and adapters.model_dump(mode="json"), "from": started,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
     }  # fmt: skip

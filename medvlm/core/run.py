@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,15 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         return self.root / name
+
+
+@cache
+def code_hash() -> str:
+    """Of the program's own files as they are, committed or not: what a checkpoint says it was trained with."""
+    package, found = Path(__file__).parent.parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        found.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def write_json(path: Path, value: Any) -> None:

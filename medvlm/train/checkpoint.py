@@ -133,7 +133,7 @@ def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: i
     """Puts weights, optimiser and random state back and returns state.json. load: the engine's."""
 
     def read(tensors: dict[str, Any]) -> None:
-        with _quiet():
+        with _quiet(), _as_it_was_raised():
             dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
     reader = Reader(folder / "tensors")
@@ -153,10 +153,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Every weight of a checkpoint, on the CPU. Raises CheckpointError when it is damaged."""
     require_whole(folder)
     reader = Reader(folder / "tensors")
-    empty = {name.removeprefix("model."): torch.empty(e.size, dtype=e.properties.dtype) for name, e in reader.stored.items() if name.startswith("model.")}
-    with _quiet():
-        dcp.load({"model": empty}, storage_reader=reader, no_dist=True)
-    return empty
+    return {name.removeprefix("model."): reader.tensor(name) for name in reader.stored if name.startswith("model.")}
 
 
 def require_whole(folder: Path) -> None:
@@ -205,10 +202,8 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def _save_tensors(tensors: dict[str, Any], writer: Writer, group: Any) -> None:
     if dist.is_initialized():
-        try:
+        with _as_it_was_raised():
             dcp.save(tensors, storage_writer=writer, process_group=group)
-        except CheckpointException as failure:  # torch's own is no Exception, and would pass every handler
-            raise next(iter(failure.failures.values()))[0] from None
         return
     # What dcp.save does in one process, which warns each time that there are no others.
     planner = DefaultSavePlanner()
@@ -271,6 +266,15 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _as_it_was_raised() -> Iterator[None]:
+    """torch wraps what went wrong on a rank into something that is no Exception, and would pass every handler."""
+    try:
+        yield
+    except CheckpointException as failure:
+        raise next(iter(failure.failures.values()))[0] from None
 
 
 @contextmanager

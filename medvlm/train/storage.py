@@ -12,7 +12,7 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import IO, Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
@@ -139,25 +139,59 @@ class Reader(dcp.FileSystemReader):
             self._contents.storage_meta = StorageMeta(load_id=self.load_id)
         return self._contents
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """A whole tensor, put together from what the ranks wrote. Takes the memory of two at most."""
+        entry = self.stored[name]
+        whole = torch.empty(entry.size, dtype=entry.properties.dtype)
+        for chunk in entry.chunks:
+            _part(whole, chunk.offsets, chunk.sizes).copy_(self._chunk(MetadataIndex(name, chunk.offsets)))
+        return whole
+
+    def pieces(self, name: str) -> Iterator[Any]:
+        """The bytes of a tensor, as safetensors has them; of one that a single rank wrote, a few at a time."""
+        chunks = self.stored[name].chunks
+        if len(chunks) > 1:
+            yield _bytes(self.tensor(name))
+            return
+        file_name, offset, length = _place(self.read_metadata().storage_data[MetadataIndex(name, chunks[0].offsets)])
+        with (Path(self.path) / file_name).open("rb") as file:
+            file.seek(offset)
+            while length:
+                if not (piece := file.read(min(length, PIECE_BYTES))):
+                    raise CheckpointError(f"{file_name} ends in the middle of {name}")
+                length -= len(piece)
+                yield piece
+
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         for item in sorted(plan.items, key=lambda item: _place(self.storage_data[item.storage_index])):
-            name, offset, length = _place(self.storage_data[item.storage_index])
-            with (Path(self.path) / name).open("rb") as file:
-                file.seek(offset)
-                if item.type == LoadItemType.BYTE_IO:
+            if item.type == LoadItemType.BYTE_IO:
+                name, offset, length = _place(self.storage_data[item.storage_index])
+                with (Path(self.path) / name).open("rb") as file:
+                    file.seek(offset)
                     data = file.read(length)
-                    torch.load(io.BytesIO(data), weights_only=True)  # the planner would unpickle anything
-                    planner.load_bytes(item, io.BytesIO(data))
-                    continue
-                chunk = _chunk(file, self.stored[item.storage_index.fqn], item.storage_index.offset, length)
+                _require_plain(data, item.storage_index.fqn)  # the planner would unpickle anything
+                planner.load_bytes(item, io.BytesIO(data))
+                continue
             target = planner.resolve_tensor(item).detach()
-            for axis, (start, size) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
-                chunk = chunk.narrow(axis, start, size)
-            target.copy_(chunk)
+            target.copy_(_part(self._chunk(item.storage_index), item.storage_offsets, item.lengths))
             planner.commit_tensor(item, target)
         done: Future[None] = Future()
         done.set_result(None)
         return done
+
+    def _chunk(self, index: MetadataIndex) -> torch.Tensor:
+        name, offset, length = _place(self.read_metadata().storage_data[index])
+        entry = self.stored[index.fqn]
+        (sizes,) = (chunk.sizes for chunk in entry.chunks if chunk.offsets == index.offset)
+        data = torch.empty(length, dtype=torch.uint8)
+        with (Path(self.path) / name).open("rb", buffering=0) as file:
+            file.seek(offset)
+            view = data.numpy().data
+            while view:
+                if not (read := file.readinto(view)):
+                    raise CheckpointError(f"{name} ends in the middle of {index.fqn}")
+                view = view[read:]
+        return data.view(entry.properties.dtype).reshape(sizes)
 
 
 class _Vetted(pickle.Unpickler):
@@ -169,6 +203,13 @@ class _Vetted(pickle.Unpickler):
         if name in CONTENTS.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
         raise CheckpointError(f"{'/'.join(self.path.parts[-3:])} asks for {module}.{name}, which no checkpoint needs: it may be an attack, and was not read")
+
+
+def _require_plain(data: bytes, name: str) -> None:
+    try:
+        torch.load(io.BytesIO(data), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as reason:
+        raise CheckpointError(f"{name} is more than a plain value: it may be an attack, and was not read") from reason
 
 
 def _shares(items: Sequence[WriteItem]) -> list[list[WriteItem]]:
@@ -190,25 +231,33 @@ def _size(item: WriteItem) -> int:
     return item.tensor_data.chunk.sizes.numel() * item.tensor_data.properties.dtype.itemsize
 
 
-def _header(items: Sequence[WriteItem], held: dict[int, io.BytesIO]) -> tuple[bytes, list[int]]:
-    """The head of a safetensors file, and the size of each item. What is no tensor is stored as its bytes."""
-    entries, sizes, at = {}, [], 0
+def _header(items: Sequence[WriteItem], held: dict[int, Any]) -> tuple[bytes, list[int]]:
+    """The head of a rank's file, and the size of each item. What is no tensor is stored as its bytes."""
+    entries, sizes = [], []
     for i, item in enumerate(items):
-        size = held[i].getbuffer().nbytes if i in held else _size(item)
         if item.tensor_data is None:
-            name, kind, shape = item.index.fqn, "U8", [size]
+            sizes.append(held[i].getbuffer().nbytes)
+            entries.append((item.index.fqn, torch.uint8, [sizes[i]], sizes[i]))
         else:
-            dtype, shape = item.tensor_data.properties.dtype, list(item.tensor_data.chunk.sizes)
-            if dtype not in DTYPES:
-                raise CheckpointError(f"{item.index.fqn} is of {dtype}, which a checkpoint cannot hold")
-            offset = item.index.offset
-            name, kind = item.index.fqn + (f"@{','.join(map(str, offset))}" if offset and any(offset) else ""), DTYPES[dtype]
-        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
-        sizes.append(size)
+            sizes.append(_size(item))
+            offset, chunk = item.index.offset, item.tensor_data.chunk
+            part = f"@{','.join(map(str, offset))}" if offset and any(offset) else ""
+            entries.append((item.index.fqn + part, item.tensor_data.properties.dtype, list(chunk.sizes), sizes[i]))
+    return header(entries), sizes
+
+
+def header(entries: Sequence[tuple[str, torch.dtype, list[int], int]], about: dict[str, str] | None = None) -> bytes:
+    """The head of a safetensors file: name, dtype, shape and bytes of each tensor, in order. Raises CheckpointError for a dtype it has no name for."""
+    told: dict[str, Any] = {"__metadata__": about} if about else {}
+    at = 0
+    for name, dtype, shape, size in entries:
+        if dtype not in DTYPES:
+            raise CheckpointError(f"{name} is of {dtype}, which a safetensors file cannot hold")
+        told[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [at, at + size]}
         at += size
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    text = json.dumps(told, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, sizes
+    return len(text).to_bytes(8, "little") + text
 
 
 def _bytes(tensor: Any) -> Any:
@@ -220,9 +269,7 @@ def _place(info: Any) -> tuple[str, int, int]:
     return Path(info.relative_path).name, info.offset, info.length
 
 
-def _chunk(file: IO[bytes], entry: TensorStorageMetadata, offset: Any, length: int) -> torch.Tensor:
-    (sizes,) = (chunk.sizes for chunk in entry.chunks if offset is None or chunk.offsets == offset)
-    data = torch.empty(length, dtype=torch.uint8)
-    if length and file.readinto(data.numpy()) != length:  # type: ignore[attr-defined]
-        raise CheckpointError(f"{Path(file.name).name} ends before {length} bytes of a tensor")
-    return data.view(entry.properties.dtype).reshape(sizes)
+def _part(tensor: torch.Tensor, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+    for axis, (start, size) in enumerate(zip(offsets, sizes, strict=True)):
+        tensor = tensor.narrow(axis, start, size)
+    return tensor

@@ -1,0 +1,70 @@
+"""The weights of a checkpoint as plain safetensors files, whatever its ranks were, in the memory of a tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medvlm.core.errors import CheckpointError
+from medvlm.core.run import write_json
+from medvlm.train import checkpoint
+from medvlm.train.storage import HashingFile, Reader, header
+
+FILE_BYTES = 5_000_000_000
+"""At most in one file, unless a single tensor is larger: what hubs and transformers use."""
+INDEX = "model.safetensors.index.json"
+
+
+def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_bytes: int = FILE_BYTES) -> list[Path]:
+    """Files of safetensors in `to`, with the index that transformers reads beside several. Names and dtypes are those of training.
+
+    A tensor that one rank wrote is copied in pieces of 8 MiB; one that several ranks share takes twice its memory. When it
+    was cut off, the same call goes on after the last whole file. Raises CheckpointError for a damaged checkpoint, and for a
+    folder that holds the weights of another.
+    """
+    checkpoint.require_whole(folder)
+    source = f"{folder.parent.name}/{folder.name}@{checkpoint.digest(folder)}"
+    _claim(to, source)
+    reader = Reader(folder / "tensors")
+    sizes = {name: e.size.numel() * e.properties.dtype.itemsize for name, e in reader.stored.items() if name.startswith("model.")}
+    groups = _groups(sizes, file_bytes)
+    names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)] if len(groups) > 1 else ["model.safetensors"]
+    for name, group in zip(names, groups, strict=True):
+        if (to / name).exists():
+            say(f"{name}: there already")
+            continue
+        part = to / f"{name}.part"
+        part.unlink(missing_ok=True)
+        with HashingFile(part) as file:
+            entries = [(n.removeprefix("model."), reader.stored[n].properties.dtype, list(reader.stored[n].size), sizes[n]) for n in group]
+            file.write(header(entries, {"format": "pt", "checkpoint": source}))
+            for tensor in group:
+                for piece in reader.pieces(tensor):
+                    file.write(piece)
+        part.rename(to / name)
+        say(f"{name}: {len(group)} tensors, {file.bytes / 1e9:.2f} GB")
+    if len(groups) > 1:
+        places = {tensor.removeprefix("model."): name for name, group in zip(names, groups, strict=True) for tensor in group}
+        write_json(to / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
+    return [to / name for name in names]
+
+
+def _claim(to: Path, source: str) -> None:
+    mark = to / "consolidated.json"
+    if mark.exists() and (held := json.loads(mark.read_text())["checkpoint"]) != source:
+        raise CheckpointError(f"{to.name} holds the weights of {held}, not of {source}; take another folder")
+    write_json(mark, {"checkpoint": source})
+
+
+def _groups(sizes: dict[str, int], most: int) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sorted(sizes.items()):
+        if groups[-1] and filled + size > most:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
