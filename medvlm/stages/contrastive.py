@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from medvlm.core.config import Slot, component
 from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
+from medvlm.data.order import below
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs, build_dual
@@ -34,6 +36,9 @@ class Config(StageConfig):
     alike: Literal["concept", "text"] = "concept"
     """Which pairs of a batch are right answers to each other: those of one concept (where a sample has none, of one text),
     or of one text alone: the tower then also learns what reports tell beyond the concept."""
+
+    reads: Literal["report", "sentence"] = "report"
+    """`sentence`: one of the report's, another one each time (ConVIRT, arXiv 2010.00747, section 2.2)."""
 
     @model_validator(mode="after")
     def _no_accumulation(self) -> Config:
@@ -73,8 +78,12 @@ class Contrastive(Base):
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]
-        ids = text_ids(self.tokenizer, sample.report, self.config.text.max_tokens, f"{sample.source}/{sample.key}")
-        told = (sample.concept if self.config.alike == "concept" else "") or " ".join(sample.report.lower().split())
+        text = sample.report
+        if self.config.reads == "sentence":
+            told_apart = sentences(text)
+            text = told_apart[below(len(told_apart), self.setup.seed, self.config.name, "sentence", position, sample.key)]
+        ids = text_ids(self.tokenizer, text, self.config.text, f"{sample.source}/{sample.key}")
+        told = (sample.concept if self.config.alike == "concept" else "") or " ".join(text.lower().split())
         return Pair(sample.key, encoder, pixels, ids, int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest(), "big"))
 
     def micros(self, prepared: list[Pair], count: int) -> list[Pairs]:
@@ -90,7 +99,7 @@ class Contrastive(Base):
         first = self.engine.rank * len(micro.keys)
         own = slice(first, first + len(micro.keys))
         same = concepts[:, None] == concepts[None, :]
-        loss = self.objective.pair_loss(images, texts, own, log_scale, bias, same)
+        loss = self.objective.pair_loss(self.config.loss, images, texts, own, log_scale, bias, same)
         best = (images[own] @ texts.T).argmax(1)
         hits = float(same[own].gather(1, best[:, None]).sum())
         return loss, {"image_to_text_top1": (hits, len(micro.keys)), "scale": (float(log_scale.detach().exp()), 1.0)}
@@ -110,11 +119,20 @@ class Contrastive(Base):
         return {name: (total, of) for name, (total, of) in totals.items()}
 
 
-def text_ids(tokenizer: Any, text: str, limit: int, where: str) -> list[int]:
-    """Raises DataError for a text that is longer than the tower reads."""
+def sentences(report: str) -> list[str]:
+    """Ends at . ! ? before white space, and at empty lines; what has no letter is no sentence. The whole where that leaves none."""
+    found = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n\s*\n", report)]
+    return [part for part in found if re.search(r"[^\W\d_]", part)] or [report]
+
+
+def text_ids(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
+    """tower: the text tower's config. Raises DataError for a text that is longer than it reads, unless it says `cut`."""
     ids: list[int] = tokenizer(text).input_ids
+    limit: int = tower.max_tokens
+    if len(ids) > limit and tower.overlong == "cut":
+        return [*ids[: limit - 1], ids[-1]]
     if len(ids) > limit:
-        raise DataError(f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise stages.NAME.text.max_tokens or shorten the report")
+        raise DataError(f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise stages.NAME.text.max_tokens, set text.overlong: cut, or shorten the report")
     return ids
 
 

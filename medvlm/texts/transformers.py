@@ -21,7 +21,9 @@ class Config(Base):
     vocabulary: int = Field(2048, gt=300)
     """Size of the tokenizer that is trained for it when the recipe has no language model to share one with."""
     max_tokens: int = Field(256, gt=0)
-    """A longer text is refused (its sample is quarantined), never cut."""
+    overlong: Literal["refuse", "cut"] = "refuse"
+    """A longer text is refused (its sample is quarantined), or, where that is said here, cut to its first `max_tokens`, of which
+    the last is the token that ends a text: CLIP's towers of 77 tokens were trained so."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:

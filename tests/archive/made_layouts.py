@@ -233,3 +233,39 @@ def medmnist_pneumonia(root: Path) -> None:
 
 def medmnist_chest(root: Path) -> None:
     _medmnist(root, "chestmnist", (28, 28), 2, columns=14)
+
+
+def vindr_cxr(root: Path) -> None:
+    """As table; the films are DICOM."""
+    from tests.io.dicom.series import image
+
+    nothing = {"class_name": "No finding", "x_min": "", "y_min": "", "x_max": "", "y_max": ""}
+    for first, (split, agreed) in enumerate((("train", False), ("test", True))):
+        (root / split).mkdir()
+        for number, name in enumerate((f"{split}a", f"{split}b"), 2 * first):
+            stored = np.random.default_rng(number).integers(0, 4096, (8, 10))
+            image(stored, modality="DX", PatientName="", PatientAge="040Y").save_as(root / split / f"{name}.dicom", enforce_file_format=True)
+        rows = [{"image_id": f"{split}a", "rad_id": f"R{n}", "class_name": "Pleural effusion", "x_min": n, "y_min": 2, "x_max": 5, "y_max": 6} for n in (range(1) if agreed else range(3))]
+        rows += [{"image_id": f"{split}a", "rad_id": "R0", "class_name": "Clavicle fracture", "x_min": 0, "y_min": 0, "x_max": 3, "y_max": 3}]
+        put_csv(root, f"annotations/annotations_{split}.csv", [*rows, {"image_id": f"{split}b", "rad_id": "R0", **nothing}])
+
+
+def med_sg(root: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\n<image>\nWhere do they differ?"}, {"from": "gpt", "value": "[1, 2, 5, 6]"}]
+    for number in range(4):
+        put(root, f"Task1/{number}.png", film(number))
+    put(root, "MedSG-188K.json", json.dumps([{"images": [f"Task1/{2 * n}.png", f"Task1/{2 * n + 1}.png"], "conversations": turns} for n in range(2)]))
+
+
+def medreg_instruct(root: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhere is the liver?"}, {"from": "gpt", "value": "<ref>liver</ref><box>[[100, 200, 500, 600]]</box>"}]
+    for number in range(2):
+        put(root, f"ct/{number}.png", film(number))
+    put(root, "MedRegInstruct.jsonl", "".join(json.dumps({"id": n, "image": f"ct/{n}.png", "width": 8, "height": 6, "conversations": turns}) + "\n" for n in range(2)))
+
+
+def med_mat(root: Path) -> None:
+    for number, name in enumerate(("train", "test")):
+        put(root, f"med-mat/CT (1)/{name} (561).jpg", film(number))
+        asked = {"Question": "What is it?", "Answer": "Cyst", "Question-choice": "What is it?\nA: Stone\nB: Cyst", "Answer-choice": "B", "data-no": "2", "caption": "Cyst"}
+        put(root, f"{name}.json", json.dumps([{"id": 1, "image": f"med-mat/CT (1)/{name} (561).jpg", **asked}]))

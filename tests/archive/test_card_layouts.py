@@ -42,6 +42,8 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "medmnist_pneumonia": ({"train": 3, "val": 3, "test": 3}, {"train": 3, "val": 3, "test": 3}, {}),
     "medmnist_chest": ({"train": 3, "val": 3, "test": 3}, {"train": 42, "val": 42, "test": 42}, {}),
     "llava_med_instruct": ({}, {}, {}), "padchest": ({}, {}, {"Projection is not PA or AP or AP_horizontal or L": 1}), "iu_xray": ({}, {}, {}),
+    "vindr_cxr": ({"train": 2, "test": 2}, {"train": 29, "test": 29}, {"object of a class that the card does not name": 2}),
+    "med_mat": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}), "med_sg": ({}, {}, {}), "medreg_instruct": ({}, {}, {}),
     "med_multi_points": ({}, {}, {}), "medtrinity": ({}, {}, {}), "quilt_1m": ({}, {}, {}),
 }  # fmt: skip
 
@@ -115,6 +117,19 @@ def test_the_first_word_of_a_question_of_path_vqa_is_its_template(packed):
 def test_pmc_vqa_is_answered_by_a_letter(packed):
     text, task, answer = packed("pmc_vqa").questions()[0]
     assert text.splitlines()[1:] == ["A:Pattern A", "B:Pattern B", "C:Pattern C", "D:Pattern D", "Answer with the letter."] and (task, answer) == ("choice", "B")
+
+
+def test_vindr_asks_where_a_finding_is_and_whether_it_is_there(packed):
+    found = {sample.split: sample for sample in packed("vindr_cxr").samples if any(q.truth.task == "boxes" for q in sample.questions)}
+    boxes = {split: [q.truth.boxes for q in sample.questions if q.truth.task == "boxes"] for split, sample in found.items()}
+    assert boxes == {"train": [((0, 2, 5, 6), (1, 2, 5, 6), (2, 2, 5, 6))], "test": [((0, 2, 5, 6),)]}
+    said = Counter(q.truth.answer for sample in packed("vindr_cxr").samples for q in sample.questions if q.truth.task == "choice")
+    assert said == {"yes": 2, "no": 2 * 28 - 2}
+
+
+def test_a_choice_of_med_mat_is_a_letter_and_its_collection_the_template(packed):
+    question = packed("med_mat").samples[0].questions[0]
+    assert (question.truth.task, question.truth.answer, question.template) == ("choice", "B", "2") and question.text.endswith("B: Cyst")
 
 
 def test_captions_are_reports(packed):

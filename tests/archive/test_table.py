@@ -262,3 +262,34 @@ def test_a_video_is_called_with_its_options_and_a_dicom_file_is_read(tmp_path):
     assert (raw.files["0"].func, raw.files["0"].args) == (load_video, (tmp_path / "v.webm", VideoOptions(frames=4)))
     ((raw,), _) = one_file(tmp_path, "d.dcm")
     assert (raw.files["0"].func, raw.files["0"].args) == (load_file, (tmp_path / "d.dcm",))
+
+
+BOXES = [
+    {"image": "a.png", "what": "cyst", "l": "0", "t": "0.5", "r": "2", "b": "2"},
+    {"image": "a.png", "what": "cyst", "l": "1", "t": "0", "r": "3", "b": "1"},
+    {"image": "b.png", "what": "none", "l": "", "t": "", "r": "", "b": ""},
+]
+OBJECTS = {"named": "what", "corners": ["l", "t", "r", "b"], "classes": {"cyst": {"one": "cyst", "many": "cysts"}}, "count": {"wordings": ["How many {many}?"]}}
+
+
+def test_a_row_may_be_an_object_with_its_box(tmp_path):
+    write_csv(tmp_path, BOXES)
+    a, b = samples(read(config(objects=OBJECTS), tmp_path))
+    assert [(q.text, q.truth.count, q.truth.boxes) for q in a.sample.questions] == [("How many cysts?", 2, ((0, 0.5, 2, 2), (1, 0, 3, 1)))]
+    assert [q.truth.count for q in b.sample.questions] == [0]
+
+
+@pytest.mark.parametrize("left", ["x", "nan", ""])
+def test_a_box_that_is_not_four_numbers_makes_the_sample_bad(left, tmp_path):
+    write_csv(tmp_path, [{**BOXES[0], "l": left}, BOXES[2]])
+    bad, good = read(config(objects=OBJECTS), tmp_path)
+    assert isinstance(bad, BadSample) and "l, t, r, b are not four numbers" in bad.reason and isinstance(good, RawSample)
+
+
+def test_the_split_of_the_table_may_stand_in_the_path(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").write_bytes(encode_png(np.zeros((2, 3), np.uint8)))
+        (tmp_path / f"{split}.csv").write_text("image\na.png\n")
+    card = config(file={"train": "train.csv", "test": "test.csv"}, key="{image}{split of the file}", media=[{"file": "{split of the file}/{image}", "kind": "film"}])
+    assert [raw.files["0"] for raw in samples(read(card, tmp_path))] == [tmp_path / "train" / "a.png", tmp_path / "test" / "a.png"]

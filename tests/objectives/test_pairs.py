@@ -15,6 +15,7 @@ CONCEPTS = torch.tensor([3, 1, 3, 2, 1, 3])
 EYE = torch.eye(N, dtype=torch.bool)
 SAME = CONCEPTS[:, None] == CONCEPTS[None, :]
 WHOLE = slice(0, N)
+CLIP, SIGLIP = clip.Config(kind="clip"), siglip.Config(kind="siglip")
 
 
 def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +29,7 @@ def test_clip_without_duplicates_is_torchs_cross_entropy_both_ways() -> None:
     log_scale = torch.tensor(2.0)
     logits = log_scale.exp() * images @ texts.T
     expected = (cross_entropy(logits, torch.arange(N), reduction="sum") + cross_entropy(logits.T, torch.arange(N), reduction="sum")) / 2
-    assert clip.pair_loss(images, texts, WHOLE, log_scale, None, EYE).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert clip.pair_loss(CLIP, images, texts, WHOLE, log_scale, None, EYE).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_clip_with_duplicates_shares_the_target_among_all_right_answers() -> None:
@@ -41,7 +42,7 @@ def test_clip_with_duplicates_shares_the_target_among_all_right_answers() -> Non
             similarities = [scale * float(a[i] @ b[j]) for j in range(N)]
             total = math.log(sum(math.exp(s) for s in similarities))
             expected += sum((total - similarities[j]) / len(right) for j in right) / 2
-    assert clip.pair_loss(images, texts, WHOLE, torch.tensor(2.0), None, SAME).item() == pytest.approx(expected, rel=1e-6)
+    assert clip.pair_loss(CLIP, images, texts, WHOLE, torch.tensor(2.0), None, SAME).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("same", [EYE, SAME], ids=["no duplicates", "duplicates"])
@@ -53,31 +54,42 @@ def test_siglip_is_one_coin_per_pair(same: torch.Tensor) -> None:
         for j in range(N):
             z = 1 if same[i, j] else -1
             expected += math.log(1 + math.exp(-z * (scale * float(x[i] @ y[j]) + bias)))
-    got = siglip.pair_loss(images, texts, WHOLE, torch.tensor(1.0), torch.tensor(bias), same)
+    got = siglip.pair_loss(SIGLIP, images, texts, WHOLE, torch.tensor(1.0), torch.tensor(bias), same)
     assert got.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_siglip_of_zero_logits_costs_every_row_n_log_2() -> None:
     images, texts = torch.eye(2 * N)[:N], torch.eye(2 * N)[N:]
-    assert siglip.pair_loss(images, texts, WHOLE, torch.tensor(3.0), None, EYE).item() == pytest.approx(N * N * math.log(2))
+    assert siglip.pair_loss(SIGLIP, images, texts, WHOLE, torch.tensor(3.0), None, EYE).item() == pytest.approx(N * N * math.log(2))
 
 
-@pytest.mark.parametrize("objective", [clip, siglip])
-def test_shares_of_the_ranks_add_up_to_the_whole_loss_and_its_gradient(objective: object) -> None:
+@pytest.mark.parametrize("objective, config", [(clip, CLIP), (siglip, SIGLIP)], ids=["clip", "siglip"])
+def test_shares_of_the_ranks_add_up_to_the_whole_loss_and_its_gradient(objective: object, config: object) -> None:
     images, texts = embeddings()
     log_scale, bias = torch.tensor(1.0, requires_grad=True), torch.tensor(-1.0, requires_grad=True)
     inputs = [images, texts, log_scale]
-    whole = objective.pair_loss(images, texts, WHOLE, log_scale, bias, SAME)  # type: ignore[attr-defined]
-    shares = [objective.pair_loss(images, texts, own, log_scale, bias, SAME) for own in (slice(0, 2), slice(2, 5), slice(5, 6))]  # type: ignore[attr-defined]
+    whole = objective.pair_loss(config, images, texts, WHOLE, log_scale, bias, SAME)  # type: ignore[attr-defined]
+    shares = [objective.pair_loss(config, images, texts, own, log_scale, bias, SAME) for own in (slice(0, 2), slice(2, 5), slice(5, 6))]  # type: ignore[attr-defined]
     assert sum(s.item() for s in shares) == pytest.approx(whole.item(), rel=1e-6)
     for a, b in zip(torch.autograd.grad(whole, inputs), torch.autograd.grad(sum(shares), inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_the_two_directions_of_clip_are_weighed_as_in_convirt() -> None:
+    """lambda of finding the text of an image, 1 - lambda of finding the image of a text (arXiv 2010.00747, equation 4)."""
+    images, texts = embeddings()
+    logits, own = math.exp(2.0) * images @ texts.T, torch.arange(N)
+    expected = 0.75 * cross_entropy(logits, own, reduction="sum") + 0.25 * cross_entropy(logits.T, own, reduction="sum")
+    config = clip.Config(kind="clip", to_texts=0.75)
+    got = clip.pair_loss(config, images, texts, WHOLE, torch.tensor(2.0), None, EYE)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert abs(got.item() - clip.pair_loss(CLIP, images, texts, WHOLE, torch.tensor(2.0), None, EYE).item()) > 1e-3
+
+
 def test_the_scale_of_clip_stops_at_100() -> None:
     """As in CLIP's own training: beyond it the loss is unstable."""
     images, texts = embeddings()
-    at, beyond = (clip.pair_loss(images, texts, WHOLE, torch.tensor(math.log(s)), None, EYE).item() for s in (100.0, 500.0))
+    at, beyond = (clip.pair_loss(CLIP, images, texts, WHOLE, torch.tensor(math.log(s)), None, EYE).item() for s in (100.0, 500.0))
     assert at == pytest.approx(beyond, rel=1e-6)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ from pydantic import Field, field_validator, model_validator
 
 from medvlm.archive.columns import Columns, MoreColumns, Row, columns_in, file_in, filled, with_prior
 from medvlm.archive.media_file import FileOptions, media_of
+from medvlm.archive.objects import questions, sorted_in
 from medvlm.archive.records import NAMES_FIRST, Format, cell_text, format_of, records, word_for
+from medvlm.archive.row_objects import RowObjects, objects_of
 from medvlm.archive.split_files import SPLIT, Files, by_split
 from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
@@ -28,7 +31,7 @@ from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
 
 class TableMedium(FileOptions):
     file: str
-    """Path under the root, e.g. `images/{filename}`: PNG, JPEG or .npy, and by its suffix NIfTI, TIFF, DICOM, a slide or a video."""
+    """Path under the root, e.g. `images/{filename}` (`{split of the file}` is the key of the table in `file`): PNG, JPEG or .npy, and by its suffix NIfTI, TIFF, DICOM, a slide or a video."""
     kind: str
     """What the card's `media` calls it."""
     modality: str = ""
@@ -91,6 +94,8 @@ class Config(Rows):
     format: Format | None = None
     """By the file's suffix when absent."""
     media: tuple[TableMedium, ...] = ()
+    objects: RowObjects | None = None
+    """Boxes of the first medium, one a row."""
 
     @model_validator(mode="after")
     def _has_a_key(self) -> Config:
@@ -112,9 +117,14 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         try:
             media, files = _media(config, root, rows)
             raw, unasked = sample_of(config, key, rows, media, files, where)
+            boxes, left_out = sorted_in(objects_of(config.objects, [row for _, _, row in rows]), (0, 0), config.objects.classes) if config.objects else ({}, Counter[str]())
         except DataError as reason:
             yield BadSample(key, str(reason), where)
             continue
+        if config.objects:
+            asked = (*raw.sample.questions, *questions(config.objects, boxes, key))
+            raw = replace(raw, sample=replace(raw.sample, questions=asked))
+        yield from (LeftOut(why, n) for why, n in left_out.items())
         yield from (LeftOut(f"no text or no answer for the question {template}", n) for template, n in unasked.items())
         yield raw
 
@@ -193,6 +203,9 @@ def _free(task: Literal["open", "count", "report"], answer: str) -> Truth | None
 def _grouped(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:
     key = config.key or config.media[0].file
     wanted = columns_of(config) | {column for medium in config.media for text in (medium.file, medium.modality) for column in columns_in(text)}
+    if config.objects:
+        wanted |= {config.objects.named, *config.objects.corners}
+    wanted.discard(SPLIT[1:-1])  # every row has it
     columns = Columns(config, root, wanted)
     return grouped(config, key, _rows(config, root, columns), columns, config.format)
 

@@ -20,7 +20,9 @@ def start(config: Config) -> tuple[float, float | None]:
     return math.log(10), -10.0
 
 
-def pair_loss(images: torch.Tensor, texts: torch.Tensor, own: slice, log_scale: torch.Tensor, bias: torch.Tensor | None, same: torch.Tensor) -> torch.Tensor:
+def pair_loss(
+    config: Config, images: torch.Tensor, texts: torch.Tensor, own: slice, log_scale: torch.Tensor, bias: torch.Tensor | None, same: torch.Tensor
+) -> torch.Tensor:
     """Sum over the rank's own images and all texts; divide by the number of all pairs.
 
     images, texts: unit vectors of all ranks [N, P]. same: [N, N] bool, true where both tell of the same findings;
