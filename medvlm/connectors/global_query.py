@@ -28,7 +28,7 @@ class Config(Base):
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
     """Raises ShapeError for an encoder of single images, and where the heads do not divide the width."""
     if len(grid) != 3 or grid[0] < 2:
-        raise ShapeError(f"reads a whole image and its tiles, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with preprocess.tiles, e.g. [2, 2]")
+        raise ShapeError(f"reads a whole image and its tiles, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with tiles: [2, 2]")
     check_heads(width, config.heads)
     return math.prod(grid[1:])
 

@@ -32,7 +32,7 @@ class Config(Base):
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
     """Raises ShapeError for an encoder that does not give two images, or whose width is not that of `layers` layers."""
     if len(grid) != 3 or grid[0] != 2:
-        raise ShapeError(f"compares two images, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with preprocess.stack: 2")
+        raise ShapeError(f"compares two images, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with stack: 2")
     if width is not None and width % config.layers:
         raise ShapeError(f"layers: {config.layers} do not divide the encoder's width of {width}; say how many layers its `layer` lists")
     check_heads(width and width // config.layers, config.heads)

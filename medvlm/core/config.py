@@ -47,13 +47,19 @@ class Slot:
     folder: str
     optional: bool = False
     """Whether `null` may stand there, e.g. to take out what a recipe that is extended has."""
+    only: tuple[str, ...] = ()
+    """The kinds that may stand there; by default all, and a plugin's always."""
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind in kinds(self.folder) if not self.only or kind in self.only]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(self.validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         options: list[dict[str, Any]] = []
-        for kind in kinds(self.folder):
+        for kind in self.kinds:
             option = inlined(component(self.folder, kind).Config.model_json_schema())
             option["properties"]["kind"] = {"const": kind}
             option["required"] = sorted({"kind", *option.get("required", [])})
@@ -68,8 +74,8 @@ class Slot:
         if not isinstance(value, dict):
             raise _nested([Problem((), expected="keys and values with a `kind`", found=shorten(value))])
         if "kind" not in value:
-            raise _nested([_kind_is_missing(self.folder, value)])
-        module = find_component(self.folder, value["kind"], (info.context or {}).get("plugins", ()))
+            raise _nested([_kind_is_missing(self.kinds, value)])
+        module = find_component(self.folder, value["kind"], (info.context or {}).get("plugins", ()), self.kinds)
         try:
             return module.Config.model_validate(value, context=info.context, by_alias=True, by_name=False)
         except ValidationError as invalid:
@@ -91,11 +97,11 @@ def component(folder: str, kind: str) -> ModuleType:
     return importlib.import_module(kind if "." in kind else f"medvlm.{folder}.{kind}")
 
 
-def find_component(folder: str, kind: Any, plugins: Sequence[str]) -> ModuleType:
-    """Raises a nested error at `kind` for a component that is not there."""
+def find_component(folder: str, kind: Any, plugins: Sequence[str], accepted: Sequence[str] = ()) -> ModuleType:
+    """Raises a nested error at `kind` for a component that is not there, or not among those that are accepted (by default all)."""
     if isinstance(kind, str) and "." in kind:
         return _find_plugin(kind, plugins)
-    accepted = kinds(folder)
+    accepted = accepted or kinds(folder)
     if kind not in accepted:
         near = did_you_mean(str(kind), accepted)
         raise _nested([Problem(("kind",), f"unknown kind of {folder} {shorten(kind)}{near} (accepts {', '.join(accepted)})")])
@@ -115,11 +121,11 @@ def _find_plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
     return module
 
 
-def _kind_is_missing(folder: str, value: dict[str, Any]) -> Problem:
+def _kind_is_missing(accepted: Sequence[str], value: dict[str, Any]) -> Problem:
     for key in value:
         if did_you_mean(key, ["kind"]):
             return _unknown((key,), ["kind"])
-    return Problem((), f"`kind` is missing (accepts {', '.join(kinds(folder))})")
+    return Problem((), f"`kind` is missing (accepts {', '.join(accepted)})")
 
 
 # --- validation errors with places -----------------------------------------------------------------

@@ -110,6 +110,17 @@ class Preprocess(Config):
     percentiles: tuple[float, float] | None = None
     """Window of each film or volume by itself, for units without a meaning (MR): [0.5, 99.5] are the values below and above
     which lie 0.5 % of all its pixels, before anything is resized."""
+    stack: int = Field(1, gt=0)
+    """Films of a sample that become one input [C, stack, H, W], in their order: 2 for the prior film and the current one. A sample
+    that has fewer repeats its last one in front (Libra's missing prior), one that has more is refused."""
+    tiles: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    """(rows, columns): a film becomes [C, 1 + rows * columns, H, W]: the whole of it, then its tiles, each `size` large."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input: [C, H, W], [C, D, H, W], or [C, views, H, W] of several films or tiles."""
+        views = self.stack if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
+        return (self.channels, *([views] if views > 1 else []), *self.size)
 
 
 # --- encoders: medvlm/encoders/KIND.py ---------------------------------------------------------------
@@ -122,6 +133,27 @@ class EncoderConfig(Config):
     """Kinds of media it encodes; by default the kind it is named after."""
 
 
+class Loaded(Config):
+    """For parts that read weights: what may stay open. Any other key that is missing, unexpected or of another shape is an error."""
+
+    allow_missing: tuple[str, ...] = ()
+    """Patterns of parameters that the weights may lack or have in another shape: they start fresh."""
+    allow_unexpected: tuple[str, ...] = ()
+    """Patterns of keys of the weights that have no place in the model: they are left out."""
+
+
+class LoadedFile(Loaded):
+    weights: str = ""
+    """A local safetensors file."""
+    prefix: str = ""
+    """Only its keys that begin with this are read, without it, e.g. `swinViT.`."""
+
+
+NegativeInt = Annotated[int, Field(lt=0)]
+Layers = NegativeInt | tuple[NegativeInt, ...] | Literal["all"]
+"""Which hidden states give the patch tokens, counted from the end; several are joined along the channels, as in stock LLaVA."""
+
+
 @dataclass(frozen=True)
 class EncoderFacts:
     """What is known without building; None is `not checked`. grid: tokens per axis."""
@@ -132,7 +164,8 @@ class EncoderFacts:
 
 @dataclass
 class Features:
-    """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]."""
+    """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]. The grid of a volume has three axes, as has
+    that of several views (the views come first)."""
 
     patches: torch.Tensor
     pooled: torch.Tensor
@@ -141,7 +174,8 @@ class Features:
 
 class EncoderModule(Protocol):
     """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts.
-    build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, and forward(pixels) -> Features."""
+    build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) -> Features;
+    on the meta device without weights. standalone(config, built) -> a config that builds the same without an id or a path."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from medvlm.answers import boxes as box_text
 from medvlm.answers import count as count_text
 from medvlm.core.errors import DataError
@@ -36,16 +38,32 @@ class Prepare:
     box_scale: int
 
     def see(self, sample: Sample, files: Mapping[str, bytes]) -> Seen:
-        """Raises DataError for a medium that no encoder serves or that cannot be decoded."""
-        media, canvas = [], None
+        """Where an encoder takes several films as one input, those of a sample are stacked in the place of the first.
+
+        Raises DataError for a medium that no encoder serves or that cannot be decoded, and for more films than an input has.
+        """
+        media: list[tuple[str, Any]] = []
+        canvas, stacks = None, dict[str, list[Any]]()
         for number, medium in enumerate(sample.media):
             if medium.kind not in self.routes:
                 raise DataError(f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are {', '.join(self.routes)})")
             name = self.routes[medium.kind]
             pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
-            media.append((name, pixels))
             canvas = drawn_on if number == 0 else canvas
-        return Seen(media, canvas)
+            if self.transforms[name].preprocess.stack > 1:
+                if name not in stacks:
+                    media.append((name, None))
+                stacks.setdefault(name, []).append(pixels)
+            else:
+                media.append((name, pixels))
+        return Seen([(name, self._stacked(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media], canvas)
+
+    def _stacked(self, name: str, films: list[Any], sample: Sample) -> Any:
+        """[C, stack, H, W]; where there are fewer films, the last one also stands in front (Libra's missing prior)."""
+        size = self.transforms[name].preprocess.stack
+        if len(films) > size:
+            raise DataError(f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one input; raise its `stack`, or leave some out in the card")
+        return torch.stack([films[-1]] * (size - len(films)) + films, 1)
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         """The truth in answer coordinates: boxes are integers of the canvas, and BOXES_SLOT is written out.

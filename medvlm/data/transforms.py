@@ -24,6 +24,7 @@ from medvlm.data.pixels import decode
 MAX_RESAMPLED = 1 << 28
 """Pixels of a film or volume after resampling to a spacing: as float32, 1 GiB."""
 _OURS = {
+    "tiles": "a stock image processor makes tiles of its own kind",
     "windows": "a stock image processor knows no windows, and its channels are red, green and blue",
     "percentiles": "a stock image processor knows no window, least of all one of each image's own",
     "spacing_mm": "a stock image processor does not know how large a pixel is",
@@ -38,7 +39,8 @@ class MediaTransform:
     Films: uint8 or uint16 [H, W] or [H, W, 3] -> float32 [C, H, W]. 8-bit without a window is resized as 8-bit,
     like stock processors do; anything else becomes [0, 1] first and is resized as float, so that 16 bits stay
     16 bits. Volumes: any numbers [D, H, W], or frames in colour [D, H, W, 3] -> float32 [C, D, H, W]. Each window is a
-    channel. Then (x - mean) / std.
+    channel. Then (x - mean) / std. With `tiles` a film becomes [C, 1 + tiles, H, W]: the whole of it, where boxes lie, and its
+    tiles row by row.
     """
 
     def __init__(self, preprocess: Preprocess):
@@ -49,6 +51,7 @@ class MediaTransform:
         self._std = torch.tensor(preprocess.std).reshape(-1, *[1] * axes)
         # Stock processors fold the division by 255 into mean and std; in another order the last bit differs.
         self._mean_8bit, self._std_8bit = self._mean * (1.0 / (1 / 255)), self._std * (1.0 / (1 / 255))
+        self._whole_and_large = [MediaTransform(p) for p in _whole_and_large(preprocess)] if preprocess.tiles else []
 
     def __call__(self, stored: np.ndarray | bytes, member: str, medium: Medium) -> tuple[torch.Tensor, Canvas]:
         """Raises DataError, naming the member, for pixels that are damaged or are not what the medium says."""
@@ -61,6 +64,9 @@ class MediaTransform:
             )
         if self.preprocess.windows and array.ndim > axes:
             raise DataError(f"{member}: in colour, and preprocess.windows is for grey media; train it with another encoder")
+        if self.preprocess.tiles:
+            (whole, canvas), (large, _) = (transform(array, member, medium) for transform in self._whole_and_large)
+            return torch.cat([whole[:, None], _tiles(large, self.preprocess.tiles)], 1), canvas
         steps = _steps(size, medium.spacing_mm, self.preprocess, member)
         return self._film(array, steps, member) if axes == 2 else self._volume(array, steps, member)
 
@@ -121,6 +127,8 @@ def not_stock(preprocess: Preprocess) -> str | None:
     """What of it no stock image processor of transformers does, or None."""
     if len(preprocess.size) != 2:
         return f"size is {preprocess.size}: no stock image processor takes volumes"
+    if preprocess.stack > 1:
+        return f"stack is {preprocess.stack}: a stock image processor takes every image by itself"
     for name, why in _OURS.items():
         if getattr(preprocess, name):
             return f"{name} is set: {why}"
@@ -135,12 +143,13 @@ def to_display(array: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
 
 def perceived(pixels: torch.Tensor, preprocess: Preprocess) -> np.ndarray:
-    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume. Of two channels, or of
+    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume, the current one of two
+    films, the whole of a tiled one. Of two channels, or of
     more than three, the first; three windows are shown as colours."""
     shape = (-1, *[1] * (pixels.ndim - 1))
     shown = pixels.cpu() * torch.tensor(preprocess.std).reshape(shape) + torch.tensor(preprocess.mean).reshape(shape)
     if shown.ndim == 4:
-        shown = shown[:, shown.shape[1] // 2]
+        shown = shown[:, 0 if preprocess.tiles else shown.shape[1] // 2]
     picture = (shown.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).numpy()
     is_grey = picture.shape[2] != 3 or (picture == picture[..., :1]).all()
     return np.ascontiguousarray(picture[..., 0] if is_grey else picture)
@@ -164,9 +173,29 @@ def _check(preprocess: Preprocess) -> None:
         )
     if sum((preprocess.window is not None, bool(preprocess.windows), preprocess.percentiles is not None)) > 1:
         raise ShapeError("preprocess has more than one of window, windows and percentiles; expected one")
+    if (preprocess.tiles or preprocess.stack > 1) and (axes != 2 or (preprocess.tiles and preprocess.stack > 1)):
+        raise ShapeError("preprocess has tiles or a stack of a volume, or both; expected one of them, of films: size: [height, width]")
+    if preprocess.tiles and preprocess.tiles[0] != preprocess.tiles[1] and preprocess.fit == "crop" and preprocess.spacing_mm is None:
+        raise ShapeError(f"preprocess.tiles is {preprocess.tiles} with fit: crop, which would cut the tiles from another part of the film; use fit: squash, or as many rows as columns")
     low, high = preprocess.percentiles or (0, 100)
     if not 0 <= low < high <= 100 or any(low >= high for low, high in (*preprocess.windows, *filter(None, [preprocess.window]))):
         raise ShapeError("preprocess has a window, or percentiles, whose first value is not below the second, or beyond 0 and 100 percent")
+
+
+def _whole_and_large(preprocess: Preprocess) -> tuple[Preprocess, Preprocess]:
+    """A film at the size of one tile, and at the size of all tiles."""
+    whole = preprocess.model_copy(update={"tiles": None})
+    assert preprocess.tiles is not None
+    finer: dict[str, Any] = {"size": tuple(side * n for side, n in zip(preprocess.size, preprocess.tiles, strict=True))}
+    if preprocess.spacing_mm is not None:
+        finer["spacing_mm"] = tuple(mm / n for mm, n in zip(preprocess.spacing_mm, preprocess.tiles, strict=True))
+    return whole, whole.model_copy(update=finer)
+
+
+def _tiles(large_CHW: torch.Tensor, tiles: tuple[int, int]) -> torch.Tensor:
+    """[C, rows * H, columns * W] -> [C, rows * columns, H, W]."""
+    rows, columns = tiles
+    return large_CHW.unflatten(2, (columns, -1)).unflatten(1, (rows, -1)).transpose(2, 3).flatten(1, 2)
 
 
 def _is_plain(preprocess: Preprocess) -> bool:

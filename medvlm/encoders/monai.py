@@ -1,37 +1,87 @@
-"""3D networks of MONAI over volumes."""
+"""3D networks of MONAI over volumes: ViT, and the encoders of SwinUNETR, SegResNet, ResNet and DenseNet."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
+from medvlm.core.errors import ShapeError
+from medvlm.core.weights import on_meta, read_file
+from medvlm.encoders._features import Measured, chosen, from_maps
+
+Side = tuple[float, float, float]
 
 
-class Config(EncoderConfig):
+class Config(EncoderConfig, LoadedFile):
     kind: Literal["monai"]
-    net: Literal["ViT"] = "ViT"
-    patch: tuple[int, int, int]
-    """Voxels of the resized volume per token, along depth, height and width."""
+    net: Literal["ViT", "SwinUNETR", "SegResNet", "ResNet", "DenseNet"] = "ViT"
+    patch: tuple[int, int, int] | None = None
+    """ViT: voxels of the resized volume per token, along depth, height and width."""
+    patch_mm: Side | None = None
+    """ViT: the same in mm; needs preprocess.spacing_mm, of which it is a multiple on each axis."""
     width: int = 128
+    """ViT: width of a token."""
     layers: int = 4
+    """ViT: transformer blocks."""
     heads: int = 4
+    """ViT: attention heads."""
+    depth: int = Field(50, gt=0)
+    """ResNet (10, 18, 34, 50, 101, 152, 200) and DenseNet (121, 169, 201, 264): which one."""
+    layer: Layers | None = None
+    """By default what the encoder gives at its end. -2: the last but one block of a ViT, or stage of the others."""
+    args: dict[str, Any] = {}
+    """Passed on to the network's class, e.g. {feature_size: 48, use_v2: true} of SwinUNETR, {init_filters: 32} of SegResNet."""
     preprocess: Preprocess
 
     @model_validator(mode="after")
     def _patches_tile_the_volume(self) -> Config:
-        if len(self.preprocess.size) != 3:
-            raise ValueError(f"preprocess.size is {list(self.preprocess.size)}: a 3D encoder needs [depth, height, width]")
-        if any(side % p for side, p in zip(self.preprocess.size, self.patch, strict=True)):
-            raise ValueError(f"patch {list(self.patch)} does not tile preprocess.size {list(self.preprocess.size)}")
+        size, spacing = self.preprocess.size, self.preprocess.spacing_mm
+        if len(size) != 3:
+            raise ValueError(f"preprocess.size is {list(size)}: a 3D encoder needs [depth, height, width]")
+        if self.net != "ViT":
+            if self.patch or self.patch_mm:
+                raise ValueError(f"patch and patch_mm are the ViT's; a {self.net} has strides of its own")
+            if self.net == "SwinUNETR" and any(side % 32 for side in size):
+                raise ValueError(f"preprocess.size is {list(size)}: a SwinUNETR halves it five times, so each side has to be a multiple of 32")
+            return self
+        if bool(self.patch) == bool(self.patch_mm):
+            raise ValueError("give either `patch` (voxels) or `patch_mm`, e.g. patch: [4, 16, 16]")
+        if self.patch_mm:
+            if spacing is None:
+                raise ValueError("patch_mm needs preprocess.spacing_mm: without it a voxel has another size in every sample")
+            if any(abs(p / mm - round(p / mm)) > 0.01 or round(p / mm) < 1 for p, mm in zip(self.patch_mm, spacing, strict=True)):
+                near = [max(round(p / mm), 1) * mm for p, mm in zip(self.patch_mm, spacing, strict=True)]
+                raise ValueError(f"patch_mm {list(self.patch_mm)} is no multiple of preprocess.spacing_mm {list(spacing)}; nearest is {near}")
+        if any(side % p for side, p in zip(size, self.voxels, strict=True)):
+            raise ValueError(f"patch {list(self.voxels)} does not tile preprocess.size {list(size)}")
         return self
+
+    @property
+    def voxels(self) -> tuple[int, int, int]:
+        """Of a ViT's patch."""
+        if self.patch:
+            return self.patch
+        d, h, w = (round(p / mm) for p, mm in zip(self.patch_mm or (), self.preprocess.spacing_mm or (), strict=True))
+        return d, h, w
 
 
 def facts(config: Config) -> EncoderFacts:
-    return EncoderFacts(width=config.width, grid=_grid(config))
+    size = config.preprocess.size
+    if config.net == "ViT":
+        count = 1 if config.layer is None or isinstance(config.layer, int) else config.layers if config.layer == "all" else len(config.layer)
+        return EncoderFacts(width=config.width * count, grid=tuple(side // p for side, p in zip(size, config.voxels, strict=True)))
+    if config.net == "SwinUNETR" and config.layer is None:
+        return EncoderFacts(width=config.args.get("feature_size", 24) * 16, grid=tuple(side // 32 for side in size))
+    if config.net == "SegResNet" and config.layer is None:
+        halved = len(config.args.get("blocks_down", (1, 2, 2, 4))) - 1
+        return EncoderFacts(width=config.args.get("init_filters", 8) * 2**halved, grid=tuple(math.ceil(side / 2**halved) for side in size))
+    return EncoderFacts(width=None, grid=None)
 
 
 def preprocess(config: Config) -> Preprocess:
@@ -42,25 +92,112 @@ def build(config: Config) -> nn.Module:
     return Volume(config)
 
 
-def _grid(config: Config) -> tuple[int, ...]:
-    return tuple(side // p for side, p in zip(config.preprocess.size, config.patch, strict=True))
+def standalone(config: Config, built: nn.Module) -> Config:
+    return config.model_copy(update={"weights": ""})
 
 
-class Volume(nn.Module):
+class Volume(Measured):
     """[N, C, D, H, W] -> Features, tokens in depth-height-width order."""
 
     def __init__(self, config: Config):
         super().__init__()
-        from monai.networks.nets import ViT
-
-        before = config.preprocess
-        self.width, self.grid = config.width, _grid(config)
-        self.input_shape = (before.channels, *before.size)
-        self.tower = ViT(
-            in_channels=before.channels, img_size=before.size, patch_size=config.patch, hidden_size=config.width,
-            mlp_dim=4 * config.width, num_layers=config.layers, num_heads=config.heads, proj_type="conv", spatial_dims=3,
-        )  # fmt: skip
+        make, self.stages, count = NETS[config.net]
+        self.tower: Any = make(config)
+        if config.weights and not on_meta():
+            read_file(self.tower, config, "encoders")
+        self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
+        self.layers = None if config.layer is None else chosen(config.layer, count(config))
+        self.measure(config.preprocess.shape, facts(config))
 
     def forward(self, pixels_NCDHW: torch.Tensor) -> Features:
-        patches, _ = self.tower(pixels_NCDHW)
-        return Features(patches, patches.mean(1), self.grid)
+        if not self.is_vit:
+            stages = self.stages(self.tower, pixels_NCDHW)
+            return from_maps([stages[n] for n in self.layers or (-1,)])
+        final, hidden = self.tower(pixels_NCDHW)
+        patches = final if self.layers is None else torch.cat([hidden[n] for n in self.layers], -1)
+        assert self.vit_grid is not None
+        return Features(patches, patches.mean(1), self.vit_grid)
+
+
+# --- the networks: (make, what each stage gives, number of stages) -----------------------------------
+
+
+def _vit(config: Config) -> nn.Module:
+    from monai.networks.nets import ViT
+
+    made: nn.Module = ViT(
+        in_channels=config.preprocess.channels, img_size=config.preprocess.size, patch_size=config.voxels, hidden_size=config.width,
+        mlp_dim=4 * config.width, num_layers=config.layers, num_heads=config.heads, proj_type="conv", spatial_dims=3, **config.args,
+    )  # fmt: skip
+    return made
+
+
+def _swin(config: Config) -> nn.Module:
+    """SwinUNETR's `swinViT`; the convolutions on its skip connections belong to the decoder."""
+    from monai.networks.nets import SwinUNETR
+
+    with torch.device("cpu"):  # MONAI reads the rates of its stochastic depth out of a tensor
+        made: nn.Module = SwinUNETR(in_channels=config.preprocess.channels, out_channels=1, **{"feature_size": 24, **config.args}).swinViT
+    return made.to(torch.empty(0).device)
+
+
+def _segresnet(config: Config) -> nn.Module:
+    from monai.networks.nets import SegResNet
+
+    made = SegResNet(in_channels=config.preprocess.channels, **config.args)
+    made.up_layers, made.up_samples, made.conv_final = nn.ModuleList(), nn.ModuleList(), nn.Identity()
+    return made
+
+
+def _resnet(config: Config) -> nn.Module:
+    from monai.networks.nets import resnet
+
+    if not hasattr(resnet, f"resnet{config.depth}"):
+        raise ShapeError(f"encoders: MONAI has no ResNet of depth {config.depth} (it has 10, 18, 34, 50, 101, 152, 200)")
+    made: nn.Module = getattr(resnet, f"resnet{config.depth}")(spatial_dims=3, n_input_channels=config.preprocess.channels, feed_forward=False, **config.args)
+    return made
+
+
+def _densenet(config: Config) -> nn.Module:
+    from monai.networks.nets import densenet
+
+    depth = 121 if "depth" not in config.model_fields_set else config.depth
+    if not hasattr(densenet, f"DenseNet{depth}"):
+        raise ShapeError(f"encoders: MONAI has no DenseNet of depth {depth} (it has 121, 169, 201, 264)")
+    made = getattr(densenet, f"DenseNet{depth}")(spatial_dims=3, in_channels=config.preprocess.channels, out_channels=1, **config.args)
+    made.class_layers = nn.Identity()
+    features: nn.Module = made
+    return features
+
+
+def _resnet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    x = tower.act(tower.bn1(tower.conv1(x)))
+    x = x if tower.no_max_pool else tower.maxpool(x)
+    return _after_each([tower.layer1, tower.layer2, tower.layer3, tower.layer4], x)
+
+
+def _densenet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    """After each dense block; the last with its norm and the ReLU that stands before the classifier's pooling."""
+    stages, named = [], dict(tower.features.named_children())
+    for name, module in named.items():
+        x = module(x)
+        if name.startswith("denseblock"):
+            stages.append(x)
+    return [*stages[:-1], torch.relu(x)]
+
+
+def _after_each(modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+    found = []
+    for module in modules:
+        x = module(x)
+        found.append(x)
+    return found
+
+
+NETS: dict[str, tuple[Callable[[Config], nn.Module], Callable[[Any, torch.Tensor], Any], Callable[[Config], int]]] = {
+    "ViT": (_vit, lambda tower, x: tower(x)[1], lambda config: config.layers),
+    "SwinUNETR": (_swin, lambda tower, x: tower(x), lambda config: 5),
+    "SegResNet": (_segresnet, lambda tower, x: tower.encode(x)[1], lambda config: len(config.args.get("blocks_down", (1, 2, 2, 4)))),
+    "ResNet": (_resnet, _resnet_stages, lambda config: 4),
+    "DenseNet": (_densenet, _densenet_stages, lambda config: len(config.args.get("block_config", (6, 12, 24, 16)))),
+}

@@ -8,18 +8,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
+from medvlm.core.weights import on_meta, read_file
+from medvlm.encoders._features import Measured, chosen, from_maps
 
 
-class Config(EncoderConfig):
+class Config(EncoderConfig, LoadedFile):
     kind: Literal["timm"]
     net: str
     """A name of timm.list_models(), or hf-hub:ORG/NAME. One of the hub that is made for another size than
     preprocess.size needs args: {img_size: [H, W]}; of timm's own names that is known."""
     pretrained: bool = False
-    weights: str = ""
-    """A local safetensors file with the network's weights."""
+    layer: Layers | None = None
+    """By default what the network gives at its end, after its last norm. -2: the last but one block of a ViT, or stage of a CNN."""
     args: dict[str, Any] = {}
     """Passed on to timm.create_model, e.g. {depth: 4, embed_dim: 128}."""
     preprocess: Preprocess
@@ -37,49 +39,56 @@ def build(config: Config) -> nn.Module:
     return Net(config)
 
 
-class Net(nn.Module):
+def standalone(config: Config, built: nn.Module) -> Config:
+    return config.model_copy(update={"pretrained": False, "weights": ""})
+
+
+def create(config: Any) -> nn.Module:
+    """The network of `net`, `pretrained`, `weights` and `args`, without its head."""
+    import timm
+
+    before = config.preprocess
+    args = {**_size_args(config.net, before.size[-2:]), **config.args}
+    tower = timm.create_model(config.net, pretrained=config.pretrained and not on_meta(), num_classes=0, in_chans=before.channels, **args)
+    if config.weights and not on_meta():
+        read_file(tower, config, "encoders")
+    return tower
+
+
+class Net(Measured):
     """[N, C, H, W] -> Features; prefix tokens (class, registers) are left out of the patches."""
 
     def __init__(self, config: Config):
         super().__init__()
-        import timm
-
-        before = config.preprocess
-        args = {**_size_args(config.net, before.size), **config.args}
-        self.tower = timm.create_model(config.net, pretrained=config.pretrained and not torch.empty(0).is_meta, num_classes=0, in_chans=before.channels, **args)
-        if config.weights and not next(self.tower.parameters()).is_meta:
-            from safetensors.torch import load_file
-
-            self.tower.load_state_dict(load_file(config.weights))  # strict: a missing or unexpected key is an error
-        self.input_shape = (before.channels, *before.size)
+        self.tower: Any = create(config)
+        size = config.preprocess.size
         self.prefix: int = getattr(self.tower, "num_prefix_tokens", 0)
-        training = self.tower.training
-        with torch.no_grad():
-            probe = self.tower.eval().forward_features(torch.zeros(1, *self.input_shape))  # its shape is all that is used
-        self.tower.train(training)
-        # CNNs give [N, C, h, w]; Swin-like nets [N, h, w, C]; ViTs [N, T, C].
-        self.layout = "NTC" if probe.ndim == 3 else "NHWC" if getattr(self.tower, "output_fmt", "") == "NHWC" else "NCHW"
-        if self.layout == "NTC":
-            # A hybrid's stem strides too, so the patch of its embedding says nothing: timm notes the whole reduction.
-            reduction = self.tower.feature_info[-1]["reduction"]
-            self.grid: tuple[int, ...] = tuple(side // reduction for side in before.size)
-            self.width: int = probe.shape[-1]
-        else:
-            self.grid = tuple(probe.shape[-2:]) if self.layout == "NCHW" else tuple(probe.shape[1:3])
-            self.width = probe.shape[1] if self.layout == "NCHW" else probe.shape[-1]
-        if self.layout == "NTC" and probe.shape[1] != self.prefix + math.prod(self.grid):
-            raise ShapeError(
-                f"encoders: {config.net} gives {probe.shape[1]} tokens for {list(before.size)}, expected a grid of {list(self.grid)} "
-                f"and {self.prefix} before it; choose a preprocess.size that its patches tile, or another network"
-            )
+        self.is_channels_last = getattr(self.tower, "output_fmt", "") == "NHWC"
+        # A hybrid's stem strides too, so the patch of its embedding says nothing: timm notes the whole reduction.
+        self.vit_grid = tuple(side // self.tower.feature_info[-1]["reduction"] for side in size)
+        self.layers = None
+        if config.layer is not None:
+            if not hasattr(self.tower, "forward_intermediates"):
+                raise ShapeError(f"encoders: timm gives no inner layers of {config.net}; leave out `layer`")
+            self.layers = chosen(config.layer, len(self.tower.feature_info))
+        self.net = config.net
+        self.measure(config.preprocess.shape, facts(config))
 
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
+        if self.layers is not None:
+            wanted = sorted(self.layers)
+            maps = dict(zip(wanted, self.tower.forward_intermediates(pixels_NCHW, indices=wanted, intermediates_only=True), strict=True))
+            return from_maps([maps[n] for n in self.layers])
         features = self.tower.forward_features(pixels_NCHW)
-        if self.layout == "NTC":
-            patches = features[:, self.prefix :]
-        else:
-            patches = (features.flatten(2).transpose(1, 2) if self.layout == "NCHW" else features.flatten(1, 2)).contiguous()
-        return Features(patches, patches.mean(1), self.grid)
+        if features.ndim == 4:  # CNNs give [N, C, h, w], Swin-like nets [N, h, w, C], ViTs [N, T, C]
+            return from_maps([features.permute(0, 3, 1, 2) if self.is_channels_last else features])
+        patches = features[:, self.prefix :]
+        if patches.shape[1] != math.prod(self.vit_grid):
+            raise ShapeError(
+                f"encoders: {self.net} gives {features.shape[1]} tokens for {list(pixels_NCHW.shape[2:])}, expected a grid of {list(self.vit_grid)} "
+                f"and {self.prefix} before it; choose a preprocess.size that its patches tile, or another network"
+            )
+        return Features(patches, patches.mean(1), self.vit_grid)
 
 
 def _size_args(net: str, size: tuple[int, ...]) -> dict[str, Any]:

@@ -1,27 +1,39 @@
-"""Vision towers of transformers: CLIP, SigLIP, DINOv2 and whatever else AutoModel builds with patch tokens."""
+"""Vision towers of transformers: CLIP, SigLIP, SigLIP 2, DINOv2 and v3, ViT, ConvNeXt, Swin and whatever else AutoModel builds with patch tokens."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+import torch
+from pydantic import model_validator
 from torch import nn
 
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, Loaded, Preprocess
 from medvlm.core.errors import ShapeError
+from medvlm.core.weights import from_pretrained
+from medvlm.encoders._features import Measured, chosen, from_maps
+
+PLAIN = (
+    "clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "deit", "beit", "ijepa",
+    "clip", "siglip", "siglip2",
+)  # fmt: skip
+"""Model types whose tokens are one per patch and as wide as `hidden_size`; of others that is known when they are built."""
 
 
-class Config(EncoderConfig):
+class Config(EncoderConfig, Loaded):
     kind: Literal["transformers"]
     model: str = ""
     """Hub id or local folder with weights."""
     config: dict[str, Any] = {}
     """Without `model`: {model_type: siglip_vision_model, hidden_size: ...}, started from scratch."""
-    layer: int = Field(-1, lt=0)
-    """Which hidden state gives the patch tokens, counted from the end (LLaVA's vision_feature_layer)."""
+    layer: Layers = -1
+    """Which hidden state gives the patch tokens, counted from the end (LLaVA's vision_feature_layer): -2, [-5, -2], or `all` that come after a layer."""
+    interpolate: bool = False
+    """Stretches the position embeddings of a tower that is made for one size to preprocess.size."""
     preprocess: Preprocess | None = None
     """By default from the model's own preprocessor_config.json, else the image size of its config and mean = std = 0.5."""
 
@@ -36,9 +48,13 @@ class Config(EncoderConfig):
 
 def facts(config: Config) -> EncoderFacts:
     known, stated = _known(config), _stated(config)
+    if known.get("model_type") not in PLAIN:
+        return EncoderFacts(width=None, grid=None)
     patch, size = known.get("patch_size"), stated.size if stated else None
     grid = tuple(side // patch for side in size) if size and isinstance(patch, int) else None
-    return EncoderFacts(width=known.get("hidden_size"), grid=grid)
+    count = known.get("num_hidden_layers") if config.layer == "all" else 1 if isinstance(config.layer, int) else len(config.layer)
+    width = known.get("hidden_size")
+    return EncoderFacts(width=width * count if width and count else None, grid=grid)
 
 
 def preprocess(config: Config) -> Preprocess:
@@ -56,35 +72,68 @@ def build(config: Config) -> nn.Module:
 
     if not config.model:
         return Tower(AutoModel.from_config(_auto_config(config)), config)
-    tower = AutoModel.from_pretrained(config.model, dtype="float32")
+    tower = from_pretrained(AutoModel, config.model, config, "encoders")
     # A whole CLIP or SigLIP checkpoint holds a text tower too; only the pixels' side is ours.
     return Tower(getattr(tower, "vision_model", tower), config)
 
 
-class Tower(nn.Module):
+def standalone(config: Config, built: Any) -> Config:
+    if not config.model:
+        return config
+    own = {k: v for k, v in built.tower.config.to_dict().items() if k not in ("architectures", "transformers_version", "dtype", "_name_or_path")}
+    return config.model_copy(update={"model": "", "config": own})
+
+
+class Tower(Measured):
     """[N, C, H, W] -> Features; the class and register tokens are left out of the patches."""
 
     def __init__(self, tower: nn.Module, config: Config):
         super().__init__()
-        self.tower, self.layer = tower, config.layer
+        self.tower = tower
         known: Any = tower.config
-        if known.num_hidden_layers + 1 < -config.layer:
-            raise ShapeError(f"encoders: layer {config.layer} of a tower with {known.num_hidden_layers} layers")
-        self.width: int = known.hidden_size
         before = preprocess(config)
+        self.layers = chosen(config.layer, known.num_hidden_layers if hasattr(known, "num_hidden_layers") else len(known.depths))
+        accepts = inspect.signature(tower.forward).parameters
         # DINOv2 stretches its position embeddings to any size; a tower that must be asked to is made for one size.
-        if "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters and before.size != (known.image_size, known.image_size):
-            raise ShapeError(f"encoders: this tower takes {known.image_size} x {known.image_size} pixels, preprocess.size is {list(before.size)}; set both to the same size")
-        self.input_shape = (before.channels, *before.size)
-        self.grid = tuple(side // known.patch_size for side in before.size)
+        is_fixed = "interpolate_pos_encoding" in accepts and before.size != (known.image_size, known.image_size)
+        if is_fixed and not config.interpolate:
+            raise ShapeError(
+                f"encoders: this tower takes {known.image_size} x {known.image_size} pixels, preprocess.size is {list(before.size)}; "
+                "set both to the same size, or interpolate: true"
+            )
+        self.options = {"interpolate_pos_encoding": True} if is_fixed else {}
+        self.takes_patches = "spatial_shapes" in accepts  # SigLIP 2 of variable resolution
+        patch = getattr(known, "patch_size", 1)
+        self.patch: int = patch if isinstance(patch, int) else patch[0]
+        self.measure(before.shape, facts(config))
 
-    def forward(self, pixels_NCHW: Any) -> Features:
-        out = self.tower(pixel_values=pixels_NCHW, output_hidden_states=True)
-        hidden = out.hidden_states[self.layer]
-        prefix = hidden.shape[1] - self.grid[0] * self.grid[1]
-        patches = hidden[:, prefix:]
-        pooled = out.pooler_output if out.pooler_output is not None else patches.mean(1)
-        return Features(patches, pooled, self.grid)
+    def forward(self, pixels_NCHW: torch.Tensor) -> Features:
+        vit_grid = tuple(side // self.patch for side in pixels_NCHW.shape[2:])
+        out = self.tower(**(_patchified(pixels_NCHW, self.patch) if self.takes_patches else {"pixel_values": pixels_NCHW}), output_hidden_states=True, **self.options)
+        hidden = out.get("reshaped_hidden_states") or out.hidden_states  # Swin's as maps
+        states = [hidden[n] for n in self.layers]
+        if states[0].ndim == 4:
+            features = from_maps(states)
+        else:
+            prefix = states[0].shape[1] - math.prod(vit_grid)
+            if prefix < 0 or "ids_restore" in out:
+                raise ShapeError("encoders: this tower leaves patches out and shuffles them (a masked autoencoder); read its weights as a plain tower, e.g. model_type vit")
+            patches = torch.cat([s[:, prefix:] for s in states], -1) if len(states) > 1 else states[0][:, prefix:]
+            features = Features(patches, patches.mean(1), vit_grid)
+        pooled = out.get("pooler_output")
+        if pooled is not None and pooled.flatten(1).shape[1] == features.patches.shape[-1]:
+            features.pooled = pooled.flatten(1)
+        return features
+
+
+def _patchified(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
+    """What a tower of variable resolution takes: each patch as a row of its pixels, channels last, as Siglip2ImageProcessor has it."""
+    count, _, height, width = pixels_NCHW.shape
+    rows, columns = height // patch, width // patch
+    blocks = pixels_NCHW.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))  # [N, C, rows, patch, columns, patch]
+    patches = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    mask = torch.ones(count, rows * columns, dtype=torch.long, device=pixels_NCHW.device)
+    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[rows, columns]] * count, device=pixels_NCHW.device)}
 
 
 def _auto_config(config: Config) -> Any:
@@ -117,8 +166,7 @@ def _known(config: Config) -> dict[str, Any]:
     if not stored.is_file():
         return {}
     found: dict[str, Any] = json.loads(stored.read_text())
-    inner: dict[str, Any] = found.get("vision_config", found)
-    return inner
+    return {"model_type": found.get("model_type"), **found.get("vision_config", found)}
 
 
 def _from_processor(stored: dict[str, Any]) -> Preprocess:

@@ -220,8 +220,8 @@ def test_the_prior_image_is_raised_by_the_bias_as_far_as_it_resembles_the_curren
     ("pool3d", {"to": (1, 2, 2)}, (4, 4), 8, "cannot be pooled from a grid of 4 x 4 tokens"),
     ("resampler", {"heads": 3}, (4, 4), 8, "heads: 3 do not divide the width of 8; choose one of 1, 2, 4, 8"),
     ("qformer", {"width": 16, "heads": 3}, (4, 4), None, "heads: 3 do not divide the width of 16"),
-    ("global_query", {}, (4, 4), 24, "reads a whole image and its tiles, and the encoder gives a grid of 4 x 4; use encoder kind `slices` with preprocess.tiles"),
-    ("temporal", {"layers": 2, "heads": 2}, (3, 4, 4), 8, "compares two images, and the encoder gives a grid of 3 x 4 x 4; use encoder kind `slices` with preprocess.stack: 2"),
+    ("global_query", {}, (4, 4), 24, "reads a whole image and its tiles, and the encoder gives a grid of 4 x 4; use encoder kind `slices` with tiles"),
+    ("temporal", {"layers": 2, "heads": 2}, (3, 4, 4), 8, "compares two images, and the encoder gives a grid of 3 x 4 x 4; use encoder kind `slices` with stack: 2"),
     ("temporal", {"layers": 3, "heads": 2}, (2, 4, 4), 8, "layers: 3 do not divide the encoder's width of 8"),
     ("temporal", {"layers": 2, "heads": 3}, (2, 4, 4), 8, "heads: 3 do not divide the width of 4"),
 ])  # fmt: skip

@@ -149,7 +149,7 @@ def test_a_missing_key_is_placed_at_what_should_hold_it() -> None:
         ("connector: {kind: mlp, wdith: 3}", "r.yaml:2:24 connector.wdith: unknown key (accepts kind)"),
         (
             "encoders: {a: {kind: timm, net: x, preprocess: {size: [8, 8]}, connector: {kind: resampler, tokns: 4}}}",
-            "r.yaml:2:93 encoders.a.connector.tokns: unknown key, did you mean 'tokens'? (accepts kind, tokens, layers, heads)",
+            "r.yaml:2:93 encoders.a.connector.tokns: unknown key, did you mean 'tokens'? (accepts kind, tokens, layers, heads, positions)",
         ),
         ("stages: [{kind: mlp}, {kind: resampler, tokens: 0}]", "r.yaml:2:41 stages.1.tokens: expected more than 0, found 0"),
         ("encoders: {a: {kind: mylab.swin}}", "r.yaml:2:16 encoders.a.kind: 'mylab.swin' is a plugin's, but 'mylab' is not listed; add `plugins: [mylab]`"),
@@ -180,7 +180,7 @@ def test_a_plugin_is_any_installed_module_with_a_config(tmp_path: Path, monkeypa
 def test_what_is_dumped_loads_as_the_same() -> None:
     whole = made("from: pair\nencoders: {a: {kind: timm, net: vit_tiny, preprocess: {size: [8, 8]}, connector: {kind: resampler}}}")
     plain = whole.model_dump(mode="json", by_alias=True)
-    assert plain["encoders"]["a"]["connector"] == {"kind": "resampler", "tokens": 64, "layers": 2, "heads": 4}
+    assert plain["encoders"]["a"]["connector"] == {"kind": "resampler", "tokens": 64, "layers": 2, "heads": 4, "positions": False}
     assert Whole.model_validate(plain, by_alias=True, by_name=False) == whole
 
 

@@ -56,6 +56,29 @@ def test_media_go_to_the_encoder_that_serves_their_kind_in_the_order_of_the_samp
     torch.testing.assert_close(seen.media[2][1], torch.full((3, 16, 16), (102 / 255 - 0.5) / 0.5), rtol=0, atol=1e-6)
 
 
+def stacking(size: int = 2) -> Prepare:
+    return make_prepare({"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16), stack=size)}, {"film": 4}, Dialogue(TOKENIZER, IMAGE), 100)
+
+
+def test_the_prior_film_and_the_current_one_are_one_input_with_one_placeholder() -> None:
+    """A sample without a prior film shows the current one twice."""
+    (name, pair), = stacking().see(*sample("film", "film")).media
+    assert name == "film" and pair.shape == (3, 2, 16, 16)
+    assert [round(float((pair[0, v, 0, 0] * 0.5 + 0.5) * 255)) for v in range(2)] == [100, 101]
+    (_, single), = stacking().see(*sample("film")).media
+    assert torch.equal(single[:, 0], single[:, 1])
+    (_, triple), = stacking(3).see(*sample("film", "film")).media
+    assert torch.equal(triple[:, 0], triple[:, 2]) and not torch.equal(triple[:, 0], triple[:, 1])
+    held, files = sample("film", "film", questions=(question(),))
+    made = stacking().document(held, held.questions, stacking().see(held, files), ["media"])
+    assert made.prefix.count(IMAGE_ID) == 4 and len(made.media) == 1
+
+
+def test_more_films_than_an_input_holds_are_refused() -> None:
+    with pytest.raises(DataError, match=r"films/k1: has 3 media for encoders.film, which takes 2 as one input; raise its `stack`"):
+        stacking().see(*sample("film", "film", "film"))
+
+
 def test_a_kind_that_no_encoder_serves_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"films/k1: no encoder serves media of kind 'mri' \(there are film, smear, volume\)"):
         prepare().see(*sample("film", "mri"))

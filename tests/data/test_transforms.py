@@ -280,3 +280,36 @@ def test_windows_are_shown_as_colours_or_the_first_of_them() -> None:
         assert shown.shape == ((20, 24, 3) if count == 3 else (20, 24))
         first = (np.clip((CT[0].astype(np.float32) + 1000) / 1400, 0, 1) * 255 + 0.5).astype(np.uint8)
         assert np.abs((shown[..., 0] if count == 3 else shown).astype(int) - first).max() <= 1
+
+
+# --- tiles -------------------------------------------------------------------------------------------
+
+
+def test_a_tiled_film_is_the_whole_of_it_and_then_its_tiles_row_by_row() -> None:
+    array = picture((80, 120))
+    pixels, canvas = MediaTransform(Preprocess(size=(16, 20), tiles=(2, 3)))(array, "0.png", medium((80, 120)))
+    whole, own = MediaTransform(Preprocess(size=(16, 20)))(array, "0.png", medium((80, 120)))
+    large = transformed(array, Preprocess(size=(32, 60)))
+    assert pixels.shape == Preprocess(size=(16, 20), tiles=(2, 3)).shape == (3, 7, 16, 20)
+    assert torch.equal(pixels[:, 0], whole) and canvas == own, "boxes lie on the whole"
+    for row in range(2):
+        for column in range(3):
+            assert torch.equal(pixels[:, 1 + 3 * row + column], large[:, 16 * row : 16 * (row + 1), 20 * column : 20 * (column + 1)])
+    assert np.array_equal(perceived(pixels, Preprocess(size=(16, 20), tiles=(2, 3))), perceived(whole, Preprocess(size=(16, 20))))
+
+
+def test_tiles_of_a_spacing_show_the_same_millimetres_as_the_whole() -> None:
+    film = Medium("film", "0.png", (80, 80), spacing_mm=(1.0, 1.0))
+    pixels, _ = MediaTransform(Preprocess(size=(20, 20), fit="crop", spacing_mm=(2.0, 2.0), tiles=(2, 2)))(picture((80, 80)), "0.png", film)
+    fine, _ = MediaTransform(Preprocess(size=(40, 40), fit="crop", spacing_mm=(1.0, 1.0)))(picture((80, 80)), "0.png", film)
+    assert torch.equal(pixels[:, 4], fine[:, 20:, 20:])
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"size": (4, 16, 16), "tiles": (2, 2)}, "tiles or a stack of a volume"),
+    ({"size": (16, 16), "tiles": (2, 2), "stack": 2}, "tiles or a stack of a volume, or both"),
+    ({"size": (16, 16), "tiles": (1, 2), "fit": "crop"}, "would cut the tiles from another part of the film"),
+])  # fmt: skip
+def test_tiles_that_cannot_be_made_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        MediaTransform(Preprocess(**settings))

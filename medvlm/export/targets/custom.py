@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
-from medvlm.core.config import Config, Slot
+from medvlm.core.config import Config, Slot, component
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import write_json
@@ -151,10 +151,8 @@ def standalone(manifest: Manifest, model: VLM | DualEncoder) -> Manifest:
 
 
 def _encoder(part: Any, before: Preprocess, built: nn.Module) -> Any:
-    fixed = part.model_copy(update={"preprocess": before})
-    if part.kind == "timm":
-        return fixed.model_copy(update={"pretrained": False, "weights": ""})
-    return _from_config(fixed, built.tower) if part.kind == "transformers" else fixed
+    fixed = part.model_copy(update={"preprocess": before}) if "preprocess" in type(part).model_fields else part
+    return component("encoders", part.kind).standalone(fixed, built)
 
 
 def _from_config(part: Any, built: Any) -> Any:

@@ -1,0 +1,59 @@
+"""What encoders share: layers by number, maps to tokens, width and grid from one look at what comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from medvlm.core.contracts import EncoderFacts, Features, Layers
+from medvlm.core.errors import ShapeError
+from medvlm.core.weights import on_meta
+
+
+def chosen(layer: Layers, count: int) -> tuple[int, ...]:
+    """Numbers from the end, in the order of the recipe. Raises ShapeError for one of a tower that has fewer layers."""
+    numbers = tuple(range(-count, 0)) if layer == "all" else (layer,) if isinstance(layer, int) else tuple(layer)
+    if beyond := [n for n in numbers if -n > count]:
+        raise ShapeError(f"encoders: layer {beyond[0]} of a tower with {count} layers")
+    return numbers
+
+
+def from_maps(maps: Sequence[torch.Tensor]) -> Features:
+    """Maps [N, C, *grid] joined along their channels. Raises ShapeError for maps of different grids."""
+    grids = [tuple(m.shape[2:]) for m in maps]
+    if len(set(grids)) > 1:
+        raise ShapeError(f"encoders: the layers have grids of {', '.join(map(str, grids))}, which cannot be joined; choose layers of one stage of the network")
+    patches = (torch.cat(list(maps), 1) if len(maps) > 1 else maps[0]).flatten(2).transpose(1, 2).contiguous()
+    return Features(patches, patches.mean(1), grids[0])
+
+
+def to_grid(patches_NTE: torch.Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> torch.Tensor:
+    """Tokens of a 2D grid interpolated to another one; as they are where it is the same."""
+    if grid == wanted:
+        return patches_NTE
+    maps = patches_NTE.transpose(1, 2).unflatten(2, grid)
+    shrinks = math.prod(wanted) < math.prod(grid)
+    return interpolate(maps, size=wanted, mode="bilinear", antialias=shrinks, align_corners=False).flatten(2).transpose(1, 2)
+
+
+class Measured(nn.Module):
+    """A module whose width and grid are those of what it makes of zeros."""
+
+    width: int
+    grid: tuple[int, ...]
+    input_shape: tuple[int, ...]
+
+    def measure(self, input_shape: tuple[int, ...], facts: EncoderFacts) -> None:
+        self.input_shape = input_shape
+        if on_meta() and facts.width and facts.grid:  # some code reads numbers out of tensors, which have none there
+            self.width, self.grid = facts.width, facts.grid
+            return
+        training = self.training
+        with torch.no_grad():
+            features = self.eval()(torch.zeros(1, *input_shape))
+        self.train(training)
+        self.grid, self.width = tuple(features.grid), features.patches.shape[-1]

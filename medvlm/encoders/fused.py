@@ -1,0 +1,96 @@
+"""Several 2D encoders on one image, their tokens joined: a semantic tower beside one that sees detail, as in Prismatic (DINOv2 and SigLIP, arXiv 2402.07865)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.nn.functional import interpolate
+
+from medvlm.core.config import Slot, component
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
+from medvlm.core.errors import ShapeError
+from medvlm.encoders._features import to_grid
+
+
+class Config(EncoderConfig):
+    kind: Literal["fused"]
+    encoders: tuple[Annotated[Any, Slot("encoders", only=("timm", "transformers"))], ...] = Field(min_length=2)
+    """The image is read once, by the preprocess of the first; for each other it is resized, and given its mean and standard deviation."""
+    join: Literal["channels", "sequence"] = "channels"
+    """`channels`: as many tokens as the first has, as wide as all together. `sequence`: the tokens of all, of one width."""
+
+    @model_validator(mode="after")
+    def _connector_is_of_the_whole(self) -> Config:
+        for i, encoder in enumerate(self.encoders):
+            if encoder.connector is not None or encoder.serves:
+                raise ValueError(f"encoders.{i}: connector and serves belong to the whole; write them beside `encoders`")
+        return self
+
+
+def facts(config: Config) -> EncoderFacts:
+    each = [component("encoders", e.kind).facts(e) for e in config.encoders]
+    grid, widths = each[0].grid, [f.width for f in each]
+    if config.join == "sequence":
+        return EncoderFacts(width=widths[0], grid=grid and (len(each), *grid))
+    return EncoderFacts(width=None if None in widths else sum(w or 0 for w in widths), grid=grid)
+
+
+def preprocess(config: Config) -> Preprocess:
+    first: Preprocess = component("encoders", config.encoders[0].kind).preprocess(config.encoders[0])
+    return first
+
+
+def build(config: Config) -> nn.Module:
+    return Fused(config)
+
+
+def standalone(config: Config, built: Any) -> Config:
+    def one(encoder: Any, tower: nn.Module) -> Any:
+        kind = component("encoders", encoder.kind)
+        return kind.standalone(encoder.model_copy(update={"preprocess": kind.preprocess(encoder)}), tower)
+
+    return config.model_copy(update={"encoders": tuple(one(e, t) for e, t in zip(config.encoders, built.towers, strict=True))})
+
+
+class Fused(nn.Module):
+    """[N, C, H, W] -> Features, on the grid of the first encoder; `sequence` has a grid (encoders, rows, columns)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        built: list[Any] = [component("encoders", e.kind).build(e) for e in config.encoders]
+        before = [component("encoders", e.kind).preprocess(e) for e in config.encoders]
+        self.towers, self.join, self.input_shape = nn.ModuleList(built), config.join, before[0].shape
+        self.one_grid: tuple[int, ...] = tuple(built[0].grid)
+        widths = [tower.width for tower in built]
+        for number, one in enumerate(before):
+            if one.channels != before[0].channels:
+                raise ShapeError(f"encoders: the encoders see {before[0].channels} and {one.channels} channels of one image; give both the same preprocess.channels")
+            shape = (-1, 1, 1)
+            self.register_buffer(f"scale_{number}", (torch.tensor(before[0].std) / torch.tensor(one.std)).view(shape), persistent=False)
+            self.register_buffer(f"shift_{number}", ((torch.tensor(before[0].mean) - torch.tensor(one.mean)) / torch.tensor(one.std)).view(shape), persistent=False)
+        if config.join == "sequence" and len(set(widths)) > 1:
+            raise ShapeError(f"encoders: the encoders are {' and '.join(map(str, widths))} wide, and tokens of one sequence have one width; use join: channels")
+        self.width: int = widths[0] if config.join == "sequence" else sum(widths)
+        self.grid = (len(built), *self.one_grid) if config.join == "sequence" else self.one_grid
+
+    def forward(self, pixels_NCHW: torch.Tensor) -> Features:
+        seen = [tower(self._for(number, tower, pixels_NCHW)) for number, tower in enumerate(self.towers)]
+        patches = [to_grid(f.patches, f.grid, self.one_grid) for f in seen]
+        pooled = [f.pooled for f in seen]
+        if self.join == "sequence":
+            return Features(torch.cat(patches, 1), torch.stack(pooled).mean(0), self.grid)
+        return Features(torch.cat(patches, -1), torch.cat(pooled, -1), self.grid)
+
+    def _for(self, number: int, tower: Any, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """The first encoder's pixels as another takes them."""
+        if number == 0:
+            return pixels_NCHW
+        size = tower.input_shape[1:]
+        if tuple(pixels_NCHW.shape[2:]) != tuple(size):
+            shrinks = pixels_NCHW.shape[2] > size[0]
+            pixels_NCHW = interpolate(pixels_NCHW, size=size, mode="bicubic", antialias=shrinks, align_corners=False)
+        scaled: torch.Tensor = pixels_NCHW * getattr(self, f"scale_{number}") + getattr(self, f"shift_{number}")
+        return scaled

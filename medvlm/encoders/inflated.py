@@ -1,0 +1,159 @@
+"""A 2D CNN of timm over volumes: its kernels in the centre of 3D kernels that are zero elsewhere (I3D, arXiv 1705.07750; Merlin, arXiv 2406.06512).
+
+At the start every slice of a volume whose slices are alike is seen as the 2D network sees it; that is checked when it is built.
+As in Merlin, depth is halved where height and width are, but not by the stem.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, LoadedFile, Preprocess
+from medvlm.core.errors import ShapeError
+from medvlm.core.weights import on_meta
+from medvlm.encoders._features import Measured, from_maps
+from medvlm.encoders.timm import create
+
+TOLERANCE = 1e-4
+"""Of the largest response. Adding zeros changes the order of sums alone: 1e-6 in float32."""
+
+
+class Config(EncoderConfig, LoadedFile):
+    kind: Literal["inflated"]
+    net: str
+    """A CNN of timm.list_models() that is made of convolutions, batch norms and pools: resnet152, densenet121, ..."""
+    pretrained: bool = False
+    args: dict[str, Any] = {}
+    """Passed on to timm.create_model."""
+    kernel: int = Field(3, gt=0)
+    """Slices that a kernel larger than 1 x 1 spans."""
+    preprocess: Preprocess
+
+    @field_validator("kernel")
+    @classmethod
+    def _has_a_centre(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError(f"{kernel} slices have no centre; expected an odd number")
+        return kernel
+
+    @model_validator(mode="after")
+    def _sees_volumes(self) -> Config:
+        if len(self.preprocess.size) != 3:
+            raise ValueError(f"preprocess.size is {list(self.preprocess.size)}: an inflated network needs [depth, height, width]")
+        return self
+
+
+def facts(config: Config) -> EncoderFacts:
+    return EncoderFacts(width=None, grid=None)
+
+
+def preprocess(config: Config) -> Preprocess:
+    return config.preprocess
+
+
+def build(config: Config) -> nn.Module:
+    return Inflated(config)
+
+
+def standalone(config: Config, built: nn.Module) -> Config:
+    return config.model_copy(update={"pretrained": False, "weights": ""})
+
+
+class Inflated(Measured):
+    """[N, C, D, H, W] -> Features, tokens in depth-height-width order."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        flat = create(config)
+        probe = torch.randn(1, config.preprocess.channels, *(min(side, 64) for side in config.preprocess.size[1:]), generator=torch.Generator().manual_seed(0), device="cpu")
+        seen_flat = None if on_meta() else _eval(flat, probe)
+        self.tower: Any = inflate(flat, config.kernel, config.net)
+        if seen_flat is not None:
+            check_centre(self.tower, seen_flat, probe, min(config.preprocess.size[0], 32), config.net)
+        self.measure(config.preprocess.shape, facts(config))
+
+    def forward(self, pixels_NCDHW: torch.Tensor) -> Features:
+        return from_maps([self.tower.forward_features(pixels_NCDHW)])
+
+
+def inflate(net: nn.Module, kernel: int, name: str) -> nn.Module:
+    """Every layer of a 2D network replaced by its 3D one, in place. Raises ShapeError for a layer that has none."""
+    stem = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    replaced: dict[int, nn.Module] = {}
+    for parent in list(net.modules()):
+        for child_name, child in list(parent.named_children()):
+            if any(True for _ in child.children()) and not isinstance(child, nn.BatchNorm2d):
+                continue
+            if id(child) not in replaced:
+                replaced[id(child)] = _inflated(child, kernel, child is stem, name)
+            setattr(parent, child_name, replaced[id(child)])
+    return net
+
+
+def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, slices: int, name: str) -> None:
+    """Raises ShapeError where a volume of so many equal slices is not seen, slice by slice, as the 2D network saw the slice."""
+    try:
+        seen = _eval(net, probe_NCHW[:, :, None].expand(-1, -1, slices, -1, -1).contiguous())
+    except (RuntimeError, AssertionError, TypeError, ValueError) as reason:
+        raise ShapeError(f"encoders: {name} cannot be inflated ({type(reason).__name__}: {reason}); choose a plain CNN, e.g. resnet50") from None
+    off = float((seen - seen_flat[:, :, None]).abs().max() / seen_flat.abs().max().clamp_min(1e-12))
+    if not off <= TOLERANCE:
+        raise ShapeError(f"encoders: {name} does not see slices in 3D as in 2D once it is inflated (off by {off:.1e}); choose a plain CNN, e.g. resnet50")
+
+
+def _eval(net: Any, pixels: torch.Tensor) -> torch.Tensor:
+    training = net.training
+    with torch.no_grad():
+        seen: torch.Tensor = net.eval().forward_features(pixels)
+    net.train(training)
+    return seen
+
+
+def _inflated(layer: nn.Module, kernel: int, is_stem: bool, name: str) -> nn.Module:
+    if type(layer) is nn.Conv2d and not isinstance(layer.padding, str):
+        return _conv(layer, kernel, is_stem)
+    if isinstance(layer, nn.BatchNorm2d):
+        return _batch_norm(layer)
+    if type(layer) is nn.MaxPool2d:
+        size, stride, padding = (_pair(x) for x in (layer.kernel_size, layer.stride, layer.padding))
+        deep = (kernel, kernel // 2) if size[0] > 1 else (1, 0)
+        return nn.MaxPool3d((deep[0], *size), (stride[0], *stride), (deep[1], *padding), ceil_mode=layer.ceil_mode)
+    if type(layer) is nn.AvgPool2d:
+        size, stride, padding = (_pair(x) for x in (layer.kernel_size, layer.stride, layer.padding))
+        return nn.AvgPool3d((stride[0], *size), (stride[0], *stride), (0, *padding), layer.ceil_mode, layer.count_include_pad)
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return nn.AdaptiveAvgPool3d(1)
+    if any(True for _ in layer.parameters()) and not isinstance(layer, nn.Linear):
+        raise ShapeError(f"encoders: {name} has a {type(layer).__name__}, which cannot be inflated; choose a plain CNN, e.g. resnet50")
+    return layer
+
+
+def _conv(flat: nn.Conv2d, kernel: int, is_stem: bool) -> nn.Conv3d:
+    span = kernel if max(flat.kernel_size) > 1 else 1
+    size, padding, stride = _pair(flat.kernel_size), _pair(flat.padding), _pair(flat.stride)
+    deep = nn.Conv3d(
+        flat.in_channels, flat.out_channels, (span, *size), (1 if is_stem else stride[0], *stride), (span // 2, *padding),
+        (1, *_pair(flat.dilation)), flat.groups, flat.bias is not None,
+    )  # fmt: skip
+    with torch.no_grad():
+        deep.weight.zero_()
+        deep.weight[:, :, span // 2] = flat.weight
+        if flat.bias is not None and deep.bias is not None:
+            deep.bias.copy_(flat.bias)
+    return deep
+
+
+def _batch_norm(flat: nn.BatchNorm2d) -> nn.Module:
+    """Also timm's, which has dropout and activation within."""
+    deep = nn.BatchNorm3d(flat.num_features, flat.eps, flat.momentum, flat.affine, flat.track_running_stats)
+    deep.load_state_dict({n: t for n, t in flat.state_dict().items() if n in deep.state_dict()})
+    inner = [m for m in flat.children() if not isinstance(m, nn.Identity)]
+    return nn.Sequential(deep, *inner) if inner else deep
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,0 +1,113 @@
+"""A 2D encoder over the slices of a volume, the frames of a video, a film and the one before it, or a film and its tiles."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from medvlm.core.config import Slot, component
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
+
+
+class Config(EncoderConfig):
+    kind: Literal["slices"]
+    encoder: Annotated[Any, Slot("encoders", only=("timm", "transformers", "fused"))]
+    """What sees each slice; its preprocess says size, windows and channels of one."""
+    slices: int | None = Field(None, gt=0)
+    """A volume or video is resized to this many slices (with slice_mm: cut or filled up around the centre)."""
+    slice_mm: float | None = Field(None, gt=0)
+    """Distance of slices; with spacing_mm of the encoder's preprocess."""
+    stack: int | None = Field(None, gt=1)
+    """In place of `slices`: so many films of a sample are one input, e.g. 2 for the prior film and the current one (preprocess.stack)."""
+    tiles: tuple[int, int] | None = None
+    """In place of `slices`: a film as a whole and in (rows, columns) of tiles (preprocess.tiles)."""
+    out: Literal["patches", "pooled", "mean"] = "patches"
+    """`patches` of all slices, one `pooled` token a slice, or the `mean` of the slices' patches."""
+    chunk: int = Field(0, ge=0)
+    """Slices that go through the encoder at a time; 0: all. Bounds memory: in training a chunk's activations are computed again backwards."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_view(self) -> Config:
+        if sum(x is not None for x in (self.slices, self.stack, self.tiles)) != 1:
+            raise ValueError("give one of `slices` (volumes, videos), `stack` (several films of a sample) and `tiles` (of one film), e.g. slices: 32")
+        if self.encoder.connector is not None or self.encoder.serves:
+            raise ValueError("connector and serves belong to the whole, not to the encoder of its slices; write them beside `encoder`")
+        if self.slice_mm is not None and self.slices is None:
+            raise ValueError("slice_mm is the distance of `slices`; remove it")
+        stated = getattr(self.encoder, "preprocess", None)
+        if stated is not None and (len(stated.size) != 2 or stated.stack > 1 or stated.tiles):
+            raise ValueError("encoder.preprocess is of one slice: size: [height, width], without stack and tiles")
+        if stated is not None and self.slices is not None and (stated.spacing_mm is None) != (self.slice_mm is None):
+            raise ValueError("slice_mm and encoder.preprocess.spacing_mm go together: give both or neither")
+        return self
+
+    @property
+    def views(self) -> int:
+        return self.slices or self.stack or 1 + self.tiles[0] * self.tiles[1]  # type: ignore[index]
+
+
+def facts(config: Config) -> EncoderFacts:
+    one = component("encoders", config.encoder.kind).facts(config.encoder)
+    if config.out == "pooled":
+        return EncoderFacts(width=one.width, grid=(config.views,))
+    if config.out == "mean" or one.grid is None:
+        return one
+    return EncoderFacts(width=one.width, grid=(config.views, *one.grid))
+
+
+def preprocess(config: Config) -> Preprocess:
+    """Of the whole, from that of one slice."""
+    one: Preprocess = component("encoders", config.encoder.kind).preprocess(config.encoder)
+    if config.slices is None:
+        return one.model_copy(update={"stack": config.stack or 1, "tiles": config.tiles})
+    deep = {"size": (config.slices, *one.size)}
+    if one.spacing_mm is None:  # a volume without a spacing is resized along every axis
+        return one.model_copy(update={**deep, "fit": "squash"})
+    return one.model_copy(update={**deep, "spacing_mm": (config.slice_mm, *one.spacing_mm)})
+
+
+def build(config: Config) -> nn.Module:
+    return Slices(config)
+
+
+def standalone(config: Config, built: Any) -> Config:
+    kind = component("encoders", config.encoder.kind)
+    fixed = config.encoder.model_copy(update={"preprocess": kind.preprocess(config.encoder)})
+    return config.model_copy(update={"encoder": kind.standalone(fixed, built.each)})
+
+
+class Slices(nn.Module):
+    """[N, C, V, H, W] -> Features; the grid of `patches` is (V, rows, columns)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.each: Any = component("encoders", config.encoder.kind).build(config.encoder)
+        self.out, self.chunk, self.input_shape = config.out, config.chunk, preprocess(config).shape
+        one = tuple(self.each.grid)
+        self.width: int = self.each.width
+        self.grid = {"patches": (config.views, *one), "pooled": (config.views,), "mean": one}[config.out]
+
+    def forward(self, pixels_NCVHW: torch.Tensor) -> Features:
+        count, views = len(pixels_NCVHW), pixels_NCVHW.shape[2]
+        flat = pixels_NCVHW.transpose(1, 2).flatten(0, 1)
+        patches, pooled = self._encode(flat)
+        pooled_NVE = pooled.unflatten(0, (count, views))
+        patches_NVTE = patches.unflatten(0, (count, views))
+        tokens = {"patches": lambda: patches_NVTE.flatten(1, 2), "pooled": lambda: pooled_NVE, "mean": lambda: patches_NVTE.mean(1)}[self.out]()
+        return Features(tokens, pooled_NVE.mean(1), self.grid)
+
+    def _encode(self, flat_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.chunk or self.chunk >= len(flat_NCHW):
+            return self._one(flat_NCHW)
+        parts = flat_NCHW.split(self.chunk)
+        again = torch.is_grad_enabled() and any(p.requires_grad for p in self.each.parameters())
+        done = [checkpoint(self._one, part, use_reentrant=False) if again else self._one(part) for part in parts]
+        return torch.cat([p for p, _ in done]), torch.cat([p for _, p in done])
+
+    def _one(self, pixels_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.each(pixels_NCHW)
+        return features.patches, features.pooled
