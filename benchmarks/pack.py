@@ -1,12 +1,20 @@
-"""How fast is packing? Against the bare decoding of the same files on one core.
+"""How fast is packing? Against the bare decoding of the same files.
 
     python benchmarks/pack.py --data /data/openly-licensed [--repeats 3]
 
 Packs the PNG and JPEG files of real sets under --data (default: $MEDVLM_DATA), each as often as it takes to have --files of
-them, and films that are made here, with 1 and 2 processes that decode, and compares with one process that does nothing
-but read the files and decode their pixels. `of_decode` is the throughput of packing over that of decoding times the number of processes; packing also
-strips, hashes, checks, deals, writes, indexes and syncs. The time in which decoders start, half a second whatever the
-archive, is told apart (`start_s`). All numbers are medians over the repeats. Prints one JSON line.
+them, and films that are made here, with 1 and 2 processes that decode, and compares with processes that do nothing but
+read the files and decode their pixels. Packing also strips, hashes, checks, deals, writes, indexes and syncs. For each
+number of workers:
+
+    of_decode    throughput over that of one plain process that decodes, times the number of workers
+    of_decoders  over that of as many processes as there are workers, which decode at the same time and with the settings
+                 of memory that the decoders of packing have: cores of one machine share its memory
+    of_cpu       processor time of such decoding over that of packing, all processes together: holds on a busy machine too,
+                 and is about what of_decoders comes to where there are no more cores than workers
+
+The time in which decoders start, half a second whatever the archive, is told apart (`start_s`). All numbers are medians
+over the repeats. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -14,6 +22,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlm.archive.decoders import Decoders, Limits
+from medvlm.archive.decoders import ENVIRONMENT, Decoders, Limits
 from medvlm.archive.pack import pack
 from medvlm.core.card import Card
 from medvlm.core.config import component
@@ -34,6 +45,19 @@ from medvlm.io.images import decode, encode_png
 
 REAL = ("bccd", "vqa_rad", "cxr_hannover")
 WORKERS = (1, 2)
+DECODING = """
+import sys, time
+from pathlib import Path
+from medvlm.io.images import decode
+paths = [Path(line) for line in Path(sys.argv[1]).read_text().splitlines()]
+decode(paths[0].read_bytes(), "a file")
+print(flush=True)
+input()  # all begin at the same time
+wall, cpu = time.perf_counter(), time.process_time()
+for path in paths:
+    decode(path.read_bytes(), "a file")
+print(time.perf_counter() - wall, time.process_time() - cpu)
+"""
 
 
 def main() -> None:
@@ -56,21 +80,41 @@ def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, An
     """Rounds of decoding and packing in turn, so that a busy machine is busy for all."""
     rounds: dict[str, list[float]] = {}
     files = [path for raw in samples(card, root) for path in raw.files.values()]
+    (folder / "files").write_text("\n".join(map(str, files)))
     for i in range(repeats):
-        note = lambda what, seconds: rounds.setdefault(what, []).append(seconds)  # noqa: E731
-        note("decode", timed(lambda: [decode(path.read_bytes(), "a file") for path in files]))
-        for workers in WORKERS:
-            start = timed(lambda n=workers: started(card, root, n))  # type: ignore[misc]
-            note(f"start_{workers}", start)
-            note(f"pack_{workers}", timed(lambda n=workers, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2)) - start)  # type: ignore[misc]
+        rounds.setdefault("decode", []).append(decoded(folder / "files", 1, {})[0])
+        for n in WORKERS:
+            decoding, decoding_cpu = decoded(folder / "files", n, ENVIRONMENT)
+            start, start_cpu = timed(lambda n=n: started(card, root, n))  # type: ignore[misc]
+            packing, packing_cpu = timed(lambda n=n, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2))  # type: ignore[misc]
+            found = {"decoders": decoding, "start": start, "pack": packing - start, "of_cpu": decoding_cpu / (packing_cpu - start_cpu)}
+            for what, value in found.items():
+                rounds.setdefault(f"{what}_{n}", []).append(value)
     size = sum(path.stat().st_size for path in files)
     result: dict[str, Any] = {"files": len(files), "mb": round(size / 1e6, 1), "decode_per_s": round(len(files) / median(rounds["decode"]), 1)}
     for n in WORKERS:
-        ratios = [decoded / (packed * n) for decoded, packed in zip(rounds["decode"], rounds[f"pack_{n}"], strict=True)]
+        ratio = lambda per, n=n: median(a / b / n for a, b in zip(rounds[per], rounds[f"pack_{n}"], strict=True))  # noqa: E731
         result[f"workers_{n}"] = {
-            "per_s": round(len(files) / median(rounds[f"pack_{n}"]), 1), "start_s": round(median(rounds[f"start_{n}"]), 2), "of_decode": round(median(ratios), 2),
+            "per_s": round(len(files) / median(rounds[f"pack_{n}"]), 1), "decoders_per_s": round(n * len(files) / median(rounds[f"decoders_{n}"]), 1),
+            "start_s": round(median(rounds[f"start_{n}"]), 2), "of_decode": round(ratio("decode"), 2), "of_decoders": round(ratio(f"decoders_{n}"), 2),
+            "of_cpu": round(median(rounds[f"of_cpu_{n}"]), 2),
         }  # fmt: skip
     return result
+
+
+def decoded(files: Path, num: int, settings: dict[str, str]) -> tuple[float, float]:
+    """Seconds in which each of so many processes decodes all files, and the processor time of one of them."""
+    env = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    command = [sys.executable, "-c", DECODING, str(files)]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) for _ in range(num)]
+    for child in children:
+        assert child.stdout and child.stdout.readline() == "\n", "a process that decodes did not start"
+    for child in children:
+        assert child.stdin
+        child.stdin.write("\n")
+        child.stdin.flush()
+    found = [tuple(map(float, child.communicate()[0].split())) for child in children]
+    return sum(wall for wall, _ in found) / num, sum(cpu for _, cpu in found) / num
 
 
 def samples(card: Card, root: Path) -> Iterator[RawSample]:
@@ -85,10 +129,12 @@ def started(card: Card, root: Path, workers: int) -> None:
             pass
 
 
-def timed(do: Callable[[], object]) -> float:
-    before = time.perf_counter()
+def timed(do: Callable[[], object]) -> tuple[float, float]:
+    """Seconds, and seconds of processors in this process and in those that ended within."""
+    used = lambda: sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # noqa: E731
+    before, before_cpu = time.perf_counter(), used()
     do()
-    return time.perf_counter() - before
+    return time.perf_counter() - before, used() - before_cpu
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import Field, field_validator
 
@@ -71,6 +71,8 @@ def columns_in(template: str) -> list[str]:
 
 def filled(template: str, row: Row) -> str:
     """The template with the row's values; "" when one of them is missing."""
+    if "{" not in template:
+        return template.strip()
     if not all(row[column] for column in columns_in(template)):
         return ""
     return _COLUMN.sub(lambda column: row[column[1]], template).strip()
@@ -79,7 +81,7 @@ def filled(template: str, row: Row) -> str:
 def file_in(root: Path, name: str) -> Path:
     """Raises DataError for a path that leaves the root (links inside it may), and for one where there is no file."""
     path = root / name
-    if ".." in PurePosixPath(name).parts or not path.is_relative_to(root):
+    if ".." in name.split("/") or (name.startswith("/") and not path.is_relative_to(root)):
         raise DataError("the path of its file leads out of the root; paths are relative to the root")
     if not path.is_file():
         raise DataError("its file is not there")

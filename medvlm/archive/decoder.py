@@ -1,8 +1,8 @@
 """The process that decodes: `python -m medvlm.archive.decoder MEMORY_BYTES SECONDS`, its standard input a socket.
 
-It gets a card, then samples, one at a time, and answers each with what is to be stored or with what is wrong. Answers
-are JSON and bytes, never pickles: a file that takes over this process gets no further. Imports nothing heavy, since it
-is started anew whenever a sample breaks it.
+It gets a card, then samples, and answers each in turn with what is to be stored or with what is wrong. Answers are JSON
+and bytes, never pickles: a file that takes over this process gets no further. Imports nothing heavy, since it is started
+anew whenever a sample breaks it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import sys
 import traceback
-from dataclasses import asdict
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,39 +24,65 @@ from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.io.shard_index import Facts
 
+_LENGTH = 8
+"""Bytes of the length of a message."""
+
 
 def main(memory_bytes: int, seconds: int) -> None:
-    connection = Connection(os.dup(0))
+    connection = socket.socket(fileno=os.dup(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the packer's, who ends this process
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold what the files hold
-    card = connection.recv()
+    card = pickle.loads(receive(connection))
     os.dup2(os.open(os.devnull, os.O_RDWR), 2)  # libraries print names and values of what they cannot read
-    _answer(connection, {"ready": True})
+    send(connection, json.dumps({"ready": True}).encode())
     while True:
         try:
-            message = connection.recv_bytes()
-        except EOFError:
+            message = receive(connection)
+        except (EOFError, ConnectionError):
             return
         signal.alarm(2 * seconds)  # the packer stops it before; this is for when the packer itself was killed
         answer, members = _prepared(message, card, memory_bytes)
         signal.alarm(0)
-        _answer(connection, answer, *members)
+        send(connection, json.dumps(answer).encode(), *members)
         if "spent" in answer:
             return
 
 
-def read_answer(connection: Connection, max_bytes: int) -> dict[str, Any] | Stored:
+def send(connection: socket.socket, message: bytes, *more: bytes) -> None:
+    """A message with its length before it, and bytes whose lengths it says."""
+    for part in (len(message).to_bytes(_LENGTH, "big") + message, *more):
+        connection.sendall(part)
+
+
+def receive(connection: socket.socket, max_bytes: float = float("inf")) -> bytes:
+    """A message. Raises EOFError or OSError where the other side is gone, ValueError for one that is too long."""
+    return _exactly(connection, int.from_bytes(_exactly(connection, _LENGTH, max_bytes), "big"), max_bytes)
+
+
+def read_answer(connection: socket.socket, max_bytes: int) -> dict[str, Any] | Stored:
     """In the packer: what a decoder says, each part of it no longer than it may be. Raises EOFError or OSError for one that
-    has died, ValueError, KeyError or TypeError for one that has lost its mind."""
-    answer = json.loads(connection.recv_bytes(max_bytes))
+    has died or does not go on, ValueError, KeyError or TypeError for one that has lost its mind."""
+    answer = json.loads(receive(connection, max_bytes))
     if "facts" not in answer:
         return dict(answer)
     facts = answer["facts"]
     return Stored(
         Facts(**{**facts, "kinds": tuple(facts["kinds"]), "tasks": tuple(facts["tasks"])}), answer["patient"], tuple(answer["images"]),
-        {name: connection.recv_bytes(max_bytes) for name in answer["members"]},
+        {name: _exactly(connection, size, max_bytes) for name, size in answer["members"].items()},
     )  # fmt: skip
+
+
+def _exactly(connection: socket.socket, size: int, max_bytes: float) -> bytes:
+    if not 0 <= size <= max_bytes:
+        raise ValueError("a message of an impossible length")
+    data = b""
+    while len(data) < size:  # once, unless a signal comes in between
+        more = connection.recv(size - len(data), socket.MSG_WAITALL)
+        if not more:
+            raise EOFError
+        data = data + more if data else more
+    return data
 
 
 def _prepared(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
@@ -76,14 +101,8 @@ def _prepared(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, 
     except Exception as reason:  # libraries raise anything on hostile bytes; their message may hold what the file holds
         at = traceback.extract_tb(reason.__traceback__)[-1]
         return {"bad": f"cannot be decoded ({type(reason).__name__} in {Path(at.filename).name}:{at.lineno})"}, ()
-    answer = {"facts": asdict(done.facts), "patient": done.patient, "images": done.images, "members": list(done.members)}
-    return answer, tuple(done.members.values())
-
-
-def _answer(connection: Connection, answer: dict[str, Any], *members: bytes) -> None:
-    connection.send_bytes(json.dumps(answer).encode())
-    for data in members:
-        connection.send_bytes(data)
+    sizes = {name: len(data) for name, data in done.members.items()}
+    return {"facts": vars(done.facts), "patient": done.patient, "images": done.images, "members": sizes}, tuple(done.members.values())
 
 
 if __name__ == "__main__":

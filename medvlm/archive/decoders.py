@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,11 +19,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import wait
 from types import TracebackType
 
-from medvlm.archive.decoder import read_answer
+from medvlm.archive.decoder import read_answer, send
 from medvlm.archive.stored import Stored
 from medvlm.core.card import Card
 from medvlm.core.contracts import BadSample, Deferred, RawSample
@@ -33,7 +34,13 @@ MAX_HELD_BYTES = 256 << 20
 """No sample is handed out while so much waits for an earlier one; each that is under way then may come on top."""
 HELD_PER_DECODER = 32
 """Samples that are under way or wait for an earlier one."""
+AHEAD_BYTES = 16 << 10
+"""A message of at most so many is sent to a decoder that is still at work, so that it need not wait for the next: it fits
+into what the system holds for a process that does not read yet. Larger ones go to an idle decoder, which reads:
+otherwise both might wait for the other to read."""
 START_SECONDS = 120
+STALL_SECONDS = 60
+"""For the rest of an answer that has begun."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,10 @@ def num_decoders() -> int:
 
 @dataclass(eq=False)
 class _Job:
+    """message: the item as it is sent; empty where there is nothing to decode."""
+
     item: Item
+    message: bytes
     outcome: Outcome | None = None
     num_bytes: int = 0
     tries: int = 1
@@ -77,15 +87,15 @@ class Decoders:
         order: deque[_Job] = deque()
         coming: Iterator[Item] | None = iter(items)
         while coming or order:
-            for decoder in self._decoders:
-                if decoder.is_idle:
-                    while coming and not self._queue and self._has_room(order):
+            for num_jobs in (0, 1):  # first those that have nothing to do
+                for decoder in self._decoders:
+                    while coming and not self._queue and decoder.has(num_jobs) and self._has_room(order):
                         coming = self._take(coming, order)
-                    if self._queue:
+                    if self._queue and decoder.has(num_jobs) and (not num_jobs or len(self._queue[0].message) <= AHEAD_BYTES):
                         decoder.give(self._queue.popleft())
             while order and (outcome := order[0].outcome) is not None:
                 yield order.popleft().item, outcome
-            if not all(decoder.is_idle for decoder in self._decoders):
+            if not all(decoder.has(0) for decoder in self._decoders):
                 self._collect()
 
     def _has_room(self, order: deque[_Job]) -> bool:
@@ -96,19 +106,22 @@ class Decoders:
         item = next(items, None)
         if item is None:
             return None
-        order.append(job := _Job(item))
         if isinstance(item, BadSample):
-            job.outcome = DataError(item.reason)
+            order.append(_Job(item, b"", DataError(item.reason)))
         else:
+            order.append(job := _Job(item, pickle.dumps(item)))
             self._queue.append(job)
         return items
 
     def _collect(self) -> None:
         """Waits until a decoder has something to say, or has had its time."""
         ends_at = min(decoder.ends_at for decoder in self._decoders)
-        ready = wait([decoder.connection for decoder in self._decoders], max(ends_at - time.monotonic(), 0))
+        waiting = select.poll()
+        for decoder in self._decoders:
+            waiting.register(decoder.connection, select.POLLIN)
+        ready = {descriptor for descriptor, _ in waiting.poll(max(ends_at - time.monotonic(), 0) * 1000)}
         for place, decoder in enumerate(self._decoders):
-            if decoder.connection in ready:
+            if decoder.connection.fileno() in ready:
                 gone = decoder.take()
             elif time.monotonic() >= decoder.ends_at:
                 gone = _SLOW
@@ -120,8 +133,10 @@ class Decoders:
     def _replace(self, place: int, decoder: _Decoder, gone: str) -> None:
         if decoder.is_starting:
             raise RuntimeError("a decoder did not start; what it wrote to the standard error says why")
-        job, exit_code = decoder.job, decoder.end(patience=2 if gone == _DIED else 0)
+        exit_code = decoder.end(patience=2 if gone == _DIED else 0)
         self._decoders[place] = _Decoder(self._card, self._limits)
+        job = None if gone == _SPENT or not decoder.jobs else decoder.jobs.popleft()
+        self._queue.extendleft(reversed(decoder.jobs))  # it had not begun with these
         if job is None:
             return
         if exit_code == -signal.SIGKILL and gone == _DIED and job.tries == 1:  # perhaps the system was out of memory for others: once more
@@ -134,45 +149,47 @@ class Decoders:
             job.outcome = DataError(f"its decoder {how}")
 
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     # glibc would give the memory of every image back to the system and fetch it anew, page by page: half of the time
     # of a JPEG of 640 x 480. Blocks up to 32 MiB (its maximum) now come from a heap of which 256 MiB stay.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }  # fmt: skip
+"""Of a process that decodes."""
 _DIED, _SPENT, _SLOW = "died", "spent", "slow"
 """Why a decoder has to be replaced."""
 _LONG_SECONDS = 86400.0
 
 
 class _Decoder:
-    """One process and what it works on. ends_at: when its time is over."""
+    """One process. jobs: what it works on, and what it was sent to go on with. ends_at: when its time for the first is over."""
 
     def __init__(self, card: Card, limits: Limits) -> None:
         self._limits = limits
-        self.job: _Job | None = None
+        self.jobs: deque[_Job] = deque()
         self.is_starting, self.ends_at = True, time.monotonic() + START_SECONDS
-        self.connection, theirs = Pipe()
+        self.connection, theirs = socket.socketpair()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
         # Not multiprocessing's own start: it would import the main program, and with it perhaps torch, in every process.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        env = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}
+        env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
         command = [sys.executable, "-m", "medvlm.archive.decoder", str(limits.memory_bytes), str(limits.seconds)]
         self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=env)
         theirs.close()
-        self._send(card)
+        self._send(pickle.dumps(card))
 
-    @property
-    def is_idle(self) -> bool:
-        return not self.is_starting and self.job is None
+    def has(self, num_jobs: int) -> bool:
+        return not self.is_starting and len(self.jobs) == num_jobs
 
     def give(self, job: _Job) -> None:
-        """Only to an idle one, which reads: otherwise both might wait for the other to read."""
-        self.job, self.ends_at = job, time.monotonic() + self._limits.seconds
-        self._send(job.item)
+        if not self.jobs:
+            self.ends_at = time.monotonic() + self._limits.seconds
+        self.jobs.append(job)
+        self._send(job.message)
 
-    def _send(self, what: Card | Item) -> None:
+    def _send(self, message: bytes) -> None:
         with suppress(OSError):  # it has died: take() will see that
-            self.connection.send_bytes(pickle.dumps(what))
+            send(self.connection, message)
 
     def take(self) -> str:
         """Its answer goes to the job; "" where the process can go on."""
@@ -185,12 +202,12 @@ class _Decoder:
         if isinstance(answer, dict) and "ready" in answer:
             self.is_starting, self.ends_at = False, time.monotonic() + _LONG_SECONDS
             return ""
-        assert self.job is not None
+        job = self.jobs.popleft()
         if isinstance(answer, Stored):
-            self.job.outcome, self.job.num_bytes = answer, sum(map(len, answer.members.values()))
+            job.outcome, job.num_bytes = answer, sum(map(len, answer.members.values()))
         else:
-            self.job.outcome = DataError(answer["bad"])
-        self.job, self.ends_at = None, time.monotonic() + _LONG_SECONDS
+            job.outcome = DataError(answer["bad"])
+        self.ends_at = time.monotonic() + (self._limits.seconds if self.jobs else _LONG_SECONDS)
         return _SPENT if isinstance(answer, dict) and "spent" in answer else ""
 
     def end(self, patience: float = 0) -> int:

@@ -15,7 +15,7 @@ from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Medium, Sample, Unit
-from medvlm.io.images import decode, encode_npy, encode_png, fits_png, suffix_of
+from medvlm.io.images import decode, encode_npy, encode_png, fits_png, size_of, suffix_of
 from medvlm.io.phi import text as phi
 from medvlm.io.phi.header import gated
 from medvlm.io.shard_index import Facts, facts_of
@@ -58,8 +58,8 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
             raise DataError("a medium whose name is not of letters and digits, as 0 or 0.png")
         suffix, data, found = to_store(raw.files[medium.member], medium.member, card.phi.checked)
         name = f"{stem}.{suffix}"
-        described = _described(replace(medium, member=name), found)
-        size = _size(found.pixels, described.unit)
+        described = _described(replace(medium, member=name), found) if isinstance(found, Decoded) else replace(medium, member=name)
+        size = _size(found.pixels, described.unit) if isinstance(found, Decoded) else found
         if medium.size and tuple(medium.size) != size:
             raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(size)}")
         files[name] = data
@@ -72,8 +72,11 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
     return stored, files
 
 
-def to_store(value: Path | bytes | np.ndarray | Callable[..., Decoded], member: str, checked: Collection[Checked] = ()) -> tuple[str, bytes, Decoded]:
-    """Suffix, bytes and what they hold. Files keep their compressed pixels, unless EXIF turns the image: then it is stored upright, as PNG.
+def to_store(
+    value: Path | bytes | np.ndarray | Callable[..., Decoded], member: str, checked: Collection[Checked] = ()
+) -> tuple[str, bytes, Decoded | tuple[int, ...]]:
+    """Suffix, bytes and what they hold, of a picture its size alone. Files keep their compressed pixels, unless EXIF turns the
+    image: then it is stored upright, as PNG.
 
     checked: what the card says that people have looked at in headers (phi.checked).
     """
@@ -88,10 +91,10 @@ def to_store(value: Path | bytes | np.ndarray | Callable[..., Decoded], member: 
     suffix = suffix_of(data)
     if suffix in ("png", "jpg"):
         stripped = bare(data, member)
-        pixels, turn = decode(stripped, member), orientation(data)
+        size, turn = size_of(stripped, member), orientation(data)
         if turn == 1:
-            return suffix, stripped, Decoded(pixels)
-        pixels = upright(pixels, turn)
+            return suffix, stripped, size
+        pixels = upright(decode(stripped, member), turn)
         return "png", encode_png(pixels), Decoded(pixels)
     array = decode(data, member)
     return "npy", _finite_npy(array, member), Decoded(array)  # written anew: nothing hides in the padding of its header

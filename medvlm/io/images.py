@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +42,15 @@ def decode(data: bytes, member: str) -> np.ndarray:
         return _decode_npy(data, member)
     if not suffix:
         raise DataError(f"{member}: not a PNG, JPEG or .npy{'' if data else ', but an empty file'}")
-    if suffix == "png" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
-        # Pillow would cut it to 8 bits without a word.
-        raise DataError(f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as .npy")
-    return _decode_pillow(data, member, "PNG" if suffix == "png" else "JPEG")
+    with _picture(data, member) as image:
+        return np.array(image)
+
+
+def size_of(data: bytes, member: str) -> tuple[int, int]:
+    """(height, width) of a PNG or JPEG, all of which is decoded: raises what decode() raises. Without its copies into an
+    array, which are a third of the time of a photograph."""
+    with _picture(data, member) as image:
+        return image.height, image.width
 
 
 def fits_png(array: np.ndarray) -> bool:
@@ -69,9 +77,15 @@ def encode_npy(array: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def _decode_pillow(data: bytes, member: str, form: str) -> np.ndarray:
+@contextmanager
+def _picture(data: bytes, member: str) -> Iterator[Any]:
+    """A decoded image of PIL, of a mode that numpy takes as it is."""
     from PIL import Image
 
+    form = "PNG" if data.startswith(PNG_MAGIC) else "JPEG"
+    if form == "PNG" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
+        # Pillow would cut it to 8 bits without a word.
+        raise DataError(f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as .npy")
     try:
         with Image.open(io.BytesIO(data), formats=[form]) as image:
             if math.prod(image.size) > MAX_PIXELS:
@@ -79,15 +93,15 @@ def _decode_pillow(data: bytes, member: str, form: str) -> np.ndarray:
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{member}: {getattr(image, 'n_frames', 1)} frames in one file; expected one image")
             image.load()
-            return _pixels(image, member)
+            yield _plain(image, member)
     except DataError:
         raise
     except Exception as reason:  # Pillow raises a dozen types on damaged bytes; some of its messages hold an address in memory
         raise DataError(f"{member}: a damaged {form} ({type(reason).__name__})") from None
 
 
-def _pixels(image, member: str) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Of a loaded PIL image."""
+def _plain(image: Any, member: str) -> Any:
+    """Grey, 16-bit grey or RGB, without alpha."""
     see_through = image.info.get("transparency")
     if image.mode == "P":
         image = image.convert("RGB" if see_through is None else "RGBA")
@@ -102,10 +116,9 @@ def _pixels(image, member: str) -> np.ndarray:  # type: ignore[no-untyped-def]
         image = image.convert("L")
     if image.mode not in ("L", "RGB", "I;16"):
         raise DataError(f"{member}: pixel mode {image.mode}; expected grey (8 or 16 bit) or RGB (8 bit)")
-    pixels = np.array(image)
-    if image.mode == "I;16" and see_through is not None and bool((pixels == see_through).any()):
+    if image.mode == "I;16" and see_through is not None and bool((np.array(image) == see_through).any()):
         raise DataError(f"{member}: has transparent pixels, and what lies under them is not defined; flatten it first")
-    return pixels
+    return image
 
 
 def _decode_npy(data: bytes, member: str) -> np.ndarray:

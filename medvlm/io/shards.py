@@ -25,7 +25,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.io.places import Tars
 from medvlm.io.shard_index import OWN, TASKS, Facts, Form, Index, Rows, facts_of, index_path, read_rows, save_index
-from medvlm.io.tar import Whole
+from medvlm.io.tar import Whole, tar_header
 
 RECEIPT = "packed.json"
 
@@ -83,11 +83,9 @@ class ShardWriter:
         places = []
         for name in sorted(members):
             data = members[name]
-            info = tarfile.TarInfo(f"{facts.key}.{name}")
-            info.size, info.mode = len(data), 0o444
-            header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+            header = tar_header(f"{facts.key}.{name}", len(data))
             places.append((name, self._bytes + len(header), len(data), zlib.crc32(data)))
-            self._emit(header, data, bytes(-len(data) % 512))
+            self._emit(header, data, bytes(-len(data) % tarfile.BLOCKSIZE))
         self._rows.add(facts, places)
 
     def sync(self) -> Place:

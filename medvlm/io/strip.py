@@ -22,10 +22,12 @@ _MAY_TURN = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
 """Chunks in which Pillow looks for an orientation."""
 
 _APP0, _APP14, _SOS, _EOI = 0xE0, 0xEE, 0xDA, 0xD9
+_APP1 = b"\xff\xe1"
 _CODING = range(0xC0, 0xE0)
 """Frame, scan and table segments; what lies above are application segments, extensions and comments."""
 # Within a scan, FF00 is a stuffed byte and FFD0..FFD7 are restarts: both belong to the pixels.
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+# It begins with one byte, for which `re` searches forty times faster than for several of it.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def bare(data: bytes, member: str) -> bytes:
@@ -46,6 +48,8 @@ def orientation(data: bytes) -> int:
 
     if data.startswith(PNG_MAGIC) and not _MAY_TURN & set(_chunk_names(data)):
         return 1  # where Pillow finds no EXIF it decodes the whole PNG, to see whether one comes after the pixels
+    if data.startswith(JPEG_MAGIC) and _APP1 not in data:
+        return 1  # neither EXIF nor XMP
     with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
         found = image.getexif().get(0x0112, 1)
     return found if found in range(1, 9) else 1
@@ -116,7 +120,7 @@ def _bare_jpeg(data: bytes, member: str) -> bytes:
             end = _NEXT_MARKER.search(data, at)
             if end is None:
                 raise DataError(f"{member}: a damaged JPEG: it ends at byte {len(data)} without its end marker")
-            kept.append(data[at : end.start()])
+            kept.append(data[at : end.start()].rstrip(b"\xff"))  # fill bytes before the marker
             at = end.start()
 
 

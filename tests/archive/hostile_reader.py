@@ -121,6 +121,15 @@ def answers_for_itself() -> Decoded:
     raise AssertionError
 
 
+def mumbles() -> Decoded:
+    """The beginning of an answer."""
+    for descriptor in range(3, 32):
+        with suppress(OSError):
+            os.write(descriptor, (1 << 20).to_bytes(8, "big") + b"{")
+    time.sleep(1000)
+    raise AssertionError
+
+
 def talks() -> Decoded:
     for _ in range(2000):
         os.write(1, SECRET.encode() * 100)

@@ -16,6 +16,7 @@ from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample
+from medvlm.io.dicom.header import MEASURED, SHOWN
 from medvlm.io.images import decode
 from medvlm.io.opening import open_shards
 from tests.archive import made_layouts, test_card_layouts
@@ -25,8 +26,17 @@ ROOTS = {
     "bccd": "bccd", "vqa_rad": "vqa_rad", "cxr_cohen": "nc/cxr_cohen", "cxr_cohen_by": "cxr_cohen_by", "cxr_cohen_lungs": "nc/cxr_cohen",
     "cxr_hannover": "cxr_hannover", "cxr_hannover_pairs": "cxr_hannover", "chase_db1": "chase_db1", "dsb2018_nuclei": "dsb2018_nuclei",
     "kvasir_seg": "nc/kvasir_seg_352", "slake_questions": "slake_questions", "volumes_ct": "volumes", "volumes_mr": "volumes",
-    "pathology_openslide": "pathology_openslide",
+    "pathology_openslide": "pathology_openslide", "pathology_cmu": "pathology_openslide", "dicom_series": "dicom_series", "dicom_pydicom": "dicom_pydicom",
 }  # fmt: skip
+REFUSED = {
+    "dicom_series": {"1 slice, fewer than the 3 that make a volume": 3},
+    "dicom_pydicom": {
+        "1 slice, fewer than the 3 that make a volume": 21, "there is a sample of the same key already": 19, "a colour image of more than 8 bits": 4, "32 bits a pixel": 2,
+        "it has no Rows and no SOPClassUID": 1, "its slices are not evenly spaced": 1, "it has no PixelData": 1,
+    },
+}  # fmt: skip
+"""How many samples are bad, by how the reason begins: files that are odd on purpose. No other archive has any."""
+CEILINGS = {"dicom_series": 0.12, "dicom_pydicom": 0.65}
 GENERATED = ("phantom", "phantom_3d")
 
 
@@ -34,7 +44,7 @@ class Packed:
     def __init__(self, name: str, real_data: Path, out: Path) -> None:
         self.card: Card = load_card(CARDS / f"{name}.yaml")
         self.folder = out / name
-        self.receipt: PackReceipt = pack(self.card, real_data / ROOTS[name], self.folder, workers=1)
+        self.receipt: PackReceipt = pack(self.card, real_data / ROOTS[name], self.folder, workers=1, max_bad=CEILINGS.get(name, 0.0))
         shards = open_shards(self.folder)
         self.all = [shards.read(split, i) for split in shards.splits for i in range(shards.count(split))]
         self.samples: list[Sample] = [sample for sample, _ in self.all]
@@ -56,10 +66,11 @@ def packed(real_data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", sorted(ROOTS))
-def test_all_samples_are_good_and_all_images_decode(packed, name):
+def test_samples_are_good_or_refused_as_expected_and_all_images_decode(packed, name):
     found = packed(name)
-    assert found.receipt.quarantined == 0
-    assert (found.folder / "quarantine.jsonl").read_text() == ""
+    reasons = [json.loads(line)["reason"] for line in (found.folder / "quarantine.jsonl").read_text().splitlines()]
+    assert found.receipt.quarantined == len(reasons) == sum(REFUSED.get(name, {}).values())
+    assert {start: sum(reason.startswith(start) for reason in reasons) for start in REFUSED.get(name, {})} == REFUSED.get(name, {})
     for sample, files in found.all:
         for medium in sample.media:
             assert decode(files[medium.member], medium.member).shape[: len(medium.size)] == medium.size
@@ -103,7 +114,8 @@ def test_licences_are_those_of_the_archives():
         "cxr_cohen_by": ("custom", True, True), "cxr_cohen_lungs": ("CC-BY-NC-SA-4.0", False, True), "cxr_hannover": ("CC-BY-3.0", True, False),
         "cxr_hannover_pairs": ("CC-BY-3.0", True, False), "chase_db1": ("CC-BY-4.0", True, False), "dsb2018_nuclei": ("CC0-1.0", True, False),
         "kvasir_seg": ("custom", False, False), "slake_questions": ("CC-BY-4.0", True, False), "volumes_ct": ("Apache-2.0", True, False),
-        "volumes_mr": ("MIT", True, False), "pathology_openslide": ("custom", True, False),
+        "volumes_mr": ("MIT", True, False), "pathology_openslide": ("custom", True, False), "pathology_cmu": ("CC0-1.0", True, False),
+        "dicom_series": ("custom", True, False), "dicom_pydicom": ("MIT", True, False),
     }  # fmt: skip
 
 
@@ -114,7 +126,13 @@ def test_all_of_the_real_data_packs_to_these_counts(packed):
         "bccd": (275, 1783, 0), "vqa_rad": (252, 1812, 0), "cxr_cohen": (118, 168, 62), "cxr_cohen_by": (7, 7, 6), "cxr_cohen_lungs": (19, 38, 11),
         "cxr_hannover": (98, 142, 49), "cxr_hannover_pairs": (44, 44, 26), "chase_db1": (24, 48, 12), "dsb2018_nuclei": (42, 67, 0),
         "kvasir_seg": (80, 240, 0), "slake_questions": (174, 2099, 0), "volumes_ct": (2, 0, 1), "volumes_mr": (3, 3, 2),
-        "pathology_openslide": (3, 3, 2),
+        "pathology_openslide": (3, 3, 2), "pathology_cmu": (1, 0, 1), "dicom_series": (24, 0, 11), "dicom_pydicom": (31, 0, 15),
+    }  # fmt: skip
+    assert found["dicom_series"].left_out == {
+        "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI": 20,
+        "a secondary capture: a picture of a screen or of a film": 1, "a tiled slide; read it as a whole slide": 8, "no image: it has no Rows": 4,
+        "computed from other images (ImageType DERIVED or SECONDARY), such as a reformation or a projection": 11, "not a DICOM file": 46,
+        f"no image to look at: its Modality is none of {', '.join((*MEASURED, *SHOWN))}": 12, "of modality DX, which the card does not name": 1,
     }  # fmt: skip
 
 

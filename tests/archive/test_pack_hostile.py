@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medvlm.archive import decoders
 from medvlm.archive.decoders import Limits
 from medvlm.archive.pack import PackReceipt, pack
 from medvlm.core.card import Card, load_card
@@ -88,6 +89,12 @@ def test_a_sample_that_never_ends_is_ended(tmp_path):
     slow = "took more than 5 s to decode; reduce or split it"
     assert list(reasons.values()) == [slow, slow, "its decoder was killed by SIGKILL"] and sum(receipt.samples.values()) == 3
     assert children() == before
+
+
+def test_an_answer_that_stops_in_its_middle_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoders, "STALL_SECONDS", 1)
+    receipt, reasons = pack_around(["mumbles"], tmp_path / "out", workers=1)
+    assert reasons == {"mumbles": "its decoder was killed by SIGKILL"} and sum(receipt.samples.values()) == 1
 
 
 def test_a_sample_that_is_made_in_the_decoder_may_break_it_too(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medvlm.core.errors import DataError
-from medvlm.io.images import MAX_PIXELS, decode, encode_npy, encode_png, fits_png, suffix_of
+from medvlm.io.images import MAX_PIXELS, decode, encode_npy, encode_png, fits_png, size_of, suffix_of
 from medvlm.io.strip import bare
 
 
@@ -144,6 +144,21 @@ def test_the_format_is_told_by_content():
     assert suffix_of(saved(Image.new("L", (1, 1)), "JPEG")) == "jpg"
     assert suffix_of(encode_npy(np.zeros(1))) == "npy"
     assert suffix_of(b"II*\0") == ""
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_the_size_is_that_of_the_array(mode):
+    data = saved(Image.fromarray(np.full((5, 7), 300, np.uint16)) if mode == "I;16" else Image.new(mode, (7, 5), None if mode != "RGBA" else (1, 2, 3, 255)), "PNG")
+    assert size_of(data, "x") == decode(data, "x").shape[:2] == (5, 7)
+
+
+def test_for_the_size_all_pixels_are_decoded():
+    for form, mode in (("PNG", "L"), ("JPEG", "RGB")):
+        data = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).convert(mode), form)
+        with pytest.raises(DataError, match=f"a damaged {form}"):
+            size_of(data[: len(data) // 2], "x")
+    with pytest.raises(DataError, match="transparent"):
+        size_of(saved(Image.new("RGBA", (4, 4), (1, 2, 3, 128)), "PNG"), "x")
 
 
 # --- real files ------------------------------------------------------------------------------------------

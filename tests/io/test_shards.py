@@ -20,6 +20,7 @@ from medvlm.core.sample import Medium, Question, Sample, Truth
 from medvlm.io.opening import open_shards
 from medvlm.io.shard_index import build_index, index_path, load_index
 from medvlm.io.shards import Entry, ShardWriter
+from medvlm.io.tar import tar_header
 
 KINDS = ("film", "volume")
 
@@ -112,6 +113,14 @@ def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path):
             made, files = sample(i)
             theirs.write({"__key__": made.key, "json": json.dumps(made.to_json(), ensure_ascii=False).encode(), **files})
     assert tar.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef.json", "0123456789abcdef.0.png", "x" * 95 + ".json", "x" * 96 + ".json", "ü.json"])
+@pytest.mark.parametrize("size", [0, 511, 10**6, 8**11 - 1, 8**11])
+def test_a_header_is_that_of_tarfile(name, size):
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    assert tar_header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def test_the_index_that_grows_with_the_tar_is_the_one_of_the_whole_tar(tmp_path):

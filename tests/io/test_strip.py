@@ -95,6 +95,13 @@ def test_what_ends_early_or_is_damaged_is_refused():
         bare(bytes(flipped), "x")
 
 
+def test_fill_bytes_before_a_marker_go():
+    """ISO 10918-1 B.1.1.2: any marker may follow any number of FF."""
+    data = bare(talkative_jpeg(restart_marker_rows=1), "x")
+    filled = data[:-2] + b"\xff\xff\xff" + data[-2:]
+    assert filled.count(b"\xff\xd0") and bare(filled, "x") == data and np.array_equal(decode(filled, "x"), decode(data, "x"))
+
+
 @pytest.mark.parametrize("folder", ["bccd/BCCD/JPEGImages", "vqa_rad/VQA_RAD Image Folder", "nc/cxr_cohen/images"])
 def test_real_images_keep_their_pixels(real_data, folder):
     paths = sorted((real_data / folder).iterdir())[::5]
