@@ -14,6 +14,7 @@ from medvlm.archive.audit_receipt import read_audit
 from medvlm.cli import EXIT_DONE, EXIT_USER, main
 from medvlm.export.audit import Audit
 from medvlm.export.card import About, _data
+from medvlm.sections import CacheConfig
 from medvlm.sources import open_sources
 from tests.archive.audited import SECRET, Row, card, jpeg, picture, shards
 
@@ -111,8 +112,8 @@ def test_an_archive_that_not_everybody_may_have_is_packed_with_a_secret(tmp_path
 
 
 def sources(tmp_path: Path, **folders: Path) -> dict[str, Any]:
-    data = {name: SimpleNamespace(shards=str(folder), fold=None, root="") for name, folder in folders.items()}
-    loaded: Any = SimpleNamespace(recipe=SimpleNamespace(name="r", data=data), cards={name: card(name) for name in folders})
+    data = {name: SimpleNamespace(shards=str(folder), fold=None, root="", salt_file="") for name, folder in folders.items()}
+    loaded: Any = SimpleNamespace(recipe=SimpleNamespace(name="r", data=data, cache=CacheConfig()), cards={name: card(name) for name in folders})
     return open_sources(loaded, tmp_path / "runs", say=lambda _: None)
 
 
@@ -140,7 +141,7 @@ def test_the_model_card_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     a, b = shards(tmp_path / "a", TORN, card("a")), shards(tmp_path / "b", [Row("train", "p", 7)], card("b"))
     run(capsys, a, b)
     audits = {name: s.audit for name, s in sources(tmp_path, a=a, b=b).items()}
-    about = About("llava", True, {}, {n: card(n) for n in "abc"}, {}, {}, [], {}, {}, Audit(), "", "", audits=audits)
+    about = About("llava", "vlm", {}, {n: card(n) for n in "abc"}, {}, {}, [], {}, {}, Audit(), "", "", audits=audits)
     text, receipt = _data(about), json.loads((a / "audit.json").read_text())["hash"][:16]
     assert f"- a: **failed**, compared with b (receipt `{receipt}`)\n  - error: 1 of the 2 patients of a:test are also in a:train" in text
     assert f"- b: passed, compared with a (receipt `{receipt}`)\n" in text

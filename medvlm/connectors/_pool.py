@@ -33,5 +33,5 @@ class Pool(nn.Module):
         flat = maps.flatten(0, kept)
         pool: Any = adaptive_avg_pool2d if len(self.to) == 2 else adaptive_avg_pool3d
         pooled = pool(flat, self.to)
-        pooled_NTE = pooled.flatten(2).transpose(1, 2).reshape(len(patches_NTE), -1, pooled.shape[1])
+        pooled_NTE = pooled.flatten(2).transpose(1, 2).reshape(patches_NTE.shape[0], -1, pooled.shape[1])
         return self.project(pooled_NTE)

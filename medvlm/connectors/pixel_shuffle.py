@@ -59,5 +59,5 @@ class PixelShuffle(nn.Module):
 def shuffle(patches_NTE: torch.Tensor, grid: tuple[int, ...], factor: int) -> torch.Tensor:
     """[N, T, E] -> [N, T / factor^2, factor^2 * E], each block row by row. Other axes than the last two are left alone."""
     rows, columns = grid[-2] // factor, grid[-1] // factor
-    blocks = patches_NTE.reshape(len(patches_NTE), -1, rows, factor, columns, factor, patches_NTE.shape[-1])
+    blocks = patches_NTE.reshape(patches_NTE.shape[0], -1, rows, factor, columns, factor, patches_NTE.shape[-1])
     return blocks.transpose(3, 4).flatten(4).flatten(1, 3)

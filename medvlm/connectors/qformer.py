@@ -54,6 +54,6 @@ class QFormer(nn.Module):
         self.language_projection = nn.Linear(config.width, out_width)
 
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
-        queries = self.query_tokens.expand(len(patches_NTE), -1, -1)
+        queries = self.query_tokens.expand(patches_NTE.shape[0], -1, -1)
         read: torch.Tensor = self.qformer(query_embeds=queries, encoder_hidden_states=self.positions(patches_NTE)).last_hidden_state
         return self.language_projection(read)

@@ -45,7 +45,7 @@ class Resampler(nn.Module):
         self.project = nn.Linear(in_width, out_width)
 
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
-        queries, patches_NTE = self.queries.expand(len(patches_NTE), -1, -1), self.positions(patches_NTE)
+        queries, patches_NTE = self.queries.expand(patches_NTE.shape[0], -1, -1), self.positions(patches_NTE)
         for block in self.blocks:
             queries = block(queries, patches_NTE)
         return self.project(self.norm(queries))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -16,6 +16,12 @@ from medvlm.export.audit import Audit
 from medvlm.export.card_text import ACCESS, LIMITS, PHI, WINDOW, table
 from medvlm.export.licence import hub_licence, licence_words
 
+TASKS = {"vlm": "image-text-to-text", "dual": "zero-shot-image-classification", "encoder": "image-feature-extraction"}
+WHAT = {
+    "vlm": "A vision-language model that reads images and answers in text",
+    "dual": "An image and a text encoder that map both to one space",
+    "encoder": "One image encoder out of a larger model",
+}
 NAMED = ("llava", "clip", "siglip")
 """Targets whose name is a tag that people look for."""
 ORDER = {"train": 0, "val": 1, "test": 2}
@@ -28,11 +34,11 @@ class About:
     recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
     audits: source -> what the audit of its shards found, where there was one.
     stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
-    kind: the export target. answers: whether it is a model that answers, or one that embeds.
+    kind: the export target. makes: `vlm` answers, `dual` embeds images and texts, `encoder` is one tower.
     """
 
     kind: str
-    answers: bool
+    makes: Literal["vlm", "dual", "encoder"]
     recipe: dict[str, Any]
     cards: Mapping[str, Card]
     counts: Mapping[str, Mapping[str, int]]
@@ -68,14 +74,14 @@ def model_card(about: About) -> str:
 
 def front_matter(about: About) -> dict[str, Any]:
     """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to say."""
-    task = "image-text-to-text" if about.answers else "zero-shot-image-classification"
+    task = TASKS[about.makes]
     front: dict[str, Any] = {**hub_licence([card.licence for card in about.cards.values()]), "pipeline_tag": task}
     front["library_name"] = component("export.targets", about.kind).LIBRARY
     if about.cards:
         front["datasets"] = [card.name for card in about.cards.values()]
     if bases := base_models(about.recipe):
         front["base_model"] = bases
-        front["base_model_relation"] = "finetune"
+        front["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
     front["tags"] = ["medical", "medvlm", *([about.kind] if about.kind in NAMED else []), *sorted({m for c in about.cards.values() for m in c.media})]
     if results := _model_index(about, task):
         front["model-index"] = [{"name": about.recipe["name"], "results": results}]
@@ -116,18 +122,17 @@ def _model_index(about: About, task: str) -> list[dict[str, Any]]:
 
 
 def _what(about: About) -> str:
-    what = "A vision-language model that reads images and answers in text" if about.answers else "An image and a text encoder that map both to one space"
     rows = [[name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""] for name, description in _parts(about)]
-    return f"{what}, trained with medvlm from a recipe.\n\n" + table(["part", "what it is", "parameters"], rows)
+    return f"{WHAT[about.makes]}, trained with medvlm from a recipe.\n\n" + table(["part", "what it is", "parameters"], rows)
 
 
 def _parts(about: About) -> list[tuple[str, str]]:
     model, parts = about.recipe["model"], []
     for name, encoder in (model.get("encoders") or {}).items():
         parts.append((f"encoders.{name}", _described(encoder)))
-        if about.answers:
+        if encoder.get("connector"):
             parts.append((f"connectors.{name}", _described(encoder["connector"])))
-    if about.answers:
+    if model.get("language") and about.makes != "dual":
         return [*parts, ("language", _described(model["language"]))]
     texts = [stage["text"] for stage in about.recipe["stages"] if stage["name"] in about.stages and stage.get("text")]
     return [*parts, *(("text", _described(text)) for text in texts[-1:])]
@@ -205,6 +210,8 @@ def _training(about: About) -> str:
 
 
 def _results(about: About) -> str:
+    if about.makes == "encoder":
+        return "## Results\n\nMeasured was the whole model that it was trained in, not this encoder by itself."
     if not about.results:
         return "## Results\n\nThis model was not evaluated: nothing here says how good it is."
     names = list(dict.fromkeys(name for row in about.results for name in row.get("baselines") or {}))
@@ -248,16 +255,17 @@ def _preprocessing(about: About) -> str:
         if about.kind != "custom":
             lines.append(WINDOW["window" if before.window else "plain"].format(low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]))
     boxes = (about.recipe["model"].get("boxes") or {}).get("scale")
-    if boxes and about.answers:
+    if boxes and about.makes == "vlm":
         lines.append(f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this preprocessing, origin at the upper left.")
     return "## Preprocessing\n\n" + "\n".join(lines)
 
 
 def _proof(about: About) -> str:
-    if about.answers:
+    if "max_abs_logit_diff" in about.parity:
         found = f"largest difference of a logit {about.parity['max_abs_logit_diff']:.2g}, same token ids, same greedy answers"
     else:
-        found = f"largest difference of a unit embedding {about.parity['max_abs_embedding_diff']:.2g}, same token ids"
+        vectors, ids = ("unit embedding", ", same token ids") if about.makes == "dual" else ("feature", "")
+        found = f"largest difference of a {vectors} {about.parity['max_abs_embedding_diff']:.2g}{ids}"
     where = "with medvlm" if about.kind == "custom" else f"without medvlm, by plain {component('export.targets', about.kind).LIBRARY},"
     versions = ", ".join(f"{k} {v}" for k, v in about.parity["versions"].items())
     left = "".join(f"\n\nNot in this folder: `{name}`: {why}." for name, why in about.audit.left_out.items())

@@ -11,19 +11,36 @@ from medvlm.data.transforms import not_stock
 
 
 def one_tower(model: Any, kind: str = "transformers") -> str | None:
-    """Why it is not one encoder of this kind behind a stock image processor, or None.
-
-    A preprocess.window fits: it is applied before the stock processor, and the model card says how.
-    """
+    """Why it is not one encoder of this kind behind a stock image processor, or None."""
     if len(model.encoders) != 1:
         return f"it has {len(model.encoders)} encoders ({', '.join(model.encoders)}), and the stock class holds one"
     ((name, encoder),) = model.encoders.items()
     if encoder.kind != kind:
         return f"encoders.{name} is of kind {encoder.kind}, and the stock class holds a tower of {kind}"
-    if encoder.preprocess is not None and (reason := not_stock(encoder.preprocess)):
+    return behind_stock(name, encoder)
+
+
+def encoder_of(model: Any, part: str) -> tuple[str, Any, str]:
+    """(name, its config, "") of the one encoder that is meant, or ("", None, why there is none)."""
+    if not part and len(model.encoders) == 1:
+        ((name, encoder),) = model.encoders.items()
+        return name, encoder, ""
+    if part in model.encoders:
+        return part, model.encoders[part], ""
+    choices = ", ".join(f"encoder.{name}" for name in model.encoders)
+    return "", None, f"it has several encoders: choose one of {choices}" if not part else f"there is no encoder {part!r}: choose one of {choices}"
+
+
+def behind_stock(name: str, encoder: Any) -> str | None:
+    """Why no stock image processor does the encoder's preprocessing, or None.
+
+    A preprocess.window fits: it is applied before the stock processor, and the model card says how.
+    """
+    before = encoder.preprocess
+    if before is not None and (reason := not_stock(before)):
         return f"encoders.{name}.preprocess.{reason}"
-    if encoder.preprocess is not None and encoder.preprocess.channels != 3:
-        return f"encoders.{name}.preprocess.channels is {encoder.preprocess.channels}, and the stock image processor makes 3 of every image"
+    if before is not None and before.channels != 3:
+        return f"encoders.{name}.preprocess.channels is {before.channels}, and the stock image processor makes 3 of every image"
     return None
 
 

@@ -16,6 +16,9 @@ from medvlm.export.reference import SIZES
 
 TOLERANCE = 1e-4
 """Largest difference of two logits. Two float32 programs that sum in another order differ by about 1e-6 at this scale."""
+MEAN_GREY_LEVELS = 1.0
+"""How far Pillow's bicubic may be from torchvision's, of 255. Both cut off what overshoots at hard edges after the first axis,
+and Pillow takes the cheaper axis first: on the proof's noise 10 levels in single pixels and 0.5 in the mean were seen."""
 OURS = "medvlm"
 """The loader of a folder that needs this package."""
 
@@ -72,23 +75,30 @@ def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
         "cases": cases,
     }
     is_same = record["same_ids"] and record["same_text"] and not record["golden_that_differ"]
-    record["passed"] = _agrees(diff) and is_same and not any(result["loading"].values()) and result.get("adapter_effect", 1) > 0
+    record["passed"] = _agrees(diff) and is_same and not any(result["loading"].values()) and result.get("adapter_effect", 1) > TOLERANCE
     return _passed(record)
 
 
 def judge_vectors(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     """Of a dual encoder or of a single tower."""
     diff = max(result["diffs"].values())
+    texts = {"same_ids": result["same_ids"], "texts": len(expected["texts"])} if "texts" in expected else {}
     record: dict[str, Any] = {
-        "passed": _agrees(diff) and result["same_ids"] and not any(result["loading"].values()),
+        "passed": False,
         "max_abs_embedding_diff": diff,
         "tolerance": TOLERANCE,
-        "same_ids": result["same_ids"],
         "image_sizes": [list(size) for size in SIZES],
-        "texts": len(expected["texts"]),
+        **texts,
         **{key: result[key] for key in ("class", "versions", "loading", "diffs", "pixels") if key in result},
     }
+    is_same = result.get("same_ids", True) and _nearly_the_same(result.get("pixels"))
+    record["passed"] = _agrees(diff) and is_same and not any(result["loading"].values())
     return _passed(record)
+
+
+def _nearly_the_same(pixels: dict[str, Any] | None) -> bool:
+    """Of a library that resizes with Pillow and not with torchvision. Another size, crop, mean or std is off by tens of levels."""
+    return pixels is None or bool(pixels["mean_grey_levels"] <= MEAN_GREY_LEVELS)
 
 
 def _agrees(diff: float | None) -> bool:

@@ -36,10 +36,11 @@ def compared(reference: Path, folder: Path, loader: str) -> Found:
 
     expected = json.loads((reference / "reference.json").read_text())
     tensors = torch.load(reference / "reference.pt", weights_only=True)
-    compare = {"transformers": answers if expected["kind"] == "answers" else embeddings}[loader]
+    stock = answers if expected["kind"] == "answers" else embeddings
+    compare = {"transformers": stock, "peft": adapted_answers, "tower": tower, "timm": timm_tower, "onnx": onnx_graph, "open_clip": open_clip_embeddings}[loader]
     with torch.inference_mode():
         result = compare(folder, reference, expected, tensors)
-    libraries = ("torch", "torchvision", "transformers")
+    libraries = ("torch", "torchvision", "transformers", "peft", "timm", "open_clip", "onnxruntime")
     return {**result, "versions": {name: sys.modules[name].__version__ for name in libraries if name in sys.modules}}
 
 
@@ -52,6 +53,25 @@ def answers(folder: Path, reference: Path, expected: Found, tensors: Found) -> F
 
     model, loading = AutoModelForImageTextToText.from_pretrained(folder, **_plain(), output_loading_info=True)
     return {**_answers(model.eval(), folder, reference, expected, tensors), "loading": _loading(loading)}
+
+
+def adapted_answers(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """The same of a base with adapters on it, and how much they change its logits: served adapters that do nothing raise no error."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+    from transformers import AutoModelForImageTextToText
+
+    base, loading = AutoModelForImageTextToText.from_pretrained(folder / "base", **_plain(), output_loading_info=True)
+    name = type(base).__name__
+    model = PeftModel.from_pretrained(base, folder).eval()
+    with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
+        given, wanted = set(stored.keys()), set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    missing = {"missing_adapters": sorted(wanted - given), "unexpected_adapters": sorted(given - wanted)}
+    found = _answers(model, folder / "base", reference, expected, tensors)
+    with model.disable_adapter():
+        without = _answers(model, folder / "base", reference, {**expected, "cases": expected["cases"][:1], "golden": []}, tensors)
+    effect = without["cases"][0]["diff"]
+    return {**found, "class": f"{type(model).__name__} over {name}", "loading": {**_loading(loading), **missing}, "adapter_effect": effect or 0.0}
 
 
 def _answers(model: Any, folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
@@ -122,6 +142,79 @@ def embeddings(folder: Path, reference: Path, expected: Found, tensors: Found) -
     return {"class": type(model).__name__, "loading": _loading(loading), "same_ids": same_ids, "diffs": diffs}
 
 
+def open_clip_embeddings(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """The same through open_clip, which resizes with Pillow: its own pixels are compared, and the towers on the trained model's."""
+    import open_clip
+    import torch
+
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    model.eval()
+    texts = open_clip.get_tokenizer(f"local-dir:{folder}")(expected["texts"])
+    images = torch.cat([model.encode_image(tensors[f"pixels.{i}"], normalize=True) for i in range(expected["count"])])
+    diffs = {
+        "images": (images - tensors["images"]).abs().max().item(),
+        "texts": (model.encode_text(texts, normalize=True) - tensors["texts"]).abs().max().item(),
+        "scale": abs(model.logit_scale.exp().item() / tensors["scale"].item() - 1),
+    }
+    if "bias" in tensors:
+        diffs["bias"] = abs(model.logit_bias.item() - tensors["bias"].item())
+    same_ids = all(row[: len(ids)].tolist() == ids for row, ids in zip(texts, expected["ids"], strict=True))
+    seen = _pixels([transform(_open(reference / name)) for name in expected["images"]], expected, tensors)
+    # It loads strictly, or raises.
+    return {"class": type(model).__name__, "loading": _loading({}), "same_ids": same_ids, "diffs": diffs, "pixels": seen}
+
+
+# --- single towers ----------------------------------------------------------------------------------
+
+
+def tower(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """A vision tower of transformers with its image processor."""
+    import torchvision  # noqa: F401
+    from transformers import AutoImageProcessor, AutoModel
+
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    model, loading = AutoModel.from_pretrained(folder, **_plain(), output_loading_info=True)
+    model.eval()
+    diffs: dict[str, float] = {}
+    for i, name in enumerate(expected["images"]):
+        inputs = processor(images=_open(reference / name), return_tensors="pt")
+        out = model(**inputs)
+        _worse(diffs, "pixels", inputs["pixel_values"], tensors[f"pixels.{i}"])
+        _worse(diffs, "hidden", out.last_hidden_state, tensors[f"hidden.{i}"])
+        if f"pooled.{i}" in tensors:
+            _worse(diffs, "pooled", out.pooler_output, tensors[f"pooled.{i}"])
+    return {"class": type(model).__name__, "loading": _loading(loading), "diffs": diffs}
+
+
+def timm_tower(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """A network of timm on the trained model's pixels, and what its own transform makes of the pictures."""
+    import timm
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    diffs: dict[str, float] = {}
+    for i in range(expected["count"]):
+        _worse(diffs, "hidden", model.forward_features(tensors[f"pixels.{i}"]), tensors[f"hidden.{i}"])
+    seen = _pixels([transform(_open(reference / name).convert("RGB")) for name in expected["images"]], expected, tensors)
+    return {"class": type(model).__name__, "loading": _loading({}), "diffs": diffs, "pixels": seen}
+
+
+def onnx_graph(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """The graph in onnxruntime, one medium at a time and, where all have one shape, all at once."""
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    names = [out.name for out in session.get_outputs()]
+    diffs: dict[str, float] = {}
+    batches = [[i] for i in range(expected["count"])] + [list(range(expected["count"]))]
+    for rows in batches:
+        found = session.run(None, {"pixels": torch.cat([tensors[f"pixels.{i}"] for i in rows]).numpy()})
+        for name, array in zip(names, found, strict=True):
+            _worse(diffs, name, torch.from_numpy(array), torch.cat([tensors[f"{name}.{i}"] for i in rows]))
+    return {"class": "onnxruntime.InferenceSession", "loading": {"missing_outputs": sorted(set(expected["names"]) - set(names))}, "diffs": diffs}
+
+
 # --- what all of them need --------------------------------------------------------------------------
 
 
@@ -135,6 +228,21 @@ def _open(path: Path) -> Any:
     from PIL import Image
 
     return Image.open(path)
+
+
+def _worse(diffs: dict[str, float], name: str, found: Any, wanted: Any) -> None:
+    """Another shape is infinitely different; NaN stays NaN, which is no agreement either."""
+    diff = (found - wanted).abs().max().item() if found.shape == wanted.shape else float("inf")
+    diffs[name] = diff if diff != diff else max(diffs.get(name, 0.0), diff)
+
+
+def _pixels(found: list[Any], expected: Found, tensors: Found) -> Found:
+    """How far another way to resize is from the trained model's, in 8-bit grey levels."""
+    import torch
+
+    std = torch.tensor(expected["std"])[:, None, None]
+    levels = torch.cat([((pixels - tensors[f"pixels.{i}"][0]).abs() * std * 255).round().flatten() for i, pixels in enumerate(found)])
+    return {"max_grey_levels": int(levels.max()), "mean_grey_levels": levels.mean().item()}
 
 
 def _loading(info: Found) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ It is computed by this package's own data path and model, adapters not yet folde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,24 @@ def embeddings(trained: Trained, folder: Path) -> None:
             **({} if scale.bias is None else {"bias": scale.bias.detach()}),
         }
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
-    save(folder, {"kind": "embeddings", "images": list(pictures.values()), "texts": list(TEXTS), "ids": ids}, tensors)
+    stacked = {f"pixels.{i}": stored[None] for i, stored in enumerate(pixels.values())}
+    (before, *_) = trained.preprocess.values()
+    expected = {"kind": "embeddings", "std": list(before.std), "count": len(pixels)}
+    save(folder, {**expected, "images": list(pictures.values()), "texts": list(TEXTS), "ids": ids}, {**tensors, **stacked})
+
+
+def features(trained: Trained, folder: Path, compute: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]]) -> None:
+    """What one encoder makes of the proof's media. compute: (encoder, pixels [N, ...]) -> named tensors."""
+    name = trained.encoder
+    pixels, pictures = proof_pixels({name: trained.preprocess[name]}, folder)
+    encoder = trained.model.encoders[name]
+    tensors: dict[str, torch.Tensor] = {}
+    with evaluating(trained.model):
+        for i, stored in enumerate(pixels.values()):
+            made = compute(encoder, stored[None])
+            tensors |= {f"pixels.{i}": stored[None], **{f"{key}.{i}": tensor for key, tensor in made.items()}}
+    before = trained.preprocess[name]
+    save(folder, {"kind": "features", "images": list(pictures.values()), "names": list(made), "std": list(before.std), "count": len(pixels)}, tensors)
 
 
 def save(folder: Path, expected: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:

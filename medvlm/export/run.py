@@ -20,7 +20,7 @@ from medvlm.export import parity
 from medvlm.export.audit import Audit
 from medvlm.export.card import About, model_card
 from medvlm.export.redact import traces, without_paths
-from medvlm.export.stock import REMEDY, resolve
+from medvlm.export.stock import NEAREST, REMEDY, resolve
 from medvlm.export.trained import Trained
 from medvlm.models.towers import DualEncoder
 
@@ -114,14 +114,14 @@ def _about(run: RunFolder, trained: Trained, kind: str, record: dict[str, Any], 
     stages = {s.name: _read(run.stage(s.name) / "stage.json", {}) for s in trained.stages}
     return About(
         kind=kind,
-        answers=not isinstance(trained.model, DualEncoder),
+        makes="encoder" if kind in NEAREST["encoder"] else "dual" if isinstance(trained.model, DualEncoder) else "vlm",
         recipe=without_paths(trained.plain),
         cards=_learnt_from(trained),
         counts={name: source.get("counts") or {} for name, source in (lineage.get("sources") or {}).items()},
         audits={name: source["audit"] for name, source in (lineage.get("sources") or {}).items() if source.get("audit")},
         stages={name: done for name, done in stages.items() if done},
-        results=_results(run, trained),
-        preprocess=trained.preprocess,
+        results=[] if kind in NEAREST["encoder"] else _results(run, trained),
+        preprocess={trained.encoder: trained.preprocess[trained.encoder]} if kind in NEAREST["encoder"] else trained.preprocess,
         parity=record,
         audit=audit,
         recipe_hash=trained.recipe_hash,

@@ -8,19 +8,19 @@ from typing import Any
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import did_you_mean
 
-NEAREST = {"vlm": ("llava",), "dual": ("siglip", "clip", "vision_text_dual_encoder")}
-"""What `stock` stands for, in order: the first that holds the model."""
+NEAREST = {"vlm": ("llava",), "dual": ("siglip", "clip", "vision_text_dual_encoder", "open_clip"), "encoder": ("tower", "timm", "onnx")}
+"""What `stock` stands for, by what the stages make, and what `encoder` stands for: the first in order that holds the model."""
 REMEDY = "set export.target: custom"
 
 
 def accepted() -> list[str]:
-    return ["stock", *kinds("export.targets")]
+    return ["stock", "encoder", *kinds("export.targets")]
 
 
 def unknown(target: str) -> str | None:
     """Why this is no name of a target, or None. `encoder.NAME` is the encoder of that name."""
     kind, _, part = target.partition(".")
-    if kind in accepted() and (not part or kind == "encoder"):
+    if kind in accepted() and (not part or kind == "encoder" or kind in NEAREST["encoder"]):
         return None
     return f"there is no export target {target!r}{did_you_mean(kind, accepted())} (accepts {', '.join(accepted())})"
 
@@ -32,17 +32,18 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
     through. What is only known by a hub id that is not here is taken to fit; the export looks at the built model.
     """
     makes = component("stages", stages[-1].kind).MAKES if stages else "vlm" if model.language is not None else "dual"
-    if target == "stock":
-        reasons = []
-        for kind in NEAREST[makes]:
-            if (reason := component("export.targets", kind).reason(model, stages, "")) is None:
-                return kind, "", ""
-            reasons.append(reason)
-        return "", "", f"no stock class holds this model: {'; '.join(dict.fromkeys(reasons))}"
     kind, _, part = target.partition(".")
+    if kind in ("stock", "encoder"):
+        reasons = []
+        for near in NEAREST[makes if kind == "stock" else kind]:
+            if (reason := component("export.targets", near).reason(model, stages, part)) is None:
+                return near, part, ""
+            reasons.append(reason)
+        what = "no stock class holds this model" if kind == "stock" else "no encoder to export"
+        return "", "", f"{what}: {'; '.join(dict.fromkeys(reasons))}"
     module = component("export.targets", kind)
     if makes not in module.MAKES:
-        what, other = ("a dual encoder", "answers in text") if module.MAKES == ("dual",) else ("a model that answers in text", "is a dual encoder")
-        return "", "", f"{target} is {what}, and what stage {stages[-1].name} makes {other}"
+        wanted, other = ("a dual encoder", "answers in text") if module.MAKES == ("dual",) else ("a model that answers in text", "is a dual encoder")
+        return "", "", f"{target} is {wanted}, and what stage {stages[-1].name} makes {other}"
     reason = module.reason(model, stages, part)
     return ("", "", f"{target} does not hold this model: {reason}") if reason else (kind, part, "")

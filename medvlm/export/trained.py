@@ -40,6 +40,11 @@ class Trained:
         through: Sequence[Any] = self.recipe.stages[: names.index(self.stage) + 1]
         return through
 
+    @property
+    def encoder(self) -> str:
+        """The encoder that is meant, where one is exported by itself."""
+        return self.part or next(iter(self.recipe.model.encoders))
+
     def is_trained(self, name: str) -> bool:
         """Whether a stage trained this parameter."""
         return any(matches(name, pattern) for stage in self.stages for pattern in stage.trains)

@@ -17,7 +17,9 @@ def targets(model: nn.Module, lora: Lora) -> list[str]:
 
     Raises RecipeError for a target that matches no linear layer.
     """
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not n.endswith("lm_head")]
+    # torch's attention reads the weight of its out_proj itself: an adapter there would not be computed, and yet be folded in.
+    passed_by = {f"{n}.out_proj" for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not n.endswith("lm_head") and n not in passed_by]
     for pattern in lora.targets:
         if not any(matches(name, pattern) for name in linear):
             raise RecipeError(f"lora.targets: {pattern!r} matches no linear layer of this model")
@@ -37,14 +39,30 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
 
 def merge(model: nn.Module) -> int:
     """Folds every adapter into its layer, in the layer's own precision; returns how many there were."""
+    adapted = _adapted(model)
+    with torch.no_grad():
+        for layer in adapted.values():
+            layer.merge(safe_merge=True)
+    _unwrap(model, adapted)
+    return len(adapted)
+
+
+def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
+    """peft's config of the adapters and their tensors by name, as they were in the model, which is left without them."""
+    adapted, tensors = _adapted(model), {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
+    config = vars(model).get("peft_config", {}).get("default")
+    _unwrap(model, adapted)
+    return config, tensors
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
-    adapted = [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]
-    for name, layer in adapted:
-        wrapped: Any = layer
-        with torch.no_grad():
-            wrapped.merge(safe_merge=True)
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _unwrap(model: nn.Module, adapted: dict[str, Any]) -> None:
+    for name, layer in adapted.items():
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, wrapped.get_base_layer())
+        setattr(model.get_submodule(parent), last, layer.get_base_layer())
     vars(model).pop("peft_config", None)  # else peft warns of two adapters when others are put on
-    return len(adapted)

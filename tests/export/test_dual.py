@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,29 @@ def test_only_towers_of_transformers_fit(stages: list[str], reason: str | None) 
 
     found = reason_of(recipe_of({}, None).model, [Stage()] * len(stages))
     assert found is None if reason is None else found is not None and found.startswith(reason)
+
+
+def test_a_timm_tower_and_a_bert_load_by_open_clip(tmp_path: Path, run: RunFolder) -> None:
+    """What BiomedCLIP is: the bias of the sigmoid loss has its place there."""
+    net = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [64, 64]}, "serves": ["film", "smear"]}
+    recipe = recipe_of({}, None)
+    trained = trained_of(recipe.model_copy(update={"model": type(recipe.model).model_validate({"encoders": {"film": net}})}))
+    (stage,) = trained.recipe.stages
+    published = stage.model_copy(update={"text": stage.text.model_copy(update={"model": "mylab/tiny-bert", "config": {}})})
+    trained = replace(trained, recipe=trained.recipe.model_copy(update={"stages": (published,)}))
+    receipt = export(run, tmp_path / "dual", trained, "stock")
+    assert receipt.kind == "open_clip" and receipt.parity["class"] == "CustomTextCLIP"
+    assert receipt.parity["max_abs_embedding_diff"] <= 1e-4 and receipt.parity["diffs"]["bias"] == 0 and receipt.parity["pixels"]["mean_grey_levels"] <= 1
+    assert not receipt.audit.left_out and receipt.audit.counts()["missing"] == 0
+    config = json.loads((receipt.folder / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_model_name"] == "mylab/tiny-bert" and config["model_cfg"]["init_logit_bias"] == -10
+    assert "library_name: open_clip" in (receipt.folder / "README.md").read_text()
+
+
+def test_open_clip_is_told_what_it_cannot_build() -> None:
+    net = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [64, 64]}, "serves": ["film"]}
+    recipe = recipe_of({}, None)
+    model = type(recipe.model).model_validate({"encoders": {"film": net}})
+    assert "has no hub id as its model" in resolve("open_clip", model, recipe.stages)[2]
+    model = type(recipe.model).model_validate({"encoders": {"film": {**net, "args": {"output_stride": 8}}}})
+    assert "builds resnet10t by its name alone" in resolve("open_clip", model, recipe.stages)[2]

@@ -97,3 +97,9 @@ def test_dropout_of_adapters_is_on_in_training_only() -> None:
     assert not torch.equal(model(batch), model(batch))
     assert torch.equal(logits(model), logits(model))
     assert not torch.equal(model(batch), model(batch)), "evaluating left the model in eval mode"
+
+
+def test_a_layer_whose_weight_is_read_by_another_gets_no_adapter() -> None:
+    """torch's attention, as in SigLIP's pooling, never calls its out_proj: folding an adapter in would change what it computes."""
+    model = nn.ModuleDict({"language": nn.ModuleDict({"pool": nn.MultiheadAttention(8, 2), "q_proj": nn.Linear(8, 8)})})
+    assert lora.targets(model, Lora()) == ["language.q_proj"]

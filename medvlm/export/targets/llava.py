@@ -75,7 +75,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     with torch.device("meta"):
         stock = LlavaForConditionalGeneration(config)
     source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
-    placed, audit = account(source, _places(name, language), stock.state_dict(), adapters, trained.is_trained)
+    placed, audit = account(source, places(trained), stock.state_dict(), adapters, trained.is_trained)
     _head_is_linear(language)
     stock.load_state_dict(placed, strict=True, assign=True)
     stock.tie_weights()
@@ -87,6 +87,20 @@ def write(trained: Trained, folder: Path) -> Audit:
     stock.save_pretrained(folder)
     save_processor(tokenizer, preprocess, tower, folder)
     return audit
+
+
+def places(trained: Trained) -> Callable[[str], str | None]:
+    """A parameter's name -> its name in the stock class, or None."""
+    ((name, _),) = trained.model.encoders.items()
+    language = trained.model.language
+    head = _name_of(language, language.get_output_embeddings())
+    moves = {
+        f"encoders.{name}.tower.": "model.vision_tower.",
+        f"connectors.{name}.": "model.multi_modal_projector.",
+        f"language.{language.base_model_prefix}.": "model.language_model.",
+        f"language.{head}.": "lm_head.",
+    }
+    return lambda full: next((new + full[len(old) :] for old, new in moves.items() if full.startswith(old)), None)
 
 
 def llava_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int, layer: int) -> Any:
@@ -156,21 +170,6 @@ def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: P
 
 def _name_of(root: nn.Module, module: nn.Module) -> str:
     return next(name for name, found in root.named_modules() if found is module)
-
-
-def _places(encoder: str, language: Any) -> Callable[[str], str | None]:
-    head = _name_of(language, language.get_output_embeddings())
-    moves = {
-        f"encoders.{encoder}.tower.": "model.vision_tower.",
-        f"connectors.{encoder}.": "model.multi_modal_projector.",
-        f"language.{language.base_model_prefix}.": "model.language_model.",
-        f"language.{head}.": "lm_head.",
-    }
-
-    def place_of(name: str) -> str | None:
-        return next((new + name[len(old) :] for old, new in moves.items() if name.startswith(old)), None)
-
-    return place_of
 
 
 def _head_is_linear(language: Any) -> None:

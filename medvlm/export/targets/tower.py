@@ -1,0 +1,58 @@
+"""One vision tower of transformers as a folder that AutoModel and AutoImageProcessor load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlm.data.transforms import processor_settings
+from medvlm.export import reference as references
+from medvlm.export.audit import Audit
+from medvlm.export.fits import behind_stock, encoder_of
+from medvlm.export.part import tower_audit
+from medvlm.export.trained import Trained
+
+MAKES, LIBRARY, LOADER = ("vlm", "dual"), "transformers", "tower"
+LOADING = """\
+```python
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+processor, model = AutoImageProcessor.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER")
+out = model(**processor(images=Image.open("IMAGE"), return_tensors="pt"))
+print(out.last_hidden_state.shape)
+```"""
+
+
+def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
+    """An encoder of kind transformers behind a stock image processor."""
+    name, encoder, why = encoder_of(model, part)
+    if why:
+        return why
+    return f"encoders.{name} is of kind {encoder.kind}, no tower of transformers" if encoder.kind != "transformers" else behind_stock(name, encoder)
+
+
+def reference(trained: Trained, folder: Path) -> None:
+    references.features(trained.for_stock(), folder, computed)
+
+
+def computed(encoder: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Adapters are still on the tower."""
+    out = encoder.tower(pixel_values=pixels)
+    pooled = {} if out.get("pooler_output") is None else {"pooled": out.pooler_output}
+    return {"hidden": out.last_hidden_state, **pooled}
+
+
+def write(trained: Trained, folder: Path) -> Audit:
+    """Adapters are folded into the model for good."""
+    from transformers import CLIPImageProcessor
+
+    audit = tower_audit(trained, "tower")
+    name = trained.encoder
+    tower: Any = trained.model.encoders[name].tower
+    tower.config.architectures, tower.config.dtype = [type(tower).__name__], torch.float32
+    tower.save_pretrained(folder)
+    CLIPImageProcessor(**processor_settings(trained.preprocess[name])).save_pretrained(folder)
+    return audit

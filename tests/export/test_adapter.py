@@ -1,0 +1,86 @@
+"""Adapters as a PEFT folder: over a stock base, by full paths, and never without an effect."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvlm.core.errors import RecipeError, ShapeError
+from medvlm.core.run import RunFolder
+from medvlm.export import parity
+from medvlm.export.run import ExportReceipt, export
+from medvlm.export.targets.adapter import pattern_of
+
+from .conftest import prove_here, recipe_of, trained_of
+
+
+@pytest.fixture(scope="module")
+def receipt(tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> ExportReceipt:
+    return export(run, tmp_path_factory.mktemp("adapter") / "out", trained_of(recipe_of({}, {"tie_word_embeddings": True})), "adapter")
+
+
+def test_base_and_adapters_answer_as_the_trained_model(receipt: ExportReceipt) -> None:
+    assert receipt.parity["passed"] and receipt.parity["class"] == "PeftModelForCausalLM over LlavaForConditionalGeneration"
+    assert receipt.parity["max_abs_logit_diff"] <= 1e-4 < 0.01 < receipt.parity["adapter_effect"]
+    assert receipt.parity["golden"] == 20 and not receipt.parity["golden_that_differ"]
+    assert not receipt.audit.merged and receipt.audit.counts()["missing"] == 0
+
+
+def test_adapters_are_where_peft_looks_for_them(receipt: ExportReceipt) -> None:
+    from peft import PeftConfig
+    from safetensors import safe_open
+    from transformers import AutoModelForImageTextToText
+
+    config = PeftConfig.from_pretrained(receipt.folder)
+    modules = dict(AutoModelForImageTextToText.from_pretrained(receipt.folder / "base").named_modules())
+    with safe_open(receipt.folder / "adapter_model.safetensors", "pt") as stored:
+        layers = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in stored.keys()}  # noqa: SIM118
+        assert len(list(stored.keys())) == len(receipt.audit.adapters) == 2 * len(layers)
+    assert layers <= modules.keys()
+    assert {name for name in modules if re.fullmatch(str(config.target_modules), name)} == layers
+    assert all(name.startswith(("model.language_model.layers.", "model.vision_tower.")) for name in layers)
+    assert config.task_type == "CAUSAL_LM" and config.modules_to_save is None and config.inference_mode  # type: ignore[attr-defined]
+
+
+def test_the_card_tells_the_hub_that_it_is_an_adapter(receipt: ExportReceipt) -> None:
+    card = (receipt.folder / "README.md").read_text()
+    assert "library_name: peft" in card and "pipeline_tag: image-text-to-text" in card
+    assert "PeftModel.from_pretrained(base," in card and "modules_to_save" in card
+    names = {str(p.relative_to(receipt.folder)) for p in receipt.folder.rglob("*") if p.is_file()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "base/model.safetensors", "base/processor_config.json"} <= names
+
+
+def test_adapters_without_effect_fail_the_proof(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A served adapter whose names do not match is left out silently; here that is a failure."""
+    monkeypatch.setattr(parity, "prove", prove_here)
+    trained = trained_of(recipe_of({}, {}))
+    model: Any = trained.model
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    with pytest.raises(parity.ParityError, match=r'"adapter_effect": \d\.\d*e-0[5-9]'):
+        export(run, tmp_path / "out", trained, "adapter")
+
+
+def test_a_model_without_adapters_is_refused(tmp_path: Path, run: RunFolder, no_children: None) -> None:
+    recipe = recipe_of({}, {})
+    bare = recipe.stages[0].model_copy(update={"trains": ("connectors",), "lora": None})
+    with pytest.raises(RecipeError, match="no stage trains adapters"):
+        export(run, tmp_path / "out", trained_of(recipe.model_copy(update={"stages": (bare,)})), "adapter")
+    trained = trained_of(recipe)
+    from medvlm.models.lora import merge
+
+    merge(trained.model)
+    with pytest.raises(ShapeError, match="left no adapters"):
+        export(run, tmp_path / "out", trained, "adapter")
+
+
+def test_numbers_of_layers_are_left_open_only_where_all_are_meant() -> None:
+    modules = [f"{part}.layers.{i}.{leaf}" for part in ("language", "tower") for i in range(12) for leaf in ("q_proj", "k_proj")]
+    assert pattern_of([m for m in modules if m.startswith("language") and m.endswith("q_proj")], modules) == r"language\.layers\.\d+\.q_proj"
+    assert pattern_of(["tower.layers.1.k_proj"], modules) == r"tower\.layers\.1\.k_proj"
+    assert json.loads(json.dumps(pattern_of(["tower.layers.11.k_proj", "tower.layers.1.k_proj"], modules))).count("|") == 1
