@@ -64,8 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     _verb(verbs, "report", _report, "write the run's page").add_argument("run_folder", type=Path, metavar="RUN")
 
     export = _verb(verbs, "export", _export, "write a model folder that stock transformers loads, with its proof and model card")
-    export.add_argument("run_folder", metavar="RUN[:STAGE]")
-    export.add_argument("--to", type=Path, required=True, metavar="DIR")
+    export.add_argument("run_folder", metavar="RUN[:STAGE]", help="or, to send it, an exported folder")
+    export.add_argument("--to", required=True, metavar="DIR|hub:ORG/NAME", help="hub: lists what would be sent")
+    export.add_argument("--yes", action="store_true", help="send it to the hub")
+    export.add_argument("--public", action="store_true", help="for everybody on the hub (default: private)")
     export.add_argument("--target", action="append", default=[], metavar="TARGET", help="as what, e.g. stock, adapter, encoder (default: what the recipe says)")
 
     consolidate = _verb(verbs, "consolidate", _consolidate, "the weights of a checkpoint as safetensors files, in the memory of one tensor")
@@ -163,10 +165,16 @@ def _report(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from medvlm.core.run import RunFolder
-    from medvlm.exporting import export
+    from medvlm.export.hub import PREFIX, send
+    from medvlm.exporting import export, push
 
     folder, _, stage = args.run_folder.partition(":")
-    print(*export(RunFolder(Path(folder)), args.to, args.target, stage), sep="\n")
+    if not args.to.startswith(PREFIX):
+        print(*export(RunFolder(Path(folder)), Path(args.to), args.target, stage), sep="\n")
+        return
+    upload = push(Path(folder), args.to.removeprefix(PREFIX), args.target, stage, args.public)
+    print(upload)
+    print(f"sent: {send(upload)}" if args.yes else f"nothing was sent; look at {upload.folder}, then: medvlm export {upload.folder} --to {args.to} --yes")
 
 
 def _consolidate(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate import answerer
+from medvlm.export.hub import PREFIX, Upload, prepare
 from medvlm.export.run import ExportReceipt
 from medvlm.export.run import export as export_model
 from medvlm.export.stock import unknown
@@ -32,6 +33,19 @@ def export(run: RunFolder, out: Path, targets: Sequence[str] = (), stage: str = 
         raise RecipeError(f"export: {wrong}")
     # Writing one folds adapters into the model, so each target is given a model of its own.
     return [export_model(run, out / target if len(targets) > 1 else out, trained(loaded, run, stage), target) for target in targets]
+
+
+def push(where: Path, name: str, targets: Sequence[str] = (), stage: str = "", is_public: bool = False) -> Upload:
+    """What of an exported folder, or of a run, which is exported into RUN/hub/NAME first, would go to hub:ORG/NAME.
+
+    Raises RecipeError with every reason why it must not; nothing is sent here, see export.hub.send.
+    """
+    if not (where / "medvlm" / "parity.json").is_file():
+        folder = where / "hub" / name.rpartition("/")[2]
+        if len(export(RunFolder(where), folder, targets, stage)) > 1:
+            raise RecipeError(f"--to {PREFIX}{name}: the recipe has several export targets; say which one with --target")
+        where = folder
+    return prepare(where, name, is_public)
 
 
 def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:

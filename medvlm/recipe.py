@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ from medvlm.core.config import validate as validate_config
 from medvlm.core.document import COMMAND_LINE, Document, KeyPath, as_yaml, dotted, laid_over, read_yaml, with_value
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
 from medvlm.core.run import RunFolder, write_json
+from medvlm.export.redact import SECRET
 from medvlm.rules import problems
 from medvlm.sections import Recipe
 from medvlm.summary import summary
 
 __all__ = ["LoadedRecipe", "Recipe", "find_card", "load", "load_run", "schema", "shipped", "validate"]
-
-SECRET = re.compile(r"hf_[A-Za-z0-9]{20}|sk-[A-Za-z0-9_-]{20}|gh[pousr]_[A-Za-z0-9]{20}|AKIA[0-9A-Z]{16}|://[^/\s:@]+:[^/\s@]+@")
 
 
 @dataclass(frozen=True)

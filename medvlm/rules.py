@@ -17,7 +17,7 @@ from medvlm.sections import Recipe, Source
 
 PARTS = {"vlm": ("encoders", "connectors", "language", "lora"), "dual": ("encoders", "text", "heads")}
 """What a stage's model is made of, by what the stage makes: the first words that its `trains` may use."""
-RESERVED = ("cards", "evaluate", "export", "tokenizer")
+RESERVED = ("cards", "evaluate", "export", "hub", "tokenizer")
 """Folders of a run that no stage may take."""
 
 

@@ -12,8 +12,9 @@ import yaml
 
 from medvlm.archive.audit_receipt import read_audit
 from medvlm.cli import EXIT_DONE, EXIT_USER, main
+from medvlm.export.about import About
 from medvlm.export.audit import Audit
-from medvlm.export.card import About, _data
+from medvlm.export.card import _data
 from medvlm.sections import CacheConfig
 from medvlm.sources import open_sources
 from tests.archive.audited import SECRET, Row, card, jpeg, picture, shards

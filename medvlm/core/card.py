@@ -27,6 +27,7 @@ class Licence(Config):
     attribution: bool = True
 
 
+Reach = Literal["public", "private", "none"]
 Checked = Literal["pseudonyms", "identity", "patient", "dates", "descriptions", "institution", "device", "private", "pixels", "text"]
 """What people can have checked. All but the first two and the last are options of DICOM PS3.15 Annex E.3."""
 
@@ -80,6 +81,11 @@ class Card(Config):
     licence: Licence
     access: Literal["open", "registration", "credentialed", "generated"]
     terms: str = ""
+    models: Reach | Literal[""] = ""
+    """To whom a model that was trained on it may be given: `public`, `private` (a repository of one's own group), `none`. By
+    default `none` where access is credentialed or the data may not be passed on, else `public`."""
+    language: tuple[str, ...] = ()
+    """Of its texts, as ISO 639-1: [en]."""
     phi: Phi
     patient_key: str = ""
     """Which field of the archive identifies a patient; empty where there is none."""
@@ -102,6 +108,11 @@ class Card(Config):
         card = self.model_copy()
         card._secret = secret
         return card
+
+    @property
+    def passes_on(self) -> Reach:
+        """`models`, or what follows from access and licence."""
+        return self.models or ("none" if self.access == "credentialed" or not self.licence.redistribute else "public")
 
     @property
     def naming_salt(self) -> str:

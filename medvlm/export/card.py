@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
 from medvlm.core.card import Card, strictest
 from medvlm.core.config import component
-from medvlm.core.contracts import Preprocess
-from medvlm.export.audit import Audit
-from medvlm.export.card_text import ACCESS, LIMITS, PHI, WINDOW, table
-from medvlm.export.licence import hub_licence, licence_words
+from medvlm.export.about import About
+from medvlm.export.card_front import base_models, front_matter
+from medvlm.export.card_text import ACCESS, LIMITS, PASSES_ON, PHI, PRIVACY, WINDOW, number, span, table
+from medvlm.export.licence import licence_words
 
-TASKS = {"vlm": "image-text-to-text", "dual": "zero-shot-image-classification", "encoder": "image-feature-extraction"}
 WHAT = {
     "vlm": "A vision-language model that reads images and answers in text",
     "dual": "An image and a text encoder that map both to one space",
     "encoder": "One image encoder out of a larger model",
 }
-NAMED = ("llava", "clip", "siglip")
-"""Targets whose name is a tag that people look for."""
 ORDER = {"train": 0, "val": 1, "test": 2}
-
-
-@dataclass(frozen=True)
-class About:
-    """What a card is made from.
-
-    recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
-    audits: source -> what the audit of its shards found, where there was one.
-    stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
-    kind: the export target. makes: `vlm` answers, `dual` embeds images and texts, `encoder` is one tower.
-    """
-
-    kind: str
-    makes: Literal["vlm", "dual", "encoder"]
-    recipe: dict[str, Any]
-    cards: Mapping[str, Card]
-    counts: Mapping[str, Mapping[str, int]]
-    stages: Mapping[str, dict[str, Any]]
-    results: Sequence[dict[str, Any]]
-    preprocess: Mapping[str, Preprocess]
-    parity: dict[str, Any]
-    audit: Audit
-    recipe_hash: str
-    version: str
-    why_custom: str = ""
-    parameters: Mapping[str, int] = field(default_factory=dict)
-    audits: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def model_card(about: About) -> str:
@@ -62,6 +30,7 @@ def model_card(about: About) -> str:
         _loading(about),
         "## Intended use and limits\n\n" + LIMITS + _limits_of_data(about),
         _data(about),
+        _privacy(about),
         _licence(about),
         _training(about),
         _results(about),
@@ -70,52 +39,6 @@ def model_card(about: About) -> str:
         _lineage(about),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(part for part in body if part) + "\n"
-
-
-def front_matter(about: About) -> dict[str, Any]:
-    """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to say."""
-    task = TASKS[about.makes]
-    front: dict[str, Any] = {**hub_licence([card.licence for card in about.cards.values()]), "pipeline_tag": task}
-    front["library_name"] = component("export.targets", about.kind).LIBRARY
-    if about.cards:
-        front["datasets"] = [card.name for card in about.cards.values()]
-    if bases := base_models(about.recipe):
-        front["base_model"] = bases
-        front["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
-    front["tags"] = ["medical", "medvlm", *([about.kind] if about.kind in NAMED else []), *sorted({m for c in about.cards.values() for m in c.media})]
-    if results := _model_index(about, task):
-        front["model-index"] = [{"name": about.recipe["name"], "results": results}]
-    return front
-
-
-def base_models(recipe: Mapping[str, Any]) -> list[str]:
-    """Hub ids of the parts; folders of somebody's disk say nothing to others."""
-    model = recipe.get("model") or {}
-    texts = [s["text"] for s in recipe.get("stages") or () if s.get("text")]
-    parts = [*(model.get("encoders") or {}).values(), model.get("language") or {}, *texts]
-    ids = [str(p.get("model") or "") for p in parts]
-    return list(dict.fromkeys(i for i in ids if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", i)))
-
-
-def _model_index(about: About, task: str) -> list[dict[str, Any]]:
-    titles = {card.name: card.title for card in about.cards.values()}
-    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in about.results:
-        if isinstance(row.get("value"), int | float):
-            grouped.setdefault((row["dataset"], row["split"], row["task"]), []).append(row)
-    out = []
-    for (dataset, split, kind), rows in grouped.items():
-        metrics = [
-            {
-                "type": row["metric"],
-                "value": row["value"],
-                "name": f"{row['metric']}{_interval_words(row)}",
-                "args": {"ci95": row.get("ci"), "n": row.get("n"), "baselines": row.get("baselines") or {}},
-            }
-            for row in rows
-        ]
-        out.append({"task": {"type": task, "name": kind}, "dataset": {"type": dataset, "name": titles.get(dataset, dataset), "split": split}, "metrics": metrics})
-    return out
 
 
 # --- sections ---------------------------------------------------------------------------------------
@@ -160,9 +83,8 @@ def _data(about: About) -> str:
     rows = []
     for source, card in about.cards.items():
         counts = ", ".join(f"{split} {n:,}" for split, n in sorted(about.counts.get(source, {}).items(), key=lambda kv: (ORDER.get(kv[0], 3), kv[0])))
-        note = f" ({card.phi.note.strip()})" if card.phi.note.strip() else ""
-        rows.append([f"{card.title} (`{card.name}`)", card.licence.id, ACCESS[card.access], PHI[card.phi.status] + note, _patients(card), counts])
-    text = "## Training data\n\n" + table(["data set", "licence", "access", "patient data", "patients", "samples"], rows)
+        rows.append([f"{card.title} (`{card.name}`)", card.licence.id, ACCESS[card.access], PASSES_ON[card.passes_on], _patients(card), counts])
+    text = "## Training data\n\n" + table(["data set", "licence", "access", "models of it may go to", "patients", "samples"], rows)
     cited = [f"- {card.name}: {card.citation.strip()}" for card in about.cards.values() if card.citation.strip()]
     terms = [f"- {card.name}: {card.terms.strip()}" for card in about.cards.values() if card.terms.strip()]
     text += "\n\nAudit of the splits (`medvlm data audit`):\n\n" + "\n".join(f"- {card.name}: {_audited(about, source)}" for source, card in about.cards.items())
@@ -192,6 +114,11 @@ def _audited(about: About, source: str) -> str:
     return f"{verdict}{compared}{benchmarks} (receipt `{audit['hash'][:16]}`){findings}"
 
 
+def _privacy(about: About) -> str:
+    lines = [f"- {card.name}: {PHI[card.phi.status]}{f' ({card.phi.note.strip()})' if card.phi.note.strip() else ''}" for card in about.cards.values()]
+    return f"## Privacy\n\n{PRIVACY}\n\nPatients in the training data, by the makers of each data set:\n\n" + "\n".join(lines)
+
+
 def _licence(about: About) -> str:
     licences = [card.licence for card in about.cards.values()]
     bases = base_models(about.recipe)
@@ -218,29 +145,15 @@ def _results(about: About) -> str:
     rows = []
     for row in about.results:
         paired = row.get("paired") or {}
-        difference = f"{paired['difference']:+.3g} [{_span(paired['ci'])}] against {paired['against']}" if paired.get("ci") else ""
-        baselines = [_number((row.get("baselines") or {}).get(name)) for name in names]
-        rows.append([f"{row['dataset']}:{row['split']}", row["task"], row["metric"], _number(row.get("value")), _span(row.get("ci")), str(row.get("n", "")), *baselines, difference])
+        difference = f"{paired['difference']:+.3g} [{span(paired['ci'])}] against {paired['against']}" if paired.get("ci") else ""
+        baselines = [number((row.get("baselines") or {}).get(name)) for name in names]
+        rows.append([f"{row['dataset']}:{row['split']}", row["task"], row["metric"], number(row.get("value")), span(row.get("ci")), str(row.get("n", "")), *baselines, difference])
     columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference [95 %]"]
     about_baselines = (
         "On held-out samples, with bootstrap intervals. Baselines were measured in the same run: `blind` is this model without the image, `shuffled` "
         "with the image of another sample, `majority` the most frequent training answer to that kind of question. A value counts only as far as it is beyond them."
     )
     return f"## Results\n\n{about_baselines}\n\n" + table(columns, rows)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else ""
-
-
-def _span(ci: Any) -> str:
-    return f"{ci[0]:.3g} to {ci[1]:.3g}" if ci else ""
-
-
-def _interval_words(row: Mapping[str, Any]) -> str:
-    inside = [f"95 % interval {_span(row['ci'])}"] if row.get("ci") else []
-    inside += [f"n {row['n']}"] if row.get("n") else []
-    return f" ({', '.join(inside)})" if inside else ""
 
 
 def _preprocessing(about: About) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 ACCESS = {
     "open": "open",
@@ -17,10 +18,17 @@ PHI = {
     "unknown": "unknown: treat as patient data",
 }
 
+PASSES_ON = {"public": "everybody", "private": "one's own group", "none": "nobody without leave of its owner"}
+
 LIMITS = """\
 For research on medical vision-language models. **This is not a medical device.** It must not be used for diagnosis, treatment, triage or any
 other decision about a patient. It answers fluently whether or not it is right, it was measured only on the held-out data listed below, and
 it is not known to work on other scanners, hospitals, age groups, findings or kinds of images."""
+
+PRIVACY = """\
+No picture, report, question or answer of the training data is stored in this folder, and nothing that names a patient. What the
+weights have kept of them, and a tokenizer that was trained from their words, was not measured: treat what the model says as if
+it could repeat them. The folder was searched for paths of the machine it was made on and for access tokens."""
 
 WINDOW = {
     "plain": "  It takes 8-bit images. Divide 16-bit images by 257 and round to 8 bits first: the stock processor would cut them off.",
@@ -36,3 +44,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; line breaks and bars inside a cell would end it."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else ""
+
+
+def span(ci: Any) -> str:
+    return f"{ci[0]:.3g} to {ci[1]:.3g}" if ci else ""
+
+
+def interval_words(row: Mapping[str, Any]) -> str:
+    inside = [f"95 % interval {span(row['ci'])}"] if row.get("ci") else []
+    inside += [f"n {row['n']}"] if row.get("n") else []
+    return f" ({', '.join(inside)})" if inside else ""

@@ -19,19 +19,24 @@ HUB = {
 }  # fmt: skip
 
 
-def hub_licence(licences: Sequence[Licence]) -> dict[str, str]:
-    """Front matter: `license` of the one that is at least as strict as every other, else `other` with a name for all of them."""
+def hub_licence(licences: Sequence[Licence], has_base: bool = False) -> dict[str, str]:
+    """Front matter: `license` of the one that is at least as strict as every other, else `other` with a name for all of them.
+
+    has_base: the model was started from published weights; their licence applies too and is not known here, so no
+    identifier of the Hub says it all.
+    """
     ids = list(dict.fromkeys(x.id for x in licences))
     ruling = [x for x in licences if all(_covers(x, y) for y in licences)]
     names = list(dict.fromkeys(x.id for x in ruling))
-    if len(names) == 1 and names[0].lower() in HUB:
+    if len(names) == 1 and names[0].lower() in HUB and not has_base:
         return {"license": names[0].lower()}
     if len(names) == 1:
         ids = names
-    front = {"license": "other", "license_name": _slug("-and-".join(sorted(ids)))} if ids else {"license": "unknown"}
-    if len(ids) == 1 and (url := next((x.url for x in licences if x.id == ids[0] and x.url), "")):
-        front["license_link"] = url
-    return front
+    if not ids and not has_base:
+        return {"license": "unknown"}
+    url = next((x.url for x in licences if x.id == ids[0] and x.url), "") if len(ids) == 1 and not has_base else ""
+    parts = [*sorted(ids), *(["base-models"] if has_base else [])]
+    return {"license": "other", "license_name": _slug("-and-".join(parts)), "license_link": url or "README.md#licence"}
 
 
 def licence_words(allowed: Mapping[str, Any], licences: Mapping[str, Licence]) -> str:

@@ -17,9 +17,11 @@ from medvlm.core.document import as_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.export import parity
+from medvlm.export.about import About
 from medvlm.export.audit import Audit
-from medvlm.export.card import About, model_card
+from medvlm.export.card import model_card
 from medvlm.export.redact import traces, without_paths
+from medvlm.export.seal import seal
 from medvlm.export.stock import NEAREST, REMEDY, resolve
 from medvlm.export.trained import Trained
 from medvlm.models.towers import DualEncoder
@@ -84,6 +86,7 @@ def _write(run: RunFolder, folder: Path, trained: Trained, kind: str) -> ExportR
     (folder / "README.md").write_text(model_card(_about(run, trained, kind, record, audit)), encoding="utf-8")
     if found := traces(folder, [run.root.resolve(), folder.resolve().parent, Path.cwd(), Path(tempfile.gettempdir()) / "medvlm-parity-"]):
         raise RuntimeError(f"export: the folder would give away something of this machine: {'; '.join(found)}")
+    seal(folder)
     for file in folder.rglob("*"):
         if file.is_file():  # some writers make files that only their owner can read
             file.chmod(0o666 & ~_umask())
@@ -96,6 +99,7 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     write_json(notes / "lineage.json", without_paths(_read(run.lineage, {})))
     write_json(notes / "results.json", without_paths(_results(run, trained)))
     write_json(notes / "preprocessing.json", {name: p.model_dump(mode="json") for name, p in trained.preprocess.items()})
+    write_json(notes / "export.json", {"target": kind, "part": trained.part, "stage": trained.stage, "recipe": trained.recipe_hash, "learnt_from": sorted(_learnt_from(trained))})
     write_json(notes / "audit.json", {"counts": audit.counts(), **vars(audit)})
     plain = without_paths(trained.plain)
     plain.setdefault("export", {})["target"] = f"{kind}.{trained.part}" if trained.part else kind

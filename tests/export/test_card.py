@@ -186,7 +186,9 @@ def test_the_licence_that_covers_all_others_is_the_models() -> None:
     assert hub_licence([cc0, mit]) == {"license": "mit"}
     assert hub_licence([mit, nc, cc0]) == {"license": "cc-by-nc-4.0"}
     # Neither covers the other: both apply, and no identifier of the Hub says that.
-    assert hub_licence([nc, sa]) == {"license": "other", "license_name": "cc-by-nc-4.0-and-cc-by-sa-4.0"}
+    assert hub_licence([nc, sa]) == {"license": "other", "license_name": "cc-by-nc-4.0-and-cc-by-sa-4.0", "license_link": "README.md#licence"}
+    # What it was started from has a licence of its own, which is not known here.
+    assert hub_licence([mit], has_base=True) == {"license": "other", "license_name": "mit-and-base-models", "license_link": "README.md#licence"}
 
 
 def test_a_licence_of_its_own_is_linked() -> None:

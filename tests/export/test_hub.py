@@ -1,0 +1,132 @@
+"""Sending an export to the hub: what is sent, to whom, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medvlm.cli import EXIT_USER, main
+from medvlm.core.card import Card
+from medvlm.core.errors import RecipeError
+from medvlm.core.run import RunFolder
+from medvlm.export import parity
+from medvlm.export.hub import forbidden, prepare
+from medvlm.export.run import export
+
+from .conftest import recipe_of, trained_of, unproven
+from .fake_hub import Hub, serving
+
+TOKEN = "hf_" + "a1B2" * 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "prove", unproven)
+        return export(run, tmp_path_factory.mktemp("hub") / "out", trained_of(recipe_of({}, {})), "stock").folder
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "model"))
+
+
+def medvlm(hub: Hub, *words: object) -> subprocess.CompletedProcess[str]:
+    """The command line as a person calls it, with a hub at hand."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run([sys.executable, "-m", "medvlm", *map(str, words)], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_nothing_is_sent_unless_asked_and_then_privately(folder: Path) -> None:
+    with serving() as hub:
+        done = medvlm(hub, "export", folder, "--to", "hub:lab/films", "--yes")
+        assert done.returncode == 0, done.stderr
+        sent = hub.repos["lab/films"]
+        assert sent["private"] is True and hub.tokens == {f"Bearer {TOKEN}"}
+        files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        assert sent["files"] == files and f"{len(files)} files" in done.stdout
+        assert f"sent: {hub.url}/lab/films/commit/" in done.stdout
+
+        hub.repos["lab/open"] = {"private": False, "files": {}}
+        refused = medvlm(hub, "export", folder, "--to", "hub:lab/open", "--yes")
+        assert refused.returncode == EXIT_USER and "exists and is public" in refused.stderr and not hub.repos["lab/open"]["files"]
+
+
+def test_the_listing_asks_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(folder), "--to", "hub:lab/films"]) == 0
+    said = capsys.readouterr().out
+    assert "hub:lab/films, private" in said and "  model.safetensors  " in said and "nothing was sent" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("optimizer.pt", b"", "optimizer.pt: no file of an exported model"),
+        ("notes.pkl", b"", "notes.pkl: no file of an exported model"),
+        (".env", b"TOKEN=1", ".env: no file of an exported model"),
+        ("film.png", b"", "film.png: no file of an exported model"),
+        ("extra.json", b'{"from": "/home/anna/films/1.png"}', "extra.json: holds a path of a machine (/home/anna)"),
+        ("README.md", f"use {TOKEN}".encode(), "README.md: holds what looks like an access token"),
+        ("config.json", b"{}", "config.json: is not as it was when the export was proven"),
+    ],
+)
+def test_what_somebody_put_there_is_not_sent(copy: Path, name: str, content: bytes, reason: str) -> None:
+    (copy / name).write_bytes(content)
+    with pytest.raises(RecipeError) as refused:
+        prepare(copy, "lab/films", is_public=False)
+    assert reason in str(refused.value) and TOKEN not in str(refused.value)
+
+
+def test_what_is_written_into_the_header_of_weights_is_seen(copy: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, copy / "more.safetensors", metadata={"made": "/scratch/anna/run"})
+    with pytest.raises(RecipeError, match=r"more\.safetensors: holds a path of a machine \(/scratch/anna\)"):
+        prepare(copy, "lab/films", is_public=False)
+
+
+def test_a_folder_without_a_proof_is_not_sent(copy: Path, tmp_path: Path) -> None:
+    proof = copy / "medvlm" / "parity.json"
+    proof.write_text(json.dumps({**json.loads(proof.read_text()), "passed": False}))
+    with pytest.raises(RecipeError, match="its parity proof failed"):
+        prepare(copy, "lab/films", is_public=False)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RecipeError, match="no export of medvlm"):
+        prepare(tmp_path / "other", "lab/films", is_public=False)
+    with pytest.raises(RecipeError, match="expected hub:ORG/NAME"):
+        prepare(copy, "films", is_public=False)
+
+
+def test_terms_of_the_data_decide_who_may_have_the_model(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "prove", unproven)
+    trained = trained_of(recipe_of({}, {}))
+
+    def sent(**changes: object) -> str:
+        card = Card.model_validate({**trained.cards["films"].model_dump(by_alias=True), **changes})
+        made = export(run, tmp_path / "out", replace(trained_of(recipe_of({}, {})), cards={**trained.cards, "films": card}), "stock").folder
+        try:
+            prepare(made, "lab/films", is_public=False)
+        except RecipeError as refused:
+            return str(refused)
+        return "sent"
+
+    assert sent() == "sent"
+    assert "cxr_cohen: models of it are not for others, access is credentialed; where its terms allow" in sent(access="credentialed")
+    assert sent(access="credentialed", models="private") == "sent"
+
+
+def test_a_card_forbids_the_public_or_everybody() -> None:
+    films = trained_of(recipe_of({}, {})).cards["films"]
+    kept = films.model_copy(update={"licence": films.licence.model_copy(update={"redistribute": False})})
+    assert forbidden([films], True) == [] and forbidden([films.model_copy(update={"models": "private"})], False) == []
+    assert forbidden([kept], False) == ["cxr_cohen: models of it are not for others, its licence does not let the data be passed on; "
+                                        "where its terms allow that of models, say so in the card (models: private or public)"]  # fmt: skip
+    assert forbidden([films.model_copy(update={"models": "private"})], True) == ["cxr_cohen: models of it are not for everybody, its card says so"]
