@@ -11,6 +11,7 @@ from medvlm.core.card import Card
 from medvlm.core.config import Problem, component
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import ShapeError, did_you_mean
+from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
 from medvlm.export.stock import resolve
 from medvlm.sections import Recipe, Source
@@ -150,7 +151,9 @@ def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
         if source not in recipe.data:
             yield Problem(path, _absent("source", source, recipe.data, "data"))
             continue
-        if split not in _splits(cards[source]):
+        if split == HELD_OUT and recipe.data[source].hold_out is None:
+            yield Problem(path, f"nothing is held out of this source; add data.{source}.hold_out, e.g. {{by: site, share: 0.1}}")
+        elif split != HELD_OUT and split not in _splits(cards[source]):
             yield Problem(path, f"its card deals no samples to {split!r} (it has {_list(_splits(cards[source]))})")
         if unseen := set(cards[source].media) - media:
             yield Problem(path, f"no encoder serves its media of kind {_list(unseen)} (served are {_list(media)})")
@@ -179,6 +182,10 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
             yield Problem((*path, "mix", source), f"its card deals no samples to 'train' (it has {_list(splits)})")
         if stage.validate_ is not None and "val" not in splits:
             yield Problem((*path, "validate"), f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change its splits")
+    for what, named in (("epochs", stage.sampling.epochs), ("balance", stage.sampling.balance)):
+        for source in named:
+            if source not in stage.mix:
+                yield Problem((*path, "sampling", what, source), _absent("source", source, stage.mix, "this stage's mix"))
     if stage.batch % stage.accumulate:
         yield Problem((*path, "accumulate"), f"batch {stage.batch} is not divisible by accumulate {stage.accumulate}")
     if stage.keep == "best" and stage.validate_ is None:

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 
 from medvlm.core.config import Config, Slot
 from medvlm.data.augment import Augment
+from medvlm.data.order import Order
+from medvlm.data.source import HELD_OUT, HoldOut
 from medvlm.export.stock import unknown
 from medvlm.train.engine import EngineConfig
 from medvlm.train.log import TrackConfig
@@ -44,6 +46,10 @@ class Source(Config):
     """Test fold of a card that is split into folds."""
     augment: Augment | None = None
     """Random changes of its training images."""
+    order: Order = Order()
+    """How its samples follow each other."""
+    hold_out: HoldOut | None = None
+    """Groups that are kept out of training and validation."""
 
 
 class CacheConfig(Config):
@@ -70,8 +76,8 @@ class Evaluate(Config):
     @classmethod
     def _splits_exist(cls, on: tuple[str, ...]) -> tuple[str, ...]:
         for one in on:
-            if one.partition(":")[2] not in ("", "train", "val", "test"):
-                raise ValueError(f"{one!r} names no split: expected SOURCE:test, SOURCE:val or SOURCE:train")
+            if one.partition(":")[2] not in ("", "train", "val", "test", HELD_OUT):
+                raise ValueError(f"{one!r} names no split: expected SOURCE:test, SOURCE:val, SOURCE:train or SOURCE:{HELD_OUT}")
         return on
 
     def pairs(self) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from medvlm.archive.deal import keyed, read_salt, require_secret, split_of
 from medvlm.archive.pack import card_hash, pack_once, read_receipt
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
-from medvlm.data.source import SourceView, splits_of
+from medvlm.data.source import HELD_OUT, HoldOut, SourceView, splits_of
 from medvlm.io.cache import Cache
 from medvlm.io.foreign import ForeignForm, Members
 from medvlm.io.opening import open_shards
@@ -38,10 +38,16 @@ class OpenSource:
     fold: int | None
     receipt: dict[str, Any]
     audit: dict[str, Any] = field(default_factory=dict)
+    hold_out: HoldOut | None = None
 
     def view(self, split: str, wants: Callable[[Entry], bool] | None = None) -> SourceView:
-        """split: train, val or test."""
-        return SourceView(self.shards, splits_of(self.shards, split, self.fold), wants)
+        """split: train, val or test, without what is held out; or held_out, of all splits."""
+        if self.hold_out is None:
+            return SourceView(self.shards, splits_of(self.shards, split, self.fold), wants)
+        held = self.hold_out.holds
+        if split == HELD_OUT:
+            return SourceView(self.shards, self.shards.splits, lambda entry: held(entry) and (wants is None or wants(entry)))
+        return SourceView(self.shards, splits_of(self.shards, split, self.fold), lambda entry: not held(entry) and (wants is None or wants(entry)))
 
     def describe(self) -> dict[str, Any]:
         """For lineage, report and model card: what it is, never where it lies."""
@@ -49,7 +55,7 @@ class OpenSource:
         return {
             "card": self.card.model_dump(mode="json", by_alias=True), "fingerprint": self.shards.fingerprint, "counts": counts,
             "patients": self.receipt.get("patients", {}), "quarantined": self.receipt.get("quarantined", 0), "fold": self.fold,
-            "audit": self.audit,
+            "audit": self.audit, **({"hold_out": self.hold_out.model_dump(mode="json")} if self.hold_out else {}),
         }  # fmt: skip
 
 
@@ -68,7 +74,7 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
         if shards.is_foreign:
             _check_foreign(name, card, shards, say)
         receipt = asdict(read_receipt(where)) if shards.is_packed else {}
-        opened[name] = OpenSource(name, card, shards, source.fold, receipt)
+        opened[name] = OpenSource(name, card, shards, source.fold, receipt, hold_out=source.hold_out)
         if not is_remote(where):
             places.append((Path(where) if Path(where).is_dir() else Path(where).parent) / AUDIT)
     audits = audits_of({name: source.shards.fingerprint for name, source in opened.items()}, places)

@@ -194,8 +194,8 @@ def _identity(config: StageConfig, loaded: LoadedRecipe, sources: dict[str, Open
 
 
 def _source_identity(loaded: LoadedRecipe, source: OpenSource) -> list[Any]:
-    change = loaded.recipe.data[source.name].augment
-    return [source.shards.fingerprint, source.fold, change and change.model_dump(mode="json")]
+    settings = loaded.recipe.data[source.name]
+    return [source.shards.fingerprint, source.fold, *(part and part.model_dump(mode="json") for part in (settings.augment, settings.order, settings.hold_out))]
 
 
 def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> Setup:
@@ -210,7 +210,7 @@ def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[s
 
     return Setup(
         seed=recipe.seed, encoders=recipe.model.encoders, language=recipe.model.language, tokenizer=tokenizer, image_token=image_token, prepare=prepare,
-        open_source=lambda name, split, wants: sources[name].view(split, wants), augments={name: s.augment for name, s in recipe.data.items()},
+        open_source=lambda name, split, wants: sources[name].view(split, wants), augments={name: s.augment for name, s in recipe.data.items()}, orders={name: s.order for name, s in recipe.data.items()},
         engine=engine, workers=recipe.engine.workers, quarantine=quarantine,
     )  # fmt: skip
 

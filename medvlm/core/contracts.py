@@ -217,11 +217,25 @@ class Lora(Config):
     """Modules whose linear layers get adapters: a module path or a pattern with *."""
 
 
+class Sampling(Config):
+    """How a stage goes through the sources of its `mix`."""
+
+    temperature: float | None = Field(None, gt=0)
+    """Weights are multiplied by the number of samples to the power of 1 / temperature: at 1 a source of ten times as many
+    samples comes ten times as often, at 2 three times. By default the weights alone count."""
+    epochs: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Source -> how often it is gone through at most; then the others take its share. With `temperature: 1` and the same numbers
+    in `mix`, each source is gone through exactly so often."""
+    balance: dict[str, str] = {}
+    """Source -> groups of its samples that come equally often: by `task`, `media`, or what its samples say of themselves (concept, site ...)."""
+
+
 class StageConfig(Config):
     kind: str
     name: str
     mix: dict[str, float]
     """Source -> weight."""
+    sampling: Sampling = Sampling()
     trains: tuple[str, ...]
     """Modules or patterns: encoders, encoders.film, connectors, language, lora, text, language.*.norm ..."""
     steps: int = Field(gt=0)

@@ -141,7 +141,7 @@ class Batch:
     media: encoder name -> pixels, float32 [N, C, H, W] or [N, C, D, H, W].
     feature_rows: int64 [number of image placeholders in ids_BT, row-major]: which image token goes there, in
     the image tokens of all encoders stacked in the order of `media`.
-    keys: the samples in it, for messages.
+    keys: the samples in it, for messages. sources: that of each answer, for the accounts.
     """
 
     ids_BT: torch.Tensor
@@ -154,6 +154,7 @@ class Batch:
     feature_rows: torch.Tensor
     media: dict[str, torch.Tensor] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}

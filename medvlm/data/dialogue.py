@@ -62,12 +62,14 @@ class Document:
     """A prefix that is read once and the continuations that share it.
 
     branches: (ids, number of leading ids that are not trained). media: (encoder, pixels) in the order of the placeholders.
+    source: the recipe's name of the data set, for the accounts.
     """
 
     key: str
     prefix: list[int]
     branches: list[tuple[list[int], int]]
     media: list[tuple[str, Any]]
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)

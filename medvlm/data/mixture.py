@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
@@ -19,31 +21,82 @@ class Mixture:
     `Mixture({"vqa": 3, "reports": 1}, seed).at(position)` is (source, n): the sample is the n-th of that
     source, and n grows by one from one of its positions to the next. The time and memory are those of one
     cycle (at most 1000 slots), whatever the position.
+
+    limits: source -> samples that may be taken of it. From where one has no more, the others are mixed by their weights.
+    length: of all of it, None where it has no end. at() raises IndexError beyond.
     """
 
-    def __init__(self, weights: Mapping[str, float], seed: int, stage: str = ""):
-        self.quotas = quotas(weights)
-        self.cycle = sum(self.quotas.values())
-        self._key = (seed, stage, "mixture")
+    def __init__(self, weights: Mapping[str, float], seed: int, stage: str = "", limits: Mapping[str, int] | None = None):
+        self._key, self._weights, self._limits = (seed, stage, "mixture"), weights, limits or {}
+        self._phases = [_Phase(0, quotas(weights), dict.fromkeys(weights, 0))]
+        self.length: int | None = None
         # Neighbouring positions lie in the same cycle; a few are kept because threads run ahead of each other.
         self._arrangement = lru_cache(maxsize=8)(self._arrange)
+        while (end := self._end(len(self._phases) - 1)) is not None:
+            used = self.used(end)
+            left = {source: weight for source, weight in weights.items() if used[source] < self._limits.get(source, used[source] + 1)}
+            if not left:
+                self.length = end
+                break
+            self._phases.append(_Phase(end, quotas(left), used))
 
     def at(self, position: int) -> tuple[str, int]:
-        cycle, slot = divmod(position, self.cycle)
-        source, nth = self._arrangement(cycle)[slot]
-        return source, cycle * self.quotas[source] + nth
+        if self.length is not None and position >= self.length:
+            raise IndexError(f"position {position} of a mixture of {self.length} samples")
+        number = self._phase(position)
+        phase = self._phases[number]
+        cycle, slot = divmod(position - phase.start, phase.cycle)
+        source, nth = self._arrangement(number, cycle)[slot]
+        return source, phase.before[source] + cycle * phase.quotas[source] + nth
 
-    def _arrange(self, cycle: int) -> list[tuple[str, int]]:
+    def used(self, position: int) -> dict[str, int]:
+        """How many samples of each source the positions before this one take."""
+        number = self._phase(max(position - 1, 0))
+        phase = self._phases[number]
+        cycle, slot = divmod(position - phase.start, phase.cycle)
+        begun = Counter(source for source, _ in self._arrangement(number, cycle)[:slot])
+        return {source: before + cycle * phase.quotas.get(source, 0) + begun[source] for source, before in phase.before.items()}
+
+    def _phase(self, position: int) -> int:
+        return bisect_right([phase.start for phase in self._phases], position) - 1
+
+    def _end(self, number: int) -> int | None:
+        """Where the first of a phase's sources has been used up; None where all of them go on for ever."""
+        phase, ends = self._phases[number], []
+        for source in phase.quotas.keys() & self._limits.keys():
+            last = self._limits[source] - phase.before[source] - 1
+            cycle, nth = divmod(last, phase.quotas[source])
+            ends.append(phase.start + cycle * phase.cycle + self._arrangement(number, cycle).index((source, nth)) + 1)
+        return min(ends, default=None)
+
+    def _arrange(self, number: int, cycle: int) -> list[tuple[str, int]]:
         """For each slot of a cycle its source, and how many slots of that source come before it."""
-        unshuffled = [source for source, quota in self.quotas.items() for _ in range(quota)]
-        shuffled = Permutation(self.cycle, *self._key, cycle)
-        seen = dict.fromkeys(self.quotas, 0)
+        phase = self._phases[number]
+        unshuffled = [source for source, quota in phase.quotas.items() for _ in range(quota)]
+        shuffled = Permutation(phase.cycle, *self._key, *([number] if number else []), cycle)
+        seen = dict.fromkeys(phase.quotas, 0)
         slots = []
-        for slot in range(self.cycle):
+        for slot in range(phase.cycle):
             source = unshuffled[shuffled[slot]]
             slots.append((source, seen[source]))
             seen[source] += 1
         return slots
+
+
+class _Phase:
+    """Positions from `start` on, until a source is used up. before: samples of each source that were taken before."""
+
+    def __init__(self, start: int, quotas: dict[str, int], before: dict[str, int]):
+        self.start, self.quotas, self.before, self.cycle = start, quotas, before, sum(quotas.values())
+
+
+def tempered(weights: Mapping[str, float], sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
+    """Weights times size ** (1 / temperature): 1 mixes by size, a large temperature by the weights alone.
+
+    Source: Arivazhagan et al., Massively multilingual neural machine translation in the wild (2019), section 3.
+    """
+    largest = max(sizes[name] for name in weights)  # powers of shares, so that nothing overflows
+    return {name: weight * (sizes[name] / largest) ** (1 / temperature) for name, weight in weights.items()}
 
 
 def quotas(weights: Mapping[str, float]) -> dict[str, int]:

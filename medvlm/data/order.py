@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from math import isqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from medvlm.core.config import Config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +55,56 @@ class Permutation:
             i = left * self._b + right
             if i < self.n:
                 return i
+
+
+class Blocks:
+    """As a Permutation, but neighbours stay near each other: range(n) is cut into blocks of `block`, the blocks are shuffled, and samples
+    are shuffled among `window` blocks that follow each other. What is read at a time then lies in `window` places of the storage.
+
+    Where the blocks begin is drawn too, so that a place of the storage has other neighbours in each order. No memory, whatever n.
+    """
+
+    def __init__(self, n: int, block: int, window: int, *key: Key):
+        assert min(n, block, window) > 0, (n, block, window)
+        self.n, self._block, self._span, self._window = n, block, block * window, window
+        self._key, self._whole = key, n // block
+        self._first = below(n, *key, "first")
+        self._blocks = Permutation(self._whole, *key, "blocks") if self._whole else None
+        # One permutation a window; threads that run ahead may be in the next.
+        self._within = lru_cache(maxsize=4)(self._permutation)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> int:
+        if not 0 <= i < self.n:
+            raise IndexError(f"place {i} of an order of {self.n}")
+        window, at = divmod(i, self._span)
+        nth, inside = divmod(self._within(window)[at], self._block)
+        nth += window * self._window
+        # What is left over behind the last whole block stands at the end of the order, as a block of its own.
+        block = self._blocks[nth] if self._blocks and nth < self._whole else self._whole
+        return (self._first + block * self._block + inside) % self.n
+
+    def _permutation(self, window: int) -> Permutation:
+        return Permutation(min(self._span, self.n - window * self._span), *self._key, "window", window)
+
+
+class Order(Config):
+    """`data.SOURCE.order`: the order of a source's samples in an epoch; each epoch has another. The same for any number of ranks and threads."""
+
+    kind: Literal["random", "blocks"] = "random"
+    """`random`: any sample after any other. `blocks`: for shards that lie far away or on disks that turn: what is near in the shards stays near."""
+    block: int = Field(256, gt=0)
+    """Samples that lie side by side."""
+    window: int = Field(16, gt=0)
+    """Blocks whose samples are shuffled among each other; `cache.gib` must hold as many at least, or they are fetched more than once."""
+
+    def of(self, n: int, *key: Key) -> Permutation | Blocks:
+        return Permutation(n, *key) if self.kind == "random" else Blocks(n, self.block, self.window, *key)
+
+
+RANDOM = Order()
 
 
 def draw(*key: Key) -> np.random.Generator:

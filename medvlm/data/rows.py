@@ -55,6 +55,7 @@ def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_
         feature_rows=torch.tensor([r for d, _ in placeholders for r in rows_of[d]], dtype=torch.long),
         media=media,
         keys=tuple(d.key for d in documents),
+        sources=tuple(documents[d].source for d, _, _ in targets),
     )
 
 

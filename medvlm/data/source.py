@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
+from pydantic import Field, model_validator
+
+from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
+from medvlm.data.order import below
 from medvlm.io.shards import Entry, ShardSet
 
 
@@ -16,14 +21,14 @@ class SourceView:
     Without `keep` it takes no memory; with it 8 bytes a sample, and one pass over the index.
     """
 
-    def __init__(self, shards: ShardSet, splits: Sequence[str], keep: Callable[[Entry], bool] | None = None):
-        self._shards = shards
+    def __init__(self, shards: ShardSet, splits: Sequence[str], keep: Callable[[Entry], bool] | None = None, kept: Sequence[int] | None = None):
+        self._shards, self._splits = shards, splits
         self._counts = [(split, shards.count(split)) for split in splits]
         whole = sum(n for _, n in self._counts)
-        self._kept: Sequence[int] = range(whole)
+        self._kept: Sequence[int] = range(whole) if kept is None else kept
         if keep is not None:
-            kept = array("q", (i for i in range(whole) if keep(shards.entry(*self._locate(i)))))
-            self._kept = kept if len(kept) < whole else range(whole)
+            found = array("q", (i for i in self._kept if keep(shards.entry(*self._locate(i)))))
+            self._kept = found if len(found) < whole else range(whole)
         self._len = len(self._kept)
 
     def __len__(self) -> int:
@@ -36,16 +41,28 @@ class SourceView:
     def entry(self, i: int) -> Entry:
         return self._shards.entry(*self.locate(i))
 
-    def read(self, i: int) -> tuple[Sample, dict[str, bytes]]:
+    def read(self, i: int) -> tuple[Sample, dict[str, Any]]:
         return self.read_at(*self.locate(i))
 
-    def read_at(self, split: str, index: int) -> tuple[Sample, dict[str, bytes]]:
+    def read_at(self, split: str, index: int) -> tuple[Sample, dict[str, Any]]:
         """Raises DataError, naming shard and key, for a sample that is damaged."""
         return self._shards.read(split, index)
 
     def whereabouts(self, split: str, index: int) -> tuple[str, str]:
         """Key and shard of a sample, from the index alone."""
-        return self._shards.entry(split, index).key, str(self._shards.tar(split, index))
+        return self._shards.entry(split, index).key, self._shards.tar(split, index)
+
+    def groups(self, by: str) -> dict[str, SourceView]:
+        """The same samples by group, in the order of the groups' names. by: see group_of(). One pass over the index.
+
+        Raises DataError for groups that the samples do not have.
+        """
+        kept: dict[str, array[int]] = {}
+        for i in self._kept:
+            kept.setdefault(group_of(self._shards.entry(*self._locate(i)), by), array("q")).append(i)
+        if set(kept) == {""} and by not in KINDS_OF_GROUPS:
+            raise DataError(f"no sample says its {by!r} (they say {', '.join(self._shards.group_names) or 'nothing'}; besides there are {' and '.join(KINDS_OF_GROUPS)})")
+        return {name: SourceView(self._shards, self._splits, kept=kept[name]) for name in sorted(kept)}
 
     def _locate(self, i: int) -> tuple[str, int]:
         for split, n in self._counts:
@@ -71,6 +88,42 @@ def splits_of(shards: ShardSet, split: str, fold: int | None = None) -> tuple[st
             f"fold {fold} has no split {split!r} here (folds: {', '.join(folds) or 'none'}); a fold is tested on, and the others are trained on"
         )
     return (f"fold{fold}",) if split == "test" else tuple(f for f in folds if f != f"fold{fold}")
+
+
+HELD_OUT = "held_out"
+"""What is evaluated on like a split: the groups that HoldOut keeps out."""
+KINDS_OF_GROUPS = ("task", "media")
+
+
+def group_of(entry: Entry, by: str) -> str:
+    """by: `task`, `media`, or what the samples say of themselves (concept, site ...). Of several tasks or kinds of media all of them; "" for none."""
+    if by in KINDS_OF_GROUPS:
+        return "+".join(sorted(entry.tasks if by == "task" else set(entry.media)))
+    return entry.groups.get(by, "")
+
+
+class HoldOut(Config):
+    """`data.SOURCE.hold_out`: groups that no stage trains or validates on, e.g. a hospital; SOURCE:held_out evaluates on them."""
+
+    by: str
+    """`task`, `media`, or what the samples say of themselves (concept, site ...)."""
+    values: tuple[str, ...] = ()
+    """The groups that are held out ..."""
+    share: float = Field(0.0, ge=0, lt=1)
+    """... or how many of them, chosen by a hash of their name: a group stays in or out when others come to the data set."""
+    salt: str = "medvlm"
+    """Another one chooses others."""
+
+    @model_validator(mode="after")
+    def _says_which(self) -> HoldOut:
+        if bool(self.values) == bool(self.share):
+            raise ValueError("expected either `values`, the groups, or `share`, how many of them, e.g. 0.1")
+        return self
+
+    def holds(self, entry: Entry) -> bool:
+        """Samples that do not say their group are never held out."""
+        group = group_of(entry, self.by)
+        return group in self.values or bool(self.share and group and below(1 << 53, self.salt, self.by, group) < self.share * (1 << 53))
 
 
 def needs(tasks: Collection[str] | None = None, report: bool = False, media: Collection[str] | None = None) -> Callable[[Entry], bool]:

@@ -6,7 +6,8 @@ on nothing else, so the whole state of a stream is one number: how many samples 
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, Generic, TypeVar
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.data.mixture import Mixture
-from medvlm.data.order import Permutation, below
+from medvlm.data.order import RANDOM, Blocks, Order, Permutation, below
 from medvlm.data.source import SourceView
 
 T = TypeVar("T")
@@ -33,10 +34,22 @@ MAX_RUN = 8
 
 
 @dataclass(frozen=True)
+class Part:
+    """What is mixed: a source, or a group of its samples. epochs: how often it is gone through at most. order: of its samples in an epoch."""
+
+    source: str
+    view: SourceView
+    weight: float
+    epochs: float = math.inf
+    order: Order = RANDOM
+
+
+@dataclass(frozen=True)
 class Place:
-    """Which sample lies at a position: the `index`-th of a split of a source, in the `epoch`-th round through the source."""
+    """Which sample lies at a position: the `index`-th of a split of a source, in the `epoch`-th round through the part."""
 
     position: int
+    part: str
     source: str
     epoch: int
     split: str
@@ -47,45 +60,57 @@ class Place:
 class Item:
     place: Place
     sample: Sample
-    files: dict[str, bytes]
+    files: dict[str, Any]
 
 
 class Stream:
-    """Sources mixed by weight, each in a new random order every epoch, every sample once an epoch."""
+    """Parts mixed by weight, each in a new order every epoch, every sample once an epoch. length: of all of it, None without an end."""
 
-    def __init__(self, sources: Mapping[str, SourceView], weights: Mapping[str, float], seed: int, *, stage: str):
-        for name in weights:
-            if not len(sources[name]):
-                raise DataError(f"stages.{stage}.mix.{name}: no sample of this source has what the stage needs (its tasks, media or reports)")
-        self.sources, self.seed, self.stage = sources, seed, stage
-        self._mixture = Mixture(weights, seed, stage)
-        self._order = lru_cache(maxsize=4 * len(weights))(self._shuffled)
+    def __init__(self, parts: Mapping[str, Part], seed: int, *, stage: str):
+        for part in parts.values():
+            if not len(part.view):
+                raise DataError(f"stages.{stage}.mix.{part.source}: no sample of this source has what the stage needs (its tasks, media or reports)")
+        self.parts, self.seed, self.stage = parts, seed, stage
+        limits = {name: max(1, round(part.epochs * len(part.view))) for name, part in parts.items() if part.epochs < math.inf}
+        self._mixture = Mixture({name: part.weight for name, part in parts.items()}, seed, stage, limits)
+        self.length = self._mixture.length
+        self._order = lru_cache(maxsize=4 * len(parts))(self._shuffled)
 
     def place(self, position: int) -> Place:
-        source, n = self._mixture.at(position)
-        epoch, i = divmod(n, len(self.sources[source]))
-        return Place(position, source, epoch, *self.sources[source].locate(self._order(source, epoch)[i]))
+        name, n = self._mixture.at(position)
+        part = self.parts[name]
+        epoch, i = divmod(n, len(part.view))
+        return Place(position, name, part.source, epoch, *part.view.locate(self._order(name, epoch)[i]))
+
+    def used(self, position: int) -> dict[str, tuple[int, float]]:
+        """Of each source, how many samples the positions before this one take, and how many rounds through it these are."""
+        taken, sizes = Counter[str](), Counter[str]()
+        for name, n in self._mixture.used(position).items():
+            taken[self.parts[name].source] += n
+            sizes[self.parts[name].source] += len(self.parts[name].view)
+        return {source: (n, n / sizes[source]) for source, n in taken.items()}
 
     def substitute(self, position: int, attempt: int) -> Place:
-        """What takes the place of a bad sample: another one of its source, the same in every run and on every rank."""
+        """What takes the place of a bad sample: another one of its part, the same in every run and on every rank."""
         bad = self.place(position)
-        view = self.sources[bad.source]
+        view = self.parts[bad.part].view
         i = below(len(view), self.seed, self.stage, "substitute", position, attempt)
-        return Place(position, bad.source, bad.epoch, *view.locate(i))
+        return Place(position, bad.part, bad.source, bad.epoch, *view.locate(i))
 
     def item(self, position: int) -> Item:
         """Raises DataError for a damaged sample."""
         return self.read(self.place(position))
 
     def read(self, place: Place) -> Item:
-        return Item(place, *self.sources[place.source].read_at(place.split, place.index))
+        return Item(place, *self.parts[place.part].view.read_at(place.split, place.index))
 
     def whereabouts(self, place: Place) -> tuple[str, str]:
         """Key and shard of what lies there."""
-        return self.sources[place.source].whereabouts(place.split, place.index)
+        return self.parts[place.part].view.whereabouts(place.split, place.index)
 
-    def _shuffled(self, source: str, epoch: int) -> Permutation:
-        return Permutation(len(self.sources[source]), self.seed, self.stage, source, epoch)
+    def _shuffled(self, name: str, epoch: int) -> Permutation | Blocks:
+        part = self.parts[name]
+        return part.order.of(len(part.view), self.seed, self.stage, name, epoch)
 
 
 def loader(

@@ -194,6 +194,11 @@ class ShardSet:
         self.__init__(**state)  # type: ignore[misc]
 
     @property
+    def group_names(self) -> list[str]:
+        """What samples say of themselves beside tasks and media."""
+        return sorted({name for index in self._indexes for name in index.groups})
+
+    @property
     def is_foreign(self) -> bool:
         return self._form.identity != ""
 

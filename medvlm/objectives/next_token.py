@@ -6,18 +6,18 @@ import torch
 from torch.nn.functional import cross_entropy
 
 
-def next_token(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> torch.Tensor:
-    """Sum over tokens in float32; divide by the number of trained tokens of the whole step over all ranks."""
-    return cross_entropy(logits_LV.float(), targets_L, reduction="sum")
+def token_losses(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> torch.Tensor:
+    """[L], in float32. Their sum is divided by the number of trained tokens of the whole step over all ranks."""
+    return cross_entropy(logits_LV.float(), targets_L, reduction="none")
 
 
-def next_token_by_answer(logits_LV: torch.Tensor, targets_L: torch.Tensor, answers_L: torch.Tensor) -> torch.Tensor:
-    """Sum over answers of the mean over an answer's tokens, in float32; divide by the number of answers of the whole step.
+def answer_losses(losses_L: torch.Tensor, answers_L: torch.Tensor) -> torch.Tensor:
+    """[L]: each token's share of the mean over its answer's tokens. Their sum is divided by the number of answers of the whole step.
 
     A count of one token then weighs as much as a box of twenty.
     """
-    tokens_of = answers_L.bincount().to(logits_LV.device)
-    return (cross_entropy(logits_LV.float(), targets_L, reduction="none") / tokens_of[answers_L]).sum()
+    tokens_of = answers_L.bincount().to(losses_L.device)
+    return losses_L / tokens_of[answers_L]
 
 
 def log_probability(logits_LV: torch.Tensor, targets_L: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.data.augment import Augment, augment
-from medvlm.data.order import below, draw
+from medvlm.data.order import Order, below, draw
+from medvlm.data.parts import parts_of
 from medvlm.data.pixels import decode
 from medvlm.data.prepare import Prepare
 from medvlm.data.source import SourceView
@@ -34,6 +36,7 @@ class Setup:
     prepare: Prepare
     open_source: Callable[[str, str, Wants], SourceView]
     augments: Mapping[str, Augment | None]
+    orders: Mapping[str, Order]
     engine: Engine
     workers: int
     quarantine: Callable[[str, str, str], None]
@@ -67,11 +70,26 @@ class Base:
                 f"stages.{self.config.name}.batch is {self.config.batch}, which {world} ranks with {accumulate} micro-batches each cannot share evenly; "
                 f"use a multiple of {world * accumulate}"
             )
-        sources = {name: self.setup.open_source(name, "train", self.wants) for name in self.config.mix}
-        stream = Stream(sources, self.config.mix, self.setup.seed, stage=self.config.name)
         return loader(
-            stream, consumed, self.config.batch, self.engine.rank, self.engine.world, self._prepare_item, self.setup.workers, quarantine=self.setup.quarantine
+            self.stream, consumed, self.config.batch, self.engine.rank, self.engine.world, self._prepare_item, self.setup.workers, quarantine=self.setup.quarantine
         )
+
+    @cached_property
+    def stream(self) -> Stream:
+        """Raises RecipeError where the stage has more steps than its sources, with the bounds of `sampling.epochs`, have samples for."""
+        config = self.config
+        views = {name: self.setup.open_source(name, "train", self.wants) for name in config.mix}
+        stream = Stream(parts_of(views, config.mix, config.sampling, self.setup.orders, config.name), self.setup.seed, stage=config.name)
+        if stream.length is not None and stream.length < config.steps * config.batch:
+            raise RecipeError(
+                f"stages.{config.name}.steps: {config.steps} steps of {config.batch} samples are {config.steps * config.batch}, and sampling.epochs allows {stream.length}; "
+                f"use at most {stream.length // config.batch} steps, or raise sampling.epochs"
+            )
+        return stream
+
+    def used(self, consumed: int) -> dict[str, tuple[int, float]]:
+        """Of each source, how many samples the optimiser has used, and how many rounds through it these are."""
+        return self.stream.used(consumed)
 
     def validation(self, samples: int) -> list[Any]:
         """This rank's prepared share of the first samples of the validation splits, the same at every validation and alike long on every rank.
@@ -113,7 +131,7 @@ class Base:
         if change := self.setup.augments[item.place.source]:
             rng = draw(self.setup.seed, self.config.name, "augment", item.place.position)
             sample, files = augmented(sample, files, change, rng)
-        return self.prepare_sample(sample, files, item.place.epoch, item.place.position)
+        return replace(self.prepare_sample(sample, files, item.place.epoch, item.place.position), source=item.place.source)
 
 
 def augmented(sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any) -> tuple[Sample, dict[str, Any]]:

@@ -54,6 +54,7 @@ class Pair:
     pixels: torch.Tensor
     ids: list[int]
     concept: int
+    source: str = ""
 
 
 def build(config: Config, setup: Setup) -> Contrastive:

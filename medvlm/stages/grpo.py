@@ -25,6 +25,7 @@ from medvlm.objectives.next_token import log_probability
 from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.train.accounts import SOURCE
 from medvlm.train.loop import Terms
 
 MAKES = "vlm"
@@ -67,6 +68,7 @@ class Prompt:
     document: Document
     truth: Truth
     position: int
+    source: str = ""
 
 
 @dataclass
@@ -157,7 +159,8 @@ class Grpo(Base):
         batch = collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id)
         lengths = torch.tensor([len(a) for a in answers])
         advantage_L = advantage_PG.flatten().repeat_interleave(lengths)
-        return Rollout(batch, advantage_L, self._reference(batch), self._terms(rewards_PG, scored, lengths, int((batch.docs_BT >= 0).sum())))
+        terms = self._terms(rewards_PG, scored, lengths, int((batch.docs_BT >= 0).sum())) | _by_source(prompts, rewards_PG)
+        return Rollout(batch, advantage_L, self._reference(batch), terms)
 
     def _generate(self, prompts: list[Prompt], copies: int, temperature: float) -> list[list[int]]:
         documents = [replace(p.document, prefix=_whole(p.document), branches=[]) for p in prompts]
@@ -204,3 +207,11 @@ class Grpo(Base):
 
 def _whole(document: Document) -> list[int]:
     return document.prefix + [i for ids, _ in document.branches for i in ids]
+
+
+def _by_source(prompts: list[Prompt], rewards_PG: torch.Tensor) -> Terms:
+    found: Terms = {}
+    for prompt, rewards_G in zip(prompts, rewards_PG, strict=True):
+        total, of = found.get(f"{SOURCE}{prompt.source}/reward", (0.0, 0.0))
+        found[f"{SOURCE}{prompt.source}/reward"] = (total + float(rewards_G.sum()), of + len(rewards_G))
+    return found

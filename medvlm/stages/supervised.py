@@ -18,8 +18,9 @@ from medvlm.data.rows import collate
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.vlm import build_vlm
-from medvlm.objectives.next_token import next_token, next_token_by_answer
+from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.train.accounts import SOURCE
 from medvlm.train.loop import Terms
 
 MAKES = "vlm"
@@ -85,9 +86,11 @@ class Supervised(Base):
         micro = micro.to(self.engine.device)
         logits = model(micro)
         right = float((logits.detach().argmax(-1) == micro.targets_L).sum())
-        by_answer = self.config.weigh == "answers"
-        loss = next_token_by_answer(logits, micro.targets_L, micro.answers_L) if by_answer else next_token(logits, micro.targets_L)
-        return loss, {"token_accuracy": (right, len(micro.targets_L)), "tokens": (float((micro.docs_BT >= 0).sum()), 0.0)}
+        losses_L = token_losses(logits, micro.targets_L)
+        loss = (answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L).sum()
+        return loss, {
+            "token_accuracy": (right, len(micro.targets_L)), "tokens": (float((micro.docs_BT >= 0).sum()), 0.0), **_by_source(losses_L.detach(), micro),
+        }  # fmt: skip
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         documents = self.validation(samples)
@@ -100,3 +103,16 @@ class Supervised(Base):
                 total, of = total + float(loss), of + self.weight(micro)
                 right, tokens = right + terms["token_accuracy"][0], tokens + terms["token_accuracy"][1]
         return {"loss": (total, of), "token_accuracy": (right, tokens)}
+
+
+def _by_source(losses_L: torch.Tensor, micro: Batch) -> Terms:
+    """Of each source its trained tokens and their mean loss."""
+    names = sorted(set(micro.sources))
+    of_answer = torch.tensor([names.index(source) for source in micro.sources], device=losses_L.device)
+    tokens = of_answer[micro.answers_L].bincount(minlength=len(names)).tolist()
+    losses = torch.zeros(len(names), device=losses_L.device).index_add(0, of_answer[micro.answers_L], losses_L).tolist()
+    return {
+        f"{SOURCE}{name}/{what}": pair
+        for name, n, loss in zip(names, tokens, losses, strict=True)
+        for what, pair in (("loss", (loss, float(n))), ("tokens", (float(n), 0.0)))
+    }

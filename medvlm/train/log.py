@@ -39,7 +39,8 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(_finite(record)) + "\n")
         validation = {f"validation/{k}": v for k, v in record.get("validation", {}).items()}
-        flat = {k: v for k, v in {**record, **record.get("terms", {}), **validation}.items() if isinstance(v, int | float)}
+        sources = {f"source/{name}/{k}": v for name, account in record.get("sources", {}).items() for k, v in account.items()}
+        flat = {k: v for k, v in {**record, **record.get("terms", {}), **validation, **sources}.items() if isinstance(v, int | float)}
         for tracker in self.trackers:
             tracker.write(record["stage"], record["step"], flat)
 
@@ -112,11 +113,11 @@ class Progress:
         self.began = self.shown = time.monotonic()
         self.terminal = sys.stdout.isatty()
 
-    def show(self, step: int, loss: float, samples_per_s: float, last: bool = False) -> None:
+    def show(self, step: int, loss: float, samples_per_s: float, sources: str = "", last: bool = False) -> None:
         now = time.monotonic()
         if not self.enabled or not (last or now - self.shown >= (0.2 if self.terminal else 5)):
             return
         self.shown = now
         left = (now - self.began) / max(1, step - self.start) * (self.steps - step)
-        line = f"{self.title}  step {step}/{self.steps}  loss {loss:.4f}  {samples_per_s:,.0f} samples/s  ETA {int(left // 60)}:{int(left % 60):02d}"
+        line = f"{self.title}  step {step}/{self.steps}  loss {loss:.4f}  {samples_per_s:,.0f} samples/s  ETA {int(left // 60)}:{int(left % 60):02d}{'  ' if sources else ''}{sources}"
         print(f"\r{line}\033[K" if self.terminal else line, end="\n" if last or not self.terminal else "", flush=True)

@@ -17,6 +17,7 @@ from torch import nn
 from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.train import checkpoint
+from medvlm.train.accounts import SOURCE, accounts, in_short
 from medvlm.train.checkpoint import Keep
 from medvlm.train.engine import Engine
 from medvlm.train.log import Log, Progress
@@ -46,6 +47,9 @@ class Stage(Protocol):
 
     def batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
         """This rank's prepared samples step by step, beginning at a global position."""
+
+    def used(self, consumed: int) -> dict[str, tuple[int, float]]:
+        """Of each source, how many of the first `consumed` samples are its, and how many rounds through it these are."""
 
     def micros(self, prepared: list[Any], count: int) -> list[Any]:
         """The step's micro-batches, on the CPU."""
@@ -135,7 +139,7 @@ def run(
                 saver.wait()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
-            _log_step(log, progress, config, state, summed, rate, norm, time.monotonic() - began)
+            _log_step(log, progress, config, state, accounts(summed, stage.used(state.consumed)), summed, rate, norm, time.monotonic() - began)
             watch.at("validates")
             better = _validate(stage, model, config, engine, log, state)
             last = state.step == config.steps or _exhausted(state, config)
@@ -220,14 +224,16 @@ def _skip(config: StageConfig, state: State, engine: Engine, log: Log, loss: flo
         print(f"\n{found}; skipped ({state.skipped} of {most})", flush=True)
 
 
-def _log_step(log: Log, progress: Progress, config: StageConfig, state: State, summed: dict[str, float], rate: float, norm: float, seconds: float) -> None:
-    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "unsaved", "samples", "tokens")}
+def _log_step(
+    log: Log, progress: Progress, config: StageConfig, state: State, sources: dict[str, dict[str, float]], summed: dict[str, float], rate: float, norm: float, seconds: float
+) -> None:
+    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "unsaved", "samples", "tokens") and not k.startswith(SOURCE)}
     record = {
         "stage": config.name, "step": state.step, "steps": config.steps, "loss": summed["loss"], "terms": terms, "lr": rate, "grad_norm": norm,
-        "samples_per_s": config.batch / seconds, "tokens_per_s": summed.get("tokens", 0.0) / seconds, "seconds": state.seconds, "samples": f"{int(summed['samples']):x}",
+        "sources": sources, "samples_per_s": config.batch / seconds, "tokens_per_s": summed.get("tokens", 0.0) / seconds, "seconds": state.seconds, "samples": f"{int(summed['samples']):x}",
     }  # fmt: skip
     log.write(record)
-    progress.show(state.step, summed["loss"], record["samples_per_s"], last=state.step == config.steps)  # type: ignore[arg-type]
+    progress.show(state.step, summed["loss"], record["samples_per_s"], in_short(sources), last=state.step == config.steps)  # type: ignore[arg-type]
 
 
 def _validate(stage: Stage, model: nn.Module, config: StageConfig, engine: Engine, log: Log, state: State) -> bool:

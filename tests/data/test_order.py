@@ -8,7 +8,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from medvlm.data.mixture import Mixture, quotas
-from medvlm.data.order import Permutation, below, draw
+from medvlm.data.order import Blocks, Permutation, below, draw
 
 
 def order(n: int, *key: int | str) -> tuple[int, ...]:
@@ -47,6 +47,31 @@ def test_neighbours_are_torn_apart() -> None:
 def test_a_place_outside_is_refused() -> None:
     with pytest.raises(IndexError):
         Permutation(5, 0)[5]
+
+
+@pytest.mark.parametrize("n, block, window", [(1, 4, 2), (10, 3, 2), (100, 7, 3), (1000, 64, 4), (4097, 256, 16), (64, 64, 1), (63, 64, 2), (12, 1, 5)])
+def test_blocks_hold_every_place_once(n: int, block: int, window: int) -> None:
+    for epoch in range(3):
+        assert sorted(Blocks(n, block, window, 7, "cxr", epoch)[i] for i in range(n)) == list(range(n))
+
+
+def test_blocks_stay_near_each_other_and_are_shuffled_within_and_among() -> None:
+    n, block, window = 100_000, 100, 8
+    order = [Blocks(n, block, window, 7, "cxr", 0)[i] for i in range(5000)]
+    for start in range(0, 4800, 800):  # within a window only `window` blocks, which each lie in at most two of the storage's
+        assert len({place // block for place in order[start : start + 800]}) <= 2 * window
+    assert len({place // block for place in order}) >= 6 * window  # and another window has others
+    steps = [abs(a - b) for a, b in pairwise(order[:800])]
+    assert sum(step == 1 for step in steps) < 20 and sum(steps) / len(steps) > n / 10
+    other = [Blocks(n, block, window, 7, "cxr", 1)[i] for i in range(800)]
+    assert len(set(other) & set(order[:800])) < 200
+
+
+def test_blocks_of_a_billion_need_no_list() -> None:
+    order = Blocks(10**9, 256, 16, 7, "cxr", 0)
+    assert len({order[i] for i in range(5 * 10**8, 5 * 10**8 + 4096)}) == 4096
+    with pytest.raises(IndexError):
+        order[10**9]
 
 
 def test_numbers_belong_to_their_key_alone() -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medvlm.core.contracts import Sampling
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Question, Sample, Truth
-from medvlm.data.source import SourceView, needs, splits_of
+from medvlm.data.order import RANDOM, Order
+from medvlm.data.parts import parts_of
+from medvlm.data.source import HoldOut, SourceView, group_of, needs, splits_of
 from medvlm.data.stream import Item, Stream, loader
 from medvlm.io.opening import open_shards
-from medvlm.io.shards import ShardSet, ShardWriter
+from medvlm.io.shards import Entry, ShardSet, ShardWriter
 
 SIZES = {"films": 23, "scans": 7}
 
@@ -39,7 +42,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ShardSet]:
 
 @pytest.fixture
 def stream(shards: dict[str, ShardSet]) -> Stream:
-    return Stream({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 3, "scans": 1}, seed=7, stage="align")
+    return mixed({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 3, "scans": 1})
+
+
+def mixed(views: Mapping[str, SourceView], mix: Mapping[str, float], seed: int = 7, stage: str = "align", order: Order = RANDOM, **sampling: Any) -> Stream:
+    return Stream(parts_of(views, mix, Sampling(**sampling), dict.fromkeys(views, order), stage), seed, stage=stage)
 
 
 def key(item: Item) -> str:
@@ -95,7 +102,7 @@ def test_weights_are_kept_within_one_sample_at_any_length(stream: Stream) -> Non
 
 def test_seed_and_stage_change_the_order(shards: dict[str, ShardSet]) -> None:
     views = {"films": SourceView(shards["films"], ("train",))}
-    streams = [Stream(views, {"films": 1}, seed, stage=stage) for seed, stage in [(7, "align"), (8, "align"), (7, "instruct"), (7, "align")]]
+    streams = [mixed(views, {"films": 1}, seed, stage) for seed, stage in [(7, "align"), (8, "align"), (7, "instruct"), (7, "align")]]
     orders = [tuple(s.place(p).index for p in range(23)) for s in streams]
     assert len(set(orders)) == 3 and orders[0] == orders[3]
 
@@ -114,7 +121,7 @@ class Billion(SourceView):
 
 
 def test_a_billion_samples_need_no_list_of_them() -> None:
-    stream = Stream({"all": Billion()}, {"all": 1}, 7, stage="align")
+    stream = mixed({"all": Billion()}, {"all": 1})
     began = time.perf_counter()
     places = [stream.place(p) for p in (*range(1000), *range(5 * 10**9, 5 * 10**9 + 1000))]
     assert time.perf_counter() - began < 1
@@ -144,7 +151,7 @@ def damaged(folder: Path, *places: int) -> Path:
 
 
 def damaged_stream(folder: Path, *places: int) -> Stream:
-    return Stream({"films": SourceView(open_shards(damaged(folder, *places)), ("train",))}, {"films": 1}, 7, stage="align")
+    return mixed({"films": SourceView(open_shards(damaged(folder, *places)), ("train",))}, {"films": 1})
 
 
 @pytest.mark.parametrize("world, workers", [(1, 0), (2, 3)])
@@ -347,4 +354,86 @@ def test_a_stage_sees_the_samples_that_have_what_it_needs(varied: ShardSet, want
 def test_a_source_without_a_usable_sample_is_refused(varied: ShardSet) -> None:
     view = SourceView(varied, ("fold0",), needs(tasks=("boxes",)))
     with pytest.raises(DataError, match=r"stages\.align\.mix\.varied: no sample of this source has what the stage needs"):
-        Stream({"varied": view}, {"varied": 1}, 7, stage="align")
+        mixed({"varied": view}, {"varied": 1})
+
+
+# --- mixing --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> SourceView:
+    """30 samples: 24 of site a, 5 of b, 1 that does not say."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    with ShardWriter(folder, "train", max_bytes=8192) as writer:
+        for i in range(30):
+            groups = {"site": "a" if i < 24 else "b"} if i < 29 else {}
+            writer.write(Sample(f"h{i}", "hospitals", "train", (Medium("film", "0.npy", (2, 2)),), groups=groups), {"0.npy": bytes([i]) * 100})
+    return SourceView(open_shards(folder), ("train",))
+
+
+@pytest.mark.parametrize("order_", [RANDOM, Order(kind="blocks", block=4, window=2)], ids=["random", "blocks"])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_shards_of_uneven_sizes_give_every_rank_as_many_steps_and_every_sample_once(shards: dict[str, ShardSet], order_: Order, world: int) -> None:
+    """23 samples, which no number of ranks here divides; over 8 epochs the ranks together see each of them 8 times."""
+    stream = mixed({"films": SourceView(shards["films"], ("train",))}, {"films": 1}, order=order_)
+    keys = order(stream, 23, batch=8, world=world, workers=2)
+    assert Counter(keys) == dict.fromkeys((f"films-train-{i}" for i in range(23)), 8)
+    assert keys == order(stream, 23, batch=8)
+
+
+def test_a_source_that_is_used_up_leaves_its_share_to_the_others(shards: dict[str, ShardSet]) -> None:
+    views = {name: SourceView(s, ("train",)) for name, s in shards.items()}
+    stream = mixed(views, {"films": 1, "scans": 1}, epochs={"scans": 2})
+    places = [stream.place(p) for p in range(200)]
+    scans = [p for p in places if p.source == "scans"]
+    assert Counter(p.index for p in scans) == dict.fromkeys(range(7), 2) and len(scans) == 14
+    assert max(p.position for p in scans) <= 28  # by turns until then
+    films = [p for p in places if p.source == "films"]
+    assert [p.epoch for p in films] == [n // 23 for n in range(len(films))]
+    assert stream.length is None and stream.used(200) == {"films": (186, 186 / 23), "scans": (14, 2.0)}
+
+
+def test_every_source_can_be_gone_through_exactly_so_often(shards: dict[str, ShardSet]) -> None:
+    views = {name: SourceView(s, ("train",)) for name, s in shards.items()}
+    stream = mixed(views, {"films": 2, "scans": 3}, temperature=1, epochs={"films": 2, "scans": 3})
+    assert stream.length == 2 * 23 + 3 * 7
+    seen = Counter((p.source, p.index) for p in map(stream.place, range(stream.length)))
+    assert seen == {**{("films", i): 2 for i in range(23)}, **{("scans", i): 3 for i in range(7)}}
+    with pytest.raises(IndexError):
+        stream.place(stream.length)
+
+
+@pytest.mark.parametrize("position", [0, 1, 13, 27, 28, 29, 100])
+def test_what_was_used_is_what_lies_before(shards: dict[str, ShardSet], position: int) -> None:
+    stream = mixed({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 2, "scans": 1}, epochs={"scans": 1.5})
+    counted = Counter(stream.place(p).source for p in range(position))
+    assert {source: n for source, (n, _) in stream.used(position).items()} == {"films": counted["films"], "scans": counted["scans"]}
+
+
+@pytest.mark.parametrize("temperature, share", [(1.0, 23 / 30), (2.0, 23**0.5 / (23**0.5 + 7**0.5)), (1e9, 0.5)])
+def test_temperature_mixes_between_sizes_and_weights(shards: dict[str, ShardSet], temperature: float, share: float) -> None:
+    stream = mixed({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 1, "scans": 1}, temperature=temperature)
+    assert sum(stream.place(p).source == "films" for p in range(3000)) / 3000 == pytest.approx(share, abs=0.002)
+
+
+def test_groups_of_a_source_come_equally_often(hospitals: SourceView) -> None:
+    stream = mixed({"hospitals": hospitals}, {"hospitals": 1}, balance={"hospitals": "site"})
+    sites = Counter(group_of(hospitals.entry(stream.place(p).index), "site") for p in range(300))
+    assert sites == {"a": 100, "b": 100, "": 100}
+    assert {stream.place(p).source for p in range(30)} == {"hospitals"} and stream.used(300)["hospitals"] == (300, 10.0)
+    bad = stream.place(0)
+    instead = {group_of(hospitals.entry(stream.substitute(0, attempt).index), "site") for attempt in range(1, 9)}
+    assert instead == {group_of(hospitals.entry(bad.index), "site")}  # what takes its place is of its group
+    with pytest.raises(DataError, match=r"stages\.align\.sampling\.balance\.hospitals: no sample says its 'scanner' \(they say site; besides there are task and media\)"):
+        mixed({"hospitals": hospitals}, {"hospitals": 1}, balance={"hospitals": "scanner"})
+
+
+def test_what_is_held_out_depends_on_its_name_alone(hospitals: SourceView) -> None:
+    names = [f"site-{i}" for i in range(2000)]
+    rule = HoldOut(by="site", share=0.1)
+    held = {name for name in names if rule.holds(Entry("x", {}, False, (), {"site": name}))}
+    assert 0.07 * 2000 < len(held) < 0.13 * 2000
+    assert held & set(names[:50]) == {name for name in names[:50] if rule.holds(Entry("y", {"count": 1}, True, ("film",), {"site": name}))}
+    assert held != {name for name in names if HoldOut(by="site", share=0.1, salt="other").holds(Entry("x", {}, False, (), {"site": name}))}
+    named = HoldOut(by="site", values=("b",))
+    assert [i for i in range(30) if named.holds(hospitals.entry(i))] == list(range(24, 29))

@@ -11,7 +11,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.models import lora
 from medvlm.models.parts import evaluating, set_modes, set_trained
 from medvlm.models.vlm import VLM
-from medvlm.objectives.next_token import next_token
+from medvlm.objectives.next_token import token_losses
 from tests.models.test_vlm import documents
 from tests.models.tiny import batch_of, vlm
 
@@ -34,7 +34,7 @@ def train_a_little(model: VLM) -> None:
     batch = batch_of(documents())
     for _ in range(3):
         optimizer.zero_grad()
-        next_token(model(batch), batch.targets_L).backward()
+        token_losses(model(batch), batch.targets_L).sum().backward()
         optimizer.step()
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medvlm.objectives.next_token import log_probability, next_token, next_token_by_answer
+from medvlm.objectives.next_token import answer_losses, log_probability, token_losses
 
 LOGITS = torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 10, 3, 3, 7, 1, 5])
@@ -16,13 +16,13 @@ TARGETS = torch.tensor([0, 10, 3, 3, 7, 1, 5])
 def test_the_loss_is_the_sum_of_surprises_in_nats() -> None:
     rows = LOGITS.double().tolist()
     expected = sum(math.log(sum(math.exp(x) for x in row)) - row[t] for row, t in zip(rows, TARGETS.tolist(), strict=True))
-    assert next_token(LOGITS, TARGETS).item() == pytest.approx(expected, rel=1e-6)
+    assert token_losses(LOGITS, TARGETS).sum().item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_its_gradient_is_the_softmax_less_the_target() -> None:
     """Every token pulls alike, however many there are: the sum is divided later, by the tokens of all ranks."""
     logits = LOGITS.clone().requires_grad_()
-    next_token(logits, TARGETS).backward()
+    token_losses(logits, TARGETS).sum().backward()
     expected = LOGITS.double().softmax(-1)
     expected[torch.arange(7), TARGETS] -= 1
     torch.testing.assert_close(logits.grad, expected.float(), rtol=1e-5, atol=1e-6)
@@ -30,13 +30,13 @@ def test_its_gradient_is_the_softmax_less_the_target() -> None:
 
 def test_bfloat16_logits_are_summed_in_float32() -> None:
     logits = torch.zeros(3000, 4, dtype=torch.bfloat16)
-    loss = next_token(logits, torch.zeros(3000, dtype=torch.long))
+    loss = token_losses(logits, torch.zeros(3000, dtype=torch.long)).sum()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(3000 * math.log(4), rel=1e-5)
 
 
 def test_nothing_to_train_costs_nothing() -> None:
     logits = torch.zeros(0, 11, requires_grad=True)
-    loss = next_token(logits, torch.zeros(0, dtype=torch.long))
+    loss = token_losses(logits, torch.zeros(0, dtype=torch.long)).sum()
     loss.backward()
     assert loss.item() == 0 and logits.grad is not None
 
@@ -44,7 +44,7 @@ def test_nothing_to_train_costs_nothing() -> None:
 def test_by_answer_a_short_answer_weighs_as_much_as_a_long_one() -> None:
     """Three answers of 1, 4 and 2 tokens: the sum of their means, forward and gradient."""
     answers, logits, plain = torch.tensor([0, 1, 1, 1, 1, 2, 2]), LOGITS.clone().requires_grad_(), LOGITS.double().requires_grad_()
-    loss = next_token_by_answer(logits, TARGETS, answers)
+    loss = answer_losses(token_losses(logits, TARGETS), answers).sum()
     surprise = -plain.log_softmax(-1)[torch.arange(7), TARGETS]
     expected = surprise[:1].mean() + surprise[1:5].mean() + surprise[5:].mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)

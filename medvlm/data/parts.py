@@ -1,0 +1,31 @@
+"""The sources of a stage's mix as the parts of its stream: weights by temperature, bounds, and groups that come equally often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from medvlm.core.contracts import Sampling
+from medvlm.core.errors import DataError
+from medvlm.data.mixture import tempered
+from medvlm.data.order import RANDOM, Order
+from medvlm.data.source import SourceView
+from medvlm.data.stream import Part
+
+
+def parts_of(views: Mapping[str, SourceView], mix: Mapping[str, float], sampling: Sampling, orders: Mapping[str, Order], stage: str) -> dict[str, Part]:
+    """By name: SOURCE, or SOURCE/GROUP where a source is balanced. Raises DataError for groups that a source does not have."""
+    weights = dict(mix)
+    if sampling.temperature is not None and all(len(view) for view in views.values()):
+        weights = tempered(mix, {name: len(view) for name, view in views.items()}, sampling.temperature)
+    parts = {}
+    for name, weight in weights.items():
+        groups = {name: views[name]}
+        if by := sampling.balance.get(name):
+            try:
+                groups = {f"{name}/{group}": view for group, view in views[name].groups(by).items()}
+            except DataError as reason:
+                raise DataError(f"stages.{stage}.sampling.balance.{name}: {reason}") from None
+        for part, view in groups.items():
+            parts[part] = Part(name, view, weight / len(groups), sampling.epochs.get(name, math.inf), orders.get(name, RANDOM))
+    return parts
