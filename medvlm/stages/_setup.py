@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,10 +36,10 @@ class Setup:
     prepare: Prepare
     open_source: Callable[[str, str, Wants], SourceView]
     augments: Mapping[str, Augment | None]
-    orders: Mapping[str, Order]
     engine: Engine
     workers: int
     quarantine: Callable[[str, str, str], None]
+    orders: Mapping[str, Order] = field(default_factory=dict)
 
 
 class Base:
