@@ -116,7 +116,7 @@ def test_no_kill_while_saving_leaves_a_torn_checkpoint_under_a_good_name(seed: i
 
 
 def test_hundreds_of_moments_of_a_save(tmp_path: Path) -> None:
-    assert killed_at_every_moment(tmp_path, every=60)["async"] > 200
+    assert killed_at_every_moment(tmp_path, every=60, timeout=3600)["async"] > 200
 
 
 # --- several processes -------------------------------------------------------------------------------------
