@@ -126,6 +126,8 @@ def damaged(folder: Path) -> str:
         for (name, entry), now in zip(stated.items(), threads.map(lambda name: _fingerprint(folder / name), stated), strict=True):
             if (now["bytes"], now["sha256"]) != entry:
                 return f"{name} is not what was saved"
+    if (step := read_state(folder).get("step", step_of(folder))) != step_of(folder):
+        return f"it is the one of step {step}"
     return ""
 
 

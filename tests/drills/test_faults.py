@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def job(runs: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     started: list[Job] = []
 
     def start(fault: str = "none", step: int = 0, *options: str, overrides: tuple[str, ...] = (), fresh: bool = True) -> Job:
-        name = "".join(c if c.isalnum() else "-" for c in request.node.name)[5:40].strip("-")
+        name = f"job-{zlib.crc32(request.node.name.encode()):08x}"
         started.append(Job(runs, name, fault, step, *options, overrides=overrides))
         return started[-1]
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,39 @@ def test_of_whole_checkpoints_the_newest_is_taken(two: Path) -> None:
     assert checkpoint.newest(two, say=pytest.fail) == two / "step-5" == checkpoint.latest(two)
 
 
+def damages(folder: Path, before: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every file, cut at several places, with a bit flipped at several, deleted, and swapped with another or an older one."""
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
+    for file in files:
+        data = file.read_bytes()
+        for size in (0, len(data) // 2, len(data) - 1):
+            yield f"{file.name} cut to {size}", partial(os.truncate, file, size)
+        for at in range(0, len(data), max(1, len(data) // 40)):
+            yield f"{file.name} flipped at {at}", partial(file.write_bytes, data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        yield f"{file.name} deleted", file.unlink
+        for name, other in [("the one before", before / file.relative_to(folder)), *((f.name, f) for f in files)]:
+            if (swapped := other.read_bytes()) != data:  # the table of contents is the same each time
+                yield f"{file.name} is that of {name}", partial(file.write_bytes, swapped)
+
+
+def test_damage_of_every_kind_to_every_file_is_noticed(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "pair")
+    folder, before = tmp_path / "pair" / "step-5", two / "step-3"
+    number = 0
+    for what, damage in damages(folder, before):
+        damage()
+        assert checkpoint.damaged(folder), what
+        shutil.rmtree(folder)
+        shutil.copytree(two / "step-5", folder)
+        number += 1
+    assert number > 200 and not checkpoint.damaged(folder)
+
+
+def test_an_older_checkpoint_under_a_newer_name_is_noticed(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two / "step-3", tmp_path / "pair" / "step-5")
+    assert checkpoint.damaged(tmp_path / "pair" / "step-5") == "it is the one of step 3"
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_checkpoint_is_said_set_aside_and_the_one_before_taken(kind: str, two: Path, tmp_path: Path) -> None:
     damage, message = DAMAGE[kind]
@@ -217,7 +250,7 @@ def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
     optimizer = optimizer_of(model)
     train(model, optimizer, 1)
     for n in (1, 2):
-        checkpoint.save(tmp_path / "pair", 5, tensors_of(model, optimizer), STATE, rank=0)
+        checkpoint.save(tmp_path / "pair", 5, tensors_of(model, optimizer), {**STATE, "step": 5}, rank=0)
         assert not checkpoint.damaged(tmp_path / "pair" / "step-5") and (tmp_path / "pair" / f"step-5.bad-{n}").exists()
     assert checkpoint.digest(tmp_path / "pair" / "step-5.bad-1") == before != checkpoint.digest(tmp_path / "pair" / "step-5")
 
