@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 
 import pytest
@@ -60,7 +61,7 @@ def test_whenever_it_is_killed_while_it_sends_the_next_run_gives_the_bytes_of_a_
 
     for share in (0.15, 0.5, 0.85, 0.98):
         name, process = f"killed-{share}", list[subprocess.Popen[bytes]]()
-        line = served.Line(server, whole.sent * share, lambda process=process: process[0].kill())
+        line = served.Line(server, whole.sent * share, partial(lambda process: process[0].kill(), process))
         process.append(packing(f"s3://shards/{name}", line))
         assert process[0].wait() == -signal.SIGKILL, "it was done before"
         line.close()

@@ -25,15 +25,17 @@ _KINDS: dict[str, type[DataError]] = {kind.__name__: kind for kind in (DataError
 def header_apart(path: Path) -> Header:
     """As header_of(), which may take SECONDS and MEMORY_BYTES."""
     found = _asked("header", path)
-    frames = tuple(
-        Frame(f["number"], *(None if f[name] is None else tuple(f[name]) for name in ("position", "orientation", "spacing")), _pairs(f["told_apart"]), frozenset(f["concerns"]))
-        for f in found["frames"]
-    )  # fmt: skip
+    frames = tuple(map(_frame, found["frames"]))
     return Header(**{**found, "path": path, "size": tuple(found["size"]), "attributes": _pairs(found["attributes"]), "frames": frames})
 
 
 def image_names_apart(dicomdir: Path) -> list[str]:
     return list(_asked("directory", dicomdir))
+
+
+def _frame(found: dict[str, Any]) -> Frame:
+    places = {name: found[name] and tuple(found[name]) for name in ("position", "orientation", "spacing")}
+    return Frame(**{**found, **places, "told_apart": _pairs(found["told_apart"]), "concerns": frozenset(found["concerns"])})
 
 
 def _pairs(pairs: list[list[str]]) -> tuple[tuple[str, str], ...]:
