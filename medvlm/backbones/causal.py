@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +16,14 @@ from medvlm.core.errors import RecipeError
 IMAGE = "<image>"
 """The text that stands for an image; the tokenizer holds it as one token."""
 
+CONTENT = "'content': part.text"
 # Templates of text-only models take a message as text, processors hand it over as a list of parts. This
 # turns lists into text first, so that the very same template serves training, evaluation and the export.
 FLATTEN = (
     "{%- set flat = namespace(messages=[]) -%}{%- for m in messages -%}{%- set part = namespace(text='') -%}"
     "{%- if m['content'] is string -%}{%- set part.text = m['content'] -%}{%- else -%}{%- for p in m['content'] -%}"
     "{%- set part.text = part.text + ('" + IMAGE + "' if p['type'] == 'image' else p['text']) -%}{%- endfor -%}{%- endif -%}"
-    "{%- set flat.messages = flat.messages + [{'role': m['role'], 'content': part.text}] -%}{%- endfor -%}"
+    "{%- set flat.messages = flat.messages + [{'role': m['role'], " + CONTENT + "}] -%}{%- endfor -%}"
     "{%- set messages = flat.messages -%}"
 )
 
@@ -34,6 +36,11 @@ class Config(Base):
     """Without `model`: {model_type: qwen2, hidden_size: ...}, from scratch, with a tokenizer trained from the cards' text."""
     vocabulary: int = Field(2048, gt=300)
     """Size of a tokenizer that is trained; at least the 256 bytes and the special tokens."""
+    around_image: tuple[str, str] = ("", "")
+    """Text before and after the tokens of each image, where each <word> is one token: [<Img>, </Img>] as in MiniGPT-4 and XrayGPT,
+    [<fake_token_around_image><global-img>, <fake_token_around_image>] as in Idefics3."""
+    special_tokens: tuple[str, ...] = ()
+    """Further ones, each a row of its own: [<end_of_utterance>]."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -63,7 +70,11 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
         raise RecipeError(f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or add the template to its folder")
     if FLATTEN not in made.chat_template:
         made.chat_template = FLATTEN + made.chat_template
-    made.add_special_tokens({"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False)
+    before, after = config.around_image
+    if before or after:
+        made.chat_template = made.chat_template.replace(CONTENT, f"{CONTENT} | replace({IMAGE!r}, {before + IMAGE + after!r})", 1)
+    tags = re.findall(r"<[^<>]+>", before + after)
+    made.add_special_tokens({"additional_special_tokens": [IMAGE, *dict.fromkeys(tags), *config.special_tokens]}, replace_extra_special_tokens=False)
     if made.pad_token is None:
         made.pad_token = made.eos_token
     made.save_pretrained(folder)

@@ -30,8 +30,9 @@ class Config(EncoderConfig, Loaded):
     """Hub id or local folder with weights."""
     config: dict[str, Any] = {}
     """Without `model`: {model_type: siglip_vision_model, hidden_size: ...}, started from scratch."""
-    layer: Layers = -1
-    """Which hidden state gives the patch tokens, counted from the end (LLaVA's vision_feature_layer): -2, [-5, -2], or `all` that come after a layer."""
+    layer: Layers | Literal["normed"] = -1
+    """Which hidden state gives the patch tokens, counted from the end (LLaVA's vision_feature_layer): -2, [-5, -2], or `all` that come after a
+    layer. `normed`: the last one after the tower's final norm, as Idefics3 takes it."""
     interpolate: bool = False
     """Stretches the position embeddings of a tower that is made for one size to preprocess.size."""
     preprocess: Preprocess | None = None
@@ -52,7 +53,7 @@ def facts(config: Config) -> EncoderFacts:
         return EncoderFacts(width=None, grid=None)
     patch, size = known.get("patch_size"), stated.size if stated else None
     grid = tuple(side // patch for side in size) if size and isinstance(patch, int) else None
-    count = known.get("num_hidden_layers") if config.layer == "all" else 1 if isinstance(config.layer, int) else len(config.layer)
+    count = known.get("num_hidden_layers") if config.layer == "all" else 1 if isinstance(config.layer, int) or config.layer == "normed" else len(config.layer)
     width = known.get("hidden_size")
     return EncoderFacts(width=width * count if width and count else None, grid=grid)
 
@@ -92,7 +93,8 @@ class Tower(Measured):
         self.tower = tower
         known: Any = tower.config
         before = preprocess(config)
-        self.layers = chosen(config.layer, known.num_hidden_layers if hasattr(known, "num_hidden_layers") else len(known.depths))
+        count = known.num_hidden_layers if hasattr(known, "num_hidden_layers") else len(known.depths)
+        self.layers = () if config.layer == "normed" else chosen(config.layer, count)
         accepts = inspect.signature(tower.forward).parameters
         # DINOv2 stretches its position embeddings to any size; a tower that must be asked to is made for one size.
         is_fixed = "interpolate_pos_encoding" in accepts and before.size != (known.image_size, known.image_size)
@@ -111,7 +113,7 @@ class Tower(Measured):
         vit_grid = tuple(side // self.patch for side in pixels_NCHW.shape[2:])
         out = self.tower(**(_patchified(pixels_NCHW, self.patch) if self.takes_patches else {"pixel_values": pixels_NCHW}), output_hidden_states=True, **self.options)
         hidden = out.get("reshaped_hidden_states") or out.hidden_states  # Swin's as maps
-        states = [hidden[n] for n in self.layers]
+        states = [hidden[n] for n in self.layers] or [out.last_hidden_state]
         if states[0].ndim == 4:
             features = from_maps(states)
         else:

@@ -37,6 +37,8 @@ def behind_stock(name: str, encoder: Any) -> str | None:
     A preprocess.window fits: it is applied before the stock processor, and the model card says how.
     """
     before = encoder.preprocess
+    if encoder.kind == "transformers" and encoder.interpolate:
+        return f"encoders.{name}.interpolate is true, and stock classes do not stretch the position embeddings by themselves"
     if before is not None and (reason := not_stock(before)):
         return f"encoders.{name}.preprocess.{reason}"
     if before is not None and before.channels != 3:

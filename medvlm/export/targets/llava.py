@@ -54,6 +54,8 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     known = model_type(encoder)
     if known and known not in TOWERS:
         return f"encoders.{name} is a {known}, and LLaVA is used with {' or '.join(TOWERS)}"
+    if encoder.layer == "normed":
+        return f"encoders.{name}.layer is normed, and LLaVA takes hidden states before the final norm"
     return None
 
 
@@ -71,7 +73,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     tower, connector, language = encoder.tower, model.connectors[name], model.language
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
     merge(model)
-    config = llava_config(tower, language, tokenizer, model.image_token_id, encoder.layer)
+    config = llava_config(tower, language, tokenizer, model.image_token_id, list(encoder.layers))
     with torch.device("meta"):
         stock = LlavaForConditionalGeneration(config)
     source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
@@ -103,7 +105,7 @@ def places(trained: Trained) -> Callable[[str], str | None]:
     return lambda full: next((new + full[len(old) :] for old, new in moves.items() if full.startswith(old)), None)
 
 
-def llava_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int, layer: int) -> Any:
+def llava_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int, layers: list[int]) -> Any:
     """Raises ShapeError when the tower is not one that the stock class is used with."""
     from transformers import LlavaConfig
 
@@ -121,7 +123,7 @@ def llava_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int,
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         projector_hidden_act="gelu",
         vision_feature_select_strategy=strategy,
-        vision_feature_layer=layer,
+        vision_feature_layer=layers[0] if len(layers) == 1 else layers,
         multimodal_projector_bias=True,
         tie_word_embeddings=bool(text.tie_word_embeddings),
         pad_token_id=tokenizer.pad_token_id,
@@ -188,7 +190,8 @@ def _head_is_linear(language: Any) -> None:
 
 def _unused(tower: Any, config: Any, audit: Audit) -> dict[str, str]:
     """Tensors of the tower behind the hidden state that LLaVA takes."""
-    last = tower.config.num_hidden_layers + 1 + config.vision_feature_layer  # number of layers that are run for it
+    taken = config.vision_feature_layer
+    last = tower.config.num_hidden_layers + 1 + (taken if isinstance(taken, int) else max(taken))  # number of layers that are run for it
     unused = {}
     for name in audit.merged + audit.replaced + audit.copied:
         part = name.removeprefix("model.vision_tower.")
@@ -199,5 +202,5 @@ def _unused(tower: Any, config: Any, audit: Audit) -> dict[str, str]:
         elif part.startswith("post_layernorm."):
             unused[name] = "norm of the pooled output: LLaVA takes the hidden state before it"
         elif part.startswith("encoder.layers.") and int(part.split(".")[2]) >= last:
-            unused[name] = f"layer behind vision_feature_layer {config.vision_feature_layer}"
+            unused[name] = f"layer behind vision_feature_layer {taken}"
     return unused
