@@ -17,9 +17,9 @@ from medvlm.core.errors import DataError
 from medvlm.data.source import HELD_OUT, HoldOut, SourceView, splits_of
 from medvlm.io.cache import Cache
 from medvlm.io.foreign import ForeignForm, Members
+from medvlm.io.forms import OWN, Form
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
-from medvlm.io.shard_index import OWN, Form
 from medvlm.io.shards import Entry, ShardSet
 from medvlm.recipe import LoadedRecipe
 from medvlm.sections import Source

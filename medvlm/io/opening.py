@@ -15,8 +15,9 @@ from typing import Any
 
 from medvlm.core.errors import DataError
 from medvlm.io.cache import Cache
+from medvlm.io.forms import OWN, Form, index_of, load_index
 from medvlm.io.places import LocalTars, RemoteTars, filesystem, is_remote, patiently, shown
-from medvlm.io.shard_index import INDEX, OWN, Form, Index, index_of, load_index, parse_index, text_of
+from medvlm.io.shard_index import INDEX, Index, parse_index, text_of
 from medvlm.io.shards import RECEIPT, ShardSet
 from medvlm.io.tar import Whole
 

@@ -23,8 +23,9 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
+from medvlm.io.forms import OWN, Form, read_rows
 from medvlm.io.places import Tars
-from medvlm.io.shard_index import OWN, TASKS, Facts, Form, Index, Rows, facts_of, index_path, read_rows, save_index
+from medvlm.io.shard_index import TASKS, Facts, Index, Rows, facts_of, index_path, save_index
 from medvlm.io.tar import Whole, tar_header
 
 RECEIPT = "packed.json"

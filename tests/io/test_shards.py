@@ -17,8 +17,9 @@ import pytest
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.io.forms import build_index, load_index
 from medvlm.io.opening import open_shards
-from medvlm.io.shard_index import build_index, index_path, load_index
+from medvlm.io.shard_index import index_path
 from medvlm.io.shards import Entry, ShardWriter
 from medvlm.io.tar import tar_header
 
