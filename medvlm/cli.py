@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's peak that training reaches (default: 0.4)")
     plan.add_argument("--json", action="store_true", help="the plan as JSON")
 
+    _recipe(_verb(verbs, "dry-run", _dry_run, "every stage for two steps on small random weights, with saving, resuming, evaluation and export, on a processor"))
+
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure a run on held-out data, with baselines and intervals")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
     evaluate.add_argument("--on", action="append", default=[], metavar="SOURCE[:SPLIT]", help="default: what the recipe says")
@@ -147,6 +149,13 @@ def _plan(args: argparse.Namespace) -> None:
 
     made = plan(load(args.recipe, args.overrides), args.runs, parse(args.gpus) if args.gpus else None, args.mfu)
     print(json.dumps(made.to_json(), indent=1) if args.json else table(made))
+
+
+def _dry_run(args: argparse.Namespace) -> None:
+    from medvlm.preflight.dry_run import dry_run
+    from medvlm.recipe import load
+
+    print("\n".join(f"  {line.what}: not checked" for line in dry_run(load(args.recipe, args.overrides), args.runs, print) if not line.done))
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
@@ -25,6 +24,8 @@ COUNT = 64
 """Samples that are looked at."""
 MAX_BYTES = 64 << 20
 """Bytes of shards that are read for them: volumes are large."""
+FEW, MANY = 1000, 20_000
+"""Samples of an archive that are gone through for them: a raw one may hold its pixels, a deferred one is only a name."""
 ASSUMED_WORDS = {"question": 15, "answer": 40, "report": 120}
 """Of text that nothing is known of; about 1.5 tokens a word."""
 
@@ -81,18 +82,28 @@ def _of_shards(where: Path | str, card: Card, fold: int | None) -> Look:
 
 def _of_archive(card: Card, root: Path | None) -> Look:
     reader = component("archive.readers", card.reader.kind)
-    if root is not None and not root.is_dir():
-        raise DataError(f"{root}: there is no such folder")
-    found: Iterator[Any] = reader.read(card.reader, root)
-    raws = (item.make() if isinstance(item, Deferred) else item for item in found if isinstance(item, RawSample | Deferred))
-    samples = tuple(raw.sample for raw in islice(raws, COUNT))
-    if not samples:
-        raise DataError("its archive holds no samples")
+    samples = tuple(raw.sample for raw in archived(card, root, COUNT))
     total = reader.count(card.reader, root) if hasattr(reader, "count") else None
     share = 1 - 1 / card.splits.folds if card.splits.folds else card.splits.ratios.get("train", 0.0)
     count = round(total * share) if total and card.splits.by != "column" else None
     of = f" of about {total:,}" if total else ""
     return Look(samples, count, None, f"{len(samples)}{of} samples looked at, {'in the archive' if root else 'as they are generated'}; not packed yet", True)
+
+
+def archived(card: Card, root: Path | None, count: int) -> list[RawSample]:
+    """About `count` samples of an archive, from all over what its reader gives first. Raises DataError where there are none."""
+    if root is not None and not root.is_dir():
+        raise DataError(f"{root}: there is no such folder")
+    items: list[RawSample | Deferred] = []
+    for item in component("archive.readers", card.reader.kind).read(card.reader, root):
+        if isinstance(item, RawSample | Deferred):
+            items.append(item)
+        if len(items) >= (MANY if items and isinstance(items[-1], Deferred) else FEW):
+            break
+    if not items:
+        raise DataError("its archive holds no samples")
+    chosen = items[:: max(1, len(items) // count)]
+    return [item.make() if isinstance(item, Deferred) else item for item in chosen]
 
 
 def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:

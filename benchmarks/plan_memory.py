@@ -1,0 +1,213 @@
+"""Is the memory that `medvlm plan` foretells what a step takes? Prints one JSON line.
+
+    python benchmarks/plan_memory.py [--only dual adapters full] [--steps 4]
+
+Three recipes with random weights on generated films: a dual encoder, a composed model with adapters, and one that is trained
+whole. Each is planned, and then trained for a few steps by the real stage and engine. `ratio` is planned over measured
+(torch.cuda.max_memory_allocated); the aim is 0.85 to 1.15. `parts` sets single figures side by side in GiB: weights, what is
+held when the backward pass begins, gradients, optimiser, and the peak of each section, so that a wrong one can be seen.
+On a CPU the models are tiny and nothing is measured but that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from medvlm import training
+from medvlm.core.config import component
+from medvlm.core.run import RunFolder
+from medvlm.models import lora
+from medvlm.models.parts import group_of, matches, set_trained
+from medvlm.preflight import memory as bytes_of
+from medvlm.preflight.known import described, known
+from medvlm.preflight.plan import plan
+from medvlm.preflight.precision import weights_in
+from medvlm.preflight.samples import look
+from medvlm.preflight.shrink import shrunk
+from medvlm.preflight.simulate import Step, simulate
+from medvlm.preflight.staging import stage_on_meta, tokenizer_of
+from medvlm.recipe import LoadedRecipe, load
+from medvlm.sources import open_sources
+from medvlm.train.engine import Engine
+from medvlm.train.optim import make_optimizer
+
+GIB = 1 << 30
+CARD = {
+    "name": "films", "title": "Generated films", "summary": "For measuring.", "licence": {"id": "CC0-1.0", "commercial": True}, "access": "generated",
+    "phi": {"status": "synthetic"}, "patient_key": "patient", "media": ["film"], "reader": {"kind": "phantom", "films": 96, "film_px": 128},
+}  # fmt: skip
+TEXT = {"kind": "transformers", "config": known("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract").config, "max_tokens": 512}
+
+
+def tower(model: str) -> dict[str, Any]:
+    found = known(model)
+    return {"kind": "transformers", "config": found.vision, "preprocess": {"size": [found.vision["image_size"]] * 2}, "connector": {"kind": "mlp"}}
+
+
+def language(model: str) -> dict[str, Any]:
+    return {"kind": "causal", "config": known(model).text}
+
+
+SUPERVISED = {"name": "stage", "kind": "supervised", "mix": {"films": 1}, "tasks": ["choice", "count"], "questions": 6, "steps": 8, "optim": {"lr": 1.0e-5}}
+RECIPES: dict[str, dict[str, Any]] = {
+    "dual": {
+        "model": {"encoders": {"film": {**tower("google/siglip-so400m-patch14-384"), "connector": None}}}, "engine": {"precision": "bf16-mixed"},
+        "stages": [{
+            "name": "stage", "kind": "contrastive", "mix": {"films": 1}, "trains": ["encoders", "text", "heads"], "text": TEXT, "loss": {"kind": "siglip"},
+            "width": 512, "steps": 8, "batch": 24, "optim": {"lr": 1.0e-5},
+        }],
+    },
+    "adapters": {
+        "model": {"encoders": {"film": tower("google/siglip-so400m-patch14-384")}, "language": language("Qwen/Qwen3-4B-Instruct-2507")},
+        "engine": {"precision": "bf16-true"},
+        "stages": [{**SUPERVISED, "trains": ["connectors", "lora"], "lora": {"rank": 16, "alpha": 32}, "batch": 8}],
+    },
+    "full": {
+        "model": {"encoders": {"film": tower("google/siglip-base-patch16-224")}, "language": language("Qwen/Qwen2.5-1.5B-Instruct")},
+        "engine": {"precision": "bf16-mixed"}, "stages": [{**SUPERVISED, "trains": ["encoders", "connectors", "language"], "batch": 16}],
+    },
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--steps", type=int, default=4)
+    args = parser.parse_args()
+    on_gpu = torch.cuda.is_available()
+    results = {}
+    for name in args.only:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = {**compared(written(name, Path(folder), on_gpu), Path(folder) / "runs", args.steps, on_gpu), "seconds": round(time.monotonic() - began, 1)}
+    device = torch.cuda.get_device_name() if on_gpu else "cpu"
+    print(json.dumps({"benchmark": "plan_memory", "device": device, "torch": torch.__version__, "recipes": results}))
+
+
+def written(name: str, folder: Path, on_gpu: bool) -> Path:
+    content = {"name": name, "seed": 7, "data": {"films": {"card": "card.yaml"}}, **json.loads(json.dumps(RECIPES[name]))}
+    content["engine"] |= {"kind": "single", "device": "cuda" if on_gpu else "cpu", "workers": 2}
+    if not on_gpu:
+        tiny(content)
+    (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+    return folder / "recipe.yaml"
+
+
+def tiny(content: dict[str, Any]) -> None:
+    film = content["model"]["encoders"]["film"]
+    film["config"] = shrunk(film["config"])
+    film["preprocess"]["size"] = [film["config"]["image_size"]] * 2
+    parts = [content["model"].get("language"), content["stages"][0].get("text")]
+    for part in filter(None, parts):
+        part["config"] = shrunk(part["config"])
+    content["stages"][0]["batch"] = 4
+
+
+def compared(path: Path, runs: Path, steps: int, on_gpu: bool) -> dict[str, Any]:
+    loaded = load(path)
+    foretold = plan(loaded, runs, None).stages[0]
+    total = foretold.memory[foretold.chosen]["total"]
+    measured, micro = trained(loaded, runs, steps, on_gpu)
+    step, weights = foretold_of(loaded, runs, micro)
+    peak = measured.get("peak")
+    return {
+        "planned_gib": total, "measured_gib": peak, "ratio": round(total / peak, 3) if peak else "not checked",
+        "parts": {"planned": {"weights": gib(weights.trained_bytes + weights.frozen_bytes), **parts_of(step)}, "measured": measured},
+        "table": foretold.memory[foretold.chosen],
+    }  # fmt: skip
+
+
+def parts_of(step: Step) -> dict[str, Any]:
+    """Of the very micro-batch that was trained."""
+    held = {part: gib(size) for part, size in step.held.items() if part != "optimiser"}
+    made = {"held": round(sum(held.values()), 3), "held_by_part": held, "optimiser": gib(step.held["optimiser"]), "gradients": gib(step.sections["step"]["gradients"])}
+    return {**made, "sections": {name: gib(sum(parts.values())) for name, parts in step.sections.items()}}
+
+
+def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, bytes_of.Weights]:
+    recipe, looks = described(loaded.recipe), look(loaded, runs)
+    config = recipe.stages[0]
+    stage = stage_on_meta(recipe, config, tokenizer_of(recipe, looks), True, 1)
+    weights_in(stage.model, recipe.engine.precision)
+    blank = {name: torch.empty(pixels.shape, device="meta") for name, pixels in micro.media.items()}
+    given = type(micro)(**{**vars(micro), "media": blank})
+    step = simulate(
+        stage.model, lambda m: stage.loss(m, given)[0], lambda: make_optimizer(stage.model, config.optim, matches, config.name), group_of, recipe.engine.precision
+    )
+    return step, bytes_of.weights_of(stage.model)
+
+
+def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple[dict[str, Any], Any]:
+    """GiB on the GPU at each point of the last step, and its largest micro-batch. Weights are made where they stay: on a CPU that takes minutes."""
+    recipe, config = loaded.recipe, loaded.recipe.stages[0]
+    engine = Engine(recipe.engine)
+    run = RunFolder(runs / recipe.name)
+    run.root.mkdir(parents=True, exist_ok=True)
+    setup = training._setup(loaded, run, engine, open_sources(loaded, runs, say=lambda _: None))
+    before = allocated(on_gpu)
+    with engine.device:
+        stage = component("stages", config.kind).build(config, setup)
+        if config.lora:
+            lora.attach(stage.model, config.lora, recipe.seed)
+    set_trained(stage.model, config.trains, config.name)
+    engine.place(stage.model)
+    stage.set_modes()
+    figures: dict[str, Any] = {"weights": gib(allocated(on_gpu) - before)}
+    optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
+    model = engine.setup(stage.model, optimizer)
+    batches, largest, longest = stage.batches(0), None, 0
+    for number in range(steps):
+        (micro,) = stage.micros(next(batches)[1], 1)
+        tokens = getattr(micro, "ids_BT", torch.empty(0)).numel()
+        if tokens > longest:
+            largest, longest = micro, tokens
+        start = allocated(on_gpu)
+        peak(on_gpu)
+        loss = stage.loss(model, micro)[0]
+        figures["held"] = gib(allocated(on_gpu) - start)
+        figures["peak_forward"] = gib(peak(on_gpu))
+        engine.backward(loss / max(stage.weight(micro), 1.0))
+        del loss
+        figures["gradients"] = gib(allocated(on_gpu) - start)
+        figures["peak_backward"] = gib(peak(on_gpu))
+        engine.clip(config.optim.max_norm)
+        engine.step()
+        figures["peak_step"] = gib(peak(on_gpu))
+        if number:  # in the first step the optimiser makes its states
+            figures["peak"] = max(figures.get("peak", 0.0), *(figures[f"peak_{section}"] for section in ("forward", "backward", "step")))
+        else:
+            figures["optimiser"] = gib(allocated(on_gpu) - start)
+    batches.close()  # type: ignore[attr-defined]
+    del model, stage, optimizer, engine, setup
+    if on_gpu:
+        torch.cuda.empty_cache()
+    return figures if on_gpu else {"peak": None}, largest
+
+
+def allocated(on_gpu: bool) -> int:
+    return torch.cuda.memory_allocated() if on_gpu else 0
+
+
+def peak(on_gpu: bool) -> int:
+    """Since this was asked last."""
+    found = torch.cuda.max_memory_allocated() if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    return found
+
+
+def gib(size: float) -> float:
+    return round(size / GIB, 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""`medvlm dry-run`: every stage of a recipe for two steps on small random weights of the same kinds, and all that comes after."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlm.core.config import component
+from medvlm.core.document import as_yaml
+from medvlm.core.errors import CheckpointError, UserError
+from medvlm.core.run import RunFolder
+from medvlm.evaluate.answerer import taken
+from medvlm.preflight.known import described
+from medvlm.preflight.shrink import small_encoder, small_part
+from medvlm.preflight.small_data import Made, small_data
+from medvlm.recipe import LoadedRecipe, load
+from medvlm.rules import serves
+from medvlm.sections import Recipe
+from medvlm.train import checkpoint
+
+STEPS, BATCH, GROUP, SAMPLES = 2, 4, 4, 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was tried. done: what came of it, "" where it was not checked."""
+
+    what: str
+    done: str
+    seconds: float = 0.0
+
+
+def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> list[Line]:
+    """What was exercised, and what was not checked. Nothing is left on the disk.
+
+    Raises UserError where a part of the recipe does not run: the message begins with which.
+    """
+    recipe = described(loaded.recipe)
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:
+        folder = Path(place)
+        with _part("data", lines, say) as note:
+            made = small_data(loaded, runs, folder / "data", _axes(recipe))
+            note("; ".join(f"{name}: {each.how}" for name, each in made.items()))
+        small = load(_written(loaded, recipe, made, folder))
+        run = RunFolder(folder / "runs" / small.recipe.name)
+        for stage in small.recipe.stages:
+            with _part(f"stage {stage.name}", lines, say) as note:
+                note(_trained(small, run, stage.name))
+        if small.recipe.evaluate.on:
+            with _part("evaluate", lines, say) as note:
+                note(_evaluated(run))
+        with _part("export", lines, say) as note:
+            note(_exported(run, folder / "model"))
+        with _part("report", lines, say) as note:
+            from medvlm.report.run import write_report
+
+            note(f"a page of {write_report(run).stat().st_size >> 10} KiB")
+    return [*lines, *_not_checked(loaded, made)]
+
+
+def table(lines: list[Line]) -> str:
+    width = max(len(line.what) for line in lines)
+    return "\n".join(f"  {line.what:<{width}}  {line.done + f' ({line.seconds:.0f} s)' if line.done else 'not checked'}" for line in lines)
+
+
+@contextlib.contextmanager
+def _part(what: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Runs quietly; an error says in which part it was."""
+    said: list[str] = []
+    began, heard = time.monotonic(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(heard):
+            yield said.append
+    except UserError as reason:
+        raise type(reason)(f"{what}: {reason}") from reason
+    except Exception:
+        say(heard.getvalue())
+        raise
+    lines.append(Line(what, said[0], time.monotonic() - began))
+    say(table(lines[-1:]))
+
+
+# --- the small recipe -----------------------------------------------------------------------------
+
+
+def _axes(recipe: Recipe) -> dict[str, int]:
+    """Kind of medium -> axes of what its encoder takes."""
+    sizes = {name: len(component("encoders", e.kind).preprocess(e).size) for name, e in recipe.model.encoders.items()}
+    return {kind: sizes[name] for name, kinds in serves(recipe).items() for kind in kinds}
+
+
+def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], folder: Path) -> Path:
+    """The recipe with small models, few samples and two steps, as a file of its own."""
+    model = recipe.model.model_copy(update={
+        "encoders": {name: small_encoder(e) for name, e in recipe.model.encoders.items()}, "language": small_part(recipe.model.language),
+    })  # fmt: skip
+    stages = tuple(_short(stage) for stage in recipe.stages)
+    plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(mode="json", by_alias=True, exclude={"extends": True})
+    for name, source in plain["data"].items():
+        shutil.copyfile(loaded.card_paths[name], folder / f"{name}.yaml")
+        source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(made[name].folder)}
+    plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
+    plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
+    plain["track"] = {}
+    path = folder / "recipe.yaml"
+    path.write_text(as_yaml(plain), encoding="utf-8")
+    return path
+
+
+def _short(stage: Any) -> Any:
+    accumulate = 2 if stage.accumulate != 1 else 1
+    update: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "accumulate": accumulate, "save_every": 1, "keep": "last"}
+    update |= {"max_new_tokens": 8, "group": GROUP, "max_tokens": 1 << 15, "temperature": 1.0}
+    if stage.validate_ is not None:
+        update["validate_"] = stage.validate_.model_copy(update={"every": 1, "samples": SAMPLES, "patience": 0})
+    if stage.lora is not None:
+        update["lora"] = stage.lora.model_copy(update={"rank": min(stage.lora.rank, 4)})
+    if getattr(stage, "text", None) is not None:
+        update["text"] = small_part(stage.text)
+    if hasattr(stage, "rewards"):
+        update["rewards"] = {**stage.rewards, "medvlm.preflight.spread": max(stage.rewards.values())}
+    return stage.model_copy(update={key: value for key, value in update.items() if key in type(stage).model_fields})
+
+
+# --- what is run ------------------------------------------------------------------------------------
+
+
+def _trained(small: LoadedRecipe, run: RunFolder, name: str) -> str:
+    """Two steps; then the second again, from what the first had saved, to the same bits."""
+    from medvlm.training import train
+
+    train(small, run.root.parent, only=name)
+    folder = run.stage(name)
+    first = checkpoint.read_weights(taken(folder))
+    record = json.loads((folder / "stage.json").read_text())
+    shutil.rmtree(taken(folder))
+    (folder / "stage.json").unlink()
+    train(small, run.root.parent, only=name)
+    again = checkpoint.read_weights(taken(folder))
+    if differing := [n for n in first if not torch.equal(first[n], again[n])]:
+        raise CheckpointError(f"went on from step 1 to other weights ({differing[0]}); please report this")
+    trained = ", ".join(f"{group} {each['parameters']:,}" for group, each in record["trains"].items())
+    return f"{STEPS} steps, saved, resumed to the same bits; trained {trained}"
+
+
+def _evaluated(run: RunFolder) -> str:
+    from medvlm.evaluation import evaluate
+
+    rows = evaluate(run.root)
+    return f"{len(rows)} results: {', '.join(dict.fromkeys(row['task'] for row in rows))}"
+
+
+def _exported(run: RunFolder, out: Path) -> str:
+    from medvlm.exporting import export
+
+    return "; ".join(str(receipt).splitlines()[0].removeprefix(f"{receipt.folder}: ") for receipt in export(run, out))
+
+
+def _not_checked(loaded: LoadedRecipe, made: Mapping[str, Made]) -> Iterator[Line]:
+    recipe = loaded.recipe
+    parts = [*recipe.model.encoders.values(), recipe.model.language, *(getattr(s, "text", None) for s in recipe.stages)]
+    models = sorted({part.model for part in parts if getattr(part, "model", "")})
+    for model in models:
+        yield Line(f"weights, tokenizer and chat template of {model}", "")
+    for name, each in made.items():
+        if not each.is_real:
+            yield Line(f"the samples of {name}", "")
+    if recipe.engine.precision != "32-true" or recipe.engine.kind not in ("auto", "single"):
+        yield Line(f"engine {recipe.engine.kind}, {recipe.engine.precision} (a single process in float32 ran instead)", "")
+    yield Line("time and memory of the real sizes (medvlm plan)", "")
