@@ -16,7 +16,7 @@ def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_
     image_tokens: tokens that each encoder emits per medium. pack: fill rows up to the longest document; off for
     generation, where every row holds one prompt.
     """
-    rows = _rows(documents, pack)
+    rows = rows_of(documents, pack)
     width = max(sum(len(documents[d]) for d in row) for row in rows)
     ids = torch.full((len(rows), width), pad_id)
     positions, docs, branches = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
@@ -43,7 +43,7 @@ def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_
                 targets.append((d, branch[untrained:], parents))
                 at = end
     targets.sort(key=lambda t: t[0])  # stable: branches stay in order
-    media, rows_of = _media(documents, image_tokens)
+    media, features_of = _media(documents, image_tokens)
     return Batch(
         ids_BT=ids,
         positions_BT=positions,
@@ -52,14 +52,14 @@ def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_
         targets_L=torch.tensor([i for _, tokens, _ in targets for i in tokens], dtype=torch.long),
         from_L=torch.tensor([p for _, _, parents in targets for p in parents], dtype=torch.long),
         answers_L=torch.tensor([a for a, (_, tokens, _) in enumerate(targets) for _ in tokens], dtype=torch.long),
-        feature_rows=torch.tensor([r for d, _ in placeholders for r in rows_of[d]], dtype=torch.long),
+        feature_rows=torch.tensor([r for d, _ in placeholders for r in features_of[d]], dtype=torch.long),
         media=media,
         keys=tuple(d.key for d in documents),
         sources=tuple(documents[d].source for d, _, _ in targets),
     )
 
 
-def _rows(documents: Sequence[Document], pack: bool) -> list[list[int]]:
+def rows_of(documents: Sequence[Document], pack: bool = True) -> list[list[int]]:
     """First fit in the given order: which documents share a row. The longest document sets the width."""
     if not pack:
         return [[d] for d in range(len(documents))]

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
+from medvlm.data.budget import TooLong
 from medvlm.data.mixture import Mixture
 from medvlm.data.order import RANDOM, Blocks, Order, Permutation, below
 from medvlm.data.source import SourceView
@@ -28,6 +29,8 @@ Quarantine = Callable[[str, str, str], None]
 
 SUBSTITUTES = 3
 """Samples that are tried in the place of a bad one."""
+MAX_TOO_LONG = 100
+"""And in the place of one that is too long, of which there may be many."""
 
 MAX_RUN = 8
 """Positions handed to a thread at a time. Handing over costs 40 us, a tenth of reading and preparing a film of 128 px."""
@@ -125,6 +128,7 @@ def loader(
     *,
     quarantine: Quarantine,
     max_bad: float = 0.01,
+    dropped: Counter[str] | None = None,
 ) -> Iterator[tuple[int, list[T]]]:
     """For every step, without end: its first global position, and this rank's prepared items in order.
 
@@ -133,7 +137,8 @@ def loader(
     ahead: whole steps that are prepared in advance, which bounds the memory. Closing the iterator ends the threads.
 
     Where reading or preparing raises DataError, a substitute takes the sample's place and `quarantine` is told;
-    raises DataError when more than `max_bad` of the items seen (and more than 5) were bad. Any other error is
+    raises DataError when more than `max_bad` of the items seen (and more than 5) were bad. So it is for TooLong,
+    but such samples are not bad: they are counted in `dropped` by their source. Any other error is
     raised where the item would have come, with a note of its shard and key.
     """
     if batch % world:
@@ -141,7 +146,7 @@ def loader(
         raise DataError(f"stages.{stream.stage}.batch is {batch}, which {world} ranks cannot share evenly; use a multiple of {world}, e.g. {fits}")
     share = batch // world
     steps = ((first, range(first + rank * share, first + (rank + 1) * share)) for first in count(start, batch))
-    ledger = _Ledger(quarantine, max_bad)
+    ledger = _Ledger(quarantine, max_bad, Counter() if dropped is None else dropped)
     return _threaded(stream, steps, prepare, ledger, workers, ahead) if workers else _inline(stream, steps, prepare, ledger)
 
 
@@ -180,38 +185,43 @@ def _threaded(
 class _Attempts(Generic[T]):
     """What came of a position: the prepared item, if any sample could be used, and (key, shard, reason) of those that could not."""
 
-    position: int
+    place: Place
     bad: list[tuple[str, str, str]]
+    too_long: list[tuple[str, str, str]]
     prepared: list[T]
 
 
 def _attempt(stream: Stream, position: int, prepare: Callable[[Item], T]) -> _Attempts[T]:
+    first = place = stream.place(position)
     bad: list[tuple[str, str, str]] = []
-    for attempt in range(1 + SUBSTITUTES):
-        place = stream.substitute(position, attempt) if attempt else stream.place(position)
+    too_long: list[tuple[str, str, str]] = []
+    while len(bad) <= SUBSTITUTES and len(too_long) <= MAX_TOO_LONG:
         try:
-            return _Attempts(position, bad, [prepare(stream.read(place))])
+            return _Attempts(first, bad, too_long, [prepare(stream.read(place))])
         except DataError as reason:
-            bad.append((*stream.whereabouts(place), str(reason)))
+            (too_long if isinstance(reason, TooLong) else bad).append((*stream.whereabouts(place), str(reason)))
+            place = stream.substitute(position, len(bad) + len(too_long))
         except Exception as error:
             key, shard = stream.whereabouts(place)
             error.add_note(f"at position {position} of stage {stream.stage}: sample {key} of source {place.source}, shard {shard}")
             raise
-    return _Attempts(position, bad, [])
+    return _Attempts(first, bad, too_long, [])
 
 
 class _Ledger:
     """Counts items and bad samples in the order of positions, whichever thread met them first."""
 
-    def __init__(self, quarantine: Quarantine, max_bad: float):
-        self._quarantine, self._max_bad = quarantine, max_bad
+    def __init__(self, quarantine: Quarantine, max_bad: float, dropped: Counter[str]):
+        self._quarantine, self._max_bad, self._dropped = quarantine, max_bad, dropped
         self._items = self._bad = 0
         self._known: set[str] = set()
 
     def settle(self, attempts: _Attempts[Any]) -> Any:
         self._items += 1
-        for key, shard, reason in attempts.bad:
-            self._bad += 1
+        self._bad += len(attempts.bad)
+        if attempts.too_long:
+            self._dropped[attempts.place.source] += len(attempts.too_long)
+        for key, shard, reason in (*attempts.bad, *attempts.too_long):
             if key not in self._known:  # it comes again every epoch
                 self._known.add(key)
                 self._quarantine(key, shard, reason)
@@ -221,5 +231,6 @@ class _Ledger:
                 "The run's quarantine file names all; repair the data set, pack it again and check it with `medvlm data audit`"
             )
         if not attempts.prepared:
-            raise DataError(f"position {attempts.position}: {len(attempts.bad)} samples in a row cannot be used; the last: {attempts.bad[-1][2]}")
+            tried = [*attempts.too_long, *attempts.bad]
+            raise DataError(f"position {attempts.place.position}: {len(tried)} samples in a row cannot be used; the last: {tried[-1][2]}")
         return attempts.prepared[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from medvlm.data.source import SourceView
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
 from medvlm.io.shards import Entry
 from medvlm.models.parts import group_of, matches, set_modes
+from medvlm.train.accounts import SOURCE
 from medvlm.train.engine import Engine
 
 Wants = Callable[[Entry], bool]
@@ -50,6 +52,7 @@ class Base:
 
     def __init__(self, config: StageConfig, setup: Setup):
         self.config, self.setup, self.engine = config, setup, setup.engine
+        self._dropped = Counter[str]()
 
     def begin(self) -> None:
         """Called once the starting weights are in, before any resume."""
@@ -71,7 +74,7 @@ class Base:
                 f"use a multiple of {world * accumulate}"
             )
         return loader(
-            self.stream, consumed, self.config.batch, self.engine.rank, self.engine.world, self._prepare_item, self.setup.workers, quarantine=self.setup.quarantine
+            self.stream, consumed, self.config.batch, self.engine.rank, self.engine.world, self._prepare_item, self.setup.workers, quarantine=self.setup.quarantine, dropped=self._dropped,
         )
 
     @cached_property
@@ -90,6 +93,12 @@ class Base:
     def used(self, consumed: int) -> dict[str, tuple[int, float]]:
         """Of each source, how many samples the optimiser has used, and how many rounds through it these are."""
         return self.stream.used(consumed)
+
+    def counted(self) -> dict[str, tuple[float, float]]:
+        """Terms of what was left out for its length since the last call, by source."""
+        found = {f"{SOURCE}{source}/dropped": (float(n), 0.0) for source, n in self._dropped.items()}
+        self._dropped.clear()
+        return found
 
     def validation(self, samples: int) -> list[Any]:
         """This rank's prepared share of the first samples of the validation splits, the same at every validation and alike long on every rank.

@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.contracts import StageConfig
-from medvlm.core.errors import DataError
+from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch, Sample, Task
+from medvlm.data.budget import Overlong, TooLong, partition
 from medvlm.data.dialogue import Document
 from medvlm.data.prepare import Seen, choose
 from medvlm.data.rows import collate
@@ -37,12 +38,22 @@ class Config(StageConfig):
     weigh: Literal["tokens", "answers"] = "tokens"
     """What counts alike in the loss: every trained token, or every answer, however long."""
     max_tokens: int = Field(2048, gt=0)
-    """A longer document is refused (its sample is quarantined), never cut."""
+    """Of one sample, its images included."""
+    overlong: Overlong = "error"
+    """What becomes of a longer one; it is never cut. `error` stops, `drop` takes another in its place and counts it."""
+    micro_tokens: int = Field(0, ge=0)
+    """Of a micro-batch, padding included: a step's samples are dealt into as many micro-batches as it takes, the same number on every rank. 0: no bound."""
 
     @model_validator(mode="after")
     def _boxes_need_an_image(self) -> Config:
         if "boxes" in self.tasks and "media" not in self.shows:
             raise ValueError("tasks: boxes are written in coordinates of an image, and `shows` has no media; add it, or leave boxes out")
+        return self
+
+    @model_validator(mode="after")
+    def _a_sample_fits(self) -> Config:
+        if self.micro_tokens and self.micro_tokens < self.max_tokens:
+            raise ValueError(f"micro_tokens: {self.micro_tokens} are fewer than max_tokens, {self.max_tokens}, which one sample may have; lower max_tokens")
         return self
 
     @property
@@ -70,14 +81,25 @@ class Supervised(Base):
         questions = choose(sample, self.config.asked, self.config.questions, epoch, self.setup.seed, self.config.name)
         seen = self.setup.prepare.see(sample, files) if "media" in self.config.shows else Seen([], None)
         made = self.setup.prepare.document(sample, questions, seen, self.config.shows)
-        if len(made) > self.config.max_tokens:
-            raise DataError(
-                f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is {self.config.max_tokens}; raise it or ask fewer `questions`"
-            )
-        return made
+        if len(made) <= self.config.max_tokens:
+            return made
+        where = f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is {self.config.max_tokens}"
+        if self.config.overlong == "drop":
+            raise TooLong(f"{where}; dropped")
+        raise RecipeError(f"{where}; raise it, ask fewer `questions`, or say what becomes of such samples with `overlong`")
 
     def micros(self, prepared: list[Document], count: int) -> list[Batch]:
-        return [collate(part, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id) for part in chunks(prepared, count)]
+        if not self.config.micro_tokens:
+            return [self._collated(part) for part in chunks(prepared, count)]
+        while True:
+            parts = partition(prepared, count, self.config.micro_tokens)
+            most = max(int(n) for n in self.engine.union([str(len(parts))]))
+            if most == len(parts) == count or most >= len(prepared):
+                return [self._collated(part) for part in partition(prepared, most, 0)]
+            count = most
+
+    def _collated(self, documents: list[Document]) -> Batch:
+        return collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id)
 
     def weight(self, micro: Batch) -> float:
         return len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())

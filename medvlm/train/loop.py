@@ -51,6 +51,9 @@ class Stage(Protocol):
     def used(self, consumed: int) -> dict[str, tuple[int, float]]:
         """Of each source, how many of the first `consumed` samples are its, and how many rounds through it these are."""
 
+    def counted(self) -> Terms:
+        """What this rank has left out since the last call, by source."""
+
     def micros(self, prepared: list[Any], count: int) -> list[Any]:
         """The step's micro-batches, on the CPU."""
 
@@ -124,7 +127,7 @@ def run(
             micros = stage.micros(prepared, config.accumulate)
             keys = [item.key for item in prepared]
             watch.at("computes", config.name, state.step + 1, keys)
-            seen = {"stop": (float(stop.requested), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)}
+            seen = {"stop": (float(stop.requested), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)} | stage.counted()
             for _ in range(stage.updates):
                 terms = _accumulate(stage, model, micros, engine)
                 norm = engine.clip(config.optim.max_norm)

@@ -54,6 +54,16 @@ def test_every_document_stands_whole_in_one_row(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
+def test_there_are_as_many_image_tokens_as_features(seed: int) -> None:
+    """Of each batch, and, since documents stand whole in their rows, of each document."""
+    made = random_documents(seed)
+    batch = collate(made, TOKENS, PAD)
+    features = sum(len(pixels) * TOKENS[name] for name, pixels in batch.media.items())
+    assert int((batch.ids_BT == IMAGE).sum()) == len(batch.feature_rows) == sum(TOKENS[name] for d in made for name, _ in d.media)
+    assert features == len(batch.feature_rows) and sorted(batch.feature_rows.tolist()) == list(range(features))
+
+
+@pytest.mark.parametrize("seed", range(30))
 def test_a_target_is_predicted_by_the_token_before_it_in_its_own_continuation(seed: int) -> None:
     made = random_documents(seed)
     batch = collate(made, TOKENS, PAD)

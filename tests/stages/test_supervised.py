@@ -81,8 +81,37 @@ def test_without_images_everything_but_boxes_is_asked_by_default_and_boxes_are_r
 def test_a_document_that_is_too_long_is_refused_and_never_cut(stage_of: Make) -> None:
     stage = stage_of("supervised", max_tokens=10)
     view = stage.setup.open_source("films", "train", stage.wants)
-    with pytest.raises(DataError, match=r"\d+ tokens with its images, stages.instruct.max_tokens is 10; raise it or ask fewer"):
+    with pytest.raises(RecipeError, match=r"\d+ tokens with its images, stages.instruct.max_tokens is 10; raise it, ask fewer"):
         stage.prepare_sample(*view.read(0), epoch=0, position=0)
+
+
+def test_documents_that_are_too_long_are_dropped_and_counted_by_source(stage_of: Make) -> None:
+    every = stage_of("supervised", questions=3)
+    lengths = [len(d) for d in first(every)]
+    limit = sorted(lengths)[len(lengths) // 2]
+    stage = stage_of("supervised", questions=3, max_tokens=limit, overlong="drop")
+    batches = stage.batches(0)
+    kept = [d for _ in range(3) for d in next(batches)[1]]
+    batches.close()
+    assert all(len(d) <= limit and d.prefix.count(stage.model.image_token_id) == 4 for d in kept)
+    # What was dropped is counted, also where a substitute was too long itself.
+    dropped = stage.counted()["source/films/dropped"][0]
+    assert dropped >= sum(n > limit for n in lengths) > 0 and stage.counted() == {}
+
+
+def test_micro_batches_keep_within_their_tokens_and_train_the_same(stage_of: Make) -> None:
+    stage = stage_of("supervised", questions=3)
+    stage.model.eval()
+    prepared = first(stage)
+    (whole,) = stage.micros(prepared, 1)
+    bound = max(map(len, prepared)) * 2
+    bounded = stage_of("supervised", questions=3, max_tokens=bound, micro_tokens=bound)
+    parts = bounded.micros(prepared, 1)
+    assert len(parts) > 1 and all(part.ids_BT.numel() <= bound for part in parts)
+    assert [key for part in parts for key in part.keys] == list(whole.keys)
+    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(stage.loss(stage.model, whole)[0].item(), rel=1e-5)
+    with pytest.raises(RecipeError, match="micro_tokens: 50 are fewer than max_tokens, 100"):
+        stage_of("supervised", max_tokens=100, micro_tokens=50)
 
 
 def test_validation_does_not_depend_on_the_batch_it_is_done_in(stage_of: Make) -> None:
