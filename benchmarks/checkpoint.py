@@ -79,24 +79,24 @@ def measured(tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, 
     taken: dict[str, list[float]] = {}
     note = lambda name, seconds: taken.setdefault(name, []).append(seconds)  # noqa: E731
     step = training_step(device)
-    saver.save(0, tensors, {"step": 0})  # warms up
-    first = timed(lambda: saver.save(1, tensors, {"step": 1}))
+    saver.save(0, tensors, {})  # warms up
+    first = timed(lambda: saver.save(1, tensors, {}))
     saver.wait()
     for i in range(repeats):
         clean(folder)
         note("safetensors", timed(lambda: plain(tensors, folder)))
         clean(folder)
-        note("waiting", timed(lambda i=i: saver.save(3 * i + 3, tensors, {"step": i}, now=True)))  # type: ignore[misc]
+        note("waiting", timed(lambda i=i: saver.save(3 * i + 3, tensors, {}, now=True)))  # type: ignore[misc]
         clean(folder)
         begun = time.perf_counter()
-        note("stall", timed(lambda i=i: saver.save(3 * i + 4, tensors, {"step": i})))  # type: ignore[misc]
+        note("stall", timed(lambda i=i: saver.save(3 * i + 4, tensors, {})))  # type: ignore[misc]
         saver.wait()
         note("background", time.perf_counter() - begun)
         clean(folder)
         note("again", timed(lambda: plain(tensors, folder)))
         clean(folder)
         note("step_alone", median(timed(step) for _ in range(20)))
-        saver.save(3 * i + 5, tensors, {"step": i})
+        saver.save(3 * i + 5, tensors, {})
         beside = []
         while saver.under_way and not saver.under_way.done():
             beside.append(timed(step))

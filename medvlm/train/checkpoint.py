@@ -24,9 +24,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from medvlm.core.errors import CheckpointError
+from medvlm.train.snapshot import Snapshot
 from medvlm.train.storage import HashingFile, Reader, Writer
 from medvlm.train.tensors import Read
 
@@ -47,12 +47,12 @@ class Keep:
 
 
 def save(
-    stage_folder: Path, step: int, tensors: dict[str, Any], state: dict[str, Any], rank: int, *, random: dict[str, Any] | None = None,
+    stage_folder: Path, step: int, tensors: dict[str, Any] | Snapshot, state: dict[str, Any], rank: int, *, random: dict[str, Any] | None = None,
     group: Any = None, may_save: Callable[[], None] = lambda: None, note: Callable[[int], None] = lambda _: None,
 ) -> Path:  # fmt: skip
     """The folder step-N, once it is whole on disk. Called on every rank; what goes wrong on one is raised on all.
 
-    tensors: as the engine gives them. random: `random_state()` of the moment. group: the process group to agree in.
+    tensors: as the engine gives them, or a snapshot of them. random: `random_state()` of the moment. group: the process group to agree in.
     may_save: raises on the first rank if the folder is not ours. note: is told of every piece that is written.
     Raises CheckpointError when the disk is full; then the checkpoints before are as they were.
     """
@@ -82,7 +82,7 @@ def save(
     try:
         _together(begin if rank == 0 else _nothing, group)
         writer = Writer(part / "tensors", note)
-        _save_tensors(tensors, writer, group)
+        _save_tensors(tensors if isinstance(tensors, Snapshot) else Snapshot(tensors, rank == 0), writer, group)
         prints = _together(own, group)
         _together(finish if rank == 0 else _nothing, group)
     except OSError as reason:
@@ -202,18 +202,16 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _save_tensors(tensors: dict[str, Any], writer: Writer, group: Any) -> None:
+def _save_tensors(snapshot: Snapshot, writer: Writer, group: Any) -> None:
     if dist.is_initialized():
         with _as_it_was_raised():
-            dcp.save(tensors, storage_writer=writer, process_group=group)
+            dcp.save({}, storage_writer=writer, planner=snapshot, process_group=group)
         return
     # What dcp.save does in one process, which warns each time that there are no others.
-    planner = DefaultSavePlanner()
-    planner.set_up_planner(tensors, writer.storage_meta(), is_coordinator=True)
     writer.set_up_storage_writer(True)
-    plans, contents = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
+    plans, contents = snapshot.create_global_plan([writer.prepare_local_plan(snapshot.create_local_plan())])
     (plan,) = writer.prepare_global_plan(plans)
-    writer.finish(contents, [writer.write_data(planner.finish_plan(plan), planner).wait()])
+    writer.finish(contents, [writer.write_data(snapshot.finish_plan(plan), snapshot).wait()])
 
 
 def _together(act: Callable[[], T], group: Any) -> list[T]:

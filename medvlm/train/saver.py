@@ -9,13 +9,11 @@ from concurrent.futures import TimeoutError as StillSaving
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.utils._pytree import tree_leaves
 
 from medvlm.train import checkpoint
 from medvlm.train.checkpoint import Keep
+from medvlm.train.snapshot import Room, Snapshot
 
 
 class Saver:
@@ -34,8 +32,7 @@ class Saver:
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.under_way: Future[Path] | None = None
-        cuda = torch.cuda.is_available()
-        self.stager = DefaultStager(StagingOptions(use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=cuda))
+        self.room = Room()
         self.copies: bool | None = None
         self.bytes = 0
         """Written so far, over all saves: what tells a slow disk from one that does nothing."""
@@ -43,10 +40,11 @@ class Saver:
     def save(self, step: int, tensors: dict[str, Any], state: dict[str, Any], *, best: int = 0, now: bool = False) -> None:
         """Returns once training may go on; with `now`, or where memory has no room for a copy, once the checkpoint is on disk. Called on every rank."""
         self.wait()
-        random = checkpoint.random_state()
-        now = now or not self._has_room(tensors)
-        held: Any = tensors if now else self.stager.stage(tensors)
-        self.under_way = self.thread.submit(self._save, step, held, state, random, best)
+        random, snapshot = checkpoint.random_state(), Snapshot(tensors, self.rank == 0)
+        now = now or not self._has_room(snapshot.nbytes)
+        if not now:
+            snapshot.copy(self.room)
+        self.under_way = self.thread.submit(self._save, step, snapshot, state, random, best)
         if now:
             self.wait()
 
@@ -80,12 +78,12 @@ class Saver:
             self.say(str(reason))  # something else already ends the stage
         finally:
             self.thread.shutdown()
-            self.stager.close()
+            self.room.close()
             if self.group is not None:
                 dist.destroy_process_group(self.group)
 
-    def _save(self, step: int, tensors: dict[str, Any], state: dict[str, Any], random: dict[str, Any], best: int) -> Path:
-        saved = checkpoint.save(self.folder, step, tensors, state, self.rank, random=random, group=self.group, may_save=self.may_save, note=self._note)
+    def _save(self, step: int, snapshot: Snapshot, state: dict[str, Any], random: dict[str, Any], best: int) -> Path:
+        saved = checkpoint.save(self.folder, step, snapshot, state, self.rank, random=random, group=self.group, may_save=self.may_save, note=self._note)
         if self.rank == 0:
             checkpoint.prune(self.folder, self.keep, step, best)
         return saved
@@ -93,10 +91,9 @@ class Saver:
     def _note(self, written: int) -> None:
         self.bytes += written
 
-    def _has_room(self, tensors: dict[str, Any]) -> bool:
+    def _has_room(self, size: int) -> bool:
         """Asked once: later copies go where the first one lies."""
         if self.copies is None:
-            size = sum(_local(t).nbytes for t in tree_leaves(tensors) if isinstance(t, torch.Tensor))
             left = memory_left()
             self.copies = left is None or size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < 0.5 * left
             if not self.copies and self.rank == 0:
@@ -117,6 +114,3 @@ def memory_left() -> int | None:
         left.append(int(most) - int(used.read_text()))
     return min(left)
 
-
-def _local(tensor: Any) -> torch.Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]

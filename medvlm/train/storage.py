@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from medvlm.core.errors import CheckpointError
+from medvlm.train.snapshot import size_of
 
 FILE_BYTES, FILES = 256 << 20, 4
 """A rank writes one file for each 256 MiB at most, and at most this many, each in a thread of its own."""
@@ -214,21 +215,15 @@ def _require_plain(data: bytes, name: str) -> None:
 
 def _shares(items: Sequence[WriteItem]) -> list[list[WriteItem]]:
     """One list a file, about equal in bytes. Items that are alike in size keep the order of their names, so that a checkpoint is the same bytes each time."""
-    ordered = sorted(items, key=lambda item: (-_size(item), item.index.fqn, tuple(item.index.offset or ())))
-    number = max(1, min(FILES, sum(map(_size, items)) // FILE_BYTES))
+    ordered = sorted(items, key=lambda item: (-size_of(item), item.index.fqn, tuple(item.index.offset or ())))
+    number = max(1, min(FILES, sum(map(size_of, items)) // FILE_BYTES))
     shares: list[list[WriteItem]] = [[] for _ in range(number)]
     filled = [0] * number
     for item in ordered:
         i = filled.index(min(filled))
         shares[i].append(item)
-        filled[i] += _size(item)
+        filled[i] += size_of(item)
     return [share for share in shares if share]
-
-
-def _size(item: WriteItem) -> int:
-    if item.tensor_data is None:
-        return 0
-    return item.tensor_data.chunk.sizes.numel() * item.tensor_data.properties.dtype.itemsize
 
 
 def _header(items: Sequence[WriteItem], held: dict[int, Any]) -> tuple[bytes, list[int]]:
@@ -239,7 +234,7 @@ def _header(items: Sequence[WriteItem], held: dict[int, Any]) -> tuple[bytes, li
             sizes.append(held[i].getbuffer().nbytes)
             entries.append((item.index.fqn, torch.uint8, [sizes[i]], sizes[i]))
         else:
-            sizes.append(_size(item))
+            sizes.append(size_of(item))
             offset, chunk = item.index.offset, item.tensor_data.chunk
             part = f"@{','.join(map(str, offset))}" if offset and any(offset) else ""
             entries.append((item.index.fqn + part, item.tensor_data.properties.dtype, list(chunk.sizes), sizes[i]))
