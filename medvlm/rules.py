@@ -13,6 +13,7 @@ from medvlm.core.document import KeyPath
 from medvlm.core.errors import ShapeError, did_you_mean
 from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
+from medvlm.export.servers import not_taken
 from medvlm.export.stock import resolve
 from medvlm.sections import Recipe, Source
 
@@ -32,7 +33,11 @@ def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
 
 def _export(recipe: Recipe) -> Iterator[Problem]:
     for target in recipe.export.targets:
-        if reason := resolve(target, recipe.model, recipe.stages)[2]:
+        kind, _, reason = resolve(target, recipe.model, recipe.stages)
+        for i, server in enumerate(recipe.export.serves):
+            if not reason and (why := not_taken(server, kind)):
+                yield Problem(("export", "serves", i), why)
+        if reason:
             yield Problem(("export", "target"), f"{reason}; change it, or write `export: {{target: custom}}`")
 
 

@@ -90,6 +90,9 @@ class Export(Config):
     """One or several. `stock`: the nearest class that others load without our code, refused where none holds the model; or one
     by name: `medvlm/export/targets` has a file for each. `custom`: loads with medvlm alone, and holds everything."""
 
+    serves: tuple[Literal["vllm", "gguf"], ...] = ()
+    """Programs that must take it, asked when the recipe is validated. gguf: what llama.cpp converts."""
+
     @property
     def targets(self) -> tuple[str, ...]:
         return (self.target,) if isinstance(self.target, str) else self.target

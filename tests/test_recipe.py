@@ -277,6 +277,8 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ([("connector: {kind: mlp}", "connector: {kind: linear}"), ("evaluate", "export: {target: stock}\nevaluate")],
          "33:10 export.target: no stock class holds this model: encoders.film.connector is of kind linear"),
         ([("connector: {kind: mlp}", "connector: {kind: linear}")], "1:1 export.target: no stock class holds this model"),
+        ([("evaluate", "export: {target: stok}\nevaluate")], "33:10 export.target: there is no export target 'stok', did you mean 'stock'?"),
+        ([("evaluate", "export: {serves: [gguf]}\nevaluate")], "33:19 export.serves.0: gguf does not take llava; the layout of Idefics3 is converted"),
         # secrets
         ([("model_type: qwen2", "model_type: hf_abcdefghijklmnopqrstuvwxyz")], "5:37 model.language.config.model_type: looks like a password or an access token"),
     ],

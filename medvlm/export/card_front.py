@@ -13,7 +13,7 @@ from medvlm.export.card_text import interval_words
 from medvlm.export.licence import hub_licence
 
 TASKS = {"vlm": "image-text-to-text", "dual": "zero-shot-image-classification", "encoder": "image-feature-extraction"}
-NAMED = ("llava", "clip", "siglip")
+NAMED = ("llava", "idefics3", "clip", "siglip")
 """Targets whose name is a tag that people look for."""
 
 

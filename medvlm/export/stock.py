@@ -8,7 +8,7 @@ from typing import Any
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import did_you_mean
 
-NEAREST = {"vlm": ("llava",), "dual": ("siglip", "clip", "vision_text_dual_encoder", "open_clip"), "encoder": ("tower", "timm", "onnx")}
+NEAREST = {"vlm": ("llava", "idefics3"), "dual": ("siglip", "clip", "vision_text_dual_encoder", "open_clip"), "encoder": ("tower", "timm", "onnx")}
 """What `stock` stands for, by what the stages make, and what `encoder` stands for: the first in order that holds the model."""
 REMEDY = "set export.target: custom"
 

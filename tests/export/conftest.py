@@ -58,22 +58,22 @@ def with_film(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"encoders": {**recipe.model.encoders, "film": changed}})})
 
 
-def tiny_tokenizer() -> Any:
+def tiny_tokenizer(language: Any = None) -> Any:
     from medvlm.backbones import causal
 
-    config = causal.Config(kind="causal", config={"model_type": "qwen2"}, vocabulary=400)
+    config = language or causal.Config(kind="causal", config={"model_type": "qwen2"}, vocabulary=400)
     with tempfile.TemporaryDirectory() as folder:
         return causal.tokenizer(config, lambda size: train_tokenizer(WORDS, size, IMAGE), Path(folder))
 
 
 def trained_of(recipe: Recipe) -> Trained:
     """Random weights; adapters that do something, as after training."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(recipe.model.language)
     stage, encoders = recipe.stages[0], recipe.model.encoders
     model: Any
     if recipe.model.language:
         model = build_vlm(encoders, recipe.model.language, tokenizer, IMAGE, seed=3)
-        attach(model, Lora(rank=4, targets=("language", "encoders")), seed=5)
+        attach(model, stage.lora or Lora(rank=4), seed=5)
         with torch.random.fork_rng():
             torch.manual_seed(11)
             for name, parameter in model.named_parameters():

@@ -15,9 +15,10 @@ from medvlm.core.run import RunFolder
 from medvlm.export import parity
 from medvlm.export import reference as references
 from medvlm.export.run import ExportReceipt, export
-from medvlm.export.targets import llava
+from medvlm.export.stock import resolve
+from medvlm.export.targets import idefics3, llava
 
-from .conftest import recipe_of, trained_of, with_film
+from .conftest import prove_here, recipe_of, trained_of, with_film
 
 CLIP = {"model_type": "clip_vision_model"}
 COMPOSITIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -166,6 +167,64 @@ def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_chi
 def test_what_no_stock_class_holds_is_refused_with_the_reason(tower: dict[str, Any], encoders: dict[str, Any], reason: str) -> None:
     found = llava.reason(with_film(recipe_of(tower, {}), encoders).model, ())
     assert found is not None and reason in found
+
+
+IDEFICS3 = {"connector": {"kind": "pixel_shuffle", "factor": 2, "layers": 1}, "layer": "normed"}
+WORDS = {"around_image": list(idefics3.AROUND), "special_tokens": [idefics3.END]}
+
+
+def in_idefics3(tower: dict[str, Any] = IDEFICS3, language: dict[str, Any] = WORDS) -> Any:
+    recipe = with_film(recipe_of({}, {"tie_word_embeddings": False}), tower)
+    changed = type(recipe.model.language).model_validate({**recipe.model.language.model_dump(by_alias=True), **language})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"language": changed})})
+
+
+def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
+    """The words around an image are the model's in training and the processor's in the export, once in both."""
+    trained = trained_of(in_idefics3())
+    assert trained.tokenizer.convert_tokens_to_ids(idefics3.END) < trained.model.language.get_input_embeddings().num_embeddings
+    receipt = export(run, tmp_path / "out", trained, "stock")
+    assert receipt.kind == "idefics3" and receipt.parity["class"] == "Idefics3ForConditionalGeneration"
+    assert receipt.parity["passed"] and receipt.parity["max_abs_logit_diff"] <= 1e-4 and not receipt.parity["golden_that_differ"]
+    assert receipt.parity["image_effect"] > 100 * receipt.parity["tolerance"]
+    assert set(receipt.audit.left_out) == {"encoders.film.tower.head"} and not receipt.audit.unused
+    config = json.loads((receipt.folder / "config.json").read_text())
+    assert config["scale_factor"] == 2 and config["text_config"]["architectures"] == ["Qwen2ForCausalLM"]
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(receipt.folder)
+    assert len(processor.tokenizer) == len(trained.tokenizer), "no token was added behind the last row of the embeddings"
+
+
+def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "prove", prove_here)
+    recipe = in_idefics3()
+    with pytest.raises(ShapeError, match=r"4 adapters have no layer in the stock class: encoders\.film\.tower\.head\."):
+        export(run, tmp_path / "out", trained_of(recipe), "adapter")
+    (stage,) = recipe.stages
+    of_language = stage.model_copy(update={"lora": stage.lora.model_copy(update={"targets": ("language",)})})
+    receipt = export(run, tmp_path / "out", trained_of(recipe.model_copy(update={"stages": (of_language,)})), "adapter")
+    assert receipt.parity["class"].endswith("over Idefics3ForConditionalGeneration") and receipt.parity["adapter_effect"] > 0.01
+
+
+@pytest.mark.parametrize(
+    ("tower", "language", "reason"),
+    [
+        ({**IDEFICS3, "connector": {"kind": "pixel_shuffle"}}, WORDS, "connector is pixel_shuffle with 2 layers, and Idefics3 holds"),
+        ({**IDEFICS3, "layer": -1}, WORDS, "set layer: normed"),
+        (IDEFICS3, {}, "set around_image: ['<fake_token_around_image><global-img>', '<fake_token_around_image>'] and special_tokens: [<end_of_utterance>]"),
+        ({**IDEFICS3, "preprocess": {"size": [32, 32], "fit": "crop"}}, WORDS, "processor squashes to squares"),
+    ],
+)
+def test_what_idefics3_needs_is_said(tower: dict[str, Any], language: dict[str, Any], reason: str) -> None:
+    recipe = in_idefics3(tower, language)
+    assert reason in resolve("stock", recipe.model, recipe.stages)[2]
+
+
+def test_several_layers_of_a_tower_go_into_llava(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "prove", prove_here)
+    receipt = export(run, tmp_path / "out", trained_of(with_film(recipe_of(CLIP, {}), {"layer": [-2, -1]})), "stock")
+    assert receipt.parity["passed"] and json.loads((receipt.folder / "config.json").read_text())["vision_feature_layer"] == [-2, -1]
 
 
 def test_two_encoders_are_refused_and_the_remedy_is_said(tmp_path: Path, run: RunFolder, no_children: None) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import ShapeError
@@ -20,11 +19,10 @@ from medvlm.data.transforms import processor_settings
 from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account, named
 from medvlm.export.fits import model_type, one_tower
+from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left
 from medvlm.export.stock import REMEDY
 from medvlm.export.trained import Trained
-from medvlm.models.generate import end_ids
 from medvlm.models.lora import merge
-from medvlm.models.vlm import VLM
 
 MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
 LOADING = """\
@@ -78,11 +76,11 @@ def write(trained: Trained, folder: Path) -> Audit:
         stock = LlavaForConditionalGeneration(config)
     source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
     placed, audit = account(source, places(trained), stock.state_dict(), adapters, trained.is_trained)
-    _head_is_linear(language)
+    head_is_linear(language)
     stock.load_state_dict(placed, strict=True, assign=True)
     stock.tie_weights()
     if config.tie_word_embeddings:
-        audit.shared["lm_head.weight"] = "model.language_model." + _name_of(language.base_model, language.get_input_embeddings()) + ".weight"
+        audit.shared["lm_head.weight"] = "model.language_model." + module_name(language.base_model, language.get_input_embeddings()) + ".weight"
     audit.unused.update(_unused(tower, config, audit))
     stock.generation_config = generation_config(model, tokenizer)
     stock.config.dtype = language.get_input_embeddings().weight.dtype
@@ -95,7 +93,7 @@ def places(trained: Trained) -> Callable[[str], str | None]:
     """A parameter's name -> its name in the stock class, or None."""
     ((name, _),) = trained.model.encoders.items()
     language = trained.model.language
-    head = _name_of(language, language.get_output_embeddings())
+    head = module_name(language, language.get_output_embeddings())
     moves = {
         f"encoders.{name}.tower.": "model.vision_tower.",
         f"connectors.{name}.": "model.multi_modal_projector.",
@@ -132,32 +130,12 @@ def llava_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int,
     )
 
 
-def generation_config(model: VLM, tokenizer: Any) -> Any:
-    """Greedy and never saying the placeholder of an image, as the model was evaluated.
-
-    256 new tokens where the caller does not say: transformers' own default is 20, prompt and image included.
-    """
-    from transformers import GenerationConfig
-
-    ends = end_ids(model, tokenizer)
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=256,
-        suppress_tokens=[model.image_token_id],
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends[0] if len(ends) == 1 else ends,
-    )
-
-
 def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: Path) -> None:
     """processor_config.json, chat_template.jinja, the tokenizer, and preprocessor_config.json for older readers."""
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     strategy, extra = TOWERS[tower.config.model_type]
-    tokenizer = copy.deepcopy(tokenizer)
-    # Several prompts in one batch are continued at their right end. What is saved are the arguments a tokenizer was made with.
-    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
+    tokenizer = padded_left(tokenizer)
     images = CLIPImageProcessor(**processor_settings(preprocess))
     processor = LlavaProcessor(
         image_processor=images, tokenizer=tokenizer, patch_size=tower.config.patch_size, vision_feature_select_strategy=strategy,
@@ -165,27 +143,6 @@ def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: P
     )  # fmt: skip
     processor.save_pretrained(folder)
     images.save_pretrained(folder)
-
-
-# --- names ---------------------------------------------------------------------------------------
-
-
-def _name_of(root: nn.Module, module: nn.Module) -> str:
-    return next(name for name, found in root.named_modules() if found is module)
-
-
-def _head_is_linear(language: Any) -> None:
-    """The stock class computes lm_head(hidden) and nothing after it; Gemma 2 caps, Cohere and Granite scale."""
-    ids = torch.arange(8)[None]
-    with torch.no_grad():
-        whole = language(input_ids=ids, use_cache=False).logits
-        linear = language.get_output_embeddings()(language.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    diff = (whole - linear).abs().max().item()
-    if diff > 1e-4:
-        raise ShapeError(
-            f"export: {type(language).__name__} does more after its last layer than a linear head (logits differ by {diff:.2g}), "
-            f"which the stock class does not do; {REMEDY}"
-        )
 
 
 def _unused(tower: Any, config: Any, audit: Audit) -> dict[str, str]:

@@ -1,0 +1,126 @@
+"""A trained VLM as a stock Idefics3ForConditionalGeneration folder: transformers, vLLM, and the layout that llama.cpp converts to GGUF.
+
+It holds a SigLIP tower up to its final norm, pixel shuffle with one matrix, and a causal language model whose prompts have
+Idefics3's own words around every image, which its processor writes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlm.core.contracts import Preprocess
+from medvlm.data.transforms import PIL_BICUBIC
+from medvlm.export import reference as references
+from medvlm.export.audit import Audit, account, named
+from medvlm.export.fits import model_type, one_tower
+from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left
+from medvlm.export.targets.llava import LOADING
+from medvlm.export.trained import Trained
+from medvlm.models.lora import merge
+
+MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
+__all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "places", "reason", "reference", "write"]
+AROUND = ("<fake_token_around_image><global-img>", "<fake_token_around_image>")
+END = "<end_of_utterance>"
+"""Idefics3Processor puts this into every tokenizer: without a row in the embeddings it would be beyond their end."""
+
+
+def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
+    """One SigLIP tower, pixel_shuffle of one layer, squares, and the words around images."""
+    if why := one_tower(model):
+        return why
+    ((name, encoder),) = model.encoders.items()
+    at, connector, language = f"encoders.{name}", encoder.connector, model.language
+    if connector.kind != "pixel_shuffle" or connector.layers != 1:
+        found = connector.kind if connector.kind != "pixel_shuffle" else f"pixel_shuffle with {connector.layers} layers"
+        return f"{at}.connector is {found}, and Idefics3 holds {{kind: pixel_shuffle, layers: 1}}"
+    known = model_type(encoder)
+    if known and known != "siglip_vision_model":
+        return f"{at} is a {known}, and Idefics3 holds a siglip_vision_model"
+    if encoder.layer != "normed":
+        return f"{at}.layer is {encoder.layer}, and Idefics3 takes the last one after the final norm: set layer: normed"
+    before = encoder.preprocess
+    if before is not None and (before.fit != "squash" or before.size[0] != before.size[1]):
+        return f"{at}.preprocess makes {list(before.size)} with fit: {before.fit}, and Idefics3's processor squashes to squares"
+    if language.kind == "causal" and (tuple(language.around_image) != AROUND or END not in language.special_tokens):
+        return f"language has other words around images than Idefics3: set around_image: {list(AROUND)} and special_tokens: [{END}]"
+    return None
+
+
+def reference(trained: Trained, folder: Path) -> None:
+    references.answers(trained.for_stock(), folder)
+
+
+def write(trained: Trained, folder: Path) -> Audit:
+    """Adapters are folded into the model for good."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
+    from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+
+    model, tokenizer = trained.model, trained.tokenizer
+    ((name, encoder),) = model.encoders.items()
+    tower, connector, language = encoder.tower, model.connectors[name], model.language
+    adapters = [n for n, _ in model.named_parameters() if ".lora_" in n and ".tower.head." not in n]
+    merge(model)
+    vision, text = tower.config.to_dict(), copy.deepcopy(language.config)
+    text.architectures = [type(language).__name__]  # llama.cpp picks its converter by this
+    config = Idefics3Config(
+        vision_config=Idefics3VisionConfig(**{k: v for k, v in vision.items() if k in Idefics3VisionConfig.__dataclass_fields__ and k != "model_type"}),
+        text_config=text,
+        image_token_id=model.image_token_id,
+        scale_factor=connector.factor,
+        tie_word_embeddings=bool(text.tie_word_embeddings),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.device("meta"):
+        stock = Idefics3ForConditionalGeneration(config)
+    source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
+    pooling = {n for n in source if n.startswith(f"encoders.{name}.tower.head.")}
+    placed, audit = account({n: t for n, t in source.items() if n not in pooling}, places(trained), stock.state_dict(), adapters, trained.is_trained)
+    if pooling:
+        audit.left_out[f"encoders.{name}.tower.head"] = "attention pooling of SigLIP, which Idefics3 has no place for and no use"
+    head_is_linear(language)
+    stock.load_state_dict(placed, strict=True, assign=True)
+    stock.tie_weights()
+    if config.tie_word_embeddings:
+        audit.shared["lm_head.weight"] = f"model.text_model.{module_name(language.base_model, language.get_input_embeddings())}.weight"
+    stock.generation_config = generation_config(model, tokenizer)
+    stock.config.dtype = language.get_input_embeddings().weight.dtype
+    stock.save_pretrained(folder)
+    (preprocess,) = trained.preprocess.values()
+    _save_processor(tokenizer, preprocess, encoder, connector, folder)
+    return audit
+
+
+def places(trained: Trained) -> Callable[[str], str | None]:
+    """A parameter's name -> its name in the stock class, or None."""
+    ((name, _),) = trained.model.encoders.items()
+    language = trained.model.language
+    moves = {
+        **{f"encoders.{name}.tower.{own}.": f"model.vision_model.{own}." for own in ("embeddings", "encoder", "post_layernorm")},
+        f"connectors.{name}.proj.": "model.connector.modality_projection.proj.",
+        f"language.{language.base_model_prefix}.": "model.text_model.",
+        f"language.{module_name(language, language.get_output_embeddings())}.": "lm_head.",
+    }
+    return lambda full: next((new + full[len(old) :] for old, new in moves.items() if full.startswith(old)), None)
+
+
+def _save_processor(tokenizer: Any, preprocess: Preprocess, encoder: Any, connector: Any, folder: Path) -> None:
+    """Images are made square in one step: no tiles, and no resizing before."""
+    from transformers import Idefics3ImageProcessor, Idefics3Processor
+
+    rows, columns = encoder.grid
+    images = Idefics3ImageProcessor(
+        do_resize=False, do_image_splitting=False, max_image_size={"longest_edge": preprocess.size[0]}, resample=PIL_BICUBIC,
+        image_mean=list(preprocess.mean), image_std=list(preprocess.std),
+    )  # fmt: skip
+    tokenizer = padded_left(tokenizer)
+    # The processor itself writes the words around an image; a template that does would write them twice.
+    template = tokenizer.chat_template.replace(f" | replace('<image>', {AROUND[0] + '<image>' + AROUND[1]!r})", "")
+    tokenizer.chat_template = template
+    Idefics3Processor(images, tokenizer, image_seq_len=rows * columns // connector.factor**2, chat_template=template).save_pretrained(folder)
+    images.save_pretrained(folder)
