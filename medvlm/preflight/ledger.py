@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten = torch.ops.aten
 LARGE = 1 << 20
 """Results of more elements are not computed, even where all that goes in is there: masks of long rows."""
+FEW = 64
+"""Numbers that are taken off the GPU at once to be logged; more are pixels."""
 ROUND = 512
 """CUDA's allocator rounds up to this many bytes."""
 
@@ -63,8 +65,8 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         num_meta = sum(t.is_meta for t in tensors)
-        if num_meta and func is aten._local_scalar_dense.default:
-            return 0.0 if args[0].is_floating_point() else 0  # what is only logged
+        if num_meta and (logged := _logged(func, args, kwargs)) is not None:
+            return logged
         if num_meta and (num_meta < len(tensors) or "device" in kwargs):
             args, kwargs = _moved(func, args, kwargs)
         elif tensors and not num_meta and _broadcast(tensors) > LARGE:
@@ -151,6 +153,17 @@ class _Attend(torch.autograd.Function):
 def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
     *batch, rows, width = query.shape
     return 2 * int(torch.Size(batch).numel()) * rows * key.shape[-2] * (width + value.shape[-1])
+
+
+def _logged(func: Any, args: Any, kwargs: Any) -> Any:
+    """What takes a number off the GPU, to log it: nothing is known of it, and nothing depends on it."""
+    if func is aten._local_scalar_dense.default:
+        return 0.0 if args[0].is_floating_point() else 0
+    if func is aten._to_copy.default and str(kwargs.get("device")) == "cpu" and args[0].numel() <= FEW:
+        return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+    if func is aten.bincount.default:
+        return torch.zeros(args[2] if len(args) > 2 else kwargs.get("minlength", 0), dtype=torch.long)
+    return None
 
 
 def _to_meta(x: Any) -> Any:

@@ -81,7 +81,7 @@ def stage_on_meta(recipe: Recipe, config: StageConfig, tokenizer: Any, knows_wor
     image_id = tokenizer.convert_tokens_to_ids(IMAGE)
     dialogue: Any = (Dialogue(tokenizer, IMAGE) if knows_words else About(image_id)) if language else None
     routes = {kind: name for name, encoder in encoders.items() for kind in (encoder.serves or (name,))}
-    transforms: Any = {name: _blank(p) for name, p in preprocess_of(encoders).items()}
+    transforms: Any = {name: _Blank(p) for name, p in preprocess_of(encoders).items()}
     setup = Setup(
         seed=recipe.seed, encoders=encoders, language=language, tokenizer=tokenizer, image_token=IMAGE,
         prepare=Prepare(transforms, routes, dialogue, tokens_of(encoders), recipe.model.boxes.scale),
@@ -150,9 +150,15 @@ class _Nothing(dict[str, bytes]):
         return b""
 
 
-def _blank(preprocess: Preprocess) -> Callable[..., Any]:
-    shape = (preprocess.channels, *preprocess.size)
-    return lambda stored, member, medium: (torch.empty(shape, device="meta"), None)
+@dataclass(frozen=True)
+class _Blank:
+    """A preprocessing that gives pixels without values, whatever is stored."""
+
+    preprocess: Preprocess
+
+    def __call__(self, stored: Any, member: str, medium: Any) -> tuple[torch.Tensor, None]:
+        shape = self.preprocess.shape if self.preprocess.tiles else (self.preprocess.channels, *self.preprocess.size)
+        return torch.empty(shape, device="meta"), None
 
 
 def _alone(world: int) -> Any:
