@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from medvlm import shapes
 from medvlm.core.card import Card
 from medvlm.core.config import Problem, component
 from medvlm.core.document import KeyPath
@@ -28,7 +29,7 @@ def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     found = [p for rule in (_names, _sources, _routes, _parts, _evaluation) for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
         found += _stage(recipe, i, cards)
-    return found or list(_export(recipe))
+    return found or [*shapes.problems(recipe, cards), *_export(recipe)]
 
 
 def _export(recipe: Recipe) -> Iterator[Problem]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.export.stock import resolve
 from medvlm.rules import serves, starts_from
 from medvlm.sections import Recipe
+from medvlm.shapes import facts_of, image_tokens, width_of
 
 NOT_CHECKED = "not checked (known when it is built)"
 
@@ -19,19 +19,10 @@ def summary(recipe: Recipe, cards: Mapping[str, Card]) -> list[str]:
     return [*_model(recipe), *_data(recipe, cards), *_stages(recipe), *_outputs(recipe)]
 
 
-def image_tokens(encoder: Any) -> int | None:
-    """Tokens per medium that reach the language model; None where only the built encoder knows its grid."""
-    grid = component("encoders", encoder.kind).facts(encoder).grid
-    if encoder.connector is None or grid is None:
-        return None
-    tokens: int = component("connectors", encoder.connector.kind).tokens(encoder.connector, grid)
-    return tokens
-
-
 def _model(recipe: Recipe) -> Iterator[str]:
-    width = recipe.model.language and component("backbones", recipe.model.language.kind).facts(recipe.model.language)
+    width = recipe.model.language and width_of(recipe.model.language)
     for name, encoder in recipe.model.encoders.items():
-        facts = component("encoders", encoder.kind).facts(encoder)
+        facts = facts_of(encoder)
         grid = " x ".join(map(str, facts.grid)) if facts.grid else None
         seen = f"{grid} tokens of width {facts.width}" if grid and facts.width else f"tokens {NOT_CHECKED}"
         line = f"  encoder {name}: {encoder.kind}, {seen}, serves {', '.join(serves(recipe)[name])}"

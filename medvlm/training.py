@@ -216,7 +216,7 @@ def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[s
 
 
 def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str]:
-    """The run's tokenizer and its image token: the language model's, or one trained from the cards' text. None where every text tower brings its own."""
+    """The run's tokenizer and its image token ("" without a language model): the language model's, or one trained from the cards' text. None where every text tower brings its own."""
     recipe = loaded.recipe
 
     def trained(size: int) -> Any:
@@ -231,7 +231,8 @@ def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: di
 
     made = make() if engine.is_first else None
     engine.barrier()
-    return made or make(), IMAGE
+    made = made or make()
+    return made, made.image_token if recipe.model.language else ""
 
 
 def _lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,17 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from medvlm.core.config import Config as Base
-from medvlm.core.errors import RecipeError
+from medvlm.core.contracts import Loaded
+from medvlm.core.errors import RecipeError, ShapeError
+from medvlm.core.weights import from_pretrained
 
 IMAGE = "<image>"
-"""The text that stands for an image; the tokenizer holds it as one token."""
+"""The text that stands for an image where the tokenizer has no token to spare; it then gets this one as a new token."""
+RESERVED = (
+    r"<image>", r"<\|image_pad\|>", r"<\|image\|>", r"<image_soft_token>", r"\[IMG\]", r"<\|reserved_special_token_\d+\|>", r"<unused\d+>", r"<\|placeholder\d+\|>",
+    r"<\|dummy_\d+\|>", r"\[control_\d+\]", r"<\|extra_id_\d+\|>", r"<SPECIAL_\d+>",
+)  # fmt: skip
+"""Tokens that families keep for images or for nobody: they have rows already, so nothing is resized and every adapter and server can take the model."""
 
 CONTENT = "'content': part.text"
 # Templates of text-only models take a message as text, processors hand it over as a list of parts. This
@@ -22,13 +29,13 @@ CONTENT = "'content': part.text"
 FLATTEN = (
     "{%- set flat = namespace(messages=[]) -%}{%- for m in messages -%}{%- set part = namespace(text='') -%}"
     "{%- if m['content'] is string -%}{%- set part.text = m['content'] -%}{%- else -%}{%- for p in m['content'] -%}"
-    "{%- set part.text = part.text + ('" + IMAGE + "' if p['type'] == 'image' else p['text']) -%}{%- endfor -%}{%- endif -%}"
+    "{%- set part.text = part.text + ('IMAGE' if p['type'] == 'image' else p['text']) -%}{%- endfor -%}{%- endif -%}"
     "{%- set flat.messages = flat.messages + [{'role': m['role'], " + CONTENT + "}] -%}{%- endfor -%}"
     "{%- set messages = flat.messages -%}"
 )
 
 
-class Config(Base):
+class Config(Loaded):
     kind: Literal["causal"]
     model: str = ""
     """Hub id or local folder with weights and tokenizer."""
@@ -52,33 +59,55 @@ class Config(Base):
 
 
 def facts(config: Config) -> int | None:
-    """Width of its token embeddings, where it is known without transformers."""
-    return config.config.get("hidden_size")
+    """Width of its token embeddings, where it is known without transformers. Raises ShapeError for heads that do not divide it."""
+    known = _known(config)
+    width, heads, groups = (next((known[k] for k in names if isinstance(known.get(k), int)), None) for names in WIDTH_HEADS_GROUPS)
+    if width and heads and width % heads and not known.get("head_dim"):
+        raise ShapeError(f"model.language: {heads} heads do not divide the width of {width}; change one of them")
+    if heads and groups and heads % groups:
+        raise ShapeError(f"model.language: {groups} key and value heads do not divide the {heads} heads; change one of them")
+    return width
+
+
+WIDTH_HEADS_GROUPS = (("hidden_size", "n_embd", "d_model", "dim"), ("num_attention_heads", "n_head", "num_heads"), ("num_key_value_heads",))
+"""What families call them."""
 
 
 def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     """The tokenizer of the run: loaded from `folder` when it is there, else made and saved into it.
 
-    train: makes one of a given size from the cards' text, for a model that starts from scratch. It holds IMAGE as one token and a chat template that accepts both texts and lists of parts.
+    train: makes one of a given size from the cards' text, for a model that starts from scratch. It holds `image_token` as one
+    token, a reserved one of its vocabulary where there is one, and a chat template that accepts both texts and lists of parts.
     """
     from transformers import AutoTokenizer
 
     if (folder / "tokenizer_config.json").is_file():
         return AutoTokenizer.from_pretrained(folder)
-    made = AutoTokenizer.from_pretrained(config.model) if config.model else train(config.vocabulary)
+    made = _stock_tokenizer(config.model) if config.model else train(config.vocabulary)
     if not made.chat_template:
         raise RecipeError(f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or add the template to its folder")
-    if FLATTEN not in made.chat_template:
-        made.chat_template = FLATTEN + made.chat_template
+    image = reserved(made.get_vocab()) or IMAGE
+    if not made.chat_template.startswith(FLATTEN.partition("IMAGE")[0]):
+        made.chat_template = FLATTEN.replace("IMAGE", image) + made.chat_template
     before, after = config.around_image
     if before or after:
-        made.chat_template = made.chat_template.replace(CONTENT, f"{CONTENT} | replace({IMAGE!r}, {before + IMAGE + after!r})", 1)
+        made.chat_template = made.chat_template.replace(CONTENT, f"{CONTENT} | replace({image!r}, {before + image + after!r})", 1)
     tags = re.findall(r"<[^<>]+>", before + after)
-    made.add_special_tokens({"additional_special_tokens": [IMAGE, *dict.fromkeys(tags), *config.special_tokens]}, replace_extra_special_tokens=False)
+    made.add_special_tokens({"additional_special_tokens": [image, *dict.fromkeys(tags), *config.special_tokens]}, replace_extra_special_tokens=False)
     if made.pad_token is None:
         made.pad_token = made.eos_token
     made.save_pretrained(folder)
+    made = AutoTokenizer.from_pretrained(folder, image_token=image)
+    made.save_pretrained(folder)
     return made
+
+
+def reserved(vocabulary: dict[str, int]) -> str | None:
+    """The token of a vocabulary that can stand for an image: the first kind of RESERVED that it has, and of that the lowest number."""
+    for pattern in RESERVED:
+        if found := [token for token in vocabulary if re.fullmatch(pattern, token)]:
+            return min(found, key=lambda token: vocabulary[token])
+    return None
 
 
 def build(config: Config, tokenizer: Any) -> nn.Module:
@@ -86,10 +115,33 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if config.model:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(config.model, dtype="float32")
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # type: ignore[operator]
-            model.resize_token_embeddings(len(tokenizer))  # type: ignore[operator]
-        return model
+        model: Any = from_pretrained(AutoModelForCausalLM, config.model, config, "model.language")
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
+        language: nn.Module = model
+        return language
     rest = {k: v for k, v in config.config.items() if k != "model_type"}
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest}))
+
+
+def _stock_tokenizer(model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except OSError as reason:
+        first = str(reason).strip().splitlines()[0]
+        raise RecipeError(
+            f"model.language.model: cannot read the tokenizer of {model!r} ({first}); check the id, log in with `hf auth login` if access is granted by request, or give the folder of a copy"
+        ) from None
+
+
+def _known(config: Config) -> dict[str, Any]:
+    """The model's config as far as it can be read without transformers."""
+    if config.config:
+        return config.config
+    stored = Path(config.model) / "config.json"
+    found: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
+    inner: dict[str, Any] = found.get("text_config", found)
+    return inner

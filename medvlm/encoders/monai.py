@@ -58,6 +58,8 @@ class Config(EncoderConfig, LoadedFile):
             if any(abs(p / mm - round(p / mm)) > 0.01 or round(p / mm) < 1 for p, mm in zip(self.patch_mm, spacing, strict=True)):
                 near = [max(round(p / mm), 1) * mm for p, mm in zip(self.patch_mm, spacing, strict=True)]
                 raise ValueError(f"patch_mm {list(self.patch_mm)} is no multiple of preprocess.spacing_mm {list(spacing)}; nearest is {near}")
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide the width of {self.width}; change one of them")
         if any(side % p for side, p in zip(size, self.voxels, strict=True)):
             raise ValueError(f"patch {list(self.voxels)} does not tile preprocess.size {list(size)}")
         return self

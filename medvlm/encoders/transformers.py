@@ -22,6 +22,8 @@ PLAIN = (
     "clip", "siglip", "siglip2",
 )  # fmt: skip
 """Model types whose tokens are one per patch and as wide as `hidden_size`; of others that is known when they are built."""
+ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
+"""Of these, those that take any size; the others are made for one."""
 
 
 class Config(EncoderConfig, Loaded):
@@ -48,13 +50,18 @@ class Config(EncoderConfig, Loaded):
 
 
 def facts(config: Config) -> EncoderFacts:
+    """Raises ShapeError for a size that the tower is not made for, and for heads that do not divide its width."""
     known, stated = _known(config), _stated(config)
     if known.get("model_type") not in PLAIN:
         return EncoderFacts(width=None, grid=None)
     patch, size = known.get("patch_size"), stated.size if stated else None
     grid = tuple(side // patch for side in size) if size and isinstance(patch, int) else None
     count = known.get("num_hidden_layers") if config.layer == "all" else 1 if isinstance(config.layer, int) or config.layer == "normed" else len(config.layer)
-    width = known.get("hidden_size")
+    width, heads, made_for = known.get("hidden_size"), known.get("num_attention_heads"), known.get("image_size")
+    if width and heads and width % heads:
+        raise ShapeError(f"encoders: {heads} heads do not divide the tower's width of {width}; change one of them")
+    if known["model_type"] not in ANY_SIZE and isinstance(made_for, int) and size and not config.interpolate:
+        check_size(made_for, size)
     return EncoderFacts(width=width * count if width and count else None, grid=grid)
 
 
@@ -99,10 +106,7 @@ class Tower(Measured):
         # DINOv2 stretches its position embeddings to any size; a tower that must be asked to is made for one size.
         is_fixed = "interpolate_pos_encoding" in accepts and before.size != (known.image_size, known.image_size)
         if is_fixed and not config.interpolate:
-            raise ShapeError(
-                f"encoders: this tower takes {known.image_size} x {known.image_size} pixels, preprocess.size is {list(before.size)}; "
-                "set both to the same size, or interpolate: true"
-            )
+            check_size(known.image_size, before.size)
         self.options = {"interpolate_pos_encoding": True} if is_fixed else {}
         self.takes_patches = "spatial_shapes" in accepts  # SigLIP 2 of variable resolution
         patch = getattr(known, "patch_size", 1)
@@ -126,6 +130,11 @@ class Tower(Measured):
         if pooled is not None and pooled.flatten(1).shape[1] == features.patches.shape[-1]:
             features.pooled = pooled.flatten(1)
         return features
+
+
+def check_size(made_for: int, size: tuple[int, ...]) -> None:
+    if size != (made_for, made_for):
+        raise ShapeError(f"encoders: this tower takes {made_for} x {made_for} pixels, preprocess.size is {list(size)}; set both to the same size, or interpolate: true")
 
 
 def _patchified(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:

@@ -18,7 +18,6 @@ from medvlm.data.dialogue import Dialogue, document
 from medvlm.data.prepare import Prepare, Seen, make_prepare
 from medvlm.data.rows import collate
 from medvlm.data.transforms import perceived
-from medvlm.data.vocabulary import IMAGE
 from medvlm.io.images import encode_png
 from medvlm.models.generate import end_ids, generate
 from medvlm.models.parts import evaluating, preprocess_of, tokens_of
@@ -123,19 +122,20 @@ def load_run(recipe: Any, run: RunFolder, max_new_tokens: int, stage: str = "", 
         raise CheckpointError(f"{run.root.name}: stage {stage!r} is not finished (finished: {', '.join(finished)})")
     upto = list(finished.values())[: list(finished).index(stage) + 1] if stage else list(finished.values())
     encoders, preprocess = recipe.model.encoders, preprocess_of(recipe.model.encoders)
-    tokenizer, dialogue = None, None
+    tokenizer: Any = None
+    dialogue = None
     if run.tokenizer.exists():
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(run.tokenizer)
     if recipe.model.language:
-        dialogue = Dialogue(tokenizer, IMAGE)
+        dialogue = Dialogue(tokenizer, tokenizer.image_token)
     prepare = make_prepare(encoders, preprocess, tokens_of(encoders), dialogue, recipe.model.boxes.scale)
 
     vlm, dual, text_tokenizer = None, None, None
     generative = [s for s in upto if component("stages", s.kind).MAKES == "vlm"]
     if generative:
-        vlm = build_vlm(encoders, recipe.model.language, tokenizer, IMAGE, recipe.seed)
+        vlm = build_vlm(encoders, recipe.model.language, tokenizer, tokenizer.image_token, recipe.seed)
         _fill(vlm, run, generative[-1].name)
         vlm.to(device)
     pairs = [s for s in upto if component("stages", s.kind).MAKES == "dual"]

@@ -74,10 +74,15 @@ def described(recipe: Recipe) -> Recipe:
 
     Raises RecipeError for a model of which nothing is known.
     """
-    encoders = {name: _tower(encoder, f"model.encoders.{name}") for name, encoder in recipe.model.encoders.items()}
-    language = _part(recipe.model.language, "model.language", lambda found: found.text)
+    encoders = {name: tower(encoder, f"model.encoders.{name}") for name, encoder in recipe.model.encoders.items()}
     stages = tuple(_stage(stage) for stage in recipe.stages)
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"encoders": encoders, "language": language}), "stages": stages})
+    changed = {"encoders": encoders, "language": language(recipe.model.language)}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changed), "stages": stages})
+
+
+def language(config: Any, where: str = "model.language") -> Any:
+    """A language model by the config of the model it names."""
+    return _part(config, where, lambda found: found.text)
 
 
 def _stage(stage: StageConfig) -> StageConfig:
@@ -85,17 +90,17 @@ def _stage(stage: StageConfig) -> StageConfig:
     return stage if text is None else stage.model_copy(update={"text": _part(text, f"stages.{stage.name}.text", lambda found: found.text)})
 
 
-def _tower(config: Any, where: str) -> Any:
+def tower(config: Any, where: str = "model.encoders") -> Any:
     """An encoder by model, and what lies in it (a 2D net over slices, two fused nets)."""
     changed: dict[str, Any] = {}
     for key in type(config).model_fields:
         inner = getattr(config, key)
         if hasattr(inner, "kind") and key != "connector":
-            changed[key] = _tower(inner, f"{where}.{key}")
+            changed[key] = tower(inner, f"{where}.{key}")
         elif isinstance(inner, Mapping) and inner and all(hasattr(x, "kind") for x in inner.values()):
-            changed[key] = {name: _tower(x, f"{where}.{key}.{name}") for name, x in inner.items()}
+            changed[key] = {name: tower(x, f"{where}.{key}.{name}") for name, x in inner.items()}
         elif isinstance(inner, tuple) and inner and all(hasattr(x, "kind") for x in inner):
-            changed[key] = tuple(_tower(x, f"{where}.{key}.{i}") for i, x in enumerate(inner))
+            changed[key] = tuple(tower(x, f"{where}.{key}.{i}") for i, x in enumerate(inner))
     made = config.model_copy(update=changed) if changed else config
     if not {"model", "config", "preprocess"} <= type(config).model_fields.keys() or not config.model:
         return made

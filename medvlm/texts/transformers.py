@@ -8,11 +8,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from medvlm.core.config import Config as Base
+from medvlm.core.contracts import Loaded
 from medvlm.core.errors import ShapeError
+from medvlm.core.weights import from_pretrained
 
 
-class Config(Base):
+class Config(Loaded):
     kind: Literal["transformers"]
     model: str = ""
     """Hub id or local folder with weights and tokenizer."""
@@ -62,7 +63,7 @@ class Text(nn.Module):
 
         self.pad_id: int = tokenizer.pad_token_id
         if config.model:
-            tower = AutoModel.from_pretrained(config.model, dtype="float32")
+            tower = from_pretrained(AutoModel, config.model, config, "text")
             self.tower = getattr(tower, "text_model", tower)
         else:
             ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}

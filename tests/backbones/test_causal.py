@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medvlm.backbones import causal
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import CheckpointError, RecipeError, ShapeError
 from medvlm.data.vocabulary import IMAGE, TEMPLATE, train_tokenizer
 
 TEXTS = ["Is there a nodule in the left lung?", "yes", "no", "How many clips are there? 3 or 12"] * 4
@@ -24,15 +24,15 @@ def trained(size: int) -> Any:
     return train_tokenizer(TEXTS, size, IMAGE)
 
 
-def stored_model(folder: Path, template: str | None = TEMPLATE) -> Path:
-    """A small pretrained model: no image token yet."""
+def stored_model(folder: Path, template: str | None = TEMPLATE, spare: str = "<none>", rows: int = 0) -> Path:
+    """A small pretrained model. spare: a token that its vocabulary holds for later."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    tokenizer = train_tokenizer(TEXTS, 320, "<unused>")
+    tokenizer = train_tokenizer(TEXTS, 320, spare)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in SMALL.items() if k != "model_type"}, vocab_size=len(tokenizer))).save_pretrained(folder)
+    Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in SMALL.items() if k != "model_type"}, vocab_size=rows or len(tokenizer))).save_pretrained(folder)
     return folder
 
 
@@ -101,3 +101,70 @@ def test_a_config_names_one_source_and_its_type(settings: dict[str, Any]) -> Non
 
 def test_the_width_is_known_without_building() -> None:
     assert causal.facts(scratch()) == 16
+
+
+@pytest.mark.parametrize(("config", "width"), [({"model_type": "gpt2", "n_embd": 24}, 24), ({"model_type": "mpt", "d_model": 8}, 8), ({"model_type": "qwen2"}, None)])
+def test_families_call_their_width_differently(config: dict[str, Any], width: int | None) -> None:
+    assert causal.facts(causal.Config(kind="causal", config=config)) == width
+
+
+def test_the_width_of_a_folder_is_read_from_its_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3", "text_config": {"hidden_size": 48}}')
+    assert causal.facts(causal.Config(kind="causal", model=str(tmp_path))) == 48
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"num_attention_heads": 3}, "3 heads do not divide the width of 16"), ({"num_attention_heads": 8, "num_key_value_heads": 3}, "3 key and value heads do not divide the 8 heads")])
+def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        causal.facts(causal.Config(kind="causal", config={**SMALL, **changes}))
+
+
+# --- the token that stands for an image --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("vocabulary", "expected"), [
+    ({"a": 0, "<unused1>": 2, "<unused0>": 1}, "<unused0>"),
+    ({"<|reserved_special_token_12|>": 9, "<|reserved_special_token_3|>": 4}, "<|reserved_special_token_3|>"),
+    ({"<|fim_pad|>": 1, "<|vision_start|>": 2, "<|image_pad|>": 3, "<|video_pad|>": 4}, "<|image_pad|>"),
+    ({"<unused0>": 1, "<image_soft_token>": 7}, "<image_soft_token>"),
+    ({"<|endoftext|>": 1}, None),
+])  # fmt: skip
+def test_a_token_that_the_family_keeps_for_images_is_preferred_to_one_that_it_keeps_for_nobody(vocabulary: dict[str, int], expected: str | None) -> None:
+    assert causal.reserved(vocabulary) == expected
+
+
+@pytest.mark.parametrize("spare", ["<|image_pad|>", "<|reserved_special_token_0|>"])
+def test_a_reserved_token_stands_for_an_image_and_no_row_is_added(spare: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = stored_model(tmp_path / "model", spare=spare, rows=400)
+    config = causal.Config(kind="causal", model=str(folder))
+    tokenizer = causal.tokenizer(config, trained, tmp_path / "run")
+    again = causal.tokenizer(config, trained, tmp_path / "run")
+    assert tokenizer.image_token == again.image_token == spare and len(tokenizer) == len(again) == len(AutoTokenizer.from_pretrained(folder))
+    ours: Any = causal.build(config, tokenizer)
+    assert ours.get_input_embeddings().num_embeddings == ours.config.vocab_size == 400
+    parts = [{"type": "image"}, {"type": "text", "text": "Is there a nodule?"}]
+    text = again.apply_chat_template([{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True)
+    assert text == f"<s><|user|>{spare}Is there a nodule?<|assistant|>"
+    assert again(text, add_special_tokens=False).input_ids.count(again.convert_tokens_to_ids(spare)) == 1
+
+
+# --- weights -----------------------------------------------------------------------------------------
+
+
+def test_a_language_model_whose_weights_lack_a_key_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = stored_model(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in weights.items() if "up_proj" not in n}, folder / "model.safetensors", {"format": "pt"})
+    config = causal.Config(kind="causal", model=str(folder))
+    tokenizer = causal.tokenizer(config, trained, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"model.language: the weights lack model.layers.0.mlp.up_proj.weight \(1 keys\)"):
+        causal.build(config, tokenizer)
+
+
+def test_a_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"cannot read the tokenizer of 'nobody/nothing'.*give the folder of a copy"):
+        causal.tokenizer(causal.Config(kind="causal", model="nobody/nothing"), trained, tmp_path)
