@@ -54,7 +54,8 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
             _status(run, engine, "preempted")
             raise
         except BaseException as reason:
-            _status(run, engine, "failed", type(reason).__name__)
+            if not run.stalled.exists():  # then the status says so already, and what is raised here only follows from it
+                _status(run, engine, "failed", type(reason).__name__)
             raise
         _status(run, engine, "done")
     return run
@@ -67,6 +68,8 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
         if name and name not in names:
             raise RecipeError(f"{flag} {name}: there is no such stage (stages: {', '.join(names)})")
     _status(run, engine, "running")
+    if engine.is_first:
+        run.stalled.unlink(missing_ok=True)
     sources = open_sources(loaded, runs, say=print if engine.is_first else lambda _: None)
     if engine.is_first:
         loaded.save(run.root)
@@ -111,7 +114,7 @@ def _stage(
     fresh = loop.State(identity=identity, meta=meta)
     if engine.is_first:
         print(f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
-    watch = Watch(run.ranks, engine.rank, engine.world, loaded.recipe.engine.stall_s, ended=lambda why: write_json(run.status, {"status": "stalled", "reason": why}))
+    watch = Watch(run.stalled, engine.rank, engine.world, loaded.recipe.engine.stall_s, ended=lambda why: write_json(run.status, {"status": "stalled", "reason": why}))
     state, proof = loop.run(stage, config, engine, folder, log, fresh, number, len(loaded.recipe.stages), watch, lease.check if lease else _nothing)
     frozen = proof.check_frozen()
     if not engine.is_first:

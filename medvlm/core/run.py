@@ -36,9 +36,9 @@ class RunFolder:
         return self.root / "status.json"
 
     @property
-    def ranks(self) -> Path:
-        """Where each process of the run is, for whoever finds it standing still."""
-        return self.root / "ranks"
+    def stalled(self) -> Path:
+        """Which process of the run stood still, if one did. Beside it, R.json says where each of them is."""
+        return self.root / "ranks" / "stalled.txt"
 
     @property
     def tokenizer(self) -> Path:

@@ -34,16 +34,14 @@ KEYS = 8
 class Watch:
     """Of one rank, around the steps of a stage. With stall_s = 0 it does nothing. ended: is told why, before all ranks end with EXIT_STALLED.
 
-    Made by every rank before they next wait for each other, entered after that: the first removes what an earlier run left.
+    verdict: the file for the names of those that stand still; what ranks do is written beside it. It is gone when the ranks begin.
     """
 
-    def __init__(self, folder: Path, rank: int, world: int, stall_s: float, ended: Callable[[str], Any] = lambda _: None):
-        self.folder, self.rank, self.world, self.stall_s, self.ended = folder, rank, world, stall_s, ended
+    def __init__(self, verdict: Path, rank: int, world: int, stall_s: float, ended: Callable[[str], Any] = lambda _: None):
+        self.verdict, self.folder, self.rank, self.world, self.stall_s, self.ended = verdict, verdict.parent, rank, world, stall_s, ended
         self.beat_s = min(5.0, stall_s / 8)
         self.place: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "moves": 0, "ticks": 0}
-        self.pulse, self.leaving, self.verdict = 0, threading.Event(), folder / "stalled.txt"
-        if rank == 0:
-            self.verdict.unlink(missing_ok=True)
+        self.pulse, self.leaving = 0, threading.Event()
 
     def __enter__(self) -> Watch:
         if self.stall_s:
@@ -106,12 +104,12 @@ class Watch:
             return
         try:
             with self.verdict.open("x") as file:
-                file.write(verdict := judged(before, after, self.stall_s))
+                file.write(why := judged(before, after, self.stall_s))
         except FileExistsError:
             return  # the other one that looks has said it
-        print(f"medvlm: {verdict}", file=sys.stderr, flush=True)
+        print(f"medvlm: {why}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=2)
-        self.ended(verdict)
+        self.ended(why)
         self._kill_frozen(before, after)
         os._exit(EXIT_STALLED)
 

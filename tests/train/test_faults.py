@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed.checkpoint as dcp
 
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.run import RunFolder
@@ -101,9 +99,7 @@ def test_such_a_step_is_left_out_where_the_recipe_says_so(path: Path, runs: Path
     assert checkpoint.read_state(folder)["skipped"] == 1
     reader = Reader(folder / "tensors")
     count = next(name for name in reader.stored if name.endswith(".step"))
-    tensors = {count: torch.zeros(())}
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
-    assert tensors[count] == 5, "the optimiser has made one step less"
+    assert reader.tensor(count) == 5, "the optimiser has made one step less"
 
 
 def test_only_so_many_steps_are_left_out(path: Path, runs: Path, broken: Callable[..., None]) -> None:
@@ -139,6 +135,19 @@ def test_a_log_that_finds_no_room_says_so_too(path: Path, runs: Path, monkeypatc
     with pytest.raises(CheckpointError, match="the disk is full or a quota is used up; make room and run the same command again"):
         trained(path, runs)
     assert status(run_of(path, runs)) == ("failed", "CheckpointError")
+
+
+# --- what an earlier run left ------------------------------------------------------------------------------------
+
+
+def test_an_earlier_stall_ends_nobody_and_hides_no_failure(path: Path, runs: Path, broken: Callable[..., None]) -> None:
+    run = run_of(path, runs)
+    run.stalled.parent.mkdir(parents=True)
+    run.stalled.write_text("rank 5")
+    broken(2)
+    with pytest.raises(DataError):
+        trained(path, runs, "engine.stall_s=8")
+    assert status(run) == ("failed", "DataError") and not run.stalled.exists()
 
 
 # --- another run has the folder --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import ctypes, os, signal, sys, time
 from pathlib import Path
 from medvlm.train.watch import Watch
 folder, rank, world, stuck, stall_s = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float(sys.argv[5])
-with Watch(folder, rank, world, stall_s, ended=lambda why: (folder / "why").write_text(why)) as watch:
+with Watch(folder / "stalled.txt", rank, world, stall_s, ended=lambda why: (folder / "why").write_text(why)) as watch:
     for step in range(3):
         watch.at("reads", "align", step + 1)
         time.sleep(0.02)
@@ -82,13 +82,8 @@ def test_a_process_alone_ends_too(stuck: str, tmp_path: Path) -> None:
     assert ("nothing moved for 1 s: rank 0" in said) == (stuck == "asleep") and "<string>" in said
 
 
-def test_an_earlier_verdict_ends_nobody(tmp_path: Path) -> None:
-    (tmp_path / "stalled.txt").write_text("rank 5")
-    assert ended(tmp_path, "nobody")[0] == [0, 0, 0]
-
-
 def test_with_zero_nothing_is_watched(tmp_path: Path) -> None:
-    with Watch(tmp_path / "ranks", 0, 1, 0.0) as watch:
+    with Watch(tmp_path / "ranks" / "stalled.txt", 0, 1, 0.0) as watch:
         watch.at("reads", "align", 1)
     assert not (tmp_path / "ranks").exists()
 
@@ -125,7 +120,7 @@ def test_a_dead_process_is_named_before_all_others() -> None:
 
 
 def test_watching_costs_next_to_nothing(tmp_path: Path) -> None:
-    with Watch(tmp_path, 0, 1, 60) as watch:
+    with Watch(tmp_path / "stalled.txt", 0, 1, 60) as watch:
         began = time.perf_counter()
         for step in range(500):
             watch.at("computes", "align", step, ["x" * 300] * 8)
