@@ -30,6 +30,11 @@ class FileOptions(Config):
     video: VideoOptions | None = None
 
 
+def finds_tiles(options: FileOptions) -> bool:
+    """Whether media_of() decodes an overview of the file: then a reader calls it where files are decoded (Deferred)."""
+    return options.slide is not None and options.slide.tile_px > 0
+
+
 def media_of(path: Path, options: FileOptions, unit: Unit | None) -> list[Path | partial[Any]]:
     """One entry a medium, as RawSample.files has them: packing calls what is no path, in a child process.
 

@@ -25,11 +25,12 @@ import medvlm
 from medvlm.archive.deal import Dealt, require_secret
 from medvlm.archive.decoders import Decoders, Item, Limits, num_decoders
 from medvlm.archive.ledger import Changed, Ledger
-from medvlm.archive.target import Target, target_of, write_durably
+from medvlm.archive.target import Target, target_of
 from medvlm.archive.watch import Progress, Watch
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.contracts import LeftOut
+from medvlm.core.durable import write_durably
 from medvlm.core.errors import DataError
 from medvlm.io.shard_index import INDEX, index_path, read_index
 from medvlm.io.shards import RECEIPT

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from medvlm.core.durable import sync_folder
 from medvlm.core.errors import DataError
+from medvlm.io.places import filesystem
 from medvlm.io.shards import RECEIPT
 
 UNFINISHED = "packing.tar.part"
@@ -55,9 +55,9 @@ class Target:
 
     def publish(self) -> None:
         """The work folder is complete, and what it holds appears. Every step before the last may be done again."""
-        _sync_folder(self.work)
+        sync_folder(self.work)
         self.work.replace(self._folder)
-        _sync_folder(self.beside)
+        sync_folder(self.beside)
         self.journal.unlink()
 
     def forget(self) -> None:
@@ -75,7 +75,7 @@ class Remote(Target):
         self._url, self.beside = url.rstrip("/"), Path()
         self.name = f"{self._url.rpartition('/')[2]}-{hashlib.sha256(self._url.encode()).hexdigest()[:8]}"
         self._set_work()
-        self._files, self._root = _opened(self._url)
+        self._files, self._root = filesystem(self._url)
 
     def __str__(self) -> str:
         return self._url
@@ -114,32 +114,3 @@ class Remote(Target):
         found = self._files.size(f"{self._root}/{name}")
         if found != path.stat().st_size:
             raise OSError(errno.EIO, f"{name} has {found} bytes there and {path.stat().st_size} here")
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Whole or not at all, also after a power cut."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _opened(url: str) -> tuple[Any, str]:
-    """File system and path. Raises DataError where the package for it is missing."""
-    import fsspec
-
-    try:
-        files, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as reason:
-        raise DataError(f"{url}: cannot be reached ({reason}); s3:// needs the package s3fs, gs:// gcsfs") from None
-    return files, root
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,7 +30,7 @@ SHARD_BYTES = 12 << 10
 PLACES = [
     (Ledger, "take", 1), (Ledger, "take", 20), (ShardWriter, "put", 17), (ShardWriter, "_next_tar", 5), (ShardWriter, "_finish_tar", 3),
     (shards, "save_index", 4), (ShardWriter, "sync", 25), (Journal, "commit", 12), (Ledger, "write_quarantine", 1), (ShardWriter, "close", 2),
-    (packing, "_receipt", 1), (packing, "write_durably", 1), (packing, "write_durably", 2), (Target, "publish", 1), (target, "_sync_folder", 2),
+    (packing, "_receipt", 1), (packing, "write_durably", 1), (packing, "write_durably", 2), (Target, "publish", 1), (target, "sync_folder", 2),
 ]  # fmt: skip
 """Where the packer is killed, and at which call: within samples, at the border of shards, at commits, at every step of publishing."""
 

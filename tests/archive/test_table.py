@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medvlm.archive.readers.table import Config, count, read
-from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Truth
 from medvlm.io.images import encode_png
@@ -205,11 +205,11 @@ def test_a_row_with_more_values_than_columns_is_bad(tmp_path):
 # --- files that are no pictures --------------------------------------------------------------------------
 
 
-def one_file(root: Path, name: str, **medium: Any) -> tuple[list[RawSample], list[BadSample]]:
+def one_file(root: Path, name: str, **medium: Any) -> tuple[list[Any], list[BadSample]]:
     (root / "t.csv").write_text(f"image\n{name}\n")
     card = config(media=[{"file": "{image}", "kind": "it", **medium}])
     items = list(read(card, root))
-    return samples(items), [item for item in items if isinstance(item, BadSample)]
+    return [item for item in items if isinstance(item, RawSample | Deferred)], [item for item in items if isinstance(item, BadSample)]
 
 
 def test_other_kinds_of_files_are_handed_over_with_the_cards_options(tmp_path):
@@ -235,14 +235,16 @@ def test_each_tile_of_a_slide_is_a_medium(tmp_path):
     slide = np.full((128, 192, 3), 240, np.uint8)
     slide[:64, 64:] = (180, 90, 160)
     tifffile.imwrite(tmp_path / "s.svs", slide, photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5")
-    ((raw,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 0.5, "tile_px": 64})
+    ((later,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 0.5, "tile_px": 64})
+    raw = pickle.loads(pickle.dumps(later)).make()
     assert [medium.member for medium in raw.sample.media] == ["0", "1"] == list(raw.files)
     assert all((pickle.loads(pickle.dumps(call))().pixels == (180, 90, 160)).all() for call in raw.files.values())
     ((raw,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 1})
     assert raw.files["0"]().pixels.shape == (64, 96, 3)
     tifffile.imwrite(tmp_path / "empty.svs", slide[64:], photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5")
-    _, (bad,) = one_file(tmp_path, "empty.svs", slide={"mpp": 0.5, "tile_px": 64})
-    assert bad.reason.startswith("no tile of the slide holds 10% tissue")
+    ((later,), _) = one_file(tmp_path, "empty.svs", slide={"mpp": 0.5, "tile_px": 64})
+    with pytest.raises(DataError, match="no tile of the slide holds 10% tissue"):
+        later.make()
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("x.svs", "slide: {mpp: 8}"), ("x.MP4", "video: {fps: 1}")])

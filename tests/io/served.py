@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from medvlm.io.places import filesystem
 
 
 class Server:
@@ -64,3 +69,54 @@ def http(folder: Path) -> Iterator[Server]:
         server.httpd.shutdown()
         server.httpd.server_close()
         thread.join()
+
+
+@contextmanager
+def s3(bucket: str) -> Iterator[tuple[str, int]]:
+    """Host and port of a server of this machine with an empty bucket, which `s3://` reaches meanwhile."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        running = server.ThreadedMotoServer(port=0, verbose=False)
+        running.start()
+        host, port = running.get_host_and_port()
+        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(name, value)
+        filesystem(f"s3://{bucket}")[0].mkdir(bucket)
+        yield host, port
+        running.stop()
+
+
+class Line:
+    """A line to a server that is cut, with a call of `on_cut`, when so many bytes went there. sent: how many did."""
+
+    def __init__(self, server: tuple[str, int], cut_after: float, on_cut: Callable[[], object]) -> None:
+        self.sent = 0
+        self._server, self._cut_after, self._on_cut, self._lock = server, cut_after, on_cut, threading.Lock()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, far = self._listening.accept()[0], socket.create_connection(self._server)
+                for of, to, counts in ((near, far, True), (far, near, False)):
+                    threading.Thread(target=self._pass_on, args=(of, to, counts), daemon=True).start()
+
+    def _pass_on(self, of: socket.socket, to: socket.socket, counts: bool) -> None:
+        with suppress(OSError):
+            while data := of.recv(1 << 14):
+                with self._lock:
+                    was, self.sent = self.sent, self.sent + len(data) * counts
+                if self.sent >= self._cut_after:
+                    if was < self._cut_after:
+                        to.sendall(data[: int(self._cut_after) - was])
+                        self._on_cut()
+                    break
+                to.sendall(data)
+        for each in (of, to):
+            each.close()

@@ -19,6 +19,7 @@ from medvlm.io.cache import Cache
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
 
+from . import served
 from .served import Server, http
 
 N = 40
@@ -163,19 +164,8 @@ def test_a_pattern_names_its_tars_in_order(pattern: str, tars: list[str], tmp_pa
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """A bucket of a server of this machine."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        running = server.ThreadedMotoServer(port=0, verbose=False)
-        running.start()
-        host, port = running.get_host_and_port()
-        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(name, value)
-        files, _ = places.filesystem("s3://shards")
-        files.mkdir("shards")
+    with served.s3("shards"):
         yield "s3://shards"
-        running.stop()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +18,11 @@ from pydantic import Field, field_validator, model_validator
 
 from medvlm.archive.columns import Row, columns_in, filled
 from medvlm.archive.masks import MaskFiles, percent, read_masks
-from medvlm.archive.media_file import FileOptions, media_of
+from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import AsksAboutObjects, Boxes, ObjectClass, ObjectQuestions, named, questions, report, sorted_in
 from medvlm.archive.readers.table import TableQuestion, question_of
 from medvlm.archive.wording import choose
-from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
 
@@ -72,19 +73,26 @@ class Config(AsksAboutObjects, FileOptions):
         return self
 
 
-def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | BadSample | LeftOut]:
     """One sample an image, by path. Raises DataError where no path is that of an image."""
+    assert root is not None, "a folder has a root"
     images = _images(config, root)
     for number, (path, groups) in enumerate(images, 1):
         where = f"image {number} of {len(images)}"
+        if finds_tiles(config):
+            yield Deferred(path, partial(_with_tiles, config, root, path, groups, where), where)
+            continue
         try:
-            assert root is not None, "a folder has a root"
             raw, left_out = _sample(config, root, path, groups, where)
         except DataError as reason:
             yield BadSample(path, str(reason), where)
             continue
         yield from (LeftOut(why, n) for why, n in left_out.items())
         yield raw
+
+
+def _with_tiles(config: Config, root: Path, path: str, groups: Row, where: str) -> RawSample:
+    return _sample(config, root, path, groups, where)[0]
 
 
 def count(config: Config, root: Path | None) -> int:

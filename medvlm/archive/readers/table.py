@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.archive.columns import Columns, MoreColumns, Row, columns_in, file_in, filled, with_prior
-from medvlm.archive.media_file import FileOptions, media_of
+from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import questions, sorted_in
 from medvlm.archive.records import NAMES_FIRST, Format, cell_text, format_of, records, word_for
 from medvlm.archive.row_objects import RowObjects, objects_of
 from medvlm.archive.split_files import SPLIT, Files, by_split
 from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
-from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
 
@@ -107,13 +108,16 @@ class Config(Rows):
 Numbered = tuple[str, int, Row]
 """File, number of the line or record, and what stands there."""
 
-def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
+def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | BadSample | LeftOut]:
     """Samples in the order in which their first rows stand. Raises DataError for a table that is not what the card says."""
     assert root is not None, "a table has a root"
     samples, others = _grouped(config, root)
     yield from others
     for key, rows in samples.items():
         where = place_of(rows, config.format)
+        if any(map(finds_tiles, config.media)):
+            yield Deferred(key, partial(_with_tiles, config, root, key, rows, where), where)
+            continue
         try:
             media, files = _media(config, root, rows)
             raw, unasked = sample_of(config, key, rows, media, files, where)
@@ -127,6 +131,11 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         yield from (LeftOut(why, n) for why, n in left_out.items())
         yield from (LeftOut(f"no text or no answer for the question {template}", n) for template, n in unasked.items())
         yield raw
+
+
+def _with_tiles(config: Config, root: Path, key: str, rows: list[Numbered], where: str) -> RawSample:
+    media, files = _media(config, root, rows)
+    return sample_of(config, key, rows, media, files, where)[0]
 
 
 def count(config: Config, root: Path | None) -> int:

@@ -36,13 +36,40 @@ MAX_ITEMS = 400_000
 """Of a sequence, with those within them; each of 20000 frames has a dozen."""
 
 
+LIGHT_BYTES, LIGHT_READS, LIGHT_ITEMS = 4 << 20, 20_000, 4_000
+"""Of a header that is read in about a second: most have some hundred attributes, those of thousands of frames have more."""
+LIGHT_INFLATED = 1 << 20
+"""Of a deflated file, with its pixels: a slice of 512 x 512 has half of it."""
+
+
 class NotDicom(DataError):
     """A file of another kind: no fault of an archive that holds other things too."""
 
 
-def read_header(path: Path, keywords: tuple[str, ...]) -> Dataset:
-    """These attributes of a file; pixels and all others are skipped. Raises NotDicom and DataError."""
-    return _read(path, MAX_HEADER_BYTES, stop_before_pixels=True, specific_tags=list(keywords))
+class Heavy(DataError):
+    """A header that may take long: to be read where that harms nobody."""
+
+
+def read_header(path: Path, keywords: tuple[str, ...], light: bool = False) -> Dataset:
+    """These attributes of a file; pixels and all others are skipped. Raises NotDicom and DataError.
+
+    light: raises Heavy for what may take longer than a second.
+    """
+    how: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(keywords)}
+    if not light:
+        return _read(path, MAX_HEADER_BYTES, **how)
+    dataset = _read(path, LIGHT_BYTES, light=True, **how)
+    # Sequences of a stated length are parsed when they are asked for.
+    if any(isinstance(element.value, bytes) and _num_items(element.value) > LIGHT_ITEMS for element in dataset.values()):
+        raise Heavy("a long header")
+    return dataset
+
+
+def image_names(dicomdir: Path, light: bool = False) -> list[str]:
+    """What a DICOMDIR names its images, parts joined by a backslash. Raises as read_header()."""
+    with quiet():
+        records = items(read_header(dicomdir, ("DirectoryRecordSequence",), light), "DirectoryRecordSequence")
+        return [text(record, "ReferencedFileID") for record in records if text(record, "DirectoryRecordType") == "IMAGE"]
 
 
 def read_whole(path: Path, gate: Gate | None) -> Dataset:
@@ -124,7 +151,7 @@ def content(dataset: Dataset, keyword: str) -> bytes:
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence; none where it is absent. Raises DataError for what is no sequence."""
     raw = dataset.get_item(keyword).value if keyword in dataset else None
-    if isinstance(raw, bytes) and raw.count(b"\xfe\xff\x00\xe0") + raw.count(b"\xff\xfe\xe0\x00") > MAX_ITEMS:
+    if isinstance(raw, bytes) and _num_items(raw) > MAX_ITEMS:
         raise DataError(f"its {keyword} has more than {MAX_ITEMS:,} items")
     value = _value(dataset, keyword)
     if value is None:
@@ -132,6 +159,11 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     if isinstance(value, (str, bytes)) or not all(hasattr(item, "get_item") for item in value):
         raise DataError(f"its {keyword} is not a sequence")
     return list(value)
+
+
+def _num_items(raw: bytes) -> int:
+    """Of a sequence that is not parsed yet, with those within them, in either order of bytes."""
+    return raw.count(b"\xfe\xff\x00\xe0") + raw.count(b"\xff\xfe\xe0\x00")
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
@@ -149,8 +181,8 @@ def _is_many(value: Any) -> bool:
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, most: float, **how: Any) -> Dataset:
-    """most: bytes that are read of it at most."""
+def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
+    """most: bytes that are read of it at most. light: and few attributes, else Heavy is raised."""
     import pydicom
 
     try:
@@ -159,8 +191,8 @@ def _read(path: Path, most: float, **how: Any) -> Dataset:
                 raise NotDicom("not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew, e.g. with dcmconv")
             if file.size > MAX_FILE_BYTES:
                 raise DataError(f"a file of {file.size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it")
-            _check_inflated(file)
-        with _Bounded(path, most) as file:
+            _check_inflated(file, light)
+        with _Bounded(path, most, light) as file:
             return pydicom.dcmread(file, **how)
     except DataError:
         raise
@@ -176,25 +208,28 @@ class _Bounded(io.BufferedReader):
     """A file that refuses to be read beyond its end, which pydicom passes over, and in all beyond `most` bytes and
     MAX_READS: lengths in a damaged header reach 4 GB, and an item has 8 bytes."""
 
-    def __init__(self, path: Path, most: float) -> None:
+    def __init__(self, path: Path, most: float, light: bool = False) -> None:
         super().__init__(io.FileIO(path))
-        self.size, self._left, self._reads = self.seek(0, 2), most, 0
+        self.size, self._left, self._reads, self._light = self.seek(0, 2), most, LIGHT_READS if light else MAX_READS, light
         self.seek(0)
 
     def read(self, size: int | None = -1, /) -> bytes:
         # Short reads are pydicom's own: it looks ahead for delimiters.
         if size is not None and size > 1 << 16 and self.tell() + size > self.size:
             raise DataError("its file is cut off, or the length of an attribute is wrong: it is more than what is left of the file")
-        self._reads += 1
-        if (size or 0) > self._left or self._reads > MAX_READS:
+        self._reads -= 1
+        if self._light and ((size or 0) > self._left or self._reads < 0):
+            raise Heavy("a long header")
+        if (size or 0) > self._left or self._reads < 0:
             raise DataError(f"its header has more than the {MAX_HEADER_BYTES >> 20} MiB or the {MAX_READS // 2:,} attributes that are read")
         found = super().read(size)
         self._left -= len(found)
         return found
 
 
-def _check_inflated(file: _Bounded) -> None:
-    """Raises DataError for a deflated data set that is too large, before pydicom inflates it."""
+def _check_inflated(file: _Bounded, light: bool) -> None:
+    """Raises DataError for a deflated data set that is too large, before pydicom inflates it, and parses it unbounded: Heavy, where it
+    is to be light."""
     from pydicom.filereader import _read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -204,6 +239,8 @@ def _check_inflated(file: _Bounded) -> None:
     data = file.read(1 << 16)
     while data and not stream.eof:
         found += len(stream.decompress(data, 1 << 20))
+        if light and found > LIGHT_INFLATED:
+            raise Heavy("a long header")
         if found > MAX_INFLATED_BYTES:
             raise DataError(f"a deflated file of more than {MAX_INFLATED_BYTES >> 20} MiB; inflate it first")
         data = stream.unconsumed_tail or file.read(1 << 16)

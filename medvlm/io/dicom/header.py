@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from medvlm.core.errors import DataError
-from medvlm.io.dicom.dataset import codes, number, numbers, quiet, read_header, text, whole
+from medvlm.io.dicom.dataset import Heavy, codes, number, numbers, quiet, read_header, text, whole
 from medvlm.io.dicom.groups import Groups
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ _KEYWORDS = (
 )  # fmt: skip
 
 MAX_FRAMES = 20_000
+LIGHT_FRAMES = 1_000
+"""Half a millisecond each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,14 @@ class NotAnImage(DataError):
     """A DICOM object of another kind (report, plan, segmentation ...): no fault of an archive."""
 
 
-def header_of(path: Path) -> Header:
-    """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things."""
+def header_of(path: Path, light: bool = False) -> Header:
+    """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things; light: Heavy for one
+    that may take longer than a second."""
     with quiet():
-        dataset = read_header(path, _KEYWORDS)
+        dataset = read_header(path, _KEYWORDS, light)
         modality = modality_of(dataset)
+        if light and num_frames(dataset) > LIGHT_FRAMES:
+            raise Heavy("a long header")
         return Header(
             path, text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"), text(dataset, "SOPInstanceUID"),
             text(dataset, "AccessionNumber"), text(dataset, "PatientID"), text(dataset, "FrameOfReferenceUID"),

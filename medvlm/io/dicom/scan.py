@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medvlm.core.errors import DataError
-from medvlm.io.dicom.dataset import items, quiet, read_header, text
+from medvlm.io.dicom.apart import header_apart, image_names_apart
+from medvlm.io.dicom.dataset import Heavy, image_names
 from medvlm.io.dicom.header import Header, header_of
 
 
@@ -24,9 +25,17 @@ def scan(place: Path) -> Iterator[tuple[Path, Header | DataError]]:
         raise DataError(f"{place}: there is no such folder or DICOMDIR")
     for path in found:
         try:
-            yield path, header_of(path)
+            yield path, _header(path)
         except DataError as reason:
             yield path, reason
+
+
+def _header(path: Path) -> Header:
+    """Long ones are read in another process: hostile ones take memory and time."""
+    try:
+        return header_of(path, light=True)
+    except Heavy:
+        return header_apart(path)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -36,9 +45,10 @@ def _files(folder: Path) -> list[Path]:
 
 def _named_by(dicomdir: Path) -> list[Path]:
     """Files of the image records, whether they are there or not. Raises DataError for what is no DICOMDIR, and for a path out of its folder."""
-    with quiet():
-        records = items(read_header(dicomdir, ("DirectoryRecordSequence",)), "DirectoryRecordSequence")
-        names = [text(record, "ReferencedFileID") for record in records if text(record, "DirectoryRecordType") == "IMAGE"]
+    try:
+        names = image_names(dicomdir, light=True)
+    except Heavy:
+        names = image_names_apart(dicomdir)
     if not names:
         raise DataError(f"{dicomdir}: names no images; expected a DICOMDIR, or a folder that is searched without one")
     found = []

@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import process_time
 
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless
 
 from medvlm.core.errors import DataError
 from medvlm.io.dicom import dataset, grouping, header, image, pixels
@@ -173,3 +174,40 @@ def test_a_place_that_is_not_there_is_said_so(tmp_path):
     (tmp_path / "text").write_text("hello")
     with pytest.raises(NotDicom):
         list(scan(tmp_path / "text"))
+
+
+# --- in the process that packs ---------------------------------------------------------------------------
+
+
+def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, monkeypatch):
+    path = save([enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path / "a")[0]
+    dicomdir(["a\\" + path.name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    (_, here), = scan(tmp_path / "DICOMDIR")
+    monkeypatch.setattr(dataset, "LIGHT_READS", 5)
+    with pytest.raises(dataset.Heavy):
+        header.header_of(path, light=True)
+    with pytest.raises(dataset.Heavy):
+        dataset.image_names(tmp_path / "DICOMDIR", light=True)
+    (_, apart), = scan(tmp_path / "DICOMDIR")
+    assert isinstance(here, header.Header) and here == apart
+    path.write_bytes(b"x" * 4000)
+    assert isinstance(dict(scan(tmp_path / "a"))[path], NotDicom)
+
+
+def test_a_hostile_header_costs_the_packer_a_second_at_most(tmp_path):
+    """60,000 attributes, 30,000 items of a stated length and without one, 15,000 frames, 2 MiB deflated: each too much for the process that packs."""
+    data, known = written(good()), b"\x08\x00\x15\x11SQ\0\0"
+    at = data.index(b"\x10\x00\x10\x00PN")
+    items_of_it = (b"\xfe\xff\x00\xe0" + bytes(4)) * 30_000
+    for i, sequence in enumerate((
+        b"\x09\x00\x11\x10LO\0\0" * 60_000, b"\x00\x52\x29\x92SQ\0\0" + len(items_of_it).to_bytes(4, "little") + items_of_it, known + b"\xff" * 4 + items_of_it,
+    )):  # fmt: skip
+        where = at if i != 1 else data.index(b"\xe0\x7f\x10\x00O")
+        (tmp_path / f"{i}.dcm").write_bytes(data[:where] + sequence + data[where:])
+    many = good(NumberOfFrames=15_000)
+    many.save_as(tmp_path / "3.dcm", enforce_file_format=True)
+    as_syntax(slices(size=(1, 1024, 1024))[0], DeflatedExplicitVRLittleEndian).save_as(tmp_path / "4.dcm", enforce_file_format=True)
+    before = process_time()
+    found = [x for _, x in scan(tmp_path)]
+    assert process_time() - before < 6, "a second each, on a slow machine"
+    assert len(found) == 5 and isinstance(found[4], header.Header) and all(isinstance(x, (DataError, header.Header)) and not isinstance(x, dataset.Heavy) for x in found)
