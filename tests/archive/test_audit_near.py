@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from medvlm.archive.audit_near import DISTANCE, near_within
-from medvlm.archive.audit_picture import Look, look
+from medvlm.archive.audit_near import DISTANCE, near_within, turned_within
+from medvlm.archive.audit_picture import Look, look, turned
 from medvlm.io.images import decode
 from tests.archive.audited import HEIGHT, WIDTH, jpeg, picture, resized
 
@@ -53,6 +53,20 @@ def test_the_bits_are_those_of_the_256_lowest_waves_against_their_median():
         rows = np.arange(16)
         expected = waves > np.median(waves)
         assert all((bits[band] == expected[rows, (band - rows) % 16]).all() for band in range(16))
+
+
+TURNS = [
+    lambda x: x[:, ::-1], lambda x: x[::-1], lambda x: x[::-1, ::-1], lambda x: x.T, lambda x: x.T[:, ::-1], lambda x: x.T[::-1], lambda x: x.T[::-1, ::-1],
+]  # fmt: skip
+
+
+def test_how_a_turned_picture_looks_is_known_without_it():
+    pictures = [picture(i) for i in range(NUM_PICTURES)]
+    near_N4 = np.array([look(p, 2).near for p in pictures])
+    for turn, derived_N4 in zip(TURNS, turned(near_N4), strict=True):
+        real_N4 = np.array([look(np.ascontiguousarray(turn(p)), 2).near for p in pictures])
+        differ_NN = np.bitwise_count(derived_N4[:, None] ^ real_N4[None]).sum(2)
+        assert np.diag(differ_NN).max() <= DISTANCE and (differ_NN + 256 * np.eye(NUM_PICTURES, dtype=int)).min() > 2 * DISTANCE
 
 
 def test_exact_is_of_pixels_not_of_files():
@@ -118,4 +132,5 @@ def test_many_copies_are_no_trouble_and_the_first_is_named():
 def test_nothing_is_found_in_nothing():
     none, some = np.zeros((0, 4), np.uint64), np.zeros((2, 4), np.uint64)
     assert near_within(some, none)[0].tolist() == [-1, -1]
-    assert near_within(none, some)[0].tolist() == []
+    assert near_within(none, some)[0].tolist() == [] == turned_within(none, some)[0].tolist()
+    assert turned_within(some, none)[0].tolist() == [-1, -1]

@@ -82,7 +82,9 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     for number, (path, header) in enumerate(scan(root / config.under), 1):
         name, where = path.relative_to(root), f"file {number} under {config.under}"
         if isinstance(header, NotDicom):
-            found.left_out["not a DICOM file" if path.exists() else "named by the DICOMDIR, but not there"] += 1
+            found.left_out["not a DICOM file"] += 1
+        elif isinstance(header, DataError) and not path.exists():
+            found.left_out["named by the DICOMDIR, but not there"] += 1
         elif isinstance(header, NotAnImage):
             found.left_out[str(header)] += 1
         elif isinstance(header, DataError):
