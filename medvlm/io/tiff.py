@@ -20,6 +20,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
 from medvlm.io.codestream import codestream_header
 from medvlm.io.images import MAX_PIXELS
+from medvlm.io.refusing import refusing
 from medvlm.io.strip import upright
 from medvlm.io.tiff_values import as_quantity, as_shades, is_shades
 
@@ -104,19 +105,10 @@ def opened(path: Path) -> Iterator[TiffFile]:
         from tifffile import TiffFile
     except ModuleNotFoundError:
         raise DataError("reading TIFF needs tifffile and imagecodecs; pip install 'medvlm[tiff]'") from None
-    try:
-        with _listening() as complaints, path.open("rb") as file, TiffFile(file) as tiff:
-            yield tiff
-            if complaints:
-                raise DataError("its structure is damaged (an IFD, a tag or a tile lies where it cannot)")
-    except DataError:
-        raise
-    except OSError as reason:
-        raise DataError(f"its file cannot be read ({type(reason).__name__})") from None
-    except MemoryError:
-        raise DataError("it needs more memory than there is") from None
-    except Exception as reason:  # tifffile and imagecodecs raise a dozen types, and quote tags
-        raise DataError(f"not a TIFF file, or damaged ({type(reason).__name__})") from None
+    with refusing("not a TIFF file, or damaged ({})"), _listening() as complaints, path.open("rb") as file, TiffFile(file) as tiff:
+        yield tiff
+        if complaints:
+            raise DataError("its structure is damaged (an IFD, a tag or a tile lies where it cannot)")
 
 
 def all_pages(tiff: TiffFile) -> list[TiffPage]:

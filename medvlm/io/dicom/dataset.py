@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvlm.core.errors import DataError
+from medvlm.io.refusing import refusing
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -185,7 +186,7 @@ def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
     """most: bytes that are read of it at most. light: and few attributes, else Heavy is raised."""
     import pydicom
 
-    try:
+    with refusing("its file is damaged ({})"):
         with _Bounded(path, math.inf) as file:
             if file.read(132)[128:] != b"DICM":
                 raise NotDicom("not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew, e.g. with dcmconv")
@@ -193,15 +194,8 @@ def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
                 raise DataError(f"a file of {file.size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it")
             _check_inflated(file, light)
         with _Bounded(path, most, light) as file:
-            return pydicom.dcmread(file, **how)
-    except DataError:
-        raise
-    except OSError as reason:
-        raise DataError(f"its file cannot be read ({type(reason).__name__})") from None
-    except MemoryError:
-        raise DataError("its file needs more memory than there is") from None
-    except Exception as reason:  # what pydicom raises on damaged bytes ranges from struct.error to RecursionError
-        raise DataError(f"its file is damaged ({type(reason).__name__})") from None
+            dataset = pydicom.dcmread(file, **how)
+    return dataset
 
 
 class _Bounded(io.BufferedReader):

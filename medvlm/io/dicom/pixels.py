@@ -15,6 +15,7 @@ from medvlm.core.errors import DataError
 from medvlm.io.codestream import codestream_header
 from medvlm.io.dicom.dataset import content, text, whole
 from medvlm.io.dicom.header import num_frames
+from medvlm.io.refusing import refusing
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,16 +51,10 @@ def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
     photometric, size = _check(dataset)
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     for index in wanted:
-        try:
+        with refusing("its pixels cannot be decoded ({}): they are damaged or cut off"):
             if syntax not in _NATIVE:
                 _check_codestream(dataset, index, syntax)
             found = pixel_array(dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, ""), allow_excess_frames=False)
-        except DataError:
-            raise
-        except MemoryError:
-            raise DataError("its pixels need more memory than there is") from None
-        except Exception as reason:  # each plug-in raises its own types, and quotes the file
-            raise DataError(f"its pixels cannot be decoded ({type(reason).__name__}): they are damaged or cut off") from None
         if found.shape != ((*size, 3) if photometric in _COLOURS else size) or found.dtype.kind not in "iu":
             raise DataError("its pixels have another size or type than its header says")
         low, high = stored_range(dataset)
