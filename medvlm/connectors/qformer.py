@@ -9,10 +9,13 @@ from pydantic import Field
 from torch import nn
 
 from medvlm.connectors._layers import Positions, check_heads
-from medvlm.core.config import Config as Base
+from medvlm.core.contracts import LoadedFile
+from medvlm.core.weights import on_meta, read_file
 
 
-class Config(Base):
+class Config(LoadedFile):
+    """`weights`: a file of a BLIP-2 model, whose other parts are listed in `allow_unexpected`, and its projection in `allow_missing`."""
+
     kind: Literal["qformer"]
     tokens: int = Field(32, gt=0)
     """Queries, which are the image tokens that reach the language model."""
@@ -34,7 +37,10 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
 
 def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
     check_heads(config.width, config.heads)
-    return QFormer(config, in_width, out_width, grid)
+    made = QFormer(config, in_width, out_width, grid)
+    if config.weights and not on_meta():
+        read_file(made, config, "connector")
+    return made
 
 
 class QFormer(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from medvlm.connectors import linear, mlp, pixel_shuffle, pool2d, pool3d
 from medvlm.core.config import component, kinds
-from medvlm.core.errors import ShapeError
+from medvlm.core.errors import CheckpointError, ShapeError
 
 PATCHES = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
 SMALL: dict[str, dict[str, Any]] = {
@@ -130,7 +131,8 @@ def test_positions_change_nothing_at_first_and_tell_places_apart_once_trained(ki
     assert torch.equal(added[4], ours.positions.axes[0][1] + ours.positions.axes[1][1])  # row 1, column 1
 
 
-def test_the_qformer_is_that_of_stock_blip2_key_by_key() -> None:
+def test_the_qformer_is_that_of_stock_blip2_key_by_key(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
     stock = Blip2ForConditionalGeneration(Blip2Config(
@@ -138,8 +140,11 @@ def test_the_qformer_is_that_of_stock_blip2_key_by_key() -> None:
         qformer_config={"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 8},
         text_config={"model_type": "opt", "hidden_size": 12, "word_embed_proj_dim": 12, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}, num_query_tokens=5,
     )).eval()  # fmt: skip
-    ours = made("qformer", (1, 5), positions=False)
-    ours.load_state_dict({n.removeprefix("model."): t for n, t in stock.state_dict().items() if any(part in n for part in ("qformer.", "query_tokens", "language_projection"))})
+    save_file({n.removeprefix("model."): t.contiguous() for n, t in stock.state_dict().items() if "lm_head" not in n}, tmp_path / "blip2.safetensors")
+    others = ("vision_model.*", "language_model.*")
+    ours = made("qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"), allow_unexpected=others)
+    with pytest.raises(CheckpointError, match="allow_unexpected"):
+        made("qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"))
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         seen = stock.get_image_features(pixels)
