@@ -46,7 +46,7 @@ class Mixture:
         number = self._phase(position)
         phase = self._phases[number]
         cycle, slot = divmod(position - phase.start, phase.cycle)
-        source, nth = self._arrangement(number, cycle)[slot]
+        source, nth = self._arrangement(number, cycle)[slot] if phase.cycle > 1 else (next(iter(phase.quotas)), 0)
         return source, phase.before[source] + cycle * phase.quotas[source] + nth
 
     def used(self, position: int) -> dict[str, int]:

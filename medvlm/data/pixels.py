@@ -6,7 +6,7 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.io import images
-from medvlm.io.codestream import codestream_header
+from medvlm.io.codestream import codestream_header, frame_at
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
@@ -28,4 +28,4 @@ def _is_plain(data: bytes) -> bool:
     """Grey or colour, one image, of a size that may be decoded; what else there is io/images refuses with its reasons."""
     form, height, width, samples = codestream_header(data) or ("", 0, 0, 0)
     # Two images in one file say so in a segment before the first one's pixels.
-    return form == "JPEG" and samples in (1, 3) and 0 < height * width <= images.MAX_PIXELS and b"MPF\0" not in data[:65536]
+    return form == "JPEG" and samples in (1, 3) and 0 < height * width <= images.MAX_PIXELS and b"MPF\0" not in data[: frame_at(data)]

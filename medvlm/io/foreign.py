@@ -21,7 +21,7 @@ from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Task, Truth, Unit
 from medvlm.io import images, strip
-from medvlm.io.codestream import codestream_header
+from medvlm.io.codestream import codestream_header, frame_at
 from medvlm.io.nifti import decode_nifti
 from medvlm.io.nifti_header import NiftiOptions
 from medvlm.io.shard_index import Facts
@@ -170,13 +170,17 @@ class ForeignForm(Foreign):
         """The medium, and its bytes or, where these do not lie as a viewer shows them, its pixels."""
         m = self.members
         try:
-            if not images.suffix_of(data):
+            suffix = images.suffix_of(data)
+            if suffix == "npy":
+                array = images.decode(data, name)
+                return Medium(kind, name, array.shape[:-1] if array.ndim > 2 and array.shape[-1] == 3 else array.shape, m.spacing_mm, m.unit), array
+            if not suffix:
                 volume = decode_nifti(data, m.nifti, m.unit)
                 return Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine), volume.pixels
-            turn = strip.orientation(data) if b"Exif" in data[:65536] or b"eXIf" in data[:65536] else 1
-            if turn != 1 or images.suffix_of(data) == "npy":
+            turn = strip.orientation(data) if not data.startswith(images.JPEG_MAGIC) or b"Exif" in data[: frame_at(data)] else 1
+            if turn != 1:
                 pixels = strip.upright(images.decode(data, name), turn)
-                return Medium(kind, name, pixels.shape if pixels.ndim != 3 or pixels.shape[2] != 3 else pixels.shape[:2], m.spacing_mm, m.unit), pixels
+                return Medium(kind, name, pixels.shape[:2], m.spacing_mm, m.unit), pixels
             return Medium(kind, name, _size(data, name), m.spacing_mm, m.unit), data
         except DataError as reason:
             raise DataError(f"{where}: {name}: {reason}") from None

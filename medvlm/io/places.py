@@ -26,10 +26,11 @@ class Tars(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
 
-    def read(self, tar: int, start: int, size: int) -> bytes:
-        """Raises DataError for a tar that is missing, cut or replaced, StorageError where it cannot be reached for a minute."""
+    def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """The bytes of members that stand together. Raises DataError for a tar that is missing, cut or replaced, StorageError where it cannot
+        be reached for a minute."""
 
-    def forget(self, tar: int, start: int, size: int) -> bool:
+    def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
         """Whether these bytes came from a cache, which they are now taken out of: they are damaged."""
 
 
@@ -42,11 +43,11 @@ class LocalTars:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": {}}
 
-    def read(self, tar: int, start: int, size: int) -> bytes:
+    def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         handle = self._handle(tar)  # held by name: it closes when it is pushed out and nobody holds it
-        return os.pread(handle.descriptor, size, start)
+        return [os.pread(handle.descriptor, size, offset) for offset, size in zip(offsets, sizes, strict=True)]
 
-    def forget(self, tar: int, start: int, size: int) -> bool:
+    def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
         return False
 
     def _handle(self, tar: int) -> _Handle:
@@ -82,16 +83,18 @@ class RemoteTars:
         self.names: Sequence[str] = [shown(url) for url in urls]
         self._urls, self._sizes, self._versions, self._cache = list(urls), list(sizes), list(versions), cache
 
-    def read(self, tar: int, start: int, size: int) -> bytes:
-        end = min(start + size, self._sizes[tar])
+    def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """In one request, with what lies between them."""
+        start, end = _span(offsets, sizes)
         if self._cache is None:
-            return self.fetch(tar, start, end)
-        blocks = range(start // BLOCK, -(-end // BLOCK))
-        return b"".join(self._block(tar, n, max(start - n * BLOCK, 0), min(end - n * BLOCK, BLOCK)) for n in blocks)
+            whole = self.fetch(tar, start, end)
+        else:
+            whole = b"".join(self._block(tar, n, max(start - n * BLOCK, 0), min(end - n * BLOCK, BLOCK)) for n in _blocks(start, end))
+        return [whole[offset - start : offset - start + size] for offset, size in zip(offsets, sizes, strict=True)]
 
-    def forget(self, tar: int, start: int, size: int) -> bool:
+    def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
         if self._cache is not None:
-            for n in range(start // BLOCK, -(-(start + size) // BLOCK)):
+            for n in _blocks(*_span(offsets, sizes)):
                 self._cache.drop(self._name(tar, n))
         return self._cache is not None
 
@@ -112,6 +115,14 @@ class RemoteTars:
 
     def _name(self, tar: int, n: int) -> str:
         return f"{self._urls[tar]} {self._versions[tar]} {n}"
+
+
+def _span(offsets: Sequence[int], sizes: Sequence[int]) -> tuple[int, int]:
+    return min(offsets), max(offset + size for offset, size in zip(offsets, sizes, strict=True))
+
+
+def _blocks(start: int, end: int) -> range:
+    return range(start // BLOCK, -(-end // BLOCK))
 
 
 def is_remote(where: Path | str) -> bool:
