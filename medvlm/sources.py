@@ -86,7 +86,7 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
 def form_of(card: Card) -> Form:
     """How the members of this card's tars are samples, where they were not packed."""
     members = card.reader
-    return ForeignForm(members, _Names(card), card.name) if isinstance(members, Members) else OWN
+    return ForeignForm(members, names=_Names(card), source=card.name) if isinstance(members, Members) else OWN
 
 
 @dataclass(frozen=True)

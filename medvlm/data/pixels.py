@@ -6,7 +6,7 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.io import images
-from medvlm.io.codestream import codestream_header, frame_at
+from medvlm.io.codestream import jpeg_frame
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
@@ -26,6 +26,7 @@ def decode(data: bytes, member: str) -> np.ndarray:
 
 def _is_plain(data: bytes) -> bool:
     """Grey or colour, one image, of a size that may be decoded; what else there is io/images refuses with its reasons."""
-    form, height, width, samples = codestream_header(data) or ("", 0, 0, 0)
-    # Two images in one file say so in a segment before the first one's pixels.
-    return form == "JPEG" and samples in (1, 3) and 0 < height * width <= images.MAX_PIXELS and b"MPF\0" not in data[: frame_at(data)]
+    frame = jpeg_frame(data)
+    if frame is None or frame.form != "JPEG" or frame.samples not in (1, 3) or not 0 < frame.height * frame.width <= images.MAX_PIXELS:
+        return False
+    return b"MPF\0" not in data[: frame.at]  # two images in one file say so in a segment before the first one's pixels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 def codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
     """(form, height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream; None where there is none."""
@@ -11,19 +13,26 @@ def codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
     if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file; not allowed in DICOM (PS3.5 A.4.4), but written
         at = data.find(b"jp2c\xff\x4f\xff\x51")
         return codestream_header(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
-    frame = frame_at(data)
-    if frame is None:
-        return None
-    form = "JPEG-LS" if data[frame + 1] == 0xF7 else "JPEG"
-    return form, int.from_bytes(data[frame + 5 : frame + 7], "big"), int.from_bytes(data[frame + 7 : frame + 9], "big"), data[frame + 9]
+    frame = jpeg_frame(data)
+    return frame and (frame.form, frame.height, frame.width, frame.samples)
 
 
-def frame_at(data: bytes) -> int | None:
-    """Where the frame header of a JPEG or JPEG-LS stream begins: what describes the image besides (EXIF, further images) stands before it."""
+class Frame(NamedTuple):
+    """What the frame header of a JPEG or JPEG-LS stream says, and where it stands: what else describes the image (EXIF, further images) is before it."""
+
+    form: str
+    height: int
+    width: int
+    samples: int
+    at: int
+
+
+def jpeg_frame(data: bytes) -> Frame | None:
     at = 2
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in _FRAMES:
-            return at
+            height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            return Frame("JPEG-LS" if data[at + 1] == 0xF7 else "JPEG", height, width, data[at + 9], at)
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
     return None
 

@@ -10,9 +10,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Protocol, get_args
 
 from pydantic import Field, model_validator
@@ -21,7 +22,7 @@ from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Task, Truth, Unit
 from medvlm.io import images, strip
-from medvlm.io.codestream import codestream_header, frame_at
+from medvlm.io.codestream import jpeg_frame
 from medvlm.io.nifti import decode_nifti
 from medvlm.io.nifti_header import NiftiOptions
 from medvlm.io.shard_index import Facts
@@ -86,9 +87,6 @@ class Members(Config):
         asked = (place for ask in self.questions for place in (ask.text_from, ask.answer))
         return tuple(dict.fromkeys(filter(None, (self.report, self.concept, self.patient, *self.groups.values(), *asked))))
 
-    def kind_of(self, member: str) -> str | None:
-        return next((kind for kind, patterns in self.media.items() if any(fnmatchcase(member, p) for p in patterns)), None)
-
 
 class Names(Protocol):
     """How samples and patients are called, and dealt into splits. identity: of everything that decides it."""
@@ -108,6 +106,14 @@ class Foreign:
     """What the members of a tar say, as a card declares them."""
 
     members: Members
+    _kinds: dict[str, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def kind_of(self, member: str) -> str | None:
+        """The kind of medium that a member is, None for text and what is ignored."""
+        if member not in self._kinds:  # samples of a data set have the same few members
+            kinds = (kind for kind, patterns in self.members.media.items() if any(fnmatchcase(member, p) for p in patterns))
+            self._kinds[member] = next(kinds, None)
+        return self._kinds[member]
 
     def is_text(self, member: str) -> bool:
         return any(member == place.partition(":")[0] for place in self.members.places)
@@ -116,10 +122,10 @@ class Foreign:
         """The first of the declared members that a sample lacks, "" for none. Raises DataError for one that is not declared."""
         names = [m.name for m in group]
         for name in names:
-            if self.members.kind_of(name) is None and not self.is_text(name) and not any(fnmatchcase(name, p) for p in self.members.ignore):
+            if self.kind_of(name) is None and not self.is_text(name) and not any(fnmatchcase(name, p) for p in self.members.ignore):
                 raise DataError(f"{where}: its card does not say what {name!r} is; name it in reader.media or reader.report, or in reader.ignore")
         texts = [place.partition(":")[0] for place in self.members.places]
-        return "an image" if not any(map(self.members.kind_of, names)) else next((text for text in texts if text not in names), "")
+        return "an image" if not any(map(self.kind_of, names)) else next((text for text in texts if text not in names), "")
 
     def told(self, files: Mapping[str, bytes], where: str) -> Told:
         """What its texts say. Raises DataError for one that cannot be read."""
@@ -138,8 +144,8 @@ class Foreign:
 class ForeignForm(Foreign):
     """A Form: foreign tars that are trained on as they are. source: what the samples say they are of."""
 
-    names: Names
-    source: str
+    names: Names = field(kw_only=True)
+    source: str = field(kw_only=True)
 
     @property
     def identity(self) -> str:
@@ -150,7 +156,7 @@ class ForeignForm(Foreign):
         if lacks := self.lacks(group, where):
             return lacks
         told = self.told({m.name: m.text for m in group if m.text is not None}, where)
-        kinds = tuple(dict.fromkeys(kind for name in in_order(m.name for m in group) if (kind := self.members.kind_of(name))))
+        kinds = tuple(dict.fromkeys(kind for name in in_order(tuple(m.name for m in group)) if (kind := self.kind_of(name))))
         tasks = Counter(q.truth.task for q in told.questions)
         groups = {**told.groups, "concept": told.concept} if told.concept else told.groups
         split = self.names.split(group[0].key, told.patient)
@@ -159,8 +165,8 @@ class ForeignForm(Foreign):
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
         told = self.told(files, where)
         media, decoded = [], dict[str, Any]()
-        for name in in_order(files):
-            if kind := self.members.kind_of(name):
+        for name in in_order(tuple(files)):
+            if kind := self.kind_of(name):
                 medium, decoded[name] = self._medium(kind, name, files[name], where)
                 media.append(medium)
         patient = self.names.patient(told.patient) if told.patient else ""
@@ -177,11 +183,12 @@ class ForeignForm(Foreign):
             if not suffix:
                 volume = decode_nifti(data, m.nifti, m.unit)
                 return Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine), volume.pixels
-            turn = strip.orientation(data) if not data.startswith(images.JPEG_MAGIC) or b"Exif" in data[: frame_at(data)] else 1
+            frame = jpeg_frame(data)
+            turn = 1 if frame and b"Exif" not in data[: frame.at] else strip.orientation(data)
             if turn != 1:
                 pixels = strip.upright(images.decode(data, name), turn)
                 return Medium(kind, name, pixels.shape[:2], m.spacing_mm, m.unit), pixels
-            return Medium(kind, name, _size(data, name), m.spacing_mm, m.unit), data
+            return Medium(kind, name, (frame.height, frame.width) if frame else _png_size(data), m.spacing_mm, m.unit), data
         except DataError as reason:
             raise DataError(f"{where}: {name}: {reason}") from None
 
@@ -224,16 +231,12 @@ def _text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], where:
     return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _size(data: bytes, name: str) -> tuple[int, int]:
-    """(height, width) of a PNG or JPEG, from its header."""
-    if images.suffix_of(data) == "png" and len(data) >= 24:
-        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    header = codestream_header(data)
-    if header is None:
-        raise DataError("damaged, no size in its header")
-    return header[1], header[2]
+def _png_size(data: bytes) -> tuple[int, int]:
+    """(height, width)."""
+    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
 
 
-def in_order(names: Iterable[str]) -> list[str]:
+@lru_cache(maxsize=1024)  # samples of a data set have the same few members
+def in_order(names: tuple[str, ...]) -> tuple[str, ...]:
     """2.png before 10.png."""
-    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
+    return tuple(sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]))

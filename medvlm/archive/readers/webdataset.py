@@ -33,7 +33,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     for shard, tar in enumerate(tars):
         with tar.open("rb") as file:
             whole = Whole(file, tar)
-            wanted = members(whole, lambda member: form.is_text(member) or config.kind_of(member) is not None)
+            wanted = members(whole, lambda member: form.is_text(member) or form.kind_of(member) is not None)
             for number, group in enumerate(grouped(wanted)):
                 yield _sample(config, form, group, f"tar {shard} sample number {number}")
             whole.finish()
@@ -47,7 +47,7 @@ def _sample(config: Config, form: Foreign, group: list[Member], where: str) -> R
         told = form.told(files, where)
     except DataError as reason:
         return BadSample(key, str(reason).removeprefix(f"{where}: "), where)
-    named = [(kind, files[name]) for name in in_order(files) if (kind := config.kind_of(name))]
+    named = [(kind, files[name]) for name in in_order(tuple(files)) if (kind := form.kind_of(name))]
     media = tuple(Medium(kind, str(i), (), config.spacing_mm, config.unit) for i, (kind, _) in enumerate(named))
     sample = Sample(key, "", "", media, told.report, told.concept, told.questions, told.patient, told.groups)
     return RawSample(sample, {str(i): _file(data, config) for i, (_, data) in enumerate(named)}, where)
