@@ -184,6 +184,8 @@ class ForeignForm(Foreign):
                 volume = decode_nifti(data, m.nifti, m.unit)
                 return Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine), volume.pixels
             frame = jpeg_frame(data)
+            if frame is None and suffix == "jpg":
+                raise DataError("damaged, no size in its header")
             turn = 1 if frame and b"Exif" not in data[: frame.at] else strip.orientation(data)
             if turn != 1:
                 pixels = strip.upright(images.decode(data, name), turn)
