@@ -192,7 +192,7 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
         for source in named:
             if source not in stage.mix:
                 yield Problem((*path, "sampling", what, source), _absent("source", source, stage.mix, "this stage's mix"))
-    if stage.batch % stage.accumulate:
+    if stage.accumulate != "auto" and stage.batch % stage.accumulate:
         yield Problem((*path, "accumulate"), f"batch {stage.batch} is not divisible by accumulate {stage.accumulate}")
     if stage.keep == "best" and stage.validate_ is None:
         yield Problem((*path, "keep"), "`best` is chosen by validation, and there is none; add validate: {every: ...}, or keep: last")
@@ -202,6 +202,7 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
     for pattern in stage.optim.lr_of:
         yield from _pattern(recipe, i, pattern, (*path, "optim", "lr_of", pattern))
     yield from _lora(recipe, i)
+    yield from _spread(recipe, i)
 
 
 def _origin(recipe: Recipe, i: int) -> Iterator[Problem]:
@@ -237,6 +238,19 @@ def _lora(recipe: Recipe, i: int) -> Iterator[Problem]:
         yield Problem(("stages", i, "lora"), f"adapters are asked for, but `trains` ({_list(stage.trains)}) has no lora; add it, or remove `lora`")
     if trains_lora and stage.lora is None and not _has_adapters(recipe, i):
         yield Problem(("stages", i, "trains"), "has lora, but neither this stage nor one before it says which; add lora: {rank: 16}")
+
+
+def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
+    """What an engine cannot do with a stage."""
+    stage, engine = recipe.stages[i], recipe.engine.kind
+    path: KeyPath = ("stages", i, "optim", "kind")
+    if engine.startswith("zero") and stage.optim.kind == "muon":
+        yield Problem(path, f"muon needs whole matrices, and {engine} gives the optimiser runs of a flat tensor; use adamw, or engine.kind: fsdp2")
+    if (engine == "fsdp2" or engine.startswith("zero")) and stage.optim.kind == "adamw8bit":
+        yield Problem(path, f"adamw8bit cannot step what {engine} shards; use adamw (sharded over the ranks, it is small already)")
+    if (engine == "fsdp2" or engine.startswith("zero")) and stage.accumulate == "auto":
+        why = f"with {engine}, ranks wait for each other within a pass, so that one which runs out of memory would leave the others waiting"
+        yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
 
 
 def _has_adapters(recipe: Recipe, i: int) -> bool:

@@ -31,6 +31,7 @@ from medvlm.sources import OpenSource, open_sources, texts_of
 from medvlm.stages._setup import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
+from medvlm.train.engines import make_engine
 from medvlm.train.lease import Lease
 from medvlm.train.log import Log, TensorBoard, Wandb
 from medvlm.train.stopping import Preempted, end_with_torchrun
@@ -44,7 +45,7 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
     """
     loaded.require_data()
     end_with_torchrun()
-    engine = Engine(loaded.recipe.engine)
+    engine = make_engine(loaded.recipe.engine)
     run = RunFolder(runs / loaded.recipe.name)
     with Lease(run.root) if engine.is_first else nullcontext() as lease:
         try:
@@ -102,7 +103,8 @@ def _stage(
     stage = component("stages", config.kind).build(config, setup)
     started, adapters = _start(stage.model, config, origins, run, loaded.recipe.seed)
     set_trained(stage.model, config.trains, config.name)
-    engine.place(stage.model)
+    modules = {m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m) for m in modules_of([n for n, _ in stage.model.named_parameters()])}
+    engine.place(stage.model, stage.matches)
     stage.begin()
     # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first checkpoint starts the same.
     torch.manual_seed(below(1 << 63, loaded.recipe.seed, config.name, "dropout", engine.rank))
@@ -122,7 +124,6 @@ def _stage(
         return
     take = f"step-{state.best_step if config.keep == 'best' else state.step}"
     trained = {group: {"parameters": n, "moved": state.proven} for group, n in proof.trained_counts().items()}
-    modules = {m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m) for m in modules_of([n for n, _ in stage.model.named_parameters()])}
     write_json(folder / "stage.json", {
         "name": config.name, "kind": config.kind, "finished": True, "step": state.step, "identity": identity, "take": take, "trains": trained,
         "frozen": frozen, "from": started, "seconds": state.seconds, "checkpoint": checkpoint.digest(folder / take), "parameters": modules,

@@ -219,6 +219,7 @@ def test_an_override_that_is_wrong_is_refused_like_a_line_of_the_file(complaint:
 # --- rules across sections ---------------------------------------------------------------------------
 
 MIX = "    trains: [connectors]\n"
+SHARDED = ("name: tiny", "name: tiny\nengine: {kind: fsdp2}")
 NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_size: 96}}\n", "")
 
 
@@ -270,6 +271,9 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ([("steps: 10\n  - name: align", "steps: 10\n    from: align\n  - name: align")], "16:5 stages.pair.from: 'align' is this stage itself or a later one; expected an earlier stage (there is none)"),
         # steps, batches, validation, rewards
         ([(MIX, f"{MIX}    batch: 9\n    accumulate: 2\n")], "21:5 stages.align.accumulate: batch 9 is not divisible by accumulate 2"),
+        ([(MIX, f"{MIX}    accumulate: auto\n"), SHARDED], "21:5 stages.align.accumulate: with fsdp2, ranks wait for each other within a pass"),
+        ([(MIX, f"{MIX}    optim: {{kind: adamw8bit}}\n"), SHARDED], "21:13 stages.align.optim.kind: adamw8bit cannot step what fsdp2 shards"),
+        ([(MIX, f"{MIX}    optim: {{kind: muon}}\n"), ("name: tiny", "name: tiny\nengine: {kind: zero2}")], "21:13 stages.align.optim.kind: muon needs whole matrices, and zero2"),
         ([(MIX, f"{MIX}    keep: best\n")], "20:5 stages.align.keep: `best` is chosen by validation, and there is none"),
         ([(MIX, f"{MIX}    validate: {{evry: 3}}\n")], "20:16 stages.align.validate.evry: unknown key, did you mean 'every'?"),
         ([("{choice: 1}", "{choise: 1}")], "31:5 stages.reason.rewards: unknown reward 'choise', did you mean 'choice'?"),

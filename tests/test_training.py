@@ -382,7 +382,7 @@ def test_a_module_that_the_stage_cannot_reach_is_refused_after_a_few_steps(folde
 
 def test_gradients_that_were_seen_before_a_kill_count_afterwards(killed: Callable[[str], Path], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a run goes on for a last few steps in which a rare medium does not come, or no answer earns more than another."""
-    monkeypatch.setattr(Proof, "note_gradients", lambda self: sorted(self.with_gradient))
+    monkeypatch.setattr(Proof, "note_gradients", lambda self, _: sorted(self.with_gradient))
     run = trained(killed("instruct"), runs, only="instruct")
     assert json.loads((run.stage("instruct") / "stage.json").read_text())["trains"]["lora"]["moved"]
 

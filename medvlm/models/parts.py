@@ -68,6 +68,14 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
     return features
 
 
+def completed(encoders: nn.ModuleDict, media: Mapping[str, torch.Tensor], is_needed: Callable[[str], bool], device: torch.device) -> dict[str, torch.Tensor]:
+    """The media in the order of the encoders, with one medium of zeros for each encoder that has none and is needed all the same.
+
+    Ranks that wait for each other within a tower's pass must all run it, in the same order.
+    """
+    return {name: media[name] if name in media else torch.zeros(1, *e.input_shape, device=device) for name, e in encoders.items() if name in media or is_needed(name)}
+
+
 def is_trained(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 

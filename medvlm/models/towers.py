@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from medvlm.core.config import component
 from medvlm.core.errors import ShapeError
-from medvlm.models.parts import build_encoders, encode, seeded
+from medvlm.models.parts import build_encoders, completed, encode, is_trained, seeded
 
 
 @dataclass
@@ -45,6 +45,9 @@ def build_dual(encoders: Mapping[str, Any], text: Any, tokenizer: Any, width: in
 class DualEncoder(nn.Module):
     """forward(pairs) -> unit image embeddings [N, P], unit text embeddings [N, P], log scale, bias (None without one)."""
 
+    runs_all = False
+    """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
+
     def __init__(self, encoders: nn.ModuleDict, text: nn.Module, width: int | None, log_scale: float, bias: float | None):
         """width: of the shared space, None for no heads. Raises ShapeError for towers of several widths without heads."""
         super().__init__()
@@ -60,7 +63,15 @@ class DualEncoder(nn.Module):
         return self.embed_media(pairs.media)[pairs.order_N], self.embed_texts(pairs.ids_BT, pairs.mask_BT), *self.heads["scale"]()
 
     def embed_media(self, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return torch.cat([normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1) for name, pixels in media.items()])
+        device = next(iter(media.values())).device
+        run = completed(self.encoders, media, self._is_needed, device)
+        embedded = {name: normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1) for name, pixels in run.items()}
+        unasked = [embedded[name].sum() for name in run if name not in media]
+        stacked = torch.cat([embedded[name] for name in media])
+        return stacked + 0 * torch.stack(unasked).sum() if unasked else stacked
+
+    def _is_needed(self, name: str) -> bool:
+        return self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.heads[name])))
 
     def embed_texts(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         return normalize(self.heads["text"](self.text(ids_BT, mask_BT)), dim=-1)
@@ -71,9 +82,10 @@ class Scale(nn.Module):
 
     def __init__(self, log_scale: float, bias: float | None):
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(log_scale))
-        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+        # [1], since what is sharded needs an axis.
+        self.log_scale = nn.Parameter(torch.tensor([log_scale]))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor([bias]))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # Copies: DDP takes a parameter that is an output itself for unused, and then meets its gradient.
-        return self.log_scale.clone(), None if self.bias is None else self.bias.clone()
+        # Numbers, not the parameters: DDP takes a parameter that is an output itself for unused, and then meets its gradient.
+        return self.log_scale.squeeze(0), None if self.bias is None else self.bias.squeeze(0)

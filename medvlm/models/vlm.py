@@ -14,7 +14,7 @@ from torch import nn
 from medvlm.core.config import component
 from medvlm.core.sample import Batch
 from medvlm.models.isolation import check_isolated
-from medvlm.models.parts import build_connectors, build_encoders, encode, is_trained, seeded
+from medvlm.models.parts import build_connectors, build_encoders, completed, encode, is_trained, seeded
 
 
 def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_token: str, seed: int) -> VLM:
@@ -33,6 +33,9 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
 class VLM(nn.Module):
     """forward(batch) -> logits of the trained tokens [L, V]."""
+
+    runs_all = False
+    """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
 
     def __init__(self, encoders: nn.ModuleDict, connectors: nn.ModuleDict, language: nn.Module, image_token_id: int):
         super().__init__()
@@ -59,12 +62,14 @@ class VLM(nn.Module):
 
     def image_tokens(self, batch: Batch) -> torch.Tensor:
         """[sum of tokens over all media, W], encoder by encoder in the order of batch.media."""
-        media = dict(batch.media)
-        for name, encoder in self.encoders.items():
-            if name not in media and torch.is_grad_enabled() and (is_trained(encoder) or is_trained(self.connectors[name])):
-                media[name] = torch.zeros(1, *encoder.input_shape, device=batch.ids_BT.device)
-        stacked = [self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1) for name, pixels in media.items()]
-        return torch.cat(stacked) if stacked else torch.zeros(0, 1, device=batch.ids_BT.device)
+        device = batch.ids_BT.device
+        media = completed(self.encoders, batch.media, self._is_needed, device)
+        tokens = {name: self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1) for name, pixels in media.items()}
+        stacked = [tokens[name] for name in (*batch.media, *(name for name in media if name not in batch.media))]
+        return torch.cat(stacked) if stacked else torch.zeros(0, 1, device=device)
+
+    def _is_needed(self, name: str) -> bool:
+        return self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.connectors[name])))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.language.get_output_embeddings()(hidden)  # type: ignore[operator]

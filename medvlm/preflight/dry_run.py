@@ -119,7 +119,7 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], fol
 
 
 def _short(stage: Any) -> Any:
-    accumulate = 2 if stage.accumulate != 1 else 1
+    accumulate = 2 if stage.micro_batches > 1 else 1
     update: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "accumulate": accumulate, "save_every": 1, "keep": "last"}
     update |= {"max_new_tokens": 8, "group": GROUP, "max_tokens": 1 << 15, "temperature": 1.0}
     if stage.validate_ is not None:

@@ -108,7 +108,7 @@ def _stage(
     make_optimizer(stage.model, config.optim, matches, config.name)  # its `lr_of` finds what it names
     modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
     items, notes = items_of(stage, config, looks)
-    micro = max(1, config.batch // (world * config.accumulate))
+    micro = max(1, config.batch // (world * config.micro_batches))
     if not items:
         notes = [f"none of the samples that were looked at can be used: {'; '.join(notes) or 'they have no question of its tasks'}"]
         return _unmeasured(config, modules, adapters, micro, recipe, notes)
@@ -124,15 +124,15 @@ def _stage(
     fits = chosen.total <= machines.usable if machines else None
     change = None
     if machines and not fits:
-        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, config.accumulate, config.name)
+        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, config.micro_batches, config.name)
     rate = machines and (machines.gpu.fp32 if precision == "32-true" else machines.gpu.bf16) * 1e12 * mfu
     every = [x for source in items.values() for x in source]
     optimiser = step.held.get("optimiser", 0.0)
     return StagePlan(
         name=config.name, kind=config.kind, steps=config.steps, batch=config.batch, micro=micro, modules=modules, adapters=adapters,
-        tokens=mean(map(length, every)), longest=max(map(length, every)), flops=step.flops * config.accumulate * world,
+        tokens=mean(map(length, every)), longest=max(map(length, every)), flops=step.flops * config.micro_batches * world,
         memory={_named(m): bytes_of.rounded(m, GIB) for m in options}, chosen=_named(chosen), fits=fits,
-        remedy=_remedy(change, step, config, fits), seconds=step.flops * config.accumulate / rate if rate else None,
+        remedy=_remedy(change, step, config, fits), seconds=step.flops * config.micro_batches / rate if rate else None,
         checkpoint=round(weights.trained_bytes + weights.frozen_bytes + optimiser), checkpoints=3 if config.keep == "best" else 2, notes=tuple(notes),
     )  # fmt: skip
 

@@ -67,7 +67,7 @@ class Base:
 
     def batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
         """Raises RecipeError for a batch that the ranks and their micro-batches cannot share evenly."""
-        world, accumulate = self.engine.world, self.config.accumulate
+        world, accumulate = self.engine.world, self.config.micro_batches
         if self.config.batch % (world * accumulate):
             raise RecipeError(
                 f"stages.{self.config.name}.batch is {self.config.batch}, which {world} ranks with {accumulate} micro-batches each cannot share evenly; "
@@ -128,6 +128,7 @@ class Base:
 
     def set_modes(self) -> None:
         set_modes(self.model)
+        self.model.runs_all = self.engine.is_sharded
 
     def matches(self, parameter: str, pattern: str) -> bool:
         return matches(parameter, pattern)

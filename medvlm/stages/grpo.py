@@ -101,11 +101,12 @@ class Grpo(Base):
     def begin(self) -> None:
         """Remembers the policy as the stage begins; called once its starting weights are in, before any resume."""
         if self.config.kl:
-            self.reference = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+            self.reference = {n: self.engine.whole(p).detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
 
     def set_modes(self) -> None:
         """No dropout in training either: the policy whose probabilities are moved is the one that drew the answers."""
         self.model.eval()
+        self.model.runs_all = self.engine.is_sharded
 
     @property
     def wants(self) -> Wants:
@@ -175,14 +176,14 @@ class Grpo(Base):
         """[L] log-probabilities under the weights that the stage began with."""
         if not self.reference:
             return None
-        now = {n: p for n, p in self.model.named_parameters() if n in self.reference}
-        kept = {n: p.detach().clone() for n, p in now.items()}
-        for name, parameter in now.items():
-            parameter.copy_(self.reference[name])
         with evaluating(self.model), self.engine.unsharded(self.model):
+            now = {n: p for n, p in self.model.named_parameters() if n in self.reference}
+            kept = {n: p.detach().clone() for n, p in now.items()}
+            for name, parameter in now.items():
+                parameter.copy_(self.reference[name])
             reference = self._log_probability(self.model, batch.to(self.engine.device))
-        for name, parameter in now.items():
-            parameter.copy_(kept[name])
+            for name, parameter in now.items():
+                parameter.copy_(kept[name])
         return reference.cpu()
 
     def _log_probability(self, model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -72,6 +72,10 @@ class Supervised(Base):
         super().__init__(config, setup)
         self.model = build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
 
+    def set_modes(self) -> None:
+        super().set_modes()
+        self.model.runs_all &= "media" in self.config.shows
+
     @property
     def wants(self) -> Wants:
         kinds = self.setup.prepare.routes if "media" in self.config.shows else None

@@ -1,4 +1,4 @@
-"""How a stage is spread over processes: one process, or DDP, through Lightning Fabric.
+"""How a stage is spread over processes: one process, or DDP, through Lightning Fabric; engine_fsdp2 and engine_zero shard.
 
 Started by torchrun it takes the world that torchrun made; started plainly it is one process.
 """
@@ -14,16 +14,27 @@ import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from medvlm.core.config import Config
 from medvlm.core.errors import RecipeError
+from medvlm.train.blocks import Matches, compile_blocks, recompute
+from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
 
 
 class EngineConfig(Config):
-    kind: Literal["auto", "single", "ddp"] = "auto"
-    """`auto`: DDP when torchrun started several processes, else one process."""
+    kind: Literal["auto", "single", "ddp", "fsdp2", "zero1", "zero2", "zero3"] = "auto"
+    """`auto`: DDP when torchrun started several processes, else one process. `fsdp2` and `zero3` shard weights, gradients and
+    optimiser over the ranks, `zero2` gradients and optimiser, `zero1` the optimiser; zero is DeepSpeed's."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    """`bf16-mixed` computes in bfloat16 and keeps float32 weights for the optimiser."""
+    offload: bool = False
+    """What is sharded waits in the CPU's memory and the optimiser works there: slower, for models that do not fit otherwise."""
+    recompute: tuple[str, ...] = ()
+    """Modules whose blocks are computed again in the backward pass, which saves their activations: [language, encoders.film]."""
+    compile: tuple[str, ...] = ()
+    """Modules whose blocks go through torch.compile: the first steps take minutes, the later ones less."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 2
     """Threads per rank that read and decode ahead; 0 decodes between the steps."""
@@ -42,6 +53,8 @@ class Engine:
     model: nn.Module
     """The stage's, as it was given to `setup`."""
     optimizer: torch.optim.Optimizer
+    is_sharded = False
+    """Whether the ranks gather weights from each other in every pass: then all of them run every module, equally often."""
 
     def __init__(self, config: EngineConfig):
         from lightning.fabric import Fabric
@@ -50,21 +63,42 @@ class Engine:
         world = int(os.environ.get("WORLD_SIZE", 1))
         if config.kind == "single" and world > 1:
             raise RecipeError(f"engine.kind is single, but torchrun started {world} processes; use auto or ddp")
+        if config.offload and config.kind not in ("fsdp2", "zero1", "zero2", "zero3"):
+            raise RecipeError(f"engine.offload: {config.kind} shards nothing that could wait in the CPU's memory; use fsdp2 or zero3")
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         # A parameter may go unused (SigLIP's pooling head below a language model): DDP must not wait for it.
-        strategy: Any = DDPStrategy(find_unused_parameters=True) if world > 1 or config.kind == "ddp" else "auto"
+        # Norms of what is offloaded are summed on the CPU, which nccl cannot.
+        backend: Any = {"process_group_backend": "cpu:gloo,cuda:nccl"} if config.offload and torch.cuda.is_available() and config.device != "cpu" else {}
+        spread = world > 1 or config.kind not in ("auto", "single")
+        strategy: Any = DDPStrategy(find_unused_parameters=True, **backend) if spread else "auto"
         accelerator: Any = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
-        self.fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=config.precision)
+        precision = "32-true" if config.kind in ("fsdp2", "zero1", "zero2", "zero3") else config.precision  # theirs is their own
+        self.fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=precision)
         self.fabric.launch()
+        self.config = config
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
-        assert self.world == world, f"asked for {world} processes, got {self.world}"
+        if self.world != world:
+            raise RecipeError(f"engine: torchrun says that it started {world} processes, and {self.world} have met; start all nodes with the same --nnodes and --nproc-per-node")
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def place(self, model: nn.Module) -> None:
-        """On this rank's device and in the precision it is trained in: before the optimiser, a checkpoint or a proof looks at its weights."""
+    @property
+    def steps_on(self) -> torch.device:
+        """Where the optimiser's tensors lie."""
+        return torch.device("cpu") if self.config.offload else self.device
+
+    def place(self, model: nn.Module, matches: Matches) -> None:
+        """On this rank's device (sharded where the engine does so), in the precision it is trained in, blocks as the recipe says: before anything looks at its weights.
+
+        Raises RecipeError for a module in `recompute` or `compile` that has no blocks.
+        """
+        compile_blocks(model, self.config.compile, matches)
+        recompute(model, self.config.recompute, matches)
+        self._place(model)
+
+    def _place(self, model: nn.Module) -> None:
         self.fabric.strategy.precision.convert_module(model).to(self.device)
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
@@ -74,23 +108,45 @@ class Engine:
         return self._wrapped  # type: ignore[no-any-return]
 
     def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Inside, the model may be called past its wrapper (to draw answers), by each rank as often as it likes, in the precision of the training pass."""
+        """Inside, the model may be called past its wrapper (to draw answers), by each rank as often as it likes, in the precision of the training pass.
+
+        All ranks go in and out together. What is written into weights inside must be put back before the end.
+        """
         context: AbstractContextManager[None] = self.fabric.autocast()
         return context
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A parameter or buffer in full, on every rank. Called on every rank."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     # --- a step ------------------------------------------------------------------------------------
 
     def unsynchronised(self, enabled: bool) -> AbstractContextManager[None]:
-        """Gradients stay local inside: all micro-batches of a step but the last."""
+        """Gradients may stay local inside: all micro-batches of a step but the last."""
         return self.fabric.no_backward_sync(self._wrapped, enabled=enabled) if self.world > 1 else nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """DDP averages gradients over ranks; losses here are shares of one sum, so they are scaled back."""
+        """Engines average gradients over ranks; losses here are shares of one sum, so they are scaled back."""
         self.fabric.backward(loss * self.world)
+
+    def reduce(self) -> None:
+        """After passes that were all unsynchronised: averages the gradients over the ranks."""
+        if self.world == 1:
+            return
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter, ranks in zip(trained, self.total([float(p.grad is not None) for p in trained]), strict=True):
+            if ranks:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.world
+
+    def has_gradient(self, parameter: nn.Parameter) -> bool:
+        """Whether this rank's part of a parameter has one, before a step. Called on every rank."""
+        return holds_gradient(parameter)
 
     def clip(self, max_norm: float) -> float:
         """Scales the gradients down to this global norm, and returns the norm they had."""
-        return float(torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], max_norm))
+        return float(self.whole(torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], max_norm)))
 
     def step(self) -> None:
         """Applies the gradients, and forgets them."""
@@ -104,7 +160,7 @@ class Engine:
     # --- what is saved -----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Any]:
-        """`model` and `optim` for torch.distributed.checkpoint, by parameter name: references to the tensors as they lie, not copies. Called on every rank."""
+        """`model` and `optim` for torch.distributed.checkpoint, by parameter name: references to the tensors as they lie, or copies on the CPU. Called on every rank."""
         return tensors_of(self.model, self.optimizer)
 
     def load(self, read: Read, names: Collection[str]) -> None:
@@ -118,7 +174,7 @@ class Engine:
         if self.world == 1:
             return [float(v) for v in values]
         summed = torch.tensor(values, dtype=torch.float64)
-        summed = summed.to(self.device) if dist.get_backend() == "nccl" else summed
+        summed = summed.to(self.device) if "nccl" in str(dist.get_backend()) else summed
         dist.all_reduce(summed)
         return [float(v) for v in summed]
 

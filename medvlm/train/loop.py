@@ -18,7 +18,9 @@ from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.train import checkpoint
 from medvlm.train.accounts import SOURCE, accounts, in_short
+from medvlm.train.accumulate import Terms, accumulate, accumulate_what_fits
 from medvlm.train.checkpoint import Keep
+from medvlm.train.distinct import Distinct
 from medvlm.train.engine import Engine
 from medvlm.train.log import Log, Progress
 from medvlm.train.optim import make_optimizer, set_rate
@@ -33,9 +35,6 @@ has. Steps without any gradient do not count: in grpo no answer may have earned 
 
 MAX_SKIPPED = 0.01
 """Of a stage's steps, or 3: more updates than that are not left out."""
-
-Terms = dict[str, tuple[float, float]]
-"""Name -> (sum, weight): what is logged is the sum over ranks and micro-batches of both, divided."""
 
 
 class Stage(Protocol):
@@ -94,6 +93,8 @@ class State:
     proven: bool = False
     skipped: int = 0
     """Updates that were left out since their loss or gradient was not finite."""
+    accumulate: int = 1
+    """Micro-batches, as found by `accumulate: auto`."""
     meta: dict[str, Any] = field(default_factory=dict)
     """What a reader of the checkpoint must know: stage, recipe, adapters, lineage."""
 
@@ -107,14 +108,14 @@ def run(
     when `folder` belongs to other settings, or a checkpoint could not be saved. may_save: raises when the folder is another run's.
     """
     stage.set_modes()
-    optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
-    proof = Proof(stage.model, stage.group_of, config.name)
+    optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name, engine.steps_on)
+    proof = Proof(stage.model, stage.group_of, config.name, engine.whole)
     model = engine.setup(stage.model, optimizer)
     state = _resume(engine, folder, log, fresh)
     proof.with_gradient |= set(state.reached)
     if engine.is_first:
         print(proof.table(), flush=True)
-    progress = Progress(config.name, number, stages, config.steps, state.step, engine.is_first)
+    progress, distinct = Progress(config.name, number, stages, config.steps, state.step, engine.is_first), Distinct(engine, config.name)
     batches: Any = stage.batches(state.consumed)
     keep = Keep(config.keep_last, config.keep_every)
     with Stop() as stop, closing(batches), watch, Saver(folder, engine.rank, keep, may_save, watch.goes_on) as saver:
@@ -124,15 +125,17 @@ def run(
             position, prepared = next(batches)
             assert position == state.consumed, (position, state.consumed)
             rate = set_rate(optimizer, config.optim, state.step, config.steps)
-            micros = stage.micros(prepared, config.accumulate)
             keys = [item.key for item in prepared]
+            distinct.see(keys)
             watch.at("computes", config.name, state.step + 1, keys)
+            micros, terms = _first_update(stage, model, prepared, config, engine, state)
             seen = {"stop": (float(stop.requested), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)} | stage.counted()
-            for _ in range(stage.updates):
-                terms = _accumulate(stage, model, micros, engine)
+            for update in range(stage.updates):
+                terms = accumulate(stage, model, micros, engine) if update else terms
                 norm = engine.clip(config.optim.max_norm)
                 if not state.proven:
-                    state.telling, state.reached = state.telling + (norm > 0), proof.note_gradients()
+                    state.telling, state.reached = state.telling + (norm > 0), engine.union(proof.note_gradients(engine.has_gradient))
+                    proof.with_gradient |= set(state.reached)
                 summed = _total(terms, engine, seen)
                 if math.isfinite(summed["loss"]) and math.isfinite(norm):
                     engine.step()
@@ -180,18 +183,12 @@ def _resume(engine: Engine, folder: Path, log: Log, fresh: State) -> State:
     return state
 
 
-def _accumulate(stage: Stage, model: nn.Module, micros: list[Any], engine: Engine) -> Terms:
-    """Gradients of (sum of losses / sum of weights over all ranks and micro-batches)."""
-    (weight,) = engine.total([sum(stage.weight(m) for m in micros)])
-    terms: Terms = {}
-    for i, micro in enumerate(micros):
-        with engine.unsynchronised(enabled=i + 1 < len(micros)):
-            loss, more = stage.loss(model, micro)
-            engine.backward(loss / max(weight, 1.0))
-        for name, (total, of) in {"loss": (float(loss.detach()), stage.weight(micro)), **more}.items():
-            before = terms.get(name, (0.0, 0.0))
-            terms[name] = (before[0] + total, before[1] + of)
-    return terms
+def _first_update(stage: Stage, model: nn.Module, prepared: list[Any], config: StageConfig, engine: Engine, state: State) -> tuple[list[Any], Terms]:
+    if config.accumulate == "auto":
+        micros, terms, state.accumulate = accumulate_what_fits(stage, model, prepared, engine, state.accumulate)
+        return micros, terms
+    micros = stage.micros(prepared, config.accumulate)
+    return micros, accumulate(stage, model, micros, engine)
 
 
 def _total(terms: Terms, engine: Engine, extra: Terms) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import pad
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -40,11 +41,11 @@ class Muon(torch.optim.AdamW):
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
-                by_shape.setdefault(parameter.flatten(1).shape, []).append(parameter)
+                by_shape.setdefault(torch.Size((len(parameter), parameter.shape[1:].numel())), []).append(parameter)
         for shape, parameters in by_shape.items():
-            for parameter, change in zip(parameters, _shared(torch.stack([self._lookahead(p).flatten(1) for p in parameters])), strict=True):
+            for parameter, change in zip(parameters, _shared(torch.stack([_whole(self._lookahead(p)).flatten(1) for p in parameters])), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(change.reshape(parameter.shape), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+                parameter.add_(_part(change.reshape(parameter.shape), parameter), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
                 parameter.grad = None
 
     def _lookahead(self, parameter: nn.Parameter) -> torch.Tensor:
@@ -55,6 +56,15 @@ class Muon(torch.optim.AdamW):
             state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
         state["step"] += 1  # AdamW looks for it in every state that it is given back
         return grad.lerp(state["momentum"].lerp_(grad, 1 - MOMENTUM), MOMENTUM)
+
+
+def _whole(sharded: torch.Tensor) -> torch.Tensor:
+    """Where weights are sharded, a matrix is put together for its turn; momentum stays in parts."""
+    return sharded.full_tensor() if isinstance(sharded, DTensor) else sharded
+
+
+def _part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None) if isinstance(like, DTensor) else whole
 
 
 def _shared(matrices_NAB: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +15,14 @@ from medvlm.core.errors import RecipeError
 from medvlm.train.muon import Muon, hidden_matrices
 
 Matches = Callable[[str, str], bool]
+CPU = torch.device("cpu")
 
 
-def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str) -> torch.optim.Optimizer:
-    """Vectors and scalars (biases, norms, scales) get no weight decay. Raises RecipeError for an `lr_of` that matches nothing trained."""
+def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str, device: torch.device = CPU) -> torch.optim.Optimizer:
+    """Vectors and scalars (biases, norms, scales) get no weight decay. device: where it will step.
+
+    Raises RecipeError for an `lr_of` that matches nothing trained, and for a kind that cannot run here.
+    """
     matrices = {id(p) for p in hidden_matrices(model)} if config.kind == "muon" else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -30,7 +36,22 @@ def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str
         orthogonal = id(parameter) in matrices and not matches(name, "lora")
         groups.setdefault((factor, decay, orthogonal), []).append(parameter)
     options = [{"params": p, "weight_decay": decay, "factor": factor, "orthogonal": turned} for (factor, decay, turned), p in groups.items()]
-    return {"adamw": torch.optim.AdamW, "muon": Muon}[config.kind](options, lr=config.lr, betas=config.betas)
+    if config.kind == "adamw8bit":
+        return _eight_bit(options, config, device, stage)
+    if config.kind == "muon":
+        return Muon(options, lr=config.lr, betas=config.betas)
+    # One kernel for all parameters; on a CPU it would change the last bits for little.
+    return torch.optim.AdamW(options, lr=config.lr, betas=config.betas, fused=device.type == "cuda" or None)
+
+
+def _eight_bit(options: list[dict[str, Any]], config: Optim, device: torch.device, stage: str) -> torch.optim.Optimizer:
+    """AdamW with moments in 8 bits, block by block (arXiv 2110.02861): a quarter of the optimiser's memory."""
+    if find_spec("bitsandbytes") is None:
+        raise RecipeError(f"stages.{stage}.optim.kind: adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw")
+    import bitsandbytes
+
+    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(options, lr=config.lr, betas=config.betas)
+    return made
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: Optim, step: int, steps: int) -> float:

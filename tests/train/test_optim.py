@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from medvlm.core.contracts import Optim
 from medvlm.core.errors import RecipeError
 from medvlm.models.parts import matches
 from medvlm.train.optim import make_optimizer, rate_factor, set_rate
+from medvlm.train.tensors import load_tensors, tensors_of
 
 
 def factors(schedule: str, steps: int, warmup: float) -> list[float]:
@@ -79,3 +82,44 @@ def test_every_trained_parameter_has_its_rate_and_only_matrices_decay() -> None:
 def test_a_rate_for_nothing_that_is_trained_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"stages.pair.optim.lr_of: 'heads' matches no trained parameter"):
         make_optimizer(model(), Optim(lr_of={"heads": 0.1}), matches, "pair")
+
+
+def test_moments_in_8_bits_step_almost_as_adamw_and_come_back_from_a_checkpoint() -> None:
+    """The larger matrix only: below 4,096 numbers bitsandbytes keeps 32 bits."""
+    pytest.importorskip("bitsandbytes")
+
+    def made(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 3))
+        return model, make_optimizer(model, Optim.model_validate({"kind": kind, "lr": 1e-2}), matches, "align")
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        model(torch.randn(8, 64, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    (small, eight), (large, plain) = made("adamw8bit"), made("adamw")
+    for seed in range(3):
+        step(small, eight, seed)
+        step(large, plain, seed)
+    assert eight.state[small[0].weight]["state1"].dtype == torch.uint8  # type: ignore[index]
+    torch.testing.assert_close(small[0].weight, large[0].weight, rtol=0, atol=0.01)  # type: ignore[index]
+
+    kept = copy.deepcopy(tensors_of(small, eight))
+    step(small, eight, 3)
+    other, resumed = made("adamw8bit")
+    flat, _ = flatten_state_dict(kept)
+    load_tensors(other, resumed, lambda wanted: _fill(wanted, kept), flat.keys())
+    step(other, resumed, 3)
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), other.parameters(), strict=True))
+
+
+def _fill(wanted: dict[str, Any], kept: dict[str, Any]) -> None:
+    """As torch.distributed.checkpoint does: tensors in place, other values replaced."""
+    for key, value in wanted.items():
+        if isinstance(value, dict):
+            _fill(value, kept[key])
+        elif torch.is_tensor(value):
+            value.copy_(kept[key])
+        else:
+            wanted[key] = kept[key]

@@ -14,6 +14,7 @@ import torch
 from medvlm.core.contracts import Optim
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint, loop
+from medvlm.train.accumulate import accumulate
 from medvlm.train.optim import make_optimizer
 from medvlm.train.stopping import Preempted
 from tests.tiny_run import staged, trained, weights
@@ -33,7 +34,7 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     _, prepared = next(batches)
     batches.close()
     micros = stage.micros(prepared, stage.config.accumulate)
-    terms = loop._accumulate(stage, model, micros, stage.engine)
+    terms = accumulate(stage, model, micros, stage.engine)
     return {
         "keys": [item.key for item in prepared], "terms": loop._total(terms, stage.engine, {}),
         "weight": sum(stage.weight(micro) for micro in micros),

@@ -1,0 +1,261 @@
+"""ZeRO-1, -2 and -3: DeepSpeed around the same model and the same torch optimiser."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from medvlm.core.errors import RecipeError
+from medvlm.train.engine import Engine, EngineConfig
+from medvlm.train.tensors import Read
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 50_000_000
+"""Elements that are sent at once; DeepSpeed's default keeps 2 GB for it."""
+PERSISTENT = 100_000
+"""Parameters of ZeRO-3 with fewer elements stay whole on every rank (DeepSpeed's default)."""
+CHUNK = 1 << 28
+"""Elements of a checkpoint that are in the CPU's memory at once while it is put back."""
+
+
+class Zero(Engine):
+    """Differs from the other engines in one thing: the optimiser sees flat runs of parameters, so that one without a gradient gets weight decay too."""
+
+    def __init__(self, config: EngineConfig):
+        if find_spec("deepspeed") is None:
+            raise RecipeError(f"engine.kind {config.kind} needs DeepSpeed: pip install medvlm[deepspeed], or use fsdp2")
+        if config.precision == "bf16-true":
+            raise RecipeError(f"engine.precision: {config.kind} keeps float32 weights; use bf16-mixed, or fsdp2")
+        if config.kind == "zero3" and config.compile:
+            raise RecipeError("engine.compile: zero3 gathers weights by hooks within the blocks, which torch.compile cannot pass; use fsdp2, or zero2")
+        super().__init__(config)
+        self.stage = int(config.kind[-1])
+        self.is_sharded = self.stage == 3
+
+    def _place(self, model: nn.Module) -> None:
+        if self.stage < 3:  # ZeRO-3 brings the weights there part by part
+            model.to(self.device)
+
+    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+        deepspeed = _deepspeed(self.device)
+        self.model, self.optimizer = model, optimizer
+        names = {id(p): n for n, p in self._trained().items()}
+        self._grouped = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+        self._wrapped, self._zero, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=self._settings(), dist_init_required=False)
+        self._start_states()
+        self._check_sharded(model)
+        return self._wrapped  # type: ignore[no-any-return]
+
+    def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self._gathered(model) if self.stage == 3 else self._autocast()
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not hasattr(tensor, "ds_id"):
+            return tensor
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+
+    # --- a step ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _accumulating(self, enabled: bool) -> Iterator[None]:
+        self._wrapped.set_gradient_accumulation_boundary(not enabled)
+        yield
+
+    def unsynchronised(self, enabled: bool) -> AbstractContextManager[None]:
+        return self._accumulating(enabled)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self._wrapped.backward(loss * self.world)
+
+    def has_gradient(self, parameter: nn.Parameter) -> bool:
+        from deepspeed.utils import safe_get_full_grad
+
+        grad = safe_get_full_grad(parameter) if parameter.requires_grad else None
+        return grad is not None and bool(grad.any())
+
+    def clip(self, max_norm: float) -> float:
+        grads = self._gradients()
+        norm = math.sqrt(self.total([sum(float(g.float().square().sum()) for g in grads)])[0])
+        if (scale := max_norm / (norm + 1e-6)) < 1:  # torch.nn.utils.clip_grad_norm_
+            for grad in grads:
+                grad.mul_(scale)
+        return norm
+
+    def step(self) -> None:
+        self._wrapped.step()
+
+    def drop(self) -> None:
+        self._zero.zero_grad()
+        self._zero.averaged_gradients = {} if self.stage == 3 else dict.fromkeys(self._zero.averaged_gradients)
+        self._zero.micro_step_id = 0 if self.stage == 3 else -1
+        if self.config.offload:
+            self._zero.reset_cpu_buffers()
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """This rank's share of them, after the last micro-batch."""
+        if self.config.offload:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()  # they are copied to the CPU beside the computing
+            return [flat.grad for flat in self._flats() if flat.grad is not None]
+        return [grad for group in self._zero.averaged_gradients.values() for grad in group or ()]
+
+    def _flats(self) -> list[torch.Tensor]:
+        """What the optimiser steps: runs of this rank's float32 weights."""
+        flats: list[torch.Tensor] = self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
+        return flats
+
+    # --- what is saved -----------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Any]:
+        """As any other engine's would be. ZeRO's parts are runs of a flat tensor and no boxes of a parameter, so each parameter is put together and one rank keeps it."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        owner = {name: i % self.world for i, name in enumerate(self._weights())}
+        model, states = {}, {}
+        for name, tensor in self._weights().items():
+            whole = self.whole(tensor)
+            if owner[name] == self.rank:
+                model[name] = whole.detach().cpu().clone()
+        step = next(iter(self.optimizer.state.values()))["step"].cpu()  # all are stepped together
+        for name, parameter in self._trained().items():
+            moments = {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
+            if owner[name] == self.rank:
+                states[name] = {moment: value.cpu() for moment, value in moments.items()} | {"step": step.clone()}
+        settings = [{**{k: v for k, v in g.items() if k != "params"}, "params": names} for g, names in zip(self.optimizer.param_groups, self._grouped, strict=True)]
+        return {"model": model, "optim": {"state": states, "param_groups": settings}}
+
+    def load(self, read: Read, names: Collection[str]) -> None:
+        chunk: dict[str, torch.Tensor] = {}
+        for name, tensor in self._weights().items():
+            chunk[name] = torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype)
+            if sum(t.numel() for t in chunk.values()) > CHUNK:
+                self._load(chunk, read, names)
+                chunk = {}
+        self._load(chunk, read, names)
+
+    def _load(self, weights: dict[str, torch.Tensor], read: Read, names: Collection[str]) -> None:
+        trained, own = self._trained(), self._weights()
+        states = {
+            name: {moment: torch.empty(weights[name].shape) for moment in MOMENTS} | {"step": torch.zeros(())}
+            for name in weights if name in trained and f"optim.state.{name}.step" in names
+        }  # fmt: skip
+        read({"model": weights, **({"optim": {"state": states}} if states else {})})
+        for name, value in weights.items():
+            self._put(own[name], value)
+        for name, state in states.items():
+            for moment in MOMENTS:
+                self._put_float32(trained[name], state[moment], moment)
+        for flat in self._flats() if states else ():
+            self.optimizer.state[flat]["step"].copy_(max(state["step"] for state in states.values()))
+
+    @torch.no_grad()
+    def _put(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        import deepspeed
+
+        if not hasattr(tensor, "ds_id"):
+            tensor.copy_(value)
+        else:
+            with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0):
+                if self.rank == 0:
+                    tensor.copy_(value)
+        if tensor.requires_grad:
+            self._put_float32(tensor, value, "")
+
+    def _put_float32(self, parameter: torch.Tensor, value: torch.Tensor, moment: str) -> None:
+        """Into the part of it that this rank's optimiser steps: the weight, or one of its moments."""
+        from deepspeed import utils
+
+        where = "local" if self.stage == 3 else "full"
+        if self.stage == 3:
+            size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+            value = pad(value.flatten(), (0, self.world * size - value.numel())).narrow(0, self.rank * size, size)
+        if moment:
+            getattr(utils, f"safe_set_{where}_optimizer_state")(parameter, value, moment)
+        else:
+            getattr(utils, f"safe_set_{where}_fp32_param")(parameter, value)
+
+    def _start_states(self) -> None:
+        """As the first step would; DeepSpeed looks for the moments of all groups once the first group has stepped, and a checkpoint needs a place to go."""
+        for flat in self._flats():
+            state = self.optimizer.state[flat]
+            state["step"] = torch.zeros((), device=flat.device if self.optimizer.defaults.get("fused") else "cpu")
+            state.update({moment: torch.zeros_like(flat) for moment in MOMENTS})
+        if self.stage < 3:
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return self.model.state_dict(keep_vars=True)
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    # --- DeepSpeed ---------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+        if self.stage == 3:
+            zero |= {"stage3_param_persistence_threshold": PERSISTENT, "stage3_prefetch_bucket_size": BUCKET}
+        if self.config.offload:
+            zero |= {"offload_optimizer": {"device": "cpu"}, **({"offload_param": {"device": "cpu"}} if self.stage == 3 else {})}
+        return {
+            "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,  # the loop's to count
+            "gradient_clipping": 0.0,  # by default it would clip at 1, whatever the recipe says
+            "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, "zero_optimization": zero,
+            "torch_autocast": {"enabled": self.config.precision == "bf16-mixed", "dtype": "bfloat16"}, "steps_per_print": None,
+        }  # fmt: skip
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16-mixed" else nullcontext()  # type: ignore[return-value]
+
+    @contextmanager
+    def _gathered(self, model: nn.Module) -> Iterator[None]:
+        """Its hooks give a module's weights up after each call; without them all stays gathered."""
+        import deepspeed
+
+        offload = self._zero.parameter_offload
+        with deepspeed.zero.GatheredParameters(list(model.parameters())):
+            for hook in (*offload.forward_hooks, *offload.backward_hooks):
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            for parameter in model.parameters():
+                parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
+            try:
+                with self._autocast():
+                    yield
+            finally:
+                offload._register_deepspeed_module(offload.module)
+
+    def _check_sharded(self, model: nn.Module) -> None:
+        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self._trained().values())
+        own = sum(flat.numel() for flat in self._flats())
+        (together,) = self.total([own])
+        assert own <= trained / self.world + len(self._trained()) * self.world * 128, f"rank {self.rank} steps {own} of {trained} trained numbers"
+        assert together >= trained, f"the ranks step {together} numbers of {trained}"
+        if self.stage == 3:
+            assert all(hasattr(p, "ds_id") for p in model.parameters()), "ZeRO-3 has left parameters whole"
+
+
+def _deepspeed(device: torch.device) -> Any:
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    if device.type == "cpu":
+        from deepspeed.accelerator import set_accelerator
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+        set_accelerator(CPU_Accelerator())  # it would take a GPU where there is one
+        # A faster all-reduce between processes, for which it would call a C++ compiler; gloo does it as well.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,51 @@
+"""The number of micro-batches that is left to be found: more where memory ends, the same on every rank, the step the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from medvlm.core.errors import RecipeError
+from medvlm.core.sample import Batch
+from medvlm.train import loop
+from medvlm.train.engine import EngineConfig
+from medvlm.train.engines import make_engine
+from tests.tiny_run import differing
+from tests.train.engine_ranks import Answering, run
+
+
+class Fits(Answering):
+    """With memory for so many samples at a time, and a record of what was asked of it."""
+
+    samples = 2
+
+    def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, loop.Terms]:
+        loss = super().loss(model, micro)
+        torch.rand(1)  # as dropout would
+        if len(micro.answers_L.unique()) > 2 * self.samples:
+            raise torch.OutOfMemoryError("as a GPU would say")
+        return loss
+
+
+class Nothing(Fits):
+    samples = 0
+
+
+def test_the_step_is_that_of_the_number_that_fits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """8 samples at a time, 4, then 2: gradients of what did not fit are forgotten, and random numbers drawn again."""
+    engine = make_engine(EngineConfig(kind="single", device="cpu"))
+    torch.manual_seed(5)
+    found = run(tmp_path / "auto", engine, accumulate="auto", of=Fits)
+    said = capfd.readouterr().out
+    torch.manual_seed(5)
+    known = run(tmp_path / "known", engine, accumulate=4, of=Fits)
+    assert found["micros"] == 4 and found["loss"] == known["loss"] and differing(found["weights"], known["weights"]) == []
+    assert "out of memory with 8 samples at a time; from here on 4 (2 micro-batches" in said and "with 4 samples at a time; from here on 2 (4 micro" in said
+
+
+def test_a_sample_that_does_not_fit_alone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"out of memory with one sample at a time; use engine\.recompute"):
+        run(tmp_path, make_engine(EngineConfig(kind="single", device="cpu")), accumulate="auto", of=Nothing)

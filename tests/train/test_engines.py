@@ -1,0 +1,162 @@
+"""Every engine computes what one process computes, step for step; goes on from a checkpoint to the last bit; and draws answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.core.errors import RecipeError
+from medvlm.train.engine import EngineConfig
+from medvlm.train.engines import make_engine
+from tests.tiny_run import ROOT, differing, environment
+from tests.train.engine_ranks import run
+
+FAST = ("ddp", "ddp auto", "ddp blind", "fsdp2", "fsdp2 again", "fsdp2 own", "zero2", "zero2 again")
+SLOW = (
+    "ddp", "ddp again", "ddp own", "ddp muon", "fsdp2 recompute", "fsdp2 muon", "fsdp2 offload", "fsdp2 bf16", "ddp bf16", "zero1", "zero1 again", "zero1 offload",
+    "zero2 clips", "zero2 offload", "zero2 bf16", "zero3", "zero3 again", "zero3 recompute", "zero3 offload", "zero3 bf16",
+)  # fmt: skip
+Ranks = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """In this process, with as many micro-batches as two ranks have together."""
+    return run(tmp_path_factory.mktemp("one"), make_engine(EngineConfig(kind="single", device="cpu")))
+
+
+def two_ranks(folder: Path, cases: tuple[str, ...]) -> Ranks:
+    """What two processes find, case by case."""
+    cases = tuple(c for c in cases if not c.startswith("zero") or _has_deepspeed())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "tests" / "train" / "engine_ranks.py"), str(folder), *cases]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def _has_deepspeed() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("deepspeed") is not None
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return two_ranks(tmp_path_factory.mktemp("fast"), FAST)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return two_ranks(tmp_path_factory.mktemp("slow"), SLOW)
+
+
+def found(ranks: Ranks, case: str) -> Any:
+    if case not in ranks[0]:
+        pytest.skip("needs DeepSpeed")
+    return [rank[case] for rank in ranks]
+
+
+def off(case: dict[str, Any], one: dict[str, Any]) -> float:
+    """The largest relative difference of a step's loss."""
+    assert len(case["loss"]) == len(one["loss"])
+    return max(abs(a - b) / b for a, b in zip(case["loss"], one["loss"], strict=True))
+
+
+def check_alike(ranks: Ranks, case: str, one: dict[str, Any]) -> None:
+    first, second = found(ranks, case)
+    assert off(first, one) < 1e-5 and first["norm"][0] == pytest.approx(one["norm"][0], rel=1e-5)
+    assert {n: t.shape for n, t in first["weights"].items()} == {n: t.shape for n, t in one["weights"].items()}
+    check_answers(first["said"][-1], one["said"][-1], 3)
+    check_answers(second["said"][-1][:2], one["said"][-1], 3)
+    assert [len(said) for said in second["said"][-1]] == [5, 5, 5], "the second rank draws more and longer answers than the first"
+
+
+def check_answers(said: list[list[int]], others: list[list[int]], length: int) -> None:
+    assert [answer[:length] for answer in said] == [answer[:length] for answer in others]
+
+
+def check_goes_on(ranks: Ranks, kind: str) -> None:
+    for straight, resumed in zip(found(ranks, kind), found(ranks, f"{kind} again"), strict=True):
+        assert resumed["loss"] == straight["loss"] and resumed["norm"] == straight["norm"] and resumed["said"][-1] == straight["said"][-1]
+        assert differing(resumed["weights"], straight["weights"]) == []
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2"])
+def test_two_ranks_lose_what_one_process_loses(kind: str, fast: Ranks, one: dict[str, Any]) -> None:
+    """With adapters, a trained connector, frozen towers, clipping in some steps, and steps in which the second rank has no image."""
+    assert min(one["norm"]) < 2.0 < max(one["norm"]), "the clipping is not seen"
+    check_alike(fast, kind, one)
+
+
+@pytest.mark.parametrize("kind", ["fsdp2", "zero2"])
+def test_what_was_sharded_goes_on_to_the_last_bit(kind: str, fast: Ranks) -> None:
+    check_goes_on(fast, kind)
+
+
+def test_the_mean_over_a_ranks_own_labels_is_another_loss(fast: Ranks, one: dict[str, Any]) -> None:
+    """A control: what the comparison above would find."""
+    assert off(found(fast, "fsdp2 own")[0], one) > 1e-4
+
+
+def test_a_rank_out_of_memory_makes_all_take_smaller_parts_of_the_same_step(fast: Ranks, one: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = found(fast, "ddp auto")
+    assert off(first, one) < 1e-5 and first["micros"] == second["micros"] == 2
+
+
+def test_ranks_that_are_shown_the_same_samples_are_stopped(fast: Ranks) -> None:
+    for rank in found(fast, "ddp blind"):
+        assert "ranks 0 and 1 were shown the same 16 samples (sample-0, sample-1, " in rank["refused"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["fsdp2 recompute", "fsdp2 offload", "zero1", "zero1 offload", "zero2 offload", "zero3", "zero3 recompute", "zero3 offload"])
+def test_two_ranks_lose_what_one_process_loses_with_everything(case: str, slow: Ranks, one: dict[str, Any]) -> None:
+    check_alike(slow, case, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "zero1", "zero3"])
+def test_every_engine_goes_on_to_the_last_bit(kind: str, slow: Ranks) -> None:
+    check_goes_on(slow, kind)
+
+
+@pytest.mark.slow
+def test_clipping_that_nobody_asked_for_is_another_loss(slow: Ranks, one: dict[str, Any]) -> None:
+    """DeepSpeed clips at 1 where its settings do not say 0."""
+    assert off(found(slow, "zero2 clips")[0], one) > 1e-4
+
+
+@pytest.mark.slow
+def test_muon_is_the_same_where_its_matrices_are_sharded(slow: Ranks) -> None:
+    whole, sharded = found(slow, "ddp muon")[0], found(slow, "fsdp2 muon")[0]
+    assert off(sharded, whole) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_bfloat16_is_near_and_its_weights_are_float32(kind: str, slow: Ranks, one: dict[str, Any]) -> None:
+    case = found(slow, f"{kind} bf16")[0]
+    assert 0 < off(case, one) < 0.02 and {t.dtype for t in case["weights"].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"kind": "ddp", "offload": True}, "engine.offload: ddp shards nothing"),
+    ({"kind": "zero2", "precision": "bf16-true"}, "zero2 keeps float32 weights; use bf16-mixed"),
+    ({"kind": "zero3", "compile": ("language",)}, "engine.compile: zero3 gathers weights by hooks"),
+])  # fmt: skip
+def test_what_an_engine_cannot_do_is_refused(settings: dict[str, Any], message: str) -> None:
+    if settings["kind"].startswith("zero") and not _has_deepspeed():
+        pytest.skip("needs DeepSpeed")
+    with pytest.raises(RecipeError, match=message):
+        make_engine(EngineConfig(device="cpu", **settings))
+
+
+def test_without_deepspeed_zero_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvlm.train.engine_zero.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"zero1 needs DeepSpeed: pip install medvlm\[deepspeed\]"):
+        make_engine(EngineConfig(kind="zero1", device="cpu"))
