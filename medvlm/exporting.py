@@ -66,6 +66,7 @@ def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
         recipe_hash=loaded.recipe_hash,
         cards=loaded.cards,
         is_last=last is finished[-1],
+        prepare=made.prepare,
     )
 
 
@@ -76,6 +77,7 @@ def is_exported(folder: Path) -> bool:
 
 def answerer_of(recipe: Any, folder: Path, max_new_tokens: int, device: str = "cpu") -> answerer.RunAnswerer:
     """The model of such a folder, ready to answer. recipe: of `medvlm.recipe.load_run(folder)`."""
+    from medvlm.answers.boxes import Writing
     from medvlm.data.dialogue import Dialogue
     from medvlm.data.prepare import make_prepare
     from medvlm.models.parts import tokens_of
@@ -83,7 +85,7 @@ def answerer_of(recipe: Any, folder: Path, max_new_tokens: int, device: str = "c
     made = load(folder)
     manifest = made.manifest
     dialogue = Dialogue(made.tokenizer, manifest.image_token) if manifest.makes == "vlm" else None
-    prepare = make_prepare(manifest.encoders, made.preprocess, tokens_of(manifest.encoders), dialogue, manifest.box_scale)
+    prepare = make_prepare(manifest.encoders, made.preprocess, tokens_of(manifest.encoders), dialogue, Writing(manifest.box_codec, manifest.box_scale))
     model: Any = made.model.to(device)
     vlm, dual = (model, None) if manifest.makes == "vlm" else (None, model)
     return answerer.RunAnswerer(prepare, made.tokenizer, vlm, dual, made.text_tokenizer, max_new_tokens)

@@ -47,6 +47,11 @@ def serves(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {name: encoder.serves or (name,) for name, encoder in recipe.model.encoders.items()}
 
 
+def encoders_of(recipe: Recipe) -> tuple[str, ...]:
+    """Names that stand behind `encoders.` and `connectors.`; a ready model has one of each."""
+    return ("image",) if recipe.model.pretrained else tuple(recipe.model.encoders)
+
+
 def parts_of(stage: Any) -> tuple[str, ...]:
     return PARTS[component("stages", stage.kind).MAKES]
 
@@ -107,9 +112,13 @@ def _fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
 
 
 def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """Every kind of media that is shown has exactly one encoder, and every encoder has something to encode."""
+    """Every kind of media that is shown has exactly one encoder, and every encoder has something to encode. A ready model takes all of them."""
     served, used = serves(recipe), used_sources(recipe)
     present = {kind for name, card in cards.items() if name in used for kind in card.media}
+    if recipe.model.pretrained:
+        for kind in sorted(set(recipe.model.views) - present):
+            yield Problem(("model", "views", kind), f"no data set in use has media of kind {kind!r}{did_you_mean(kind, present)} (they have {_list(present)})")
+        return
     owner: dict[str, str] = {}
     for encoder, media in served.items():
         path: KeyPath = ("model", "encoders", encoder)
@@ -145,7 +154,9 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             except ShapeError as reason:
                 yield Problem((*path, "preprocess"), str(reason))
     for i, stage in enumerate(recipe.stages):
-        if "language" in parts_of(stage) and recipe.model.language is None:
+        if recipe.model.pretrained and "language" not in parts_of(stage):
+            yield Problem(("stages", i, "kind"), f"a {stage.kind} stage trains towers with a text tower of their own, and model.pretrained is a whole model; compose one from `encoders`")
+        if "language" in parts_of(stage) and recipe.model.language is None and not recipe.model.pretrained:
             why = f"a {stage.kind} stage needs a language model; add model.language, e.g. {{kind: causal, model: Qwen/Qwen3-4B-Instruct-2507}}"
             yield Problem(("stages", i, "kind"), why)
 
@@ -161,7 +172,7 @@ def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(path, f"nothing is held out of this source; add data.{source}.hold_out, e.g. {{by: site, share: 0.1}}")
         elif split != HELD_OUT and split not in _splits(cards[source]):
             yield Problem(path, f"its card deals no samples to {split!r} (it has {_list(_splits(cards[source]))})")
-        if unseen := set(cards[source].media) - media:
+        if not recipe.model.pretrained and (unseen := set(cards[source].media) - media):
             yield Problem(path, f"no encoder serves its media of kind {_list(unseen)} (served are {_list(media)})")
 
 
@@ -227,8 +238,8 @@ def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Pr
     parts = parts_of(stage)
     if first not in parts:
         yield Problem(path, f"{first!r} is no part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})")
-    elif first in ("encoders", "connectors") and rest and not any(fnmatchcase(name, rest[0]) for name in recipe.model.encoders):
-        yield Problem(path, _absent("encoder", rest[0], recipe.model.encoders, "model.encoders"))
+    elif first in ("encoders", "connectors") and rest and not any(fnmatchcase(name, rest[0]) for name in encoders_of(recipe)):
+        yield Problem(path, _absent("encoder", rest[0], encoders_of(recipe), "model.encoders"))
 
 
 def _lora(recipe: Recipe, i: int) -> Iterator[Problem]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from medvlm.core.config import Config, Slot
+from medvlm.core.config import Config, Slot, did_you_mean, kinds
 from medvlm.data.augment import Augment
 from medvlm.data.order import Order
 from medvlm.data.source import HELD_OUT, HoldOut
+from medvlm.data.views import Views
 from medvlm.export.stock import unknown
 from medvlm.train.engine import EngineConfig
 from medvlm.train.log import TrackConfig
@@ -18,16 +19,43 @@ Split = Literal["train", "val", "test"]
 
 
 class Boxes(Config):
+    codec: str = ""
+    """How they are written, a file of answers/codecs: by default as the ready model was taught, else `thousandths`."""
     scale: int = Field(1000, gt=0)
-    """Boxes are written as integers 0..scale of the image that the model perceives."""
+    """`thousandths` writes integers 0..scale of the image that the model perceives."""
+
+    @field_validator("codec")
+    @classmethod
+    def _codec_is_known(cls, codec: str) -> str:
+        known = kinds("answers.codecs")
+        if codec and codec not in known:
+            raise ValueError(f"unknown codec {codec!r}{did_you_mean(codec, known)} (accepts {', '.join(known)})")
+        return codec
 
 
 class Model(Config):
-    encoders: dict[str, Annotated[Any, Slot("encoders")]]
+    pretrained: str = ""
+    """A ready vision-language model, by hub id or folder, in the place of `encoders` and `language`."""
+    processor: dict[str, Any] = {}
+    """Of a ready model: settings of its image processor, by their names there, e.g. {size: {shortest_edge: 65536, longest_edge: 1048576}}."""
+    views: dict[str, Views] = {}
+    """Of a ready model: kind of media -> how it is shown; by default films whole, volumes and videos in 16 slices."""
+    encoders: dict[str, Annotated[Any, Slot("encoders")]] = {}
     """Several; each serves the kind of media it is named after, or those in `serves`."""
     language: Annotated[Any, Slot("backbones", optional=True)] = None
     """None: a dual encoder is the whole model."""
     boxes: Boxes = Boxes()
+
+    @model_validator(mode="after")
+    def _ready_or_composed(self) -> Model:
+        if self.pretrained and (self.encoders or self.language is not None):
+            raise ValueError("`pretrained` is a whole model; give it, or `encoders` and `language`, not both")
+        if not self.pretrained and not self.encoders:
+            raise ValueError("is empty; give `encoders` (and `language`), or a ready model, e.g. pretrained: Qwen/Qwen3-VL-8B-Instruct")
+        for name in ("processor", "views"):
+            if getattr(self, name) and not self.pretrained:
+                raise ValueError(f"`{name}` belongs to a ready model (`pretrained`); an encoder has `preprocess`")
+        return self
 
 
 class Source(Config):

@@ -20,6 +20,8 @@ def summary(recipe: Recipe, cards: Mapping[str, Card]) -> list[str]:
 
 
 def _model(recipe: Recipe) -> Iterator[str]:
+    if recipe.model.pretrained:
+        yield f"  model: {recipe.model.pretrained}, of its family's own classes; its parts and tokens are {NOT_CHECKED}"
     width = recipe.model.language and width_of(recipe.model.language)
     for name, encoder in recipe.model.encoders.items():
         facts = facts_of(encoder)

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from medvlm import __version__
+from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
 from medvlm.core.contracts import Lora, StageConfig
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, code_hash, write_json
 from medvlm.data.dialogue import Dialogue
+from medvlm.data.native import Processor, make_native_prepare
 from medvlm.data.order import below
-from medvlm.data.prepare import make_prepare
+from medvlm.data.prepare import Prepare, make_prepare
 from medvlm.data.vocabulary import IMAGE, saved_tokenizer, train_tokenizer
 from medvlm.evaluate.answerer import taken
 from medvlm.models import lora
@@ -204,19 +206,32 @@ def _source_identity(loaded: LoadedRecipe, source: OpenSource) -> list[Any]:
 
 def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> Setup:
     recipe = loaded.recipe
-    tokenizer, image_token = _tokenizer(loaded, run, engine, sources)
-    dialogue = Dialogue(tokenizer, image_token) if recipe.model.language else None
-    prepare = make_prepare(recipe.model.encoders, preprocess_of(recipe.model.encoders), tokens_of(recipe.model.encoders), dialogue, recipe.model.boxes.scale)
+    tokenizer, image_token, prepare = _prepare(loaded, run, engine, sources)
 
     def quarantine(key: str, shard: str, reason: str) -> None:
         with run.quarantine.open("a") as file:
             file.write(json.dumps({"key": key, "shard": Path(shard).name, "reason": reason, "rank": engine.rank}) + "\n")
 
     return Setup(
-        seed=recipe.seed, encoders=recipe.model.encoders, language=recipe.model.language, tokenizer=tokenizer, image_token=image_token, prepare=prepare,
+        seed=recipe.seed, encoders=recipe.model.encoders, language=recipe.model.language, tokenizer=tokenizer, image_token=image_token, prepare=prepare, pretrained=recipe.model.pretrained,
         open_source=lambda name, split, wants: sources[name].view(split, wants), augments={name: s.augment for name, s in recipe.data.items()}, orders={name: s.order for name, s in recipe.data.items()},
         engine=engine, workers=recipe.engine.workers, quarantine=quarantine,
     )  # fmt: skip
+
+
+def _prepare(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str, Prepare]:
+    """Tokenizer, image token, and how samples become what the model takes. A ready model's processor is kept in the run's folder."""
+    model = loaded.recipe.model
+    if model.pretrained:
+        if engine.is_first:
+            Processor.of_run(model.pretrained, model.processor, run.tokenizer)
+        engine.barrier()
+        processor = Processor(run.tokenizer)
+        return processor.tokenizer, processor.soft, make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale)
+    tokenizer, image_token = _tokenizer(loaded, run, engine, sources)
+    dialogue = Dialogue(tokenizer, image_token) if model.language else None
+    writing = Writing(model.boxes.codec or "thousandths", model.boxes.scale)
+    return tokenizer, image_token, make_prepare(model.encoders, preprocess_of(model.encoders), tokens_of(model.encoders), dialogue, writing)
 
 
 def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str]:

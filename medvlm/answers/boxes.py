@@ -1,49 +1,79 @@
-"""Boxes as text: `[x1, y1, x2, y2], [x1, y1, x2, y2]` in whole units of the answer's scale, or `none`."""
+"""Boxes as text: written by the codec that a model was taught, read in any of them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from medvlm.answers import brackets
+from medvlm.answers.brackets import MAX_BOXES, NONE
+from medvlm.answers.codecs import box_2d, loc
+from medvlm.core.config import component, kinds
+from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
 
-NONE = "none"
-MAX_BOXES = 500
-"""An answer of more boxes is not read: no image here has so many objects, and matching costs time."""
-_GROUP = re.compile(r"\[([^\[\]]*)\]")
-_NUMBER = re.compile(r"-?[0-9]{1,7}(?:\.[0-9]{1,9})?")
+__all__ = ["MAX_BOXES", "NONE", "Writing", "is_written", "parse", "write"]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How boxes are written: a codec (a file of answers/codecs) and, where it has one, its scale."""
+
+    codec: str = "thousandths"
+    scale: int = 1000
+
+    def place(self, canvas: Canvas, box: Box) -> Box | None:
+        """A stored box in the codec's units; None where less than half of it lies on the canvas."""
+        placed: Box | None = self._codec.place(canvas, box, self.scale)
+        return placed
+
+    def write(self, boxes: Sequence[Box], label: str) -> str:
+        """What it writes, `parse` reads."""
+        text: str = self._codec.write(boxes, label)
+        return text
+
+    def extent(self, canvas: Canvas) -> tuple[float, float]:
+        """What (width, height) of the canvas are in the codec's units."""
+        found: tuple[float, float] = self._codec.extent(canvas, self.scale)
+        return found
+
+    def to_canvas(self, box: Box, canvas: Canvas) -> Box:
+        """A box in the codec's units as pixels of the canvas."""
+        (wide, high), (height, width) = self.extent(canvas), canvas.size[-2:]
+        return box[0] * width / wide, box[1] * height / high, box[2] * width / wide, box[3] * height / high
+
+    @property
+    def _codec(self) -> Any:
+        return component("answers.codecs", self.codec)
 
 
 def write(boxes: Sequence[Box]) -> str:
-    """Coordinates are rounded. What it writes, `parse` reads."""
-    return ", ".join(f"[{', '.join(str(round(value)) for value in box)}]" for box in boxes) or NONE
+    """In brackets, without a label: whole numbers, or three decimals where they are shares of the image."""
+    return brackets.listed(boxes, decimals=3 if boxes and max(map(max, boxes)) <= 1 else 0) or NONE
 
 
 def parse(text: str, repair: bool = False) -> list[Box] | None:
-    """The boxes in the text, in its order; [] where it says that there are none, None where it cannot be read.
+    """The boxes in the text, in its order and in the units it is written in; [] where it says that there are none, None where it cannot be read.
 
-    Read: every innermost [...] of four numbers, with whatever JSON, fences or words around it. A box without
-    an area or with x2 < x1 or y2 < y1 is dropped, or with `repair` its corners are put in order.
+    Read: groups of four numbers in square brackets with whatever JSON, tags, fences or words around them, two corners in
+    parentheses, location tokens. A box without an area or with x2 < x1 or y2 < y1 is dropped, or with `repair` its corners are put in order.
     """
-    boxes = []
-    for group in _GROUP.finditer(text):
-        box = _box(group[1])
-        if box and repair:
-            box = min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])
-        if box and box[0] < box[2] and box[1] < box[3]:
-            boxes.append(box)
-            if len(boxes) > MAX_BOXES:
-                return None
-    if boxes:
-        return boxes
-    return [] if text.strip(" \n\t.\"'`").lower() in (NONE, "[]") else None
+    if "<loc" in text:
+        return loc.parse(text, repair)
+    if '"box_2d"' in text:
+        return box_2d.parse(text, repair)
+    return brackets.parse(text, repair)
 
 
-def _box(inside: str) -> Box | None:
-    if len(inside) > 80:  # longer than four numbers with blanks between them
-        return None
-    parts = inside.replace(",", " ").split()
-    if len(parts) != 4 or not all(_NUMBER.fullmatch(part) for part in parts):
-        return None
-    x1, y1, x2, y2 = map(float, parts)
-    return x1, y1, x2, y2
+def is_written(text: str, label: str) -> bool:
+    """Whether the text is exactly what some codec writes for the boxes in it, blanks aside."""
+    found = parse(text)
+    if found is None:
+        return False
+    plain = _without_blanks(text)
+    return plain == _without_blanks(write(found)) or any(plain == _without_blanks(Writing(codec).write(found, label)) for codec in kinds("answers.codecs"))
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())

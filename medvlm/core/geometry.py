@@ -68,8 +68,8 @@ class Canvas:
         seen = max(clipped[2] - clipped[0], 0.0) * max(clipped[3] - clipped[1], 0.0)
         return clipped if seen >= KEPT_SHARE * (x2 - x1) * (y2 - y1) else None
 
-    def answer_box(self, box: Box, scale_max: int) -> tuple[int, int, int, int] | None:
-        """A stored box as an answer writes it: integers 0..scale_max relative to the canvas, clipped to it.
+    def answer_box(self, box: Box, extent: tuple[int, int]) -> tuple[int, int, int, int] | None:
+        """A stored box as an answer writes it: integers that reach `extent` (x, y) at the canvas' far edges, clipped to it.
 
         None if less than half of the box lies on the canvas. Never empty: a box thinner than one unit is
         widened to one, so that its overlap with an answer can be measured.
@@ -78,8 +78,8 @@ class Canvas:
         if visible is None:
             return None
         height, width = self.size[-2:]
-        x1, x2 = _units(visible[0], visible[2], width, scale_max)
-        y1, y2 = _units(visible[1], visible[3], height, scale_max)
+        x1, x2 = _units(visible[0], visible[2], width, extent[0])
+        y1, y2 = _units(visible[1], visible[3], height, extent[1])
         return x1, y1, x2, y2
 
     def spacing_mm(self, stored_mm: tuple[float, ...]) -> tuple[float, ...]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvlm.answers import boxes as box_text
 from medvlm.answers import count as count_text
+from medvlm.answers.boxes import Writing
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
-from medvlm.core.sample import BOXES_SLOT, Question, Sample, Truth
+from medvlm.core.sample import BOXES_SLOT, Batch, Question, Sample, Truth
 from medvlm.data.dialogue import Dialogue, Document, Turn, document
 from medvlm.data.order import draw
-from medvlm.data.transforms import MediaTransform
+from medvlm.data.rows import collate
+from medvlm.data.transforms import MediaTransform, perceived
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A sample's media as the model perceives them. canvas: of medium 0, None without media."""
+    """A sample's media as the model perceives them. canvas: of medium 0, None without media, or where boxes cannot be placed on it."""
 
     media: list[tuple[str, Any]]
     canvas: Canvas | None
@@ -29,13 +33,13 @@ class Seen:
 @dataclass(frozen=True)
 class Prepare:
     """transforms: encoder -> its preprocessing. routes: kind of medium -> encoder. image_tokens: encoder -> tokens
-    per medium in the language model. box_scale: boxes are written as integers 0..box_scale of the canvas."""
+    per medium in the language model. boxes: how they are written."""
 
     transforms: Mapping[str, MediaTransform]
     routes: Mapping[str, str]
     dialogue: Dialogue | None
     image_tokens: Mapping[str, int]
-    box_scale: int
+    boxes: Writing
 
     def see(self, sample: Sample, files: Mapping[str, bytes]) -> Seen:
         """Where an encoder takes several films as one input, those of a sample are stacked in the place of the first.
@@ -66,7 +70,7 @@ class Prepare:
         return torch.stack([films[-1]] * (size - len(films)) + films, 1)
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
-        """The truth in answer coordinates: boxes are integers of the canvas, and BOXES_SLOT is written out.
+        """The truth in answer coordinates: boxes in the units they are written in, and BOXES_SLOT is written out.
 
         A preprocessing that crops may leave boxes behind: a count with boxes is counted anew.
         Raises DataError when boxes are asked for and none of them lies on the canvas.
@@ -74,31 +78,43 @@ class Prepare:
         truth = question.truth
         if canvas is None or not (truth.boxes or truth.task == "boxes"):
             return truth
-        placed = [canvas.answer_box(box, self.box_scale) for box in truth.boxes]
+        placed = [self.boxes.place(canvas, box) for box in truth.boxes]
         kept = tuple(box for box in placed if box is not None)
         if truth.task == "boxes" and truth.boxes and not kept:
             raise DataError(f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the question")
         if truth.task == "count" and len(kept) < len(truth.boxes):
             return replace(truth, boxes=kept, count=len(kept), answer=count_text.write(len(kept)))
-        return replace(truth, boxes=kept, answer=truth.answer.replace(BOXES_SLOT, box_text.write(kept)))
+        return replace(truth, boxes=kept, answer=truth.answer.replace(BOXES_SLOT, self.boxes.write(kept, truth.label)))
 
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
         """shows: `media` and/or `report`: what the model is given beside the question."""
         if self.dialogue is None:
             raise DataError("this recipe has no language model, so nothing can be asked")
-        counts = [self.image_tokens[name] for name, _ in seen.media] if "media" in shows else []
         text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
-        return self.dialogue.turn(text, counts, self.truth(question, seen.canvas).answer if answered else None)
+        return self.dialogue.turn(text, self.expansions(seen) if "media" in shows else [], self.truth(question, seen.canvas).answer if answered else None)
 
     def document(self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True) -> Document:
         turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
         return document(sample.key, turns, seen.media if "media" in shows else [])
 
+    def expansions(self, seen: Seen) -> Sequence[Any]:
+        """What the dialogue puts in the place of each image: here the number of its tokens."""
+        return [self.image_tokens[name] for name, _ in seen.media]
 
-def make_prepare(encoders: Mapping[str, Any], preprocess: Mapping[str, Any], image_tokens: Mapping[str, int], dialogue: Dialogue | None, box_scale: int) -> Prepare:
+    def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
+        """pack: several documents in a row where they fit; off for generation."""
+        return collate(documents, self.image_tokens, pad_id, pack)
+
+    def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
+        """What the model sees of medium 0, 8-bit [H, W] or [H, W, 3]: a film whole, of a volume the middle slice."""
+        name, pixels = self.see(sample, files).media[0]
+        return perceived(pixels, self.transforms[name].preprocess)
+
+
+def make_prepare(encoders: Mapping[str, Any], preprocess: Mapping[str, Any], image_tokens: Mapping[str, int], dialogue: Dialogue | None, boxes: Writing) -> Prepare:
     """encoders: name -> its config. An encoder serves the kinds it lists, or the kind it is named after."""
     routes = {kind: name for name, config in encoders.items() for kind in (config.serves or (name,))}
-    return Prepare({name: MediaTransform(p) for name, p in preprocess.items()}, routes, dialogue, image_tokens, box_scale)
+    return Prepare({name: MediaTransform(p) for name, p in preprocess.items()}, routes, dialogue, image_tokens, boxes)
 
 
 def choose(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:

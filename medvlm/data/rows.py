@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from medvlm.core.sample import Batch
 from medvlm.data.dialogue import Document
 
+Stacked = tuple[dict[str, torch.Tensor], list[list[int]]]
+"""A batch's media, and for each document the rows of all their image tokens that are its own, in the order of its placeholders."""
 
-def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_id: int, pack: bool = True) -> Batch:
+
+def collate(
+    documents: Sequence[Document], image_tokens: Mapping[str, int], pad_id: int, pack: bool = True, stack: Callable[[Sequence[Document]], Stacked] | None = None
+) -> Batch:
     """The batch of these documents. Targets come document by document, branch by branch.
 
     image_tokens: tokens that each encoder emits per medium. pack: fill rows up to the longest document; off for
-    generation, where every row holds one prompt.
+    generation, where every row holds one prompt. stack: for media that are not pixels of one size.
     """
     rows = rows_of(documents, pack)
     width = max(sum(len(documents[d]) for d in row) for row in rows)
@@ -43,7 +48,7 @@ def collate(documents: Sequence[Document], image_tokens: Mapping[str, int], pad_
                 targets.append((d, branch[untrained:], parents))
                 at = end
     targets.sort(key=lambda t: t[0])  # stable: branches stay in order
-    media, features_of = _media(documents, image_tokens)
+    media, features_of = stack(documents) if stack else _media(documents, image_tokens)
     return Batch(
         ids_BT=ids,
         positions_BT=positions,
@@ -78,7 +83,7 @@ def rows_of(documents: Sequence[Document], pack: bool = True) -> list[list[int]]
     return rows
 
 
-def _media(documents: Sequence[Document], image_tokens: Mapping[str, int]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+def _media(documents: Sequence[Document], image_tokens: Mapping[str, int]) -> Stacked:
     """Pixels stacked by encoder, and for each document the rows of the stacked image tokens that are its own.
 
     The same tensor in several documents is one image: it is encoded once.

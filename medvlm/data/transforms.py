@@ -142,6 +142,24 @@ def to_display(array: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     return (_scaled(array, *_bands(array, preprocess, "image")[0]) * 255 + 0.5).astype(np.uint8)
 
 
+def to_pictures(array: np.ndarray, preprocess: Preprocess, medium: Medium) -> np.ndarray:
+    """Stored pixels as 8-bit colour [..., 3]: by their window, or three windows as red, green and blue. Grey becomes three equal channels.
+
+    Raises DataError for pixels that are not what the medium says, or have no full range and no window.
+    """
+    axes = len(medium.size)
+    if array.shape[:axes] != medium.size or array.shape[axes:] not in ((), (3,)):
+        raise DataError(f"{medium.member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack the data set again")
+    in_colour = array.ndim > axes
+    if preprocess.windows and in_colour:
+        raise DataError(f"{medium.member}: in colour, and windows are for grey media; show it without")
+    if array.dtype == np.uint8 and _is_plain(preprocess):
+        shown = [array]
+    else:
+        shown = [(_scaled(array, *band) * 255 + 0.5).astype(np.uint8) for band in _bands(array, preprocess, medium.member)]
+    return shown[0] if in_colour else np.stack(shown * 3 if len(shown) == 1 else shown, -1)
+
+
 def perceived(pixels: torch.Tensor, preprocess: Preprocess) -> np.ndarray:
     """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume, the current one of two
     films, the whole of a tiled one. Of two channels, or of

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
 from medvlm.core.contracts import Lora
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Sample, Truth
 from medvlm.data.dialogue import Dialogue, document
+from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.data.prepare import Prepare, Seen, make_prepare
-from medvlm.data.rows import collate
-from medvlm.data.transforms import perceived
 from medvlm.io.images import encode_png
-from medvlm.models.generate import end_ids, generate
+from medvlm.models.generate import Answering, end_ids, generate
+from medvlm.models.native import build_native
 from medvlm.models.parts import evaluating, preprocess_of, tokens_of
 from medvlm.models.restore import put
 from medvlm.models.towers import DualEncoder, build_dual
-from medvlm.models.vlm import VLM, build_vlm
+from medvlm.models.vlm import build_vlm
 from medvlm.train import checkpoint
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ BATCH = 64
 class RunAnswerer:
     """The state of a run after a stage: a vision-language model, a dual encoder, or both."""
 
-    def __init__(self, prepare: Prepare, tokenizer: Any, vlm: VLM | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
+    def __init__(self, prepare: Prepare, tokenizer: Any, vlm: Answering | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
         self.prepare, self.tokenizer, self.vlm, self.dual = prepare, tokenizer, vlm, dual
         self.text_tokenizer, self.max_new_tokens = text_tokenizer, max_new_tokens
 
@@ -45,9 +46,9 @@ class RunAnswerer:
     def can_answer(self) -> bool:
         return self.vlm is not None
 
-    @property
-    def box_scale(self) -> int:
-        return self.prepare.box_scale
+    def box_extent(self, ask: Ask) -> tuple[float, float]:
+        canvas = self.prepare.see(ask.sample, ask.files).canvas
+        return self.prepare.boxes.extent(canvas) if canvas else (1.0, 1.0)
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         """Greedy answers. Sorting by length would pad less, but answers must not depend on their neighbours' order: batches are as asked."""
@@ -62,8 +63,7 @@ class RunAnswerer:
 
     def thumbnail(self, ask: Ask) -> bytes:
         """What the model saw of medium 0, as PNG: a film whole, of a volume the middle slice."""
-        name, pixels = self.prepare.see(ask.sample, ask.files).media[0]
-        return encode_png(perceived(pixels, self.prepare.transforms[name].preprocess))
+        return encode_png(self.prepare.picture(ask.sample, ask.files))
 
     def embed_media(self, items: Sequence[tuple[Sample, Mapping[str, bytes]]]) -> np.ndarray | None:
         if self.dual is None:
@@ -102,7 +102,7 @@ class RunAnswerer:
             shows = ["media"] if ask.shows == "media" else []
             turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
             documents.append(document(ask.sample.key, [turn], seen.media if shows else []))
-        batch = collate(documents, self.prepare.image_tokens, self.tokenizer.pad_token_id, pack=False).to(self._device)
+        batch = self.prepare.collate(documents, self.tokenizer.pad_token_id, pack=False).to(self._device)
         with evaluating(self.vlm):
             ids = generate(self.vlm, batch, max_new_tokens=self.max_new_tokens, end_ids=end_ids(self.vlm, self.tokenizer))
         return [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
@@ -111,7 +111,7 @@ class RunAnswerer:
 def load_run(recipe: Any, run: RunFolder, max_new_tokens: int, stage: str = "", device: str = "cpu") -> RunAnswerer:
     """The model as `stage` (by default the last finished one) left it.
 
-    recipe: anything with `seed`, `stages` and `model.{encoders, language, boxes}` (medvlm.recipe.Recipe).
+    recipe: anything with `seed`, `stages` and `model` (medvlm.recipe.Recipe).
 
     Raises CheckpointError when no stage is finished or a checkpoint is damaged.
     """
@@ -121,21 +121,16 @@ def load_run(recipe: Any, run: RunFolder, max_new_tokens: int, stage: str = "", 
     if stage and stage not in finished:
         raise CheckpointError(f"{run.root.name}: stage {stage!r} is not finished (finished: {', '.join(finished)})")
     upto = list(finished.values())[: list(finished).index(stage) + 1] if stage else list(finished.values())
-    encoders, preprocess = recipe.model.encoders, preprocess_of(recipe.model.encoders)
-    tokenizer: Any = None
-    dialogue = None
-    if run.tokenizer.exists():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(run.tokenizer)
-    if recipe.model.language:
-        dialogue = Dialogue(tokenizer, tokenizer.image_token)
-    prepare = make_prepare(encoders, preprocess, tokens_of(encoders), dialogue, recipe.model.boxes.scale)
-
-    vlm, dual, text_tokenizer = None, None, None
+    model, encoders = recipe.model, recipe.model.encoders
+    tokenizer, prepare = _prepare(model, run)
+    vlm: Answering | None = None
+    dual, text_tokenizer = None, None
     generative = [s for s in upto if component("stages", s.kind).MAKES == "vlm"]
-    if generative:
-        vlm = build_vlm(encoders, recipe.model.language, tokenizer, tokenizer.image_token, recipe.seed)
+    if generative and isinstance(prepare, NativePrepare):
+        vlm = build_native(run.tokenizer, prepare.processor.blank(), recipe.seed, weights=False)
+    elif generative:
+        vlm = build_vlm(encoders, model.language, tokenizer, tokenizer.image_token, recipe.seed)
+    if vlm is not None:
         _fill(vlm, run, generative[-1].name)
         vlm.to(device)
     pairs = [s for s in upto if component("stages", s.kind).MAKES == "dual"]
@@ -147,6 +142,23 @@ def load_run(recipe: Any, run: RunFolder, max_new_tokens: int, stage: str = "", 
         _fill(dual, run, last.name)
         dual.to(device)
     return RunAnswerer(prepare, tokenizer, vlm, dual, text_tokenizer, max_new_tokens)
+
+
+def _prepare(model: Any, run: RunFolder) -> tuple[Any, Prepare]:
+    """Tokenizer and data path as training left them in the run's folder."""
+    if model.pretrained:
+        processor = Processor(run.tokenizer)
+        return processor.tokenizer, make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale)
+    tokenizer: Any = None
+    dialogue = None
+    if run.tokenizer.exists():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(run.tokenizer)
+    if model.language:
+        dialogue = Dialogue(tokenizer, tokenizer.image_token)
+    writing = Writing(model.boxes.codec or "thousandths", model.boxes.scale)
+    return tokenizer, make_prepare(model.encoders, preprocess_of(model.encoders), tokens_of(model.encoders), dialogue, writing)
 
 
 def _fill(model: Any, run: RunFolder, stage: str) -> None:

@@ -36,9 +36,8 @@ class Answerer(Protocol):
     def can_answer(self) -> bool:
         """False for a dual encoder alone: only retrieval is evaluated."""
 
-    @property
-    def box_scale(self) -> int:
-        """Boxes in answers are 0..box_scale of the canvas that the model perceives."""
+    def box_extent(self, ask: Ask) -> tuple[float, float]:
+        """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         """Greedy answers, in the order of the asks."""

@@ -32,5 +32,6 @@ class About:
     recipe_hash: str
     version: str
     why_custom: str = ""
+    codec: str = ""
     parameters: Mapping[str, int] = field(default_factory=dict)
     audits: Mapping[str, dict[str, Any]] = field(default_factory=dict)

@@ -51,6 +51,9 @@ def _what(about: About) -> str:
 
 def _parts(about: About) -> list[tuple[str, str]]:
     model, parts = about.recipe["model"], []
+    if model.get("pretrained"):
+        whole = f"of {next(iter(base_models(about.recipe)), about.parity['class'])}"
+        return [(name, whole) for name in ("encoders.image", "connectors.image", "language")]
     for name, encoder in (model.get("encoders") or {}).items():
         parts.append((f"encoders.{name}", _described(encoder)))
         if encoder.get("connector"):
@@ -168,7 +171,12 @@ def _preprocessing(about: About) -> str:
         if about.kind != "custom":
             lines.append(WINDOW["window" if before.window else "plain"].format(low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]))
     boxes = (about.recipe["model"].get("boxes") or {}).get("scale")
-    if boxes and about.makes == "vlm":
+    for kind, views in (about.recipe["model"].get("views") or {}).items():
+        lines.append(f"- Media of kind `{kind}` are shown as pictures by: {', '.join(f'{k} {v}' for k, v in views.items() if v)}; the pictures come before the question.")
+    if about.codec not in ("", "thousandths"):
+        written = " ".join((component("answers.codecs", about.codec).__doc__ or "").split())
+        lines.append(f"- Boxes in answers: {written}")
+    elif boxes and about.makes == "vlm":
         lines.append(f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this preprocessing, origin at the upper left.")
     return "## Preprocessing\n\n" + "\n".join(lines)
 

@@ -130,6 +130,7 @@ def _about(run: RunFolder, trained: Trained, kind: str, record: dict[str, Any], 
         audit=audit,
         recipe_hash=trained.recipe_hash,
         version=__version__,
+        codec=trained.prepare.boxes.codec if trained.prepare else "",
         why_custom=resolve("stock", trained.recipe.model, trained.stages)[2],
         parameters=(lineage.get("model") or {}).get("parameters") or {},
     )

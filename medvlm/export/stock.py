@@ -35,7 +35,7 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
     kind, _, part = target.partition(".")
     if kind in ("stock", "encoder"):
         reasons = []
-        for near in NEAREST[makes if kind == "stock" else kind]:
+        for near in ("native",) if model.pretrained and kind == "stock" else NEAREST[makes if kind == "stock" else kind]:
             if (reason := component("export.targets", near).reason(model, stages, part)) is None:
                 return near, part, ""
             reasons.append(reason)

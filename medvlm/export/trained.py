@@ -19,7 +19,7 @@ class Trained:
 
     tokenizer: of the language model, or of the text tower of a dual encoder. recipe: typed (model, stages, plugins).
     plain: the same with every key, without where data lies. cards: source -> its data card. is_last: whether no later
-    stage is finished, so that the run's evaluation is of this model. part: the encoder that `encoder.NAME` means.
+    stage is finished, so that the run's evaluation is of this model. part: the encoder that `encoder.NAME` means. prepare: the data path.
     """
 
     model: Any
@@ -32,6 +32,7 @@ class Trained:
     cards: Mapping[str, Card]
     is_last: bool = True
     part: str = ""
+    prepare: Any = None
 
     @property
     def stages(self) -> Sequence[Any]:

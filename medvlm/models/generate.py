@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from medvlm.core.sample import Batch
+from medvlm.models.native import NativeVLM
 from medvlm.models.vlm import VLM
 
+Answering = VLM | NativeVLM
+"""What answers: composed of parts, or ready-made."""
 Draw = Callable[[int], Sequence[float]]
 """Token number -> one uniform number in [0, 1) for each copy of one prompt."""
 
 
 @torch.no_grad()
 def generate(
-    model: VLM, prompts: Batch, *, max_new_tokens: int, end_ids: Sequence[int], copies: int = 1, temperature: float = 0.0, draws: Sequence[Draw] = ()
+    model: Answering, prompts: Batch, *, max_new_tokens: int, end_ids: Sequence[int], copies: int = 1, temperature: float = 0.0, draws: Sequence[Draw] = ()
 ) -> list[list[int]]:
     """Token ids of copies continuations of each prompt, prompt by prompt, end token included when it was reached.
 
@@ -27,14 +30,12 @@ def generate(
     what is drawn depends on the prompt's position in the stream and not on the rank or the batch it is in.
     """
     rows = _left_padded(prompts)
-    lengths = (rows.docs_BT >= 0).sum(1)
     seen = (rows.docs_BT >= 0).long()
-    cache, remembered = _new_cache(model.language)
-    out = model.language(inputs_embeds=model.embed(rows), attention_mask=seen, position_ids=rows.positions_BT, logits_to_keep=1, **remembered)
-    logits = out.logits[:, -1]
+    cache, remembered = _new_cache(model)
+    logits, places = model.prefill(rows, remembered)
     if copies > 1:
         cache.batch_repeat_interleave(copies)
-        logits, seen, lengths = (x.repeat_interleave(copies, 0) for x in (logits, seen, lengths))
+        logits, seen, places = (x.repeat_interleave(copies, 0) for x in (logits, seen, places))
 
     answers: list[list[int]] = [[] for _ in range(len(seen))]
     running = list(range(len(seen)))  # answer of each row of the cache
@@ -49,11 +50,10 @@ def generate(
             break
         if len(going) < len(running):  # finished answers leave the batch
             cache.batch_select_indices(going)
-            tokens, seen, lengths = tokens[going], seen[going], lengths[going]
+            tokens, seen, places = tokens[going], seen[going], places[going]
             running = [running[i] for i in going.tolist()]
         seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-        out = model.language(input_ids=tokens[:, None], attention_mask=seen, position_ids=lengths[:, None], **remembered)
-        logits, lengths = out.logits[:, -1], lengths + 1
+        logits, places = model.step(tokens, seen, places, remembered), places + 1
     return answers
 
 
@@ -62,19 +62,20 @@ def without_image(logits: torch.Tensor, image_token_id: int) -> torch.Tensor:
     return logits.index_fill(-1, torch.tensor([image_token_id], device=logits.device), -torch.inf)
 
 
-def end_ids(model: VLM, tokenizer: Any) -> list[int]:
+def end_ids(model: Answering, tokenizer: Any) -> list[int]:
     """Tokens that end an answer: the tokenizer's and those the language model itself declares."""
     declared = getattr(model.language.generation_config, "eos_token_id", None)
     declared = declared if isinstance(declared, list) else [declared]
     return sorted({i for i in [tokenizer.eos_token_id, *declared] if i is not None})
 
 
-def _new_cache(language: Any) -> tuple[Any, dict[str, Any]]:
+def _new_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
     """A cache that forward fills in place, and the arguments that hand it over: their name changed in transformers 5.24."""
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=language.config)
-    name = "cache" if "cache" in inspect.signature(language.forward).parameters else "past_key_values"
+    cache = DynamicCache(config=model.language.config)
+    called = model.stock.model if isinstance(model, NativeVLM) else model.language
+    name = "cache" if "cache" in inspect.signature(called.forward).parameters else "past_key_values"
     return cache, {name: cache, "use_cache": True}
 
 

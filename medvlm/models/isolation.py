@@ -1,4 +1,4 @@
-"""Whether a language model computes in shared rows what it computes for each text alone: tried when it is built, not assumed."""
+"""Whether a model computes in shared rows what it computes for each text alone: tried when it is built, not assumed."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ TOLERANCE = 5e-5
 """Of the largest logit. Families that fit are off by 1e-6 in float32; those that do not by 1e-3 and more, with random weights."""
 
 
-def check_isolated(model: Any) -> None:
-    """Compares 16 tokens of a VLM, two texts in one row and the first with two continuations, with the stock language model on each text.
+def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
+    """Compares 16 tokens of a VLM, two texts in one row and the first with two continuations, with the stock model on each text.
 
-    Raises ShapeError where they differ: ALiBi, recurrent layers, or a head whose logits are changed in a way that VLM.logits does not know.
+    stock: what transformers computes a text with, by default the language model. types: the argument that says what is answered (1) and what is prompt
+    (0), of a model that is given one text a row; then the 16 tokens are one.
+    Raises ShapeError where they differ: ALiBi, recurrent layers, or a head whose logits are changed in a way that `head` does not know.
     """
-    language = model.language
-    size = language.get_input_embeddings().num_embeddings
+    stock, shares_rows = stock or model.language, not types
+    size = stock.get_input_embeddings().num_embeddings
     ids = list(islice((i for k in count() if (i := (7 * k + 5) % size) != model.image_token_id), 16))
     prefix, first, second, other = (ids[i : i + 4] for i in range(0, 16, 4))
     row = Batch(
         ids_BT=torch.tensor([ids]),
-        positions_BT=torch.tensor([[*range(8), *range(4, 8), *range(4)]]),
-        docs_BT=torch.tensor([[0] * 12 + [1] * 4]),
-        branches_BT=torch.tensor([[0] * 4 + [1] * 4 + [2] * 4 + [0] * 4]),
-        targets_L=torch.zeros(16, dtype=torch.long), from_L=torch.arange(16), answers_L=torch.zeros(16, dtype=torch.long),
+        positions_BT=torch.tensor([[*range(8), *range(4, 8), *range(4)] if shares_rows else [*range(16)]]),
+        docs_BT=torch.tensor([[0] * 12 + [1] * 4 if shares_rows else [0] * 16]),
+        branches_BT=torch.tensor([[0] * 4 + [1] * 4 + [2] * 4 + [0] * 4 if shares_rows else [0] * 16]),
+        targets_L=torch.zeros(15, dtype=torch.long), from_L=torch.arange(15), answers_L=torch.zeros(15, dtype=torch.long),
         feature_rows=torch.zeros(0, dtype=torch.long),
     )  # fmt: skip
-    family = f"model.language: {type(language).__name__}"
+    family = f"model: {type(stock).__name__}"
     with evaluating(model):
         try:
             shared = model(row)
         except Exception as error:
             raise ShapeError(f"{family} cannot read several texts in one row ({type(error).__name__}: {error}); choose another language model") from error
-        alone = [language(input_ids=torch.tensor([text]), use_cache=False).logits[0] for text in (prefix + first, prefix + second, other)]
-    expected = torch.cat([alone[0], alone[1][4:], alone[2]])
+        texts = (prefix + first, prefix + second, other) if shares_rows else (ids,)
+        given = {types: torch.tensor([[0] + [1] * 15])} if types else {}
+        alone = [stock(input_ids=torch.tensor([text]), use_cache=False, **given).logits[0] for text in texts]
+    expected = (torch.cat([alone[0], alone[1][4:], alone[2]]) if shares_rows else alone[0])[:15]
     off = float((shared - expected).abs().max() / expected.abs().max())
     if not off <= TOLERANCE:
         raise ShapeError(

@@ -47,7 +47,18 @@ class VLM(nn.Module):
         hidden_BTW = self._decoder()(
             inputs_embeds=embeds_BTW, attention_mask=attention_mask(batch, embeds_BTW.dtype, self.language.config), position_ids=batch.positions_BT, use_cache=False
         ).last_hidden_state
-        return self.logits(hidden_BTW.flatten(0, 1)[batch.from_L])
+        return head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])
+
+    def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the left."""
+        seen_BT = rows.docs_BT >= 0
+        out = self.language(inputs_embeds=self.embed(rows), attention_mask=seen_BT.long(), position_ids=rows.positions_BT, logits_to_keep=1, **cache)
+        return out.logits[:, -1], seen_BT.sum(1)
+
+    def step(self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]) -> torch.Tensor:
+        """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its position."""
+        logits: torch.Tensor = self.language(input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=at_B[:, None], **cache).logits[:, -1]
+        return logits
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """[B, T, W]: token embeddings, with image tokens in the place of the placeholders."""
@@ -71,28 +82,31 @@ class VLM(nn.Module):
     def _is_needed(self, name: str) -> bool:
         return self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.connectors[name])))
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.language.get_output_embeddings()(hidden)  # type: ignore[operator]
-        config = self.language.config
-        if scale := getattr(config, "logit_scale", None):  # Cohere
-            logits = logits * scale
-        if scaling := getattr(config, "logits_scaling", None):  # Granite
-            logits = logits / scaling
-        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
-            logits = cap * torch.tanh(logits / cap)
-        return logits
-
     def _decoder(self) -> nn.Module:
         decoder: nn.Module = self.language.base_model
         return decoder
 
 
-def attention_mask(batch: Batch, dtype: torch.dtype, language: Any) -> torch.Tensor | dict[str, torch.Tensor]:
+def head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits as a model of transformers makes them of its last hidden states."""
+    logits: torch.Tensor = model.get_output_embeddings()(hidden)
+    config = model.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * scale
+    if scaling := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def attention_mask(batch: Batch, dtype: torch.dtype, language: Any, blocks_BT: torch.Tensor | None = None) -> torch.Tensor | dict[str, torch.Tensor]:
     """Additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document.
 
     A token attends to the earlier tokens of its document that lie in the prefix or in its own branch. Padding
     attends to itself: an empty row of softmax would be NaN. language: the language model's config: layers of a
     sliding window look back that far only, and a model with both kinds of layer gets a mask for each.
+    blocks_BT: tokens of one number >= 0 see each other in both directions; in plain rows that is left to the model.
     """
     docs, branches, positions = batch.docs_BT, batch.branches_BT, batch.positions_BT
     if not branches.any() and docs.max() <= 0:
@@ -102,11 +116,14 @@ def attention_mask(batch: Batch, dtype: torch.dtype, language: Any) -> torch.Ten
     T = docs.shape[1]
     causal = torch.ones(T, T, dtype=torch.bool, device=docs.device).tril()
     own = torch.eye(T, dtype=torch.bool, device=docs.device)
-    full = (same_doc & visible & causal & (docs >= 0)[:, None, :]) | own
+    both_ways = own
+    if blocks_BT is not None:
+        both_ways = own | ((blocks_BT[:, :, None] == blocks_BT[:, None, :]) & (blocks_BT >= 0)[:, None, :])
+    full = (same_doc & visible & causal & (docs >= 0)[:, None, :]) | both_ways
     window, types = getattr(language, "sliding_window", None), getattr(language, "layer_types", None) or ()
     if window is None or (types and "sliding_attention" not in types):
         return _additive(full, dtype)
-    near = _additive(full & (positions[:, :, None] - positions[:, None, :] < window), dtype)
+    near = _additive((full & (positions[:, :, None] - positions[:, None, :] < window)) | both_ways, dtype)
     return {"full_attention": _additive(full, dtype), "sliding_attention": near} if types else near
 
 

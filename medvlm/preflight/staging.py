@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess, StageConfig
 from medvlm.core.errors import DataError
@@ -84,7 +85,7 @@ def stage_on_meta(recipe: Recipe, config: StageConfig, tokenizer: Any, knows_wor
     transforms: Any = {name: _Blank(p) for name, p in preprocess_of(encoders).items()}
     setup = Setup(
         seed=recipe.seed, encoders=encoders, language=language, tokenizer=tokenizer, image_token=IMAGE,
-        prepare=Prepare(transforms, routes, dialogue, tokens_of(encoders), recipe.model.boxes.scale),
+        prepare=Prepare(transforms, routes, dialogue, tokens_of(encoders), Writing(scale=recipe.model.boxes.scale)),
         open_source=lambda *_: None, augments={}, engine=_alone(world), workers=0, quarantine=lambda *_: None,  # type: ignore[arg-type,return-value]
     )  # fmt: skip
     with torch.device("meta"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from medvlm.answers import boxes as box_text
 from medvlm.core.sample import BOXES_SLOT, Box
@@ -62,12 +63,18 @@ def _thumb(name: object, folder: Path) -> bytes | None:
 
 def _card(png: bytes, asked: list[Record]) -> Html:
     boxes = [b for a in asked for b in _boxes_of(a)]
-    scale = next((float(a["scale"]) for a in asked if isinstance(a.get("scale"), int | float) and a["scale"] > 0), 1000.0)
+    frame = next((_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
     alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
     all_right = all(mark_of(a) == "right" for a in asked)
     source = tag("p", _where(asked[0]), class_="muted small")
     body = tag("div", source, *(_question(a) for a in asked), class_="body")
-    return tag("article", picture(png, alt, boxes, (scale, scale)), body, class_="card right" if all_right else "card")
+    return tag("article", picture(png, alt, boxes, frame), body, class_="card right" if all_right else "card")
+
+
+def _frame(scale: Any) -> tuple[float, float]:
+    """(width, height) that the coordinates of boxes span."""
+    width, height = scale if isinstance(scale, list) else (scale, scale)
+    return float(width), float(height)
 
 
 def _boxes_of(answer: Record) -> Iterable[Drawn]:

@@ -40,6 +40,8 @@ def _described(run: RunRecord) -> dict[str, str]:
         out[f"encoders.{name}"] = _what(encoder)
         if isinstance(encoder, dict) and encoder.get("connector"):
             out[f"connectors.{name}"] = _what(encoder["connector"])
+    if model.get("pretrained"):
+        out |= dict.fromkeys(("encoders.image", "connectors.image", "language"), f"of {model['pretrained']}")
     if model.get("language"):
         out["language"] = _what(model["language"])
     for stage in run.stages.values():

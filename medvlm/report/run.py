@@ -42,7 +42,7 @@ def _lead(run: RunRecord) -> Html:
     finished = sum(bool(stage.done.get("finished")) for stage in run.stages.values())
     stages = f"{finished} of {len(run.stages)} stages finished" if run.stages else "No stage has begun"
     model = run.recipe.get("model") or {}
-    kind = "A model that reads images and answers in text" if model.get("language") else "A dual encoder of images and text" if model.get("encoders") else "A model"
+    kind = "A model that reads images and answers in text" if model.get("language") or model.get("pretrained") else "A dual encoder of images and text" if model.get("encoders") else "A model"
     data = f", trained on {' and '.join(run.sources)}" if run.sources else ""
     return tag("p", f"{kind}{data}. {stages}; {'evaluated on held-out samples' if run.results else 'not evaluated yet'}.", class_="lead")
 

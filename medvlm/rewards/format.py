@@ -1,6 +1,6 @@
 """1 when the completion is in the form that the question asks for and holds nothing else, right or wrong.
 
-A choice is one of the choices as written, a count is digits alone, boxes are as `answers.boxes` writes them.
+A choice is one of the choices as written, a count is digits alone, boxes are as one of answers/codecs writes them.
 Blanks around the answer, and within boxes, are free: tokenizers differ in where they put them.
 """
 
@@ -41,9 +41,4 @@ def score(completion: str, truth: Truth) -> float:
         return float(text in truth.choices)
     if truth.task == "count":
         return float(re.fullmatch(r"0|[1-9][0-9]{0,8}", text) is not None)
-    found = boxes.parse(text)
-    return float(found is not None and _without_blanks(boxes.write(found)) == _without_blanks(text))
-
-
-def _without_blanks(text: str) -> str:
-    return "".join(text.split())
+    return float(boxes.is_written(text, truth.label))

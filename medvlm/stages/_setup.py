@@ -12,6 +12,7 @@ from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.data.augment import Augment, augment
+from medvlm.data.native import NativePrepare
 from medvlm.data.order import Order, below, draw
 from medvlm.data.parts import parts_of
 from medvlm.data.pixels import decode
@@ -19,7 +20,10 @@ from medvlm.data.prepare import Prepare
 from medvlm.data.source import SourceView
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
 from medvlm.io.shards import Entry
+from medvlm.models.generate import Answering
+from medvlm.models.native import build_native
 from medvlm.models.parts import group_of, matches, set_modes
+from medvlm.models.vlm import build_vlm
 from medvlm.train.accounts import SOURCE
 from medvlm.train.engine import Engine
 
@@ -28,7 +32,7 @@ Wants = Callable[[Entry], bool]
 
 @dataclass(frozen=True)
 class Setup:
-    """open_source(source, `train` or `val` or `test`, wants) -> the samples of it that are wanted."""
+    """pretrained: a ready model, "" where it is composed. open_source(source, `train` or `val` or `test`, wants) -> the samples of it that are wanted."""
 
     seed: int
     encoders: Mapping[str, Any]
@@ -42,6 +46,14 @@ class Setup:
     workers: int
     quarantine: Callable[[str, str, str], None]
     orders: Mapping[str, Order] = field(default_factory=dict)
+    pretrained: str = ""
+
+
+def build_answering(setup: Setup) -> Answering:
+    """The model of a stage that trains answers."""
+    if isinstance(setup.prepare, NativePrepare):
+        return build_native(setup.pretrained, setup.prepare.processor.blank(), setup.seed)
+    return build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
 
 
 class Base:

@@ -16,15 +16,13 @@ from medvlm.core.sample import Batch, Sample, Task, Truth
 from medvlm.data.dialogue import Document
 from medvlm.data.order import draw
 from medvlm.data.prepare import choose
-from medvlm.data.rows import collate
 from medvlm.data.source import needs
-from medvlm.models.generate import end_ids, generate, without_image
+from medvlm.models.generate import Answering, end_ids, generate, without_image
 from medvlm.models.parts import evaluating
-from medvlm.models.vlm import VLM, build_vlm
 from medvlm.objectives.next_token import log_probability
 from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
-from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
 from medvlm.train.accounts import SOURCE
 from medvlm.train.loop import Terms
 
@@ -94,7 +92,7 @@ class Grpo(Base):
 
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
-        self.model: VLM = build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
+        self.model: Answering = build_answering(setup)
         self.composer, self.updates = Composer(config.rewards), config.updates
         self.reference: dict[str, torch.Tensor] = {}
 
@@ -157,7 +155,7 @@ class Grpo(Base):
 
         # The prompt's last token starts every branch's prediction, so it stays in the prefix and the answers are all trained.
         documents = [replace(p.document, prefix=_whole(p.document), branches=[(a, 0) for a in group]) for p, group in zip(prompts, groups, strict=True)]
-        batch = collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id)
+        batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
         lengths = torch.tensor([len(a) for a in answers])
         advantage_L = advantage_PG.flatten().repeat_interleave(lengths)
         terms = self._terms(rewards_PG, scored, lengths, int((batch.docs_BT >= 0).sum())) | _by_source(prompts, rewards_PG)
@@ -165,7 +163,7 @@ class Grpo(Base):
 
     def _generate(self, prompts: list[Prompt], copies: int, temperature: float) -> list[list[int]]:
         documents = [replace(p.document, prefix=_whole(p.document), branches=[]) for p in prompts]
-        batch = collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id, pack=False).to(self.engine.device)
+        batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id, pack=False).to(self.engine.device)
         limit, ends = self.config.max_new_tokens, end_ids(self.model, self.setup.tokenizer)
         uniform = [draw(self.setup.seed, self.config.name, "answers", p.position).random((limit, copies)) for p in prompts]
         draws = [lambda number, u=u: u[number] for u in uniform]  # type: ignore[misc]

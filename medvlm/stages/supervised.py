@@ -15,12 +15,10 @@ from medvlm.core.sample import Batch, Sample, Task
 from medvlm.data.budget import Overlong, TooLong, partition
 from medvlm.data.dialogue import Document
 from medvlm.data.prepare import Seen, choose
-from medvlm.data.rows import collate
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
-from medvlm.models.vlm import build_vlm
 from medvlm.objectives.next_token import answer_losses, token_losses
-from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
 from medvlm.train.accounts import SOURCE
 from medvlm.train.loop import Terms
 
@@ -70,7 +68,7 @@ class Supervised(Base):
 
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
-        self.model = build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
+        self.model = build_answering(setup)
 
     def set_modes(self) -> None:
         super().set_modes()
@@ -103,7 +101,7 @@ class Supervised(Base):
             count = most
 
     def _collated(self, documents: list[Document]) -> Batch:
-        return collate(documents, self.setup.prepare.image_tokens, self.setup.tokenizer.pad_token_id)
+        return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
 
     def weight(self, micro: Batch) -> float:
         return len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())

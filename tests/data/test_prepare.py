@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from medvlm.answers.boxes import Writing
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError
 from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Truth
@@ -26,7 +27,7 @@ BOX = (20.0, 10.0, 60.0, 30.0)  # of a film of 80 x 40 (width x height)
 def prepare(fit: str = "squash", scale: int = 100) -> Prepare:
     encoders: dict[str, Any] = {"film": SimpleNamespace(serves=("film", "smear")), "volume": SimpleNamespace(serves=())}
     seen = {"film": Preprocess(size=(16, 16), fit=fit), "volume": Preprocess(size=(2, 4, 4), channels=1, mean=(0.0,), std=(1.0,), window=(0, 100))}  # type: ignore[arg-type]
-    return make_prepare(encoders, seen, {"film": 4, "volume": 3}, Dialogue(TOKENIZER, IMAGE), scale)
+    return make_prepare(encoders, seen, {"film": 4, "volume": 3}, Dialogue(TOKENIZER, IMAGE), Writing(scale=scale))
 
 
 def question(task: str = "choice", answer: str = "left", **truth: Any) -> Question:
@@ -57,7 +58,7 @@ def test_media_go_to_the_encoder_that_serves_their_kind_in_the_order_of_the_samp
 
 
 def stacking(size: int = 2) -> Prepare:
-    return make_prepare({"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16), stack=size)}, {"film": 4}, Dialogue(TOKENIZER, IMAGE), 100)
+    return make_prepare({"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16), stack=size)}, {"film": 4}, Dialogue(TOKENIZER, IMAGE), Writing(scale=100))
 
 
 def test_the_prior_film_and_the_current_one_are_one_input_with_one_placeholder() -> None:
@@ -134,7 +135,7 @@ def test_what_is_asked_without_an_answer_ends_where_the_answer_begins() -> None:
 
 def test_without_a_language_model_nothing_can_be_asked() -> None:
     held, files = sample("film")
-    silent = make_prepare({"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16))}, {}, None, 100)
+    silent = make_prepare({"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16))}, {}, None, Writing())
     with pytest.raises(DataError, match="no language model"):
         silent.document(held, [question()], silent.see(held, files), ["media"])
 

@@ -58,7 +58,7 @@ def is_noisy(key: str, template: str) -> bool:
 class Noisy:
     """Reads the answer from the image it is shown, and errs on 30 % of the (sample, template) pairs. Without an image it says a constant."""
 
-    can_answer, box_scale = True, 1000
+    can_answer = True
     wrong: Mapping[str, str] = {
         "side": "neither", "place": "liver", "closed:hilum": "perhaps", "count:nodule": "+2", "boxes:nodule": "[0, 900, 100, 1000]",
     }  # fmt: skip
@@ -83,6 +83,9 @@ class Noisy:
 
     def seen(self, ask: Ask) -> Truth:
         return scaled(ask.question.truth)
+
+    def box_extent(self, ask: Ask) -> tuple[float, float]:
+        return 1000, 1000
 
     def thumbnail(self, ask: Ask) -> bytes:
         return encode_png(np.zeros((8, 16), dtype=np.uint8))

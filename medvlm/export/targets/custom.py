@@ -38,8 +38,9 @@ medvlm evaluate FOLDER --on SOURCE:SPLIT
 WEIGHTS, MANIFEST = "weights.safetensors", "model.json"
 
 
-def reason(model: Any, stages: Sequence[Any], part: str = "") -> None:
+def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """It holds whatever medvlm composes."""
+    return "a ready model is exported as its family's own class (stock)" if model.pretrained else None
 
 
 def reference(trained: Trained, folder: Path) -> None:
@@ -53,7 +54,7 @@ def write(trained: Trained, folder: Path) -> Audit:
 
 def manifest_of(trained: Trained) -> Manifest:
     recipe, model = trained.recipe, trained.model
-    shared = {"plugins": recipe.plugins, "encoders": recipe.model.encoders, "box_scale": recipe.model.boxes.scale}
+    shared = {"plugins": recipe.plugins, "encoders": recipe.model.encoders, "box_codec": recipe.model.boxes.codec or "thousandths", "box_scale": recipe.model.boxes.scale}
     if isinstance(model, VLM):
         image_token = trained.tokenizer.convert_ids_to_tokens(model.image_token_id)
         return Manifest.model_construct(makes="vlm", language=recipe.model.language, image_token=image_token, **shared)
@@ -73,6 +74,7 @@ class Manifest(Config):
     width: int | None = None
     has_bias: bool = False
     image_token: str = ""
+    box_codec: str = "thousandths"
     box_scale: int = 1000
     shared: dict[str, str] = {}
     """Tied tensor -> the one that is stored for both."""

@@ -1,0 +1,103 @@
+"""A ready model as the folder it came as: its family's own class and processor, with what was trained in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlm.data.dialogue import Document
+from medvlm.data.native import NativeDialogue, NativePrepare, Processor
+from medvlm.export import reference as references
+from medvlm.export.audit import Audit, account
+from medvlm.export.reference import MAX_NEW_TOKENS, QUESTIONS, SAID, proof_images
+from medvlm.export.targets.llava import LOADING, generation_config
+from medvlm.export.trained import Trained
+from medvlm.models.generate import end_ids, generate
+from medvlm.models.lora import merge
+from medvlm.models.native import NativeVLM
+from medvlm.models.parts import evaluating
+
+MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
+__all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "reason", "reference", "write"]
+
+
+def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
+    return None if model.pretrained else "the model is composed of parts, and `native` is for a ready one"
+
+
+def write(trained: Trained, folder: Path) -> Audit:
+    """Adapters are folded into the model for good."""
+    model: NativeVLM = trained.model
+    adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
+    merge(model)
+    stock = model.stock
+    stored = stock.state_dict(keep_vars=True)
+    place_of = {id(tensor): name for name, tensor in stored.items()}
+    source = dict(model.state_dict(keep_vars=True))
+    shared = {name: place_of[id(tensor)] for name, tensor in stored.items() if place_of[id(tensor)] != name}
+    own = {name: tensor for name, tensor in source.items() if id(tensor) in place_of}
+    first = {id(tensor): name for name, tensor in reversed(own.items())}
+    once = {name: tensor for name, tensor in own.items() if first[id(tensor)] == name}
+    wanted = {name: tensor for name, tensor in stored.items() if name not in shared}
+    _, audit = account(once, lambda name: place_of[id(source[name])], wanted, adapters, trained.is_trained)
+    audit.shared.update(shared)
+    stock.generation_config = generation_config(model, trained.tokenizer)
+    stock.config.dtype = stock.dtype
+    stock.save_pretrained(folder)
+    prepare = _prepare(trained)
+    padding = prepare.processor.tokenizer.padding_side
+    # Several prompts in one batch are continued at their right end.
+    prepare.processor.tokenizer.padding_side = prepare.processor.tokenizer.init_kwargs["padding_side"] = "left"
+    prepare.processor.stock.save_pretrained(folder)
+    prepare.processor.stock.image_processor.save_pretrained(folder)
+    prepare.processor.tokenizer.padding_side = padding
+    return audit
+
+
+def reference(trained: Trained, folder: Path) -> None:
+    """Token ids, logits and greedy answers, and the ids of whole conversations, as this package's data path and model have them."""
+    from PIL import Image
+
+    prepare, model, tokenizer = _prepare(trained), trained.model, trained.tokenizer
+    pictures = [image if image.ndim == 3 else image[..., None].repeat(3, -1) for image in proof_images()]
+    names = [f"image.{i}.png" for i in range(len(pictures))]
+    for name, picture in zip(names, pictures, strict=True):
+        Image.fromarray(picture).save(folder / name)
+    dialogue = NativeDialogue(prepare.processor)
+    both_ways = model.family.reads_prompt_both_ways  # its processor refuses a text without an image
+    asked = [([i], QUESTIONS[i % len(QUESTIONS)]) for i in range(len(pictures))] + [([2, 0], "What is the difference?")] + [([], "What is an image?")] * (not both_ways)
+    cases: list[dict[str, Any]] = []
+    tensors: dict[str, torch.Tensor] = {}
+    effect = None
+    with evaluating(model):
+        for shown, question in asked:
+            media = [("image", prepare.processor.look([pictures[i] for i in shown]))] if shown else []
+            prompt = dialogue.turn(question, [text for _, made in media for text in made.expansions], None).prompt
+            batch = prepare.collate([Document("proof", prompt, [], media)], tokenizer.pad_token_id, pack=False)
+            logits_TV = model.everywhere(batch)[0]
+            if effect is None:
+                blank = [("image", prepare.processor.look([0 * pictures[i] for i in shown]))]
+                unseen = prepare.collate([Document("proof", prompt, [], blank)], tokenizer.pad_token_id, pack=False)
+                effect = (model.everywhere(unseen)[0] - logits_TV)[-1].abs().max().item()
+            answer = generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]
+            tensors[f"logits.{len(cases)}"] = logits_TV.contiguous()
+            cases.append({"images": [names[i] for i in shown], "question": question, "ids": prompt, "text": tokenizer.decode(answer, skip_special_tokens=True)})
+    golden = [] if both_ways else list(_golden(prepare.processor, dialogue, pictures, names))
+    references.save(folder, {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases, "golden": golden}, tensors)
+
+
+def _golden(processor: Processor, dialogue: NativeDialogue, pictures: Sequence[Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for i in range(20):
+        question, said = SAID[i % len(SAID)]
+        shown = [(i + k) % len(names) for k in range(i % 4)]
+        expansions = processor.look([pictures[j] for j in shown]).expansions if shown else ()
+        turn = dialogue.turn(question, expansions, said)
+        yield {"images": [names[j] for j in shown], "question": question, "answer": said, "prompt": turn.prompt, "ids": turn.prompt + turn.answer}
+
+
+def _prepare(trained: Trained) -> NativePrepare:
+    assert isinstance(trained.prepare, NativePrepare), "a ready model comes with its processor"
+    return trained.prepare

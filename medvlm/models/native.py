@@ -1,0 +1,227 @@
+"""A ready vision-language model of transformers, computed by its family's own classes, in the words of our stages.
+
+Parameters are named by part: `encoders.image`, `connectors.image`, `language`, and below those as in the family's own
+modules, so that `trains`, adapters, checkpoints and proofs mean the same as in a composed model.
+Axes: B rows, T tokens, W width of the language model, V vocabulary, L trained tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medvlm.core.errors import RecipeError
+from medvlm.core.families import Family, family_of
+from medvlm.core.sample import Batch
+from medvlm.models.isolation import check_isolated
+from medvlm.models.parts import is_trained, seeded
+from medvlm.models.vlm import attention_mask, head
+
+IMAGE = "image"
+"""What its only encoder is called."""
+
+
+def build_native(pretrained: str | Path, blank: Mapping[str, torch.Tensor], seed: int, weights: bool = True) -> NativeVLM:
+    """pretrained: hub id or folder. blank: what its processor makes of one picture. Without `weights` they are random, to be loaded over.
+
+    Raises RecipeError for a model that is not there or of no known family, ShapeError where shared rows change what it computes.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(pretrained)
+        family_of(config.model_type)
+        if weights:
+            stock, loading = AutoModelForImageTextToText.from_pretrained(pretrained, dtype="float32", output_loading_info=True)
+        else:
+            stock, loading = seeded(seed, "native", lambda: AutoModelForImageTextToText.from_config(config, dtype=torch.float32)), {}
+    except OSError as reason:
+        raise RecipeError(f"model.pretrained: {pretrained} cannot be read ({_first_line(reason)}); log in to the hub if it is gated, or give the path of a folder") from None
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if wrong := sorted(map(str, loading.get(kind) or ())):
+            raise RecipeError(f"model.pretrained: {pretrained}: {kind.replace('_', ' ')}: {', '.join(wrong[:5])} ({len(wrong)}); it is not a whole {type(stock).__name__}")
+    if "mm_encoder_outputs" not in inspect.signature(stock.forward).parameters:
+        raise RecipeError("model.pretrained: ready models need transformers 5.24 or newer, which takes image features that are computed already")
+    model = NativeVLM(stock, blank)
+    if not next(model.parameters()).is_meta:
+        check_isolated(model, stock, model.family.types if model.family.reads_prompt_both_ways else "")
+    return model
+
+
+class Part(nn.Module):
+    """Modules of a larger model under one name; the larger model calls them."""
+
+    config: Any
+    generation_config: Any
+
+
+class NativeVLM(nn.Module):
+    """forward(batch) -> logits of the trained tokens [L, V].
+
+    stock: the family's ForConditionalGeneration. It is not registered as a module: its parts are, each once.
+    blank: processor key -> tensor, of one small picture, so that a trained tower runs in micro-batches without media too.
+    """
+
+    def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor]):
+        super().__init__()
+        self.family: Family = family_of(stock.config.model_type)
+        self.__dict__["stock"] = stock
+        self.blank = dict(blank)
+        self.encoders = nn.ModuleDict({IMAGE: _without(stock.model, self.family.tower, self.family.connectors)})
+        self.connectors = nn.ModuleDict({IMAGE: _connector(stock.model, self.family.connectors)})
+        self.language = Part()
+        self.language.add_module("model", stock.model.get_submodule(self.family.language))
+        self.language.add_module("lm_head", stock.lm_head)
+        self.language.config, self.language.generation_config = stock.config.get_text_config(), stock.generation_config
+        self.image_token_id: int = stock.config.image_token_id
+        assert {id(p) for p in stock.parameters()} == {id(p) for p in self.parameters()}, f"{type(stock).__name__} has parameters outside its parts"
+        assert {id(b) for b in stock.buffers()} == {id(b) for b in self.buffers()}, f"{type(stock).__name__} has buffers outside its parts"
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        inputs, unused = self._inputs(batch)
+        hidden_BTW = self.stock.model(**inputs, use_cache=False).last_hidden_state
+        return head(self.stock, hidden_BTW.flatten(0, 1)[batch.from_L]) + unused
+
+    def everywhere(self, batch: Batch) -> torch.Tensor:
+        """Logits of every place [B, T, V], for comparisons."""
+        return head(self.stock, self.stock.model(**self._inputs(batch)[0], use_cache=False).last_hidden_state)
+
+    def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the left."""
+        inputs, _ = self._inputs(rows)
+        places = inputs["position_ids"].reshape(-1, *rows.ids_BT.shape)
+        last_B = places.masked_fill(rows.docs_BT < 0, -1).amax((0, 2))
+        hidden_BTW = self.stock.model(**inputs, **cache).last_hidden_state
+        return head(self.stock, hidden_BTW[:, -1]), last_B + 1
+
+    def step(self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]) -> torch.Tensor:
+        """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its position."""
+        places = at_B[:, None].expand(3, -1, 1) if self._has_grids else at_B[:, None]
+        hidden_BTW = self.stock.model(input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=places, **cache).last_hidden_state
+        return head(self.stock, hidden_BTW[:, -1])
+
+    def image_tokens(self, media: Mapping[str, torch.Tensor]) -> Any:
+        """What the family's get_image_features gives for every picture of `media`. Nothing is kept for the backward pass where all of it is frozen."""
+        dtype = next(self.encoders.parameters()).dtype
+        pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in media.items()}
+        trained = is_trained(self.encoders) or is_trained(self.connectors)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            return self.stock.model.get_image_features(**pixels, return_dict=True)
+
+    def _inputs(self, batch: Batch) -> tuple[dict[str, Any], torch.Tensor | float]:
+        """Arguments of the family's model, and 0 with whatever gradient a rank without media must take part in."""
+        is_image_BT = (batch.ids_BT == self.image_token_id) & (batch.docs_BT >= 0)
+        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._positions(batch)}
+        blocks_BT = _runs(is_image_BT) if self.family.types == "token_type_ids" and not self.family.reads_prompt_both_ways else None
+        inputs["attention_mask"] = attention_mask(batch, self.stock.dtype, self.language.config, blocks_BT)
+        if self.family.reads_prompt_both_ways:
+            inputs[self.family.types] = self._answers(batch)
+        elif self.family.types:
+            inputs[self.family.types] = is_image_BT.long()
+        unused: torch.Tensor | float = 0.0
+        if len(batch.feature_rows):
+            inputs["mm_encoder_outputs"] = {"image": _placed(self.image_tokens(batch.media), batch.feature_rows)}
+        elif torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors)):
+            # A tower that is trained runs on every rank in every micro-step, else ranks wait for each other's gradients.
+            features = self.image_tokens({k: v.to(batch.ids_BT.device) for k, v in self.blank.items()})
+            unused = 0 * sum((t.sum() for t in _tensors(features)), torch.zeros((), device=batch.ids_BT.device))
+        return inputs, unused
+
+    def _answers(self, batch: Batch) -> torch.Tensor:
+        """[B, T]: 1 for what is answered, 0 for the prompt, which is read in both directions. Padding, too, is no prompt."""
+        types = (batch.docs_BT < 0).long()
+        types.view(-1)[batch.from_L + 1] = 1
+        return types
+
+    @property
+    def _has_grids(self) -> bool:
+        """Whether positions are of time, height and width (M-RoPE)."""
+        return hasattr(self.stock.model, "get_rope_index")
+
+    def _positions(self, batch: Batch) -> torch.Tensor:
+        """[B, T], or [3, B, T] where image tokens stand in a grid. What follows a document's images counts on from the largest position of them."""
+        plain_BT = batch.positions_BT + self.family.first_position
+        if not self._has_grids:
+            return plain_BT
+        grids, first_BT = batch.media.get("image_grid_thw"), torch.zeros_like(batch.ids_BT)
+        if grids is not None and len(batch.feature_rows):
+            tokens = grids.prod(-1) // self.stock.config.vision_config.spatial_merge_size**2
+            starts = tokens.cumsum(0) - tokens
+            begins = torch.isin(batch.feature_rows, starts)
+            number = torch.where(begins, torch.searchsorted(starts, batch.feature_rows) + 1, 0)
+            first_BT[batch.ids_BT == self.image_token_id] = number
+        places = plain_BT.expand(3, -1, -1).clone()
+        for row in range(len(batch.ids_BT)):
+            for doc in range(int(batch.docs_BT[row].max()) + 1):
+                own_T = batch.docs_BT[row] == doc
+                prefix_T = own_T & (batch.branches_BT[row] == 0)
+                shown = first_BT[row][prefix_T]
+                if not shown.any():
+                    continue
+                ids = batch.ids_BT[row][prefix_T][None]
+                types = (ids == self.image_token_id).int()
+                found, shift = self.stock.model.get_rope_index(ids, types, image_grid_thw=grids[shown[shown > 0] - 1])  # type: ignore[index]
+                places[:, row, own_T] += shift[0]
+                places[:, row, prefix_T] = found[:, 0]
+        return places
+
+
+def _without(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
+    """The module at `path`, or what of its children is not in `others`."""
+    module = root.get_submodule(path)
+    inside = [other.removeprefix(f"{path}.") for other in others if other.startswith(f"{path}.")]
+    if not inside:
+        return module
+    part = Part()
+    for name, child in module.named_children():
+        if name not in inside:
+            part.add_module(name, child)
+    return part
+
+
+def _connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
+    if len(paths) == 1 and "." not in paths[0]:
+        return root.get_submodule(paths[0])
+    part = Part()
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        found = getattr(root.get_submodule(parent), name)
+        if isinstance(found, nn.Parameter):
+            part.register_parameter(name, found)
+        else:
+            part.add_module(name, found)
+    return part
+
+
+def _placed(features: Any, rows: torch.Tensor) -> Any:
+    """The features with the image token of each placeholder in its place, in the form that the family's forward unpacks."""
+
+    def gathered(stack: Any) -> Any:
+        flat = torch.cat([f.flatten(0, -2) for f in stack])[rows]
+        return flat if isinstance(stack, torch.Tensor) else (flat,)
+
+    changed: dict[str, Any] = {"pooler_output": gathered(features.pooler_output)}
+    if deep := getattr(features, "deepstack_features", None):
+        changed["deepstack_features"] = [gathered(layer) for layer in deep]
+    return replace(features, **changed)
+
+
+def _tensors(features: Any) -> list[torch.Tensor]:
+    deep = getattr(features, "deepstack_features", None) or []
+    return [t for stack in (features.pooler_output, *deep) for t in stack]
+
+
+def _runs(is_image_BT: torch.Tensor) -> torch.Tensor:
+    """Number of the run of image tokens that a token stands in, -1 outside of them."""
+    before = torch.nn.functional.pad(is_image_BT[:, :-1], (1, 0))
+    return torch.where(is_image_BT, (is_image_BT & ~before).cumsum(1), -1)
+
+
+def _first_line(reason: Exception) -> str:
+    return str(reason).strip().splitlines()[0].rstrip(".")[:200]

@@ -1,0 +1,183 @@
+"""Ready models of every family against what transformers computes from the same pictures and words with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medvlm.core.contracts import Lora
+from medvlm.core.errors import RecipeError
+from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.data.native import NativeDialogue, NativePrepare, Processor, make_native_prepare
+from medvlm.io.images import encode_png
+from medvlm.models.generate import generate
+from medvlm.models.lora import attach, merge
+from medvlm.models.native import NativeVLM, build_native
+from medvlm.models.parts import group_of, set_trained
+from tests.models.ready import FAMILIES, saved
+
+FAST = ("qwen3_vl", "gemma3", "idefics3", "paligemma")
+SIZES = ((61, 97), (131, 64), (50, 50))
+ANSWERS = ("left", "the right lung", "2")
+
+
+@pytest.fixture(scope="module", params=[f if f in FAST else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "smolvlm":
+        pytest.importorskip("num2words", reason="its processor needs num2words")
+    return saved(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def prepare(folder: Path) -> NativePrepare:
+    return make_native_prepare(Processor(folder), {}, "", 1000)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, prepare: NativePrepare) -> NativeVLM:
+    return build_native(folder, prepare.processor.blank(), 0).eval()
+
+
+def pictures(number: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (*SIZES[i % 3], 3), dtype=np.uint8) for i in range(number)]
+
+
+def document(prepare: NativePrepare, images: list[np.ndarray], answers: Sequence[str], key: str) -> Any:
+    media = tuple(Medium("film", f"{i}.png", image.shape[:2]) for i, image in enumerate(images))
+    asked = [Question(f"Which side? {n}", Truth("open", answer), "side") for n, answer in enumerate(answers)]
+    held = Sample(key, "made", "train", media, questions=tuple(asked))
+    seen = prepare.see(held, {f"{i}.png": encode_png(image) for i, image in enumerate(images)})
+    return prepare.document(held, asked, seen, ["media"])
+
+
+def by_transformers(model: NativeVLM, prepare: NativePrepare, images: list[np.ndarray], number: int, answer: str) -> torch.Tensor:
+    """Logits of the answer's tokens, from the processor's call and the stock forward on that one conversation."""
+    from PIL import Image
+
+    shown = [Image.fromarray(image) for image in images]
+    stock, eos = prepare.processor.stock, prepare.processor.tokenizer
+    if model.family.reads_prompt_both_ways:
+        inputs = stock(images=[shown], text=["<image>" * len(shown) + f"Which side? {number}"], suffix=[answer], return_tensors="pt")
+        inputs.pop("labels")
+        trained = len(eos(answer + eos.eos_token, add_special_tokens=False).input_ids)
+    else:
+        asked = {"role": "user", "content": [*({"type": "image", "image": s} for s in shown), {"type": "text", "text": f"Which side? {number}"}]}
+        said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        inputs = stock.apply_chat_template([asked, said], tokenize=True, return_dict=True, return_tensors="pt")
+        prompt = stock.apply_chat_template([asked], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True)
+        trained = inputs["input_ids"].shape[1] - prompt["input_ids"].shape[1]
+    with torch.no_grad():
+        logits: torch.Tensor = model.stock(**inputs).logits[0, -trained - 1 : -1]
+    return logits
+
+
+def test_several_samples_of_several_images_and_answers_have_the_logits_that_each_has_alone(model: NativeVLM, prepare: NativePrepare) -> None:
+    """0, 1 and 3 images, several answers to one prompt, samples that share rows: in one batch, whose images differ in size and number."""
+    counts = [1, 3, 2] if model.family.reads_prompt_both_ways else [0, 1, 3]
+    shown = [pictures(n, seed) for seed, n in enumerate(counts)]
+    documents = [document(prepare, images, ANSWERS[: 1 + n % 3], f"s{n}") for n, images in enumerate(shown)]
+    batch = prepare.collate(documents, 0)
+    with torch.no_grad():
+        got = model(batch)
+    expected = [by_transformers(model, prepare, images, a, answer) for n, images in enumerate(shown) for a, answer in enumerate(ANSWERS[: 1 + n % 3])]
+    assert len(batch.ids_BT) < 6 or model.family.reads_prompt_both_ways, "answers to one prompt share its row"
+    torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=2e-5)
+    assert int(batch.answers_L.max()) == len(expected) - 1
+
+
+def test_greedy_answers_are_those_of_its_own_generate(model: NativeVLM, prepare: NativePrepare) -> None:
+    from PIL import Image
+
+    shown = [pictures(n, 10 + n) for n in (1, 2)]
+    prompts = [document(prepare, images, ["left"], "s") for images in shown]
+    for prompt in prompts:
+        prompt.branches.clear()
+    asked = [[{"role": "user", "content": [*({"type": "image", "image": Image.fromarray(i)} for i in images), {"type": "text", "text": "Which side? 0"}]}] for images in shown]
+    expected = []
+    for n, conversation in enumerate(asked):
+        inputs = prepare.processor.stock.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True)
+        inputs.pop("labels", None)
+        prompts[n].prefix[:] = inputs["input_ids"][0].tolist()
+        out = model.stock.generate(**inputs, max_new_tokens=6, do_sample=False, suppress_tokens=[model.image_token_id], eos_token_id=[1])
+        expected.append(out[0, inputs["input_ids"].shape[1] :].tolist())
+    got = generate(model, prepare.collate(prompts, 0, pack=False), max_new_tokens=6, end_ids=[1])
+    assert got == expected
+    copies = generate(model, prepare.collate(prompts, 0, pack=False), max_new_tokens=6, end_ids=[1], copies=2)
+    assert copies == [a for answer in expected for a in (answer, answer)]
+
+
+def test_token_ids_are_those_of_the_processor_for_conversations_of_several_turns(prepare: NativePrepare) -> None:
+    from PIL import Image
+
+    processor = prepare.processor
+    if processor.family.reads_prompt_both_ways:
+        pytest.skip("it answers one question; that its ids are right is in the test of logits")
+    words = ["Which side?", "left", "How many?\n Count.", "2", "Größe in mm²?", "≥ 3", "And {that}? <b>", "[12, 340, 56, 789]"]
+    for number in range(20):
+        images = pictures((0, 1, 3)[number % 3], number)
+        turns = 1 + number % 4
+        messages: list[dict[str, Any]] = []
+        for turn in range(turns):
+            there = images if turn == 0 else []
+            messages.append({"role": "user", "content": [*({"type": "image", "image": Image.fromarray(i)} for i in there), {"type": "text", "text": words[(number + 2 * turn) % 8]}]})
+            if turn + 1 < turns or number % 2:
+                messages.append({"role": "assistant", "content": [{"type": "text", "text": words[(number + 2 * turn + 1) % 8]}]})
+        ask = messages[-1]["role"] == "user"
+        expected = processor.stock.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=ask)
+        expansions = processor.look(images).expansions if images else ()
+        assert processor.ids(messages, expansions, ask) == expected["input_ids"][0].tolist(), number
+
+
+def test_parts_have_the_names_that_composed_models_have_and_hold_every_parameter_once(model: NativeVLM) -> None:
+    names = [n for n, _ in model.named_parameters()]
+    assert {group_of(n) for n in names} == {"encoders.image", "connectors.image", "language"}
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in model.stock.parameters())
+    tower = model.stock.model.get_submodule(model.family.tower)
+    outside = {id(p) for n, p in model.named_parameters() if not n.startswith("encoders.")}
+    assert {id(p) for n, p in model.named_parameters() if n.startswith("encoders.")} == {id(p) for p in tower.parameters()} - outside
+
+
+@pytest.mark.parametrize("trains", ["encoders", "connectors", "lora"])
+def test_what_is_trained_gets_a_gradient_and_nothing_else_does_with_images_and_without(folder: Path, prepare: NativePrepare, trains: str) -> None:
+    model = build_native(folder, prepare.processor.blank(), 0)
+    if trains == "lora":
+        attach(model, Lora(rank=2, targets=("language", "encoders")), seed=0)
+        adapted = {n.rpartition(".lora_")[0] for n, _ in model.named_parameters() if ".lora_" in n}
+        assert adapted and all(n.startswith(("language.model.", "encoders.image")) for n in adapted)
+    set_trained(model, (trains,), "s")
+    shown = document(prepare, pictures(1, 3), ["left"], "a")
+    model(prepare.collate([shown], 0)).logsumexp(-1).sum().backward()
+    got = {group_of(n) for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert got == {{"encoders": "encoders.image", "connectors": "connectors.image", "lora": "lora"}[trains]}
+    if prepare.processor.family.reads_prompt_both_ways:
+        return  # it has no text without an image
+    model.zero_grad()
+    silent = model(prepare.collate([document(prepare, [], ["left"], "b")], 0))
+    expected = model.stock(input_ids=torch.tensor([[1, 5, 9]])).logits.shape[-1]
+    assert silent.shape[-1] == expected
+    silent.sum().backward()
+    reached = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    if trains != "lora":
+        assert reached, "a trained tower takes part in a batch without images, or other ranks would wait for it"
+    if trains == "lora":
+        before = model.everywhere(prepare.collate([shown], 0))
+        assert merge(model) == len(adapted)
+        torch.testing.assert_close(model.everywhere(prepare.collate([shown], 0)), before, rtol=0, atol=1e-5)
+
+
+def test_a_text_that_holds_a_placeholder_is_refused(prepare: NativePrepare) -> None:
+    from medvlm.core.errors import DataError
+
+    with pytest.raises(DataError, match="stands for an image"):
+        NativeDialogue(prepare.processor).turn(f"What is {prepare.processor.soft}?", [], None)
+
+
+def test_a_model_that_is_not_there_says_what_to_do() -> None:
+    with pytest.raises(RecipeError, match="gated, or give the path of a folder"):
+        Processor("nobody/no-such-model")

@@ -1,0 +1,98 @@
+"""A ready model of every family through a whole run: trained, resumed, reinforced, evaluated against its baselines, exported and proven."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvlm import evaluation, exporting
+from medvlm.core.errors import RecipeError
+from medvlm.core.run import RunFolder
+from medvlm.recipe import load
+from tests.models.ready import FAMILIES, saved
+from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
+
+FAST = "qwen3_vl"
+TUNE = {**INSTRUCT, "steps": 2, "save_every": 1, "batch": 4, "tasks": ["choice", "count", "boxes"], "trains": ["encoders", "connectors", "lora"]}
+REINFORCE = {**REASON, "steps": 2, "save_every": 1, "batch": 2, "group": 3, "tasks": ["choice", "count"]}
+
+
+def recipe(model: Path, **changes: Any) -> dict[str, Any]:
+    asked = {"on": ["films:test"], "samples": 3, "max_new_tokens": 6, "bootstrap": 10}
+    return {
+        "name": "ready", "seed": 7, "model": {"pretrained": str(model)}, "data": {"films": {"card": "card.yaml"}}, "stages": [TUNE, REINFORCE],
+        "engine": {"device": "cpu", "workers": 1}, "evaluate": asked, **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[f if f == FAST else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    if request.param == "smolvlm":
+        pytest.importorskip("num2words", reason="its processor needs num2words")
+    folder = tmp_path_factory.mktemp(request.param)
+    card = {**CARD, "reader": {"kind": "phantom", "films": 24, "film_px": 96}}
+    return trained(written(folder, recipe(saved(request.param, folder / "model")), card), folder / "runs")
+
+
+def test_it_goes_on_from_a_checkpoint_as_if_it_had_not_been_cut_off(run: RunFolder) -> None:
+    straight, kept = trace(run, "instruct"), weights(run, "instruct")
+    whole = run.root.with_name("whole")
+    shutil.copytree(run.root, whole)
+    shutil.rmtree(run.stage("instruct") / "step-2")
+    shutil.rmtree(run.stage("reason"))
+    (run.stage("instruct") / "stage.json").unlink()
+    again = trained(run.root.parent.parent / "recipe.yaml", run.root.parent, only="instruct")
+    assert trace(again, "instruct") == straight and [step for step, *_ in straight] == [1, 2]
+    assert differing(weights(again, "instruct"), kept) == []
+    shutil.rmtree(run.root)
+    whole.rename(run.root)
+
+
+def test_every_part_is_proven_trained_or_frozen(run: RunFolder) -> None:
+    tuned, reinforced = (json.loads((run.stage(name) / "stage.json").read_text()) for name in ("instruct", "reason"))
+    assert set(tuned["trains"]) == {"encoders.image", "connectors.image", "lora"} and set(tuned["frozen"]) >= {"language"}
+    assert set(reinforced["trains"]) == {"connectors.image", "lora"} and set(reinforced["frozen"]) >= {"encoders.image", "language"}
+
+
+def test_it_is_evaluated_against_its_baselines(run: RunFolder) -> None:
+    rows = {(row["task"], row["metric"]): row for row in evaluation.evaluate(run.root)}
+    assert set(rows["vqa", "accuracy"]["baselines"]) == {"blind", "shuffled", "majority"}
+    asked = [json.loads(line) for line in run.answers.read_text().splitlines()]
+    boxes = [line for line in asked if line["task"] == "boxes"]
+    assert boxes and all(len(line["scale"]) == 2 for line in boxes) and all((run.answers.parent / line["thumb"]).is_file() for line in boxes)
+
+
+def test_the_exported_folder_answers_as_the_run_does_in_plain_transformers(run: RunFolder, tmp_path: Path) -> None:
+    (receipt,) = exporting.export(run, tmp_path / "out")
+    assert receipt.kind == "native" and receipt.parity["passed"] and receipt.parity["max_abs_logit_diff"] < 1e-4
+    assert receipt.parity["class"].endswith("ForConditionalGeneration") and receipt.parity["image_effect"] > 1e-2
+    assert receipt.parity["golden"] == (0 if "PaliGemma" in receipt.parity["class"] else 20)
+    audit = receipt.audit
+    assert audit.counts()["missing"] == 0 and audit.merged and audit.replaced
+    card = (receipt.folder / "README.md").read_text()
+    assert "encoders.image" in card and "AutoModelForImageTextToText" in card and str(run.root.parent.parent) not in card
+
+
+def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> None:
+    tower = {"film": {"kind": "timm", "model": "vit_tiny_patch16_224"}}
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"model": {"pretrained": "a/b", "encoders": tower}}, "is a whole model"),
+        ({"model": {}}, "give `encoders`"),
+        ({"model": {"pretrained": "a/b", "boxes": {"codec": "bbox2d"}}}, "did you mean 'bbox_2d'"),
+        ({"model": {"pretrained": "a/b", "views": {"flim": {"max_slices": 3}}}}, "media of kind 'flim', did you mean 'film'"),
+        ({"export": {"target": "custom"}}, "family's own class"),
+    ]
+    for change, message in changes:
+        path = written(tmp_path, {**recipe(Path("a/b")), **change}, CARD)
+        with pytest.raises(RecipeError, match=message):
+            load(path)
+
+
+def test_a_setting_that_the_image_processor_does_not_have_is_refused(tmp_path: Path) -> None:
+    model = {"pretrained": str(saved(FAST, tmp_path / "model")), "processor": {"sise": {"shortest_edge": 256}}}
+    with pytest.raises(RecipeError, match=r"model\.processor\.sise: .* did you mean 'size'"):
+        trained(written(tmp_path, {**recipe(tmp_path / "model"), "model": model}, CARD), tmp_path / "runs")
