@@ -18,7 +18,6 @@ import torch
 
 from medvlm.core.config import component
 from medvlm.core.errors import ShapeError
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit
 from medvlm.export.stock import resolve
 from medvlm.export.trained import Trained
@@ -49,7 +48,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 
 def reference(trained: Trained, folder: Path) -> None:
-    references.answers(trained.for_stock(), folder)
+    component("export.targets", resolve("stock", trained.recipe.model, trained.stages)[0]).reference(trained, folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,25 @@ from medvlm.models.native import NativeVLM
 from medvlm.models.parts import evaluating
 
 MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
-__all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "reason", "reference", "write"]
+__all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "places", "reason", "reference", "write"]
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     return None if model.pretrained else "the model is composed of parts, and `native` is for a ready one"
+
+
+def places(trained: Trained) -> Callable[[str], str | None]:
+    """A parameter's name, an adapter's too -> its name in the family's own class, or None."""
+    model: NativeVLM = trained.model
+    there = {id(module): name for name, module in model.stock.named_modules()}
+    moved = {name: there[id(module)] for name, module in model.named_modules() if id(module) in there}
+
+    def place_of(full: str) -> str | None:
+        inside, _, last = full.partition(".lora_")[0].rpartition(".")
+        layer = f"{inside}.{last}" if ".lora_" in full else inside
+        return moved[layer] + full[len(layer) :] if layer in moved else None
+
+    return place_of
 
 
 def write(trained: Trained, folder: Path) -> Audit:
