@@ -155,7 +155,7 @@ def _finite_npy(array: np.ndarray, member: str) -> bytes:
 def _check_texts(sample: Sample, card: Card) -> None:
     """Raises DataError for text that could identify a person, of all that goes into a shard."""
     names = (sample.patient, sample.key, PurePosixPath(sample.key).stem)
-    texts = [("its concept", sample.concept), *(("the modality of a medium", medium.modality) for medium in sample.media)]
+    texts = [("its concept", sample.concept), *(("a group", text) for group in sample.groups.items() for text in group), *(("the modality of a medium", medium.modality) for medium in sample.media)]
     for question in sample.questions:
         phi.check("a question", question.text, card.phi.checked, names)
         truth = question.truth

@@ -46,7 +46,7 @@ CARD = {
     "licence": {"id": "custom", "commercial": False}, "phi": {"status": "deidentified", "note": "as they say"}, "splits": {"ratios": {"train": 0.5, "test": 0.5}},
     "reader": {
         "kind": "table", "file": "table.csv", "media": [{"file": "{image}", "kind": "film", "modality": "{modality}"}], "patient": "{who}", "report": "{note}",
-        "concept": "{concept}", "questions": [{"text": "{question}", "answer": "{answer}", "template": "{template}"}],
+        "concept": "{concept}", "groups": {"site": "{site}"}, "questions": [{"text": "{question}", "answer": "{answer}", "template": "{template}"}],
     },
 }  # fmt: skip
 SALT = "zqsalt-7f3a9c51d2e8b604"
@@ -97,6 +97,7 @@ TEXTS = [
     in_text("template", "q {}", "zq@zqhome.example", "e-mail address"),
     in_text("concept", "Name: {}", "Zqgreen", "name after a label"),
     in_text("modality", "{}", "ZQCARTER^ZQAMY", "name with a caret"),
+    in_text("site", "{}", "ZQWARD^ZQANN", "name with a caret"),
 ]
 
 
@@ -210,7 +211,7 @@ def archive(root: Path) -> None:
     rows = []
     for i in range(3 * len(PLANTS)):  # two harmless samples to each
         row = {"image": f"film{i}.png", "who": f"person {i}", "note": f"Film {i}. Clear.", "question": "Is it clear?", "answer": "yes", "template": "clear", "concept": "normal",
-               "modality": "X-ray", "unread": ""}  # fmt: skip
+               "modality": "X-ray", "site": "north", "unread": ""}  # fmt: skip
         pixels, data = np.random.default_rng(i).integers(0, 256, (24, 32), dtype=np.uint8).tobytes(), None
         if i < len(PLANTS):
             row |= PLANTS[i].row or {}

@@ -49,6 +49,14 @@ def test_rows_of_one_image_are_one_sample_with_several_questions(tmp_path):
     assert a.where == "line 2, 4 of t.csv" and b.where == "line 3 of t.csv"
 
 
+def test_a_sample_says_its_groups_and_its_rows_agree_on_them(tmp_path):
+    write_csv(tmp_path, ROWS)
+    a, b = samples(read(config(groups={"reader": "{who}", "note": "{note}"}, missing=["todo"]), tmp_path))
+    assert (a.sample.groups, b.sample.groups) == ({"reader": "7", "note": "Clear."}, {"reader": "8"})
+    bad = [x for x in read(config(groups={"kind": "{type}"}), tmp_path) if isinstance(x, BadSample)]
+    assert [x.reason for x in bad] == ["its rows differ in kind; expected one value per key"]
+
+
 def test_an_answer_among_the_choices_is_a_choice_and_any_other_is_open(tmp_path):
     write_csv(tmp_path, ROWS)
     truths = [q.truth for raw in samples(read(config(questions=[QUESTION]), tmp_path)) for q in raw.sample.questions]

@@ -71,6 +71,8 @@ class Rows(MoreColumns):
     """Where the rows of a sample say different things, each is a line of its report."""
     concept: str = ""
     """Equal for samples that show the same; contrastive training takes them as duplicates."""
+    groups: dict[str, str] = Field(default_factory=dict)
+    """What sources are balanced by or groups held out by, e.g. {site: "{hospital}"}; never a patient."""
     split: str = ""
     """For a card whose `splits.by` is `column`; by default the split that `file` says."""
     questions: tuple[TableQuestion, ...] = ()
@@ -153,6 +155,7 @@ def sample_of(
         key=key, source="", split=agreed(config.split or SPLIT, rows, "split"), media=media,
         report="\n".join(dict.fromkeys(filter(None, (filled(config.report, row) for _, _, row in rows)))), concept=agreed(config.concept, rows, "concept"),
         questions=tuple(question for _, question in asked if question), patient=agreed(config.patient, rows, "patient"),
+        groups={name: value for name, template in config.groups.items() if (value := agreed(template, rows, name))},
     )  # fmt: skip
     return RawSample(sample, files, where), Counter(template for template, question in asked if not question)
 
@@ -267,7 +270,7 @@ def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
 
 def columns_of(config: Rows) -> set[str]:
     """The columns that the card speaks of."""
-    templates = [config.key, config.patient, config.report, config.concept, config.split]
+    templates = [config.key, config.patient, config.report, config.concept, config.split, *config.groups.values()]
     templates += [text for asked in config.questions for text in (*asked.text, asked.answer, asked.template)]
     return {column for text in templates for column in columns_in(text)} | set(config.where) | set(config.rename)
 
