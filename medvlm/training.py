@@ -36,7 +36,7 @@ from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
 from medvlm.train.lease import Lease
 from medvlm.train.log import Log, TensorBoard, Wandb
-from medvlm.train.stopping import Preempted, end_with_torchrun
+from medvlm.train.stopping import Preempted, end_with_torchrun, preemptible
 from medvlm.train.watch import Watch
 
 
@@ -51,7 +51,7 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
     run = RunFolder(runs / loaded.recipe.name)
     with Lease(run.root) if engine.is_first else nullcontext() as lease:
         try:
-            with _said_when_full(run):
+            with preemptible(), _said_when_full(run):
                 _train(loaded, run, runs, engine, only, again_from, lease)
         except Preempted:
             _status(run, engine, "preempted")

@@ -129,7 +129,7 @@ def run(
             distinct.see(keys)
             watch.at("computes", config.name, state.step + 1, keys)
             micros, terms = _first_update(stage, model, prepared, config, engine, state)
-            seen = {"stop": (float(stop.requested), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)} | stage.counted()
+            seen = {"stop": (float(bool(stop.requested)), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)} | stage.counted()
             for update in range(stage.updates):
                 terms = accumulate(stage, model, micros, engine) if update else terms
                 norm = engine.clip(config.optim.max_norm)

@@ -1,4 +1,4 @@
-"""The scheduler's wish that a run should end: SIGTERM or SIGUSR1 become a flag that the loop reads once a step."""
+"""The scheduler's wish that a run should end (SIGTERM or SIGUSR1): a flag that the loop reads once a step; elsewhere the end at once."""
 
 from __future__ import annotations
 
@@ -8,29 +8,51 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
 class Preempted(Exception):
-    """The run saved and stopped because it was told to; the command line exits with 75."""
+    """The run stopped because it was told to, with everything saved; the command line exits with 75."""
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextmanager
+def preemptible() -> Iterator[None]:
+    """Inside, a signal raises Preempted at once: while weights are read or data packed there is nothing to save. Stop takes over where there is."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the end
+        raise Preempted("stopped where there was nothing to save; run the same command again to go on")
+
+    before = {each: signal.signal(each, end) for each in SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 class Stop:
-    """While it is installed, SIGTERM and SIGUSR1 set `requested`."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGUSR1)}
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+    """While it is installed, a signal sets `requested`. One that came after the last look at it counts afterwards."""
 
     def __enter__(self) -> Stop:
+        self.requested = 0
+        self._before = {each: signal.signal(each, self._request) for each in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = number
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        if self.requested and kind is None:
+            signal.raise_signal(self.requested)
 
 
 def end_with_torchrun() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from medvlm import training
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
 from medvlm.train.log import Log
+from medvlm.train.stopping import Preempted
 from medvlm.train.storage import Reader
 from tests.tiny_run import INSTRUCT, recipe, trained, written
 
@@ -135,6 +138,16 @@ def test_a_log_that_finds_no_room_says_so_too(path: Path, runs: Path, monkeypatc
     with pytest.raises(CheckpointError, match="the disk is full or a quota is used up; make room and run the same command again"):
         trained(path, runs)
     assert status(run_of(path, runs)) == ("failed", "CheckpointError")
+
+
+# --- told to stop -----------------------------------------------------------------------------------------------
+
+
+def test_a_signal_while_the_model_is_built_ends_the_run_as_preempted(path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_start", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Preempted, match="nothing to save"):
+        trained(path, runs)
+    assert status(run_of(path, runs)) == ("preempted", "")
 
 
 # --- what an earlier run left ------------------------------------------------------------------------------------

@@ -1,30 +1,65 @@
-"""A scheduler's signal becomes a flag, and the handlers from before come back."""
+"""A scheduler's signal is a wish while steps are made, the end elsewhere; and the handlers from before come back."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
-from medvlm.train.stopping import Stop
+from medvlm.train.stopping import SIGNALS, Preempted, Stop, preemptible
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_a_wish_not_an_end(number: signal.Signals) -> None:
+@pytest.fixture
+def seen() -> Iterator[list[int]]:
+    """Signals that reach who had the handlers before."""
+    found: list[int] = []
+    before = {each: signal.signal(each, lambda number, frame: found.append(number)) for each in SIGNALS}
+    yield found
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_a_wish_not_an_end(number: signal.Signals, seen: list[int]) -> None:
     with Stop() as stop:
-        assert not stop.requested
+        assert stop.requested == 0
         os.kill(os.getpid(), number)
-        assert stop.requested
+        assert stop.requested and not seen
+    assert seen == [number], "nobody has done what it asked for, so it counts afterwards"
 
 
-def test_afterwards_signals_do_what_they_did_before() -> None:
-    seen = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-    try:
-        with Stop() as stop:
-            pass
+def test_a_wish_that_was_granted_is_over(seen: list[int]) -> None:
+    with pytest.raises(Preempted), Stop():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert seen == [signal.SIGTERM] and not stop.requested
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        raise Preempted
+    assert not seen
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_where_there_is_nothing_to_save_it_is_the_end_and_a_second_signal_disturbs_nothing(number: signal.Signals, seen: list[int]) -> None:
+    ended = False
+    with pytest.raises(Preempted, match="run the same command again"), preemptible():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)
+            ended = True
+    assert ended and not seen
+
+
+def test_within_it_the_wish_is_a_wish_and_late_ones_are_the_end(seen: list[int]) -> None:
+    with pytest.raises(Preempted), preemptible():
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert stop.requested
+        pytest.fail("the wish was forgotten")
+    assert not seen
+
+
+def test_afterwards_signals_do_what_they_did_before(seen: list[int]) -> None:
+    with preemptible(), Stop() as stop:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert seen == [signal.SIGTERM] and not stop.requested

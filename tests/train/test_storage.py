@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from medvlm.core.errors import CheckpointError
 from medvlm.train import checkpoint, storage
 from medvlm.train.consolidate import INDEX, consolidate
 from medvlm.train.storage import DTYPES, HashingFile, Reader
+from tests.tiny_run import environment
 
 
 def model_of(**tensors: torch.Tensor) -> dict[str, Any]:
@@ -184,3 +187,26 @@ def test_weights_of_another_checkpoint_are_not_mixed_in(tmp_path: Path) -> None:
     consolidate(tmp_path / "stage" / "step-3", tmp_path / "plain", say=lambda _: None)
     with pytest.raises(CheckpointError, match=r"plain holds the weights of stage/step-3@\w+, not of stage/step-4@\w+; take another folder"):
         consolidate(tmp_path / "stage" / "step-4", tmp_path / "plain")
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from medvlm.train import checkpoint
+from medvlm.train.consolidate import consolidate
+def peak(): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+before, folder = peak(), Path(sys.argv[1]) / "stage" / "step-3"
+consolidate(folder, Path(sys.argv[1]) / "plain", say=lambda _: None)
+between = peak()
+checkpoint.read_weights(folder)
+print(between - before, peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_consolidating_takes_no_more_memory_than_a_tensor(tmp_path: Path) -> None:
+    """12 tensors of 8 MB; reading all of them at once is the control."""
+    checkpoint.save(tmp_path / "stage", 3, model_of(**{f"t{i}": torch.full((2_000_000,), float(i)) for i in range(12)}), {}, rank=0)
+    ended = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], env=environment(), capture_output=True, text=True, check=True)
+    consolidated, read = map(int, ended.stdout.split())
+    assert consolidated < 32e6 < 90e6 < read
