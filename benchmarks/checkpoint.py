@@ -1,6 +1,6 @@
 """How long does a checkpoint take until it is on disk, and how long does training wait for it?
 
-    python benchmarks/checkpoint.py [--gb 1] [--repeats 5] [--folder DIR]
+    python benchmarks/checkpoint.py [--gb 1] [--repeats 5] [--seconds 45] [--folder DIR]
 
 Rounds of four, in turn, on the same disk: (1) `safetensors.save_file` and fsync of the file and its folder; (2) our save
 that training waits for; (3) our save in the background; (4) the first again, a control: its two medians differ by what the
@@ -39,17 +39,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=45, help="no further round is begun after that")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured (default: the folder for temporary files)")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tensors = made(args.gb, device)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder, Saver(Path(folder) / "ours", 0, Keep(last=1)) as saver:
-        taken, first = measured(tensors, Path(folder), saver, args.repeats, device)
+        taken, first = measured(tensors, Path(folder), saver, args.repeats, args.seconds, device)
         checked(tensors, Path(folder) / "ours")
     middle = {name: median(values) for name, values in taken.items()}
     print(json.dumps({
         "benchmark": "checkpoint", "gb": round(sum(t.nbytes for t in flat(tensors).values()) / 1e9, 3), "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "repeats": args.repeats, "torch": torch.__version__, "python": sys.version.split()[0],
+        "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "repeats": len(taken["stall"]), "torch": torch.__version__, "python": sys.version.split()[0],
         "durable": round(median(taken["safetensors"] + taken["again"]) / middle["background"], 2), "durable_waiting": round(median(taken["safetensors"] + taken["again"]) / middle["waiting"], 2),
         "control": round(middle["safetensors"] / middle["again"], 2), "stall": round(median(s / b for s, b in zip(taken["stall"], taken["background"], strict=True)), 3),
         "step": round(middle["step_beside"] / middle["step_alone"], 2), "read_back": True, "flip_noticed": True,
@@ -74,7 +75,7 @@ def flat(tensors: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
     return found
 
 
-def measured(tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, device: torch.device) -> tuple[dict[str, list[float]], float]:
+def measured(tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, seconds: float, device: torch.device) -> tuple[dict[str, list[float]], float]:
     """Seconds by what was timed, and how long training waited for the first save, in which memory for the copy is taken."""
     taken: dict[str, list[float]] = {}
     note = lambda name, seconds: taken.setdefault(name, []).append(seconds)  # noqa: E731
@@ -82,7 +83,10 @@ def measured(tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, 
     saver.save(0, tensors, {})  # warms up
     first = timed(lambda: saver.save(1, tensors, {}))
     saver.wait()
+    until = time.monotonic() + seconds
     for i in range(repeats):
+        if i and time.monotonic() > until:
+            break
         clean(folder)
         note("safetensors", timed(lambda: plain(tensors, folder)))
         clean(folder)
