@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     come_from = _verb(verbs, "lineage", _lineage, "what a checkpoint came from: stages, data, audits, code, and whether it is still what was saved")
     come_from.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
 
+    chat = _verb(verbs, "chat", _chat, "ask a model about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
+    chat.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a model of transformers")
+    chat.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    chat.add_argument("--question", action="append", default=[], metavar="TEXT", help="asked and answered; without one, questions are read from the terminal")
+    _of_run(chat)
+
+    embed = _verb(verbs, "embed", _embed, "a vector for every image of shards or files, as parquet")
+    embed.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or tower of transformers")
+    embed.add_argument("sources", nargs="+", metavar="FILE_OR_SHARDS")
+    embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet")
+    _of_run(embed)
+
     demo = _verb(verbs, "demo", _demo, "the whole road on generated data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value")
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
@@ -115,6 +128,11 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
     made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     made.set_defaults(run=run)
     return made
+
+
+def _of_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", default="", help="what the files are, of the media that a run's model has encoders for")
+    parser.add_argument("--stage", default="", help="the model as this stage of a run left it; default: the last one")
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
@@ -197,6 +215,26 @@ def _lineage(args: argparse.Namespace) -> None:
     from medvlm.lineage import lineage
 
     print("\n".join(lineage(args.checkpoint)))
+
+
+def _chat(args: argparse.Namespace) -> None:
+    from medvlm.chatting import talk
+
+    ask = talk(args.model, args.files, args.kind, args.stage)
+    for question in args.question:
+        print(ask(question))
+    if not args.question:
+        print("Each question is asked by itself. Ctrl-D ends.")
+        with suppress(EOFError, KeyboardInterrupt):
+            while question := input("> ").strip():
+                print(ask(question))
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from medvlm.embedding import embed
+
+    count = embed(args.model, args.sources, args.to, args.stage, args.kind)
+    print(f"{args.to}: {count} embeddings")
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +40,21 @@ def padded_left(tokenizer: Any) -> Any:
     # What is saved are the arguments that a tokenizer was made with.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
     return tokenizer
+
+
+def renamed(tokenizer: Any, old: str, new: str) -> Any:
+    """The tokenizer with another word for one of its special tokens, which keeps its number. Raises ShapeError for a word that is taken."""
+    if old == new:
+        return tokenizer
+    if new in tokenizer.get_vocab():
+        raise ShapeError(f"export: images are {old} and the stock processor calls them {new}, which this tokenizer has for something else; {REMEDY}")
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        for file in Path(scratch).iterdir():
+            file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        return AutoTokenizer.from_pretrained(scratch)
 
 
 def module_name(root: nn.Module, module: nn.Module) -> str:

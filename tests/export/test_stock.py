@@ -14,11 +14,12 @@ from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.run import RunFolder
 from medvlm.export import parity
 from medvlm.export import reference as references
+from medvlm.export.language import renamed
 from medvlm.export.run import ExportReceipt, export
 from medvlm.export.stock import resolve
 from medvlm.export.targets import idefics3, llava
 
-from .conftest import prove_here, recipe_of, trained_of, with_film
+from .conftest import prove_here, recipe_of, tiny_tokenizer, trained_of, with_film
 
 CLIP = {"model_type": "clip_vision_model"}
 COMPOSITIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -36,7 +37,11 @@ def make(tmp: Path, run: RunFolder, name: str) -> ExportReceipt:
 
 @pytest.fixture(scope="module", params=list(COMPOSITIONS))
 def receipt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> ExportReceipt:
-    return make(tmp_path_factory.mktemp("exports"), run, request.param)
+    """Each tower once in a process of its own, which takes its time; the others are loaded in this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param not in ("siglip-untied", "clip-tied-layer-2"):
+            patch.setattr(parity, "prove", prove_here)
+        return make(tmp_path_factory.mktemp("exports"), run, request.param)
 
 
 def test_logits_and_answers_are_those_of_the_trained_model(receipt: ExportReceipt) -> None:
@@ -194,6 +199,19 @@ def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
 
     processor = AutoProcessor.from_pretrained(receipt.folder)
     assert len(processor.tokenizer) == len(trained.tokenizer), "no token was added behind the last row of the embeddings"
+
+
+def test_a_token_gets_another_word_and_keeps_its_number(no_children: None) -> None:
+    """Images may be a reserved token of the language model's vocabulary; Idefics3's processor knows one word for them alone."""
+    tokenizer = tiny_tokenizer()
+    number, chat = tokenizer.image_token_id, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
+    other = renamed(renamed(tokenizer, "<image>", "<|image_pad|>"), "<|image_pad|>", "<image>")
+    changed = renamed(tokenizer, "<image>", "<|image_pad|>")
+    assert changed.convert_tokens_to_ids("<|image_pad|>") == number and "<image>" not in changed.get_vocab()
+    assert "<|image_pad|>How many?" in changed.apply_chat_template(chat, tokenize=False)
+    assert other.get_vocab() == tokenizer.get_vocab() and other.apply_chat_template(chat, tokenize=False) == tokenizer.apply_chat_template(chat, tokenize=False)
+    with pytest.raises(ShapeError, match="calls them </s>, which this tokenizer has for something else"):
+        renamed(tokenizer, "<image>", "</s>")
 
 
 def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from medvlm.data.transforms import PIL_BICUBIC
 from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account, named
 from medvlm.export.fits import model_type, one_tower
-from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left
+from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left, renamed
 from medvlm.export.targets.llava import LOADING
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
@@ -26,6 +26,8 @@ from medvlm.models.lora import merge
 MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
 __all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "places", "reason", "reference", "write"]
 AROUND = ("<fake_token_around_image><global-img>", "<fake_token_around_image>")
+IMAGE = "<image>"
+"""What Idefics3Processor calls the token of an image."""
 END = "<end_of_utterance>"
 """Idefics3Processor puts this into every tokenizer: without a row in the embeddings it would be beyond their end."""
 
@@ -118,9 +120,9 @@ def _save_processor(tokenizer: Any, preprocess: Preprocess, encoder: Any, connec
         do_resize=False, do_image_splitting=False, max_image_size={"longest_edge": preprocess.size[0]}, resample=PIL_BICUBIC,
         image_mean=list(preprocess.mean), image_std=list(preprocess.std),
     )  # fmt: skip
-    tokenizer = padded_left(tokenizer)
+    tokenizer = padded_left(renamed(tokenizer, tokenizer.image_token, IMAGE))
     # The processor itself writes the words around an image; a template that does would write them twice.
-    template = tokenizer.chat_template.replace(f" | replace('<image>', {AROUND[0] + '<image>' + AROUND[1]!r})", "")
+    template = tokenizer.chat_template.replace(f" | replace({IMAGE!r}, {AROUND[0] + IMAGE + AROUND[1]!r})", "")
     tokenizer.chat_template = template
     Idefics3Processor(images, tokenizer, image_seq_len=rows * columns // connector.factor**2, chat_template=template).save_pretrained(folder)
     images.save_pretrained(folder)
