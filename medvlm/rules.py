@@ -199,6 +199,8 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
             yield Problem((*path, "mix", source), f"its card deals no samples to 'train' (it has {_list(splits)})")
         if stage.validate_ is not None and "val" not in splits:
             yield Problem((*path, "validate"), f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change its splits")
+    if "overlong" in type(stage).model_fields and stage.overlong == "reduce" and not recipe.model.pretrained:
+        yield Problem((*path, "overlong"), "the encoders of this model take images of one size, so none can be reduced; use drop or error")
     for what, named in (("epochs", stage.sampling.epochs), ("balance", stage.sampling.balance)):
         for source in named:
             if source not in stage.mix:

@@ -62,7 +62,7 @@ class Document:
     """A prefix that is read once and the continuations that share it.
 
     branches: (ids, number of leading ids that are not trained). media: (encoder, pixels) in the order of the placeholders.
-    source: the recipe's name of the data set, for the accounts.
+    source: the recipe's name of the data set, for the accounts. scale: of the sides of its images, where they were made smaller to fit.
     """
 
     key: str
@@ -70,6 +70,7 @@ class Document:
     branches: list[tuple[list[int], int]]
     media: list[tuple[str, Any]]
     source: str = ""
+    scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)

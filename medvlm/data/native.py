@@ -15,6 +15,7 @@ import torch
 from medvlm.answers.boxes import Writing
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.core.families import Family, family_of
+from medvlm.core.geometry import resize
 from medvlm.core.sample import Batch, Medium, Question, Sample
 from medvlm.data.canvases import canvas_of
 from medvlm.data.dialogue import Dialogue, Document, Turn
@@ -172,16 +173,21 @@ class NativePrepare(Prepare):
     processor: Processor = field(kw_only=True)
     views: Mapping[str, Views] = field(kw_only=True)
 
-    def see(self, sample: Sample, files: Mapping[str, Any]) -> Seen:
-        """One entry for all of a sample's media: how a picture is processed may depend on how many there are."""
+    def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
+        """One entry for all of a sample's media: how a picture is processed may depend on how many there are.
+
+        scale: of the sides of all pictures, before the processor sees them.
+        """
         shown = [self._pictures(medium, files[medium.member], sample) for medium in sample.media]
-        images = [image for several in shown for image in several]
+        images = [smaller(image, scale) for several in shown for image in several]
         if not images:
             return Seen([], None)
         made = self.processor.look(images)
         first, canvas = sample.media[0], None
         if is_flat(first, self._views(first)):
-            canvas = canvas_of(self.processor.config.model_type, self.processor.stock, first.size[-2:], made.tensors, made.expansions[0], len(images))  # type: ignore[arg-type]
+            stored, size = first.size[-2:], images[0].shape[:2]
+            processed = canvas_of(self.processor.config.model_type, self.processor.stock, size, made.tensors, made.expansions[0], len(images))
+            canvas = processed if size == stored else resize(stored, size).then(processed)
         return Seen([("image", made)], canvas)
 
     def document(self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True) -> Document:
@@ -197,6 +203,9 @@ class NativePrepare(Prepare):
 
     def expansions(self, seen: Seen) -> Sequence[str]:
         return [text for _, shown in seen.media for text in shown.expansions]
+
+    def num_image_tokens(self, seen: Seen) -> int:
+        return sum(count for _, shown in seen.media for count in shown.counts)
 
     def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
         """A model that reads its prompt in both directions is given one answer a row: what it makes of a prompt depends on the whole of it."""
@@ -230,6 +239,15 @@ class NativePrepare(Prepare):
             if not most:
                 raise DataError(f"{sample.source}/{sample.key}: one slice takes {each} tokens, model.views.{medium.kind}.max_tokens is {views.max_tokens}; raise it, or let the processor make images smaller")
         return pictures(array, medium, views, most)
+
+
+def smaller(image: np.ndarray, scale: float) -> np.ndarray:
+    """uint8 [H, W, 3] with its sides times `scale`, antialiased."""
+    if scale == 1.0:
+        return image
+    size = [max(1, round(pixels * scale)) for pixels in image.shape[:2]]
+    pixels_CHW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return torch.nn.functional.interpolate(pixels_CHW[None], size=size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def stack(documents: Sequence[Document]) -> Stacked:

@@ -41,11 +41,13 @@ class Prepare:
     image_tokens: Mapping[str, int]
     boxes: Writing
 
-    def see(self, sample: Sample, files: Mapping[str, bytes]) -> Seen:
+    def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
         """Where an encoder takes several films as one input, those of a sample are stacked in the place of the first.
 
+        scale: of the sides of all images, for models that take any size; encoders have one size, so here it is 1.
         Raises DataError for a medium that no encoder serves or that cannot be decoded, and for more films than an input has.
         """
+        assert scale == 1.0, scale
         media: list[tuple[str, Any]] = []
         canvas, stacks = None, dict[str, list[Any]]()
         for number, medium in enumerate(sample.media):
@@ -100,6 +102,9 @@ class Prepare:
     def expansions(self, seen: Seen) -> Sequence[Any]:
         """What the dialogue puts in the place of each image: here the number of its tokens."""
         return [self.image_tokens[name] for name, _ in seen.media]
+
+    def num_image_tokens(self, seen: Seen) -> int:
+        return sum(self.image_tokens[name] for name, _ in seen.media)
 
     def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
         """pack: several documents in a row where they fit; off for generation."""

@@ -181,6 +181,10 @@ def _logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
             _put(log.train, name, step, line.get(name))
         for name, value in (line.get("terms") or {}).items():
             _put(log.train, f"terms/{name}", step, value)
+        sources = line.get("sources") or {}
+        for name, account in sources.items() if len(sources) > 1 else ():
+            for what in ("loss", "reward", "epochs"):
+                _put(log.train, f"terms/{what} by source/{name}", step, account.get(what))
         log.step, log.planned = max(log.step, step), max(log.planned, line.get("steps") or 0)
         log.seconds = max(log.seconds, line.get("seconds") or 0.0)
     return logs

@@ -106,8 +106,8 @@ class Base:
         """Of each source, how many samples the optimiser has used, and how many rounds through it these are."""
         return self.stream.used(consumed)
 
-    def counted(self) -> dict[str, tuple[float, float]]:
-        """Terms of what was left out for its length since the last call, by source."""
+    def counted(self, prepared: list[Any]) -> dict[str, tuple[float, float]]:
+        """Terms of this rank's samples of a step, and of what was left out for its length since the last, by source."""
         found = {f"{SOURCE}{source}/dropped": (float(n), 0.0) for source, n in self._dropped.items()}
         self._dropped.clear()
         return found

@@ -12,7 +12,7 @@ from torch import nn
 from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch, Sample, Task
-from medvlm.data.budget import Overlong, TooLong, partition
+from medvlm.data.budget import Overlong, TooLong, partition, reduced
 from medvlm.data.dialogue import Document
 from medvlm.data.prepare import Seen, choose
 from medvlm.data.source import needs
@@ -38,7 +38,8 @@ class Config(StageConfig):
     max_tokens: int = Field(2048, gt=0)
     """Of one sample, its images included."""
     overlong: Overlong = "error"
-    """What becomes of a longer one; it is never cut. `error` stops, `drop` takes another in its place and counts it."""
+    """What becomes of a longer one; it is never cut. `error` stops, `drop` takes another in its place and counts it, `reduce` makes all its
+    images smaller alike until it fits, for ready models that take images of any size."""
     micro_tokens: int = Field(0, ge=0)
     """Of a micro-batch, padding included: a step's samples are dealt into as many micro-batches as it takes, the same number on every rank. 0: no bound."""
 
@@ -81,14 +82,29 @@ class Supervised(Base):
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Document:
         questions = choose(sample, self.config.asked, self.config.questions, epoch, self.setup.seed, self.config.name)
-        seen = self.setup.prepare.see(sample, files) if "media" in self.config.shows else Seen([], None)
-        made = self.setup.prepare.document(sample, questions, seen, self.config.shows)
-        if len(made) <= self.config.max_tokens:
+        prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
+        seen = prepare.see(sample, files) if "media" in shows else Seen([], None)
+        made = prepare.document(sample, questions, seen, shows)
+        if len(made) <= limit:
             return made
-        where = f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is {self.config.max_tokens}"
+        where = f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is {limit}"
         if self.config.overlong == "drop":
             raise TooLong(f"{where}; dropped")
-        raise RecipeError(f"{where}; raise it, ask fewer `questions`, or say what becomes of such samples with `overlong`")
+        if self.config.overlong == "error":
+            raise RecipeError(f"{where}; raise it, ask fewer `questions`, or say what becomes of such samples with `overlong`")
+        fits = reduced(lambda scale: prepare.document(sample, questions, prepare.see(sample, files, scale), shows), made, prepare.num_image_tokens(seen), limit)
+        if fits is None:
+            raise RecipeError(f"{where}, and no smaller size of its images makes it fit; raise it, ask fewer `questions`, or drop such samples")
+        return fits
+
+    def counted(self, prepared: list[Document]) -> Terms:
+        """With the mean scale of images, where they may be reduced."""
+        found = super().counted(prepared)
+        for document in prepared if self.config.overlong == "reduce" else []:
+            name = f"{SOURCE}{document.source}/scale"
+            total, of = found.get(name, (0.0, 0.0))
+            found[name] = (total + document.scale, of + 1)
+        return found
 
     def micros(self, prepared: list[Document], count: int) -> list[Batch]:
         if not self.config.micro_tokens:

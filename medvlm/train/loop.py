@@ -50,8 +50,8 @@ class Stage(Protocol):
     def used(self, consumed: int) -> dict[str, tuple[int, float]]:
         """Of each source, how many of the first `consumed` samples are its, and how many rounds through it these are."""
 
-    def counted(self) -> Terms:
-        """What this rank has left out since the last call, by source."""
+    def counted(self, prepared: list[Any]) -> Terms:
+        """Of this rank's samples of a step, and of what it left out since the last, by source."""
 
     def micros(self, prepared: list[Any], count: int) -> list[Any]:
         """The step's micro-batches, on the CPU."""
@@ -129,7 +129,7 @@ def run(
             distinct.see(keys)
             watch.at("computes", config.name, state.step + 1, keys)
             micros, terms = _first_update(stage, model, prepared, config, engine, state)
-            seen = {"stop": (float(bool(stop.requested)), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)} | stage.counted()
+            seen = {"stop": (float(bool(stop.requested)), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)} | stage.counted(prepared)
             for update in range(stage.updates):
                 terms = accumulate(stage, model, micros, engine) if update else terms
                 norm = engine.clip(config.optim.max_norm)

@@ -125,9 +125,11 @@ def stage_log(name: str, kind: str, steps: int, draw: random.Random) -> list[dic
         if kind == "grpo":
             choice, form = 0.55 + 0.3 * done + draw.gauss(0, 0.05), min(1, 0.9 + 0.1 * done)
             terms = {"reward": 0.8 * choice + 0.2 * form, "reward/choice": choice, "reward/format": form, "kl": 0.02 * done + abs(draw.gauss(0, 0.002))}
+        mixed = {"phantom": {"samples": 24 * step, "epochs": 0.02 * step, "loss": loss * 0.9}, "cells": {"samples": 8 * step, "epochs": 0.1 * step, "loss": loss * 1.3}}
+        sources = mixed if name == "instruct" else {"phantom": mixed["phantom"]}
         lr = 1e-3 * min(1, step / (0.05 * steps)) * (1 - 0.9 * done)
         lines.append(
-            {"stage": name, "step": step, "steps": steps, "loss": loss, "terms": terms, "lr": lr, "grad_norm": abs(draw.gauss(0.6, 0.2)) + 3 * (1 - done) ** 8,
+            {"stage": name, "step": step, "steps": steps, "loss": loss, "terms": terms, "sources": sources, "lr": lr, "grad_norm": abs(draw.gauss(0.6, 0.2)) + 3 * (1 - done) ** 8,
              "samples_per_s": draw.gauss(180, 12), "tokens_per_s": draw.gauss(5200, 200), "seconds": step * 0.18}
         )  # fmt: skip
         if step % (steps // 6 // 5 * 5) == 0:

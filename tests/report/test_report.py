@@ -80,6 +80,15 @@ def test_reward_terms_share_one_chart(run, parse):
     assert [e.words().split()[0] for e in reward.all("span", "legend")[0].children] == ["reward", "choice", "format"]
 
 
+def test_the_sources_of_a_mix_share_a_chart_of_their_losses_and_one_of_their_epochs(run, parse):
+    stages = section(parse(write_report(run)), "curves").all("div", "stage")
+    charts = [[f.all("strong")[0].text for f in stage.all("figure")] for stage in stages]
+    assert [title for title in charts[3] if "source" in title] == ["loss by source", "epochs by source"]
+    assert not any("source" in title for i in (0, 1, 2, 4) for title in charts[i])
+    losses = next(f for f in stages[3].all("figure") if f.all("strong")[0].text == "loss by source")
+    assert [e.words().split()[0] for e in losses.all("span", "legend")[0].children] == ["phantom", "cells"]
+
+
 def test_the_proof_shows_what_moved_and_what_stayed(run, parse):
     table = rows(section(parse(write_report(run)), "proof").all("table")[0])
     film = next(r for r in table if r[0] == "encoders.film")

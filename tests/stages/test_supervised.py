@@ -95,8 +95,8 @@ def test_documents_that_are_too_long_are_dropped_and_counted_by_source(stage_of:
     batches.close()
     assert all(len(d) <= limit and d.prefix.count(stage.model.image_token_id) == 4 for d in kept)
     # What was dropped is counted, also where a substitute was too long itself.
-    dropped = stage.counted()["source/films/dropped"][0]
-    assert dropped >= sum(n > limit for n in lengths) > 0 and stage.counted() == {}
+    dropped = stage.counted([])["source/films/dropped"][0]
+    assert dropped >= sum(n > limit for n in lengths) > 0 and stage.counted([]) == {}
 
 
 def test_micro_batches_keep_within_their_tokens_and_train_the_same(stage_of: Make) -> None:
