@@ -35,7 +35,7 @@ class LoadedRecipe:
 
     def resolve(self) -> dict[str, Any]:
         """Every key with its value, defaults too, in plain JSON types; without where data lies on this machine."""
-        plain = self.recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True})
+        plain = self.recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True, "cache": True})
         for source in plain["data"].values():
             del source["root"], source["shards"], source["salt_file"]
         return plain

@@ -98,6 +98,8 @@ def _sources(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(("data", name), "nothing refers to this source; name it in a stage's `mix` or in evaluate.on, or remove it")
         if source.root and source.shards:
             yield Problem(("data", name, "shards"), "`root` is given too; give the original files or their shards, not both")
+        if "://" in source.shards and ("?" in source.shards or "@" in source.shards.partition("://")[2].partition("/")[0]):
+            yield Problem(("data", name, "shards"), "holds a password or a signature, which a recipe must not; s3://, gs:// and https:// find credentials where they always do")
         yield from _fold(name, source, cards[name])
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from medvlm.core.errors import DataError
+from medvlm.data.source import group_of
 from medvlm.recipe import load
 from medvlm.sources import open_sources
 from tests.io.served import http
@@ -82,3 +83,15 @@ def test_the_same_tars_packed_have_the_same_samples(tmp_path: Path) -> None:
     ]
     packed, direct = ({(s.key, s.questions, s.media[0].size) for s in (view.read(i)[0] for i in range(len(view)))} for view in sources)
     assert packed == direct and len(packed) == 12
+
+
+def test_held_out_groups_are_in_no_split_and_are_evaluated_on_by_themselves(tmp_path: Path) -> None:
+    """The groups of a packed phantom are its findings."""
+    data = {"films": {"card": "card.yaml", "hold_out": {"by": "concept", "share": 0.3}}}
+    source = open_sources(load(written(tmp_path, recipe(data=data))), tmp_path / "runs", lambda _: None)["films"]
+    views = {split: source.view(split) for split in ("train", "val", "test", "held_out")}
+    findings = {split: {group_of(view.entry(i), "concept") for i in range(len(view))} for split, view in views.items()}
+    assert findings["held_out"] and findings["train"] and not findings["held_out"] & (findings["train"] | findings["val"] | findings["test"])
+    whole = sum(source.shards.count(split) for split in source.shards.splits)
+    assert sum(map(len, views.values())) == whole
+    assert source.describe()["hold_out"]["share"] == 0.3
