@@ -26,7 +26,7 @@ RESERVED = ("cards", "evaluate", "export", "hub", "tokenizer")
 
 def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     """cards: source -> its data card."""
-    found = [p for rule in (_names, _sources, _routes, _parts, _evaluation) for p in rule(recipe, cards)]
+    found = [p for rule in (_names, _blocks, _sources, _routes, _parts, _evaluation) for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
         found += _stage(recipe, i, cards)
     return found or [*shapes.problems(recipe, cards), *_export(recipe)]
@@ -89,6 +89,16 @@ def _names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(("stages", i, "name"), f"{stage.name!r} is a folder that every run has; choose another name")
         if stage.name in [s.name for s in recipe.stages[:i]]:
             yield Problem(("stages", i, "name"), f"two stages are called {stage.name!r}; give each its own name")
+
+
+def _blocks(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    """The modules that an engine's lines name are in some stage; that they have blocks is seen when it is built."""
+    parts = sorted({part for stage in recipe.stages for part in parts_of(stage)} - {"lora"})
+    for line in ("recompute", "compile"):
+        for j, pattern in enumerate(getattr(recipe.engine, line)):
+            first = pattern.partition(".")[0]
+            if first not in parts and "*" not in first:
+                yield Problem(("engine", line, j), f"{first!r} is no part of any stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})")
 
 
 def _sources(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:

@@ -278,6 +278,8 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ([(MIX, f"{MIX}    overlong: reduce\n")], "20:5 stages.align.overlong: the encoders of this model take images of one size"),
         ([("films: {card: cards/films.yaml}", "films: {card: cards/films.yaml, shards: 'https://host/a.tar?X-Amz-Signature=abc'}")], "7:35 data.films.shards: holds a password or a signature"),
         ([("evaluate: {on: [films:test]}", "evaluate: {on: [films:held_out]}")], "33:17 evaluate.on.0: nothing is held out of this source"),
+        ([("name: tiny", "name: tiny\nengine: {recompute: [langauge]}")], "2:22 engine.recompute.0: 'langauge' is no part of any stage, did you mean 'language'?"),
+        ([("name: tiny", "name: tiny\nengine: {kind: zero3, compile: [language]}")], "2:1 engine: compile: zero3 gathers weights by hooks"),
         ([(MIX, f"{MIX}    keep: best\n")], "20:5 stages.align.keep: `best` is chosen by validation, and there is none"),
         ([(MIX, f"{MIX}    validate: {{evry: 3}}\n")], "20:16 stages.align.validate.evry: unknown key, did you mean 'every'?"),
         ([("{choice: 1}", "{choise: 1}")], "31:5 stages.reason.rewards: unknown reward 'choise', did you mean 'choice'?"),

@@ -126,16 +126,16 @@ class Change:
     memory: Memory
 
 
-def cheapest(step: Step, weights: Weights, engine: str, precision: str, world: int, usable: float, micro: int, accumulate: int, stage: str) -> Change | None:
-    """The first that fits, from what costs nothing but a line to what changes the training. None where none of them does."""
-    for say, kind, again, share in _changes(engine, world, micro, accumulate, stage):
+def cheapest(step: Step, weights: Weights, engine: str, precision: str, world: int, usable: float, micro: int, accumulate: int, stage: str, blocks: str) -> Change | None:
+    """The first that fits, from what costs nothing but a line to what changes the training. None where none of them does. blocks: the modules that have some, as a recipe names them."""
+    for say, kind, again, share in _changes(engine, world, micro, accumulate, stage, f"engine.recompute=[{blocks}]"):
         found = memory(step, weights, kind, precision, world, again, share)
         if found.total <= usable:
             return Change(say, found)
     return None
 
 
-def _changes(engine: str, world: int, micro: int, accumulate: int, stage: str) -> Iterator[tuple[str, str, bool, float]]:
+def _changes(engine: str, world: int, micro: int, accumulate: int, stage: str, recompute: str) -> Iterator[tuple[str, str, bool, float]]:
     halves = [n for n in (2, 4, 8, 16, 32, 64, 128) if micro % n == 0]
     kinds = [engine, *(k for k in ("fsdp2", "zero3") if world > 1 and engine != k)]
     for kind in kinds:
@@ -144,9 +144,9 @@ def _changes(engine: str, world: int, micro: int, accumulate: int, stage: str) -
             yield _said(first), kind, False, 1.0
         for n in halves:
             yield _said([*first, f"stages.{stage}.accumulate={accumulate * n}"]), kind, False, 1 / n
-        yield _said([*first, "engine.recompute"]), kind, True, 1.0
+        yield _said([*first, recompute]), kind, True, 1.0
         for n in halves:
-            yield _said([*first, "engine.recompute", f"stages.{stage}.accumulate={accumulate * n}"]), kind, True, 1 / n
+            yield _said([*first, recompute, f"stages.{stage}.accumulate={accumulate * n}"]), kind, True, 1 / n
 
 
 def _said(lines: list[str]) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Lora, StageConfig
-from medvlm.models.parts import group_of, matches
+from medvlm.models.parts import group_of, matches, module_of
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.gpus import GIB, Machines
 from medvlm.preflight.known import described
@@ -24,6 +24,7 @@ from medvlm.preflight.staging import items_of, length, longest, micro_of, stage_
 from medvlm.recipe import LoadedRecipe
 from medvlm.rules import starts_from
 from medvlm.sections import Recipe
+from medvlm.train.blocks import blocks
 from medvlm.train.optim import make_optimizer
 
 MFU = 0.4
@@ -120,11 +121,11 @@ def _stage(
     weights = bytes_of.weights_of(stage.model)
     engine = _engine(recipe, machines)
     options = [bytes_of.memory(step, weights, kind, precision, world, again) for kind in _engines(engine, world) for again in (False, True)]
-    chosen = next(m for m in options if m.engine == engine and not m.recompute)
+    chosen = next(m for m in options if m.engine == engine and m.recompute == bool(recipe.engine.recompute))
     fits = chosen.total <= machines.usable if machines else None
     change = None
     if machines and not fits:
-        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, config.micro_batches, config.name)
+        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, config.micro_batches, config.name, ",".join(sorted({module_of(n) for n, _ in blocks(stage.model)})))
     rate = machines and (machines.gpu.fp32 if precision == "32-true" else machines.gpu.bf16) * 1e12 * mfu
     every = [x for source in items.values() for x in source]
     optimiser = step.held.get("optimiser", 0.0)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -21,6 +21,8 @@ from medvlm.core.errors import RecipeError
 from medvlm.train.blocks import Matches, compile_blocks, recompute
 from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
+
+SHARDING = ("fsdp2", "zero1", "zero2", "zero3")
 
 
 class EngineConfig(Config):
@@ -43,6 +45,17 @@ class EngineConfig(Config):
     after which NCCL gives up without a name. Give more where a validation or a step takes longer."""
 
 
+    @model_validator(mode="after")
+    def _fits(self) -> EngineConfig:
+        if self.offload and self.kind not in SHARDING:
+            raise ValueError(f"offload: {self.kind} shards nothing that could wait in the CPU's memory; use fsdp2 or zero3")
+        if self.kind.startswith("zero") and self.precision == "bf16-true":
+            raise ValueError(f"precision: {self.kind} keeps float32 weights; use bf16-mixed, or fsdp2")
+        if self.kind == "zero3" and self.compile:
+            raise ValueError("compile: zero3 gathers weights by hooks within the blocks, which torch.compile cannot pass; use fsdp2, or zero2")
+        return self
+
+
 class Engine:
     """rank, world, device; sums and gathers over ranks; the model and the optimiser of a stage, from backward pass to what is saved.
 
@@ -63,8 +76,6 @@ class Engine:
         world = int(os.environ.get("WORLD_SIZE", 1))
         if config.kind == "single" and world > 1:
             raise RecipeError(f"engine.kind is single, but torchrun started {world} processes; use auto or ddp")
-        if config.offload and config.kind not in ("fsdp2", "zero1", "zero2", "zero3"):
-            raise RecipeError(f"engine.offload: {config.kind} shards nothing that could wait in the CPU's memory; use fsdp2 or zero3")
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         # A parameter may go unused (SigLIP's pooling head below a language model): DDP must not wait for it.
         # Norms of what is offloaded are summed on the CPU, which nccl cannot.
@@ -72,7 +83,7 @@ class Engine:
         spread = world > 1 or config.kind not in ("auto", "single")
         strategy: Any = DDPStrategy(find_unused_parameters=True, **backend) if spread else "auto"
         accelerator: Any = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
-        precision = "32-true" if config.kind in ("fsdp2", "zero1", "zero2", "zero3") else config.precision  # theirs is their own
+        precision = "32-true" if config.kind in SHARDING else config.precision  # theirs is their own
         self.fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=precision)
         self.fabric.launch()
         self.config = config

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medvlm.core.errors import RecipeError
 from medvlm.train.engine import EngineConfig
@@ -145,15 +146,13 @@ def test_bfloat16_is_near_and_its_weights_are_float32(kind: str, slow: Ranks, on
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"kind": "ddp", "offload": True}, "engine.offload: ddp shards nothing"),
-    ({"kind": "zero2", "precision": "bf16-true"}, "zero2 keeps float32 weights; use bf16-mixed"),
-    ({"kind": "zero3", "compile": ("language",)}, "engine.compile: zero3 gathers weights by hooks"),
+    ({"kind": "ddp", "offload": True}, "offload: ddp shards nothing"),
+    ({"kind": "zero2", "precision": "bf16-true"}, "precision: zero2 keeps float32 weights; use bf16-mixed"),
+    ({"kind": "zero3", "compile": ("language",)}, "compile: zero3 gathers weights by hooks"),
 ])  # fmt: skip
 def test_what_an_engine_cannot_do_is_refused(settings: dict[str, Any], message: str) -> None:
-    if settings["kind"].startswith("zero") and not _has_deepspeed():
-        pytest.skip("needs DeepSpeed")
-    with pytest.raises(RecipeError, match=message):
-        make_engine(EngineConfig(device="cpu", **settings))
+    with pytest.raises(ValidationError, match=message):
+        EngineConfig(device="cpu", **settings)
 
 
 def test_without_deepspeed_zero_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
