@@ -15,8 +15,8 @@ from typing import Any
 
 from medvlm.core.errors import CheckpointError
 
-BEAT_S, STALE_S = 2.0, 15.0
-"""How often an owner says that it lives; how long one on another machine may be silent."""
+BEAT_S, STALE_S, END_S = 2.0, 15.0, 30.0
+"""How often an owner says that it lives; how long one on another machine may be silent; how long one of an earlier attempt of the same job may take to end."""
 
 
 class Lease:
@@ -30,13 +30,18 @@ class Lease:
     def __init__(self, folder: Path, say: Callable[[str], Any] = print):
         self.path, self.say = folder / ".lease", say
         self.me = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "began": _began(os.getpid())}
+        self.me["job"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
         self.beats = 0
         self.ended = threading.Event()
 
     def __enter__(self) -> Lease:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + END_S
         while not self._create():
             if (owner := self._owner()) and self._lives(owner):
+                if self.me["job"] and owner.get("job") == self.me["job"] and time.monotonic() < until:
+                    time.sleep(BEAT_S / 4)  # torchrun has started anew, and on some machine the ones before still end
+                    continue
                 raise CheckpointError(
                     f"{self.path.parent.name}: another process is training this run (process {owner.get('pid')} on {owner.get('host')}); "
                     "wait for it, or give the recipe another name"

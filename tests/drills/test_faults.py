@@ -61,10 +61,10 @@ class Job:
             self.process = subprocess.Popen(command, env={**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, stdout=log, stderr=log)
         self.ranks: set[int] = set()
 
-    def wait(self, seconds: float = 240) -> int:
+    def wait(self, seconds: float = 900) -> int:
         return self.process.wait(timeout=seconds)
 
-    def wait_for(self, step: int, seconds: float = 240) -> None:
+    def wait_for(self, step: int, seconds: float = 900) -> None:
         until = time.monotonic() + seconds
         while not self.metrics(step):
             assert self.process.poll() is None and time.monotonic() < until, self.said()
@@ -116,7 +116,7 @@ def test_a_signal_to_torchrun_saves_ends_all_and_the_run_goes_on(number: signal.
     first = job()
     first.wait_for(7)
     first.process.send_signal(number)
-    assert first.wait(60) != 0 and gone(first, 5)
+    assert first.wait(120) != 0 and gone(first, 5)
     assert first.status()["status"] == "preempted", first.said()
     step = checkpoint.saved_steps(first.run.stage(STAGE))[-1]
     assert step < 40 and not checkpoint.damaged(first.run.stage(STAGE) / f"step-{step}")
@@ -148,8 +148,8 @@ def test_a_rank_that_stands_still_is_named_and_all_end_in_time(fault: str, runs:
     first = job(fault, 12, overrides=("engine.stall_s=4",))
     first.wait_for(11)
     began = time.monotonic()
-    assert first.wait(60) != 0 and gone(first, 5)
-    assert time.monotonic() - began < 20
+    assert first.wait(120) != 0 and gone(first, 5)
+    assert time.monotonic() - began < 30
     assert "medvlm: nothing moved for 4 s: rank 1 (process " in (log := first.log.read_text()) and f"stage {STAGE}, step 12: computes" in log and ", samples " in log
     assert first.status()["status"] == "stalled" and "rank 1" in first.status()["reason"] and "rank 0" not in first.status()["reason"]
     again = job()
@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(runs: Path, job:
 
 def test_it_ends_all_ranks_where_the_recipe_does_not_say_skip(job: Any) -> None:
     only = job("nan", 9)
-    assert only.wait(120) != 0 and only.status() == {**only.status(), "status": "failed", "reason": "DataError"}
+    assert only.wait() != 0 and only.status() == {**only.status(), "status": "failed", "reason": "DataError"}
     assert f"stage {STAGE}, step 9: loss nan" in only.said()
 
 

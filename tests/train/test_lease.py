@@ -126,3 +126,18 @@ def test_of_many_that_find_a_dead_owner_one_gets_the_run(tmp_path: Path) -> None
     for thread in threads:
         thread.join()
     assert had == ["one"]
+
+
+def test_an_earlier_attempt_of_the_same_job_is_given_time_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job7")
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+    first = Lease(tmp_path)
+    first.__enter__()
+    threading.Timer(0.5, lambda: first.__exit__()).start()
+    began = time.monotonic()
+    with Lease(tmp_path) as second:
+        second.check()
+    assert time.monotonic() - began > 0.4
+    monkeypatch.setattr(lease, "END_S", 0.3)
+    with Lease(tmp_path), pytest.raises(CheckpointError, match="another process is training"), Lease(tmp_path):
+        pass
