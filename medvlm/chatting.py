@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Medium, Question, Truth
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from medvlm.evaluate.answerer import RunAnswerer
 
 Talk = Callable[[str], str]
-SLICES = 16
-"""Of a volume, in equal distances, where a model takes pictures alone."""
 
 
 def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max_new_tokens: int = 256) -> Talk:
@@ -48,9 +45,11 @@ def answerer(folder: Path, stage: str = "", max_new_tokens: int = 256) -> RunAns
 
 
 def kind_of(prepare: Any, asked: str) -> Callable[[int], str]:
-    """Axes of a medium -> the kind that an encoder for so many axes serves. Raises DataError where none does."""
+    """Axes of a medium -> the kind that an encoder for so many axes serves; a ready model takes any. Raises DataError where none does."""
 
     def chosen(axes: int) -> str:
+        if not prepare.transforms:
+            return asked or "own"
         fitting = [kind for kind, name in prepare.routes.items() if len(prepare.transforms[name].preprocess.size) == axes]
         if asked and asked not in prepare.routes:
             raise DataError(f"--kind {asked}: no encoder serves it (served are {', '.join(prepare.routes)})")
@@ -118,12 +117,10 @@ def pictures(medium: Medium, stored: Any) -> list[Any]:
     """8-bit pictures for models that take nothing else: a film, or slices of a volume; windowed by its own percentiles where it has more bits."""
     from PIL import Image
 
-    from medvlm.data.transforms import to_display
+    from medvlm.data.views import Views
+    from medvlm.data.views import pictures as shown
     from medvlm.io.images import decode
 
     array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
-    shown = to_display(array, Preprocess(size=(1, 1), percentiles=None if array.dtype == "uint8" else (0.5, 99.5)))
-    if len(medium.size) == 2:
-        return [Image.fromarray(shown).convert("RGB")]
-    count = min(len(shown), SLICES)
-    return [Image.fromarray(shown[int((i + 0.5) * len(shown) / count)]).convert("RGB") for i in range(count)]
+    views = Views(percentiles=None if array.dtype == "uint8" else (0.5, 99.5))
+    return [Image.fromarray(picture) for picture in shown(array, medium, views)]

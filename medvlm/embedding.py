@@ -48,8 +48,6 @@ def embed(model: str, sources: Sequence[str], to: Path, stage: str = "", kind: s
 
 
 def _ours(folder: Path, sources: Sequence[str], stage: str, kind: str) -> Iterator[Row]:
-    import torch
-
     from medvlm.models.parts import encode, evaluating
 
     made = answerer(folder, stage)
@@ -61,7 +59,7 @@ def _ours(folder: Path, sources: Sequence[str], stage: str, kind: str) -> Iterat
                 batch = pixels[None].to(next(model.parameters()).device)
                 yield model.embed_media({name: batch})[0] if made.dual else encode(model.encoders[name], batch, name).pooled[0]
 
-    if not hasattr(model, "encoders") or not isinstance(model.encoders, torch.nn.ModuleDict):
+    if not made.prepare.transforms:
         raise RecipeError(f"{folder}: its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual encoders and composed models")
     for key, source, sample, files in _samples(sources, kind_of(made.prepare, kind)):
         for medium, vector in enumerate(vectors(sample, files)):

@@ -35,3 +35,5 @@ class About:
     codec: str = ""
     parameters: Mapping[str, int] = field(default_factory=dict)
     audits: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    base: str = ""
+    """Of adapters: what they name as their base."""

@@ -70,11 +70,12 @@ def _described(part: Mapping[str, Any]) -> str:
 
 
 def _loading(about: About) -> str:
-    target = component("export.targets", about.kind)
+    target: Any = component("export.targets", about.kind)
+    lines = target.LOADING(about.base) if callable(target.LOADING) else target.LOADING
     if about.kind == "custom":
         why = about.why_custom or "its recipe asks for that (export.target: custom)"
-        return f"## How to load\n\nThis folder needs the package medvlm: {why}.\n\n{target.LOADING}"
-    return f"## How to load\n\nPlain {target.LIBRARY}, no code from this folder:\n\n{target.LOADING}"
+        return f"## How to load\n\nThis folder needs the package medvlm: {why}.\n\n{lines}"
+    return f"## How to load\n\nPlain {target.LIBRARY}, no code from this folder:\n\n{lines}"
 
 
 def _limits_of_data(about: About) -> str:

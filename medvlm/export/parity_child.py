@@ -61,15 +61,18 @@ def adapted_answers(folder: Path, reference: Path, expected: Found, tensors: Fou
     from safetensors import safe_open
     from transformers import AutoModelForImageTextToText
 
-    base, loading = AutoModelForImageTextToText.from_pretrained(folder / "base", **_plain(), output_loading_info=True)
+    # A base of the hub lies where this machine has it.
+    where = Path(expected.get("base") or folder / "base")
+    processor = folder / "base" if where == folder / "base" else folder
+    base, loading = AutoModelForImageTextToText.from_pretrained(where, **_plain(), output_loading_info=True)
     name = type(base).__name__
     model = PeftModel.from_pretrained(base, folder).eval()
     with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
         given, wanted = set(stored.keys()), set(get_peft_model_state_dict(model, save_embedding_layers=False))
     missing = {"missing_adapters": sorted(wanted - given), "unexpected_adapters": sorted(given - wanted)}
-    found = _answers(model, folder / "base", reference, expected, tensors)
+    found = _answers(model, processor, reference, expected, tensors)
     with model.disable_adapter():
-        without = _answers(model, folder / "base", reference, {**expected, "cases": expected["cases"][:1], "golden": []}, tensors)
+        without = _answers(model, processor, reference, {**expected, "cases": expected["cases"][:1], "golden": []}, tensors)
     effect = without["cases"][0]["diff"]
     return {**found, "class": f"{type(model).__name__} over {name}", "loading": {**_loading(loading), **missing}, "adapter_effect": effect or 0.0}
 

@@ -83,7 +83,7 @@ def _write(run: RunFolder, folder: Path, trained: Trained, kind: str) -> ExportR
         _describe(run, folder, trained, audit, kind)
         record = parity.prove(folder, reference, target.LOADER)
     write_json(folder / "medvlm" / "parity.json", record)
-    (folder / "README.md").write_text(model_card(_about(run, trained, kind, record, audit)), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(_about(run, folder, trained, kind, record, audit)), encoding="utf-8")
     if found := traces(folder, [run.root.resolve(), folder.resolve().parent, Path.cwd(), Path(tempfile.gettempdir()) / "medvlm-parity-"]):
         raise RuntimeError(f"export: the folder would give away something of this machine: {'; '.join(found)}")
     seal(folder)
@@ -113,7 +113,7 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     (where / run.recipe.name).write_text(f"# {trained.recipe_hash}\n{as_yaml(plain)}", encoding="utf-8")
 
 
-def _about(run: RunFolder, trained: Trained, kind: str, record: dict[str, Any], audit: Audit) -> About:
+def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: dict[str, Any], audit: Audit) -> About:
     lineage = _read(run.lineage, {})
     stages = {s.name: _read(run.stage(s.name) / "stage.json", {}) for s in trained.stages}
     return About(
@@ -126,6 +126,7 @@ def _about(run: RunFolder, trained: Trained, kind: str, record: dict[str, Any], 
         stages={name: done for name, done in stages.items() if done},
         results=[] if kind in NEAREST["encoder"] else _results(run, trained),
         preprocess={trained.encoder: trained.preprocess[trained.encoder]} if kind in NEAREST["encoder"] else trained.preprocess,
+        base=_read(folder / "adapter_config.json", {}).get("base_model_name_or_path", ""),
         parity=record,
         audit=audit,
         recipe_hash=trained.recipe_hash,

@@ -59,13 +59,14 @@ class Target(Protocol):
     """medvlm/export/targets/NAME.py.
 
     MAKES: of which models, `vlm` and `dual` as stages make them. LIBRARY: the Hub's library_name. LOADER: how the proof
-    loads it (a function of parity_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in them.
+    loads it (a function of parity_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in them, or a
+    function of the base that adapters name.
     """
 
     MAKES: tuple[str, ...]
     LIBRARY: str
     LOADER: str
-    LOADING: str
+    LOADING: str | Callable[[str], str]
 
     reason: Callable[[Any, Sequence[Any], str], str | None]
     """reason(model, stages, part): why it can't hold what a recipe's `model` and `stages` make, or None. Asked at validation

@@ -14,6 +14,10 @@ from medvlm.core.run import RunFolder
 from medvlm.export import parity
 from medvlm.export.run import ExportReceipt, export
 from medvlm.export.targets.adapter import pattern_of
+from medvlm.export.trained import Trained
+from medvlm.models.lora import attach
+from medvlm.sections import Recipe
+from tests.models.ready import saved
 
 from .conftest import prove_here, recipe_of, trained_of
 
@@ -84,3 +88,46 @@ def test_numbers_of_layers_are_left_open_only_where_all_are_meant() -> None:
     assert pattern_of([m for m in modules if m.startswith("language") and m.endswith("q_proj")], modules) == r"language\.layers\.\d+\.q_proj"
     assert pattern_of(["tower.layers.1.k_proj"], modules) == r"tower\.layers\.1\.k_proj"
     assert json.loads(json.dumps(pattern_of(["tower.layers.11.k_proj", "tower.layers.1.k_proj"], modules))).count("|") == 1
+
+
+def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str]) -> Trained:
+    """A ready model that this machine's cache of the hub holds, with adapters on its language model that do something."""
+    import torch
+    from huggingface_hub import constants
+
+    from medvlm.data.native import Processor, make_native_prepare
+    from medvlm.models.native import build_native
+
+    cached = tmp_path / "cache" / "models--lab--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123abc")
+    snapshot = saved("llava", cached / "snapshots" / "0123abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    prepare = make_native_prepare(Processor(snapshot), {}, "", 1000)
+    model: Any = build_native(snapshot, prepare.processor.blank(), 0).eval()
+    composed = recipe_of({}, {})
+    stage = {**composed.stages[0].model_dump(by_alias=True), "trains": trains, "lora": {"rank": 4, "targets": ["language"]}}
+    recipe = Recipe.model_validate({**composed.model_dump(by_alias=True), "model": {"pretrained": "lab/tiny"}, "stages": [stage]})
+    attach(model, recipe.stages[0].lora, seed=5)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or (name.startswith("connectors.") and "connectors" in trains):
+                parameter.data.normal_(std=0.1)
+    plain = recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True})
+    tokenizer = prepare.processor.tokenizer
+    return Trained(model, tokenizer, {}, recipe.stages[0].name, recipe, plain, "0123abcd", trained_of(composed).cards, prepare=prepare)
+
+
+@pytest.mark.parametrize("trains", [["lora"], ["connectors", "lora"]], ids=["adapters", "connector-too"])
+def test_a_model_of_the_hub_stays_there(trains: list[str], tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "prove", prove_here)
+    receipt = export(run, tmp_path / "out", of_the_hub(tmp_path, monkeypatch, trains), "adapter")
+    config = json.loads((receipt.folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("lab/tiny", "0123abc")
+    assert config["modules_to_save"] == (["model.multi_modal_projector"] if "connectors" in trains else None)
+    assert receipt.parity["passed"] and receipt.parity["max_abs_logit_diff"] <= 1e-4 and receipt.parity["adapter_effect"] > 0.01
+    assert not (receipt.folder / "base").exists() and (receipt.folder / "processor_config.json").is_file()
+    card = (receipt.folder / "README.md").read_text()
+    assert 'AutoModelForImageTextToText.from_pretrained("lab/tiny")' in card and "base_model:\n- lab/tiny\n" in card
+    assert not any(path.name == "model.safetensors" for path in receipt.folder.rglob("*"))

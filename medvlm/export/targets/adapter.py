@@ -1,16 +1,19 @@
 """The adapters of a trained model as a PEFT folder, over a base that stock transformers loads.
 
-A composition is no model of the hub, so its base is written beside the adapters, as FOLDER/base: the parts as they were
-started from, and what was trained without adapters (connectors, new rows of the embeddings). That is why nothing is in
-`modules_to_save`: it would be stored twice, and vLLM serves no adapter that has it.
+A ready model of the hub stays where it is: the adapters name it with its revision, and what was trained as whole modules, the
+connector for one, is in `modules_to_save`. A composition is no model of the hub, so its base is written beside the
+adapters, as FOLDER/base, with all that was trained without adapters; nothing is in `modules_to_save` then, which would
+store it twice. The same for a ready model that cannot be told in that way: parts of modules were trained, or adapters of an
+earlier stage were folded in.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +21,39 @@ import torch
 
 from medvlm.core.config import component
 from medvlm.core.errors import ShapeError
+from medvlm.core.run import write_json
 from medvlm.export.audit import Audit
 from medvlm.export.stock import resolve
 from medvlm.export.trained import Trained
 from medvlm.models.lora import take_off
 
 MAKES, LIBRARY, LOADER = ("vlm",), "peft", "peft"
-LOADING = """\
+LINES = """\
 ```python
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
-processor, base = AutoProcessor.from_pretrained("FOLDER/base"), AutoModelForImageTextToText.from_pretrained("FOLDER/base")
+processor, base = AutoProcessor.from_pretrained("PROCESSOR"), AutoModelForImageTextToText.from_pretrained("BASE")
 model = PeftModel.from_pretrained(base, "FOLDER")
 chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, {"type": "text", "text": "What does the image show?"}]}]
 inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 
-The base is a composition that no hub holds, so it lies beside the adapters. What was trained without adapters, the connector
-for one, is in the base and not in `modules_to_save`, which vLLM does not serve."""
+"""
+BESIDE = "base"
+
+
+def LOADING(base: str) -> str:
+    """Lines for the model card. base: what adapter_config.json names."""
+    if base == BESIDE:
+        return LINES.replace("PROCESSOR", "FOLDER/base").replace("BASE", "FOLDER/base") + (
+            "The base is in no hub, so it lies beside the adapters. What was trained without adapters, the connector for one, is in the base and not "
+            "in `modules_to_save`, which vLLM does not serve."
+        )
+    return LINES.replace("PROCESSOR", "FOLDER").replace("BASE", base) + (
+        "What was trained as a whole module is in `modules_to_save`, where there is any; vLLM serves no adapter that has it, and takes the export of target `stock`."
+    )
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
@@ -48,13 +64,16 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 
 def reference(trained: Trained, folder: Path) -> None:
-    component("export.targets", resolve("stock", trained.recipe.model, trained.stages)[0]).reference(trained, folder)
+    component("export.targets", _stock(trained)).reference(trained, folder)
+    if found := published(trained):
+        expected = json.loads((folder / "reference.json").read_text())
+        write_json(folder / "reference.json", {**expected, "base": str(found.snapshot)})
 
 
 def write(trained: Trained, folder: Path) -> Audit:
     """Adapters are taken off the model for good. Raises ShapeError for one that the stock class has no layer for."""
-    kind, _, _ = resolve("stock", trained.recipe.model, trained.stages)
-    base: Any = component("export.targets", kind)
+    base: Any = component("export.targets", _stock(trained))
+    found = published(trained)
     config, adapters = take_off(trained.model)
     if not adapters:
         raise ShapeError(f"export: stage {trained.stage} left no adapters in the model; export it as stock")
@@ -62,36 +81,88 @@ def write(trained: Trained, folder: Path) -> Audit:
     placed = {name: place_of(name) for name in adapters}
     if homeless := sorted(name for name, place in placed.items() if place is None):
         raise ShapeError(f"export: {len(homeless)} adapters have no layer in the stock class: {', '.join(homeless[:5])}; export as stock or custom")
-    audit: Audit = base.write(replace(trained, model=trained.model), folder / "base")
-    _save(config, {str(placed[name]): tensor for name, tensor in adapters.items()}, folder)
+    tensors = {str(placed[name]): tensor for name, tensor in adapters.items()}
+    if found:
+        audit = Audit(replaced=sorted(found.trained))
+        config.base_model_name_or_path, config.revision, config.modules_to_save = found.name, found.revision, found.modules or None
+        _save(config, trained.model.stock.config, {**tensors, **found.trained}, folder)
+        base.save_processor(trained, folder)
+    else:
+        from transformers import AutoConfig
+
+        audit = base.write(trained, folder / BESIDE)
+        config.base_model_name_or_path = BESIDE
+        _save(config, AutoConfig.from_pretrained(folder / BESIDE), tensors, folder)
     audit.adapters = sorted(adapters)
     return audit
 
 
-def _save(config: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+@dataclass(frozen=True)
+class Published:
+    """A ready model as the hub has it. snapshot: where it lies on this machine. modules: paths of the stock class that were trained
+    whole; trained: their tensors by name there."""
+
+    name: str
+    revision: str
+    snapshot: Path
+    modules: list[str]
+    trained: dict[str, torch.Tensor]
+
+
+def published(trained: Trained) -> Published | None:
+    """The base as the hub has it, or None where it has to be written."""
+    name = trained.recipe.model.pretrained
+    if not name or name.count("/") != 1 or Path(name).exists() or len({stage.lora for stage in trained.stages if stage.lora}) > 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    stored = try_to_load_from_cache(name, "config.json")
+    if not isinstance(stored, str):
+        return None
+    place_of, stock = component("export.targets", _stock(trained)).places(trained), trained.model.stock
+    changed = {place_of(full): tensor.detach() for full, tensor in trained.model.named_parameters() if ".lora_" not in full and trained.is_trained(full)}
+    owned = {path: {f"{path}.{inner}" for inner, _ in module.named_parameters()} for path, module in stock.named_modules() if path}
+    whole = [path for path, inside in owned.items() if inside and inside <= changed.keys()]
+    modules = [path for path in whole if not any(path.startswith(f"{outer}.") for outer in whole)]
+    if set(changed) - {full for path in modules for full in owned[path]}:
+        return None
+    return Published(name, Path(stored).parent.name, Path(stored).parent, modules, changed)
+
+
+def _stock(trained: Trained) -> str:
+    return resolve("stock", trained.recipe.model, trained.stages)[0]
+
+
+def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """adapter_config.json and adapter_model.safetensors, by peft's own names for the layers of the stock class.
 
-    Built on meta: no weight of the base is read.
+    tensors: by name in the stock class, adapters and whole modules. Built on meta: no weight of the base is read.
     """
     from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        stock = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder / "base"))
-    stock.name_or_path = "base"  # and no folder of this machine
-    layers = {name.partition(".lora_")[0] for name in tensors}
+        stock = AutoModelForImageTextToText.from_config(stock_config)
     config = copy.deepcopy(config)
-    config.target_modules = pattern_of(layers, [name for name, _ in stock.named_modules()])
-    config.task_type, config.inference_mode, config.base_model_name_or_path = "CAUSAL_LM", True, "base"
+    stock.name_or_path = config.base_model_name_or_path  # and no folder of this machine
+    config.target_modules = pattern_of({name.partition(".lora_")[0] for name in tensors if ".lora_" in name}, [name for name, _ in stock.named_modules()])
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
     with torch.device("meta"):
         made = get_peft_model(stock, config)
-    named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
-    expected = {name for name in made.state_dict() if ".lora_" in name}
+    named = {_in_peft(name, config.modules_to_save or ()): tensor.contiguous() for name, tensor in tensors.items()}
+    expected = {name for name in made.state_dict() if ".lora_" in name or ".modules_to_save." in name}
     if expected != named.keys():
         raise ShapeError(f"export: peft has other adapters than the model: {', '.join(sorted(expected ^ named.keys())[:5])}")
     made.load_state_dict(named, strict=False, assign=True)
     made.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft writes a card of its own
+
+
+def _in_peft(name: str, whole: Iterable[str]) -> str:
+    for path in whole:
+        if name.startswith(f"{path}.") and ".lora_" not in name:
+            return f"base_model.model.{path}.modules_to_save.default.{name.removeprefix(f'{path}.')}"
+    return f"base_model.model.{name}"
 
 
 def pattern_of(layers: Iterable[str], modules: Sequence[str]) -> str:

@@ -61,6 +61,11 @@ def write(trained: Trained, folder: Path) -> Audit:
     stock.generation_config = generation_config(model, trained.tokenizer)
     stock.config.dtype = stock.dtype
     stock.save_pretrained(folder)
+    save_processor(trained, folder)
+    return audit
+
+
+def save_processor(trained: Trained, folder: Path) -> None:
     prepare = _prepare(trained)
     padding = prepare.processor.tokenizer.padding_side
     # Several prompts in one batch are continued at their right end.
@@ -68,7 +73,6 @@ def write(trained: Trained, folder: Path) -> Audit:
     prepare.processor.stock.save_pretrained(folder)
     prepare.processor.stock.image_processor.save_pretrained(folder)
     prepare.processor.tokenizer.padding_side = padding
-    return audit
 
 
 def reference(trained: Trained, folder: Path) -> None:
