@@ -54,7 +54,10 @@ class Dialogue:
         if len(after) != len(image_tokens):
             raise DataError(f"the chat template kept {len(after)} of {len(image_tokens)} image placeholders")
         expanded = before + "".join(self.image_token * n + part for n, part in zip(image_tokens, after, strict=True))
-        return tuple(self.tokenizer(expanded, add_special_tokens=False).input_ids)
+        found = tuple(self.tokenizer(expanded, add_special_tokens=False).input_ids)
+        if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(image_tokens):
+            raise DataError(f"the tokenizer made {number} image tokens of {sum(image_tokens)}; {self.image_token} must be a token of its own in its vocabulary")
+        return found
 
 
 @dataclass(frozen=True)

@@ -107,3 +107,9 @@ def test_a_template_that_drops_images_is_refused() -> None:
     dropping = "{% for m in messages %}{{ m['content'].replace('<image>', '') }}{% endfor %}"
     with pytest.raises(DataError, match="kept 0 of 2 image placeholders"):
         refusing(dropping).turn("Which lung is affected?", (4, 4), None)
+
+
+def test_an_image_token_that_is_none_of_the_vocabulary_is_refused_before_any_model_sees_it() -> None:
+    with pytest.raises(DataError, match="the tokenizer made 0 image tokens of 4; <picture> must be a token of its own"):
+        Dialogue(tokenizer(), "<picture>").turn("Where?", [4], None)
+    assert Dialogue(tokenizer(), "<picture>").turn("Where?", [], None).prompt
