@@ -51,7 +51,7 @@ def test_a_place_outside_is_refused() -> None:
 
 @pytest.mark.parametrize("n, block, window", [(1, 4, 2), (10, 3, 2), (100, 7, 3), (1000, 64, 4), (4097, 256, 16), (64, 64, 1), (63, 64, 2), (12, 1, 5)])
 def test_blocks_hold_every_place_once(n: int, block: int, window: int) -> None:
-    for epoch in range(3):
+    for epoch in range(3 if n < 1000 else 1):
         assert sorted(Blocks(n, block, window, 7, "cxr", epoch)[i] for i in range(n)) == list(range(n))
 
 

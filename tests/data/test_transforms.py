@@ -251,15 +251,15 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 @pytest.mark.parametrize("settings", [{"windows": WINDOWS}, {"percentiles": (1, 99)}, {"spacing_mm": (1, 1), "fit": "crop"}], ids=lambda s: next(iter(s)))
 def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(settings: dict[str, Any]) -> None:
-    from types import SimpleNamespace
-
     from medvlm.export.stock import resolve
+    from medvlm.sections import Model
+    from tests.tiny_run import TOWER
 
     (name, *_), preprocess = settings, Preprocess(size=(32, 32), **settings)
     with pytest.raises(ShapeError, match=rf"preprocess\.{name} is set: .*; use export\.target: custom"):
         processor_settings(preprocess)
-    encoder = SimpleNamespace(kind="transformers", preprocess=preprocess)
-    assert f"encoders.film.preprocess.{name} is set" in resolve("stock", SimpleNamespace(encoders={"film": encoder}, language=None), ())[2]
+    model = Model.model_validate({"encoders": {"film": {**TOWER, "preprocess": preprocess.model_dump()}}})
+    assert f"encoders.film.preprocess.{name} is set" in resolve("stock", model, ())[2]
 
 
 def test_every_setting_is_part_of_the_recipes_hash() -> None:
