@@ -78,7 +78,7 @@ def test_the_exported_folder_answers_as_the_run_does_in_plain_transformers(run: 
 
 
 def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> None:
-    tower = {"film": {"kind": "timm", "model": "vit_tiny_patch16_224"}}
+    tower = {"film": {"kind": "timm", "net": "vit_tiny_patch16_224"}}
     changes: list[tuple[dict[str, Any], str]] = [
         ({"model": {"pretrained": "a/b", "encoders": tower}}, "is a whole model"),
         ({"model": {}}, "give `encoders`"),

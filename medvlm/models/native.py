@@ -75,6 +75,7 @@ class NativeVLM(nn.Module):
         self.blank = dict(blank)
         self.encoders = nn.ModuleDict({IMAGE: _without(stock.model, self.family.tower, self.family.connectors)})
         self.connectors = nn.ModuleDict({IMAGE: _connector(stock.model, self.family.connectors)})
+        self._bare = [path for path in self.family.connectors if isinstance(getattr(stock.model, path, None), nn.Parameter)]
         self.language = Part()
         self.language.add_module("model", stock.model.get_submodule(self.family.language))
         self.language.add_module("lm_head", stock.lm_head)
@@ -111,6 +112,8 @@ class NativeVLM(nn.Module):
         dtype = next(self.encoders.parameters()).dtype
         pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in media.items()}
         trained = is_trained(self.encoders) or is_trained(self.connectors)
+        for name in self._bare:  # an engine that shards weights exchanges the parameter of the registered module alone
+            self.stock.model._parameters[name] = self.connectors[IMAGE]._parameters[name]
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             return self.stock.model.get_image_features(**pixels, return_dict=True)
 
