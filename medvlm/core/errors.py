@@ -23,6 +23,10 @@ class StorageError(UserError):
     """A disk or a server cannot be used now. It says nothing about the data: no sample takes another's place for it."""
 
 
+class ImageNotUsed(DataError):
+    """The images of a stage do not reach what is trained; the message names stage and samples."""
+
+
 class ShapeError(UserError):
     """Two parts that were put together do not fit; the message names both."""
 

@@ -23,6 +23,7 @@ from medvlm.objectives.next_token import log_probability
 from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
+from medvlm.stages._sight import Sight
 from medvlm.train.accounts import SOURCE
 from medvlm.train.loop import Terms
 
@@ -93,6 +94,7 @@ class Grpo(Base):
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.model: Answering = build_answering(setup)
+        self.sight = Sight(config.name, setup.engine)
         self.composer, self.updates = Composer(config.rewards), config.updates
         self.reference: dict[str, torch.Tensor] = {}
 
@@ -124,6 +126,7 @@ class Grpo(Base):
 
     def loss(self, model: nn.Module, micro: Rollout) -> tuple[torch.Tensor, Terms]:
         batch = micro.batch.to(self.engine.device)
+        self.sight.look(self.model, batch)
         log_L = self._log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()

@@ -19,6 +19,7 @@ from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
+from medvlm.stages._sight import Sight
 from medvlm.train.accounts import SOURCE
 from medvlm.train.loop import Terms
 
@@ -70,6 +71,7 @@ class Supervised(Base):
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.model = build_answering(setup)
+        self.sight = Sight(config.name, setup.engine)
 
     def set_modes(self) -> None:
         super().set_modes()
@@ -124,6 +126,8 @@ class Supervised(Base):
 
     def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, Terms]:
         micro = micro.to(self.engine.device)
+        if torch.is_grad_enabled():
+            self.sight.look(self.model, micro)
         logits = model(micro)
         right = float((logits.detach().argmax(-1) == micro.targets_L).sum())
         losses_L = token_losses(logits, micro.targets_L)
