@@ -77,8 +77,15 @@ def test_the_exported_folder_answers_as_the_run_does_in_plain_transformers(run: 
     assert "encoders.image" in card and "AutoModelForImageTextToText" in card and str(run.root.parent.parent) not in card
 
 
+@pytest.mark.slow
+def test_its_adapters_are_a_peft_folder_over_the_family_s_own_class(run: RunFolder, tmp_path: Path) -> None:
+    (receipt,) = exporting.export(run, tmp_path / "out", ["adapter"])
+    assert receipt.parity["passed"] and receipt.parity["class"] == "PeftModelForCausalLM over " + receipt.parity["class"].rpartition(" ")[2]
+    assert receipt.parity["adapter_effect"] > 0 and receipt.audit.adapters
+
+
 def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> None:
-    tower = {"film": {"kind": "timm", "net": "vit_tiny_patch16_224"}}
+    tower = {"film": {"kind": "transformers", "config": {"model_type": "siglip_vision_model"}}}
     changes: list[tuple[dict[str, Any], str]] = [
         ({"model": {"pretrained": "a/b", "encoders": tower}}, "is a whole model"),
         ({"model": {}}, "give `encoders`"),

@@ -15,8 +15,8 @@ import torch
 from medvlm.answers.boxes import Writing
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.core.families import Family, family_of
-from medvlm.core.geometry import resize
-from medvlm.core.sample import Batch, Medium, Question, Sample
+from medvlm.core.geometry import Canvas, resize
+from medvlm.core.sample import BOXES_SLOT, Batch, Medium, Question, Sample, Truth
 from medvlm.data.canvases import canvas_of
 from medvlm.data.dialogue import Dialogue, Document, Turn
 from medvlm.data.prepare import Prepare, Seen
@@ -189,6 +189,12 @@ class NativePrepare(Prepare):
             processed = canvas_of(self.processor.config.model_type, self.processor.stock, size, made.tensors, made.expansions[0], len(images))
             canvas = processed if size == stored else resize(stored, size).then(processed)
         return Seen([("image", made)], canvas)
+
+    def truth(self, question: Question, canvas: Canvas | None) -> Truth:
+        """Raises DataError for boxes on slices that are not those they were drawn on."""
+        if canvas is None and BOXES_SLOT in question.truth.answer:
+            raise DataError(f"{question.template}: its boxes lie on stored slices, and model.views shows another plane; use plane: stored, or leave `boxes` out of `tasks`")
+        return super().truth(question, canvas)
 
     def document(self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True) -> Document:
         """Raises DataError where the text does not hold as many image tokens as there are features: they would be laid into wrong places."""
