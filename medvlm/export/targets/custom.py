@@ -75,6 +75,7 @@ class Manifest(Config):
     has_bias: bool = False
     image_token: str = ""
     box_codec: str = "thousandths"
+    """How boxes in answers are written, see answers/codecs."""
     box_scale: int = 1000
     shared: dict[str, str] = {}
     """Tied tensor -> the one that is stored for both."""
