@@ -44,6 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
+    init = _verb(verbs, "init", _init, "write a recipe and a data card for a table of images with questions or captions")
+    init.add_argument("--model", required=True, metavar="PATH_OR_ID", help="a ready vision-language model (with --captions a CLIP or SigLIP): a folder or a hub id")
+    init.add_argument("--csv", type=Path, required=True, metavar="FILE", help="the table; its first line names the columns (.tsv, .jsonl and .json too)")
+    init.add_argument("--image", required=True, metavar="COL", help="column with the path of the image, relative to the table's folder or absolute")
+    init.add_argument("--question", default="", metavar="COL")
+    init.add_argument("--answer", default="", metavar="COL")
+    init.add_argument("--captions", default="", metavar="COL", help="in the place of question and answer: the text that belongs to the image")
+    init.add_argument("--patient", default="", metavar="COL", help="column that tells patients apart; none of them will be in two splits")
+    init.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="where the files go (default: here)")
+
     train = _verb(verbs, "train", _train, "run the stages of a recipe; run it again to resume")
     _recipe(train)
     train.add_argument("--stage", default="", help="only this stage")
@@ -139,6 +149,15 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+
+
+def _init(args: argparse.Namespace) -> None:
+    from medvlm.core.errors import RecipeError
+    from medvlm.init import Columns, init
+
+    if bool(args.captions) == bool(args.question or args.answer) or bool(args.question) != bool(args.answer):
+        raise RecipeError("init: give --question and --answer, or --captions, each with the name of a column")
+    print(*init(args.model, args.csv, Columns(args.image, args.question, args.answer, args.captions, args.patient), args.to), sep="\n")
 
 
 def _train(args: argparse.Namespace) -> None:
