@@ -80,8 +80,7 @@ def measured(tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, 
     taken: dict[str, list[float]] = {}
     note = lambda name, seconds: taken.setdefault(name, []).append(seconds)  # noqa: E731
     step = training_step(device)
-    saver.save(0, tensors, {})  # warms up
-    first = timed(lambda: saver.save(1, tensors, {}))
+    first = timed(lambda: saver.save(0, tensors, {}))
     saver.wait()
     until = time.monotonic() + seconds
     for i in range(repeats):
