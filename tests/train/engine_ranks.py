@@ -34,7 +34,7 @@ BATCH, STEPS, NORM = 8, 4, 2.0
 engine_zero.PERSISTENT = 0  # else everything so small stays whole
 
 
-class Answering:
+class Answering(loop.Stage):
     """The tiny vision-language model with adapters and a trained connector. In every second step, the later half of the batch has no image: all of the second rank's."""
 
     updates = 1
@@ -59,7 +59,7 @@ class Answering:
     def used(self, consumed: int) -> dict[str, tuple[int, float]]:
         return {}
 
-    def counted(self) -> loop.Terms:
+    def counted(self, prepared: list[Document]) -> loop.Terms:
         return {}
 
     def prepared(self, position: int) -> Document:
@@ -157,11 +157,11 @@ STAGES: dict[str, dict[str, Any]] = {
 
 
 def case(folder: Path, name: str) -> dict[str, Any]:
-    """KIND, and one word: `again` goes on from step 2 of KIND, the others are settings or faults."""
+    """KIND, and one word: `again` goes on from step 2 of KIND, another kind from step 2 of that one, the others are settings or faults."""
     kind, word = (*name.split(), "")[:2]
     engine = make_engine(EngineConfig(kind=kind, device="cpu", **ENGINES.get(word, {})))  # type: ignore[arg-type]
-    if word == "again":
-        return again(folder / kind, folder / name, engine)
+    if word == "again" or (folder / word / "answer").exists():
+        return again(folder / (kind if word == "again" else word), folder / name, engine)
     if word == "clips":
         without_clipping_said(engine)
     counted = loop.accumulate

@@ -20,7 +20,7 @@ from tests.train.engine_ranks import run
 FAST = ("ddp", "ddp auto", "ddp blind", "fsdp2", "fsdp2 again", "fsdp2 own", "zero2", "zero2 again")
 SLOW = (
     "ddp", "ddp again", "ddp own", "ddp muon", "fsdp2 recompute", "fsdp2 muon", "fsdp2 offload", "fsdp2 bf16", "ddp bf16", "zero1", "zero1 again", "zero1 offload",
-    "zero2 clips", "zero2 offload", "zero2 bf16", "zero3", "zero3 again", "zero3 recompute", "zero3 offload", "zero3 bf16",
+    "zero2 clips", "zero2 offload", "zero2 bf16", "zero3", "zero3 again", "zero3 recompute", "zero3 offload", "zero3 bf16", "fsdp2 zero1", "ddp zero3", "zero3 ddp",
 )  # fmt: skip
 Ranks = list[dict[str, Any]]
 
@@ -124,6 +124,12 @@ def test_two_ranks_lose_what_one_process_loses_with_everything(case: str, slow: 
 @pytest.mark.parametrize("kind", ["ddp", "zero1", "zero3"])
 def test_every_engine_goes_on_to_the_last_bit(kind: str, slow: Ranks) -> None:
     check_goes_on(slow, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["fsdp2 zero1", "ddp zero3", "zero3 ddp"])
+def test_an_engine_goes_on_from_the_checkpoint_of_another(case: str, slow: Ranks, one: dict[str, Any]) -> None:
+    assert off(found(slow, case)[0], one) < 1e-5
 
 
 @pytest.mark.slow
