@@ -72,7 +72,7 @@ class Members(Config):
     ignore: tuple[str, ...] = ()
     """Members that are not read, * stands for anything. Any other that is not named here is refused."""
     max_incomplete: float = Field(0.01, ge=0, le=1)
-    """Share of the samples of a tar that may lack a named member; they are left out and counted, and above it the tar is refused."""
+    """Share of the samples that may lack a named member; they are left out and counted, and above it the data set is refused."""
 
     @model_validator(mode="after")
     def _no_pickles(self) -> Members:
@@ -123,7 +123,9 @@ class Foreign:
         names = [m.name for m in group]
         for name in names:
             if self.kind_of(name) is None and not self.is_text(name) and not any(fnmatchcase(name, p) for p in self.members.ignore):
-                raise DataError(f"{where}: its card does not say what {name!r} is; name it in reader.media or reader.report, or in reader.ignore")
+                # A name with digits may be the rest of a number that means somebody: keys end at their first dot.
+                shown = f"*.{name.rpartition('.')[2]}" if any(letter.isdigit() for letter in name) else name
+                raise DataError(f"{where}: its card does not say what {shown!r} is; name it in reader.media or reader.report, or in reader.ignore")
         texts = [place.partition(":")[0] for place in self.members.places]
         return "an image" if not any(map(self.kind_of, names)) else next((text for text in texts if text not in names), "")
 

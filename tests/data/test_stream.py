@@ -19,8 +19,10 @@ from medvlm.data.order import RANDOM, Order
 from medvlm.data.parts import parts_of
 from medvlm.data.source import HoldOut, SourceView, group_of, needs, splits_of
 from medvlm.data.stream import Item, Stream, loader
+from medvlm.io.cache import Cache
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import Entry, ShardSet, ShardWriter
+from tests.io.served import http
 
 SIZES = {"films": 23, "scans": 7}
 
@@ -437,3 +439,20 @@ def test_what_is_held_out_depends_on_its_name_alone(hospitals: SourceView) -> No
     assert held != {name for name in names if HoldOut(by="site", share=0.1, salt="other").holds(Entry("x", {}, False, (), {"site": name}))}
     named = HoldOut(by="site", values=("b",))
     assert [i for i in range(30) if named.holds(hospitals.entry(i))] == list(range(24, 29))
+
+
+def test_blocks_fetch_what_lies_far_away_about_once_with_a_cache_of_a_fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In random order nearly every sample is a fetch of its whole block."""
+    monkeypatch.setattr("medvlm.io.places.BLOCK", 16_384)
+    with ShardWriter(tmp_path / "shards", "train", max_bytes=120_000) as writer:
+        for i in range(240):
+            writer.write(Sample(f"s{i}", "far", "train"), {"0.bin": bytes([i % 251]) * 1000})
+    whole, times = sum(tar.stat().st_size for tar in (tmp_path / "shards").glob("*.tar")), {}
+    with http(tmp_path / "shards") as server:
+        for kind in ("random", "blocks"):
+            shards = open_shards(f"{server.url}/train-{{000000..{len(list((tmp_path / 'shards').glob('*.tar'))) - 1:06d}}}.tar", Cache(tmp_path / kind, whole // 5))
+            stream = mixed({"far": SourceView(shards, ("train",))}, {"far": 1}, order=Order(kind=kind, block=8, window=4))
+            server.asked.clear()
+            assert sorted(stream.item(p).sample.key for p in range(240)) == sorted(f"s{i}" for i in range(240))
+            times[kind] = sum(int(part.rpartition("-")[2]) - int(part[6:].partition("-")[0]) + 1 for path, part in server.asked if part and path.endswith(".tar")) / whole
+    assert times["blocks"] < 2.5 and times["random"] > 2.5 * times["blocks"], times
