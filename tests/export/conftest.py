@@ -68,7 +68,8 @@ def tiny_tokenizer(language: Any = None) -> Any:
 
 def trained_of(recipe: Recipe) -> Trained:
     """Random weights; adapters that do something, as after training."""
-    tokenizer = tiny_tokenizer(recipe.model.language)
+    language = recipe.model.language
+    tokenizer = tiny_tokenizer(language if language and language.config else None)
     stage, encoders = recipe.stages[0], recipe.model.encoders
     model: Any
     if recipe.model.language:
