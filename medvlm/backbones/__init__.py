@@ -1,1 +1,1 @@
-"""Language models; each file offers Config, tokenizer() and build()."""
+"""Language models; each file offers Config, facts(), tokenizer(), new_tokens() and build()."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import RecipeError, ShapeError
-from medvlm.core.weights import from_pretrained
+from medvlm.core.weights import from_pretrained, on_meta
 
 IMAGE = "<image>"
 """The text that stands for an image where the tokenizer has no token to spare; it then gets this one as a new token."""
@@ -49,10 +51,16 @@ class Config(Loaded):
     special_tokens: tuple[str, ...] = ()
     """Further ones, each a row of its own: [<end_of_utterance>]."""
 
+    quantize: Literal["nf4"] | None = None
+    """Reads the model into 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train adapters only.
+    Exports hold the weights as they were computed with. Needs `pip install 'medvlm[quantized]'`."""
+
     @model_validator(mode="after")
     def _one_source(self) -> Config:
         if bool(self.model) == bool(self.config):
             raise ValueError("give either `model` (hub id or folder) or `config` (from scratch)")
+        if self.quantize and not self.model:
+            raise ValueError("quantize is for a model with weights; a model that starts from nothing is trained in full")
         if self.config and "model_type" not in self.config:
             raise ValueError("config.model_type is missing, e.g. qwen2, llama, gpt2")
         return self
@@ -92,14 +100,18 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     before, after = config.around_image
     if before or after:
         made.chat_template = made.chat_template.replace(CONTENT, f"{CONTENT} | replace({image!r}, {before + image + after!r})", 1)
-    tags = re.findall(r"<[^<>]+>", before + after)
-    made.add_special_tokens({"additional_special_tokens": [image, *dict.fromkeys(tags), *config.special_tokens]}, replace_extra_special_tokens=False)
+    made.add_special_tokens({"additional_special_tokens": [image, *new_tokens(config)]}, replace_extra_special_tokens=False)
     if made.pad_token is None:
         made.pad_token = made.eos_token
     made.save_pretrained(folder)
     made = AutoTokenizer.from_pretrained(folder, image_token=image)
     made.save_pretrained(folder)
     return made
+
+
+def new_tokens(config: Config) -> list[str]:
+    """What the recipe adds to the vocabulary, beside the token of an image: the words around it, and special_tokens."""
+    return list(dict.fromkeys([*re.findall(r"<[^<>]+>", "".join(config.around_image)), *config.special_tokens]))
 
 
 def reserved(vocabulary: dict[str, int]) -> str | None:
@@ -115,7 +127,7 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if config.model:
-        model: Any = from_pretrained(AutoModelForCausalLM, config.model, config, "model.language")
+        model: Any = from_pretrained(AutoModelForCausalLM, config.model, config, "model.language", **_quantization(config))
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         language: nn.Module = model
@@ -123,6 +135,18 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
     rest = {k: v for k, v in config.config.items() if k != "model_type"}
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest}))
+
+
+def _quantization(config: Config) -> dict[str, Any]:
+    """As the paper has it: NormalFloat of 4 bits, whose scales are quantized too."""
+    if config.quantize is None or on_meta():
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError("model.language.quantize needs bitsandbytes: pip install 'medvlm[quantized]'")
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)}
 
 
 def _stock_tokenizer(model: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot
 from medvlm.core.sample import Sample, Truth
@@ -215,7 +215,20 @@ class Lora(Config):
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ("language",)
-    """Modules whose linear layers get adapters: a module path or a pattern with *."""
+    """Modules whose linear layers get adapters: a module path or a pattern with *, e.g. language.*.q_proj."""
+    dora: bool = False
+    """Learns the length of each row of a weight beside its direction (arXiv 2402.09353). Costs about a third more time."""
+    rslora: bool = False
+    """Scales by alpha / sqrt(rank), so that a high rank learns as fast as a low one (arXiv 2312.03732)."""
+    tokens: bool = False
+    """Trains the rows of the language model's special_tokens, and of the words around_image, too; every other row stays as it is. With
+    targets: [] nothing else."""
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> Lora:
+        if not self.targets and not self.tokens:
+            raise ValueError("targets is empty, so nothing is adapted; name a module, e.g. [language]")
+        return self
 
 
 class Sampling(Config):

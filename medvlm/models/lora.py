@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,20 +10,28 @@ from torch import nn
 
 from medvlm.core.contracts import Lora
 from medvlm.core.errors import RecipeError
-from medvlm.models.parts import matches, seeded
+from medvlm.models import new_rows
+from medvlm.models.parts import matches, module_of, seeded
 
 
 def targets(model: nn.Module, lora: Lora) -> list[str]:
     """Linear layers that get an adapter, by full path: the same names stand in the towers too.
 
-    Raises RecipeError for a target that matches no linear layer.
+    Raises RecipeError for a target that matches no linear layer, and for one that does not say in which module.
     """
     # torch's attention reads the weight of its out_proj itself: an adapter there would not be computed, and yet be folded in.
     passed_by = {f"{n}.out_proj" for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not n.endswith("lm_head") and n not in passed_by]
+    heads = {id(m.get_output_embeddings()) for m in model.modules() if hasattr(m, "get_output_embeddings")}
+    linear = [n for n, m in model.named_modules() if _is_linear(m) and id(m) not in heads and n not in passed_by]
     for pattern in lora.targets:
-        if not any(matches(name, pattern) for name in linear):
-            raise RecipeError(f"lora.targets: {pattern!r} matches no linear layer of this model")
+        found = {module_of(name) for name in linear if matches(name, pattern)}
+        if not found:
+            near = sorted({f"{module_of(n)}.*.{pattern}" for n in linear if n.endswith(f".{pattern}")})
+            hint = f"; did you mean {' or '.join(near[:3])}?" if near else f" (it has linear layers in {', '.join(sorted({module_of(n) for n in linear}))})"
+            raise RecipeError(f"lora.targets: {pattern!r} matches no linear layer of this model{hint}")
+        if len(found) > 1 and "*" in pattern.split(".")[0]:
+            where = " and ".join(sorted(found))
+            raise RecipeError(f"lora.targets: {pattern!r} matches layers of {where}; say which are meant, e.g. {sorted(found)[-1]}.{pattern}")
     return [name for name in linear if any(matches(name, pattern) for pattern in lora.targets)]
 
 
@@ -30,20 +39,41 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
     """B starts at zero, so the model computes what it did before (LoRA, arXiv 2106.09685, section 4.1)."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets(model, lora))
-    trained = {n: p.requires_grad for n, p in model.named_parameters()}
-    seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
+    names = targets(model, lora)
+    if lora.dora and any(_is_quantized(model.get_submodule(name)) for name in names):
+        raise RecipeError("lora.dora: adapters of a quantized language model cannot be folded into it exactly; leave out dora, or model.language.quantize")
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    if lora.tokens:
+        if not (ids := getattr(model, "new_token_ids", ())):
+            raise RecipeError("lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens, or leave out lora.tokens")
+        new_rows.attach(model.language, ids)
+    if names:
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, use_dora=lora.dora, use_rslora=lora.rslora)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # peft sees by itself which layers hold their weight transposed
+            seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trained.get(name, ".lora_" in name))
+        if parameter.is_floating_point():
+            parameter.requires_grad_(id(parameter) in trained or ".lora_" in name)
 
 
 def merge(model: nn.Module) -> int:
-    """Folds every adapter into its layer, in the layer's own precision; returns how many there were."""
+    """Folds every adapter into its layer, in the layer's own precision, and trained rows into their table; returns how many adapters there were.
+
+    Layers of 4 bits become those of float32 that they were computed as: folding into 4 bits would round the adapters away.
+    """
     adapted = _adapted(model)
     with torch.no_grad():
         for layer in adapted.values():
-            layer.merge(safe_merge=True)
+            if _is_quantized(layer.get_base_layer()):
+                full = _dequantized(layer.get_base_layer())
+                full.weight += layer.get_delta_weight("default").to(full.weight)
+                layer.base_layer = full
+            else:
+                layer.merge(safe_merge=True)
     _unwrap(model, adapted)
+    new_rows.fold(model)
+    dequantize(model)
     return len(adapted)
 
 
@@ -52,7 +82,39 @@ def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
     adapted, tensors = _adapted(model), {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
     config = vars(model).get("peft_config", {}).get("default")
     _unwrap(model, adapted)
+    dequantize(model)
     return config, tensors
+
+
+def dequantize(model: nn.Module) -> None:
+    """Layers of 4 bits as the float32 that they are computed as; nothing for a model without."""
+    layers = [(n, m) for n, m in model.named_modules() if _is_quantized(m)]
+    for name, layer in layers:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, _dequantized(layer))
+    for module in list(model.modules()):
+        if quantizer := getattr(module, "hf_quantizer", None):
+            quantizer.remove_quantization_config(module)  # else a folder that it is saved into says that its weights have 4 bits
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """GPT-2's Conv1D is one too, with its weight transposed; by its name, since transformers takes seconds to import."""
+    return isinstance(module, nn.Linear) or (type(module).__name__, type(module).__module__) == ("Conv1D", "transformers.pytorch_utils")
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return type(module).__name__ == "Linear4bit"
+
+
+def _dequantized(layer: Any) -> nn.Linear:
+    from bitsandbytes.functional import dequantize_4bit
+
+    full = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device=layer.weight.device)
+    with torch.no_grad():
+        full.weight.copy_(dequantize_4bit(layer.weight.data, layer.weight.quant_state))
+        if layer.bias is not None:
+            full.bias.copy_(layer.bias)
+    return full.requires_grad_(False)
 
 
 def _adapted(model: nn.Module) -> dict[str, Any]:

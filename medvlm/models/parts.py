@@ -116,7 +116,11 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
             near = did_you_mean(pattern, groups)
             raise RecipeError(f"stages.{stage}.trains: {pattern!r} matches no parameter{near} (this model has {', '.join(groups)})")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(matches(name, pattern) for pattern in trains))
+        wanted = any(matches(name, pattern) for pattern in trains)
+        if wanted and not parameter.is_floating_point():
+            raise RecipeError(f"stages.{stage}.trains: {name} is quantized, and only adapters of it can be trained; train lora, or leave out model.language.quantize")
+        if parameter.is_floating_point():
+            parameter.requires_grad_(wanted)
 
 
 def set_modes(model: nn.Module) -> None:

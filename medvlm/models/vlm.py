@@ -22,23 +22,25 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
     Raises ShapeError for a language model that cannot read several texts in one row.
     """
-    backbone = seeded(seed, "language", lambda: component("backbones", language.kind).build(language, tokenizer))
+    kind = component("backbones", language.kind)
+    backbone = seeded(seed, "language", lambda: kind.build(language, tokenizer))
     towers = build_encoders(encoders, seed)
     connectors = build_connectors(encoders, towers, backbone.get_input_embeddings().embedding_dim, seed)
-    model = VLM(towers, connectors, backbone, tokenizer.convert_tokens_to_ids(image_token))
+    model = VLM(towers, connectors, backbone, tokenizer.convert_tokens_to_ids(image_token), tuple(tokenizer.convert_tokens_to_ids(t) for t in kind.new_tokens(language)))
     if not next(backbone.parameters()).is_meta:
         check_isolated(model)
     return model
 
 
 class VLM(nn.Module):
-    """forward(batch) -> logits of the trained tokens [L, V]."""
+    """forward(batch) -> logits of the trained tokens [L, V]. new_token_ids: the tokens that the recipe adds to the language model's."""
 
     runs_all = False
     """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
 
-    def __init__(self, encoders: nn.ModuleDict, connectors: nn.ModuleDict, language: nn.Module, image_token_id: int):
+    def __init__(self, encoders: nn.ModuleDict, connectors: nn.ModuleDict, language: nn.Module, image_token_id: int, new_token_ids: tuple[int, ...] = ()):
         super().__init__()
+        self.new_token_ids = new_token_ids
         self.encoders, self.connectors, self.language = encoders, connectors, language
         self.image_token_id = image_token_id
 

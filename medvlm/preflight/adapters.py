@@ -12,7 +12,7 @@ from medvlm.models import lora as adapters
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
     """As medvlm.models.lora.attach. Raises RecipeError for a target that matches no linear layer."""
     names = adapters.targets(model, lora)
-    if any(type(model.get_submodule(name)) is not nn.Linear for name in names):  # peft knows more kinds
+    if lora.dora or lora.tokens or any(type(model.get_submodule(name)) is not nn.Linear for name in names):  # peft knows more kinds
         with torch.device("meta"):
             adapters.attach(model, lora, seed)
         return
@@ -31,7 +31,7 @@ class Adapted(nn.Module):
 
     def __init__(self, base: nn.Linear, lora: Lora):
         super().__init__()
-        self.base_layer, self.scaling = base, lora.alpha / lora.rank
+        self.base_layer, self.scaling = base, lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
         kind = {"device": "meta", "dtype": base.weight.dtype}
         self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(lora.dropout) if lora.dropout else nn.Identity()})
         self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, lora.rank, bias=False, **kind)})  # type: ignore[arg-type]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from medvlm.backbones import causal
 from medvlm.core.contracts import Lora
 from medvlm.core.errors import RecipeError
 from medvlm.models import lora
 from medvlm.models.parts import evaluating, set_modes, set_trained
+from medvlm.models.restore import put
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from tests.models.test_vlm import documents
-from tests.models.tiny import batch_of, vlm
+from tests.models.tiny import GROUPED, IMAGE_ID, Ids, batch_of, document, vlm
 
 
 def logits(model: VLM) -> torch.Tensor:
@@ -21,8 +26,8 @@ def logits(model: VLM) -> torch.Tensor:
         return model(batch_of(documents()))
 
 
-def adapted(**settings: object) -> VLM:
-    model = vlm()
+def adapted(family: str = "qwen2", **settings: Any) -> VLM:
+    model = vlm(family)
     lora.attach(model, Lora.model_validate({"rank": 2, "alpha": 4, **settings}), seed=5)
     return model
 
@@ -67,9 +72,19 @@ def test_the_head_gets_no_adapter_and_every_other_layer_of_the_target_does() -> 
     assert len(attention) == 4 and all(n.endswith(("q_proj", "v_proj")) for n in attention)
 
 
-def test_a_target_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"lora.targets: 'langauge' matches no linear layer"):
-        adapted(targets=["language", "langauge"])
+@pytest.mark.parametrize(("target", "message"), [
+    ("langauge", r"'langauge' matches no linear layer of this model \(it has linear layers in connectors.film, connectors.volume, encoders.film, encoders.volume, language\)"),
+    ("q_proj", r"'q_proj' matches no linear layer of this model; did you mean encoders.film.\*.q_proj or language.\*.q_proj\?"),
+    ("*.q_proj", r"'\*.q_proj' matches layers of encoders.film and language; say which are meant, e.g. language.\*.q_proj"),
+    ("language.model.norm", "'language.model.norm' matches no linear layer"),
+])  # fmt: skip
+def test_a_target_that_matches_nothing_or_the_wrong_module_is_refused(target: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"lora.targets: {message}"):
+        adapted(targets=["language", target])
+    with torch.device("meta"):
+        shapes = vlm()
+    with pytest.raises(RecipeError, match=f"lora.targets: {message}"):
+        lora.targets(shapes, Lora(targets=(target,)))
 
 
 def test_putting_adapters_on_decides_nothing_about_what_else_is_trained() -> None:
@@ -103,3 +118,83 @@ def test_a_layer_whose_weight_is_read_by_another_gets_no_adapter() -> None:
     """torch's attention, as in SigLIP's pooling, never calls its out_proj: folding an adapter in would change what it computes."""
     model = nn.ModuleDict({"language": nn.ModuleDict({"pool": nn.MultiheadAttention(8, 2), "q_proj": nn.Linear(8, 8)})})
     assert lora.targets(model, Lora()) == ["language.q_proj"]
+
+
+# --- the variants ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "settings"), [("qwen2", {"dora": True}), ("qwen2", {"rslora": True}), ("gpt2", {}), ("gpt2", {"dora": True, "rslora": True})])
+def test_variants_and_layers_with_transposed_weights_start_as_the_base_learn_and_fold_in(family: str, settings: dict[str, Any]) -> None:
+    """GPT-2's Conv1D holds its weight as [in, out]. DoRA divides a weight by its own length, so it starts as the base up to rounding."""
+    model, base = adapted(family, **settings), vlm(family)
+    assert len(lora.targets(base, Lora())) == (8 if family == "gpt2" else 14)
+    torch.testing.assert_close(logits(model), logits(base), rtol=1e-5, atol=1e-6)
+    train_a_little(model)
+    before = logits(model)
+    assert (before - logits(base)).abs().max() > 0.01, "nothing was learnt: the test shows nothing"
+    if settings.get("dora"):
+        grown = [p.grad for n, p in model.named_parameters() if "lora_magnitude" in n]
+        assert grown and all(g is not None and g.any() for g in grown)
+    lora.merge(model)
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-5)
+    assert {n for n, _ in model.named_parameters()} == {n for n, _ in base.named_parameters()}
+
+
+@pytest.mark.parametrize(("settings", "scale"), [({}, 8 / 4), ({"rslora": True}, 8 / 2)])
+def test_an_adapter_adds_its_product_times_alpha_over_rank_or_over_its_root(settings: dict[str, Any], scale: float) -> None:
+    model, base = adapted(rank=4, alpha=8, targets=["language.model.layers.0.mlp.up_proj"], **settings), vlm()
+    layer, plain = (m.get_submodule("language.model.layers.0.mlp.up_proj") for m in (model, base))
+    with torch.no_grad():
+        layer.lora_B.default.weight.normal_()
+    delta = scale * layer.lora_B.default.weight @ layer.lora_A.default.weight
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(layer(x), plain(x) + x @ delta.T, rtol=1e-5, atol=1e-6)
+
+
+def quantized(folder: Path) -> VLM:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    pytest.importorskip("bitsandbytes")
+    if not (folder / "config.json").exists():
+        torch.manual_seed(2)
+        Qwen2ForCausalLM(Qwen2Config(**{**GROUPED, "hidden_size": 64, "intermediate_size": 64})).save_pretrained(folder)
+    language = causal.build(causal.Config(kind="causal", model=str(folder), quantize="nf4"), Ids())
+    return VLM(nn.ModuleDict(), nn.ModuleDict(), language, IMAGE_ID)
+
+
+def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_computed_with(tmp_path: Path) -> None:
+    """Folding into 4 bits, as peft does, would round them away."""
+    model, again = quantized(tmp_path), quantized(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    batch = batch_of([document(generator, (), 5, [(4, 0)]), document(generator, (), 3, [(6, 1)])])
+    layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    assert len(layers) == 14
+    with pytest.raises(RecipeError, match=r"trains: language.model.layers.0.self_attn.q_proj.weight is quantized, and only adapters of it can be trained"):
+        set_trained(model, ("language",), "instruct")
+    with pytest.raises(RecipeError, match=r"lora.dora: adapters of a quantized language model cannot be folded"):
+        lora.attach(model, Lora(dora=True), seed=1)
+    lora.attach(model, Lora(rank=4, alpha=16), seed=1)
+    set_trained(model, ("lora",), "instruct")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(3):
+        optimizer.zero_grad()
+        token_losses(model(batch), batch.targets_L).sum().backward()
+        optimizer.step()
+    saved = model.state_dict()
+    with evaluating(model):
+        before = model(batch)
+    put(again, saved, Lora(rank=4, alpha=16), "instruct/step-3")
+    with evaluating(again):
+        assert torch.equal(again(batch), before), "saved and read back"
+    assert lora.merge(model) == 14
+    with evaluating(model):
+        torch.testing.assert_close(model(batch), before, rtol=1e-4, atol=1e-5)
+    assert not any(type(m).__name__ == "Linear4bit" for m in model.modules())
+    model.language.save_pretrained(tmp_path / "merged")
+    assert "quantization_config" not in (tmp_path / "merged" / "config.json").read_text()
+
+
+def test_without_bitsandbytes_quantization_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"pip install 'medvlm\[quantized\]'"):
+        causal.build(causal.Config(kind="causal", model=str(tmp_path), quantize="nf4"), Ids())

@@ -60,6 +60,8 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """A stage with adapters, over what a stock class holds."""
     if not any(pattern.split(".")[0] == "lora" for stage in stages for pattern in stage.trains):
         return "no stage trains adapters: add lora to a stage's `trains`, or export as stock"
+    if any(stage.lora is not None and stage.lora.tokens for stage in stages):
+        return "lora.tokens trains rows of the vocabulary, which servers of adapters do not take: export as stock, where they are folded in"
     return resolve("stock", model, stages)[2] or None
 
 

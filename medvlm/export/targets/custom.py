@@ -162,5 +162,5 @@ def _from_config(part: Any, built: Any) -> Any:
     """A part of transformers that was loaded by id or path, as one that starts from its config."""
     if not getattr(part, "model", ""):
         return part
-    config = {k: v for k, v in built.config.to_dict().items() if k not in ("architectures", "transformers_version", "dtype", "_name_or_path")}
-    return part.model_copy(update={"model": "", "config": config})
+    config = {k: v for k, v in built.config.to_dict().items() if k not in ("architectures", "transformers_version", "dtype", "_name_or_path", "quantization_config")}
+    return part.model_copy(update={"model": "", "config": config, **({"quantize": None} if part.kind == "causal" else {})})

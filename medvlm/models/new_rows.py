@@ -1,0 +1,98 @@
+"""The rows of a few tokens as parameters of their own: new words are learnt while every other row stays, bit by bit, what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding, linear
+
+from medvlm.core.errors import RecipeError
+
+
+def attach(language: Any, ids: Sequence[int]) -> None:
+    """Puts the rows of these tokens beside the embeddings and, unless it is tied to them, the head.
+
+    They start as they are. Raises RecipeError for a model whose embeddings are computed in a way that is not known here.
+    """
+    base, head = language.get_input_embeddings(), language.get_output_embeddings()
+    places = torch.tensor(sorted(ids), device=base.weight.device)
+    embeddings = Embeddings(base, places)
+    if not base.weight.is_meta:
+        with torch.no_grad():
+            probe = torch.cat([places, (places + 1) % base.weight.shape[0]])[None]
+            if not torch.equal(embeddings(probe), base(probe)):
+                raise RecipeError(f"lora.tokens: the embeddings of {type(language).__name__} are a {type(base).__name__}, whose rows cannot be trained alone; leave out lora.tokens")
+    language.set_input_embeddings(embeddings)
+    if head is not None:
+        is_tied = head.weight is base.weight
+        language.set_output_embeddings(Head(head, places, embeddings.lora_rows if is_tied else nn.Parameter(head.weight.detach()[places].clone())))
+
+
+def fold(model: nn.Module) -> None:
+    """Writes the rows into the tables that they belong to; nothing for a model without."""
+    for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, (Embeddings, Head))]:
+        with torch.no_grad():
+            module.base_layer.weight[module.places] = module.lora_rows.to(module.base_layer.weight.dtype)
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, module.base_layer)
+
+
+class Embeddings(nn.Module):
+    """Token ids -> embeddings, those of `places` from `lora_rows`."""
+
+    places: torch.Tensor
+    slot: torch.Tensor
+
+    def __init__(self, base: Any, places: torch.Tensor):
+        super().__init__()
+        self.base_layer = base
+        self.lora_rows = nn.Parameter(base.weight.detach()[places].clone())
+        self.register_buffer("places", places, persistent=False)
+        slot = torch.full((base.weight.shape[0],), -1, device=base.weight.device)
+        self.register_buffer("slot", slot.index_copy(0, places, torch.arange(len(places), device=places.device)), persistent=False)
+        self.scale = getattr(base, "embed_scale", None)  # Gemma's
+
+    @property
+    def weight(self) -> torch.Tensor:
+        rows: torch.Tensor = self.base_layer.weight
+        return rows
+
+    @property
+    def num_embeddings(self) -> int:
+        return len(self.weight)
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        slots = self.slot[ids]
+        own = embedding(slots.clamp_min(0), self.lora_rows)
+        if self.scale is not None:
+            own = own * torch.as_tensor(self.scale, dtype=own.dtype, device=own.device)
+        return torch.where((slots >= 0)[..., None], own, self.base_layer(ids))
+
+
+class Head(nn.Module):
+    """Hidden states -> logits, those of `places` from `lora_rows`."""
+
+    places: torch.Tensor
+
+    def __init__(self, base: Any, places: torch.Tensor, rows: nn.Parameter):
+        super().__init__()
+        self.base_layer, self.lora_rows = base, rows
+        self.register_buffer("places", places, persistent=False)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        rows: torch.Tensor = self.base_layer.weight
+        return rows
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        bias = None if self.base_layer.bias is None else self.base_layer.bias[self.places]
+        own = linear(hidden, self.lora_rows, bias)
+        logits: torch.Tensor = self.base_layer(hidden)
+        return logits.index_copy(-1, self.places, own.to(logits.dtype))

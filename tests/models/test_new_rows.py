@@ -1,0 +1,89 @@
+"""The rows of new tokens are learnt; every other row stays what it was, bit by bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.core.contracts import Lora, Optim
+from medvlm.core.errors import RecipeError
+from medvlm.models import lora
+from medvlm.models.parts import evaluating, matches, set_trained
+from medvlm.models.restore import put
+from medvlm.models.vlm import VLM
+from medvlm.objectives.next_token import token_losses
+from medvlm.train.optim import make_optimizer
+from tests.models.test_vlm import documents
+from tests.models.tiny import batch_of, vlm
+
+NEW = (7, 40)
+ROWS = Lora(targets=(), tokens=True)
+
+
+def model_of(family: str, **changes: Any) -> VLM:
+    model = vlm(family)
+    model.new_token_ids = NEW
+    return model
+
+
+def batch() -> Any:
+    made = documents()
+    for number, document in enumerate(made):
+        document.prefix[-1] = NEW[number % 2]  # both are read, and both are answers
+        document.branches[0][0][-1] = NEW[(number + 1) % 2]
+    return batch_of(made)
+
+
+def tables(model: VLM) -> list[torch.Tensor]:
+    return [model.language.get_input_embeddings().weight, model.language.get_output_embeddings().weight]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2"])  # untied, tied, tied with embeddings that are scaled
+def test_only_the_new_rows_move_also_under_weight_decay_and_fold_in(family: str) -> None:
+    model, seen = model_of(family), batch()
+    before = [t.detach().clone() for t in tables(model)]
+    with evaluating(model):
+        plain = model(seen)
+    lora.attach(model, ROWS, seed=0)
+    with evaluating(model):
+        torch.testing.assert_close(model(seen), plain, rtol=1e-5, atol=1e-6)  # putting them on changes nothing; two rows are summed in another order than 64
+    set_trained(model, ("lora",), "words")
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert len(trained) == (2 if family == "qwen2" else 1) and all(n.endswith("lora_rows") for n in trained)
+    optimizer = make_optimizer(model, Optim(lr=0.05, weight_decay=0.5), matches, "words")
+    for _ in range(3):
+        optimizer.zero_grad()
+        token_losses(model(seen), seen.targets_L).sum().backward()
+        optimizer.step()
+    with evaluating(model):
+        learnt = model(seen)
+    saved = {n: t.clone() for n, t in model.state_dict().items()}
+    lora.merge(model)
+    with evaluating(model):
+        torch.testing.assert_close(model(seen), learnt, rtol=1e-5, atol=1e-6)
+    assert {n for n, _ in model.named_parameters()} == {n for n, _ in vlm(family).named_parameters()}
+    for was, now in zip(before, tables(model), strict=True):
+        moved = [i for i in range(len(was)) if not torch.equal(was[i], now[i])]
+        assert moved == list(NEW)
+    again = model_of(family)
+    put(again, saved, ROWS, "words/step-3")
+    with evaluating(again):
+        torch.testing.assert_close(again(seen), learnt, rtol=1e-6, atol=1e-7)
+
+
+def test_rows_are_learnt_beside_adapters() -> None:
+    model, seen = model_of("qwen2"), batch()
+    lora.attach(model, Lora(rank=2, tokens=True), seed=0)
+    set_trained(model, ("lora",), "words")
+    token_losses(model(seen), seen.targets_L).sum().backward()
+    grown = {n.rpartition(".lora_")[2].split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert grown == {"rows", "B"}, "A follows once B has moved"
+
+
+def test_a_model_without_new_tokens_and_a_recipe_that_adapts_nothing_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens"):
+        lora.attach(vlm(), ROWS, seed=0)
+    with pytest.raises(ValueError, match="targets is empty, so nothing is adapted"):
+        Lora(targets=())
