@@ -14,7 +14,7 @@ from torch import nn
 
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import on_meta
+from medvlm.core.weights import on_meta, read_file
 from medvlm.encoders._features import Measured, from_maps
 from medvlm.encoders.timm import create
 
@@ -23,6 +23,8 @@ TOLERANCE = 1e-4
 
 
 class Config(EncoderConfig, LoadedFile):
+    """`weights`: a file of the 2D network, or of an inflated one, such as Merlin's."""
+
     kind: Literal["inflated"]
     net: str
     """A CNN of timm.list_models() that is made of convolutions, batch norms and pools: resnet152, densenet121, ..."""
@@ -68,12 +70,15 @@ class Inflated(Measured):
 
     def __init__(self, config: Config):
         super().__init__()
-        flat = create(config)
+        is_3d = bool(config.weights) and not on_meta() and _holds_3d(config.weights)
+        flat = create(config.model_copy(update={"weights": ""}) if is_3d else config)
         probe = torch.randn(1, config.preprocess.channels, *(min(side, 64) for side in config.preprocess.size[1:]), generator=torch.Generator().manual_seed(0), device="cpu")
         seen_flat = None if on_meta() else _eval(flat, probe)
         self.tower: Any = inflate(flat, config.kernel, config.net)
         if seen_flat is not None:
             check_centre(self.tower, seen_flat, probe, min(config.preprocess.size[0], 32), config.net)
+        if is_3d:
+            read_file(self.tower, config, "encoders")
         self.measure(config.preprocess.shape, facts(config))
 
     def forward(self, pixels_NCDHW: torch.Tensor) -> Features:
@@ -103,6 +108,16 @@ def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, sl
     off = float((seen - seen_flat[:, :, None]).abs().max() / seen_flat.abs().max().clamp_min(1e-12))
     if not off <= TOLERANCE:
         raise ShapeError(f"encoders: {name} does not see slices in 3D as in 2D once it is inflated (off by {off:.1e}); choose a plain CNN, e.g. resnet50")
+
+
+def _holds_3d(weights: str) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "pt") as file:
+            return any(len(file.get_slice(name).get_shape()) == 5 for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False  # read_file says what is wrong with it
 
 
 def _eval(net: Any, pixels: torch.Tensor) -> torch.Tensor:

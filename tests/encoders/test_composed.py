@@ -101,6 +101,23 @@ def test_depth_is_halved_where_height_and_width_are_but_not_by_the_stem() -> Non
     assert (encoder.grid, encoder.width) == ((10, 7, 7), 2048)
 
 
+def test_weights_of_the_2d_network_are_inflated_and_those_of_an_inflated_one_are_read_as_they_are(tmp_path: Any) -> None:
+    import timm
+
+    torch.manual_seed(3)
+    flat = timm.create_model("resnet10t", num_classes=0, in_chans=1, **RESNET["args"])
+    save_file(flat.state_dict(), tmp_path / "2d.safetensors")
+    kernel = built({**RESNET, "weights": str(tmp_path / "2d.safetensors")}).tower.layer1[0].conv1.weight
+    assert torch.equal(kernel[:, :, 1], flat.layer1[0].conv1.weight) and not kernel[:, :, [0, 2]].any()
+    source = built(RESNET)
+    with torch.no_grad():
+        source.tower.layer1[0].conv1.weight.normal_()  # trained since, off its centre too
+    save_file({**{f"image.{n}": t for n, t in source.tower.state_dict().items()}, "text.x": torch.zeros(1)}, tmp_path / "3d.safetensors")
+    again = built({**RESNET, "weights": str(tmp_path / "3d.safetensors"), "prefix": "image."})
+    volume = torch.randn(1, *source.input_shape)
+    assert torch.equal(again(volume).patches, source(volume).patches)
+
+
 def test_networks_that_are_no_plain_cnn_are_refused() -> None:
     with pytest.raises(ShapeError, match="convnext_atto has a LayerNorm2d, which cannot be inflated; choose a plain CNN"):
         built({**RESNET, "net": "convnext_atto", "args": {}})
