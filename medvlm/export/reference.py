@@ -76,7 +76,8 @@ def proof_pixels(preprocess: Mapping[str, Preprocess], folder: Path) -> tuple[di
             # As if stored at 3/4 of a declared spacing: then it is resampled, and cut or filled up.
             spacing_mm = tuple(0.75 * mm for mm in before.spacing_mm) if before.spacing_mm else None
             medium = Medium("proof", pictures.get((name, i), "volume"), size, spacing_mm)
-            pixels[name, i] = transform(stored, medium.member, medium)[0]
+            seen = transform(stored, medium.member, medium)[0]
+            pixels[name, i] = torch.stack([seen] * before.stack, 1) if before.stack > 1 else seen  # as a sample with one film is shown
     return pixels, pictures
 
 

@@ -52,12 +52,24 @@ def small_encoder(config: Any) -> Any:
             update[key] = tuple(small_encoder(x) for x in inner)
         elif key in ("width", "layers", "heads") and isinstance(inner, int):
             update[key] = min(inner, SIZES[key])
+    if "layer" in fields and config.layer is not None and not isinstance(config.layer, str):
+        update["layer"] = max(config.layer, -LAYERS) if isinstance(config.layer, int) else tuple(max(n, -LAYERS) for n in config.layer)
+    if getattr(config, "connector", None) is not None:
+        update["connector"] = small_connector(config.connector)
     if getattr(config, "config", None):
         update["config"] = shrunk(config.config)
         update |= _image(config, update["config"])
     if "net" in fields and "args" in fields:
         update |= {"pretrained": False, "weights": "", "args": {**config.args, **_small_net(config.net, config.args)}}
     return config.model_copy(update={key: value for key, value in update.items() if key in fields})
+
+
+def small_connector(config: Any) -> Any:
+    """A connector of the same kind, for a small encoder."""
+    sizes = {key: min(getattr(config, key), SIZES[key]) for key in ("width", "layers", "heads") if key in type(config).model_fields}
+    if "to" in type(config).model_fields:
+        sizes["to"] = tuple(min(side, GRID) for side in config.to)
+    return config.model_copy(update=sizes)
 
 
 def small_part(config: Any) -> Any:
@@ -76,6 +88,6 @@ def _image(config: Any, small: Mapping[str, Any]) -> dict[str, Any]:
 
 def _small_net(net: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """Of a ViT of timm; other networks stay as they are."""
-    if "vit" not in net.split("_")[0] or {"depth", "embed_dim"} & args.keys():
+    if not net.split("_")[0].startswith(("vit", "eva", "deit", "beit")) or {"depth", "embed_dim"} & args.keys():
         return {}
     return {"depth": LAYERS, "embed_dim": WIDTH, "num_heads": HEADS}
