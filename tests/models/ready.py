@@ -57,21 +57,28 @@ def tokenizer(special: list[str], bos: str | None, eos: str, **named: str) -> An
 
 
 def _qwen(model_type: str) -> tuple[Any, Any]:
-    from transformers import AutoConfig, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    import transformers as t
 
     vision = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     words = tokenizer(["<|im_start|>", "<|im_end|>", *vision], None, "<|im_end|>")
     ids = dict(zip(("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"), words.convert_tokens_to_ids(vision), strict=True))
     is_3, patch = model_type == "qwen3_vl", 8
-    images = Qwen2VLImageProcessor(patch_size=patch, min_pixels=16 * 16, max_pixels=64 * 64, merge_size=2, temporal_patch_size=2)
-    video = (Qwen3VLVideoProcessor if is_3 else Qwen2VLVideoProcessor)(patch_size=patch)
+    images = t.Qwen2VLImageProcessor(patch_size=patch, min_pixels=16 * 16, max_pixels=64 * 64, merge_size=2, temporal_patch_size=2)
+    video = (t.Qwen3VLVideoProcessor if is_3 else t.Qwen2VLVideoProcessor)(patch_size=patch)
     template = CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-    processor = (Qwen3VLProcessor if is_3 else Qwen2_5_VLProcessor)(images, words, video, chat_template=template)
+    made = {"qwen2_vl": t.Qwen2VLProcessor, "qwen2_5_vl": t.Qwen2_5_VLProcessor, "qwen3_vl": t.Qwen3VLProcessor}[model_type]
+    processor = made(images, words, video, chat_template=template)
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     shared = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": patch, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32}
     tower = {**shared, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]} if is_3 else {**shared, "window_size": 32, "fullatt_block_indexes": [1]}
+    if model_type == "qwen2_vl":
+        tower = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": patch, "spatial_merge_size": 2, "temporal_patch_size": 2}
     text = {**TEXT, "vocab_size": len(words), "rope_parameters": rope, "head_dim": 8, "tie_word_embeddings": False}
-    return AutoConfig.for_model(model_type, vision_config=tower, text_config=text, tie_word_embeddings=False, **ids), processor
+    return t.AutoConfig.for_model(model_type, vision_config=tower, text_config=text, tie_word_embeddings=False, **ids), processor
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    return _qwen("qwen2_vl")
 
 
 def qwen2_5_vl() -> tuple[Any, Any]:
@@ -182,7 +189,7 @@ def mistral3() -> tuple[Any, Any]:
 
 
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
-    f.__name__: f for f in (qwen2_5_vl, qwen3_vl, gemma3, internvl, llava, llava_onevision, idefics3, smolvlm, paligemma, mistral3)
+    f.__name__: f for f in (qwen2_vl, qwen2_5_vl, qwen3_vl, gemma3, internvl, llava, llava_onevision, idefics3, smolvlm, paligemma, mistral3)
 }
 
 
