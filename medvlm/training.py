@@ -285,7 +285,7 @@ def _said_when_full(run: RunFolder) -> Iterator[None]:
 def _status(run: RunFolder, engine: Engine, status: str, reason: str = "") -> None:
     if not engine.is_first:
         return
-    said = {"status": status, "reason": reason, "pid": os.getpid()}
+    said = {"status": status, "reason": reason, "pid": os.getpid(), "job": os.environ.get("TORCHELASTIC_RUN_ID", "")}
     try:
         write_json(run.status, said)
     except OSError:

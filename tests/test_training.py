@@ -377,7 +377,7 @@ def test_a_module_that_the_stage_cannot_reach_is_refused_after_a_few_steps(folde
     del reading["lora"]
     with pytest.raises(RecipeError, match=r"stages.instruct.trains: connectors.film got no gradient in the first 6 steps"):
         trained(written(folder / "unreached", recipe(name="unreached", stages=[reading])), runs)
-    assert json.loads((runs / "unreached" / "status.json").read_text()) == {"status": "failed", "reason": "RecipeError", "pid": os.getpid()}
+    assert json.loads((runs / "unreached" / "status.json").read_text()) == {"status": "failed", "reason": "RecipeError", "pid": os.getpid(), "job": ""}
 
 
 def test_gradients_that_were_seen_before_a_kill_count_afterwards(killed: Callable[[str], Path], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
