@@ -1,9 +1,9 @@
 """Is the memory that `medvlm plan` foretells what a step takes? Prints one JSON line.
 
-    python benchmarks/plan_memory.py [--only dual adapters full] [--steps 4]
+    python benchmarks/plan_memory.py [--only dual adapters recomputed full] [--steps 4]
 
-Three recipes with random weights on generated films: a dual encoder, a composed model with adapters, and one that is trained
-whole. Each is planned, and then trained for a few steps by the real stage and engine. `ratio` is planned over measured
+Four recipes with random weights on generated films: a dual encoder, a composed model with adapters, and one that is trained
+whole, with recomputed layers and without. Each is planned, and then trained for a few steps by the real stage and engine. `ratio` is planned over measured
 (torch.cuda.max_memory_allocated); the aim is 0.85 to 1.15. `parts` sets single figures side by side in GiB: weights, what is
 held when the backward pass begins, gradients, optimiser, and the peak of each section, so that a wrong one can be seen.
 On a CPU the models are tiny and nothing is measured but that it runs.
@@ -36,7 +36,7 @@ from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import stage_on_meta, tokenizer_of
 from medvlm.recipe import LoadedRecipe, load
 from medvlm.sources import open_sources
-from medvlm.train.engine import Engine
+from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
 
 GIB = 1 << 30
@@ -69,6 +69,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model": {"encoders": {"film": tower("google/siglip-so400m-patch14-384")}, "language": language("Qwen/Qwen3-4B-Instruct-2507")},
         "engine": {"precision": "bf16-true"},
         "stages": [{**SUPERVISED, "trains": ["connectors", "lora"], "lora": {"rank": 16, "alpha": 32}, "batch": 8}],
+    },
+    "recomputed": {
+        "model": {"encoders": {"film": tower("google/siglip-base-patch16-224")}, "language": language("Qwen/Qwen2.5-1.5B-Instruct")},
+        "engine": {"precision": "bf16-mixed", "recompute": ["language", "encoders"]},
+        "stages": [{**SUPERVISED, "trains": ["encoders", "connectors", "language"], "batch": 32}],
     },
     "full": {
         "model": {"encoders": {"film": tower("google/siglip-base-patch16-224")}, "language": language("Qwen/Qwen2.5-1.5B-Instruct")},
@@ -119,9 +124,10 @@ def compared(path: Path, runs: Path, steps: int, on_gpu: bool) -> dict[str, Any]
     measured, micro = trained(loaded, runs, steps, on_gpu)
     step, weights = foretold_of(loaded, runs, micro)
     peak = measured.get("peak")
+    again = loaded.recipe.engine.recompute
     return {
         "planned_gib": total, "measured_gib": peak, "ratio": round(total / peak, 3) if peak else "not checked",
-        "parts": {"planned": {"weights": gib(weights.trained_bytes + weights.frozen_bytes), **parts_of(step)}, "measured": measured},
+        "parts": {"planned": {"weights": gib(weights.trained_bytes + weights.frozen_bytes), **({} if again else parts_of(step))}, "measured": measured},
         "table": foretold.memory[foretold.chosen],
     }  # fmt: skip
 
@@ -149,7 +155,7 @@ def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, byt
 def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple[dict[str, Any], Any]:
     """GiB on the GPU at each point of the last step, and its largest micro-batch. Weights are made where they stay: on a CPU that takes minutes."""
     recipe, config = loaded.recipe, loaded.recipe.stages[0]
-    engine = Engine(recipe.engine)
+    engine = make_engine(recipe.engine)
     run = RunFolder(runs / recipe.name)
     run.root.mkdir(parents=True, exist_ok=True)
     setup = training._setup(loaded, run, engine, open_sources(loaded, runs, say=lambda _: None))
@@ -159,10 +165,10 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
         if config.lora:
             lora.attach(stage.model, config.lora, recipe.seed)
     set_trained(stage.model, config.trains, config.name)
-    engine.place(stage.model)
+    engine.place(stage.model, matches)
     stage.set_modes()
     figures: dict[str, Any] = {"weights": gib(allocated(on_gpu) - before)}
-    optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name)
+    optimizer = make_optimizer(stage.model, config.optim, matches, config.name, engine.steps_on)
     model = engine.setup(stage.model, optimizer)
     batches, largest, longest = stage.batches(0), None, 0
     for number in range(steps):

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.document import as_yaml
-from medvlm.core.errors import CheckpointError, UserError
+from medvlm.core.errors import CheckpointError, RecipeError, UserError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.answerer import taken
-from medvlm.preflight.known import described
+from medvlm.preflight.known import described, known
+from medvlm.preflight.native import is_deep
+from medvlm.preflight.ready import saved
 from medvlm.preflight.shrink import small_encoder, small_part
 from medvlm.preflight.small_data import Made, small_data
 from medvlm.recipe import LoadedRecipe, load
@@ -50,9 +54,9 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
     with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:
         folder = Path(place)
         with _part("data", lines, say) as note:
-            made = small_data(loaded, runs, folder / "data", _axes(recipe))
+            made = small_data(loaded, runs, folder / "data", _axes(recipe, loaded.cards))
             note("; ".join(f"{name}: {each.how}" for name, each in made.items()))
-        small = load(_written(loaded, recipe, made, folder))
+        small, target = _loaded(_written(loaded, recipe, made, folder))
         run = RunFolder(folder / "runs" / small.recipe.name)
         for stage in small.recipe.stages:
             with _part(f"stage {stage.name}", lines, say) as note:
@@ -61,12 +65,13 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
             with _part("evaluate", lines, say) as note:
                 note(_evaluated(run))
         with _part("export", lines, say) as note:
-            note(_exported(run, folder / "model"))
+            note(_exported(run, folder / "exported"))
         with _part("report", lines, say) as note:
             from medvlm.report.run import write_report
 
             note(f"a page of {write_report(run).stat().st_size >> 10} KiB")
-    return [*lines, *_not_checked(loaded, made)]
+    unproven = [Line(f"export to {target}, which takes published models", "")] if target else []
+    return [*lines, *unproven, *_not_checked(loaded, made)]
 
 
 def table(lines: list[Line]) -> str:
@@ -94,17 +99,21 @@ def _part(what: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[
 # --- the small recipe -----------------------------------------------------------------------------
 
 
-def _axes(recipe: Recipe) -> dict[str, int]:
+def _axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
     """Kind of medium -> axes of what its encoder takes."""
+    if recipe.model.pretrained:
+        return {kind: 3 if is_deep(kind) else 2 for card in cards.values() for kind in card.media}
     sizes = {name: len(component("encoders", e.kind).preprocess(e).size) for name, e in recipe.model.encoders.items()}
     return {kind: sizes[name] for name, kinds in serves(recipe).items() for kind in kinds}
 
 
 def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], folder: Path) -> Path:
     """The recipe with small models, few samples and two steps, as a file of its own."""
-    model = recipe.model.model_copy(update={
-        "encoders": {name: small_encoder(e) for name, e in recipe.model.encoders.items()}, "language": small_part(recipe.model.language),
-    })  # fmt: skip
+    changed: dict[str, Any] = {"encoders": {name: small_encoder(e) for name, e in recipe.model.encoders.items()}, "language": small_part(recipe.model.language)}
+    if recipe.model.pretrained:
+        family = known(recipe.model.pretrained).config["model_type"]
+        changed |= {"pretrained": str(saved(family, folder / "model")), "processor": {}}
+    model = recipe.model.model_copy(update=changed)
     stages = tuple(_short(stage) for stage in recipe.stages)
     plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(mode="json", by_alias=True, exclude={"extends": True})
     for name, source in plain["data"].items():
@@ -116,6 +125,20 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], fol
     path = folder / "recipe.yaml"
     path.write_text(as_yaml(plain), encoding="utf-8")
     return path
+
+
+def _loaded(path: Path) -> tuple[LoadedRecipe, str]:
+    """The small recipe, and the export target that holds no small model: then it is exported in our own format."""
+    try:
+        return load(path), ""
+    except RecipeError as reason:
+        if " export.target:" not in str(reason):
+            raise
+    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    target = plain["export"]["target"]
+    plain["export"] = {"target": "custom"}
+    path.write_text(as_yaml(plain), encoding="utf-8")
+    return load(path), str(target)
 
 
 def _short(stage: Any) -> Any:
@@ -170,7 +193,7 @@ def _exported(run: RunFolder, out: Path) -> str:
 def _not_checked(loaded: LoadedRecipe, made: Mapping[str, Made]) -> Iterator[Line]:
     recipe = loaded.recipe
     parts = [*recipe.model.encoders.values(), recipe.model.language, *(getattr(s, "text", None) for s in recipe.stages)]
-    models = sorted({part.model for part in parts if getattr(part, "model", "")})
+    models = sorted({part.model for part in parts if getattr(part, "model", "")} | ({recipe.model.pretrained} - {""}))
     for model in models:
         yield Line(f"weights, tokenizer and chat template of {model}", "")
     for name, each in made.items():

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
+SELECTING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 LARGE = 1 << 20
 """Results of more elements are not computed, even where all that goes in is there: masks of long rows."""
 FEW = 64
@@ -39,6 +40,7 @@ class Ledger(TorchDispatchMode):
         self.part = "work"
         self._total = self._peak = 0
         self._section = ""
+        self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._owner: dict[int, tuple[str, int]] = {}
         from torch.utils.flop_counter import flop_registry
 
@@ -67,10 +69,12 @@ class Ledger(TorchDispatchMode):
         num_meta = sum(t.is_meta for t in tensors)
         if num_meta and (logged := _logged(func, args, kwargs)) is not None:
             return logged
-        if num_meta and (num_meta < len(tensors) or "device" in kwargs):
+        if num_meta and (num_meta < len(tensors) or "device" in kwargs or func in SELECTING):
             args, kwargs = _moved(func, args, kwargs)
         elif tensors and not num_meta and _broadcast(tensors) > LARGE:
             args, kwargs = tree_map(_to_meta, (args, kwargs))
+        if num_meta and func is aten.split_with_sizes.default and sum(args[1]) != args[0].shape[args[2] if len(args) > 2 else 0]:
+            args = _dealt(*args)
         out = func(*args, **kwargs)
         if formula := self._formulas.get(func._overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)
@@ -122,15 +126,30 @@ class Ledger(TorchDispatchMode):
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
+    def _once(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """A small mask with values as one without: one and the same for all layers."""
+        if mask is None or mask.is_meta:
+            return mask
+        return self._masks.setdefault(id(mask), (mask, _to_meta(mask)))[1]
+
     def attention(self, lower: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
         """Attention as a GPU computes it, scores are never stored (FlashAttention, arXiv 2205.14135). lower: the cast of autocast."""
 
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, *_: Any, **__: Any) -> torch.Tensor:
-            given = [_to_meta(x) for x in (query, key, value)]
-            out: torch.Tensor = _Attend.apply(*(map(lower, given) if lower else given), attn_mask, self)
+            given = [lower(_to_meta(x)) if lower else _to_meta(x) for x in (query, key, value)]
+            out: torch.Tensor = _Attend.apply(*given, _aligned(self._once(attn_mask), lower), self)
             return out
 
         return mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attend)
+
+
+def _aligned(mask: torch.Tensor | None, lower: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor | None:
+    """The mask as the kernels keep it: in the type of the queries, its rows filled up to a multiple of 8; a copy for each layer where it is not so already."""
+    if mask is None:
+        return None
+    mask = lower(mask) if lower else mask
+    missing = -mask.shape[-1] % 8
+    return torch.nn.functional.pad(mask, (0, missing)) if missing else mask
 
 
 class _Attend(torch.autograd.Function):
@@ -158,7 +177,7 @@ def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 def _logged(func: Any, args: Any, kwargs: Any) -> Any:
     """What takes a number off the GPU, to log it: nothing is known of it, and nothing depends on it."""
     if func is aten._local_scalar_dense.default:
-        return 0.0 if args[0].is_floating_point() else 0
+        return False if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 0
     if func is aten._to_copy.default and str(kwargs.get("device")) == "cpu" and args[0].numel() <= FEW:
         return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
     if func is aten.bincount.default:
@@ -172,15 +191,26 @@ def _to_meta(x: Any) -> Any:
 
 def _moved(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Every argument on the meta device. A mask that selects says how many while it is still known."""
-    if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
-        args = (args[0], [p for i in args[1] for p in (i.nonzero(as_tuple=True) if _selects(i) else (i,))], *args[2:])
+    if func in SELECTING:
+        args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("meta")}
     return tree_map(_to_meta, (args, kwargs))
 
 
-def _selects(index: Any) -> bool:
-    return isinstance(index, torch.Tensor) and index.dtype == torch.bool and not index.is_meta
+def _places(index: Any) -> tuple[Any, ...]:
+    """A mask as the places that it selects: as many as it does, or all of them where that cannot be known."""
+    if not isinstance(index, torch.Tensor) or index.dtype != torch.bool:
+        return (index,)
+    if not index.is_meta:
+        return index.nonzero(as_tuple=True)
+    return tuple(torch.empty(index.numel(), dtype=torch.long, device="meta") for _ in range(index.ndim))
+
+
+def _dealt(x: torch.Tensor, sizes: list[int], dim: int = 0) -> tuple[Any, ...]:
+    """Parts whose sizes would come from pixels: equal ones, as far as that goes."""
+    each, rest = divmod(x.shape[dim], len(sizes))
+    return x, [each + (i < rest) for i in range(len(sizes))], dim
 
 
 def _broadcast(tensors: list[torch.Tensor]) -> int:

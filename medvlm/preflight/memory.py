@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,21 +13,25 @@ from medvlm.preflight.precision import COPIES
 from medvlm.preflight.simulate import Step, stacks_of
 
 ENGINES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
-ZERO_BUCKET = 500_000_000
-"""Elements that DeepSpeed reduces or gathers at once, at most."""
+BUCKET = 50_000_000
+"""Elements that DeepSpeed sends at once (engine_zero.BUCKET)."""
+Recompute = Callable[[str], bool]
+"""Whether the layers of a stack are computed again in the backward pass."""
 BATCH_PARTS = ("language", "text", "vision", "logits", "work")
 """Parts that shrink with the micro-batch."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Elements and bytes of a model's parameters and buffers in the precision it trains in. unit: the largest block that is gathered at once."""
+    """Of a model in the precision it trains in: elements and bytes of what is trained, bytes of what is not. root, block: elements of what
+    lies outside of all layers, and of the largest layer; block_trained: those of a layer that are trained at most."""
 
     trained: int
     trained_bytes: int
     frozen_bytes: int
-    unit: int
-    unit_trained: int
+    root: int
+    block: int
+    block_trained: int
 
 
 @dataclass(frozen=True)
@@ -46,35 +50,36 @@ class Memory:
 def weights_of(model: nn.Module) -> Weights:
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = [t for t in (*model.parameters(), *model.buffers()) if not t.requires_grad]
-    blocks = [layer for stack in stacks_of(model).values() for layer in stack] or [model]
-    stacked = {id(p) for block in blocks for p in block.parameters()}
-    root = sum(p.numel() for p in model.parameters() if id(p) not in stacked)
+    layers = [layer for stack in stacks_of(model).values() for layer in stack]
+    stacked = {id(p) for layer in layers for p in layer.parameters()}
     return Weights(
         sum(p.numel() for p in trained), sum(p.numel() * p.element_size() for p in trained), sum(t.numel() * t.element_size() for t in frozen),
-        max([root, *(sum(p.numel() for p in block.parameters()) for block in blocks)]),
-        max(sum(p.numel() for p in block.parameters() if p.requires_grad) for block in blocks),
+        sum(p.numel() for p in model.parameters() if id(p) not in stacked), max((sum(p.numel() for p in x.parameters()) for x in layers), default=0),
+        max((sum(p.numel() for p in x.parameters() if p.requires_grad) for x in layers), default=0),
     )  # fmt: skip
 
 
-def memory(step: Step, weights: Weights, engine: str, precision: str, world: int, recompute: bool = False, share: float = 1.0) -> Memory:
-    """share: of the micro-batch that was simulated; what depends on it is taken to be proportional."""
-    worst = max((_section(step, weights, engine, precision, world, name, recompute, share) for name in step.sections), key=lambda parts: sum(parts.values()))
-    return Memory(engine, recompute, worst)
+def memory(
+    step: Step, weights: Weights, engine: str, precision: str, world: int, recompute: Recompute | None = None, share: float = 1.0, offload: bool = False,
+) -> Memory:  # fmt: skip
+    """recompute: by default no layer is. share: of the micro-batch that was simulated; what depends on it is taken to be proportional."""
+    sections = [_section(step, name, recompute, share) for name in step.sections]
+    spread = [_spread(parts, weights, engine, precision, world, offload) for parts in sections]
+    worst = max(spread, key=lambda parts: sum(parts.values()))
+    return Memory(engine, recompute is not None, {part: size for part, size in worst.items() if size >= 1})
 
 
-def _section(
-    step: Step, weights: Weights, engine: str, precision: str, world: int, name: str, recompute: bool, share: float
-) -> dict[str, float]:
-    parts = {"weights": float(weights.trained_bytes + weights.frozen_bytes), **dict.fromkeys(("gradients", "optimiser", *BATCH_PARTS), 0.0)}
+def _section(step: Step, name: str, recompute: Recompute | None, share: float) -> dict[str, float]:
+    parts = dict.fromkeys(("gradients", "optimiser", *BATCH_PARTS), 0.0)
     for owner, size in step.sections[name].items():
         parts[_part(owner)] = parts.get(_part(owner), 0.0) + size
-    if recompute:
-        for stack, saved in _saved(step, name):
+    for stack, saved in _saved(step, name) if recompute else ():
+        if recompute(stack):  # type: ignore[misc]
             part = _part(module_of(stack))
             parts[part] = max(0.0, parts[part] - saved)
     for part in BATCH_PARTS if name != "step" else ():
         parts[part] *= share
-    return {part: size for part, size in _spread(parts, weights, engine, precision, world).items() if size >= 1}
+    return parts
 
 
 def _saved(step: Step, section: str) -> Iterator[tuple[str, float]]:
@@ -86,26 +91,29 @@ def _saved(step: Step, section: str) -> Iterator[tuple[str, float]]:
             yield stack, layers * (kept - given)
 
 
-def _spread(parts: dict[str, float], weights: Weights, engine: str, precision: str, world: int) -> dict[str, float]:
-    """How an engine divides the parts among its ranks, and what it adds."""
+def _spread(parts: dict[str, float], weights: Weights, engine: str, precision: str, world: int, offload: bool) -> dict[str, float]:
+    """How an engine divides the parts among its ranks, and what it adds. offload: what is sharded waits in the CPU's memory."""
     computes = 4 if precision == "32-true" else 2
-    made = dict(parts)
+    made = {"weights": float(weights.trained_bytes + weights.frozen_bytes), **parts}
+    shared: tuple[str, ...] = ()
     if engine == "ddp":
         made["buffers"] = float(weights.trained_bytes)  # gradients are averaged in buckets of their own
     elif engine == "fsdp2":
-        made |= {part: parts[part] / world for part in ("weights", "gradients", "optimiser")}
-        made.pop(COPIES, None)
-        made["buffers"] = float(2 * weights.unit * computes + weights.unit_trained * computes)
+        shared = ("weights", "gradients", "optimiser")
+        made.pop(COPIES, None)  # weights are gathered in the type that is computed in
+        # What lies outside of the layers stays gathered; of layers, one that runs, one that is on its way and the bytes they came in;
+        # gradients of a layer as they are computed, and in float32 as they are sent.
+        made["buffers"] = float((weights.root + 3 * weights.block) * computes + weights.block_trained * (computes + 4))
     elif engine.startswith("zero"):
         stage = int(engine[-1])
-        low = computes / (weights.trained_bytes / weights.trained) if weights.trained else 1.0
-        made.pop(COPIES, None)
-        made["optimiser"] = (weights.trained * (8 + 4)) / world  # float32 states and weights, each rank its share
-        made["gradients"] = parts["gradients"] * low / (world if stage > 1 else 1)
-        made["weights"] = parts["weights"] * low / (world if stage > 2 else 1)
-        made["buffers"] = float(min(ZERO_BUCKET, weights.trained) * computes * (1 if world == 1 else 2))
+        shared = ("optimiser", "gradients", "weights")[:stage]
+        made["optimiser"] += 4.0 * weights.trained  # it steps a copy of its own
+        made["buffers"] = 4.0 * min(BUCKET, weights.trained) * (1 if stage < 3 else 2)
         if stage == 3:
-            made["buffers"] += float(2 * weights.unit * computes)
+            made.pop(COPIES, None)
+            made["buffers"] += float((weights.root + 2 * weights.block) * 4)
+    for part in shared:
+        made[part] = 0.0 if offload else made[part] / world
     return made
 
 
@@ -126,16 +134,21 @@ class Change:
     memory: Memory
 
 
-def cheapest(step: Step, weights: Weights, engine: str, precision: str, world: int, usable: float, micro: int, accumulate: int, stage: str, blocks: str) -> Change | None:
-    """The first that fits, from what costs nothing but a line to what changes the training. None where none of them does. blocks: the modules that have some, as a recipe names them."""
-    for say, kind, again, share in _changes(engine, world, micro, accumulate, stage, f"engine.recompute=[{blocks}]"):
-        found = memory(step, weights, kind, precision, world, again, share)
+def cheapest(step: Step, weights: Weights, engine: str, precision: str, world: int, usable: float, micro: int, accumulate: int, stage: str) -> Change | None:
+    """The first that fits, from what costs nothing but a line to what changes the training. None where none of them does."""
+    layers = ", ".join(sorted({module_of(name) for name in step.layers}))
+    for say, kind, again, share in _changes(engine, world, micro, accumulate, stage, f"engine.recompute=[{layers}]"):
+        found = memory(step, weights, kind, precision, world, every_stack if again else None, share)
         if found.total <= usable:
             return Change(say, found)
     return None
 
 
-def _changes(engine: str, world: int, micro: int, accumulate: int, stage: str, recompute: str) -> Iterator[tuple[str, str, bool, float]]:
+def every_stack(stack: str) -> bool:
+    return True
+
+
+def _changes(engine: str, world: int, micro: int, accumulate: int, stage: str, again: str) -> Iterator[tuple[str, str, bool, float]]:
     halves = [n for n in (2, 4, 8, 16, 32, 64, 128) if micro % n == 0]
     kinds = [engine, *(k for k in ("fsdp2", "zero3") if world > 1 and engine != k)]
     for kind in kinds:
@@ -144,9 +157,9 @@ def _changes(engine: str, world: int, micro: int, accumulate: int, stage: str, r
             yield _said(first), kind, False, 1.0
         for n in halves:
             yield _said([*first, f"stages.{stage}.accumulate={accumulate * n}"]), kind, False, 1 / n
-        yield _said([*first, recompute]), kind, True, 1.0
+        yield _said([*first, again]), kind, True, 1.0
         for n in halves:
-            yield _said([*first, recompute, f"stages.{stage}.accumulate={accumulate * n}"]), kind, True, 1 / n
+            yield _said([*first, again, f"stages.{stage}.accumulate={accumulate * n}"]), kind, True, 1 / n
 
 
 def _said(lines: list[str]) -> str:

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Lora, StageConfig
-from medvlm.models.parts import group_of, matches, module_of
+from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.gpus import GIB, Machines
 from medvlm.preflight.known import described
-from medvlm.preflight.memory import ENGINES, Memory
+from medvlm.preflight.memory import ENGINES, Memory, Recompute, every_stack
+from medvlm.preflight.native import Ready, ready
 from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
@@ -24,7 +26,6 @@ from medvlm.preflight.staging import items_of, length, longest, micro_of, stage_
 from medvlm.recipe import LoadedRecipe
 from medvlm.rules import starts_from
 from medvlm.sections import Recipe
-from medvlm.train.blocks import blocks
 from medvlm.train.optim import make_optimizer
 
 MFU = 0.4
@@ -85,8 +86,10 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     """Raises RecipeError for a model that nothing is known of, and for `trains`, `lr_of` and adapters that match nothing in the real model."""
     given, recipe = loaded.recipe, described(loaded.recipe)
     looks = look(loaded, runs)
-    tokenizer, knows = tokenizer_of(recipe, looks), _knows_words(given)
-    stages = tuple(_stage(recipe, i, looks, tokenizer, knows, machines, mfu) for i in range(len(recipe.stages)))
+    with TemporaryDirectory() as folder:
+        model = ready(given.model, Path(folder))
+        tokenizer, knows = tokenizer_of(recipe, looks), model.is_exact if model else _knows_words(given)
+        stages = tuple(_stage(recipe, i, looks, tokenizer, knows, machines, mfu, model) for i in range(len(recipe.stages)))
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
     if not knows:
         missing.append("text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters / 3.5")
@@ -101,15 +104,23 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
 
 
 def _stage(
-    recipe: Recipe, i: int, looks: Mapping[str, Look], tokenizer: Any, knows: bool, machines: Machines | None, mfu: float
-) -> StagePlan:
+    recipe: Recipe, i: int, looks: Mapping[str, Look], tokenizer: Any, knows: bool, machines: Machines | None, mfu: float,
+    model: Ready | None,
+) -> StagePlan:  # fmt: skip
     config, world = recipe.stages[i], machines.world if machines else 1
     lora = _adapters(recipe, i) if component("stages", config.kind).MAKES == "vlm" else None
-    stage = stage_on_meta(recipe, config if lora is None else config.model_copy(update={"lora": lora}), tokenizer, knows, world)
-    make_optimizer(stage.model, config.optim, matches, config.name)  # its `lr_of` finds what it names
+    stage = stage_on_meta(recipe, config if lora is None else config.model_copy(update={"lora": lora}), tokenizer, knows, world, model)
+    eight_bit = config.optim.kind == "adamw8bit"
+    optim = config.optim.model_copy(update={"kind": "adamw"}) if eight_bit else config.optim
+
+    def optimizer() -> Any:
+        return make_optimizer(stage.model, optim, matches, config.name)
+
+    optimizer()  # its `lr_of` finds what it names
     modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
     items, notes = items_of(stage, config, looks)
-    micro = max(1, config.batch // (world * config.micro_batches))
+    accumulate = config.micro_batches
+    micro = max(1, config.batch // (world * accumulate))
     if not items:
         notes = [f"none of the samples that were looked at can be used: {'; '.join(notes) or 'they have no question of its tasks'}"]
         return _unmeasured(config, modules, adapters, micro, recipe, notes)
@@ -117,23 +128,29 @@ def _stage(
     make = micro_of(stage, config, drawn)
     precision = recipe.engine.precision
     weights_in(stage.model, precision)
-    step = simulate(stage.model, lambda m: stage.loss(m, make())[0], lambda: make_optimizer(stage.model, config.optim, matches, config.name), group_of, precision)
+    try:
+        step = simulate(stage.model, lambda m: stage.loss(m, make())[0], optimizer, group_of, precision, eight_bit)
+    except (NotImplementedError, RuntimeError, TypeError, IndexError, ValueError) as reason:
+        first = str(reason).splitlines()[0][:160] if str(reason) else ""
+        return _unmeasured(config, modules, adapters, micro, recipe, [f"memory and time not checked: the model's code looks at values ({type(reason).__name__}: {first})"])
     weights = bytes_of.weights_of(stage.model)
     engine = _engine(recipe, machines)
-    options = [bytes_of.memory(step, weights, kind, precision, world, again) for kind in _engines(engine, world) for again in (False, True)]
-    chosen = next(m for m in options if m.engine == engine and m.recompute == bool(recipe.engine.recompute))
+    chosen = bytes_of.memory(step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload)
+    options = [bytes_of.memory(step, weights, kind, precision, world, again) for kind in _engines(engine, world) for again in (None, every_stack)]
+    options = [chosen, *(m for m in options if _named(m) != _named(chosen))]
     fits = chosen.total <= machines.usable if machines else None
     change = None
     if machines and not fits:
-        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, config.micro_batches, config.name, ",".join(sorted({module_of(n) for n, _ in blocks(stage.model)})))
+        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, accumulate, config.name)
+    flops = step.flops + sum(layer[2] * layer[3] for name, layer in step.layers.items() if chosen.recompute and _recomputed(recipe)(name))  # type: ignore[misc]
     rate = machines and (machines.gpu.fp32 if precision == "32-true" else machines.gpu.bf16) * 1e12 * mfu
     every = [x for source in items.values() for x in source]
     optimiser = step.held.get("optimiser", 0.0)
     return StagePlan(
         name=config.name, kind=config.kind, steps=config.steps, batch=config.batch, micro=micro, modules=modules, adapters=adapters,
-        tokens=mean(map(length, every)), longest=max(map(length, every)), flops=step.flops * config.micro_batches * world,
+        tokens=mean(map(length, every)), longest=max(map(length, every)), flops=flops * accumulate * world,
         memory={_named(m): bytes_of.rounded(m, GIB) for m in options}, chosen=_named(chosen), fits=fits,
-        remedy=_remedy(change, step, config, fits), seconds=step.flops * config.micro_batches / rate if rate else None,
+        remedy=_remedy(change, step, config, fits), seconds=flops * accumulate / rate if rate else None,
         checkpoint=round(weights.trained_bytes + weights.frozen_bytes + optimiser), checkpoints=3 if config.keep == "best" else 2, notes=tuple(notes),
     )  # fmt: skip
 
@@ -163,6 +180,12 @@ def _knows_words(recipe: Recipe) -> bool:
     """Whether the tokenizers of the run are made from its own texts, so that lengths are exact."""
     parts = [recipe.model.language, *(getattr(stage, "text", None) for stage in recipe.stages)]
     return not any(getattr(part, "model", "") for part in parts if part is not None)
+
+
+def _recomputed(recipe: Recipe) -> Recompute | None:
+    """Which layers are computed again, as the recipe says."""
+    patterns = recipe.engine.recompute
+    return (lambda stack: any(matches(stack, pattern) for pattern in patterns)) if patterns else None
 
 
 def _engine(recipe: Recipe, machines: Machines | None) -> str:

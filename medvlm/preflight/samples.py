@@ -112,7 +112,7 @@ def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
     served = {kind for kinds in serves(loaded.recipe).values() for kind in kinds}
     made = partial(Sample, source=name, split="train", report=words["report"], questions=tuple(_questions(words)))
     for kind in loaded.cards[name].media:
-        if kind in served:
+        if kind in served or loaded.recipe.model.pretrained:
             yield made(key=f"assumed-{kind}", media=(Medium(kind, "0.png", ()),))
 
 

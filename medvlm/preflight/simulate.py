@@ -37,23 +37,36 @@ class Step:
 
 
 def simulate(
-    model: nn.Module, run: Callable[[Any], torch.Tensor], optimizer: Callable[[], torch.optim.Optimizer], part_of: Callable[[str], str], precision: str
-) -> Step:
+    model: nn.Module, run: Callable[[Any], torch.Tensor], optimizer: Callable[[], torch.optim.Optimizer], part_of: Callable[[str], str], precision: str,
+    eight_bit: bool = False,
+) -> Step:  # fmt: skip
     """model: on the meta device, in the precision it is trained in. run: gives the loss of one micro-batch, called with what stands for the
-    wrapped model. optimizer: makes it, over the model as it then is. part_of: parameter -> encoders.film, language, ...
+    wrapped model. optimizer: makes it, over the model as it then is. part_of: parameter -> encoders.film, language, ... eight_bit: whether
+    its moments are kept in 8 bits.
     """
+    _record_all(model)
     stacks = stacks_of(model)
     depths = {name: len(stack) for name, stack in stacks.items()}
 
     def at(deeper: str = "") -> dict[str, float]:
         with _shallow(stacks, {name: SHALLOW + (name == deeper) for name in stacks}):
-            return _measure(model, run, optimizer, part_of, precision, [s for s in stacks.values() if len(s)])
+            return _measure(model, run, optimizer, part_of, precision, [s for s in stacks.values() if len(s)], eight_bit)
 
-    base = at()
-    slopes = {name: {k: v - base.get(k, 0.0) for k, v in {**dict.fromkeys(base, 0.0), **at(name)}.items()} for name in stacks}
+    try:
+        base = at()
+    except Exception:  # code that counts its layers: then all of them are run
+        stacks, depths = {}, {}
+        base = at()
+
+    def slope(name: str) -> dict[str, float]:
+        if not base[f"trained|{name}"]:  # nothing of it is kept
+            return dict.fromkeys(("flops", "forward_flops"), base[f"layer|{name}"])
+        return {k: v - base.get(k, 0.0) for k, v in {**dict.fromkeys(base, 0.0), **at(name)}.items()}
+
+    slopes = {name: slope(name) for name in stacks if f"layer|{name}" in base}
     whole = {
-        key: base.get(key, 0.0) + sum((depths[name] - SHALLOW) * slope.get(key, 0.0) for name, slope in slopes.items())
-        for key in dict.fromkeys([*base, *(k for slope in slopes.values() for k in slope)])
+        key: base.get(key, 0.0) + sum((depths[name] - SHALLOW) * rise.get(key, 0.0) for name, rise in slopes.items())
+        for key in dict.fromkeys([*base, *(k for rise in slopes.values() for k in rise)])
     }
     sections: dict[str, dict[str, float]] = {}
     held: dict[str, float] = {}
@@ -65,10 +78,22 @@ def simulate(
         elif kind == "held":
             held[rest] = value
     layers = {}
-    for name, slope in slopes.items():
-        kept = sum(v for k, v in slope.items() if k.startswith("held|"))
-        layers[name] = (kept, base.get(f"input|{name}", 0.0), slope.get("forward_flops", 0.0), depths[name])
+    for name, rise in slopes.items():
+        kept = sum(v for k, v in rise.items() if k.startswith("held|"))
+        layers[name] = (kept, base[f"input|{name}"], rise["forward_flops"], depths[name])
     return Step(sections, held, whole["flops"], layers)
+
+
+def _record_all(model: nn.Module) -> None:
+    """transformers notes hidden states by hooks that it puts on the layers it finds when it is first called: on all of them, then, before some are hidden."""
+    try:
+        from transformers import PreTrainedModel
+        from transformers.utils.output_capturing import maybe_install_capturing_hooks
+    except ImportError:  # an earlier release, which does not
+        return
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            maybe_install_capturing_hooks(module)
 
 
 def stacks_of(model: nn.Module) -> dict[str, Any]:
@@ -100,9 +125,10 @@ def _shallow(stacks: Mapping[str, Any], depths: Mapping[str, int]) -> Iterator[N
 
 def _measure(
     model: nn.Module, run: Callable[[Any], torch.Tensor], optimizer: Callable[[], torch.optim.Optimizer], part_of: Callable[[str], str], precision: str,
-    stacks: Sequence[Any],
+    stacks: Sequence[Any], eight_bit: bool,
 ) -> dict[str, float]:  # fmt: skip
-    """Every figure of one run, flat: `peak|SECTION|PART`, `held|PART`, `flops`, `forward_flops`, `input|STACK`."""
+    """Every figure of one run, flat: `peak|SECTION|PART`, `held|PART`, `flops`, `forward_flops`, and of each stack that ran `input|STACK`
+    (bytes), `layer|STACK` (operations of a layer's forward pass), `trained|STACK` (whether gradients go through it)."""
     ledger, figures = Ledger(model), dict[str, float]()
     names = {id(m): n for n, m in model.named_modules()}
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -124,7 +150,7 @@ def _measure(
             with ledger.of("work"):
                 loss.backward()
                 del loss
-                states = _step(made, trained, ledger)
+                states = _step(made, trained, ledger, eight_bit)
         figures["flops"] = ledger.flops
         for parts in ledger.peaks.values():  # from the second step on they are there all the time
             parts["optimiser"] = states
@@ -135,7 +161,8 @@ def _measure(
 
 def _watched(model: nn.Module, part_of: Callable[[str], str]) -> Iterator[tuple[nn.Module, str]]:
     """Modules by the part they belong to; what turns hidden states into words is a part of its own."""
-    words = getattr(getattr(model, "language", model), "get_output_embeddings", lambda: None)()
+    language: Any = getattr(model, "language", model)
+    words = language.get_output_embeddings() if hasattr(language, "get_output_embeddings") else getattr(language, "lm_head", None)
     for name, module in model.named_modules():
         first = next((f"{name}.{n}" for n, _ in module.named_parameters()), "") if name else ""
         if first:
@@ -156,22 +183,33 @@ def _mark(ledger: Ledger, hooks: ExitStack, stack: Any, number: int, figures: di
 
         return hook
 
-    def size(_: Any, args: Any, kwargs: Any) -> None:
+    def enter(_: Any, args: Any, kwargs: Any) -> None:
         given = next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
         figures[f"input|{name}"] = given.numel() * given.element_size()
+        figures[f"layer|{name}"] = -ledger.flops
+
+    def leave(_: Any, __: Any, out: Any) -> None:
+        hidden = out[0] if isinstance(out, tuple) else out
+        figures[f"layer|{name}"] += ledger.flops
+        figures[f"trained|{name}"] = float(hidden.requires_grad)
 
     for at, what in marks.items():
         hooks.callback(layers[at].register_forward_hook(begin(what)).remove)
-    hooks.callback(layers[0].register_forward_pre_hook(size, with_kwargs=True).remove)
+    hooks.callback(layers[-1].register_forward_pre_hook(enter, with_kwargs=True).remove)
+    hooks.callback(layers[-1].register_forward_hook(leave).remove)
 
 
-def _step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], ledger: Ledger) -> int:
+def _step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], ledger: Ledger, eight_bit: bool) -> int:
     """The first step of the optimiser. Returns the bytes of the states that it makes."""
-    for group in optimizer.param_groups:
-        if not group.get("fused"):
-            group["foreach"] = True  # as on a GPU
     ledger.section("step")
-    optimizer.step()
+    if type(optimizer) is torch.optim.AdamW:  # on a GPU one kernel does it, with nothing beside the moments
+        for parameter in trained:
+            if parameter.grad is not None:
+                optimizer.state[parameter] |= {moment: _moment(parameter, eight_bit) for moment in ("exp_avg", "exp_avg_sq")}
+    else:
+        for group in optimizer.param_groups:
+            group["foreach"] = True  # as on a GPU
+        optimizer.step()
     for parameter in trained:
         parameter.grad = None
         for state in optimizer.state[parameter].values():
@@ -181,3 +219,10 @@ def _step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], ledger:
     peak = ledger.peaks["step"]
     peak["work"] = peak.get("work", 0) - states
     return states
+
+
+def _moment(parameter: nn.Parameter, eight_bit: bool) -> torch.Tensor:
+    """In 8 bits with a float32 scale for each 256 numbers; bitsandbytes leaves small parameters in 32 bits."""
+    if not eight_bit or parameter.numel() < 4096:
+        return torch.zeros_like(parameter, dtype=torch.float32 if eight_bit else None)
+    return torch.empty(parameter.numel() + 4 * -(-parameter.numel() // 256), dtype=torch.uint8, device="meta")

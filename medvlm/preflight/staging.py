@@ -13,19 +13,18 @@ import torch
 from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess, StageConfig
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.data.dialogue import Dialogue, Turn
 from medvlm.data.mixture import Mixture
 from medvlm.data.prepare import Prepare
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.models.parts import preprocess_of, set_trained, tokens_of
 from medvlm.preflight import adapters
+from medvlm.preflight.native import CHARS_PER_TOKEN, LOOKED_AT, Ready, pictured
 from medvlm.preflight.samples import Look
 from medvlm.sections import Recipe
 from medvlm.stages._setup import Setup
 
-CHARS_PER_TOKEN = 3.5
-"""Of tokenizers whose files are not here: English reports have 3.5 to 4.5, so this counts rather too many."""
 DRAWN = 32
 """Micro-batches that are drawn to find one as long as the longest of many steps."""
 
@@ -73,20 +72,19 @@ def with_vocabulary(part: Any) -> Any:
     return part.model_copy(update={"config": {**part.config, "vocab_size": part.vocabulary}})
 
 
-def stage_on_meta(recipe: Recipe, config: StageConfig, tokenizer: Any, knows_words: bool, world: int) -> Any:
-    """recipe, config: described (see known.described). Raises RecipeError for what its `trains` and adapters do not find in the model."""
+def stage_on_meta(recipe: Recipe, config: StageConfig, tokenizer: Any, knows_words: bool, world: int, ready: Ready | None = None) -> Any:
+    """recipe, config: described (see known.described). ready: of a ready model. Raises RecipeError for what its `trains` and adapters do not find in the model."""
     encoders = recipe.model.encoders
     language = with_vocabulary(recipe.model.language)
     if (text := getattr(config, "text", None)) is not None:
         config = config.model_copy(update={"text": with_vocabulary(text)})
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE)
-    dialogue: Any = (Dialogue(tokenizer, IMAGE) if knows_words else About(image_id)) if language else None
-    routes = {kind: name for name, encoder in encoders.items() for kind in (encoder.serves or (name,))}
-    transforms: Any = {name: _Blank(p) for name, p in preprocess_of(encoders).items()}
+    made: dict[str, Any] = {"tokenizer": tokenizer, "image_token": IMAGE, "pretrained": ""}
+    if ready:
+        processor = ready.prepare.processor
+        made = {"tokenizer": processor.tokenizer, "image_token": processor.soft, "pretrained": str(ready.folder)}
     setup = Setup(
-        seed=recipe.seed, encoders=encoders, language=language, tokenizer=tokenizer, image_token=IMAGE,
-        prepare=Prepare(transforms, routes, dialogue, tokens_of(encoders), Writing(scale=recipe.model.boxes.scale)),
-        open_source=lambda *_: None, augments={}, engine=_alone(world), workers=0, quarantine=lambda *_: None,  # type: ignore[arg-type,return-value]
+        seed=recipe.seed, encoders=encoders, language=language, prepare=ready.prepare if ready else _prepare(recipe, tokenizer, knows_words),
+        open_source=lambda *_: None, augments={}, engine=_alone(world), workers=0, quarantine=lambda *_: None, **made,  # type: ignore[arg-type,return-value]
     )  # fmt: skip
     with torch.device("meta"):
         stage = component("stages", config.kind).build(config, setup)
@@ -99,23 +97,36 @@ def stage_on_meta(recipe: Recipe, config: StageConfig, tokenizer: Any, knows_wor
     return stage
 
 
+def _prepare(recipe: Recipe, tokenizer: Any, knows_words: bool) -> Prepare:
+    encoders = recipe.model.encoders
+    dialogue: Any = None
+    if recipe.model.language is not None:
+        dialogue = Dialogue(tokenizer, IMAGE) if knows_words else About(tokenizer.convert_tokens_to_ids(IMAGE))
+    routes = {kind: name for name, encoder in encoders.items() for kind in (encoder.serves or (name,))}
+    transforms: Any = {name: _Blank(p) for name, p in preprocess_of(encoders).items()}
+    return Prepare(transforms, routes, dialogue, tokens_of(encoders), Writing(scale=recipe.model.boxes.scale))
+
+
 def items_of(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tuple[dict[str, list[Any]], list[str]]:
     """Source -> samples as the stage prepares them; and why it could not use some."""
     refused: dict[str, int] = {}
     made: dict[str, list[Any]] = {}
     for source in config.mix:
-        for i, sample in enumerate(looks[source].samples):
+        samples = looks[source].samples
+        for i, sample in enumerate(samples[:: max(1, len(samples) // LOOKED_AT)] if stage.setup.pretrained else samples):
             try:
-                made.setdefault(source, []).append(stage.prepare_sample(sample, _Nothing(), 0, i))
-            except DataError as reason:
+                shown, files = pictured(sample) if stage.setup.pretrained else (sample, _Nothing())
+                item = stage.prepare_sample(shown, files, 0, i)
+                made.setdefault(source, []).append(item)
+            except (DataError, RecipeError) as reason:  # a run would leave such samples out, or stop
                 why = str(reason).partition(": ")[2]
                 refused[why] = refused.get(why, 0) + 1
-    return made, [f"{n} of the samples: {why}" for why, n in refused.items()]
+    return made, [f"not used: {n} of the samples: {why}" for why, n in refused.items()]
 
 
 def longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]], count: int, seed: int) -> list[Any]:
     """`count` prepared samples, as the mixture deals them: of many such draws the one with the most tokens."""
-    mixture, rng = Mixture({s: w for s, w in config.mix.items() if items.get(s)}, seed, config.name), random.Random(seed)
+    mixture, rng = Mixture({s: w for s, w in config.mix.items() if s in items}, seed, config.name), random.Random(seed)
     draws = [[rng.choice(items[mixture.at(d * count + i)[0]]) for i in range(count)] for d in range(DRAWN)]
     return max(draws, key=lambda drawn: sum(map(length, drawn)))
 
@@ -134,12 +145,11 @@ def micro_of(stage: Any, config: StageConfig, items: list[Any]) -> Callable[[], 
 
 
 def _rollout(stage: Any, config: Any, prompts: list[Any]) -> Any:
-    from medvlm.data.rows import collate
     from medvlm.stages.grpo import Rollout, _whole
 
-    answer = [5] * config.max_new_tokens
+    answer = [len(stage.setup.tokenizer) - 1] * config.max_new_tokens  # a word: special tokens come first
     documents = [replace(p.document, prefix=_whole(p.document), branches=[(answer, 0)] * config.group) for p in prompts]
-    batch = collate(documents, stage.setup.prepare.image_tokens, stage.setup.tokenizer.pad_token_id)
+    batch = stage.setup.prepare.collate(documents, stage.setup.tokenizer.pad_token_id)
     drawn = torch.zeros(len(batch.targets_L))
     return Rollout(batch, torch.zeros(len(batch.targets_L)), drawn if config.kl else None, {}, drawn)
 

@@ -38,7 +38,7 @@ def _stage(stage: StagePlan, plan: Plan) -> Iterator[str]:
     if stage.adapters:
         yield f"  adapters on {stage.adapters} layers"
     for note in stage.notes:
-        yield f"  not used: {note}"
+        yield f"  {note}"
     if not stage.memory:
         return
     yield f"  tokens of a sample: {stage.tokens:.0f}, longest {stage.longest}; {stage.tokens * stage.batch:,.0f} a step"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
@@ -52,7 +54,10 @@ class Setup:
 def build_answering(setup: Setup) -> Answering:
     """The model of a stage that trains answers."""
     if isinstance(setup.prepare, NativePrepare):
-        return build_native(setup.pretrained, setup.prepare.processor.blank(), setup.seed)
+        with torch.device("cpu"):
+            blank = setup.prepare.processor.blank()
+        # On the meta device, to plan, there are no weights to load.
+        return build_native(setup.pretrained, blank, setup.seed, weights=not torch.empty(0).is_meta)
     return build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
 
 

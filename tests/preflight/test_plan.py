@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from medvlm.cli import main
+from medvlm.preflight import gpus, known
 from medvlm.preflight.gpus import GIB, parse
 from medvlm.preflight.plan import plan
 from medvlm.recipe import load, shipped
@@ -26,7 +28,8 @@ def test_every_shipped_recipe_has_a_plan(path: Path, tmp_path: Path, capsys: pyt
     assert [s["name"] for s in made["stages"]] == [s.name for s in stages]
     for stage in made["stages"]:
         assert sum(m["trained"] for m in stage["modules"]) > 0
-        assert stage["fits"] in (True, False) and stage["flops"] > 0
+        assert stage["memory"] or any("not checked" in note or "max_tokens" in note for note in stage["notes"])
+        assert not stage["memory"] or (stage["fits"] in (True, False) and stage["flops"] > 0)
         assert all(parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"), abs=0.01) for parts in stage["memory"].values())
 
 
@@ -68,10 +71,6 @@ def test_what_does_not_fit_is_told_how_it_would(written: Path, tmp_path: Path) -
     found = plan(loaded, tmp_path, large).stages[0]
     assert found.fits and not found.remedy
     total = found.memory[found.chosen]["total"] * GIB
-    from dataclasses import replace
-
-    from medvlm.preflight import gpus
-
     small = replace(large, gpu=replace(large.gpu, gib=gpus.RESERVED_GIB + total * 0.8 / gpus.USABLE / GIB))
     told = plan(loaded, tmp_path, small).stages[0]
     assert told.fits is False
@@ -82,3 +81,12 @@ def test_what_does_not_fit_is_told_how_it_would(written: Path, tmp_path: Path) -
 def test_gpus_that_are_not_known_are_refused(text: str, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(written), "--gpus", text]) == 2
     assert "--gpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-VL-7B-Instruct", "google/medgemma-4b-it", "llava-hf/llava-1.5-7b-hf"])
+def test_a_ready_model_is_planned_with_the_parameters_it_was_published_with(model: str, tmp_path: Path) -> None:
+    content = tiny_run.recipe(model={"pretrained": model}, stages=[{**ADAPTED, "batch": 2}])
+    made = plan(load(tiny_run.written(tmp_path, content)), tmp_path, None).stages[0]
+    published = json.loads(next(p for p in known.FOLDER.glob("*.json") if model in json.loads(p.read_text())["ids"]).read_text())["parameters"]
+    assert sum(m.trained + m.frozen for m in made.modules if m.name != "lora") == published
+    assert made.memory and made.flops > 0 and not made.notes
