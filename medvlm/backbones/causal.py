@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,7 +133,7 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
             model.resize_token_embeddings(len(tokenizer))
         language: nn.Module = model
         return language
-    rest = {k: v for k, v in config.config.items() if k != "model_type"}
+    rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}  # transformers writes into nested settings
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest}))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,7 +154,7 @@ def _auto_config(config: Config) -> Any:
     if config.model:
         found = AutoConfig.from_pretrained(config.model)
         return getattr(found, "vision_config", found)
-    rest = {k: v for k, v in config.config.items() if k != "model_type"}
+    rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}  # transformers writes into nested settings
     return AutoConfig.for_model(config.config["model_type"], **rest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -67,7 +68,7 @@ class Text(nn.Module):
             self.tower = getattr(tower, "text_model", tower)
         else:
             ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-            rest = {k: v for k, v in config.config.items() if k != "model_type"}
+            rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}  # transformers writes into nested settings
             known = {"vocab_size": len(tokenizer), "max_position_embeddings": config.max_tokens, **ids, **rest}
             made = AutoConfig.for_model(config.config["model_type"], **known)
             # The only tower of its kind that AutoModel does not know by itself.

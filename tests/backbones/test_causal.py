@@ -168,3 +168,12 @@ def test_a_language_model_whose_weights_lack_a_key_is_refused(tmp_path: Path) ->
 def test_a_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cannot read the tokenizer of 'nobody/nothing'.*give the folder of a copy"):
         causal.tokenizer(causal.Config(kind="causal", model="nobody/nothing"), trained, tmp_path)
+
+
+def test_building_leaves_the_recipe_as_it_is() -> None:
+    """What a stage is resumed by is a hash of its settings."""
+    rope = {"rope_type": "linear", "factor": 2.0}
+    config = causal.Config(kind="causal", config={**SMALL, "rope_scaling": rope, "rope_theta": 20000.0}, vocabulary=320)
+    before = config.model_dump_json()
+    causal.build(config, trained(320))
+    assert config.model_dump_json() == before
