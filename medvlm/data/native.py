@@ -65,10 +65,13 @@ class Processor:
             self.stock.chat_template = PALIGEMMA
         if not self.stock.chat_template:
             raise RecipeError(f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or add chat_template.jinja to its folder")
+        fixed = {**getattr(type(self.stock), "images_kwargs", {}), **getattr(self.stock.valid_processor_kwargs, "_defaults", {}).get("images_kwargs", {})}
         for name, value in (settings or {}).items():
             known = [n for n in self.stock.image_processor.to_dict() if not n.endswith("_type")]
             if name not in known:
                 raise RecipeError(f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such setting{did_you_mean(name, known)} (it has {', '.join(sorted(known))})")
+            if name in fixed and fixed[name] != value:
+                raise RecipeError(f"model.processor.{name}: {type(self.stock).__name__} sets it to {fixed[name]} in every call, whatever its files say; choose another setting (it has {', '.join(sorted(set(known) - set(fixed)))})")
             setattr(self.stock.image_processor, name, value)
         self.tokenizer = self.stock.tokenizer
         if self.tokenizer.pad_token is None:

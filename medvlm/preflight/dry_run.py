@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -150,7 +151,7 @@ def _short(stage: Any) -> Any:
     if stage.lora is not None:
         update["lora"] = stage.lora.model_copy(update={"rank": min(stage.lora.rank, 4)})
     if getattr(stage, "text", None) is not None:
-        update["text"] = small_part(stage.text)
+        update["text"] = small_part(stage.text, deep=any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains))
     if hasattr(stage, "rewards"):
         update["rewards"] = {**stage.rewards, "medvlm.preflight.spread": max(stage.rewards.values())}
     return stage.model_copy(update={key: value for key, value in update.items() if key in type(stage).model_fields})

@@ -15,16 +15,19 @@ SIZES = {
     "num_hidden_layers": LAYERS, "n_layer": LAYERS, "depth": LAYERS, "query_pre_attn_scalar": WIDTH // HEADS, "width": WIDTH, "heads": HEADS, "layers": LAYERS,
 }  # fmt: skip
 """Key of a config -> its value in a small model; keys that a config does not have stay away."""
+DEPTHS = ("num_hidden_layers", "n_layer", "depth", "layers", "attention_window")
 DROPPED = ("vocab_size", "layer_types", "pad_token_id", "bos_token_id", "eos_token_id", "max_window_layers", "tie_word_embeddings")
 """The tokenizer of the small model decides, or its size does."""
 
 
-def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A transformers config of the same class. What was small stays."""
+def shrunk(config: Mapping[str, Any], deep: bool = False) -> dict[str, Any]:
+    """A transformers config of the same class. What was small stays. deep: with all its layers, for recipes that name them by number."""
     made: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and key.endswith("_config"):
-            made[key] = shrunk(value)
+            made[key] = shrunk(value, deep)
+        elif deep and key in DEPTHS:
+            made[key] = value
         elif key in SIZES and isinstance(value, int):
             made[key] = min(value, SIZES[key])
         elif key == "attention_window" and isinstance(value, list):
@@ -72,9 +75,9 @@ def small_connector(config: Any) -> Any:
     return config.model_copy(update=sizes)
 
 
-def small_part(config: Any) -> Any:
+def small_part(config: Any, deep: bool = False) -> Any:
     """A language model or text tower of the same class, with the tokenizer that is made for the run."""
-    return config.model_copy(update={"config": shrunk(config.config)}) if config is not None and getattr(config, "config", None) else config
+    return config.model_copy(update={"config": shrunk(config.config, deep)}) if config is not None and getattr(config, "config", None) else config
 
 
 def _image(config: Any, small: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Truth
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.data.views import Views
-from tests.models.ready import FAMILIES
+from tests.models.ready import FAMILIES, saved
 
 VOLUME = np.random.default_rng(0).integers(0, 256, (20, 40, 56), dtype=np.uint8)
 
@@ -70,6 +70,14 @@ def test_settings_are_those_of_the_image_processor_and_are_kept_with_the_run(fol
     assert Processor(tmp_path / "run").look([picture]).counts == small.look([picture]).counts
     with pytest.raises(RecipeError, match=r"model\.processor\.sizes: .* did you mean 'size'"):
         Processor(folder, {"sizes": 3})
+
+
+def test_a_setting_that_the_processor_overrules_is_refused(tmp_path: Path) -> None:
+    """InternVL's cuts pictures into tiles in every call, whatever its files say; one tile at most does the same."""
+    internvl, wide = saved("internvl", tmp_path / "internvl"), np.zeros((90, 300, 3), np.uint8)
+    with pytest.raises(RecipeError, match=r"model\.processor\.crop_to_patches: InternVLProcessor sets it to True in every call"):
+        Processor(internvl, {"crop_to_patches": False})
+    assert Processor(internvl, {"max_patches": 1}).look([wide]).counts == (4,) < Processor(internvl).look([wide]).counts
 
 
 def test_a_template_that_loses_pictures_or_is_missing_is_refused(folder: Path, tmp_path: Path) -> None:
