@@ -113,7 +113,7 @@ def test_an_archive_that_not_everybody_may_have_is_packed_with_a_secret(tmp_path
 
 
 def sources(tmp_path: Path, **folders: Path) -> dict[str, Any]:
-    data = {name: SimpleNamespace(shards=str(folder), fold=None, root="", salt_file="") for name, folder in folders.items()}
+    data = {name: SimpleNamespace(shards=str(folder), fold=None, root="", salt_file="", hold_out=None) for name, folder in folders.items()}
     loaded: Any = SimpleNamespace(recipe=SimpleNamespace(name="r", data=data, cache=CacheConfig()), cards={name: card(name) for name in folders})
     return open_sources(loaded, tmp_path / "runs", say=lambda _: None)
 

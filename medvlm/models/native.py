@@ -60,6 +60,10 @@ class Part(nn.Module):
     config: Any
     generation_config: Any
 
+    def get_output_embeddings(self) -> Any:
+        """The head of a language model, which adapters leave alone; None in other parts."""
+        return getattr(self, "lm_head", None)
+
 
 class NativeVLM(nn.Module):
     """forward(batch) -> logits of the trained tokens [L, V].
