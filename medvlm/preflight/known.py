@@ -14,8 +14,6 @@ from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.sections import Recipe
 
 FOLDER = Path(__file__).parent / "known"
-VLM = ("gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm", "llava", "llava_onevision", "paligemma", "mistral3")
-"""Model types of ready vision-language models."""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _measure(
 def _watched(model: nn.Module, part_of: Callable[[str], str]) -> Iterator[tuple[nn.Module, str]]:
     """Modules by the part they belong to; what turns hidden states into words is a part of its own."""
     language: Any = getattr(model, "language", model)
-    words = language.get_output_embeddings() if hasattr(language, "get_output_embeddings") else getattr(language, "lm_head", None)
+    words = language.get_output_embeddings() if hasattr(language, "get_output_embeddings") else None
     for name, module in model.named_modules():
         first = next((f"{name}.{n}" for n, _ in module.named_parameters()), "") if name else ""
         if first:

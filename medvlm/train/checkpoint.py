@@ -10,7 +10,6 @@ import errno
 import hashlib
 import io
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -25,6 +24,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
+from medvlm.core.durable import sync_folder
 from medvlm.core.errors import CheckpointError
 from medvlm.train.snapshot import Snapshot
 from medvlm.train.storage import HashingFile, Reader, Writer
@@ -72,12 +72,12 @@ def save(
         manifest |= {"tensors/.metadata": _fingerprint(part / "tensors" / ".metadata"), **_put(part, "state.json", json.dumps(state, indent=1).encode())}
         _put(part, "manifest.json", json.dumps(dict(sorted(manifest.items())), indent=1).encode())
         for folder in (part / "tensors", part):
-            _sync(folder)
+            sync_folder(folder)
         may_save()
         if final.exists():
             set_aside(final)
         part.rename(final)
-        _sync(stage_folder)
+        sync_folder(stage_folder)
 
     try:
         _together(begin if rank == 0 else _nothing, group)
@@ -258,14 +258,6 @@ def _files(folder: Path) -> list[Path]:
 def _fingerprint(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
