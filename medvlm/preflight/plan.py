@@ -132,7 +132,7 @@ def _stage(
         step = simulate(stage.model, lambda m: stage.loss(m, make())[0], optimizer, group_of, precision, eight_bit)
     except (NotImplementedError, RuntimeError, TypeError, IndexError, ValueError) as reason:
         first = str(reason).splitlines()[0][:160] if str(reason) else ""
-        return _unmeasured(config, modules, adapters, micro, recipe, [f"memory and time not checked: the model's code looks at values ({type(reason).__name__}: {first})"])
+        return _unmeasured(config, modules, adapters, micro, recipe, [f"memory and time not checked: the stage cannot be run on tensors without data ({type(reason).__name__}: {first})"])
     weights = bytes_of.weights_of(stage.model)
     engine = _engine(recipe, machines)
     chosen = bytes_of.memory(step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload)
