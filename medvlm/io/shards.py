@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import tarfile
-import zlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
@@ -23,15 +22,11 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
+from medvlm.io.checksum import crc32
 from medvlm.io.forms import OWN, Form, read_rows
 from medvlm.io.places import Tars
 from medvlm.io.shard_index import TASKS, Facts, Index, Rows, facts_of, index_path, save_index
 from medvlm.io.tar import Whole, tar_header
-
-try:  # the same number in a third of the time; part of medvlm[nifti]
-    from isal.isal_zlib import crc32
-except ModuleNotFoundError:
-    from zlib import crc32
 
 RECEIPT = "packed.json"
 
@@ -90,7 +85,7 @@ class ShardWriter:
         for name in sorted(members):
             data = members[name]
             header = tar_header(f"{facts.key}.{name}", len(data))
-            places.append((name, self._bytes + len(header), len(data), zlib.crc32(data)))
+            places.append((name, self._bytes + len(header), len(data), crc32(data)))
             self._emit(header, data, bytes(-len(data) % tarfile.BLOCKSIZE))
         self._rows.add(facts, places)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from medvlm.core.errors import DataError
+from medvlm.io.checksum import crc32
 from medvlm.io.images import JPEG_MAGIC, PNG_MAGIC
 
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"})
@@ -83,16 +83,16 @@ def _chunk_names(data: bytes) -> Iterator[bytes]:
 
 
 def _bare_png(data: bytes, member: str) -> bytes:
-    kept, at = [PNG_MAGIC], len(PNG_MAGIC)
+    view, kept, at = memoryview(data), [memoryview(PNG_MAGIC)], len(PNG_MAGIC)
     while at + 12 <= len(data):
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
-        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+        if end > len(data) or crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise DataError(f"{member}: a damaged PNG: chunk at byte {at} is cut or its checksum is wrong")
         if name == b"acTL":
             raise DataError(f"{member}: an animated PNG; expected one image")
         if name in PNG_CHUNKS:
-            kept.append(data[at:end])
+            kept.append(view[at:end])
         if name == b"IEND":
             return b"".join(kept)
         at = end

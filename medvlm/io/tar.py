@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medvlm.core.errors import DataError
+from medvlm.io.checksum import crc32
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -129,9 +129,9 @@ def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise DataError(f"{whole.tar}: {name!r} at byte {at} leads out of the tar; refused")
         match = _NAME.match(name.removeprefix("./"))
-        offset, crc32, text = _payload(whole, size, at, keep=bool(match and is_text(match[2])))
+        offset, crc, text = _payload(whole, size, at, keep=bool(match and is_text(match[2])))
         if match:  # others (README, hidden files) belong to no sample, as in webdataset
-            yield Member(match[1], match[2], offset, size, crc32, text)
+            yield Member(match[1], match[2], offset, size, crc, text)
 
 
 def grouped(found: Iterator[Member]) -> Iterator[list[Member]]:
@@ -143,16 +143,16 @@ def grouped(found: Iterator[Member]) -> Iterator[list[Member]]:
 def _payload(whole: Whole, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:
     """Offset, crc32 and, for what is kept, the bytes of what follows a header; leaves the reader at the next header."""
     what = f"the {size} bytes of the member at byte {header_at}"
-    offset, crc32, left, kept = whole.at, 0, size, []
+    offset, crc, left, kept = whole.at, 0, size, []
     if keep and size > MAX_JSON_BYTES:
         raise DataError(f"{whole.tar}: {size} bytes of text at byte {header_at}; at most {MAX_JSON_BYTES} are read")
     while left:
         data = whole.read(min(1 << 20, left), what)
-        crc32, left = zlib.crc32(data, crc32), left - len(data)
+        crc, left = crc32(data, crc), left - len(data)
         if keep:
             kept.append(data)
     whole.read(-size % _BLOCK, what)
-    return offset, crc32, b"".join(kept) if keep else None
+    return offset, crc, b"".join(kept) if keep else None
 
 
 def _extension(kind: bytes, data: bytes, tar: Path | str, at: int) -> dict[str, str]:

@@ -9,6 +9,8 @@ from medvlm.core.config import component
 
 WIDTH, HEADS, LAYERS, GRID = 96, 4, 2, 12
 """96 and 12 divide by 2, 3, 4 and 6, which is what connectors divide them by."""
+VOLUME = 64
+"""Slices, rows and columns: twice what a CNN of timm reduces to one."""
 SIZES = {
     "hidden_size": WIDTH, "embed_dim": WIDTH, "n_embd": WIDTH, "d_model": WIDTH, "intermediate_size": 2 * WIDTH, "ffn_dim": 2 * WIDTH, "n_inner": 2 * WIDTH,
     "num_attention_heads": HEADS, "n_head": HEADS, "num_heads": HEADS, "num_key_value_heads": 2, "head_dim": WIDTH // HEADS, "projection_dim": WIDTH,
@@ -64,6 +66,8 @@ def small_encoder(config: Any) -> Any:
         update |= _image(config, update["config"])
     if "net" in fields and "args" in fields:
         update |= {"pretrained": False, "weights": "", "args": {**config.args, **_small_net(config.net, config.args)}}
+    if config.kind == "inflated":  # its layers stay as they are
+        update["preprocess"] = config.preprocess.model_copy(update={"size": tuple(min(side, VOLUME) for side in config.preprocess.size)})
     return config.model_copy(update={key: value for key, value in update.items() if key in fields})
 
 
