@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from medvlm.core.durable import sync_folder
 from medvlm.train import checkpoint
 from medvlm.train.checkpoint import Keep
 from medvlm.train.saver import Saver
@@ -110,8 +111,9 @@ def measured(tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, 
 
 def plain(tensors: dict[str, Any], folder: Path) -> None:
     save_file(flat(tensors), folder / "plain.safetensors")
-    for path in (folder / "plain.safetensors", folder):
-        checkpoint._sync(path)
+    with (folder / "plain.safetensors").open("rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def clean(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -59,7 +60,8 @@ def split_of(group: str, splits: Splits) -> str:
 
 
 class Share(NamedTuple):
-    """What is remembered of a sample that went into a split. images: the hash of each medium's bytes. bytes: of its media and text."""
+    """What is remembered of a sample that went into a split. images: the hash of each medium's bytes. bytes: of its media and text.
+    left_out: reason -> how much of it was left out."""
 
     key: str
     split: str
@@ -67,17 +69,19 @@ class Share(NamedTuple):
     images: tuple[str, ...]
     questions: int
     bytes: int
+    left_out: Mapping[str, int]
 
 
 @dataclass
 class Dealt:
-    """What went where so far. images, patients: hash -> split."""
+    """What went where so far. images, patients: hash -> split. left_out: of the samples, by reason."""
 
     samples: Counter[str] = field(default_factory=Counter)
     questions: Counter[str] = field(default_factory=Counter)
     keys: set[str] = field(default_factory=set)
     images: dict[str, str] = field(default_factory=dict)
     patients: dict[str, str] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def check(self, share: Share) -> None:
         """Raises DataError for a sample whose key, patient or image is already elsewhere."""
@@ -95,3 +99,4 @@ class Dealt:
             self.patients[share.patient] = share.split
         self.samples[share.split] += 1
         self.questions[share.split] += share.questions
+        self.left_out.update(share.left_out)

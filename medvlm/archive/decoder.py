@@ -69,7 +69,7 @@ def read_answer(connection: socket.socket, max_bytes: int) -> dict[str, Any] | S
     facts = answer["facts"]
     return Stored(
         Facts(**{**facts, "kinds": tuple(facts["kinds"]), "tasks": tuple(facts["tasks"])}), answer["patient"], tuple(answer["images"]),
-        {name: _exactly(connection, size, max_bytes) for name, size in answer["members"].items()},
+        {name: _exactly(connection, size, max_bytes) for name, size in answer["members"].items()}, answer["left_out"],
     )  # fmt: skip
 
 
@@ -102,7 +102,8 @@ def _prepared(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, 
         at = traceback.extract_tb(reason.__traceback__)[-1]
         return {"bad": f"cannot be decoded ({type(reason).__name__} in {Path(at.filename).name}:{at.lineno})"}, ()
     sizes = {name: len(data) for name, data in done.members.items()}
-    return {"facts": vars(done.facts), "patient": done.patient, "images": done.images, "members": sizes}, tuple(done.members.values())
+    answer = {"facts": vars(done.facts), "patient": done.patient, "images": done.images, "members": sizes, "left_out": done.left_out}
+    return answer, tuple(done.members.values())
 
 
 if __name__ == "__main__":

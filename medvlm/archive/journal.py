@@ -48,8 +48,8 @@ class Journal:
             while file.tell() < self._end:
                 record = json.loads(file.readline())
                 if "share" in record:
-                    key, split, patient, images, questions, num_bytes = record["share"]
-                    yield Share(key, split, patient, tuple(images), questions, num_bytes)
+                    key, split, patient, images, *counts = record["share"]
+                    yield Share(key, split, patient, tuple(images), *counts)
                 elif "bad" in record:
                     yield Bad(*record["bad"])
 

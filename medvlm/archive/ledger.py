@@ -93,7 +93,7 @@ class Ledger:
             if isinstance(outcome, DataError):
                 raise outcome
             num_bytes, facts = sum(map(len, outcome.members.values())), outcome.facts
-            share = Share(facts.key, facts.split, outcome.patient, outcome.images, sum(facts.tasks), num_bytes)
+            share = Share(facts.key, facts.split, outcome.patient, outcome.images, sum(facts.tasks), num_bytes, outcome.left_out)
             self.dealt.check(share)
             return share
         except DataError as reason:

@@ -221,7 +221,7 @@ def _filled(card: Card, root: Path | None, target: Target, progress: Progress | 
         if not good:
             raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")
         ledger.finish()
-    receipt = _receipt(card, target.work, ledger.dealt, left_out, bad.total())
+    receipt = _receipt(card, target.work, ledger.dealt, left_out + ledger.dealt.left_out, bad.total())
     write_durably(target.work / "card.yaml", yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False))
     write_durably(target.work / RECEIPT, json.dumps(asdict(receipt), indent=1, ensure_ascii=False) + "\n")
     return receipt

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 
@@ -30,12 +30,14 @@ DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
 
 @dataclass(frozen=True)
 class Stored:
-    """facts: what the index says of it, with its split. images: the hash of each medium's bytes. members: name -> bytes, with the `json`."""
+    """facts: what the index says of it, with its split. images: the hash of each medium's bytes. members: name -> bytes, with the
+    `json`. left_out: as in RawSample."""
 
     facts: Facts
     patient: str
     images: tuple[str, ...]
     members: dict[str, bytes]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def stored(raw: RawSample, card: Card) -> Stored:
@@ -43,7 +45,7 @@ def stored(raw: RawSample, card: Card) -> Stored:
     sample, files = prepared(raw, card)
     images = tuple(hashlib.blake2b(files[m.member], digest_size=8).hexdigest() for m in sample.media)
     sample = replace(sample, split=_split(raw.sample, images, card))
-    return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files})
+    return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files}, raw.left_out)
 
 
 def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:

@@ -6,7 +6,7 @@ Each is a module of its slot's folder with a `Config` (a subclass of the one her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -32,12 +32,14 @@ class RawSample:
     memory and time, and where the function has a parameter `gate`, with what the header of its file must pass, see
     io/phi/header). PNG and JPEG are stored as they are, uint8 and uint16 images as PNG, other arrays as .npy.
     where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when packing
-    finds the sample to be bad.
+    finds the sample to be bad. left_out: reason -> how much of it is left out, see LeftOut; for samples that are made
+    where they are decoded, of which the reader itself cannot say it.
     """
 
     sample: Sample
     files: Mapping[str, Any]
     where: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ from medvlm.archive.journal import Journal
 from medvlm.archive.ledger import Ledger
 from medvlm.archive.pack import pack
 from medvlm.archive.target import Target
+from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 from medvlm.io import shards
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
+from tests.archive.test_folder import CONFIG as MASKED
+from tests.archive.test_folder import archive as archive_of_masks
+from tests.archive.test_folder import drawn
 from tests.archive.test_pack import archive, card, contents, noise
 
 SHARD_BYTES = 12 << 10
@@ -62,7 +66,7 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], None] = killed) -> int:
+def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], None] = killed, of: Card | None = None) -> int:
     """Packs in another process that is killed when it calls holder.name for the after-th time; its id, where `how` does not kill it."""
     pid = os.fork()
     if pid == 0:
@@ -77,7 +81,7 @@ def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Calla
         setattr(holder, name, dies)
         packing.COMMIT_SECONDS = 0.0
         try:
-            pack(card(), raw, out, max_bad=0.1)
+            pack(of or card(), raw, out, max_bad=0.1)
         finally:
             os._exit(1)
     if how is killed:
@@ -128,6 +132,15 @@ def test_killed_again_and_again_no_sample_is_lost_or_repeated(tmp_path, raw, who
         kill_at(Ledger, "take", 7, raw, out)
     pack(card(), raw, out, max_bad=0.1, workers=2)
     assert contents(out) == contents(whole)
+
+
+def test_what_is_left_out_of_samples_is_counted_once(tmp_path):
+    for i in range(12):
+        archive_of_masks(tmp_path, f"{i}L", a=drawn((0, 0, 1, 1)), b=drawn((5, 5, 9 + i, 9)))
+    reader = {**MASKED, "masks": [{**MASKED["masks"][0], "min_px": 4}], "medium": "film"}
+    cells = Card.model_validate({**card().model_dump(mode="json", by_alias=True), "splits": {"by": "image"}, "reader": reader})
+    kill_at(Ledger, "take", 8, tmp_path, tmp_path / "out", of=cells)
+    assert pack(cells, tmp_path, tmp_path / "out").left_out == {"object of less than min_px pixels": 12}
 
 
 @pytest.mark.parametrize("damage", ["part cut", "part flipped", "part gone", "full cut", "full gone", "index gone", "journal cut", "journal flipped", "journal gone", "stranger"])

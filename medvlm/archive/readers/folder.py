@@ -6,7 +6,6 @@ Masks become boxes, counts and areas of what they mark; they are not stored them
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import AsksAboutObjects, Boxes, ObjectClass, ObjectQuestions, named, questions, report, sorted_in
 from medvlm.archive.readers.table import TableQuestion, question_of
 from medvlm.archive.wording import choose
-from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
+from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
 
@@ -73,26 +72,15 @@ class Config(AsksAboutObjects, FileOptions):
         return self
 
 
-def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | BadSample | LeftOut]:
-    """One sample an image, by path. Raises DataError where no path is that of an image."""
+def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
+    """One sample an image, by path; what has to be decoded for it, masks and slides, is decoded in a child process. Raises
+    DataError where no path is that of an image."""
     assert root is not None, "a folder has a root"
     images = _images(config, root)
     for number, (path, groups) in enumerate(images, 1):
         where = f"image {number} of {len(images)}"
-        if finds_tiles(config):
-            yield Deferred(path, partial(_with_tiles, config, root, path, groups, where), where)
-            continue
-        try:
-            raw, left_out = _sample(config, root, path, groups, where)
-        except DataError as reason:
-            yield BadSample(path, str(reason), where)
-            continue
-        yield from (LeftOut(why, n) for why, n in left_out.items())
-        yield raw
-
-
-def _with_tiles(config: Config, root: Path, path: str, groups: Row, where: str) -> RawSample:
-    return _sample(config, root, path, groups, where)[0]
+        sample = partial(_sample, config, root, path, groups, where)
+        yield Deferred(path, sample, where) if config.masks or finds_tiles(config) else sample()
 
 
 def count(config: Config, root: Path | None) -> int:
@@ -109,8 +97,8 @@ def _images(config: Config, root: Path | None) -> list[tuple[str, Row]]:
     return [(path, {name: text or "" for name, text in match.groupdict().items()}) for path, match in found]
 
 
-def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> tuple[RawSample, Counter[str]]:
-    """The sample, and how many objects were left out by reason."""
+def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> RawSample:
+    """Raises DataError for masks that cannot be used."""
     marked = read_masks(config.masks, root, groups)
     boxes, _ = sorted_in(marked.objects, marked.size, config.classes)
     extents = {each.of for each in config.masks if each.holds == "area"}
@@ -124,7 +112,7 @@ def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> t
     files = {str(i): file for i, file in enumerate(media_of(root / path, config, config.unit))}
     media = tuple(replace(medium, member=member) for member in files)
     sample = Sample(path, "", filled(config.split, row), media, text, shown, tuple(asked), filled(config.patient, row))
-    return RawSample(sample, files, where), marked.left_out
+    return RawSample(sample, files, where, marked.left_out)
 
 
 def _areas(config: Config, extents: Mapping[str, np.ndarray], key: str) -> Iterator[Question]:
