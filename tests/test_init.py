@@ -15,8 +15,8 @@ import yaml
 from medvlm.cli import main
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
+from medvlm.preflight.ready import saved
 from medvlm.recipe import load
-from tests.models.ready import saved
 
 SHORT = ["stages.instruct.steps=2", "stages.instruct.batch=4", "stages.instruct.accumulate=1", "stages.instruct.validate=null", "stages.instruct.keep=last"]
 ON_CPU = ["engine.device=cpu", "engine.precision=32-true", "engine.recompute=[]", "engine.workers=0"]

@@ -12,8 +12,8 @@ import pytest
 from medvlm import evaluation, exporting
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.preflight.ready import FAMILIES, saved
 from medvlm.recipe import load
-from tests.models.ready import FAMILIES, saved
 from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
 
 FAST = "qwen3_vl"

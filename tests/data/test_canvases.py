@@ -14,7 +14,7 @@ from medvlm.core.families import FAMILIES as FACTS
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
 from medvlm.data.canvases import canvas_of
-from tests.models.ready import FAMILIES
+from medvlm.preflight.ready import FAMILIES, made
 
 PLACED: list[tuple[tuple[int, int], Box]] = [((61, 97), (20, 10, 60, 40)), ((131, 64), (8, 70, 40, 120)), ((45, 45), (10, 20, 30, 44)), ((37, 150), (60, 5, 95, 30))]
 """(height, width) and a box on it: odd sizes, upright, square, wide."""
@@ -25,7 +25,7 @@ GREY, BRIGHT = 60, 255
 def family(request: pytest.FixtureRequest) -> tuple[str, Any]:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")
-    return request.param, FAMILIES[request.param]()[1]
+    return request.param, made(request.param)[1]
 
 
 def seen(processor: Any, size: tuple[int, int], box: Box, pictures: int) -> tuple[dict[str, torch.Tensor], str]:

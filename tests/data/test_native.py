@@ -12,7 +12,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Truth
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.data.views import Views
-from tests.models.ready import FAMILIES, saved
+from medvlm.preflight.ready import made, saved
 
 VOLUME = np.random.default_rng(0).integers(0, 256, (20, 40, 56), dtype=np.uint8)
 
@@ -20,7 +20,7 @@ VOLUME = np.random.default_rng(0).integers(0, 256, (20, 40, 56), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3_vl")
-    for part in FAMILIES["qwen3_vl"]():
+    for part in made("qwen3_vl"):
         part.save_pretrained(folder)
     return folder
 

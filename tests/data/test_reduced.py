@@ -14,8 +14,8 @@ from medvlm.core.sample import Medium, Question, Sample, Truth
 from medvlm.data.budget import reduced
 from medvlm.data.dialogue import Document
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
+from medvlm.preflight.ready import saved
 from medvlm.recipe import load
-from tests.models.ready import saved
 from tests.tiny_run import CARD, INSTRUCT, recipe, staged, written
 
 QUESTION = Question("Which side?", Truth("choice", "left", ("left", "right")), "side")

@@ -16,8 +16,8 @@ from medvlm.export.run import ExportReceipt, export
 from medvlm.export.targets.adapter import pattern_of
 from medvlm.export.trained import Trained
 from medvlm.models.lora import attach
+from medvlm.preflight.ready import saved
 from medvlm.sections import Recipe
-from tests.models.ready import saved
 
 from .conftest import prove_here, recipe_of, trained_of
 

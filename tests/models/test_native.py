@@ -19,7 +19,7 @@ from medvlm.models.generate import generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.parts import group_of, set_trained
-from tests.models.ready import FAMILIES, saved
+from medvlm.preflight.ready import FAMILIES, saved
 
 FAST = ("qwen3_vl", "gemma3", "idefics3", "paligemma")
 SIZES = ((61, 97), (131, 64), (50, 50))
