@@ -152,31 +152,30 @@ class NativeVLM(nn.Module):
         return hasattr(self.stock.model, "get_rope_index")
 
     def _positions(self, batch: Batch) -> torch.Tensor:
-        """[B, T], or [3, B, T] where image tokens stand in a grid. What follows a document's images counts on from the largest position of them."""
+        """[B, T], or [3, B, T] where image tokens stand in a grid: time, row and column (Qwen2-VL, arXiv 2409.12191, section 2.1). What follows a
+        document's images counts on from the largest position of them."""
         plain_BT = batch.positions_BT + self.family.first_position
         if not self._has_grids:
             return plain_BT
-        grids, first_BT = batch.media.get("image_grid_thw"), torch.zeros_like(batch.ids_BT)
-        if grids is not None and len(batch.feature_rows):
-            tokens = grids.prod(-1) // self.stock.config.vision_config.spatial_merge_size**2
-            starts = tokens.cumsum(0) - tokens
-            begins = torch.isin(batch.feature_rows, starts)
-            number = torch.where(begins, torch.searchsorted(starts, batch.feature_rows) + 1, 0)
-            first_BT[batch.ids_BT == self.image_token_id] = number
-        places = plain_BT.expand(3, -1, -1).clone()
-        for row in range(len(batch.ids_BT)):
-            for doc in range(int(batch.docs_BT[row].max()) + 1):
-                own_T = batch.docs_BT[row] == doc
-                prefix_T = own_T & (batch.branches_BT[row] == 0)
-                shown = first_BT[row][prefix_T]
-                if not shown.any():
-                    continue
-                ids = batch.ids_BT[row][prefix_T][None]
-                types = (ids == self.image_token_id).int()
-                found, shift = self.stock.model.get_rope_index(ids, types, image_grid_thw=grids[shown[shown > 0] - 1])  # type: ignore[index]
-                places[:, row, own_T] += shift[0]
-                places[:, row, prefix_T] = found[:, 0]
-        return places
+        grids_N3, places = batch.media.get("image_grid_thw"), plain_BT.expand(3, -1, -1)
+        if grids_N3 is None or not len(batch.feature_rows):
+            return places
+        _, height_N, width_N = (grids_N3 // torch.tensor([1, *[self.stock.config.vision_config.spatial_merge_size] * 2], device=grids_N3.device)).T
+        tokens_N = height_N * width_N
+        starts_N = tokens_N.cumsum(0) - tokens_N
+        picture_I = torch.searchsorted(starts_N, batch.feature_rows, right=True) - 1
+        at_I, width_I = batch.feature_rows - starts_N[picture_I], width_N[picture_I]
+        is_image_BT = batch.ids_BT == self.image_token_id
+        within_3I = torch.stack([torch.zeros_like(at_I), at_I // width_I, at_I % width_I])
+        within = torch.zeros_like(places).masked_scatter(is_image_BT, within_3I - at_I)
+        # A picture takes as many positions as its longer side has tokens; what comes after it moves up.
+        fewer_I = (at_I == tokens_N[picture_I] - 1) * (torch.maximum(height_N, width_N) - tokens_N)[picture_I]
+        fewer_BT = torch.zeros_like(plain_BT).masked_scatter(is_image_BT, fewer_I)
+        before_BT = fewer_BT.cumsum(1) - fewer_BT
+        begins_BT = torch.ones_like(is_image_BT)
+        begins_BT[:, 1:] = batch.docs_BT[:, 1:] != batch.docs_BT[:, :-1]
+        of_others_BT = before_BT.masked_fill(~begins_BT, 0).cummin(1).values  # it only ever falls
+        return places + within + before_BT - of_others_BT
 
 
 def _without(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
