@@ -10,7 +10,6 @@ from typing import Any
 
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.run import RunFolder
-from medvlm.data.source import splits_of
 from medvlm.evaluate.answerer import load_run as load_answerer
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.exporting import answerer_of, is_exported
@@ -40,8 +39,8 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
     for name, split in asked:
         source, settings = sources[name], recipe.evaluate
         rows += evaluate_split(
-            answerer, source.shards, dataset=source.card.name, split=split, splits=splits_of(source.shards, split, source.fold),
-            train_splits=splits_of(source.shards, "train", source.fold), out=run, baselines=settings.baselines, rewards=rewards or None,
+            answerer, source.shards, dataset=source.card.name, split=split, places=source.places(split),
+            training=source.places("train") if "majority" in settings.baselines else (), out=run, baselines=settings.baselines, rewards=rewards or None,
             limit=settings.samples, resamples=settings.bootstrap, seed=recipe.seed, progress=Progress(),
         )  # fmt: skip
     return rows

@@ -49,6 +49,11 @@ class OpenSource:
             return SourceView(self.shards, self.shards.splits, lambda entry: held(entry) and (wants is None or wants(entry)))
         return SourceView(self.shards, splits_of(self.shards, split, self.fold), lambda entry: not held(entry) and (wants is None or wants(entry)))
 
+    def places(self, split: str) -> list[tuple[str, int]]:
+        """Of all samples of the split: split of the shards, and number within it."""
+        view = self.view(split)
+        return [view.locate(i) for i in range(len(view))]
+
     def describe(self) -> dict[str, Any]:
         """For lineage, report and model card: what it is, never where it lies."""
         counts = {split: self.shards.count(split) for split in self.shards.splits}

@@ -13,7 +13,8 @@ from medvlm import evaluation, exporting
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.preflight.ready import FAMILIES, saved
-from medvlm.recipe import load
+from medvlm.recipe import load, load_run
+from medvlm.sources import open_sources
 from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
 
 FAST = "qwen3_vl"
@@ -22,9 +23,9 @@ REINFORCE = {**REASON, "steps": 2, "save_every": 1, "batch": 2, "group": 3, "tas
 
 
 def recipe(model: Path, **changes: Any) -> dict[str, Any]:
-    asked = {"on": ["films:test"], "samples": 3, "max_new_tokens": 6, "bootstrap": 10}
+    asked = {"on": ["films:test", "films:held_out"], "samples": 3, "max_new_tokens": 6, "bootstrap": 10}
     return {
-        "name": "ready", "seed": 7, "model": {"pretrained": str(model)}, "data": {"films": {"card": "card.yaml"}}, "stages": [TUNE, REINFORCE],
+        "name": "ready", "seed": 7, "model": {"pretrained": str(model)}, "data": {"films": {"card": "card.yaml", "hold_out": {"by": "concept", "share": 0.2}}}, "stages": [TUNE, REINFORCE],
         "engine": {"device": "cpu", "workers": 1}, "evaluate": asked, **changes,
     }  # fmt: skip
 
@@ -59,9 +60,13 @@ def test_every_part_is_proven_trained_or_frozen(run: RunFolder) -> None:
 
 
 def test_it_is_evaluated_against_its_baselines(run: RunFolder) -> None:
-    rows = {(row["task"], row["metric"]): row for row in evaluation.evaluate(run.root)}
-    assert set(rows["vqa", "accuracy"]["baselines"]) == {"blind", "shuffled", "majority"}
+    rows = {(row["split"], row["task"], row["metric"]): row for row in evaluation.evaluate(run.root)}
+    assert set(rows["test", "vqa", "accuracy"]["baselines"]) == {"blind", "shuffled", "majority"}
     asked = [json.loads(line) for line in run.answers.read_text().splitlines()]
+    keys = {split: {line["key"] for line in asked if line["split"] == split} for split in ("test", "held_out")}
+    source = open_sources(load_run(run.root), run.root.parent, lambda _: None)["films"]
+    held, rest = ({source.shards.entry(*place).key for place in source.places(split)} for split in ("held_out", "test"))
+    assert keys["held_out"] and keys["test"] and keys["held_out"] <= held and keys["test"] <= rest and not held & rest
     boxes = [line for line in asked if line["task"] == "boxes"]
     assert boxes and all(len(line["scale"]) == 2 for line in boxes) and all((run.answers.parent / line["thumb"]).is_file() for line in boxes)
 

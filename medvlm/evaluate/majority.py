@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Question, Truth
@@ -16,6 +17,7 @@ FIT_SAMPLES = 20_000
 FIT_BOXES = 400
 """Questions for boxes of a template whose images are looked at: the model's canvas is needed to place boxes."""
 
+T = TypeVar("T")
 Kind = tuple[str, str]
 """(template, how it is answered: `short`, `count` or `boxes`)."""
 
@@ -38,14 +40,11 @@ class Majority:
         return self.constants.get((template, how), self.constants.get(("", how)))
 
 
-def fit_majority(answerer: Answerer, shards: Shards, splits: Sequence[str], progress: Progress) -> Majority:
-    """Raises DataError when the shards lack a training split."""
-    if not splits or not set(splits) <= set(shards.splits):
-        raise DataError(
-            f"the majority baseline is fitted on training data, expected the splits {', '.join(splits) or '(none named)'}, "
-            f"found {', '.join(shards.splits)}; add the training shards, or leave `majority` out of evaluate.baselines"
-        )
-    places = _spread([(split, i) for split in splits for i in range(shards.count(split))], FIT_SAMPLES)
+def fit_majority(answerer: Answerer, shards: Shards, training: Sequence[tuple[str, int]], progress: Progress) -> Majority:
+    """training: places of samples. Raises DataError where there are none."""
+    if not training:
+        raise DataError("the majority baseline is fitted on training data, and there is none; add the training shards, or leave `majority` out of evaluate.baselines")
+    places = _spread(training, FIT_SAMPLES)
     truths: dict[Kind, list[Truth]] = defaultdict(list)
     boxed: dict[Kind, list[tuple[str, int, int]]] = defaultdict(list)
     for done, (split, i) in enumerate(places):
@@ -67,6 +66,6 @@ def _seen(answerer: Answerer, shards: Shards, split: str, i: int, number: int) -
     return answerer.seen(Ask(sample, files, sample.questions[number]))
 
 
-def _spread(items: list, most: int) -> list:  # type: ignore[type-arg]
+def _spread(items: Sequence[T], most: int) -> Sequence[T]:
     """At most that many, at equal distances."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else items

@@ -58,10 +58,7 @@ class Answerer(Protocol):
 class Shards(Protocol):
     """What is read of medvlm.io.shards.ShardSet."""
 
-    splits: tuple[str, ...]
     fingerprint: str
-
-    def count(self, split: str) -> int: ...
 
     def read(self, split: str, i: int) -> tuple[Sample, dict[str, bytes]]: ...
 

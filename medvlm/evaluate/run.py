@@ -31,24 +31,24 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def evaluate(
-    answerer: Answerer, shards: Shards, *, dataset: str, split: str, splits: Sequence[str], train_splits: Sequence[str], out: RunFolder,
+    answerer: Answerer, shards: Shards, *, dataset: str, split: str, places: Sequence[Place], training: Sequence[Place], out: RunFolder,
     baselines: Sequence[str] = BASELINES, rewards: Mapping[str, float] | None = None, limit: int = 0, resamples: int = 1000, seed: int = 0, progress: Progress = quiet,
 ) -> list[Row]:  # fmt: skip
     """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
 
-    dataset, split: what the rows are called. splits, train_splits: the shards' own splits behind them (with folds:
-    one fold, and all others). limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights by
-    name, for rows of the composed reward. progress: called as (what, done, total).
+    dataset, split: what the rows are called. places: its samples. training: those that constant answers are fitted on.
+    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights by name, for rows of the composed reward.
+    progress: called as (what, done, total).
     Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
     """
     for name in baselines:
         if name not in BASELINES:
             raise RecipeError(f"evaluate.baselines: unknown baseline {name!r}{did_you_mean(name, BASELINES)} (accepts {', '.join(BASELINES)})")
     composer = Composer(rewards) if rewards else None
-    places = _places(shards, splits, limit, seed)
+    places = _drawn(places, limit, seed)
     answers: list[Record] = []
     if answerer.can_answer:
-        majority = fit_majority(answerer, shards, train_splits, progress) if "majority" in baselines else None
+        majority = fit_majority(answerer, shards, training, progress) if "majority" in baselines else None
         gallery = out.answers.parent / "gallery"
         asked = ask_all(answerer, shards, places, baselines=baselines, majority=majority, seed=seed, gallery=gallery, thumbs=GALLERY, progress=progress)
         answers = [_scored(record, composer) for record in asked]
@@ -59,7 +59,7 @@ def evaluate(
     settings = {
         "dataset": dataset,
         "split": split,
-        "shards": {"fingerprint": shards.fingerprint, "splits": list(splits), "train_splits": list(train_splits), "samples": len(places), "limit": limit},
+        "shards": {"fingerprint": shards.fingerprint, "splits": _splits(places), "train_splits": _splits(training), "samples": len(places), "limit": limit},
         "baselines": list(baselines),
         "rewards": dict(rewards) if rewards else None,
         "decoding": "greedy",
@@ -72,8 +72,11 @@ def evaluate(
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
 
 
-def _places(shards: Shards, splits: Sequence[str], limit: int, seed: int) -> list[Place]:
-    places = [(split, i) for split in splits for i in range(shards.count(split))]
+def _splits(places: Sequence[Place]) -> list[str]:
+    return list(dict.fromkeys(split for split, _ in places))
+
+
+def _drawn(places: Sequence[Place], limit: int, seed: int) -> Sequence[Place]:
     if not limit or limit >= len(places):
         return places
     return [places[i] for i in sorted(random.Random(seed).sample(range(len(places)), limit))]

@@ -22,7 +22,9 @@ from medvlm.core.config import component
 from medvlm.core.document import as_yaml
 from medvlm.core.errors import CheckpointError, RecipeError, UserError
 from medvlm.core.run import RunFolder
+from medvlm.data.source import KINDS_OF_GROUPS, SourceView
 from medvlm.evaluate.answerer import taken
+from medvlm.io.opening import open_shards
 from medvlm.preflight.known import described, known
 from medvlm.preflight.native import is_deep
 from medvlm.preflight.ready import saved
@@ -120,12 +122,20 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], fol
     for name, source in plain["data"].items():
         shutil.copyfile(loaded.card_paths[name], folder / f"{name}.yaml")
         source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(made[name].folder)}
+        if (hold := recipe.data[name].hold_out) is not None and hold.by not in KINDS_OF_GROUPS:
+            source["hold_out"] = {"by": hold.by, "values": [_a_group(made[name].folder, hold.by)]}
     plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
     plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
     plain["track"] = {}
     path = folder / "recipe.yaml"
     path.write_text(as_yaml(plain), encoding="utf-8")
     return path
+
+
+def _a_group(folder: Path, by: str) -> str:
+    """One of those that the samples are in: of so few, a share of the groups may be none."""
+    shards = open_shards(folder)
+    return next(name for name in SourceView(shards, shards.splits).groups(by) if name)
 
 
 def _loaded(path: Path) -> tuple[LoadedRecipe, str]:

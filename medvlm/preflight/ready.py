@@ -204,10 +204,10 @@ def _paligemma(real: Known | None) -> Made:
     words = tokenizer(["<image>"], "<bos>", "<eos>", image_token="<image>")
     images = SiglipImageProcessor(**(real.preprocessor if real else {"size": {"height": 32, "width": 32}}))
     images.image_seq_length = (real.vision["image_size"] // real.vision["patch_size"]) ** 2 if real else 16
+    processor = PaliGemmaProcessor(images, words)  # which adds <loc> and <seg>; the published ones have no chat template
     tower = {"model_type": "siglip_vision_model", **TOWER, "image_size": 32, "patch_size": 8, "projection_dim": 32, "vision_use_head": False}
     text = {"model_type": "gemma", **TEXT, "vocab_size": len(words), "head_dim": 8}
     ids = {"image_token_index": words.convert_tokens_to_ids("<image>"), "eos_token_id": words.eos_token_id}
-    processor = PaliGemmaProcessor(images, words)  # the published processors have no chat template
     return _config(real, {"text_config": text, "vision_config": tower, "projection_dim": 32}, ids), processor
 
 

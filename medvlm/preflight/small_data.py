@@ -15,7 +15,7 @@ from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Task, Truth
-from medvlm.data.source import SourceView, splits_of
+from medvlm.data.source import KINDS_OF_GROUPS, SourceView, splits_of
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
@@ -98,8 +98,11 @@ def _prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]] | N
 
 
 def _made_up(loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
-    """Media of noise, texts of a few words; the kinds and how many of a study are those that the reader of the card names."""
-    card = loaded.cards[name]
+    """Media of noise, texts of a few words; the kinds and how many of a study are those that the reader of the card names, and
+    the groups those that the recipe asks for, each of four values."""
+    card, recipe = loaded.cards[name], loaded.recipe
+    held = recipe.data[name].hold_out
+    groups = {*([held.by] if held else []), *(stage.sampling.balance[name] for stage in recipe.stages if name in stage.sampling.balance)} - {*KINDS_OF_GROUPS}
     kinds = [medium.kind for medium in getattr(card.reader, "media", ()) if hasattr(medium, "kind")]
     for i in range(need):
         rng = np.random.default_rng([loaded.recipe.seed, i])
@@ -111,7 +114,7 @@ def _made_up(loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]
             files[medium.member] = data
         report = " ".join(rng.choice(WORDS, 12))
         size = media[0].size[-2:] if media else (0, 0)
-        yield Sample(f"made{i:04d}", name, "train", tuple(media), report, str(rng.choice(WORDS)), tuple(_questions(rng, report, size))), files
+        yield Sample(f"made{i:04d}", name, "train", tuple(media), report, str(rng.choice(WORDS)), tuple(_questions(rng, report, size)), groups=dict.fromkeys(groups, WORDS[i % 4])), files
 
 
 def _medium(kind: str, number: int, axes: int, rng: Any) -> tuple[Medium, bytes]:

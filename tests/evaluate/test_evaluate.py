@@ -32,9 +32,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return write_shards(tmp_path_factory.mktemp("toy"), {"train": 300, "test": 200})
 
 
+def of(shards: ShardSet, *splits: str) -> list[tuple[str, int]]:
+    return [(split, i) for split in splits for i in range(shards.count(split))]
+
+
 def run_it(answerer: Noisy, shards: ShardSet, folder: Path, **changed: Any) -> list[Row]:
-    settings: dict[str, Any] = {"dataset": "toy", "split": "test", "splits": ["test"], "train_splits": ["train"], "resamples": 200}
-    return evaluate(answerer, shards, out=RunFolder(folder), **{**settings, **changed})
+    settings: dict[str, Any] = {"dataset": "toy", "split": "test", "resamples": 200, **changed}
+    places, training = settings.pop("places", None) or of(shards, "test"), settings.pop("training", None)
+    return evaluate(answerer, shards, places=places, training=of(shards, "train") if training is None else training, out=RunFolder(folder), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +238,7 @@ def test_an_answerer_of_garbage_scores_nothing(shards: ShardSet, tmp_path: Path,
 def test_splits_are_collected_and_replaced(shards: ShardSet, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     first = run_it(Noisy(), shards, tmp_path, limit=30)
-    second = run_it(Noisy(), shards, tmp_path, dataset="other", split="val", splits=["train"], limit=20, baselines=["blind"])
+    second = run_it(Noisy(), shards, tmp_path, dataset="other", split="val", places=of(shards, "train"), limit=20, baselines=["blind"])
     assert json.loads(run.results.read_text()) == [*first, *second]
     again = run_it(Noisy(), shards, tmp_path, limit=10)
     assert json.loads(run.results.read_text()) == [*second, *again]
@@ -251,7 +256,7 @@ def test_only_the_baselines_that_were_asked_for(shards: ShardSet, tmp_path: Path
 
 def test_folds_are_evaluated_as_the_test_split(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "folds", {"fold0": 10, "fold1": 8, "fold2": 6})
-    rows = run_it(Noisy(), shards, tmp_path / "run", splits=["fold1", "fold2"], train_splits=["fold0"])
+    rows = run_it(Noisy(), shards, tmp_path / "run", places=of(shards, "fold1", "fold2"), training=of(shards, "fold0"))
     assert {(row["split"], row["n"]) for row in rows if row["metric"] == "mae"} == {("test", 14)}
 
 
@@ -287,8 +292,8 @@ def test_nothing_to_evaluate_is_said(shards: ShardSet, tmp_path: Path) -> None:
 def test_a_misspelt_baseline_and_a_missing_training_split_are_refused(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"evaluate\.baselines: unknown baseline 'blimd', did you mean 'blind'"):
         run_it(Noisy(), shards, tmp_path, baselines=["blimd"])
-    with pytest.raises(DataError, match=r"majority baseline.*found test, train.*leave `majority` out"):
-        run_it(Noisy(), shards, tmp_path, train_splits=["fold3"])
+    with pytest.raises(DataError, match=r"majority baseline.*leave `majority` out"):
+        run_it(Noisy(), shards, tmp_path, training=[])
 
 
 def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
@@ -301,7 +306,7 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
 
 
 def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: ShardSet) -> None:
-    fitted = fit_majority(Noisy(), shards, ["train"], quiet)
+    fitted = fit_majority(Noisy(), shards, of(shards, "train"), quiet)
     counts = [int(a) for a in answers_to("count:nodule", TRAIN)]
     assert fitted.answer(Question("How many cysts?", Truth("count", "1", count=1), "count:cyst")) == str(median_low(counts))
     short = Counter(a for template in ("side", "place", "closed:hilum") for a in answers_to(template, TRAIN))
@@ -312,6 +317,7 @@ def test_a_choice_and_an_open_answer_to_one_template_share_their_constant(tmp_pa
     asked = [Truth("choice", "axial", ("axial", "sagittal")), Truth("open", "oblique"), Truth("open", "oblique")]
     with ShardWriter(tmp_path, "train") as writer:
         writer.write(Sample("k", "toy", "train", questions=tuple(Question("Which plane?", truth, "plane") for truth in asked)), {})
-    fitted = fit_majority(Noisy(), open_shards(tmp_path), ["train"], quiet)
+    made = open_shards(tmp_path)
+    fitted = fit_majority(Noisy(), made, of(made, "train"), quiet)
     assert fitted.answer(Question("Which plane?", asked[0], "plane")) == "oblique"
     assert fitted.answer(Question("How many?", Truth("count", "1", count=1), "count")) is None

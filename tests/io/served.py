@@ -74,7 +74,7 @@ def http(folder: Path) -> Iterator[Server]:
 @contextmanager
 def s3(bucket: str) -> Iterator[tuple[str, int]]:
     """Host and port of a server of this machine with an empty bucket, which `s3://` reaches meanwhile."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
     server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     with pytest.MonkeyPatch.context() as patch:
         running = server.ThreadedMotoServer(port=0, verbose=False)
@@ -82,6 +82,7 @@ def s3(bucket: str) -> Iterator[tuple[str, int]]:
         host, port = running.get_host_and_port()
         for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}.items():
             patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()  # or one that speaks to an earlier server is handed out again
         filesystem(f"s3://{bucket}")[0].mkdir(bucket)
         yield host, port
         running.stop()
