@@ -24,6 +24,7 @@ from medvlm.io.tar import Whole
 _AT_ONCE = 16
 """Indexes that are asked for at the same time: a thousand shards at 50 ms each would take a minute one after the other."""
 _READ_AHEAD = 8 << 20
+_NO_PATTERN = "not a pattern of tars; expected a folder or e.g. shards/{train,val}-{000000..000011}.tar"
 
 
 def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN) -> ShardSet:
@@ -157,15 +158,19 @@ def _kept(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) 
 
 
 def _expanded(pattern: str) -> list[str]:
-    """`{000..511}` becomes the numbers of that width, from the first to the last."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    """As a shell and webdataset have it: `{000..511}` becomes the numbers of that width, from the first to the last, `{train,val}` each of them."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         if set("{}*?[]") & set(pattern):
-            raise DataError(f"{shown(pattern)}: not a pattern of tars; expected a folder or e.g. shards/train-{{000000..000011}}.tar")
+            raise DataError(f"{shown(pattern)}: {_NO_PATTERN}")
         return [pattern]
-    first, last = found[1], found[2]
-    numbers = (f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1))
-    return [tar for number in numbers for tar in _expanded(pattern[: found.start()] + number + pattern[found.end() :])]
+    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", found[1]):
+        names = [f"{n:0{len(numbers[1])}d}" for n in range(int(numbers[1]), int(numbers[2]) + 1)]
+    else:
+        names = found[1].split(",")
+    if len(names) < 2 and not numbers:
+        raise DataError(f"{shown(pattern)}: {_NO_PATTERN}")
+    return [tar for name in names for tar in _expanded(pattern[: found.start()] + name + pattern[found.end() :])]
 
 
 def _listed(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[str], dict[str, str]]:

@@ -196,3 +196,12 @@ def test_a_foreign_tar_on_s3_is_indexed_without_a_copy(s3: str) -> None:
     files.pipe_file("shards/foreign/a.tar", out.getvalue())
     with pytest.raises(DataError, match="not a sample of medvlm"):
         open_shards(f"{s3}/foreign")
+
+
+def test_a_pattern_names_tars_by_number_or_one_by_one(folder: Path) -> None:
+    near = everything(open_shards(folder))
+    assert everything(open_shards(f"{folder}/train-00000{{0,1,2}}.tar")) == near
+    assert everything(open_shards(f"{folder}/{{train-000000,train-000001,train-000002}}.tar")) == near
+    for wrong in ("train-{000000}.tar", "train-*.tar", "train-{0..}.tar"):
+        with pytest.raises(DataError, match="not a pattern of tars"):
+            open_shards(folder / wrong)
