@@ -10,6 +10,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -85,6 +86,7 @@ def s3(bucket: str) -> Iterator[tuple[str, int]]:
         s3fs.S3FileSystem.clear_instance_cache()  # or one that speaks to an earlier server is handed out again
         filesystem(f"s3://{bucket}")[0].mkdir(bucket)
         yield host, port
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()  # the next server of this process would have its buckets
         running.stop()
 
 
