@@ -27,7 +27,7 @@ def main(recipe: str, runs: str, stage: str, step: str, at: str) -> None:
         "logged": (Log, "write", lambda log, record: (record["stage"], record["step"]) == (stage, int(step))),
         "tensors": (checkpoint, "_put", lambda folder, name, data: ends(folder, part) and name.startswith("random")),
         "random": (checkpoint, "_put", lambda folder, name, data: ends(folder, part) and name == "state.json"),
-        "manifest": (checkpoint, "_sync", lambda path: ends(path, part)),
+        "manifest": (checkpoint, "sync_folder", lambda folder: ends(folder, part)),
         "renamed": (checkpoint, "prune", lambda folder, keep, newest, best: (folder.name, newest) == (stage, int(step))),
         "stage": (training, "write_json", lambda path, value: ends(path, Path(stage) / "stage.json")),
     }  # fmt: skip
