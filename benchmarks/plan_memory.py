@@ -142,7 +142,7 @@ def parts_of(step: Step) -> dict[str, Any]:
 def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, bytes_of.Weights]:
     recipe, looks = described(loaded.recipe), look(loaded, runs)
     config = recipe.stages[0]
-    stage = stage_on_meta(recipe, config, tokenizer_of(recipe, looks), True, 1)
+    stage = stage_on_meta(recipe, 0, tokenizer_of(recipe, looks), True, 1)
     weights_in(stage.model, recipe.engine.precision)
     blank = {name: torch.empty(pixels.shape, device="meta") for name, pixels in micro.media.items()}
     given = type(micro)(**{**vars(micro), "media": blank})

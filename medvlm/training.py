@@ -28,6 +28,7 @@ from medvlm.evaluate.answerer import taken
 from medvlm.models import lora
 from medvlm.models.parts import module_of, preprocess_of, set_trained, tokens_of
 from medvlm.models.restore import modules_of, put
+from medvlm.preflight.staging import check_stages
 from medvlm.recipe import LoadedRecipe
 from medvlm.sources import OpenSource, open_sources, texts_of
 from medvlm.stages._setup import Setup
@@ -80,6 +81,9 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
             _set_aside(run.stage(name))
         if again_from == names[0]:  # nothing that was trained is left that needs the old one
             _set_aside(run.tokenizer)
+    later = [i for i, stage in enumerate(recipe.stages) if not only and not (run.stage(stage.name) / "stage.json").exists()][1:]
+    if (unchecked := check_stages(recipe, later)) and engine.is_first:
+        print(f"what later stages train was not checked beforehand: {unchecked}", flush=True)
     setup = _setup(loaded, run, engine, sources)
     log = Log(run.metrics, engine.is_first, _trackers(loaded, run) if engine.is_first else [])
     for number, config in enumerate(recipe.stages, 1):

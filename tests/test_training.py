@@ -73,6 +73,25 @@ def again(undisturbed: RunFolder, folder: Path, name: str = "copy") -> RunFolder
     return RunFolder(to)
 
 
+# --- before the first step --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"trains": ["connectors", "lora", "language.*.nothing"]}, "'language.*.nothing'"),
+        ({"lora": {"targets": ["language.*.nothing_proj"]}}, r"stages\.instruct\.lora\.targets: 'language\.\*\.nothing_proj' matches no linear layer"),
+        ({"lora": {"tokens": True}}, r"stages\.instruct\.lora\.tokens"),
+        ({"optim": {"lr_of": {"language.nothing": 1.0e-5}}}, "language.nothing"),
+    ],
+)  # fmt: skip
+def test_what_a_later_stage_cannot_train_is_said_before_the_first_one_begins(changes: dict[str, Any], why: str, folder: Path, runs: Path) -> None:
+    path = written(folder / "later", recipe(name="later", stages=[PAIR, {**INSTRUCT, **changes}]))
+    with pytest.raises(RecipeError, match=why):
+        trained(path, runs)
+    assert not (runs / "later" / "pair").exists()
+
+
 # --- kill -9 ---------------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from medvlm.core.config import component
-from medvlm.core.contracts import Lora, StageConfig
+from medvlm.core.contracts import StageConfig
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.gpus import GIB, Machines
@@ -24,7 +23,6 @@ from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import items_of, length, longest, micro_of, stage_on_meta, tokenizer_of
 from medvlm.recipe import LoadedRecipe
-from medvlm.rules import starts_from
 from medvlm.sections import Recipe
 from medvlm.train.optim import make_optimizer
 
@@ -108,8 +106,7 @@ def _stage(
     model: Ready | None,
 ) -> StagePlan:  # fmt: skip
     config, world = recipe.stages[i], machines.world if machines else 1
-    lora = _adapters(recipe, i) if component("stages", config.kind).MAKES == "vlm" else None
-    stage = stage_on_meta(recipe, config if lora is None else config.model_copy(update={"lora": lora}), tokenizer, knows, world, model)
+    stage = stage_on_meta(recipe, i, tokenizer, knows, world, model)
     eight_bit = config.optim.kind == "adamw8bit"
     optim = config.optim.model_copy(update={"kind": "adamw"}) if eight_bit else config.optim
 
@@ -168,12 +165,6 @@ def _modules(model: nn.Module) -> tuple[Module, ...]:
     for name, parameter in model.named_parameters():
         counts.setdefault(group_of(name), [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
     return tuple(Module(name, trained, frozen) for name, (trained, frozen) in counts.items())
-
-
-def _adapters(recipe: Recipe, i: int) -> Lora | None:
-    """Those that the stage puts in, or finds in the weights it starts from; a dual encoder between hands them on."""
-    own: Lora | None = recipe.stages[i].lora
-    return own or next((found for j in starts_from(recipe, i) if (found := _adapters(recipe, j)) is not None), None)
 
 
 def _knows_words(recipe: Recipe) -> bool:

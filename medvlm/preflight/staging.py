@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,18 +14,21 @@ import torch
 
 from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
-from medvlm.core.contracts import Preprocess, StageConfig
+from medvlm.core.contracts import Lora, Preprocess, StageConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.data.dialogue import Dialogue, Turn
 from medvlm.data.mixture import Mixture
 from medvlm.data.prepare import Prepare
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
-from medvlm.models.parts import preprocess_of, set_trained, tokens_of
+from medvlm.models.parts import matches, preprocess_of, set_trained, tokens_of
 from medvlm.preflight import adapters
-from medvlm.preflight.native import CHARS_PER_TOKEN, LOOKED_AT, Ready, pictured
+from medvlm.preflight.known import described
+from medvlm.preflight.native import CHARS_PER_TOKEN, LOOKED_AT, Ready, pictured, ready
 from medvlm.preflight.samples import Look
+from medvlm.rules import starts_from
 from medvlm.sections import Recipe
 from medvlm.stages._setup import Setup
+from medvlm.train.optim import make_optimizer
 
 DRAWN = 32
 """Micro-batches that are drawn to find one as long as the longest of many steps."""
@@ -72,26 +77,57 @@ def with_vocabulary(part: Any) -> Any:
     return part.model_copy(update={"config": {**part.config, "vocab_size": part.vocabulary}})
 
 
-def stage_on_meta(recipe: Recipe, config: StageConfig, tokenizer: Any, knows_words: bool, world: int, ready: Ready | None = None) -> Any:
-    """recipe, config: described (see known.described). ready: of a ready model. Raises RecipeError for what its `trains` and adapters do not find in the model."""
-    encoders = recipe.model.encoders
+def check_stages(given: Recipe, numbers: Sequence[int]) -> str:
+    """Each of these stages against its model, before an earlier one has cost hours. Returns why that was not possible, "" where it was.
+
+    Raises RecipeError for `trains`, `lr_of` and adapters that match nothing in the model.
+    """
+    with TemporaryDirectory() as folder:
+        try:
+            recipe, model = described(given), ready(given.model, Path(folder))
+        except RecipeError as reason:  # it is fetched when it is built
+            return str(reason)
+        for number in numbers:
+            config = recipe.stages[number]
+            try:
+                stage = stage_on_meta(recipe, number, tokenizer_of(recipe, {}), False, 1, model)
+            except (NotImplementedError, RuntimeError, TypeError) as reason:  # a part of a plugin that cannot be built without data
+                return f"{config.name}: {type(reason).__name__}: {reason}"
+            optim = config.optim.model_copy(update={"kind": "adamw"}) if config.optim.kind == "adamw8bit" else config.optim
+            make_optimizer(stage.model, optim, matches, config.name)
+    return ""
+
+
+def adapters_of(recipe: Recipe, number: int) -> Lora | None:
+    """Those that the stage puts in, or finds in the weights it starts from; a dual encoder between hands them on."""
+    own: Lora | None = recipe.stages[number].lora
+    return own or next((found for j in starts_from(recipe, number) if (found := adapters_of(recipe, j)) is not None), None)
+
+
+def stage_on_meta(recipe: Recipe, number: int, tokenizer: Any, knows_words: bool, world: int, model: Ready | None = None) -> Any:
+    """recipe: described (see known.described). model: a ready one. Raises RecipeError for what its `trains` and adapters do not find in the model."""
+    config, encoders = recipe.stages[number], recipe.model.encoders
+    lora = adapters_of(recipe, number) if component("stages", config.kind).MAKES == "vlm" else None
     language = with_vocabulary(recipe.model.language)
     if (text := getattr(config, "text", None)) is not None:
         config = config.model_copy(update={"text": with_vocabulary(text)})
     made: dict[str, Any] = {"tokenizer": tokenizer, "image_token": IMAGE, "pretrained": ""}
-    if ready:
-        processor = ready.prepare.processor
-        made = {"tokenizer": processor.tokenizer, "image_token": processor.soft, "pretrained": str(ready.folder)}
+    if model:
+        processor = model.prepare.processor
+        made = {"tokenizer": processor.tokenizer, "image_token": processor.soft, "pretrained": str(model.folder)}
     setup = Setup(
-        seed=recipe.seed, encoders=encoders, language=language, prepare=ready.prepare if ready else _prepare(recipe, tokenizer, knows_words),
+        seed=recipe.seed, encoders=encoders, language=language, prepare=model.prepare if model else _prepare(recipe, tokenizer, knows_words),
         open_source=lambda *_: None, augments={}, engine=_alone(world), workers=0, quarantine=lambda *_: None, **made,  # type: ignore[arg-type,return-value]
     )  # fmt: skip
     with torch.device("meta"):
         stage = component("stages", config.kind).build(config, setup)
     if hasattr(stage, "tokenizer"):
         stage.tokenizer = Texts(stage.tokenizer, knows_words)
-    if config.lora:
-        adapters.attach(stage.model, config.lora, recipe.seed)
+    if lora:
+        try:
+            adapters.attach(stage.model, lora, recipe.seed)
+        except RecipeError as reason:
+            raise RecipeError(f"stages.{config.name}.{reason}") from None
     set_trained(stage.model, config.trains, config.name)
     stage.set_modes()
     return stage

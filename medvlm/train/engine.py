@@ -44,7 +44,6 @@ class EngineConfig(Config):
     """When no rank has moved for so long, the run ends and names those that the rest waits for; 0: never. Below the ten minutes
     after which NCCL gives up without a name. Give more where a validation or a step takes longer."""
 
-
     @model_validator(mode="after")
     def _fits(self) -> EngineConfig:
         if self.offload and self.kind not in SHARDING:

@@ -19,7 +19,7 @@ from medvlm.recipe import LoadedRecipe, load
 from medvlm.train.optim import make_optimizer
 from tests import tiny_run
 
-FULL = {**tiny_run.INSTRUCT, "name": "full", "trains": ["encoders", "connectors", "language"], "lora": None}
+FULL = {**tiny_run.INSTRUCT, "name": "full", "from": "pair", "trains": ["encoders", "connectors", "language"], "lora": None}
 PAIR = {**tiny_run.PAIR, "optim": {"lr": 1.0e-3}}
 LANGUAGE = {**tiny_run.LANGUAGE, "num_hidden_layers": 5}
 
@@ -39,9 +39,9 @@ def optimizer_of(stage: Any, config: Any) -> torch.optim.Optimizer:
 def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[Any, Step]:
     """The stage on the meta device with the sizes that its real tokenizer gave, and its step on that micro-batch."""
     recipe = described(loaded.recipe)
-    config = next(s for s in recipe.stages if s.name == real.config.name)
+    number, config = next((i, s) for i, s in enumerate(recipe.stages) if s.name == real.config.name)
     looks = look(loaded, runs)
-    stage = stage_on_meta(recipe, config, tokenizer_of(recipe, looks), True, 1)
+    stage = stage_on_meta(recipe, number, tokenizer_of(recipe, looks), True, 1)
     stage.model = shrunk(stage.model, real.model)
     media = {name: pixels.to("meta") for name, pixels in micro.media.items()}
     step = simulate.simulate(stage.model, lambda m: stage.loss(m, replace(micro, media=media))[0], lambda: optimizer_of(stage, config), group_of, "32-true")
