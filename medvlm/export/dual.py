@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from medvlm.core.errors import ShapeError
+from medvlm.data.transforms import processor_settings
 from medvlm.export.audit import Audit, account, named
 from medvlm.export.stock import REMEDY
 from medvlm.export.trained import Trained
@@ -26,6 +28,22 @@ def tower_configs(model: DualEncoder) -> dict[str, Any]:
         config.architectures = [type(tower).__name__]
         made[key] = config.to_dict()
     return made
+
+
+def written(
+    stock_class: Any, config: Any, places: Mapping[str, str], trained: Trained, folder: Path, images_class: Any, processor_class: Any, tokenizer: Any,
+) -> Audit:  # fmt: skip
+    """The stock model with the trained tensors, and its processor, as a folder. places: see filled()."""
+    (preprocess,) = trained.preprocess.values()
+    with torch.device("meta"):
+        stock = stock_class(config)
+    audit = filled(stock, trained, places)
+    stock.config.dtype = torch.float32
+    stock.save_pretrained(folder)
+    images = images_class(**processor_settings(preprocess))
+    processor_class(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    images.save_pretrained(folder)
+    return audit
 
 
 def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:

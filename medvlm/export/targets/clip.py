@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from medvlm.data.transforms import processor_settings
 from medvlm.export import reference as references
 from medvlm.export.audit import Audit
-from medvlm.export.dual import filled, tower_configs
+from medvlm.export.dual import tower_configs, written
 from medvlm.export.fits import two_towers
 from medvlm.export.targets.vision_text_dual_encoder import LOADING, PLACES
 from medvlm.export.trained import Trained
@@ -36,13 +33,5 @@ def write(trained: Trained, folder: Path) -> Audit:
     """Adapters are folded into the model for good."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    (preprocess,) = trained.preprocess.values()
-    with torch.device("meta"):
-        stock = CLIPModel(CLIPConfig(**tower_configs(trained.model), projection_dim=trained.model.width))
-    audit = filled(stock, trained, PLACES)
-    stock.config.dtype = torch.float32
-    stock.save_pretrained(folder)
-    images = CLIPImageProcessor(**processor_settings(preprocess))
-    CLIPProcessor(image_processor=images, tokenizer=trained.tokenizer).save_pretrained(folder)
-    images.save_pretrained(folder)
-    return audit
+    config = CLIPConfig(**tower_configs(trained.model), projection_dim=trained.model.width)
+    return written(CLIPModel, config, PLACES, trained, folder, CLIPImageProcessor, CLIPProcessor, trained.tokenizer)

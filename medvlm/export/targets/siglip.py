@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from medvlm.data.transforms import processor_settings
 from medvlm.export import reference as references
 from medvlm.export.audit import Audit
-from medvlm.export.dual import filled, tower_configs
+from medvlm.export.dual import tower_configs, written
 from medvlm.export.fits import two_towers
 from medvlm.export.trained import Trained
 
@@ -52,18 +49,9 @@ def write(trained: Trained, folder: Path) -> Audit:
     """Adapters are folded into the model for good."""
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
 
-    (preprocess,) = trained.preprocess.values()
     configs = tower_configs(trained.model)
-    with torch.device("meta"):
-        stock = SiglipModel(SiglipConfig(**configs))
-    audit = filled(stock, trained, PLACES)
-    stock.config.dtype = torch.float32
-    stock.save_pretrained(folder)
-    images = SiglipImageProcessor(**processor_settings(preprocess))
     tokenizer = copy.deepcopy(trained.tokenizer)
     # `padding="max_length"` fills up to what the tokenizer says, and SigLIP takes no mask; what is saved are the arguments it was made with.
     tokenizer.model_max_length = tokenizer.init_kwargs["model_max_length"] = configs["text_config"]["max_position_embeddings"]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids"]
-    SiglipProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
-    images.save_pretrained(folder)
-    return audit
+    return written(SiglipModel, SiglipConfig(**configs), PLACES, trained, folder, SiglipImageProcessor, SiglipProcessor, tokenizer)

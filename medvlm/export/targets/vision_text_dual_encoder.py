@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from medvlm.data.transforms import processor_settings
 from medvlm.export import reference as references
 from medvlm.export.audit import Audit
-from medvlm.export.dual import check_pooling, filled, tower_configs
+from medvlm.export.dual import check_pooling, tower_configs, written
 from medvlm.export.fits import model_type, one_tower, text_of
 from medvlm.export.trained import Trained
 
@@ -60,13 +57,5 @@ def write(trained: Trained, folder: Path) -> Audit:
     check_pooling(trained.model)
     from transformers import CLIPImageProcessor, VisionTextDualEncoderConfig, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
-    (preprocess,) = trained.preprocess.values()
-    with torch.device("meta"):
-        stock = VisionTextDualEncoderModel(VisionTextDualEncoderConfig(**tower_configs(trained.model), projection_dim=trained.model.width))
-    audit = filled(stock, trained, PLACES)
-    stock.config.dtype = torch.float32
-    stock.save_pretrained(folder)
-    images = CLIPImageProcessor(**processor_settings(preprocess))
-    VisionTextDualEncoderProcessor(image_processor=images, tokenizer=trained.tokenizer).save_pretrained(folder)
-    images.save_pretrained(folder)
-    return audit
+    config = VisionTextDualEncoderConfig(**tower_configs(trained.model), projection_dim=trained.model.width)
+    return written(VisionTextDualEncoderModel, config, PLACES, trained, folder, CLIPImageProcessor, VisionTextDualEncoderProcessor, trained.tokenizer)
