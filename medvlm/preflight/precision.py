@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from medvlm.preflight.ledger import Ledger
+from medvlm.preflight.ledger import Ledger, tensors_in
 
 LOWER: set[Any] = {
     F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, F.conv_transpose2d, F.conv_transpose3d, torch.matmul, torch.Tensor.matmul,
@@ -61,14 +61,14 @@ class Autocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in LOWER:
+        if func in LOWER and any(t.is_meta for t in tensors_in((*args, *kwargs.values()))):  # what has data alone is computed as it is: positions
             args, kwargs = tree_map(self.lower, (args, kwargs))
         elif func in FP32:
             args, kwargs = _floats((args, kwargs), torch.float32)
         return func(*args, **kwargs)
 
     def lower(self, x: Any) -> Any:
-        if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or not x.is_meta:
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.float32:
             return x
         if not isinstance(x, nn.Parameter):
             return x.to(torch.bfloat16)

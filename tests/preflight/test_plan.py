@@ -13,6 +13,7 @@ from medvlm.cli import main
 from medvlm.preflight import gpus, known
 from medvlm.preflight.gpus import GIB, parse
 from medvlm.preflight.plan import plan
+from medvlm.preflight.ready import FAMILIES, saved
 from medvlm.recipe import load, shipped
 from tests import tiny_run
 
@@ -28,8 +29,7 @@ def test_every_shipped_recipe_has_a_plan(path: Path, tmp_path: Path, capsys: pyt
     assert [s["name"] for s in made["stages"]] == [s.name for s in stages]
     for stage in made["stages"]:
         assert sum(m["trained"] for m in stage["modules"]) > 0
-        assert stage["memory"] or any("not checked" in note or "max_tokens" in note for note in stage["notes"])
-        assert not stage["memory"] or (stage["fits"] in (True, False) and stage["flops"] > 0)
+        assert stage["memory"] and stage["fits"] in (True, False) and stage["flops"] > 0, stage["notes"]
         assert all(parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"), abs=0.01) for parts in stage["memory"].values())
 
 
@@ -81,6 +81,16 @@ def test_what_does_not_fit_is_told_how_it_would(written: Path, tmp_path: Path) -
 def test_gpus_that_are_not_known_are_refused(text: str, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(written), "--gpus", text]) == 2
     assert "--gpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, tmp_path: Path) -> None:
+    stages = [{**ADAPTED, "trains": ["connectors", "lora"]}, {**tiny_run.REASON, "trains": ["encoders", "lora"], "batch": 2}]
+    content = tiny_run.recipe(model={"pretrained": str(saved(family, tmp_path / "model"))}, stages=stages, engine={"precision": precision, "recompute": ["language"]})
+    made = plan(load(tiny_run.written(tmp_path, content)), tmp_path, parse("h200:2"))
+    for stage in made.stages:
+        assert stage.memory and stage.flops > 0 and not stage.notes, stage.notes
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen2.5-VL-7B-Instruct", "google/medgemma-4b-it", "llava-hf/llava-1.5-7b-hf"])
