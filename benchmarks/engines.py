@@ -31,7 +31,7 @@ from medvlm.models.parts import matches
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from medvlm.train.accumulate import Terms, accumulate
-from medvlm.train.engine import EngineConfig
+from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
 

@@ -12,7 +12,7 @@ from medvlm.data.order import Order
 from medvlm.data.source import HELD_OUT, HoldOut
 from medvlm.data.views import Views
 from medvlm.export.stock import unknown
-from medvlm.train.engine import EngineConfig
+from medvlm.train.engine_config import EngineConfig
 from medvlm.train.log import TrackConfig
 
 Split = Literal["train", "val", "test"]

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "numpy", "transformers", "timm", "monai", "lightning", "peft", "webdataset", "pydantic")
-BEYOND_TORCH = ("transformers", "timm", "monai", "lightning", "peft", "webdataset", "deepspeed", "pydicom", "nibabel", "matplotlib", "wandb", "scipy")
+BEYOND_TORCH = ("transformers", "timm", "monai", "lightning", "peft", "webdataset", "deepspeed", "pydicom", "nibabel", "matplotlib", "wandb", "scipy", "sympy", "torch.distributed.tensor")
 
 
 def loaded_by(code: str, watched: tuple[str, ...]) -> tuple[list[str], float]:

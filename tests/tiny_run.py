@@ -23,7 +23,8 @@ from medvlm.models.parts import set_trained
 from medvlm.recipe import load
 from medvlm.sources import open_sources
 from medvlm.train import checkpoint
-from medvlm.train.engine import Engine, EngineConfig
+from medvlm.train.engine import Engine
+from medvlm.train.engine_config import EngineConfig
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("pair", "instruct", "reason")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,7 +27,9 @@ from medvlm.models.native import build_native
 from medvlm.models.parts import group_of, matches, set_modes
 from medvlm.models.vlm import build_vlm
 from medvlm.train.accounts import SOURCE
-from medvlm.train.engine import Engine
+
+if TYPE_CHECKING:
+    from medvlm.train.engine import Engine
 
 Wants = Callable[[Entry], bool]
 

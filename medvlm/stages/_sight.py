@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +11,9 @@ from medvlm.core.errors import ImageNotUsed
 from medvlm.core.sample import Batch
 from medvlm.models.parts import evaluating, is_trained
 from medvlm.objectives.next_token import log_probability
-from medvlm.train.engine import Engine
+
+if TYPE_CHECKING:
+    from medvlm.train.engine import Engine
 
 EVERY, GRACE = 500, 8
 """Micro-batches between looks, and before the second: a connector that starts at zero lets nothing through until it has moved."""

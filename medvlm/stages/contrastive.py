@@ -21,7 +21,7 @@ from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs, build_dual
 from medvlm.stages._setup import Base, Setup, Wants, chunks
-from medvlm.train.loop import Terms
+from medvlm.train.accumulate import Terms
 
 MAKES = "dual"
 

@@ -25,7 +25,7 @@ from medvlm.rewards._compose import Composer
 from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
 from medvlm.stages._sight import Sight
 from medvlm.train.accounts import SOURCE
-from medvlm.train.loop import Terms
+from medvlm.train.accumulate import Terms
 
 MAKES = "vlm"
 

@@ -21,7 +21,7 @@ from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
 from medvlm.stages._sight import Sight
 from medvlm.train.accounts import SOURCE
-from medvlm.train.loop import Terms
+from medvlm.train.accumulate import Terms
 
 MAKES = "vlm"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
 from medvlm.core.errors import RecipeError
-from medvlm.train.engine import Engine
+
+if TYPE_CHECKING:
+    from medvlm.train.engine import Engine
 
 Terms = dict[str, tuple[float, float]]
 """Name -> (sum, weight): what is logged is the sum over ranks and micro-batches of both, divided."""

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.functional import pad
 
 from medvlm.core.errors import RecipeError
-from medvlm.train.engine import Engine, EngineConfig
+from medvlm.train.engine import Engine
+from medvlm.train.engine_config import EngineConfig
 from medvlm.train.tensors import Read
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

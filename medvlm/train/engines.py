@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medvlm.train.engine import Engine, EngineConfig
+from medvlm.train.engine import Engine
+from medvlm.train.engine_config import EngineConfig
 
 
 def make_engine(config: EngineConfig) -> Engine:

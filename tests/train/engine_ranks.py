@@ -24,7 +24,8 @@ from medvlm.models.parts import evaluating, group_of, matches, set_modes, set_tr
 from medvlm.objectives.next_token import token_losses
 from medvlm.stages._setup import chunks
 from medvlm.train import accumulate, checkpoint, engine_zero, loop
-from medvlm.train.engine import Engine, EngineConfig
+from medvlm.train.engine import Engine
+from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from medvlm.train.log import Log
 from medvlm.train.watch import Watch

@@ -11,7 +11,7 @@ from torch import nn
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch
 from medvlm.train import loop
-from medvlm.train.engine import EngineConfig
+from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from tests.tiny_run import differing
 from tests.train.engine_ranks import Answering, run

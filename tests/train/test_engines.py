@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from medvlm.core.errors import RecipeError
-from medvlm.train.engine import EngineConfig
+from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from tests.tiny_run import ROOT, differing, environment
 from tests.train.engine_ranks import run
