@@ -68,7 +68,7 @@ class Source(Config):
     salt_file: str = ""
     """File with the secret that patients and keys are hashed with when `root` is packed; data that not everybody may have need one."""
     shards: str = ""
-    """Folder of shards, or a pattern of tars: cxr-{000..511}.tar; also behind s3://, gs://, https://. With a card whose reader is
+    """Folder of shards, or a pattern of tars: {train,val}-{000..511}.tar; also behind s3://, gs://, https://. With a card whose reader is
     `webdataset` also tars of others."""
     fold: int | None = Field(None, ge=0)
     """Test fold of a card that is split into folds."""

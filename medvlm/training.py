@@ -82,7 +82,7 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
         if again_from == names[0]:  # nothing that was trained is left that needs the old one
             _set_aside(run.tokenizer)
     later = [i for i, stage in enumerate(recipe.stages) if not only and not (run.stage(stage.name) / "stage.json").exists()][1:]
-    if (unchecked := check_stages(recipe, later)) and engine.is_first:
+    if later and (unchecked := check_stages(recipe, later)) and engine.is_first:
         print(f"what later stages train was not checked beforehand: {unchecked}", flush=True)
     setup = _setup(loaded, run, engine, sources)
     log = Log(run.metrics, engine.is_first, _trackers(loaded, run) if engine.is_first else [])

@@ -15,7 +15,7 @@ import torch
 from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
 from medvlm.core.contracts import Lora, Preprocess, StageConfig
-from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.errors import DataError, RecipeError, UserError
 from medvlm.data.dialogue import Dialogue, Turn
 from medvlm.data.mixture import Mixture
 from medvlm.data.prepare import Prepare
@@ -91,7 +91,9 @@ def check_stages(given: Recipe, numbers: Sequence[int]) -> str:
             config = recipe.stages[number]
             try:
                 stage = stage_on_meta(recipe, number, tokenizer_of(recipe, {}), False, 1, model)
-            except (NotImplementedError, RuntimeError, TypeError) as reason:  # a part of a plugin that cannot be built without data
+            except UserError:
+                raise
+            except Exception as reason:  # a part of a plugin that cannot be built without data may be built with it
                 return f"{config.name}: {type(reason).__name__}: {reason}"
             optim = config.optim.model_copy(update={"kind": "adamw"}) if config.optim.kind == "adamw8bit" else config.optim
             make_optimizer(stage.model, optim, matches, config.name)
