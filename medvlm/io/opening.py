@@ -28,7 +28,7 @@ _NO_PATTERN = "not a pattern of tars; expected a folder or e.g. shards/{train,va
 
 
 def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN) -> ShardSet:
-    """where: a folder of shards, or a tar, or a pattern of tars (`cxr-{000..511}.tar`), each of them also as a URL.
+    """where: a folder of shards, or a tar, or a pattern of tars (`{train,val}-{000..511}.tar`), each of them also as a URL.
 
     cache: keeps what comes from far away, and the indexes of tars of others. form: how the members are samples, where packing
     did not make the tars. Raises DataError for nothing there, for shards whose writing was not finished or that are damaged, and as `form` does.
