@@ -75,7 +75,7 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
             root = _root(source)
             where = packed_at(card, source, runs)
             pack_once(card, root, where, progress=say)
-        shards = open_shards(where, cache, form_of(card))
+        shards = open_shards(where, cache, form_of(card), say)
         if shards.is_foreign:
             _check_foreign(name, card, shards, say)
         receipt = asdict(read_receipt(where)) if shards.is_packed else {}

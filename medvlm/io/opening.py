@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +25,18 @@ from medvlm.io.tar import Whole
 _AT_ONCE = 16
 """Indexes that are asked for at the same time: a thousand shards at 50 ms each would take a minute one after the other."""
 _READ_AHEAD = 8 << 20
+SAY_SECONDS = 5.0
+Say = Callable[[str], None]
 _NO_PATTERN = "not a pattern of tars; expected a folder or e.g. shards/{train,val}-{000000..000011}.tar"
 
 
-def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN) -> ShardSet:
+def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN, say: Say = lambda _: None) -> ShardSet:
     """where: a folder of shards, or a tar, or a pattern of tars (`{train,val}-{000..511}.tar`), each of them also as a URL.
 
     cache: keeps what comes from far away, and the indexes of tars of others. form: how the members are samples, where packing
-    did not make the tars. Raises DataError for nothing there, for shards whose writing was not finished or that are damaged, and as `form` does.
+    did not make the tars. say: gets a line now and then while tars are looked through. Raises DataError for nothing there, for shards whose writing was not finished or that are damaged, and as `form` does.
     """
-    shards = _remote(str(where), cache, form) if is_remote(where) else _local(where, cache, form)
+    shards = _remote(str(where), cache, form, say) if is_remote(where) else _local(where, cache, form, say)
     if not any(shards.count(split) for split in shards.splits):
         raise DataError(f"{shown(str(where))}: the shards hold no samples" + "".join(f"; {n} lack {what}" for what, n in shards.left_out.items()))
     return shards
@@ -42,14 +45,14 @@ def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN)
 # --- on a disk ------------------------------------------------------------------------------------------
 
 
-def _local(where: Path | str, cache: Cache | None, form: Form) -> ShardSet:
+def _local(where: Path | str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
     folder = Path(where)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     receipt = (folder / RECEIPT).read_bytes() if RECEIPT in names else None
     tars, listed = _listed(str(where), names, receipt) if folder.is_dir() else (_expanded(str(where)), {})
     form = OWN if listed else form
     paths = [folder / tar if folder.is_dir() else Path(tar) for tar in tars]
-    indexes = [load_index(path) if form is OWN else _foreign(path, cache, form) for path in paths]
+    indexes = list(_counted((load_index(path) if form is OWN else _foreign(path, cache, form) for path in paths), len(paths), say))
     _check(list(map(str, paths)), indexes, listed)
     return ShardSet(LocalTars(paths, [index.bytes for index in indexes]), indexes, form, is_packed=bool(listed))
 
@@ -78,7 +81,7 @@ class _Object:
     version: str
 
 
-def _remote(where: str, cache: Cache | None, form: Form) -> ShardSet:
+def _remote(where: str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
     files, path = filesystem(where)
     listed: dict[str, str] = {}
     if path.endswith(".tar"):
@@ -93,7 +96,7 @@ def _remote(where: str, cache: Cache | None, form: Form) -> ShardSet:
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="index") as pool:
         objects = list(pool.map(_object, urls))
         tars_ = RemoteTars(urls, [each.size for each in objects], [each.version for each in objects], cache)
-        indexes = list(pool.map(lambda n: _index_of_remote(tars_, n, objects[n], cache, form), range(len(urls))))
+        indexes = list(_counted(pool.map(lambda n: _index_of_remote(tars_, n, objects[n], cache, form), range(len(urls))), len(urls), say))
     _check(list(tars_.names), indexes, listed)
     return ShardSet(tars_, indexes, form, is_packed=bool(listed))
 
@@ -142,6 +145,16 @@ class _Ahead:
 
 
 # --- both -------------------------------------------------------------------------------------------------
+
+
+def _counted(indexes: Iterable[Index], total: int, say: Say) -> Iterator[Index]:
+    """Tars of others are read from end to end, once: hours, where they are many and far away."""
+    said = time.monotonic()
+    for number, index in enumerate(indexes, 1):
+        yield index
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            say(f"looking through tars that have no index, once: {number} of {total}")
 
 
 def _kept(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) -> Index:

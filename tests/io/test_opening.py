@@ -14,7 +14,7 @@ import pytest
 
 from medvlm.core.errors import DataError, StorageError
 from medvlm.core.sample import Sample
-from medvlm.io import places
+from medvlm.io import opening, places
 from medvlm.io.cache import Cache
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
@@ -205,3 +205,12 @@ def test_a_pattern_names_tars_by_number_or_one_by_one(folder: Path) -> None:
     for wrong in ("train-{000000}.tar", "train-*.tar", "train-{0..}.tar"):
         with pytest.raises(DataError, match="not a pattern of tars"):
             open_shards(folder / wrong)
+
+
+def test_long_looking_through_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    open_shards(folder, say=said.append)
+    assert said == []
+    monkeypatch.setattr(opening, "SAY_SECONDS", -1.0)
+    open_shards(folder, say=said.append)
+    assert [line.rpartition(": ")[2] for line in said] == ["1 of 3", "2 of 3", "3 of 3"]
