@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import torch
 from medvlm import __version__
 from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
-from medvlm.core.contracts import Lora, StageConfig
+from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, code_hash, write_json
 from medvlm.data.dialogue import Dialogue
@@ -24,14 +23,13 @@ from medvlm.data.native import Processor, make_native_prepare
 from medvlm.data.order import below
 from medvlm.data.prepare import Prepare, make_prepare
 from medvlm.data.vocabulary import IMAGE, saved_tokenizer, train_tokenizer
-from medvlm.evaluate.answerer import taken
-from medvlm.models import lora
 from medvlm.models.parts import module_of, preprocess_of, set_trained, tokens_of
-from medvlm.models.restore import modules_of, put
+from medvlm.models.restore import modules_of
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe import LoadedRecipe
 from medvlm.sources import OpenSource, open_sources, texts_of
 from medvlm.stages._setup import Setup
+from medvlm.starts import identity_of, origins_of, put_start
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
@@ -95,8 +93,8 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
 def _stage(
     config: StageConfig, number: int, loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource], setup: Setup, log: Log, lease: Lease | None
 ) -> None:
-    folder, origins = run.stage(config.name), _origins(config, number - 1, loaded, run)
-    identity = _identity(config, loaded, sources, run, origins)
+    folder, origins = run.stage(config.name), origins_of(config, number - 1, loaded, run)
+    identity = identity_of(config, loaded, sources, run, origins)
     if (folder / "stage.json").exists():
         if json.loads((folder / "stage.json").read_text())["identity"] != identity:
             raise CheckpointError(
@@ -107,7 +105,7 @@ def _stage(
             print(f"stage {number}/{len(loaded.recipe.stages)} {config.name}: finished before, reused", flush=True)
         return
     stage = component("stages", config.kind).build(config, setup)
-    started, adapters = _start(stage.model, config, origins, run, loaded.recipe.seed)
+    started, adapters = put_start(stage.model, config, origins, run, loaded.recipe.seed)
     set_trained(stage.model, config.trains, config.name)
     modules = {m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m) for m in modules_of([n for n, _ in stage.model.named_parameters()])}
     engine.place(stage.model, stage.matches)
@@ -136,76 +134,6 @@ def _stage(
     })  # fmt: skip
     _lineage(loaded, run, sources)
     engine.barrier()
-
-
-def _start(model: Any, config: StageConfig, origins: dict[str, list[str]], run: RunFolder, seed: int) -> tuple[dict[str, str], Lora | None]:
-    """Puts the weights of earlier stages in, and the adapters on. Returns module -> `STAGE/step-N@hash` and the adapters there are now."""
-    started: dict[str, str] = {}
-    adapters: Lora | None = None
-    wanted = modules_of([n for n, _ in model.named_parameters()])
-    plan: dict[str, set[str]] = {}
-    held = {name: _held(run, name) for name in dict.fromkeys(s for chain in origins.values() for s in chain)}
-    for module in sorted(wanted):
-        chain = origins.get(module) or origins.get(module.partition(".")[0]) or origins[""]
-        if found := next((name for name in chain if module in held[name][0]), None):
-            plan.setdefault(found, set()).add(module)
-    for name, modules in plan.items():
-        folder = taken(run.stage(name))
-        weights = checkpoint.read_weights(folder)
-        # A tower taken from a stage whose adapters sit in the language model has none to bring along.
-        saved = held[name][1] if any(".lora_" in n and module_of(n) in modules for n in weights) else None
-        if saved and adapters and saved != adapters:
-            raise RecipeError(f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them")
-        put(model, weights, saved if saved and not adapters else None, f"{name}/{folder.name}", modules)
-        adapters = adapters or saved
-        started |= {module: f"{name}/{folder.name}@{checkpoint.digest(folder)}" for module in modules}
-    if config.lora and config.lora != adapters:
-        if adapters:
-            lora.merge(model)
-        lora.attach(model, config.lora, seed)
-        adapters = config.lora
-    return started, adapters
-
-
-def _held(run: RunFolder, stage: str) -> tuple[set[str], Lora | None]:
-    """The modules that a finished stage's checkpoint holds, and the adapters in them."""
-    record = json.loads((run.stage(stage) / "stage.json").read_text())
-    saved = checkpoint.read_state(taken(run.stage(stage)))["meta"]["adapters"]
-    return set(record["parameters"]), Lora(**saved) if saved else None
-
-
-def _origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> dict[str, list[str]]:
-    """Module ("" = all others) -> the stages to look for its weights in, latest first: where `from` points, then what that came from."""
-    names = [s.name for s in loaded.recipe.stages[:i]]
-
-    def chain(start: str) -> list[str]:
-        return names[: names.index(start) + 1][::-1]
-
-    given = config.from_
-    origins = {"": chain(given) if isinstance(given, str) and given else names[::-1]}
-    if isinstance(given, dict):
-        origins |= {module: chain(start) for module, start in given.items()}
-    unfinished = [n for n in dict.fromkeys(n for c in origins.values() for n in c) if not (run.stage(n) / "stage.json").exists()]
-    if unfinished:
-        raise CheckpointError(f"stage {config.name} starts from {unfinished[0]}, which is not finished; train that first (medvlm train without --stage trains all)")
-    return origins
-
-
-def _identity(config: StageConfig, loaded: LoadedRecipe, sources: dict[str, OpenSource], run: RunFolder, origins: dict[str, list[str]]) -> str:
-    """What decides a stage's result: its settings, the model, its data, where it starts, the seed, the precision."""
-    first = {chain[0] for chain in origins.values() if chain}
-    starts = {name: json.loads((run.stage(name) / "stage.json").read_text())["checkpoint"] for name in first}
-    decides = {
-        "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every", "keep_last", "keep_every", "on_nan"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
-        "seed": loaded.recipe.seed, "sources": {name: _source_identity(loaded, sources[name]) for name in config.mix}, "starts": starts,
-        "precision": loaded.recipe.engine.precision,
-    }  # fmt: skip
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _source_identity(loaded: LoadedRecipe, source: OpenSource) -> list[Any]:
-    settings = loaded.recipe.data[source.name]
-    return [source.shards.fingerprint, source.fold, *(part and part.model_dump(mode="json") for part in (settings.augment, settings.order, settings.hold_out))]
 
 
 def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> Setup:
