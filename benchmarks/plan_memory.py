@@ -12,6 +12,7 @@ On a CPU the models are tiny and nothing is measured but that it runs.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 import time
@@ -155,6 +156,7 @@ def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, byt
 def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple[dict[str, Any], Any]:
     """GiB on the GPU at each point of the last step, and its largest micro-batch. Weights are made where they stay: on a CPU that takes minutes."""
     recipe, config = loaded.recipe, loaded.recipe.stages[0]
+    gc.collect()  # or what the recipe before holds in circles would count here
     engine = make_engine(recipe.engine)
     run = RunFolder(runs / recipe.name)
     run.root.mkdir(parents=True, exist_ok=True)
