@@ -88,6 +88,7 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
         if only and config.name != only:
             continue
         _stage(config, number, loaded, run, engine, sources, setup, log, lease)
+        engine.release()
 
 
 def _stage(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
 import shutil
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from medvlm import cli
+from medvlm import cli, training
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint, loop
@@ -90,6 +92,24 @@ def test_what_a_later_stage_cannot_train_is_said_before_the_first_one_begins(cha
     with pytest.raises(RecipeError, match=why):
         trained(path, runs)
     assert not (runs / "later" / "pair").exists()
+
+
+def test_a_stage_is_gone_before_the_next_one_is_built(folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[weakref.ref[Any]] = []
+
+    def started(model: Any, *args: Any) -> Any:
+        assert [ref() for ref in built] == [None] * len(built), "its memory would be missing on a GPU"
+        built.append(weakref.ref(model))
+        return put_start(model, *args)
+
+    put_start = training.put_start
+    monkeypatch.setattr(training, "put_start", started)
+    gc.disable()  # whatever the collector would do by chance
+    try:
+        trained(written(folder / "gone", recipe(name="gone", stages=[{**stage, "steps": 1, "save_every": 0} for stage in (PAIR, INSTRUCT, {**INSTRUCT, "name": "more"})])), runs)
+    finally:
+        gc.enable()
+    assert len(built) == 3
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Started by torchrun it takes the world that torchrun made; started plainly it is
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +27,7 @@ class Engine:
     """rank, world, device; sums and gathers over ranks; the model and the optimiser of a stage, from backward pass to what is saved.
 
     One process, or DDP. Order of a stage's calls: `place`, `setup`, `load` where there is a checkpoint, and for each step
-    `unsynchronised` with `backward`, `clip`, then `step` or `drop`.
+    `unsynchronised` with `backward`, `clip`, then `step` or `drop`; `release` at the end.
     """
 
     model: nn.Module
@@ -83,6 +84,14 @@ class Engine:
         self.model, self.optimizer = model, optimizer
         self._wrapped, _ = self.fabric.setup(model, optimizer)
         return self._wrapped  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        """Lets go of the stage's model and optimiser: the next stage needs their memory."""
+        for name in ("model", "optimizer", "_wrapped"):
+            self.__dict__.pop(name, None)
+        gc.collect()  # modules and hooks refer to each other, and the collector does not know how much a GPU holds
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, the model may be called past its wrapper (to draw answers), by each rank as often as it likes, in the precision of the training pass.

@@ -51,6 +51,18 @@ class Zero(Engine):
         self._check_sharded(model)
         return self._wrapped  # type: ignore[no-any-return]
 
+    def release(self) -> None:
+        if "_wrapped" in self.__dict__:
+            self._wrapped.destroy()
+            if self.stage == 3:  # caches of its own keep all of it for good, so it is emptied
+                for parameter in self.model.parameters():
+                    for held in (parameter, parameter.ds_tensor):  # type: ignore[attr-defined]
+                        held.data = held.data.new_empty(0)
+                self.optimizer.state.clear()
+                self._zero.__dict__.clear()
+            del self._zero, self._grouped
+        super().release()
+
     def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
         return self._gathered(model) if self.stage == 3 else self._autocast()
 

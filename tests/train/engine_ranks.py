@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,18 @@ def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
     proof.check_frozen()
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if engine.is_first else []
     steps = [r for r in records if "loss" in r]
-    return {"loss": [r["loss"] for r in steps], "norm": [r["grad_norm"] for r in steps], "said": stage.said, "micros": state.accumulate, "weights": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}")}
+    found = {"loss": [r["loss"] for r in steps], "norm": [r["grad_norm"] for r in steps], "said": stage.said, "micros": state.accumulate, "weights": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}")}
+    moments = [moment for state in engine.optimizer.state.values() for moment in state.values() if isinstance(moment, torch.Tensor)]
+    tensors = [weakref.ref(tensor) for tensor in (*stage.model.parameters(), *moments)]
+    found["held"] = alive(tensors)
+    del stage, proof, state, moments
+    engine.release()
+    return {**found, "left": alive(tensors)}
+
+
+def alive(tensors: list[weakref.ref[torch.Tensor]]) -> int:
+    """Numbers in them."""
+    return sum(tensor.numel() for ref in tensors if (tensor := ref()) is not None)
 
 
 def again(folder: Path, other: Path, engine: Engine, **settings: Any) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def off(case: dict[str, Any], one: dict[str, Any]) -> float:
 
 def check_alike(ranks: Ranks, case: str, one: dict[str, Any]) -> None:
     first, second = found(ranks, case)
+    assert first["left"] == second["left"] == 0 < first["held"], "what a stage needed is there for the next one"
     assert off(first, one) < 1e-5 and first["norm"][0] == pytest.approx(one["norm"][0], rel=1e-5)
     assert {n: t.shape for n, t in first["weights"].items()} == {n: t.shape for n, t in one["weights"].items()}
     check_answers(first["said"][-1], one["said"][-1], 3)
@@ -91,6 +92,7 @@ def check_goes_on(ranks: Ranks, kind: str) -> None:
 def test_two_ranks_lose_what_one_process_loses(kind: str, fast: Ranks, one: dict[str, Any]) -> None:
     """With adapters, a trained connector, frozen towers, clipping in some steps, and steps in which the second rank has no image."""
     assert min(one["norm"]) < 2.0 < max(one["norm"]), "the clipping is not seen"
+    assert one["left"] == 0 < one["held"]
     check_alike(fast, kind, one)
 
 
