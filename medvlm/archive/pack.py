@@ -37,6 +37,8 @@ from medvlm.io.shards import RECEIPT
 
 FORM = 1
 """Counts up when the same archive and card give other shards than before."""
+JOURNAL = 2
+"""Counts up when what a journal holds of a sample changes: an older one is not gone on from."""
 LIMITS = Limits()
 COMMIT_SECONDS = 10.0
 """How much work a kill costs at most; each commit waits for the disk."""
@@ -200,7 +202,7 @@ def _filled(card: Card, root: Path | None, target: Target, progress: Progress | 
     """Fills the work folder of the target, from where it was. Raises Changed where going on is not possible."""
     reader = component("archive.readers", card.reader.kind)
     watch = Watch(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
-    begun = {"card": card_hash(card), "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(), "medvlm": medvlm.__version__}
+    begun = {"card": card_hash(card), "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(), "medvlm": medvlm.__version__, "journal": JOURNAL}
     left_out = Counter[str]()
     items = _countable(reader.read(card.reader, root), left_out)
     with Ledger(card, target, begun, SHARD_BYTES) as ledger, Decoders(card, workers, limits) as decoders:

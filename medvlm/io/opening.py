@@ -148,13 +148,13 @@ class _Ahead:
 
 
 def _counted(indexes: Iterable[Index], total: int, say: Say) -> Iterator[Index]:
-    """Tars of others are read from end to end, once: hours, where they are many and far away."""
+    """A tar without an index is read from end to end, once: hours, where they are many and far away."""
     said = time.monotonic()
     for number, index in enumerate(indexes, 1):
         yield index
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
-            say(f"looking through tars that have no index, once: {number} of {total}")
+            say(f"looking through tars: {number} of {total}")
 
 
 def _kept(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) -> Index:

@@ -21,10 +21,9 @@ from medvlm.preflight.native import Ready, ready
 from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import items_of, length, longest, micro_of, stage_on_meta, tokenizer_of
+from medvlm.preflight.staging import items_of, length, longest, micro_of, optimizer_of, stage_on_meta, tokenizer_of
 from medvlm.recipe import LoadedRecipe
 from medvlm.sections import Recipe
-from medvlm.train.optim import make_optimizer
 
 MFU = 0.4
 """Share of a GPU's peak that training reaches, where nothing else is said."""
@@ -107,13 +106,7 @@ def _stage(
 ) -> StagePlan:  # fmt: skip
     config, world = recipe.stages[i], machines.world if machines else 1
     stage = stage_on_meta(recipe, i, tokenizer, knows, world, model)
-    eight_bit = config.optim.kind == "adamw8bit"
-    optim = config.optim.model_copy(update={"kind": "adamw"}) if eight_bit else config.optim
-
-    def optimizer() -> Any:
-        return make_optimizer(stage.model, optim, matches, config.name)
-
-    optimizer()  # its `lr_of` finds what it names
+    optimizer_of(stage, config)  # its `lr_of` finds what it names
     modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
     items, notes = items_of(stage, config, looks)
     accumulate = config.micro_batches
@@ -126,7 +119,7 @@ def _stage(
     precision = recipe.engine.precision
     weights_in(stage.model, precision)
     try:
-        step = simulate(stage.model, lambda m: stage.loss(m, make())[0], optimizer, group_of, precision, eight_bit)
+        step = simulate(stage.model, lambda m: stage.loss(m, make())[0], lambda: optimizer_of(stage, config), group_of, precision, config.optim.kind == "adamw8bit")
     except (NotImplementedError, RuntimeError, TypeError, IndexError, ValueError) as reason:
         first = str(reason).splitlines()[0][:160] if str(reason) else ""
         return _unmeasured(config, modules, adapters, micro, recipe, [f"memory and time not checked: the stage cannot be run on tensors without data ({type(reason).__name__}: {first})"])

@@ -87,17 +87,23 @@ def check_stages(given: Recipe, numbers: Sequence[int]) -> str:
             recipe, model = described(given), ready(given.model, Path(folder))
         except RecipeError as reason:  # it is fetched when it is built
             return str(reason)
+        tokenizer = tokenizer_of(recipe, {})
         for number in numbers:
             config = recipe.stages[number]
             try:
-                stage = stage_on_meta(recipe, number, tokenizer_of(recipe, {}), False, 1, model)
+                stage = stage_on_meta(recipe, number, tokenizer, False, 1, model)
             except UserError:
                 raise
             except Exception as reason:  # a part of a plugin that cannot be built without data may be built with it
                 return f"{config.name}: {type(reason).__name__}: {reason}"
-            optim = config.optim.model_copy(update={"kind": "adamw"}) if config.optim.kind == "adamw8bit" else config.optim
-            make_optimizer(stage.model, optim, matches, config.name)
+            optimizer_of(stage, config)
     return ""
+
+
+def optimizer_of(stage: Any, config: StageConfig) -> torch.optim.Optimizer:
+    """Of a stage on meta. One in 8 bits is made on a GPU alone; here AdamW stands for it. Raises RecipeError where `lr_of` names nothing."""
+    optim = config.optim.model_copy(update={"kind": "adamw"}) if config.optim.kind == "adamw8bit" else config.optim
+    return make_optimizer(stage.model, optim, matches, config.name)
 
 
 def adapters_of(recipe: Recipe, number: int) -> Lora | None:
