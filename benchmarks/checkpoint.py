@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=45, help="no further round is begun after that")
-    parser.add_argument("--folder", type=Path, default=None, help="on the disk to be measured (default: the folder for temporary files)")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="on the disk to be measured (default: the folder for temporary files)"
+    )
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tensors = made(args.gb, device)
@@ -49,23 +51,44 @@ def main() -> None:
         taken, first = measured(tensors, Path(folder), saver, args.repeats, args.seconds, device)
         checked(tensors, Path(folder) / "ours")
     middle = {name: median(values) for name, values in taken.items()}
-    print(json.dumps({
-        "benchmark": "checkpoint", "gb": round(sum(t.nbytes for t in flat(tensors).values()) / 1e9, 3), "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "repeats": len(taken["stall"]), "torch": torch.__version__, "python": sys.version.split()[0],
-        "durable": round(median(taken["safetensors"] + taken["again"]) / middle["background"], 2), "durable_waiting": round(median(taken["safetensors"] + taken["again"]) / middle["waiting"], 2),
-        "control": round(middle["safetensors"] / middle["again"], 2), "stall": round(median(s / b for s, b in zip(taken["stall"], taken["background"], strict=True)), 3),
-        "step": round(middle["step_beside"] / middle["step_alone"], 2), "read_back": True, "flip_noticed": True,
-        "first_stall_s": round(first, 3), "median_s": {name: round(value, 4) for name, value in middle.items()},
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "checkpoint",
+                "gb": round(sum(t.nbytes for t in flat(tensors).values()) / 1e9, 3),
+                "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+                "processors": len(os.sched_getaffinity(0)),
+                "load": round(os.getloadavg()[0], 1),
+                "repeats": len(taken["stall"]),
+                "torch": torch.__version__,
+                "python": sys.version.split()[0],
+                "durable": round(median(taken["safetensors"] + taken["again"]) / middle["background"], 2),
+                "durable_waiting": round(median(taken["safetensors"] + taken["again"]) / middle["waiting"], 2),
+                "control": round(middle["safetensors"] / middle["again"], 2),
+                "stall": round(median(s / b for s, b in zip(taken["stall"], taken["background"], strict=True)), 3),
+                "step": round(middle["step_beside"] / middle["step_alone"], 2),
+                "read_back": True,
+                "flip_noticed": True,
+                "first_stall_s": round(first, 3),
+                "median_s": {name: round(value, 4) for name, value in middle.items()},
+            }
+        )
+    )
 
 
 def made(gb: float, device: torch.device) -> dict[str, Any]:
     """Weights of LAYERS layers and an embedding, with the two moments of Adam: 12 bytes a parameter."""
     torch.manual_seed(0)
     width = int((gb * 1e9 / 12 / (LAYERS * 4 + 16)) ** 0.5) // 8 * 8
-    shapes = {"embedding": (16 * width, width), **{f"layers.{i}.{part}": (width, width) for i in range(LAYERS) for part in ("query", "key", "value", "output")}}
+    shapes = {
+        "embedding": (16 * width, width),
+        **{f"layers.{i}.{part}": (width, width) for i in range(LAYERS) for part in ("query", "key", "value", "output")},
+    }
     model = {name: torch.randn(*shape, device=device) for name, shape in shapes.items()}
-    state = {name: {"step": torch.tensor(1.0), "exp_avg": torch.randn_like(t), "exp_avg_sq": torch.rand_like(t)} for name, t in model.items()}
+    state = {
+        name: {"step": torch.tensor(1.0), "exp_avg": torch.randn_like(t), "exp_avg_sq": torch.rand_like(t)}
+        for name, t in model.items()
+    }
     return {"model": model, "optim": {"state": state}}
 
 
@@ -76,7 +99,9 @@ def flat(tensors: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
     return found
 
 
-def measured(tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, seconds: float, device: torch.device) -> tuple[dict[str, list[float]], float]:
+def measured(
+    tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, seconds: float, device: torch.device
+) -> tuple[dict[str, list[float]], float]:
     """Seconds by what was timed, and how long training waited for the first save, in which memory for the copy is taken."""
     taken: dict[str, list[float]] = {}
     note = lambda name, seconds: taken.setdefault(name, []).append(seconds)  # noqa: E731
@@ -146,7 +171,9 @@ def checked(tensors: dict[str, Any], stage: Path) -> None:
     folder = checkpoint.newest(stage)
     assert folder is not None
     read = checkpoint.read_weights(folder)
-    assert read.keys() == tensors["model"].keys() and all(torch.equal(read[name], t.cpu()) for name, t in tensors["model"].items())
+    assert read.keys() == tensors["model"].keys() and all(
+        torch.equal(read[name], t.cpu()) for name, t in tensors["model"].items()
+    )
     file = max((folder / "tensors").iterdir(), key=lambda f: f.stat().st_size)
     with file.open("r+b") as opened:
         opened.seek(file.stat().st_size // 2)

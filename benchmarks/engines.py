@@ -36,8 +36,30 @@ from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
 
 SIZES: dict[str, dict[str, Any]] = {
-    "cuda": {"hidden": 1536, "layers": 16, "heads": 12, "width": 768, "towers": 12, "side": 384, "patch": 16, "words": 448, "rows": 16, "vocabulary": 32000},
-    "cpu": {"hidden": 64, "layers": 2, "heads": 4, "width": 32, "towers": 2, "side": 32, "patch": 16, "words": 60, "rows": 4, "vocabulary": 512},
+    "cuda": {
+        "hidden": 1536,
+        "layers": 16,
+        "heads": 12,
+        "width": 768,
+        "towers": 12,
+        "side": 384,
+        "patch": 16,
+        "words": 448,
+        "rows": 16,
+        "vocabulary": 32000,
+    },
+    "cpu": {
+        "hidden": 64,
+        "layers": 2,
+        "heads": 4,
+        "width": 32,
+        "towers": 2,
+        "side": 32,
+        "patch": 16,
+        "words": 60,
+        "rows": 4,
+        "vocabulary": 512,
+    },
 }
 CASES: dict[str, dict[str, Any]] = {
     "plain": {}, "recompute": {"recompute": ("language", "encoders")}, "compile": {"compile": ("language", "encoders")},
@@ -78,13 +100,24 @@ class Stage:
 def model_of(size: dict[str, Any]) -> VLM:
     torch.manual_seed(0)
     tower_config = {
-        "model_type": "siglip_vision_model", "hidden_size": size["width"], "intermediate_size": 4 * size["width"], "num_hidden_layers": size["towers"],
-        "num_attention_heads": size["heads"], "image_size": size["side"], "patch_size": size["patch"],
-    }  # fmt: skip
+        "model_type": "siglip_vision_model",
+        "hidden_size": size["width"],
+        "intermediate_size": 4 * size["width"],
+        "num_hidden_layers": size["towers"],
+        "num_attention_heads": size["heads"],
+        "image_size": size["side"],
+        "patch_size": size["patch"],
+    }
     language_config = {
-        "model_type": "qwen2", "hidden_size": size["hidden"], "intermediate_size": 4 * size["hidden"], "num_hidden_layers": size["layers"],
-        "num_attention_heads": size["heads"], "num_key_value_heads": size["heads"] // 4, "max_position_embeddings": 4096, "vocab_size": size["vocabulary"],
-    }  # fmt: skip
+        "model_type": "qwen2",
+        "hidden_size": size["hidden"],
+        "intermediate_size": 4 * size["hidden"],
+        "num_hidden_layers": size["layers"],
+        "num_attention_heads": size["heads"],
+        "num_key_value_heads": size["heads"] // 4,
+        "max_position_embeddings": 4096,
+        "vocab_size": size["vocabulary"],
+    }
     tower = transformers.build(transformers.Config(kind="transformers", config=tower_config))
     language = causal.build(causal.Config(kind="causal", config=language_config), Ids(size["vocabulary"]))
     connector = mlp.build(mlp.Config(kind="mlp"), size["width"], size["hidden"], tower.grid)
@@ -98,7 +131,12 @@ def micros_of(size: dict[str, Any], rank: int) -> list[Any]:
     def one() -> Document:
         words = torch.randint(4, size["vocabulary"], (size["words"],), generator=generator).tolist()
         pixels = torch.randn(3, size["side"], size["side"], generator=generator)
-        return Document("sample", [1] + [3] * tokens + words[: size["words"] // 2], [(words[size["words"] // 2 :], 0)], [("film", pixels)])
+        return Document(
+            "sample",
+            [1] + [3] * tokens + words[: size["words"] // 2],
+            [(words[size["words"] // 2 :], 0)],
+            [("film", pixels)],
+        )
 
     rows = [one() for _ in range(size["rows"])]
     share = size["rows"] // MICROS
@@ -132,16 +170,28 @@ def measured(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
             seconds.append(time.monotonic() - start)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
     return {
-        "tokens_per_s": round(tokens / statistics.median(seconds), 1), "step_s": round(statistics.median(seconds), 4), "peak_gib": peak and round(peak, 2),
-        "warm_s": round(time.monotonic() - began - sum(seconds), 1), "loss": round(terms["loss"][0] / terms["loss"][1], 4), "parameters": parameters, "tokens": tokens,
-    }  # fmt: skip
+        "tokens_per_s": round(tokens / statistics.median(seconds), 1),
+        "step_s": round(statistics.median(seconds), 4),
+        "peak_gib": peak and round(peak, 2),
+        "warm_s": round(time.monotonic() - began - sum(seconds), 1),
+        "loss": round(terms["loss"][0] / terms["loss"][1], 4),
+        "parameters": parameters,
+        "tokens": tokens,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", nargs="*", default=["ddp", "fsdp2"] if "WORLD_SIZE" in os.environ else ["single", "fsdp2"])
+    parser.add_argument(
+        "--kinds", nargs="*", default=["ddp", "fsdp2"] if "WORLD_SIZE" in os.environ else ["single", "fsdp2"]
+    )
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--seconds", type=float, default=50, help="no further case is begun after so many; one that compiles takes half a minute")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=50,
+        help="no further case is begun after so many; one that compiles takes half a minute",
+    )
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     began, results, left_out = time.monotonic(), {}, []
@@ -155,10 +205,19 @@ def main() -> None:
             results[name] = measured(kind, CASES[case], device)
             torch.compiler.reset()
     if int(os.environ.get("RANK", 0)) == 0:
-        print(json.dumps({
-            "benchmark": "engines", "device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "world": int(os.environ.get("WORLD_SIZE", 1)),
-            "torch": torch.__version__, "engines": results, "left_out": left_out, "seconds": round(time.monotonic() - began, 1),
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "benchmark": "engines",
+                    "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+                    "world": int(os.environ.get("WORLD_SIZE", 1)),
+                    "torch": torch.__version__,
+                    "engines": results,
+                    "left_out": left_out,
+                    "seconds": round(time.monotonic() - began, 1),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,12 @@ print(time.perf_counter() - wall, time.process_time() - cpu)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("MEDVLM_DATA"), help="folder of the real sets; without it only made films are packed")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("MEDVLM_DATA"),
+        help="folder of the real sets; without it only made films are packed",
+    )
     parser.add_argument("--files", type=int, default=1000, help="of each real set")
     parser.add_argument("--films", type=int, default=150, help="number of made films")
     parser.add_argument("--repeats", type=int, default=3)
@@ -71,9 +76,21 @@ def main() -> None:
     for name in (*(name for name in REAL if args.data and (args.data / name).is_dir()), "made"):
         with tempfile.TemporaryDirectory() as folder:
             files = films(Path(folder), args.films) if name == "made" else pictures(args.data / name)
-            card, root = archive(name, files, max(args.files, len(files)) if name != "made" else len(files), Path(folder) / "archive")
+            card, root = archive(
+                name, files, max(args.files, len(files)) if name != "made" else len(files), Path(folder) / "archive"
+            )
             results[name] = measured(card, root, Path(folder), args.repeats)
-    print(json.dumps({"benchmark": "pack", "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "repeats": args.repeats, "sets": results}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "pack",
+                "processors": len(os.sched_getaffinity(0)),
+                "load": round(os.getloadavg()[0], 1),
+                "repeats": args.repeats,
+                "sets": results,
+            }
+        )
+    )
 
 
 def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, Any]:
@@ -86,19 +103,33 @@ def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, An
         for n in WORKERS:
             decoding, decoding_cpu = decoded(folder / "files", n, ENVIRONMENT)
             start, start_cpu = timed(lambda n=n: started(card, root, n))  # type: ignore[misc]
-            packing, packing_cpu = timed(lambda n=n, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2))  # type: ignore[misc]
-            found = {"decoders": decoding, "start": start, "pack": packing - start, "of_cpu": decoding_cpu / (packing_cpu - start_cpu)}
+            packing, packing_cpu = timed(
+                lambda n=n, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2)
+            )  # type: ignore[misc]
+            found = {
+                "decoders": decoding,
+                "start": start,
+                "pack": packing - start,
+                "of_cpu": decoding_cpu / (packing_cpu - start_cpu),
+            }
             for what, value in found.items():
                 rounds.setdefault(f"{what}_{n}", []).append(value)
     size = sum(path.stat().st_size for path in files)
-    result: dict[str, Any] = {"files": len(files), "mb": round(size / 1e6, 1), "decode_per_s": round(len(files) / median(rounds["decode"]), 1)}
+    result: dict[str, Any] = {
+        "files": len(files),
+        "mb": round(size / 1e6, 1),
+        "decode_per_s": round(len(files) / median(rounds["decode"]), 1),
+    }
     for n in WORKERS:
         ratio = lambda per, n=n: median(a / b / n for a, b in zip(rounds[per], rounds[f"pack_{n}"], strict=True))  # noqa: E731
         result[f"workers_{n}"] = {
-            "per_s": round(len(files) / median(rounds[f"pack_{n}"]), 1), "decoders_per_s": round(n * len(files) / median(rounds[f"decoders_{n}"]), 1),
-            "start_s": round(median(rounds[f"start_{n}"]), 2), "of_decode": round(ratio("decode"), 2), "of_decoders": round(ratio(f"decoders_{n}"), 2),
+            "per_s": round(len(files) / median(rounds[f"pack_{n}"]), 1),
+            "decoders_per_s": round(n * len(files) / median(rounds[f"decoders_{n}"]), 1),
+            "start_s": round(median(rounds[f"start_{n}"]), 2),
+            "of_decode": round(ratio("decode"), 2),
+            "of_decoders": round(ratio(f"decoders_{n}"), 2),
             "of_cpu": round(median(rounds[f"of_cpu_{n}"]), 2),
-        }  # fmt: skip
+        }
     return result
 
 
@@ -106,7 +137,9 @@ def decoded(files: Path, num: int, settings: dict[str, str]) -> tuple[float, flo
     """Seconds in which each of so many processes decodes all files, and the processor time of one of them."""
     env = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     command = [sys.executable, "-c", DECODING, str(files)]
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) for _ in range(num)]
+    children = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) for _ in range(num)
+    ]
     for child in children:
         assert child.stdout and child.stdout.readline() == "\n", "a process that decodes did not start"
     for child in children:
@@ -139,7 +172,9 @@ def timed(do: Callable[[], object]) -> tuple[float, float]:
 
 def pictures(folder: Path) -> list[Path]:
     """Those that decode, in the order of their names."""
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg") and decodes(path)]
+    return [
+        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg") and decodes(path)
+    ]
 
 
 def decodes(path: Path) -> bool:

@@ -42,45 +42,90 @@ from medvlm.train.optim import make_optimizer
 
 GIB = 1 << 30
 CARD = {
-    "name": "films", "title": "Generated films", "summary": "For measuring.", "licence": {"id": "CC0-1.0", "commercial": True}, "access": "generated",
-    "phi": {"status": "synthetic"}, "patient_key": "patient", "media": ["film"], "reader": {"kind": "phantom", "films": 96, "film_px": 128},
-}  # fmt: skip
-TEXT = {"kind": "transformers", "config": known("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract").config, "max_tokens": 512}
+    "name": "films",
+    "title": "Generated films",
+    "summary": "For measuring.",
+    "licence": {"id": "CC0-1.0", "commercial": True},
+    "access": "generated",
+    "phi": {"status": "synthetic"},
+    "patient_key": "patient",
+    "media": ["film"],
+    "reader": {"kind": "phantom", "films": 96, "film_px": 128},
+}
+TEXT = {
+    "kind": "transformers",
+    "config": known("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract").config,
+    "max_tokens": 512,
+}
 
 
 def tower(model: str) -> dict[str, Any]:
     found = known(model)
-    return {"kind": "transformers", "config": found.vision, "preprocess": {"size": [found.vision["image_size"]] * 2}, "connector": {"kind": "mlp"}}
+    return {
+        "kind": "transformers",
+        "config": found.vision,
+        "preprocess": {"size": [found.vision["image_size"]] * 2},
+        "connector": {"kind": "mlp"},
+    }
 
 
 def language(model: str) -> dict[str, Any]:
     return {"kind": "causal", "config": known(model).text}
 
 
-SUPERVISED = {"name": "stage", "kind": "supervised", "mix": {"films": 1}, "tasks": ["choice", "count"], "questions": 6, "steps": 8, "optim": {"lr": 1.0e-5}}
+SUPERVISED = {
+    "name": "stage",
+    "kind": "supervised",
+    "mix": {"films": 1},
+    "tasks": ["choice", "count"],
+    "questions": 6,
+    "steps": 8,
+    "optim": {"lr": 1.0e-5},
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "dual": {
-        "model": {"encoders": {"film": {**tower("google/siglip-so400m-patch14-384"), "connector": None}}}, "engine": {"precision": "bf16-mixed"},
-        "stages": [{
-            "name": "stage", "kind": "contrastive", "mix": {"films": 1}, "trains": ["encoders", "text", "heads"], "text": TEXT, "loss": {"kind": "siglip"},
-            "width": 512, "steps": 8, "batch": 24, "optim": {"lr": 1.0e-5},
-        }],
+        "model": {"encoders": {"film": {**tower("google/siglip-so400m-patch14-384"), "connector": None}}},
+        "engine": {"precision": "bf16-mixed"},
+        "stages": [
+            {
+                "name": "stage",
+                "kind": "contrastive",
+                "mix": {"films": 1},
+                "trains": ["encoders", "text", "heads"],
+                "text": TEXT,
+                "loss": {"kind": "siglip"},
+                "width": 512,
+                "steps": 8,
+                "batch": 24,
+                "optim": {"lr": 1.0e-5},
+            }
+        ],
     },
     "adapters": {
-        "model": {"encoders": {"film": tower("google/siglip-so400m-patch14-384")}, "language": language("Qwen/Qwen3-4B-Instruct-2507")},
+        "model": {
+            "encoders": {"film": tower("google/siglip-so400m-patch14-384")},
+            "language": language("Qwen/Qwen3-4B-Instruct-2507"),
+        },
         "engine": {"precision": "bf16-true"},
         "stages": [{**SUPERVISED, "trains": ["connectors", "lora"], "lora": {"rank": 16, "alpha": 32}, "batch": 8}],
     },
     "recomputed": {
-        "model": {"encoders": {"film": tower("google/siglip-base-patch16-224")}, "language": language("Qwen/Qwen2.5-1.5B-Instruct")},
+        "model": {
+            "encoders": {"film": tower("google/siglip-base-patch16-224")},
+            "language": language("Qwen/Qwen2.5-1.5B-Instruct"),
+        },
         "engine": {"precision": "bf16-mixed", "recompute": ["language", "encoders"]},
         "stages": [{**SUPERVISED, "trains": ["encoders", "connectors", "language"], "batch": 32}],
     },
     "full": {
-        "model": {"encoders": {"film": tower("google/siglip-base-patch16-224")}, "language": language("Qwen/Qwen2.5-1.5B-Instruct")},
-        "engine": {"precision": "bf16-mixed"}, "stages": [{**SUPERVISED, "trains": ["encoders", "connectors", "language"], "batch": 16}],
+        "model": {
+            "encoders": {"film": tower("google/siglip-base-patch16-224")},
+            "language": language("Qwen/Qwen2.5-1.5B-Instruct"),
+        },
+        "engine": {"precision": "bf16-mixed"},
+        "stages": [{**SUPERVISED, "trains": ["encoders", "connectors", "language"], "batch": 16}],
     },
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -93,13 +138,21 @@ def main() -> None:
     for name in args.only:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = {**compared(written(name, Path(folder), on_gpu), Path(folder) / "runs", args.steps, on_gpu), "seconds": round(time.monotonic() - began, 1)}
+            results[name] = {
+                **compared(written(name, Path(folder), on_gpu), Path(folder) / "runs", args.steps, on_gpu),
+                "seconds": round(time.monotonic() - began, 1),
+            }
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
     print(json.dumps({"benchmark": "plan_memory", "device": device, "torch": torch.__version__, "recipes": results}))
 
 
 def written(name: str, folder: Path, on_gpu: bool) -> Path:
-    content = {"name": name, "seed": 7, "data": {"films": {"card": "card.yaml"}}, **json.loads(json.dumps(RECIPES[name]))}
+    content = {
+        "name": name,
+        "seed": 7,
+        "data": {"films": {"card": "card.yaml"}},
+        **json.loads(json.dumps(RECIPES[name])),
+    }
     content["engine"] |= {"kind": "single", "device": "cuda" if on_gpu else "cpu", "workers": 2}
     if not on_gpu:
         tiny(content)
@@ -127,16 +180,29 @@ def compared(path: Path, runs: Path, steps: int, on_gpu: bool) -> dict[str, Any]
     peak = measured.get("peak")
     again = loaded.recipe.engine.recompute
     return {
-        "planned_gib": total, "measured_gib": peak, "ratio": round(total / peak, 3) if peak else "not checked",
-        "parts": {"planned": {"weights": gib(weights.trained_bytes + weights.frozen_bytes), **({} if again else parts_of(step))}, "measured": measured},
+        "planned_gib": total,
+        "measured_gib": peak,
+        "ratio": round(total / peak, 3) if peak else "not checked",
+        "parts": {
+            "planned": {
+                "weights": gib(weights.trained_bytes + weights.frozen_bytes),
+                **({} if again else parts_of(step)),
+            },
+            "measured": measured,
+        },
         "table": foretold.memory[foretold.chosen],
-    }  # fmt: skip
+    }
 
 
 def parts_of(step: Step) -> dict[str, Any]:
     """Of the very micro-batch that was trained."""
     held = {part: gib(size) for part, size in step.held.items() if part != "optimiser"}
-    made = {"held": round(sum(held.values()), 3), "held_by_part": held, "optimiser": gib(step.held["optimiser"]), "gradients": gib(step.sections["step"]["gradients"])}
+    made = {
+        "held": round(sum(held.values()), 3),
+        "held_by_part": held,
+        "optimiser": gib(step.held["optimiser"]),
+        "gradients": gib(step.sections["step"]["gradients"]),
+    }
     return {**made, "sections": {name: gib(sum(parts.values())) for name, parts in step.sections.items()}}
 
 
@@ -148,7 +214,11 @@ def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, byt
     blank = {name: torch.empty(pixels.shape, device="meta") for name, pixels in micro.media.items()}
     given = type(micro)(**{**vars(micro), "media": blank})
     step = simulate(
-        stage.model, lambda m: stage.loss(m, given)[0], lambda: make_optimizer(stage.model, config.optim, matches, config.name), group_of, recipe.engine.precision
+        stage.model,
+        lambda m: stage.loss(m, given)[0],
+        lambda: make_optimizer(stage.model, config.optim, matches, config.name),
+        group_of,
+        recipe.engine.precision,
     )
     return step, bytes_of.weights_of(stage.model)
 
@@ -191,7 +261,9 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
         engine.step()
         figures["peak_step"] = gib(peak(on_gpu))
         if number:  # in the first step the optimiser makes its states
-            figures["peak"] = max(figures.get("peak", 0.0), *(figures[f"peak_{section}"] for section in ("forward", "backward", "step")))
+            figures["peak"] = max(
+                figures.get("peak", 0.0), *(figures[f"peak_{section}"] for section in ("forward", "backward", "step"))
+            )
         else:
             figures["optimiser"] = gib(allocated(on_gpu) - start)
     batches.close()  # type: ignore[attr-defined]

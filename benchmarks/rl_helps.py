@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="of both arms; default: those of the run's reinforcement stage")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="of both arms; default: those of the run's reinforcement stage"
+    )
     args = parser.parse_args()
     resolved = yaml.safe_load(RunFolder(args.run).recipe.read_text())
     *before, reinforced = resolved["stages"]
@@ -41,22 +43,46 @@ def main() -> None:
     for seed in range(args.seeds):
         # A stage's name is part of the key of its random numbers: another name is another seed.
         # At the rate of the reinforcement: that of `base` has decayed, and to begin with it anew would throw the model back.
-        more = {**base, "name": f"more_{seed}", "steps": steps, "lora": None, "validate": None, "keep": "last", "optim": reinforced["optim"]}
+        more = {
+            **base,
+            "name": f"more_{seed}",
+            "steps": steps,
+            "lora": None,
+            "validate": None,
+            "keep": "last",
+            "optim": reinforced["optim"],
+        }
         policy = {**reinforced, "name": f"reason_{seed}", "steps": steps}
         scores["grpo"].append(_scores(args.run, resolved, [*before, policy], f"grpo_{seed}"))
         scores["supervised"].append(_scores(args.run, resolved, [*before, more], f"more_{seed}"))
     clusters, tasks = ([line[key] for line in scores["instruct"][0]] for key in ("cluster", "task"))
-    result = {"benchmark": "rl_helps", "steps": steps, "seeds": args.seeds, "questions": len(clusters), "patients": len(set(clusters))}
+    result = {
+        "benchmark": "rl_helps",
+        "steps": steps,
+        "seeds": args.seeds,
+        "questions": len(clusters),
+        "patients": len(set(clusters)),
+    }
     for arm, runs in scores.items():
         result[arm] = [round(float(np.mean([line["score"] for line in run])), 4) for run in runs]
     for against in ("instruct", "supervised"):
         # Per question: the mean over seeds of the paired difference.
-        gaps = np.mean([[a["score"] - b["score"] for a, b in zip(x, y, strict=True)] for x, y in zip(scores["grpo"], scores[against], strict=True)], axis=0)
+        gaps = np.mean(
+            [
+                [a["score"] - b["score"] for a, b in zip(x, y, strict=True)]
+                for x, y in zip(scores["grpo"], scores[against], strict=True)
+            ],
+            axis=0,
+        )
         for task in ("", *sorted(set(tasks))):
             chosen = [i for i, each in enumerate(tasks) if task in ("", each)]
             items = np.stack([gaps[chosen], np.ones(len(chosen))], axis=1)
             ci = interval(resampled(items, [clusters[i] for i in chosen], mean, 2000))
-            result[f"grpo_minus_{against}{task and f':{task}'}"] = {"difference": round(float(gaps[chosen].mean()), 4), "ci": [round(x, 4) for x in ci], "n": len(chosen)}
+            result[f"grpo_minus_{against}{task and f':{task}'}"] = {
+                "difference": round(float(gaps[chosen].mean()), 4),
+                "ci": [round(x, 4) for x in ci],
+                "n": len(chosen),
+            }
     print(json.dumps(result))
 
 
@@ -72,7 +98,9 @@ def _scores(origin: Path, resolved: dict, stages: list[dict], arm: str) -> list[
     if not (target / "tokenizer").exists():
         shutil.copytree(origin / "tokenizer", target / "tokenizer")
     recipe = {**resolved, "name": name, "stages": stages}
-    recipe["data"] = {source: {**entry, "card": str((origin / entry["card"]).resolve())} for source, entry in resolved["data"].items()}
+    recipe["data"] = {
+        source: {**entry, "card": str((origin / entry["card"]).resolve())} for source, entry in resolved["data"].items()
+    }
     recipe["evaluate"] = {**resolved["evaluate"], "baselines": []}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"

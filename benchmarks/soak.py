@@ -26,23 +26,64 @@ from typing import Any
 import yaml
 
 CARD = {
-    "name": "soak", "title": "Soak phantom", "summary": "Generated films.", "licence": {"id": "CC0-1.0", "commercial": True}, "access": "generated",
-    "phi": {"status": "synthetic"}, "patient_key": "patient", "media": ["film"], "reader": {"kind": "phantom", "films": 60, "film_px": 96},
-}  # fmt: skip
+    "name": "soak",
+    "title": "Soak phantom",
+    "summary": "Generated films.",
+    "licence": {"id": "CC0-1.0", "commercial": True},
+    "access": "generated",
+    "phi": {"status": "synthetic"},
+    "patient_key": "patient",
+    "media": ["film"],
+    "reader": {"kind": "phantom", "films": 60, "film_px": 96},
+}
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 RECIPE = {
-    "name": "soak", "seed": 7, "engine": {"device": "cpu", "workers": 1}, "data": {"films": {"card": "card.yaml"}},
+    "name": "soak",
+    "seed": 7,
+    "engine": {"device": "cpu", "workers": 1},
+    "data": {"films": {"card": "card.yaml"}},
     "model": {
-        "encoders": {"film": {
-            "kind": "transformers", "config": {"model_type": "siglip_vision_model", **SMALL, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}, "connector": {"kind": "mlp"},
-        }},
-        "language": {"kind": "causal", "config": {"model_type": "qwen2", **SMALL, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 512}, "vocabulary": 512},
+        "encoders": {
+            "film": {
+                "kind": "transformers",
+                "config": {
+                    "model_type": "siglip_vision_model",
+                    **SMALL,
+                    "num_hidden_layers": 1,
+                    "image_size": 32,
+                    "patch_size": 16,
+                },
+                "connector": {"kind": "mlp"},
+            }
+        },
+        "language": {
+            "kind": "causal",
+            "config": {
+                "model_type": "qwen2",
+                **SMALL,
+                "num_hidden_layers": 2,
+                "num_key_value_heads": 1,
+                "max_position_embeddings": 512,
+            },
+            "vocabulary": 512,
+        },
     },
-    "stages": [{
-        "name": "instruct", "kind": "supervised", "mix": {"films": 1}, "trains": ["connectors", "lora"], "lora": {"rank": 2, "alpha": 4, "dropout": 0.1}, "tasks": ["choice", "count"],
-        "questions": 2, "steps": 10_000_000, "batch": 8, "save_every": 50, "validate": {"every": 100, "samples": 4},
-    }],
-}  # fmt: skip
+    "stages": [
+        {
+            "name": "instruct",
+            "kind": "supervised",
+            "mix": {"films": 1},
+            "trains": ["connectors", "lora"],
+            "lora": {"rank": 2, "alpha": 4, "dropout": 0.1},
+            "tasks": ["choice", "count"],
+            "questions": 2,
+            "steps": 10_000_000,
+            "batch": 8,
+            "save_every": 50,
+            "validate": {"every": 100, "samples": 4},
+        }
+    ],
+}
 LEAK = """
 import sys, time
 from medvlm import cli
@@ -65,11 +106,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         memory, steps = soaked(Path(folder), args.ranks, args.minutes * 60, args.leak)
     growth = {rank: round(grown(samples), 4) for rank, samples in sorted(memory.items())}
-    print(json.dumps({
-        "benchmark": "soak", "minutes": args.minutes, "ranks": args.ranks, "leak": args.leak, "steps": steps, "epochs": steps * 8 // 50, "checkpoints": steps // 50,
-        "equals_hours": round(steps / 3600, 2), "growth": growth, "flat": all(abs(g - 1) <= 0.05 for g in growth.values()),
-        "mb": {rank: round(median(samples[-len(samples) // 3 :]) / 1e6, 1) for rank, samples in sorted(memory.items())}, "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "soak",
+                "minutes": args.minutes,
+                "ranks": args.ranks,
+                "leak": args.leak,
+                "steps": steps,
+                "epochs": steps * 8 // 50,
+                "checkpoints": steps // 50,
+                "equals_hours": round(steps / 3600, 2),
+                "growth": growth,
+                "flat": all(abs(g - 1) <= 0.05 for g in growth.values()),
+                "mb": {
+                    rank: round(median(samples[-len(samples) // 3 :]) / 1e6, 1)
+                    for rank, samples in sorted(memory.items())
+                },
+                "processors": len(os.sched_getaffinity(0)),
+                "load": round(os.getloadavg()[0], 1),
+            }
+        )
+    )
 
 
 def soaked(folder: Path, ranks: int, seconds: float, leak: bool) -> tuple[dict[str, list[int]], int]:
@@ -78,7 +136,19 @@ def soaked(folder: Path, ranks: int, seconds: float, leak: bool) -> tuple[dict[s
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     (folder / "leak.py").write_text(LEAK)
     program = [str(folder / "leak.py")] if leak else ["-m", "medvlm"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *program, "train", str(folder / "recipe.yaml"), "--runs", str(folder / "runs")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        *program,
+        "train",
+        str(folder / "recipe.yaml"),
+        "--runs",
+        str(folder / "runs"),
+    ]
     metrics = folder / "runs" / "soak" / "metrics.jsonl"
     log = (folder / "log").open("w")
     job = subprocess.Popen(command, stdout=log, stderr=log, env={"OMP_NUM_THREADS": "1", **os.environ})

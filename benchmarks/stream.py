@@ -66,12 +66,21 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        formats = {kind: {f"workers_{n}": measured(kind, Path(folder), n, args.rounds) for n in args.workers} for kind in args.formats}
+        formats = {
+            kind: {f"workers_{n}": measured(kind, Path(folder), n, args.rounds) for n in args.workers}
+            for kind in args.formats
+        }
         first = first_samples(Path(folder) / "many", args.shards, args.rounds)
     result = {
-        "benchmark": "stream", "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1), "rounds": args.rounds,
-        "webdataset_version": wds.__version__, "formats": formats, "first": first, "passed": passed(formats, first),
-    }  # fmt: skip
+        "benchmark": "stream",
+        "processors": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "rounds": args.rounds,
+        "webdataset_version": wds.__version__,
+        "formats": formats,
+        "first": first,
+        "passed": passed(formats, first),
+    }
     print(json.dumps(result))
 
 
@@ -81,7 +90,9 @@ def passed(formats: dict[str, Any], first: dict[str, Any]) -> dict[str, bool]:
         for workers, row in by_workers.items():
             found[f"{kind} {workers} of_decode"] = row["of_decode"]["median"] >= AIMS["of_decode"]  # type: ignore[operator]
             if kind in AIMS["over_webdataset"]:  # type: ignore[operator]
-                found[f"{kind} {workers} over_webdataset"] = row["over_webdataset"]["median"] >= AIMS["over_webdataset"][kind]  # type: ignore[index]
+                found[f"{kind} {workers} over_webdataset"] = (
+                    row["over_webdataset"]["median"] >= AIMS["over_webdataset"][kind]
+                )  # type: ignore[index]
             found[f"{kind} {workers} control fails"] = row["control_of_decode"]["median"] < AIMS["of_decode"]  # type: ignore[operator]
     return {**found, "first": first["slowest_over_fastest"] <= AIMS["first_within"]}
 
@@ -100,13 +111,17 @@ def measured(kind: str, folder: Path, workers: int, rounds: int) -> dict[str, An
             ("webdataset", webdataset_rate(kind, tars, workers)), ("control", streamed(kind, shards, workers, times=2)),
         ):  # fmt: skip
             rates.setdefault(name, []).append(rate)
-    rates = {name: values[1:] for name, values in rates.items()}  # the first round warms up: page cache, imports, memory
+    rates = {
+        name: values[1:] for name, values in rates.items()
+    }  # the first round warms up: page cache, imports, memory
     return {
-        "samples": len(blobs), "kb": round(sum(map(len, blobs)) / len(blobs) / 1e3),
+        "samples": len(blobs),
+        "kb": round(sum(map(len, blobs)) / len(blobs) / 1e3),
         "per_s": {name: round(median(values), 1) for name, values in rates.items()},
-        "of_decode": ratios(rates["stream"], rates["decode"]), "over_webdataset": ratios(rates["stream"], rates["webdataset"]),
+        "of_decode": ratios(rates["stream"], rates["decode"]),
+        "over_webdataset": ratios(rates["stream"], rates["webdataset"]),
         "control_of_decode": ratios(rates["control"], rates["decode"]),
-    }  # fmt: skip
+    }
 
 
 def ratios(ours: list[float], others: list[float]) -> dict[str, float]:
@@ -150,9 +165,20 @@ def streamed(kind: str, shards: ShardSet, workers: int, times: int = 1) -> float
 
 
 def webdataset_rate(kind: str, tars: list[Path], workers: int) -> float:
-    data = wds.WebDataset([str(tar) for tar in tars], shardshuffle=False, empty_check=False, workersplitter=wds.split_by_worker)
-    data = data.to_tuple(SUFFIX[kind], "txt").map_tuple(_by_nibabel if kind == "nii" else partial(_by_pillow, kind), _as_it_is)
-    return rate(iter(torch.utils.data.DataLoader(data.batched(BATCH[kind], collation_fn=list), batch_size=None, num_workers=workers)), BATCH[kind])
+    data = wds.WebDataset(
+        [str(tar) for tar in tars], shardshuffle=False, empty_check=False, workersplitter=wds.split_by_worker
+    )
+    data = data.to_tuple(SUFFIX[kind], "txt").map_tuple(
+        _by_nibabel if kind == "nii" else partial(_by_pillow, kind), _as_it_is
+    )
+    return rate(
+        iter(
+            torch.utils.data.DataLoader(
+                data.batched(BATCH[kind], collation_fn=list), batch_size=None, num_workers=workers
+            )
+        ),
+        BATCH[kind],
+    )
 
 
 def _by_pillow(kind: str, data: bytes) -> np.ndarray:
@@ -203,7 +229,9 @@ def first_samples(folder: Path, shards: int, rounds: int) -> dict[str, Any]:
 def first_of_ours(folder: Path, start: int) -> None:
     view = SourceView(opened("png", folder), ("train",))
     stream = Stream({"all": Part("all", view, 1.0)}, 7, stage="benchmark")
-    batches: Any = loader(stream, start, 8, 0, 1, lambda item: pixels_of("png", item.files["png"]), 0, quarantine=lambda *line: None)
+    batches: Any = loader(
+        stream, start, 8, 0, 1, lambda item: pixels_of("png", item.files["png"]), 0, quarantine=lambda *line: None
+    )
     assert next(batches)[0] == start
 
 
@@ -251,11 +279,25 @@ def members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def opened(kind: str, folder: Path) -> ShardSet:
     medium = "volume" if kind == "nii" else "film"
-    card = Card.model_validate({
-        "name": "made", "title": "Made", "summary": "For a benchmark.", "access": "generated", "media": [medium], "phi": {"status": "synthetic"},
-        "licence": {"id": "CC0-1.0", "commercial": True}, "splits": {"by": "image", "ratios": {"train": 1.0}},
-        "reader": {"kind": "webdataset", "media": {medium: [SUFFIX[kind]]}, "report": "txt", "unit": "raw", "nifti": {"length": "mm"}},
-    })  # fmt: skip
+    card = Card.model_validate(
+        {
+            "name": "made",
+            "title": "Made",
+            "summary": "For a benchmark.",
+            "access": "generated",
+            "media": [medium],
+            "phi": {"status": "synthetic"},
+            "licence": {"id": "CC0-1.0", "commercial": True},
+            "splits": {"by": "image", "ratios": {"train": 1.0}},
+            "reader": {
+                "kind": "webdataset",
+                "media": {medium: [SUFFIX[kind]]},
+                "report": "txt",
+                "unit": "raw",
+                "nifti": {"length": "mm"},
+            },
+        }
+    )
     return open_shards(folder, Cache(folder.parent / "cache", 1 << 30), form_of(card))
 
 

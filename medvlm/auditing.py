@@ -21,7 +21,9 @@ from medvlm.report.provenance import licence_words
 Say = Callable[[str], None]
 
 
-def run_audit(words: Sequence[str], against: Sequence[str], to: Path | None, strict: bool, say: Say, secret: str = "") -> None:
+def run_audit(
+    words: Sequence[str], against: Sequence[str], to: Path | None, strict: bool, say: Say, secret: str = ""
+) -> None:
     """words: shards (a folder, a tar, a pattern), a card, or CARD=ROOT for an archive that is packed for this audit only.
     A card alone stands in for the copy beside shards of its name; without such shards its terms count and nothing else.
     against: the same, with :SPLIT for one split; without it a benchmark's `test`, or all of one that has none.
@@ -33,7 +35,11 @@ def run_audit(words: Sequence[str], against: Sequence[str], to: Path | None, str
     with ExitStack() as stack:
         alone = [_card(word) for word in words if _is_card(word) and not _needs_packing(word)]
         cards = {card.name: card for card in alone}
-        opened = [(word, _open(word, cards, (), stack, say, secret)) for word in words if not _is_card(word) or _needs_packing(word)]
+        opened = [
+            (word, _open(word, cards, (), stack, say, secret))
+            for word in words
+            if not _is_card(word) or _needs_packing(word)
+        ]
         sets = [each for _, each in opened]
         for card in alone:
             if card.name not in {each.name for each in sets}:
@@ -49,7 +55,9 @@ def run_audit(words: Sequence[str], against: Sequence[str], to: Path | None, str
         write_json(path, receipt)
         say(f"receipt {receipt['hash'][:16]}: {path}")
     if errors := sum(f.severity == "error" for f in findings):
-        raise DataError(f"the audit failed: {errors} of {len(findings)} findings {'is an error' if errors == 1 else 'are errors'}")
+        raise DataError(
+            f"the audit failed: {errors} of {len(findings)} findings {'is an error' if errors == 1 else 'are errors'}"
+        )
 
 
 def _lines(found: Audited, findings: list[Finding]) -> list[str]:
@@ -57,12 +65,16 @@ def _lines(found: Audited, findings: list[Finding]) -> list[str]:
     for each in [*found.seen, *found.benchmarks]:
         counts, patients = each.counts, len(each.patients)
         known = f"{patients} patients" if patients else "patients unknown"
-        lines.append(f"{each}: {counts.samples} samples, {known}, {counts.images} images, {counts.tasks.total()} questions")
+        lines.append(
+            f"{each}: {counts.samples} samples, {known}, {counts.images} images, {counts.tasks.total()} questions"
+        )
     lines += [f"{f.severity}: {f.text}" for f in findings]
     if all(f.severity == "note" or f.kind == "terms" for f in findings):
         lines.append("nothing is on two sides that could be compared")
     if terms := found.terms:
-        lines.append(f"terms together: {licence_words(terms)} ({', '.join(terms['ids'])}); access: {terms['access']}; patient data: {terms['phi']}")
+        lines.append(
+            f"terms together: {licence_words(terms)} ({', '.join(terms['ids'])}); access: {terms['access']}; patient data: {terms['phi']}"
+        )
     return lines
 
 
@@ -82,7 +94,9 @@ def _card(word: str) -> Card:
     return load_card(found, name)
 
 
-def _open(word: str, cards: dict[str, Card], splits: tuple[str, ...], stack: ExitStack, say: Say, secret: str) -> AuditSet:
+def _open(
+    word: str, cards: dict[str, Card], splits: tuple[str, ...], stack: ExitStack, say: Say, secret: str
+) -> AuditSet:
     if not _is_card(word):
         return open_set(word, cards, splits)
     if not _needs_packing(word):

@@ -50,11 +50,15 @@ def kind_of(prepare: Any, asked: str) -> Callable[[int], str]:
     def chosen(axes: int) -> str:
         if not prepare.transforms:
             return asked or "own"
-        fitting = [kind for kind, name in prepare.routes.items() if len(prepare.transforms[name].preprocess.size) == axes]
+        fitting = [
+            kind for kind, name in prepare.routes.items() if len(prepare.transforms[name].preprocess.size) == axes
+        ]
         if asked and asked not in prepare.routes:
             raise DataError(f"--kind {asked}: no encoder serves it (served are {', '.join(prepare.routes)})")
         if not asked and not fitting:
-            raise DataError(f"no encoder of this model takes {'volumes' if axes == 3 else 'films'} (served are {', '.join(prepare.routes)})")
+            raise DataError(
+                f"no encoder of this model takes {'volumes' if axes == 3 else 'films'} (served are {', '.join(prepare.routes)})"
+            )
         return asked or fitting[0]
 
     return chosen
@@ -85,7 +89,11 @@ def _stock(model: str, paths: Sequence[Path], max_new_tokens: int) -> Talk:
     def ask(question: str) -> str:
         content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
         inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
         ).to(vlm.device, vlm.dtype)
         with torch.no_grad():
             out = vlm.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
@@ -101,11 +109,20 @@ def _loaded(model: str) -> tuple[Any, Any]:
     folder, adapters = Path(model), Path(model) / "adapter_config.json"
     base = model
     if adapters.is_file():
-        base = str(folder / "base") if (folder / "base").is_dir() else str(json.loads(adapters.read_text())["base_model_name_or_path"])
+        base = (
+            str(folder / "base")
+            if (folder / "base").is_dir()
+            else str(json.loads(adapters.read_text())["base_model_name_or_path"])
+        )
     try:
-        processor, vlm = AutoProcessor.from_pretrained(base), AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        processor, vlm = (
+            AutoProcessor.from_pretrained(base),
+            AutoModelForImageTextToText.from_pretrained(base, dtype="auto"),
+        )
     except (OSError, ValueError) as reason:
-        raise RecipeError(f"{model}: neither a run nor a vision-language model that transformers opens ({str(reason).splitlines()[0]})") from None
+        raise RecipeError(
+            f"{model}: neither a run nor a vision-language model that transformers opens ({str(reason).splitlines()[0]})"
+        ) from None
     if adapters.is_file():
         from peft import PeftModel
 

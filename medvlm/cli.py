@@ -40,64 +40,142 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="medvlm", description="Train, evaluate and export medical multimodal foundation models from one recipe.")
+    parser = argparse.ArgumentParser(
+        prog="medvlm", description="Train, evaluate and export medical multimodal foundation models from one recipe."
+    )
     parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    init = _verb(verbs, "init", _init, "write a recipe and a data card for a table of images with questions or captions")
-    init.add_argument("--model", required=True, metavar="PATH_OR_ID", help="a ready vision-language model (with --captions a CLIP or SigLIP): a folder or a hub id")
-    init.add_argument("--csv", type=Path, required=True, metavar="FILE", help="the table; its first line names the columns (.tsv, .jsonl and .json too)")
-    init.add_argument("--image", required=True, metavar="COL", help="column with the path of the image, relative to the table's folder or absolute")
+    init = _verb(
+        verbs, "init", _init, "write a recipe and a data card for a table of images with questions or captions"
+    )
+    init.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH_OR_ID",
+        help="a ready vision-language model (with --captions a CLIP or SigLIP): a folder or a hub id",
+    )
+    init.add_argument(
+        "--csv",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the table; its first line names the columns (.tsv, .jsonl and .json too)",
+    )
+    init.add_argument(
+        "--image",
+        required=True,
+        metavar="COL",
+        help="column with the path of the image, relative to the table's folder or absolute",
+    )
     init.add_argument("--question", default="", metavar="COL")
     init.add_argument("--answer", default="", metavar="COL")
-    init.add_argument("--captions", default="", metavar="COL", help="in the place of question and answer: the text that belongs to the image")
-    init.add_argument("--patient", default="", metavar="COL", help="column that tells patients apart; none of them will be in two splits")
+    init.add_argument(
+        "--captions",
+        default="",
+        metavar="COL",
+        help="in the place of question and answer: the text that belongs to the image",
+    )
+    init.add_argument(
+        "--patient",
+        default="",
+        metavar="COL",
+        help="column that tells patients apart; none of them will be in two splits",
+    )
     init.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="where the files go (default: here)")
 
     train = _verb(verbs, "train", _train, "run the stages of a recipe; run it again to resume")
     _recipe(train)
     train.add_argument("--stage", default="", help="only this stage")
-    train.add_argument("--from", dest="again_from", default="", metavar="STAGE", help="set this stage and the later ones aside and train them anew")
+    train.add_argument(
+        "--from",
+        dest="again_from",
+        default="",
+        metavar="STAGE",
+        help="set this stage and the later ones aside and train them anew",
+    )
 
     _recipe(_verb(verbs, "validate", _validate, "check a recipe, its cards and its shapes without reading a weight"))
 
-    plan = _verb(verbs, "plan", _plan, "what a recipe trains, holds in memory and costs, on tensors without data; fits or not, and what would help")
+    plan = _verb(
+        verbs,
+        "plan",
+        _plan,
+        "what a recipe trains, holds in memory and costs, on tensors without data; fits or not, and what would help",
+    )
     _recipe(plan)
     plan.add_argument("--gpus", default="", metavar="NAME:GPUS[xNODES]", help="where it would run, e.g. h200:8x2")
-    plan.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's peak that training reaches (default: 0.4)")
+    plan.add_argument(
+        "--mfu", type=float, default=0.4, help="share of the GPU's peak that training reaches (default: 0.4)"
+    )
     plan.add_argument("--json", action="store_true", help="the plan as JSON")
 
-    _recipe(_verb(verbs, "dry-run", _dry_run, "every stage for two steps on small random weights, with saving, resuming, evaluation and export, on a processor"))
+    _recipe(
+        _verb(
+            verbs,
+            "dry-run",
+            _dry_run,
+            "every stage for two steps on small random weights, with saving, resuming, evaluation and export, on a processor",
+        )
+    )
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure a run on held-out data, with baselines and intervals")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
-    evaluate.add_argument("--on", action="append", default=[], metavar="SOURCE[:SPLIT]", help="default: what the recipe says")
+    evaluate.add_argument(
+        "--on", action="append", default=[], metavar="SOURCE[:SPLIT]", help="default: what the recipe says"
+    )
     evaluate.add_argument("--stage", default="", help="the model as this stage left it; default: the last one")
 
     _verb(verbs, "report", _report, "write the run's page").add_argument("run_folder", type=Path, metavar="RUN")
 
-    export = _verb(verbs, "export", _export, "write a model folder that stock transformers loads, with its proof and model card")
+    export = _verb(
+        verbs, "export", _export, "write a model folder that stock transformers loads, with its proof and model card"
+    )
     export.add_argument("run_folder", metavar="RUN[:STAGE]", help="or, to send it, an exported folder")
     export.add_argument("--to", required=True, metavar="DIR|hub:ORG/NAME", help="hub: lists what would be sent")
     export.add_argument("--yes", action="store_true", help="send it to the hub")
     export.add_argument("--public", action="store_true", help="for everybody on the hub (default: private)")
-    export.add_argument("--target", action="append", default=[], metavar="TARGET", help="as what, e.g. stock, adapter, encoder (default: what the recipe says)")
+    export.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="as what, e.g. stock, adapter, encoder (default: what the recipe says)",
+    )
 
-    consolidate = _verb(verbs, "consolidate", _consolidate, "the weights of a checkpoint as safetensors files, in the memory of one tensor")
+    consolidate = _verb(
+        verbs,
+        "consolidate",
+        _consolidate,
+        "the weights of a checkpoint as safetensors files, in the memory of one tensor",
+    )
     consolidate.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
     consolidate.add_argument("--to", type=Path, required=True, metavar="DIR")
 
-    come_from = _verb(verbs, "lineage", _lineage, "what a checkpoint came from: stages, data, audits, code, and whether it is still what was saved")
+    come_from = _verb(
+        verbs,
+        "lineage",
+        _lineage,
+        "what a checkpoint came from: stages, data, audits, code, and whether it is still what was saved",
+    )
     come_from.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
 
     chat = _verb(verbs, "chat", _chat, "ask a model about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
     chat.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a model of transformers")
     chat.add_argument("files", nargs="*", type=Path, metavar="FILE")
-    chat.add_argument("--question", action="append", default=[], metavar="TEXT", help="asked and answered; without one, questions are read from the terminal")
+    chat.add_argument(
+        "--question",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="asked and answered; without one, questions are read from the terminal",
+    )
     _of_run(chat)
 
     embed = _verb(verbs, "embed", _embed, "a vector for every image of shards or files, as parquet")
-    embed.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or tower of transformers")
+    embed.add_argument(
+        "model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or tower of transformers"
+    )
     embed.add_argument("sources", nargs="+", metavar="FILE_OR_SHARDS")
     embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet")
     _of_run(embed)
@@ -112,17 +190,56 @@ def _parser() -> argparse.ArgumentParser:
     data = _verb(verbs, "data", None, "pack and look at data sets").add_subparsers(required=True, metavar="VERB")
     pack = _verb(data, "pack", _pack, "an archive to shards")
     pack.add_argument("card")
-    pack.add_argument("--root", type=Path, default=None, metavar="DIR", help="folder of the original files; none for generated data")
-    pack.add_argument("--out", required=True, metavar="DIR", help="where the shards go: a folder, or s3://... or gs://...")
-    pack.add_argument("--workers", type=int, default=None, metavar="N", help="processes that decode (default: one for each processor)")
-    pack.add_argument("--salt-file", type=Path, default=None, metavar="FILE", help="secret that patients and keys are hashed with; it stays out of the shards")
-    pack.add_argument("--max-bad", type=float, default=0.01, help="share of bad samples that is put up with (default: 0.01)")
-    audit = _verb(data, "audit", _audit, "prove that no patient and no image is on two sides, and say what the licences allow together")
+    pack.add_argument(
+        "--root", type=Path, default=None, metavar="DIR", help="folder of the original files; none for generated data"
+    )
+    pack.add_argument(
+        "--out", required=True, metavar="DIR", help="where the shards go: a folder, or s3://... or gs://..."
+    )
+    pack.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="processes that decode (default: one for each processor)"
+    )
+    pack.add_argument(
+        "--salt-file",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="secret that patients and keys are hashed with; it stays out of the shards",
+    )
+    pack.add_argument(
+        "--max-bad", type=float, default=0.01, help="share of bad samples that is put up with (default: 0.01)"
+    )
+    audit = _verb(
+        data,
+        "audit",
+        _audit,
+        "prove that no patient and no image is on two sides, and say what the licences allow together",
+    )
     audit.add_argument("sets", nargs="+", metavar="CARD_OR_SHARDS", help="shards, a card, or CARD=ROOT")
-    audit.add_argument("--against", action="append", default=[], metavar="SHARDS[:SPLIT]", help="a benchmark that must not be trained on (default: its test split)")
-    audit.add_argument("--salt-file", type=Path, default=None, metavar="FILE", help="secret that the archives of CARD=ROOT are hashed with, as in pack")
-    audit.add_argument("--to", type=Path, default=None, metavar="FILE", help="the receipt (default: audit.json in each folder of shards)")
-    audit.add_argument("--strict", action="store_true", help="warnings (near duplicates, questions, terms in doubt) are errors")
+    audit.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="SHARDS[:SPLIT]",
+        help="a benchmark that must not be trained on (default: its test split)",
+    )
+    audit.add_argument(
+        "--salt-file",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="secret that the archives of CARD=ROOT are hashed with, as in pack",
+    )
+    audit.add_argument(
+        "--to",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="the receipt (default: audit.json in each folder of shards)",
+    )
+    audit.add_argument(
+        "--strict", action="store_true", help="warnings (near duplicates, questions, terms in doubt) are errors"
+    )
     stats = _verb(data, "stats", _stats, "a page with counts, sizes, intensities, answers and text lengths")
     stats.add_argument("shards")
     stats.add_argument("--to", type=Path, default=Path("stats.html"), metavar="FILE")
@@ -141,7 +258,9 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
 
 
 def _of_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kind", default="", help="what the files are, of the media that a run's model has encoders for")
+    parser.add_argument(
+        "--kind", default="", help="what the files are, of the media that a run's model has encoders for"
+    )
     parser.add_argument("--stage", default="", help="the model as this stage of a run left it; default: the last one")
 
 
@@ -157,7 +276,12 @@ def _init(args: argparse.Namespace) -> None:
 
     if bool(args.captions) == bool(args.question or args.answer) or bool(args.question) != bool(args.answer):
         raise RecipeError("init: give --question and --answer, or --captions, each with the name of a column")
-    print(*init(args.model, args.csv, Columns(args.image, args.question, args.answer, args.captions, args.patient), args.to), sep="\n")
+    print(
+        *init(
+            args.model, args.csv, Columns(args.image, args.question, args.answer, args.captions, args.patient), args.to
+        ),
+        sep="\n",
+    )
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -192,7 +316,13 @@ def _dry_run(args: argparse.Namespace) -> None:
     from medvlm.preflight.dry_run import dry_run
     from medvlm.recipe import load
 
-    print("\n".join(f"  {line.what}: not checked" for line in dry_run(load(args.recipe, args.overrides), args.runs, print) if not line.done))
+    print(
+        "\n".join(
+            f"  {line.what}: not checked"
+            for line in dry_run(load(args.recipe, args.overrides), args.runs, print)
+            if not line.done
+        )
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -220,7 +350,11 @@ def _export(args: argparse.Namespace) -> None:
         return
     upload = push(Path(folder), args.to.removeprefix(PREFIX), args.target, stage, args.public)
     print(upload)
-    print(f"sent: {send(upload)}" if args.yes else f"nothing was sent; look at {upload.folder}, then: medvlm export {upload.folder} --to {args.to} --yes")
+    print(
+        f"sent: {send(upload)}"
+        if args.yes
+        else f"nothing was sent; look at {upload.folder}, then: medvlm export {upload.folder} --to {args.to} --yes"
+    )
 
 
 def _consolidate(args: argparse.Namespace) -> None:
@@ -279,12 +413,16 @@ def _pack(args: argparse.Namespace) -> None:
 
     found = find_card(args.card)
     if found is None:
-        raise DataError(f"{args.card}: there is no such data card; every data set needs one (see data_cards/ for examples)")
+        raise DataError(
+            f"{args.card}: there is no such data card; every data set needs one (see data_cards/ for examples)"
+        )
     card = load_card(found, args.card)
     if args.salt_file:
         card = card.with_secret(read_salt(args.salt_file))
     receipt = pack(card, args.root, args.out, progress=print, max_bad=args.max_bad, workers=args.workers)
-    print(f"{args.out}: {sum(receipt.samples.values())} samples ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined")
+    print(
+        f"{args.out}: {sum(receipt.samples.values())} samples ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined"
+    )
 
 
 def _audit(args: argparse.Namespace) -> None:

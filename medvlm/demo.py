@@ -51,7 +51,15 @@ def _ranks() -> int:
 
 
 def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> None:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        "--signals-to-handle",
+        "SIGTERM,SIGINT,SIGUSR1",
+    ]
     command = [sys.executable, *launch, "-m", "medvlm", "train", RECIPE, "--runs", str(runs), *overrides]
     threads = max(1, (os.cpu_count() or 1) // ranks)
     quiet = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}

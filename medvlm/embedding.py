@@ -18,7 +18,14 @@ ROWS = 1024
 Row = dict[str, Any]
 
 
-def embed(model: str, sources: Sequence[str], to: Path, stage: str = "", kind: str = "", progress: Callable[[int], None] = lambda n: None) -> int:
+def embed(
+    model: str,
+    sources: Sequence[str],
+    to: Path,
+    stage: str = "",
+    kind: str = "",
+    progress: Callable[[int], None] = lambda n: None,
+) -> int:
     """Writes columns key, source, medium and embedding, a row an image, and returns their number. The file appears when it is whole.
 
     model: a run or an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources: folders of
@@ -32,7 +39,9 @@ def embed(model: str, sources: Sequence[str], to: Path, stage: str = "", kind: s
 
     folder, count = Path(model), 0
     rows = _ours(folder, sources, stage, kind) if RunFolder(folder).recipe.is_file() else _stock(model, sources)
-    schema = pa.schema([("key", pa.string()), ("source", pa.string()), ("medium", pa.int32()), ("embedding", pa.list_(pa.float32()))])
+    schema = pa.schema(
+        [("key", pa.string()), ("source", pa.string()), ("medium", pa.int32()), ("embedding", pa.list_(pa.float32()))]
+    )
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(f"{to.name}.{os.getpid()}.part")
     try:
@@ -57,10 +66,16 @@ def _ours(folder: Path, sources: Sequence[str], stage: str, kind: str) -> Iterat
         with evaluating(model):
             for name, pixels in made.prepare.see(sample, files).media:
                 batch = pixels[None].to(next(model.parameters()).device)
-                yield model.embed_media({name: batch})[0] if made.dual else encode(model.encoders[name], batch, name).pooled[0]
+                yield (
+                    model.embed_media({name: batch})[0]
+                    if made.dual
+                    else encode(model.encoders[name], batch, name).pooled[0]
+                )
 
     if not made.prepare.transforms:
-        raise RecipeError(f"{folder}: its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual encoders and composed models")
+        raise RecipeError(
+            f"{folder}: its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual encoders and composed models"
+        )
     for key, source, sample, files in _samples(sources, kind_of(made.prepare, kind)):
         for medium, vector in enumerate(vectors(sample, files)):
             yield {"key": key, "source": source, "medium": medium, "embedding": vector.float().cpu().numpy()}
@@ -73,7 +88,9 @@ def _stock(model: str, sources: Sequence[str]) -> Iterator[Row]:
     try:
         processor, tower = AutoImageProcessor.from_pretrained(model), AutoModel.from_pretrained(model).eval()
     except (OSError, ValueError) as reason:
-        raise RecipeError(f"{model}: neither a run nor a dual encoder or tower that transformers opens ({str(reason).splitlines()[0]})") from None
+        raise RecipeError(
+            f"{model}: neither a run nor a dual encoder or tower that transformers opens ({str(reason).splitlines()[0]})"
+        ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tower.to(device)
     for key, source, sample, files in _samples(sources, lambda axes: "own"):

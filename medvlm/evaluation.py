@@ -30,19 +30,35 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
     sources = open_sources(loaded, run_folder.parent, say=print)
     for name, _ in asked:
         if name not in sources:
-            raise RecipeError(f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources: {', '.join(sources)})")
+            raise RecipeError(
+                f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources: {', '.join(sources)})"
+            )
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
     limit = recipe.evaluate.max_new_tokens
-    answerer = answerer_of(recipe, run_folder, limit, device) if is_exported(run_folder) else load_answerer(recipe, run, limit, stage, device)
+    answerer = (
+        answerer_of(recipe, run_folder, limit, device)
+        if is_exported(run_folder)
+        else load_answerer(recipe, run, limit, stage, device)
+    )
     rewards: dict[str, float] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
     rows = []
     for name, split in asked:
         source, settings = sources[name], recipe.evaluate
         rows += evaluate_split(
-            answerer, source.shards, dataset=source.card.name, split=split, places=source.places(split),
-            training=source.places("train") if "majority" in settings.baselines else (), out=run, baselines=settings.baselines, rewards=rewards or None,
-            limit=settings.samples, resamples=settings.bootstrap, seed=recipe.seed, progress=Progress(),
-        )  # fmt: skip
+            answerer,
+            source.shards,
+            dataset=source.card.name,
+            split=split,
+            places=source.places(split),
+            training=source.places("train") if "majority" in settings.baselines else (),
+            out=run,
+            baselines=settings.baselines,
+            rewards=rewards or None,
+            limit=settings.samples,
+            resamples=settings.bootstrap,
+            seed=recipe.seed,
+            progress=Progress(),
+        )
     return rows
 
 
@@ -56,6 +72,10 @@ class Progress:
         now, terminal = time.monotonic(), sys.stdout.isatty()
         if now - self.shown >= (0.2 if terminal else 5):
             self.shown = now
-            print(f"\revaluate: {what} {done}/{total}\033[K" if terminal else f"evaluate: {what} {done}/{total}", end="" if terminal else "\n", flush=True)
+            print(
+                f"\revaluate: {what} {done}/{total}\033[K" if terminal else f"evaluate: {what} {done}/{total}",
+                end="" if terminal else "\n",
+                flush=True,
+            )
         if done == total and terminal:
             print("\r\033[K", end="", flush=True)

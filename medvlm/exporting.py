@@ -32,7 +32,10 @@ def export(run: RunFolder, out: Path, targets: Sequence[str] = (), stage: str = 
     for wrong in filter(None, map(unknown, targets)):
         raise RecipeError(f"export: {wrong}")
     # Writing one folds adapters into the model, so each target is given a model of its own.
-    return [export_model(run, out / target if len(targets) > 1 else out, trained(loaded, run, stage), target) for target in targets]
+    return [
+        export_model(run, out / target if len(targets) > 1 else out, trained(loaded, run, stage), target)
+        for target in targets
+    ]
 
 
 def push(where: Path, name: str, targets: Sequence[str] = (), stage: str = "", is_public: bool = False) -> Upload:
@@ -43,7 +46,9 @@ def push(where: Path, name: str, targets: Sequence[str] = (), stage: str = "", i
     if not (where / "medvlm" / "parity.json").is_file():
         folder = where / "hub" / name.rpartition("/")[2]
         if len(export(RunFolder(where), folder, targets, stage)) > 1:
-            raise RecipeError(f"--to {PREFIX}{name}: the recipe has several export targets; say which one with --target")
+            raise RecipeError(
+                f"--to {PREFIX}{name}: the recipe has several export targets; say which one with --target"
+            )
         where = folder
     return prepare(where, name, is_public)
 
@@ -85,7 +90,13 @@ def answerer_of(recipe: Any, folder: Path, max_new_tokens: int, device: str = "c
     made = load(folder)
     manifest = made.manifest
     dialogue = Dialogue(made.tokenizer, manifest.image_token) if manifest.makes == "vlm" else None
-    prepare = make_prepare(manifest.encoders, made.preprocess, tokens_of(manifest.encoders), dialogue, Writing(manifest.box_codec, manifest.box_scale))
+    prepare = make_prepare(
+        manifest.encoders,
+        made.preprocess,
+        tokens_of(manifest.encoders),
+        dialogue,
+        Writing(manifest.box_codec, manifest.box_scale),
+    )
     model: Any = made.model.to(device)
     vlm, dual = (model, None) if manifest.makes == "vlm" else (None, model)
     return answerer.RunAnswerer(prepare, made.tokenizer, vlm, dual, made.text_tokenizer, max_new_tokens)

@@ -24,7 +24,17 @@ MAX_CHOICES, MIN_EACH = 12, 3
 """Answers that are few, each given a few times, are choices."""
 MAX_BAD = 0.01
 """As in packing: more rows that cannot be used are a mistake to be mended first."""
-KINDS = {".png": "image", ".jpg": "image", ".jpeg": "image", ".tif": "image", ".tiff": "image", ".dcm": "image", ".dicom": "image", ".nii": "volume", ".gz": "volume"}
+KINDS = {
+    ".png": "image",
+    ".jpg": "image",
+    ".jpeg": "image",
+    ".tif": "image",
+    ".tiff": "image",
+    ".dcm": "image",
+    ".dicom": "image",
+    ".nii": "volume",
+    ".gz": "volume",
+}
 """What the card calls the media, by the suffix of their files."""
 EPOCHS, BATCH = 3, 16
 
@@ -57,14 +67,18 @@ def init(model: str, table: Path, columns: Columns, to: Path) -> list[str]:
     """
     found = known(model)
     if to.exists() and any((to / name).exists() for name in ("recipe.yaml", "card.yaml", "salt")):
-        raise RecipeError(f"{to}: holds a recipe, card or salt already; choose another folder with --to, or remove them")
+        raise RecipeError(
+            f"{to}: holds a recipe, card or salt already; choose another folder with --to, or remove them"
+        )
     rows, notes = _rows(table, columns)
     root, file = _root(table, rows)
     kind = _kind(rows)
     groups = Counter(row.patient or row.image for row in rows)
     splits, dealt = _splits(table.stem, groups, bool(columns.patient))
     name = _name(table.stem)
-    recipe = _dual(name, found, kind, dealt["train"]) if columns.captions else _tuning(name, found, kind, dealt["train"])
+    recipe = (
+        _dual(name, found, kind, dealt["train"]) if columns.captions else _tuning(name, found, kind, dealt["train"])
+    )
     to.mkdir(parents=True, exist_ok=True)
     recipe["data"] = {SOURCE: {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}}
     head = f"# Made by medvlm init from {table.name}: look it over, it is yours.\n"
@@ -75,17 +89,32 @@ def init(model: str, table: Path, columns: Columns, to: Path) -> list[str]:
     what = "patients" if columns.patient else "images"
     return [
         f"{to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret: it hides patients and file names in the shards; keep it, and out of version control)",
-        f"{len(rows)} rows, {len({row.image for row in rows})} images; {what} dealt out: " + ", ".join(f"{split} {n}" for split, n in dealt.items()),
+        f"{len(rows)} rows, {len({row.image for row in rows})} images; {what} dealt out: "
+        + ", ".join(f"{split} {n}" for split, n in dealt.items()),
         *notes,
-        *([] if columns.patient else ["no --patient: images are dealt out one by one, so images of one patient may stand on both sides and the results look better than they are"]),
-        *([] if found.folder else [f"{model}: whether you may download it was not checked; a gated model needs `hf auth login`, without a network give --model the path of its folder"]),
+        *(
+            []
+            if columns.patient
+            else [
+                "no --patient: images are dealt out one by one, so images of one patient may stand on both sides and the results look better than they are"
+            ]
+        ),
+        *(
+            []
+            if found.folder
+            else [
+                f"{model}: whether you may download it was not checked; a gated model needs `hf auth login`, without a network give --model the path of its folder"
+            ]
+        ),
         f"next: medvlm validate {to / 'recipe.yaml'}; medvlm plan ...; medvlm dry-run ...; medvlm train ...",
     ]
 
 
 def _rows(table: Path, columns: Columns) -> tuple[list[Row], list[str]]:
     """The rows that can be used, and what is said of the others."""
-    wanted = [name for name in (columns.image, columns.question, columns.answer, columns.captions, columns.patient) if name]
+    wanted = [
+        name for name in (columns.image, columns.question, columns.answer, columns.captions, columns.patient) if name
+    ]
     rows: list[Row] = []
     bad: list[tuple[str, str]] = []
     for number, record in records(table, format_of(table.name)):
@@ -97,10 +126,21 @@ def _rows(table: Path, columns: Columns) -> tuple[list[Row], list[str]]:
         elif not (table.parent / cells[columns.image]).is_file():
             bad.append((place, f"the file in column {columns.image} is not there"))
         else:
-            rows.append(Row(place, cells[columns.image], cells.get(columns.answer) or cells[columns.captions], cells.get(columns.patient, "")))
-    told = "; ".join(f"{place}: {why}" for place, why in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+            rows.append(
+                Row(
+                    place,
+                    cells[columns.image],
+                    cells.get(columns.answer) or cells[columns.captions],
+                    cells.get(columns.patient, ""),
+                )
+            )
+    told = "; ".join(f"{place}: {why}" for place, why in bad[:5]) + (
+        f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    )
     if not rows or len(bad) > MAX_BAD * (len(rows) + len(bad)):
-        raise DataError(f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({told or 'it has none'}); paths are relative to the table's folder, or absolute")
+        raise DataError(
+            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({told or 'it has none'}); paths are relative to the table's folder, or absolute"
+        )
     return rows, [f"{len(bad)} rows cannot be used and will be quarantined ({told})"] if bad else []
 
 
@@ -108,7 +148,9 @@ def _check_columns(table: Path, wanted: list[str], record: Any) -> None:
     names = [str(name) for name in record] if isinstance(record, dict) else []
     for name in wanted:
         if name not in names:
-            raise DataError(f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must hold their names)")
+            raise DataError(
+                f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must hold their names)"
+            )
 
 
 def _root(table: Path, rows: list[Row]) -> tuple[Path, str]:
@@ -116,7 +158,9 @@ def _root(table: Path, rows: list[Row]) -> tuple[Path, str]:
     folders = {table.parent.resolve(), *(Path(row.image).parent for row in rows if Path(row.image).is_absolute())}
     root = Path(os.path.commonpath(folders))
     if root != table.parent.resolve() and not all(Path(row.image).is_absolute() for row in rows):
-        raise DataError(f"{table}: some paths are relative and others lead out of its folder; make all of them relative to it, or all absolute")
+        raise DataError(
+            f"{table}: some paths are relative and others lead out of its folder; make all of them relative to it, or all absolute"
+        )
     return root, table.resolve().relative_to(root).as_posix()
 
 
@@ -125,17 +169,25 @@ def _kind(rows: list[Row]) -> str:
     for row in rows:
         suffix = Path(row.image).suffix.lower()
         if suffix not in KINDS:
-            raise DataError(f"{row.place}: a file that ends in {suffix or 'nothing'} is no picture or volume that is read here (expected {', '.join(KINDS)})")
+            raise DataError(
+                f"{row.place}: a file that ends in {suffix or 'nothing'} is no picture or volume that is read here (expected {', '.join(KINDS)})"
+            )
         kinds.setdefault(KINDS[suffix], row.place)
     if len(kinds) > 1:
-        raise DataError("pictures and volumes in one table (" + ", ".join(f"{kind}: {place}" for kind, place in kinds.items()) + "); make a table and a card for each")
+        raise DataError(
+            "pictures and volumes in one table ("
+            + ", ".join(f"{kind}: {place}" for kind, place in kinds.items())
+            + "); make a table and a card for each"
+        )
     return next(iter(kinds))
 
 
 def _splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, Counter[str]]:
     """A salt whose hash gives every split about its share of the patients, however few there are."""
     if len(groups) < 3:
-        raise DataError(f"{len(groups)} {'patients' if by_patient else 'images'} cannot be dealt into train, val and test; expected 3 at least, and some dozens for a result that means something")
+        raise DataError(
+            f"{len(groups)} {'patients' if by_patient else 'images'} cannot be dealt into train, val and test; expected 3 at least, and some dozens for a result that means something"
+        )
     tried: list[tuple[float, Splits, Counter[str]]] = []
     for attempt in range(64):
         splits = Splits(by="patient" if by_patient else "image", salt=f"{name}-{attempt}" if attempt else name)
@@ -164,13 +216,22 @@ def _card(name: str, file: str, kind: str, columns: Columns, rows: list[Row], sp
     else:
         reader["questions"] = [{"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}", **_answers(rows)}]
     return {
-        "name": name, "title": name, "summary": f"Images with {'captions' if columns.captions else 'questions and answers'}. Say here what they are, where they come from and who wrote the texts.",
-        "licence": {"id": "custom", "commercial": False, "redistribute": False}, "access": "credentialed",
+        "name": name,
+        "title": name,
+        "summary": f"Images with {'captions' if columns.captions else 'questions and answers'}. Say here what they are, where they come from and who wrote the texts.",
+        "licence": {"id": "custom", "commercial": False, "redistribute": False},
+        "access": "credentialed",
         "terms": "Not stated yet. Until you say otherwise the data and what is trained on them are taken to be for yourselves.",
-        "phi": {"status": "unknown", "note": "Not stated yet: say who de-identified the images and texts, and how. Packing refuses what it finds."},
-        "patient_key": columns.patient, "media": [kind], "limits": "Not stated yet." if columns.patient else "Not stated yet. No patients are known.",
-        "splits": splits.model_dump(mode="json", exclude={"folds"}), "reader": reader,
-    }  # fmt: skip
+        "phi": {
+            "status": "unknown",
+            "note": "Not stated yet: say who de-identified the images and texts, and how. Packing refuses what it finds.",
+        },
+        "patient_key": columns.patient,
+        "media": [kind],
+        "limits": "Not stated yet." if columns.patient else "Not stated yet. No patients are known.",
+        "splits": splits.model_dump(mode="json", exclude={"folds"}),
+        "reader": reader,
+    }
 
 
 def _answers(rows: list[Row]) -> dict[str, Any]:
@@ -191,36 +252,67 @@ def _tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
         )
     steps = _steps(train, BATCH)
     return {
-        "name": name, "seed": 0, "model": {"pretrained": found.folder or found.model},
+        "name": name,
+        "seed": 0,
+        "model": {"pretrained": found.folder or found.model},
         "data": {},
-        "stages": [{
-            "name": "instruct", "kind": "supervised", "mix": {SOURCE: 1}, "trains": ["lora"], "lora": {"rank": 16, "alpha": 32}, "batch": BATCH, "accumulate": 4,
-            "steps": steps, "optim": {"lr": 1.0e-4}, "validate": {"every": max(1, steps // 6), "samples": 200}, "keep": "best",
-        }],
+        "stages": [
+            {
+                "name": "instruct",
+                "kind": "supervised",
+                "mix": {SOURCE: 1},
+                "trains": ["lora"],
+                "lora": {"rank": 16, "alpha": 32},
+                "batch": BATCH,
+                "accumulate": 4,
+                "steps": steps,
+                "optim": {"lr": 1.0e-4},
+                "validate": {"every": max(1, steps // 6), "samples": 200},
+                "keep": "best",
+            }
+        ],
         "engine": {"precision": "bf16-mixed", "recompute": ["language"]},
-        "evaluate": {"on": [f"{SOURCE}:test"]}, "export": {"target": "stock"},
-    }  # fmt: skip
+        "evaluate": {"on": [f"{SOURCE}:test"]},
+        "export": {"target": "stock"},
+    }
 
 
 def _dual(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
     """Both towers of a CLIP or SigLIP model, each against the other."""
     family = str(found.config.get("model_type"))
     if family not in ("clip", "siglip", "siglip2") or kind != "image":
-        raise RecipeError(f"{found.model}: captions train the two towers of a CLIP or SigLIP model on pictures; this is a {family!r} and the table holds media of kind {kind!r}")
+        raise RecipeError(
+            f"{found.model}: captions train the two towers of a CLIP or SigLIP model on pictures; this is a {family!r} and the table holds media of kind {kind!r}"
+        )
     where, batch = found.folder or found.model, 64
     length = found.text.get("max_position_embeddings", 77 if family == "clip" else 64)
     steps = _steps(train, batch)
     return {
-        "name": name, "seed": 0, "model": {"encoders": {kind: {"kind": "transformers", "model": where}}},
+        "name": name,
+        "seed": 0,
+        "model": {"encoders": {kind: {"kind": "transformers", "model": where}}},
         "data": {},
-        "stages": [{
-            "name": "pair", "kind": "contrastive", "mix": {SOURCE: 1}, "trains": ["encoders", "text", "heads"],
-            "text": {"kind": "transformers", "model": where, "max_tokens": length, "overlong": "cut"}, "loss": {"kind": "clip" if family == "clip" else "siglip"},
-            **({"width": found.config.get("projection_dim", 512)} if family == "clip" else {"width": None}),
-            "alike": "text", "batch": batch, "steps": steps, "optim": {"lr": 1.0e-5}, "validate": {"every": max(1, steps // 6), "samples": 500}, "keep": "best",
-        }],
-        "engine": {"precision": "bf16-mixed"}, "evaluate": {"on": [f"{SOURCE}:test"]}, "export": {"target": "stock"},
-    }  # fmt: skip
+        "stages": [
+            {
+                "name": "pair",
+                "kind": "contrastive",
+                "mix": {SOURCE: 1},
+                "trains": ["encoders", "text", "heads"],
+                "text": {"kind": "transformers", "model": where, "max_tokens": length, "overlong": "cut"},
+                "loss": {"kind": "clip" if family == "clip" else "siglip"},
+                **({"width": found.config.get("projection_dim", 512)} if family == "clip" else {"width": None}),
+                "alike": "text",
+                "batch": batch,
+                "steps": steps,
+                "optim": {"lr": 1.0e-5},
+                "validate": {"every": max(1, steps // 6), "samples": 500},
+                "keep": "best",
+            }
+        ],
+        "engine": {"precision": "bf16-mixed"},
+        "evaluate": {"on": [f"{SOURCE}:test"]},
+        "export": {"target": "stock"},
+    }
 
 
 def _steps(train: int, batch: int) -> int:

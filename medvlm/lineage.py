@@ -22,7 +22,9 @@ def find_checkpoint(path: str) -> Path:
     found = [p for p in finished if not stage or p.name == stage]
     if not found:
         there = f" (finished stages: {', '.join(p.name for p in finished)})" if finished else ""
-        raise CheckpointError(f"{path}: there is no checkpoint and no run with a finished stage{f' {stage}' if stage else ''}{there}; give RUN, RUN:STAGE or RUN/STAGE/step-N")
+        raise CheckpointError(
+            f"{path}: there is no checkpoint and no run with a finished stage{f' {stage}' if stage else ''}{there}; give RUN, RUN:STAGE or RUN/STAGE/step-N"
+        )
     return found[-1] / str(_read(found[-1] / "stage.json")["take"])
 
 
@@ -31,8 +33,12 @@ def lineage(path: str) -> list[str]:
     whole = find_checkpoint(path)
     if (Path(path) / "manifest.json").exists() or ":" in path:
         return list(_told(RunFolder(whole.parent.parent), {f"{whole.parent.name}/{whole.name}": ""}))
-    stages = [(p.parent.name, _read(p)) for p in sorted(Path(path).glob("*/stage.json"), key=lambda p: p.stat().st_mtime)]
-    return list(_told(RunFolder(Path(path)), {f"{name}/{record['take']}": record["checkpoint"] for name, record in stages}))
+    stages = [
+        (p.parent.name, _read(p)) for p in sorted(Path(path).glob("*/stage.json"), key=lambda p: p.stat().st_mtime)
+    ]
+    return list(
+        _told(RunFolder(Path(path)), {f"{name}/{record['take']}": record["checkpoint"] for name, record in stages})
+    )
 
 
 def _told(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
@@ -42,7 +48,10 @@ def _told(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
     for name, (state, stated) in states.items():
         meta = state["meta"]
         yield f"  {name}@{_digest(run.root / name)}  {_verified(run.root / name, stated)}"
-        yield f"    {state['step']} steps, {state['consumed']} samples; recipe {meta['recipe'][:12]}, medvlm {meta['medvlm']}" + (f", code {meta['code']}" if "code" in meta else "")
+        yield (
+            f"    {state['step']} steps, {state['consumed']} samples; recipe {meta['recipe'][:12]}, medvlm {meta['medvlm']}"
+            + (f", code {meta['code']}" if "code" in meta else "")
+        )
         for module, origin in sorted(meta["from"].items()):
             gone = "" if (run.root / origin.partition("@")[0]).exists() else ", which is gone"
             yield f"    {module} from {origin}{gone}"
@@ -50,7 +59,9 @@ def _told(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
             yield "    from no earlier stage"
         for source, fingerprint in sorted(meta["sources"].items()):
             audit = meta.get("audits", {}).get(source)
-            yield f"    data {_title(known, source)}, fingerprint {fingerprint[:12]}, " + (f"audit {audit[:12]}" if audit else "no audit")
+            yield f"    data {_title(known, source)}, fingerprint {fingerprint[:12]}, " + (
+                f"audit {audit[:12]}" if audit else "no audit"
+            )
         if meta["adapters"]:
             yield f"    adapters of rank {meta['adapters']['rank']} on {', '.join(meta['adapters']['targets'])}"
 

@@ -31,7 +31,9 @@ def sample_of(paths: Sequence[Path], kind_of: Callable[[int], str]) -> tuple[Sam
     stored: dict[str, bytes] = {}
     for medium, path in zip(media, paths, strict=True):
         try:
-            one, members = prepared(RawSample(replace(sample, media=(medium,)), {medium.member: files[medium.member]}), _card())
+            one, members = prepared(
+                RawSample(replace(sample, media=(medium,)), {medium.member: files[medium.member]}), _card()
+            )
         except DataError as reason:
             raise DataError(f"{path}: {reason}") from None
         (read,) = one.media
@@ -61,7 +63,9 @@ def _series(folder: Path) -> Any:
     whole = [stack for stack in found if isinstance(stack, Stack)]
     if len(whole) != 1:
         why = "; ".join(str(reason) for reason in found if isinstance(reason, DataError))
-        raise DataError(f"{folder}: holds {len(whole)} volumes of DICOM, expected one{f' ({why})' if why else ''}; give the folder of one series")
+        raise DataError(
+            f"{folder}: holds {len(whole)} volumes of DICOM, expected one{f' ({why})' if why else ''}; give the folder of one series"
+        )
     return partial(load_stack, whole[0])
 
 
@@ -69,8 +73,17 @@ def _card() -> Card:
     """What packing asks of a data set, for files that do not become one."""
     return Card.model_validate(
         {
-            "name": "own", "title": "own files", "summary": "shown to a model", "licence": {"id": "custom", "commercial": False}, "access": "open",
-            "phi": {"status": "unknown", "note": "looked at by who gave them, and not kept", "checked": list(get_args(Checked))}, "media": ["own"],
+            "name": "own",
+            "title": "own files",
+            "summary": "shown to a model",
+            "licence": {"id": "custom", "commercial": False},
+            "access": "open",
+            "phi": {
+                "status": "unknown",
+                "note": "looked at by who gave them, and not kept",
+                "checked": list(get_args(Checked)),
+            },
+            "media": ["own"],
             "reader": {"kind": "phantom", "films": 1},
         }
-    )  # fmt: skip
+    )

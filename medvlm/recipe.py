@@ -50,7 +50,10 @@ class LoadedRecipe:
 
     def places(self) -> dict[str, dict[str, str]]:
         """Source -> where its `root`, `shards` and `salt_file` are, as absolute paths; empty for generated data."""
-        given = {name: {"root": source.root, "shards": source.shards, "salt_file": source.salt_file} for name, source in self.recipe.data.items()}
+        given = {
+            name: {"root": source.root, "shards": source.shards, "salt_file": source.salt_file}
+            for name, source in self.recipe.data.items()
+        }
         return {name: {key: _absolute(where) for key, where in keys.items() if where} for name, keys in given.items()}
 
     def without_data(self) -> list[Problem]:
@@ -86,11 +89,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """
     found = _find(str(path), [Path(), shipped("recipes").parent, shipped("recipes")])
     if found is None:
-        raise RecipeError(f"{path}: there is no such recipe{_near(str(path), 'recipes')} (shipped: {', '.join(_names('recipes'))})")
+        raise RecipeError(
+            f"{path}: there is no such recipe{_near(str(path), 'recipes')} (shipped: {', '.join(_names('recipes'))})"
+        )
     document = _with_bases(found, _shown(found), ())
     for override in overrides:
         if override.split("=")[0].strip() == "extends":
-            raise RecipeError(f"{COMMAND_LINE} extends: say in a file what it extends; on the command line set single keys")
+            raise RecipeError(
+                f"{COMMAND_LINE} extends: say in a file what it extends; on the command line set single keys"
+            )
         document = with_value(document, override)
     if secrets := _secrets(document.data, ()):
         raise refusal(secrets, document)
@@ -107,9 +114,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 def load_run(run: Path) -> LoadedRecipe:
     """The recipe that a run was made from, with the data where it was then. Raises RecipeError for a folder that is no run."""
     if not RunFolder(run).recipe.is_file():
-        raise RecipeError(f"{run}: is no run folder (it holds no {RunFolder(run).recipe.name}); `medvlm train RECIPE` makes one")
-    places: dict[str, dict[str, str]] = json.loads((run / "places.json").read_text()) if (run / "places.json").is_file() else {}
-    return load(RunFolder(run).recipe, [f"data.{name}.{key}={json.dumps(where)}" for name, keys in places.items() for key, where in keys.items()])
+        raise RecipeError(
+            f"{run}: is no run folder (it holds no {RunFolder(run).recipe.name}); `medvlm train RECIPE` makes one"
+        )
+    places: dict[str, dict[str, str]] = (
+        json.loads((run / "places.json").read_text()) if (run / "places.json").is_file() else {}
+    )
+    return load(
+        RunFolder(run).recipe,
+        [f"data.{name}.{key}={json.dumps(where)}" for name, keys in places.items() for key, where in keys.items()],
+    )
 
 
 def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
@@ -148,7 +162,9 @@ def _with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
     own = read_yaml(path, shown)
     bases = own.data.get("extends", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise refusal([Problem(("extends",), f"expected a list of recipes, found {shorten(bases)}, write [{bases}]")], own)
+        raise refusal(
+            [Problem(("extends",), f"expected a list of recipes, found {shorten(bases)}, write [{bases}]")], own
+        )
     chain = (*above, path.resolve())
     document: Document | None = None
     for i, name in enumerate(bases):
@@ -209,7 +225,12 @@ def _secrets(data: Any, path: KeyPath) -> list[Problem]:
         items = data.items() if isinstance(data, dict) else enumerate(data)
         return [p for key, inner in items for p in _secrets(inner, (*path, key))]
     if isinstance(data, str) and SECRET.search(data):
-        return [Problem(path, "looks like a password or an access token; recipes are stored and shared, so keep it in the environment or a login")]
+        return [
+            Problem(
+                path,
+                "looks like a password or an access token; recipes are stored and shared, so keep it in the environment or a login",
+            )
+        ]
     return []
 
 
@@ -219,5 +240,13 @@ def _partial(part: Any) -> Any:
         return [_partial(p) for p in part]
     if not isinstance(part, dict):
         return part
-    kept = {key: value if key == "items" else _partial(value) for key, value in part.items() if key not in ("required", "properties")}
-    return {**kept, "properties": {key: _partial(value) for key, value in part["properties"].items()}} if "properties" in part else kept
+    kept = {
+        key: value if key == "items" else _partial(value)
+        for key, value in part.items()
+        if key not in ("required", "properties")
+    }
+    return (
+        {**kept, "properties": {key: _partial(value) for key, value in part["properties"].items()}}
+        if "properties" in part
+        else kept
+    )

@@ -81,9 +81,15 @@ def _names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     named += [(("stages", i, "name"), stage.name) for i, stage in enumerate(recipe.stages)]
     for path, name in named:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
-            yield Problem(path, f"{name!r} cannot be a folder's name; expected letters, digits, - and _, the first a letter or digit")
+            yield Problem(
+                path,
+                f"{name!r} cannot be a folder's name; expected letters, digits, - and _, the first a letter or digit",
+            )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", recipe.name):
-        yield Problem(("name",), f"{recipe.name!r} cannot be a folder's name; expected letters, digits, dot, - and _, the first a letter or digit")
+        yield Problem(
+            ("name",),
+            f"{recipe.name!r} cannot be a folder's name; expected letters, digits, dot, - and _, the first a letter or digit",
+        )
     for i, stage in enumerate(recipe.stages):
         if stage.name in RESERVED:
             yield Problem(("stages", i, "name"), f"{stage.name!r} is a folder that every run has; choose another name")
@@ -98,29 +104,46 @@ def _blocks(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
         for j, pattern in enumerate(getattr(recipe.engine, line)):
             first = pattern.partition(".")[0]
             if first not in parts and "*" not in first:
-                yield Problem(("engine", line, j), f"{first!r} is no part of any stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})")
+                yield Problem(
+                    ("engine", line, j),
+                    f"{first!r} is no part of any stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
+                )
 
 
 def _sources(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     used = used_sources(recipe)
     for name, source in recipe.data.items():
         if name not in used:
-            yield Problem(("data", name), "nothing refers to this source; name it in a stage's `mix` or in evaluate.on, or remove it")
+            yield Problem(
+                ("data", name),
+                "nothing refers to this source; name it in a stage's `mix` or in evaluate.on, or remove it",
+            )
         if source.root and source.shards:
-            yield Problem(("data", name, "shards"), "`root` is given too; give the original files or their shards, not both")
-        if "://" in source.shards and ("?" in source.shards or "@" in source.shards.partition("://")[2].partition("/")[0]):
-            yield Problem(("data", name, "shards"), "holds a password or a signature, which a recipe must not; s3://, gs:// and https:// find credentials where they always do")
+            yield Problem(
+                ("data", name, "shards"), "`root` is given too; give the original files or their shards, not both"
+            )
+        if "://" in source.shards and (
+            "?" in source.shards or "@" in source.shards.partition("://")[2].partition("/")[0]
+        ):
+            yield Problem(
+                ("data", name, "shards"),
+                "holds a password or a signature, which a recipe must not; s3://, gs:// and https:// find credentials where they always do",
+            )
         yield from _fold(name, source, cards[name])
 
 
 def _fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
     folds = card.splits.folds
     if folds and source.fold is None:
-        yield Problem(("data", name), f"its card is split into {folds} folds; say which one is the test set, e.g. fold: 0")
+        yield Problem(
+            ("data", name), f"its card is split into {folds} folds; say which one is the test set, e.g. fold: 0"
+        )
     if folds and source.fold is not None and source.fold >= folds:
         yield Problem(("data", name, "fold"), f"expected 0 to {folds - 1}, the folds of its card, found {source.fold}")
     if not folds and source.fold is not None:
-        yield Problem(("data", name, "fold"), "its card has no folds; remove this line, or set splits.folds in a card of your own")
+        yield Problem(
+            ("data", name, "fold"), "its card has no folds; remove this line, or set splits.folds in a card of your own"
+        )
 
 
 def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
@@ -129,22 +152,33 @@ def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     present = {kind for name, card in cards.items() if name in used for kind in card.media}
     if recipe.model.pretrained:
         for kind in sorted(set(recipe.model.views) - present):
-            yield Problem(("model", "views", kind), f"no data set in use has media of kind {kind!r}{did_you_mean(kind, present)} (they have {_list(present)})")
+            yield Problem(
+                ("model", "views", kind),
+                f"no data set in use has media of kind {kind!r}{did_you_mean(kind, present)} (they have {_list(present)})",
+            )
         return
     owner: dict[str, str] = {}
     for encoder, media in served.items():
         path: KeyPath = ("model", "encoders", encoder)
         for kind in media:
             if owner.setdefault(kind, encoder) != encoder:
-                yield Problem(path, f"{kind!r} is served by {owner[kind]!r} already; say with `serves: [...]` which encoder gets what")
+                yield Problem(
+                    path,
+                    f"{kind!r} is served by {owner[kind]!r} already; say with `serves: [...]` which encoder gets what",
+                )
         if present and not present & set(media):
             near = "".join(did_you_mean(kind, present) for kind in media)
-            yield Problem(path, f"no data set in use has media of kind {_list(media)}{near} (they have {_list(present)})")
+            yield Problem(
+                path, f"no data set in use has media of kind {_list(media)}{near} (they have {_list(present)})"
+            )
     for i, stage in enumerate(recipe.stages):
         for source in stage.mix if _shows_media(stage) else ():
             for kind in sorted(set(cards[source].media if source in cards else ()) - set(owner)):
                 near = did_you_mean(kind, owner)
-                yield Problem(("stages", i, "mix", source), f"no encoder serves its media of kind {kind!r}{near} (served are {_list(owner)})")
+                yield Problem(
+                    ("stages", i, "mix", source),
+                    f"no encoder serves its media of kind {kind!r}{near} (served are {_list(owner)})",
+                )
 
 
 def _shows_media(stage: Any) -> bool:
@@ -159,7 +193,9 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
         if recipe.model.language is not None and encoder.connector is None:
             yield Problem(path, "has no connector to the language model; add one, e.g. connector: {kind: mlp}")
         if recipe.model.language is None and encoder.connector is not None:
-            yield Problem((*path, "connector"), "leads to a language model, and there is none; remove it, or add model.language")
+            yield Problem(
+                (*path, "connector"), "leads to a language model, and there is none; remove it, or add model.language"
+            )
         if "preprocess" in type(encoder).model_fields and encoder.preprocess is not None:
             try:
                 MediaTransform(encoder.preprocess)
@@ -167,7 +203,10 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
                 yield Problem((*path, "preprocess"), str(reason))
     for i, stage in enumerate(recipe.stages):
         if recipe.model.pretrained and "language" not in parts_of(stage):
-            yield Problem(("stages", i, "kind"), f"a {stage.kind} stage trains towers with a text tower of their own, and model.pretrained is a whole model; compose one from `encoders`")
+            yield Problem(
+                ("stages", i, "kind"),
+                f"a {stage.kind} stage trains towers with a text tower of their own, and model.pretrained is a whole model; compose one from `encoders`",
+            )
         if "language" in parts_of(stage) and recipe.model.language is None and not recipe.model.pretrained:
             why = f"a {stage.kind} stage needs a language model; add model.language, e.g. {{kind: causal, model: Qwen/Qwen3-4B-Instruct-2507}}"
             yield Problem(("stages", i, "kind"), why)
@@ -181,7 +220,9 @@ def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(path, _absent("source", source, recipe.data, "data"))
             continue
         if split == HELD_OUT and recipe.data[source].hold_out is None:
-            yield Problem(path, f"nothing is held out of this source; add data.{source}.hold_out, e.g. {{by: site, share: 0.1}}")
+            yield Problem(
+                path, f"nothing is held out of this source; add data.{source}.hold_out, e.g. {{by: site, share: 0.1}}"
+            )
         elif split != HELD_OUT and split not in _splits(cards[source]):
             yield Problem(path, f"its card deals no samples to {split!r} (it has {_list(_splits(cards[source]))})")
         if not recipe.model.pretrained and (unseen := set(cards[source].media) - media):
@@ -210,17 +251,28 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
         if "train" not in splits:
             yield Problem((*path, "mix", source), f"its card deals no samples to 'train' (it has {_list(splits)})")
         if stage.validate_ is not None and "val" not in splits:
-            yield Problem((*path, "validate"), f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change its splits")
+            yield Problem(
+                (*path, "validate"),
+                f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change its splits",
+            )
     if "overlong" in type(stage).model_fields and stage.overlong == "reduce" and not recipe.model.pretrained:
-        yield Problem((*path, "overlong"), "the encoders of this model take images of one size, so none can be reduced; use drop or error")
+        yield Problem(
+            (*path, "overlong"),
+            "the encoders of this model take images of one size, so none can be reduced; use drop or error",
+        )
     for what, named in (("epochs", stage.sampling.epochs), ("balance", stage.sampling.balance)):
         for source in named:
             if source not in stage.mix:
-                yield Problem((*path, "sampling", what, source), _absent("source", source, stage.mix, "this stage's mix"))
+                yield Problem(
+                    (*path, "sampling", what, source), _absent("source", source, stage.mix, "this stage's mix")
+                )
     if stage.accumulate != "auto" and stage.batch % stage.accumulate:
         yield Problem((*path, "accumulate"), f"batch {stage.batch} is not divisible by accumulate {stage.accumulate}")
     if stage.keep == "best" and stage.validate_ is None:
-        yield Problem((*path, "keep"), "`best` is chosen by validation, and there is none; add validate: {every: ...}, or keep: last")
+        yield Problem(
+            (*path, "keep"),
+            "`best` is chosen by validation, and there is none; add validate: {every: ...}, or keep: last",
+        )
     yield from _origin(recipe, i)
     for j, pattern in enumerate(stage.trains):
         yield from _pattern(recipe, i, pattern, (*path, "trains", j))
@@ -240,7 +292,10 @@ def _origin(recipe: Recipe, i: int) -> Iterator[Problem]:
         if name and name not in earlier:
             is_later = name in [s.name for s in recipe.stages]
             why = "this stage itself or a later one" if is_later else f"no stage{did_you_mean(name, earlier)}"
-            yield Problem(path, f"{name!r} is {why}; expected an earlier stage (there is {_list(earlier) or 'none'}), or no `from` to start from the model")
+            yield Problem(
+                path,
+                f"{name!r} is {why}; expected an earlier stage (there is {_list(earlier) or 'none'}), or no `from` to start from the model",
+            )
 
 
 def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Problem]:
@@ -251,8 +306,15 @@ def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Pr
         return
     parts = parts_of(stage)
     if first not in parts:
-        yield Problem(path, f"{first!r} is no part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})")
-    elif first in ("encoders", "connectors") and rest and not any(fnmatchcase(name, rest[0]) for name in encoders_of(recipe)):
+        yield Problem(
+            path,
+            f"{first!r} is no part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
+        )
+    elif (
+        first in ("encoders", "connectors")
+        and rest
+        and not any(fnmatchcase(name, rest[0]) for name in encoders_of(recipe))
+    ):
         yield Problem(path, _absent("encoder", rest[0], encoders_of(recipe), "model.encoders"))
 
 
@@ -260,9 +322,15 @@ def _lora(recipe: Recipe, i: int) -> Iterator[Problem]:
     stage = recipe.stages[i]
     trains_lora = any(pattern.split(".")[0] == "lora" for pattern in stage.trains)
     if stage.lora is not None and not trains_lora:
-        yield Problem(("stages", i, "lora"), f"adapters are asked for, but `trains` ({_list(stage.trains)}) has no lora; add it, or remove `lora`")
+        yield Problem(
+            ("stages", i, "lora"),
+            f"adapters are asked for, but `trains` ({_list(stage.trains)}) has no lora; add it, or remove `lora`",
+        )
     if trains_lora and stage.lora is None and not _has_adapters(recipe, i):
-        yield Problem(("stages", i, "trains"), "has lora, but neither this stage nor one before it says which; add lora: {rank: 16}")
+        yield Problem(
+            ("stages", i, "trains"),
+            "has lora, but neither this stage nor one before it says which; add lora: {rank: 16}",
+        )
 
 
 def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
@@ -270,9 +338,14 @@ def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
     stage, engine = recipe.stages[i], recipe.engine.kind
     path: KeyPath = ("stages", i, "optim", "kind")
     if engine.startswith("zero") and stage.optim.kind == "muon":
-        yield Problem(path, f"muon needs whole matrices, and {engine} gives the optimiser runs of a flat tensor; use adamw, or engine.kind: fsdp2")
+        yield Problem(
+            path,
+            f"muon needs whole matrices, and {engine} gives the optimiser runs of a flat tensor; use adamw, or engine.kind: fsdp2",
+        )
     if (engine == "fsdp2" or engine.startswith("zero")) and stage.optim.kind == "adamw8bit":
-        yield Problem(path, f"adamw8bit cannot step what {engine} shards; use adamw (sharded over the ranks, it is small already)")
+        yield Problem(
+            path, f"adamw8bit cannot step what {engine} shards; use adamw (sharded over the ranks, it is small already)"
+        )
     if (engine == "fsdp2" or engine.startswith("zero")) and stage.accumulate == "auto":
         why = f"with {engine}, ranks wait for each other within a pass, so that one which runs out of memory would leave the others waiting"
         yield Problem(("stages", i, "accumulate"), f"{why}; give a number")

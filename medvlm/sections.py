@@ -51,7 +51,9 @@ class Model(Config):
         if self.pretrained and (self.encoders or self.language is not None):
             raise ValueError("`pretrained` is a whole model; give it, or `encoders` and `language`, not both")
         if not self.pretrained and not self.encoders:
-            raise ValueError("is empty; give `encoders` (and `language`), or a ready model, e.g. pretrained: Qwen/Qwen3-VL-8B-Instruct")
+            raise ValueError(
+                "is empty; give `encoders` (and `language`), or a ready model, e.g. pretrained: Qwen/Qwen3-VL-8B-Instruct"
+            )
         for name in ("processor", "views"):
             if getattr(self, name) and not self.pretrained:
                 raise ValueError(f"`{name}` belongs to a ready model (`pretrained`); an encoder has `preprocess`")
@@ -105,7 +107,9 @@ class Evaluate(Config):
     def _splits_exist(cls, on: tuple[str, ...]) -> tuple[str, ...]:
         for one in on:
             if one.partition(":")[2] not in ("", "train", "val", "test", HELD_OUT):
-                raise ValueError(f"{one!r} names no split: expected SOURCE:test, SOURCE:val, SOURCE:train or SOURCE:{HELD_OUT}")
+                raise ValueError(
+                    f"{one!r} names no split: expected SOURCE:test, SOURCE:val, SOURCE:train or SOURCE:{HELD_OUT}"
+                )
         return on
 
     def pairs(self) -> list[tuple[str, str]]:

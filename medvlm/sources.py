@@ -46,8 +46,14 @@ class OpenSource:
             return SourceView(self.shards, splits_of(self.shards, split, self.fold), wants)
         held = self.hold_out.holds
         if split == HELD_OUT:
-            return SourceView(self.shards, self.shards.splits, lambda entry: held(entry) and (wants is None or wants(entry)))
-        return SourceView(self.shards, splits_of(self.shards, split, self.fold), lambda entry: not held(entry) and (wants is None or wants(entry)))
+            return SourceView(
+                self.shards, self.shards.splits, lambda entry: held(entry) and (wants is None or wants(entry))
+            )
+        return SourceView(
+            self.shards,
+            splits_of(self.shards, split, self.fold),
+            lambda entry: not held(entry) and (wants is None or wants(entry)),
+        )
 
     def places(self, split: str) -> list[tuple[str, int]]:
         """Of all samples of the split: split of the shards, and number within it."""
@@ -58,16 +64,24 @@ class OpenSource:
         """For lineage, report and model card: what it is, never where it lies."""
         counts = {split: self.shards.count(split) for split in self.shards.splits}
         return {
-            "card": self.card.model_dump(mode="json", by_alias=True), "fingerprint": self.shards.fingerprint, "counts": counts,
-            "patients": self.receipt.get("patients", {}), "quarantined": self.receipt.get("quarantined", 0), "fold": self.fold,
-            "audit": self.audit, **({"hold_out": self.hold_out.model_dump(mode="json")} if self.hold_out else {}),
-        }  # fmt: skip
+            "card": self.card.model_dump(mode="json", by_alias=True),
+            "fingerprint": self.shards.fingerprint,
+            "counts": counts,
+            "patients": self.receipt.get("patients", {}),
+            "quarantined": self.receipt.get("quarantined", 0),
+            "fold": self.fold,
+            "audit": self.audit,
+            **({"hold_out": self.hold_out.model_dump(mode="json")} if self.hold_out else {}),
+        }
 
 
 def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> dict[str, OpenSource]:
     """Every source of the recipe. What is not packed yet is packed into runs/shards/, once, whoever comes first."""
     opened, places = {}, [runs / loaded.recipe.name / AUDIT]
-    cache = Cache(Path(loaded.recipe.cache.folder).expanduser() if loaded.recipe.cache.folder else runs / "cache", int(loaded.recipe.cache.gib * 2**30))
+    cache = Cache(
+        Path(loaded.recipe.cache.folder).expanduser() if loaded.recipe.cache.folder else runs / "cache",
+        int(loaded.recipe.cache.gib * 2**30),
+    )
     for name, source in loaded.recipe.data.items():
         card = salted(loaded.cards[name], source)
         where: Path | str = source.shards
@@ -102,7 +116,11 @@ class _Names:
 
     @property
     def identity(self) -> str:
-        decides = {"card": self.card.name, "splits": self.card.splits.model_dump(mode="json"), "salt": self.card.salt_id}
+        decides = {
+            "card": self.card.name,
+            "splits": self.card.splits.model_dump(mode="json"),
+            "salt": self.card.salt_id,
+        }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def key(self, text: str) -> str:
@@ -115,10 +133,17 @@ class _Names:
         """By the public salt. Raises DataError for a sample that does not say what the card splits by."""
         by, salt = self.card.splits.by, self.card.splits.salt
         if by == "patient" and not patient:
-            raise DataError(f"{self.card.name}: a sample has no patient, but the card splits by patient; set reader.patient, or splits.by: image")
+            raise DataError(
+                f"{self.card.name}: a sample has no patient, but the card splits by patient; set reader.patient, or splits.by: image"
+            )
         if by == "column":
-            raise DataError(f"{self.card.name}: tars that are not packed have no column to split by; use splits.by: patient or image, e.g. with ratios {{train: 1}}")
-        return split_of(keyed(patient, salt, "patient") if by == "patient" else keyed(f"{self.card.name}/{key}", salt, "key"), self.card.splits)
+            raise DataError(
+                f"{self.card.name}: tars that are not packed have no column to split by; use splits.by: patient or image, e.g. with ratios {{train: 1}}"
+            )
+        return split_of(
+            keyed(patient, salt, "patient") if by == "patient" else keyed(f"{self.card.name}/{key}", salt, "key"),
+            self.card.splits,
+        )
 
 
 def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str], None]) -> None:
@@ -133,7 +158,9 @@ def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str],
     if missing:
         what = ", ".join(f"{n} {member}" for member, n in shards.left_out.most_common())
         if missing > card.reader.max_incomplete * (missing + there):
-            raise DataError(f"data.{name}: {missing} of {missing + there} samples lack a member ({what}), at most {card.reader.max_incomplete:.0%} may (reader.max_incomplete)")
+            raise DataError(
+                f"data.{name}: {missing} of {missing + there} samples lack a member ({what}), at most {card.reader.max_incomplete:.0%} may (reader.max_incomplete)"
+            )
         say(f"{name}: {missing} of {missing + there} samples lack a member and are left out ({what})")
 
 

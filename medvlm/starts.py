@@ -18,7 +18,9 @@ from medvlm.sources import OpenSource
 from medvlm.train import checkpoint
 
 
-def put_start(model: Any, config: StageConfig, origins: dict[str, list[str]], run: RunFolder, seed: int) -> tuple[dict[str, str], Lora | None]:
+def put_start(
+    model: Any, config: StageConfig, origins: dict[str, list[str]], run: RunFolder, seed: int
+) -> tuple[dict[str, str], Lora | None]:
     """Puts the weights of earlier stages in, and the adapters on. Returns module -> `STAGE/step-N@hash` and the adapters there are now."""
     started: dict[str, str] = {}
     adapters: Lora | None = None
@@ -35,7 +37,9 @@ def put_start(model: Any, config: StageConfig, origins: dict[str, list[str]], ru
         # A tower taken from a stage whose adapters sit in the language model has none to bring along.
         saved = held[name][1] if any(".lora_" in n and module_of(n) in modules for n in weights) else None
         if saved and adapters and saved != adapters:
-            raise RecipeError(f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them")
+            raise RecipeError(
+                f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them"
+            )
         put(model, weights, saved if saved and not adapters else None, f"{name}/{folder.name}", modules)
         adapters = adapters or saved
         started |= {module: f"{name}/{folder.name}@{checkpoint.digest(folder)}" for module in modules}
@@ -65,24 +69,43 @@ def origins_of(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder
     origins = {"": chain(given) if isinstance(given, str) and given else names[::-1]}
     if isinstance(given, dict):
         origins |= {module: chain(start) for module, start in given.items()}
-    unfinished = [n for n in dict.fromkeys(n for c in origins.values() for n in c) if not (run.stage(n) / "stage.json").exists()]
+    unfinished = [
+        n for n in dict.fromkeys(n for c in origins.values() for n in c) if not (run.stage(n) / "stage.json").exists()
+    ]
     if unfinished:
-        raise CheckpointError(f"stage {config.name} starts from {unfinished[0]}, which is not finished; train that first (medvlm train without --stage trains all)")
+        raise CheckpointError(
+            f"stage {config.name} starts from {unfinished[0]}, which is not finished; train that first (medvlm train without --stage trains all)"
+        )
     return origins
 
 
-def identity_of(config: StageConfig, loaded: LoadedRecipe, sources: dict[str, OpenSource], run: RunFolder, origins: dict[str, list[str]]) -> str:
+def identity_of(
+    config: StageConfig,
+    loaded: LoadedRecipe,
+    sources: dict[str, OpenSource],
+    run: RunFolder,
+    origins: dict[str, list[str]],
+) -> str:
     """What decides a stage's result: its settings, the model, its data, where it starts, the seed, the precision."""
     first = {chain[0] for chain in origins.values() if chain}
     starts = {name: json.loads((run.stage(name) / "stage.json").read_text())["checkpoint"] for name in first}
     decides = {
-        "stage": config.model_dump(mode="json", by_alias=True, exclude={"save_every", "keep_last", "keep_every", "on_nan"}), "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
-        "seed": loaded.recipe.seed, "sources": {name: _source_identity(loaded, sources[name]) for name in config.mix}, "starts": starts,
+        "stage": config.model_dump(
+            mode="json", by_alias=True, exclude={"save_every", "keep_last", "keep_every", "on_nan"}
+        ),
+        "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
+        "seed": loaded.recipe.seed,
+        "sources": {name: _source_identity(loaded, sources[name]) for name in config.mix},
+        "starts": starts,
         "precision": loaded.recipe.engine.precision,
-    }  # fmt: skip
+    }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _source_identity(loaded: LoadedRecipe, source: OpenSource) -> list[Any]:
     settings = loaded.recipe.data[source.name]
-    return [source.shards.fingerprint, source.fold, *(part and part.model_dump(mode="json") for part in (settings.augment, settings.order, settings.hold_out))]
+    return [
+        source.shards.fingerprint,
+        source.fold,
+        *(part and part.model_dump(mode="json") for part in (settings.augment, settings.order, settings.hold_out)),
+    ]

@@ -30,7 +30,9 @@ def _model(recipe: Recipe) -> Iterator[str]:
         line = f"  encoder {name}: {encoder.kind}, {seen}, serves {', '.join(serves(recipe)[name])}"
         if encoder.connector is not None:
             tokens = image_tokens(encoder)
-            line += f"; through {encoder.connector.kind} " + (f"{tokens} tokens of width {width or NOT_CHECKED}" if tokens else f"tokens {NOT_CHECKED}")
+            line += f"; through {encoder.connector.kind} " + (
+                f"{tokens} tokens of width {width or NOT_CHECKED}" if tokens else f"tokens {NOT_CHECKED}"
+            )
         yield line
     if recipe.model.language is not None:
         language = recipe.model.language

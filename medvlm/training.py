@@ -56,14 +56,18 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
             _status(run, engine, "preempted")
             raise
         except BaseException as reason:
-            if not run.stalled.exists():  # then the status says so already, and what is raised here only follows from it
+            if (
+                not run.stalled.exists()
+            ):  # then the status says so already, and what is raised here only follows from it
                 _status(run, engine, "failed", type(reason).__name__)
             raise
         _status(run, engine, "done")
     return run
 
 
-def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, only: str, again_from: str, lease: Lease | None) -> None:
+def _train(
+    loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, only: str, again_from: str, lease: Lease | None
+) -> None:
     recipe = loaded.recipe
     names = [s.name for s in recipe.stages]
     for flag, name in (("--stage", only), ("--from", again_from)):
@@ -79,7 +83,9 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
             _set_aside(run.stage(name))
         if again_from == names[0]:  # nothing that was trained is left that needs the old one
             _set_aside(run.tokenizer)
-    later = [i for i, stage in enumerate(recipe.stages) if not only and not (run.stage(stage.name) / "stage.json").exists()][1:]
+    later = [
+        i for i, stage in enumerate(recipe.stages) if not only and not (run.stage(stage.name) / "stage.json").exists()
+    ][1:]
     if later and (unchecked := check_stages(recipe, later)) and engine.is_first:
         print(f"what later stages train was not checked beforehand: {unchecked}", flush=True)
     setup = _setup(loaded, run, engine, sources)
@@ -92,7 +98,15 @@ def _train(loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, onl
 
 
 def _stage(
-    config: StageConfig, number: int, loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource], setup: Setup, log: Log, lease: Lease | None
+    config: StageConfig,
+    number: int,
+    loaded: LoadedRecipe,
+    run: RunFolder,
+    engine: Engine,
+    sources: dict[str, OpenSource],
+    setup: Setup,
+    log: Log,
+    lease: Lease | None,
 ) -> None:
     folder, origins = run.stage(config.name), origins_of(config, number - 1, loaded, run)
     identity = identity_of(config, loaded, sources, run, origins)
@@ -108,31 +122,72 @@ def _stage(
     stage = component("stages", config.kind).build(config, setup)
     started, adapters = put_start(stage.model, config, origins, run, loaded.recipe.seed)
     set_trained(stage.model, config.trains, config.name)
-    modules = {m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m) for m in modules_of([n for n, _ in stage.model.named_parameters()])}
+    modules = {
+        m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m)
+        for m in modules_of([n for n, _ in stage.model.named_parameters()])
+    }
     engine.place(stage.model, stage.matches)
     stage.begin()
     # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first checkpoint starts the same.
     torch.manual_seed(below(1 << 63, loaded.recipe.seed, config.name, "dropout", engine.rank))
     meta = {
-        "stage": config.name, "medvlm": __version__, "code": code_hash(), "recipe": loaded.recipe_hash, "adapters": adapters and adapters.model_dump(mode="json"), "from": started,
+        "stage": config.name,
+        "medvlm": __version__,
+        "code": code_hash(),
+        "recipe": loaded.recipe_hash,
+        "adapters": adapters and adapters.model_dump(mode="json"),
+        "from": started,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
-    }  # fmt: skip
+    }
     fresh = loop.State(identity=identity, meta=meta)
     if engine.is_first:
-        print(f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
-    watch = Watch(run.stalled, engine.rank, engine.world, loaded.recipe.engine.stall_s, ended=lambda why: write_json(run.status, {"status": "stalled", "reason": why}))
-    state, proof = loop.run(stage, config, engine, folder, log, fresh, number, len(loaded.recipe.stages), watch, lease.check if lease else _nothing)
+        print(
+            f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of {config.batch} samples",
+            flush=True,
+        )
+    watch = Watch(
+        run.stalled,
+        engine.rank,
+        engine.world,
+        loaded.recipe.engine.stall_s,
+        ended=lambda why: write_json(run.status, {"status": "stalled", "reason": why}),
+    )
+    state, proof = loop.run(
+        stage,
+        config,
+        engine,
+        folder,
+        log,
+        fresh,
+        number,
+        len(loaded.recipe.stages),
+        watch,
+        lease.check if lease else _nothing,
+    )
     frozen = proof.check_frozen()
     if not engine.is_first:
         engine.barrier()
         return
     take = f"step-{state.best_step if config.keep == 'best' else state.step}"
     trained = {group: {"parameters": n, "moved": state.proven} for group, n in proof.trained_counts().items()}
-    write_json(folder / "stage.json", {
-        "name": config.name, "kind": config.kind, "finished": True, "step": state.step, "identity": identity, "take": take, "trains": trained,
-        "frozen": frozen, "from": started, "seconds": state.seconds, "checkpoint": checkpoint.digest(folder / take), "parameters": modules,
-    })  # fmt: skip
+    write_json(
+        folder / "stage.json",
+        {
+            "name": config.name,
+            "kind": config.kind,
+            "finished": True,
+            "step": state.step,
+            "identity": identity,
+            "take": take,
+            "trains": trained,
+            "frozen": frozen,
+            "from": started,
+            "seconds": state.seconds,
+            "checkpoint": checkpoint.digest(folder / take),
+            "parameters": modules,
+        },
+    )
     _lineage(loaded, run, sources)
     engine.barrier()
 
@@ -143,16 +198,30 @@ def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[s
 
     def quarantine(key: str, shard: str, reason: str) -> None:
         with run.quarantine.open("a") as file:
-            file.write(json.dumps({"key": key, "shard": Path(shard).name, "reason": reason, "rank": engine.rank}) + "\n")
+            file.write(
+                json.dumps({"key": key, "shard": Path(shard).name, "reason": reason, "rank": engine.rank}) + "\n"
+            )
 
     return Setup(
-        seed=recipe.seed, encoders=recipe.model.encoders, language=recipe.model.language, tokenizer=tokenizer, image_token=image_token, prepare=prepare, pretrained=recipe.model.pretrained,
-        open_source=lambda name, split, wants: sources[name].view(split, wants), augments={name: s.augment for name, s in recipe.data.items()}, orders={name: s.order for name, s in recipe.data.items()},
-        engine=engine, workers=recipe.engine.workers, quarantine=quarantine,
-    )  # fmt: skip
+        seed=recipe.seed,
+        encoders=recipe.model.encoders,
+        language=recipe.model.language,
+        tokenizer=tokenizer,
+        image_token=image_token,
+        prepare=prepare,
+        pretrained=recipe.model.pretrained,
+        open_source=lambda name, split, wants: sources[name].view(split, wants),
+        augments={name: s.augment for name, s in recipe.data.items()},
+        orders={name: s.order for name, s in recipe.data.items()},
+        engine=engine,
+        workers=recipe.engine.workers,
+        quarantine=quarantine,
+    )
 
 
-def _prepare(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str, Prepare]:
+def _prepare(
+    loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]
+) -> tuple[Any, str, Prepare]:
     """Tokenizer, image token, and how samples become what the model takes. A ready model's processor is kept in the run's folder."""
     model = loaded.recipe.model
     if model.pretrained:
@@ -160,11 +229,19 @@ def _prepare(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict
             Processor.of_run(model.pretrained, model.processor, run.tokenizer)
         engine.barrier()
         processor = Processor(run.tokenizer)
-        return processor.tokenizer, processor.soft, make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale)
+        return (
+            processor.tokenizer,
+            processor.soft,
+            make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale),
+        )
     tokenizer, image_token = _tokenizer(loaded, run, engine, sources)
     dialogue = Dialogue(tokenizer, image_token) if model.language else None
     writing = Writing(model.boxes.codec or "thousandths", model.boxes.scale)
-    return tokenizer, image_token, make_prepare(model.encoders, preprocess_of(model.encoders), tokens_of(model.encoders), dialogue, writing)
+    return (
+        tokenizer,
+        image_token,
+        make_prepare(model.encoders, preprocess_of(model.encoders), tokens_of(model.encoders), dialogue, writing),
+    )
 
 
 def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str]:
@@ -177,7 +254,9 @@ def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: di
 
     def make() -> Any:
         if recipe.model.language:
-            return component("backbones", recipe.model.language.kind).tokenizer(recipe.model.language, trained, run.tokenizer)
+            return component("backbones", recipe.model.language.kind).tokenizer(
+                recipe.model.language, trained, run.tokenizer
+            )
         towers = [s.text for s in recipe.stages if getattr(s, "text", None) and not s.text.model]
         return saved_tokenizer(run.tokenizer, lambda: trained(towers[0].vocabulary)) if towers else None
 
@@ -191,11 +270,19 @@ def _lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource
     """What came from what, for report, model card and checkpoint readers."""
     finished = [s.name for s in loaded.recipe.stages if (run.stage(s.name) / "stage.json").exists()]
     records = {name: json.loads((run.stage(name) / "stage.json").read_text()) for name in finished}
-    write_json(run.lineage, {
-        "recipe": loaded.recipe_hash, "medvlm": __version__, "sources": {name: s.describe() for name, s in sources.items()},
-        "model": {"parameters": {m: n for record in records.values() for m, n in record["parameters"].items()}},
-        "stages": {name: {"from": r["from"], "checkpoint": f"{name}/{r['take']}@{r['checkpoint']}"} for name, r in records.items()},
-    })  # fmt: skip
+    write_json(
+        run.lineage,
+        {
+            "recipe": loaded.recipe_hash,
+            "medvlm": __version__,
+            "sources": {name: s.describe() for name, s in sources.items()},
+            "model": {"parameters": {m: n for record in records.values() for m, n in record["parameters"].items()}},
+            "stages": {
+                name: {"from": r["from"], "checkpoint": f"{name}/{r['take']}@{r['checkpoint']}"}
+                for name, r in records.items()
+            },
+        },
+    )
 
 
 def _trackers(loaded: LoadedRecipe, run: RunFolder) -> list[Any]:
@@ -212,7 +299,9 @@ def _said_when_full(run: RunFolder) -> Iterator[None]:
     except OSError as reason:
         if reason.errno not in checkpoint.FULL:
             raise
-        raise CheckpointError(f"{run.root.name}: the disk is full or a quota is used up; make room and run the same command again") from reason
+        raise CheckpointError(
+            f"{run.root.name}: the disk is full or a quota is used up; make room and run the same command again"
+        ) from reason
 
 
 def _status(run: RunFolder, engine: Engine, status: str, reason: str = "") -> None:

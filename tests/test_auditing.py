@@ -35,14 +35,18 @@ def test_a_clean_set_passes_and_has_its_receipt_beside_it(tmp_path: Path, capsys
     code, out, _ = run(capsys, folder)
     assert code == EXIT_DONE
     assert out.splitlines()[-5:-1] == [
-        "a:test: 1 samples, 1 patients, 1 images, 0 questions", "a:train: 2 samples, 2 patients, 2 images, 0 questions",
-        "nothing is on two sides that could be compared", "terms together: commercial use allowed (MIT); access: open; patient data: none",
-    ]  # fmt: skip
+        "a:test: 1 samples, 1 patients, 1 images, 0 questions",
+        "a:train: 2 samples, 2 patients, 2 images, 0 questions",
+        "nothing is on two sides that could be compared",
+        "terms together: commercial use allowed (MIT); access: open; patient data: none",
+    ]
     receipt = read_audit(folder / "audit.json")
     assert receipt["passed"] and out.splitlines()[-1] == f"receipt {receipt['hash'][:16]}: {folder / 'audit.json'}"
 
 
-def test_one_shared_patient_is_exit_2_with_splits_and_count_and_without_the_patient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_shared_patient_is_exit_2_with_splits_and_count_and_without_the_patient(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shards(tmp_path / "a", TORN, card("a"))
     code, out, err = run(capsys, folder)
     assert code == EXIT_USER
@@ -58,19 +62,26 @@ def test_near_duplicates_are_told_and_fail_where_asked(tmp_path: Path, capsys: p
     assert code == EXIT_DONE and "warning: 1 of the 2 images of a:test nearly equal one of a:train" in out
     code, out, _ = run(capsys, folder, "--strict", "--to", tmp_path / "strict.json")
     assert code == EXIT_USER and "error: 1 of the 2 images of a:test nearly equal" in out
-    assert (read_audit(tmp_path / "strict.json")["passed"], read_audit(folder / "audit.json")["passed"]) == (False, True)
+    assert (read_audit(tmp_path / "strict.json")["passed"], read_audit(folder / "audit.json")["passed"]) == (
+        False,
+        True,
+    )
 
 
 def test_a_benchmark_may_be_named_with_its_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = shards(tmp_path / "a", ROWS, card("a"))
-    bench = shards(tmp_path / "bench", [Row("train", "x", 1), Row("test", "y", 9)], card("bench", splits={"salt": "two"}))
+    bench = shards(
+        tmp_path / "bench", [Row("train", "x", 1), Row("test", "y", 9)], card("bench", splits={"salt": "two"})
+    )
     assert run(capsys, a, "--against", bench)[0] == EXIT_DONE
     code, out, _ = run(capsys, a, "--against", f"{bench}:train")
     assert code == EXIT_USER and "error: contamination: 1 of the 1 images of bench:train are also in a:train" in out
     assert run(capsys, a, "--against", f"{bench}:dev")[0] == EXIT_USER
 
 
-def test_cards_alone_count_and_correct_the_copies_beside_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cards_alone_count_and_correct_the_copies_beside_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shards(tmp_path / "a", ROWS, card("a"))
     for name, licence in (("a", "MIT-0"), ("b", "CC-BY-NC-4.0")):
         about = card(name, licence={"id": licence, "commercial": licence == "MIT-0"})
@@ -90,31 +101,49 @@ def test_an_archive_is_packed_for_the_audit_only(tmp_path: Path, capsys: pytest.
     about = card("raw", splits={"by": "image", "ratios": {"test": 1.0}}, reader=reader)
     (tmp_path / "raw.yaml").write_text(yaml.safe_dump(about.model_dump(mode="json", by_alias=True)))
     code, out, _ = run(capsys, a, "--against", f"{tmp_path / 'raw.yaml'}={tmp_path / 'raw'}")
-    assert code == EXIT_DONE and "warning: contamination: 1 of the 1 images of raw:test nearly equal one of a:train" in out
+    assert (
+        code == EXIT_DONE and "warning: contamination: 1 of the 1 images of raw:test nearly equal one of a:train" in out
+    )
     assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["0.jpg", "t.csv"]
     code, _, err = run(capsys, a, "--against", tmp_path / "raw.yaml")
     assert code == EXIT_USER and "a card alone holds no samples" in err
 
 
-def test_an_archive_that_not_everybody_may_have_is_packed_with_a_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_archive_that_not_everybody_may_have_is_packed_with_a_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     a = shards(tmp_path / "a", ROWS, card("a"))
     (tmp_path / "salt").write_text("0123456789abcdef\n")
     (tmp_path / "t.csv").write_text("f,r\n0,clear lungs\n")
-    about = card("raw", media=[], access="credentialed", splits={"by": "image"}, reader={"kind": "table", "file": "t.csv", "key": "{f}", "patient": "{f}", "report": "{r}"})
+    about = card(
+        "raw",
+        media=[],
+        access="credentialed",
+        splits={"by": "image"},
+        reader={"kind": "table", "file": "t.csv", "key": "{f}", "patient": "{f}", "report": "{r}"},
+    )
     (tmp_path / "raw.yaml").write_text(yaml.safe_dump(about.model_dump(mode="json", by_alias=True)))
     words = (a, f"{tmp_path / 'raw.yaml'}={tmp_path}")
     code, _, err = run(capsys, *words)
     assert code == EXIT_USER and "--salt-file" in err
     code, out, _ = run(capsys, *words, "--salt-file", tmp_path / "salt")
-    assert code == EXIT_DONE and "patients of a and raw were not compared: their patients were hashed with different salts" in out, out
+    assert (
+        code == EXIT_DONE
+        and "patients of a and raw were not compared: their patients were hashed with different salts" in out
+    ), out
 
 
 # --- who reads the receipt ------------------------------------------------------------------------
 
 
 def sources(tmp_path: Path, **folders: Path) -> dict[str, Any]:
-    data = {name: SimpleNamespace(shards=str(folder), fold=None, root="", salt_file="", hold_out=None) for name, folder in folders.items()}
-    loaded: Any = SimpleNamespace(recipe=SimpleNamespace(name="r", data=data, cache=CacheConfig()), cards={name: card(name) for name in folders})
+    data = {
+        name: SimpleNamespace(shards=str(folder), fold=None, root="", salt_file="", hold_out=None)
+        for name, folder in folders.items()
+    }
+    loaded: Any = SimpleNamespace(
+        recipe=SimpleNamespace(name="r", data=data, cache=CacheConfig()), cards={name: card(name) for name in folders}
+    )
     return open_sources(loaded, tmp_path / "runs", say=lambda _: None)
 
 
@@ -124,7 +153,13 @@ def test_a_recipes_sources_know_their_audit(tmp_path: Path, capsys: pytest.Captu
     run(capsys, a, b)
     receipt = read_audit(a / "audit.json")
     found = sources(tmp_path, a=a, b=b)
-    assert found["a"].audit == {"hash": receipt["hash"], "passed": True, "compared_with": ["b"], "against": [], "findings": []}
+    assert found["a"].audit == {
+        "hash": receipt["hash"],
+        "passed": True,
+        "compared_with": ["b"],
+        "against": [],
+        "findings": [],
+    }
     assert found["a"].describe()["audit"] == found["a"].audit
     other = shards(tmp_path / "c", NEAR, card("a"))
     (other / "audit.json").write_bytes((a / "audit.json").read_bytes())
@@ -144,6 +179,9 @@ def test_the_model_card_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     audits = {name: s.audit for name, s in sources(tmp_path, a=a, b=b).items()}
     about = About("llava", "vlm", {}, {n: card(n) for n in "abc"}, {}, {}, [], {}, {}, Audit(), "", "", audits=audits)
     text, receipt = _data(about), json.loads((a / "audit.json").read_text())["hash"][:16]
-    assert f"- a: **failed**, compared with b (receipt `{receipt}`)\n  - error: 1 of the 2 patients of a:test are also in a:train" in text
+    assert (
+        f"- a: **failed**, compared with b (receipt `{receipt}`)\n  - error: 1 of the 2 patients of a:test are also in a:train"
+        in text
+    )
     assert f"- b: passed, compared with a (receipt `{receipt}`)\n" in text
     assert "- c: not audited: that no patient and no image is on two sides was not checked" in text

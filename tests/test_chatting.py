@@ -33,9 +33,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run.root.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "prove", unproven)
-        composed, dual, both = recipe_of({}, {}), recipe_of({}, None), recipe_of({}, {}, ct={**VOLUME, "serves": ["smear"]})
+        composed, dual, both = (
+            recipe_of({}, {}),
+            recipe_of({}, None),
+            recipe_of({}, {}, ct={**VOLUME, "serves": ["smear"]}),
+        )
         both = with_film(both, {"serves": ["film"]})
-        for name, recipe, target in (("llava", composed, "stock"), ("adapter", composed, "adapter"), ("ours", both, "custom"), ("dual", dual, "stock"), ("ours-dual", dual, "custom")):
+        for name, recipe, target in (
+            ("llava", composed, "stock"),
+            ("adapter", composed, "adapter"),
+            ("ours", both, "custom"),
+            ("dual", dual, "stock"),
+            ("ours-dual", dual, "custom"),
+        ):
             export(run, folder / name, trained_of(recipe), target)
     rng = np.random.default_rng(3)
     Image.fromarray(rng.integers(0, 256, (40, 60), dtype=np.uint8)).save(folder / "film.png")
@@ -48,22 +58,52 @@ def test_a_stock_folder_answers_as_transformers_does(made: dict[str, Path]) -> N
 
     question = "What does the image show?"
     answer = talk(str(made["llava"]), [made["film.png"]], max_new_tokens=6)(question)
-    processor, model = AutoProcessor.from_pretrained(made["llava"]), AutoModelForImageTextToText.from_pretrained(made["llava"])
-    chat = [{"role": "user", "content": [{"type": "image", "image": Image.open(made["film.png"])}, {"type": "text", "text": question}]}]
-    inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    processor, model = (
+        AutoProcessor.from_pretrained(made["llava"]),
+        AutoModelForImageTextToText.from_pretrained(made["llava"]),
+    )
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": Image.open(made["film.png"])}, {"type": "text", "text": question}],
+        }
+    ]
+    inputs = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
     out = model.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
     assert answer == processor.decode(out, skip_special_tokens=True).strip() and answer
     # Adapters on their base are the same model.
     assert talk(str(made["adapter"]), [made["film.png"]], max_new_tokens=6)(question) == answer
 
 
-def test_a_folder_of_ours_takes_films_and_volumes(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_ours_takes_films_and_volumes(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save(slices(size=(6, 20, 24)), tmp_path / "series")
     model = str(made["ours"])
-    assert main(["chat", model, str(tmp_path / "series"), str(made["film.png"]), "--question", "How many?", "--question", "Where?"]) == 0
+    assert (
+        main(
+            [
+                "chat",
+                model,
+                str(tmp_path / "series"),
+                str(made["film.png"]),
+                "--question",
+                "How many?",
+                "--question",
+                "Where?",
+            ]
+        )
+        == 0
+    )
     assert len(capsys.readouterr().out.splitlines()) >= 2
     sample, files = sample_of([tmp_path / "series", made["deep.npy"]], lambda axes: "ct" if axes == 3 else "film")
-    assert [m.kind for m in sample.media] == ["ct", "film"] and sample.media[0].unit == "HU" and sample.media[0].spacing_mm is not None
+    assert (
+        [m.kind for m in sample.media] == ["ct", "film"]
+        and sample.media[0].unit == "HU"
+        and sample.media[0].spacing_mm is not None
+    )
     assert list(files) == [m.member for m in sample.media]
     assert kind_of(SimpleNamespace(transforms={}, routes={}), "")(3) == "own", "a ready model takes any"
 
@@ -76,7 +116,9 @@ def test_a_model_of_pictures_is_shown_slices(made: dict[str, Path], tmp_path: Pa
     assert talk(str(made["llava"]), [made["film.png"], made["film.png"]], max_new_tokens=2)("Which?") is not None
 
 
-def test_what_cannot_be_opened_is_named(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_opened_is_named(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(DataError, match=r"none\.png: there is no such file"):
         talk(str(made["llava"]), [tmp_path / "none.png"])
     (tmp_path / "bad.png").write_bytes(b"no picture")
@@ -99,20 +141,41 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return table.to_pylist()  # type: ignore[no-any-return]
 
 
-def test_films_are_embedded_alike_by_stock_and_ours(made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_films_are_embedded_alike_by_stock_and_ours(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     film, shards = str(made["film.png"]), tmp_path / "shards"
     with ShardWriter(shards, "test") as writer:
-        writer.write(Sample("k1", "films", "test", (Medium("film", "0.png", (40, 60)),)), {"0.png": made["film.png"].read_bytes()})
+        writer.write(
+            Sample("k1", "films", "test", (Medium("film", "0.png", (40, 60)),)),
+            {"0.png": made["film.png"].read_bytes()},
+        )
     assert main(["embed", str(made["ours-dual"]), film, str(shards), "--to", str(tmp_path / "ours.parquet")]) == 0
     assert "2 embeddings" in capsys.readouterr().out
     assert main(["embed", str(made["dual"]), film, str(shards), "--to", str(tmp_path / "stock.parquet")]) == 0
     ours, stock = rows(tmp_path / "ours.parquet"), rows(tmp_path / "stock.parquet")
-    assert [(r["key"], r["source"], r["medium"]) for r in ours] == [(r["key"], r["source"], r["medium"]) for r in stock] == [(film, "", 0), ("k1", "films", 0)]
+    assert (
+        [(r["key"], r["source"], r["medium"]) for r in ours]
+        == [(r["key"], r["source"], r["medium"]) for r in stock]
+        == [(film, "", 0), ("k1", "films", 0)]
+    )
     found, wanted = torch.tensor([r["embedding"] for r in ours]), torch.tensor([r["embedding"] for r in stock])
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(2))
 
 
 def test_a_file_of_embeddings_is_whole_or_not_there(made: dict[str, Path], tmp_path: Path) -> None:
-    assert main(["embed", str(made["ours-dual"]), str(made["film.png"]), str(tmp_path / "none.png"), "--to", str(tmp_path / "out.parquet")]) == EXIT_USER
+    assert (
+        main(
+            [
+                "embed",
+                str(made["ours-dual"]),
+                str(made["film.png"]),
+                str(tmp_path / "none.png"),
+                "--to",
+                str(tmp_path / "out.parquet"),
+            ]
+        )
+        == EXIT_USER
+    )
     assert not list(tmp_path.iterdir())

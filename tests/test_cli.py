@@ -21,15 +21,24 @@ def test_a_mistake_ends_a_process_with_2_and_one_line_without_a_traceback(tmp_pa
     wrong = tmp_path / "mine.yaml"
     wrong.write_text(f"extends: [{RECIPE}]\nsede: 3\n")
     done = subprocess.run(
-        [sys.executable, "-m", "medvlm", "validate", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-m", "medvlm", "validate", "mine.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == EXIT_USER == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("medvlm: mine.yaml:2:1 sede: unknown key, did you mean 'seed'? (accepts extends, name, seed,")
+    assert done.stderr.startswith(
+        "medvlm: mine.yaml:2:1 sede: unknown key, did you mean 'seed'? (accepts extends, name, seed,"
+    )
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["validate", "none.yaml"], ["validate", str(RECIPE), "seed=x"], ["train", str(RECIPE), "stages.0.stpes=3"]])
+@pytest.mark.parametrize(
+    "words",
+    [["validate", "none.yaml"], ["validate", str(RECIPE), "seed=x"], ["train", str(RECIPE), "stages.0.stpes=3"]],
+)
 def test_the_users_mistakes_are_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == EXIT_USER
     assert capsys.readouterr().err.startswith("medvlm: ")

@@ -14,14 +14,35 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "numpy", "transformers", "timm", "monai", "lightning", "peft", "webdataset", "pydantic")
-BEYOND_TORCH = ("transformers", "timm", "monai", "lightning", "peft", "webdataset", "deepspeed", "pydicom", "nibabel", "matplotlib", "wandb", "scipy", "sympy", "torch.distributed.tensor")
+BEYOND_TORCH = (
+    "transformers",
+    "timm",
+    "monai",
+    "lightning",
+    "peft",
+    "webdataset",
+    "deepspeed",
+    "pydicom",
+    "nibabel",
+    "matplotlib",
+    "wandb",
+    "scipy",
+    "sympy",
+    "torch.distributed.tensor",
+)
 
 
 def loaded_by(code: str, watched: tuple[str, ...]) -> tuple[list[str], float]:
     """Which of `watched` a fresh process has loaded after `code`, and its seconds from start to end."""
     program = f"{code}\nimport sys\nprint('LOADED', *[m for m in {watched!r} if m in sys.modules])"
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     seconds = time.perf_counter() - began
     assert done.returncode == 0, done.stderr
     return done.stdout.rpartition("LOADED")[2].split(), seconds

@@ -18,7 +18,13 @@ from medvlm.io.opening import open_shards
 from medvlm.preflight.ready import saved
 from medvlm.recipe import load
 
-SHORT = ["stages.instruct.steps=2", "stages.instruct.batch=4", "stages.instruct.accumulate=1", "stages.instruct.validate=null", "stages.instruct.keep=last"]
+SHORT = [
+    "stages.instruct.steps=2",
+    "stages.instruct.batch=4",
+    "stages.instruct.accumulate=1",
+    "stages.instruct.validate=null",
+    "stages.instruct.keep=last",
+]
 ON_CPU = ["engine.device=cpu", "engine.precision=32-true", "engine.recompute=[]", "engine.workers=0"]
 
 
@@ -34,7 +40,15 @@ def table(folder: Path, **changes: str) -> Path:
     rows = []
     for n in range(30):
         (folder / f"{n}.png").write_bytes(encode_png((rng.integers(0, 60, (40, 48)) + 120 * (n % 2)).astype(np.uint8)))
-        rows.append({"file": f"{n}.png", "who": f"p{n // 3}", "asked": "Is it bright?", "said": ("no", "yes")[n % 2], "text": f"A picture that is {('dark', 'bright')[n % 2]}, number {n}."})
+        rows.append(
+            {
+                "file": f"{n}.png",
+                "who": f"p{n // 3}",
+                "asked": "Is it bright?",
+                "said": ("no", "yes")[n % 2],
+                "text": f"A picture that is {('dark', 'bright')[n % 2]}, number {n}.",
+            }
+        )
     rows[-1].update(changes)
     with (folder / "own data.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -45,7 +59,16 @@ def table(folder: Path, **changes: str) -> Path:
 
 def typed(model: Path | str, csv_file: Path, to: Path, **columns: str) -> list[str]:
     asked: dict[str, str] = {"image": "file", "question": "asked", "answer": "said", "patient": "who", **columns}
-    return ["init", "--model", str(model), "--csv", str(csv_file), "--to", str(to), *(word for name, column in asked.items() if column for word in (f"--{name}", column))]
+    return [
+        "init",
+        "--model",
+        str(model),
+        "--csv",
+        str(csv_file),
+        "--to",
+        str(to),
+        *(word for name, column in asked.items() if column for word in (f"--{name}", column)),
+    ]
 
 
 def test_five_words_lead_to_a_tuned_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,19 +78,29 @@ def test_five_words_lead_to_a_tuned_model(model: Path, tmp_path: Path, capsys: p
     salt = tmp_path / "own" / "salt"
     assert stat.S_IMODE(salt.stat().st_mode) == 0o600 and len(salt.read_text().strip()) == 64
     assert main(["validate", str(tmp_path / "own" / "recipe.yaml")]) == 0
-    assert main(["train", str(tmp_path / "own" / "recipe.yaml"), "--runs", str(tmp_path / "runs"), *SHORT, *ON_CPU]) == 0
+    assert (
+        main(["train", str(tmp_path / "own" / "recipe.yaml"), "--runs", str(tmp_path / "runs"), *SHORT, *ON_CPU]) == 0
+    )
     run = tmp_path / "runs" / "own_data"
     assert json.loads((run / "instruct" / "stage.json").read_text())["step"] == 2
     shards = open_shards(next(path.parent for path in tmp_path.rglob("packed.json")))
-    patients = {split: {shards.read(split, i)[0].patient for i in range(shards.count(split))} for split in shards.splits}
-    assert set(patients) == {"train", "val", "test"} and sum(map(len, patients.values())) == 10 == len(set.union(*patients.values()))
+    patients = {
+        split: {shards.read(split, i)[0].patient for i in range(shards.count(split))} for split in shards.splits
+    }
+    assert set(patients) == {"train", "val", "test"} and sum(map(len, patients.values())) == 10 == len(
+        set.union(*patients.values())
+    )
     question = shards.read("train", 0)[0].questions[0]
     assert question.truth.task == "choice" and set(question.truth.choices) == {"yes", "no"}
     kept = [path for path in run.rglob("*") if path.is_file() and path.name != "places.json"]
-    assert not [path.name for path in kept if salt.read_bytes().strip() in path.read_bytes()], "the secret has left its file"
+    assert not [path.name for path in kept if salt.read_bytes().strip() in path.read_bytes()], (
+        "the secret has left its file"
+    )
 
 
-def test_without_patients_it_says_what_that_means(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_patients_it_says_what_that_means(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(typed(model, table(tmp_path / "data"), tmp_path / "own", patient="")) == 0
     assert "no --patient: images are dealt out one by one" in capsys.readouterr().out
     assert yaml.safe_load((tmp_path / "own" / "card.yaml").read_text())["splits"]["by"] == "image"
@@ -77,10 +110,25 @@ def test_captions_make_a_dual_encoder(tmp_path: Path) -> None:
     from transformers import SiglipConfig
 
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    SiglipConfig(text_config={**small, "max_position_embeddings": 16}, vision_config={**small, "image_size": 32, "patch_size": 16}).save_pretrained(tmp_path / "siglip")
-    assert main(typed(tmp_path / "siglip", table(tmp_path / "data"), tmp_path / "own", question="", answer="", captions="text")) == 0
+    SiglipConfig(
+        text_config={**small, "max_position_embeddings": 16},
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+    ).save_pretrained(tmp_path / "siglip")
+    assert (
+        main(
+            typed(
+                tmp_path / "siglip", table(tmp_path / "data"), tmp_path / "own", question="", answer="", captions="text"
+            )
+        )
+        == 0
+    )
     (stage,) = load(tmp_path / "own" / "recipe.yaml").recipe.stages
-    assert (stage.kind, stage.loss.kind, stage.text.max_tokens, stage.text.overlong) == ("contrastive", "siglip", 16, "cut")
+    assert (stage.kind, stage.loss.kind, stage.text.max_tokens, stage.text.overlong) == (
+        "contrastive",
+        "siglip",
+        16,
+        "cut",
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,16 +139,24 @@ def test_captions_make_a_dual_encoder(tmp_path: Path) -> None:
         ({}, {"said": " "}, "1 of 30 rows cannot be used (line 31: no value in column said)"),
         ({"captions": "text"}, {}, "give --question and --answer, or --captions"),
         ({"answer": ""}, {}, "give --question and --answer, or --captions"),
-        ({"question": "", "answer": "", "captions": "text"}, {}, "captions train the two towers of a CLIP or SigLIP model"),
+        (
+            {"question": "", "answer": "", "captions": "text"},
+            {},
+            "captions train the two towers of a CLIP or SigLIP model",
+        ),
     ],
 )
-def test_what_cannot_be_used_is_said_with_its_place(columns: Any, changes: Any, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_used_is_said_with_its_place(
+    columns: Any, changes: Any, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(typed(model, table(tmp_path / "data", **changes), tmp_path / "own", **columns)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "own").exists()
 
 
-def test_a_model_that_is_not_there_says_how_to_get_it_or_to_point_to_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_there_says_how_to_get_it_or_to_point_to_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(typed("nobody/knows-this", table(tmp_path / "data"), tmp_path / "own")) == 2
     said = capsys.readouterr().err
     assert "hf download nobody/knows-this" in said and "hf auth login" in said and "write its path" in said
@@ -110,4 +166,6 @@ def test_a_published_model_is_taken_without_a_hub(tmp_path: Path, capsys: pytest
     assert main(typed("google/medgemma-4b-it", table(tmp_path / "data"), tmp_path / "own")) == 0
     assert "google/medgemma-4b-it: whether you may download it was not checked" in capsys.readouterr().out
     assert load(tmp_path / "own" / "recipe.yaml").recipe.model.pretrained == "google/medgemma-4b-it"
-    assert main(typed("google/medgemma-4b-it", tmp_path / "data" / "own data.csv", tmp_path / "own")) == 2, "what is there is not written over"
+    assert main(typed("google/medgemma-4b-it", tmp_path / "data" / "own data.csv", tmp_path / "own")) == 2, (
+        "what is there is not written over"
+    )

@@ -71,13 +71,22 @@ def test_a_module_imports_only_what_lies_below_its_folder(path: Path) -> None:
 def test_nobody_imports_a_part_but_by_its_kind(path: Path) -> None:
     """The rule that makes a new encoder one file: whatever names one in an import would have to be edited for the next."""
     own = path.relative_to(PACKAGE).parts[0]
-    named = [f"{path}:{line}: {name}" for line, name in imports(path) if folder_of(name) in PARTS and folder_of(name) != own]
+    named = [
+        f"{path}:{line}: {name}" for line, name in imports(path) if folder_of(name) in PARTS and folder_of(name) != own
+    ]
     assert not named, "\n".join(named)
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
-    names = {".".join(("medvlm", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in modules() if p.name != "__init__.py"}
-    after = {name: {found for _, full in imports(path) if (found := _module(full, names)) and found != name} for name, path in names.items()}
+    names = {
+        ".".join(("medvlm", *p.relative_to(PACKAGE).with_suffix("").parts)): p
+        for p in modules()
+        if p.name != "__init__.py"
+    }
+    after = {
+        name: {found for _, full in imports(path) if (found := _module(full, names)) and found != name}
+        for name, path in names.items()
+    }
     while free := {name for name, needs in after.items() if not needs & after.keys()}:
         after = {name: needs for name, needs in after.items() if name not in free}
     assert not after, f"these modules import each other in a circle: {sorted(after)}"
@@ -92,7 +101,9 @@ def test_a_package_file_holds_one_docstring() -> None:
     """A re-exporting __init__ is what every import-time circle runs through."""
     for path in PACKAGE.rglob("__init__.py"):
         docstring, *rest = ast.parse(path.read_text()).body
-        assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant), f"{path}: expected a docstring"
+        assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant), (
+            f"{path}: expected a docstring"
+        )
         assert "\n" not in str(docstring.value.value), f"{path}: expected one line"
         allowed = ["__version__"] if path.parent == PACKAGE else []
         assert [ast.unparse(node.targets[0]) for node in rest if isinstance(node, ast.Assign)] == allowed

@@ -62,7 +62,10 @@ def test_damage_another_checkpoint_in_its_place_and_a_lost_one_are_told(run: Run
     (run.root / "instruct" / "step-2" / "random-0.pt").write_bytes(b"x")
     shutil.rmtree(run.root / "pair" / "step-2")
     told = lineage(str(run.root))
-    assert any(line.startswith("  instruct/step-2@") and line.endswith("DAMAGED: random-0.pt is not what was saved") for line in told)
+    assert any(
+        line.startswith("  instruct/step-2@") and line.endswith("DAMAGED: random-0.pt is not what was saved")
+        for line in told
+    )
     assert any(re.fullmatch(r"    encoders\.film from pair/step-2@\w{16}, which is gone", line) for line in told)
 
 
@@ -73,17 +76,24 @@ def test_another_checkpoint_in_the_place_of_an_origin_is_told(run: RunFolder, ma
     stated = json.loads(manifest.read_text()) | {"state.json": checkpoint._fingerprint(state)}
     manifest.write_text(json.dumps(stated))
     (line,) = (line for line in lineage(f"{run.root}:instruct") if line.startswith("  pair/"))
-    assert re.search(rf"NOT THE ONE that was started from, which is {checkpoint.digest(made.root / 'pair' / 'step-2')}$", line)
+    assert re.search(
+        rf"NOT THE ONE that was started from, which is {checkpoint.digest(made.root / 'pair' / 'step-2')}$", line
+    )
 
 
 def test_what_is_not_there_is_said(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint and no run with a finished stage align \(finished stages: pair, instruct\); give RUN, RUN:STAGE"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"there is no checkpoint and no run with a finished stage align \(finished stages: pair, instruct\); give RUN, RUN:STAGE",
+    ):
         find_checkpoint(f"{run.root}:align")
     with pytest.raises(CheckpointError, match="no run with a finished stage; give RUN"):
         lineage(str(tmp_path / "nothing"))
 
 
-def test_the_command_line_tells_and_consolidates(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_tells_and_consolidates(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["lineage", str(run.root)]) == 0 and "instruct/step-2@" in capsys.readouterr().out
     assert cli.main(["consolidate", f"{run.root}:instruct", "--to", str(tmp_path / "plain")]) == 0
     found, expected = load_file(tmp_path / "plain" / "model.safetensors"), weights(run, "instruct")

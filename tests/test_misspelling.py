@@ -29,7 +29,11 @@ CARDS = sorted(shipped("data_cards").rglob("*.yaml"))
 
 def schema_keys(annotation: Any, data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, list[str]]]:
     """(path of a key that a schema names, all keys accepted there), for what a file holds."""
-    slot = next((a for a in get_args(annotation)[1:] if isinstance(a, Slot)), None) if get_origin(annotation) is Annotated else None
+    slot = (
+        next((a for a in get_args(annotation)[1:] if isinstance(a, Slot)), None)
+        if get_origin(annotation) is Annotated
+        else None
+    )
     if slot is not None:
         if isinstance(data, dict) and data.get("kind") in kinds(slot.folder):
             yield from schema_keys(component(slot.folder, data["kind"]).Config, data, path)
@@ -92,7 +96,9 @@ def refused_at(document: Document, text: str, copy: Path, at: KeyPath, wrong: st
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one of each key", "all"])
 @pytest.mark.parametrize("path", [*RECIPES, *CARDS], ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_a_misspelt_key_is_refused_and_the_right_one_offered(path: Path, every: bool, tmp_path: Path, record_property: Any) -> None:
+def test_a_misspelt_key_is_refused_and_the_right_one_offered(
+    path: Path, every: bool, tmp_path: Path, record_property: Any
+) -> None:
     is_card, document, text = path in CARDS, read_yaml(path), path.read_text(encoding="utf-8")
     tried = cases(document, Card if is_card else Recipe, every)
     assert len(tried) > 3
@@ -103,7 +109,9 @@ def test_a_misspelt_key_is_refused_and_the_right_one_offered(path: Path, every: 
     record_property("misspellings", len(results))
     record_property("right_word_offered", right)
     print(f"{path.name}: {len(results)} misspellings, right word offered in {right:.1%}")
-    assert right >= 0.95, [f"{'.'.join(map(str, at))} as {wrong}" for (at, wrong), (_, offered) in results.items() if not offered]
+    assert right >= 0.95, [
+        f"{'.'.join(map(str, at))} as {wrong}" for (at, wrong), (_, offered) in results.items() if not offered
+    ]
 
 
 def test_the_keys_that_are_easily_overlooked_are_among_the_tried() -> None:

@@ -18,16 +18,29 @@ from medvlm.sources import open_sources
 from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
 
 FAST = "qwen3_vl"
-TUNE = {**INSTRUCT, "steps": 2, "save_every": 1, "batch": 4, "tasks": ["choice", "count", "boxes"], "trains": ["encoders", "connectors", "lora"]}
+TUNE = {
+    **INSTRUCT,
+    "steps": 2,
+    "save_every": 1,
+    "batch": 4,
+    "tasks": ["choice", "count", "boxes"],
+    "trains": ["encoders", "connectors", "lora"],
+}
 REINFORCE = {**REASON, "steps": 2, "save_every": 1, "batch": 2, "group": 3, "tasks": ["choice", "count"]}
 
 
 def recipe(model: Path, **changes: Any) -> dict[str, Any]:
     asked = {"on": ["films:test", "films:held_out"], "samples": 3, "max_new_tokens": 6, "bootstrap": 10}
     return {
-        "name": "ready", "seed": 7, "model": {"pretrained": str(model)}, "data": {"films": {"card": "card.yaml", "hold_out": {"by": "concept", "share": 0.2}}}, "stages": [TUNE, REINFORCE],
-        "engine": {"device": "cpu", "workers": 1}, "evaluate": asked, **changes,
-    }  # fmt: skip
+        "name": "ready",
+        "seed": 7,
+        "model": {"pretrained": str(model)},
+        "data": {"films": {"card": "card.yaml", "hold_out": {"by": "concept", "share": 0.2}}},
+        "stages": [TUNE, REINFORCE],
+        "engine": {"device": "cpu", "workers": 1},
+        "evaluate": asked,
+        **changes,
+    }
 
 
 @pytest.fixture(scope="module", params=[f if f == FAST else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
@@ -55,8 +68,13 @@ def test_it_goes_on_from_a_checkpoint_as_if_it_had_not_been_cut_off(run: RunFold
 
 def test_every_part_is_proven_trained_or_frozen(run: RunFolder) -> None:
     tuned, reinforced = (json.loads((run.stage(name) / "stage.json").read_text()) for name in ("instruct", "reason"))
-    assert set(tuned["trains"]) == {"encoders.image", "connectors.image", "lora"} and set(tuned["frozen"]) >= {"language"}
-    assert set(reinforced["trains"]) == {"connectors.image", "lora"} and set(reinforced["frozen"]) >= {"encoders.image", "language"}
+    assert set(tuned["trains"]) == {"encoders.image", "connectors.image", "lora"} and set(tuned["frozen"]) >= {
+        "language"
+    }
+    assert set(reinforced["trains"]) == {"connectors.image", "lora"} and set(reinforced["frozen"]) >= {
+        "encoders.image",
+        "language",
+    }
 
 
 def test_it_is_evaluated_against_its_baselines(run: RunFolder) -> None:
@@ -68,7 +86,11 @@ def test_it_is_evaluated_against_its_baselines(run: RunFolder) -> None:
     held, rest = ({source.shards.entry(*place).key for place in source.places(split)} for split in ("held_out", "test"))
     assert keys["held_out"] and keys["test"] and keys["held_out"] <= held and keys["test"] <= rest and not held & rest
     boxes = [line for line in asked if line["task"] == "boxes"]
-    assert boxes and all(len(line["scale"]) == 2 for line in boxes) and all((run.answers.parent / line["thumb"]).is_file() for line in boxes)
+    assert (
+        boxes
+        and all(len(line["scale"]) == 2 for line in boxes)
+        and all((run.answers.parent / line["thumb"]).is_file() for line in boxes)
+    )
 
 
 def test_the_exported_folder_answers_as_the_run_does_in_plain_transformers(run: RunFolder, tmp_path: Path) -> None:
@@ -79,13 +101,18 @@ def test_the_exported_folder_answers_as_the_run_does_in_plain_transformers(run: 
     audit = receipt.audit
     assert audit.counts()["missing"] == 0 and audit.merged and audit.replaced
     card = (receipt.folder / "README.md").read_text()
-    assert "encoders.image" in card and "AutoModelForImageTextToText" in card and str(run.root.parent.parent) not in card
+    assert (
+        "encoders.image" in card and "AutoModelForImageTextToText" in card and str(run.root.parent.parent) not in card
+    )
 
 
 @pytest.mark.slow
 def test_its_adapters_are_a_peft_folder_over_the_family_s_own_class(run: RunFolder, tmp_path: Path) -> None:
     (receipt,) = exporting.export(run, tmp_path / "out", ["adapter"])
-    assert receipt.parity["passed"] and receipt.parity["class"] == "PeftModelForCausalLM over " + receipt.parity["class"].rpartition(" ")[2]
+    assert (
+        receipt.parity["passed"]
+        and receipt.parity["class"] == "PeftModelForCausalLM over " + receipt.parity["class"].rpartition(" ")[2]
+    )
     assert receipt.parity["adapter_effect"] > 0 and receipt.audit.adapters
 
 
@@ -95,7 +122,10 @@ def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> No
         ({"model": {"pretrained": "a/b", "encoders": tower}}, "is a whole model"),
         ({"model": {}}, "give `encoders`"),
         ({"model": {"pretrained": "a/b", "boxes": {"codec": "bbox2d"}}}, "did you mean 'bbox_2d'"),
-        ({"model": {"pretrained": "a/b", "views": {"flim": {"max_slices": 3}}}}, "media of kind 'flim', did you mean 'film'"),
+        (
+            {"model": {"pretrained": "a/b", "views": {"flim": {"max_slices": 3}}}},
+            "media of kind 'flim', did you mean 'film'",
+        ),
         ({"export": {"target": "custom"}}, "family's own class"),
     ]
     for change, message in changes:

@@ -116,7 +116,10 @@ def test_a_shipped_recipe_is_found_from_anywhere(tmp_path: Path, monkeypatch: py
 
 
 def test_a_recipe_that_is_nowhere_is_named_with_what_there_is() -> None:
-    with pytest.raises(RecipeError, match=r"^recipes/phantmo.yaml: there is no such recipe, did you mean 'phantom'\? \(shipped: recipes/"):
+    with pytest.raises(
+        RecipeError,
+        match=r"^recipes/phantmo.yaml: there is no such recipe, did you mean 'phantom'\? \(shipped: recipes/",
+    ):
         load("recipes/phantmo.yaml")
 
 
@@ -139,9 +142,16 @@ def test_a_card_is_looked_up_beside_the_recipe_then_here_then_among_the_shipped(
 def test_a_recipe_is_laid_over_its_bases_in_order(home: Path) -> None:
     recipes = home / "recipes"
     (recipes / "slow.yaml").write_text("engine: {workers: 0, precision: bf16-mixed}\n")
-    (recipes / "mine.yaml").write_text("extends: [tiny.yaml, slow.yaml]\nname: mine\nengine: {precision: 32-true}\nevaluate: {on: [films:val]}\n")
+    (recipes / "mine.yaml").write_text(
+        "extends: [tiny.yaml, slow.yaml]\nname: mine\nengine: {precision: 32-true}\nevaluate: {on: [films:val]}\n"
+    )
     recipe = load("recipes/mine.yaml").recipe
-    assert (recipe.name, recipe.engine.workers, recipe.engine.precision, recipe.evaluate.on) == ("mine", 0, "32-true", ("films:val",))
+    assert (recipe.name, recipe.engine.workers, recipe.engine.precision, recipe.evaluate.on) == (
+        "mine",
+        0,
+        "32-true",
+        ("films:val",),
+    )
     assert len(recipe.stages) == 4
 
 
@@ -151,7 +161,9 @@ def test_a_mistake_in_a_base_is_placed_in_the_base(home: Path) -> None:
     with pytest.raises(RecipeError) as refused:
         load("recipes/mine.yaml")
     first, second = str(refused.value).splitlines()
-    assert first.startswith("recipes/tiny.yaml:25:12 stages.instruct.lora.rnak: unknown key, did you mean 'rank'? (accepts rank, alpha,")
+    assert first.startswith(
+        "recipes/tiny.yaml:25:12 stages.instruct.lora.rnak: unknown key, did you mean 'rank'? (accepts rank, alpha,"
+    )
     assert second == "recipes/mine.yaml:3:1 seed: expected a whole number, found 1.5"
 
 
@@ -159,7 +171,9 @@ def test_a_misspelt_extends_is_the_first_thing_said(home: Path) -> None:
     (home / "recipes" / "mine.yaml").write_text("extend: [tiny.yaml]\nname: mine\n")
     with pytest.raises(RecipeError) as refused:
         load("recipes/mine.yaml")
-    assert str(refused.value).startswith("recipes/mine.yaml:1:1 extend: unknown key, did you mean 'extends'? (accepts extends, name, seed, ")
+    assert str(refused.value).startswith(
+        "recipes/mine.yaml:1:1 extend: unknown key, did you mean 'extends'? (accepts extends, name, seed, "
+    )
 
 
 def test_a_dual_encoder_takes_the_language_model_out_of_what_it_extends(home: Path) -> None:
@@ -176,9 +190,18 @@ def test_a_dual_encoder_takes_the_language_model_out_of_what_it_extends(home: Pa
     ("extends", "message"),
     [
         ("[none.yaml]", "recipes/mine.yaml:1:11 extends.0: there is no recipe 'none.yaml' (looked in recipes and "),
-        ("tiny.yaml", "recipes/mine.yaml:1:1 extends: expected a list of recipes, found 'tiny.yaml', write [tiny.yaml]"),
-        ("[tiny.yaml, mine.yaml]", "recipes/mine.yaml:1:22 extends.1: the recipes extend each other in a circle: recipes/mine.yaml -> recipes/mine.yaml"),
-        ("[around.yaml]", "recipes/around.yaml:1:11 extends.0: the recipes extend each other in a circle: recipes/mine.yaml -> recipes/around.yaml -> "),
+        (
+            "tiny.yaml",
+            "recipes/mine.yaml:1:1 extends: expected a list of recipes, found 'tiny.yaml', write [tiny.yaml]",
+        ),
+        (
+            "[tiny.yaml, mine.yaml]",
+            "recipes/mine.yaml:1:22 extends.1: the recipes extend each other in a circle: recipes/mine.yaml -> recipes/mine.yaml",
+        ),
+        (
+            "[around.yaml]",
+            "recipes/around.yaml:1:11 extends.0: the recipes extend each other in a circle: recipes/mine.yaml -> recipes/around.yaml -> ",
+        ),
     ],
 )
 def test_a_base_that_cannot_be_is_refused(home: Path, extends: str, message: str) -> None:
@@ -193,7 +216,10 @@ def test_a_base_that_cannot_be_is_refused(home: Path, extends: str, message: str
 
 
 def test_overrides_go_through_the_same_checks(home: Path) -> None:
-    loaded = load("recipes/tiny.yaml", ["stages.instruct.steps=5", "stages.instruct.optim.lr=1e-4", "data.films.root=/x", "evaluate.on=[films:train]"])
+    loaded = load(
+        "recipes/tiny.yaml",
+        ["stages.instruct.steps=5", "stages.instruct.optim.lr=1e-4", "data.films.root=/x", "evaluate.on=[films:train]"],
+    )
     assert (loaded.recipe.stages[2].steps, loaded.recipe.stages[2].optim.lr) == (5, 1e-4)
     assert loaded.places() == {"films": {"root": "/x"}}
     assert loaded.recipe.evaluate.pairs() == [("films", "train")]
@@ -208,11 +234,16 @@ def test_overrides_go_through_the_same_checks(home: Path) -> None:
         ("stages.instruct.steps=0", "command line stages.instruct.steps: expected more than 0, found 0"),
         ("seed.x=1", "command line seed: expected a whole number, found {'x': 1}"),
         ("data.flims.root=/x", "command line data.flims.card: is missing"),
-        ("stages.instruct.from=reason", "command line stages.instruct.from: 'reason' is this stage itself or a later one"),
+        (
+            "stages.instruct.from=reason",
+            "command line stages.instruct.from: 'reason' is this stage itself or a later one",
+        ),
         ("extends=[x.yaml]", "command line extends: say in a file"),
     ],
 )
-def test_an_override_that_is_wrong_is_refused_like_a_line_of_the_file(complaint: Callable[..., str], override: str, message: str) -> None:
+def test_an_override_that_is_wrong_is_refused_like_a_line_of_the_file(
+    complaint: Callable[..., str], override: str, message: str
+) -> None:
     assert complaint(overrides=(override,)).startswith(message)
 
 
@@ -234,9 +265,14 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ([("name: align", "name: evaluate")], "16:5 stages.evaluate.name: 'evaluate' is a folder that every run has"),
         ([("    film: {", "    fi lm: {serves: [film], ")], "4:5 model.encoders.fi lm: 'fi lm' cannot be"),
         # sources
-        ([("mix: {films: 1}\n    trains: [connectors]", "mix: {flims: 1}\n    trains: [connectors]")],
-         "18:11 stages.align.mix.flims: there is no source 'flims', did you mean 'films'? (data has films)"),
-        ([("data:\n", "data:\n  more: {card: cards/films.yaml}\n")], "7:3 data.more: nothing refers to this source; name it in a stage's `mix`"),
+        (
+            [("mix: {films: 1}\n    trains: [connectors]", "mix: {flims: 1}\n    trains: [connectors]")],
+            "18:11 stages.align.mix.flims: there is no source 'flims', did you mean 'films'? (data has films)",
+        ),
+        (
+            [("data:\n", "data:\n  more: {card: cards/films.yaml}\n")],
+            "7:3 data.more: nothing refers to this source; name it in a stage's `mix`",
+        ),
         ([("yaml}", "yaml, root: /x, shards: /y}")], "7:45 data.films.shards: `root` is given too"),
         ([("yaml}", "yaml, fold: 0}")], "7:35 data.films.fold: its card has no folds"),
         ([("yaml}", "yaml, fold: -1}")], "7:35 data.films.fold: expected at least 0, found -1"),
@@ -244,56 +280,177 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         # evaluation
         ([("films:test", "flims:test")], "33:17 evaluate.on.0: there is no source 'flims', did you mean 'films'?"),
         ([("films:test", "films:tset")], "33:12 evaluate.on: 'films:tset' names no split: expected SOURCE:test"),
-        ([("[films:test]", "[films:test], baselines: [blnd]")], "33:42 evaluate.baselines.0: expected 'blind', 'shuffled' or 'majority', found 'blnd', did you mean 'blind'?"),
+        (
+            [("[films:test]", "[films:test], baselines: [blnd]")],
+            "33:42 evaluate.baselines.0: expected 'blind', 'shuffled' or 'majority', found 'blnd', did you mean 'blind'?",
+        ),
         # routes
-        ([("    film: {", "    flim: {"), ("connectors.film", "connectors.flim")],
-         "4:5 model.encoders.flim: no data set in use has media of kind flim, did you mean 'film'? (they have film)"),
-        ([("    film: {", "    film: {serves: [film, ct], "), ("  language", "    ct: {kind: timm, net: x, preprocess: {size: [8, 8]}, connector: {kind: mlp}}\n  language")],
-         "5:5 model.encoders.ct: 'ct' is served by 'film' already"),
-        ([("    film: {", "    film: {serves: [volume], ")], "4:5 model.encoders.film: no data set in use has media of kind volume (they have film)"),
-        ([("    film: {", "    film: {preprocess: {size: [64, 64], channels: 1}, ")], "4:12 model.encoders.film.preprocess: preprocess.channels is 1 with 3 values of mean"),
+        (
+            [("    film: {", "    flim: {"), ("connectors.film", "connectors.flim")],
+            "4:5 model.encoders.flim: no data set in use has media of kind flim, did you mean 'film'? (they have film)",
+        ),
+        (
+            [
+                ("    film: {", "    film: {serves: [film, ct], "),
+                (
+                    "  language",
+                    "    ct: {kind: timm, net: x, preprocess: {size: [8, 8]}, connector: {kind: mlp}}\n  language",
+                ),
+            ],
+            "5:5 model.encoders.ct: 'ct' is served by 'film' already",
+        ),
+        (
+            [("    film: {", "    film: {serves: [volume], ")],
+            "4:5 model.encoders.film: no data set in use has media of kind volume (they have film)",
+        ),
+        (
+            [("    film: {", "    film: {preprocess: {size: [64, 64], channels: 1}, ")],
+            "4:12 model.encoders.film.preprocess: preprocess.channels is 1 with 3 values of mean",
+        ),
         # the language model
-        ([(", connector: {kind: mlp}", "")], "4:5 model.encoders.film: has no connector to the language model; add one, e.g. connector: {kind: mlp}"),
+        (
+            [(", connector: {kind: mlp}", "")],
+            "4:5 model.encoders.film: has no connector to the language model; add one, e.g. connector: {kind: mlp}",
+        ),
         ([NO_LANGUAGE], "4:123 model.encoders.film.connector: leads to a language model, and there is none"),
-        ([NO_LANGUAGE, (", connector: {kind: mlp}", "")], "16:5 stages.align.kind: a supervised stage needs a language model; add model.language"),
+        (
+            [NO_LANGUAGE, (", connector: {kind: mlp}", "")],
+            "16:5 stages.align.kind: a supervised stage needs a language model; add model.language",
+        ),
         # what is trained
-        ([("trains: [connectors]", "trains: [conectors]")], "19:14 stages.align.trains.0: 'conectors' is no part of a supervised stage, did you mean 'connectors'? (accepts encoders, "),
-        ([("trains: [connectors]", "trains: [heads]")], "19:14 stages.align.trains.0: 'heads' is no part of a supervised stage (accepts encoders, connectors, language, lora)"),
-        ([("trains: [encoders,", "trains: [language,")], "12:14 stages.pair.trains.0: 'language' is no part of a contrastive stage (accepts encoders, text, heads)"),
-        ([("connectors.film", "connectors.flim")], "24:14 stages.instruct.trains.0: there is no encoder 'flim', did you mean 'film'? (model.encoders has film)"),
-        ([("rank: 4}\n", "rank: 4}\n    optim: {lr_of: {encodres: 0.1}}\n")], "26:21 stages.instruct.optim.lr_of.encodres: 'encodres' is no part of a supervised stage, did you mean 'encoders'?"),
-        ([("    lora: {rank: 4}\n", "")], "24:5 stages.instruct.trains: has lora, but neither this stage nor one before it says which"),
-        ([("[connectors.film, lora]", "[connectors]")], "25:5 stages.instruct.lora: adapters are asked for, but `trains` (connectors) has no lora"),
+        (
+            [("trains: [connectors]", "trains: [conectors]")],
+            "19:14 stages.align.trains.0: 'conectors' is no part of a supervised stage, did you mean 'connectors'? (accepts encoders, ",
+        ),
+        (
+            [("trains: [connectors]", "trains: [heads]")],
+            "19:14 stages.align.trains.0: 'heads' is no part of a supervised stage (accepts encoders, connectors, language, lora)",
+        ),
+        (
+            [("trains: [encoders,", "trains: [language,")],
+            "12:14 stages.pair.trains.0: 'language' is no part of a contrastive stage (accepts encoders, text, heads)",
+        ),
+        (
+            [("connectors.film", "connectors.flim")],
+            "24:14 stages.instruct.trains.0: there is no encoder 'flim', did you mean 'film'? (model.encoders has film)",
+        ),
+        (
+            [("rank: 4}\n", "rank: 4}\n    optim: {lr_of: {encodres: 0.1}}\n")],
+            "26:21 stages.instruct.optim.lr_of.encodres: 'encodres' is no part of a supervised stage, did you mean 'encoders'?",
+        ),
+        (
+            [("    lora: {rank: 4}\n", "")],
+            "24:5 stages.instruct.trains: has lora, but neither this stage nor one before it says which",
+        ),
+        (
+            [("[connectors.film, lora]", "[connectors]")],
+            "25:5 stages.instruct.lora: adapters are asked for, but `trains` (connectors) has no lora",
+        ),
         # where a stage starts
-        ([("steps: 10\n  - name: reason", "steps: 10\n    from: reason\n  - name: reason")], "27:5 stages.instruct.from: 'reason' is this stage itself or a later one; expected an earlier stage (there is align, pair)"),
-        ([("steps: 10\n  - name: reason", "steps: 10\n    from: algin\n  - name: reason")], "27:5 stages.instruct.from: 'algin' is no stage, did you mean 'align'?"),
-        ([("steps: 10\n  - name: reason", "steps: 10\n    from: {encodres: pair}\n  - name: reason")], "27:12 stages.instruct.from.encodres: 'encodres' is no part"),
-        ([("steps: 10\n  - name: align", "steps: 10\n    from: align\n  - name: align")], "16:5 stages.pair.from: 'align' is this stage itself or a later one; expected an earlier stage (there is none)"),
+        (
+            [("steps: 10\n  - name: reason", "steps: 10\n    from: reason\n  - name: reason")],
+            "27:5 stages.instruct.from: 'reason' is this stage itself or a later one; expected an earlier stage (there is align, pair)",
+        ),
+        (
+            [("steps: 10\n  - name: reason", "steps: 10\n    from: algin\n  - name: reason")],
+            "27:5 stages.instruct.from: 'algin' is no stage, did you mean 'align'?",
+        ),
+        (
+            [("steps: 10\n  - name: reason", "steps: 10\n    from: {encodres: pair}\n  - name: reason")],
+            "27:12 stages.instruct.from.encodres: 'encodres' is no part",
+        ),
+        (
+            [("steps: 10\n  - name: align", "steps: 10\n    from: align\n  - name: align")],
+            "16:5 stages.pair.from: 'align' is this stage itself or a later one; expected an earlier stage (there is none)",
+        ),
         # steps, batches, validation, rewards
-        ([(MIX, f"{MIX}    batch: 9\n    accumulate: 2\n")], "21:5 stages.align.accumulate: batch 9 is not divisible by accumulate 2"),
-        ([(MIX, f"{MIX}    accumulate: auto\n"), SHARDED], "21:5 stages.align.accumulate: with fsdp2, ranks wait for each other within a pass"),
-        ([(MIX, f"{MIX}    optim: {{kind: adamw8bit}}\n"), SHARDED], "21:13 stages.align.optim.kind: adamw8bit cannot step what fsdp2 shards"),
-        ([(MIX, f"{MIX}    optim: {{kind: muon}}\n"), ("name: tiny", "name: tiny\nengine: {kind: zero2}")], "21:13 stages.align.optim.kind: muon needs whole matrices, and zero2"),
-        ([(MIX, f"{MIX}    sampling: {{epochs: {{flims: 2}}}}\n")], "20:25 stages.align.sampling.epochs.flims: there is no source 'flims', did you mean 'films'?"),
-        ([(MIX, f"{MIX}    overlong: reduce\n")], "20:5 stages.align.overlong: the encoders of this model take images of one size"),
-        ([("films: {card: cards/films.yaml}", "films: {card: cards/films.yaml, shards: 'https://host/a.tar?X-Amz-Signature=abc'}")], "7:35 data.films.shards: holds a password or a signature"),
-        ([("evaluate: {on: [films:test]}", "evaluate: {on: [films:held_out]}")], "33:17 evaluate.on.0: nothing is held out of this source"),
-        ([("name: tiny", "name: tiny\nengine: {recompute: [langauge]}")], "2:22 engine.recompute.0: 'langauge' is no part of any stage, did you mean 'language'?"),
-        ([("name: tiny", "name: tiny\nengine: {kind: zero3, compile: [language]}")], "2:1 engine: compile: zero3 gathers weights by hooks"),
-        ([(MIX, f"{MIX}    keep: best\n")], "20:5 stages.align.keep: `best` is chosen by validation, and there is none"),
-        ([(MIX, f"{MIX}    validate: {{evry: 3}}\n")], "20:16 stages.align.validate.evry: unknown key, did you mean 'every'?"),
-        ([("{choice: 1}", "{choise: 1}")], "31:5 stages.reason.rewards: unknown reward 'choise', did you mean 'choice'?"),
+        (
+            [(MIX, f"{MIX}    batch: 9\n    accumulate: 2\n")],
+            "21:5 stages.align.accumulate: batch 9 is not divisible by accumulate 2",
+        ),
+        (
+            [(MIX, f"{MIX}    accumulate: auto\n"), SHARDED],
+            "21:5 stages.align.accumulate: with fsdp2, ranks wait for each other within a pass",
+        ),
+        (
+            [(MIX, f"{MIX}    optim: {{kind: adamw8bit}}\n"), SHARDED],
+            "21:13 stages.align.optim.kind: adamw8bit cannot step what fsdp2 shards",
+        ),
+        (
+            [(MIX, f"{MIX}    optim: {{kind: muon}}\n"), ("name: tiny", "name: tiny\nengine: {kind: zero2}")],
+            "21:13 stages.align.optim.kind: muon needs whole matrices, and zero2",
+        ),
+        (
+            [(MIX, f"{MIX}    sampling: {{epochs: {{flims: 2}}}}\n")],
+            "20:25 stages.align.sampling.epochs.flims: there is no source 'flims', did you mean 'films'?",
+        ),
+        (
+            [(MIX, f"{MIX}    overlong: reduce\n")],
+            "20:5 stages.align.overlong: the encoders of this model take images of one size",
+        ),
+        (
+            [
+                (
+                    "films: {card: cards/films.yaml}",
+                    "films: {card: cards/films.yaml, shards: 'https://host/a.tar?X-Amz-Signature=abc'}",
+                )
+            ],
+            "7:35 data.films.shards: holds a password or a signature",
+        ),
+        (
+            [("evaluate: {on: [films:test]}", "evaluate: {on: [films:held_out]}")],
+            "33:17 evaluate.on.0: nothing is held out of this source",
+        ),
+        (
+            [("name: tiny", "name: tiny\nengine: {recompute: [langauge]}")],
+            "2:22 engine.recompute.0: 'langauge' is no part of any stage, did you mean 'language'?",
+        ),
+        (
+            [("name: tiny", "name: tiny\nengine: {kind: zero3, compile: [language]}")],
+            "2:1 engine: compile: zero3 gathers weights by hooks",
+        ),
+        (
+            [(MIX, f"{MIX}    keep: best\n")],
+            "20:5 stages.align.keep: `best` is chosen by validation, and there is none",
+        ),
+        (
+            [(MIX, f"{MIX}    validate: {{evry: 3}}\n")],
+            "20:16 stages.align.validate.evry: unknown key, did you mean 'every'?",
+        ),
+        (
+            [("{choice: 1}", "{choise: 1}")],
+            "31:5 stages.reason.rewards: unknown reward 'choise', did you mean 'choice'?",
+        ),
         # export
-        ([("connector: {kind: mlp}", "connector: {kind: linear}"), ("evaluate", "export: {target: stock}\nevaluate")],
-         "33:10 export.target: no stock class holds this model: encoders.film.connector is of kind linear"),
-        ([("connector: {kind: mlp}", "connector: {kind: linear}")], "1:1 export.target: no stock class holds this model"),
-        ([("evaluate", "export: {target: stok}\nevaluate")], "33:10 export.target: there is no export target 'stok', did you mean 'stock'?"),
-        ([("evaluate", "export: {serves: [gguf]}\nevaluate")], "33:19 export.serves.0: gguf does not take llava; the layout of Idefics3 is converted"),
+        (
+            [
+                ("connector: {kind: mlp}", "connector: {kind: linear}"),
+                ("evaluate", "export: {target: stock}\nevaluate"),
+            ],
+            "33:10 export.target: no stock class holds this model: encoders.film.connector is of kind linear",
+        ),
+        (
+            [("connector: {kind: mlp}", "connector: {kind: linear}")],
+            "1:1 export.target: no stock class holds this model",
+        ),
+        (
+            [("evaluate", "export: {target: stok}\nevaluate")],
+            "33:10 export.target: there is no export target 'stok', did you mean 'stock'?",
+        ),
+        (
+            [("evaluate", "export: {serves: [gguf]}\nevaluate")],
+            "33:19 export.serves.0: gguf does not take llava; the layout of Idefics3 is converted",
+        ),
         # secrets
-        ([("model_type: qwen2", "model_type: hf_abcdefghijklmnopqrstuvwxyz")], "5:37 model.language.config.model_type: looks like a password or an access token"),
+        (
+            [("model_type: qwen2", "model_type: hf_abcdefghijklmnopqrstuvwxyz")],
+            "5:37 model.language.config.model_type: looks like a password or an access token",
+        ),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_together_is_refused(complaint: Callable[..., str], changes: list[tuple[str, str]], message: str) -> None:
+)
+def test_what_does_not_fit_together_is_refused(
+    complaint: Callable[..., str], changes: list[tuple[str, str]], message: str
+) -> None:
     lines = complaint(*changes).splitlines()
     assert any(line.startswith(f"recipes/tiny.yaml:{message}") for line in lines), lines
 
@@ -308,35 +465,92 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
 @pytest.mark.parametrize(
     ("changes", "card", "message"),
     [
-        ([], FOLDS, "recipes/tiny.yaml:7:3 data.films: its card is split into 3 folds; say which one is the test set, e.g. fold: 0"),
-        ([("yaml}", "yaml, fold: 3}")], FOLDS, "recipes/tiny.yaml:7:35 data.films.fold: expected 0 to 2, the folds of its card, found 3"),
-        ([], ("media: [film]", "media: [film, volume]"), "recipes/tiny.yaml:11:11 stages.pair.mix.films: no encoder serves its media of kind 'volume' (served are film)"),
-        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {train: 1.0}}"), "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'test' (it has train)"),
-        ([("yaml}", "yaml, fold: 0}"), ("films:test", "films:val")], FOLDS, "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'val' (it has test, train)"),
-        ([("yaml}", "yaml, fold: 0}"), (MIX, f"{MIX}    validate: {{every: 5}}\n")], FOLDS, "recipes/tiny.yaml:20:5 stages.align.validate: films has no samples to validate on"),
-        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {test: 1.0}}"), "recipes/tiny.yaml:11:11 stages.pair.mix.films: its card deals no samples to 'train'"),
-        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {train: 0.5}}"), "cards/films.yaml:8:1 splits: ratios sum to 0.5, expected 1"),
-        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {trian: 1.0}}"), "cards/films.yaml:8:19 splits.ratios.trian: expected 'train', 'val' or 'test', found 'trian', did you mean 'train'?"),
-        ([], ("media: [film]", "media: [film]\nsplits: {ratios: {train: 1.5, val: -0.5}}"), "cards/films.yaml:8:31 splits.ratios.val: expected at least 0, found -0.5"),
+        (
+            [],
+            FOLDS,
+            "recipes/tiny.yaml:7:3 data.films: its card is split into 3 folds; say which one is the test set, e.g. fold: 0",
+        ),
+        (
+            [("yaml}", "yaml, fold: 3}")],
+            FOLDS,
+            "recipes/tiny.yaml:7:35 data.films.fold: expected 0 to 2, the folds of its card, found 3",
+        ),
+        (
+            [],
+            ("media: [film]", "media: [film, volume]"),
+            "recipes/tiny.yaml:11:11 stages.pair.mix.films: no encoder serves its media of kind 'volume' (served are film)",
+        ),
+        (
+            [],
+            ("media: [film]", "media: [film]\nsplits: {ratios: {train: 1.0}}"),
+            "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'test' (it has train)",
+        ),
+        (
+            [("yaml}", "yaml, fold: 0}"), ("films:test", "films:val")],
+            FOLDS,
+            "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'val' (it has test, train)",
+        ),
+        (
+            [("yaml}", "yaml, fold: 0}"), (MIX, f"{MIX}    validate: {{every: 5}}\n")],
+            FOLDS,
+            "recipes/tiny.yaml:20:5 stages.align.validate: films has no samples to validate on",
+        ),
+        (
+            [],
+            ("media: [film]", "media: [film]\nsplits: {ratios: {test: 1.0}}"),
+            "recipes/tiny.yaml:11:11 stages.pair.mix.films: its card deals no samples to 'train'",
+        ),
+        (
+            [],
+            ("media: [film]", "media: [film]\nsplits: {ratios: {train: 0.5}}"),
+            "cards/films.yaml:8:1 splits: ratios sum to 0.5, expected 1",
+        ),
+        (
+            [],
+            ("media: [film]", "media: [film]\nsplits: {ratios: {trian: 1.0}}"),
+            "cards/films.yaml:8:19 splits.ratios.trian: expected 'train', 'val' or 'test', found 'trian', did you mean 'train'?",
+        ),
+        (
+            [],
+            ("media: [film]", "media: [film]\nsplits: {ratios: {train: 1.5, val: -0.5}}"),
+            "cards/films.yaml:8:31 splits.ratios.val: expected at least 0, found -0.5",
+        ),
         ([], ("access: open", "acess: open"), "cards/films.yaml:5:1 acess: unknown key, did you mean 'access'?"),
-        ([], ("access: open", "access: opne"), "cards/films.yaml:5:1 access: expected 'open', 'registration', 'credentialed' or 'generated', found 'opne', did you mean 'open'?"),
+        (
+            [],
+            ("access: open", "access: opne"),
+            "cards/films.yaml:5:1 access: expected 'open', 'registration', 'credentialed' or 'generated', found 'opne', did you mean 'open'?",
+        ),
         ([], ("films: 4", "flims: 4"), "cards/films.yaml:8:25 reader.flims: unknown key, did you mean 'films'?"),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_the_card_is_refused(complaint: Callable[..., str], changes: list[tuple[str, str]], card: tuple[str, str], message: str) -> None:
+)
+def test_what_does_not_fit_the_card_is_refused(
+    complaint: Callable[..., str], changes: list[tuple[str, str]], card: tuple[str, str], message: str
+) -> None:
     assert complaint(*changes, card=card).startswith(message)
 
 
 def test_every_mistake_is_said_at_once(complaint: Callable[..., str]) -> None:
-    found = complaint(("name: align", "name: pair"), ("films:test", "flims:test"), ("connectors.film", "connectors.flim"))
-    assert [line.split(" ")[1] for line in found.splitlines()] == ["stages.pair.name:", "evaluate.on.0:", "stages.instruct.trains.0:"]
+    found = complaint(
+        ("name: align", "name: pair"), ("films:test", "flims:test"), ("connectors.film", "connectors.flim")
+    )
+    assert [line.split(" ")[1] for line in found.splitlines()] == [
+        "stages.pair.name:",
+        "evaluate.on.0:",
+        "stages.instruct.trains.0:",
+    ]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         [("trains: [lora]", "trains: [lora, language.*.norm, encoders.film.tower.layers.0, '*.bias']")],
-        [("steps: 10\n  - name: reason", "steps: 10\n    from: {encoders: pair, connectors.film: align}\n  - name: reason")],
+        [
+            (
+                "steps: 10\n  - name: reason",
+                "steps: 10\n    from: {encoders: pair, connectors.film: align}\n  - name: reason",
+            )
+        ],
         [("trains: [connectors]", "trains: [connectors]\n    shows: [report]")],
     ],
 )
@@ -350,9 +564,15 @@ def test_what_fits_together_is_accepted(home: Path, changes: list[tuple[str, str
 
 def test_reading_reports_needs_no_encoder_for_their_media(home: Path) -> None:
     """A stage that shows reports alone may draw on a data set whose media nobody encodes."""
-    (home / "recipes" / "cards" / "notes.yaml").write_text(CARD.replace("[film]", "[slide]").replace("name: films", "name: notes"))
-    text = RECIPE.replace("data:\n", "data:\n  notes: {card: cards/notes.yaml}\n").replace("mix: {films: 1}\n    trains: [connectors]", "mix: {notes: 1}\n    trains: [language]")
-    (home / "recipes" / "tiny.yaml").write_text(text.replace("trains: [language]", "trains: [language]\n    shows: [report]"))
+    (home / "recipes" / "cards" / "notes.yaml").write_text(
+        CARD.replace("[film]", "[slide]").replace("name: films", "name: notes")
+    )
+    text = RECIPE.replace("data:\n", "data:\n  notes: {card: cards/notes.yaml}\n").replace(
+        "mix: {films: 1}\n    trains: [connectors]", "mix: {notes: 1}\n    trains: [language]"
+    )
+    (home / "recipes" / "tiny.yaml").write_text(
+        text.replace("trains: [language]", "trains: [language]\n    shows: [report]")
+    )
     assert load("recipes/tiny.yaml").cards["notes"].media == ("slide",)
     (home / "recipes" / "tiny.yaml").write_text(text)
     with pytest.raises(RecipeError, match="no encoder serves its media of kind 'slide'"):
@@ -367,17 +587,25 @@ def test_validation_says_what_goes_where_and_what_it_could_not_see(home: Path) -
     text = "\n".join(lines)
     assert lines[0].startswith("recipes/tiny.yaml: a valid recipe (tiny, ")
     # 64 px in patches of 8 are 8 x 8 tokens, and the mlp keeps each.
-    assert "encoder film: transformers, 8 x 8 tokens of width 64, serves film; through mlp 64 tokens of width 96" in text
-    assert "stage instruct: supervised, 10 steps of 32 from films; trains connectors.film, lora; starts from align" in text
+    assert (
+        "encoder film: transformers, 8 x 8 tokens of width 64, serves film; through mlp 64 tokens of width 96" in text
+    )
+    assert (
+        "stage instruct: supervised, 10 steps of 32 from films; trains connectors.film, lora; starts from align" in text
+    )
     assert lines[-1] == "data.films: root is not set; give data.films.root=DIR to train"
     assert validate("recipes/tiny.yaml", ["data.films.root=/x"])[-1] != lines[-1]
 
 
 def test_a_resampler_says_its_tokens_and_a_built_network_is_not_checked(home: Path) -> None:
-    (home / "recipes" / "tiny.yaml").write_text(RECIPE.replace("{kind: mlp}", "{kind: resampler, tokens: 5}") + "export: {target: custom}\n")
+    (home / "recipes" / "tiny.yaml").write_text(
+        RECIPE.replace("{kind: mlp}", "{kind: resampler, tokens: 5}") + "export: {target: custom}\n"
+    )
     assert "through resampler 5 tokens of width 96" in "\n".join(validate("recipes/tiny.yaml"))
     timm = "film: {kind: timm, net: resnet18, preprocess: {size: [64, 64]}, connector: {kind: mlp}}"
-    (home / "recipes" / "tiny.yaml").write_text(RECIPE.replace(RECIPE.splitlines()[3].strip(), timm) + "export: {target: custom}\n")
+    (home / "recipes" / "tiny.yaml").write_text(
+        RECIPE.replace(RECIPE.splitlines()[3].strip(), timm) + "export: {target: custom}\n"
+    )
     assert "encoder film: timm, tokens not checked" in "\n".join(validate("recipes/tiny.yaml"))
 
 
@@ -385,7 +613,9 @@ def test_a_resampler_says_its_tokens_and_a_built_network_is_not_checked(home: Pa
 
 
 def test_training_needs_to_know_where_the_data_is(home: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^recipes/tiny.yaml:7:3 data.films: root is not set; give data.films.root=DIR to train$"):
+    with pytest.raises(
+        RecipeError, match=r"^recipes/tiny.yaml:7:3 data.films: root is not set; give data.films.root=DIR to train$"
+    ):
         load("recipes/tiny.yaml").require_data()
     load("recipes/tiny.yaml", ["data.films.root=/x"]).require_data()
     load("recipes/tiny.yaml", ["data.films.shards=/x"]).require_data()
@@ -406,19 +636,25 @@ def test_the_hash_is_of_what_the_run_is_not_of_where_it_lies(home: Path) -> None
 
 @pytest.fixture
 def saved(home: Path) -> tuple[LoadedRecipe, Path]:
-    loaded = load("recipes/tiny.yaml", ["data.films.root=some/where", "data.films.salt_file=some/salt", "stages.pair.steps=3"])
+    loaded = load(
+        "recipes/tiny.yaml", ["data.films.root=some/where", "data.films.salt_file=some/salt", "stages.pair.steps=3"]
+    )
     loaded.save(home / "run")
     return loaded, home / "run"
 
 
-def test_a_run_loads_again_as_the_same_recipe(saved: tuple[LoadedRecipe, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_loads_again_as_the_same_recipe(
+    saved: tuple[LoadedRecipe, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     loaded, run = saved
     (tmp_path / "recipes" / "cards" / "films.yaml").unlink()
     monkeypatch.chdir("/")
     again = load_run(run)
     assert again.recipe_hash == loaded.recipe_hash
     assert again.recipe.stages == loaded.recipe.stages and again.cards == loaded.cards
-    assert again.places() == {"films": {"root": str(tmp_path / "some" / "where"), "salt_file": str(tmp_path / "some" / "salt")}}
+    assert again.places() == {
+        "films": {"root": str(tmp_path / "some" / "where"), "salt_file": str(tmp_path / "some" / "salt")}
+    }
 
 
 def test_the_resolved_recipe_is_explicit_and_private_about_places(saved: tuple[LoadedRecipe, Path]) -> None:
@@ -430,7 +666,9 @@ def test_the_resolved_recipe_is_explicit_and_private_about_places(saved: tuple[L
     assert written["stages"][0]["steps"] == 3 and written["stages"][0]["optim"]["betas"] == [0.9, 0.98]
     assert written["engine"]["precision"] == "32-true"
     some = run.parent / "some"
-    assert json.loads((run / "places.json").read_text()) == {"films": {"root": str(some / "where"), "salt_file": str(some / "salt")}}
+    assert json.loads((run / "places.json").read_text()) == {
+        "films": {"root": str(some / "where"), "salt_file": str(some / "salt")}
+    }
 
 
 def test_a_run_that_was_moved_without_its_places_still_loads(saved: tuple[LoadedRecipe, Path]) -> None:

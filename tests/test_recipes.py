@@ -22,7 +22,12 @@ def shortened(recipe: str, tmp_path: Path, real_data: Path | None) -> list[str]:
     overrides += [f"stages.{stage.name}.validate=null" for stage in loaded.recipe.stages]
     overrides += [f"stages.{stage.name}.keep=last" for stage in loaded.recipe.stages]
     # A model that has learnt nothing earns a reward by chance alone, and a stage that never met a difference refuses to end.
-    overrides += [f"stages.{stage.name}.{key}" for stage in loaded.recipe.stages if stage.kind == "grpo" for key in ("temperature=1", "batch=24")]
+    overrides += [
+        f"stages.{stage.name}.{key}"
+        for stage in loaded.recipe.stages
+        if stage.kind == "grpo"
+        for key in ("temperature=1", "batch=24")
+    ]
     for source, entry in loaded.recipe.data.items():
         if source in SMALL:
             card = yaml.safe_load((shipped("data_cards").parent / entry.card).read_text())
@@ -37,7 +42,9 @@ def shortened(recipe: str, tmp_path: Path, real_data: Path | None) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", ["phantom", "phantom_3d", "bccd", "vqa_rad"])
-def test_a_shipped_recipe_trains_evaluates_exports_and_reports(recipe: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_shipped_recipe_trains_evaluates_exports_and_reports(
+    recipe: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     real_data = request.getfixturevalue("real_data") if recipe in ROOTS else None
     overrides = shortened(recipe, tmp_path, real_data)
     runs = tmp_path / "runs"
@@ -47,7 +54,9 @@ def test_a_shipped_recipe_trains_evaluates_exports_and_reports(recipe: str, tmp_
     assert [json.loads((run / s / "stage.json").read_text())["step"] for s in stages] == [2] * len(stages)
     assert main(["evaluate", str(run)]) == 0
     rows = json.loads((run / "evaluate" / "results.json").read_text())
-    assert rows and all({"blind", "shuffled", "majority"} <= row["baselines"].keys() for row in rows if row["task"] == "vqa")
+    assert rows and all(
+        {"blind", "shuffled", "majority"} <= row["baselines"].keys() for row in rows if row["task"] == "vqa"
+    )
     assert main(["export", str(run), "--to", str(tmp_path / "model")]) == 0
     assert (tmp_path / "model" / "README.md").is_file()
     assert main(["report", str(run)]) == 0

@@ -66,7 +66,9 @@ def broken(*path: Any, **change: Any) -> dict[str, Any]:
         broken("stages", 0, kind="contrastiv"),
         broken("stages", 0, optim={"rl": 1e-4}),
         broken("model", encoders={"film": {"kind": "timm", "net": "x", "conector": {"kind": "mlp"}}}),
-        broken("model", encoders={"film": {"kind": "timm", "net": "x", "connector": {"kind": "resampler", "tokns": 3}}}),
+        broken(
+            "model", encoders={"film": {"kind": "timm", "net": "x", "connector": {"kind": "resampler", "tokns": 3}}}
+        ),
         {**WHOLE, "stages": [{k: v for k, v in WHOLE["stages"][0].items() if k != "kind"}]},
         {**WHOLE, "stages": [{k: v for k, v in WHOLE["stages"][0].items() if k != "steps"}]},
     ],
@@ -76,14 +78,20 @@ def test_a_recipe_that_is_wrong_does_not_fit(data: dict[str, Any], recipes: json
 
 
 def test_a_part_of_a_recipe_fits_since_others_extend_it(recipes: jsonschema.Draft202012Validator) -> None:
-    assert recipes.is_valid({"extends": ["phantom.yaml"], "name": "mine", "model": {"encoders": {"film": {"layer": -2}}}})
+    assert recipes.is_valid(
+        {"extends": ["phantom.yaml"], "name": "mine", "model": {"encoders": {"film": {"layer": -2}}}}
+    )
 
 
 def test_every_component_and_its_fields_are_described(recipes: jsonschema.Draft202012Validator) -> None:
     encoders = schema()["properties"]["model"]["properties"]["encoders"]["additionalProperties"]["anyOf"]
-    assert sorted(e["properties"]["kind"]["const"] for e in encoders if "const" in e["properties"]["kind"]) == kinds("encoders")
+    assert sorted(e["properties"]["kind"]["const"] for e in encoders if "const" in e["properties"]["kind"]) == kinds(
+        "encoders"
+    )
     stages = schema()["properties"]["stages"]["items"]["anyOf"]
-    assert sorted(s["properties"]["kind"]["const"] for s in stages if "const" in s["properties"]["kind"]) == kinds("stages")
+    assert sorted(s["properties"]["kind"]["const"] for s in stages if "const" in s["properties"]["kind"]) == kinds(
+        "stages"
+    )
     supervised = next(s for s in stages if s["properties"]["kind"].get("const") == "supervised")
     assert supervised["properties"]["batch"]["description"] == "Samples per optimiser step, over all ranks."
     assert "validate" in supervised["properties"] and "validate_" not in supervised["properties"]

@@ -22,16 +22,34 @@ from tests.tiny_run import CARD, INSTRUCT, recipe, trace, trained, written
 def test_a_source_is_packed_with_the_secret_of_its_salt_file(tmp_path):
     (tmp_path / "salt").write_text("0123456789abcdef")
     path = written(tmp_path, recipe())
-    plain, secret = (open_sources(load(path, overrides), tmp_path / "runs", say=lambda _: None)["films"] for overrides in ([], [f"data.films.salt_file={tmp_path / 'salt'}"]))
+    plain, secret = (
+        open_sources(load(path, overrides), tmp_path / "runs", say=lambda _: None)["films"]
+        for overrides in ([], [f"data.films.salt_file={tmp_path / 'salt'}"])
+    )
     assert plain.receipt["salt_id"] == "" and len(secret.receipt["salt_id"]) == 16
-    keys = [{source.view("train").read(i)[0].key for i in range(len(source.view("train")))} for source in (plain, secret)]
-    assert len(keys[0]) == len(keys[1]) > 0 and not keys[0] & keys[1], "the same films in the same splits, under other names"
+    keys = [
+        {source.view("train").read(i)[0].key for i in range(len(source.view("train")))} for source in (plain, secret)
+    ]
+    assert len(keys[0]) == len(keys[1]) > 0 and not keys[0] & keys[1], (
+        "the same films in the same splits, under other names"
+    )
     assert "0123456789abcdef" not in repr(secret.describe())
     assert len(list((tmp_path / "runs/shards").glob("[!.]*"))) == 2
 
 
-READER = {"kind": "webdataset", "media": {"film": ["jpg"]}, "questions": [{"text": "Is there a nodule?", "answer": "cls", "choices": ["no", "yes"]}]}
-FOREIGN = {**CARD, "name": "theirs", "access": "open", "phi": {"status": "deidentified"}, "splits": {"by": "image", "ratios": {"train": 1.0}}, "reader": READER}
+READER = {
+    "kind": "webdataset",
+    "media": {"film": ["jpg"]},
+    "questions": [{"text": "Is there a nodule?", "answer": "cls", "choices": ["no", "yes"]}],
+}
+FOREIGN = {
+    **CARD,
+    "name": "theirs",
+    "access": "open",
+    "phi": {"status": "deidentified"},
+    "splits": {"by": "image", "ratios": {"train": 1.0}},
+    "reader": READER,
+}
 
 
 def foreign_tar(path: Path, n: int, lacking: int = 0) -> None:
@@ -39,7 +57,10 @@ def foreign_tar(path: Path, n: int, lacking: int = 0) -> None:
         for i in range(n):
             out = io.BytesIO()
             Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40), np.uint8)).save(out, "JPEG")
-            for name, data in [(f"{i}.jpg", out.getvalue()), *([(f"{i}.cls", b"%d" % (i % 2))] if i >= lacking else [])]:
+            for name, data in [
+                (f"{i}.jpg", out.getvalue()),
+                *([(f"{i}.cls", b"%d" % (i % 2))] if i >= lacking else []),
+            ]:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -51,7 +72,11 @@ def test_a_stage_trains_on_tars_of_others_behind_http_as_on_the_disk(tmp_path: P
     with http(tmp_path) as server:
         for name, where in (("near", str(tmp_path / "a-{0..0}.tar")), ("far", f"{server.url}/a-{{0..0}}.tar")):
             stage = {**INSTRUCT, "tasks": ["choice"], "steps": 2}
-            path = written(tmp_path / name, recipe(name=name, data={"films": {"card": "card.yaml", "shards": where}}, stages=[stage]), FOREIGN)
+            path = written(
+                tmp_path / name,
+                recipe(name=name, data={"films": {"card": "card.yaml", "shards": where}}, stages=[stage]),
+                FOREIGN,
+            )
             losses.append(trace(trained(path, tmp_path / "runs"), "instruct"))
     assert losses[0] == losses[1] and len(losses[0]) == 2
 
@@ -61,10 +86,21 @@ def test_what_is_wrong_with_tars_of_others_is_said_before_training(tmp_path: Pat
 
     def opened(card: dict[str, Any]) -> list[str]:
         said: list[str] = []
-        open_sources(load(written(tmp_path, recipe(data={"films": {"card": "card.yaml", "shards": str(tmp_path / "a.tar")}}), card)), tmp_path / "runs", said.append)
+        open_sources(
+            load(
+                written(
+                    tmp_path, recipe(data={"films": {"card": "card.yaml", "shards": str(tmp_path / "a.tar")}}), card
+                )
+            ),
+            tmp_path / "runs",
+            said.append,
+        )
         return said
 
-    with pytest.raises(DataError, match=r"data\.films: 1 of 30 samples lack a member \(1 cls\), at most 1% may \(reader\.max_incomplete\)"):
+    with pytest.raises(
+        DataError,
+        match=r"data\.films: 1 of 30 samples lack a member \(1 cls\), at most 1% may \(reader\.max_incomplete\)",
+    ):
         opened(FOREIGN)
     allowed = {**FOREIGN, "reader": {**READER, "max_incomplete": 0.05}}
     assert opened(allowed) == ["films: 1 of 30 samples lack a member and are left out (1 cls)"]
@@ -78,10 +114,16 @@ def test_the_same_tars_packed_have_the_same_samples(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     foreign_tar(tmp_path / "raw" / "a.tar", 12)
     sources = [
-        open_sources(load(written(tmp_path, recipe(data={"films": {"card": "card.yaml", **where}}), FOREIGN)), tmp_path / "runs", lambda _: None)["films"].view("train")
+        open_sources(
+            load(written(tmp_path, recipe(data={"films": {"card": "card.yaml", **where}}), FOREIGN)),
+            tmp_path / "runs",
+            lambda _: None,
+        )["films"].view("train")
         for where in ({"root": str(tmp_path / "raw")}, {"shards": str(tmp_path / "raw" / "a.tar")})
     ]
-    packed, direct = ({(s.key, s.questions, s.media[0].size) for s in (view.read(i)[0] for i in range(len(view)))} for view in sources)
+    packed, direct = (
+        {(s.key, s.questions, s.media[0].size) for s in (view.read(i)[0] for i in range(len(view)))} for view in sources
+    )
     assert packed == direct and len(packed) == 12
 
 
@@ -91,7 +133,11 @@ def test_held_out_groups_are_in_no_split_and_are_evaluated_on_by_themselves(tmp_
     source = open_sources(load(written(tmp_path, recipe(data=data))), tmp_path / "runs", lambda _: None)["films"]
     views = {split: source.view(split) for split in ("train", "val", "test", "held_out")}
     findings = {split: {group_of(view.entry(i), "concept") for i in range(len(view))} for split, view in views.items()}
-    assert findings["held_out"] and findings["train"] and not findings["held_out"] & (findings["train"] | findings["val"] | findings["test"])
+    assert (
+        findings["held_out"]
+        and findings["train"]
+        and not findings["held_out"] & (findings["train"] | findings["val"] | findings["test"])
+    )
     whole = sum(source.shards.count(split) for split in source.shards.splits)
     assert sum(map(len, views.values())) == whole
     assert source.describe()["hold_out"]["share"] == 0.3

@@ -24,7 +24,21 @@ from medvlm.train.engine import Engine
 from medvlm.train.lease import Lease
 from medvlm.train.log import Log
 from medvlm.train.proof import Proof
-from tests.tiny_run import INSTRUCT, LANGUAGE, PAIR, REASON, STAGES, cut_off, differing, recipe, samples, trace, trained, weights, written
+from tests.tiny_run import (
+    INSTRUCT,
+    LANGUAGE,
+    PAIR,
+    REASON,
+    STAGES,
+    cut_off,
+    differing,
+    recipe,
+    samples,
+    trace,
+    trained,
+    weights,
+    written,
+)
 
 AFTER = 3
 """The step after which processes are killed; the checkpoint they go on from is that of step 2."""
@@ -82,19 +96,26 @@ def again(undisturbed: RunFolder, folder: Path, name: str = "copy") -> RunFolder
     ("changes", "why"),
     [
         ({"trains": ["connectors", "lora", "language.*.nothing"]}, "'language.*.nothing'"),
-        ({"lora": {"targets": ["language.*.nothing_proj"]}}, r"stages\.instruct\.lora\.targets: 'language\.\*\.nothing_proj' matches no linear layer"),
+        (
+            {"lora": {"targets": ["language.*.nothing_proj"]}},
+            r"stages\.instruct\.lora\.targets: 'language\.\*\.nothing_proj' matches no linear layer",
+        ),
         ({"lora": {"tokens": True}}, r"stages\.instruct\.lora\.tokens"),
         ({"optim": {"lr_of": {"language.nothing": 1.0e-5}}}, "language.nothing"),
     ],
-)  # fmt: skip
-def test_what_a_later_stage_cannot_train_is_said_before_the_first_one_begins(changes: dict[str, Any], why: str, folder: Path, runs: Path) -> None:
+)
+def test_what_a_later_stage_cannot_train_is_said_before_the_first_one_begins(
+    changes: dict[str, Any], why: str, folder: Path, runs: Path
+) -> None:
     path = written(folder / "later", recipe(name="later", stages=[PAIR, {**INSTRUCT, **changes}]))
     with pytest.raises(RecipeError, match=why):
         trained(path, runs)
     assert not (runs / "later" / "pair").exists()
 
 
-def test_a_stage_is_gone_before_the_next_one_is_built(folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_is_gone_before_the_next_one_is_built(
+    folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built: list[weakref.ref[Any]] = []
 
     def started(model: Any, *args: Any) -> Any:
@@ -106,7 +127,19 @@ def test_a_stage_is_gone_before_the_next_one_is_built(folder: Path, runs: Path, 
     monkeypatch.setattr(training, "put_start", started)
     gc.disable()  # whatever the collector would do by chance
     try:
-        trained(written(folder / "gone", recipe(name="gone", stages=[{**stage, "steps": 1, "save_every": 0} for stage in (PAIR, INSTRUCT, {**INSTRUCT, "name": "more"})])), runs)
+        trained(
+            written(
+                folder / "gone",
+                recipe(
+                    name="gone",
+                    stages=[
+                        {**stage, "steps": 1, "save_every": 0}
+                        for stage in (PAIR, INSTRUCT, {**INSTRUCT, "name": "more"})
+                    ],
+                ),
+            ),
+            runs,
+        )
     finally:
         gc.enable()
     assert len(built) == 3
@@ -116,7 +149,9 @@ def test_a_stage_is_gone_before_the_next_one_is_built(folder: Path, runs: Path, 
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_run_that_was_killed_takes_the_same_samples_and_has_the_same_losses_and_weights_to_the_last_bit(stage: str, undisturbed: RunFolder, cut: RunFolder) -> None:
+def test_a_run_that_was_killed_takes_the_same_samples_and_has_the_same_losses_and_weights_to_the_last_bit(
+    stage: str, undisturbed: RunFolder, cut: RunFolder
+) -> None:
     assert samples(cut, stage) == samples(undisturbed, stage) and len(set(samples(cut, stage))) == 6
     assert trace(cut, stage) == trace(undisturbed, stage)
     assert differing(weights(cut, stage), weights(undisturbed, stage)) == []
@@ -130,7 +165,9 @@ def test_it_was_killed_in_the_middle_of_the_stage(stage: str, folder: Path, cut:
     assert [p.name for p in left.stage(stage).iterdir()] == ["step-2"]
 
 
-def test_without_the_state_of_the_stream_the_samples_are_others(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_state_of_the_stream_the_samples_are_others(
+    killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A control: the comparison fails when the checkpoint does not say how many samples were used."""
     read = checkpoint.read_state
     monkeypatch.setattr(loop.checkpoint, "read_state", lambda folder: {**read(folder), "consumed": 0})
@@ -141,16 +178,22 @@ def test_without_the_state_of_the_stream_the_samples_are_others(killed: Callable
 
 
 @pytest.mark.parametrize("stage", ["pair", "instruct"])
-def test_without_the_random_state_the_losses_are_others(stage: str, killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_random_state_the_losses_are_others(
+    stage: str, killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A control: dropout (of the text tower, of the adapters) follows the random state of the checkpoint."""
     monkeypatch.setattr(checkpoint, "set_random_state", lambda state: None)
     run = trained(killed(stage), runs, only=stage)
     assert samples(run, stage) == samples(undisturbed, stage)
-    assert trace(run, stage)[:2] == trace(undisturbed, stage)[:2] and trace(run, stage)[2] != trace(undisturbed, stage)[2]
+    assert (
+        trace(run, stage)[:2] == trace(undisturbed, stage)[:2] and trace(run, stage)[2] != trace(undisturbed, stage)[2]
+    )
     assert differing(weights(run, stage), weights(undisturbed, stage))
 
 
-def test_without_the_state_of_the_optimiser_the_losses_are_others(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_state_of_the_optimiser_the_losses_are_others(
+    killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load = Engine.load
 
     def forgetful(self: Engine, read: Any, names: Any) -> None:
@@ -162,20 +205,31 @@ def test_without_the_state_of_the_optimiser_the_losses_are_others(killed: Callab
     assert trace(run, "instruct")[3:] != trace(undisturbed, "instruct")[3:]
 
 
-def test_without_the_place_in_the_schedule_the_losses_are_others(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_place_in_the_schedule_the_losses_are_others(
+    killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_rate, begun_anew = loop.set_rate, itertools.count()
-    monkeypatch.setattr(loop, "set_rate", lambda optimizer, config, step, steps: set_rate(optimizer, config, next(begun_anew), steps))
+    monkeypatch.setattr(
+        loop, "set_rate", lambda optimizer, config, step, steps: set_rate(optimizer, config, next(begun_anew), steps)
+    )
     run = trained(killed("instruct"), runs, only="instruct")
-    assert samples(run, "instruct") == samples(undisturbed, "instruct") and trace(run, "instruct")[3:] != trace(undisturbed, "instruct")[3:]
+    assert (
+        samples(run, "instruct") == samples(undisturbed, "instruct")
+        and trace(run, "instruct")[3:] != trace(undisturbed, "instruct")[3:]
+    )
     assert differing(weights(run, "instruct"), weights(undisturbed, "instruct"))
 
 
-def test_with_all_put_back_the_controls_would_agree(killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder) -> None:
+def test_with_all_put_back_the_controls_would_agree(
+    killed: Callable[[str], Path], runs: Path, undisturbed: RunFolder
+) -> None:
     run = trained(killed("instruct"), runs, only="instruct")
     assert trace(run, "instruct") == trace(undisturbed, "instruct")
 
 
-def test_what_a_process_did_before_a_stage_does_not_reach_into_it(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
+def test_what_a_process_did_before_a_stage_does_not_reach_into_it(
+    folder: Path, runs: Path, undisturbed: RunFolder
+) -> None:
     """As after a kill before the first checkpoint of a stage: it begins with another random state of the process."""
     torch.manual_seed(12345)
     run = again(undisturbed, folder)
@@ -187,13 +241,23 @@ def test_what_a_process_did_before_a_stage_does_not_reach_into_it(folder: Path, 
 
 def test_a_part_that_never_gets_a_gradient_does_not_stop_a_run_from_going_on(folder: Path, runs: Path) -> None:
     """SigLIP's pooling head in a stage that trains the tower below the language model; tied embeddings too."""
-    model = {"encoders": recipe()["model"]["encoders"], "language": {"kind": "causal", "config": {**LANGUAGE, "tie_word_embeddings": True}, "vocabulary": 512}}
-    whole = {**{k: v for k, v in INSTRUCT.items() if k != "lora"}, "name": "whole", "trains": ["encoders", "connectors", "language"]}
+    model = {
+        "encoders": recipe()["model"]["encoders"],
+        "language": {"kind": "causal", "config": {**LANGUAGE, "tie_word_embeddings": True}, "vocabulary": 512},
+    }
+    whole = {
+        **{k: v for k, v in INSTRUCT.items() if k != "lora"},
+        "name": "whole",
+        "trains": ["encoders", "connectors", "language"],
+    }
     straight = trained(written(folder / "whole", recipe(name="whole", model=model, stages=[whole])), runs)
     path = written(folder / "stopped", recipe(name="stopped", model=model, stages=[whole]))
     stop_after(path, runs, 3)
     run = trained(path, runs)
-    assert trace(run, "whole") == trace(straight, "whole") and differing(weights(run, "whole"), weights(straight, "whole")) == []
+    assert (
+        trace(run, "whole") == trace(straight, "whole")
+        and differing(weights(run, "whole"), weights(straight, "whole")) == []
+    )
 
 
 # --- told to stop ----------------------------------------------------------------------------------------
@@ -235,10 +299,16 @@ def test_a_run_that_is_told_to_stop_saves_says_so_and_goes_on_as_if_nothing_had_
 
 
 def stamps(run: RunFolder) -> dict[str, int]:
-    return {str(p): p.stat().st_mtime_ns for p in run.root.rglob("*") if p.is_file() and p.parent.parent != run.root and p.parent != run.root}
+    return {
+        str(p): p.stat().st_mtime_ns
+        for p in run.root.rglob("*")
+        if p.is_file() and p.parent.parent != run.root and p.parent != run.root
+    }
 
 
-def test_a_finished_stage_is_not_run_twice(folder: Path, runs: Path, undisturbed: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_stage_is_not_run_twice(
+    folder: Path, runs: Path, undisturbed: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = stamps(undisturbed), undisturbed.metrics.read_text()
     trained(folder / "undisturbed" / "recipe.yaml", runs)
     assert (stamps(undisturbed), undisturbed.metrics.read_text()) == before
@@ -257,10 +327,15 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_finished_stage_with_other_settings_is_refused_with_what_to_do(change: str, folder: Path, runs: Path, undisturbed: RunFolder) -> None:
+def test_a_finished_stage_with_other_settings_is_refused_with_what_to_do(
+    change: str, folder: Path, runs: Path, undisturbed: RunFolder
+) -> None:
     again(undisturbed, folder)
     changes, overrides = CHANGES[change]
-    with pytest.raises(CheckpointError, match=r"stage pair is finished, but its settings, data or starting weights have changed since; .*--from pair, or give the recipe another name"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"stage pair is finished, but its settings, data or starting weights have changed since; .*--from pair, or give the recipe another name",
+    ):
         trained(written(folder / "copy", recipe(name="copy", **changes)), runs, *overrides)
 
 
@@ -269,31 +344,59 @@ def test_other_data_are_refused_too(folder: Path, runs: Path, undisturbed: RunFo
 
     again(undisturbed, folder)
     card = {**CARD, "reader": {**CARD["reader"], "films": 61}}  # type: ignore[dict-item]
-    with pytest.raises(CheckpointError, match="stage pair is finished, but its settings, data or starting weights have changed"):
+    with pytest.raises(
+        CheckpointError, match="stage pair is finished, but its settings, data or starting weights have changed"
+    ):
         trained(written(folder / "copy", recipe(name="copy"), card), runs)
 
 
 def test_what_decides_nothing_may_change(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
     again(undisturbed, folder)
-    trained(written(folder / "copy", recipe(name="copy")), runs, "stages.0.save_every=5", "engine.workers=0", "evaluate.bootstrap=7")
+    trained(
+        written(folder / "copy", recipe(name="copy")),
+        runs,
+        "stages.0.save_every=5",
+        "engine.workers=0",
+        "evaluate.bootstrap=7",
+    )
 
 
-def test_an_unfinished_stage_with_other_settings_is_refused_with_what_to_do(killed: Callable[[str], Path], runs: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"instruct/step-2 was trained with other settings, data or starting weights; .*--from instruct"):
+def test_an_unfinished_stage_with_other_settings_is_refused_with_what_to_do(
+    killed: Callable[[str], Path], runs: Path
+) -> None:
+    with pytest.raises(
+        CheckpointError,
+        match=r"instruct/step-2 was trained with other settings, data or starting weights; .*--from instruct",
+    ):
         trained(killed("instruct"), runs, "stages.1.optim.lr=0.5")
 
 
-def test_a_changed_stage_is_trained_anew_from_where_it_is_told_and_the_ones_before_are_kept(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
+def test_a_changed_stage_is_trained_anew_from_where_it_is_told_and_the_ones_before_are_kept(
+    folder: Path, runs: Path, undisturbed: RunFolder
+) -> None:
     run = again(undisturbed, folder)
     kept = stamps(RunFolder(run.stage("pair")))
-    trained(written(folder / "copy", recipe(name="copy", stages=[PAIR, {**INSTRUCT, "steps": 4}, REASON])), runs, again_from="instruct")
+    trained(
+        written(folder / "copy", recipe(name="copy", stages=[PAIR, {**INSTRUCT, "steps": 4}, REASON])),
+        runs,
+        again_from="instruct",
+    )
     assert stamps(RunFolder(run.stage("pair"))) == kept and samples(run, "pair") == samples(undisturbed, "pair")
-    assert [s for s, *_ in trace(run, "instruct")] == [1, 2, 3, 4] and [s for s, *_ in trace(run, "reason")] == [1, 2, 3, 4, 5, 6]
+    assert [s for s, *_ in trace(run, "instruct")] == [1, 2, 3, 4] and [s for s, *_ in trace(run, "reason")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     starts = json.loads((run.stage("reason") / "stage.json").read_text())["from"]
     assert starts["language"].startswith("instruct/step-4@")
 
 
-def test_a_run_that_is_trained_anew_from_its_first_stage_makes_its_tokenizer_anew(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
+def test_a_run_that_is_trained_anew_from_its_first_stage_makes_its_tokenizer_anew(
+    folder: Path, runs: Path, undisturbed: RunFolder
+) -> None:
     """Otherwise another `vocabulary` would be taken and not followed."""
     run = again(undisturbed, folder)
     path = written(folder / "copy", recipe(name="copy"))
@@ -318,12 +421,17 @@ def test_a_stage_that_is_not_there_is_refused(flag: str, folder: Path, runs: Pat
 
 
 def test_a_stage_whose_start_is_not_finished_is_refused(folder: Path, runs: Path) -> None:
-    with pytest.raises(CheckpointError, match="stage reason starts from instruct, which is not finished; train that first"):
+    with pytest.raises(
+        CheckpointError, match="stage reason starts from instruct, which is not finished; train that first"
+    ):
         trained(written(folder / "alone", recipe(name="alone")), runs, only="reason")
 
 
 def test_two_processes_do_not_write_into_one_run(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
-    with Lease(undisturbed.root), pytest.raises(CheckpointError, match="undisturbed: another process is training this run"):
+    with (
+        Lease(undisturbed.root),
+        pytest.raises(CheckpointError, match="undisturbed: another process is training this run"),
+    ):
         trained(folder / "undisturbed" / "recipe.yaml", runs)
 
 
@@ -339,8 +447,12 @@ def frozen_weights(a: RunFolder, stage: str, b: RunFolder, other: str, module: s
 
 def test_frozen_parts_are_handed_on_to_the_last_bit_and_trained_ones_have_moved(undisturbed: RunFolder) -> None:
     assert frozen_weights(undisturbed, "instruct", undisturbed, "pair", "encoders.film")
-    assert frozen_weights(undisturbed, "reason", undisturbed, "instruct", "encoders.film") and frozen_weights(undisturbed, "reason", undisturbed, "instruct", "language")
-    assert any("connectors.film" in n for n in differing(weights(undisturbed, "reason"), weights(undisturbed, "instruct")))
+    assert frozen_weights(undisturbed, "reason", undisturbed, "instruct", "encoders.film") and frozen_weights(
+        undisturbed, "reason", undisturbed, "instruct", "language"
+    )
+    assert any(
+        "connectors.film" in n for n in differing(weights(undisturbed, "reason"), weights(undisturbed, "instruct"))
+    )
 
 
 def test_the_record_of_a_stage_says_what_it_trained_what_it_froze_and_where_it_began(undisturbed: RunFolder) -> None:
@@ -348,20 +460,30 @@ def test_the_record_of_a_stage_says_what_it_trained_what_it_froze_and_where_it_b
     pair = json.loads((undisturbed.stage("pair") / "stage.json").read_text())
     assert record["trains"].keys() == {"connectors.film", "lora"} and all(t["moved"] for t in record["trains"].values())
     assert record["frozen"].keys() == {"encoders.film", "language"}
-    assert record["from"] == {"encoders.film": f"pair/step-6@{pair['checkpoint']}"}, "the connector and the language model began with their seed"
+    assert record["from"] == {"encoders.film": f"pair/step-6@{pair['checkpoint']}"}, (
+        "the connector and the language model began with their seed"
+    )
     assert pair["checkpoint"] == checkpoint.digest(undisturbed.stage("pair") / "step-6") and pair["take"] == "step-6"
     assert json.loads(undisturbed.lineage.read_text())["stages"]["instruct"]["from"] == record["from"]
 
 
-def test_each_module_starts_from_the_stage_that_is_named_for_it(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
+def test_each_module_starts_from_the_stage_that_is_named_for_it(
+    folder: Path, runs: Path, undisturbed: RunFolder
+) -> None:
     """Two stages train the connector and the adapters; the third takes the connector of the first and the rest of the second."""
     short = {**INSTRUCT, "lora": {"rank": 2, "alpha": 4}, "steps": 2, "save_every": 0}
     third = {**short, "name": "c", "from": {"connectors": "a", "language": "b"}, "trains": ["lora"]}
     stages = [{**short, "name": "a"}, {**short, "name": "b", "batch": 4}, third]
     run = trained(written(folder / "per-module", recipe(name="per-module", stages=stages)), runs)
-    assert frozen_weights(run, "c", run, "a", "connectors.film") and not frozen_weights(run, "b", run, "a", "connectors.film")
+    assert frozen_weights(run, "c", run, "a", "connectors.film") and not frozen_weights(
+        run, "b", run, "a", "connectors.film"
+    )
     starts = json.loads((run.stage("c") / "stage.json").read_text())["from"]
-    assert {module: origin.partition("/")[0] for module, origin in starts.items()} == {"connectors.film": "a", "language": "b", "encoders.film": "b"}
+    assert {module: origin.partition("/")[0] for module, origin in starts.items()} == {
+        "connectors.film": "a",
+        "language": "b",
+        "encoders.film": "b",
+    }
 
 
 def test_other_adapters_are_put_on_after_the_earlier_ones_are_folded_in(folder: Path, runs: Path) -> None:
@@ -371,7 +493,9 @@ def test_other_adapters_are_put_on_after_the_earlier_ones_are_folded_in(folder: 
     before, after = weights(run, "a"), weights(run, "b")
     name = "language.model.layers.0.self_attn.q_proj"
     a, b = (before[f"{name}.lora_{x}.default.weight"] for x in "AB")
-    torch.testing.assert_close(after[f"{name}.base_layer.weight"], before[f"{name}.base_layer.weight"] + 2.0 * b @ a, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        after[f"{name}.base_layer.weight"], before[f"{name}.base_layer.weight"] + 2.0 * b @ a, rtol=1e-5, atol=1e-7
+    )
     assert after[f"{name}.lora_A.default.weight"].shape[0] == 3
 
 
@@ -386,15 +510,28 @@ def validations(run: RunFolder, stage: str) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def overfitted(folder: Path, runs: Path) -> RunFolder:
     """A rate that makes it worse from some step on: 12 steps at most, stopped after two validations without a better loss."""
-    stage = {**INSTRUCT, "batch": 4, "steps": 12, "save_every": 3, "validate": {"every": 1, "samples": 4, "patience": 2}, "keep": "best", "optim": {"lr": 0.5, "schedule": "constant"}}
+    stage = {
+        **INSTRUCT,
+        "batch": 4,
+        "steps": 12,
+        "save_every": 3,
+        "validate": {"every": 1, "samples": 4, "patience": 2},
+        "keep": "best",
+        "optim": {"lr": 0.5, "schedule": "constant"},
+    }
     return trained(written(folder / "overfitted", recipe(name="overfitted", stages=[stage])), runs)
 
 
 def test_a_stage_stops_when_validation_gets_no_better_and_hands_on_its_best(overfitted: RunFolder) -> None:
-    losses, record = validations(overfitted, "instruct"), json.loads((overfitted.stage("instruct") / "stage.json").read_text())
+    losses, record = (
+        validations(overfitted, "instruct"),
+        json.loads((overfitted.stage("instruct") / "stage.json").read_text()),
+    )
     best = min(losses, key=lambda step: losses[step])
     assert record["step"] == max(losses) == best + 2 < 12 and best > 1
-    assert all(moved["moved"] for moved in record["trains"].values()), "proven, though it ended before the step of the proof"
+    assert all(moved["moved"] for moved in record["trains"].values()), (
+        "proven, though it ended before the step of the proof"
+    )
     assert checkpoint.saved_steps(overfitted.stage("instruct")) == [best, best + 1, best + 2]
     assert record["take"] == f"step-{best}" and (overfitted.stage("instruct") / f"step-{best}").is_dir()
     state = checkpoint.read_state(overfitted.stage("instruct") / f"step-{record['step']}")
@@ -402,7 +539,11 @@ def test_a_stage_stops_when_validation_gets_no_better_and_hands_on_its_best(over
 
 
 def test_validating_changes_nothing_in_training(folder: Path, runs: Path, undisturbed: RunFolder) -> None:
-    stages = [{**PAIR, "validate": {"every": 1, "samples": 4}}, {**INSTRUCT, "validate": {"every": 2, "samples": 4}}, {**REASON, "validate": {"every": 2, "samples": 4}}]
+    stages = [
+        {**PAIR, "validate": {"every": 1, "samples": 4}},
+        {**INSTRUCT, "validate": {"every": 2, "samples": 4}},
+        {**REASON, "validate": {"every": 2, "samples": 4}},
+    ]
     run = trained(written(folder / "validated", recipe(name="validated", stages=stages)), runs)
     for stage, expected in zip(STAGES, ([1, 2, 3, 4, 5, 6], [2, 4, 6], [2, 4, 6]), strict=True):
         assert trace(run, stage) == trace(undisturbed, stage) and list(validations(run, stage)) == expected
@@ -414,12 +555,21 @@ def test_validating_changes_nothing_in_training(folder: Path, runs: Path, undist
 def test_a_module_that_the_stage_cannot_reach_is_refused_after_a_few_steps(folder: Path, runs: Path) -> None:
     reading = {**INSTRUCT, "shows": ["report"], "trains": ["language", "connectors"], "save_every": 0}
     del reading["lora"]
-    with pytest.raises(RecipeError, match=r"stages.instruct.trains: connectors.film got no gradient in the first 6 steps"):
+    with pytest.raises(
+        RecipeError, match=r"stages.instruct.trains: connectors.film got no gradient in the first 6 steps"
+    ):
         trained(written(folder / "unreached", recipe(name="unreached", stages=[reading])), runs)
-    assert json.loads((runs / "unreached" / "status.json").read_text()) == {"status": "failed", "reason": "RecipeError", "pid": os.getpid(), "job": ""}
+    assert json.loads((runs / "unreached" / "status.json").read_text()) == {
+        "status": "failed",
+        "reason": "RecipeError",
+        "pid": os.getpid(),
+        "job": "",
+    }
 
 
-def test_gradients_that_were_seen_before_a_kill_count_afterwards(killed: Callable[[str], Path], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_that_were_seen_before_a_kill_count_afterwards(
+    killed: Callable[[str], Path], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a run goes on for a last few steps in which a rare medium does not come, or no answer earns more than another."""
     monkeypatch.setattr(Proof, "note_gradients", lambda self, _: sorted(self.with_gradient))
     run = trained(killed("instruct"), runs, only="instruct")
@@ -436,7 +586,15 @@ def test_bfloat16_runs_go_through_and_resume(precision: str, folder: Path, runs:
     left = RunFolder(runs / "again").stage("instruct")
     shutil.rmtree(left / "step-4")
     (left / "stage.json").unlink()
-    run = trained(written(folder / "again", recipe(name="again", stages=stages)), runs, f"engine.precision={precision}", only="instruct")
-    assert trace(run, "instruct") == trace(straight, "instruct") and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
+    run = trained(
+        written(folder / "again", recipe(name="again", stages=stages)),
+        runs,
+        f"engine.precision={precision}",
+        only="instruct",
+    )
+    assert (
+        trace(run, "instruct") == trace(straight, "instruct")
+        and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
+    )
     kept = {t.dtype for t in weights(run, "instruct").values() if t.is_floating_point()}
     assert kept == {torch.bfloat16 if precision == "bf16-true" else torch.float32}

@@ -32,32 +32,90 @@ STAGES = ("pair", "instruct", "reason")
 STEPS, SAVE_EVERY = 6, 2
 
 CARD = {
-    "name": "tiny", "title": "Tiny phantom", "summary": "Generated films for tests.", "licence": {"id": "CC0-1.0", "commercial": True},
-    "access": "generated", "phi": {"status": "synthetic"}, "patient_key": "patient", "media": ["film"],
+    "name": "tiny",
+    "title": "Tiny phantom",
+    "summary": "Generated films for tests.",
+    "licence": {"id": "CC0-1.0", "commercial": True},
+    "access": "generated",
+    "phi": {"status": "synthetic"},
+    "patient_key": "patient",
+    "media": ["film"],
     "reader": {"kind": "phantom", "films": 60, "film_px": 96},
-}  # fmt: skip
+}
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
-TOWER = {"kind": "transformers", "config": {"model_type": "siglip_vision_model", **SMALL, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}}
-LANGUAGE = {"model_type": "qwen2", **SMALL, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 512}
+TOWER = {
+    "kind": "transformers",
+    "config": {
+        "model_type": "siglip_vision_model",
+        **SMALL,
+        "num_hidden_layers": 1,
+        "image_size": 32,
+        "patch_size": 16,
+    },
+}
+LANGUAGE = {
+    "model_type": "qwen2",
+    **SMALL,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+}
 PAIR = {
-    "name": "pair", "kind": "contrastive", "mix": {"films": 1}, "trains": ["encoders", "text", "heads"], "width": 8, "steps": STEPS, "batch": 8, "save_every": SAVE_EVERY,
-    "text": {"kind": "transformers", "config": {"model_type": "bert", **SMALL, "num_hidden_layers": 1}}, "loss": {"kind": "siglip"}, "optim": {"kind": "muon", "lr": 1.0e-3},
-}  # fmt: skip
+    "name": "pair",
+    "kind": "contrastive",
+    "mix": {"films": 1},
+    "trains": ["encoders", "text", "heads"],
+    "width": 8,
+    "steps": STEPS,
+    "batch": 8,
+    "save_every": SAVE_EVERY,
+    "text": {"kind": "transformers", "config": {"model_type": "bert", **SMALL, "num_hidden_layers": 1}},
+    "loss": {"kind": "siglip"},
+    "optim": {"kind": "muon", "lr": 1.0e-3},
+}
 INSTRUCT = {
-    "name": "instruct", "kind": "supervised", "mix": {"films": 1}, "trains": ["connectors", "lora"], "lora": {"rank": 2, "alpha": 4, "dropout": 0.3},
-    "tasks": ["choice", "count"], "questions": 2, "steps": STEPS, "batch": 8, "accumulate": 2, "save_every": SAVE_EVERY, "optim": {"lr": 1.0e-2},
-}  # fmt: skip
+    "name": "instruct",
+    "kind": "supervised",
+    "mix": {"films": 1},
+    "trains": ["connectors", "lora"],
+    "lora": {"rank": 2, "alpha": 4, "dropout": 0.3},
+    "tasks": ["choice", "count"],
+    "questions": 2,
+    "steps": STEPS,
+    "batch": 8,
+    "accumulate": 2,
+    "save_every": SAVE_EVERY,
+    "optim": {"lr": 1.0e-2},
+}
 REASON = {
-    "name": "reason", "kind": "grpo", "mix": {"films": 1}, "trains": ["connectors", "lora"], "group": 4, "rewards": {"choice": 1.0, "count": 1.0},
-    "tasks": ["choice", "count"], "max_new_tokens": 4, "kl": 0.1, "steps": STEPS, "batch": 4, "save_every": SAVE_EVERY, "optim": {"lr": 1.0e-3},
-}  # fmt: skip
+    "name": "reason",
+    "kind": "grpo",
+    "mix": {"films": 1},
+    "trains": ["connectors", "lora"],
+    "group": 4,
+    "rewards": {"choice": 1.0, "count": 1.0},
+    "tasks": ["choice", "count"],
+    "max_new_tokens": 4,
+    "kl": 0.1,
+    "steps": STEPS,
+    "batch": 4,
+    "save_every": SAVE_EVERY,
+    "optim": {"lr": 1.0e-3},
+}
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
     whole = {
-        "name": "tiny", "seed": 7, "model": {"encoders": {"film": {**TOWER, "connector": {"kind": "mlp"}}}, "language": {"kind": "causal", "config": LANGUAGE, "vocabulary": 512}},
-        "data": {"films": {"card": "card.yaml"}}, "stages": [PAIR, INSTRUCT, REASON], "engine": {"device": "cpu", "workers": 1},
-    }  # fmt: skip
+        "name": "tiny",
+        "seed": 7,
+        "model": {
+            "encoders": {"film": {**TOWER, "connector": {"kind": "mlp"}}},
+            "language": {"kind": "causal", "config": LANGUAGE, "vocabulary": 512},
+        },
+        "data": {"films": {"card": "card.yaml"}},
+        "stages": [PAIR, INSTRUCT, REASON],
+        "engine": {"device": "cpu", "workers": 1},
+    }
     return {**whole, **changes}
 
 

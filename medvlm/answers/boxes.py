@@ -72,7 +72,9 @@ def is_written(text: str, label: str) -> bool:
     if found is None:
         return False
     plain = _without_blanks(text)
-    return plain == _without_blanks(write(found)) or any(plain == _without_blanks(Writing(codec).write(found, label)) for codec in kinds("answers.codecs"))
+    return plain == _without_blanks(write(found)) or any(
+        plain == _without_blanks(Writing(codec).write(found, label)) for codec in kinds("answers.codecs")
+    )
 
 
 def _without_blanks(text: str) -> str:

@@ -16,7 +16,9 @@ _NUMBER = re.compile(r"-?[0-9]{1,7}(?:\.[0-9]{1,9})?")
 
 def listed(boxes: Sequence[Box], decimals: int = 0) -> str:
     """Coordinates are rounded. What it writes, `parse` reads; nothing for no boxes."""
-    return ", ".join(f"[{', '.join(f'{value:.{decimals}f}' if decimals else str(round(value)) for value in box)}]" for box in boxes)
+    return ", ".join(
+        f"[{', '.join(f'{value:.{decimals}f}' if decimals else str(round(value)) for value in box)}]" for box in boxes
+    )
 
 
 def parse(text: str, repair: bool = False) -> list[Box] | None:
@@ -25,7 +27,11 @@ def parse(text: str, repair: bool = False) -> list[Box] | None:
     Read: every innermost [...] of four numbers and every (x1, y1), (x2, y2), with whatever JSON, fences or words around it. A box without
     an area or with x2 < x1 or y2 < y1 is dropped, or with `repair` its corners are put in order.
     """
-    found = [box for group in _GROUP.finditer(text) if (box := _box(group[1] if group[1] is not None else f"{group[2]},{group[3]}"))]
+    found = [
+        box
+        for group in _GROUP.finditer(text)
+        if (box := _box(group[1] if group[1] is not None else f"{group[2]},{group[3]}"))
+    ]
     boxes = ordered(found, repair)
     if boxes:
         return boxes if len(boxes) <= MAX_BOXES else None

@@ -33,7 +33,9 @@ def parse(text: str, choices: Sequence[str]) -> str | None:
     by_form, pattern, keeps_articles = _forms(tuple(choices))
     if (exact := by_form.get(normalise(text))) is not None:
         return exact
-    plain = " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) if keeps_articles else normalise(text)
+    plain = (
+        " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) if keeps_articles else normalise(text)
+    )
     named, end = set(), 0
     for match in pattern.finditer(plain):
         if match.end(1) > end:

@@ -18,8 +18,18 @@ def schema(file: Path) -> tuple[set[str], dict[str, list[str]]]:
     with _Reader(file) as reader:
         try:
             features = json.loads((reader.schema.metadata or {})[b"huggingface"])["info"]["features"]
-            classes = {name: feature["names"] for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # written by something else than `datasets`
+            classes = {
+                name: feature["names"]
+                for name, feature in features.items()
+                if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            }
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # written by something else than `datasets`
             classes = {}
         return set(reader.schema.names), classes
 
@@ -51,7 +61,9 @@ class _Reader:
             import pyarrow.ipc
             import pyarrow.parquet
         except ModuleNotFoundError:
-            raise DataError(f"{self._file}: is read by pyarrow, which is not installed; pip install 'medvlm[archives]'") from None
+            raise DataError(
+                f"{self._file}: is read by pyarrow, which is not installed; pip install 'medvlm[archives]'"
+            ) from None
         self._damage = (pyarrow.ArrowException, OSError)
         try:
             if self._file.suffix == ".parquet":
@@ -64,7 +76,9 @@ class _Reader:
                 self._stream = pyarrow.ipc.open_file(self._source) if is_file else pyarrow.ipc.open_stream(self._source)
                 self.schema = self._stream.schema
         except self._damage as reason:
-            raise DataError(f"{self._file}: cannot be read as {self._file.suffix[1:]} ({type(reason).__name__})") from None
+            raise DataError(
+                f"{self._file}: cannot be read as {self._file.suffix[1:]} ({type(reason).__name__})"
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,11 +98,19 @@ class _Reader:
 
     def num_rows(self) -> int:
         try:
-            return self._source.metadata.num_rows if self._file.suffix == ".parquet" else sum(batch.num_rows for batch in self._whole())
+            return (
+                self._source.metadata.num_rows
+                if self._file.suffix == ".parquet"
+                else sum(batch.num_rows for batch in self._whole())
+            )
         except self._damage as reason:
             raise DataError(f"{self._file}: is damaged ({type(reason).__name__})") from None
 
     def _whole(self) -> Any:
         """Batches as the arrow file has them, mapped, not read."""
         stream = self._stream
-        return (stream.get_batch(i) for i in range(stream.num_record_batches)) if hasattr(stream, "num_record_batches") else stream
+        return (
+            (stream.get_batch(i) for i in range(stream.num_record_batches))
+            if hasattr(stream, "num_record_batches")
+            else stream
+        )

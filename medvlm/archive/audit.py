@@ -52,7 +52,12 @@ class Audited:
     terms: dict[str, Any]
 
 
-def audit(sets: Sequence[AuditSet], against: Sequence[AuditSet] = (), progress: Progress | None = None, cards: Sequence[Card] = ()) -> Audited:
+def audit(
+    sets: Sequence[AuditSet],
+    against: Sequence[AuditSet] = (),
+    progress: Progress | None = None,
+    cards: Sequence[Card] = (),
+) -> Audited:
     """Reads everything once. against: benchmarks that nothing may be in but splits called `test`. cards: more of which the terms count.
 
     Raises DataError for a damaged sample, and for the same shards, or the same name, given twice.
@@ -62,11 +67,15 @@ def audit(sets: Sequence[AuditSet], against: Sequence[AuditSet] = (), progress: 
     texts = {text for seen in benchmarks for text in seen.texts}
     seen = [each for source in sets for each in scan(source, progress, texts)]
     findings = [f for left, right in _apart(seen) for f in _between(left, right, "shared")]
-    findings += [f for right in benchmarks for left in seen if left.split != "test" for f in _between(left, right, "benchmark")]
+    findings += [
+        f for right in benchmarks for left in seen if left.split != "test" for f in _between(left, right, "benchmark")
+    ]
     findings += _unproven(sets, against, [*seen, *benchmarks])
     allowed, doubts = terms(sets, cards)
     findings += [Finding("terms", "warning", doubt, names) for names, doubt in doubts]
-    return Audited(seen, benchmarks, sorted(findings, key=lambda f: ["error", "warning", "note"].index(f.severity)), allowed)
+    return Audited(
+        seen, benchmarks, sorted(findings, key=lambda f: ["error", "warning", "note"].index(f.severity)), allowed
+    )
 
 
 def _check_names(sets: Sequence[AuditSet], against: Sequence[AuditSet]) -> None:
@@ -75,7 +84,9 @@ def _check_names(sets: Sequence[AuditSet], against: Sequence[AuditSet]) -> None:
             raise DataError(f"{a.name}: the same shards are given twice; an image would be a duplicate of itself")
     names = [each.name for each in sets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"two data sets are called {twice[0]}; findings could not say which is meant: give one card another name and pack it again")
+        raise DataError(
+            f"two data sets are called {twice[0]}; findings could not say which is meant: give one card another name and pack it again"
+        )
 
 
 def _apart(seen: list[Seen]) -> Iterator[tuple[Seen, Seen]]:
@@ -87,7 +98,11 @@ def _apart(seen: list[Seen]) -> Iterator[tuple[Seen, Seen]]:
 def _between(left: Seen, right: Seen, kind: str) -> Iterator[Finding]:
     """kind: `shared` by two sides, or of a `benchmark`, which right is."""
     before = "contamination: " if kind == "benchmark" else ""
-    for what, severity, count, of, text, examples in (*_patients(left, right), *_images(left, right), *(_questions(left, right) if before else ())):
+    for what, severity, count, of, text, examples in (
+        *_patients(left, right),
+        *_images(left, right),
+        *(_questions(left, right) if before else ()),
+    ):
         words = f"{before}{count} of the {of} {what.rpartition('_')[2]} of {right} {text}; {_REMEDY[kind]}"
         yield Finding(f"{kind}_{what}", severity, words, (str(left), str(right)), count, of, examples)
 
@@ -101,7 +116,11 @@ def _patients(left: Seen, right: Seen) -> Iterator[_Overlap]:
         return
     patients = right.patients
     if shared := len(np.intersect1d(patients, left.patients, assume_unique=True)):
-        doubt = " (if their archives number patients independently, name patient_issuer in both cards)" if left.source is not right.source else ""
+        doubt = (
+            " (if their archives number patients independently, name patient_issuer in both cards)"
+            if left.source is not right.source
+            else ""
+        )
         yield "patients", "error", shared, len(patients), f"are also in {left}{doubt}", ()
 
 
@@ -109,14 +128,26 @@ def _images(left: Seen, right: Seen) -> Iterator[_Overlap]:
     equal, others = _equal(left, right)
     if equal:
         keys = _keys(left, right, equal)
-        yield "images", "error", len(equal), right.counts.images, f"are also in {left}, pixel by pixel (sample {keys[0][1]} is {keys[0][0]} there)", keys
-    for what, within, are in (("near_images", near_within, "nearly equal one"), ("turned_images", turned_within, "nearly equal a mirrored or turned one")):
+        yield (
+            "images",
+            "error",
+            len(equal),
+            right.counts.images,
+            f"are also in {left}, pixel by pixel (sample {keys[0][1]} is {keys[0][0]} there)",
+            keys,
+        )
+    for what, within, are in (
+        ("near_images", near_within, "nearly equal one"),
+        ("turned_images", turned_within, "nearly equal a mirrored or turned one"),
+    ):
         found, bits = within(right.near_N4[others], left.near_N4)
         yield from _close(left, right, others, found, bits, what, are)
         others = others[found < 0]
 
 
-def _close(left: Seen, right: Seen, images: np.ndarray, found: np.ndarray, bits: np.ndarray, what: str, are: str) -> Iterator[_Overlap]:
+def _close(
+    left: Seen, right: Seen, images: np.ndarray, found: np.ndarray, bits: np.ndarray, what: str, are: str
+) -> Iterator[_Overlap]:
     """images: of right; for each, which one of left was found (-1: none), and how many bits differ."""
     close = [i for i in np.argsort(bits, kind="stable").tolist() if found[i] >= 0]
     if close:
@@ -137,7 +168,14 @@ def _equal(left: Seen, right: Seen) -> tuple[list[tuple[int, int]], np.ndarray]:
 def _questions(left: Seen, right: Seen) -> Iterator[_Overlap]:
     once = sum(times == 1 for times in right.texts.values())
     if found := sum(right.texts.get(text) == 1 for text in left.texts):
-        yield "questions", "warning", found, once, f"with {SPECIFIC_WORDS} words or more that it asks once are also asked in {left}", ()
+        yield (
+            "questions",
+            "warning",
+            found,
+            once,
+            f"with {SPECIFIC_WORDS} words or more that it asks once are also asked in {left}",
+            (),
+        )
 
 
 def _keys(left: Seen, right: Seen, pairs: Iterable[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
@@ -178,7 +216,12 @@ def _unproven(sets: Sequence[AuditSet], against: Sequence[AuditSet], seen: list[
     known = {id(p.source) for p in seen if p.counts.without_patient < p.counts.samples}
     for a, b in [*combinations(sets, 2), *((a, b) for a in sets for b in against)]:
         if id(a) in known and id(b) in known and (why := comparable(a, b)):
-            yield Finding("patients_not_compared", "note", f"patients of {a.name} and {b.name} were not compared: {why}", (a.name, b.name))
+            yield Finding(
+                "patients_not_compared",
+                "note",
+                f"patients of {a.name} and {b.name} were not compared: {why}",
+                (a.name, b.name),
+            )
 
 
 def made_strict(finding: Finding) -> Finding:

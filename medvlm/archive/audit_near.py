@@ -43,7 +43,9 @@ def near_within(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DIS
                 ask_P = open_A[ask_P]
                 differ_P = np.bitwise_count(asked_A4[ask_P] ^ known_K4[known_P]).sum(1, dtype=np.int64)
                 close = np.flatnonzero(differ_P <= distance)
-                close = close[np.lexsort((first_K[known_P[close]], differ_P[close]))][::-1]  # written last is what stays
+                close = close[np.lexsort((first_K[known_P[close]], differ_P[close]))][
+                    ::-1
+                ]  # written last is what stays
                 found_A[ask_P[close]], bits_A[ask_P[close]] = first_K[known_P[close]], differ_P[close]
     return found_A[image_of.ravel()], bits_A[image_of.ravel()]
 
@@ -64,7 +66,9 @@ class _Bands:
     def __init__(self, near_K4: np.ndarray) -> None:
         codes_KB = near_K4.view(np.uint16)
         self._order = [np.argsort(codes, kind="stable") for codes in codes_KB.T]
-        self._starts = [np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=1 << _BAND))]) for codes in codes_KB.T]
+        self._starts = [
+            np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=1 << _BAND))]) for codes in codes_KB.T
+        ]
 
     def candidates(self, band: int, codes_A: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(place in codes_A, image) of all that have these bits there."""

@@ -40,7 +40,9 @@ def look(pixels: np.ndarray, num_axes: int) -> Look:
     """
     if min(pixels.shape, default=0) == 0:
         raise DataError(f"an image of shape {list(pixels.shape)} has no pixels")
-    exact = hashlib.sha256(f"{pixels.dtype.str} {pixels.shape}".encode())  # twice as fast as blake2b where the processor knows it
+    exact = hashlib.sha256(
+        f"{pixels.dtype.str} {pixels.shape}".encode()
+    )  # twice as fast as blake2b where the processor knows it
     exact.update(np.ascontiguousarray(pixels).data)
     key = int.from_bytes(exact.digest()[:8], "big")
     if pixels.min() == pixels.max():
@@ -59,9 +61,16 @@ def turned(near_N4: np.ndarray) -> Iterator[np.ndarray]:
     bits_NSR = np.unpackbits(np.ascontiguousarray(near_N4).view(np.uint8), axis=1).reshape(-1, _WAVES, _WAVES)
     diagonal, row = np.arange(_WAVES)[:, None], np.arange(_WAVES)[None]
     column = (diagonal - row) % _WAVES  # see _bits(): bit r of diagonal s is that of wave r down and s - r across
-    for stands, flips in ((bits_NSR, (column, row, row + column)), (bits_NSR[:, diagonal, column], (0 * row, column, row, row + column))):
+    for stands, flips in (
+        (bits_NSR, (column, row, row + column)),
+        (bits_NSR[:, diagonal, column], (0 * row, column, row, row + column)),
+    ):
         for flip in flips:
-            yield np.packbits(np.ascontiguousarray(stands ^ (flip & 1)).astype(np.uint8).ravel()).view(np.uint64).reshape(-1, WORDS)
+            yield (
+                np.packbits(np.ascontiguousarray(stands ^ (flip & 1)).astype(np.uint8).ravel())
+                .view(np.uint64)
+                .reshape(-1, WORDS)
+            )
 
 
 def _summed(pixels: np.ndarray) -> np.ndarray:

@@ -30,10 +30,15 @@ def receipt_of(audited: Audited) -> dict[str, Any]:
     there is no error among them. hash: over everything else.
     """
     record = {
-        "form": _FORM, "medvlm": medvlm.__version__, "sources": _described(audited.seen), "against": _described(audited.benchmarks),
-        "near_images": {"bits": BITS, "distance": DISTANCE}, "terms": audited.terms, "findings": [asdict(f) for f in audited.findings],
+        "form": _FORM,
+        "medvlm": medvlm.__version__,
+        "sources": _described(audited.seen),
+        "against": _described(audited.benchmarks),
+        "near_images": {"bits": BITS, "distance": DISTANCE},
+        "terms": audited.terms,
+        "findings": [asdict(f) for f in audited.findings],
         "passed": all(f.severity != "error" for f in audited.findings),
-    }  # fmt: skip
+    }
     plain: dict[str, Any] = json.loads(json.dumps(record))
     return {**plain, "hash": _hash(plain)}
 
@@ -45,7 +50,9 @@ def read_audit(path: Path) -> dict[str, Any]:
         if record["form"] != _FORM or record["hash"] != _hash({k: v for k, v in record.items() if k != "hash"}):
             raise ValueError("its hash is not that of its content")
     except (ValueError, KeyError, TypeError, RecursionError) as reason:
-        raise DataError(f"{path}: not a receipt of an audit, or changed since ({reason}); delete it and run `medvlm data audit` again") from None
+        raise DataError(
+            f"{path}: not a receipt of an audit, or changed since ({reason}); delete it and run `medvlm data audit` again"
+        ) from None
     return record
 
 
@@ -62,16 +69,23 @@ def audits_of(fingerprints: Mapping[str, str], paths: Iterable[Path]) -> dict[st
         covering = [i for i, known in enumerate(names) if fingerprint in known]
         if covering:
             best = max(covering, key=lambda i: sum(each in names[i] for each in fingerprints.values()))
-            out[source] = _summary(receipts[best], names[best][fingerprint], [s for s, each in fingerprints.items() if s != source and each in names[best]])
+            out[source] = _summary(
+                receipts[best],
+                names[best][fingerprint],
+                [s for s, each in fingerprints.items() if s != source and each in names[best]],
+            )
     return out
 
 
 def _summary(receipt: dict[str, Any], name: str, compared: list[str]) -> dict[str, Any]:
     mine = [f for f in receipt["findings"] if any(each.partition(":")[0] == name for each in f["between"])]
     return {
-        "hash": receipt["hash"], "passed": all(f["severity"] != "error" for f in mine), "compared_with": compared, "against": sorted(receipt["against"]),
+        "hash": receipt["hash"],
+        "passed": all(f["severity"] != "error" for f in mine),
+        "compared_with": compared,
+        "against": sorted(receipt["against"]),
         "findings": [{"severity": f["severity"], "text": f["text"]} for f in mine],
-    }  # fmt: skip
+    }
 
 
 def _described(seen: Sequence[Seen]) -> dict[str, Any]:
@@ -80,11 +94,15 @@ def _described(seen: Sequence[Seen]) -> dict[str, Any]:
         source = out.setdefault(each.source.name, {"fingerprint": each.source.shards.fingerprint, "splits": {}})
         counts = each.counts
         source["splits"][each.split] = {
-            "samples": counts.samples, "patients": len(each.patients), "without_patient": counts.without_patient,
-            "images": counts.images, "blank_images": counts.blank_images, "questions": dict(sorted(counts.tasks.items())),
+            "samples": counts.samples,
+            "patients": len(each.patients),
+            "without_patient": counts.without_patient,
+            "images": counts.images,
+            "blank_images": counts.blank_images,
+            "questions": dict(sorted(counts.tasks.items())),
             "words": {what: _spread(lengths) for what, lengths in counts.words.items() if lengths},
             "labels": {template: _commonest(answers) for template, answers in sorted(counts.labels.items())},
-        }  # fmt: skip
+        }
     return out
 
 
@@ -94,7 +112,11 @@ def _spread(lengths: Counter[int]) -> dict[str, int]:
     at: dict[str, int] = {}
     for length in sorted(lengths):
         below += lengths[length]
-        at |= {name: length for name, share in (("median", 0.5), ("p95", 0.95), ("max", 1.0)) if name not in at and below >= share * total}
+        at |= {
+            name: length
+            for name, share in (("median", 0.5), ("p95", 0.95), ("max", 1.0))
+            if name not in at and below >= share * total
+        }
     return at
 
 

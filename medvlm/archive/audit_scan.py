@@ -54,7 +54,9 @@ class Counts:
     images: int = 0
     blank_images: int = 0
     tasks: Counter[str] = field(default_factory=Counter)
-    words: dict[str, Counter[int]] = field(default_factory=lambda: {"question": Counter(), "answer": Counter(), "report": Counter()})
+    words: dict[str, Counter[int]] = field(
+        default_factory=lambda: {"question": Counter(), "answer": Counter(), "report": Counter()}
+    )
     labels: dict[str, Counter[str]] = field(default_factory=dict)
 
 
@@ -139,7 +141,9 @@ def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | No
             done, now = done + 1, time.monotonic()
             if progress is not None and (now - shown >= 1 or done == total):
                 shown, rate = now, done / max(now - start, 1e-6)
-                progress(f"auditing {source.name}: {done} of {total}, {rate:.0f} samples/s, {(total - done) / rate:.0f} s left")
+                progress(
+                    f"auditing {source.name}: {done} of {total}, {rate:.0f} samples/s, {(total - done) / rate:.0f} s left"
+                )
         seen.append(found)
     return seen
 
@@ -167,7 +171,9 @@ def _looks(shards: ShardSet, split: str, row: int) -> tuple[Sample, list[Look]]:
                 raise DataError(f"{medium.member}: {pixels.ndim} axes; expected an image, a volume or frames")
             looks.append(look(pixels, 3 if pixels.ndim == 4 else min(len(medium.size), pixels.ndim)))
         except DataError as reason:
-            raise DataError(f"{shards.tar(split, row)}: sample {sample.key}: {reason}; pack the archive again") from None
+            raise DataError(
+                f"{shards.tar(split, row)}: sample {sample.key}: {reason}; pack the archive again"
+            ) from None
     return sample, looks
 
 

@@ -103,7 +103,9 @@ class Columns:
             plain |= {*columns_in(config.prior.of), *(column.removeprefix("-") for column in config.prior.order)}
         plain |= {column for template in config.texts.values() for column in columns_in(template)}
         plain |= {column for join in config.join for column in join.on} | set(config.parts)
-        self.added = {name for pattern in config.parts.values() for name in re.compile(pattern).groupindex} | set(config.texts)
+        self.added = {name for pattern in config.parts.values() for name in re.compile(pattern).groupindex} | set(
+            config.texts
+        )
         self.own = plain - self.added
         self.seen: set[str] = set()
         self._joined = [(join, _joined(join, root, self.own, self.seen)) for join in config.join]
@@ -144,12 +146,18 @@ def _joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> dict[tu
     rows: dict[tuple[str, ...], Row] = {}
     for number, record in records(path, join.format or format_of(join.file)):
         if not isinstance(record, dict) or (missing := [name for name in join.on if name not in record]):
-            raise DataError(f"{path}: record {number} has no column {missing[0]!r}" if isinstance(record, dict) else f"{path}: record {number} is not a row")
+            raise DataError(
+                f"{path}: record {number} has no column {missing[0]!r}"
+                if isinstance(record, dict)
+                else f"{path}: record {number} is not a row"
+            )
         seen.update(column for column in record if column is not None)
         row = {column: cell_text(value) or "" for column, value in record.items() if column in wanted}
         key = tuple(row[name] for name in join.on)
         if rows.setdefault(key, row) != row:
-            raise DataError(f"{path}: record {number} says something else than an earlier one with the same {', '.join(join.on)}")
+            raise DataError(
+                f"{path}: record {number} says something else than an earlier one with the same {', '.join(join.on)}"
+            )
     return rows
 
 

@@ -22,7 +22,9 @@ def keyed(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
     data set of one salt, which is how shared patients can be found. Whoever knows the salt can try out all numbers that a
     hospital may give, so it protects nobody unless it is secret."""
     secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=secret, person=use.encode()).hexdigest()
+    return hashlib.blake2b(
+        text.encode("utf-8", "surrogatepass"), digest_size=8, key=secret, person=use.encode()
+    ).hexdigest()
 
 
 def read_salt(path: Path) -> str:
@@ -33,7 +35,9 @@ def read_salt(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as reason:
         raise DataError(f"{path}: this salt file cannot be read ({type(reason).__name__}); {make}") from None
     if len(salt) < MIN_SALT:
-        raise DataError(f"{path}: a salt of {len(salt)} characters can be guessed; expected {MIN_SALT} at least: {make}")
+        raise DataError(
+            f"{path}: a salt of {len(salt)} characters can be guessed; expected {MIN_SALT} at least: {make}"
+        )
     return salt
 
 

@@ -68,9 +68,12 @@ def read_answer(connection: socket.socket, max_bytes: int) -> dict[str, Any] | S
         return dict(answer)
     facts = answer["facts"]
     return Stored(
-        Facts(**{**facts, "kinds": tuple(facts["kinds"]), "tasks": tuple(facts["tasks"])}), answer["patient"], tuple(answer["images"]),
-        {name: _exactly(connection, size, max_bytes) for name, size in answer["members"].items()}, answer["left_out"],
-    )  # fmt: skip
+        Facts(**{**facts, "kinds": tuple(facts["kinds"]), "tasks": tuple(facts["tasks"])}),
+        answer["patient"],
+        tuple(answer["images"]),
+        {name: _exactly(connection, size, max_bytes) for name, size in answer["members"].items()},
+        answer["left_out"],
+    )
 
 
 def _exactly(connection: socket.socket, size: int, max_bytes: float) -> bytes:
@@ -97,12 +100,21 @@ def _prepared(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, 
     except DataError as reason:
         return {"bad": str(reason)}, ()
     except MemoryError:
-        return {"bad": f"needs more than {memory_bytes >> 20} MiB of memory to decode; reduce or split it", "spent": True}, ()
+        return {
+            "bad": f"needs more than {memory_bytes >> 20} MiB of memory to decode; reduce or split it",
+            "spent": True,
+        }, ()
     except Exception as reason:  # libraries raise anything on hostile bytes; their message may hold what the file holds
         at = traceback.extract_tb(reason.__traceback__)[-1]
         return {"bad": f"cannot be decoded ({type(reason).__name__} in {Path(at.filename).name}:{at.lineno})"}, ()
     sizes = {name: len(data) for name, data in done.members.items()}
-    answer = {"facts": vars(done.facts), "patient": done.patient, "images": done.images, "members": sizes, "left_out": done.left_out}
+    answer = {
+        "facts": vars(done.facts),
+        "patient": done.patient,
+        "images": done.images,
+        "members": sizes,
+        "left_out": done.left_out,
+    }
     return answer, tuple(done.members.values())
 
 

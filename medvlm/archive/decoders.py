@@ -78,7 +78,9 @@ class Decoders:
     def __enter__(self) -> Decoders:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for decoder in self._decoders:
             decoder.end()
 
@@ -91,7 +93,11 @@ class Decoders:
                 for decoder in self._decoders:
                     while coming and not self._queue and decoder.has(num_jobs) and self._has_room(order):
                         coming = self._take(coming, order)
-                    if self._queue and decoder.has(num_jobs) and (not num_jobs or len(self._queue[0].message) <= AHEAD_BYTES):
+                    if (
+                        self._queue
+                        and decoder.has(num_jobs)
+                        and (not num_jobs or len(self._queue[0].message) <= AHEAD_BYTES)
+                    ):
                         decoder.give(self._queue.popleft())
             while order and (outcome := order[0].outcome) is not None:
                 yield order.popleft().item, outcome
@@ -99,7 +105,9 @@ class Decoders:
                 self._collect()
 
     def _has_room(self, order: deque[_Job]) -> bool:
-        return len(order) < HELD_PER_DECODER * len(self._decoders) and sum(job.num_bytes for job in order) < MAX_HELD_BYTES
+        return (
+            len(order) < HELD_PER_DECODER * len(self._decoders) and sum(job.num_bytes for job in order) < MAX_HELD_BYTES
+        )
 
     def _take(self, items: Iterator[Item], order: deque[_Job]) -> Iterator[Item] | None:
         """The next item; None when there are no more."""
@@ -139,13 +147,19 @@ class Decoders:
         self._queue.extendleft(reversed(decoder.jobs))  # it had not begun with these
         if job is None:
             return
-        if exit_code == -signal.SIGKILL and gone == _DIED and job.tries == 1:  # perhaps the system was out of memory for others: once more
+        if (
+            exit_code == -signal.SIGKILL and gone == _DIED and job.tries == 1
+        ):  # perhaps the system was out of memory for others: once more
             job.tries += 1
             self._queue.appendleft(job)
         elif gone == _SLOW or exit_code == -signal.SIGALRM:
             job.outcome = DataError(f"took more than {self._limits.seconds} s to decode; reduce or split it")
         else:
-            how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended (exit code {exit_code})"
+            how = (
+                f"was killed by {signal.Signals(-exit_code).name}"
+                if exit_code < 0
+                else f"ended (exit code {exit_code})"
+            )
             job.outcome = DataError(f"its decoder {how}")
 
 

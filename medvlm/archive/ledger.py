@@ -33,7 +33,12 @@ class Ledger:
 
     def __init__(self, card: Card, target: Target, begun: dict[str, Any], shard_bytes: int) -> None:
         self.dealt, self.bad = Dealt(), Counter[str]()
-        self._card, self._folder, self._may_be_away, self._shard_bytes = card, target.work, target.takes_parts, shard_bytes
+        self._card, self._folder, self._may_be_away, self._shard_bytes = (
+            card,
+            target.work,
+            target.takes_parts,
+            shard_bytes,
+        )
         self._journal = Journal(target.journal, {**begun, "shard_bytes": shard_bytes})
         try:
             self._writers = self._going_on()
@@ -44,7 +49,9 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for writer in self._writers.values():
             writer.release()
         self._journal.close()
@@ -93,7 +100,9 @@ class Ledger:
             if isinstance(outcome, DataError):
                 raise outcome
             num_bytes, facts = sum(map(len, outcome.members.values())), outcome.facts
-            share = Share(facts.key, facts.split, outcome.patient, outcome.images, sum(facts.tasks), num_bytes, outcome.left_out)
+            share = Share(
+                facts.key, facts.split, outcome.patient, outcome.images, sum(facts.tasks), num_bytes, outcome.left_out
+            )
             self.dealt.check(share)
             return share
         except DataError as reason:

@@ -84,14 +84,19 @@ def objects_in(mask_HW: np.ndarray, holds: Holds, threshold: int = 0) -> list[tu
         labels_HW, _ = _ndimage().label(marked_HW, structure=np.ones((3, 3)))
     sizes_px = np.bincount(labels_HW.ravel())[1:]
     slices = _ndimage().find_objects(labels_HW)
-    return [((float(x.start), float(y.start), float(x.stop), float(y.stop)), int(n)) for (y, x), n in zip(slices, sizes_px, strict=True)]
+    return [
+        ((float(x.start), float(y.start), float(x.stop), float(y.stop)), int(n))
+        for (y, x), n in zip(slices, sizes_px, strict=True)
+    ]
 
 
 def _ndimage() -> Any:
     try:
         from scipy import ndimage
     except ModuleNotFoundError:
-        raise DataError("objects in masks are told apart by scipy, which is not installed; pip install 'medvlm[archives]'") from None
+        raise DataError(
+            "objects in masks are told apart by scipy, which is not installed; pip install 'medvlm[archives]'"
+        ) from None
     return ndimage
 
 

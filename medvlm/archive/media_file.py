@@ -45,7 +45,9 @@ def media_of(path: Path, options: FileOptions, unit: Unit | None) -> list[Path |
     if options.slide is not None:
         return _slide(path, options.slide)
     if name.endswith(_SLIDES_ONLY):
-        raise DataError("a whole slide: say at which scale it is taken, e.g. slide: {mpp: 8}, or {mpp: 0.5, tile_px: 224} for tiles")
+        raise DataError(
+            "a whole slide: say at which scale it is taken, e.g. slide: {mpp: 8}, or {mpp: 0.5, tile_px: 224} for tiles"
+        )
     if name.endswith(nifti.SUFFIXES):
         return [partial(nifti.load_nifti, path, options.nifti, unit or "raw")]
     if name.endswith(tiff.SUFFIXES):
@@ -64,5 +66,7 @@ def _slide(path: Path, options: SlideOptions) -> list[Path | partial[Any]]:
         return [partial(wsi.load_slide, path, options)]
     tiles = wsi.find_tiles(path, options)
     if not tiles:
-        raise DataError(f"no tile of the slide holds {options.tissue:.0%} tissue; lower slide.tissue or slide.stained, or choose another mpp")
+        raise DataError(
+            f"no tile of the slide holds {options.tissue:.0%} tissue; lower slide.tissue or slide.stained, or choose another mpp"
+        )
     return [partial(wsi.load_tile, path, options, row, column) for row, column in tiles]

@@ -55,7 +55,9 @@ Boxes = Mapping[str, Sequence[Box]]
 """Class -> the boxes of its objects; every class of the card has an entry."""
 
 
-def sorted_in(objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]) -> tuple[Boxes, Counter[str]]:
+def sorted_in(
+    objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]
+) -> tuple[Boxes, Counter[str]]:
     """The boxes by class, cut at the edges of the image, and how many objects were left out by reason.
 
     size: (height, width); zeros where it is not known.
@@ -80,7 +82,9 @@ def questions(config: AsksAboutObjects, boxes: Boxes, key: str, uncounted: Conta
             assert asked is not None
             truth = _truth(kind, boxes[name], config.classes[name].one, asked.max_boxes, name in uncounted)
             if truth is not None:
-                yield Question(named(choose(asked.wordings, key, kind, name), config.classes[name]), truth, f"{kind}:{name}")
+                yield Question(
+                    named(choose(asked.wordings, key, kind, name), config.classes[name]), truth, f"{kind}:{name}"
+                )
 
 
 def named(wording: str, names: ObjectClass) -> str:
@@ -92,7 +96,9 @@ def report(config: AsksAboutObjects, boxes: Boxes, uncounted: Container[str] = (
     parts = []
     for name, names in config.classes.items():
         n = len(boxes[name])
-        parts.append(f"many {names.many}" if name in uncounted else f"{n or 'no'} {names.one if n == 1 else names.many}")
+        parts.append(
+            f"many {names.many}" if name in uncounted else f"{n or 'no'} {names.one if n == 1 else names.many}"
+        )
     text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
     return f"{text[0].upper()}{text[1:]}."
 

@@ -88,7 +88,15 @@ def pack(
         return _pack(card, root, target, progress, max_bad, workers, limits)
 
 
-def pack_once(card: Card, root: Path | None, out: Path, *, progress: Progress | None = None, max_bad: float = 0.01, workers: int | None = None) -> PackReceipt:
+def pack_once(
+    card: Card,
+    root: Path | None,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    max_bad: float = 0.01,
+    workers: int | None = None,
+) -> PackReceipt:
     """As pack(), for several processes that need the same shards: one packs, the others wait for it and get the same receipt."""
     target = target_of(out)
     if (out / RECEIPT).is_file():  # no lock then: the folder may be read-only
@@ -103,8 +111,17 @@ def card_hash(card: Card) -> str:
 
     Settings at their default are left out, so that a later version with more settings finds its shards again.
     """
-    reader, splits = (part.model_dump(mode="json", by_alias=True, exclude_defaults=True) for part in (card.reader, card.splits))
-    decides = {"form": FORM, "name": card.name, "media": card.media, "kind": card.reader.kind, "reader": reader, "splits": splits}
+    reader, splits = (
+        part.model_dump(mode="json", by_alias=True, exclude_defaults=True) for part in (card.reader, card.splits)
+    )
+    decides = {
+        "form": FORM,
+        "name": card.name,
+        "media": card.media,
+        "kind": card.reader.kind,
+        "reader": reader,
+        "splits": splits,
+    }
     decides |= {key: value for key, value in (("checked", sorted(card.phi.checked)), ("salt", card.salt_id)) if value}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -121,7 +138,9 @@ def _parsed(receipt: bytes, where: object) -> PackReceipt:
     try:
         return PackReceipt(**json.loads(receipt))
     except (ValueError, TypeError) as reason:
-        raise DataError(f"{where}: its {RECEIPT} is no receipt of packing ({type(reason).__name__}); delete it all and pack again") from None
+        raise DataError(
+            f"{where}: its {RECEIPT} is no receipt of packing ({type(reason).__name__}); delete it all and pack again"
+        ) from None
 
 
 def _finished(card: Card, target: Target) -> PackReceipt:
@@ -151,8 +170,14 @@ def _lock(target: Target, wait: bool) -> Iterator[None]:
 
 
 def _pack(
-    card: Card, root: Path | None, target: Target, progress: Progress | None, max_bad: float, workers: int | None, limits: Limits,
-) -> PackReceipt:  # fmt: skip
+    card: Card,
+    root: Path | None,
+    target: Target,
+    progress: Progress | None,
+    max_bad: float,
+    workers: int | None,
+    limits: Limits,
+) -> PackReceipt:
     """Under the lock."""
     if target.receipt() is not None:
         receipt = _finished(card, target)
@@ -173,7 +198,9 @@ def _pack(
             receipt = fill()
         target.publish()
     except OSError as reason:  # a full disk, an archive that is no longer mounted
-        raise DataError(f"{target}: packing stopped ({reason.strerror or type(reason).__name__}); pack again, and it goes on from there") from None
+        raise DataError(
+            f"{target}: packing stopped ({reason.strerror or type(reason).__name__}); pack again, and it goes on from there"
+        ) from None
     except _TooManyBad as reason:
         kept = target.beside / f"{target.name}.quarantine.jsonl"
         (target.work / QUARANTINE).replace(kept)
@@ -189,20 +216,37 @@ def _check_root(card: Card, root: Path | None) -> None:
     if card.access == "generated":
         return
     if root is None:
-        raise DataError(f"{card.name}: its card says that the data exist, so packing needs a root: the folder that holds them ({card.homepage or card.title})")
+        raise DataError(
+            f"{card.name}: its card says that the data exist, so packing needs a root: the folder that holds them ({card.homepage or card.title})"
+        )
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder; the root of {card.name} is where its files are ({card.homepage or card.title})")
+        raise DataError(
+            f"{root}: there is no such folder; the root of {card.name} is where its files are ({card.homepage or card.title})"
+        )
 
 
 class _TooManyBad(DataError):
     pass
 
 
-def _filled(card: Card, root: Path | None, target: Target, progress: Progress | None, max_bad: float, workers: int, limits: Limits) -> PackReceipt:
+def _filled(
+    card: Card,
+    root: Path | None,
+    target: Target,
+    progress: Progress | None,
+    max_bad: float,
+    workers: int,
+    limits: Limits,
+) -> PackReceipt:
     """Fills the work folder of the target, from where it was. Raises Changed where going on is not possible."""
     reader = component("archive.readers", card.reader.kind)
     watch = Watch(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
-    begun = {"card": card_hash(card), "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(), "medvlm": medvlm.__version__, "journal": JOURNAL}
+    begun = {
+        "card": card_hash(card),
+        "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(),
+        "medvlm": medvlm.__version__,
+        "journal": JOURNAL,
+    }
     left_out = Counter[str]()
     items = _countable(reader.read(card.reader, root), left_out)
     with Ledger(card, target, begun, SHARD_BYTES) as ledger, Decoders(card, workers, limits) as decoders:
@@ -219,12 +263,16 @@ def _filled(card: Card, root: Path | None, target: Target, progress: Progress | 
         good, bad = ledger.dealt.samples.total(), ledger.bad
         if bad.total() > max_bad * (good + bad.total()):
             reasons = "; ".join(f"{n} x {reason}" for reason, n in bad.most_common(3))
-            raise _TooManyBad(f"{card.name}: {bad.total()} of {good + bad.total()} samples are bad, at most {max_bad:.2%} are accepted: {reasons}")
+            raise _TooManyBad(
+                f"{card.name}: {bad.total()} of {good + bad.total()} samples are bad, at most {max_bad:.2%} are accepted: {reasons}"
+            )
         if not good:
             raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")
         ledger.finish()
     receipt = _receipt(card, target.work, ledger.dealt, left_out + ledger.dealt.left_out, bad.total())
-    write_durably(target.work / "card.yaml", yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False))
+    write_durably(
+        target.work / "card.yaml", yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False)
+    )
     write_durably(target.work / RECEIPT, json.dumps(asdict(receipt), indent=1, ensure_ascii=False) + "\n")
     return receipt
 

@@ -99,7 +99,11 @@ def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int,
         grey += mask * (CLIP - grey)
         clip_boxes.append(box_of(mask))
     pixels = np.clip(grey, 0, 255)
-    return Film(pixels.round().astype(np.uint8) if bits == 8 else (pixels * 257).round().astype(np.uint16), finding_box, tuple(clip_boxes))
+    return Film(
+        pixels.round().astype(np.uint8) if bits == 8 else (pixels * 257).round().astype(np.uint16),
+        finding_box,
+        tuple(clip_boxes),
+    )
 
 
 # --- where ----------------------------------------------------------------------------------------------
@@ -115,7 +119,9 @@ def place_finding(rng: np.random.Generator, thorax: Thorax, finding: Finding) ->
     return side * (thorax.lung_x + towards_wall), (top + bottom) / 2 + rng.uniform(-free_y, free_y)
 
 
-def place_clips(rng: np.random.Generator, thorax: Thorax, num_clips: int, taken: list[tuple[float, float, float]]) -> list[tuple[float, float]]:
+def place_clips(
+    rng: np.random.Generator, thorax: Thorax, num_clips: int, taken: list[tuple[float, float, float]]
+) -> list[tuple[float, float]]:
     """Centres inside the lungs, CLIP_GAP_MM from each other and outside the discs (x, y, radius) that are taken."""
     centres: list[tuple[float, float]] = []
     for _ in range(1000):
@@ -143,7 +149,9 @@ def draw_chest(rng: np.random.Generator, thorax: Thorax, x: Grey, y: Grey) -> Gr
     outline = 1 - np.abs(across / half_x) ** 3 - np.abs(y / np.float32(thorax.half_y)) ** 3
     dome = np.float32(thorax.base + 2) + (across * np.float32(1 / 12)) ** 2 - y
     lungs = soft(np.minimum(outline * 40, dome), 6)
-    heart = soft(46 * (1 - np.hypot((x - rng.uniform(10, 18)) / rng.uniform(42, 48), (y - 0.46 * thorax.half_y) / 54)), 12)
+    heart = soft(
+        46 * (1 - np.hypot((x - rng.uniform(10, 18)) / rng.uniform(42, 48), (y - 0.46 * thorax.half_y) / 54)), 12
+    )
     spine = soft(rng.uniform(14, 18) - aside, 14)
     trachea = soft(np.minimum(7 - aside, -20 - y), 8)
     hilum = soft(22 - np.hypot(aside - 34, y + 8), 40)
@@ -193,7 +201,9 @@ SHAPES = {"nodule": nodule, "cavity": cavity, "band": band, "consolidation": con
 
 def bar(x: Grey, y: Grey, length_mm: float, width_mm: float, angle: float) -> Grey:
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return soft(np.minimum(length_mm / 2 - np.abs(cos * x + sin * y), width_mm / 2 - np.abs(cos * y - sin * x)), EDGE_MM)
+    return soft(
+        np.minimum(length_mm / 2 - np.abs(cos * x + sin * y), width_mm / 2 - np.abs(cos * y - sin * x)), EDGE_MM
+    )
 
 
 def soft(inside_mm: Grey, edge_mm: float) -> Grey:

@@ -41,13 +41,48 @@ NUMBERS = ("no", "one", "two", "three", "four", "five")
 assert len(NUMBERS) == MAX_CLIPS + 1
 
 ASK = {
-    "side": ("Which lung is affected?", "On which side is the finding?", "Is the finding in the left or the right lung?", "Name the side of the finding."),
-    "zone": ("Which zone is affected?", "In which zone is the finding?", "Is the finding in the upper, middle or lower zone?", "Name the zone of the finding."),
-    "kind": ("What is the finding?", "What kind of finding is there?", "Which abnormality does the {image} show?", "Name the abnormality."),
-    "size": ("How large is the finding?", "What size is the finding?", "Is the finding small, medium or large?", "Name the size of the finding."),
-    "presence": ("Is there a {kind}?", "Does the {image} show a {kind}?", "Is a {kind} present?", "Can a {kind} be seen?"),
-    "count:clip": ("How many surgical clips are there?", "How many clips does the {image} show?", "Count the surgical clips.", "What is the number of clips?"),
-    "boxes:finding": ("Where is the finding?", "Mark the finding.", "Locate the abnormality.", "Draw a box around the finding."),
+    "side": (
+        "Which lung is affected?",
+        "On which side is the finding?",
+        "Is the finding in the left or the right lung?",
+        "Name the side of the finding.",
+    ),
+    "zone": (
+        "Which zone is affected?",
+        "In which zone is the finding?",
+        "Is the finding in the upper, middle or lower zone?",
+        "Name the zone of the finding.",
+    ),
+    "kind": (
+        "What is the finding?",
+        "What kind of finding is there?",
+        "Which abnormality does the {image} show?",
+        "Name the abnormality.",
+    ),
+    "size": (
+        "How large is the finding?",
+        "What size is the finding?",
+        "Is the finding small, medium or large?",
+        "Name the size of the finding.",
+    ),
+    "presence": (
+        "Is there a {kind}?",
+        "Does the {image} show a {kind}?",
+        "Is a {kind} present?",
+        "Can a {kind} be seen?",
+    ),
+    "count:clip": (
+        "How many surgical clips are there?",
+        "How many clips does the {image} show?",
+        "Count the surgical clips.",
+        "What is the number of clips?",
+    ),
+    "boxes:finding": (
+        "Where is the finding?",
+        "Mark the finding.",
+        "Locate the abnormality.",
+        "Draw a box around the finding.",
+    ),
     "report": ("Describe the {image}.", "What does the {image} show?", "Write a report.", "Report on this {image}."),
 }
 """Template -> wordings. `{image}` is `film` or `scan`."""
@@ -66,8 +101,13 @@ def write_report(rng: np.random.Generator, finding: Finding | None, num_clips: i
 
 
 def ask(
-    rng: np.random.Generator, image: str, finding: Finding | None, report: str, num_clips: int,
-    finding_box: Box | None = None, clip_boxes: tuple[Box, ...] = (),
+    rng: np.random.Generator,
+    image: str,
+    finding: Finding | None,
+    report: str,
+    num_clips: int,
+    finding_box: Box | None = None,
+    clip_boxes: tuple[Box, ...] = (),
 ) -> Iterator[Question]:
     """Every question about one study, each in one wording. A normal study is asked for presence, clips and report only,
     since `which side?` has no answer there. finding_box, clip_boxes: in stored pixels; none for a volume."""
@@ -81,7 +121,11 @@ def ask(
         yield question("kind", Truth("choice", finding.kind, KINDS))
         yield question("size", Truth("choice", finding.size, tuple(SIZES_MM)))
     kind = _asked_kind(rng, finding)
-    yield question("presence", Truth("choice", "yes" if finding is not None and kind == finding.kind else "no", ("yes", "no")), kind)
+    yield question(
+        "presence",
+        Truth("choice", "yes" if finding is not None and kind == finding.kind else "no", ("yes", "no")),
+        kind,
+    )
     yield question("count:clip", Truth("count", str(num_clips), count=num_clips, boxes=clip_boxes, label="clip"))
     if finding_box is not None:
         yield question("boxes:finding", Truth("boxes", BOXES_SLOT, boxes=(finding_box,), label="finding"))

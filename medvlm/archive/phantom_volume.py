@@ -21,7 +21,9 @@ Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """z [D, 1, 1], y [1, H, 1], x [1, 1, W] in mm from the centre of the volume, float32."""
 
 
-def draw_volume(rng: np.random.Generator, finding: Finding | None, num_clips: int, size: tuple[int, int, int]) -> np.ndarray:
+def draw_volume(
+    rng: np.random.Generator, finding: Finding | None, num_clips: int, size: tuple[int, int, int]
+) -> np.ndarray:
     """HU, int16 [D, H, W], of VOLUME_MM. A finding lies within its zone, clips in the lungs beside it."""
     z, y, x = axes = _axes(size, shift_mm=(0.0, rng.uniform(-8, 8), rng.uniform(-8, 8)))
     hu = draw_chest(rng, axes)
@@ -32,7 +34,9 @@ def draw_volume(rng: np.random.Generator, finding: Finding | None, num_clips: in
         taken.append((at, finding.size_mm / 2 + 16))
     hu += rng.uniform(25, 45) * rng.standard_normal(hu.shape, dtype=np.float32)
     for at in place_clips(rng, num_clips, taken):
-        box = np.maximum(np.maximum(np.abs(z - at[0]) / CLIP_MM[0], np.abs(y - at[1]) / CLIP_MM[1]), np.abs(x - at[2]) / CLIP_MM[2])
+        box = np.maximum(
+            np.maximum(np.abs(z - at[0]) / CLIP_MM[0], np.abs(y - at[1]) / CLIP_MM[1]), np.abs(x - at[2]) / CLIP_MM[2]
+        )
         hu[box < 1] = METAL
     return np.clip(hu, -1024, 3071).round().astype(np.int16)
 
@@ -47,13 +51,19 @@ def place_finding(rng: np.random.Generator, finding: Finding) -> tuple[float, fl
     return float(z), float(rng.uniform(-free_y, free_y)), float(side * (70 + rng.uniform(-free_x, free_x)))
 
 
-def place_clips(rng: np.random.Generator, num_clips: int, taken: list[tuple[tuple[float, float, float], float]]) -> list[tuple[float, float, float]]:
+def place_clips(
+    rng: np.random.Generator, num_clips: int, taken: list[tuple[tuple[float, float, float], float]]
+) -> list[tuple[float, float, float]]:
     """Centres inside the lungs, CLIP_GAP_MM from each other and outside the balls (centre, radius) that are taken."""
     centres: list[tuple[float, float, float]] = []
     for _ in range(1000):
         if len(centres) == num_clips:
             return centres
-        at = (float(rng.uniform(-75, 75)), float(rng.uniform(-45, 45)), float(rng.choice((-1, 1)) * rng.uniform(45, 95)))
+        at = (
+            float(rng.uniform(-75, 75)),
+            float(rng.uniform(-45, 45)),
+            float(rng.choice((-1, 1)) * rng.uniform(45, 95)),
+        )
         if all(np.linalg.norm(np.subtract(at, other)) > radius for other, radius in taken):
             centres.append(at)
             taken = [*taken, (at, CLIP_GAP_MM)]
@@ -112,5 +122,7 @@ def _radius(axes: Axes) -> np.ndarray:
 
 
 def _axes(size: tuple[int, int, int], shift_mm: tuple[float, float, float]) -> Axes:
-    z, y, x = (((np.arange(n) + 0.5) / n - 0.5) * mm - shift for n, mm, shift in zip(size, VOLUME_MM, shift_mm, strict=True))
+    z, y, x = (
+        ((np.arange(n) + 0.5) / n - 0.5) * mm - shift for n, mm, shift in zip(size, VOLUME_MM, shift_mm, strict=True)
+    )
     return z.astype(np.float32)[:, None, None], y.astype(np.float32)[None, :, None], x.astype(np.float32)[None, None, :]

@@ -32,7 +32,9 @@ def format_of(name: str) -> Format:
 
 def word_for(name: str, form: Format | None = None) -> str:
     """What the numbers of the rows of a file count. form: by the suffix when absent."""
-    return "line" if (form or name.partition("#")[0].lower().rpartition(".")[2]) in ("csv", "tsv", "jsonl") else "record"
+    return (
+        "line" if (form or name.partition("#")[0].lower().rpartition(".")[2]) in ("csv", "tsv", "jsonl") else "record"
+    )
 
 
 def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
@@ -49,7 +51,9 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
             if form in ("csv", "tsv"):
                 yield from _separated(file, str(path), "," if form == "csv" else "\t")
             elif form == "jsonl":
-                yield from ((number, _parsed(line, f"{path}:{number}")) for number, line in enumerate(file, 1) if line.strip())
+                yield from (
+                    (number, _parsed(line, f"{path}:{number}")) for number, line in enumerate(file, 1) if line.strip()
+                )
             else:
                 yield from enumerate(_listed(file.read(), str(path), key), 1)
     except UnicodeDecodeError as reason:
@@ -70,7 +74,11 @@ def cell_text(value: Any) -> str | None:
         return ""
     if isinstance(value, list):
         parts = [cell_text(part) for part in value]
-        return None if None in parts or any(isinstance(part, list) for part in value) else ", ".join(part for part in parts if part)
+        return (
+            None
+            if None in parts or any(isinstance(part, list) for part in value)
+            else ", ".join(part for part in parts if part)
+        )
     if isinstance(value, dict):
         return None
     if isinstance(value, bool):
@@ -90,14 +98,20 @@ def _separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict
         for record in reader:
             yield reader.line_num, record
     except csv.Error as reason:
-        raise DataError(f"{path}:{reader.reader.line_num}: {reason}; expected values separated by {delimiter!r}, with quotes closed") from None
+        raise DataError(
+            f"{path}:{reader.reader.line_num}: {reason}; expected values separated by {delimiter!r}, with quotes closed"
+        ) from None
 
 
 def _listed(text: str, path: str, key: str) -> list[Any]:
     found = _parsed(text, path)
     if key:
         if not isinstance(found, dict) or key not in found:
-            other = f"{len(found)} others{did_you_mean(key, map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
+            other = (
+                f"{len(found)} others{did_you_mean(key, map(str, found))}"
+                if isinstance(found, dict)
+                else f"a {type(found).__name__}"
+            )
             raise DataError(f"{path}: expected an object with a list under {key!r}, found {other}")
         found = found[key]
     if not isinstance(found, list):

@@ -34,9 +34,13 @@ class ReportTable(Config):
             row = {column: cell_text(record.get(column)) or "" for column in wanted}
             key = row[self.column]
             if key and rows.setdefault(key, row) != row:
-                raise DataError(f"{path}: record {number} has the {self.holds} of an earlier one but another text; expected one text each")
+                raise DataError(
+                    f"{path}: record {number} has the {self.holds} of an earlier one but another text; expected one text each"
+                )
         if missing := sorted(wanted - seen):
-            raise DataError(f"{path}: no column {missing[0]!r}{did_you_mean(missing[0], seen)} ({f'{len(seen)} others' if seen else 'no rows'}; {NAMES_FIRST})")
+            raise DataError(
+                f"{path}: no column {missing[0]!r}{did_you_mean(missing[0], seen)} ({f'{len(seen)} others' if seen else 'no rows'}; {NAMES_FIRST})"
+            )
         return Reports(self.holds, tuple(sorted(columns)), rows)
 
 

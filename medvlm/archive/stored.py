@@ -60,7 +60,11 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
             raise DataError("a medium whose name is not of letters and digits, as 0 or 0.png")
         suffix, data, found = to_store(raw.files[medium.member], medium.member, card.phi.checked)
         name = f"{stem}.{suffix}"
-        described = _described(replace(medium, member=name), found) if isinstance(found, Decoded) else replace(medium, member=name)
+        described = (
+            _described(replace(medium, member=name), found)
+            if isinstance(found, Decoded)
+            else replace(medium, member=name)
+        )
         size = _size(found.pixels, described.unit) if isinstance(found, Decoded) else found
         if medium.size and tuple(medium.size) != size:
             raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(size)}")
@@ -85,7 +89,9 @@ def to_store(
     if callable(value):
         found = gated(value, checked)()
         if found.pixels.dtype not in DTYPES:
-            raise DataError(f"{member}: pixels of type {found.pixels.dtype}; expected one of {', '.join(map(str, DTYPES))}")
+            raise DataError(
+                f"{member}: pixels of type {found.pixels.dtype}; expected one of {', '.join(map(str, DTYPES))}"
+            )
         return *_as_array(found.pixels, member), found
     if isinstance(value, np.ndarray):
         return *_as_array(value, member), Decoded(value)
@@ -116,7 +122,9 @@ def _described(medium: Medium, found: Decoded) -> Medium:
 
 def _size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
     """(H, W) or (D, H, W), without colours, which 8 bits always have last and more bits have where they are for display."""
-    colour = pixels.ndim == 4 or (pixels.ndim == 3 and pixels.shape[-1] == 3 and (fits_png(pixels) or unit == "display"))
+    colour = pixels.ndim == 4 or (
+        pixels.ndim == 3 and pixels.shape[-1] == 3 and (fits_png(pixels) or unit == "display")
+    )
     return pixels.shape[:-1] if colour else pixels.shape
 
 
@@ -157,11 +165,20 @@ def _finite_npy(array: np.ndarray, member: str) -> bytes:
 def _check_texts(sample: Sample, card: Card) -> None:
     """Raises DataError for text that could identify a person, of all that goes into a shard."""
     names = (sample.patient, sample.key, PurePosixPath(sample.key).stem)
-    texts = [("its concept", sample.concept), *(("a group", text) for group in sample.groups.items() for text in group), *(("the modality of a medium", medium.modality) for medium in sample.media)]
+    texts = [
+        ("its concept", sample.concept),
+        *(("a group", text) for group in sample.groups.items() for text in group),
+        *(("the modality of a medium", medium.modality) for medium in sample.media),
+    ]
     for question in sample.questions:
         phi.check("a question", question.text, card.phi.checked, names)
         truth = question.truth
-        texts += [("an answer", truth.answer), ("a template", question.template), ("a label", truth.label), *(("a choice", each) for each in truth.choices)]
+        texts += [
+            ("an answer", truth.answer),
+            ("a template", question.template),
+            ("a label", truth.label),
+            *(("a choice", each) for each in truth.choices),
+        ]
     phi.check("its report", sample.report, card.phi.checked, names)
     for what, text in texts:
         phi.check(what, text, card.phi.checked)
@@ -172,7 +189,9 @@ def _check_boxes(sample: Sample) -> None:
         for x1, y1, x2, y2 in question.truth.boxes:
             height, width = sample.media[0].size[-2:] if sample.media else (0, 0)
             if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-                raise DataError(f"a box of {question.template} is empty or reaches beyond the image of {width} x {height} pixels")
+                raise DataError(
+                    f"a box of {question.template} is empty or reaches beyond the image of {width} x {height} pixels"
+                )
 
 
 def _by(size: tuple[int, ...]) -> str:

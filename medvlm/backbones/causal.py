@@ -21,9 +21,19 @@ from medvlm.core.weights import from_pretrained, on_meta
 IMAGE = "<image>"
 """The text that stands for an image where the tokenizer has no token to spare; it then gets this one as a new token."""
 RESERVED = (
-    r"<image>", r"<\|image_pad\|>", r"<\|image\|>", r"<image_soft_token>", r"\[IMG\]", r"<\|reserved_special_token_\d+\|>", r"<unused\d+>", r"<\|placeholder\d+\|>",
-    r"<\|dummy_\d+\|>", r"\[control_\d+\]", r"<\|extra_id_\d+\|>", r"<SPECIAL_\d+>",
-)  # fmt: skip
+    r"<image>",
+    r"<\|image_pad\|>",
+    r"<\|image\|>",
+    r"<image_soft_token>",
+    r"\[IMG\]",
+    r"<\|reserved_special_token_\d+\|>",
+    r"<unused\d+>",
+    r"<\|placeholder\d+\|>",
+    r"<\|dummy_\d+\|>",
+    r"\[control_\d+\]",
+    r"<\|extra_id_\d+\|>",
+    r"<SPECIAL_\d+>",
+)
 """Tokens that families keep for images or for nobody: they have rows already, so nothing is resized and every adapter and server can take the model."""
 
 CONTENT = "'content': part.text"
@@ -61,7 +71,9 @@ class Config(Loaded):
         if bool(self.model) == bool(self.config):
             raise ValueError("give either `model` (hub id or folder) or `config` (from scratch)")
         if self.quantize and not self.model:
-            raise ValueError("quantize is for a model with weights; a model that starts from nothing is trained in full")
+            raise ValueError(
+                "quantize is for a model with weights; a model that starts from nothing is trained in full"
+            )
         if self.config and "model_type" not in self.config:
             raise ValueError("config.model_type is missing, e.g. qwen2, llama, gpt2")
         return self
@@ -70,15 +82,23 @@ class Config(Loaded):
 def facts(config: Config) -> int | None:
     """Width of its token embeddings, where it is known without transformers. Raises ShapeError for heads that do not divide it."""
     known = _known(config)
-    width, heads, groups = (next((known[k] for k in names if isinstance(known.get(k), int)), None) for names in WIDTH_HEADS_GROUPS)
+    width, heads, groups = (
+        next((known[k] for k in names if isinstance(known.get(k), int)), None) for names in WIDTH_HEADS_GROUPS
+    )
     if width and heads and width % heads and not known.get("head_dim"):
         raise ShapeError(f"model.language: {heads} heads do not divide the width of {width}; change one of them")
     if heads and groups and heads % groups:
-        raise ShapeError(f"model.language: {groups} key and value heads do not divide the {heads} heads; change one of them")
+        raise ShapeError(
+            f"model.language: {groups} key and value heads do not divide the {heads} heads; change one of them"
+        )
     return width
 
 
-WIDTH_HEADS_GROUPS = (("hidden_size", "n_embd", "d_model", "dim"), ("num_attention_heads", "n_head", "num_heads"), ("num_key_value_heads",))
+WIDTH_HEADS_GROUPS = (
+    ("hidden_size", "n_embd", "d_model", "dim"),
+    ("num_attention_heads", "n_head", "num_heads"),
+    ("num_key_value_heads",),
+)
 """What families call them."""
 
 
@@ -94,14 +114,20 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     made = _stock_tokenizer(config.model) if config.model else train(config.vocabulary)
     if not made.chat_template:
-        raise RecipeError(f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or add the template to its folder")
+        raise RecipeError(
+            f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or add the template to its folder"
+        )
     image = reserved(made.get_vocab()) or IMAGE
     if not made.chat_template.startswith(FLATTEN.partition("IMAGE")[0]):
         made.chat_template = FLATTEN.replace("IMAGE", image) + made.chat_template
     before, after = config.around_image
     if before or after:
-        made.chat_template = made.chat_template.replace(CONTENT, f"{CONTENT} | replace({image!r}, {before + image + after!r})", 1)
-    made.add_special_tokens({"additional_special_tokens": [image, *new_tokens(config)]}, replace_extra_special_tokens=False)
+        made.chat_template = made.chat_template.replace(
+            CONTENT, f"{CONTENT} | replace({image!r}, {before + image + after!r})", 1
+        )
+    made.add_special_tokens(
+        {"additional_special_tokens": [image, *new_tokens(config)]}, replace_extra_special_tokens=False
+    )
     if made.pad_token is None:
         made.pad_token = made.eos_token
     made.save_pretrained(folder)
@@ -128,14 +154,24 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if config.model:
-        model: Any = from_pretrained(AutoModelForCausalLM, config.model, config, "model.language", **_quantization(config))
+        model: Any = from_pretrained(
+            AutoModelForCausalLM, config.model, config, "model.language", **_quantization(config)
+        )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         language: nn.Module = model
         return language
-    rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}  # transformers writes into nested settings
-    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest}))
+    rest = {
+        k: deepcopy(v) for k, v in config.config.items() if k != "model_type"
+    }  # transformers writes into nested settings
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest})
+    )
 
 
 def _quantization(config: Config) -> dict[str, Any]:
@@ -147,7 +183,11 @@ def _quantization(config: Config) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+        )
+    }
 
 
 def _stock_tokenizer(model: str) -> Any:

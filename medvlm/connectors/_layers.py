@@ -18,7 +18,9 @@ def mlp(in_width: int, out_width: int) -> nn.Sequential:
 def check_heads(width: int | None, heads: int) -> None:
     """Raises ShapeError where the attention's heads do not divide its width; None is not checked."""
     if width is not None and width % heads:
-        raise ShapeError(f"heads: {heads} do not divide the width of {width}; choose one of {', '.join(str(n) for n in range(1, 33) if width % n == 0)}")
+        raise ShapeError(
+            f"heads: {heads} do not divide the width of {width}; choose one of {', '.join(str(n) for n in range(1, 33) if width % n == 0)}"
+        )
 
 
 def as_map(patches_NTE: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:

@@ -16,7 +16,9 @@ def check(to: tuple[int, ...], grid: tuple[int, ...]) -> None:
     """Raises ShapeError where a grid has too few axes, or would have to grow."""
     last = grid[-len(to) :]
     if len(grid) < len(to) or any(small > side for small, side in zip(to, last, strict=True)):
-        raise ShapeError(f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {shown(grid)} tokens; choose at most that many along each axis")
+        raise ShapeError(
+            f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {shown(grid)} tokens; choose at most that many along each axis"
+        )
 
 
 class Pool(nn.Module):

@@ -28,7 +28,9 @@ class Config(Base):
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
     """Raises ShapeError for an encoder of single images, and where the heads do not divide the width."""
     if len(grid) != 3 or grid[0] < 2:
-        raise ShapeError(f"reads a whole image and its tiles, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with tiles: [2, 2]")
+        raise ShapeError(
+            f"reads a whole image and its tiles, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with tiles: [2, 2]"
+        )
     check_heads(width, config.heads)
     return math.prod(grid[1:])
 
@@ -61,10 +63,14 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, config: Config):
         super().__init__()
-        self.itself, self.across = (nn.MultiheadAttention(width, config.heads, config.dropout, batch_first=True) for _ in range(2))
+        self.itself, self.across = (
+            nn.MultiheadAttention(width, config.heads, config.dropout, batch_first=True) for _ in range(2)
+        )
         self.norm_itself, self.norm_across = nn.LayerNorm(width, eps=1e-12), nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, queries: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-        queries = self.norm_itself(queries + self.dropout(self.itself(queries, queries, queries, need_weights=False)[0]))
+        queries = self.norm_itself(
+            queries + self.dropout(self.itself(queries, queries, queries, need_weights=False)[0])
+        )
         return self.norm_across(queries + self.dropout(self.across(queries, tiles, tiles, need_weights=False)[0]))

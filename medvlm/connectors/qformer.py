@@ -53,13 +53,21 @@ class QFormer(nn.Module):
         self.positions = Positions(grid, in_width) if config.positions else nn.Identity()
         self.query_tokens = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)
         stock = Blip2QFormerConfig(
-            hidden_size=config.width, intermediate_size=4 * config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-            cross_attention_frequency=config.every, encoder_hidden_size=in_width, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout,
-        )  # fmt: skip
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            cross_attention_frequency=config.every,
+            encoder_hidden_size=in_width,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
         self.qformer = Blip2QFormerModel(stock)
         self.language_projection = nn.Linear(config.width, out_width)
 
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
         queries = self.query_tokens.expand(patches_NTE.shape[0], -1, -1)
-        read: torch.Tensor = self.qformer(query_embeds=queries, encoder_hidden_states=self.positions(patches_NTE)).last_hidden_state
+        read: torch.Tensor = self.qformer(
+            query_embeds=queries, encoder_hidden_states=self.positions(patches_NTE)
+        ).last_hidden_state
         return self.language_projection(read)

@@ -54,7 +54,11 @@ class Resampler(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.norm_queries, self.norm_patches, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm_queries, self.norm_patches, self.norm_mlp = (
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+        )
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 

@@ -32,9 +32,13 @@ class Config(Base):
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
     """Raises ShapeError for an encoder that does not give two images, or whose width is not that of `layers` layers."""
     if len(grid) != 3 or grid[0] != 2:
-        raise ShapeError(f"compares two images, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with stack: 2")
+        raise ShapeError(
+            f"compares two images, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with stack: 2"
+        )
     if width is not None and width % config.layers:
-        raise ShapeError(f"layers: {config.layers} do not divide the encoder's width of {width}; say how many layers its `layer` lists")
+        raise ShapeError(
+            f"layers: {config.layers} do not divide the encoder's width of {width}; say how many layers its `layer` lists"
+        )
     check_heads(width and width // config.layers, config.heads)
     return math.prod(grid[1:])
 
@@ -58,11 +62,19 @@ class Temporal(nn.Module):
         while counts[-1] > 1:
             counts.append(counts[-1] // 2 if counts[-1] > 3 else 1)
         steps = [(a, b) for a, b in pairwise(counts)] or [(1, 1)]
-        self.LFE = nn.Sequential(*[m for a, b in steps for m in (Excite(a, b), nn.Conv2d(a, b, kernel_size=1, bias=False))])
+        self.LFE = nn.Sequential(
+            *[m for a, b in steps for m in (Excite(a, b), nn.Conv2d(a, b, kernel_size=1, bias=False))]
+        )
         self.LFE_prior_bias = nn.Parameter(torch.zeros(()))
         self.cur_self_attention, self.prior_self_attention, self.cros_attention = attention(), attention(), attention()
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
-        self.mlp_attn = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, width), nn.Dropout(config.dropout))
+        self.mlp_attn = nn.Sequential(
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(width, width),
+            nn.Dropout(config.dropout),
+        )
         widths = [width, *[out_width] * 4]
         self.mlp_final = nn.Sequential(*[m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.GELU())][:-1])
         self.dropout = nn.Dropout(config.dropout)

@@ -28,7 +28,9 @@ class Licence(Config):
 
 
 Reach = Literal["public", "private", "none"]
-Checked = Literal["pseudonyms", "identity", "patient", "dates", "descriptions", "institution", "device", "private", "pixels", "text"]
+Checked = Literal[
+    "pseudonyms", "identity", "patient", "dates", "descriptions", "institution", "device", "private", "pixels", "text"
+]
 """What people can have checked. All but the first two and the last are options of DICOM PS3.15 Annex E.3."""
 
 
@@ -59,7 +61,11 @@ class Splits(Config):
 
     by: Literal["patient", "image", "column"] = "patient"
     """`image` where the archive knows no patients: said on the model card."""
-    ratios: dict[Literal["train", "val", "test"], Annotated[float, Field(ge=0)]] = {"train": 0.8, "val": 0.1, "test": 0.1}
+    ratios: dict[Literal["train", "val", "test"], Annotated[float, Field(ge=0)]] = {
+        "train": 0.8,
+        "val": 0.1,
+        "test": 0.1,
+    }
     folds: int = Field(0, ge=0)
     """With N folds the shards are fold0..foldN-1; a source with `fold: k` tests on k and trains on the rest."""
     salt: str = "medvlm"
@@ -134,7 +140,9 @@ def load_card(path: Path, shown: str | None = None, plugins: Sequence[str] = ())
     plugins: packages that its reader may come from.
     """
     if not path.is_file():
-        raise DataError(f"{shown or path}: there is no such data card; every data set needs one (see data_cards/ for examples)")
+        raise DataError(
+            f"{shown or path}: there is no such data card; every data set needs one (see data_cards/ for examples)"
+        )
     card: Card = validate(Card, read_yaml(path, shown), {"plugins": plugins})
     return card
 

@@ -14,7 +14,15 @@ from functools import cache
 from types import ModuleType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from medvlm.core.document import Document, KeyPath, dotted, place_of, step_into
@@ -27,7 +35,9 @@ class Config(BaseModel):
     A name with a trailing underscore (`from_`) has an alias; YAML knows the alias alone, Python code both.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -55,7 +65,9 @@ class Slot:
         return [kind for kind in kinds(self.folder) if not self.only or kind in self.only]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(self.validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump))
+        return core_schema.with_info_plain_validator_function(
+            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump)
+        )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         options: list[dict[str, Any]] = []
@@ -65,7 +77,9 @@ class Slot:
             option["required"] = sorted({"kind", *option.get("required", [])})
             options.append(option)
         # A plugin's own keys are not known here.
-        options.append({"type": "object", "properties": {"kind": {"type": "string", "pattern": r"\."}}, "required": ["kind"]})
+        options.append(
+            {"type": "object", "properties": {"kind": {"type": "string", "pattern": r"\."}}, "required": ["kind"]}
+        )
         return {"anyOf": [*options, {"type": "null"}] if self.optional else options}
 
     def validate(self, value: Any, info: ValidationInfo) -> Any:
@@ -104,20 +118,38 @@ def find_component(folder: str, kind: Any, plugins: Sequence[str], accepted: Seq
     accepted = accepted or kinds(folder)
     if kind not in accepted:
         near = did_you_mean(str(kind), accepted)
-        raise _nested([Problem(("kind",), f"unknown kind of {folder} {shorten(kind)}{near} (accepts {', '.join(accepted)})")])
+        raise _nested(
+            [Problem(("kind",), f"unknown kind of {folder} {shorten(kind)}{near} (accepts {', '.join(accepted)})")]
+        )
     return component(folder, kind)
 
 
 def _find_plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
     package = kind.split(".")[0]
     if package not in plugins:
-        raise _nested([Problem(("kind",), f"{kind!r} is a plugin's, but {package!r} is not listed; add `plugins: [{package}]` to the recipe")])
+        raise _nested(
+            [
+                Problem(
+                    ("kind",),
+                    f"{kind!r} is a plugin's, but {package!r} is not listed; add `plugins: [{package}]` to the recipe",
+                )
+            ]
+        )
     try:
         module = importlib.import_module(kind)
     except ImportError as reason:
-        raise _nested([Problem(("kind",), f"cannot import {kind!r} ({reason}); install the package that holds it")]) from None
+        raise _nested(
+            [Problem(("kind",), f"cannot import {kind!r} ({reason}); install the package that holds it")]
+        ) from None
     if not _is_config(getattr(module, "Config", None)):
-        raise _nested([Problem(("kind",), f"the module {kind!r} has no class Config; see medvlm/core/contracts.py for what a component offers")])
+        raise _nested(
+            [
+                Problem(
+                    ("kind",),
+                    f"the module {kind!r} has no class Config; see medvlm/core/contracts.py for what a component offers",
+                )
+            ]
+        )
     return module
 
 
@@ -178,14 +210,30 @@ def problems_of(invalid: ValidationError, config: type[BaseModel]) -> Iterator[P
 
 MISSING = "is missing"
 _EXPECTED = {
-    "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number", "int_parsing_size": "a smaller number",
-    "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number", "string_type": "text",
-    "bool_type": "true or false", "bool_parsing": "true or false", "none_required": "nothing",
-    "dict_type": "keys and values", "mapping_type": "keys and values", "model_type": "keys and values", "tuple_type": "a list", "list_type": "a list",
-    "literal_error": "{expected}", "greater_than": "more than {gt:g}", "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}", "less_than_equal": "at most {le:g}",
-    "too_long": "at most {max_length} entries", "too_short": "at least {min_length} entries",
-}  # fmt: skip
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "none_required": "nothing",
+    "dict_type": "keys and values",
+    "mapping_type": "keys and values",
+    "model_type": "keys and values",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_long": "at most {max_length} entries",
+    "too_short": "at least {min_length} entries",
+}
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -225,7 +273,11 @@ def _real_path(problem: Problem, data: Any) -> Problem:
     """Without the names of union members that pydantic puts into a path; they are no keys of the data."""
     real: list[str | int] = []
     for part in problem.path:
-        is_key = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        is_key = (
+            part in data
+            if isinstance(data, dict)
+            else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
         if is_key:
             real.append(part)
             data = step_into(data, part)

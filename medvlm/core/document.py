@@ -75,7 +75,9 @@ def with_value(document: Document, override: str) -> Document:
     dotted_path, equals, text = override.partition("=")
     keys = dotted_path.strip().split(".")
     if not equals or not all(keys):
-        raise RecipeError(f"{COMMAND_LINE}: {override!r} is not an override; expected key.path=value, e.g. stages.align.steps=500")
+        raise RecipeError(
+            f"{COMMAND_LINE}: {override!r} is not an override; expected key.path=value, e.g. stages.align.steps=500"
+        )
     place = f"{COMMAND_LINE} {dotted_path}"
     node = _compose(text, place)
     inner_marks: dict[KeyPath, Mark] = {}
@@ -135,7 +137,11 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
@@ -184,7 +190,9 @@ def _plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str
                 raise RecipeError(f"{_at(place)}: a key must be plain text")
             if key.value in data:
                 between = "." if file.startswith(COMMAND_LINE) else " "
-                raise RecipeError(f"{_at(place)}{between}{'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove one of them")
+                raise RecipeError(
+                    f"{_at(place)}{between}{'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove one of them"
+                )
             marks[(*path, key.value)] = place
             data[key.value] = _plain(value, (*path, key.value), marks, file)
         return data

@@ -32,14 +32,18 @@ _IDEFICS = Family("vision_model", ("connector",), "text_model", "thousandths")
 FAMILIES = {
     "qwen2_vl": Family("visual", ("visual.merger",), "language_model", "bbox_2d", "mm_token_type_ids"),
     "qwen2_5_vl": Family("visual", ("visual.merger",), "language_model", "bbox_2d_pixels", "mm_token_type_ids"),
-    "qwen3_vl": Family("visual", ("visual.merger", "visual.deepstack_merger_list"), "language_model", "bbox_2d", "mm_token_type_ids"),
+    "qwen3_vl": Family(
+        "visual", ("visual.merger", "visual.deepstack_merger_list"), "language_model", "bbox_2d", "mm_token_type_ids"
+    ),
     "gemma3": Family("vision_tower", ("multi_modal_projector",), "language_model", "box_2d", "token_type_ids"),
     "internvl": Family("vision_tower", ("multi_modal_projector",), "language_model", "tags"),
     "llava": _LLAVA,
     "llava_onevision": Family("vision_tower", ("multi_modal_projector", "image_newline"), "language_model", "relative"),
     "idefics3": _IDEFICS,
     "smolvlm": _IDEFICS,
-    "paligemma": Family("vision_tower", ("multi_modal_projector",), "language_model", "loc", "token_type_ids", True, first_position=1),
+    "paligemma": Family(
+        "vision_tower", ("multi_modal_projector",), "language_model", "loc", "token_type_ids", True, first_position=1
+    ),
     "mistral3": Family("vision_tower", ("multi_modal_projector",), "language_model", "thousandths"),
 }
 """By the `model_type` of config.json."""
@@ -49,5 +53,7 @@ def family_of(model_type: str) -> Family:
     """Raises RecipeError for a model that is none of them."""
     if model_type not in FAMILIES:
         near = did_you_mean(model_type, FAMILIES)
-        raise RecipeError(f"model.pretrained: a {model_type!r} is no vision-language model that is known here{near} (known are {', '.join(FAMILIES)})")
+        raise RecipeError(
+            f"model.pretrained: a {model_type!r} is no vision-language model that is known here{near} (known are {', '.join(FAMILIES)})"
+        )
     return FAMILIES[model_type]

@@ -114,11 +114,19 @@ class Sample:
     def from_json(record: dict[str, Any]) -> Sample:
         """Raises KeyError or TypeError when a field is missing or unknown."""
         media = tuple(
-            Medium(**{**m, "size": tuple(m["size"]), "spacing_mm": tuple(m["spacing_mm"]) if m.get("spacing_mm") else None,
-                      "affine": tuple(tuple(row) for row in m["affine"]) if m.get("affine") else None})
+            Medium(
+                **{
+                    **m,
+                    "size": tuple(m["size"]),
+                    "spacing_mm": tuple(m["spacing_mm"]) if m.get("spacing_mm") else None,
+                    "affine": tuple(tuple(row) for row in m["affine"]) if m.get("affine") else None,
+                }
+            )
             for m in record.get("media", ())
-        )  # fmt: skip
-        questions = tuple(Question(q["text"], truth_from_json(q["truth"]), q["template"]) for q in record.get("questions", ()))
+        )
+        questions = tuple(
+            Question(q["text"], truth_from_json(q["truth"]), q["template"]) for q in record.get("questions", ())
+        )
         return Sample(**{**record, "media": media, "questions": questions})
 
 

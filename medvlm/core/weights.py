@@ -33,12 +33,20 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
     try:
         stored = load_file(config.weights)
     except (OSError, SafetensorError) as reason:
-        raise CheckpointError(f"{where}.weights: {Path(config.weights).name} is no safetensors file that can be read ({reason})") from None
-    given = {name.removeprefix(config.prefix): tensor for name, tensor in stored.items() if name.startswith(config.prefix)}
+        raise CheckpointError(
+            f"{where}.weights: {Path(config.weights).name} is no safetensors file that can be read ({reason})"
+        ) from None
+    given = {
+        name.removeprefix(config.prefix): tensor for name, tensor in stored.items() if name.startswith(config.prefix)
+    }
     if not given:
-        raise CheckpointError(f"{where}.prefix: no key of {Path(config.weights).name} begins with {config.prefix!r} (the first is {next(iter(stored), 'none')})")
+        raise CheckpointError(
+            f"{where}.prefix: no key of {Path(config.weights).name} begins with {config.prefix!r} (the first is {next(iter(stored), 'none')})"
+        )
     own = module.state_dict()
-    mismatched = [(n, tuple(t.shape), tuple(own[n].shape)) for n, t in given.items() if n in own and t.shape != own[n].shape]
+    mismatched = [
+        (n, tuple(t.shape), tuple(own[n].shape)) for n, t in given.items() if n in own and t.shape != own[n].shape
+    ]
     account(own.keys() - given.keys(), given.keys() - own.keys(), mismatched, config, where)
     fresh = {n for n, *_ in mismatched}
     module.load_state_dict({n: t for n, t in given.items() if n in own and n not in fresh}, strict=False)
@@ -54,7 +62,9 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
     try:
         if on_meta():
             return auto.from_config(AutoConfig.from_pretrained(model))
-        made, found = auto.from_pretrained(model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True)
+        made, found = auto.from_pretrained(
+            model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except OSError as reason:
         first = str(reason).strip().splitlines()[0]
         raise CheckpointError(
@@ -64,11 +74,15 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
     return made
 
 
-def account(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[Any, ...]], config: Loaded, where: str) -> None:
+def account(
+    missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[Any, ...]], config: Loaded, where: str
+) -> None:
     """Raises CheckpointError naming the first key, of how many, that the recipe does not list. mismatched: (key, stored shape, own shape)."""
     open_missing = sorted(n for n in missing if not _listed(n, config.allow_missing))
     if open_missing:
-        raise CheckpointError(f"{where}: the weights lack {open_missing[0]} ({len(open_missing)} keys); if it may start fresh, list it: allow_missing: [{open_missing[0]}]")
+        raise CheckpointError(
+            f"{where}: the weights lack {open_missing[0]} ({len(open_missing)} keys); if it may start fresh, list it: allow_missing: [{open_missing[0]}]"
+        )
     if wrong := sorted(m for m in mismatched if not _listed(m[0], config.allow_missing)):
         name, stored, own = wrong[0]
         raise CheckpointError(
@@ -76,7 +90,9 @@ def account(missing: Iterable[str], unexpected: Iterable[str], mismatched: Itera
         )
     if open_unexpected := sorted(n for n in unexpected if not _listed(n, config.allow_unexpected)):
         name = open_unexpected[0]
-        raise CheckpointError(f"{where}: {name} of the weights has no place in the model ({len(open_unexpected)} keys); if it may be left out, list it: allow_unexpected: [{name}]")
+        raise CheckpointError(
+            f"{where}: {name} of the weights has no place in the model ({len(open_unexpected)} keys); if it may be left out, list it: allow_unexpected: [{name}]"
+        )
 
 
 def _listed(name: str, patterns: Iterable[str]) -> bool:

@@ -59,7 +59,9 @@ def augment(array: np.ndarray, sample: Sample, config: Augment, rng: np.random.G
     """
     import numpy as np
 
-    share, top, left, down, right, mirrored, turned = rng.random(7)  # all of them, so that one option does not shift another's numbers
+    share, top, left, down, right, mirrored, turned = rng.random(
+        7
+    )  # all of them, so that one option does not shift another's numbers
     if config.crop is not None and any(q.truth.task in FOLLOWING for q in sample.questions):
         cut = _cut(array.shape, config.crop[0] + share * (config.crop[1] - config.crop[0]), top, left)
         countable = _countable(sample)
@@ -111,7 +113,11 @@ def _followed(sample: Sample, canvas: Canvas) -> Sample:
         truth = _truth_on(q.truth, canvas)
         if truth.boxes or not q.truth.boxes or truth.task != "boxes":
             questions.append(replace(q, truth=truth))
-    return replace(sample, media=(replace(medium, size=canvas.size, spacing_mm=spacing_mm), *sample.media[1:]), questions=tuple(questions))
+    return replace(
+        sample,
+        media=(replace(medium, size=canvas.size, spacing_mm=spacing_mm), *sample.media[1:]),
+        questions=tuple(questions),
+    )
 
 
 def _truth_on(truth: Truth, canvas: Canvas) -> Truth:

@@ -15,7 +15,9 @@ from medvlm.core.geometry import Canvas, crop, resize
 Size = tuple[int, int]
 
 
-def canvas_of(model_type: str, processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int) -> Canvas:
+def canvas_of(
+    model_type: str, processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int
+) -> Canvas:
     """Of the first picture of a sample. size: of the stored picture. tensors, expansion: what the processor made of it. pictures: how many the sample has."""
     return _CANVAS[model_type](processor, size, tensors, expansion, pictures)
 
@@ -31,7 +33,9 @@ def _patch_grid(processor: Any, size: Size, tensors: Mapping[str, Any], expansio
     return resize(size, (rows * patch, columns * patch))
 
 
-def _tiles_of_best_shape(processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int) -> Canvas:
+def _tiles_of_best_shape(
+    processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int
+) -> Canvas:
     """InternVL: stretched over the arrangement of tiles that is nearest in shape."""
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
@@ -43,7 +47,9 @@ def _tiles_of_best_shape(processor: Any, size: Size, tensors: Mapping[str, Any],
     return resize(size, (tile[0] * rows, tile[1] * columns))
 
 
-def _short_side_and_centre(processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int) -> Canvas:
+def _short_side_and_centre(
+    processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int
+) -> Canvas:
     """LLaVA: CLIP's processing, or with `do_pad` a square around the picture first."""
     images = processor.image_processor
     canvas = _square(size) if getattr(images, "do_pad", False) else resize(size, size)
@@ -68,7 +74,9 @@ def _best_pinpoint(processor: Any, size: Size, tensors: Mapping[str, Any], expan
     images = processor.image_processor
     if pictures > 1:
         square = _square(size)
-        return square.then(resize((int(square.size[0]), int(square.size[1])), (images.size["height"], images.size["width"])))
+        return square.then(
+            resize((int(square.size[0]), int(square.size[1])), (images.size["height"], images.size["width"]))
+        )
     (height, width), (high, wide) = size, select_best_resolution(size, images.image_grid_pinpoints)
     scale = min(high / height, wide / width)
     return resize(size, (min(high, max(1, round(height * scale))), min(wide, max(1, round(width * scale)))))
@@ -92,7 +100,15 @@ def _square(size: Size) -> Canvas:
 
 
 _CANVAS: dict[str, Callable[[Any, Size, Mapping[str, Any], str, int], Canvas]] = {
-    "qwen2_vl": _patch_grid, "qwen2_5_vl": _patch_grid, "qwen3_vl": _patch_grid, "gemma3": _squash, "internvl": _tiles_of_best_shape,
-    "llava": _short_side_and_centre, "llava_onevision": _best_pinpoint, "idefics3": _numbered_tiles, "smolvlm": _numbered_tiles,
-    "paligemma": _squash, "mistral3": _stated_size,
-}  # fmt: skip
+    "qwen2_vl": _patch_grid,
+    "qwen2_5_vl": _patch_grid,
+    "qwen3_vl": _patch_grid,
+    "gemma3": _squash,
+    "internvl": _tiles_of_best_shape,
+    "llava": _short_side_and_centre,
+    "llava_onevision": _best_pinpoint,
+    "idefics3": _numbered_tiles,
+    "smolvlm": _numbered_tiles,
+    "paligemma": _squash,
+    "mistral3": _stated_size,
+}

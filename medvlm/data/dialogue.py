@@ -37,18 +37,24 @@ class Dialogue:
         Raises DataError when a text holds the image token itself, or the template rewrites the prompt once an answer follows.
         """
         if self.image_token in text or (answer and self.image_token in answer):
-            raise DataError(f"a text holds {self.image_token}, which stands for an image; remove it from the archive's text")
+            raise DataError(
+                f"a text holds {self.image_token}, which stands for an image; remove it from the archive's text"
+            )
         asked, counts = self.image_token * len(image_tokens) + text, tuple(image_tokens)
         prompt = self._ids(asked, None, counts)
         if answer is None:
             return Turn(list(prompt), [])
         whole = self._ids(asked, answer, counts)
         if whole[: len(prompt)] != prompt:
-            raise DataError("the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced")
+            raise DataError(
+                "the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced"
+            )
         return Turn(list(prompt), list(whole[len(prompt) :]))
 
     def _ids(self, asked: str, answer: str | None, image_tokens: tuple[int, ...]) -> tuple[int, ...]:
-        messages = [{"role": "user", "content": asked}] + ([] if answer is None else [{"role": "assistant", "content": answer}])
+        messages = [{"role": "user", "content": asked}] + (
+            [] if answer is None else [{"role": "assistant", "content": answer}]
+        )
         text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
         before, *after = text.split(self.image_token)
         if len(after) != len(image_tokens):
@@ -56,7 +62,9 @@ class Dialogue:
         expanded = before + "".join(self.image_token * n + part for n, part in zip(image_tokens, after, strict=True))
         found = tuple(self.tokenizer(expanded, add_special_tokens=False).input_ids)
         if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(image_tokens):
-            raise DataError(f"the tokenizer made {number} image tokens of {sum(image_tokens)}; {self.image_token} must be a token of its own in its vocabulary")
+            raise DataError(
+                f"the tokenizer made {number} image tokens of {sum(image_tokens)}; {self.image_token} must be a token of its own in its vocabulary"
+            )
         return found
 
 

@@ -26,7 +26,9 @@ class Mixture:
     length: of all of it, None where it has no end. at() raises IndexError beyond.
     """
 
-    def __init__(self, weights: Mapping[str, float], seed: int, stage: str = "", limits: Mapping[str, int] | None = None):
+    def __init__(
+        self, weights: Mapping[str, float], seed: int, stage: str = "", limits: Mapping[str, int] | None = None
+    ):
         self._key, self._weights, self._limits = (seed, stage, "mixture"), weights, limits or {}
         self._phases = [_Phase(0, quotas(weights), dict.fromkeys(weights, 0))]
         self.length: int | None = None
@@ -34,7 +36,11 @@ class Mixture:
         self._arrangement = lru_cache(maxsize=8)(self._arrange)
         while (end := self._end(len(self._phases) - 1)) is not None:
             used = self.used(end)
-            left = {source: weight for source, weight in weights.items() if used[source] < self._limits.get(source, used[source] + 1)}
+            left = {
+                source: weight
+                for source, weight in weights.items()
+                if used[source] < self._limits.get(source, used[source] + 1)
+            }
             if not left:
                 self.length = end
                 break
@@ -55,7 +61,10 @@ class Mixture:
         phase = self._phases[number]
         cycle, slot = divmod(position - phase.start, phase.cycle)
         begun = Counter(source for source, _ in self._arrangement(number, cycle)[:slot])
-        return {source: before + cycle * phase.quotas.get(source, 0) + begun[source] for source, before in phase.before.items()}
+        return {
+            source: before + cycle * phase.quotas.get(source, 0) + begun[source]
+            for source, before in phase.before.items()
+        }
 
     def _phase(self, position: int) -> int:
         return bisect_right([phase.start for phase in self._phases], position) - 1

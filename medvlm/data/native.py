@@ -60,18 +60,29 @@ class Processor:
             self.stock: Any = AutoProcessor.from_pretrained(folder)
         except (OSError, ImportError) as reason:
             first = str(reason).strip().splitlines()[0]
-            raise RecipeError(f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if it is gated, or give the path of a folder") from None
+            raise RecipeError(
+                f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if it is gated, or give the path of a folder"
+            ) from None
         if self.family.reads_prompt_both_ways and not self.stock.chat_template:
             self.stock.chat_template = PALIGEMMA
         if not self.stock.chat_template:
-            raise RecipeError(f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or add chat_template.jinja to its folder")
-        fixed = {**getattr(type(self.stock), "images_kwargs", {}), **getattr(self.stock.valid_processor_kwargs, "_defaults", {}).get("images_kwargs", {})}
+            raise RecipeError(
+                f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or add chat_template.jinja to its folder"
+            )
+        fixed = {
+            **getattr(type(self.stock), "images_kwargs", {}),
+            **getattr(self.stock.valid_processor_kwargs, "_defaults", {}).get("images_kwargs", {}),
+        }
         for name, value in (settings or {}).items():
             known = [n for n in self.stock.image_processor.to_dict() if not n.endswith("_type")]
             if name not in known:
-                raise RecipeError(f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such setting{did_you_mean(name, known)} (it has {', '.join(sorted(known))})")
+                raise RecipeError(
+                    f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such setting{did_you_mean(name, known)} (it has {', '.join(sorted(known))})"
+                )
             if name in fixed and fixed[name] != value:
-                raise RecipeError(f"model.processor.{name}: {type(self.stock).__name__} sets it to {fixed[name]} in every call, whatever its files say; choose another setting (it has {', '.join(sorted(set(known) - set(fixed)))})")
+                raise RecipeError(
+                    f"model.processor.{name}: {type(self.stock).__name__} sets it to {fixed[name]} in every call, whatever its files say; choose another setting (it has {', '.join(sorted(set(known) - set(fixed)))})"
+                )
             setattr(self.stock.image_processor, name, value)
         self.tokenizer = self.stock.tokenizer
         if self.tokenizer.pad_token is None:
@@ -156,9 +167,13 @@ class NativeDialogue(Dialogue):
             return Turn(prompt, [])
         if self.processor.family.reads_prompt_both_ways:
             return Turn(prompt, self.tokenizer(answer + self.tokenizer.eos_token, add_special_tokens=False).input_ids)
-        whole = self.processor.ids([asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}], expansions, ask=False)
+        whole = self.processor.ids(
+            [asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}], expansions, ask=False
+        )
         if whole[: len(prompt)] != prompt:
-            raise DataError("the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced")
+            raise DataError(
+                "the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced"
+            )
         return Turn(prompt, whole[len(prompt) :])
 
 
@@ -189,17 +204,28 @@ class NativePrepare(Prepare):
         first, canvas = sample.media[0], None
         if is_flat(first, self._views(first)):
             stored, size = first.size[-2:], images[0].shape[:2]
-            processed = canvas_of(self.processor.config.model_type, self.processor.stock, size, made.tensors, made.expansions[0], len(images))
+            processed = canvas_of(
+                self.processor.config.model_type,
+                self.processor.stock,
+                size,
+                made.tensors,
+                made.expansions[0],
+                len(images),
+            )
             canvas = processed if size == stored else resize(stored, size).then(processed)
         return Seen([("image", made)], canvas)
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         """Raises DataError for boxes on slices that are not those they were drawn on."""
         if canvas is None and BOXES_SLOT in question.truth.answer:
-            raise DataError(f"{question.template}: its boxes lie on stored slices, and model.views shows another plane; use plane: stored, or leave `boxes` out of `tasks`")
+            raise DataError(
+                f"{question.template}: its boxes lie on stored slices, and model.views shows another plane; use plane: stored, or leave `boxes` out of `tasks`"
+            )
         return super().truth(question, canvas)
 
-    def document(self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True) -> Document:
+    def document(
+        self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
+    ) -> Document:
         """Raises DataError where the text does not hold as many image tokens as there are features: they would be laid into wrong places."""
         made = super().document(sample, questions, seen, shows, answered)
         features = sum(count for _, shown in made.media for count in shown.counts)
@@ -207,7 +233,9 @@ class NativePrepare(Prepare):
             tokens = (made.prefix + branch).count(self.processor.config.image_token_id)
             if tokens != features:
                 sizes = ", ".join(" x ".join(map(str, m.size)) for m in sample.media)
-                raise DataError(f"{sample.source}/{sample.key}: {tokens} image tokens in the text for {features} features of its media ({sizes}); is the chat template that of this model?")
+                raise DataError(
+                    f"{sample.source}/{sample.key}: {tokens} image tokens in the text for {features} features of its media ({sizes}); is the chat template that of this model?"
+                )
         return made
 
     def expansions(self, seen: Seen) -> Sequence[str]:
@@ -219,7 +247,11 @@ class NativePrepare(Prepare):
     def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
         """A model that reads its prompt in both directions is given one answer a row: what it makes of a prompt depends on the whole of it."""
         if self.processor.family.reads_prompt_both_ways:
-            documents = [replace(d, branches=[branch]) for d in documents for branch in d.branches] if any(d.branches for d in documents) else documents
+            documents = (
+                [replace(d, branches=[branch]) for d in documents for branch in d.branches]
+                if any(d.branches for d in documents)
+                else documents
+            )
             pack = False
         return collate(documents, {}, pad_id, pack, stack)
 
@@ -246,7 +278,9 @@ class NativePrepare(Prepare):
             each = self.processor.look(pictures(array, medium, views, most=1)).counts[0]
             most = views.max_tokens // each
             if not most:
-                raise DataError(f"{sample.source}/{sample.key}: one slice takes {each} tokens, model.views.{medium.kind}.max_tokens is {views.max_tokens}; raise it, or let the processor make images smaller")
+                raise DataError(
+                    f"{sample.source}/{sample.key}: one slice takes {each} tokens, model.views.{medium.kind}.max_tokens is {views.max_tokens}; raise it, or let the processor make images smaller"
+                )
         return pictures(array, medium, views, most)
 
 
@@ -256,7 +290,12 @@ def smaller(image: np.ndarray, scale: float) -> np.ndarray:
         return image
     size = [max(1, round(pixels * scale)) for pixels in image.shape[:2]]
     pixels_CHW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return torch.nn.functional.interpolate(pixels_CHW[None], size=size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
+    return (
+        torch.nn.functional.interpolate(pixels_CHW[None], size=size, mode="bicubic", antialias=True)[0]
+        .permute(1, 2, 0)
+        .contiguous()
+        .numpy()
+    )
 
 
 def stack(documents: Sequence[Document]) -> Stacked:
@@ -269,15 +308,22 @@ def stack(documents: Sequence[Document]) -> Stacked:
             number[id(shown)] = len(distinct)
             distinct.append(shown)
     starts = np.cumsum([0, *(sum(p.counts) for p in distinct)]).tolist()
-    rows_of = [[row for _, shown in d.media for row in range(starts[number[id(shown)]], starts[number[id(shown)] + 1])] for d in documents]
-    return {name: _joined([p.tensors[name] for p in distinct]) for name in (distinct[0].tensors if distinct else ())}, rows_of
+    rows_of = [
+        [row for _, shown in d.media for row in range(starts[number[id(shown)]], starts[number[id(shown)] + 1])]
+        for d in documents
+    ]
+    return {
+        name: _joined([p.tensors[name] for p in distinct]) for name in (distinct[0].tensors if distinct else ())
+    }, rows_of
 
 
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     largest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
     padded = []
     for tensor in tensors:
-        missing = [n for axis, size in reversed(list(zip(tensor.shape[1:], largest, strict=True))) for n in (0, size - axis)]
+        missing = [
+            n for axis, size in reversed(list(zip(tensor.shape[1:], largest, strict=True))) for n in (0, size - axis)
+        ]
         padded.append(torch.nn.functional.pad(tensor, missing) if any(missing) else tensor)
     return torch.cat(padded)
 

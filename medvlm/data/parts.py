@@ -13,7 +13,13 @@ from medvlm.data.source import SourceView
 from medvlm.data.stream import Part
 
 
-def parts_of(views: Mapping[str, SourceView], mix: Mapping[str, float], sampling: Sampling, orders: Mapping[str, Order], stage: str) -> dict[str, Part]:
+def parts_of(
+    views: Mapping[str, SourceView],
+    mix: Mapping[str, float],
+    sampling: Sampling,
+    orders: Mapping[str, Order],
+    stage: str,
+) -> dict[str, Part]:
     """By name: SOURCE, or SOURCE/GROUP where a source is balanced. Raises DataError for groups that a source does not have."""
     weights = dict(mix)
     if sampling.temperature is not None and all(len(view) for view in views.values()):
@@ -27,5 +33,7 @@ def parts_of(views: Mapping[str, SourceView], mix: Mapping[str, float], sampling
             except DataError as reason:
                 raise DataError(f"stages.{stage}.sampling.balance.{name}: {reason}") from None
         for part, view in groups.items():
-            parts[part] = Part(name, view, weight / len(groups), sampling.epochs.get(name, math.inf), orders.get(name, RANDOM))
+            parts[part] = Part(
+                name, view, weight / len(groups), sampling.epochs.get(name, math.inf), orders.get(name, RANDOM)
+            )
     return parts

@@ -27,6 +27,11 @@ def decode(data: bytes, member: str) -> np.ndarray:
 def _is_plain(data: bytes) -> bool:
     """Grey or colour, one image, of a size that may be decoded; what else there is io/images refuses with its reasons."""
     frame = jpeg_frame(data)
-    if frame is None or frame.form != "JPEG" or frame.samples not in (1, 3) or not 0 < frame.height * frame.width <= images.MAX_PIXELS:
+    if (
+        frame is None
+        or frame.form != "JPEG"
+        or frame.samples not in (1, 3)
+        or not 0 < frame.height * frame.width <= images.MAX_PIXELS
+    ):
         return False
     return b"MPF\0" not in data[: frame.at]  # two images in one file say so in a segment before the first one's pixels

@@ -52,7 +52,9 @@ class Prepare:
         canvas, stacks = None, dict[str, list[Any]]()
         for number, medium in enumerate(sample.media):
             if medium.kind not in self.routes:
-                raise DataError(f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are {', '.join(self.routes)})")
+                raise DataError(
+                    f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are {', '.join(self.routes)})"
+                )
             name = self.routes[medium.kind]
             pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
             canvas = drawn_on if number == 0 else canvas
@@ -62,13 +64,18 @@ class Prepare:
                 stacks.setdefault(name, []).append(pixels)
             else:
                 media.append((name, pixels))
-        return Seen([(name, self._stacked(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media], canvas)
+        return Seen(
+            [(name, self._stacked(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
+            canvas,
+        )
 
     def _stacked(self, name: str, films: list[Any], sample: Sample) -> Any:
         """[C, stack, H, W]; where there are fewer films, the last one also stands in front (Libra's missing prior)."""
         size = self.transforms[name].preprocess.stack
         if len(films) > size:
-            raise DataError(f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one input; raise its `stack`, or leave some out in the card")
+            raise DataError(
+                f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one input; raise its `stack`, or leave some out in the card"
+            )
         return torch.stack([films[-1]] * (size - len(films)) + films, 1)
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
@@ -83,7 +90,9 @@ class Prepare:
         placed = [self.boxes.place(canvas, box) for box in truth.boxes]
         kept = tuple(box for box in placed if box is not None)
         if truth.task == "boxes" and truth.boxes and not kept:
-            raise DataError(f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the question")
+            raise DataError(
+                f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the question"
+            )
         if truth.task == "count" and len(kept) < len(truth.boxes):
             return replace(truth, boxes=kept, count=len(kept), answer=count_text.write(len(kept)))
         return replace(truth, boxes=kept, answer=truth.answer.replace(BOXES_SLOT, self.boxes.write(kept, truth.label)))
@@ -93,9 +102,15 @@ class Prepare:
         if self.dialogue is None:
             raise DataError("this recipe has no language model, so nothing can be asked")
         text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
-        return self.dialogue.turn(text, self.expansions(seen) if "media" in shows else [], self.truth(question, seen.canvas).answer if answered else None)
+        return self.dialogue.turn(
+            text,
+            self.expansions(seen) if "media" in shows else [],
+            self.truth(question, seen.canvas).answer if answered else None,
+        )
 
-    def document(self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True) -> Document:
+    def document(
+        self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
+    ) -> Document:
         turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
         return document(sample.key, turns, seen.media if "media" in shows else [])
 
@@ -116,7 +131,13 @@ class Prepare:
         return perceived(pixels, self.transforms[name].preprocess)
 
 
-def make_prepare(encoders: Mapping[str, Any], preprocess: Mapping[str, Any], image_tokens: Mapping[str, int], dialogue: Dialogue | None, boxes: Writing) -> Prepare:
+def make_prepare(
+    encoders: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    image_tokens: Mapping[str, int],
+    dialogue: Dialogue | None,
+    boxes: Writing,
+) -> Prepare:
     """encoders: name -> its config. An encoder serves the kinds it lists, or the kind it is named after."""
     routes = {kind: name for name, config in encoders.items() for kind in (config.serves or (name,))}
     return Prepare({name: MediaTransform(p) for name, p in preprocess.items()}, routes, dialogue, image_tokens, boxes)

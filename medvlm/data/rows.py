@@ -14,7 +14,11 @@ Stacked = tuple[dict[str, torch.Tensor], list[list[int]]]
 
 
 def collate(
-    documents: Sequence[Document], image_tokens: Mapping[str, int], pad_id: int, pack: bool = True, stack: Callable[[Sequence[Document]], Stacked] | None = None
+    documents: Sequence[Document],
+    image_tokens: Mapping[str, int],
+    pad_id: int,
+    pack: bool = True,
+    stack: Callable[[Sequence[Document]], Stacked] | None = None,
 ) -> Batch:
     """The batch of these documents. Targets come document by document, branch by branch.
 

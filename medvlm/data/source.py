@@ -21,7 +21,13 @@ class SourceView:
     Without `keep` it takes no memory; with it 8 bytes a sample, and one pass over the index.
     """
 
-    def __init__(self, shards: ShardSet, splits: Sequence[str], keep: Callable[[Entry], bool] | None = None, kept: Sequence[int] | None = None):
+    def __init__(
+        self,
+        shards: ShardSet,
+        splits: Sequence[str],
+        keep: Callable[[Entry], bool] | None = None,
+        kept: Sequence[int] | None = None,
+    ):
         self._shards, self._splits = shards, splits
         self._counts = [(split, shards.count(split)) for split in splits]
         whole = sum(n for _, n in self._counts)
@@ -61,7 +67,9 @@ class SourceView:
         for i in self._kept:
             kept.setdefault(group_of(self._shards.entry(*self._locate(i)), by), array("q")).append(i)
         if set(kept) == {""} and by not in KINDS_OF_GROUPS:
-            raise DataError(f"no sample says its {by!r} (they say {', '.join(self._shards.group_names) or 'nothing'}; besides there are {' and '.join(KINDS_OF_GROUPS)})")
+            raise DataError(
+                f"no sample says its {by!r} (they say {', '.join(self._shards.group_names) or 'nothing'}; besides there are {' and '.join(KINDS_OF_GROUPS)})"
+            )
         return {name: SourceView(self._shards, self._splits, kept=kept[name]) for name in sorted(kept)}
 
     def _locate(self, i: int) -> tuple[str, int]:
@@ -123,10 +131,14 @@ class HoldOut(Config):
     def holds(self, entry: Entry) -> bool:
         """Samples that do not say their group are never held out."""
         group = group_of(entry, self.by)
-        return group in self.values or bool(self.share and group and below(1 << 53, self.salt, self.by, group) < self.share * (1 << 53))
+        return group in self.values or bool(
+            self.share and group and below(1 << 53, self.salt, self.by, group) < self.share * (1 << 53)
+        )
 
 
-def needs(tasks: Collection[str] | None = None, report: bool = False, media: Collection[str] | None = None) -> Callable[[Entry], bool]:
+def needs(
+    tasks: Collection[str] | None = None, report: bool = False, media: Collection[str] | None = None
+) -> Callable[[Entry], bool]:
     """Whether a stage can use a sample. tasks: it has a question of one of them (of any task when empty).
     media: it has some, all of these kinds."""
 

@@ -72,9 +72,13 @@ class Stream:
     def __init__(self, parts: Mapping[str, Part], seed: int, *, stage: str):
         for part in parts.values():
             if not len(part.view):
-                raise DataError(f"stages.{stage}.mix.{part.source}: no sample of this source has what the stage needs (its tasks, media or reports)")
+                raise DataError(
+                    f"stages.{stage}.mix.{part.source}: no sample of this source has what the stage needs (its tasks, media or reports)"
+                )
         self.parts, self.seed, self.stage = parts, seed, stage
-        limits = {name: max(1, round(part.epochs * len(part.view))) for name, part in parts.items() if part.epochs < math.inf}
+        limits = {
+            name: max(1, round(part.epochs * len(part.view))) for name, part in parts.items() if part.epochs < math.inf
+        }
         self._mixture = Mixture({name: part.weight for name, part in parts.items()}, seed, stage, limits)
         self.length = self._mixture.length
         self._order = lru_cache(maxsize=4 * len(parts))(self._shuffled)
@@ -143,17 +147,25 @@ def loader(
     """
     if batch % world:
         fits = ", ".join(str(n) for n in (batch - batch % world, batch + world - batch % world) if n)
-        raise DataError(f"stages.{stream.stage}.batch is {batch}, which {world} ranks cannot share evenly; use a multiple of {world}, e.g. {fits}")
+        raise DataError(
+            f"stages.{stream.stage}.batch is {batch}, which {world} ranks cannot share evenly; use a multiple of {world}, e.g. {fits}"
+        )
     share = batch // world
     steps = ((first, range(first + rank * share, first + (rank + 1) * share)) for first in count(start, batch))
     ledger = _Ledger(quarantine, max_bad, Counter() if dropped is None else dropped)
-    return _threaded(stream, steps, prepare, ledger, workers, ahead) if workers else _inline(stream, steps, prepare, ledger)
+    return (
+        _threaded(stream, steps, prepare, ledger, workers, ahead)
+        if workers
+        else _inline(stream, steps, prepare, ledger)
+    )
 
 
 _Steps = Iterator[tuple[int, range]]
 
 
-def _inline(stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _Ledger) -> Iterator[tuple[int, list[T]]]:
+def _inline(
+    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _Ledger
+) -> Iterator[tuple[int, list[T]]]:
     for first, positions in steps:
         yield first, [ledger.settle(_attempt(stream, p, prepare)) for p in positions]
 
@@ -203,7 +215,9 @@ def _attempt(stream: Stream, position: int, prepare: Callable[[Item], T]) -> _At
             place = stream.substitute(position, len(bad) + len(too_long))
         except Exception as error:
             key, shard = stream.whereabouts(place)
-            error.add_note(f"at position {position} of stage {stream.stage}: sample {key} of source {place.source}, shard {shard}")
+            error.add_note(
+                f"at position {position} of stage {stream.stage}: sample {key} of source {place.source}, shard {shard}"
+            )
             raise
     return _Attempts(first, bad, too_long, [])
 
@@ -232,5 +246,7 @@ class _Ledger:
             )
         if not attempts.prepared:
             tried = [*attempts.too_long, *attempts.bad]
-            raise DataError(f"position {attempts.place.position}: {len(tried)} samples in a row cannot be used; the last: {tried[-1][2]}")
+            raise DataError(
+                f"position {attempts.place.position}: {len(tried)} samples in a row cannot be used; the last: {tried[-1][2]}"
+            )
         return attempts.prepared[0]

@@ -63,7 +63,9 @@ class MediaTransform:
                 f"{member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack the data set again"
             )
         if self.preprocess.windows and array.ndim > axes:
-            raise DataError(f"{member}: in colour, and preprocess.windows is for grey media; train it with another encoder")
+            raise DataError(
+                f"{member}: in colour, and preprocess.windows is for grey media; train it with another encoder"
+            )
         if self.preprocess.tiles:
             (whole, canvas), (large, _) = (transform(array, member, medium) for transform in self._whole_and_large)
             return torch.cat([whole[:, None], _tiles(large, self.preprocess.tiles)], 1), canvas
@@ -73,7 +75,9 @@ class MediaTransform:
     def _film(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
         as_8bit = array.dtype == np.uint8 and _is_plain(self.preprocess)
         scaled = [array] if as_8bit else [_scaled(array, *band) for band in _bands(array, self.preprocess, member)]
-        pixels_CHW = torch.cat([_channels_first(each, 1 if self.preprocess.windows else self.preprocess.channels) for each in scaled])
+        pixels_CHW = torch.cat(
+            [_channels_first(each, 1 if self.preprocess.windows else self.preprocess.channels) for each in scaled]
+        )
         resized = _placed(_bicubic(pixels_CHW, steps.resized), steps)
         if as_8bit:
             return (resized.float() - self._mean_8bit).div_(self._std_8bit), steps.canvas
@@ -84,7 +88,9 @@ class MediaTransform:
             array = _luma(array) if self.preprocess.channels == 1 else array
         bands = _bands(array, self.preprocess, member)
         planes = [array] if array.ndim == 3 else [array[..., c] for c in range(3)]
-        resized_CDHW = torch.stack([_resize_volume(torch.from_numpy(_scaled(x, *band)), steps.resized) for band in bands for x in planes])
+        resized_CDHW = torch.stack(
+            [_resize_volume(torch.from_numpy(_scaled(x, *band)), steps.resized) for band in bands for x in planes]
+        )
         return (_placed(resized_CDHW, steps) - self._mean).div_(self._std), steps.canvas
 
 
@@ -149,14 +155,18 @@ def to_pictures(array: np.ndarray, preprocess: Preprocess, medium: Medium) -> np
     """
     axes = len(medium.size)
     if array.shape[:axes] != medium.size or array.shape[axes:] not in ((), (3,)):
-        raise DataError(f"{medium.member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack the data set again")
+        raise DataError(
+            f"{medium.member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack the data set again"
+        )
     in_colour = array.ndim > axes
     if preprocess.windows and in_colour:
         raise DataError(f"{medium.member}: in colour, and windows are for grey media; show it without")
     if array.dtype == np.uint8 and _is_plain(preprocess):
         shown = [array]
     else:
-        shown = [(_scaled(array, *band) * 255 + 0.5).astype(np.uint8) for band in _bands(array, preprocess, medium.member)]
+        shown = [
+            (_scaled(array, *band) * 255 + 0.5).astype(np.uint8) for band in _bands(array, preprocess, medium.member)
+        ]
     return shown[0] if in_colour else np.stack(shown * 3 if len(shown) == 1 else shown, -1)
 
 
@@ -182,7 +192,9 @@ def _check(preprocess: Preprocess) -> None:
             "expected (height, width), or (depth, height, width) with fit: squash"
         )
     if preprocess.spacing_mm is not None and (len(preprocess.spacing_mm) != axes or preprocess.fit != "crop"):
-        raise ShapeError(f"preprocess.spacing_mm is {preprocess.spacing_mm} with fit: {preprocess.fit}; expected a spacing for each axis of size, and fit: crop")
+        raise ShapeError(
+            f"preprocess.spacing_mm is {preprocess.spacing_mm} with fit: {preprocess.fit}; expected a spacing for each axis of size, and fit: crop"
+        )
     expected = (len(preprocess.windows),) if preprocess.windows else (1, 3)
     if not len(preprocess.mean) == len(preprocess.std) == channels or channels not in expected:
         raise ShapeError(
@@ -192,12 +204,25 @@ def _check(preprocess: Preprocess) -> None:
     if sum((preprocess.window is not None, bool(preprocess.windows), preprocess.percentiles is not None)) > 1:
         raise ShapeError("preprocess has more than one of window, windows and percentiles; expected one")
     if (preprocess.tiles or preprocess.stack > 1) and (axes != 2 or (preprocess.tiles and preprocess.stack > 1)):
-        raise ShapeError("preprocess has tiles or a stack of a volume, or both; expected one of them, of films: size: [height, width]")
-    if preprocess.tiles and preprocess.tiles[0] != preprocess.tiles[1] and preprocess.fit == "crop" and preprocess.spacing_mm is None:
-        raise ShapeError(f"preprocess.tiles is {preprocess.tiles} with fit: crop, which would cut the tiles from another part of the film; use fit: squash, or as many rows as columns")
+        raise ShapeError(
+            "preprocess has tiles or a stack of a volume, or both; expected one of them, of films: size: [height, width]"
+        )
+    if (
+        preprocess.tiles
+        and preprocess.tiles[0] != preprocess.tiles[1]
+        and preprocess.fit == "crop"
+        and preprocess.spacing_mm is None
+    ):
+        raise ShapeError(
+            f"preprocess.tiles is {preprocess.tiles} with fit: crop, which would cut the tiles from another part of the film; use fit: squash, or as many rows as columns"
+        )
     low, high = preprocess.percentiles or (0, 100)
-    if not 0 <= low < high <= 100 or any(low >= high for low, high in (*preprocess.windows, *filter(None, [preprocess.window]))):
-        raise ShapeError("preprocess has a window, or percentiles, whose first value is not below the second, or beyond 0 and 100 percent")
+    if not 0 <= low < high <= 100 or any(
+        low >= high for low, high in (*preprocess.windows, *filter(None, [preprocess.window]))
+    ):
+        raise ShapeError(
+            "preprocess has a window, or percentiles, whose first value is not below the second, or beyond 0 and 100 percent"
+        )
 
 
 def _whole_and_large(preprocess: Preprocess) -> tuple[Preprocess, Preprocess]:
@@ -231,7 +256,9 @@ def _bands(array: np.ndarray, preprocess: Preprocess, member: str) -> list[tuple
     if preprocess.percentiles is not None:
         low, high = (float(x) for x in np.percentile(array, preprocess.percentiles))
         if low == high:
-            raise DataError(f"{member}: its percentiles {preprocess.percentiles} are the same value, so nothing can be seen of it; leave it out")
+            raise DataError(
+                f"{member}: its percentiles {preprocess.percentiles} are the same value, so nothing can be seen of it; leave it out"
+            )
         return [(low, high)]
     if array.dtype in FULL_RANGE:
         return [(0.0, FULL_RANGE[array.dtype])]
@@ -269,16 +296,25 @@ def _steps(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preproces
     """To the declared spacing or size, then the centre. Raises DataError where a declared spacing cannot be made."""
     if preprocess.spacing_mm is not None:
         if stored_mm is None:
-            raise DataError(f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go without spacing_mm")
-        new = tuple(max(round(n * mm / wanted), 1) for n, mm, wanted in zip(size, stored_mm, preprocess.spacing_mm, strict=True))
+            raise DataError(
+                f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go without spacing_mm"
+            )
+        new = tuple(
+            max(round(n * mm / wanted), 1) for n, mm, wanted in zip(size, stored_mm, preprocess.spacing_mm, strict=True)
+        )
         if math.prod(new) > MAX_RESAMPLED:
-            raise DataError(f"{member}: {size} at {stored_mm} mm become {new}, more than {MAX_RESAMPLED:,} pixels; choose a coarser preprocess.spacing_mm")
+            raise DataError(
+                f"{member}: {size} at {stored_mm} mm become {new}, more than {MAX_RESAMPLED:,} pixels; choose a coarser preprocess.spacing_mm"
+            )
     elif preprocess.fit == "crop":
         short, edge = min(size), max(preprocess.size)
         new = tuple(int(edge * n / short) for n in size)
     else:
         new = preprocess.size
-    before = tuple((wanted - n) // 2 if wanted > n else -((n - wanted) // 2) for n, wanted in zip(new, preprocess.size, strict=True))
+    before = tuple(
+        (wanted - n) // 2 if wanted > n else -((n - wanted) // 2)
+        for n, wanted in zip(new, preprocess.size, strict=True)
+    )
     centred = Canvas(preprocess.size, (1.0,) * len(size), tuple(map(float, before)))
     return Steps(new, before, preprocess.size, resize(size, new).then(centred))
 
@@ -298,7 +334,9 @@ def _bicubic(pixels_CHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         return interpolate(pixels_CHW[None], size=size, mode="bicubic", antialias=True)[0]
     # Bicubic overshoots at edges. In 8 bits that is cut off by the range after each axis, the width first; doing the
     # same here keeps windowed films within 1.5 grey levels of their 8-bit selves (without it 14, next to white).
-    wide = interpolate(pixels_CHW[None], size=(pixels_CHW.shape[-2], size[1]), mode="bicubic", antialias=True).clamp_(0, 1)
+    wide = interpolate(pixels_CHW[None], size=(pixels_CHW.shape[-2], size[1]), mode="bicubic", antialias=True).clamp_(
+        0, 1
+    )
     return interpolate(wide, size=size, mode="bicubic", antialias=True).clamp_(0, 1)[0]
 
 
@@ -313,5 +351,7 @@ def _resize_volume(volume_DHW: torch.Tensor, size: tuple[int, ...]) -> torch.Ten
         volume_DHW = interpolate(volume_DHW[None], size=(height, width), mode="bilinear", antialias=True)[0]
     if volume_DHW.shape[0] != depth:
         flat = volume_DHW.reshape(1, 1, volume_DHW.shape[0], height * width)
-        volume_DHW = interpolate(flat, size=(depth, height * width), mode="bilinear", antialias=True).reshape(depth, height, width)
+        volume_DHW = interpolate(flat, size=(depth, height * width), mode="bilinear", antialias=True).reshape(
+            depth, height, width
+        )
     return volume_DHW

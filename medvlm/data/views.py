@@ -64,10 +64,15 @@ def pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None =
     spacing_mm = medium.spacing_mm
     if views.plane != "stored":
         if medium.affine is None:
-            raise DataError(f"{medium.member}: does not say how it lies in the patient, and views.plane: {views.plane} needs that; use plane: stored")
+            raise DataError(
+                f"{medium.member}: does not say how it lies in the patient, and views.plane: {views.plane} needs that; use plane: stored"
+            )
         shown, spacing_mm = _oriented(shown, medium.affine, PLANES[views.plane])
     limit = min(views.max_slices, most or views.max_slices)
-    return [np.ascontiguousarray(shown[i]) for i in _sampled(len(shown), views, spacing_mm[0] if spacing_mm else None, limit, medium.member)]
+    return [
+        np.ascontiguousarray(shown[i])
+        for i in _sampled(len(shown), views, spacing_mm[0] if spacing_mm else None, limit, medium.member)
+    ]
 
 
 def is_flat(medium: Medium, views: Views) -> bool:
@@ -81,7 +86,9 @@ def _sampled(depth: int, views: Views, slice_mm: float | None, limit: int, membe
         count = min(depth, limit)
         return [int((i + 0.5) * depth / count) for i in range(count)]
     if slice_mm is None:
-        raise DataError(f"{member}: does not say the distance of its slices, and views.sampling: stride needs it; use sampling: uniform")
+        raise DataError(
+            f"{member}: does not say the distance of its slices, and views.sampling: stride needs it; use sampling: uniform"
+        )
     assert views.stride_mm is not None
     step, middle = max(views.stride_mm / slice_mm, 1.0), (depth - 1) / 2
     reach = math.floor(middle / step)
@@ -103,7 +110,11 @@ def _oriented(volume: np.ndarray, affine: Affine, along: int) -> tuple[np.ndarra
     # Rows downwards, columns to the right: head to feet or front to back; right to left of the patient, or front to back.
     rows, columns = {2: (1, 0), 1: (2, 0), 0: (2, 1)}[along]
     order = (along, rows, columns)
-    towards = {along: 1.0, rows: -1.0, columns: -1.0}  # axial: y downwards from front to back is -A; columns from the right to the left is -R
+    towards = {
+        along: 1.0,
+        rows: -1.0,
+        columns: -1.0,
+    }  # axial: y downwards from front to back is -A; columns from the right to the left is -R
     turned = np.moveaxis(volume, [axis_of[ras] for ras in order], [0, 1, 2])
     for place, ras in enumerate(order):
         if np.sign(matrix[ras, axis_of[ras]]) != towards[ras]:

@@ -26,7 +26,9 @@ def from_maps(maps: Sequence[torch.Tensor]) -> Features:
     """Maps [N, C, *grid] joined along their channels. Raises ShapeError for maps of different grids."""
     grids = [tuple(m.shape[2:]) for m in maps]
     if len(set(grids)) > 1:
-        raise ShapeError(f"encoders: the layers have grids of {', '.join(map(str, grids))}, which cannot be joined; choose layers of one stage of the network")
+        raise ShapeError(
+            f"encoders: the layers have grids of {', '.join(map(str, grids))}, which cannot be joined; choose layers of one stage of the network"
+        )
     patches = (torch.cat(list(maps), 1) if len(maps) > 1 else maps[0]).flatten(2).transpose(1, 2).contiguous()
     return Features(patches, patches.mean(1), grids[0])
 
@@ -37,7 +39,11 @@ def to_grid(patches_NTE: torch.Tensor, grid: tuple[int, ...], wanted: tuple[int,
         return patches_NTE
     maps = patches_NTE.transpose(1, 2).unflatten(2, grid)
     shrinks = math.prod(wanted) < math.prod(grid)
-    return interpolate(maps, size=wanted, mode="bilinear", antialias=shrinks, align_corners=False).flatten(2).transpose(1, 2)
+    return (
+        interpolate(maps, size=wanted, mode="bilinear", antialias=shrinks, align_corners=False)
+        .flatten(2)
+        .transpose(1, 2)
+    )
 
 
 class Measured(nn.Module):

@@ -26,7 +26,9 @@ class Config(EncoderConfig):
     def _connector_is_of_the_whole(self) -> Config:
         for i, encoder in enumerate(self.encoders):
             if encoder.connector is not None or encoder.serves:
-                raise ValueError(f"encoders.{i}: connector and serves belong to the whole; write them beside `encoders`")
+                raise ValueError(
+                    f"encoders.{i}: connector and serves belong to the whole; write them beside `encoders`"
+                )
         return self
 
 
@@ -52,7 +54,9 @@ def standalone(config: Config, built: Any) -> Config:
         kind = component("encoders", encoder.kind)
         return kind.standalone(encoder.model_copy(update={"preprocess": kind.preprocess(encoder)}), tower)
 
-    return config.model_copy(update={"encoders": tuple(one(e, t) for e, t in zip(config.encoders, built.towers, strict=True))})
+    return config.model_copy(
+        update={"encoders": tuple(one(e, t) for e, t in zip(config.encoders, built.towers, strict=True))}
+    )
 
 
 class Fused(nn.Module):
@@ -67,12 +71,22 @@ class Fused(nn.Module):
         widths = [tower.width for tower in built]
         for number, one in enumerate(before):
             if one.channels != before[0].channels:
-                raise ShapeError(f"encoders: the encoders see {before[0].channels} and {one.channels} channels of one image; give both the same preprocess.channels")
+                raise ShapeError(
+                    f"encoders: the encoders see {before[0].channels} and {one.channels} channels of one image; give both the same preprocess.channels"
+                )
             shape = (-1, 1, 1)
-            self.register_buffer(f"scale_{number}", (torch.tensor(before[0].std) / torch.tensor(one.std)).view(shape), persistent=False)
-            self.register_buffer(f"shift_{number}", ((torch.tensor(before[0].mean) - torch.tensor(one.mean)) / torch.tensor(one.std)).view(shape), persistent=False)
+            self.register_buffer(
+                f"scale_{number}", (torch.tensor(before[0].std) / torch.tensor(one.std)).view(shape), persistent=False
+            )
+            self.register_buffer(
+                f"shift_{number}",
+                ((torch.tensor(before[0].mean) - torch.tensor(one.mean)) / torch.tensor(one.std)).view(shape),
+                persistent=False,
+            )
         if config.join == "sequence" and len(set(widths)) > 1:
-            raise ShapeError(f"encoders: the encoders are {' and '.join(map(str, widths))} wide, and tokens of one sequence have one width; use join: channels")
+            raise ShapeError(
+                f"encoders: the encoders are {' and '.join(map(str, widths))} wide, and tokens of one sequence have one width; use join: channels"
+            )
         self.width: int = widths[0] if config.join == "sequence" else sum(widths)
         self.grid = (len(built), *self.one_grid) if config.join == "sequence" else self.one_grid
 

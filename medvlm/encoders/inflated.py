@@ -45,7 +45,9 @@ class Config(EncoderConfig, LoadedFile):
     @model_validator(mode="after")
     def _sees_volumes(self) -> Config:
         if len(self.preprocess.size) != 3:
-            raise ValueError(f"preprocess.size is {list(self.preprocess.size)}: an inflated network needs [depth, height, width]")
+            raise ValueError(
+                f"preprocess.size is {list(self.preprocess.size)}: an inflated network needs [depth, height, width]"
+            )
         return self
 
 
@@ -72,7 +74,13 @@ class Inflated(Measured):
         super().__init__()
         is_3d = bool(config.weights) and not on_meta() and _holds_3d(config.weights)
         flat = create(config.model_copy(update={"weights": ""}) if is_3d else config)
-        probe = torch.randn(1, config.preprocess.channels, *(min(side, 64) for side in config.preprocess.size[1:]), generator=torch.Generator().manual_seed(0), device="cpu")
+        probe = torch.randn(
+            1,
+            config.preprocess.channels,
+            *(min(side, 64) for side in config.preprocess.size[1:]),
+            generator=torch.Generator().manual_seed(0),
+            device="cpu",
+        )
         seen_flat = None if on_meta() else _eval(flat, probe)
         self.tower: Any = inflate(flat, config.kernel, config.net)
         if seen_flat is not None:
@@ -104,10 +112,14 @@ def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, sl
     try:
         seen = _eval(net, probe_NCHW[:, :, None].expand(-1, -1, slices, -1, -1).contiguous())
     except (RuntimeError, AssertionError, TypeError, ValueError) as reason:
-        raise ShapeError(f"encoders: {name} cannot be inflated ({type(reason).__name__}: {reason}); choose a plain CNN, e.g. resnet50") from None
+        raise ShapeError(
+            f"encoders: {name} cannot be inflated ({type(reason).__name__}: {reason}); choose a plain CNN, e.g. resnet50"
+        ) from None
     off = float((seen - seen_flat[:, :, None]).abs().max() / seen_flat.abs().max().clamp_min(1e-12))
     if not off <= TOLERANCE:
-        raise ShapeError(f"encoders: {name} does not see slices in 3D as in 2D once it is inflated (off by {off:.1e}); choose a plain CNN, e.g. resnet50")
+        raise ShapeError(
+            f"encoders: {name} does not see slices in 3D as in 2D once it is inflated (off by {off:.1e}); choose a plain CNN, e.g. resnet50"
+        )
 
 
 def _holds_3d(weights: str) -> bool:
@@ -139,11 +151,15 @@ def _inflated(layer: nn.Module, kernel: int, is_stem: bool, name: str) -> nn.Mod
         return nn.MaxPool3d((deep[0], *size), (stride[0], *stride), (deep[1], *padding), ceil_mode=layer.ceil_mode)
     if type(layer) is nn.AvgPool2d:
         size, stride, padding = (_pair(x) for x in (layer.kernel_size, layer.stride, layer.padding))
-        return nn.AvgPool3d((stride[0], *size), (stride[0], *stride), (0, *padding), layer.ceil_mode, layer.count_include_pad)
+        return nn.AvgPool3d(
+            (stride[0], *size), (stride[0], *stride), (0, *padding), layer.ceil_mode, layer.count_include_pad
+        )
     if isinstance(layer, nn.AdaptiveAvgPool2d):
         return nn.AdaptiveAvgPool3d(1)
     if any(True for _ in layer.parameters()) and not isinstance(layer, nn.Linear):
-        raise ShapeError(f"encoders: {name} has a {type(layer).__name__}, which cannot be inflated; choose a plain CNN, e.g. resnet50")
+        raise ShapeError(
+            f"encoders: {name} has a {type(layer).__name__}, which cannot be inflated; choose a plain CNN, e.g. resnet50"
+        )
     return layer
 
 
@@ -151,9 +167,15 @@ def _conv(flat: nn.Conv2d, kernel: int, is_stem: bool) -> nn.Conv3d:
     span = kernel if max(flat.kernel_size) > 1 else 1
     size, padding, stride = _pair(flat.kernel_size), _pair(flat.padding), _pair(flat.stride)
     deep = nn.Conv3d(
-        flat.in_channels, flat.out_channels, (span, *size), (1 if is_stem else stride[0], *stride), (span // 2, *padding),
-        (1, *_pair(flat.dilation)), flat.groups, flat.bias is not None,
-    )  # fmt: skip
+        flat.in_channels,
+        flat.out_channels,
+        (span, *size),
+        (1 if is_stem else stride[0], *stride),
+        (span // 2, *padding),
+        (1, *_pair(flat.dilation)),
+        flat.groups,
+        flat.bias is not None,
+    )
     with torch.no_grad():
         deep.weight.zero_()
         deep.weight[:, :, span // 2] = flat.weight

@@ -48,16 +48,25 @@ class Config(EncoderConfig, LoadedFile):
             if self.patch or self.patch_mm:
                 raise ValueError(f"patch and patch_mm are the ViT's; a {self.net} has strides of its own")
             if self.net == "SwinUNETR" and any(side % 32 for side in size):
-                raise ValueError(f"preprocess.size is {list(size)}: a SwinUNETR halves it five times, so each side has to be a multiple of 32")
+                raise ValueError(
+                    f"preprocess.size is {list(size)}: a SwinUNETR halves it five times, so each side has to be a multiple of 32"
+                )
             return self
         if bool(self.patch) == bool(self.patch_mm):
             raise ValueError("give either `patch` (voxels) or `patch_mm`, e.g. patch: [4, 16, 16]")
         if self.patch_mm:
             if spacing is None:
-                raise ValueError("patch_mm needs preprocess.spacing_mm: without it a voxel has another size in every sample")
-            if any(abs(p / mm - round(p / mm)) > 0.01 or round(p / mm) < 1 for p, mm in zip(self.patch_mm, spacing, strict=True)):
+                raise ValueError(
+                    "patch_mm needs preprocess.spacing_mm: without it a voxel has another size in every sample"
+                )
+            if any(
+                abs(p / mm - round(p / mm)) > 0.01 or round(p / mm) < 1
+                for p, mm in zip(self.patch_mm, spacing, strict=True)
+            ):
                 near = [max(round(p / mm), 1) * mm for p, mm in zip(self.patch_mm, spacing, strict=True)]
-                raise ValueError(f"patch_mm {list(self.patch_mm)} is no multiple of preprocess.spacing_mm {list(spacing)}; nearest is {near}")
+                raise ValueError(
+                    f"patch_mm {list(self.patch_mm)} is no multiple of preprocess.spacing_mm {list(spacing)}; nearest is {near}"
+                )
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide the width of {self.width}; change one of them")
         if any(side % p for side, p in zip(size, self.voxels, strict=True)):
@@ -76,13 +85,24 @@ class Config(EncoderConfig, LoadedFile):
 def facts(config: Config) -> EncoderFacts:
     size = config.preprocess.size
     if config.net == "ViT":
-        count = 1 if config.layer is None or isinstance(config.layer, int) else config.layers if config.layer == "all" else len(config.layer)
-        return EncoderFacts(width=config.width * count, grid=tuple(side // p for side, p in zip(size, config.voxels, strict=True)))
+        count = (
+            1
+            if config.layer is None or isinstance(config.layer, int)
+            else config.layers
+            if config.layer == "all"
+            else len(config.layer)
+        )
+        return EncoderFacts(
+            width=config.width * count, grid=tuple(side // p for side, p in zip(size, config.voxels, strict=True))
+        )
     if config.net == "SwinUNETR" and config.layer is None:
         return EncoderFacts(width=config.args.get("feature_size", 24) * 16, grid=tuple(side // 32 for side in size))
     if config.net == "SegResNet" and config.layer is None:
         halved = len(config.args.get("blocks_down", (1, 2, 2, 4))) - 1
-        return EncoderFacts(width=config.args.get("init_filters", 8) * 2**halved, grid=tuple(math.ceil(side / 2**halved) for side in size))
+        return EncoderFacts(
+            width=config.args.get("init_filters", 8) * 2**halved,
+            grid=tuple(math.ceil(side / 2**halved) for side in size),
+        )
     return EncoderFacts(width=None, grid=None)
 
 
@@ -128,9 +148,17 @@ def _vit(config: Config) -> nn.Module:
     from monai.networks.nets import ViT
 
     made: nn.Module = ViT(
-        in_channels=config.preprocess.channels, img_size=config.preprocess.size, patch_size=config.voxels, hidden_size=config.width,
-        mlp_dim=4 * config.width, num_layers=config.layers, num_heads=config.heads, proj_type="conv", spatial_dims=3, **config.args,
-    )  # fmt: skip
+        in_channels=config.preprocess.channels,
+        img_size=config.preprocess.size,
+        patch_size=config.voxels,
+        hidden_size=config.width,
+        mlp_dim=4 * config.width,
+        num_layers=config.layers,
+        num_heads=config.heads,
+        proj_type="conv",
+        spatial_dims=3,
+        **config.args,
+    )
     return made
 
 
@@ -139,7 +167,9 @@ def _swin(config: Config) -> nn.Module:
     from monai.networks.nets import SwinUNETR
 
     with torch.device("cpu"):  # MONAI reads the rates of its stochastic depth out of a tensor
-        made: nn.Module = SwinUNETR(in_channels=config.preprocess.channels, out_channels=1, **{"feature_size": 24, **config.args}).swinViT
+        made: nn.Module = SwinUNETR(
+            in_channels=config.preprocess.channels, out_channels=1, **{"feature_size": 24, **config.args}
+        ).swinViT
     return made.to(torch.empty(0).device)
 
 
@@ -155,8 +185,12 @@ def _resnet(config: Config) -> nn.Module:
     from monai.networks.nets import resnet
 
     if not hasattr(resnet, f"resnet{config.depth}"):
-        raise ShapeError(f"encoders: MONAI has no ResNet of depth {config.depth} (it has 10, 18, 34, 50, 101, 152, 200)")
-    made: nn.Module = getattr(resnet, f"resnet{config.depth}")(spatial_dims=3, n_input_channels=config.preprocess.channels, feed_forward=False, **config.args)
+        raise ShapeError(
+            f"encoders: MONAI has no ResNet of depth {config.depth} (it has 10, 18, 34, 50, 101, 152, 200)"
+        )
+    made: nn.Module = getattr(resnet, f"resnet{config.depth}")(
+        spatial_dims=3, n_input_channels=config.preprocess.channels, feed_forward=False, **config.args
+    )
     return made
 
 
@@ -166,7 +200,9 @@ def _densenet(config: Config) -> nn.Module:
     depth = 121 if "depth" not in config.model_fields_set else config.depth
     if not hasattr(densenet, f"DenseNet{depth}"):
         raise ShapeError(f"encoders: MONAI has no DenseNet of depth {depth} (it has 121, 169, 201, 264)")
-    made = getattr(densenet, f"DenseNet{depth}")(spatial_dims=3, in_channels=config.preprocess.channels, out_channels=1, **config.args)
+    made = getattr(densenet, f"DenseNet{depth}")(
+        spatial_dims=3, in_channels=config.preprocess.channels, out_channels=1, **config.args
+    )
     made.class_layers = nn.Identity()
     features: nn.Module = made
     return features
@@ -199,7 +235,11 @@ def _after_each(modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]
 NETS: dict[str, tuple[Callable[[Config], nn.Module], Callable[[Any, torch.Tensor], Any], Callable[[Config], int]]] = {
     "ViT": (_vit, lambda tower, x: tower(x)[1], lambda config: config.layers),
     "SwinUNETR": (_swin, lambda tower, x: tower(x), lambda config: 5),
-    "SegResNet": (_segresnet, lambda tower, x: tower.encode(x)[1], lambda config: len(config.args.get("blocks_down", (1, 2, 2, 4)))),
+    "SegResNet": (
+        _segresnet,
+        lambda tower, x: tower.encode(x)[1],
+        lambda config: len(config.args.get("blocks_down", (1, 2, 2, 4))),
+    ),
     "ResNet": (_resnet, _resnet_stages, lambda config: 4),
     "DenseNet": (_densenet, _densenet_stages, lambda config: len(config.args.get("block_config", (6, 12, 24, 16)))),
 }

@@ -33,9 +33,13 @@ class Config(EncoderConfig):
     @model_validator(mode="after")
     def _one_kind_of_view(self) -> Config:
         if sum(x is not None for x in (self.slices, self.stack, self.tiles)) != 1:
-            raise ValueError("give one of `slices` (volumes, videos), `stack` (several films of a sample) and `tiles` (of one film), e.g. slices: 32")
+            raise ValueError(
+                "give one of `slices` (volumes, videos), `stack` (several films of a sample) and `tiles` (of one film), e.g. slices: 32"
+            )
         if self.encoder.connector is not None or self.encoder.serves:
-            raise ValueError("connector and serves belong to the whole, not to the encoder of its slices; write them beside `encoder`")
+            raise ValueError(
+                "connector and serves belong to the whole, not to the encoder of its slices; write them beside `encoder`"
+            )
         if self.slice_mm is not None and self.slices is None:
             raise ValueError("slice_mm is the distance of `slices`; remove it")
         stated = getattr(self.encoder, "preprocess", None)
@@ -97,7 +101,11 @@ class Slices(nn.Module):
         patches, pooled = self._encode(flat)
         pooled_NVE = pooled.unflatten(0, (count, views))
         patches_NVTE = patches.unflatten(0, (count, views))
-        tokens = {"patches": lambda: patches_NVTE.flatten(1, 2), "pooled": lambda: pooled_NVE, "mean": lambda: patches_NVTE.mean(1)}[self.out]()
+        tokens = {
+            "patches": lambda: patches_NVTE.flatten(1, 2),
+            "pooled": lambda: pooled_NVE,
+            "mean": lambda: patches_NVTE.mean(1),
+        }[self.out]()
         return Features(tokens, pooled_NVE.mean(1), self.grid)
 
     def _encode(self, flat_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -49,7 +49,9 @@ def create(config: Any) -> nn.Module:
 
     before = config.preprocess
     args = {**_size_args(config.net, before.size[-2:]), **config.args}
-    tower = timm.create_model(config.net, pretrained=config.pretrained and not on_meta(), num_classes=0, in_chans=before.channels, **args)
+    tower = timm.create_model(
+        config.net, pretrained=config.pretrained and not on_meta(), num_classes=0, in_chans=before.channels, **args
+    )
     if config.weights and not on_meta():
         read_file(tower, config, "encoders")
     return tower
@@ -77,7 +79,13 @@ class Net(Measured):
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
         if self.layers is not None:
             wanted = sorted(self.layers)
-            maps = dict(zip(wanted, self.tower.forward_intermediates(pixels_NCHW, indices=wanted, intermediates_only=True), strict=True))
+            maps = dict(
+                zip(
+                    wanted,
+                    self.tower.forward_intermediates(pixels_NCHW, indices=wanted, intermediates_only=True),
+                    strict=True,
+                )
+            )
             return from_maps([maps[n] for n in self.layers])
         features = self.tower.forward_features(pixels_NCHW)
         if features.ndim == 4:  # CNNs give [N, C, h, w], Swin-like nets [N, h, w, C], ViTs [N, T, C]

@@ -19,9 +19,20 @@ from medvlm.core.weights import from_pretrained
 from medvlm.encoders._features import Measured, chosen, from_maps
 
 PLAIN = (
-    "clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "deit", "beit", "ijepa",
-    "clip", "siglip", "siglip2",
-)  # fmt: skip
+    "clip_vision_model",
+    "siglip_vision_model",
+    "siglip2_vision_model",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_vit",
+    "vit",
+    "deit",
+    "beit",
+    "ijepa",
+    "clip",
+    "siglip",
+    "siglip2",
+)
 """Model types whose tokens are one per patch and as wide as `hidden_size`; of others that is known when they are built."""
 ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """Of these, those that take any size; the others are made for one."""
@@ -57,7 +68,13 @@ def facts(config: Config) -> EncoderFacts:
         return EncoderFacts(width=None, grid=None)
     patch, size = known.get("patch_size"), stated.size if stated else None
     grid = tuple(side // patch for side in size) if size and isinstance(patch, int) else None
-    count = known.get("num_hidden_layers") if config.layer == "all" else 1 if isinstance(config.layer, int) or config.layer == "normed" else len(config.layer)
+    count = (
+        known.get("num_hidden_layers")
+        if config.layer == "all"
+        else 1
+        if isinstance(config.layer, int) or config.layer == "normed"
+        else len(config.layer)
+    )
     width, heads, made_for = known.get("hidden_size"), known.get("num_attention_heads"), known.get("image_size")
     if width and heads and width % heads:
         raise ShapeError(f"encoders: {heads} heads do not divide the tower's width of {width}; change one of them")
@@ -89,7 +106,11 @@ def build(config: Config) -> nn.Module:
 def standalone(config: Config, built: Any) -> Config:
     if not config.model:
         return config
-    own = {k: v for k, v in built.tower.config.to_dict().items() if k not in ("architectures", "transformers_version", "dtype", "_name_or_path")}
+    own = {
+        k: v
+        for k, v in built.tower.config.to_dict().items()
+        if k not in ("architectures", "transformers_version", "dtype", "_name_or_path")
+    }
     return config.model_copy(update={"model": "", "config": own})
 
 
@@ -116,7 +137,11 @@ class Tower(Measured):
 
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
         vit_grid = tuple(side // self.patch for side in pixels_NCHW.shape[2:])
-        out = self.tower(**(_patchified(pixels_NCHW, self.patch) if self.takes_patches else {"pixel_values": pixels_NCHW}), output_hidden_states=True, **self.options)
+        out = self.tower(
+            **(_patchified(pixels_NCHW, self.patch) if self.takes_patches else {"pixel_values": pixels_NCHW}),
+            output_hidden_states=True,
+            **self.options,
+        )
         hidden = out.get("reshaped_hidden_states") or out.hidden_states  # Swin's as maps
         states = [hidden[n] for n in self.layers] or [out.last_hidden_state]
         if states[0].ndim == 4:
@@ -124,7 +149,9 @@ class Tower(Measured):
         else:
             prefix = states[0].shape[1] - math.prod(vit_grid)
             if prefix < 0 or "ids_restore" in out:
-                raise ShapeError("encoders: this tower leaves patches out and shuffles them (a masked autoencoder); read its weights as a plain tower, e.g. model_type vit")
+                raise ShapeError(
+                    "encoders: this tower leaves patches out and shuffles them (a masked autoencoder); read its weights as a plain tower, e.g. model_type vit"
+                )
             patches = torch.cat([s[:, prefix:] for s in states], -1) if len(states) > 1 else states[0][:, prefix:]
             features = Features(patches, patches.mean(1), vit_grid)
         pooled = out.get("pooler_output")
@@ -135,17 +162,25 @@ class Tower(Measured):
 
 def check_size(made_for: int, size: tuple[int, ...]) -> None:
     if size != (made_for, made_for):
-        raise ShapeError(f"encoders: this tower takes {made_for} x {made_for} pixels, preprocess.size is {list(size)}; set both to the same size, or interpolate: true")
+        raise ShapeError(
+            f"encoders: this tower takes {made_for} x {made_for} pixels, preprocess.size is {list(size)}; set both to the same size, or interpolate: true"
+        )
 
 
 def _patchified(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
     """What a tower of variable resolution takes: each patch as a row of its pixels, channels last, as Siglip2ImageProcessor has it."""
     count, _, height, width = pixels_NCHW.shape
     rows, columns = height // patch, width // patch
-    blocks = pixels_NCHW.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))  # [N, C, rows, patch, columns, patch]
+    blocks = pixels_NCHW.unflatten(3, (columns, patch)).unflatten(
+        2, (rows, patch)
+    )  # [N, C, rows, patch, columns, patch]
     patches = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     mask = torch.ones(count, rows * columns, dtype=torch.long, device=pixels_NCHW.device)
-    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[rows, columns]] * count, device=pixels_NCHW.device)}
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": mask,
+        "spatial_shapes": torch.tensor([[rows, columns]] * count, device=pixels_NCHW.device),
+    }
 
 
 def _auto_config(config: Config) -> Any:
@@ -154,7 +189,9 @@ def _auto_config(config: Config) -> Any:
     if config.model:
         found = AutoConfig.from_pretrained(config.model)
         return getattr(found, "vision_config", found)
-    rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}  # transformers writes into nested settings
+    rest = {
+        k: deepcopy(v) for k, v in config.config.items() if k != "model_type"
+    }  # transformers writes into nested settings
     return AutoConfig.for_model(config.config["model_type"], **rest)
 
 

@@ -38,7 +38,15 @@ BATCH = 64
 class RunAnswerer:
     """The state of a run after a stage: a vision-language model, a dual encoder, or both."""
 
-    def __init__(self, prepare: Prepare, tokenizer: Any, vlm: Answering | None, dual: DualEncoder | None, text_tokenizer: Any, max_new_tokens: int):
+    def __init__(
+        self,
+        prepare: Prepare,
+        tokenizer: Any,
+        vlm: Answering | None,
+        dual: DualEncoder | None,
+        text_tokenizer: Any,
+        max_new_tokens: int,
+    ):
         self.prepare, self.tokenizer, self.vlm, self.dual = prepare, tokenizer, vlm, dual
         self.text_tokenizer, self.max_new_tokens = text_tokenizer, max_new_tokens
 
@@ -104,7 +112,9 @@ class RunAnswerer:
             documents.append(document(ask.sample.key, [turn], seen.media if shows else []))
         batch = self.prepare.collate(documents, self.tokenizer.pad_token_id, pack=False).to(self._device)
         with evaluating(self.vlm):
-            ids = generate(self.vlm, batch, max_new_tokens=self.max_new_tokens, end_ids=end_ids(self.vlm, self.tokenizer))
+            ids = generate(
+                self.vlm, batch, max_new_tokens=self.max_new_tokens, end_ids=end_ids(self.vlm, self.tokenizer)
+            )
         return [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
 
 
@@ -158,7 +168,9 @@ def _prepare(model: Any, run: RunFolder) -> tuple[Any, Prepare]:
     if model.language:
         dialogue = Dialogue(tokenizer, tokenizer.image_token)
     writing = Writing(model.boxes.codec or "thousandths", model.boxes.scale)
-    return tokenizer, make_prepare(model.encoders, preprocess_of(model.encoders), tokens_of(model.encoders), dialogue, writing)
+    return tokenizer, make_prepare(
+        model.encoders, preprocess_of(model.encoders), tokens_of(model.encoders), dialogue, writing
+    )
 
 
 def _fill(model: Any, run: RunFolder, stage: str) -> None:

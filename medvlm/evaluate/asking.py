@@ -23,9 +23,17 @@ CHUNK = 64
 
 
 def ask_all(
-    answerer: Answerer, shards: Shards, places: Sequence[Place], *, baselines: Sequence[str], majority: Majority | None, seed: int, gallery: Path,
-    thumbs: int, progress: Progress,
-) -> Iterator[Record]:  # fmt: skip
+    answerer: Answerer,
+    shards: Shards,
+    places: Sequence[Place],
+    *,
+    baselines: Sequence[str],
+    majority: Majority | None,
+    seed: int,
+    gallery: Path,
+    thumbs: int,
+    progress: Progress,
+) -> Iterator[Record]:
     """A record a question, in the order of places; the caller adds `dataset`, `split` and the scores.
 
     gallery: folder for what the model saw of the first `thumbs` samples that are asked about.
@@ -40,7 +48,11 @@ def ask_all(
     while chunk := list(islice(asks, CHUNK)):
         plain = [ask for ask, _ in chunk]
         answers = answerer.answer(plain)
-        blind = answerer.answer([Ask(a.sample, a.files, a.question, "none") for a in plain]) if "blind" in baselines else [None] * len(chunk)
+        blind = (
+            answerer.answer([Ask(a.sample, a.files, a.question, "none") for a in plain])
+            if "blind" in baselines
+            else [None] * len(chunk)
+        )
         shuffled = _shuffled(answerer, chunk)
         assert len(answers) == len(blind) == len(chunk), (len(answers), len(blind), len(chunk))
         for number, ask in enumerate(plain):
@@ -58,14 +70,18 @@ def ask_all(
                 "blind": blind[number],
                 "shuffled": shuffled[number],
                 "majority": majority.answer(ask.question) if majority else None,
-                "thumb": f"{gallery.name}/{ask.sample.key}.png" if ask.sample.key in shown and ask.sample.media else None,
+                "thumb": f"{gallery.name}/{ask.sample.key}.png"
+                if ask.sample.key in shown and ask.sample.media
+                else None,
                 "scale": list(answerer.box_extent(ask)) if ask.question.truth.boxes else None,
             }
         done += len(chunk)
         progress("questions", done, total)
 
 
-def _asks(shards: Shards, places: Sequence[Place], partner: Sequence[int | None]) -> Iterator[tuple[Ask, tuple[Sample, Files] | None]]:
+def _asks(
+    shards: Shards, places: Sequence[Place], partner: Sequence[int | None]
+) -> Iterator[tuple[Ask, tuple[Sample, Files] | None]]:
     """Each ask, and the sample whose media the `shuffled` baseline shows; both are read when their turn comes."""
     for number, place in enumerate(places):
         sample, files = shards.read(*place)

@@ -40,10 +40,14 @@ class Majority:
         return self.constants.get((template, how), self.constants.get(("", how)))
 
 
-def fit_majority(answerer: Answerer, shards: Shards, training: Sequence[tuple[str, int]], progress: Progress) -> Majority:
+def fit_majority(
+    answerer: Answerer, shards: Shards, training: Sequence[tuple[str, int]], progress: Progress
+) -> Majority:
     """training: places of samples. Raises DataError where there are none."""
     if not training:
-        raise DataError("the majority baseline is fitted on training data, and there is none; add the training shards, or leave `majority` out of evaluate.baselines")
+        raise DataError(
+            "the majority baseline is fitted on training data, and there is none; add the training shards, or leave `majority` out of evaluate.baselines"
+        )
     places = _spread(training, FIT_SAMPLES)
     truths: dict[Kind, list[Truth]] = defaultdict(list)
     boxed: dict[Kind, list[tuple[str, int, int]]] = defaultdict(list)

@@ -88,6 +88,14 @@ def _rewards(composer: Composer) -> list[Measure]:
         return composer.applies(truth)
 
     def part(name: str) -> Measure:
-        return Measure("reward", name, lambda template, truth: composer.judges(name, truth), each(lambda answer, truth: scored(answer, truth)[1][name]))
+        return Measure(
+            "reward",
+            name,
+            lambda template, truth: composer.judges(name, truth),
+            each(lambda answer, truth: scored(answer, truth)[1][name]),
+        )
 
-    return [Measure("reward", "total", judged, each(lambda answer, truth: scored(answer, truth)[0])), *map(part, composer.weights)]
+    return [
+        Measure("reward", "total", judged, each(lambda answer, truth: scored(answer, truth)[0])),
+        *map(part, composer.weights),
+    ]

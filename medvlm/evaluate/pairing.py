@@ -26,7 +26,11 @@ def pair_all(answerer: Answerer, shards: Shards, places: Sequence[Place], progre
     images: list[np.ndarray] = []
     paired: list[Sample] = []
     for start in range(0, len(places), CHUNK):
-        items = [(s, files) for s, files in (shards.read(*place) for place in places[start : start + CHUNK]) if s.media and s.report]
+        items = [
+            (s, files)
+            for s, files in (shards.read(*place) for place in places[start : start + CHUNK])
+            if s.media and s.report
+        ]
         if items:
             embedded = answerer.embed_media(items)
             if embedded is None:
@@ -47,9 +51,18 @@ def pair_all(answerer: Answerer, shards: Shards, places: Sequence[Place], progre
     by_text = zip(ranks(similarity_NC.T, is_target_NC.T).tolist(), chance(is_target_NC.T).tolist(), strict=True)
     clusters: dict[str, int] = {}
     return [
-        {"direction": "image_to_text", "key": s.key, "cluster": clusters.setdefault(s.patient or f"sample {s.key}", len(clusters)), "rank": rank, "chance": p}
+        {
+            "direction": "image_to_text",
+            "key": s.key,
+            "cluster": clusters.setdefault(s.patient or f"sample {s.key}", len(clusters)),
+            "rank": rank,
+            "chance": p,
+        }
         for s, rank, p in by_image
-    ] + [{"direction": "text_to_image", "key": "", "cluster": number, "rank": rank, "chance": p} for number, (rank, p) in enumerate(by_text)]
+    ] + [
+        {"direction": "text_to_image", "key": "", "cluster": number, "rank": rank, "chance": p}
+        for number, (rank, p) in enumerate(by_text)
+    ]
 
 
 def _concept(sample: Sample) -> str:

@@ -41,7 +41,9 @@ def _answer_rows(answers: Sequence[Record], settings: Record) -> list[Row]:
         for template in templates:
             chosen = [at for at, n in enumerate(about) if answers[n]["template"] == template]
             of_template = {who: items_NK[chosen] for who, items_NK in columns.items()}
-            rows.append(_row(measure, f"{measure.metric}:{template}", of_template, [clusters[at] for at in chosen], settings))
+            rows.append(
+                _row(measure, f"{measure.metric}:{template}", of_template, [clusters[at] for at in chosen], settings)
+            )
     return rows
 
 
@@ -80,17 +82,23 @@ def _retrieval_rows(pairs: Sequence[Record], settings: Record) -> list[Row]:
         gain_NK = items_NK - [(pair["chance"], 0.0) for pair in found]
         clusters = [pair["cluster"] for pair in found]
         drawn = {"resamples": settings["resamples"], "seed": settings["seed"]}
-        rows.append({
-            "dataset": settings["dataset"],
-            "split": settings["split"],
-            "task": "retrieval",
-            "metric": f"{direction}_top1",
-            "value": _short(value(items_NK, mean)),
-            "ci": _ci(resampled(items_NK, clusters, mean, **drawn)),
-            "n": len(found),
-            "baselines": {"chance": _short(float(np.mean([pair["chance"] for pair in found])))},
-            "paired": {"against": "chance", "difference": _short(value(gain_NK, mean)), "ci": _ci(resampled(gain_NK, clusters, mean, **drawn))},
-        })  # fmt: skip
+        rows.append(
+            {
+                "dataset": settings["dataset"],
+                "split": settings["split"],
+                "task": "retrieval",
+                "metric": f"{direction}_top1",
+                "value": _short(value(items_NK, mean)),
+                "ci": _ci(resampled(items_NK, clusters, mean, **drawn)),
+                "n": len(found),
+                "baselines": {"chance": _short(float(np.mean([pair["chance"] for pair in found])))},
+                "paired": {
+                    "against": "chance",
+                    "difference": _short(value(gain_NK, mean)),
+                    "ci": _ci(resampled(gain_NK, clusters, mean, **drawn)),
+                },
+            }
+        )
     return rows
 
 

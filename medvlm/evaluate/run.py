@@ -31,9 +31,21 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def evaluate(
-    answerer: Answerer, shards: Shards, *, dataset: str, split: str, places: Sequence[Place], training: Sequence[Place], out: RunFolder,
-    baselines: Sequence[str] = BASELINES, rewards: Mapping[str, float] | None = None, limit: int = 0, resamples: int = 1000, seed: int = 0, progress: Progress = quiet,
-) -> list[Row]:  # fmt: skip
+    answerer: Answerer,
+    shards: Shards,
+    *,
+    dataset: str,
+    split: str,
+    places: Sequence[Place],
+    training: Sequence[Place],
+    out: RunFolder,
+    baselines: Sequence[str] = BASELINES,
+    rewards: Mapping[str, float] | None = None,
+    limit: int = 0,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> list[Row]:
     """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
 
     dataset, split: what the rows are called. places: its samples. training: those that constant answers are fitted on.
@@ -43,23 +55,45 @@ def evaluate(
     """
     for name in baselines:
         if name not in BASELINES:
-            raise RecipeError(f"evaluate.baselines: unknown baseline {name!r}{did_you_mean(name, BASELINES)} (accepts {', '.join(BASELINES)})")
+            raise RecipeError(
+                f"evaluate.baselines: unknown baseline {name!r}{did_you_mean(name, BASELINES)} (accepts {', '.join(BASELINES)})"
+            )
     composer = Composer(rewards) if rewards else None
     places = _drawn(places, limit, seed)
     answers: list[Record] = []
     if answerer.can_answer:
         majority = fit_majority(answerer, shards, training, progress) if "majority" in baselines else None
         gallery = out.answers.parent / "gallery"
-        asked = ask_all(answerer, shards, places, baselines=baselines, majority=majority, seed=seed, gallery=gallery, thumbs=GALLERY, progress=progress)
+        asked = ask_all(
+            answerer,
+            shards,
+            places,
+            baselines=baselines,
+            majority=majority,
+            seed=seed,
+            gallery=gallery,
+            thumbs=GALLERY,
+            progress=progress,
+        )
         answers = [_scored(record, composer) for record in asked]
     pairs = pair_all(answerer, shards, places, progress)
     if not answers and not pairs:
-        what = "no question that can be scored, and no pair for retrieval" if answerer.can_answer else "no two different texts with images, and the model cannot answer questions"
+        what = (
+            "no question that can be scored, and no pair for retrieval"
+            if answerer.can_answer
+            else "no two different texts with images, and the model cannot answer questions"
+        )
         raise DataError(f"{dataset}:{split}: {what} in {len(places)} samples; evaluate another split or data set")
     settings = {
         "dataset": dataset,
         "split": split,
-        "shards": {"fingerprint": shards.fingerprint, "splits": _splits(places), "train_splits": _splits(training), "samples": len(places), "limit": limit},
+        "shards": {
+            "fingerprint": shards.fingerprint,
+            "splits": _splits(places),
+            "train_splits": _splits(training),
+            "samples": len(places),
+            "limit": limit,
+        },
         "baselines": list(baselines),
         "rewards": dict(rewards) if rewards else None,
         "decoding": "greedy",

@@ -33,7 +33,9 @@ def rescore(answers: Path) -> list[Row]:
         found = [len(records) for records in of_split]
         if found != settings["records"]:
             expected = " answers and ".join(map(str, settings["records"]))
-            raise DataError(f"{answers}: {found[0]} answers and {found[1]} queries of {settings['dataset']}:{settings['split']}, expected {expected}; evaluate again")
+            raise DataError(
+                f"{answers}: {found[0]} answers and {found[1]} queries of {settings['dataset']}:{settings['split']}, expected {expected}; evaluate again"
+            )
         rows += rows_of(*of_split, settings)
     return rows
 
@@ -47,7 +49,10 @@ def save(run: RunFolder, settings: Record, answers: Sequence[Record], pairs: Seq
     run.answers.parent.mkdir(parents=True, exist_ok=True)
     for path, records in ((run.answers, answers), (retrieval, pairs)):
         kept = [record for record in _lines(path) if not _is_of(record, settings)] if path.exists() else []
-        _write_lines(path, [*kept, *({"dataset": settings["dataset"], "split": settings["split"], **record} for record in records)])
+        _write_lines(
+            path,
+            [*kept, *({"dataset": settings["dataset"], "split": settings["split"], **record} for record in records)],
+        )
     others = [entry for entry in _read_json(protocol) if not _is_of(entry, settings)] if protocol.exists() else []
     write_json(protocol, [*others, {**settings, "records": [len(answers), len(pairs)]}])
     rows = rescore(run.answers)
@@ -84,7 +89,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as reason:
-        raise DataError(f"{path}: cannot be read ({type(reason).__name__}); an evaluation writes it, evaluate again") from None
+        raise DataError(
+            f"{path}: cannot be read ({type(reason).__name__}); an evaluation writes it, evaluate again"
+        ) from None
 
 
 def _write_lines(path: Path, records: Iterable[Record]) -> None:

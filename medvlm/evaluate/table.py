@@ -19,18 +19,31 @@ def table(rows: Sequence[Row]) -> str:
         return "no results"
     rows = _without_twins(rows)
     names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
-    numbers = [[_number(row["value"]), f"[{_number(row['ci'][0])}, {_number(row['ci'][1])}]", str(row["n"])] for row in rows]
-    cells = [[*own, *(_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)] for own, row in zip(numbers, rows, strict=True)]
+    numbers = [
+        [_number(row["value"]), f"[{_number(row['ci'][0])}, {_number(row['ci'][1])}]", str(row["n"])] for row in rows
+    ]
+    cells = [
+        [*own, *(_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)]
+        for own, row in zip(numbers, rows, strict=True)
+    ]
     header = ["value", "95 % interval", "n", *names]
     widths = [max(len(line[at]) for line in [header, *cells]) for at in range(len(header))]
     task_width = max(len(text) for text in ("task", *(row["task"] for row in rows)))
     room = WIDTH - task_width - _MARGIN - sum(width + _MARGIN for width in widths)
-    metric_width = min(max(len(text) for text in ("metric", *(row["metric"] for row in rows))), max(room, len("metric")))
+    metric_width = min(
+        max(len(text) for text in ("metric", *(row["metric"] for row in rows))), max(room, len("metric"))
+    )
 
     def line(task: str, metric: str, numbers: Sequence[str]) -> str:
         gap = " " * _MARGIN
         shown = metric if len(metric) <= metric_width else f"{metric[: metric_width - 3]}..."
-        return gap.join([task.ljust(task_width), shown.ljust(metric_width), *(text.rjust(width) for text, width in zip(numbers, widths, strict=True))]).rstrip()
+        return gap.join(
+            [
+                task.ljust(task_width),
+                shown.ljust(metric_width),
+                *(text.rjust(width) for text, width in zip(numbers, widths, strict=True)),
+            ]
+        ).rstrip()
 
     lines, of = [], ""
     for row, numbers_of_row in zip(rows, cells, strict=True):
@@ -45,7 +58,9 @@ def _without_twins(rows: Sequence[Row]) -> list[Row]:
     of = {(row["dataset"], row["split"], row["task"], row["metric"]): row for row in rows}
 
     def is_twin(row: Row) -> bool:
-        whole = of.get((row["dataset"], row["split"], row["task"], row["metric"].partition(":")[0].removesuffix("_closed")))
+        whole = of.get(
+            (row["dataset"], row["split"], row["task"], row["metric"].partition(":")[0].removesuffix("_closed"))
+        )
         return whole is not None and whole is not row and {**whole, "metric": row["metric"]} == row
 
     return [row for row in rows if not is_twin(row)]

@@ -42,8 +42,11 @@ def named(prefix: str, module: nn.Module) -> dict[str, Any]:
 
 
 def account(
-    source: Mapping[str, Any], place_of: Callable[[str], str | None], wanted: Mapping[str, Any],
-    adapters: Iterable[str], is_trained: Callable[[str], bool],
+    source: Mapping[str, Any],
+    place_of: Callable[[str], str | None],
+    wanted: Mapping[str, Any],
+    adapters: Iterable[str],
+    is_trained: Callable[[str], bool],
 ) -> tuple[dict[str, Any], Audit]:
     """The tensors under their exported names, and the audit.
 
@@ -61,15 +64,29 @@ def account(
             homeless.append(name)
             continue
         if tuple(wanted[place].shape) != tuple(tensor.shape):
-            raise ShapeError(f"export: {name} is {tuple(tensor.shape)}, the exported class takes {tuple(wanted[place].shape)} at {place}")
+            raise ShapeError(
+                f"export: {name} is {tuple(tensor.shape)}, the exported class takes {tuple(wanted[place].shape)} at {place}"
+            )
         placed[place] = tensor
         layer = name.rpartition(".")[0]
-        kind = audit.merged if layer in adapted and name.endswith(".weight") else audit.replaced if is_trained(name) else audit.copied
+        kind = (
+            audit.merged
+            if layer in adapted and name.endswith(".weight")
+            else audit.replaced
+            if is_trained(name)
+            else audit.copied
+        )
         kind.append(place)
     if homeless:
-        raise ShapeError(f"export: {len(homeless)} tensors have no place in the exported class: {', '.join(sorted(homeless)[:5])}; use export.target: custom")
+        raise ShapeError(
+            f"export: {len(homeless)} tensors have no place in the exported class: {', '.join(sorted(homeless)[:5])}; use export.target: custom"
+        )
     if missing := sorted(set(wanted) - set(placed)):
-        raise ShapeError(f"export: {len(missing)} tensors of the exported class have no source: {', '.join(missing[:5])}; use export.target: custom")
+        raise ShapeError(
+            f"export: {len(missing)} tensors of the exported class have no source: {', '.join(missing[:5])}; use export.target: custom"
+        )
     if lost := adapted - {name.rpartition(".")[0] for name in source}:
-        raise ShapeError(f"export: adapters whose layer is not in the model after merging: {', '.join(sorted(lost)[:5])}")
+        raise ShapeError(
+            f"export: adapters whose layer is not in the model after merging: {', '.join(sorted(lost)[:5])}"
+        )
     return placed, audit

@@ -45,8 +45,13 @@ def model_card(about: About) -> str:
 
 
 def _what(about: About) -> str:
-    rows = [[name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""] for name, description in _parts(about)]
-    return f"{WHAT[about.makes]}, trained with medvlm from a recipe.\n\n" + table(["part", "what it is", "parameters"], rows)
+    rows = [
+        [name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""]
+        for name, description in _parts(about)
+    ]
+    return f"{WHAT[about.makes]}, trained with medvlm from a recipe.\n\n" + table(
+        ["part", "what it is", "parameters"], rows
+    )
 
 
 def _parts(about: About) -> list[tuple[str, str]]:
@@ -65,7 +70,11 @@ def _parts(about: About) -> list[tuple[str, str]]:
 
 
 def _described(part: Mapping[str, Any]) -> str:
-    start = part.get("model") or part.get("net") or (f"{part['config'].get('model_type', '')}, from scratch" if part.get("config") else "")
+    start = (
+        part.get("model")
+        or part.get("net")
+        or (f"{part['config'].get('model_type', '')}, from scratch" if part.get("config") else "")
+    )
     return f"{part['kind']}: {start}" if start else str(part["kind"])
 
 
@@ -86,13 +95,33 @@ def _limits_of_data(about: About) -> str:
 def _data(about: About) -> str:
     rows = []
     for source, card in about.cards.items():
-        counts = ", ".join(f"{split} {n:,}" for split, n in sorted(about.counts.get(source, {}).items(), key=lambda kv: (ORDER.get(kv[0], 3), kv[0])))
-        rows.append([f"{card.title} (`{card.name}`)", card.licence.id, ACCESS[card.access], PASSES_ON[card.passes_on], _patients(card), counts])
-    text = "## Training data\n\n" + table(["data set", "licence", "access", "models of it may go to", "patients", "samples"], rows)
+        counts = ", ".join(
+            f"{split} {n:,}"
+            for split, n in sorted(about.counts.get(source, {}).items(), key=lambda kv: (ORDER.get(kv[0], 3), kv[0]))
+        )
+        rows.append(
+            [
+                f"{card.title} (`{card.name}`)",
+                card.licence.id,
+                ACCESS[card.access],
+                PASSES_ON[card.passes_on],
+                _patients(card),
+                counts,
+            ]
+        )
+    text = "## Training data\n\n" + table(
+        ["data set", "licence", "access", "models of it may go to", "patients", "samples"], rows
+    )
     cited = [f"- {card.name}: {card.citation.strip()}" for card in about.cards.values() if card.citation.strip()]
     terms = [f"- {card.name}: {card.terms.strip()}" for card in about.cards.values() if card.terms.strip()]
-    text += "\n\nAudit of the splits (`medvlm data audit`):\n\n" + "\n".join(f"- {card.name}: {_audited(about, source)}" for source, card in about.cards.items())
-    return text + ("\n\nTerms:\n\n" + "\n".join(terms) if terms else "") + ("\n\nTo cite:\n\n" + "\n".join(cited) if cited else "")
+    text += "\n\nAudit of the splits (`medvlm data audit`):\n\n" + "\n".join(
+        f"- {card.name}: {_audited(about, source)}" for source, card in about.cards.items()
+    )
+    return (
+        text
+        + ("\n\nTerms:\n\n" + "\n".join(terms) if terms else "")
+        + ("\n\nTo cite:\n\n" + "\n".join(cited) if cited else "")
+    )
 
 
 def _patients(card: Card) -> str:
@@ -119,15 +148,24 @@ def _audited(about: About, source: str) -> str:
 
 
 def _privacy(about: About) -> str:
-    lines = [f"- {card.name}: {PHI[card.phi.status]}{f' ({card.phi.note.strip()})' if card.phi.note.strip() else ''}" for card in about.cards.values()]
-    return f"## Privacy\n\n{PRIVACY}\n\nPatients in the training data, by the makers of each data set:\n\n" + "\n".join(lines)
+    lines = [
+        f"- {card.name}: {PHI[card.phi.status]}{f' ({card.phi.note.strip()})' if card.phi.note.strip() else ''}"
+        for card in about.cards.values()
+    ]
+    return f"## Privacy\n\n{PRIVACY}\n\nPatients in the training data, by the makers of each data set:\n\n" + "\n".join(
+        lines
+    )
 
 
 def _licence(about: About) -> str:
     licences = [card.licence for card in about.cards.values()]
     bases = base_models(about.recipe)
     started = f"\n\nIt started from {', '.join(bases)}: their licences apply as well." if bases else ""
-    return "## Licence\n\n" + licence_words(strictest(licences), {c.name: c.licence for c in about.cards.values()}) + started
+    return (
+        "## Licence\n\n"
+        + licence_words(strictest(licences), {c.name: c.licence for c in about.cards.values()})
+        + started
+    )
 
 
 def _training(about: About) -> str:
@@ -136,8 +174,22 @@ def _training(about: About) -> str:
     for name, done in about.stages.items():
         stage = settings.get(name, {})
         mix = ", ".join(f"{source} {weight:g}" for source, weight in (stage.get("mix") or {}).items())
-        rows.append([name, str(done.get("kind", "")), ", ".join(stage.get("trains") or done.get("trains") or ()), mix, f"{done.get('step', 0):,}", str(stage.get("batch", ""))])
-    return "## Training\n\nStages, in order:\n\n" + table(["stage", "kind", "trains", "data and weight", "steps", "batch"], rows) if rows else ""
+        rows.append(
+            [
+                name,
+                str(done.get("kind", "")),
+                ", ".join(stage.get("trains") or done.get("trains") or ()),
+                mix,
+                f"{done.get('step', 0):,}",
+                str(stage.get("batch", "")),
+            ]
+        )
+    return (
+        "## Training\n\nStages, in order:\n\n"
+        + table(["stage", "kind", "trains", "data and weight", "steps", "batch"], rows)
+        if rows
+        else ""
+    )
 
 
 def _results(about: About) -> str:
@@ -149,9 +201,24 @@ def _results(about: About) -> str:
     rows = []
     for row in about.results:
         paired = row.get("paired") or {}
-        difference = f"{paired['difference']:+.3g} [{span(paired['ci'])}] against {paired['against']}" if paired.get("ci") else ""
+        difference = (
+            f"{paired['difference']:+.3g} [{span(paired['ci'])}] against {paired['against']}"
+            if paired.get("ci")
+            else ""
+        )
         baselines = [number((row.get("baselines") or {}).get(name)) for name in names]
-        rows.append([f"{row['dataset']}:{row['split']}", row["task"], row["metric"], number(row.get("value")), span(row.get("ci")), str(row.get("n", "")), *baselines, difference])
+        rows.append(
+            [
+                f"{row['dataset']}:{row['split']}",
+                row["task"],
+                row["metric"],
+                number(row.get("value")),
+                span(row.get("ci")),
+                str(row.get("n", "")),
+                *baselines,
+                difference,
+            ]
+        )
     columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference [95 %]"]
     about_baselines = (
         "On held-out samples, with bootstrap intervals. Baselines were measured in the same run: `blind` is this model without the image, `shuffled` "
@@ -167,18 +234,32 @@ def _preprocessing(about: About) -> str:
         if before.spacing_mm:
             fit = f"resampled to {' x '.join(f'{mm:g}' for mm in before.spacing_mm)} mm, centre cut or filled up with black to"
         seen = f", windows {[list(w) for w in before.windows]}, each a channel" if before.windows else ""
-        seen += ", window from percentile {:g} to {:g} of each image".format(*before.percentiles) if before.percentiles else ""
-        lines.append(f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels{seen}, mean {list(before.mean)}, std {list(before.std)}.")
+        seen += (
+            ", window from percentile {:g} to {:g} of each image".format(*before.percentiles)
+            if before.percentiles
+            else ""
+        )
+        lines.append(
+            f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels{seen}, mean {list(before.mean)}, std {list(before.std)}."
+        )
         if about.kind != "custom":
-            lines.append(WINDOW["window" if before.window else "plain"].format(low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]))
+            lines.append(
+                WINDOW["window" if before.window else "plain"].format(
+                    low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]
+                )
+            )
     boxes = (about.recipe["model"].get("boxes") or {}).get("scale")
     for kind, views in (about.recipe["model"].get("views") or {}).items():
-        lines.append(f"- Media of kind `{kind}` are shown as pictures by: {', '.join(f'{k} {v}' for k, v in views.items() if v)}; the pictures come before the question.")
+        lines.append(
+            f"- Media of kind `{kind}` are shown as pictures by: {', '.join(f'{k} {v}' for k, v in views.items() if v)}; the pictures come before the question."
+        )
     if about.codec not in ("", "thousandths"):
         written = " ".join((component("answers.codecs", about.codec).__doc__ or "").split())
         lines.append(f"- Boxes in answers: {written}")
     elif boxes and about.makes == "vlm":
-        lines.append(f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this preprocessing, origin at the upper left.")
+        lines.append(
+            f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this preprocessing, origin at the upper left."
+        )
     return "## Preprocessing\n\n" + "\n".join(lines)
 
 
@@ -188,10 +269,18 @@ def _proof(about: About) -> str:
     else:
         vectors, ids = ("unit embedding", ", same token ids") if about.makes == "dual" else ("feature", "")
         found = f"largest difference of a {vectors} {about.parity['max_abs_embedding_diff']:.2g}{ids}"
-    where = "with medvlm" if about.kind == "custom" else f"without medvlm, by plain {component('export.targets', about.kind).LIBRARY},"
+    where = (
+        "with medvlm"
+        if about.kind == "custom"
+        else f"without medvlm, by plain {component('export.targets', about.kind).LIBRARY},"
+    )
     versions = ", ".join(f"{k} {v}" for k, v in about.parity["versions"].items())
     left = "".join(f"\n\nNot in this folder: `{name}`: {why}." for name, why in about.audit.left_out.items())
-    unused = f" {len(about.audit.unused)} of them are loaded but not used by this class (listed in `medvlm/audit.json`)." if about.audit.unused else ""
+    unused = (
+        f" {len(about.audit.unused)} of them are loaded but not used by this class (listed in `medvlm/audit.json`)."
+        if about.audit.unused
+        else ""
+    )
     return (
         f"## Parity proof\n\nA fresh process {where} loaded this folder and was compared with the trained model in float32, on raw images of "
         f"{len(about.parity['image_sizes'])} odd sizes: {found} (allowed: {about.parity['tolerance']:g}). {versions}. Details: `medvlm/parity.json`.\n\n"

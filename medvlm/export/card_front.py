@@ -21,7 +21,10 @@ def front_matter(about: About) -> dict[str, Any]:
     """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to say."""
     task = TASKS[about.makes]
     bases = base_models(about.recipe)
-    front: dict[str, Any] = {**hub_licence([card.licence for card in about.cards.values()], bool(bases)), "pipeline_tag": task}
+    front: dict[str, Any] = {
+        **hub_licence([card.licence for card in about.cards.values()], bool(bases)),
+        "pipeline_tag": task,
+    }
     front["library_name"] = component("export.targets", about.kind).LIBRARY
     if about.cards:
         front["datasets"] = [_dataset(card) for card in about.cards.values()]
@@ -30,7 +33,12 @@ def front_matter(about: About) -> dict[str, Any]:
     if bases:
         front["base_model"] = bases
         front["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
-    front["tags"] = ["medical", "medvlm", *([about.kind] if about.kind in NAMED else []), *sorted({m for c in about.cards.values() for m in c.media})]
+    front["tags"] = [
+        "medical",
+        "medvlm",
+        *([about.kind] if about.kind in NAMED else []),
+        *sorted({m for c in about.cards.values() for m in c.media}),
+    ]
     if results := _model_index(about, task):
         front["model-index"] = [{"name": about.recipe["name"], "results": results}]
     return front
@@ -68,5 +76,11 @@ def _model_index(about: About, task: str) -> list[dict[str, Any]]:
             }
             for row in rows
         ]
-        out.append({"task": {"type": task, "name": kind}, "dataset": {"type": dataset, "name": titles.get(dataset, dataset), "split": split}, "metrics": metrics})
+        out.append(
+            {
+                "task": {"type": task, "name": kind},
+                "dataset": {"type": dataset, "name": titles.get(dataset, dataset), "split": split},
+                "metrics": metrics,
+            }
+        )
     return out

@@ -43,7 +43,9 @@ WINDOW = {
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; line breaks and bars inside a cell would end it."""
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def number(value: Any) -> str:

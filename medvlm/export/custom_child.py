@@ -24,7 +24,12 @@ def main(reference: Path, folder: Path) -> None:
     again = reference / "again"
     again.mkdir()
     write = references.answers if exported.manifest.makes == "vlm" else references.embeddings
-    write(Trained(exported.model, exported.tokenizer or exported.text_tokenizer, exported.preprocess, "", None, {}, "", {}), again)
+    write(
+        Trained(
+            exported.model, exported.tokenizer or exported.text_tokenizer, exported.preprocess, "", None, {}, "", {}
+        ),
+        again,
+    )
     wanted, found = (json.loads((where / "reference.json").read_text()) for where in (reference, again))
     tensors, own = (torch.load(where / "reference.pt", weights_only=True) for where in (reference, again))
     compare = compare_answers if wanted["kind"] == "answers" else compare_embeddings
@@ -35,18 +40,36 @@ def main(reference: Path, folder: Path) -> None:
     write_json(reference / "result.json", {**shown, **compare(wanted, found, tensors, own)})
 
 
-def compare_answers(wanted: dict[str, Any], found: dict[str, Any], tensors: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def compare_answers(
+    wanted: dict[str, Any], found: dict[str, Any], tensors: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Any]:
     cases = []
     for i, (case, again) in enumerate(zip(wanted["cases"], found["cases"], strict=True)):
         same = case["ids"] == again["ids"]
         gap = (tensors[f"logits.{i}"] - own[f"logits.{i}"]).abs() if same else None
-        cases.append({"same_ids": same, "diff": gap.max().item() if same else None, "last_diff": gap[-1].max().item() if same else None, "text": again["text"]})  # type: ignore[union-attr, index]
-    differ = [i for i, (whole, again) in enumerate(zip(wanted["golden"], found["golden"], strict=True)) if whole["ids"] != again["ids"]]
+        cases.append(
+            {
+                "same_ids": same,
+                "diff": gap.max().item() if same else None,
+                "last_diff": gap[-1].max().item() if same else None,
+                "text": again["text"],
+            }
+        )  # type: ignore[union-attr, index]
+    differ = [
+        i
+        for i, (whole, again) in enumerate(zip(wanted["golden"], found["golden"], strict=True))
+        if whole["ids"] != again["ids"]
+    ]
     return {"cases": cases, "golden_that_differ": differ}
 
 
-def compare_embeddings(wanted: dict[str, Any], found: dict[str, Any], tensors: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    return {"same_ids": wanted["ids"] == found["ids"], "diffs": {name: (tensors[name] - own[name]).abs().max().item() for name in tensors}}
+def compare_embeddings(
+    wanted: dict[str, Any], found: dict[str, Any], tensors: dict[str, Any], own: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "same_ids": wanted["ids"] == found["ids"],
+        "diffs": {name: (tensors[name] - own[name]).abs().max().item() for name in tensors},
+    }
 
 
 if __name__ == "__main__":

@@ -31,8 +31,15 @@ def tower_configs(model: DualEncoder) -> dict[str, Any]:
 
 
 def written(
-    stock_class: Any, config: Any, places: Mapping[str, str], trained: Trained, folder: Path, images_class: Any, processor_class: Any, tokenizer: Any,
-) -> Audit:  # fmt: skip
+    stock_class: Any,
+    config: Any,
+    places: Mapping[str, str],
+    trained: Trained,
+    folder: Path,
+    images_class: Any,
+    processor_class: Any,
+    tokenizer: Any,
+) -> Audit:
     """The stock model with the trained tensors, and its processor, as a folder. places: see filled()."""
     (preprocess,) = trained.preprocess.values()
     with torch.device("meta"):
@@ -57,7 +64,11 @@ def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
     merge(model)
     scale = model.heads["scale"]
-    source = {**named(f"encoders.{name}.tower", encoder.tower), **named("text.tower", model.text.tower), "heads.scale.log_scale": scale.log_scale.detach()}
+    source = {
+        **named(f"encoders.{name}.tower", encoder.tower),
+        **named("text.tower", model.text.tower),
+        "heads.scale.log_scale": scale.log_scale.detach(),
+    }
     moves = {old.replace("FILM", name): new for old, new in places.items()}
     for head in (name, "text"):
         place = f"heads.{head}.weight"
@@ -69,7 +80,9 @@ def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
     if scale.bias is not None and "heads.scale.bias" in moves:
         source["heads.scale.bias"] = scale.bias.detach()
     elif scale.bias is not None:
-        left_out["heads.scale.bias"] = f"{scale.bias.item():.6g} is added to every score by the sigmoid loss; the stock class has no bias"
+        left_out["heads.scale.bias"] = (
+            f"{scale.bias.item():.6g} is added to every score by the sigmoid loss; the stock class has no bias"
+        )
     wanted = stock.state_dict()
     shaped = {n: t.reshape(wanted[moves[n]].shape) if n.startswith("heads.scale.") else t for n, t in source.items()}
 

@@ -28,7 +28,13 @@ def encoder_of(model: Any, part: str) -> tuple[str, Any, str]:
     if part in model.encoders:
         return part, model.encoders[part], ""
     choices = ", ".join(f"encoder.{name}" for name in model.encoders)
-    return "", None, f"it has several encoders: choose one of {choices}" if not part else f"there is no encoder {part!r}: choose one of {choices}"
+    return (
+        "",
+        None,
+        f"it has several encoders: choose one of {choices}"
+        if not part
+        else f"there is no encoder {part!r}: choose one of {choices}",
+    )
 
 
 def behind_stock(name: str, encoder: Any) -> str | None:
@@ -54,7 +60,10 @@ def two_towers(model: Any, stages: Sequence[Any], family: str, vision: str, text
     tower = text_of(stages)
     if tower is not None and tower.kind != "transformers":
         return f"the text tower is of kind {tower.kind}, and {family} holds a {text}"
-    for what, part, wanted, key in ((f"encoders.{name}", encoder, vision, "vision_config"), ("the text tower", tower, text, "text_config")):
+    for what, part, wanted, key in (
+        (f"encoders.{name}", encoder, vision, "vision_config"),
+        ("the text tower", tower, text, "text_config"),
+    ):
         known = model_type(part, key) if part is not None else None
         if known and known != wanted:
             return f"{what} is a {known}, and {family} holds a {wanted}"

@@ -36,7 +36,9 @@ class Upload:
     def __str__(self) -> str:
         lines = [f"  {path}  {_size(size)}" for path, size in self.files.items()]
         who = "public: everybody can load it" if self.is_public else "private"
-        return "\n".join([f"{PREFIX}{self.name}, {who}", *lines, f"{len(self.files)} files, {_size(sum(self.files.values()))}"])
+        return "\n".join(
+            [f"{PREFIX}{self.name}, {who}", *lines, f"{len(self.files)} files, {_size(sum(self.files.values()))}"]
+        )
 
 
 def prepare(folder: Path, name: str, is_public: bool) -> Upload:
@@ -44,7 +46,12 @@ def prepare(folder: Path, name: str, is_public: bool) -> Upload:
     if name.count("/") != 1 or not all(name.split("/")):
         raise RecipeError(f"--to {PREFIX}{name}: expected {PREFIX}ORG/NAME")
     files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    if reasons := [*_unproven(folder), *_foreign(files), *forbidden(cards_of(folder).values(), is_public), *leaks(folder)]:
+    if reasons := [
+        *_unproven(folder),
+        *_foreign(files),
+        *forbidden(cards_of(folder).values(), is_public),
+        *leaks(folder),
+    ]:
         raise RecipeError(f"{folder}: is not sent:\n" + "\n".join(f"  {reason}" for reason in reasons))
     return Upload(folder, name, is_public, files)
 
@@ -70,7 +77,11 @@ def send(upload: Upload) -> str:
 
 def cards_of(folder: Path) -> dict[str, Card]:
     """Data cards of what the model has learnt from: those that bind it."""
-    names = json.loads((folder / "medvlm" / "export.json").read_text())["learnt_from"] if (folder / "medvlm" / "export.json").is_file() else []
+    names = (
+        json.loads((folder / "medvlm" / "export.json").read_text())["learnt_from"]
+        if (folder / "medvlm" / "export.json").is_file()
+        else []
+    )
     where = folder / "cards" if (folder / "cards").is_dir() else folder / "medvlm" / "cards"
     return {name: load_card(where / f"{name}.yaml", plugins=_plugins(folder)) for name in names}
 
@@ -80,9 +91,21 @@ def forbidden(cards: Iterable[Card], is_public: bool) -> list[str]:
     lines = []
     for card in cards:
         if card.passes_on == "none" or (is_public and card.passes_on == "private"):
-            why = "its card says so" if card.models else f"access is {card.access}" if card.access == "credentialed" else "its licence does not let the data be passed on"
-            remedy = "" if card.models else "; where its terms allow that of models, say so in the card (models: private or public)"
-            lines.append(f"{card.name}: models of it are not for {'everybody' if is_public else 'others'}, {why}{remedy}")
+            why = (
+                "its card says so"
+                if card.models
+                else f"access is {card.access}"
+                if card.access == "credentialed"
+                else "its licence does not let the data be passed on"
+            )
+            remedy = (
+                ""
+                if card.models
+                else "; where its terms allow that of models, say so in the card (models: private or public)"
+            )
+            lines.append(
+                f"{card.name}: models of it are not for {'everybody' if is_public else 'others'}, {why}{remedy}"
+            )
     return lines
 
 
@@ -96,7 +119,11 @@ def _unproven(folder: Path) -> list[str]:
 
 
 def _foreign(files: Iterable[str]) -> list[str]:
-    foreign = [path for path in files if Path(path).name.startswith(".") or not any(fnmatchcase(Path(path).name, pattern) for pattern in ALLOWED)]
+    foreign = [
+        path
+        for path in files
+        if Path(path).name.startswith(".") or not any(fnmatchcase(Path(path).name, pattern) for pattern in ALLOWED)
+    ]
     return [f"{path}: no file of an exported model; take it away" for path in foreign]
 
 

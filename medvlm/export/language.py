@@ -47,7 +47,9 @@ def renamed(tokenizer: Any, old: str, new: str) -> Any:
     if old == new:
         return tokenizer
     if new in tokenizer.get_vocab():
-        raise ShapeError(f"export: images are {old} and the stock processor calls them {new}, which this tokenizer has for something else; {REMEDY}")
+        raise ShapeError(
+            f"export: images are {old} and the stock processor calls them {new}, which this tokenizer has for something else; {REMEDY}"
+        )
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -40,15 +40,30 @@ def prove(model: Path, reference: Path, loader: str = "transformers") -> dict[st
 
     No network, no cache of earlier downloads, no GPU: what is in the folder is all there is.
     """
-    shut = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(reference / "hf"), "CUDA_VISIBLE_DEVICES": ""}
+    shut = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HOME": str(reference / "hf"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     # For a child that needs medvlm, wherever this one was imported from; -I ignores it.
-    shut["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    child = ("-m", "medvlm.export.custom_child") if loader == OURS else ("-I", str(Path(__file__).with_name("parity_child.py")))
+    shut["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    child = (
+        ("-m", "medvlm.export.custom_child")
+        if loader == OURS
+        else ("-I", str(Path(__file__).with_name("parity_child.py")))
+    )
     command = [sys.executable, *child, str(reference.resolve()), str(model.resolve()), loader]
     done = subprocess.run(command, cwd=reference, env={**os.environ, **shut}, capture_output=True, text=True)
     if done.returncode:
-        raise ParityError(f"export: the exported folder could not be loaded in a fresh process:\n{done.stderr.strip()[-2000:]}")
-    return judge(json.loads((reference / "reference.json").read_text()), json.loads((reference / "result.json").read_text()))
+        raise ParityError(
+            f"export: the exported folder could not be loaded in a fresh process:\n{done.stderr.strip()[-2000:]}"
+        )
+    return judge(
+        json.loads((reference / "reference.json").read_text()), json.loads((reference / "result.json").read_text())
+    )
 
 
 def judge(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +73,12 @@ def judge(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
 def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     cases = []
     for wanted, found in zip(expected["cases"], result["cases"], strict=True):
-        shown = {"images": len(wanted["images"]), "question": wanted["question"], "expected": wanted["text"], "tokens": len(wanted["ids"])}
+        shown = {
+            "images": len(wanted["images"]),
+            "question": wanted["question"],
+            "expected": wanted["text"],
+            "tokens": len(wanted["ids"]),
+        }
         cases.append({**shown, **found, "same_text": found["text"] == wanted["text"]})
     diff = max((c["diff"] for c in cases if c["diff"] is not None), default=None)
     record: dict[str, Any] = {
@@ -75,7 +95,12 @@ def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
         "cases": cases,
     }
     is_same = record["same_ids"] and record["same_text"] and not record["golden_that_differ"]
-    record["passed"] = _agrees(diff) and is_same and not any(result["loading"].values()) and result.get("adapter_effect", 1) > TOLERANCE
+    record["passed"] = (
+        _agrees(diff)
+        and is_same
+        and not any(result["loading"].values())
+        and result.get("adapter_effect", 1) > TOLERANCE
+    )
     return _passed(record)
 
 
@@ -109,7 +134,9 @@ def _agrees(diff: float | None) -> bool:
 def _passed(record: dict[str, Any]) -> dict[str, Any]:
     if not record["passed"]:
         numbers = {k: v for k, v in record.items() if k not in ("cases", "versions", "image_sizes", "passed")}
-        first = next((c for c in record.get("cases", ()) if not (c["same_ids"] and c["same_text"] and _agrees(c["diff"]))), None)
+        first = next(
+            (c for c in record.get("cases", ()) if not (c["same_ids"] and c["same_text"] and _agrees(c["diff"]))), None
+        )
         raise ParityError(
             f"export: the exported folder does not answer as the trained model does: {json.dumps(numbers)}"
             + (f"; first case that differs: {json.dumps(first, ensure_ascii=False)}" if first else ""),

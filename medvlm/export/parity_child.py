@@ -37,7 +37,14 @@ def compared(reference: Path, folder: Path, loader: str) -> Found:
     expected = json.loads((reference / "reference.json").read_text())
     tensors = torch.load(reference / "reference.pt", weights_only=True)
     stock = answers if expected["kind"] == "answers" else embeddings
-    compare = {"transformers": stock, "peft": adapted_answers, "tower": tower, "timm": timm_tower, "onnx": onnx_graph, "open_clip": open_clip_embeddings}[loader]
+    compare = {
+        "transformers": stock,
+        "peft": adapted_answers,
+        "tower": tower,
+        "timm": timm_tower,
+        "onnx": onnx_graph,
+        "open_clip": open_clip_embeddings,
+    }[loader]
     with torch.inference_mode():
         result = compare(folder, reference, expected, tensors)
     libraries = ("torch", "torchvision", "transformers", "peft", "timm", "open_clip", "onnxruntime")
@@ -72,9 +79,16 @@ def adapted_answers(folder: Path, reference: Path, expected: Found, tensors: Fou
     missing = {"missing_adapters": sorted(wanted - given), "unexpected_adapters": sorted(given - wanted)}
     found = _answers(model, processor, reference, expected, tensors)
     with model.disable_adapter():
-        without = _answers(model, processor, reference, {**expected, "cases": expected["cases"][:1], "golden": []}, tensors)
+        without = _answers(
+            model, processor, reference, {**expected, "cases": expected["cases"][:1], "golden": []}, tensors
+        )
     effect = without["cases"][0]["diff"]
-    return {**found, "class": f"{type(model).__name__} over {name}", "loading": {**_loading(loading), **missing}, "adapter_effect": effect or 0.0}
+    return {
+        **found,
+        "class": f"{type(model).__name__} over {name}",
+        "loading": {**_loading(loading), **missing},
+        "adapter_effect": effect or 0.0,
+    }
 
 
 def _answers(model: Any, folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
@@ -96,14 +110,21 @@ def _answers(model: Any, folder: Path, reference: Path, expected: Found, tensors
             answer = model.generate(**inputs, max_new_tokens=expected["max_new_tokens"])[0, len(ids) :]
             found["text"] = processor.decode(answer, skip_special_tokens=True)
         cases.append(found)
-    return {"class": type(model).__name__, "cases": cases, "golden_that_differ": _golden(processor, reference, expected["golden"])}
+    return {
+        "class": type(model).__name__,
+        "cases": cases,
+        "golden_that_differ": _golden(processor, reference, expected["golden"]),
+    }
 
 
 def _golden(processor: Any, reference: Path, conversations: list[Found]) -> list[int]:
     """Numbers of the conversations that are other token ids here than in training, with the answer or as a prompt."""
     differ = []
     for i, case in enumerate(conversations):
-        asked, said = _asked(case, reference), {"role": "assistant", "content": [{"type": "text", "text": case["answer"]}]}
+        asked, said = (
+            _asked(case, reference),
+            {"role": "assistant", "content": [{"type": "text", "text": case["answer"]}]},
+        )
         prompt, whole = _read(processor, [asked], True), _read(processor, [asked, said], False)
         if (prompt["input_ids"][0].tolist(), whole["input_ids"][0].tolist()) != (case["prompt"], case["ids"]):
             differ.append(i)
@@ -116,7 +137,9 @@ def _asked(case: Found, reference: Path) -> Found:
 
 
 def _read(processor: Any, messages: list[Found], is_prompt: bool) -> Any:
-    return processor.apply_chat_template(messages, add_generation_prompt=is_prompt, tokenize=True, return_dict=True, return_tensors="pt")
+    return processor.apply_chat_template(
+        messages, add_generation_prompt=is_prompt, tokenize=True, return_dict=True, return_tensors="pt"
+    )
 
 
 # --- dual encoders ----------------------------------------------------------------------------------
@@ -132,9 +155,16 @@ def embeddings(folder: Path, reference: Path, expected: Found, tensors: Found) -
     model.eval()
     images = [_open(reference / name) for name in expected["images"]]
     # SigLIP reads its texts filled up to the full length, as its card says.
-    inputs = processor(images=images, text=expected["texts"], padding="max_length" if model.config.model_type == "siglip" else True, return_tensors="pt")
+    inputs = processor(
+        images=images,
+        text=expected["texts"],
+        padding="max_length" if model.config.model_type == "siglip" else True,
+        return_tensors="pt",
+    )
     out = model(**inputs)
-    same_ids = all(row[: len(ids)].tolist() == ids for row, ids in zip(inputs["input_ids"], expected["ids"], strict=True))
+    same_ids = all(
+        row[: len(ids)].tolist() == ids for row, ids in zip(inputs["input_ids"], expected["ids"], strict=True)
+    )
     diffs = {
         "images": (out.image_embeds - tensors["images"]).abs().max().item(),
         "texts": (out.text_embeds - tensors["texts"]).abs().max().item(),
@@ -164,7 +194,13 @@ def open_clip_embeddings(folder: Path, reference: Path, expected: Found, tensors
     same_ids = all(row[: len(ids)].tolist() == ids for row, ids in zip(texts, expected["ids"], strict=True))
     seen = _pixels([transform(_open(reference / name)) for name in expected["images"]], expected, tensors)
     # It loads strictly, or raises.
-    return {"class": type(model).__name__, "loading": _loading({}), "same_ids": same_ids, "diffs": diffs, "pixels": seen}
+    return {
+        "class": type(model).__name__,
+        "loading": _loading({}),
+        "same_ids": same_ids,
+        "diffs": diffs,
+        "pixels": seen,
+    }
 
 
 # --- single towers ----------------------------------------------------------------------------------
@@ -198,7 +234,9 @@ def timm_tower(folder: Path, reference: Path, expected: Found, tensors: Found) -
     diffs: dict[str, float] = {}
     for i in range(expected["count"]):
         _worse(diffs, "hidden", model.forward_features(tensors[f"pixels.{i}"]), tensors[f"hidden.{i}"])
-    seen = _pixels([transform(_open(reference / name).convert("RGB")) for name in expected["images"]], expected, tensors)
+    seen = _pixels(
+        [transform(_open(reference / name).convert("RGB")) for name in expected["images"]], expected, tensors
+    )
     return {"class": type(model).__name__, "loading": _loading({}), "diffs": diffs, "pixels": seen}
 
 
@@ -215,7 +253,11 @@ def onnx_graph(folder: Path, reference: Path, expected: Found, tensors: Found) -
         found = session.run(None, {"pixels": torch.cat([tensors[f"pixels.{i}"] for i in rows]).numpy()})
         for name, array in zip(names, found, strict=True):
             _worse(diffs, name, torch.from_numpy(array), torch.cat([tensors[f"{name}.{i}"] for i in rows]))
-    return {"class": "onnxruntime.InferenceSession", "loading": {"missing_outputs": sorted(set(expected["names"]) - set(names))}, "diffs": diffs}
+    return {
+        "class": "onnxruntime.InferenceSession",
+        "loading": {"missing_outputs": sorted(set(expected["names"]) - set(names))},
+        "diffs": diffs,
+    }
 
 
 # --- what all of them need --------------------------------------------------------------------------
@@ -244,13 +286,18 @@ def _pixels(found: list[Any], expected: Found, tensors: Found) -> Found:
     import torch
 
     std = torch.tensor(expected["std"])[:, None, None]
-    levels = torch.cat([((pixels - tensors[f"pixels.{i}"][0]).abs() * std * 255).round().flatten() for i, pixels in enumerate(found)])
+    levels = torch.cat(
+        [((pixels - tensors[f"pixels.{i}"][0]).abs() * std * 255).round().flatten() for i, pixels in enumerate(found)]
+    )
     return {"max_grey_levels": int(levels.max()), "mean_grey_levels": levels.mean().item()}
 
 
 def _loading(info: Found) -> dict[str, list[str]]:
     """Keys that the folder lacks, has too many of, or has in another shape: all must be empty."""
-    return {kind: sorted(str(key) for key in info.get(kind, ())) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    return {
+        kind: sorted(str(key) for key in info.get(kind, ()))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
 
 
 if __name__ == "__main__":

@@ -19,12 +19,18 @@ def tower_audit(trained: Trained, under: str, with_behind: bool = False) -> Audi
     if with_behind:
         behind = next(f"{slot}.{name}" for slot in ("connectors", "heads") if hasattr(model, slot))
         exported[behind] = model.get_submodule(behind)
-    adapters = [n for n, _ in model.named_parameters() if ".lora_" in n and n.startswith(tuple(f"{prefix}." for prefix in exported))]
+    adapters = [
+        n
+        for n, _ in model.named_parameters()
+        if ".lora_" in n and n.startswith(tuple(f"{prefix}." for prefix in exported))
+    ]
     merge(model)
     source = {full: tensor for prefix, module in exported.items() for full, tensor in named(prefix, module).items()}
     # The modules themselves are what is written, so a tensor's place is its name within the tower.
     place = {full: full.removeprefix(f"{root}.") if under else full for full in source}
-    _, audit = account(source, place.get, {place[full]: tensor for full, tensor in source.items()}, adapters, trained.is_trained)
+    _, audit = account(
+        source, place.get, {place[full]: tensor for full, tensor in source.items()}, adapters, trained.is_trained
+    )
     stayed = {module_of(full) for full in model.state_dict() if full not in source}
     audit.left_out.update(dict.fromkeys(sorted(stayed), "this folder is one encoder of the trained model"))
     return audit

@@ -11,9 +11,13 @@ from typing import Any
 # A path inside a longer text: from / or ~/ (not within a word or a URL) to the next blank or quote.
 INSIDE = re.compile(r"(?<![\w.:/~-])(?:~?/[^\s'\",;]+/[^\s'\",;]*|~/[^\s'\",;]+)")
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
-SECRET = re.compile(r"hf_[A-Za-z0-9]{20}|sk-[A-Za-z0-9_-]{20}|gh[pousr]_[A-Za-z0-9]{20}|AKIA[0-9A-Z]{16}|://[^/\s:@]+:[^/\s@]+@")
+SECRET = re.compile(
+    r"hf_[A-Za-z0-9]{20}|sk-[A-Za-z0-9_-]{20}|gh[pousr]_[A-Za-z0-9]{20}|AKIA[0-9A-Z]{16}|://[^/\s:@]+:[^/\s@]+@"
+)
 """What access tokens look like."""
-ABSOLUTE = re.compile(r"(?<![\w.:/~-])/(?:home|Users|root|mnt|data|scratch|srv|tmp|var|opt|workspace|gpfs|lustre|media|private|nfs)/[\w.-]+|\b[A-Za-z]:\\\\?Users\\")
+ABSOLUTE = re.compile(
+    r"(?<![\w.:/~-])/(?:home|Users|root|mnt|data|scratch|srv|tmp|var|opt|workspace|gpfs|lustre|media|private|nfs)/[\w.-]+|\b[A-Za-z]:\\\\?Users\\"
+)
 VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"}
 """Files of other people's words: `/home/user` may be a token."""
 
@@ -39,10 +43,19 @@ def traces(folder: Path, places: Iterable[Path]) -> list[str]:
 
     Weights are left out: no text is written into them but tensor names.
     """
-    needles = {f"{Path.home()}/": "the home folder", **{f"{p}": "a path of this machine" for p in places if len(p.parts) > 2}}
-    needles |= {value: f"the value of ${name}" for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= 8}
+    needles = {
+        f"{Path.home()}/": "the home folder",
+        **{f"{p}": "a path of this machine" for p in places if len(p.parts) > 2},
+    }
+    needles |= {
+        value: f"the value of ${name}"
+        for name, value in os.environ.items()
+        if SECRET_NAME.search(name) and len(value) >= 8
+    }
     found = []
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".safetensors" and p.name not in VOCABULARY):
+    for file in sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.suffix != ".safetensors" and p.name not in VOCABULARY
+    ):
         text = file.read_bytes()
         found += [f"{file.relative_to(folder)}: {what}" for needle, what in needles.items() if needle.encode() in text]
     return found
@@ -55,7 +68,9 @@ def leaks(folder: Path) -> list[str]:
         text = _metadata(file) if file.suffix == ".safetensors" else file.read_bytes().decode("utf-8", "replace")
         for pattern, what in ((SECRET, "what looks like an access token"), (ABSOLUTE, "a path of a machine")):
             if hit := pattern.search(text):
-                found.append(f"{file.relative_to(folder)}: holds {what}" + (f" ({hit[0]})" if pattern is ABSOLUTE else ""))
+                found.append(
+                    f"{file.relative_to(folder)}: holds {what}" + (f" ({hit[0]})" if pattern is ABSOLUTE else "")
+                )
     return found
 
 

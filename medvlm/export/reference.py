@@ -59,7 +59,9 @@ def proof_media(preprocess: Preprocess, seed: int = 0) -> list[np.ndarray]:
     return [np.random.default_rng(seed).integers(0, 4096, VOLUME, dtype=np.uint16)]
 
 
-def proof_pixels(preprocess: Mapping[str, Preprocess], folder: Path) -> tuple[dict[tuple[str, int], torch.Tensor], dict[tuple[str, int], str]]:
+def proof_pixels(
+    preprocess: Mapping[str, Preprocess], folder: Path
+) -> tuple[dict[tuple[str, int], torch.Tensor], dict[tuple[str, int], str]]:
     """(encoder, number) -> pixels as the data path makes them, and for pictures the name of the PNG written for the other process."""
     from PIL import Image
 
@@ -77,7 +79,9 @@ def proof_pixels(preprocess: Mapping[str, Preprocess], folder: Path) -> tuple[di
             spacing_mm = tuple(0.75 * mm for mm in before.spacing_mm) if before.spacing_mm else None
             medium = Medium("proof", pictures.get((name, i), "volume"), size, spacing_mm)
             seen = transform(stored, medium.member, medium)[0]
-            pixels[name, i] = torch.stack([seen] * before.stack, 1) if before.stack > 1 else seen  # as a sample with one film is shown
+            pixels[name, i] = (
+                torch.stack([seen] * before.stack, 1) if before.stack > 1 else seen
+            )  # as a sample with one film is shown
     return pixels, pictures
 
 
@@ -94,7 +98,10 @@ def answers(trained: Trained, folder: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     effect = None
     with evaluating(model):
-        counts = {name: model.connectors[name](encode(model.encoders[name], p[None], name).patches).shape[1] for (name, _), p in pixels.items()}
+        counts = {
+            name: model.connectors[name](encode(model.encoders[name], p[None], name).patches).shape[1]
+            for (name, _), p in pixels.items()
+        }
         for media, question in asked:
             ids = dialogue.turn(question, [counts[name] for name, _ in media], None).prompt
             if len(media) > 1 and len(ids) + MAX_NEW_TOKENS > room:
@@ -107,19 +114,31 @@ def answers(trained: Trained, folder: Path) -> None:
             answer = _answer(model, ids, shown, counts, tokenizer)
             tensors[f"logits.{len(cases)}"] = logits_TV.contiguous()
             text = tokenizer.decode(answer, skip_special_tokens=True)
-            cases.append({"images": [pictures.get(m, "") for m in media], "question": question, "ids": ids, "text": text})
+            cases.append(
+                {"images": [pictures.get(m, "") for m in media], "question": question, "ids": ids, "text": text}
+            )
     expected = {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases}
     save(folder, {**expected, "golden": golden(dialogue, counts, pictures)}, tensors)
 
 
-def golden(dialogue: Dialogue, counts: Mapping[str, int], pictures: Mapping[tuple[str, int], str]) -> list[dict[str, Any]]:
+def golden(
+    dialogue: Dialogue, counts: Mapping[str, int], pictures: Mapping[tuple[str, int], str]
+) -> list[dict[str, Any]]:
     """20 conversations of 0 to 3 pictures, with the ids of question and answer as training reads them."""
     shown, made = list(pictures), []
     for i in range(20):
         question, said = SAID[i % len(SAID)]
         media = [shown[(i + k) % len(shown)] for k in range(i % 4 if shown else 0)]
         turn = dialogue.turn(question, [counts[name] for name, _ in media], said)
-        made.append({"images": [pictures[m] for m in media], "question": question, "answer": said, "prompt": turn.prompt, "ids": turn.prompt + turn.answer})
+        made.append(
+            {
+                "images": [pictures[m] for m in media],
+                "question": question,
+                "answer": said,
+                "prompt": turn.prompt,
+                "ids": turn.prompt + turn.answer,
+            }
+        )
     return made
 
 
@@ -141,7 +160,11 @@ def embeddings(trained: Trained, folder: Path) -> None:
     stacked = {f"pixels.{i}": stored[None] for i, stored in enumerate(pixels.values())}
     (before, *_) = trained.preprocess.values()
     expected = {"kind": "embeddings", "std": list(before.std), "count": len(pixels)}
-    save(folder, {**expected, "images": list(pictures.values()), "texts": list(TEXTS), "ids": ids}, {**tensors, **stacked})
+    save(
+        folder,
+        {**expected, "images": list(pictures.values()), "texts": list(TEXTS), "ids": ids},
+        {**tensors, **stacked},
+    )
 
 
 def features(trained: Trained, folder: Path, compute: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]]) -> None:
@@ -155,7 +178,17 @@ def features(trained: Trained, folder: Path, compute: Callable[[Any, torch.Tenso
             made = compute(encoder, stored[None])
             tensors |= {f"pixels.{i}": stored[None], **{f"{key}.{i}": tensor for key, tensor in made.items()}}
     before = trained.preprocess[name]
-    save(folder, {"kind": "features", "images": list(pictures.values()), "names": list(made), "std": list(before.std), "count": len(pixels)}, tensors)
+    save(
+        folder,
+        {
+            "kind": "features",
+            "images": list(pictures.values()),
+            "names": list(made),
+            "std": list(before.std),
+            "count": len(pixels),
+        },
+        tensors,
+    )
 
 
 def save(folder: Path, expected: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
@@ -163,7 +196,9 @@ def save(folder: Path, expected: dict[str, Any], tensors: dict[str, torch.Tensor
     torch.save(tensors, folder / "reference.pt")
 
 
-def _logits(model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], pad_id: int) -> torch.Tensor:
+def _logits(
+    model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], pad_id: int
+) -> torch.Tensor:
     """[T, V]: a document of which every token after the first is trained yields the logits of every place; the
     token added at the end has none of its own."""
     document = Document("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
@@ -171,6 +206,8 @@ def _logits(model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], c
     return logits
 
 
-def _answer(model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], tokenizer: Any) -> list[int]:
+def _answer(
+    model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], tokenizer: Any
+) -> list[int]:
     batch = collate([Document("proof", ids, [], media)], counts, tokenizer.pad_token_id, pack=False)
     return generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]

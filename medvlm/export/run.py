@@ -60,7 +60,9 @@ def export(run: RunFolder, out: Path, trained: Trained, target: str) -> ExportRe
     try:
         receipt = _write(run, part_folder, replace(trained, part=part), kind)
     except parity.ParityError as failure:
-        write_json(part_folder / "medvlm" / "parity.json", {"passed": False, "why": str(failure), **(failure.record or {})})
+        write_json(
+            part_folder / "medvlm" / "parity.json", {"passed": False, "why": str(failure), **(failure.record or {})}
+        )
         failed = out.with_name(f"{out.name}.failed")
         _replace(part_folder, failed)
         raise parity.ParityError(f"{failure}\nwhat was written is left in {failed}", failure.record) from None
@@ -84,7 +86,10 @@ def _write(run: RunFolder, folder: Path, trained: Trained, kind: str) -> ExportR
         record = parity.prove(folder, reference, target.LOADER)
     write_json(folder / "medvlm" / "parity.json", record)
     (folder / "README.md").write_text(model_card(_about(run, folder, trained, kind, record, audit)), encoding="utf-8")
-    if found := traces(folder, [run.root.resolve(), folder.resolve().parent, Path.cwd(), Path(tempfile.gettempdir()) / "medvlm-parity-"]):
+    if found := traces(
+        folder,
+        [run.root.resolve(), folder.resolve().parent, Path.cwd(), Path(tempfile.gettempdir()) / "medvlm-parity-"],
+    ):
         raise RuntimeError(f"export: the folder would give away something of this machine: {'; '.join(found)}")
     seal(folder)
     for file in folder.rglob("*"):
@@ -98,8 +103,19 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     notes = folder / "medvlm"
     write_json(notes / "lineage.json", without_paths(_read(run.lineage, {})))
     write_json(notes / "results.json", without_paths(_results(run, trained)))
-    write_json(notes / "preprocessing.json", {name: p.model_dump(mode="json") for name, p in trained.preprocess.items()})
-    write_json(notes / "export.json", {"target": kind, "part": trained.part, "stage": trained.stage, "recipe": trained.recipe_hash, "learnt_from": sorted(_learnt_from(trained))})
+    write_json(
+        notes / "preprocessing.json", {name: p.model_dump(mode="json") for name, p in trained.preprocess.items()}
+    )
+    write_json(
+        notes / "export.json",
+        {
+            "target": kind,
+            "part": trained.part,
+            "stage": trained.stage,
+            "recipe": trained.recipe_hash,
+            "learnt_from": sorted(_learnt_from(trained)),
+        },
+    )
     write_json(notes / "audit.json", {"counts": audit.counts(), **vars(audit)})
     plain = without_paths(trained.plain)
     plain.setdefault("export", {})["target"] = f"{kind}.{trained.part}" if trained.part else kind
@@ -122,10 +138,14 @@ def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: di
         recipe=without_paths(trained.plain),
         cards=_learnt_from(trained),
         counts={name: source.get("counts") or {} for name, source in (lineage.get("sources") or {}).items()},
-        audits={name: source["audit"] for name, source in (lineage.get("sources") or {}).items() if source.get("audit")},
+        audits={
+            name: source["audit"] for name, source in (lineage.get("sources") or {}).items() if source.get("audit")
+        },
         stages={name: done for name, done in stages.items() if done},
         results=[] if kind in NEAREST["encoder"] else _results(run, trained),
-        preprocess={trained.encoder: trained.preprocess[trained.encoder]} if kind in NEAREST["encoder"] else trained.preprocess,
+        preprocess={trained.encoder: trained.preprocess[trained.encoder]}
+        if kind in NEAREST["encoder"]
+        else trained.preprocess,
         base=_read(folder / "adapter_config.json", {}).get("base_model_name_or_path", ""),
         parity=record,
         audit=audit,
@@ -141,7 +161,9 @@ def _learnt_from(trained: Trained) -> dict[str, Card]:
     """Cards whose licences bind the model: those of the stages it went through, and all that a tokenizer was made from."""
     language = trained.recipe.model.language
     used = {source for stage in trained.stages for source in stage.mix}
-    own_tokenizer = any(not part.model for part in [language, *(getattr(s, "text", None) for s in trained.stages)] if part is not None)
+    own_tokenizer = any(
+        not part.model for part in [language, *(getattr(s, "text", None) for s in trained.stages)] if part is not None
+    )
     return {name: card for name, card in trained.cards.items() if own_tokenizer or name in used}
 
 

@@ -20,7 +20,9 @@ def seal(folder: Path) -> None:
 def changed(folder: Path) -> list[str]:
     """Files that are gone or hold something else than at the proof. New ones are none of this list's business."""
     sealed: dict[str, str] = json.loads((folder / FILES).read_text())
-    return [path for path, digest in sealed.items() if not (folder / path).is_file() or _sha256(folder / path) != digest]
+    return [
+        path for path, digest in sealed.items() if not (folder / path).is_file() or _sha256(folder / path) != digest
+    ]
 
 
 def _paths(folder: Path) -> list[str]:

@@ -8,7 +8,11 @@ from typing import Any
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import did_you_mean
 
-NEAREST = {"vlm": ("llava", "idefics3"), "dual": ("siglip", "clip", "vision_text_dual_encoder", "open_clip"), "encoder": ("tower", "timm", "onnx")}
+NEAREST = {
+    "vlm": ("llava", "idefics3"),
+    "dual": ("siglip", "clip", "vision_text_dual_encoder", "open_clip"),
+    "encoder": ("tower", "timm", "onnx"),
+}
 """What `stock` stands for, by what the stages make, and what `encoder` stands for: the first in order that holds the model."""
 REMEDY = "set export.target: custom"
 
@@ -35,7 +39,9 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
     kind, _, part = target.partition(".")
     if kind in ("stock", "encoder"):
         reasons = []
-        for near in ("native",) if model.pretrained and kind == "stock" else NEAREST[makes if kind == "stock" else kind]:
+        for near in (
+            ("native",) if model.pretrained and kind == "stock" else NEAREST[makes if kind == "stock" else kind]
+        ):
             if (reason := component("export.targets", near).reason(model, stages, part)) is None:
                 return near, part, ""
             reasons.append(reason)
@@ -43,7 +49,11 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
         return "", "", f"{what}: {'; '.join(dict.fromkeys(reasons))}"
     module = component("export.targets", kind)
     if makes not in module.MAKES:
-        wanted, other = ("a dual encoder", "answers in text") if module.MAKES == ("dual",) else ("a model that answers in text", "is a dual encoder")
+        wanted, other = (
+            ("a dual encoder", "answers in text")
+            if module.MAKES == ("dual",)
+            else ("a model that answers in text", "is a dual encoder")
+        )
         return "", "", f"{target} is {wanted}, and what stage {stages[-1].name} makes {other}"
     reason = module.reason(model, stages, part)
     return ("", "", f"{target} does not hold this model: {reason}") if reason else (kind, part, "")

@@ -31,7 +31,9 @@ class Cache:
         try:
             (folder / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as reason:
-            raise StorageError(f"cache.folder: nothing can be written in there ({reason.strerror}); choose a folder on a disk of this machine") from None
+            raise StorageError(
+                f"cache.folder: nothing can be written in there ({reason.strerror}); choose a folder on a disk of this machine"
+            ) from None
 
     def read(self, name: str, size: int, start: int, end: int, make: Callable[[], bytes]) -> bytes:
         """Bytes start..end of an entry of `size` bytes. What is not there is made, by one of those who ask for it; the others wait."""
@@ -99,7 +101,9 @@ class Cache:
                 part.write_bytes(data)
             except OSError as reason:
                 part.unlink(missing_ok=True)
-                raise StorageError(f"cache.folder: writing stopped ({reason.strerror}); lower cache.gib, or choose a larger disk") from None
+                raise StorageError(
+                    f"cache.folder: writing stopped ({reason.strerror}); lower cache.gib, or choose a larger disk"
+                ) from None
             part.replace(path)
 
     def _make_room(self, size: int) -> None:

@@ -78,14 +78,18 @@ class Members(Config):
     def _no_pickles(self) -> Members:
         for place in (p for patterns in self.media.values() for p in patterns):
             if place.rpartition(".")[2] in _PICKLES:
-                raise ValueError(f"media: {place!r} would be unpickled, which runs whatever is in it; expected jpg, png, npy, nii or nii.gz")
+                raise ValueError(
+                    f"media: {place!r} would be unpickled, which runs whatever is in it; expected jpg, png, npy, nii or nii.gz"
+                )
         return self
 
     @property
     def places(self) -> tuple[str, ...]:
         """Where texts are."""
         asked = (place for ask in self.questions for place in (ask.text_from, ask.answer))
-        return tuple(dict.fromkeys(filter(None, (self.report, self.concept, self.patient, *self.groups.values(), *asked))))
+        return tuple(
+            dict.fromkeys(filter(None, (self.report, self.concept, self.patient, *self.groups.values(), *asked)))
+        )
 
 
 class Names(Protocol):
@@ -111,7 +115,9 @@ class Foreign:
     def kind_of(self, member: str) -> str | None:
         """The kind of medium that a member is, None for text and what is ignored."""
         if member not in self._kinds:  # samples of a data set have the same few members
-            kinds = (kind for kind, patterns in self.members.media.items() if any(fnmatchcase(member, p) for p in patterns))
+            kinds = (
+                kind for kind, patterns in self.members.media.items() if any(fnmatchcase(member, p) for p in patterns)
+            )
             self._kinds[member] = next(kinds, None)
         return self._kinds[member]
 
@@ -122,12 +128,20 @@ class Foreign:
         """The first of the declared members that a sample lacks, "" for none. Raises DataError for one that is not declared."""
         names = [m.name for m in group]
         for name in names:
-            if self.kind_of(name) is None and not self.is_text(name) and not any(fnmatchcase(name, p) for p in self.members.ignore):
+            if (
+                self.kind_of(name) is None
+                and not self.is_text(name)
+                and not any(fnmatchcase(name, p) for p in self.members.ignore)
+            ):
                 # A name with digits may be the rest of a number that means somebody: keys end at their first dot.
                 shown = f"*.{name.rpartition('.')[2]}" if any(letter.isdigit() for letter in name) else name
-                raise DataError(f"{where}: its card does not say what {shown!r} is; name it in reader.media or reader.report, or in reader.ignore")
+                raise DataError(
+                    f"{where}: its card does not say what {shown!r} is; name it in reader.media or reader.report, or in reader.ignore"
+                )
         texts = [place.partition(":")[0] for place in self.members.places]
-        return "an image" if not any(map(self.kind_of, names)) else next((text for text in texts if text not in names), "")
+        return (
+            "an image" if not any(map(self.kind_of, names)) else next((text for text in texts if text not in names), "")
+        )
 
     def told(self, files: Mapping[str, bytes], where: str) -> Told:
         """What its texts say. Raises DataError for one that cannot be read."""
@@ -137,7 +151,9 @@ class Foreign:
             return _text(place, files, parsed, where) if place else ""
 
         m = self.members
-        questions = tuple(_question(ask, ask.text or read(ask.text_from), read(ask.answer), where) for ask in m.questions)
+        questions = tuple(
+            _question(ask, ask.text or read(ask.text_from), read(ask.answer), where) for ask in m.questions
+        )
         groups = {name: value for name, place in m.groups.items() if (value := read(place))}
         return Told(read(m.report), read(m.concept), read(m.patient), questions, groups)
 
@@ -158,11 +174,20 @@ class ForeignForm(Foreign):
         if lacks := self.lacks(group, where):
             return lacks
         told = self.told({m.name: m.text for m in group if m.text is not None}, where)
-        kinds = tuple(dict.fromkeys(kind for name in in_order(tuple(m.name for m in group)) if (kind := self.kind_of(name))))
+        kinds = tuple(
+            dict.fromkeys(kind for name in in_order(tuple(m.name for m in group)) if (kind := self.kind_of(name)))
+        )
         tasks = Counter(q.truth.task for q in told.questions)
         groups = {**told.groups, "concept": told.concept} if told.concept else told.groups
         split = self.names.split(group[0].key, told.patient)
-        return Facts(self.names.key(group[0].key), split, kinds, bool(told.report), tuple(tasks[task] for task in get_args(Task)), groups)
+        return Facts(
+            self.names.key(group[0].key),
+            split,
+            kinds,
+            bool(told.report),
+            tuple(tasks[task] for task in get_args(Task)),
+            groups,
+        )
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
         told = self.told(files, where)
@@ -172,7 +197,9 @@ class ForeignForm(Foreign):
                 medium, decoded[name] = self._medium(kind, name, files[name], where)
                 media.append(medium)
         patient = self.names.patient(told.patient) if told.patient else ""
-        return Sample(key, self.source, split, tuple(media), told.report, told.concept, told.questions, patient, told.groups), decoded
+        return Sample(
+            key, self.source, split, tuple(media), told.report, told.concept, told.questions, patient, told.groups
+        ), decoded
 
     def _medium(self, kind: str, name: str, data: bytes, where: str) -> tuple[Medium, Any]:
         """The medium, and its bytes or, where these do not lie as a viewer shows them, its pixels."""
@@ -181,10 +208,18 @@ class ForeignForm(Foreign):
             suffix = images.suffix_of(data)
             if suffix == "npy":
                 array = images.decode(data, name)
-                return Medium(kind, name, array.shape[:-1] if array.ndim > 2 and array.shape[-1] == 3 else array.shape, m.spacing_mm, m.unit), array
+                return Medium(
+                    kind,
+                    name,
+                    array.shape[:-1] if array.ndim > 2 and array.shape[-1] == 3 else array.shape,
+                    m.spacing_mm,
+                    m.unit,
+                ), array
             if not suffix:
                 volume = decode_nifti(data, m.nifti, m.unit)
-                return Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine), volume.pixels
+                return Medium(
+                    kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine
+                ), volume.pixels
             frame = jpeg_frame(data)
             if frame is None and suffix == "jpg":
                 raise DataError("damaged, no size in its header")
@@ -192,7 +227,9 @@ class ForeignForm(Foreign):
             if turn != 1:
                 pixels = strip.upright(images.decode(data, name), turn)
                 return Medium(kind, name, pixels.shape[:2], m.spacing_mm, m.unit), pixels
-            return Medium(kind, name, (frame.height, frame.width) if frame else _png_size(data), m.spacing_mm, m.unit), data
+            return Medium(
+                kind, name, (frame.height, frame.width) if frame else _png_size(data), m.spacing_mm, m.unit
+            ), data
         except DataError as reason:
             raise DataError(f"{where}: {name}: {reason}") from None
 
@@ -214,7 +251,9 @@ def _question(ask: Ask, text: str, answer: str, where: str) -> Question:
         return Question(text, Truth("open", answer), template)
     if answer not in ask.choices:
         if not (answer.isdecimal() and int(answer) < len(ask.choices)):
-            raise DataError(f"{where}: the answer in {ask.answer!r} is none of {', '.join(ask.choices)} nor a number from 0 to {len(ask.choices) - 1}")
+            raise DataError(
+                f"{where}: the answer in {ask.answer!r} is none of {', '.join(ask.choices)} nor a number from 0 to {len(ask.choices) - 1}"
+            )
         answer = ask.choices[int(answer)]
     return Question(text, Truth("choice", answer, ask.choices), template)
 
@@ -243,4 +282,6 @@ def _png_size(data: bytes) -> tuple[int, int]:
 @lru_cache(maxsize=1024)  # samples of a data set have the same few members
 def in_order(names: tuple[str, ...]) -> tuple[str, ...]:
     """2.png before 10.png."""
-    return tuple(sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]))
+    return tuple(
+        sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
+    )

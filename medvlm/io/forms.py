@@ -41,10 +41,14 @@ class Own:
         key, names = group[0].key, [m.name for m in group]
         text = next((m.text for m in group if m.text is not None), None)
         if text is None:
-            raise DataError(f"{where} has no {key}.json; tars of others need a card whose reader is webdataset, or are packed with `medvlm data pack`")
+            raise DataError(
+                f"{where} has no {key}.json; tars of others need a card whose reader is webdataset, or are packed with `medvlm data pack`"
+            )
         sample = parse_sample(text, where)
         if sample.key != key or not {m.member for m in sample.media} <= set(names):
-            raise DataError(f"{where}: its json is of sample {sample.key} with media {[m.member for m in sample.media]}, found {names}")
+            raise DataError(
+                f"{where}: its json is of sample {sample.key} with media {[m.member for m in sample.media]}, found {names}"
+            )
         return facts_of(sample)
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
@@ -58,7 +62,10 @@ def read_rows(whole: Whole, form: Form = OWN) -> Rows:
     rows = Rows()
     for number, group in enumerate(grouped(members(whole, form.is_text))):
         # Our keys mean nothing; those of others may name a patient.
-        where, names = f"{whole.tar}: sample {group[0].key if form is OWN else f'number {number}'}", [m.name for m in group]
+        where, names = (
+            f"{whole.tar}: sample {group[0].key if form is OWN else f'number {number}'}",
+            [m.name for m in group],
+        )
         if len(set(names)) != len(names):
             raise DataError(f"{where} holds a member twice ({', '.join(sorted(names))})")
         facts = form.facts(group, where)
@@ -73,11 +80,16 @@ def parse_sample(text: bytes, where: str) -> Sample:
     """Raises DataError for text that is not the JSON of a sample."""
     try:
         sample = Sample.from_json(json.loads(text))
-        if not all(isinstance(x, str) for x in (sample.key, sample.split, *(m.kind for m in sample.media), *(m.member for m in sample.media))):
+        if not all(
+            isinstance(x, str)
+            for x in (sample.key, sample.split, *(m.kind for m in sample.media), *(m.member for m in sample.media))
+        ):
             raise TypeError("key, split, kind and member are text")
         return sample
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as reason:
-        raise DataError(f"{where}: its json is not a sample of medvlm ({type(reason).__name__}: {reason}); pack the archive with `medvlm data pack`") from None
+        raise DataError(
+            f"{where}: its json is not a sample of medvlm ({type(reason).__name__}: {reason}); pack the archive with `medvlm data pack`"
+        ) from None
 
 
 def load_index(tar: Path) -> Index:
@@ -96,7 +108,9 @@ def load_index(tar: Path) -> Index:
     index = read_index(beside)
     found = tar.stat().st_size
     if found != index.bytes:
-        raise DataError(f"{tar}: {found} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again, or delete {beside.name}")
+        raise DataError(
+            f"{tar}: {found} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again, or delete {beside.name}"
+        )
     return index
 
 

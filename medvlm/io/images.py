@@ -27,7 +27,9 @@ MAX_ARRAY_BYTES = 4 << 30
 
 def suffix_of(data: bytes) -> str:
     """`png`, `jpg` or `npy` by the content (names lie: some .jpg are PNG); "" for anything else."""
-    return next((s for s, magic in (("png", PNG_MAGIC), ("jpg", JPEG_MAGIC), ("npy", NPY_MAGIC)) if data.startswith(magic)), "")
+    return next(
+        (s for s, magic in (("png", PNG_MAGIC), ("jpg", JPEG_MAGIC), ("npy", NPY_MAGIC)) if data.startswith(magic)), ""
+    )
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
@@ -65,7 +67,9 @@ def encode_png(array: np.ndarray) -> bytes:
     from PIL import Image
 
     if not fits_png(array):
-        raise ValueError(f"cannot store {array.dtype} {list(array.shape)} as PNG without loss; expected uint8 [H, W(, 3)] or uint16 [H, W]")
+        raise ValueError(
+            f"cannot store {array.dtype} {list(array.shape)} as PNG without loss; expected uint8 [H, W(, 3)] or uint16 [H, W]"
+        )
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(out, "PNG")
     return out.getvalue()
@@ -85,18 +89,24 @@ def _picture(data: bytes, member: str) -> Iterator[Any]:
     form = "PNG" if data.startswith(PNG_MAGIC) else "JPEG"
     if form == "PNG" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
         # Pillow would cut it to 8 bits without a word.
-        raise DataError(f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as .npy")
+        raise DataError(
+            f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as .npy"
+        )
     try:
         with Image.open(io.BytesIO(data), formats=[form]) as image:
             if math.prod(image.size) > MAX_PIXELS:
-                raise DataError(f"{member}: {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it")
+                raise DataError(
+                    f"{member}: {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it"
+                )
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{member}: {getattr(image, 'n_frames', 1)} frames in one file; expected one image")
             image.load()
             yield _plain(image, member)
     except DataError:
         raise
-    except Exception as reason:  # Pillow raises a dozen types on damaged bytes; some of its messages hold an address in memory
+    except (
+        Exception
+    ) as reason:  # Pillow raises a dozen types on damaged bytes; some of its messages hold an address in memory
         raise DataError(f"{member}: a damaged {form} ({type(reason).__name__})") from None
 
 
@@ -110,7 +120,9 @@ def _plain(image: Any, member: str) -> Any:
     if image.mode in ("LA", "RGBA"):
         lowest, _ = image.getchannel("A").getextrema()
         if lowest < 255:
-            raise DataError(f"{member}: has transparent pixels, and what lies under them is not defined; flatten it first")
+            raise DataError(
+                f"{member}: has transparent pixels, and what lies under them is not defined; flatten it first"
+            )
         image = image.convert("RGB" if image.mode == "RGBA" else "L")
     elif image.mode == "1":
         image = image.convert("L")
@@ -133,7 +145,9 @@ def _decode_npy(data: bytes, member: str) -> np.ndarray:
         raise DataError(f"{member}: .npy of type {dtype}; expected numbers (pickled objects are never loaded)")
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if min(shape, default=0) < 0 or expected != found or expected > MAX_ARRAY_BYTES:
-        raise DataError(f"{member}: .npy says {dtype} {list(shape)} = {expected} bytes, found {found} (at most {MAX_ARRAY_BYTES} are read)")
+        raise DataError(
+            f"{member}: .npy says {dtype} {list(shape)} = {expected} bytes, found {found} (at most {MAX_ARRAY_BYTES} are read)"
+        )
     stream.seek(0)
     array: np.ndarray = np.load(stream, allow_pickle=False)
     return array

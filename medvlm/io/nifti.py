@@ -42,7 +42,9 @@ MAX_EXACT = 1 << 24
 _CHUNK = 1 << 20
 
 
-def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None) -> Decoded:  # noqa: B008 (frozen)
+def load_nifti(
+    path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
+) -> Decoded:  # noqa: B008 (frozen)
     """A volume [D, H, W]: int16 (uint8, uint16 as stored) where that is exact, else float32.
 
     path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: what the card says its values are. Raises DataError
@@ -52,7 +54,9 @@ def load_nifti(path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = 
         return _load(lambda: _header_file(path).open("rb"), lambda: _data_file(path).open("rb"), options, unit, gate)
 
 
-def decode_nifti(data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None) -> Decoded:  # noqa: B008 (frozen)
+def decode_nifti(
+    data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
+) -> Decoded:  # noqa: B008 (frozen)
     """As load_nifti(), of the bytes of a .nii or .nii.gz."""
 
     def beside() -> IO[bytes]:
@@ -62,7 +66,13 @@ def decode_nifti(data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit
         return _load(lambda: io.BytesIO(data), beside, options, unit, gate)
 
 
-def _load(header_file: Callable[[], IO[bytes]], data_file: Callable[[], IO[bytes]], options: NiftiOptions, unit: Unit, gate: Gate | None) -> Decoded:
+def _load(
+    header_file: Callable[[], IO[bytes]],
+    data_file: Callable[[], IO[bytes]],
+    options: NiftiOptions,
+    unit: Unit,
+    gate: Gate | None,
+) -> Decoded:
     try:
         import nibabel  # noqa: F401
     except ModuleNotFoundError:
@@ -163,8 +173,15 @@ class _Volume:
 
     def __init__(self, layout: Layout) -> None:
         self._turn, self._shape = layout.turn, layout.shape
-        is_whole = layout.stored.kind in "iu" and layout.slope == int(layout.slope) and layout.intercept == int(layout.intercept)
-        is_plain = (layout.slope, layout.intercept) == (1, 0) and layout.stored.newbyteorder("=") in (np.uint8, np.uint16)
+        is_whole = (
+            layout.stored.kind in "iu"
+            and layout.slope == int(layout.slope)
+            and layout.intercept == int(layout.intercept)
+        )
+        is_plain = (layout.slope, layout.intercept) == (1, 0) and layout.stored.newbyteorder("=") in (
+            np.uint8,
+            np.uint16,
+        )
         kind: Any = layout.stored.newbyteorder("=") if is_plain else np.int16 if is_whole else np.float32
         self.values_DHW: np.ndarray = np.zeros([layout.shape[i] for i in np.argsort(layout.turn[:, 0])], kind)
         self._is_whole = is_whole
@@ -193,7 +210,9 @@ def _check_hu(values_DHW: np.ndarray) -> None:
     try:
         check_hu(values_DHW)
     except DataError as reason:
-        raise DataError(f"{str(reason).partition(';')[0]}; correct the unit in the card, or take them as they are with nifti: {{hu: as_is}}") from None
+        raise DataError(
+            f"{str(reason).partition(';')[0]}; correct the unit in the card, or take them as they are with nifti: {{hu: as_is}}"
+        ) from None
     np.maximum(values_DHW, AIR_HU, out=values_DHW)
 
 
@@ -207,7 +226,9 @@ def _header_file(path: Path) -> Path:
 def _data_file(path: Path) -> Path:
     found = _beside(path, ".hdr", ".img")
     if found == path and not path.name.lower().endswith((".img", ".img.gz")):
-        raise DataError("its header says that the voxels are in another file, and its name is not that of a .hdr/.img pair")
+        raise DataError(
+            "its header says that the voxels are in another file, and its name is not that of a .hdr/.img pair"
+        )
     return found
 
 

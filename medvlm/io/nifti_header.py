@@ -57,7 +57,9 @@ class NiftiOptions(Config):
     @field_validator("orientation")
     @classmethod
     def _names_three_axes(cls, orientation: str) -> str:
-        if orientation and not (len(orientation) == 3 and all(set(pair) & set(orientation) for pair in ("LR", "AP", "IS"))):
+        if orientation and not (
+            len(orientation) == 3 and all(set(pair) & set(orientation) for pair in ("LR", "AP", "IS"))
+        ):
             raise ValueError(f"orientation is {orientation!r}; expected one letter of each of LR, AP and IS, e.g. RAS")
         return orientation
 
@@ -100,7 +102,9 @@ def read_header(file: IO[bytes]) -> tuple[Nifti1Header, bool]:
     if block.lstrip()[:1] == b"<":
         raise DataError("a web page (or XML) saved under this name; download the file itself")
     if {block[:4], block[:4][::-1]} & {(348).to_bytes(4, "little")}:
-        raise DataError("an Analyze file, which does not say where left and right are; convert it to NIfTI with its orientation")
+        raise DataError(
+            "an Analyze file, which does not say where left and right are; convert it to NIfTI with its orientation"
+        )
     raise DataError("not a NIfTI file, or cut within its header")
 
 
@@ -108,8 +112,14 @@ def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Lay
     stored = _stored_type(header)
     shape, volumes = _shape(header, options)
     bytes_each, offset = math.prod(shape) * stored.itemsize, float(header["vox_offset"])
-    if math.prod(shape) > MAX_VOXELS or bytes_each * volumes > MAX_STORED_BYTES or shape[0] * shape[1] * stored.itemsize > MAX_SLAB_BYTES:
-        raise DataError(f"its header says {_by(shape)} voxels{f', {volumes} times' if volumes > 1 else ''}: more than the {MAX_VOXELS:,} that are read")
+    if (
+        math.prod(shape) > MAX_VOXELS
+        or bytes_each * volumes > MAX_STORED_BYTES
+        or shape[0] * shape[1] * stored.itemsize > MAX_SLAB_BYTES
+    ):
+        raise DataError(
+            f"its header says {_by(shape)} voxels{f', {volumes} times' if volumes > 1 else ''}: more than the {MAX_VOXELS:,} that are read"
+        )
     if not (0 if is_pair else header.sizeof_hdr) <= offset <= MAX_OFFSET or offset != int(offset):
         raise DataError("its header says an impossible vox_offset")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
@@ -119,7 +129,18 @@ def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Lay
         raise DataError("its scl_slope or scl_inter is not finite")
     turn, spacing_mm, affine = _place(header, shape, options)
     before = (options.volume or 0) * bytes_each
-    return Layout(shape, stored, slope, intercept, turn, int(offset), before, (volumes - 1) * bytes_each - before, spacing_mm, affine)
+    return Layout(
+        shape,
+        stored,
+        slope,
+        intercept,
+        turn,
+        int(offset),
+        before,
+        (volumes - 1) * bytes_each - before,
+        spacing_mm,
+        affine,
+    )
 
 
 def _stored_type(header: Nifti1Header) -> np.dtype:
@@ -157,7 +178,9 @@ def _shape(header: Nifti1Header, options: NiftiOptions) -> tuple[tuple[int, int,
 # --- its place in space ---------------------------------------------------------------------------------
 
 
-def _place(header: Nifti1Header, shape: tuple[int, int, int], options: NiftiOptions) -> tuple[np.ndarray, tuple[float, ...] | None, Affine | None]:
+def _place(
+    header: Nifti1Header, shape: tuple[int, int, int], options: NiftiOptions
+) -> tuple[np.ndarray, tuple[float, ...] | None, Affine | None]:
     """How the stored axes turn into [D, H, W], and spacing and affine of the result."""
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
@@ -193,15 +216,25 @@ def _affine(header: Nifti1Header) -> np.ndarray | None:
 
     forms = []
     try:
-        forms = [form for form, code in ((header.get_sform(), header["sform_code"]), (_qform(header), header["qform_code"])) if int(code) > 0]
+        forms = [
+            form
+            for form, code in ((header.get_sform(), header["sform_code"]), (_qform(header), header["qform_code"]))
+            if int(code) > 0
+        ]
     except (HeaderDataError, ValueError):
         raise DataError("its qform is impossible (quaternion or pixdim)") from None
     for form in forms:
         sides = np.linalg.norm(form[:3, :3], axis=0)
-        if not np.isfinite(form).all() or min(sides) <= 0 or abs(np.linalg.det(form[:3, :3])) < (1 - SHEAR) * math.prod(sides):
+        if (
+            not np.isfinite(form).all()
+            or min(sides) <= 0
+            or abs(np.linalg.det(form[:3, :3])) < (1 - SHEAR) * math.prod(sides)
+        ):
             raise DataError("its sform or qform is impossible or sheared: axes of no length, or far from right angles")
     if len(forms) == 2 and aff2axcodes(forms[0]) != aff2axcodes(forms[1]):
-        raise DataError("its sform and its qform differ in where left, front or head are; correct the one that is wrong")
+        raise DataError(
+            "its sform and its qform differ in where left, front or head are; correct the one that is wrong"
+        )
     if not forms:
         return None
     sides, pixdim = np.linalg.norm(forms[0][:3, :3], axis=0), _pixdim(header)
@@ -234,7 +267,9 @@ def _mm(header: Nifti1Header, options: NiftiOptions) -> float | None:
         raise DataError("its unit of length (xyzt_units) is none of m, mm and um")
     unit = _UNIT_CODES.get(code) or options.length
     if unit is None:
-        raise DataError("its header does not say the unit of its spacing (xyzt_units is 0); say nifti: {length: mm}, or unknown to go without spacing")
+        raise DataError(
+            "its header does not say the unit of its spacing (xyzt_units is 0); say nifti: {length: mm}, or unknown to go without spacing"
+        )
     return _MM_OF.get(unit)
 
 

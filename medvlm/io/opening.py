@@ -38,7 +38,10 @@ def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN,
     """
     shards = _remote(str(where), cache, form, say) if is_remote(where) else _local(where, cache, form, say)
     if not any(shards.count(split) for split in shards.splits):
-        raise DataError(f"{shown(str(where))}: the shards hold no samples" + "".join(f"; {n} lack {what}" for what, n in shards.left_out.items()))
+        raise DataError(
+            f"{shown(str(where))}: the shards hold no samples"
+            + "".join(f"; {n} lack {what}" for what, n in shards.left_out.items())
+        )
     return shards
 
 
@@ -52,7 +55,9 @@ def _local(where: Path | str, cache: Cache | None, form: Form, say: Say) -> Shar
     tars, listed = _listed(str(where), names, receipt) if folder.is_dir() else (_expanded(str(where)), {})
     form = OWN if listed else form
     paths = [folder / tar if folder.is_dir() else Path(tar) for tar in tars]
-    indexes = list(_counted((load_index(path) if form is OWN else _foreign(path, cache, form) for path in paths), len(paths), say))
+    indexes = list(
+        _counted((load_index(path) if form is OWN else _foreign(path, cache, form) for path in paths), len(paths), say)
+    )
     _check(list(map(str, paths)), indexes, listed)
     return ShardSet(LocalTars(paths, [index.bytes for index in indexes]), indexes, form, is_packed=bool(listed))
 
@@ -89,14 +94,24 @@ def _remote(where: str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
     else:
         found = patiently(lambda: files.ls(path, detail=False), shown(where))
         names = [str(each).rstrip("/").rpartition("/")[2] for each in found]
-        receipt = patiently(lambda: files.cat_file(f"{path.rstrip('/')}/{RECEIPT}"), shown(where)) if RECEIPT in names else None
+        receipt = (
+            patiently(lambda: files.cat_file(f"{path.rstrip('/')}/{RECEIPT}"), shown(where))
+            if RECEIPT in names
+            else None
+        )
         tars, listed = _listed(shown(where), names, receipt)
         urls = [f"{where.rstrip('/')}/{tar}" for tar in tars]
         form = OWN if listed else form
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="index") as pool:
         objects = list(pool.map(_object, urls))
         tars_ = RemoteTars(urls, [each.size for each in objects], [each.version for each in objects], cache)
-        indexes = list(_counted(pool.map(lambda n: _index_of_remote(tars_, n, objects[n], cache, form), range(len(urls))), len(urls), say))
+        indexes = list(
+            _counted(
+                pool.map(lambda n: _index_of_remote(tars_, n, objects[n], cache, form), range(len(urls))),
+                len(urls),
+                say,
+            )
+        )
     _check(list(tars_.names), indexes, listed)
     return ShardSet(tars_, indexes, form, is_packed=bool(listed))
 
@@ -105,7 +120,9 @@ def _object(url: str) -> _Object:
     files, path = filesystem(url)
     info = patiently(lambda: files.info(path), shown(url))
     if info.get("size") is None:
-        raise DataError(f"{shown(url)}: the server does not say how large it is, so it cannot be read in parts; copy the shards to one that does")
+        raise DataError(
+            f"{shown(url)}: the server does not say how large it is, so it cannot be read in parts; copy the shards to one that does"
+        )
     tells = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
     return _Object(url, int(info["size"]), " ".join(str(info[key]) for key in tells if info.get(key)))
 
@@ -116,7 +133,9 @@ def _index_of_remote(tars: RemoteTars, n: int, tar: _Object, cache: Cache | None
         if form is OWN and patiently(lambda: files.exists(path + INDEX), tars.names[n]):
             index = parse_index(patiently(lambda: files.cat_file(path + INDEX), tars.names[n]), tars.names[n] + INDEX)
             if index.bytes != tar.size:
-                raise DataError(f"{tars.names[n]}: {tar.size} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again")
+                raise DataError(
+                    f"{tars.names[n]}: {tar.size} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again"
+                )
             return index
         return index_of(Whole(_Ahead(tars, n, tar.size), tars.names[n], size=tar.size), form)
 
@@ -193,12 +212,18 @@ def _listed(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[
     if receipt is not None:
         listed = _of_receipt(receipt, folder)
         if missing := sorted(listed.keys() - set(tars)):
-            raise DataError(f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack them again")
+            raise DataError(
+                f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack them again"
+            )
         return sorted(listed), listed
     if unfinished:
-        raise DataError(f"{folder}: {len(unfinished)} shards were never finished (*.tar.part); delete the folder and pack again")
+        raise DataError(
+            f"{folder}: {len(unfinished)} shards were never finished (*.tar.part); delete the folder and pack again"
+        )
     if not tars:
-        raise DataError(f"{folder}: no shards (*.tar) in there; make them with `medvlm data pack CARD --root DIR --out {folder}`")
+        raise DataError(
+            f"{folder}: no shards (*.tar) in there; make them with `medvlm data pack CARD --root DIR --out {folder}`"
+        )
     return tars, {}
 
 
@@ -213,4 +238,6 @@ def _of_receipt(receipt: bytes, folder: str) -> dict[str, str]:
 def _check(tars: list[str], indexes: list[Index], listed: dict[str, str]) -> None:
     for tar, index in zip(tars, indexes, strict=True):
         if listed.get(tar.rpartition("/")[2], index.sha256) != index.sha256:
-            raise DataError(f"{tar}: is not the shard that {RECEIPT} beside it lists; copy the folder again or pack again")
+            raise DataError(
+                f"{tar}: is not the shard that {RECEIPT} beside it lists; copy the folder again or pack again"
+            )

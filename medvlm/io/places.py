@@ -69,7 +69,9 @@ class _Handle:
             raise DataError(f"{path}: the shard cannot be opened ({type(reason).__name__})") from None
         found = os.fstat(self.descriptor).st_size
         if found != bytes_:
-            raise DataError(f"{path}: {found} bytes, its index says {bytes_}: the shard was cut or replaced; copy it again or pack again")
+            raise DataError(
+                f"{path}: {found} bytes, its index says {bytes_}: the shard was cut or replaced; copy it again or pack again"
+            )
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -89,7 +91,9 @@ class RemoteTars:
         if self._cache is None:
             whole = self.fetch(tar, start, end)
         else:
-            whole = b"".join(self._block(tar, n, max(start - n * BLOCK, 0), min(end - n * BLOCK, BLOCK)) for n in _blocks(start, end))
+            whole = b"".join(
+                self._block(tar, n, max(start - n * BLOCK, 0), min(end - n * BLOCK, BLOCK)) for n in _blocks(start, end)
+            )
         return [whole[offset - start : offset - start + size] for offset, size in zip(offsets, sizes, strict=True)]
 
     def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
@@ -103,9 +107,13 @@ class RemoteTars:
         files, path = filesystem(self._urls[tar])
         data: bytes = patiently(lambda: files.cat_file(path, start=start, end=end), self.names[tar])
         if len(data) > end - start:
-            raise DataError(f"{self.names[tar]}: asked for {end - start} bytes, the server sent {len(data)}: it does not serve ranges; copy the shards to one that does")
+            raise DataError(
+                f"{self.names[tar]}: asked for {end - start} bytes, the server sent {len(data)}: it does not serve ranges; copy the shards to one that does"
+            )
         if len(data) < end - start:
-            raise DataError(f"{self.names[tar]}: ends within the {end - start} bytes from {start} on ({len(data)} came): it was cut or replaced since it was opened")
+            raise DataError(
+                f"{self.names[tar]}: ends within the {end - start} bytes from {start} on ({len(data)} came): it was cut or replaced since it was opened"
+            )
         return data
 
     def _block(self, tar: int, n: int, start: int, end: int) -> bytes:
@@ -136,7 +144,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as reason:
-        raise DataError(f"{shown(url)}: cannot be reached ({reason}); s3:// needs the package s3fs, gs:// gcsfs, https:// aiohttp") from None
+        raise DataError(
+            f"{shown(url)}: cannot be reached ({reason}); s3:// needs the package s3fs, gs:// gcsfs, https:// aiohttp"
+        ) from None
     return files, path
 
 
@@ -151,7 +161,9 @@ def patiently(read: Callable[[], Any], name: str) -> Any:
         except FileNotFoundError:
             raise DataError(f"{name}: the shard is missing") from None
         except PermissionError as reason:
-            raise StorageError(f"{name}: must not be read with the credentials that this process has ({type(reason).__name__})") from None
+            raise StorageError(
+                f"{name}: must not be read with the credentials that this process has ({type(reason).__name__})"
+            ) from None
         except Exception as reason:  # each file system has errors of its own for a network that is away
             if wait is None:
                 raise StorageError(

@@ -74,10 +74,14 @@ def parse_index(text: bytes, where: str) -> Index:
     try:
         record = json.loads(text)
         if record["version"] != VERSION:
-            raise DataError(f"{where}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again when the tar is opened")
+            raise DataError(
+                f"{where}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again when the tar is opened"
+            )
         return _from_json(record)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
-        raise DataError(f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar is opened") from None
+        raise DataError(
+            f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar is opened"
+        ) from None
 
 
 def text_of(index: Index) -> str:
@@ -101,14 +105,26 @@ def save_index(index: Index, path: Path) -> None:
 
 def _from_json(record: dict[str, Any]) -> Index:
     keys = np.array([key.encode() for key in record["keys_N"]], dtype=np.bytes_)
-    columns: dict[str, np.ndarray] = {name: np.array(record[name], dtype=kind) for name, kind in _COLUMNS.items() if name != "keys_N"}
+    columns: dict[str, np.ndarray] = {
+        name: np.array(record[name], dtype=kind) for name, kind in _COLUMNS.items() if name != "keys_N"
+    }
     columns["tasks_NK"] = columns["tasks_NK"].reshape(len(keys), len(TASKS))
     media = tuple(tuple(m) for m in record["media"])
-    groups = {name: ([str(v) for v in values], [int(c) for c in codes]) for name, (values, codes) in record.get("groups", {}).items()}
+    groups = {
+        name: ([str(v) for v in values], [int(c) for c in codes])
+        for name, (values, codes) in record.get("groups", {}).items()
+    }
     index = Index(
-        record["bytes"], record["sha256"], tuple(record["splits"]), media, tuple(record["members"]), keys_N=keys, **columns,
-        groups=groups, left_out=dict(record.get("left_out", {})),
-    )  # fmt: skip
+        record["bytes"],
+        record["sha256"],
+        tuple(record["splits"]),
+        media,
+        tuple(record["members"]),
+        keys_N=keys,
+        **columns,
+        groups=groups,
+        left_out=dict(record.get("left_out", {})),
+    )
     _check_columns(index)
     return index
 
@@ -118,7 +134,13 @@ def _check_columns(index: Index) -> None:
     rows = {len(getattr(index, name)) for name in ("split_N", "media_N", "report_N")}
     places = {len(getattr(index, name)) for name in ("member_M", "offset_M", "size_M", "crc_M")}
     first = index.first_N1
-    if rows != {len(index)} or len(places) != 1 or len(first) != len(index) + 1 or first[0] != 0 or places != {int(first[-1])}:
+    if (
+        rows != {len(index)}
+        or len(places) != 1
+        or len(first) != len(index) + 1
+        or first[0] != 0
+        or places != {int(first[-1])}
+    ):
         raise ValueError("columns of different lengths")
     for codes, names in ((index.split_N, index.splits), (index.media_N, index.media), (index.member_M, index.members)):
         if len(codes) and codes.max() >= len(names):
@@ -126,7 +148,12 @@ def _check_columns(index: Index) -> None:
     for values, of_samples in index.groups.values():
         if len(of_samples) != len(index) or not set(of_samples) <= set(range(len(values))):
             raise ValueError("a group without a name")
-    if (np.diff(first) < 1).any() or (index.offset_M < 0).any() or (index.size_M < 0).any() or (index.offset_M + index.size_M > index.bytes).any():
+    if (
+        (np.diff(first) < 1).any()
+        or (index.offset_M < 0).any()
+        or (index.size_M < 0).any()
+        or (index.offset_M + index.size_M > index.bytes).any()
+    ):
         raise ValueError("a member outside of the tar")
 
 
@@ -149,7 +176,14 @@ class Facts:
 def facts_of(sample: Sample) -> Facts:
     tasks = Counter(q.truth.task for q in sample.questions)
     groups = {**sample.groups, "concept": sample.concept} if sample.concept else sample.groups
-    return Facts(sample.key, sample.split, tuple(dict.fromkeys(m.kind for m in sample.media)), bool(sample.report), tuple(tasks[t] for t in get_args(Task)), groups)
+    return Facts(
+        sample.key,
+        sample.split,
+        tuple(dict.fromkeys(m.kind for m in sample.media)),
+        bool(sample.report),
+        tuple(tasks[t] for t in get_args(Task)),
+        groups,
+    )
 
 
 class Rows:
@@ -172,9 +206,15 @@ class Rows:
             self._groups[name], self._group_codes[name] = {"": 0}, [0] * len(self._samples)
         for name, known in self._groups.items():
             self._group_codes[name].append(known.setdefault(facts.groups.get(name, ""), len(known)))
-        split, kinds = self._splits.setdefault(facts.split, len(self._splits)), self._media.setdefault(facts.kinds, len(self._media))
+        split, kinds = (
+            self._splits.setdefault(facts.split, len(self._splits)),
+            self._media.setdefault(facts.kinds, len(self._media)),
+        )
         self._samples.append((facts.key.encode(), split, kinds, facts.has_report, facts.tasks))
-        self._places += [(self._members.setdefault(name, len(self._members)), offset, size, crc32) for name, offset, size, crc32 in places]
+        self._places += [
+            (self._members.setdefault(name, len(self._members)), offset, size, crc32)
+            for name, offset, size, crc32 in places
+        ]
         self._first.append(len(self._places))
 
     def leave_out(self, lacks: str) -> None:
@@ -185,7 +225,9 @@ class Rows:
         rows = self._samples
         if len({row[0] for row in rows}) != len(rows):
             twice = next(key for key, n in Counter(row[0] for row in rows).items() if n > 1)
-            raise DataError(f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of this key")
+            raise DataError(
+                f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of this key"
+            )
         keys, split, kind, report, tasks_NK = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         member, offset, size, crc = zip(*self._places, strict=True) if self._places else ((), (), (), ())
         values = {
@@ -195,4 +237,13 @@ class Rows:
         columns: dict[str, np.ndarray] = {name: np.array(values[name], dtype=kind) for name, kind in _COLUMNS.items()}
         columns["tasks_NK"] = columns["tasks_NK"].reshape(len(rows), len(TASKS))
         groups = {name: (list(self._groups[name]), self._group_codes[name]) for name in sorted(self._groups)}
-        return Index(bytes_, sha256, tuple(self._splits), tuple(self._media), tuple(self._members), **columns, groups=groups, left_out=dict(self._left_out))
+        return Index(
+            bytes_,
+            sha256,
+            tuple(self._splits),
+            tuple(self._media),
+            tuple(self._members),
+            **columns,
+            groups=groups,
+            left_out=dict(self._left_out),
+        )

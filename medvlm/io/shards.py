@@ -57,7 +57,9 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -158,7 +160,9 @@ def json_of(sample: Sample) -> bytes:
     try:
         return json.dumps(sample.to_json(), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise DataError(f"sample {sample.key}: its text holds a lone surrogate; repair the encoding of the archive's text") from None
+        raise DataError(
+            f"sample {sample.key}: its text holds a lone surrogate; repair the encoding of the archive's text"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,9 @@ class ShardSet:
     def __init__(self, tars: Tars, indexes: list[Index], form: Form = OWN, is_packed: bool = False) -> None:
         self._tars, self._indexes, self._form, self.is_packed = tars, indexes, form, is_packed
         self.splits = tuple(sorted({split for index in indexes for split in index.splits}))
-        self.fingerprint = hashlib.sha256("".join([form.identity, *(index.sha256 for index in indexes)]).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            "".join([form.identity, *(index.sha256 for index in indexes)]).encode()
+        ).hexdigest()
         self.left_out = sum((Counter(index.left_out) for index in indexes), Counter[str]())
         # For each split: the rows of each tar that belong to it, and how many there are up to and with each tar.
         self._rows = {s: [_rows_of(index, s) for index in indexes] for s in self.splits}
@@ -206,7 +212,9 @@ class ShardSet:
     def count(self, split: str) -> int:
         """Raises DataError for a split that these shards do not have."""
         if split not in self._ends:
-            raise DataError(f"{Path(self._tars.names[0]).parent}: there is no split {split!r} (found {', '.join(self.splits)})")
+            raise DataError(
+                f"{Path(self._tars.names[0]).parent}: there is no split {split!r} (found {', '.join(self.splits)})"
+            )
         return int(self._ends[split][-1])
 
     def entry(self, split: str, i: int) -> Entry:
@@ -214,7 +222,9 @@ class ShardSet:
         index = self._indexes[tar]
         tasks = {task: int(n) for task, n in zip(TASKS, index.tasks_NK[row], strict=True) if n}
         groups = {name: values[codes[row]] for name, (values, codes) in index.groups.items() if codes[row]}
-        return Entry(index.keys_N[row].decode(), tasks, bool(index.report_N[row]), index.media[index.media_N[row]], groups)
+        return Entry(
+            index.keys_N[row].decode(), tasks, bool(index.report_N[row]), index.media[index.media_N[row]], groups
+        )
 
     def tar(self, split: str, i: int) -> str:
         """The shard that holds a sample."""
@@ -234,9 +244,13 @@ class ShardSet:
             files = dict(zip(members, self._tars.read(tar, offsets, sizes), strict=True))
             for (member, data), size, crc in zip(files.items(), sizes, crcs, strict=True):
                 if len(data) != size:
-                    raise DataError(f"{where}: the shard ends within it ({len(data)} of the {size} bytes of {member}); copy it again or pack again")
+                    raise DataError(
+                        f"{where}: the shard ends within it ({len(data)} of the {size} bytes of {member}); copy it again or pack again"
+                    )
                 if crc32(data) != crc:
-                    raise DataError(f"{where}: {member} has crc32 {crc32(data):08x}, its index says {crc:08x}; copy the shard again or pack again")
+                    raise DataError(
+                        f"{where}: {member} has crc32 {crc32(data):08x}, its index says {crc:08x}; copy the shard again or pack again"
+                    )
             return files
 
         try:

@@ -112,7 +112,9 @@ def _bare_jpeg(data: bytes, member: str) -> bytes:
             return b"".join([*kept, b"\xff\xd9"])
         body = data[at + 4 : at + 2 + length]
         if length < 2 or len(body) != length - 2:
-            raise DataError(f"{member}: a damaged JPEG: segment at byte {at} is longer than the file ({len(data)} bytes)")
+            raise DataError(
+                f"{member}: a damaged JPEG: segment at byte {at} is longer than the file ({len(data)} bytes)"
+            )
         if (needed := _needed(code, body)) is not None:
             kept.append(b"\xff" + marker + (len(needed) + 2).to_bytes(2, "big") + needed)
         at += 2 + length

@@ -84,7 +84,9 @@ class Whole:
 
     def read(self, size: int, what: str) -> bytes:
         if self.at + size > self._bytes:
-            raise DataError(f"{self.tar}: the tar ends at byte {self._bytes} within {what}; it is cut, copy or pack it again")
+            raise DataError(
+                f"{self.tar}: the tar ends at byte {self._bytes} within {what}; it is cut, copy or pack it again"
+            )
         data = self._file.read(size)
         self.sha256.update(data)
         self.at += size
@@ -95,7 +97,9 @@ class Whole:
         while self.at < self._bytes:
             at = self.at
             if self.read(min(1 << 20, self._bytes - at), "its end").strip(b"\0"):
-                raise DataError(f"{self.tar}: there is more after its end at byte {at}; tars that were joined with `cat` must be unpacked and packed again")
+                raise DataError(
+                    f"{self.tar}: there is more after its end at byte {at}; tars that were joined with `cat` must be unpacked and packed again"
+                )
         return self._bytes, self.sha256.hexdigest()
 
 
@@ -113,7 +117,9 @@ def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as reason:
-            raise DataError(f"{whole.tar}: no tar header at byte {at} ({reason}); expected an uncompressed tar") from None
+            raise DataError(
+                f"{whole.tar}: no tar header at byte {at} ({reason}); expected an uncompressed tar"
+            ) from None
         if info.size < 0:
             raise DataError(f"{whole.tar}: a member of {info.size} bytes at byte {at}; refused")
         size = int(renamed.pop("size", info.size))
@@ -125,7 +131,9 @@ def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member
             _payload(whole, size, at)
             continue
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise DataError(f"{whole.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links or devices")
+            raise DataError(
+                f"{whole.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links or devices"
+            )
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise DataError(f"{whole.tar}: {name!r} at byte {at} leads out of the tar; refused")
         match = _NAME.match(name.removeprefix("./"))

@@ -61,12 +61,16 @@ def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | Non
         for page in chosen:
             check_page(page)
             if page.imagewidth * page.imagelength > MAX_PIXELS:
-                raise DataError(f"{page.imagewidth} x {page.imagelength} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it")
+                raise DataError(
+                    f"{page.imagewidth} x {page.imagelength} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it"
+                )
         first = chosen[0]
         if any(page.shape != first.shape or page.dtype != first.dtype for page in chosen):
             raise DataError(f"its {len(chosen)} pages differ in size or type; choose one, tiff: {{page: 0}}")
         if sum(page.nbytes for page in chosen) > MAX_BYTES:
-            raise DataError(f"it takes more than the {MAX_BYTES >> 20} MiB that are decoded; choose one page, or tile it")
+            raise DataError(
+                f"it takes more than the {MAX_BYTES >> 20} MiB that are decoded; choose one page, or tile it"
+            )
         meant = unit or ("display" if is_shades(first) else "raw")
         images = [_image(tiff, page, meant) for page in chosen]
     pixels = np.stack(images) if options.page == "all" else images[0]
@@ -81,7 +85,9 @@ def _chosen(pages: list[TiffPage], options: TiffOptions) -> list[TiffPage]:
     if options.page == "all":
         return pages
     if options.page is None and len(pages) > 1:
-        raise DataError(f"it has {len(pages)} pages; choose one, e.g. tiff: {{page: 0}}, or say that they are slices, tiff: {{page: all}}")
+        raise DataError(
+            f"it has {len(pages)} pages; choose one, e.g. tiff: {{page: 0}}, or say that they are slices, tiff: {{page: all}}"
+        )
     if not 0 <= (options.page or 0) < len(pages):
         raise DataError(f"page {options.page} is chosen, and it has {len(pages)} (counted from 0)")
     return [pages[options.page or 0]]
@@ -105,7 +111,12 @@ def opened(path: Path) -> Iterator[TiffFile]:
         from tifffile import TiffFile
     except ModuleNotFoundError:
         raise DataError("reading TIFF needs tifffile and imagecodecs; pip install 'medvlm[tiff]'") from None
-    with refusing("not a TIFF file, or damaged ({})"), _listening() as complaints, path.open("rb") as file, TiffFile(file) as tiff:
+    with (
+        refusing("not a TIFF file, or damaged ({})"),
+        _listening() as complaints,
+        path.open("rb") as file,
+        TiffFile(file) as tiff,
+    ):
         yield tiff
         if complaints:
             raise DataError("its structure is damaged (an IFD, a tag or a tile lies where it cannot)")
@@ -124,8 +135,15 @@ def all_pages(tiff: TiffFile) -> list[TiffPage]:
 def check_page(page: TiffPage) -> None:
     """Raises DataError for what has no exact form here, and for tiles that cannot be where or what the page says."""
     if page.compression not in _COMPRESSIONS:
-        raise DataError("its compression is not one that is read (none, LZW, deflate, PackBits, zstd, JPEG, JPEG 2000); convert it without loss")
-    if page.dtype is None or page.dtype.kind not in "biuf" or page.imagedepth != 1 or not isinstance(page.bitspersample, int):
+        raise DataError(
+            "its compression is not one that is read (none, LZW, deflate, PackBits, zstd, JPEG, JPEG 2000); convert it without loss"
+        )
+    if (
+        page.dtype is None
+        or page.dtype.kind not in "biuf"
+        or page.imagedepth != 1
+        or not isinstance(page.bitspersample, int)
+    ):
         raise DataError("its samples are not integers or floats of one depth")
     photometric, samples = int(page.photometric), page.samplesperpixel
     grey, colour = photometric in _GREY, photometric == _RGB or (photometric == _YCBCR and page.compression in _JPEG)
@@ -135,7 +153,9 @@ def check_page(page: TiffPage) -> None:
         raise DataError(f"it has {samples} samples a pixel; expected grey or RGB, with at most an alpha channel")
     height, width = chunk_size(page)
     planes = samples if page.planarconfig == 2 else 1
-    expected = planes * math.ceil(page.imagelength / height) * math.ceil(page.imagewidth / width) if height * width else 0
+    expected = (
+        planes * math.ceil(page.imagelength / height) * math.ceil(page.imagewidth / width) if height * width else 0
+    )
     if not 0 < height * width <= MAX_PIXELS or min(page.imagelength, page.imagewidth) < 1 or page.dtype.itemsize > 8:
         raise DataError("its image or its tiles have an impossible size")
     if not len(page.dataoffsets) == len(page.databytecounts) == expected:
@@ -149,7 +169,9 @@ def chunk_size(page: TiffPage) -> tuple[int, int]:
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
-def read_area(tiff: TiffFile, page: TiffPage, start: tuple[int, int], size: tuple[int, int], blank: int | None = None) -> np.ndarray:
+def read_area(
+    tiff: TiffFile, page: TiffPage, start: tuple[int, int], size: tuple[int, int], blank: int | None = None
+) -> np.ndarray:
     """[H, W, S] from row and column `start` on, as the samples are stored; only the tiles that it touches are decoded.
 
     The page must have passed check_page(). blank: the value of tiles that were left out of the file, as some scanners
@@ -174,7 +196,9 @@ def read_area(tiff: TiffFile, page: TiffPage, start: tuple[int, int], size: tupl
     return area_HWS
 
 
-def _touched(page: TiffPage, start: tuple[int, int], size: tuple[int, int], planes: int) -> Iterator[tuple[int, int, int, int]]:
+def _touched(
+    page: TiffPage, start: tuple[int, int], size: tuple[int, int], planes: int
+) -> Iterator[tuple[int, int, int, int]]:
     """(index, plane, top, left) of the tiles or strips that share pixels with the area."""
     height, width = chunk_size(page)
     down, across = math.ceil(page.imagelength / height), math.ceil(page.imagewidth / width)
@@ -213,7 +237,11 @@ def _rgb(tile_HWS: np.ndarray) -> np.ndarray:
 
     if tile_HWS.dtype != np.uint8:
         raise DataError("colours of more than 8 bits in Aperio's JPEG 2000")
-    return np.asarray(Image.frombytes("YCbCr", (tile_HWS.shape[1], tile_HWS.shape[0]), np.ascontiguousarray(tile_HWS).tobytes()).convert("RGB"))
+    return np.asarray(
+        Image.frombytes(
+            "YCbCr", (tile_HWS.shape[1], tile_HWS.shape[0]), np.ascontiguousarray(tile_HWS).tobytes()
+        ).convert("RGB")
+    )
 
 
 @contextmanager

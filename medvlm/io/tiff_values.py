@@ -28,7 +28,9 @@ def is_shades(page: TiffPage) -> bool:
 def as_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     """[H, W] or [H, W, 3], uint8 or uint16 over their full range. Raises DataError for transparency, and for what are no shades."""
     if not is_shades(page):
-        raise DataError(f"{page.dtype} samples have no black and white; say unit: raw, and preprocess.window or percentiles in the recipe")
+        raise DataError(
+            f"{page.dtype} samples have no black and white; say unit: raw, and preprocess.window or percentiles in the recipe"
+        )
     if page.photometric == _PALETTE:
         return _looked_up(samples_HWS, page)
     bits = page.bitspersample
@@ -45,14 +47,18 @@ def as_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
 def as_quantity(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     """[H, W] or [H, W, 3] with the values as they are: uint8, uint16 or int16 where they fit, else float32."""
     if page.photometric in (_WHITE_IS_ZERO, _PALETTE):
-        raise DataError("its values are shades by its own account (white is 0, or a palette), not a quantity; say unit: display")
+        raise DataError(
+            "its values are shades by its own account (white is 0, or a palette), not a quantity; say unit: display"
+        )
     assert page.dtype is not None
     values = _squeezed(_opaque(samples_HWS, page, (1 << page.bitspersample) - 1 if page.dtype.kind in "bu" else None))
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
         if not np.isfinite(values).all():
-            raise DataError("it holds NaN or infinite pixels, or values beyond what float32 can; repair it in the archive")
+            raise DataError(
+                "it holds NaN or infinite pixels, or values beyond what float32 can; repair it in the archive"
+            )
         return values
     if values.dtype in (np.uint8, np.uint16, np.int16):
         return values
@@ -71,7 +77,9 @@ def _opaque(samples_HWS: np.ndarray, page: TiffPage, top: int | None) -> np.ndar
     if not page.extrasamples:
         return samples_HWS
     if top is None or (samples_HWS[..., -1] != top).any():
-        raise DataError("has transparent pixels (or a channel beyond colour), and what lies under them is not defined; flatten it first")
+        raise DataError(
+            "has transparent pixels (or a channel beyond colour), and what lies under them is not defined; flatten it first"
+        )
     return samples_HWS[..., :-1]
 
 

@@ -99,7 +99,9 @@ def _times(container: InputContainer, stream: VideoStream) -> list[int]:
     return times
 
 
-def _decoded(container: InputContainer, stream: VideoStream, wanted: set[int], options: VideoOptions, limit: float) -> dict[int, np.ndarray]:
+def _decoded(
+    container: InputContainer, stream: VideoStream, wanted: set[int], options: VideoOptions, limit: float
+) -> dict[int, np.ndarray]:
     """The frames that are shown at these times. Raises DataError when one of them cannot be decoded."""
     found: dict[int, np.ndarray] = {}
     for frame in container.decode(stream):
@@ -110,12 +112,16 @@ def _decoded(container: InputContainer, stream: VideoStream, wanted: set[int], o
             found[at] = _pixels(frame, options)
             if found[at].nbytes * len(wanted) > MAX_BYTES:
                 height, width = found[at].shape[:2]
-                raise DataError(f"{len(wanted)} frames of {width} x {height} are more than {MAX_BYTES >> 20} MiB; take fewer, or say video: {{short_px: ...}}")
+                raise DataError(
+                    f"{len(wanted)} frames of {width} x {height} are more than {MAX_BYTES >> 20} MiB; take fewer, or say video: {{short_px: ...}}"
+                )
             if found[at].shape != next(iter(found.values())).shape:
                 raise DataError("its frames have different sizes")
         if len(found) == len(wanted):
             return found
-    raise DataError(f"{len(wanted) - len(found)} of the {len(wanted)} chosen frames cannot be decoded: it is cut or damaged")
+    raise DataError(
+        f"{len(wanted) - len(found)} of the {len(wanted)} chosen frames cannot be decoded: it is cut or damaged"
+    )
 
 
 def _pixels(frame: VideoFrame, options: VideoOptions) -> np.ndarray:
@@ -131,7 +137,11 @@ def _pixels(frame: VideoFrame, options: VideoOptions) -> np.ndarray:
     height, width = image.shape[:2]
     if options.short_px and min(height, width) > options.short_px:
         scale = options.short_px / min(height, width)
-        image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC))
+        image = np.asarray(
+            Image.fromarray(np.ascontiguousarray(image)).resize(
+                (round(width * scale), round(height * scale)), Image.Resampling.BICUBIC
+            )
+        )
     return np.ascontiguousarray(image)
 
 
@@ -150,14 +160,18 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                     raise DataError(f"it has {len(container.streams.video)} video streams; expected one")
                 (stream,) = container.streams.video
                 if not 0 < stream.width * stream.height <= MAX_FRAME_PIXELS:
-                    raise DataError(f"frames of {stream.width} x {stream.height} pixels; at most {MAX_FRAME_PIXELS:,} are decoded")
+                    raise DataError(
+                        f"frames of {stream.width} x {stream.height} pixels; at most {MAX_FRAME_PIXELS:,} are decoded"
+                    )
                 stream.codec_context.options = {"err_detect": "explode"}  # ffmpeg would paint over what is missing
                 stream.codec_context.thread_count = 1
                 yield container, stream
     except DataError:
         raise
     except av.FFmpegError as reason:
-        raise DataError(f"it cannot be decoded: cut, damaged, or of an unknown codec ({type(reason).__name__})") from None
+        raise DataError(
+            f"it cannot be decoded: cut, damaged, or of an unknown codec ({type(reason).__name__})"
+        ) from None
     except OSError as reason:
         raise DataError(f"its file cannot be read ({type(reason).__name__})") from None
     except MemoryError:

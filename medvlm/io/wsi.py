@@ -82,8 +82,12 @@ def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
         height, width = slide.size_at(options.mpp)
         rows, columns = height // options.tile_px, width // options.tile_px
         if not 0 < rows * columns <= MAX_TILES:
-            raise DataError(f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to {MAX_TILES:,}, choose another mpp or tile_px")
-        overview_HW3 = slide.area((0, 0), (rows * OVERVIEW_PX, columns * OVERVIEW_PX), options.mpp * options.tile_px / OVERVIEW_PX)
+            raise DataError(
+                f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to {MAX_TILES:,}, choose another mpp or tile_px"
+            )
+        overview_HW3 = slide.area(
+            (0, 0), (rows * OVERVIEW_PX, columns * OVERVIEW_PX), options.mpp * options.tile_px / OVERVIEW_PX
+        )
     share = tissue_share(overview_HW3, OVERVIEW_PX, options.stained).ravel()
     best = [int(i) for i in np.argsort(-share, kind="stable") if share[i] >= options.tissue][: options.tiles]
     return [divmod(i, columns) for i in sorted(best)]
@@ -118,7 +122,9 @@ class _Slide:
     def size_at(self, mpp: float) -> tuple[int, int]:
         """(height, width) of the whole slide at that scale. Raises DataError for one that the slide does not have."""
         if max(self.mpp) > mpp * _SAME_SCALE:
-            raise DataError(f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, and {mpp:g} is asked for: details cannot be invented")
+            raise DataError(
+                f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, and {mpp:g} is asked for: details cannot be invented"
+            )
         height, width = (int(n * own / mpp + 1e-6) for n, own in zip(self.size, self.mpp, strict=True))
         if not height * width:
             raise DataError(f"at {mpp:g} micrometres per pixel nothing is left of it")
@@ -127,7 +133,9 @@ class _Slide:
     def area(self, start: tuple[int, int], out: tuple[int, int], mpp: float) -> np.ndarray:
         """uint8 [*out, 3] from row and column `start` on, both at `mpp`: each pixel the mean of the base pixels that it covers."""
         if math.prod(out) > MAX_PIXELS:
-            raise DataError(f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded; choose a larger mpp")
+            raise DataError(
+                f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded; choose a larger mpp"
+            )
         page = self._level(min(mpp / own for own in self.mpp))
         # Pixels of the level per pixel of the result.
         step = mpp / self.mpp[0] * page.imagelength / self.size[0], mpp / self.mpp[1] * page.imagewidth / self.size[1]
@@ -145,7 +153,9 @@ class _Slide:
         fits = [page for page in self.levels if self.size[0] / page.imagelength <= step * _SAME_SCALE]
         return fits[-1] if fits else self.levels[0]
 
-    def _block(self, page: TiffPage, origin: tuple[float, float], step: tuple[float, float], out: tuple[int, int]) -> np.ndarray:
+    def _block(
+        self, page: TiffPage, origin: tuple[float, float], step: tuple[float, float], out: tuple[int, int]
+    ) -> np.ndarray:
         from PIL import Image
 
         near = [min(math.floor(o), n - 1) for o, n in zip(origin, (page.imagelength, page.imagewidth), strict=True)]
@@ -169,7 +179,9 @@ def _slide(path: Path, options: SlideOptions) -> Iterator[_Slide]:
         levels = _levels(pages)
         own = (options.scanned_mpp, options.scanned_mpp) if options.scanned_mpp else _mpp(pages[0])
         if own is None:
-            raise DataError("it does not say how many micrometres a pixel is (Aperio MPP, OME PhysicalSizeX, or a resolution); say slide: {scanned_mpp: ...}")
+            raise DataError(
+                "it does not say how many micrometres a pixel is (Aperio MPP, OME PhysicalSizeX, or a resolution); say slide: {scanned_mpp: ...}"
+            )
         yield _Slide(tiff, levels, own)
 
 
@@ -179,7 +191,12 @@ def _levels(pages: list[TiffPage]) -> list[TiffPage]:
     below = [page.aspage() for page in base.pages or ()] if base.subifds else []
     found = [base]
     for page in (*pages[1:], *below):
-        if page.is_tiled and page.samplesperpixel == base.samplesperpixel and 0 < page.imagelength < base.imagelength and page.imagewidth > 0:
+        if (
+            page.is_tiled
+            and page.samplesperpixel == base.samplesperpixel
+            and 0 < page.imagelength < base.imagelength
+            and page.imagewidth > 0
+        ):
             down, across = base.imagelength / page.imagelength, base.imagewidth / page.imagewidth
             if abs(down / across - 1) < max(0.02, 2 / min(page.imagelength, page.imagewidth)):
                 found.append(page)

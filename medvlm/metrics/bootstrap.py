@@ -30,7 +30,9 @@ def value(items_NK: np.ndarray, statistic: Statistic) -> float:
     return float(statistic(items_NK.sum(axis=0, keepdims=True))[0])
 
 
-def resampled(items_NK: np.ndarray, clusters: Sequence[Hashable], statistic: Statistic, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def resampled(
+    items_NK: np.ndarray, clusters: Sequence[Hashable], statistic: Statistic, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
     """The metric on each of `resamples` draws of clusters, float64 [R].
 
     clusters: the cluster of each item. Two calls with equal clusters, resamples and seed draw the same, so the
@@ -54,7 +56,9 @@ def _draw(rng: np.random.Generator, rows: int, sums_CK: np.ndarray, statistic: S
     num_clusters = len(sums_CK)
     drawn_RC = rng.integers(0, num_clusters, size=(rows, num_clusters))
     drawn_RC += num_clusters * np.arange(rows)[:, None]
-    times_RC = np.bincount(drawn_RC.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters).astype(np.float64)
+    times_RC = (
+        np.bincount(drawn_RC.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters).astype(np.float64)
+    )
     # einsum and not @: a BLAS sums in an order that depends on its threads, and saved answers must score bit-equal.
     return statistic(np.einsum("rc,ck->rk", times_RC, sums_CK))
 

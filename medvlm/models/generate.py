@@ -21,7 +21,14 @@ Draw = Callable[[int], Sequence[float]]
 
 @torch.no_grad()
 def generate(
-    model: Answering, prompts: Batch, *, max_new_tokens: int, end_ids: Sequence[int], copies: int = 1, temperature: float = 0.0, draws: Sequence[Draw] = ()
+    model: Answering,
+    prompts: Batch,
+    *,
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    copies: int = 1,
+    temperature: float = 0.0,
+    draws: Sequence[Draw] = (),
 ) -> list[list[int]]:
     """Token ids of copies continuations of each prompt, prompt by prompt, end token included when it was reached.
 
@@ -42,7 +49,9 @@ def generate(
     ends = torch.tensor(list(end_ids), device=seen.device)
     for number in range(max_new_tokens):
         logits = without_image(logits, model.image_token_id)
-        tokens = logits.argmax(-1) if temperature == 0 else _sampled(logits / temperature, running, copies, number, draws)
+        tokens = (
+            logits.argmax(-1) if temperature == 0 else _sampled(logits / temperature, running, copies, number, draws)
+        )
         for row, token in zip(running, tokens.tolist(), strict=True):
             answers[row].append(token)
         going = (~torch.isin(tokens, ends)).nonzero()[:, 0]
@@ -80,9 +89,15 @@ def _new_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
 
 
 def _sampled(logits: torch.Tensor, running: list[int], copies: int, number: int, draws: Sequence[Draw]) -> torch.Tensor:
-    uniform = torch.tensor([draws[row // copies](number)[row % copies] for row in running], dtype=torch.float64, device=logits.device)
+    uniform = torch.tensor(
+        [draws[row // copies](number)[row % copies] for row in running], dtype=torch.float64, device=logits.device
+    )
     cumulative = logits.double().softmax(-1).cumsum(-1)
-    return torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None]).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None])
+        .squeeze(1)
+        .clamp(max=logits.shape[-1] - 1)
+    )
 
 
 def _left_padded(prompts: Batch) -> Batch:

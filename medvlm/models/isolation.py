@@ -31,15 +31,19 @@ def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
         positions_BT=torch.tensor([[*range(8), *range(4, 8), *range(4)] if shares_rows else [*range(16)]]),
         docs_BT=torch.tensor([[0] * 12 + [1] * 4 if shares_rows else [0] * 16]),
         branches_BT=torch.tensor([[0] * 4 + [1] * 4 + [2] * 4 + [0] * 4 if shares_rows else [0] * 16]),
-        targets_L=torch.zeros(15, dtype=torch.long), from_L=torch.arange(15), answers_L=torch.zeros(15, dtype=torch.long),
+        targets_L=torch.zeros(15, dtype=torch.long),
+        from_L=torch.arange(15),
+        answers_L=torch.zeros(15, dtype=torch.long),
         feature_rows=torch.zeros(0, dtype=torch.long),
-    )  # fmt: skip
+    )
     family = f"model: {type(stock).__name__}"
     with evaluating(model):
         try:
             shared = model(row)
         except Exception as error:
-            raise ShapeError(f"{family} cannot read several texts in one row ({type(error).__name__}: {error}); choose another language model") from error
+            raise ShapeError(
+                f"{family} cannot read several texts in one row ({type(error).__name__}: {error}); choose another language model"
+            ) from error
         texts = (prefix + first, prefix + second, other) if shares_rows else (ids,)
         given = {types: torch.tensor([[0] + [1] * 15])} if types else {}
         alone = [stock(input_ids=torch.tensor([text]), use_cache=False, **given).logits[0] for text in texts]

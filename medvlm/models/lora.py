@@ -27,11 +27,17 @@ def targets(model: nn.Module, lora: Lora) -> list[str]:
         found = {module_of(name) for name in linear if matches(name, pattern)}
         if not found:
             near = sorted({f"{module_of(n)}.*.{pattern}" for n in linear if n.endswith(f".{pattern}")})
-            hint = f"; did you mean {' or '.join(near[:3])}?" if near else f" (it has linear layers in {', '.join(sorted({module_of(n) for n in linear}))})"
+            hint = (
+                f"; did you mean {' or '.join(near[:3])}?"
+                if near
+                else f" (it has linear layers in {', '.join(sorted({module_of(n) for n in linear}))})"
+            )
             raise RecipeError(f"lora.targets: {pattern!r} matches no linear layer of this model{hint}")
         if len(found) > 1 and "*" in pattern.split(".")[0]:
             where = " and ".join(sorted(found))
-            raise RecipeError(f"lora.targets: {pattern!r} matches layers of {where}; say which are meant, e.g. {sorted(found)[-1]}.{pattern}")
+            raise RecipeError(
+                f"lora.targets: {pattern!r} matches layers of {where}; say which are meant, e.g. {sorted(found)[-1]}.{pattern}"
+            )
     return [name for name in linear if any(matches(name, pattern) for pattern in lora.targets)]
 
 
@@ -41,16 +47,29 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
 
     names = targets(model, lora)
     if lora.dora and any(_is_quantized(model.get_submodule(name)) for name in names):
-        raise RecipeError("lora.dora: adapters of a quantized language model cannot be folded into it exactly; leave out dora, or model.language.quantize")
+        raise RecipeError(
+            "lora.dora: adapters of a quantized language model cannot be folded into it exactly; leave out dora, or model.language.quantize"
+        )
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     if lora.tokens:
         if not (ids := getattr(model, "new_token_ids", ())):
-            raise RecipeError("lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens, or leave out lora.tokens")
+            raise RecipeError(
+                "lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens, or leave out lora.tokens"
+            )
         new_rows.attach(model.language, ids)
     if names:
-        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, use_dora=lora.dora, use_rslora=lora.rslora)
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=names,
+            use_dora=lora.dora,
+            use_rslora=lora.rslora,
+        )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # peft sees by itself which layers hold their weight transposed
+            warnings.filterwarnings(
+                "ignore", "fan_in_fan_out is set to False"
+            )  # peft sees by itself which layers hold their weight transposed
             seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
@@ -79,7 +98,10 @@ def merge(model: nn.Module) -> int:
 
 def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
     """peft's config of the adapters and their tensors by name, as they were in the model, which is left without them."""
-    adapted, tensors = _adapted(model), {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
+    adapted, tensors = (
+        _adapted(model),
+        {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name},
+    )
     config = vars(model).get("peft_config", {}).get("default")
     _unwrap(model, adapted)
     dequantize(model)
@@ -94,12 +116,17 @@ def dequantize(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), last, _dequantized(layer))
     for module in list(model.modules()):
         if quantizer := getattr(module, "hf_quantizer", None):
-            quantizer.remove_quantization_config(module)  # else a folder that it is saved into says that its weights have 4 bits
+            quantizer.remove_quantization_config(
+                module
+            )  # else a folder that it is saved into says that its weights have 4 bits
 
 
 def _is_linear(module: nn.Module) -> bool:
     """GPT-2's Conv1D is one too, with its weight transposed; by its name, since transformers takes seconds to import."""
-    return isinstance(module, nn.Linear) or (type(module).__name__, type(module).__module__) == ("Conv1D", "transformers.pytorch_utils")
+    return isinstance(module, nn.Linear) or (type(module).__name__, type(module).__module__) == (
+        "Conv1D",
+        "transformers.pytorch_utils",
+    )
 
 
 def _is_quantized(module: nn.Module) -> bool:

@@ -27,7 +27,9 @@ IMAGE = "image"
 """What its only encoder is called."""
 
 
-def build_native(pretrained: str | Path, blank: Mapping[str, torch.Tensor], seed: int, weights: bool = True) -> NativeVLM:
+def build_native(
+    pretrained: str | Path, blank: Mapping[str, torch.Tensor], seed: int, weights: bool = True
+) -> NativeVLM:
     """pretrained: hub id or folder. blank: what its processor makes of one picture. Without `weights` they are random, to be loaded over.
 
     Raises RecipeError for a model that is not there or of no known family, ShapeError where shared rows change what it computes.
@@ -38,16 +40,27 @@ def build_native(pretrained: str | Path, blank: Mapping[str, torch.Tensor], seed
         config = AutoConfig.from_pretrained(pretrained)
         family_of(config.model_type)
         if weights:
-            stock, loading = AutoModelForImageTextToText.from_pretrained(pretrained, dtype="float32", output_loading_info=True)
+            stock, loading = AutoModelForImageTextToText.from_pretrained(
+                pretrained, dtype="float32", output_loading_info=True
+            )
         else:
-            stock, loading = seeded(seed, "native", lambda: AutoModelForImageTextToText.from_config(config, dtype=torch.float32)), {}
+            stock, loading = (
+                seeded(seed, "native", lambda: AutoModelForImageTextToText.from_config(config, dtype=torch.float32)),
+                {},
+            )
     except OSError as reason:
-        raise RecipeError(f"model.pretrained: {pretrained} cannot be read ({_first_line(reason)}); log in to the hub if it is gated, or give the path of a folder") from None
+        raise RecipeError(
+            f"model.pretrained: {pretrained} cannot be read ({_first_line(reason)}); log in to the hub if it is gated, or give the path of a folder"
+        ) from None
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, loading.get(kind) or ())):
-            raise RecipeError(f"model.pretrained: {pretrained}: {kind.replace('_', ' ')}: {', '.join(wrong[:5])} ({len(wrong)}); it is not a whole {type(stock).__name__}")
+            raise RecipeError(
+                f"model.pretrained: {pretrained}: {kind.replace('_', ' ')}: {', '.join(wrong[:5])} ({len(wrong)}); it is not a whole {type(stock).__name__}"
+            )
     if "mm_encoder_outputs" not in inspect.signature(stock.forward).parameters:
-        raise RecipeError("model.pretrained: ready models need transformers 5.24 or newer, which takes image features that are computed already")
+        raise RecipeError(
+            "model.pretrained: ready models need transformers 5.24 or newer, which takes image features that are computed already"
+        )
     model = NativeVLM(stock, blank)
     if not next(model.parameters()).is_meta:
         check_isolated(model, stock, model.family.types if model.family.reads_prompt_both_ways else "")
@@ -79,14 +92,20 @@ class NativeVLM(nn.Module):
         self.blank = dict(blank)
         self.encoders = nn.ModuleDict({IMAGE: _without(stock.model, self.family.tower, self.family.connectors)})
         self.connectors = nn.ModuleDict({IMAGE: _connector(stock.model, self.family.connectors)})
-        self._bare = [path for path in self.family.connectors if isinstance(getattr(stock.model, path, None), nn.Parameter)]
+        self._bare = [
+            path for path in self.family.connectors if isinstance(getattr(stock.model, path, None), nn.Parameter)
+        ]
         self.language = Part()
         self.language.add_module("model", stock.model.get_submodule(self.family.language))
         self.language.add_module("lm_head", stock.lm_head)
         self.language.config, self.language.generation_config = stock.config.get_text_config(), stock.generation_config
         self.image_token_id: int = stock.config.image_token_id
-        assert {id(p) for p in stock.parameters()} == {id(p) for p in self.parameters()}, f"{type(stock).__name__} has parameters outside its parts"
-        assert {id(b) for b in stock.buffers()} == {id(b) for b in self.buffers()}, f"{type(stock).__name__} has buffers outside its parts"
+        assert {id(p) for p in stock.parameters()} == {id(p) for p in self.parameters()}, (
+            f"{type(stock).__name__} has parameters outside its parts"
+        )
+        assert {id(b) for b in stock.buffers()} == {id(b) for b in self.buffers()}, (
+            f"{type(stock).__name__} has buffers outside its parts"
+        )
 
     def forward(self, batch: Batch) -> torch.Tensor:
         inputs, unused = self._inputs(batch)
@@ -105,10 +124,14 @@ class NativeVLM(nn.Module):
         hidden_BTW = self.stock.model(**inputs, **cache).last_hidden_state
         return head(self.stock, hidden_BTW[:, -1]), last_B + 1
 
-    def step(self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]) -> torch.Tensor:
+    def step(
+        self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]
+    ) -> torch.Tensor:
         """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its position."""
         places = at_B[:, None].expand(3, -1, 1) if self._has_grids else at_B[:, None]
-        hidden_BTW = self.stock.model(input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=places, **cache).last_hidden_state
+        hidden_BTW = self.stock.model(
+            input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=places, **cache
+        ).last_hidden_state
         return head(self.stock, hidden_BTW[:, -1])
 
     def image_tokens(self, media: Mapping[str, torch.Tensor]) -> Any:
@@ -125,7 +148,11 @@ class NativeVLM(nn.Module):
         """Arguments of the family's model, and 0 with whatever gradient a rank without media must take part in."""
         is_image_BT = (batch.ids_BT == self.image_token_id) & (batch.docs_BT >= 0)
         inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._positions(batch)}
-        blocks_BT = _runs(is_image_BT) if self.family.types == "token_type_ids" and not self.family.reads_prompt_both_ways else None
+        blocks_BT = (
+            _runs(is_image_BT)
+            if self.family.types == "token_type_ids" and not self.family.reads_prompt_both_ways
+            else None
+        )
         inputs["attention_mask"] = attention_mask(batch, self.stock.dtype, self.language.config, blocks_BT)
         if self.family.reads_prompt_both_ways:
             inputs[self.family.types] = self._answers(batch)
@@ -160,7 +187,10 @@ class NativeVLM(nn.Module):
         grids_N3, places = batch.media.get("image_grid_thw"), plain_BT.expand(3, -1, -1)
         if grids_N3 is None or not len(batch.feature_rows):
             return places
-        _, height_N, width_N = (grids_N3 // torch.tensor([1, *[self.stock.config.vision_config.spatial_merge_size] * 2], device=grids_N3.device)).T
+        _, height_N, width_N = (
+            grids_N3
+            // torch.tensor([1, *[self.stock.config.vision_config.spatial_merge_size] * 2], device=grids_N3.device)
+        ).T
         tokens_N = height_N * width_N
         starts_N = tokens_N.cumsum(0) - tokens_N
         picture_I = torch.searchsorted(starts_N, batch.feature_rows, right=True) - 1

@@ -24,11 +24,15 @@ def attach(language: Any, ids: Sequence[int]) -> None:
         with torch.no_grad():
             probe = torch.cat([places, (places + 1) % base.weight.shape[0]])[None]
             if not torch.equal(embeddings(probe), base(probe)):
-                raise RecipeError(f"lora.tokens: the embeddings of {type(language).__name__} are a {type(base).__name__}, whose rows cannot be trained alone; leave out lora.tokens")
+                raise RecipeError(
+                    f"lora.tokens: the embeddings of {type(language).__name__} are a {type(base).__name__}, whose rows cannot be trained alone; leave out lora.tokens"
+                )
     language.set_input_embeddings(embeddings)
     if head is not None:
         is_tied = head.weight is base.weight
-        language.set_output_embeddings(Head(head, places, embeddings.lora_rows if is_tied else nn.Parameter(head.weight.detach()[places].clone())))
+        language.set_output_embeddings(
+            Head(head, places, embeddings.lora_rows if is_tied else nn.Parameter(head.weight.detach()[places].clone()))
+        )
 
 
 def fold(model: nn.Module) -> None:
@@ -52,7 +56,9 @@ class Embeddings(nn.Module):
         self.lora_rows = nn.Parameter(base.weight.detach()[places].clone())
         self.register_buffer("places", places, persistent=False)
         slot = torch.full((base.weight.shape[0],), -1, device=base.weight.device)
-        self.register_buffer("slot", slot.index_copy(0, places, torch.arange(len(places), device=places.device)), persistent=False)
+        self.register_buffer(
+            "slot", slot.index_copy(0, places, torch.arange(len(places), device=places.device)), persistent=False
+        )
         self.scale = getattr(base, "embed_scale", None)  # Gemma's
 
     @property

@@ -27,15 +27,24 @@ def seeded(seed: int, name: str, build: Callable[[], T]) -> T:
 
 
 def build_encoders(configs: Mapping[str, Any], seed: int) -> nn.ModuleDict:
-    return nn.ModuleDict({name: seeded(seed, f"encoders.{name}", lambda c=c: component("encoders", c.kind).build(c)) for name, c in configs.items()})  # type: ignore[misc]
+    return nn.ModuleDict(
+        {
+            name: seeded(seed, f"encoders.{name}", lambda c=c: component("encoders", c.kind).build(c))
+            for name, c in configs.items()
+        }
+    )  # type: ignore[misc]
 
 
 def build_connectors(configs: Mapping[str, Any], encoders: nn.ModuleDict, width: int, seed: int) -> nn.ModuleDict:
     def one(name: str, config: Any) -> nn.Module:
-        made: nn.Module = component("connectors", config.connector.kind).build(config.connector, encoders[name].width, width, encoders[name].grid)
+        made: nn.Module = component("connectors", config.connector.kind).build(
+            config.connector, encoders[name].width, width, encoders[name].grid
+        )
         return made
 
-    return nn.ModuleDict({name: seeded(seed, f"connectors.{name}", lambda n=name, c=c: one(n, c)) for name, c in configs.items()})  # type: ignore[misc]
+    return nn.ModuleDict(
+        {name: seeded(seed, f"connectors.{name}", lambda n=name, c=c: one(n, c)) for name, c in configs.items()}
+    )  # type: ignore[misc]
 
 
 def preprocess_of(configs: Mapping[str, Any]) -> dict[str, Preprocess]:
@@ -44,7 +53,11 @@ def preprocess_of(configs: Mapping[str, Any]) -> dict[str, Preprocess]:
 
 def tokens_of(configs: Mapping[str, Any]) -> dict[str, int]:
     """Image tokens that each encoder sends to the language model per medium; those without a connector send none."""
-    return {name: component("connectors", c.connector.kind).tokens(c.connector, _grid(c)) for name, c in configs.items() if c.connector}
+    return {
+        name: component("connectors", c.connector.kind).tokens(c.connector, _grid(c))
+        for name, c in configs.items()
+        if c.connector
+    }
 
 
 def _grid(config: Any) -> tuple[int, ...]:
@@ -61,19 +74,27 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
     Raises ShapeError when the pixels are not what the encoder was built for.
     """
     if tuple(pixels.shape[1:]) != tuple(encoder.input_shape):
-        raise ShapeError(f"encoders.{name} takes {tuple(encoder.input_shape)}, the batch has {tuple(pixels.shape[1:])}; set encoders.{name}.preprocess.size")
+        raise ShapeError(
+            f"encoders.{name} takes {tuple(encoder.input_shape)}, the batch has {tuple(pixels.shape[1:])}; set encoders.{name}.preprocess.size"
+        )
     dtype = next(encoder.parameters()).dtype  # pixels are float32, a model may be trained in bfloat16
     with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(encoder)):
         features: Features = encoder(pixels.to(dtype))
     return features
 
 
-def completed(encoders: nn.ModuleDict, media: Mapping[str, torch.Tensor], is_needed: Callable[[str], bool], device: torch.device) -> dict[str, torch.Tensor]:
+def completed(
+    encoders: nn.ModuleDict, media: Mapping[str, torch.Tensor], is_needed: Callable[[str], bool], device: torch.device
+) -> dict[str, torch.Tensor]:
     """The media in the order of the encoders, with one medium of zeros for each encoder that has none and is needed all the same.
 
     Ranks that wait for each other within a tower's pass must all run it, in the same order.
     """
-    return {name: media[name] if name in media else torch.zeros(1, *e.input_shape, device=device) for name, e in encoders.items() if name in media or is_needed(name)}
+    return {
+        name: media[name] if name in media else torch.zeros(1, *e.input_shape, device=device)
+        for name, e in encoders.items()
+        if name in media or is_needed(name)
+    }
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -114,11 +135,15 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
         if not any(matches(n, pattern) for n in names):
             groups = sorted({group_of(n) for n in names})
             near = did_you_mean(pattern, groups)
-            raise RecipeError(f"stages.{stage}.trains: {pattern!r} matches no parameter{near} (this model has {', '.join(groups)})")
+            raise RecipeError(
+                f"stages.{stage}.trains: {pattern!r} matches no parameter{near} (this model has {', '.join(groups)})"
+            )
     for name, parameter in model.named_parameters():
         wanted = any(matches(name, pattern) for pattern in trains)
         if wanted and not parameter.is_floating_point():
-            raise RecipeError(f"stages.{stage}.trains: {name} is quantized, and only adapters of it can be trained; train lora, or leave out model.language.quantize")
+            raise RecipeError(
+                f"stages.{stage}.trains: {name} is quantized, and only adapters of it can be trained; train lora, or leave out model.language.quantize"
+            )
         if parameter.is_floating_point():
             parameter.requires_grad_(wanted)
 

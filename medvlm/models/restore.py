@@ -18,7 +18,13 @@ def modules_of(names: Sequence[str]) -> set[str]:
     return {module_of(name) for name in names}
 
 
-def put(model: nn.Module, weights: Mapping[str, torch.Tensor], adapters: Lora | None, where: str, modules: set[str] | None = None) -> None:
+def put(
+    model: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    adapters: Lora | None,
+    where: str,
+    modules: set[str] | None = None,
+) -> None:
     """Loads the weights of these modules (of all the model has, by default), after attaching the adapters they were saved with.
 
     Raises CheckpointError naming the first key that is missing, unexpected, or of another shape.
@@ -30,12 +36,18 @@ def put(model: nn.Module, weights: Mapping[str, torch.Tensor], adapters: Lora | 
     wanted = {n: t for n, t in own.items() if module_of(n) in modules}
     given = {n: t for n, t in weights.items() if module_of(n) in modules}
     if missing := sorted(wanted.keys() - given.keys()):
-        raise CheckpointError(f"{where}: {missing[0]} is missing ({len(missing)} keys); was the stage trained with other model settings?")
+        raise CheckpointError(
+            f"{where}: {missing[0]} is missing ({len(missing)} keys); was the stage trained with other model settings?"
+        )
     if unexpected := sorted(given.keys() - wanted.keys()):
-        raise CheckpointError(f"{where}: {unexpected[0]} has no place in this model ({len(unexpected)} keys); was the stage trained with other model settings?")
+        raise CheckpointError(
+            f"{where}: {unexpected[0]} has no place in this model ({len(unexpected)} keys); was the stage trained with other model settings?"
+        )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
-            raise CheckpointError(f"{where}: {name} is {tuple(tensor.shape)}, this model needs {tuple(wanted[name].shape)}")
+            raise CheckpointError(
+                f"{where}: {name} is {tuple(tensor.shape)}, this model needs {tuple(wanted[name].shape)}"
+            )
     with torch.no_grad():
         for name, tensor in given.items():
             wanted[name].copy_(tensor)

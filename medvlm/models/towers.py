@@ -36,7 +36,15 @@ class Pairs:
         return replace(self, **moved, media={k: v.to(device) for k, v in self.media.items()})
 
 
-def build_dual(encoders: Mapping[str, Any], text: Any, tokenizer: Any, width: int | None, log_scale: float, bias: float | None, seed: int) -> DualEncoder:
+def build_dual(
+    encoders: Mapping[str, Any],
+    text: Any,
+    tokenizer: Any,
+    width: int | None,
+    log_scale: float,
+    bias: float | None,
+    seed: int,
+) -> DualEncoder:
     towers = build_encoders(encoders, seed)
     text_tower = seeded(seed, "text", lambda: component("texts", text.kind).build(text, tokenizer))
     return seeded(seed, "heads", lambda: DualEncoder(towers, text_tower, width, log_scale, bias))
@@ -48,30 +56,46 @@ class DualEncoder(nn.Module):
     runs_all = False
     """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
 
-    def __init__(self, encoders: nn.ModuleDict, text: nn.Module, width: int | None, log_scale: float, bias: float | None):
+    def __init__(
+        self, encoders: nn.ModuleDict, text: nn.Module, width: int | None, log_scale: float, bias: float | None
+    ):
         """width: of the shared space, None for no heads. Raises ShapeError for towers of several widths without heads."""
         super().__init__()
         self.encoders, self.text = encoders, text
         widths: dict[str, int] = {**{name: e.width for name, e in encoders.items()}, "text": text.width}  # type: ignore[dict-item]
         if width is None and len(set(widths.values())) > 1:
-            raise ShapeError(f"a dual encoder without heads (width: null) needs towers of one width, found {widths}; give it a width")
+            raise ShapeError(
+                f"a dual encoder without heads (width: null) needs towers of one width, found {widths}; give it a width"
+            )
         self.width: int = text.width if width is None else width  # type: ignore[assignment]
-        heads = {name: nn.Identity() if width is None else nn.Linear(each, width, bias=False) for name, each in widths.items()}
+        heads = {
+            name: nn.Identity() if width is None else nn.Linear(each, width, bias=False)
+            for name, each in widths.items()
+        }
         self.heads = nn.ModuleDict({**heads, "scale": Scale(log_scale, bias)})
 
     def forward(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        return self.embed_media(pairs.media)[pairs.order_N], self.embed_texts(pairs.ids_BT, pairs.mask_BT), *self.heads["scale"]()
+        return (
+            self.embed_media(pairs.media)[pairs.order_N],
+            self.embed_texts(pairs.ids_BT, pairs.mask_BT),
+            *self.heads["scale"](),
+        )
 
     def embed_media(self, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         device = next(iter(media.values())).device
         run = completed(self.encoders, media, self._is_needed, device)
-        embedded = {name: normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1) for name, pixels in run.items()}
+        embedded = {
+            name: normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1)
+            for name, pixels in run.items()
+        }
         unasked = [embedded[name].sum() for name in run if name not in media]
         stacked = torch.cat([embedded[name] for name in media])
         return stacked + 0 * torch.stack(unasked).sum() if unasked else stacked
 
     def _is_needed(self, name: str) -> bool:
-        return self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.heads[name])))
+        return self.runs_all or (
+            torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.heads[name]))
+        )
 
     def embed_texts(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         return normalize(self.heads["text"](self.text(ids_BT, mask_BT)), dim=-1)

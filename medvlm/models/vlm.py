@@ -26,7 +26,13 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
     backbone = seeded(seed, "language", lambda: kind.build(language, tokenizer))
     towers = build_encoders(encoders, seed)
     connectors = build_connectors(encoders, towers, backbone.get_input_embeddings().embedding_dim, seed)
-    model = VLM(towers, connectors, backbone, tokenizer.convert_tokens_to_ids(image_token), tuple(tokenizer.convert_tokens_to_ids(t) for t in kind.new_tokens(language)))
+    model = VLM(
+        towers,
+        connectors,
+        backbone,
+        tokenizer.convert_tokens_to_ids(image_token),
+        tuple(tokenizer.convert_tokens_to_ids(t) for t in kind.new_tokens(language)),
+    )
     if not next(backbone.parameters()).is_meta:
         check_isolated(model)
     return model
@@ -38,7 +44,14 @@ class VLM(nn.Module):
     runs_all = False
     """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
 
-    def __init__(self, encoders: nn.ModuleDict, connectors: nn.ModuleDict, language: nn.Module, image_token_id: int, new_token_ids: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        encoders: nn.ModuleDict,
+        connectors: nn.ModuleDict,
+        language: nn.Module,
+        image_token_id: int,
+        new_token_ids: tuple[int, ...] = (),
+    ):
         super().__init__()
         self.new_token_ids = new_token_ids
         self.encoders, self.connectors, self.language = encoders, connectors, language
@@ -47,19 +60,32 @@ class VLM(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         embeds_BTW = self.embed(batch)
         hidden_BTW = self._decoder()(
-            inputs_embeds=embeds_BTW, attention_mask=attention_mask(batch, embeds_BTW.dtype, self.language.config), position_ids=batch.positions_BT, use_cache=False
+            inputs_embeds=embeds_BTW,
+            attention_mask=attention_mask(batch, embeds_BTW.dtype, self.language.config),
+            position_ids=batch.positions_BT,
+            use_cache=False,
         ).last_hidden_state
         return head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])
 
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the left."""
         seen_BT = rows.docs_BT >= 0
-        out = self.language(inputs_embeds=self.embed(rows), attention_mask=seen_BT.long(), position_ids=rows.positions_BT, logits_to_keep=1, **cache)
+        out = self.language(
+            inputs_embeds=self.embed(rows),
+            attention_mask=seen_BT.long(),
+            position_ids=rows.positions_BT,
+            logits_to_keep=1,
+            **cache,
+        )
         return out.logits[:, -1], seen_BT.sum(1)
 
-    def step(self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]) -> torch.Tensor:
+    def step(
+        self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]
+    ) -> torch.Tensor:
         """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its position."""
-        logits: torch.Tensor = self.language(input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=at_B[:, None], **cache).logits[:, -1]
+        logits: torch.Tensor = self.language(
+            input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=at_B[:, None], **cache
+        ).logits[:, -1]
         return logits
 
     def embed(self, batch: Batch) -> torch.Tensor:
@@ -77,12 +103,17 @@ class VLM(nn.Module):
         """[sum of tokens over all media, W], encoder by encoder in the order of batch.media."""
         device = batch.ids_BT.device
         media = completed(self.encoders, batch.media, self._is_needed, device)
-        tokens = {name: self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1) for name, pixels in media.items()}
+        tokens = {
+            name: self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1)
+            for name, pixels in media.items()
+        }
         stacked = [tokens[name] for name in (*batch.media, *(name for name in media if name not in batch.media))]
         return torch.cat(stacked) if stacked else torch.zeros(0, 1, device=device)
 
     def _is_needed(self, name: str) -> bool:
-        return self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.connectors[name])))
+        return self.runs_all or (
+            torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.connectors[name]))
+        )
 
     def _decoder(self) -> nn.Module:
         decoder: nn.Module = self.language.base_model
@@ -102,7 +133,9 @@ def head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def attention_mask(batch: Batch, dtype: torch.dtype, language: Any, blocks_BT: torch.Tensor | None = None) -> torch.Tensor | dict[str, torch.Tensor]:
+def attention_mask(
+    batch: Batch, dtype: torch.dtype, language: Any, blocks_BT: torch.Tensor | None = None
+) -> torch.Tensor | dict[str, torch.Tensor]:
     """Additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document.
 
     A token attends to the earlier tokens of its document that lie in the prefix or in its own branch. Padding
@@ -130,4 +163,6 @@ def attention_mask(batch: Batch, dtype: torch.dtype, language: Any, blocks_BT: t
 
 
 def _additive(allowed_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(allowed_BTT.shape, dtype=dtype, device=allowed_BTT.device).masked_fill(~allowed_BTT, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(allowed_BTT.shape, dtype=dtype, device=allowed_BTT.device).masked_fill(
+        ~allowed_BTT, torch.finfo(dtype).min
+    )[:, None]

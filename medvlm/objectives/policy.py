@@ -14,7 +14,9 @@ def advantages(rewards_PG: torch.Tensor, scale_by_deviation: bool) -> torch.Tens
     return centred / (rewards_PG.std(1, keepdim=True, correction=0) + 1e-4) if scale_by_deviation else centred
 
 
-def clipped(log_L: torch.Tensor, old_L: torch.Tensor, advantage_L: torch.Tensor, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+def clipped(
+    log_L: torch.Tensor, old_L: torch.Tensor, advantage_L: torch.Tensor, clip: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7); [L] where the clip took the gradient.
 
     Sums over tokens are divided by all tokens of the step, so long and short answers weigh alike per token

@@ -12,7 +12,9 @@ from medvlm.models import lora as adapters
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
     """As medvlm.models.lora.attach. Raises RecipeError for a target that matches no linear layer."""
     names = adapters.targets(model, lora)
-    if lora.dora or lora.tokens or any(type(model.get_submodule(name)) is not nn.Linear for name in names):  # peft knows more kinds
+    if (
+        lora.dora or lora.tokens or any(type(model.get_submodule(name)) is not nn.Linear for name in names)
+    ):  # peft knows more kinds
         with torch.device("meta"):
             adapters.attach(model, lora, seed)
         return

@@ -79,7 +79,10 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
 
 def table(lines: list[Line]) -> str:
     width = max(len(line.what) for line in lines)
-    return "\n".join(f"  {line.what:<{width}}  {line.done + f' ({line.seconds:.0f} s)' if line.done else 'not checked'}" for line in lines)
+    return "\n".join(
+        f"  {line.what:<{width}}  {line.done + f' ({line.seconds:.0f} s)' if line.done else 'not checked'}"
+        for line in lines
+    )
 
 
 @contextlib.contextmanager
@@ -112,13 +115,18 @@ def _axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
 
 def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], folder: Path) -> Path:
     """The recipe with small models, few samples and two steps, as a file of its own."""
-    changed: dict[str, Any] = {"encoders": {name: small_encoder(e) for name, e in recipe.model.encoders.items()}, "language": small_part(recipe.model.language)}
+    changed: dict[str, Any] = {
+        "encoders": {name: small_encoder(e) for name, e in recipe.model.encoders.items()},
+        "language": small_part(recipe.model.language),
+    }
     if recipe.model.pretrained:
         family = known(recipe.model.pretrained).config["model_type"]
         changed |= {"pretrained": str(saved(family, folder / "model")), "processor": {}}
     model = recipe.model.model_copy(update=changed)
     stages = tuple(_short(stage) for stage in recipe.stages)
-    plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(mode="json", by_alias=True, exclude={"extends": True})
+    plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
+        mode="json", by_alias=True, exclude={"extends": True}
+    )
     for name, source in plain["data"].items():
         shutil.copyfile(loaded.card_paths[name], folder / f"{name}.yaml")
         source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(made[name].folder)}
@@ -161,7 +169,9 @@ def _short(stage: Any) -> Any:
     if stage.lora is not None:
         update["lora"] = stage.lora.model_copy(update={"rank": min(stage.lora.rank, 4)})
     if getattr(stage, "text", None) is not None:
-        update["text"] = small_part(stage.text, deep=any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains))
+        update["text"] = small_part(
+            stage.text, deep=any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains)
+        )
     if hasattr(stage, "rewards"):
         update["rewards"] = {**stage.rewards, "medvlm.preflight.spread": max(stage.rewards.values())}
     return stage.model_copy(update={key: value for key, value in update.items() if key in type(stage).model_fields})
@@ -211,5 +221,7 @@ def _not_checked(loaded: LoadedRecipe, made: Mapping[str, Made]) -> Iterator[Lin
         if not each.is_real:
             yield Line(f"the samples of {name}", "")
     if recipe.engine.precision != "32-true" or recipe.engine.kind not in ("auto", "single"):
-        yield Line(f"engine {recipe.engine.kind}, {recipe.engine.precision} (a single process in float32 ran instead)", "")
+        yield Line(
+            f"engine {recipe.engine.kind}, {recipe.engine.precision} (a single process in float32 ran instead)", ""
+        )
     yield Line("time and memory of the real sizes (medvlm plan)", "")

@@ -21,10 +21,18 @@ class Gpu:
 
 
 GPUS = {
-    "b200": Gpu(178.0, 2250, 75, 8.0), "h200": Gpu(139.8, 989, 67, 4.8), "h100": Gpu(79.1, 989, 67, 3.35), "a100": Gpu(79.2, 312, 19.5, 2.0),
-    "a100-40": Gpu(39.4, 312, 19.5, 1.55), "l40s": Gpu(44.4, 362, 91, 0.86), "a6000": Gpu(47.5, 155, 38, 0.77), "a10": Gpu(22.0, 125, 31, 0.6),
-    "l4": Gpu(22.2, 121, 30, 0.3), "rtx4090": Gpu(23.6, 165, 82, 1.0), "rtx3090": Gpu(23.6, 71, 35, 0.94),
-}  # fmt: skip
+    "b200": Gpu(178.0, 2250, 75, 8.0),
+    "h200": Gpu(139.8, 989, 67, 4.8),
+    "h100": Gpu(79.1, 989, 67, 3.35),
+    "a100": Gpu(79.2, 312, 19.5, 2.0),
+    "a100-40": Gpu(39.4, 312, 19.5, 1.55),
+    "l40s": Gpu(44.4, 362, 91, 0.86),
+    "a6000": Gpu(47.5, 155, 38, 0.77),
+    "a10": Gpu(22.0, 125, 31, 0.6),
+    "l4": Gpu(22.2, 121, 30, 0.3),
+    "rtx4090": Gpu(23.6, 165, 82, 1.0),
+    "rtx3090": Gpu(23.6, 71, 35, 0.94),
+}
 RESERVED_GIB = 1.5
 """CUDA's context, libraries and communication buffers, which torch's allocator does not see."""
 USABLE = 0.95
@@ -60,5 +68,7 @@ def parse(text: str) -> Machines:
         raise RecipeError(f"--gpus {text}: expected NAME:GPUS or NAME:GPUSxNODES, e.g. h200:8 or h100:8x2")
     name = found[1].lower()
     if name not in GPUS:
-        raise RecipeError(f"--gpus {text}: {name!r} is not known here{did_you_mean(name, GPUS)} (known: {', '.join(GPUS)})")
+        raise RecipeError(
+            f"--gpus {text}: {name!r} is not known here{did_you_mean(name, GPUS)} (known: {', '.join(GPUS)})"
+        )
     return Machines(name, GPUS[name], int(found[2] or 1), int(found[3] or 1))

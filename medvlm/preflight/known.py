@@ -50,12 +50,20 @@ def known(model: str) -> Known:
     if (folder / "config.json").is_file():
         return _of_folder(model, folder)
     if folder.is_dir() or model.startswith(("/", "./", "../", "~")):
-        raise RecipeError(f"{model}: holds no config.json, so it is no model of transformers; give the folder that `save_pretrained` or `hf download` wrote")
+        raise RecipeError(
+            f"{model}: holds no config.json, so it is no model of transformers; give the folder that `save_pretrained` or `hf download` wrote"
+        )
     if cached := _cached(model):
         return _of_folder(model, cached)
     if model in _described():
         record = _described()[model]
-        return Known(model, record["config"], record.get("preprocessor", {}), record.get("tokenizer", {}), source=record["source"])
+        return Known(
+            model,
+            record["config"],
+            record.get("preprocessor", {}),
+            record.get("tokenizer", {}),
+            source=record["source"],
+        )
     raise RecipeError(
         f"{model}: neither a local folder, nor in the local hub cache, nor a model that medvlm describes{did_you_mean(model, _described())}. "
         f"Where the hub can be reached (a gated model needs `hf auth login`): `hf download {model}`; where it cannot: copy that folder here and write its path in the recipe"
@@ -85,7 +93,11 @@ def language(config: Any, where: str = "model.language") -> Any:
 
 def _stage(stage: StageConfig) -> StageConfig:
     text = getattr(stage, "text", None)
-    return stage if text is None else stage.model_copy(update={"text": _part(text, f"stages.{stage.name}.text", lambda found: found.text)})
+    return (
+        stage
+        if text is None
+        else stage.model_copy(update={"text": _part(text, f"stages.{stage.name}.text", lambda found: found.text)})
+    )
 
 
 def tower(config: Any, where: str = "model.encoders") -> Any:

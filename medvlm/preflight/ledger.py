@@ -74,8 +74,15 @@ class Ledger(TorchDispatchMode):
         elif tensors and not num_meta and _broadcast(tensors) > LARGE:
             args, kwargs = tree_map(_to_meta, (args, kwargs))
         elif tensors and not num_meta and func is aten._to_copy.default and not tensors[0].is_floating_point():
-            kwargs = {**kwargs, "device": tensors[0].device}  # ids and masks stay what they are, wherever a model wants them
-        if num_meta and func is aten.split_with_sizes.default and sum(args[1]) != args[0].shape[args[2] if len(args) > 2 else 0]:
+            kwargs = {
+                **kwargs,
+                "device": tensors[0].device,
+            }  # ids and masks stay what they are, wherever a model wants them
+        if (
+            num_meta
+            and func is aten.split_with_sizes.default
+            and sum(args[1]) != args[0].shape[args[2] if len(args) > 2 else 0]
+        ):
             args = _dealt(*args)
         out = func(*args, **kwargs)
         if formula := self._formulas.get(func._overloadpacket):
@@ -137,7 +144,9 @@ class Ledger(TorchDispatchMode):
     def attention(self, lower: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
         """Attention as a GPU computes it, scores are never stored (FlashAttention, arXiv 2205.14135). lower: the cast of autocast."""
 
-        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, *_: Any, **__: Any) -> torch.Tensor:
+        def attend(
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, *_: Any, **__: Any
+        ) -> torch.Tensor:
             given = [lower(_to_meta(x)) if lower else _to_meta(x) for x in (query, key, value)]
             out: torch.Tensor = _Attend.apply(*given, _aligned(self._once(attn_mask), lower), self)
             return out
@@ -156,7 +165,9 @@ def _aligned(mask: torch.Tensor | None, lower: Callable[[torch.Tensor], torch.Te
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, ledger: Ledger) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, ledger: Ledger
+    ) -> torch.Tensor:
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, sums, mask)
@@ -197,7 +208,11 @@ def _logged(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _to_meta(x: Any) -> Any:
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta") if isinstance(x, torch.Tensor) and not x.is_meta else x
+    return (
+        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+        if isinstance(x, torch.Tensor) and not x.is_meta
+        else x
+    )
 
 
 def _moved(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -53,15 +53,25 @@ def weights_of(model: nn.Module) -> Weights:
     layers = [layer for stack in stacks_of(model).values() for layer in stack]
     stacked = {id(p) for layer in layers for p in layer.parameters()}
     return Weights(
-        sum(p.numel() for p in trained), sum(p.numel() * p.element_size() for p in trained), sum(t.numel() * t.element_size() for t in frozen),
-        sum(p.numel() for p in model.parameters() if id(p) not in stacked), max((sum(p.numel() for p in x.parameters()) for x in layers), default=0),
+        sum(p.numel() for p in trained),
+        sum(p.numel() * p.element_size() for p in trained),
+        sum(t.numel() * t.element_size() for t in frozen),
+        sum(p.numel() for p in model.parameters() if id(p) not in stacked),
+        max((sum(p.numel() for p in x.parameters()) for x in layers), default=0),
         max((sum(p.numel() for p in x.parameters() if p.requires_grad) for x in layers), default=0),
-    )  # fmt: skip
+    )
 
 
 def memory(
-    step: Step, weights: Weights, engine: str, precision: str, world: int, recompute: Recompute | None = None, share: float = 1.0, offload: bool = False,
-) -> Memory:  # fmt: skip
+    step: Step,
+    weights: Weights,
+    engine: str,
+    precision: str,
+    world: int,
+    recompute: Recompute | None = None,
+    share: float = 1.0,
+    offload: bool = False,
+) -> Memory:
     """recompute: by default no layer is. share: of the micro-batch that was simulated; what depends on it is taken to be proportional."""
     sections = [_section(step, name, recompute, share) for name in step.sections]
     spread = [_spread(parts, weights, engine, precision, world, offload) for parts in sections]
@@ -86,12 +96,20 @@ def _saved(step: Step, section: str) -> Iterator[tuple[str, float]]:
     """Stack -> bytes that it does not hold in this section when its layers are computed again; one layer at a time is whole."""
     number, _, where = section.partition(" ")
     for i, (stack, (kept, given, _, depth)) in enumerate(step.layers.items()):
-        layers = depth if section == "forward" or (number.isdigit() and int(number) > i) else depth - 1 if (number, where) == (str(i), "last") else 0
+        layers = (
+            depth
+            if section == "forward" or (number.isdigit() and int(number) > i)
+            else depth - 1
+            if (number, where) == (str(i), "last")
+            else 0
+        )
         if kept > given:
             yield stack, layers * (kept - given)
 
 
-def _spread(parts: dict[str, float], weights: Weights, engine: str, precision: str, world: int, offload: bool) -> dict[str, float]:
+def _spread(
+    parts: dict[str, float], weights: Weights, engine: str, precision: str, world: int, offload: bool
+) -> dict[str, float]:
     """How an engine divides the parts among its ranks, and what it adds. offload: what is sharded waits in the CPU's memory."""
     computes = 4 if precision == "32-true" else 2
     made = {"weights": float(weights.trained_bytes + weights.frozen_bytes), **parts}
@@ -134,7 +152,17 @@ class Change:
     memory: Memory
 
 
-def cheapest(step: Step, weights: Weights, engine: str, precision: str, world: int, usable: float, micro: int, accumulate: int, stage: str) -> Change | None:
+def cheapest(
+    step: Step,
+    weights: Weights,
+    engine: str,
+    precision: str,
+    world: int,
+    usable: float,
+    micro: int,
+    accumulate: int,
+    stage: str,
+) -> Change | None:
     """The first that fits, from what costs nothing but a line to what changes the training. None where none of them does."""
     layers = ", ".join(sorted({module_of(name) for name in step.layers}))
     for say, kind, again, share in _changes(engine, world, micro, accumulate, stage, f"engine.recompute=[{layers}]"):
@@ -148,7 +176,9 @@ def every_stack(stack: str) -> bool:
     return True
 
 
-def _changes(engine: str, world: int, micro: int, accumulate: int, stage: str, again: str) -> Iterator[tuple[str, str, bool, float]]:
+def _changes(
+    engine: str, world: int, micro: int, accumulate: int, stage: str, again: str
+) -> Iterator[tuple[str, str, bool, float]]:
     halves = [n for n in (2, 4, 8, 16, 32, 64, 128) if micro % n == 0]
     kinds = [engine, *(k for k in ("fsdp2", "zero3") if world > 1 and engine != k)]
     for kind in kinds:
@@ -168,5 +198,7 @@ def _said(lines: list[str]) -> str:
 
 def rounded(memory: Memory, unit: float) -> dict[str, Any]:
     """For JSON: parts in `unit` bytes."""
-    return {**{part: round(size / unit, 3) for part, size in memory.parts.items()}, "total": round(memory.total / unit, 3)}
-
+    return {
+        **{part: round(size / unit, 3) for part, size in memory.parts.items()},
+        "total": round(memory.total / unit, 3),
+    }

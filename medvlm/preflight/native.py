@@ -37,7 +37,11 @@ def ready(model: Model, place: Path) -> Ready | None:
     if not model.pretrained:
         return None
     found = known(model.pretrained)
-    is_exact = any((Path(found.folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")) if found.folder else False
+    is_exact = (
+        any((Path(found.folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+        if found.folder
+        else False
+    )
     folder = Path(found.folder) if is_exact else planned(found, place)
     processor = Processor(folder, model.processor)
     prepare = make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale)
@@ -48,7 +52,9 @@ class AboutReady(NativeDialogue):
     """Turns of about the right length, with the very placeholders of the processor: its words are not here."""
 
     def _turn(self, text: str, expansions: tuple[str, ...], answer: str | None) -> Turn:
-        shown: Sequence[int] = self.processor.tokenizer("".join(expansions), add_special_tokens=False).input_ids if expansions else []
+        shown: Sequence[int] = (
+            self.processor.tokenizer("".join(expansions), add_special_tokens=False).input_ids if expansions else []
+        )
         word = len(self.processor.tokenizer) - 1  # the special ones come first
         prompt = [word] * 5 + list(shown) + [word] * round(len(text) / CHARS_PER_TOKEN + 5)
         return Turn(prompt, [] if answer is None else [word] * (1 + round(len(answer) / CHARS_PER_TOKEN)))

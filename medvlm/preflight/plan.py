@@ -86,10 +86,14 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     with TemporaryDirectory() as folder:
         model = ready(given.model, Path(folder))
         tokenizer, knows = tokenizer_of(recipe, looks), model.is_exact if model else _knows_words(given)
-        stages = tuple(_stage(recipe, i, looks, tokenizer, knows, machines, mfu, model) for i in range(len(recipe.stages)))
+        stages = tuple(
+            _stage(recipe, i, looks, tokenizer, knows, machines, mfu, model) for i in range(len(recipe.stages))
+        )
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
     if not knows:
-        missing.append("text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters / 3.5")
+        missing.append(
+            "text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters / 3.5"
+        )
     if machines is None:
         missing.append("whether it fits, and how long it takes: say which GPUs with --gpus, e.g. --gpus h200:8")
     sizes = [each.bytes for each in looks.values()]
@@ -101,9 +105,15 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
 
 
 def _stage(
-    recipe: Recipe, i: int, looks: Mapping[str, Look], tokenizer: Any, knows: bool, machines: Machines | None, mfu: float,
+    recipe: Recipe,
+    i: int,
+    looks: Mapping[str, Look],
+    tokenizer: Any,
+    knows: bool,
+    machines: Machines | None,
+    mfu: float,
     model: Ready | None,
-) -> StagePlan:  # fmt: skip
+) -> StagePlan:
     config, world = recipe.stages[i], machines.world if machines else 1
     stage = stage_on_meta(recipe, i, tokenizer, knows, world, model)
     optimizer_of(stage, config)  # its `lr_of` finds what it names
@@ -112,44 +122,101 @@ def _stage(
     accumulate = config.micro_batches
     micro = max(1, config.batch // (world * accumulate))
     if not items:
-        notes = [f"none of the samples that were looked at can be used: {'; '.join(notes) or 'they have no question of its tasks'}"]
+        notes = [
+            f"none of the samples that were looked at can be used: {'; '.join(notes) or 'they have no question of its tasks'}"
+        ]
         return _unmeasured(config, modules, adapters, micro, recipe, notes)
     drawn = longest(stage, config, items, micro, recipe.seed)
     make = micro_of(stage, config, drawn)
     precision = recipe.engine.precision
     weights_in(stage.model, precision)
     try:
-        step = simulate(stage.model, lambda m: stage.loss(m, make())[0], lambda: optimizer_of(stage, config), group_of, precision, config.optim.kind == "adamw8bit")
+        step = simulate(
+            stage.model,
+            lambda m: stage.loss(m, make())[0],
+            lambda: optimizer_of(stage, config),
+            group_of,
+            precision,
+            config.optim.kind == "adamw8bit",
+        )
     except (NotImplementedError, RuntimeError, TypeError, IndexError, ValueError) as reason:
         first = str(reason).splitlines()[0][:160] if str(reason) else ""
-        return _unmeasured(config, modules, adapters, micro, recipe, [f"memory and time not checked: the stage cannot be run on tensors without data ({type(reason).__name__}: {first})"])
+        return _unmeasured(
+            config,
+            modules,
+            adapters,
+            micro,
+            recipe,
+            [
+                f"memory and time not checked: the stage cannot be run on tensors without data ({type(reason).__name__}: {first})"
+            ],
+        )
     weights = bytes_of.weights_of(stage.model)
     engine = _engine(recipe, machines)
-    chosen = bytes_of.memory(step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload)
-    options = [bytes_of.memory(step, weights, kind, precision, world, again) for kind in _engines(engine, world) for again in (None, every_stack)]
+    chosen = bytes_of.memory(
+        step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload
+    )
+    options = [
+        bytes_of.memory(step, weights, kind, precision, world, again)
+        for kind in _engines(engine, world)
+        for again in (None, every_stack)
+    ]
     options = [chosen, *(m for m in options if _named(m) != _named(chosen))]
     fits = chosen.total <= machines.usable if machines else None
     change = None
     if machines and not fits:
-        change = bytes_of.cheapest(step, weights, engine, precision, world, machines.usable, micro, accumulate, config.name)
-    flops = step.flops + sum(layer[2] * layer[3] for name, layer in step.layers.items() if chosen.recompute and _recomputed(recipe)(name))  # type: ignore[misc]
+        change = bytes_of.cheapest(
+            step, weights, engine, precision, world, machines.usable, micro, accumulate, config.name
+        )
+    flops = step.flops + sum(
+        layer[2] * layer[3] for name, layer in step.layers.items() if chosen.recompute and _recomputed(recipe)(name)
+    )  # type: ignore[misc]
     rate = machines and (machines.gpu.fp32 if precision == "32-true" else machines.gpu.bf16) * 1e12 * mfu
     every = [x for source in items.values() for x in source]
     optimiser = step.held.get("optimiser", 0.0)
     return StagePlan(
-        name=config.name, kind=config.kind, steps=config.steps, batch=config.batch, micro=micro, modules=modules, adapters=adapters,
-        tokens=mean(map(length, every)), longest=max(map(length, every)), flops=flops * accumulate * world,
-        memory={_named(m): bytes_of.rounded(m, GIB) for m in options}, chosen=_named(chosen), fits=fits,
-        remedy=_remedy(change, step, config, fits), seconds=flops * accumulate / rate if rate else None,
-        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + optimiser), checkpoints=3 if config.keep == "best" else 2, notes=tuple(notes),
-    )  # fmt: skip
+        name=config.name,
+        kind=config.kind,
+        steps=config.steps,
+        batch=config.batch,
+        micro=micro,
+        modules=modules,
+        adapters=adapters,
+        tokens=mean(map(length, every)),
+        longest=max(map(length, every)),
+        flops=flops * accumulate * world,
+        memory={_named(m): bytes_of.rounded(m, GIB) for m in options},
+        chosen=_named(chosen),
+        fits=fits,
+        remedy=_remedy(change, step, config, fits),
+        seconds=flops * accumulate / rate if rate else None,
+        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + optimiser),
+        checkpoints=3 if config.keep == "best" else 2,
+        notes=tuple(notes),
+    )
 
 
-def _unmeasured(config: StageConfig, modules: tuple[Module, ...], adapters: int, micro: int, recipe: Recipe, notes: list[str]) -> StagePlan:
+def _unmeasured(
+    config: StageConfig, modules: tuple[Module, ...], adapters: int, micro: int, recipe: Recipe, notes: list[str]
+) -> StagePlan:
     size = 4 if recipe.engine.precision != "bf16-true" else 2
     weights = sum(m.trained + m.frozen for m in modules) * size
     return StagePlan(
-        config.name, config.kind, config.steps, config.batch, micro, modules, adapters, 0.0, 0, 0.0, {}, weights, 2, "", notes=tuple(notes)
+        config.name,
+        config.kind,
+        config.steps,
+        config.batch,
+        micro,
+        modules,
+        adapters,
+        0.0,
+        0,
+        0.0,
+        {},
+        weights,
+        2,
+        "",
+        notes=tuple(notes),
     )
 
 
@@ -191,6 +258,9 @@ def _remedy(change: bytes_of.Change | None, step: Step, config: StageConfig, fit
     if change is not None:
         return f"{change.say} makes it {change.memory.total / GIB:.1f} GiB"
     trains_language = any(p.split(".")[0] == "language" for p in config.trains)
-    less = "adapters instead of the whole language model (trains: [connectors, lora], lora: {rank: 16})" if trains_language else "a smaller model"
+    less = (
+        "adapters instead of the whole language model (trains: [connectors, lora], lora: {rank: 16})"
+        if trains_language
+        else "a smaller model"
+    )
     return f"no smaller micro-batch, recomputation or sharding over these GPUs is enough; more GPUs, or {less}"
-

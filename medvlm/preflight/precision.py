@@ -14,15 +14,52 @@ from torch.utils._pytree import tree_map
 from medvlm.preflight.ledger import Ledger, tensors_in
 
 LOWER: set[Any] = {
-    F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, F.conv_transpose2d, F.conv_transpose3d, torch.matmul, torch.Tensor.matmul,
-    torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm, torch.addmm, torch.baddbmm, torch.einsum,
-}  # fmt: skip
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    torch.conv1d,
+    torch.conv2d,
+    torch.conv3d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    torch.matmul,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.mm,
+    torch.Tensor.mm,
+    torch.bmm,
+    torch.Tensor.bmm,
+    torch.addmm,
+    torch.baddbmm,
+    torch.einsum,
+}
 """Computed in bfloat16. Source: torch, aten/src/ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP."""
 FP32: set[Any] = {
-    F.layer_norm, F.group_norm, F.softmax, torch.softmax, torch.Tensor.softmax, F.log_softmax, torch.log_softmax, F.cross_entropy, F.nll_loss, F.mse_loss,
-    F.binary_cross_entropy_with_logits, torch.exp, torch.Tensor.exp, torch.log, torch.Tensor.log, torch.rsqrt, torch.Tensor.rsqrt, torch.pow, torch.Tensor.pow,
-    torch.Tensor.__pow__, torch.logsumexp, torch.Tensor.logsumexp, F.softplus,
-}  # fmt: skip
+    F.layer_norm,
+    F.group_norm,
+    F.softmax,
+    torch.softmax,
+    torch.Tensor.softmax,
+    F.log_softmax,
+    torch.log_softmax,
+    F.cross_entropy,
+    F.nll_loss,
+    F.mse_loss,
+    F.binary_cross_entropy_with_logits,
+    torch.exp,
+    torch.Tensor.exp,
+    torch.log,
+    torch.Tensor.log,
+    torch.rsqrt,
+    torch.Tensor.rsqrt,
+    torch.pow,
+    torch.Tensor.pow,
+    torch.Tensor.__pow__,
+    torch.logsumexp,
+    torch.Tensor.logsumexp,
+    F.softplus,
+}
 """Computed in float32 (AT_FORALL_FP32 and its neighbours)."""
 
 
@@ -61,7 +98,9 @@ class Autocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in LOWER and any(t.is_meta for t in tensors_in((*args, *kwargs.values()))):  # what has data alone is computed as it is: positions
+        if func in LOWER and any(
+            t.is_meta for t in tensors_in((*args, *kwargs.values()))
+        ):  # what has data alone is computed as it is: positions
             args, kwargs = tree_map(self.lower, (args, kwargs))
         elif func in FP32:
             args, kwargs = _floats((args, kwargs), torch.float32)
@@ -83,6 +122,10 @@ class Autocast(TorchFunctionMode):
 
 def _floats(tree: Any, dtype: torch.dtype) -> Any:
     def one(x: Any) -> Any:
-        return x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dtype in (torch.bfloat16, torch.float16) else x
+        return (
+            x.to(dtype)
+            if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dtype in (torch.bfloat16, torch.float16)
+            else x
+        )
 
     return tree_map(one, tree)

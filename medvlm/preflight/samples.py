@@ -77,7 +77,13 @@ def _of_shards(where: Path | str, card: Card, fold: int | None) -> Look:
         if len(samples) >= COUNT or read > MAX_BYTES:
             break
     tars = sorted(Path(where).glob("*.tar")) if Path(where).is_dir() else []
-    return Look(tuple(samples), len(view), sum(t.stat().st_size for t in tars) or None, f"{len(samples)} of {len(view):,} samples looked at, in shards", True)
+    return Look(
+        tuple(samples),
+        len(view),
+        sum(t.stat().st_size for t in tars) or None,
+        f"{len(samples)} of {len(view):,} samples looked at, in shards",
+        True,
+    )
 
 
 def _of_archive(card: Card, root: Path | None) -> Look:
@@ -87,7 +93,13 @@ def _of_archive(card: Card, root: Path | None) -> Look:
     share = 1 - 1 / card.splits.folds if card.splits.folds else card.splits.ratios.get("train", 0.0)
     count = round(total * share) if total and card.splits.by != "column" else None
     of = f" of about {total:,}" if total else ""
-    return Look(samples, count, None, f"{len(samples)}{of} samples looked at, {'in the archive' if root else 'as they are generated'}; not packed yet", True)
+    return Look(
+        samples,
+        count,
+        None,
+        f"{len(samples)}{of} samples looked at, {'in the archive' if root else 'as they are generated'}; not packed yet",
+        True,
+    )
 
 
 def archived(card: Card, root: Path | None, count: int) -> list[RawSample]:
@@ -119,4 +131,8 @@ def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
 def _questions(words: dict[str, str]) -> Iterator[Question]:
     for task in get_args(Task):
         answers = {"choice": "yes", "count": "2", "report": words["report"], "boxes": words["question"]}
-        yield Question(words["question"], Truth(task, answers.get(task, words["answer"]), ("yes", "no"), count=2 if task == "count" else None), task)
+        yield Question(
+            words["question"],
+            Truth(task, answers.get(task, words["answer"]), ("yes", "no"), count=2 if task == "count" else None),
+            task,
+        )

@@ -12,13 +12,38 @@ WIDTH, HEADS, LAYERS, GRID = 96, 4, 2, 12
 VOLUME = 64
 """Slices, rows and columns: twice what a CNN of timm reduces to one."""
 SIZES = {
-    "hidden_size": WIDTH, "embed_dim": WIDTH, "n_embd": WIDTH, "d_model": WIDTH, "intermediate_size": 2 * WIDTH, "ffn_dim": 2 * WIDTH, "n_inner": 2 * WIDTH,
-    "num_attention_heads": HEADS, "n_head": HEADS, "num_heads": HEADS, "num_key_value_heads": 2, "head_dim": WIDTH // HEADS, "projection_dim": WIDTH,
-    "num_hidden_layers": LAYERS, "n_layer": LAYERS, "depth": LAYERS, "query_pre_attn_scalar": WIDTH // HEADS, "width": WIDTH, "heads": HEADS, "layers": LAYERS,
-}  # fmt: skip
+    "hidden_size": WIDTH,
+    "embed_dim": WIDTH,
+    "n_embd": WIDTH,
+    "d_model": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "ffn_dim": 2 * WIDTH,
+    "n_inner": 2 * WIDTH,
+    "num_attention_heads": HEADS,
+    "n_head": HEADS,
+    "num_heads": HEADS,
+    "num_key_value_heads": 2,
+    "head_dim": WIDTH // HEADS,
+    "projection_dim": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "n_layer": LAYERS,
+    "depth": LAYERS,
+    "query_pre_attn_scalar": WIDTH // HEADS,
+    "width": WIDTH,
+    "heads": HEADS,
+    "layers": LAYERS,
+}
 """Key of a config -> its value in a small model; keys that a config does not have stay away."""
 DEPTHS = ("num_hidden_layers", "n_layer", "depth", "layers", "attention_window")
-DROPPED = ("vocab_size", "layer_types", "pad_token_id", "bos_token_id", "eos_token_id", "max_window_layers", "tie_word_embeddings")
+DROPPED = (
+    "vocab_size",
+    "layer_types",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "max_window_layers",
+    "tie_word_embeddings",
+)
 """The tokenizer of the small model decides, or its size does."""
 
 
@@ -58,7 +83,11 @@ def small_encoder(config: Any) -> Any:
         elif key in ("width", "layers", "heads") and isinstance(inner, int):
             update[key] = min(inner, SIZES[key])
     if "layer" in fields and config.layer is not None and not isinstance(config.layer, str):
-        update["layer"] = max(config.layer, -LAYERS) if isinstance(config.layer, int) else tuple(max(n, -LAYERS) for n in config.layer)
+        update["layer"] = (
+            max(config.layer, -LAYERS)
+            if isinstance(config.layer, int)
+            else tuple(max(n, -LAYERS) for n in config.layer)
+        )
     if getattr(config, "connector", None) is not None:
         update["connector"] = small_connector(config.connector)
     if getattr(config, "config", None):
@@ -67,13 +96,19 @@ def small_encoder(config: Any) -> Any:
     if "net" in fields and "args" in fields:
         update |= {"pretrained": False, "weights": "", "args": {**config.args, **_small_net(config.net, config.args)}}
     if config.kind == "inflated":  # its layers stay as they are
-        update["preprocess"] = config.preprocess.model_copy(update={"size": tuple(min(side, VOLUME) for side in config.preprocess.size)})
+        update["preprocess"] = config.preprocess.model_copy(
+            update={"size": tuple(min(side, VOLUME) for side in config.preprocess.size)}
+        )
     return config.model_copy(update={key: value for key, value in update.items() if key in fields})
 
 
 def small_connector(config: Any) -> Any:
     """A connector of the same kind, for a small encoder."""
-    sizes = {key: min(getattr(config, key), SIZES[key]) for key in ("width", "layers", "heads") if key in type(config).model_fields}
+    sizes = {
+        key: min(getattr(config, key), SIZES[key])
+        for key in ("width", "layers", "heads")
+        if key in type(config).model_fields
+    }
     if "to" in type(config).model_fields:
         sizes["to"] = tuple(min(side, GRID) for side in config.to)
     return config.model_copy(update=sizes)
@@ -81,7 +116,11 @@ def small_connector(config: Any) -> Any:
 
 def small_part(config: Any, deep: bool = False) -> Any:
     """A language model or text tower of the same class, with the tokenizer that is made for the run."""
-    return config.model_copy(update={"config": shrunk(config.config, deep)}) if config is not None and getattr(config, "config", None) else config
+    return (
+        config.model_copy(update={"config": shrunk(config.config, deep)})
+        if config is not None and getattr(config, "config", None)
+        else config
+    )
 
 
 def _image(config: Any, small: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,9 +37,13 @@ class Step:
 
 
 def simulate(
-    model: nn.Module, run: Callable[[Any], torch.Tensor], optimizer: Callable[[], torch.optim.Optimizer], part_of: Callable[[str], str], precision: str,
+    model: nn.Module,
+    run: Callable[[Any], torch.Tensor],
+    optimizer: Callable[[], torch.optim.Optimizer],
+    part_of: Callable[[str], str],
+    precision: str,
     eight_bit: bool = False,
-) -> Step:  # fmt: skip
+) -> Step:
     """model: on the meta device, in the precision it is trained in. run: gives the loss of one micro-batch, called with what stands for the
     wrapped model. optimizer: makes it, over the model as it then is. part_of: parameter -> encoders.film, language, ... eight_bit: whether
     its moments are kept in 8 bits.
@@ -50,7 +54,9 @@ def simulate(
 
     def at(deeper: str = "") -> dict[str, float]:
         with _shallow(stacks, {name: SHALLOW + (name == deeper) for name in stacks}):
-            return _measure(model, run, optimizer, part_of, precision, [s for s in stacks.values() if len(s)], eight_bit)
+            return _measure(
+                model, run, optimizer, part_of, precision, [s for s in stacks.values() if len(s)], eight_bit
+            )
 
     try:
         base = at()
@@ -100,11 +106,18 @@ def stacks_of(model: nn.Module) -> dict[str, Any]:
     """Lists of layers of one class and shape, outermost first, by name; what is shorter than three is no stack."""
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
-        if any(name.startswith(f"{outer}.") for outer in found) or not isinstance(module, nn.ModuleList | nn.Sequential):
+        if any(name.startswith(f"{outer}.") for outer in found) or not isinstance(
+            module, nn.ModuleList | nn.Sequential
+        ):
             continue
         children = list(module)
         shapes = [[(n, p.shape, p.requires_grad) for n, p in child.named_parameters()] for child in children]
-        if len(children) > SHALLOW and shapes[0] and all(s == shapes[0] for s in shapes) and len({type(c) for c in children}) == 1:
+        if (
+            len(children) > SHALLOW
+            and shapes[0]
+            and all(s == shapes[0] for s in shapes)
+            and len({type(c) for c in children}) == 1
+        ):
             found[name] = module
     return found
 
@@ -124,9 +137,14 @@ def _shallow(stacks: Mapping[str, Any], depths: Mapping[str, int]) -> Iterator[N
 
 
 def _measure(
-    model: nn.Module, run: Callable[[Any], torch.Tensor], optimizer: Callable[[], torch.optim.Optimizer], part_of: Callable[[str], str], precision: str,
-    stacks: Sequence[Any], eight_bit: bool,
-) -> dict[str, float]:  # fmt: skip
+    model: nn.Module,
+    run: Callable[[Any], torch.Tensor],
+    optimizer: Callable[[], torch.optim.Optimizer],
+    part_of: Callable[[str], str],
+    precision: str,
+    stacks: Sequence[Any],
+    eight_bit: bool,
+) -> dict[str, float]:
     """Every figure of one run, flat: `peak|SECTION|PART`, `held|PART`, `flops`, `forward_flops`, and of each stack that ran `input|STACK`
     (bytes), `layer|STACK` (operations of a layer's forward pass), `trained|STACK` (whether gradients go through it)."""
     ledger, figures = Ledger(model), dict[str, float]()
@@ -139,7 +157,9 @@ def _measure(
         for number, stack in enumerate(stacks):
             _mark(ledger, hooks, stack, number, figures, names[id(stack)])
         for parameter in trained:
-            hooks.callback(parameter.register_post_accumulate_grad_hook(lambda p: ledger.label(p.grad, "gradients")).remove)
+            hooks.callback(
+                parameter.register_post_accumulate_grad_hook(lambda p: ledger.label(p.grad, "gradients")).remove
+            )
         made = optimizer()
         with ledger:
             ledger.section("forward")
@@ -155,7 +175,12 @@ def _measure(
         for parts in ledger.peaks.values():  # from the second step on they are there all the time
             parts["optimiser"] = states
         figures["held|optimiser"] = states
-        figures |= {f"peak|{section}|{part}": size for section, parts in ledger.peaks.items() if section not in ("", BETWEEN) for part, size in parts.items()}
+        figures |= {
+            f"peak|{section}|{part}": size
+            for section, parts in ledger.peaks.items()
+            if section not in ("", BETWEEN)
+            for part, size in parts.items()
+        }
     return figures
 
 
@@ -205,7 +230,9 @@ def _step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], ledger:
     if type(optimizer) is torch.optim.AdamW:  # on a GPU one kernel does it, with nothing beside the moments
         for parameter in trained:
             if parameter.grad is not None:
-                optimizer.state[parameter] |= {moment: _moment(parameter, eight_bit) for moment in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] |= {
+                    moment: _moment(parameter, eight_bit) for moment in ("exp_avg", "exp_avg_sq")
+                }
     else:
         for group in optimizer.param_groups:
             group["foreach"] = True  # as on a GPU

@@ -25,7 +25,24 @@ from medvlm.recipe import LoadedRecipe
 from medvlm.sources import form_of, packed_at, salted
 
 PER_SPLIT = 12
-WORDS = ("clear", "opacity", "left", "right", "upper", "lower", "zone", "effusion", "nodule", "normal", "heart", "lung", "small", "large", "no", "seen")
+WORDS = (
+    "clear",
+    "opacity",
+    "left",
+    "right",
+    "upper",
+    "lower",
+    "zone",
+    "effusion",
+    "nodule",
+    "normal",
+    "heart",
+    "lung",
+    "small",
+    "large",
+    "no",
+    "seen",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,12 @@ def _one(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes: Mappin
         if source.shards or Path(where).is_dir():
             return _written(folder, splits, _of_shards(where, card, source.fold, need), "its shards")
         if source.root or card.access == "generated":
-            return _written(folder, splits, _of_archive(card, Path(source.root).expanduser() if source.root else None, need), "its archive" if source.root else "its generator")
+            return _written(
+                folder,
+                splits,
+                _of_archive(card, Path(source.root).expanduser() if source.root else None, need),
+                "its archive" if source.root else "its generator",
+            )
     except (DataError, ImportError, OSError) as reason:
         if source.shards or source.root:
             raise
@@ -64,7 +86,9 @@ def _one(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes: Mappin
     return replace(made, how=f"made up, with the card's media and every task: {why}", is_real=False)
 
 
-def _written(folder: Path, splits: list[str], samples: Iterator[tuple[Sample, Mapping[str, bytes]]], where: str) -> Made:
+def _written(
+    folder: Path, splits: list[str], samples: Iterator[tuple[Sample, Mapping[str, bytes]]], where: str
+) -> Made:
     """Dealt into the splits in turn: so few would leave some of them empty."""
     writers = {split: ShardWriter(folder, split) for split in splits}
     count = 0
@@ -78,7 +102,9 @@ def _written(folder: Path, splits: list[str], samples: Iterator[tuple[Sample, Ma
     return Made(folder, f"{count} samples of {where}", True)
 
 
-def _of_shards(where: Path | str, card: Card, fold: int | None, need: int) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
+def _of_shards(
+    where: Path | str, card: Card, fold: int | None, need: int
+) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
     shards = open_shards(where, form=form_of(card))
     view = SourceView(shards, splits_of(shards, "train", fold))
     yield from (view.read(i) for i in range(0, len(view), max(1, len(view) // need)))
@@ -97,12 +123,17 @@ def _prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]] | N
         return None  # packing counts it; here the next one will do
 
 
-def _made_up(loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
+def _made_up(
+    loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]
+) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
     """Media of noise, texts of a few words; the kinds and how many of a study are those that the reader of the card names, and
     the groups those that the recipe asks for, each of four values."""
     card, recipe = loaded.cards[name], loaded.recipe
     held = recipe.data[name].hold_out
-    groups = {*([held.by] if held else []), *(stage.sampling.balance[name] for stage in recipe.stages if name in stage.sampling.balance)} - {*KINDS_OF_GROUPS}
+    groups = {
+        *([held.by] if held else []),
+        *(stage.sampling.balance[name] for stage in recipe.stages if name in stage.sampling.balance),
+    } - {*KINDS_OF_GROUPS}
     kinds = [medium.kind for medium in getattr(card.reader, "media", ()) if hasattr(medium, "kind")]
     for i in range(need):
         rng = np.random.default_rng([loaded.recipe.seed, i])
@@ -114,7 +145,19 @@ def _made_up(loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]
             files[medium.member] = data
         report = " ".join(rng.choice(WORDS, 12))
         size = media[0].size[-2:] if media else (0, 0)
-        yield Sample(f"made{i:04d}", name, "train", tuple(media), report, str(rng.choice(WORDS)), tuple(_questions(rng, report, size)), groups=dict.fromkeys(groups, WORDS[i % 4])), files
+        yield (
+            Sample(
+                f"made{i:04d}",
+                name,
+                "train",
+                tuple(media),
+                report,
+                str(rng.choice(WORDS)),
+                tuple(_questions(rng, report, size)),
+                groups=dict.fromkeys(groups, WORDS[i % 4]),
+            ),
+            files,
+        )
 
 
 def _medium(kind: str, number: int, axes: int, rng: Any) -> tuple[Medium, bytes]:
@@ -137,9 +180,16 @@ def _truth(task: Task, rng: Any, report: str, size: tuple[int, ...]) -> Truth:
     number = int(rng.integers(4))
     made = {
         "choice": Truth("choice", str(rng.choice(["yes", "no"])), ("yes", "no")),
-        "count": Truth("count", str(number), count=number, boxes=tuple(_box(i, size) for i in range(number)) if all(size) else (), label="nodule"),
-        "boxes": Truth("boxes", BOXES_SLOT, boxes=(_box(number, size),), label="nodule"), "report": Truth("report", report),
-    }  # fmt: skip
+        "count": Truth(
+            "count",
+            str(number),
+            count=number,
+            boxes=tuple(_box(i, size) for i in range(number)) if all(size) else (),
+            label="nodule",
+        ),
+        "boxes": Truth("boxes", BOXES_SLOT, boxes=(_box(number, size),), label="nodule"),
+        "report": Truth("report", report),
+    }
     return made.get(task) or Truth(task, str(rng.choice(WORDS)))
 
 

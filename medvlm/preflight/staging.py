@@ -65,8 +65,18 @@ class About:
 
 def tokenizer_of(recipe: Recipe, looks: Mapping[str, Look]) -> Any:
     """A small one, trained from the samples that were looked at."""
-    texts = [t for look in looks.values() for s in look.samples for t in (s.report, *(x for q in s.questions for x in (q.text, q.truth.answer))) if t]
-    sizes = [part.vocabulary for part in (recipe.model.language, *(getattr(s, "text", None) for s in recipe.stages)) if part is not None]
+    texts = [
+        t
+        for look in looks.values()
+        for s in look.samples
+        for t in (s.report, *(x for q in s.questions for x in (q.text, q.truth.answer)))
+        if t
+    ]
+    sizes = [
+        part.vocabulary
+        for part in (recipe.model.language, *(getattr(s, "text", None) for s in recipe.stages))
+        if part is not None
+    ]
     return train_tokenizer(texts or ["no text"], max(sizes, default=512), IMAGE)
 
 
@@ -109,10 +119,14 @@ def optimizer_of(stage: Any, config: StageConfig) -> torch.optim.Optimizer:
 def adapters_of(recipe: Recipe, number: int) -> Lora | None:
     """Those that the stage puts in, or finds in the weights it starts from; a dual encoder between hands them on."""
     own: Lora | None = recipe.stages[number].lora
-    return own or next((found for j in starts_from(recipe, number) if (found := adapters_of(recipe, j)) is not None), None)
+    return own or next(
+        (found for j in starts_from(recipe, number) if (found := adapters_of(recipe, j)) is not None), None
+    )
 
 
-def stage_on_meta(recipe: Recipe, number: int, tokenizer: Any, knows_words: bool, world: int, model: Ready | None = None) -> Any:
+def stage_on_meta(
+    recipe: Recipe, number: int, tokenizer: Any, knows_words: bool, world: int, model: Ready | None = None
+) -> Any:
     """recipe: described (see known.described). model: a ready one. Raises RecipeError for what its `trains` and adapters do not find in the model."""
     config, encoders = recipe.stages[number], recipe.model.encoders
     lora = adapters_of(recipe, number) if component("stages", config.kind).MAKES == "vlm" else None
@@ -124,9 +138,17 @@ def stage_on_meta(recipe: Recipe, number: int, tokenizer: Any, knows_words: bool
         processor = model.prepare.processor
         made = {"tokenizer": processor.tokenizer, "image_token": processor.soft, "pretrained": str(model.folder)}
     setup = Setup(
-        seed=recipe.seed, encoders=encoders, language=language, prepare=model.prepare if model else _prepare(recipe, tokenizer, knows_words),
-        open_source=lambda *_: None, augments={}, engine=_alone(world), workers=0, quarantine=lambda *_: None, **made,  # type: ignore[arg-type,return-value]
-    )  # fmt: skip
+        seed=recipe.seed,
+        encoders=encoders,
+        language=language,
+        prepare=model.prepare if model else _prepare(recipe, tokenizer, knows_words),
+        open_source=lambda *_: None,
+        augments={},
+        engine=_alone(world),
+        workers=0,
+        quarantine=lambda *_: None,
+        **made,  # type: ignore[arg-type,return-value]
+    )
     with torch.device("meta"):
         stage = component("stages", config.kind).build(config, setup)
     if hasattr(stage, "tokenizer"):
@@ -157,7 +179,9 @@ def items_of(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tupl
     made: dict[str, list[Any]] = {}
     for source in config.mix:
         samples = looks[source].samples
-        for i, sample in enumerate(samples[:: max(1, len(samples) // LOOKED_AT)] if stage.setup.pretrained else samples):
+        for i, sample in enumerate(
+            samples[:: max(1, len(samples) // LOOKED_AT)] if stage.setup.pretrained else samples
+        ):
             try:
                 shown, files = pictured(sample) if stage.setup.pretrained else (sample, _Nothing())
                 item = stage.prepare_sample(shown, files, 0, i)
@@ -219,8 +243,11 @@ class _Blank:
 def _alone(world: int) -> Any:
     """What a loss asks of an engine, with the features of all ranks where it gathers them."""
     return SimpleNamespace(
-        rank=0, world=world, device=torch.device("cpu"), is_first=True, is_sharded=False,
-        gather=lambda x: x if world == 1 else torch.cat([x, *[x.detach()] * (world - 1)]), total=lambda values: [float(v) for v in values],
-    )  # fmt: skip
-
-
+        rank=0,
+        world=world,
+        device=torch.device("cpu"),
+        is_first=True,
+        is_sharded=False,
+        gather=lambda x: x if world == 1 else torch.cat([x, *[x.detach()] * (world - 1)]),
+        total=lambda values: [float(v) for v in values],
+    )

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 
 from medvlm.preflight.plan import Plan, StagePlan
 
-COLUMNS = ("weights", "gradients", "optimiser", "vision", "language", "text", "logits", "copies", "work", "buffers", "total")
+COLUMNS = (
+    "weights",
+    "gradients",
+    "optimiser",
+    "vision",
+    "language",
+    "text",
+    "logits",
+    "copies",
+    "work",
+    "buffers",
+    "total",
+)
 
 
 def table(plan: Plan) -> str:
@@ -23,7 +35,9 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield from _stage(stage, plan)
     yield ""
     checkpoints = sum(s.checkpoint * s.checkpoints for s in plan.stages)
-    yield f"disk: checkpoints {_bytes(checkpoints)}" + (f", shards {_bytes(plan.shards)}" if plan.shards else ", shards not checked")
+    yield f"disk: checkpoints {_bytes(checkpoints)}" + (
+        f", shards {_bytes(plan.shards)}" if plan.shards else ", shards not checked"
+    )
     if all(s.seconds is not None for s in plan.stages):
         yield f"time: {_time(sum((s.seconds or 0) * s.steps for s in plan.stages))} at {plan.mfu:.0%} of the peak, without reading, validation and saving"
     for line in plan.not_checked:
@@ -48,9 +62,17 @@ def _stage(stage: StagePlan, plan: Plan) -> Iterator[str]:
         mark = ">" if name == stage.chosen else " "
         yield f" {mark}{name:<20}" + "".join(f"{parts.get(c, 0.0):>11.2f}" for c in shown)
     step = f"  {stage.flops / 1e12:,.1f} TFLOP a step"
-    yield step + (f", {stage.seconds:.2f} s; {_time(stage.seconds * stage.steps)} for all steps" if stage.seconds is not None else "")
+    yield step + (
+        f", {stage.seconds:.2f} s; {_time(stage.seconds * stage.steps)} for all steps"
+        if stage.seconds is not None
+        else ""
+    )
     if stage.fits is not None:
-        yield f"  fits: {stage.memory[stage.chosen]['total']:.1f} GiB" if stage.fits else f"  DOES NOT FIT: {stage.remedy}"
+        yield (
+            f"  fits: {stage.memory[stage.chosen]['total']:.1f} GiB"
+            if stage.fits
+            else f"  DOES NOT FIT: {stage.remedy}"
+        )
 
 
 def _count(number: int) -> str:
@@ -62,4 +84,10 @@ def _bytes(size: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 3600
+        else f"{seconds / 60:.1f} min"
+        if seconds >= 60
+        else f"{seconds:.1f} s"
+    )

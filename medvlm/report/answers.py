@@ -41,7 +41,12 @@ def gallery_section(answers: list[Record], folder: Path) -> Section | None:
     about = f"The first images{of} in the evaluation, {len(cards)} in all, not chosen by their answers. Each is drawn as the model was given it."
     boxed = any((a.get("truth") or {}).get("boxes") or _predicted(a) for _, asked in cards.values() for a in asked)
     legend = box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
-    only = tag("label", tag("input", type="checkbox", id="only-wrong"), " show only answers that are not right", class_="filter")
+    only = tag(
+        "label",
+        tag("input", type="checkbox", id="only-wrong"),
+        " show only answers that are not right",
+        class_="filter",
+    )
     gallery = tag("div", *(_card(png, asked) for png, asked in cards.values()), class_="gallery")
     return section("Answers", "answers", legend, only, gallery, about=about)
 
@@ -107,11 +112,26 @@ def _question(answer: Record) -> Html:
     truth = answer.get("truth") or {}
     rewards = {str(n): v for n, v in (answer.get("rewards") or {}).items() if isinstance(v, int | float)}
     chips = (tag("span", f"{n} {numbers.value(v)}", class_="chip") for n, v in rewards.items())
-    other = [x for n, words in WITHOUT.items() if answer.get(n) is not None for x in (tag("dt", n, title=words), tag("dd", _cut(answer[n])))]
-    pairs = [tag("dt", "answer"), tag("dd", _cut(answer.get("answer"))), tag("dt", "truth"), tag("dd", _cut(_truth_text(truth)))]
+    other = [
+        x
+        for n, words in WITHOUT.items()
+        if answer.get(n) is not None
+        for x in (tag("dt", n, title=words), tag("dd", _cut(answer[n])))
+    ]
+    pairs = [
+        tag("dt", "answer"),
+        tag("dd", _cut(answer.get("answer"))),
+        tag("dt", "truth"),
+        tag("dd", _cut(_truth_text(truth))),
+    ]
     return tag(
         "div",
-        tag("p", tag("span", _verdict(answer), class_="verdicts"), tag("strong", str(answer.get("question", ""))), class_="q"),
+        tag(
+            "p",
+            tag("span", _verdict(answer), class_="verdicts"),
+            tag("strong", str(answer.get("question", ""))),
+            class_="q",
+        ),
         tag("dl", *pairs),
         tag("p", tag("span", "reward ", class_="muted small"), *chips, class_="rewards") if rewards else None,
         tag("details", tag("summary", "answers without this image"), tag("dl", *other)) if other else None,
@@ -144,5 +164,7 @@ def _cut(value: object) -> Html:
         return tag("span", "empty", class_="muted")
     children: list[Child] = [tag("bdi", written[:LONG])]
     if len(written) > LONG:
-        children.append(tag("span", f" \N{HORIZONTAL ELLIPSIS} and {len(written) - LONG:,} more characters", class_="muted"))
+        children.append(
+            tag("span", f" \N{HORIZONTAL ELLIPSIS} and {len(written) - LONG:,} more characters", class_="muted")
+        )
     return join(children)

@@ -8,7 +8,13 @@ from medvlm.report import numbers
 from medvlm.report.markup import Child, Html, tag
 from medvlm.report.scales import Axis, axis_over
 
-SHAPES = ("M-4.5 4L0 -4.5L4.5 4Z", "M-3.8 -3.8H3.8V3.8H-3.8Z", "M0 -5.2L5.2 0L0 5.2L-5.2 0Z", "M-4.5 -4L0 4.5L4.5 -4Z", "M-4.2 0A4.2 4.2 0 1 0 4.2 0A4.2 4.2 0 1 0 -4.2 0Z")
+SHAPES = (
+    "M-4.5 4L0 -4.5L4.5 4Z",
+    "M-3.8 -3.8H3.8V3.8H-3.8Z",
+    "M0 -5.2L5.2 0L0 5.2L-5.2 0Z",
+    "M-4.5 -4L0 4.5L4.5 -4Z",
+    "M-4.2 0A4.2 4.2 0 1 0 4.2 0A4.2 4.2 0 1 0 -4.2 0Z",
+)
 """Outlines around (0, 0): baselines are told apart by shape, not by colour."""
 HEIGHT = 36
 
@@ -18,7 +24,9 @@ def shape_of(name: str, names: Sequence[str]) -> Html:
     return tag("path", d=SHAPES[list(names).index(name) % len(SHAPES)], class_="mark")
 
 
-def bar(value: float, ci: Sequence[float] | None, baselines: Mapping[str, float], names: Sequence[str], axis: Axis) -> Html:
+def bar(
+    value: float, ci: Sequence[float] | None, baselines: Mapping[str, float], names: Sequence[str], axis: Axis
+) -> Html:
     """A bar from zero with a whisker, and a tick with an outline for each baseline.
 
     axis: in percent of the width. names: all baselines of the page, so that each keeps its outline. Coordinates are
@@ -26,7 +34,17 @@ def bar(value: float, ci: Sequence[float] | None, baselines: Mapping[str, float]
     """
     parts = [tag("line", x1=_pc(axis, t), x2=_pc(axis, t), y1=0, y2=HEIGHT, class_="grid") for t in axis.ticks()]
     zero, end = axis.at(0), axis.at(value)
-    parts.append(tag("rect", x=f"{min(zero, end):.2f}%", width=f"{abs(end - zero):.2f}%", y=10, height=16, rx=2, class_="bar-fill"))
+    parts.append(
+        tag(
+            "rect",
+            x=f"{min(zero, end):.2f}%",
+            width=f"{abs(end - zero):.2f}%",
+            y=10,
+            height=16,
+            rx=2,
+            class_="bar-fill",
+        )
+    )
     if ci:
         low, high = _pc(axis, ci[0]), _pc(axis, ci[1])
         parts.append(tag("line", x1=low, x2=high, y1=18, y2=18, class_="whisker"))
@@ -37,8 +55,19 @@ def bar(value: float, ci: Sequence[float] | None, baselines: Mapping[str, float]
         # Baselines often coincide (a blind model answers the majority): each outline has a height of its own.
         y = HEIGHT * (i + 0.5) / len(shown)
         parts.append(tag("line", x1=x, x2=x, y1=1, y2=HEIGHT - 1, class_="base"))
-        parts.append(tag("svg", tag("title", f"{name} {numbers.value(baselines[name])}"), shape_of(name, names), x=x, y=y, class_="mark"))
-    spoken = f"{numbers.value(value)} ({numbers.interval(ci)})" + "".join(f", {n} {numbers.value(baselines[n])}" for n in shown)
+        parts.append(
+            tag(
+                "svg",
+                tag("title", f"{name} {numbers.value(baselines[name])}"),
+                shape_of(name, names),
+                x=x,
+                y=y,
+                class_="mark",
+            )
+        )
+    spoken = f"{numbers.value(value)} ({numbers.interval(ci)})" + "".join(
+        f", {n} {numbers.value(baselines[n])}" for n in shown
+    )
     return tag("svg", *parts, class_="bar", height=HEIGHT, role="img", aria_label=spoken)
 
 
@@ -75,7 +104,13 @@ def shares(counts: Mapping[str, int], most: int = 6) -> Html:
 
 def _share(label: Child, n: int, total: int) -> Html:
     fill = tag("i", style=f"width:{100 * n / total:.1f}%")
-    return tag("div", tag("span", label), fill, tag("span", f"{n:,} \N{MIDDLE DOT} {100 * n / total:.0f} %", class_="num"), class_="share")
+    return tag(
+        "div",
+        tag("span", label),
+        fill,
+        tag("span", f"{n:,} \N{MIDDLE DOT} {100 * n / total:.0f} %", class_="num"),
+        class_="share",
+    )
 
 
 def _pc(axis: Axis, value: float) -> str:

@@ -36,7 +36,11 @@ def curve(title: str, series: list[Series], height: int = 200, x_max: float | No
     finite = [Series(s.name, [p for p in s.points if math.isfinite(p[1])], s.marks) for s in series]
     drawn = [s for s in finite if s.points]
     lost = sum(len(a.points) - len(b.points) for a, b in zip(series, finite, strict=True))
-    lost_note = tag("p", f"{lost} {'value' if lost == 1 else 'values'} not finite, not drawn", class_="warn small") if lost else None
+    lost_note = (
+        tag("p", f"{lost} {'value' if lost == 1 else 'values'} not finite, not drawn", class_="warn small")
+        if lost
+        else None
+    )
     values = [y for s in drawn for _, y in s.points]
     log = bool(values) and wants_log(values)
     name = tag("span", tag("strong", title), tag("span", " log scale", class_="muted") if log else None)
@@ -66,7 +70,15 @@ def _frame(x: Axis, y: Axis, height: int) -> Html:
         parts.append(tag("line", x1=at, x2=at, y1=height - BOTTOM, y2=height - BOTTOM + 4, class_="axis"))
         # The last label ends at the edge instead of crossing it.
         anchor = "end" if at > WIDTH - RIGHT - 12 else "middle"
-        parts.append(tag("text", numbers.tick(value), x=min(at, WIDTH - 2.0) if anchor == "middle" else WIDTH - 2, y=height - 6, text_anchor=anchor))
+        parts.append(
+            tag(
+                "text",
+                numbers.tick(value),
+                x=min(at, WIDTH - 2.0) if anchor == "middle" else WIDTH - 2,
+                y=height - 6,
+                text_anchor=anchor,
+            )
+        )
     parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=height - BOTTOM, y2=height - BOTTOM, class_="axis"))
     return join(parts)
 
@@ -75,7 +87,16 @@ def _line(series: Series, index: int, x: Axis, y: Axis) -> Html:
     points = thin(series.points)
     colour = f"s{index % 6}"
     if series.marks:
-        dots = (tag("circle", tag("title", f"{series.name}, step {a:g}: {numbers.reading(b)}"), cx=x.at(a), cy=y.at(b), r=3.2) for a, b in points)
+        dots = (
+            tag(
+                "circle",
+                tag("title", f"{series.name}, step {a:g}: {numbers.reading(b)}"),
+                cx=x.at(a),
+                cy=y.at(b),
+                r=3.2,
+            )
+            for a, b in points
+        )
         return tag("g", _polyline(points, x, y, "joined"), *dots, class_=f"{colour} marks")
     if len(points) < 60:
         return tag("g", _polyline(points, x, y, "line"), _lone(points, x, y), class_=colour)
@@ -132,7 +153,17 @@ def _hovers(series: list[Series], x: Axis, height: int) -> Html:
     for (step, _), after in zip(picked, [*picked[1:], (longest[-1][0] if longest else 0, 0.0)], strict=True):
         read = [f"{name} {numbers.reading(values[step])}" for name, values in at.items() if step in values]
         band = tag("title", f"step {step:g}: " + ", ".join(read))
-        bands.append(tag("rect", band, x=x.at(step), y=TOP, width=max(1.0, x.at(after[0]) - x.at(step)), height=height - TOP - BOTTOM, class_="hover"))
+        bands.append(
+            tag(
+                "rect",
+                band,
+                x=x.at(step),
+                y=TOP,
+                width=max(1.0, x.at(after[0]) - x.at(step)),
+                height=height - TOP - BOTTOM,
+                class_="hover",
+            )
+        )
     return join(bands)
 
 
@@ -142,11 +173,28 @@ def _legend(series: list[Series]) -> Html:
     for i, s in enumerate(series):
         line = tag("line", x1=0, x2=18, y1=5, y2=5, class_="joined" if s.marks else "line")
         dot = tag("circle", cx=9, cy=5, r=3.2) if s.marks else None
-        key = tag("svg", tag("g", line, dot, class_=f"s{i % 6}" + (" marks" if s.marks else "")), width=18, height=10, aria_hidden="true")
-        entries.append(tag("span", key if len(series) > 1 else None, s.name if len(series) > 1 else "last", " ", tag("b", numbers.reading(s.points[-1][1]))))
+        key = tag(
+            "svg",
+            tag("g", line, dot, class_=f"s{i % 6}" + (" marks" if s.marks else "")),
+            width=18,
+            height=10,
+            aria_hidden="true",
+        )
+        entries.append(
+            tag(
+                "span",
+                key if len(series) > 1 else None,
+                s.name if len(series) > 1 else "last",
+                " ",
+                tag("b", numbers.reading(s.points[-1][1])),
+            )
+        )
     return tag("span", *entries, class_="legend")
 
 
 def _spoken(title: str, series: list[Series]) -> str:
     parts = [f"{s.name} from {numbers.reading(s.points[0][1])} to {numbers.reading(s.points[-1][1])}" for s in series]
-    return f"{title} over steps {min(s.points[0][0] for s in series):g} to {max(s.points[-1][0] for s in series):g}: " + "; ".join(parts)
+    return (
+        f"{title} over steps {min(s.points[0][0] for s in series):g} to {max(s.points[-1][0] for s in series):g}: "
+        + "; ".join(parts)
+    )

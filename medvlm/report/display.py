@@ -29,7 +29,10 @@ def displayed(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
     """
     pixels = decode(data, name)
     if pixels.ndim == 3 and len(medium.size) == 3:
-        strip, words = _grey(_slices(pixels), medium), f"{SLICES} of {len(pixels)} slices" if len(pixels) > SLICES else "all slices"
+        strip, words = (
+            _grey(_slices(pixels), medium),
+            f"{SLICES} of {len(pixels)} slices" if len(pixels) > SLICES else "all slices",
+        )
         return _png(strip[0], WIDEST * 2), ", ".join(filter(None, [words, strip[1]]))
     grey, words = _grey(pixels, medium)
     return _png(grey, WIDEST), words
@@ -52,7 +55,10 @@ def _grey(pixels: np.ndarray, medium: Medium) -> tuple[np.ndarray, str]:
     if pixels.dtype == np.uint8:
         return pixels, ""
     if medium.unit == "HU":
-        (low, high), words = CT_WINDOW_HU, f"shown from {numbers.tick(CT_WINDOW_HU[0])} to {numbers.tick(CT_WINDOW_HU[1])} HU"
+        (low, high), words = (
+            CT_WINDOW_HU,
+            f"shown from {numbers.tick(CT_WINDOW_HU[0])} to {numbers.tick(CT_WINDOW_HU[1])} HU",
+        )
     else:
         low, high = (float(x) for x in np.percentile(pixels, (1, 99)))
         words = f"shown from its 1st to its 99th percentile ({low:g} to {high:g})"

@@ -33,7 +33,12 @@ def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -
     pooled = np.concatenate(list(drawn.values()))
     low, high = float(pooled.min()), float(pooled.max())
     if low == high:
-        return tag("figure", tag("figcaption", _named(title, unit)), tag("p", f"{numbers.reading(low)} in all {numbers.whole(len(pooled))}", class_="muted small"), class_="curve")
+        return tag(
+            "figure",
+            tag("figcaption", _named(title, unit)),
+            tag("p", f"{numbers.reading(low)} in all {numbers.whole(len(pooled))}", class_="muted small"),
+            class_="curve",
+        )
     inner = tuple(float(x) for x in np.percentile(pooled, (TAIL, 100 - TAIL)))
     cut = (high - low) > 2 * (inner[1] - inner[0]) > 0
     if cut:
@@ -44,7 +49,9 @@ def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -
     x = Axis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
     y = axis_over([0.0, max(float(s.max()) for s in share_of.values())], HEIGHT - BOTTOM, TOP, zero=True, about=3)
     lines = [_outline(edges, share, i, x, y, filled=len(share_of) == 1) for i, share in enumerate(share_of.values())]
-    spoken = f"{title}: " + "; ".join(f"{name or 'all'} from {numbers.reading(v.min())} to {numbers.reading(v.max())}" for name, v in drawn.items())
+    spoken = f"{title}: " + "; ".join(
+        f"{name or 'all'} from {numbers.reading(v.min())} to {numbers.reading(v.max())}" for name, v in drawn.items()
+    )
     picture = tag("svg", _frame(x, y, whole), *lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=spoken)
     name = _named(title, f"{unit}, the middle {100 - 2 * TAIL:g} %".lstrip(", ") if cut else unit)
     return tag("figure", tag("figcaption", name, _legend(drawn)), picture, class_="curve")
@@ -64,7 +71,11 @@ def _edges(low: float, high: float, whole: bool) -> np.ndarray:
 
 
 def _outline(edges: np.ndarray, share: np.ndarray, index: int, x: Axis, y: Axis, filled: bool) -> Html:
-    corners = [(edges[0], 0.0), *((edge, s) for left, right, s in zip(edges, edges[1:], share, strict=False) for edge in (left, right)), (edges[-1], 0.0)]
+    corners = [
+        (edges[0], 0.0),
+        *((edge, s) for left, right, s in zip(edges, edges[1:], share, strict=False) for edge in (left, right)),
+        (edges[-1], 0.0),
+    ]
     points = " ".join(f"{x.at(float(a)):.1f},{y.at(float(b)):.1f}" for a, b in corners)
     area = tag("polygon", points=points, class_="area") if filled else None
     return tag("g", area, tag("polyline", points=points, class_="line"), class_=f"s{index % 6}")
@@ -81,7 +92,9 @@ def _frame(x: Axis, y: Axis, whole: bool) -> Html:
         at = x.at(value)
         anchor = "start" if at < LEFT + 8 else "end" if at > WIDTH - RIGHT - 12 else "middle"
         parts.append(tag("line", x1=at, x2=at, y1=floor, y2=floor + 4, class_="axis"))
-        parts.append(tag("text", numbers.tick(value, max(abs(x.low), abs(x.high))), x=at, y=HEIGHT - 6, text_anchor=anchor))
+        parts.append(
+            tag("text", numbers.tick(value, max(abs(x.low), abs(x.high))), x=at, y=HEIGHT - 6, text_anchor=anchor)
+        )
     parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=floor, y2=floor, class_="axis"))
     return join(parts)
 
@@ -94,5 +107,12 @@ def _legend(drawn: Mapping[str, np.ndarray]) -> Html:
     for i, (name, values) in enumerate(drawn.items()):
         line = tag("g", tag("line", x1=0, x2=18, y1=5, y2=5, class_="line"), class_=f"s{i % 6}")
         key = tag("svg", line, width=18, height=10, aria_hidden="true") if len(drawn) > 1 else None
-        entries.append(tag("span", key, f"{name} median " if len(drawn) > 1 else "median ", tag("b", numbers.reading(float(np.median(values))))))
+        entries.append(
+            tag(
+                "span",
+                key,
+                f"{name} median " if len(drawn) > 1 else "median ",
+                tag("b", numbers.reading(float(np.median(values)))),
+            )
+        )
     return tag("span", *entries, class_="legend")

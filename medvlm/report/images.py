@@ -39,8 +39,14 @@ def picture(png: bytes, alt: str, boxes: Sequence[Drawn] = (), frame: tuple[floa
     if size is None:
         raise ValueError(f"expected a PNG, found {png[:8]!r}")
     width, height = size
-    image = tag("img", src="data:image/png;base64," + base64.b64encode(png).decode(), alt=alt, width=width, height=height)
-    return tag("div", tag("div", image, overlay(boxes, *(frame or size)), class_="canvas"), class_="picture upright" if height > 1.15 * width else "picture")
+    image = tag(
+        "img", src="data:image/png;base64," + base64.b64encode(png).decode(), alt=alt, width=width, height=height
+    )
+    return tag(
+        "div",
+        tag("div", image, overlay(boxes, *(frame or size)), class_="canvas"),
+        class_="picture upright" if height > 1.15 * width else "picture",
+    )
 
 
 def overlay(boxes: Sequence[Drawn], width: float, height: float) -> Html | None:
@@ -53,15 +59,28 @@ def overlay(boxes: Sequence[Drawn], width: float, height: float) -> Html | None:
         at = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
         # Each line has a dark one under it, or it would vanish on bright tissue.
         shapes.append(tag("rect", **at, class_="halo"))
-        shapes.append(tag("rect", tag("title", drawn.title), **at, class_=f"b-{drawn.kind}" if not drawn.kind.isdigit() else f"b{int(drawn.kind) % 6}"))
-    label = f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'} drawn: " + ", ".join(dict.fromkeys(b.title for b in boxes))
-    return tag("svg", *shapes, viewBox=f"0 0 {width:g} {height:g}", preserveAspectRatio="none", role="img", aria_label=label)
+        shapes.append(
+            tag(
+                "rect",
+                tag("title", drawn.title),
+                **at,
+                class_=f"b-{drawn.kind}" if not drawn.kind.isdigit() else f"b{int(drawn.kind) % 6}",
+            )
+        )
+    label = f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'} drawn: " + ", ".join(
+        dict.fromkeys(b.title for b in boxes)
+    )
+    return tag(
+        "svg", *shapes, viewBox=f"0 0 {width:g} {height:g}", preserveAspectRatio="none", role="img", aria_label=label
+    )
 
 
 def box_key(kinds: Sequence[tuple[str, str]]) -> Html:
     """The legend: (kind, label) pairs."""
     keys = []
     for kind, label in kinds:
-        rect = tag("rect", x=3, y=3, width=20, height=10, class_=f"b-{kind}" if not kind.isdigit() else f"b{int(kind) % 6}")
+        rect = tag(
+            "rect", x=3, y=3, width=20, height=10, class_=f"b-{kind}" if not kind.isdigit() else f"b{int(kind) % 6}"
+        )
         keys.append(tag("span", tag("svg", rect, viewBox="0 0 26 16", aria_hidden="true"), label, class_="box-key"))
     return tag("p", join(keys))

@@ -26,7 +26,9 @@ class Section:
     html: Html
 
 
-def write_page(path: Path, *, title: str, eyebrow: str, head: Sequence[Child], sections: Sequence[Section | None]) -> Path:
+def write_page(
+    path: Path, *, title: str, eyebrow: str, head: Sequence[Child], sections: Sequence[Section | None]
+) -> Path:
     """Writes the page whole or not at all. sections: made by `section`; None is left out.
 
     head: what stands under the title, before the table of contents.
@@ -36,7 +38,11 @@ def write_page(path: Path, *, title: str, eyebrow: str, head: Sequence[Child], s
     body = [
         tag("header", tag("p", eyebrow, class_="eyebrow"), tag("h1", title), *head),
         contents,
-        tag("main", *(s.html for s in shown), tag("footer", f"Written by medvlm {__version__}. Everything on this page is in this one file.")),
+        tag(
+            "main",
+            *(s.html for s in shown),
+            tag("footer", f"Written by medvlm {__version__}. Everything on this page is in this one file."),
+        ),
     ]
     document = join(
         [
@@ -71,7 +77,9 @@ def notes(title: str, lines: Sequence[str]) -> Html | None:
     """What is missing or damaged, where nobody can overlook it."""
     if not lines:
         return None
-    return tag("div", tag("strong", title), tag("ul", *(tag("li", line) for line in lines)), class_="notes", role="note")
+    return tag(
+        "div", tag("strong", title), tag("ul", *(tag("li", line) for line in lines)), class_="notes", role="note"
+    )
 
 
 def facts(pairs: Sequence[tuple[str, Child]]) -> Html:
@@ -85,13 +93,21 @@ def tile(title: Child, pairs: Sequence[tuple[str, Child]], *before: Child) -> Ht
     return tag("div", tag("h3", title), *before, tag("dl", *rows), class_="tile")
 
 
-def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Child]], numeric: frozenset[int] | set[int] = frozenset()) -> Html:
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Child]],
+    numeric: frozenset[int] | set[int] = frozenset(),
+) -> Html:
     """The first cell of a row is its header. numeric: columns set flush right. Wider than the screen, it scrolls by itself."""
 
     def kind(i: int) -> str | None:
         return "num" if i in numeric else None
 
     head = tag("tr", *(tag("th", c, scope="col", class_=kind(i)) for i, c in enumerate(columns)))
-    body = (tag("tr", *(tag("td" if i else "th", c, scope=None if i else "row", class_=kind(i)) for i, c in enumerate(row))) for row in rows)
+    body = (
+        tag("tr", *(tag("td" if i else "th", c, scope=None if i else "row", class_=kind(i)) for i, c in enumerate(row)))
+        for row in rows
+    )
     whole = tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", *body))
     return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)

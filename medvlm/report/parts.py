@@ -18,7 +18,9 @@ def parts_table(run: RunRecord) -> Html | None:
     names = list(dict.fromkeys([*described, *parameters]))
     if not names:
         return None
-    rows: list[list[Child]] = [[name, described.get(name), _count(parameters.get(name) or _adapters(run, name))] for name in names]
+    rows: list[list[Child]] = [
+        [name, described.get(name), _count(parameters.get(name) or _adapters(run, name))] for name in names
+    ]
     if len(parameters) > 1:
         rows.append(["all", None, tag("strong", _count(sum(parameters.values())))])
     return table("Parts of the model", ["part", "what it is", "parameters"], rows, {2})

@@ -94,23 +94,38 @@ def read_run(run: RunFolder) -> RunRecord:
     names = [*settings, *(n for n in logs if n not in settings)]
     if not names:
         names = sorted(p.parent.name for p in run.root.glob("*/stage.json"))
-    stages = {n: Stage(settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog())) for n in names}
-    notes += [f"Stage {n} is not finished: step {s.steps:,}{f' of {s.planned:,}' if s.planned else ''}." for n, s in stages.items() if s.log.train and not s.done]
+    stages = {
+        n: Stage(settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog()))
+        for n in names
+    }
+    notes += [
+        f"Stage {n} is not finished: step {s.steps:,}{f' of {s.planned:,}' if s.planned else ''}."
+        for n, s in stages.items()
+        if s.log.train and not s.done
+    ]
     untouched = [n for n, s in stages.items() if not s.done and not s.log.train]
     notes += [f"Not started: {', '.join(untouched)}."] if untouched else []
     status = _json(run.status, {}, notes)
     notes += [STATUS[s].format(status.get("reason") or "an error") for s in STATUS if status.get("status") == s]
-    lineage = _json(run.lineage, {}, notes, "There is no lineage.json: data cards, licence and parameter counts are not shown.")
+    lineage = _json(
+        run.lineage, {}, notes, "There is no lineage.json: data cards, licence and parameter counts are not shown."
+    )
     results = _json(run.results, [], notes, "There is no evaluation yet: nothing here says how good the model is.")
     answers = [a for a in _lines(run.answers, notes) if isinstance(a, dict)]
     if skipped := _lines(run.quarantine, notes):
-        notes.append(f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be read (quarantine.jsonl).")
+        notes.append(
+            f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be read (quarantine.jsonl)."
+        )
     for protocol in _json(run.results.with_name("protocol.json"), [], notes):
         if (protocol.get("shards") or {}).get("limit"):
-            notes.append(f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on {protocol['shards'].get('samples')} samples drawn by the seed, not on all.")
+            notes.append(
+                f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on {protocol['shards'].get('samples')} samples drawn by the seed, not on all."
+            )
     if results and not answers:
         notes.append("The evaluation left no answers: there is no gallery.")
-    return RunRecord(str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes)
+    return RunRecord(
+        str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes
+    )
 
 
 def _recipe(path: Path, notes: list[str]) -> Record:
@@ -137,7 +152,9 @@ def _json(path: Path, empty: Any, notes: list[str], missing: str = "") -> Any:
         notes.append(f"{shown} is damaged and was left out.")
         return empty
     if not isinstance(value, type(empty)):
-        notes.append(f"{shown} holds a {type(value).__name__} where a {type(empty).__name__} was expected; it was left out.")
+        notes.append(
+            f"{shown} holds a {type(value).__name__} where a {type(empty).__name__} was expected; it was left out."
+        )
         return empty
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else value
 
@@ -157,9 +174,13 @@ def _lines(path: Path, notes: list[str]) -> list[Any]:
             bad.append(number)
     if bad and bad[-1] == len(lines):
         bad.pop()
-        notes.append(f"The last line of {path.name} is cut off (the run is writing it, or was stopped); it was left out.")
+        notes.append(
+            f"The last line of {path.name} is cut off (the run is writing it, or was stopped); it was left out."
+        )
     if bad:
-        notes.append(f"{path.name}: {len(bad)} unreadable {'line' if len(bad) == 1 else 'lines'} left out (first: line {bad[0]}).")
+        notes.append(
+            f"{path.name}: {len(bad)} unreadable {'line' if len(bad) == 1 else 'lines'} left out (first: line {bad[0]})."
+        )
     return out
 
 
@@ -191,7 +212,11 @@ def _logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
 
 
 def _put(curves: dict[str, dict[float, float]], name: str, step: int, value: Any) -> None:
-    if isinstance(value, str) and value in ("nan", "inf", "-inf"):  # JSON has no such numbers; the log writes them as text
+    if isinstance(value, str) and value in (
+        "nan",
+        "inf",
+        "-inf",
+    ):  # JSON has no such numbers; the log writes them as text
         value = float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         curves.setdefault(name, {})[step] = float(value)

@@ -15,9 +15,16 @@ from medvlm.report.scales import Axis
 
 LOWER_IS_BETTER = frozenset(m.metric for m in MEASURES if m.better == "lower")
 INFORMS = frozenset(m.metric for m in MEASURES if m.better is None)
-HEADLINE = frozenset({"accuracy", "accuracy_closed", "mae", "correlation", "mean_iou", "hit_rate", "image_to_text_top1", "total"})
+HEADLINE = frozenset(
+    {"accuracy", "accuracy_closed", "mae", "correlation", "mean_iou", "hit_rate", "image_to_text_top1", "total"}
+)
 """What a glance needs; the rest is in the table."""
-SPOKEN = {"mae": "mean absolute error", "mean_iou": "mean IoU", "image_to_text_top1": "image to text, top 1", "text_to_image_top1": "text to image, top 1"}
+SPOKEN = {
+    "mae": "mean absolute error",
+    "mean_iou": "mean IoU",
+    "image_to_text_top1": "image to text, top 1",
+    "text_to_image_top1": "text to image, top 1",
+}
 TASKS = {"vqa": "Questions", "count": "Counts", "boxes": "Boxes", "retrieval": "Retrieval", "reward": "Reward"}
 
 
@@ -33,7 +40,9 @@ def lower_is_better(row: Record) -> bool:
 def headline_section(results: list[Record]) -> Section | None:
     """Each overall metric as a bar with its interval and its baselines; parts of a metric (`accuracy:side`) stay in the table."""
     usable = [r for r in results if is_usable(r)]
-    overall = [r for r in usable if r.get("metric") in HEADLINE and not _is_repeated(r, usable)] or [r for r in usable if not _split_metric(r)[1]]
+    overall = [r for r in usable if r.get("metric") in HEADLINE and not _is_repeated(r, usable)] or [
+        r for r in usable if not _split_metric(r)[1]
+    ]
     if not overall:
         return None
     names = baseline_names(usable)
@@ -42,10 +51,20 @@ def headline_section(results: list[Record]) -> Section | None:
     shares = [r for r in overall if not lower_is_better(r) and _is_share(r)]
     if shares:
         axis = Axis(0, 1, 0, 100)
-        ruler = tag("div", tag("span"), tag("div", bar_ruler(axis), class_="bar-track"), tag("span"), class_="bar-row ruler", aria_hidden="true")
+        ruler = tag(
+            "div",
+            tag("span"),
+            tag("div", bar_ruler(axis), class_="bar-track"),
+            tag("span"),
+            class_="bar-row ruler",
+            aria_hidden="true",
+        )
         blocks.append(_block("Higher is better", [*(_row(r, names, axis) for r in shares), ruler]))
     other = [r for r in overall if r not in shares]
-    for title, group in (("Higher is better", [r for r in other if not lower_is_better(r)]), ("Lower is better", [r for r in other if lower_is_better(r)])):
+    for title, group in (
+        ("Higher is better", [r for r in other if not lower_is_better(r)]),
+        ("Lower is better", [r for r in other if lower_is_better(r)]),
+    ):
         if group:
             blocks.append(_block(title, [_row(r, names, bar_axis(_numbers_of(r)), ruler=True) for r in group]))
     about = (
@@ -73,9 +92,24 @@ def _row(row: Record, names: list[str], axis: Axis, ruler: bool = False) -> Html
     keys = [baseline_key(b, names, baselines[b]) for b in sorted(baselines, key=names.index)]
     return tag(
         "div",
-        tag("div", tag("b", f"{TASKS.get(row.get('task', ''), str(row.get('task', '')))}: {metric_words(row)}"), tag("span", where + n), class_="bar-name"),
-        tag("div", bar(row["value"], _interval(row), baselines, names, axis), bar_ruler(axis) if ruler else None, class_="bar-track"),
-        tag("div", tag("b", numbers.value(row["value"])), tag("span", numbers.interval(_interval(row))), class_="bar-value"),
+        tag(
+            "div",
+            tag("b", f"{TASKS.get(row.get('task', ''), str(row.get('task', '')))}: {metric_words(row)}"),
+            tag("span", where + n),
+            class_="bar-name",
+        ),
+        tag(
+            "div",
+            bar(row["value"], _interval(row), baselines, names, axis),
+            bar_ruler(axis) if ruler else None,
+            class_="bar-track",
+        ),
+        tag(
+            "div",
+            tag("b", numbers.value(row["value"])),
+            tag("span", numbers.interval(_interval(row))),
+            class_="bar-value",
+        ),
         tag("p", *keys, verdict(row)),
         class_="bar-row",
     )
@@ -92,14 +126,26 @@ def verdict(row: Record) -> Html:
     gain = -difference if lower_is_better(row) else difference
     against = paired.get("against")
     if not ci:
-        return tag("span", f"{numbers.value(abs(gain))} {_side(gain)} than {against}, without an interval: not told apart", class_="verdict part")
+        return tag(
+            "span",
+            f"{numbers.value(abs(gain))} {_side(gain)} than {against}, without an interval: not told apart",
+            class_="verdict part",
+        )
     low, high = sorted(ci if gain == difference else [-x for x in ci])
     if low <= 0 <= high:
         size = f"{numbers.value(abs(gain))} {_side(gain)}, interval of the gain {numbers.interval([low, high])}"
         return tag("span", f"\N{ALMOST EQUAL TO} not told apart from {against}: {size}", class_="verdict part")
     if gain > 0:
-        return tag("span", f"\N{CHECK MARK} better than {against} by {numbers.value(gain)} ({numbers.interval([low, high])})", class_="verdict good")
-    return tag("span", f"\N{BALLOT X} worse than {against} by {numbers.value(-gain)} ({numbers.interval([-high, -low])})", class_="verdict bad")
+        return tag(
+            "span",
+            f"\N{CHECK MARK} better than {against} by {numbers.value(gain)} ({numbers.interval([low, high])})",
+            class_="verdict good",
+        )
+    return tag(
+        "span",
+        f"\N{BALLOT X} worse than {against} by {numbers.value(-gain)} ({numbers.interval([-high, -low])})",
+        class_="verdict bad",
+    )
 
 
 def _side(gain: float) -> str:
@@ -114,7 +160,9 @@ def results_section(results: list[Record]) -> Section | None:
     if parts:
         summary = tag("summary", f"the same by question template ({len(parts)} rows)")
         tables.append(tag("details", summary, _table("Results of each question template", parts), open=not whole))
-    about = "An arrow says which way is better. The paired difference is taken question by question on the same samples."
+    about = (
+        "An arrow says which way is better. The paired difference is taken question by question on the same samples."
+    )
     return section("All results", "results", *tables, about=about)
 
 
@@ -124,9 +172,20 @@ def _table(caption: str, results: list[Record]) -> Html:
     rows: list[list[Child]] = []
     for row in results:
         baselines, paired = _baselines(row), row.get("paired") or {}
-        arrow = "" if _split_metric(row)[0] in INFORMS else "\N{DOWNWARDS ARROW}" if lower_is_better(row) else "\N{UPWARDS ARROW}"
+        arrow = (
+            ""
+            if _split_metric(row)[0] in INFORMS
+            else "\N{DOWNWARDS ARROW}"
+            if lower_is_better(row)
+            else "\N{UPWARDS ARROW}"
+        )
         difference = paired.get("difference")
-        against = tag("span", _signed(difference), tag("br"), tag("span", f"{paired.get('against')}: {numbers.interval(_interval(paired))}", class_="muted small"))
+        against = tag(
+            "span",
+            _signed(difference),
+            tag("br"),
+            tag("span", f"{paired.get('against')}: {numbers.interval(_interval(paired))}", class_="muted small"),
+        )
         rows.append(
             [
                 f"{row.get('dataset', '')}:{row.get('split', '')}",

@@ -33,7 +33,11 @@ def write_report(run: RunFolder) -> Path:
         data_section(record),
         lineage_section(record),
     ]
-    head: list[Child] = [_lead(record), _facts(record), notes("What this page cannot show", [*record.notes, *_unchecked(record)])]
+    head: list[Child] = [
+        _lead(record),
+        _facts(record),
+        notes("What this page cannot show", [*record.notes, *_unchecked(record)]),
+    ]
     return write_page(run.report, title=record.name, eyebrow="training run", head=head, sections=sections)
 
 
@@ -42,15 +46,30 @@ def _lead(run: RunRecord) -> Html:
     finished = sum(bool(stage.done.get("finished")) for stage in run.stages.values())
     stages = f"{finished} of {len(run.stages)} stages finished" if run.stages else "No stage has begun"
     model = run.recipe.get("model") or {}
-    kind = "A model that reads images and answers in text" if model.get("language") or model.get("pretrained") else "A dual encoder of images and text" if model.get("encoders") else "A model"
+    kind = (
+        "A model that reads images and answers in text"
+        if model.get("language") or model.get("pretrained")
+        else "A dual encoder of images and text"
+        if model.get("encoders")
+        else "A model"
+    )
     data = f", trained on {' and '.join(run.sources)}" if run.sources else ""
-    return tag("p", f"{kind}{data}. {stages}; {'evaluated on held-out samples' if run.results else 'not evaluated yet'}.", class_="lead")
+    return tag(
+        "p",
+        f"{kind}{data}. {stages}; {'evaluated on held-out samples' if run.results else 'not evaluated yet'}.",
+        class_="lead",
+    )
 
 
 def _facts(run: RunRecord) -> Html:
     seconds, steps = sum(s.seconds for s in run.stages.values()), sum(s.steps for s in run.stages.values())
     size = sum(run.parameters.values())
-    samples = sum(n for s in run.sources.values() for split, n in (s.get("counts") or {}).items() if _trained_on(split, s.get("fold")))
+    samples = sum(
+        n
+        for s in run.sources.values()
+        for split, n in (s.get("counts") or {}).items()
+        if _trained_on(split, s.get("fold"))
+    )
     pairs: list[tuple[str, Child]] = [("steps", numbers.whole(steps)), ("training time", numbers.duration(seconds))]
     if size:
         pairs.append(("parameters", tag("span", numbers.parameters(size), title=numbers.whole(size))))
@@ -73,10 +92,17 @@ def _unchecked(run: RunRecord) -> list[str]:
         lines.append(f"{len(bare)} of {len(run.results)} results have no baseline to compare with.")
     if [r for r in run.results if not r.get("ci")]:
         lines.append("Some results have no interval: how much they would vary on other samples is unknown.")
-    still = [f"{g} in {name}" for name, s in run.stages.items() for g, t in (s.done.get("trains") or {}).items() if not t.get("moved")]
+    still = [
+        f"{g} in {name}"
+        for name, s in run.stages.items()
+        for g, t in (s.done.get("trains") or {}).items()
+        if not t.get("moved")
+    ]
     if still:
         lines.append(f"Named as trained, but not shown to have moved: {', '.join(still)}.")
     by_image = [n for n, s in run.sources.items() if ((s.get("card") or {}).get("splits") or {}).get("by") == "image"]
     if by_image:
-        lines.append(f"Split by image, not by patient: {', '.join(by_image)}. A patient may be in training and in test, so results may be too good.")
+        lines.append(
+            f"Split by image, not by patient: {', '.join(by_image)}. A patient may be in training and in test, so results may be too good."
+        )
     return lines

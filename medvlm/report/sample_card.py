@@ -16,11 +16,22 @@ MANY = 3
 def sample_card(sample: Sample, files: dict[str, bytes], labels: list[str], asked: bool = True) -> Html:
     """labels: of boxes, each has the line of its place. asked: with questions and report, else with the picture and its facts alone."""
     media = [_medium(sample, i, files, labels) for i in range(len(sample.media))]
-    fold = tag("details", tag("summary", "report"), tag("p", tag("bdi", sample.report), class_="report-text")) if asked and sample.report else None
-    concept = tag("p", tag("span", "concept ", class_="muted"), sample.concept, class_="small") if sample.concept else None
+    fold = (
+        tag("details", tag("summary", "report"), tag("p", tag("bdi", sample.report), class_="report-text"))
+        if asked and sample.report
+        else None
+    )
+    concept = (
+        tag("p", tag("span", "concept ", class_="muted"), sample.concept, class_="small") if sample.concept else None
+    )
     key = tag("p", tag("span", sample.split, class_="chip"), tag("code", sample.key, class_="muted"))
     questions = [_question(q) for q in sample.questions] if asked else []
-    return tag("article", *(m[0] for m in media), tag("div", key, *(m[1] for m in media), *questions, concept, fold, class_="body"), class_="card")
+    return tag(
+        "article",
+        *(m[0] for m in media),
+        tag("div", key, *(m[1] for m in media), *questions, concept, fold, class_="body"),
+        class_="card",
+    )
 
 
 def _medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) -> tuple[Html, Html]:
@@ -45,8 +56,19 @@ def marked(sample: Sample) -> list[tuple[str, Box]]:
 
 def _facts_of(medium: Medium, words: str) -> Html:
     size = " \N{MULTIPLICATION SIGN} ".join(map(str, reversed(medium.size)))
-    spacing = " \N{MULTIPLICATION SIGN} ".join(f"{x:g}" for x in reversed(medium.spacing_mm)) + " mm" if medium.spacing_mm else "spacing unknown"
-    parts = [medium.kind, medium.modality, f"{size} {'voxels' if len(medium.size) == 3 else 'px'}", spacing, medium.unit, words]
+    spacing = (
+        " \N{MULTIPLICATION SIGN} ".join(f"{x:g}" for x in reversed(medium.spacing_mm)) + " mm"
+        if medium.spacing_mm
+        else "spacing unknown"
+    )
+    parts = [
+        medium.kind,
+        medium.modality,
+        f"{size} {'voxels' if len(medium.size) == 3 else 'px'}",
+        spacing,
+        medium.unit,
+        words,
+    ]
     return tag("p", " \N{MIDDLE DOT} ".join(p for p in parts if p), class_="muted small")
 
 
@@ -54,7 +76,9 @@ def _question(question: Question) -> Html:
     truth = question.truth
     written = tag("bdi", truth.answer.replace(BOXES_SLOT, box_text.write(truth.boxes)))
     folded = truth.answer == BOXES_SLOT and len(truth.boxes) > MANY
-    answer = tag("details", tag("summary", f"{len(truth.boxes)} boxes, drawn"), tag("p", written)) if folded else written
+    answer = (
+        tag("details", tag("summary", f"{len(truth.boxes)} boxes, drawn"), tag("p", written)) if folded else written
+    )
     others = ", ".join(c for c in truth.choices if c != truth.answer)
     rest = tag("span", f" \N{EM DASH} not {others}", class_="muted") if others else None
     head = tag("p", tag("span", question.template, class_="muted verdicts"), tag("strong", question.text), class_="q")

@@ -17,14 +17,18 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        low, high, v = (math.log10(x) for x in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, v = (
+            (math.log10(x) for x in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        )
         return self.start + (v - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, about: int = 4) -> list[float]:
         return _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high, about)
 
 
-def axis_over(values: list[float], start: float, end: float, *, log: bool = False, zero: bool = False, about: int = 4) -> Axis:
+def axis_over(
+    values: list[float], start: float, end: float, *, log: bool = False, zero: bool = False, about: int = 4
+) -> Axis:
     """An axis that holds all values and begins and ends at a tick. zero: it begins at 0 where no value is below.
 
     values: finite; with `log` all above 0. Values that are all equal get room on both sides.
@@ -33,8 +37,12 @@ def axis_over(values: list[float], start: float, end: float, *, log: bool = Fals
     if log:
         low, high = (low, high) if low < high else (low / 2, high * 2)
         # Whole decades would waste half of the height where the values span one and a half.
-        steps = [m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)]
-        return Axis(max(s for s in [*steps, low] if s <= low), min(s for s in [*steps, high] if s >= high), start, end, log=True)
+        steps = [
+            m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
+        ]
+        return Axis(
+            max(s for s in [*steps, low] if s <= low), min(s for s in [*steps, high] if s >= high), start, end, log=True
+        )
     low = min(low, 0.0) if zero else low
     if low == high:
         low, high = (low - 1, high + 1) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)

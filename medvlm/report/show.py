@@ -27,15 +27,27 @@ def write_gallery(shards: ShardSet, out: Path, split: str | None, count: int = 4
     gallery = [shards.read(*place) for place in spread(places, count)]
     samples = [shards.read(*place)[0] for place in spread(places, READ)]
     # The commonest label gets the plainest line: there will be many of it in one picture.
-    labels = [label for label, _ in Counter(label for sample, _ in gallery for label, _ in marked(sample)).most_common()]
+    labels = [
+        label for label, _ in Counter(label for sample, _ in gallery for label, _ in marked(sample)).most_common()
+    ]
     about = f"{len(gallery)} of {numbers.whole(len(places))} samples at equal distances, as they are stored. Boxes are in stored pixels."
     cards = tag("div", *(sample_card(sample, files, labels) for sample, files in gallery), class_="gallery")
     legend = box_key([(str(i), label) for i, label in enumerate(labels)]) if labels else None
-    sections = [counts_section(shards, splits), answers_section(samples, len(places)), section("Samples", "samples", legend, cards, about=about)]
+    sections = [
+        counts_section(shards, splits),
+        answers_section(samples, len(places)),
+        section("Samples", "samples", legend, cards, about=about),
+    ]
     sources = sorted({sample.source for sample in samples}) or ["no samples"]
     head: list[Child] = [
         tag("p", _lead(len(places), splits), class_="lead"),
-        facts([("samples", numbers.whole(len(places))), ("splits", ", ".join(splits)), ("fingerprint", tag("code", shards.fingerprint[:16]))]),
+        facts(
+            [
+                ("samples", numbers.whole(len(places))),
+                ("splits", ", ".join(splits)),
+                ("fingerprint", tag("code", shards.fingerprint[:16])),
+            ]
+        ),
     ]
     return write_page(out, title=", ".join(sources), eyebrow="data set", head=head, sections=sections)
 

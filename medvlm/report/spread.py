@@ -36,13 +36,23 @@ def counts_section(shards: ShardSet, splits: Sequence[str]) -> Section:
             reports[split] += entry.has_report
     tasks = sorted({t for c in asked.values() for t in c})
     rows: list[list[Child]] = [
-        [split, numbers.whole(shards.count(split)), numbers.whole(reports[split]), *(numbers.whole(asked[split][t]) for t in tasks)] for split in splits
+        [
+            split,
+            numbers.whole(shards.count(split)),
+            numbers.whole(reports[split]),
+            *(numbers.whole(asked[split][t]) for t in tasks),
+        ]
+        for split in splits
     ]
     if len(rows) > 1:
         sums = [sum(map(shards.count, splits)), reports.total(), *(sum(asked[s][t] for s in splits) for t in tasks)]
         rows.append(["all", *(tag("strong", numbers.whole(n)) for n in sums)])
     columns = ["split", "samples", "with report", *(f"{t} questions" for t in tasks)]
-    return section("What is in it", "counts", table("Samples, reports and questions by split", columns, rows, set(range(1, len(columns)))))
+    return section(
+        "What is in it",
+        "counts",
+        table("Samples, reports and questions by split", columns, rows, set(range(1, len(columns)))),
+    )
 
 
 def answers_section(samples: list[Sample], total: int) -> Section | None:
@@ -59,8 +69,16 @@ def answers_section(samples: list[Sample], total: int) -> Section | None:
         n = spread[template].total()
         title = tag("h3", template, tag("span", f" {numbers.whole(n)} questions", class_="muted small"))
         tiles.append(tag("div", title, shares(spread[template]), class_="tile"))
-    counted = "all samples" if total == len(samples) else f"{numbers.whole(len(samples))} of {numbers.whole(total)} samples, at equal distances"
-    rest = f" The {TEMPLATES} commonest of {len(ordered)} question templates are shown." if len(ordered) > TEMPLATES else ""
+    counted = (
+        "all samples"
+        if total == len(samples)
+        else f"{numbers.whole(len(samples))} of {numbers.whole(total)} samples, at equal distances"
+    )
+    rest = (
+        f" The {TEMPLATES} commonest of {len(ordered)} question templates are shown."
+        if len(ordered) > TEMPLATES
+        else ""
+    )
     about = (
         f"The true answers by question template, counted over {counted}. The longest bar is what one constant answer gets right without looking "
         f"(for boxes: how many there are).{rest}"

@@ -42,12 +42,21 @@ def write_stats(where: Path | str, out: Path) -> Path:
     said, said_decoded = _said(len(samples), len(places)), _said(len(decoded), len(places))
     images = sum(len(sample.media) for sample in samples)
     head: list[Child] = [
-        tag("p", f"{numbers.whole(len(places))} samples in {len(splits)} {'split' if len(splits) == 1 else 'splits'}, counted and measured.", class_="lead"),
-        facts([
-            ("samples", numbers.whole(len(places))), ("splits", ", ".join(splits)), ("media a sample", numbers.value(images / len(samples))),
-            ("questions a sample", numbers.value(float(np.mean([len(s.questions) for s in samples])))), ("fingerprint", tag("code", shards.fingerprint[:16])),
-        ]),
-    ]  # fmt: skip
+        tag(
+            "p",
+            f"{numbers.whole(len(places))} samples in {len(splits)} {'split' if len(splits) == 1 else 'splits'}, counted and measured.",
+            class_="lead",
+        ),
+        facts(
+            [
+                ("samples", numbers.whole(len(places))),
+                ("splits", ", ".join(splits)),
+                ("media a sample", numbers.value(images / len(samples))),
+                ("questions a sample", numbers.value(float(np.mean([len(s.questions) for s in samples])))),
+                ("fingerprint", tag("code", shards.fingerprint[:16])),
+            ]
+        ),
+    ]
     sections = [
         counts_section(shards, splits),
         _audit(shards, Path(where)),
@@ -61,13 +70,26 @@ def write_stats(where: Path | str, out: Path) -> Path:
 
 
 def _said(some: int, total: int) -> str:
-    return f"all {numbers.whole(total)} samples" if some == total else f"{numbers.whole(some)} of {numbers.whole(total)} samples, at equal distances"
+    return (
+        f"all {numbers.whole(total)} samples"
+        if some == total
+        else f"{numbers.whole(some)} of {numbers.whole(total)} samples, at equal distances"
+    )
 
 
 def _audit(shards: ShardSet, where: Path) -> Section:
     folder = where if where.is_dir() else where.parent
     audit = audits_of({"here": shards.fingerprint}, [folder / AUDIT]).get("here", {})
-    remedy = None if audit else tag("p", "Whether a patient or an image is on two sides is not known: ", tag("code", "medvlm data audit SHARDS"), " tells.")
+    remedy = (
+        None
+        if audit
+        else tag(
+            "p",
+            "Whether a patient or an image is on two sides is not known: ",
+            tag("code", "medvlm data audit SHARDS"),
+            " tells.",
+        )
+    )
     return section("Audit", "audit", remedy or audit_words(audit))
 
 
@@ -81,11 +103,15 @@ def _texts(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
     }
     figures = []
     for name, of in texts.items():
-        lengths = {split: np.array([len(t.split()) for s in samples if s.split == split for t in of(s)]) for split in splits}
+        lengths = {
+            split: np.array([len(t.split()) for s in samples if s.split == split for t in of(s)]) for split in splits
+        }
         figures.append(histogram(name, lengths, "words"))
     if not any(figures):
         return None
-    return section("Texts", "texts", tag("div", *figures, class_="curves"), about=f"How many words a text has, of {said}.")
+    return section(
+        "Texts", "texts", tag("div", *figures, class_="curves"), about=f"How many words a text has, of {said}."
+    )
 
 
 def _pictures(shards: ShardSet, places: list[tuple[str, int]]) -> Section:

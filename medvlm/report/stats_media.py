@@ -39,7 +39,9 @@ class Kind:
     pixels: int = 0
 
 
-def media_sections(samples: Sequence[Sample], decoded: Sequence[Stored], splits: Sequence[str], said: str, said_decoded: str) -> list[Section | None]:
+def media_sections(
+    samples: Sequence[Sample], decoded: Sequence[Stored], splits: Sequence[str], said: str, said_decoded: str
+) -> list[Section | None]:
     """samples: for what stands in their JSON. decoded: those of which pixels are read. said, said_decoded: how many these are, in words.
 
     Raises DataError for a damaged image.
@@ -55,7 +57,13 @@ def media_sections(samples: Sequence[Sample], decoded: Sequence[Stored], splits:
         return []
     ordered = dict(sorted(kinds.items(), key=lambda item: (-len(item[1].media), item[0])))
     return [
-        section("Media", "media", _table(ordered), *_sizes(ordered), about=f"Sizes and spacing of {said}; how pixels are stored, of {said_decoded}."),
+        section(
+            "Media",
+            "media",
+            _table(ordered),
+            *_sizes(ordered),
+            about=f"Sizes and spacing of {said}; how pixels are stored, of {said_decoded}.",
+        ),
         _intensities(ordered, splits, said_decoded),
         _boxes(samples, splits, said),
     ]
@@ -78,7 +86,17 @@ def _table(kinds: dict[tuple[str, str, str], Kind]) -> Html:
     rows: list[list[Child]] = []
     for (kind, modality, unit), found in kinds.items():
         size, spacing = _commonest([m.size for m in found.media]), _commonest([m.spacing_mm for m in found.media])
-        rows.append([kind, modality or "not stated", numbers.whole(len(found.media)), size, spacing, ", ".join(found.types) or "not read", unit])
+        rows.append(
+            [
+                kind,
+                modality or "not stated",
+                numbers.whole(len(found.media)),
+                size,
+                spacing,
+                ", ".join(found.types) or "not read",
+                unit,
+            ]
+        )
     columns = ["kind", "modality", "media", "commonest size", "commonest spacing, mm", "stored as", "unit"]
     return table("Media by kind, modality and unit", columns, rows, {2})
 
@@ -103,7 +121,9 @@ def _sizes(kinds: dict[tuple[str, str, str], Kind]) -> list[Html]:
                 sizes = np.array([m.size[i] for m in some])
                 spacing = np.array([m.spacing_mm[i] for m in some if m.spacing_mm])
                 figures += [histogram(axis, {"": sizes}, "pixels")] if len(set(sizes.tolist())) > 1 else []
-                figures += [histogram(f"spacing, {axis}", {"": spacing}, "mm")] if len(set(spacing.tolist())) > 1 else []
+                figures += (
+                    [histogram(f"spacing, {axis}", {"": spacing}, "mm")] if len(set(spacing.tolist())) > 1 else []
+                )
         if figures:
             blocks.append(tag("h3", _named(names)))
             blocks.append(tag("div", *figures, class_="curves"))
@@ -121,8 +141,16 @@ def _intensities(kinds: dict[tuple[str, str, str], Kind], splits: Sequence[str],
             figures.append(figure)
             lowest.append(f"{_named(names)} {100 * found.lowest / found.pixels:.0f} %")
     about = f"Stored intensities by split, of {said}; colours as their mean. Splits with another outline come from other machines or other hands."
-    left = tag("p", f"Not drawn: pixels of the lowest value of their image, mostly background ({'; '.join(lowest)}).", class_="muted small")
-    return section("Intensities", "intensities", tag("div", *figures, class_="curves"), left, about=about) if figures else None
+    left = tag(
+        "p",
+        f"Not drawn: pixels of the lowest value of their image, mostly background ({'; '.join(lowest)}).",
+        class_="muted small",
+    )
+    return (
+        section("Intensities", "intensities", tag("div", *figures, class_="curves"), left, about=about)
+        if figures
+        else None
+    )
 
 
 def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Section | None:
@@ -143,7 +171,12 @@ def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
     if not areas:
         return None
     rows: list[list[Child]] = [
-        [label, numbers.whole(len(areas[label])), numbers.whole(images[label]), *(f"{x:.2g} %" for x in np.percentile(areas[label], (5, 50, 95)))]
+        [
+            label,
+            numbers.whole(len(areas[label])),
+            numbers.whole(images[label]),
+            *(f"{x:.2g} %" for x in np.percentile(areas[label], (5, 50, 95))),
+        ]
         for label in sorted(areas, key=lambda label: -len(areas[label]))
     ]
     columns = ["label", "boxes", "images", "area, 5th percentile", "median", "95th percentile"]
@@ -151,7 +184,9 @@ def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
         histogram("boxes in an image", {split: np.array(n) for split, n in per_image.items()}),
         *(histogram(label, {"": np.array(areas[label])}, "% of the image") for label in list(areas)[:5]),
     ]
-    shown = table("Boxes by label, and the share of the image that they cover", columns, rows, set(range(1, len(columns))))
+    shown = table(
+        "Boxes by label, and the share of the image that they cover", columns, rows, set(range(1, len(columns)))
+    )
     return section("Boxes", "boxes", shown, tag("div", *figures, class_="curves"), about=f"Counted over {said}.")
 
 

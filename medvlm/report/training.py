@@ -46,7 +46,11 @@ def _state(stage: Stage) -> Html:
         early = planned and (done.get("step") or planned) < planned
         return tag("span", "\N{CHECK MARK} finished" + (" early" if early else ""), class_="good nowrap")
     if log.train:
-        return tag("span", f"\N{HORIZONTAL ELLIPSIS} {100 * log.step / planned:.0f} %" if planned else "begun", class_="part nowrap")
+        return tag(
+            "span",
+            f"\N{HORIZONTAL ELLIPSIS} {100 * log.step / planned:.0f} %" if planned else "begun",
+            class_="part nowrap",
+        )
     return tag("span", "not started", class_="muted nowrap")
 
 
@@ -71,10 +75,18 @@ def _stage_curves(name: str, stage: Stage) -> Html:
         series = _pair(log, f"terms/{members[0]}", members[0]) if len(members) == 1 else _several(log, group, members)
         large.append(curve(_words(group), series, x_max=planned))
     small += [(title, key) for title, key in SMALL.items() if any(v for _, v in log.points(key))]
-    drawn = [curve(_words(title), [Series(title, log.points(key))], height=SMALL_HEIGHT, x_max=planned) for title, key in small]
+    drawn = [
+        curve(_words(title), [Series(title, log.points(key))], height=SMALL_HEIGHT, x_max=planned)
+        for title, key in small
+    ]
     # Two small charts share the place of a large one.
     stacked = [tag("div", *drawn[i : i + 2]) for i in range(0, len(drawn), 2)]
-    return tag("div", tag("h3", name, tag("span", f" {kind}", class_="muted") if kind else None), tag("div", *large, *stacked, class_="curves"), class_="stage")
+    return tag(
+        "div",
+        tag("h3", name, tag("span", f" {kind}", class_="muted") if kind else None),
+        tag("div", *large, *stacked, class_="curves"),
+        class_="stage",
+    )
 
 
 SMALL = {"gradient norm": "grad_norm", "learning rate": "lr", "samples/s": "samples_per_s", "tokens/s": "tokens_per_s"}
@@ -90,7 +102,9 @@ def _pair(log: StageLog, train: str, validation: str) -> list[Series]:
 def _several(log: StageLog, group: str, members: list[str]) -> list[Series]:
     short = {m: _words(m.removeprefix(f"{group}/")) for m in members}
     series = [Series(short[m], log.points(f"terms/{m}")) for m in members if f"terms/{m}" in log.train]
-    return series + [Series(f"{short[m]}, validation", log.validations(m), marks=True) for m in members if m in log.validation]
+    return series + [
+        Series(f"{short[m]}, validation", log.validations(m), marks=True) for m in members if m in log.validation
+    ]
 
 
 def _term_groups(log: StageLog) -> dict[str, list[str]]:
@@ -119,16 +133,30 @@ def proof_section(run: RunRecord) -> Section | None:
         "Checked while training, not assumed: every group that a stage trains had to get a gradient and change; every frozen group is hashed "
         "before and after. The same hash in two columns is the same weights, bit for bit."
     )
-    return section("What moved and what stayed", "proof", table("Groups of weights by stage", ["group", *done], rows), about=about)
+    return section(
+        "What moved and what stayed", "proof", table("Groups of weights by stage", ["group", *done], rows), about=about
+    )
 
 
 def _cell(group: str, record: Record) -> Html:
     trained, frozen = (record.get("trains") or {}).get(group), (record.get("frozen") or {}).get(group)
-    stayed = tag("span", "rest " if trained else None, "frozen ", tag("code", str(frozen).split(":")[-1][:8], title=str(frozen)), class_="muted nowrap") if frozen else None
+    stayed = (
+        tag(
+            "span",
+            "rest " if trained else None,
+            "frozen ",
+            tag("code", str(frozen).split(":")[-1][:8], title=str(frozen)),
+            class_="muted nowrap",
+        )
+        if frozen
+        else None
+    )
     if trained is not None:
         moved = trained.get("moved") if isinstance(trained, dict) else None
         count = trained.get("parameters") if isinstance(trained, dict) else None
-        size = tag("span", numbers.parameters(count), class_="muted small", title=numbers.whole(count)) if count else None
+        size = (
+            tag("span", numbers.parameters(count), class_="muted small", title=numbers.whole(count)) if count else None
+        )
         if moved is None:
             mark = tag("span", "\N{BLACK CIRCLE} trained, not checked", class_="part")
         elif moved:

@@ -21,10 +21,14 @@ class Composer:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         if not weights:
-            raise RecipeError(f"rewards: empty, expected at least one with a weight, e.g. {{choice: 0.8, format: 0.2}} (accepts {', '.join(kinds('rewards'))})")
+            raise RecipeError(
+                f"rewards: empty, expected at least one with a weight, e.g. {{choice: 0.8, format: 0.2}} (accepts {', '.join(kinds('rewards'))})"
+            )
         for name, weight in weights.items():
             if not (isfinite(weight) and weight > 0):
-                raise RecipeError(f"rewards.{name}: found weight {weight}, expected a number above 0; leave out a reward that should not count")
+                raise RecipeError(
+                    f"rewards.{name}: found weight {weight}, expected a number above 0; leave out a reward that should not count"
+                )
         self.weights = dict(weights)
         self._modules = {name: _reward(name) for name in weights}
 
@@ -41,7 +45,11 @@ class Composer:
 
         Raises RecipeError when none applies to the truth, or when one leaves [0, 1].
         """
-        parts = {name: float(module.score(completion, truth)) for name, module in self._modules.items() if self.judges(name, truth)}
+        parts = {
+            name: float(module.score(completion, truth))
+            for name, module in self._modules.items()
+            if self.judges(name, truth)
+        }
         if not parts:
             raise RecipeError(
                 f"rewards: none of {', '.join(self.weights)} can judge an answer of task {truth.task!r}; "
@@ -57,7 +65,9 @@ class Composer:
 def _reward(name: str) -> ModuleType:
     accepted = kinds("rewards")
     if "." not in name and name not in accepted:
-        raise RecipeError(f"rewards.{name}: unknown reward{did_you_mean(name, accepted)} (accepts {', '.join(accepted)})")
+        raise RecipeError(
+            f"rewards.{name}: unknown reward{did_you_mean(name, accepted)} (accepts {', '.join(accepted)})"
+        )
     try:
         return component("rewards", name)
     except ModuleNotFoundError as missing:

@@ -93,7 +93,15 @@ class Base:
                 f"use a multiple of {world * accumulate}"
             )
         return loader(
-            self.stream, consumed, self.config.batch, self.engine.rank, self.engine.world, self._prepare_item, self.setup.workers, quarantine=self.setup.quarantine, dropped=self._dropped,
+            self.stream,
+            consumed,
+            self.config.batch,
+            self.engine.rank,
+            self.engine.world,
+            self._prepare_item,
+            self.setup.workers,
+            quarantine=self.setup.quarantine,
+            dropped=self._dropped,
         )
 
     @cached_property
@@ -101,7 +109,11 @@ class Base:
         """Raises RecipeError where the stage has more steps than its sources, with the bounds of `sampling.epochs`, have samples for."""
         config = self.config
         views = {name: self.setup.open_source(name, "train", self.wants) for name in config.mix}
-        stream = Stream(parts_of(views, config.mix, config.sampling, self.setup.orders, config.name), self.setup.seed, stage=config.name)
+        stream = Stream(
+            parts_of(views, config.mix, config.sampling, self.setup.orders, config.name),
+            self.setup.seed,
+            stage=config.name,
+        )
         if stream.length is not None and stream.length < config.steps * config.batch:
             raise RecipeError(
                 f"stages.{config.name}.steps: {config.steps} steps of {config.batch} samples are {config.steps * config.batch}, and sampling.epochs allows {stream.length}; "
@@ -160,7 +172,9 @@ class Base:
         if change := self.setup.augments[item.place.source]:
             rng = draw(self.setup.seed, self.config.name, "augment", item.place.position)
             sample, files = augmented(sample, files, change, rng)
-        return replace(self.prepare_sample(sample, files, item.place.epoch, item.place.position), source=item.place.source)
+        return replace(
+            self.prepare_sample(sample, files, item.place.epoch, item.place.position), source=item.place.source
+        )
 
 
 def augmented(sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any) -> tuple[Sample, dict[str, Any]]:

@@ -45,6 +45,8 @@ class Sight:
 def uses_images(model: Any, batch: Batch) -> bool:
     """Whether another image changes the log-probability of any trained token."""
     # Ones, since zeros are taken for padding by some families.
-    blank = replace(batch, media={name: torch.ones_like(t) if t.is_floating_point() else t for name, t in batch.media.items()})
+    blank = replace(
+        batch, media={name: torch.ones_like(t) if t.is_floating_point() else t for name, t in batch.media.items()}
+    )
     shown, unseen = (log_probability(model(each), each.targets_L, 1.0) for each in (batch, blank))
     return not torch.equal(shown, unseen)

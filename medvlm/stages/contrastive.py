@@ -43,7 +43,9 @@ class Config(StageConfig):
     @model_validator(mode="after")
     def _no_accumulation(self) -> Config:
         if self.accumulate != 1:
-            raise ValueError("accumulate: the pairs of a contrastive batch are compared with each other and cannot be split; leave it at 1")
+            raise ValueError(
+                "accumulate: the pairs of a contrastive batch are compared with each other and cannot be split; leave it at 1"
+            )
         return self
 
 
@@ -82,10 +84,18 @@ class Contrastive(Base):
         text = sample.report
         if self.config.reads == "sentence":
             told_apart = sentences(text)
-            text = told_apart[below(len(told_apart), self.setup.seed, self.config.name, "sentence", position, sample.key)]
+            text = told_apart[
+                below(len(told_apart), self.setup.seed, self.config.name, "sentence", position, sample.key)
+            ]
         ids = text_ids(self.tokenizer, text, self.config.text, f"{sample.source}/{sample.key}")
         told = (sample.concept if self.config.alike == "concept" else "") or " ".join(text.lower().split())
-        return Pair(sample.key, encoder, pixels, ids, int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest(), "big"))
+        return Pair(
+            sample.key,
+            encoder,
+            pixels,
+            ids,
+            int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest(), "big"),
+        )
 
     def micros(self, prepared: list[Pair], count: int) -> list[Pairs]:
         return [collate_pairs(part, self.tokenizer.pad_token_id) for part in chunks(prepared, count)]
@@ -96,7 +106,11 @@ class Contrastive(Base):
     def loss(self, model: nn.Module, micro: Pairs) -> tuple[torch.Tensor, Terms]:
         micro = micro.to(self.engine.device)
         images, texts, log_scale, bias = model(micro)
-        images, texts, concepts = self.engine.gather(images), self.engine.gather(texts), self.engine.gather(micro.concepts_N)
+        images, texts, concepts = (
+            self.engine.gather(images),
+            self.engine.gather(texts),
+            self.engine.gather(micro.concepts_N),
+        )
         first = self.engine.rank * len(micro.keys)
         own = slice(first, first + len(micro.keys))
         same = concepts[:, None] == concepts[None, :]
@@ -133,7 +147,9 @@ def text_ids(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
     if len(ids) > limit and tower.overlong == "cut":
         return [*ids[: limit - 1], ids[-1]]
     if len(ids) > limit:
-        raise DataError(f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise stages.NAME.text.max_tokens, set text.overlong: cut, or shorten the report")
+        raise DataError(
+            f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise stages.NAME.text.max_tokens, set text.overlong: cut, or shorten the report"
+        )
     return ids
 
 

@@ -101,7 +101,9 @@ class Grpo(Base):
     def begin(self) -> None:
         """Remembers the policy as the stage begins; called once its starting weights are in, before any resume."""
         if self.config.kl:
-            self.reference = {n: self.engine.whole(p).detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+            self.reference = {
+                n: self.engine.whole(p).detach().clone() for n, p in self.model.named_parameters() if p.requires_grad
+            }
 
     def set_modes(self) -> None:
         """No dropout in training either: the policy whose probabilities are moved is the one that drew the answers."""
@@ -152,25 +154,39 @@ class Grpo(Base):
         with evaluating(self.model), self.engine.unsharded(self.model):
             answers = self._generate(prompts, self.config.group, self.config.temperature)
         groups = [answers[i * self.config.group : (i + 1) * self.config.group] for i in range(len(prompts))]
-        scored = [[self.composer.score(self._text(a), p.truth) for a in group] for p, group in zip(prompts, groups, strict=True)]
+        scored = [
+            [self.composer.score(self._text(a), p.truth) for a in group]
+            for p, group in zip(prompts, groups, strict=True)
+        ]
         rewards_PG = torch.tensor([[total for total, _ in group] for group in scored])
         advantage_PG = advantages(rewards_PG, self.config.scale_by_deviation)
 
         # The prompt's last token starts every branch's prediction, so it stays in the prefix and the answers are all trained.
-        documents = [replace(p.document, prefix=_whole(p.document), branches=[(a, 0) for a in group]) for p, group in zip(prompts, groups, strict=True)]
+        documents = [
+            replace(p.document, prefix=_whole(p.document), branches=[(a, 0) for a in group])
+            for p, group in zip(prompts, groups, strict=True)
+        ]
         batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
         lengths = torch.tensor([len(a) for a in answers])
         advantage_L = advantage_PG.flatten().repeat_interleave(lengths)
-        terms = self._terms(rewards_PG, scored, lengths, int((batch.docs_BT >= 0).sum())) | _by_source(prompts, rewards_PG)
+        terms = self._terms(rewards_PG, scored, lengths, int((batch.docs_BT >= 0).sum())) | _by_source(
+            prompts, rewards_PG
+        )
         return Rollout(batch, advantage_L, self._reference(batch), terms)
 
     def _generate(self, prompts: list[Prompt], copies: int, temperature: float) -> list[list[int]]:
         documents = [replace(p.document, prefix=_whole(p.document), branches=[]) for p in prompts]
-        batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id, pack=False).to(self.engine.device)
+        batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id, pack=False).to(
+            self.engine.device
+        )
         limit, ends = self.config.max_new_tokens, end_ids(self.model, self.setup.tokenizer)
-        uniform = [draw(self.setup.seed, self.config.name, "answers", p.position).random((limit, copies)) for p in prompts]
+        uniform = [
+            draw(self.setup.seed, self.config.name, "answers", p.position).random((limit, copies)) for p in prompts
+        ]
         draws = [lambda number, u=u: u[number] for u in uniform]  # type: ignore[misc]
-        return generate(self.model, batch, max_new_tokens=limit, end_ids=ends, copies=copies, temperature=temperature, draws=draws)
+        return generate(
+            self.model, batch, max_new_tokens=limit, end_ids=ends, copies=copies, temperature=temperature, draws=draws
+        )
 
     @torch.no_grad()
     def _reference(self, batch: Batch) -> torch.Tensor | None:
@@ -189,12 +205,20 @@ class Grpo(Base):
 
     def _log_probability(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[L] under the distribution that the answers were drawn from."""
-        return log_probability(without_image(model(batch), self.model.image_token_id), batch.targets_L, self.config.temperature)
+        return log_probability(
+            without_image(model(batch), self.model.image_token_id), batch.targets_L, self.config.temperature
+        )
 
     def _text(self, ids: list[int]) -> str:
         return str(self.setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _terms(self, rewards_PG: torch.Tensor, scored: list[list[tuple[float, dict[str, float]]]], lengths: torch.Tensor, num_tokens: int) -> Terms:
+    def _terms(
+        self,
+        rewards_PG: torch.Tensor,
+        scored: list[list[tuple[float, dict[str, float]]]],
+        lengths: torch.Tensor,
+        num_tokens: int,
+    ) -> Terms:
         parts: dict[str, tuple[float, float]] = {}
         for _, by_name in (s for group in scored for s in group):
             for name, value in by_name.items():
@@ -202,9 +226,12 @@ class Grpo(Base):
                 parts[f"reward/{name}"] = (total + value, of + 1)
         telling = float((rewards_PG.max(1).values > rewards_PG.min(1).values).sum())
         return {
-            "reward": (float(rewards_PG.sum()), rewards_PG.numel()), **parts,
-            "groups_that_differ": (telling, len(rewards_PG)), "tokens": (float(num_tokens), 0.0), "answer_tokens": (float(lengths.sum()), len(lengths)),
-        }  # fmt: skip
+            "reward": (float(rewards_PG.sum()), rewards_PG.numel()),
+            **parts,
+            "groups_that_differ": (telling, len(rewards_PG)),
+            "tokens": (float(num_tokens), 0.0),
+            "answer_tokens": (float(lengths.sum()), len(lengths)),
+        }
 
 
 def _whole(document: Document) -> list[int]:

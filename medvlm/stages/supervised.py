@@ -47,13 +47,17 @@ class Config(StageConfig):
     @model_validator(mode="after")
     def _boxes_need_an_image(self) -> Config:
         if "boxes" in self.tasks and "media" not in self.shows:
-            raise ValueError("tasks: boxes are written in coordinates of an image, and `shows` has no media; add it, or leave boxes out")
+            raise ValueError(
+                "tasks: boxes are written in coordinates of an image, and `shows` has no media; add it, or leave boxes out"
+            )
         return self
 
     @model_validator(mode="after")
     def _a_sample_fits(self) -> Config:
         if self.micro_tokens and self.micro_tokens < self.max_tokens:
-            raise ValueError(f"micro_tokens: {self.micro_tokens} are fewer than max_tokens, {self.max_tokens}, which one sample may have; lower max_tokens")
+            raise ValueError(
+                f"micro_tokens: {self.micro_tokens} are fewer than max_tokens, {self.max_tokens}, which one sample may have; lower max_tokens"
+            )
         return self
 
     @property
@@ -93,10 +97,19 @@ class Supervised(Base):
         if self.config.overlong == "drop":
             raise TooLong(f"{where}; dropped")
         if self.config.overlong == "error":
-            raise RecipeError(f"{where}; raise it, ask fewer `questions`, or say what becomes of such samples with `overlong`")
-        fits = reduced(lambda scale: prepare.document(sample, questions, prepare.see(sample, files, scale), shows), made, prepare.num_image_tokens(seen), limit)
+            raise RecipeError(
+                f"{where}; raise it, ask fewer `questions`, or say what becomes of such samples with `overlong`"
+            )
+        fits = reduced(
+            lambda scale: prepare.document(sample, questions, prepare.see(sample, files, scale), shows),
+            made,
+            prepare.num_image_tokens(seen),
+            limit,
+        )
         if fits is None:
-            raise RecipeError(f"{where}, and no smaller size of its images makes it fit; raise it, ask fewer `questions`, or drop such samples")
+            raise RecipeError(
+                f"{where}, and no smaller size of its images makes it fit; raise it, ask fewer `questions`, or drop such samples"
+            )
         return fits
 
     def counted(self, prepared: list[Document]) -> Terms:
@@ -133,8 +146,10 @@ class Supervised(Base):
         losses_L = token_losses(logits, micro.targets_L)
         loss = (answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L).sum()
         return loss, {
-            "token_accuracy": (right, len(micro.targets_L)), "tokens": (float((micro.docs_BT >= 0).sum()), 0.0), **_by_source(losses_L.detach(), micro),
-        }  # fmt: skip
+            "token_accuracy": (right, len(micro.targets_L)),
+            "tokens": (float((micro.docs_BT >= 0).sum()), 0.0),
+            **_by_source(losses_L.detach(), micro),
+        }
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         documents = self.validation(samples)

@@ -48,7 +48,9 @@ def tokenizer(config: Config, run_tokenizer: Any) -> Any:
     raw.post_processor = TemplateProcessing(
         single=f"{bos} $A {eos}", special_tokens=[(bos, run_tokenizer.bos_token_id), (eos, run_tokenizer.eos_token_id)]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=bos, eos_token=eos, pad_token=run_tokenizer.pad_token)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token=bos, eos_token=eos, pad_token=run_tokenizer.pad_token
+    )
 
 
 def build(config: Config, tokenizer: Any) -> nn.Module:
@@ -67,12 +69,20 @@ class Text(nn.Module):
             tower = from_pretrained(AutoModel, config.model, config, "text")
             self.tower = getattr(tower, "text_model", tower)
         else:
-            ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-            rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}  # transformers writes into nested settings
+            ids = {
+                "pad_token_id": tokenizer.pad_token_id,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+            }
+            rest = {
+                k: deepcopy(v) for k, v in config.config.items() if k != "model_type"
+            }  # transformers writes into nested settings
             known = {"vocab_size": len(tokenizer), "max_position_embeddings": config.max_tokens, **ids, **rest}
             made = AutoConfig.for_model(config.config["model_type"], **known)
             # The only tower of its kind that AutoModel does not know by itself.
-            self.tower = SiglipTextModel(made) if made.model_type == "siglip_text_model" else AutoModel.from_config(made)
+            self.tower = (
+                SiglipTextModel(made) if made.model_type == "siglip_text_model" else AutoModel.from_config(made)
+            )
         known = self.tower.config
         self.is_siglip = known.model_type.startswith("siglip")
         self.width: int = known.projection_size if self.is_siglip else known.hidden_size
@@ -83,8 +93,14 @@ class Text(nn.Module):
             # (arXiv 2303.15343; transformers' SiglipTextModel): another length would be another embedding.
             known: Any = self.tower.config
             if ids_BT.shape[1] > known.max_position_embeddings:
-                raise ShapeError(f"text: {ids_BT.shape[1]} tokens, and this tower reads {known.max_position_embeddings}; set text.max_tokens to that")
-            ids_BT = torch.nn.functional.pad(ids_BT.masked_fill(mask_BT == 0, self.pad_id), (0, known.max_position_embeddings - ids_BT.shape[1]), value=self.pad_id)
+                raise ShapeError(
+                    f"text: {ids_BT.shape[1]} tokens, and this tower reads {known.max_position_embeddings}; set text.max_tokens to that"
+                )
+            ids_BT = torch.nn.functional.pad(
+                ids_BT.masked_fill(mask_BT == 0, self.pad_id),
+                (0, known.max_position_embeddings - ids_BT.shape[1]),
+                value=self.pad_id,
+            )
             return self.tower(input_ids=ids_BT).pooler_output  # type: ignore[no-any-return]
         pooled: torch.Tensor = self.tower(input_ids=ids_BT, attention_mask=mask_BT).pooler_output
         return pooled

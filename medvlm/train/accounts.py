@@ -13,7 +13,9 @@ def accounts(summed: Mapping[str, float], used: Mapping[str, tuple[int, float]])
 
     used: source -> (samples, rounds through it). summed: all terms of a step.
     """
-    found: dict[str, dict[str, float]] = {name: {"samples": samples, "epochs": round(epochs, 4)} for name, (samples, epochs) in used.items()}
+    found: dict[str, dict[str, float]] = {
+        name: {"samples": samples, "epochs": round(epochs, 4)} for name, (samples, epochs) in used.items()
+    }
     for term, value in summed.items():
         if term.startswith(SOURCE):
             _, name, what = term.split("/")
@@ -25,4 +27,7 @@ def in_short(of_sources: Mapping[str, Mapping[str, float]]) -> str:
     """`vqa 1.2 epochs, loss 0.83 | reports 0.3 epochs, loss 2.1`; nothing for a single source, whose loss is that of the stage."""
     if len(of_sources) < 2:
         return ""
-    return " | ".join(f"{name} {a['epochs']:.2g} epochs" + (f", loss {a['loss']:.3g}" if "loss" in a else "") for name, a in of_sources.items())
+    return " | ".join(
+        f"{name} {a['epochs']:.2g} epochs" + (f", loss {a['loss']:.3g}" if "loss" in a else "")
+        for name, a in of_sources.items()
+    )

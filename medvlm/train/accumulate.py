@@ -33,7 +33,9 @@ def accumulate(stage: Summed, model: nn.Module, micros: list[Any], engine: Engin
     return _backward(stage, model, micros, engine, weight, kept_local=len(micros) - 1)
 
 
-def accumulate_what_fits(stage: Summed, model: nn.Module, prepared: list[Any], engine: Engine, count: int) -> tuple[list[Any], Terms, int]:
+def accumulate_what_fits(
+    stage: Summed, model: nn.Module, prepared: list[Any], engine: Engine, count: int
+) -> tuple[list[Any], Terms, int]:
     """The same with `count` micro-batches, or more where any rank runs out of memory: micro-batches, terms, their number.
 
     The ranks talk before and after the passes, never within: what one cannot do, all do again in smaller parts. So
@@ -59,7 +61,9 @@ def accumulate_what_fits(stage: Summed, model: nn.Module, prepared: list[Any], e
         count = _next(count, len(prepared), engine)
 
 
-def _backward(stage: Summed, model: nn.Module, micros: list[Any], engine: Engine, weight: float, kept_local: int) -> Terms:
+def _backward(
+    stage: Summed, model: nn.Module, micros: list[Any], engine: Engine, weight: float, kept_local: int
+) -> Terms:
     terms: Terms = {}
     for i, micro in enumerate(micros):
         with engine.unsynchronised(enabled=i < kept_local):
@@ -77,10 +81,15 @@ def _next(count: int, samples: int, engine: Engine) -> int:
         torch.cuda.empty_cache()
     larger = [n for n in range(count + 1, samples + 1) if samples % n == 0]
     if not larger:
-        raise RecipeError(f"out of memory with one sample at a time; use engine.recompute, a smaller model or images, or {'offload' if engine.is_sharded else 'engine.kind fsdp2'}")
+        raise RecipeError(
+            f"out of memory with one sample at a time; use engine.recompute, a smaller model or images, or {'offload' if engine.is_sharded else 'engine.kind fsdp2'}"
+        )
     found = next((n for n in larger if n >= 2 * count), larger[0])
     if engine.is_first:
-        print(f"  out of memory with {samples // count} samples at a time; from here on {samples // found} ({found} micro-batches a step on each rank)", flush=True)
+        print(
+            f"  out of memory with {samples // count} samples at a time; from here on {samples // found} ({found} micro-batches a step on each rank)",
+            flush=True,
+        )
     return found
 
 

@@ -21,7 +21,12 @@ def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     def look(module: nn.Module, path: str) -> None:
         for name, child in module.named_children():
             layers = list(child.children())
-            if isinstance(child, nn.ModuleList | nn.Sequential) and layers and len({type(m) for m in layers}) == 1 and all(_is_composed(m) for m in layers):
+            if (
+                isinstance(child, nn.ModuleList | nn.Sequential)
+                and layers
+                and len({type(m) for m in layers}) == 1
+                and all(_is_composed(m) for m in layers)
+            ):
                 found.extend((f"{path}{name}.{i}", layer) for i, layer in child.named_children())
             else:
                 look(child, f"{path}{name}.")
@@ -48,13 +53,19 @@ def _chosen(model: nn.Module, patterns: Sequence[str], matches: Matches, line: s
     for pattern in patterns:
         # A stage may be without the module: the line is for all stages of a recipe.
         if any(matches(n, pattern) for n in names) and not any(matches(n, pattern) for n, _ in known):
-            raise RecipeError(f"engine.{line}: {pattern!r} has no repeated blocks (in this model: {', '.join(_lists(known)) or 'none'}); leave it out")
+            raise RecipeError(
+                f"engine.{line}: {pattern!r} has no repeated blocks (in this model: {', '.join(_lists(known)) or 'none'}); leave it out"
+            )
     return [block for name, block in known if any(matches(name, pattern) for pattern in patterns)]
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     def again(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs) if torch.is_grad_enabled() else forward(*args, **kwargs)
+        return (
+            checkpoint(forward, *args, use_reentrant=False, **kwargs)
+            if torch.is_grad_enabled()
+            else forward(*args, **kwargs)
+        )
 
     return again
 

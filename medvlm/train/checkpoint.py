@@ -43,13 +43,24 @@ class Keep:
 
     def of(self, steps: Collection[int], newest: int, best: int = 0) -> set[int]:
         """best: the step that a stage hands on, if it is not the last."""
-        return {*sorted(n for n in steps if n <= newest)[-self.last :], *(n for n in steps if n == best or (self.every and n % self.every == 0))}
+        return {
+            *sorted(n for n in steps if n <= newest)[-self.last :],
+            *(n for n in steps if n == best or (self.every and n % self.every == 0)),
+        }
 
 
 def save(
-    stage_folder: Path, step: int, tensors: dict[str, Any] | Snapshot, state: dict[str, Any], rank: int, *, random: dict[str, Any] | None = None,
-    group: Any = None, may_save: Callable[[], None] = lambda: None, note: Callable[[int], None] = lambda _: None,
-) -> Path:  # fmt: skip
+    stage_folder: Path,
+    step: int,
+    tensors: dict[str, Any] | Snapshot,
+    state: dict[str, Any],
+    rank: int,
+    *,
+    random: dict[str, Any] | None = None,
+    group: Any = None,
+    may_save: Callable[[], None] = lambda: None,
+    note: Callable[[int], None] = lambda _: None,
+) -> Path:
     """The folder step-N, once it is whole on disk. Called on every rank; what goes wrong on one is raised on all.
 
     tensors: as the engine gives them, or a snapshot of them. random: `random_state()` of the moment. group: the process group to agree in.
@@ -65,11 +76,17 @@ def save(
     def own() -> dict[str, Any]:
         buffer = io.BytesIO()
         torch.save(random_state() if random is None else random, buffer)
-        return {**{f"tensors/{name}": p for name, p in writer.prints.items()}, **_put(part, f"random-{rank}.pt", buffer.getvalue())}
+        return {
+            **{f"tensors/{name}": p for name, p in writer.prints.items()},
+            **_put(part, f"random-{rank}.pt", buffer.getvalue()),
+        }
 
     def finish() -> None:
         manifest = {name: p for share in prints for name, p in share.items()}
-        manifest |= {"tensors/.metadata": _fingerprint(part / "tensors" / ".metadata"), **_put(part, "state.json", json.dumps(state, indent=1).encode())}
+        manifest |= {
+            "tensors/.metadata": _fingerprint(part / "tensors" / ".metadata"),
+            **_put(part, "state.json", json.dumps(state, indent=1).encode()),
+        }
         _put(part, "manifest.json", json.dumps(dict(sorted(manifest.items())), indent=1).encode())
         for folder in (part / "tensors", part):
             sync_folder(folder)
@@ -98,7 +115,9 @@ def newest(stage_folder: Path, say: Any = print) -> Path | None:
         shutil.rmtree(part)
     for folder in reversed(_steps(stage_folder)):
         if damage := damaged(folder):
-            say(f"checkpoint {stage_folder.name}/{folder.name} is damaged ({damage}); set aside, going back to the one before")
+            say(
+                f"checkpoint {stage_folder.name}/{folder.name} is damaged ({damage}); set aside, going back to the one before"
+            )
             set_aside(folder)
         else:
             return folder
@@ -123,7 +142,9 @@ def damaged(folder: Path) -> str:
     if foreign := sorted(found - set(stated)):
         return f"{foreign[0]} is not in the manifest"
     with ThreadPoolExecutor(4) as threads:
-        for (name, entry), now in zip(stated.items(), threads.map(lambda name: _fingerprint(folder / name), stated), strict=True):
+        for (name, entry), now in zip(
+            stated.items(), threads.map(lambda name: _fingerprint(folder / name), stated), strict=True
+        ):
             if (now["bytes"], now["sha256"]) != entry:
                 return f"{name} is not what was saved"
     if (step := read_state(folder).get("step", step_of(folder))) != step_of(folder):
@@ -160,7 +181,9 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def require_whole(folder: Path) -> None:
     if damage := damaged(folder):
-        raise CheckpointError(f"{folder.parent.name}/{folder.name}: {damage}; take an earlier checkpoint or train the stage again")
+        raise CheckpointError(
+            f"{folder.parent.name}/{folder.name}: {damage}; take an earlier checkpoint or train the stage again"
+        )
 
 
 def digest(folder: Path) -> str:
@@ -238,7 +261,9 @@ def _refused(reason: OSError, final: Path) -> Exception:
     before = saved_steps(final.parent)
     rest = f"the last good checkpoint is step-{before[-1]}" if before else "there is no checkpoint of this stage yet"
     what = "the disk is full or a quota is used up" if reason.errno in FULL else f"{reason.strerror or reason}"
-    return CheckpointError(f"{final.parent.name}/{final.name} was not saved: {what}; {rest}. Make room and run the same command again")
+    return CheckpointError(
+        f"{final.parent.name}/{final.name} was not saved: {what}; {rest}. Make room and run the same command again"
+    )
 
 
 def _put(folder: Path, name: str, data: bytes) -> dict[str, Any]:

@@ -28,9 +28,17 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
     source = f"{folder.parent.name}/{folder.name}@{checkpoint.digest(folder)}"
     _claim(to, source)
     reader = Reader(folder / "tensors")
-    sizes = {name: e.size.numel() * e.properties.dtype.itemsize for name, e in reader.stored.items() if name.startswith("model.")}
+    sizes = {
+        name: e.size.numel() * e.properties.dtype.itemsize
+        for name, e in reader.stored.items()
+        if name.startswith("model.")
+    }
     groups = _groups(sizes, file_bytes)
-    names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)] if len(groups) > 1 else ["model.safetensors"]
+    names = (
+        [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
+        if len(groups) > 1
+        else ["model.safetensors"]
+    )
     for name, group in zip(names, groups, strict=True):
         if (to / name).exists():
             say(f"{name}: there already")
@@ -38,7 +46,10 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
         part = to / f"{name}.part"
         part.unlink(missing_ok=True)
         with HashingFile(part) as file:
-            entries = [(n.removeprefix("model."), reader.stored[n].properties.dtype, list(reader.stored[n].size), sizes[n]) for n in group]
+            entries = [
+                (n.removeprefix("model."), reader.stored[n].properties.dtype, list(reader.stored[n].size), sizes[n])
+                for n in group
+            ]
             file.write(header(entries, {"format": "pt", "checkpoint": source}))
             for tensor in group:
                 for piece in reader.pieces(tensor):
@@ -46,7 +57,9 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
         part.rename(to / name)
         say(f"{name}: {len(group)} tensors, {file.bytes / 1e9:.2f} GB")
     if len(groups) > 1:
-        places = {tensor.removeprefix("model."): name for name, group in zip(names, groups, strict=True) for tensor in group}
+        places = {
+            tensor.removeprefix("model."): name for name, group in zip(names, groups, strict=True) for tensor in group
+        }
         write_json(to / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
     return [to / name for name in names]
 

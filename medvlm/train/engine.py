@@ -46,17 +46,25 @@ class Engine:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         # A parameter may go unused (SigLIP's pooling head below a language model): DDP must not wait for it.
         # Norms of what is offloaded are summed on the CPU, which nccl cannot.
-        backend: Any = {"process_group_backend": "cpu:gloo,cuda:nccl"} if config.offload and torch.cuda.is_available() and config.device != "cpu" else {}
+        backend: Any = (
+            {"process_group_backend": "cpu:gloo,cuda:nccl"}
+            if config.offload and torch.cuda.is_available() and config.device != "cpu"
+            else {}
+        )
         spread = world > 1 or config.kind not in ("auto", "single")
         strategy: Any = DDPStrategy(find_unused_parameters=True, **backend) if spread else "auto"
         accelerator: Any = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
         precision = "32-true" if config.kind in SHARDING else config.precision  # theirs is their own
-        self.fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=precision)
+        self.fabric = Fabric(
+            accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=precision
+        )
         self.fabric.launch()
         self.config = config
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         if self.world != world:
-            raise RecipeError(f"engine: torchrun says that it started {world} processes, and {self.world} have met; start all nodes with the same --nnodes and --nproc-per-node")
+            raise RecipeError(
+                f"engine: torchrun says that it started {world} processes, and {self.world} have met; start all nodes with the same --nnodes and --nproc-per-node"
+            )
 
     @property
     def is_first(self) -> bool:
@@ -132,7 +140,11 @@ class Engine:
 
     def clip(self, max_norm: float) -> float:
         """Scales the gradients down to this global norm, and returns the norm they had."""
-        return float(self.whole(torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], max_norm)))
+        return float(
+            self.whole(
+                torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], max_norm)
+            )
+        )
 
     def step(self) -> None:
         """Applies the gradients, and forgets them."""

@@ -33,9 +33,13 @@ class EngineConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> EngineConfig:
         if self.offload and self.kind not in SHARDING:
-            raise ValueError(f"offload: {self.kind} shards nothing that could wait in the CPU's memory; use fsdp2 or zero3")
+            raise ValueError(
+                f"offload: {self.kind} shards nothing that could wait in the CPU's memory; use fsdp2 or zero3"
+            )
         if self.kind.startswith("zero") and self.precision == "bf16-true":
             raise ValueError(f"precision: {self.kind} keeps float32 weights; use bf16-mixed, or fsdp2")
         if self.kind == "zero3" and self.compile:
-            raise ValueError("compile: zero3 gathers weights by hooks within the blocks, which torch.compile cannot pass; use fsdp2, or zero2")
+            raise ValueError(
+                "compile: zero3 gathers weights by hooks within the blocks, which torch.compile cannot pass; use fsdp2, or zero2"
+            )
         return self

@@ -31,12 +31,22 @@ class Fsdp2(Engine):
         computes = torch.bfloat16 if self.config.precision == "bf16-mixed" else None
         options: dict[str, Any] = {
             "mesh": init_device_mesh(self.device.type, (self.world,), mesh_dim_names=("data",)),
-            "offload_policy": CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.config.offload else OffloadPolicy(),
+            "offload_policy": CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
+            if self.config.offload
+            else OffloadPolicy(),
         }
         for _, block in blocks(model):
-            fully_shard(block, mp_policy=MixedPrecisionPolicy(param_dtype=computes, reduce_dtype=torch.float32), **options)
+            fully_shard(
+                block, mp_policy=MixedPrecisionPolicy(param_dtype=computes, reduce_dtype=torch.float32), **options
+            )
         # What leaves the model is float32, as losses expect.
-        fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=computes, reduce_dtype=torch.float32, output_dtype=torch.float32), **options)
+        fully_shard(
+            model,
+            mp_policy=MixedPrecisionPolicy(
+                param_dtype=computes, reduce_dtype=torch.float32, output_dtype=torch.float32
+            ),
+            **options,
+        )
         self._check_sharded(model)
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
@@ -56,7 +66,9 @@ class Fsdp2(Engine):
 
     def _check_sharded(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
-            assert isinstance(parameter, DTensor) and parameter.device_mesh.size() == self.world, f"{name} is not sharded over {self.world} ranks"
+            assert isinstance(parameter, DTensor) and parameter.device_mesh.size() == self.world, (
+                f"{name} is not sharded over {self.world} ranks"
+            )
 
 
 @contextmanager

@@ -46,7 +46,9 @@ class Zero(Engine):
         self.model, self.optimizer = model, optimizer
         names = {id(p): n for n, p in self._trained().items()}
         self._grouped = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
-        self._wrapped, self._zero, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=self._settings(), dist_init_required=False)
+        self._wrapped, self._zero, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=self._settings(), dist_init_required=False
+        )
         self._start_states()
         self._check_sharded(model)
         return self._wrapped  # type: ignore[no-any-return]
@@ -121,7 +123,9 @@ class Zero(Engine):
 
     def _flats(self) -> list[torch.Tensor]:
         """What the optimiser steps: runs of this rank's float32 weights."""
-        flats: list[torch.Tensor] = self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
+        flats: list[torch.Tensor] = (
+            self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
+        )
         return flats
 
     # --- what is saved -----------------------------------------------------------------------------
@@ -141,7 +145,10 @@ class Zero(Engine):
             moments = {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
             if owner[name] == self.rank:
                 states[name] = {moment: value.cpu() for moment, value in moments.items()} | {"step": step.clone()}
-        settings = [{**{k: v for k, v in g.items() if k != "params"}, "params": names} for g, names in zip(self.optimizer.param_groups, self._grouped, strict=True)]
+        settings = [
+            {**{k: v for k, v in g.items() if k != "params"}, "params": names}
+            for g, names in zip(self.optimizer.param_groups, self._grouped, strict=True)
+        ]
         return {"model": model, "optim": {"state": states, "param_groups": settings}}
 
     def load(self, read: Read, names: Collection[str]) -> None:
@@ -216,16 +223,25 @@ class Zero(Engine):
         if self.stage == 3:
             zero |= {"stage3_param_persistence_threshold": PERSISTENT, "stage3_prefetch_bucket_size": BUCKET}
         if self.config.offload:
-            zero |= {"offload_optimizer": {"device": "cpu"}, **({"offload_param": {"device": "cpu"}} if self.stage == 3 else {})}
+            zero |= {
+                "offload_optimizer": {"device": "cpu"},
+                **({"offload_param": {"device": "cpu"}} if self.stage == 3 else {}),
+            }
         return {
-            "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,  # the loop's to count
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,  # the loop's to count
             "gradient_clipping": 0.0,  # by default it would clip at 1, whatever the recipe says
-            "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, "zero_optimization": zero,
-            "torch_autocast": {"enabled": self.config.precision == "bf16-mixed", "dtype": "bfloat16"}, "steps_per_print": None,
-        }  # fmt: skip
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": zero,
+            "torch_autocast": {"enabled": self.config.precision == "bf16-mixed", "dtype": "bfloat16"},
+            "steps_per_print": None,
+        }
 
     def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16-mixed" else nullcontext()  # type: ignore[return-value]
+        return (
+            torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16-mixed" else nullcontext()
+        )  # type: ignore[return-value]
 
     @contextmanager
     def _gathered(self, model: nn.Module) -> Iterator[None]:
@@ -249,7 +265,9 @@ class Zero(Engine):
         trained = sum(getattr(p, "ds_numel", p.numel()) for p in self._trained().values())
         own = sum(flat.numel() for flat in self._flats())
         (together,) = self.total([own])
-        assert own <= trained / self.world + len(self._trained()) * self.world * 128, f"rank {self.rank} steps {own} of {trained} trained numbers"
+        assert own <= trained / self.world + len(self._trained()) * self.world * 128, (
+            f"rank {self.rank} steps {own} of {trained} trained numbers"
+        )
         assert together >= trained, f"the ranks step {together} numbers of {trained}"
         if self.stage == 3:
             assert all(hasattr(p, "ds_id") for p in model.parameters()), "ZeRO-3 has left parameters whole"

@@ -29,7 +29,13 @@ class Lease:
 
     def __init__(self, folder: Path, say: Callable[[str], Any] = print):
         self.path, self.say = folder / ".lease", say
-        self.me = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "began": _began(os.getpid())}
+        self.me = {
+            "id": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": os.getpid(),
+            "began": _began(os.getpid()),
+        }
         self.me["job"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
         self.beats = 0
         self.ended = threading.Event()
@@ -102,7 +108,9 @@ class Lease:
     def _lives(self, owner: dict[str, Any]) -> bool:
         if owner.get("machine") == self.me["machine"]:
             return bool(_began(owner["pid"]) == owner["began"])
-        self.say(f"{self.path.parent.name} was left by process {owner.get('pid')} on {owner.get('host')}; waiting up to {STALE_S:.0f} s to see whether it still runs")
+        self.say(
+            f"{self.path.parent.name} was left by process {owner.get('pid')} on {owner.get('host')}; waiting up to {STALE_S:.0f} s to see whether it still runs"
+        )
         until = time.monotonic() + STALE_S
         while time.monotonic() < until:
             time.sleep(BEAT_S / 4)

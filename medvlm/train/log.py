@@ -39,8 +39,14 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(_finite(record)) + "\n")
         validation = {f"validation/{k}": v for k, v in record.get("validation", {}).items()}
-        sources = {f"source/{name}/{k}": v for name, account in record.get("sources", {}).items() for k, v in account.items()}
-        flat = {k: v for k, v in {**record, **record.get("terms", {}), **validation, **sources}.items() if isinstance(v, int | float)}
+        sources = {
+            f"source/{name}/{k}": v for name, account in record.get("sources", {}).items() for k, v in account.items()
+        }
+        flat = {
+            k: v
+            for k, v in {**record, **record.get("terms", {}), **validation, **sources}.items()
+            if isinstance(v, int | float)
+        }
         for tracker in self.trackers:
             tracker.write(record["stage"], record["step"], flat)
 
@@ -71,7 +77,14 @@ class Wandb:
     def __init__(self, config: WandbConfig, recipe: dict[str, Any], name: str, folder: Path):
         import wandb
 
-        self.run = wandb.init(project=config.project, entity=config.entity or None, mode=config.mode, name=name, dir=folder, config=redacted(recipe))  # type: ignore[arg-type]
+        self.run = wandb.init(
+            project=config.project,
+            entity=config.entity or None,
+            mode=config.mode,
+            name=name,
+            dir=folder,
+            config=redacted(recipe),
+        )  # type: ignore[arg-type]
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
         self.run.log({f"{stage}/{k}": v for k, v in values.items() if k != "step"} | {f"{stage}/step": step})
@@ -100,7 +113,11 @@ def redacted(value: Any, key: str = "") -> Any:
         return [redacted(v, key) for v in value]
     if isinstance(value, str):
         words = key.lower().replace("-", "_").split("_")
-        secret = any(word in SECRET_KEYS for word in words) or value.startswith(("hf_", "sk-")) or (len(value) == 40 and set(value) <= set("0123456789abcdef"))
+        secret = (
+            any(word in SECRET_KEYS for word in words)
+            or value.startswith(("hf_", "sk-"))
+            or (len(value) == 40 and set(value) <= set("0123456789abcdef"))
+        )
         return "[redacted]" if secret else "[path]" if value.startswith(("/", "~")) else value
     return value
 

@@ -100,7 +100,16 @@ class State:
 
 
 def run(
-    stage: Stage, config: StageConfig, engine: Engine, folder: Path, log: Log, fresh: State, number: int, stages: int, watch: Watch, may_save: Callable[[], None] = lambda: None
+    stage: Stage,
+    config: StageConfig,
+    engine: Engine,
+    folder: Path,
+    log: Log,
+    fresh: State,
+    number: int,
+    stages: int,
+    watch: Watch,
+    may_save: Callable[[], None] = lambda: None,
 ) -> tuple[State, Proof]:
     """Trains to config.steps, from the newest good checkpoint in `folder` or from `fresh`.
 
@@ -115,7 +124,10 @@ def run(
     proof.with_gradient |= set(state.reached)
     if engine.is_first:
         print(proof.table(), flush=True)
-    progress, distinct = Progress(config.name, number, stages, config.steps, state.step, engine.is_first), Distinct(engine, config.name)
+    progress, distinct = (
+        Progress(config.name, number, stages, config.steps, state.step, engine.is_first),
+        Distinct(engine, config.name),
+    )
     batches: Any = stage.batches(state.consumed)
     keep = Keep(config.keep_last, config.keep_every)
     with Stop() as stop, closing(batches), watch, Saver(folder, engine.rank, keep, may_save, watch.goes_on) as saver:
@@ -129,12 +141,19 @@ def run(
             distinct.see(keys)
             watch.at("computes", config.name, state.step + 1, keys)
             micros, terms = _first_update(stage, model, prepared, config, engine, state)
-            seen = {"stop": (float(bool(stop.requested)), 0.0), "unsaved": (float(saver.failed), 0.0), "samples": (_order(keys, position + engine.rank * len(keys)), 0.0)} | stage.counted(prepared)
+            seen = {
+                "stop": (float(bool(stop.requested)), 0.0),
+                "unsaved": (float(saver.failed), 0.0),
+                "samples": (_order(keys, position + engine.rank * len(keys)), 0.0),
+            } | stage.counted(prepared)
             for update in range(stage.updates):
                 terms = accumulate(stage, model, micros, engine) if update else terms
                 norm = engine.clip(config.optim.max_norm)
                 if not state.proven:
-                    state.telling, state.reached = state.telling + (norm > 0), engine.union(proof.note_gradients(engine.has_gradient))
+                    state.telling, state.reached = (
+                        state.telling + (norm > 0),
+                        engine.union(proof.note_gradients(engine.has_gradient)),
+                    )
                     proof.with_gradient |= set(state.reached)
                 summed = _total(terms, engine, seen)
                 if math.isfinite(summed["loss"]) and math.isfinite(norm):
@@ -145,7 +164,17 @@ def run(
                 saver.wait()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
-            _log_step(log, progress, config, state, accounts(summed, stage.used(state.consumed)), summed, rate, norm, time.monotonic() - began)
+            _log_step(
+                log,
+                progress,
+                config,
+                state,
+                accounts(summed, stage.used(state.consumed)),
+                summed,
+                rate,
+                norm,
+                time.monotonic() - began,
+            )
             watch.at("validates")
             better = _validate(stage, model, config, engine, log, state)
             last = state.step == config.steps or _exhausted(state, config)
@@ -156,7 +185,13 @@ def run(
             now = last or bool(summed["stop"]) or (better and config.keep == "best")
             if now or due:
                 watch.at("saves")
-                saver.save(state.step, engine.tensors(), asdict(state), best=state.best_step if config.keep == "best" else 0, now=now)
+                saver.save(
+                    state.step,
+                    engine.tensors(),
+                    asdict(state),
+                    best=state.best_step if config.keep == "best" else 0,
+                    now=now,
+                )
             if summed["stop"]:
                 raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to go on")
     return state, proof
@@ -183,7 +218,9 @@ def _resume(engine: Engine, folder: Path, log: Log, fresh: State) -> State:
     return state
 
 
-def _first_update(stage: Stage, model: nn.Module, prepared: list[Any], config: StageConfig, engine: Engine, state: State) -> tuple[list[Any], Terms]:
+def _first_update(
+    stage: Stage, model: nn.Module, prepared: list[Any], config: StageConfig, engine: Engine, state: State
+) -> tuple[list[Any], Terms]:
     if config.accumulate == "auto":
         micros, terms, state.accumulate = accumulate_what_fits(stage, model, prepared, engine, state.accumulate)
         return micros, terms
@@ -204,7 +241,9 @@ def _order(keys: list[str], first: int) -> float:
     return float(sum(zlib.crc32(f"{position} {key}".encode()) for position, key in enumerate(keys, first)))
 
 
-def _skip(config: StageConfig, state: State, engine: Engine, log: Log, loss: float, norm: float, keys: list[str]) -> None:
+def _skip(
+    config: StageConfig, state: State, engine: Engine, log: Log, loss: float, norm: float, keys: list[str]
+) -> None:
     """Leaves an update out, on all ranks, since loss and norm are those of all; says which samples it had.
 
     Raises DataError where the recipe says so, and where it has become more than MAX_SKIPPED.
@@ -217,7 +256,9 @@ def _skip(config: StageConfig, state: State, engine: Engine, log: Log, loss: flo
     if config.on_nan == "stop":
         raise DataError(f"{found}. Lower optim.lr or look at these samples; on_nan: skip leaves such steps out")
     if state.skipped > most:
-        raise DataError(f"{found}. These are {state.skipped} steps without a finite loss, and {most} are put up with: lower optim.lr or look at the samples")
+        raise DataError(
+            f"{found}. These are {state.skipped} steps without a finite loss, and {most} are put up with: lower optim.lr or look at the samples"
+        )
     engine.drop()
     log.write({"stage": config.name, "step": step, "skipped": everywhere, "skipped_loss": loss, "skipped_norm": norm})
     if engine.is_first:
@@ -225,15 +266,39 @@ def _skip(config: StageConfig, state: State, engine: Engine, log: Log, loss: flo
 
 
 def _log_step(
-    log: Log, progress: Progress, config: StageConfig, state: State, sources: dict[str, dict[str, float]], summed: dict[str, float], rate: float, norm: float, seconds: float
+    log: Log,
+    progress: Progress,
+    config: StageConfig,
+    state: State,
+    sources: dict[str, dict[str, float]],
+    summed: dict[str, float],
+    rate: float,
+    norm: float,
+    seconds: float,
 ) -> None:
-    terms = {k: v for k, v in summed.items() if k not in ("loss", "stop", "unsaved", "samples", "tokens") and not k.startswith(SOURCE)}
+    terms = {
+        k: v
+        for k, v in summed.items()
+        if k not in ("loss", "stop", "unsaved", "samples", "tokens") and not k.startswith(SOURCE)
+    }
     record = {
-        "stage": config.name, "step": state.step, "steps": config.steps, "loss": summed["loss"], "terms": terms, "lr": rate, "grad_norm": norm,
-        "sources": sources, "samples_per_s": config.batch / seconds, "tokens_per_s": summed.get("tokens", 0.0) / seconds, "seconds": state.seconds, "samples": f"{int(summed['samples']):x}",
-    }  # fmt: skip
+        "stage": config.name,
+        "step": state.step,
+        "steps": config.steps,
+        "loss": summed["loss"],
+        "terms": terms,
+        "lr": rate,
+        "grad_norm": norm,
+        "sources": sources,
+        "samples_per_s": config.batch / seconds,
+        "tokens_per_s": summed.get("tokens", 0.0) / seconds,
+        "seconds": state.seconds,
+        "samples": f"{int(summed['samples']):x}",
+    }
     log.write(record)
-    progress.show(state.step, summed["loss"], record["samples_per_s"], in_short(sources), last=state.step == config.steps)  # type: ignore[arg-type]
+    progress.show(
+        state.step, summed["loss"], record["samples_per_s"], in_short(sources), last=state.step == config.steps
+    )  # type: ignore[arg-type]
 
 
 def _validate(stage: Stage, model: nn.Module, config: StageConfig, engine: Engine, log: Log, state: State) -> bool:

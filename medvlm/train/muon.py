@@ -43,9 +43,15 @@ class Muon(torch.optim.AdamW):
             if parameter.grad is not None:
                 by_shape.setdefault(torch.Size((len(parameter), parameter.shape[1:].numel())), []).append(parameter)
         for shape, parameters in by_shape.items():
-            for parameter, change in zip(parameters, _shared(torch.stack([_whole(self._lookahead(p)).flatten(1) for p in parameters])), strict=True):
+            for parameter, change in zip(
+                parameters,
+                _shared(torch.stack([_whole(self._lookahead(p)).flatten(1) for p in parameters])),
+                strict=True,
+            ):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(_part(change.reshape(parameter.shape), parameter), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+                parameter.add_(
+                    _part(change.reshape(parameter.shape), parameter), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5
+                )
                 parameter.grad = None
 
     def _lookahead(self, parameter: nn.Parameter) -> torch.Tensor:
@@ -64,7 +70,11 @@ def _whole(sharded: torch.Tensor) -> torch.Tensor:
 
 
 def _part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None) if isinstance(like, DTensor) else whole
+    return (
+        distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        if isinstance(like, DTensor)
+        else whole
+    )
 
 
 def _shared(matrices_NAB: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,9 @@ Matches = Callable[[str, str], bool]
 CPU = torch.device("cpu")
 
 
-def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str, device: torch.device = CPU) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: Optim, matches: Matches, stage: str, device: torch.device = CPU
+) -> torch.optim.Optimizer:
     """Vectors and scalars (biases, norms, scales) get no weight decay. device: where it will step.
 
     Raises RecipeError for an `lr_of` that matches nothing trained, and for a kind that cannot run here.
@@ -35,7 +37,10 @@ def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str
         # An adapter's two factors are one matrix only together: they stay with AdamW.
         orthogonal = id(parameter) in matrices and not matches(name, "lora")
         groups.setdefault((factor, decay, orthogonal), []).append(parameter)
-    options = [{"params": p, "weight_decay": decay, "factor": factor, "orthogonal": turned} for (factor, decay, turned), p in groups.items()]
+    options = [
+        {"params": p, "weight_decay": decay, "factor": factor, "orthogonal": turned}
+        for (factor, decay, turned), p in groups.items()
+    ]
     if config.kind == "adamw8bit":
         return _eight_bit(options, config, device, stage)
     if config.kind == "muon":
@@ -47,7 +52,9 @@ def make_optimizer(model: nn.Module, config: Optim, matches: Matches, stage: str
 def _eight_bit(options: list[dict[str, Any]], config: Optim, device: torch.device, stage: str) -> torch.optim.Optimizer:
     """AdamW with moments in 8 bits, block by block (arXiv 2110.02861): a quarter of the optimiser's memory."""
     if find_spec("bitsandbytes") is None:
-        raise RecipeError(f"stages.{stage}.optim.kind: adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw")
+        raise RecipeError(
+            f"stages.{stage}.optim.kind: adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw"
+        )
     import bitsandbytes
 
     made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(options, lr=config.lr, betas=config.betas)

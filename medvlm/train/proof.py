@@ -86,11 +86,15 @@ class Proof:
                     "Leave it out of `trains`, or show it media (`shows`, `mix`)"
                 )
             if digest(tensors, self.whole) == self.start[group, True]:
-                raise RecipeError(f"stages.{self.stage}.trains: {group} has not moved after {step} steps; is its learning rate 0 (optim.lr, optim.lr_of)?")
+                raise RecipeError(
+                    f"stages.{self.stage}.trains: {group} has not moved after {step} steps; is its learning rate 0 (optim.lr, optim.lr_of)?"
+                )
 
     def check_frozen(self) -> dict[str, str]:
         """Group -> hash of what is frozen in it. Fails when any of it changed: then the fault is ours."""
-        now = {group: digest(tensors, self.whole) for (group, trained), tensors in self._tensors().items() if not trained}
+        now = {
+            group: digest(tensors, self.whole) for (group, trained), tensors in self._tensors().items() if not trained
+        }
         changed = [group for group, found in now.items() if found != self.start[group, False]]
         assert not changed, f"frozen parts changed during stage {self.stage}: {changed}"
         return now

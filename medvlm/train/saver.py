@@ -25,7 +25,13 @@ class Saver:
     """
 
     def __init__(
-        self, folder: Path, rank: int, keep: Keep, may_save: Callable[[], None] = lambda: None, tick: Callable[[], None] = lambda: None, say: Callable[[str], Any] = print
+        self,
+        folder: Path,
+        rank: int,
+        keep: Keep,
+        may_save: Callable[[], None] = lambda: None,
+        tick: Callable[[], None] = lambda: None,
+        say: Callable[[str], Any] = print,
     ):
         self.folder, self.rank, self.keep, self.may_save, self.tick, self.say = folder, rank, keep, may_save, tick, say
         # On the group that trains, a save beside the training's own exchange breaks both (gloo: connection reset by peer).
@@ -37,7 +43,9 @@ class Saver:
         self.bytes = 0
         """Written so far, over all saves: what tells a slow disk from one that does nothing."""
 
-    def save(self, step: int, tensors: dict[str, Any], state: dict[str, Any], *, best: int = 0, now: bool = False) -> None:
+    def save(
+        self, step: int, tensors: dict[str, Any], state: dict[str, Any], *, best: int = 0, now: bool = False
+    ) -> None:
         """Returns once training may go on; with `now`, or where memory has no room for a copy, once the checkpoint is on disk. Called on every rank."""
         self.wait()
         random, snapshot = checkpoint.random_state(), Snapshot(tensors, self.rank == 0)
@@ -83,7 +91,17 @@ class Saver:
                 dist.destroy_process_group(self.group)
 
     def _save(self, step: int, snapshot: Snapshot, state: dict[str, Any], random: dict[str, Any], best: int) -> Path:
-        saved = checkpoint.save(self.folder, step, snapshot, state, self.rank, random=random, group=self.group, may_save=self.may_save, note=self._note)
+        saved = checkpoint.save(
+            self.folder,
+            step,
+            snapshot,
+            state,
+            self.rank,
+            random=random,
+            group=self.group,
+            may_save=self.may_save,
+            note=self._note,
+        )
         if self.rank == 0:
             checkpoint.prune(self.folder, self.keep, step, best)
         return saved
@@ -97,7 +115,9 @@ class Saver:
             left = memory_left()
             self.copies = left is None or size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < 0.5 * left
             if not self.copies and self.rank == 0:
-                self.say(f"training waits for each checkpoint: there is no memory for a copy of {size / 1e9:.1f} GB a process")
+                self.say(
+                    f"training waits for each checkpoint: there is no memory for a copy of {size / 1e9:.1f} GB a process"
+                )
         return self.copies
 
 
@@ -113,4 +133,3 @@ def memory_left() -> int | None:
     if limit.exists() and (most := limit.read_text().strip()) != "max":
         left.append(int(most) - int(used.read_text()))
     return min(left)
-

@@ -31,7 +31,9 @@ class Room:
             # Not pin_memory=True, which takes the next power of two.
             failed = int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), size, 1))
             if failed:
-                raise CheckpointError(f"{size / 1e9:.1f} GB of memory could not be locked for copies of checkpoints (CUDA error {failed}); raise the limit (ulimit -l)")
+                raise CheckpointError(
+                    f"{size / 1e9:.1f} GB of memory could not be locked for copies of checkpoints (CUDA error {failed}); raise the limit (ulimit -l)"
+                )
 
     def close(self) -> None:
         if torch.cuda.is_available() and len(self.bytes):
@@ -73,7 +75,9 @@ class Snapshot(DefaultSavePlanner):
 
     # --- as torch.distributed.checkpoint calls a planner, perhaps from another thread ----------------
 
-    def set_up_planner(self, state_dict: Any, storage_meta: StorageMeta | None = None, is_coordinator: bool = False) -> None:
+    def set_up_planner(
+        self, state_dict: Any, storage_meta: StorageMeta | None = None, is_coordinator: bool = False
+    ) -> None:
         assert is_coordinator == self.is_coordinator
 
     def create_local_plan(self) -> SavePlan:

@@ -22,7 +22,15 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import (
+    LoadItemType,
+    LoadPlan,
+    LoadPlanner,
+    SavePlan,
+    SavePlanner,
+    WriteItem,
+    WriteItemType,
+)
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -33,17 +41,39 @@ FILE_BYTES, FILES = 256 << 20, 4
 """A rank writes one file for each 256 MiB at most, and at most this many, each in a thread of its own."""
 PIECE_BYTES = 8 << 20
 DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.uint16: "U16", torch.uint32: "U32",
-    torch.uint64: "U64", torch.bool: "BOOL", torch.complex64: "C64",
-}  # fmt: skip
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+}
 """Names of safetensors 0.6."""
 CONTENTS = {
     "torch.distributed.checkpoint.metadata": (
-        "Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "TensorProperties",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
     ),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",), "torch": ("Size",), "torch.serialization": ("_get_layout",),
-}  # fmt: skip
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch": ("Size",),
+    "torch.serialization": ("_get_layout",),
+}
 """What a table of contents is made of, beside torch's dtypes: module -> names."""
 
 
@@ -106,14 +136,20 @@ class Writer(dcp.FileSystemWriter):
         return StorageMeta()
 
     def _write(self, name: str, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
-        held: dict[int, Any] = {i: planner.resolve_data(item) for i, item in enumerate(items) if item.type == WriteItemType.BYTE_IO}
+        held: dict[int, Any] = {
+            i: planner.resolve_data(item) for i, item in enumerate(items) if item.type == WriteItemType.BYTE_IO
+        }
         header, sizes = _header(items, held)
         results, offset = [], len(header)
         with HashingFile(Path(self.path) / name, self.note) as file:
             file.write(header)
             for i, item in enumerate(items):
                 file.write(held[i].getbuffer() if i in held else _bytes(planner.resolve_data(item)))
-                results.append(WriteResult(index=item.index, size_in_bytes=sizes[i], storage_data=_StorageInfo(name, offset, sizes[i])))
+                results.append(
+                    WriteResult(
+                        index=item.index, size_in_bytes=sizes[i], storage_data=_StorageInfo(name, offset, sizes[i])
+                    )
+                )
                 offset += sizes[i]
         assert file.bytes == offset, (name, file.bytes, offset)
         self.prints[name] = file.print
@@ -201,9 +237,13 @@ class _Vetted(pickle.Unpickler):
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        if name in CONTENTS.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+        if name in CONTENTS.get(module, ()) or (
+            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        ):
             return super().find_class(module, name)
-        raise CheckpointError(f"{'/'.join(self.path.parts[-3:])} asks for {module}.{name}, which no checkpoint needs: it may be an attack, and was not read")
+        raise CheckpointError(
+            f"{'/'.join(self.path.parts[-3:])} asks for {module}.{name}, which no checkpoint needs: it may be an attack, and was not read"
+        )
 
 
 def _require_plain(data: bytes, name: str) -> None:

@@ -31,7 +31,9 @@ def load_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, read: Read,
     """Puts a checkpoint back. names: what it holds (`optim.state.PARAMETER.step`, ...). Called on every rank."""
     tensors = tensors_of(model, optimizer)
     # A parameter that never got a gradient (SigLIP's head below a language model) has no optimiser state, and gets none here.
-    tensors["optim"]["state"] = {name: state for name, state in tensors["optim"]["state"].items() if f"optim.state.{name}.step" in names}
+    tensors["optim"]["state"] = {
+        name: state for name, state in tensors["optim"]["state"].items() if f"optim.state.{name}.step" in names
+    }
     read(tensors)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")

@@ -37,10 +37,25 @@ class Watch:
     verdict: the file for the names of those that stand still; what ranks do is written beside it. It is gone when the ranks begin.
     """
 
-    def __init__(self, verdict: Path, rank: int, world: int, stall_s: float, ended: Callable[[str], Any] = lambda _: None):
-        self.verdict, self.folder, self.rank, self.world, self.stall_s, self.ended = verdict, verdict.parent, rank, world, stall_s, ended
+    def __init__(
+        self, verdict: Path, rank: int, world: int, stall_s: float, ended: Callable[[str], Any] = lambda _: None
+    ):
+        self.verdict, self.folder, self.rank, self.world, self.stall_s, self.ended = (
+            verdict,
+            verdict.parent,
+            rank,
+            world,
+            stall_s,
+            ended,
+        )
         self.beat_s = min(5.0, stall_s / 8)
-        self.place: dict[str, Any] = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "moves": 0, "ticks": 0}
+        self.place: dict[str, Any] = {
+            "rank": rank,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "moves": 0,
+            "ticks": 0,
+        }
         self.pulse, self.leaving = 0, threading.Event()
 
     def __enter__(self) -> Watch:
@@ -76,7 +91,13 @@ class Watch:
             return
         self.moved = time.monotonic()
         text = json.dumps(self.place)
-        os.pwrite(self.file, (text if len(text) < PLACE_BYTES else json.dumps({**self.place, "samples": []})).ljust(PLACE_BYTES).encode(), 0)
+        os.pwrite(
+            self.file,
+            (text if len(text) < PLACE_BYTES else json.dumps({**self.place, "samples": []}))
+            .ljust(PLACE_BYTES)
+            .encode(),
+            0,
+        )
 
     def _look(self) -> None:
         while not self._beat():
@@ -89,7 +110,9 @@ class Watch:
     def _beat(self) -> bool:
         """Says that this process runs, and waits; whether the stage has ended meanwhile."""
         self.pulse += 1
-        os.pwrite(self.file, json.dumps({"pulse": self.pulse, **whereabouts()}).ljust(PULSE_BYTES).encode(), PLACE_BYTES)
+        os.pwrite(
+            self.file, json.dumps({"pulse": self.pulse, **whereabouts()}).ljust(PULSE_BYTES).encode(), PLACE_BYTES
+        )
         # So late that the others, who know more, speak first.
         faulthandler.dump_traceback_later(1.5 * self.stall_s + 4 * self.beat_s, exit=True, file=2)
         return self.leaving.wait(self.beat_s)
@@ -99,7 +122,9 @@ class Watch:
         if any(self._beat() for _ in range(3)):
             return
         after = [self._read(rank) for rank in range(self.world)]
-        if any((old["moves"], old["ticks"]) != (new["moves"], new["ticks"]) for old, new in zip(before, after, strict=True)):
+        if any(
+            (old["moves"], old["ticks"]) != (new["moves"], new["ticks"]) for old, new in zip(before, after, strict=True)
+        ):
             self.moved = time.monotonic()  # another rank does something that takes long
             return
         try:
@@ -117,14 +142,24 @@ class Watch:
         """Where a rank is, with its `pulse`."""
         try:
             data = (self.folder / f"{rank}.json").read_bytes().decode(errors="replace")
-            return {"rank": rank, "pulse": 0, **json.loads(data[:PLACE_BYTES]), **json.loads(data[PLACE_BYTES:] or "{}")}
+            return {
+                "rank": rank,
+                "pulse": 0,
+                **json.loads(data[:PLACE_BYTES]),
+                **json.loads(data[PLACE_BYTES:] or "{}"),
+            }
         except (OSError, ValueError):
             return {"rank": rank, "pulse": 0, "moves": 0, "ticks": 0, "doing": "not begun"}
 
     def _kill_frozen(self, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
         """A stopped process heeds no signal but this one, and torchrun would wait half a minute for it."""
         for old, new in zip(before, after, strict=True):
-            if new["pulse"] == old["pulse"] and new.get("host") == self.place["host"] and new["rank"] != self.rank and "pid" in new:
+            if (
+                new["pulse"] == old["pulse"]
+                and new.get("host") == self.place["host"]
+                and new["rank"] != self.rank
+                and "pid" in new
+            ):
                 os.kill(new["pid"], signal.SIGKILL)
 
 
@@ -141,11 +176,23 @@ def whereabouts() -> dict[str, Any]:
 
 def judged(before: list[dict[str, Any]], after: list[dict[str, Any]], stall_s: float) -> str:
     """Who stands still, from what all ranks said twice, a while apart."""
-    told, again = f"nothing moved for {stall_s:.0f} s", "All ranks end; run the same command again to go on from the last checkpoint"
+    told, again = (
+        f"nothing moved for {stall_s:.0f} s",
+        "All ranks end; run the same command again to go on from the last checkpoint",
+    )
     ways = (
-        ("its process does not run: it was stopped, or is busy outside of Python", [new for old, new in zip(before, after, strict=True) if new["pulse"] == old["pulse"]]),
-        ("the others are further and wait for it", [new for new in after if new["moves"] < max(place["moves"] for place in after)]),
-        ("it does not wait for the others" if len(after) > 1 else "nothing else goes on", [new for new in after if not new.get("waits")]),
+        (
+            "its process does not run: it was stopped, or is busy outside of Python",
+            [new for old, new in zip(before, after, strict=True) if new["pulse"] == old["pulse"]],
+        ),
+        (
+            "the others are further and wait for it",
+            [new for new in after if new["moves"] < max(place["moves"] for place in after)],
+        ),
+        (
+            "it does not wait for the others" if len(after) > 1 else "nothing else goes on",
+            [new for new in after if not new.get("waits")],
+        ),
     )
     for why, found in ways:
         if found:

@@ -40,7 +40,16 @@ def test_written_by_hand() -> None:
 
 def test_no_boxes_is_an_answer_and_nonsense_is_none() -> None:
     assert parse("none") == parse("None.") == parse("[]") == []
-    for text in ("", "I see nothing", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "[a, b, c, d]", "1, 2, 3, 4", "[1 2, 3, 4, 5]", "none of [it]"):
+    for text in (
+        "",
+        "I see nothing",
+        "[1, 2, 3]",
+        "[1, 2, 3, 4, 5]",
+        "[a, b, c, d]",
+        "1, 2, 3, 4",
+        "[1 2, 3, 4, 5]",
+        "none of [it]",
+    ):
         assert parse(text) is None, text
 
 

@@ -58,4 +58,6 @@ def crowd(rng: random.Random, n: int, size: int = 30) -> list[Box]:
 
 def best_of_all(left: list[Box], right: list[Box]) -> float:
     few, many = sorted((left, right), key=len)
-    return max(sum(iou(a, b) for a, b in zip(few, order, strict=True)) for order in itertools.permutations(many, len(few)))
+    return max(
+        sum(iou(a, b) for a, b in zip(few, order, strict=True)) for order in itertools.permutations(many, len(few))
+    )

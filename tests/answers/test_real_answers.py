@@ -24,7 +24,10 @@ def test_every_yes_or_no_of_vqa_rad_is_read(real_data: Path) -> None:
     answers = [str(r["answer"]) for r in vqa_rad(real_data) if r["answer_type"].strip() == "CLOSED"]
     read = [choice.parse(answer, ("yes", "no")) for answer in answers]
     for word in ("yes", "no"):
-        assert read.count(word) == sum(answer.strip().lower().startswith(word) and not answer.strip().lower().startswith(("non", "nor", "not")) for answer in answers)
+        assert read.count(word) == sum(
+            answer.strip().lower().startswith(word) and not answer.strip().lower().startswith(("non", "nor", "not"))
+            for answer in answers
+        )
 
 
 def test_every_how_many_of_slake_is_a_count(real_data: Path) -> None:

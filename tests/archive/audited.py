@@ -37,8 +37,12 @@ class Row:
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """Broad and narrow shades, another for each number: uint8 [H, W]."""
     draw = np.random.default_rng(number)
-    coarse = Image.fromarray(draw.normal(0, 1, (6, 8)).astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-    fine = Image.fromarray(draw.normal(0, 1, (24, 32)).astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(draw.normal(0, 1, (6, 8)).astype(np.float32)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    fine = Image.fromarray(draw.normal(0, 1, (24, 32)).astype(np.float32)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     return (120 + 40 * np.asarray(coarse) + 15 * np.asarray(fine)).clip(0, 255).astype(np.uint8)
 
 
@@ -59,9 +63,16 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 def card(name: str, **settings: Any) -> Card:
     reader = {"kind": "table", "file": "t.csv", "media": [{"file": "{f}", "kind": "film"}]}
     given: dict[str, Any] = {
-        "name": name, "title": name, "summary": "Made.", "access": "open", "media": ["film"], "licence": {"id": "MIT", "commercial": True},
-        "phi": {"status": "none"}, "splits": {"salt": "one"}, "reader": reader,
-    }  # fmt: skip
+        "name": name,
+        "title": name,
+        "summary": "Made.",
+        "access": "open",
+        "media": ["film"],
+        "licence": {"id": "MIT", "commercial": True},
+        "phi": {"status": "none"},
+        "splits": {"salt": "one"},
+        "reader": reader,
+    }
     return Card.model_validate({**given, **settings})
 
 
@@ -94,4 +105,6 @@ def _sample(number: int, row: Row, source: str, salt: str) -> tuple[Sample, dict
         files[f"{i}.{suffix}"] = data
     questions = tuple(Question(text, Truth("choice", "yes", choices=("yes", "no")), "q") for text in row.asks)
     patient = keyed(row.patient, salt, "patient") if row.patient else ""
-    return Sample(keyed(f"{source}/{number}", salt, "key"), source, row.split, tuple(media), row.report, "", questions, patient), files
+    return Sample(
+        keyed(f"{source}/{number}", salt, "key"), source, row.split, tuple(media), row.report, "", questions, patient
+    ), files

@@ -54,7 +54,9 @@ def good(i: int) -> Decoded:
 
 
 def large(mib: int, seed: int) -> Decoded:
-    return Decoded(np.random.default_rng(seed).integers(0, 1 << 15, (mib, 512, 1024), dtype=np.int16), (1.0, 1.0, 1.0), "HU", "CT")
+    return Decoded(
+        np.random.default_rng(seed).integers(0, 1 << 15, (mib, 512, 1024), dtype=np.int16), (1.0, 1.0, 1.0), "HU", "CT"
+    )
 
 
 def slow(seconds: int) -> Decoded:

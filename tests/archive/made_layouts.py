@@ -66,10 +66,34 @@ def slake(root: Path) -> None:
     for number, name in enumerate(("train", "validation", "test")):
         put(root, f"imgs/xmlab{number}/source.jpg", film(number))
         asked = [
-            {"img_name": f"xmlab{number}/source.jpg", "question": "Is this CT?", "answer": "Yes", "q_lang": "en", "modality": "CT", "answer_type": "CLOSED", "content_type": "Modality"},
-            {"img_name": f"xmlab{number}/source.jpg", "question": "这是CT吗?", "answer": "是的", "q_lang": "zh", "modality": "CT", "answer_type": "CLOSED", "content_type": "Modality"},
-            {"img_name": f"xmlab{number}/source.jpg", "question": "Which organ?", "answer": "Liver", "q_lang": "en", "modality": "CT", "answer_type": "OPEN", "content_type": "Organ"},
-        ]  # fmt: skip
+            {
+                "img_name": f"xmlab{number}/source.jpg",
+                "question": "Is this CT?",
+                "answer": "Yes",
+                "q_lang": "en",
+                "modality": "CT",
+                "answer_type": "CLOSED",
+                "content_type": "Modality",
+            },
+            {
+                "img_name": f"xmlab{number}/source.jpg",
+                "question": "这是CT吗?",
+                "answer": "是的",
+                "q_lang": "zh",
+                "modality": "CT",
+                "answer_type": "CLOSED",
+                "content_type": "Modality",
+            },
+            {
+                "img_name": f"xmlab{number}/source.jpg",
+                "question": "Which organ?",
+                "answer": "Liver",
+                "q_lang": "en",
+                "modality": "CT",
+                "answer_type": "OPEN",
+                "content_type": "Organ",
+            },
+        ]
         put(root, f"{name}.json", json.dumps(asked))
 
 
@@ -86,28 +110,61 @@ def pmc_vqa(root: Path) -> None:
     for number, name in enumerate(("train", "test_clean")):
         put(root, f"images/PMC{number}_F1.jpg", film(number))
         choices = {f"Choice {letter}": f" {letter}:Pattern {letter} " for letter in "ABCD"}
-        row = {"Figure_path": f"PMC{number}_F1.jpg", "Question": "What is the uptake pattern?", "Answer": "Pattern B", **choices, "Answer_label": "B"}
+        row = {
+            "Figure_path": f"PMC{number}_F1.jpg",
+            "Question": "What is the uptake pattern?",
+            "Answer": "Pattern B",
+            **choices,
+            "Answer_label": "B",
+        }
         put_csv(root, f"{name}.csv", [row])
 
 
 def pmc_oa(root: Path) -> None:
     for number, name in enumerate(("train", "valid", "test")):
         put(root, f"images/PMC{number}_Fig3_4.jpg", film(number))
-        put(root, f"{name}.jsonl", json.dumps({"image": f"PMC{number}_Fig3_4.jpg", "caption": "Translocation.", "pmcid": f"PMC{number}", "url_name": "x.jpg"}) + "\n")
+        put(
+            root,
+            f"{name}.jsonl",
+            json.dumps(
+                {
+                    "image": f"PMC{number}_Fig3_4.jpg",
+                    "caption": "Translocation.",
+                    "pmcid": f"PMC{number}",
+                    "url_name": "x.jpg",
+                }
+            )
+            + "\n",
+        )
 
 
 def rocov2(root: Path) -> None:
     for number, name in enumerate(("train", "validation", "test")):
-        row = {"image": picture(number), "image_id": f"ROCOv2_2023_{name}_{number:06d}", "caption": "CT of the chest.", "cui": ["C0040405", "C0817096"]}
+        row = {
+            "image": picture(number),
+            "image_id": f"ROCOv2_2023_{name}_{number:06d}",
+            "caption": "CT of the chest.",
+            "cui": ["C0040405", "C0817096"],
+        }
         put_hf(root, f"data/{name}-00000-of-00001.parquet", [row])
 
 
 def llava_med_instruct(root: Path) -> None:
-    turns = [("human", "<image>\nWhat is shown?"), ("gpt", "A chest film."), ("human", "Is it normal?"), ("gpt", "It seems to be.")]
+    turns = [
+        ("human", "<image>\nWhat is shown?"),
+        ("gpt", "A chest film."),
+        ("human", "Is it normal?"),
+        ("gpt", "It seems to be."),
+    ]
     records = [
-        {"id": f"2660109{n}_F2", "image": f"2660109{n}_F2.jpg", "domain": {"chest_xray": True}, "conversatons": [{"from": who, "value": text} for who, text in turns]}
+        {
+            "id": f"2660109{n}_F2",
+            "image": f"2660109{n}_F2.jpg",
+            "domain": {"chest_xray": True},
+            "conversatons": [{"from": who, "value": text} for who, text in turns],
+        }
         for n in range(4)
-    ]  # fmt: skip
+    ]
     put(root, "llava_med_instruct_60k_inline_mention.json", json.dumps(records))
     for n in range(4):
         put(root, f"images/2660109{n}_F2.jpg", film(n))
@@ -127,9 +184,24 @@ def mimic_cxr(root: Path) -> None:
     names = ("subject_id", "study_id", "dicom_id", "split", "ViewPosition", "StudyDate", "StudyTime")
     rows = [dict(zip(names, row, strict=True)) for row in MIMIC]
     put_csv(root, "mimic-cxr-2.0.0-metadata.csv", [{k: v for k, v in row.items() if k != "split"} for row in rows])
-    put_csv(root, "mimic-cxr-2.0.0-split.csv", [{k: row[k] for k in ("dicom_id", "study_id", "subject_id", "split")} for row in rows])
-    labels = {"Atelectasis": "1.0", "Cardiomegaly": "0.0", "Consolidation": "", "Edema": "-1.0", "Pleural Effusion": "", "Pneumothorax": "0.0"}
-    put_csv(root, "mimic-cxr-2.0.0-chexpert.csv", [{"subject_id": a, "study_id": b, **labels} for a, b in dict.fromkeys(row[:2] for row in MIMIC)])
+    put_csv(
+        root,
+        "mimic-cxr-2.0.0-split.csv",
+        [{k: row[k] for k in ("dicom_id", "study_id", "subject_id", "split")} for row in rows],
+    )
+    labels = {
+        "Atelectasis": "1.0",
+        "Cardiomegaly": "0.0",
+        "Consolidation": "",
+        "Edema": "-1.0",
+        "Pleural Effusion": "",
+        "Pneumothorax": "0.0",
+    }
+    put_csv(
+        root,
+        "mimic-cxr-2.0.0-chexpert.csv",
+        [{"subject_id": a, "study_id": b, **labels} for a, b in dict.fromkeys(row[:2] for row in MIMIC)],
+    )
     for number, (subject, study, dicom, *_) in enumerate(MIMIC):
         folder = f"files/p{str(subject)[:2]}/p{subject}/s{study}"
         put(root, f"{folder}/{dicom}.jpg", film(number))
@@ -139,42 +211,126 @@ def mimic_cxr(root: Path) -> None:
 
 def chexpert_plus(root: Path) -> None:
     rows = [
-        {"": 0, "path_to_image": "train/patient42142/study5/view1_frontal.jpg", "frontal_lateral": "Frontal", "ap_pa": "AP", "deid_patient_id": "patient42142", "patient_report_date_order": 5, "report": "All.", "section_findings": "", "section_impression": "No change.", "split": "train"},
-        {"": 1, "path_to_image": "train/patient42142/study5/view2_lateral.jpg", "frontal_lateral": "Lateral", "ap_pa": "", "deid_patient_id": "patient42142", "patient_report_date_order": 5, "report": "All.", "section_findings": "", "section_impression": "No change.", "split": "train"},
-        {"": 2, "path_to_image": "valid/patient64541/study1/view1_frontal.jpg", "frontal_lateral": "Frontal", "ap_pa": "PA", "deid_patient_id": "patient64541", "patient_report_date_order": 1, "report": "All.", "section_findings": "Clear.", "section_impression": "", "split": "valid"},
-    ]  # fmt: skip
+        {
+            "": 0,
+            "path_to_image": "train/patient42142/study5/view1_frontal.jpg",
+            "frontal_lateral": "Frontal",
+            "ap_pa": "AP",
+            "deid_patient_id": "patient42142",
+            "patient_report_date_order": 5,
+            "report": "All.",
+            "section_findings": "",
+            "section_impression": "No change.",
+            "split": "train",
+        },
+        {
+            "": 1,
+            "path_to_image": "train/patient42142/study5/view2_lateral.jpg",
+            "frontal_lateral": "Lateral",
+            "ap_pa": "",
+            "deid_patient_id": "patient42142",
+            "patient_report_date_order": 5,
+            "report": "All.",
+            "section_findings": "",
+            "section_impression": "No change.",
+            "split": "train",
+        },
+        {
+            "": 2,
+            "path_to_image": "valid/patient64541/study1/view1_frontal.jpg",
+            "frontal_lateral": "Frontal",
+            "ap_pa": "PA",
+            "deid_patient_id": "patient64541",
+            "patient_report_date_order": 1,
+            "report": "All.",
+            "section_findings": "Clear.",
+            "section_impression": "",
+            "split": "valid",
+        },
+    ]
     put_csv(root, "df_chexpert_plus_240401.csv", rows)
     for number, row in enumerate(rows):
         put(root, f"PNG/{str(row['path_to_image'])[:-4]}.png", film(number))
 
 
 def padchest(root: Path) -> None:
-    names = [("216840111366964012283393834152009033102258826_00-059-087.png", "PA"), ("216840111366964012283393834152009033140208626_00-059-118.png", "L"), ("x.png", "COSTAL")]
+    names = [
+        ("216840111366964012283393834152009033102258826_00-059-087.png", "PA"),
+        ("216840111366964012283393834152009033140208626_00-059-118.png", "L"),
+        ("x.png", "COSTAL"),
+    ]
     rows = [
-        {"": n, "ImageID": name, "ImageDir": n, "StudyDate_DICOM": 20090331, "StudyID": f"s{n}", "PatientID": f"8466{n}", "PatientBirth": 1930, "Projection": view, "Report": "sin hallazgo patologic", "Labels": "['normal']"}
+        {
+            "": n,
+            "ImageID": name,
+            "ImageDir": n,
+            "StudyDate_DICOM": 20090331,
+            "StudyID": f"s{n}",
+            "PatientID": f"8466{n}",
+            "PatientBirth": 1930,
+            "Projection": view,
+            "Report": "sin hallazgo patologic",
+            "Labels": "['normal']",
+        }
         for n, (name, view) in enumerate(names)
-    ]  # fmt: skip
+    ]
     put_csv(root, "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", rows)
     for n, (name, _) in enumerate(names):
         put(root, f"{n}/{name}", film(n, bits=16))
 
 
 def iu_xray(root: Path) -> None:
-    put_csv(root, "indiana_projections.csv", [
-        {"uid": 1, "filename": "1_IM-0001-4001.dcm.png", "projection": "Frontal"}, {"uid": 1, "filename": "1_IM-0001-3001.dcm.png", "projection": "Lateral"},
-        {"uid": 2, "filename": "2_IM-0652-1001.dcm.png", "projection": "Frontal"},
-    ])  # fmt: skip
-    put_csv(root, "indiana_reports.csv", [
-        {"uid": 1, "MeSH": "normal", "Problems": "normal", "image": "Xray Chest PA and Lateral", "indication": "XXXX", "comparison": "None.", "findings": "Clear.", "impression": "Normal."},
-        {"uid": 2, "MeSH": "Cardiomegaly", "Problems": "Cardiomegaly", "image": "Chest", "indication": "", "comparison": "", "findings": "", "impression": "Large heart."},
-    ])  # fmt: skip
+    put_csv(
+        root,
+        "indiana_projections.csv",
+        [
+            {"uid": 1, "filename": "1_IM-0001-4001.dcm.png", "projection": "Frontal"},
+            {"uid": 1, "filename": "1_IM-0001-3001.dcm.png", "projection": "Lateral"},
+            {"uid": 2, "filename": "2_IM-0652-1001.dcm.png", "projection": "Frontal"},
+        ],
+    )
+    put_csv(
+        root,
+        "indiana_reports.csv",
+        [
+            {
+                "uid": 1,
+                "MeSH": "normal",
+                "Problems": "normal",
+                "image": "Xray Chest PA and Lateral",
+                "indication": "XXXX",
+                "comparison": "None.",
+                "findings": "Clear.",
+                "impression": "Normal.",
+            },
+            {
+                "uid": 2,
+                "MeSH": "Cardiomegaly",
+                "Problems": "Cardiomegaly",
+                "image": "Chest",
+                "indication": "",
+                "comparison": "",
+                "findings": "",
+                "impression": "Large heart.",
+            },
+        ],
+    )
     for number, name in enumerate(("1_IM-0001-4001", "1_IM-0001-3001", "2_IM-0652-1001")):
         put(root, f"images/images_normalized/{name}.dcm.png", film(number))
 
 
 def ct_rate(root: Path) -> None:
     for name, volumes in (("train", ("train_1_a_1", "train_1_a_2", "train_2_b_1")), ("validation", ("valid_1_a_1",))):
-        rows = [{"VolumeName": f"{v}.nii.gz", "ClinicalInformation_EN": "", "Technique_EN": "", "Findings_EN": f"Findings {v}.", "Impressions_EN": "Clear."} for v in volumes]
+        rows = [
+            {
+                "VolumeName": f"{v}.nii.gz",
+                "ClinicalInformation_EN": "",
+                "Technique_EN": "",
+                "Findings_EN": f"Findings {v}.",
+                "Impressions_EN": "Clear.",
+            }
+            for v in volumes
+        ]
         put_csv(root, f"dataset/radiology_text_reports/{name}_reports.csv", rows)
         for v in volumes:
             part, case, scan, _ = v.split("_")
@@ -194,21 +350,61 @@ def m3d_cap(root: Path) -> None:
 def med_multi_points(root: Path) -> None:
     def row(number: int, boxes: list[list[int]], label: str, organ: str) -> dict[str, Any]:
         points = [{"x": (a + c) / 2, "y": (b + d) / 2} for a, b, c, d in boxes]
-        return {"image": picture(number), "image_sha256": "0", "img_size": [8, 6], "points": points, "bbox": boxes, "count": len(boxes), "label": label,
-                "collection_method": "counting", "classification": "x", "organ": organ}  # fmt: skip
+        return {
+            "image": picture(number),
+            "image_sha256": "0",
+            "img_size": [8, 6],
+            "points": points,
+            "bbox": boxes,
+            "count": len(boxes),
+            "label": label,
+            "collection_method": "counting",
+            "classification": "x",
+            "organ": organ,
+        }
 
-    put_hf(root, "kvasir-points_datasets_script-train-00000-of-00002.arrow", [row(0, [[1, 1, 4, 3]], "polyps", "Lower GI"), row(1, [], "polyps", "Lower GI")])
-    put_hf(root, "kvasir-points_datasets_script-train-00001-of-00002.arrow", [row(2, [[0, 0, 2, 2], [4, 1, 8, 6]], "sperm", "Microscopy")])
+    put_hf(
+        root,
+        "kvasir-points_datasets_script-train-00000-of-00002.arrow",
+        [row(0, [[1, 1, 4, 3]], "polyps", "Lower GI"), row(1, [], "polyps", "Lower GI")],
+    )
+    put_hf(
+        root,
+        "kvasir-points_datasets_script-train-00001-of-00002.arrow",
+        [row(2, [[0, 0, 2, 2], [4, 1, 8, 6]], "sperm", "Microscopy")],
+    )
     put(root, "dataset_info.json", "{}")
 
 
 def medtrinity(root: Path) -> None:
-    put_hf(root, "25M_demo/train-00000-of-00001.parquet", [{"image": picture(n), "id": f"id{n}", "caption": f"An image {n}."} for n in range(3)])
+    put_hf(
+        root,
+        "25M_demo/train-00000-of-00001.parquet",
+        [{"image": picture(n), "id": f"id{n}", "caption": f"An image {n}."} for n in range(3)],
+    )
 
 
 def quilt_1m(root: Path) -> None:
-    names = ("", "caption", "image_path", "subset", "split", "pathology", "roi_text", "noisy_text", "corrected_text", "med_umls_ids", "magnification", "height", "width")
-    rows = [(0, "A gland.", "a.jpg", "quilt", "train"), (1, "A duct.", "a.jpg", "quilt", "train"), (2, "Stroma.", "b.jpg", "openpath", "val")]
+    names = (
+        "",
+        "caption",
+        "image_path",
+        "subset",
+        "split",
+        "pathology",
+        "roi_text",
+        "noisy_text",
+        "corrected_text",
+        "med_umls_ids",
+        "magnification",
+        "height",
+        "width",
+    )
+    rows = [
+        (0, "A gland.", "a.jpg", "quilt", "train"),
+        (1, "A duct.", "a.jpg", "quilt", "train"),
+        (2, "Stroma.", "b.jpg", "openpath", "val"),
+    ]
     put_csv(root, "quilt_1M_lookup.csv", [dict(zip(names, (*row, *[""] * 8), strict=True)) for row in rows])
     put(root, "quilt_1m/a.jpg", film(0, colour=True))
     put(root, "quilt_1m/b.jpg", film(1, colour=True))
@@ -244,28 +440,79 @@ def vindr_cxr(root: Path) -> None:
         (root / split).mkdir()
         for number, name in enumerate((f"{split}a", f"{split}b"), 2 * first):
             stored = np.random.default_rng(number).integers(0, 4096, (8, 10))
-            image(stored, modality="DX", PatientName="", PatientAge="040Y").save_as(root / split / f"{name}.dicom", enforce_file_format=True)
-        rows = [{"image_id": f"{split}a", "rad_id": f"R{n}", "class_name": "Pleural effusion", "x_min": n, "y_min": 2, "x_max": 5, "y_max": 6} for n in (range(1) if agreed else range(3))]
-        rows += [{"image_id": f"{split}a", "rad_id": "R0", "class_name": "Clavicle fracture", "x_min": 0, "y_min": 0, "x_max": 3, "y_max": 3}]
-        put_csv(root, f"annotations/annotations_{split}.csv", [*rows, {"image_id": f"{split}b", "rad_id": "R0", **nothing}])
+            image(stored, modality="DX", PatientName="", PatientAge="040Y").save_as(
+                root / split / f"{name}.dicom", enforce_file_format=True
+            )
+        rows = [
+            {
+                "image_id": f"{split}a",
+                "rad_id": f"R{n}",
+                "class_name": "Pleural effusion",
+                "x_min": n,
+                "y_min": 2,
+                "x_max": 5,
+                "y_max": 6,
+            }
+            for n in (range(1) if agreed else range(3))
+        ]
+        rows += [
+            {
+                "image_id": f"{split}a",
+                "rad_id": "R0",
+                "class_name": "Clavicle fracture",
+                "x_min": 0,
+                "y_min": 0,
+                "x_max": 3,
+                "y_max": 3,
+            }
+        ]
+        put_csv(
+            root, f"annotations/annotations_{split}.csv", [*rows, {"image_id": f"{split}b", "rad_id": "R0", **nothing}]
+        )
 
 
 def med_sg(root: Path) -> None:
-    turns = [{"from": "human", "value": "<image>\n<image>\nWhere do they differ?"}, {"from": "gpt", "value": "[1, 2, 5, 6]"}]
+    turns = [
+        {"from": "human", "value": "<image>\n<image>\nWhere do they differ?"},
+        {"from": "gpt", "value": "[1, 2, 5, 6]"},
+    ]
     for number in range(4):
         put(root, f"Task1/{number}.png", film(number))
-    put(root, "MedSG-188K.json", json.dumps([{"images": [f"Task1/{2 * n}.png", f"Task1/{2 * n + 1}.png"], "conversations": turns} for n in range(2)]))
+    put(
+        root,
+        "MedSG-188K.json",
+        json.dumps(
+            [{"images": [f"Task1/{2 * n}.png", f"Task1/{2 * n + 1}.png"], "conversations": turns} for n in range(2)]
+        ),
+    )
 
 
 def medreg_instruct(root: Path) -> None:
-    turns = [{"from": "human", "value": "<image>\nWhere is the liver?"}, {"from": "gpt", "value": "<ref>liver</ref><box>[[100, 200, 500, 600]]</box>"}]
+    turns = [
+        {"from": "human", "value": "<image>\nWhere is the liver?"},
+        {"from": "gpt", "value": "<ref>liver</ref><box>[[100, 200, 500, 600]]</box>"},
+    ]
     for number in range(2):
         put(root, f"ct/{number}.png", film(number))
-    put(root, "MedRegInstruct.jsonl", "".join(json.dumps({"id": n, "image": f"ct/{n}.png", "width": 8, "height": 6, "conversations": turns}) + "\n" for n in range(2)))
+    put(
+        root,
+        "MedRegInstruct.jsonl",
+        "".join(
+            json.dumps({"id": n, "image": f"ct/{n}.png", "width": 8, "height": 6, "conversations": turns}) + "\n"
+            for n in range(2)
+        ),
+    )
 
 
 def med_mat(root: Path) -> None:
     for number, name in enumerate(("train", "test")):
         put(root, f"med-mat/CT (1)/{name} (561).jpg", film(number))
-        asked = {"Question": "What is it?", "Answer": "Cyst", "Question-choice": "What is it?\nA: Stone\nB: Cyst", "Answer-choice": "B", "data-no": "2", "caption": "Cyst"}
+        asked = {
+            "Question": "What is it?",
+            "Answer": "Cyst",
+            "Question-choice": "What is it?\nA: Stone\nB: Cyst",
+            "Answer-choice": "B",
+            "data-no": "2",
+            "caption": "Cyst",
+        }
         put(root, f"{name}.json", json.dumps([{"id": 1, "image": f"med-mat/CT (1)/{name} (561).jpg", **asked}]))

@@ -18,7 +18,16 @@ LONG = "Is there an opacity in the lower zone of the left lung on this film?"
 
 def clean(first: int = 0, n: int = 12) -> list[Row]:
     """Splits in turn, each with patients and images of its own."""
-    return [Row(("train", "train", "val", "test")[i % 4], f"{SECRET}-{first + i}", first + i, ("Is there a nodule?",), f"Film {i}.") for i in range(n)]
+    return [
+        Row(
+            ("train", "train", "val", "test")[i % 4],
+            f"{SECRET}-{first + i}",
+            first + i,
+            ("Is there a nodule?",),
+            f"Film {i}.",
+        )
+        for i in range(n)
+    ]
 
 
 def found(*sets, against=()):
@@ -49,10 +58,15 @@ def test_one_shared_patient_within_a_data_set(tmp_path):
 
 def test_patients_shared_across_data_sets(tmp_path):
     """Of b, patient 100 trains and 103 tests; in a they are on the other sides."""
-    a = shards(tmp_path / "a", [*clean(), Row("test", f"{SECRET}-100", 50), Row("train", f"{SECRET}-103", 51)], card("a"))
+    a = shards(
+        tmp_path / "a", [*clean(), Row("test", f"{SECRET}-100", 50), Row("train", f"{SECRET}-103", 51)], card("a")
+    )
     b = shards(tmp_path / "b", clean(100), card("b"))
     assert found(a) == found(b) == []
-    assert found(a, b) == [("shared_patients", "error", ("a:train", "b:test"), 1, 3), ("shared_patients", "error", ("b:train", "a:test"), 1, 4)]
+    assert found(a, b) == [
+        ("shared_patients", "error", ("a:train", "b:test"), 1, 3),
+        ("shared_patients", "error", ("b:train", "a:test"), 1, 4),
+    ]
 
 
 def test_a_patient_may_be_in_the_same_split_of_two_data_sets(tmp_path):
@@ -70,7 +84,10 @@ def test_a_patient_may_be_in_the_same_split_of_two_data_sets(tmp_path):
 )
 def test_what_cannot_be_compared_is_said_and_not_called_disjoint(tmp_path, a, b, why):
     rows = [Row("train", SECRET, 1), Row("test", "other", 2)]
-    sets = [shards(tmp_path / "a", rows, card("a", **a)), shards(tmp_path / "b", [Row("test", SECRET, 3), Row("train", "third", 4)], card("b", **b))]
+    sets = [
+        shards(tmp_path / "a", rows, card("a", **a)),
+        shards(tmp_path / "b", [Row("test", SECRET, 3), Row("train", "third", 4)], card("b", **b)),
+    ]
     assert found(*sets) == []
     (note,) = notes(*sets)
     assert note.startswith("patients of a and b were not compared: ") and why in note
@@ -95,7 +112,10 @@ def test_a_salt_of_a_file_counts_more_than_the_card(tmp_path):
     sets = []
     for name, salt_id in (("a", "1"), ("b", "2"), ("c", "1")):
         folder = shards(tmp_path / name, [Row("train", name, ord(name))], card(name))
-        listed = {tar.name: json.loads((folder / f"{tar.name}.index.json").read_text())["sha256"] for tar in folder.glob("*.tar")}
+        listed = {
+            tar.name: json.loads((folder / f"{tar.name}.index.json").read_text())["sha256"]
+            for tar in folder.glob("*.tar")
+        }
         (folder / "packed.json").write_text(json.dumps({"shards": listed, "salt_id": salt_id}))
         sets.append(folder)
     said = notes(*sets)
@@ -104,15 +124,26 @@ def test_a_salt_of_a_file_counts_more_than_the_card(tmp_path):
 
 def test_samples_without_patients_are_counted(tmp_path):
     a = shards(tmp_path / "a", [*clean(), Row("train", "", 90)], card("a", splits={"by": "image", "salt": "one"}))
-    assert notes(a) == ["a: 1 of 13 samples have no patient, the splits are by image: that no patient is on two sides is not proven"]
+    assert notes(a) == [
+        "a: 1 of 13 samples have no patient, the splits are by image: that no patient is on two sides is not proven"
+    ]
 
 
 def test_shards_without_a_card_are_in_doubt(tmp_path):
-    a, b = shards(tmp_path / "a", clean(), card("a")), shards(tmp_path / "b", [Row("train", SECRET, 60)], name="foreign")
+    a, b = (
+        shards(tmp_path / "a", clean(), card("a")),
+        shards(tmp_path / "b", [Row("train", SECRET, 60)], name="foreign"),
+    )
     result = audit([open_set(a, {}), open_set(b, {})])
     assert [(f.severity, f.text) for f in result.findings] == [
-        ("warning", "foreign: has no data card: its licence and access terms are not known, and nothing may be trained on it"),
-        ("note", "patients of a and foreign were not compared: it is not known with which salt their patients were hashed (no card.yaml beside the shards); pack them with medvlm"),
+        (
+            "warning",
+            "foreign: has no data card: its licence and access terms are not known, and nothing may be trained on it",
+        ),
+        (
+            "note",
+            "patients of a and foreign were not compared: it is not known with which salt their patients were hashed (no card.yaml beside the shards); pack them with medvlm",
+        ),
     ]
 
 
@@ -121,7 +152,10 @@ def test_shards_without_a_card_are_in_doubt(tmp_path):
 
 def test_equal_images_across_splits(tmp_path):
     a = shards(tmp_path / "a", [*clean(), Row("test", "x", 0), Row("val", "y", 1)], card("a"))
-    assert found(a) == [("shared_images", "error", ("a:train", "a:val"), 1, 4), ("shared_images", "error", ("a:train", "a:test"), 1, 4)]
+    assert found(a) == [
+        ("shared_images", "error", ("a:train", "a:val"), 1, 4),
+        ("shared_images", "error", ("a:train", "a:test"), 1, 4),
+    ]
 
 
 def test_equal_images_in_one_split_are_nobodys_business(tmp_path):
@@ -131,20 +165,30 @@ def test_equal_images_in_one_split_are_nobodys_business(tmp_path):
 @pytest.mark.parametrize(
     "copy",
     [
-        encode_png(resized(picture(0), 60, 80)), jpeg(picture(0), 40), encode_png((picture(0).astype(int) + 25).clip(0, 255).astype(np.uint8)),
+        encode_png(resized(picture(0), 60, 80)),
+        jpeg(picture(0), 40),
+        encode_png((picture(0).astype(int) + 25).clip(0, 255).astype(np.uint8)),
         encode_png(picture(0).astype(np.uint16) * 257),
     ],
     ids=["resized", "re-compressed", "brighter", "16 bits"],
-)  # fmt: skip
+)
 def test_nearly_equal_images_across_data_sets(tmp_path, copy):
-    a, b = shards(tmp_path / "a", clean(), card("a")), shards(tmp_path / "b", [*clean(100), Row("test", "x", copy)], card("b"))
+    a, b = (
+        shards(tmp_path / "a", clean(), card("a")),
+        shards(tmp_path / "b", [*clean(100), Row("test", "x", copy)], card("b")),
+    )
     assert found(a, b) == [("shared_near_images", "warning", ("a:train", "b:test"), 1, 4)]
 
 
-@pytest.mark.parametrize("turn", [np.fliplr, np.flipud, np.rot90, np.transpose], ids=["mirrored", "upside down", "turned", "transposed"])
+@pytest.mark.parametrize(
+    "turn", [np.fliplr, np.flipud, np.rot90, np.transpose], ids=["mirrored", "upside down", "turned", "transposed"]
+)
 def test_mirrored_and_turned_images_across_data_sets(tmp_path, turn):
     copy = jpeg(np.ascontiguousarray(turn(picture(0))), 50)
-    a, b = shards(tmp_path / "a", clean(), card("a")), shards(tmp_path / "b", [*clean(100), Row("test", "x", copy)], card("b"))
+    a, b = (
+        shards(tmp_path / "a", clean(), card("a")),
+        shards(tmp_path / "b", [*clean(100), Row("test", "x", copy)], card("b")),
+    )
     assert found(a, b) == [("shared_turned_images", "warning", ("a:train", "b:test"), 1, 4)]
 
 
@@ -159,7 +203,12 @@ def test_the_keys_of_both_samples_are_named(tmp_path):
 
 
 def test_second_images_and_volumes_are_looked_at(tmp_path):
-    rows = [Row("train", "p", 1, more=[png(2), volume(1)]), Row("test", "q", 3, more=[png(2)]), Row("test", "r", volume(1)), Row("val", "s", volume(2))]
+    rows = [
+        Row("train", "p", 1, more=[png(2), volume(1)]),
+        Row("test", "q", 3, more=[png(2)]),
+        Row("test", "r", volume(1)),
+        Row("val", "s", volume(2)),
+    ]
     assert found(shards(tmp_path / "a", rows, card("a"))) == [("shared_images", "error", ("a:train", "a:test"), 2, 3)]
 
 
@@ -172,17 +221,35 @@ def test_blank_images_are_no_duplicates(tmp_path):
 
 def test_one_data_set_twice_under_two_names(tmp_path):
     """Dealt anew: 6 of its 12 images are trained on under one name and held out under the other."""
-    again = [Row({"train": "test", "test": "train", "val": "val"}[row.split], row.patient, row.image) for row in clean()]
+    again = [
+        Row({"train": "test", "test": "train", "val": "val"}[row.split], row.patient, row.image) for row in clean()
+    ]
     a, b = shards(tmp_path / "a", clean(), card("a")), shards(tmp_path / "b", again, card("b", splits={"salt": "two"}))
-    assert sorted(found(a, b)) == [("shared_images", "error", ("a:train", "b:test"), 6, 6), ("shared_images", "error", ("b:train", "a:test"), 3, 3)]
+    assert sorted(found(a, b)) == [
+        ("shared_images", "error", ("a:train", "b:test"), 6, 6),
+        ("shared_images", "error", ("b:train", "a:test"), 3, 3),
+    ]
 
 
 # --- benchmarks -----------------------------------------------------------------------------------
 
 
 def test_a_benchmark_in_training_is_found_by_patient_image_and_question(tmp_path):
-    bench = shards(tmp_path / "bench", [Row("test", "p", 200, (LONG,)), Row("test", "q", 201), Row("test", "r", 202), Row("train", "s", 203)], card("bench"))
-    a = shards(tmp_path / "a", [*clean(), Row("train", "p", 90), Row("val", "u", 201), Row("train", "v", jpeg(picture(202), 50), (LONG.lower(),))], card("a"))
+    bench = shards(
+        tmp_path / "bench",
+        [Row("test", "p", 200, (LONG,)), Row("test", "q", 201), Row("test", "r", 202), Row("train", "s", 203)],
+        card("bench"),
+    )
+    a = shards(
+        tmp_path / "a",
+        [
+            *clean(),
+            Row("train", "p", 90),
+            Row("val", "u", 201),
+            Row("train", "v", jpeg(picture(202), 50), (LONG.lower(),)),
+        ],
+        card("a"),
+    )
     assert sorted(found(a, against=[bench])) == [
         ("benchmark_images", "error", ("a:val", "bench:test"), 1, 3),
         ("benchmark_near_images", "warning", ("a:train", "bench:test"), 1, 3),
@@ -198,7 +265,11 @@ def test_the_own_test_split_may_be_the_benchmark(tmp_path):
 
 def test_short_questions_and_those_of_a_template_prove_nothing(tmp_path):
     """Of the eight words of the first, two are articles."""
-    asks = [("Is there a mass in the right lung?",), (LONG,), (LONG, "Where is the tip of the endotracheal tube in relation to the carina?")]
+    asks = [
+        ("Is there a mass in the right lung?",),
+        (LONG,),
+        (LONG, "Where is the tip of the endotracheal tube in relation to the carina?"),
+    ]
     bench = shards(tmp_path / "bench", [Row("test", f"p{i}", 200 + i, a) for i, a in enumerate(asks)], card("bench"))
     a = shards(tmp_path / "a", [*clean(), Row("train", "v", 90, (LONG,)), Row("train", "w", 91, asks[0])], card("a"))
     assert found(a, against=[bench]) == []
@@ -235,30 +306,62 @@ def test_a_damaged_image_ends_the_audit(tmp_path):
 
 def test_the_strictest_terms_are_those_of_all(tmp_path):
     a = shards(tmp_path / "a", clean(), card("a", access="registration", terms="Ask A."))
-    b = shards(tmp_path / "b", clean(100), card("b", licence={"id": "CC-BY-NC-4.0", "commercial": False}, phi={"status": "unknown"}))
+    b = shards(
+        tmp_path / "b",
+        clean(100),
+        card("b", licence={"id": "CC-BY-NC-4.0", "commercial": False}, phi={"status": "unknown"}),
+    )
     result = audit([open_set(a, {}), open_set(b, {})])
     assert result.terms == {
-        "ids": ["CC-BY-NC-4.0", "MIT"], "commercial": False, "share_alike": False, "redistribute": True, "access": "registration", "phi": "unknown",
+        "ids": ["CC-BY-NC-4.0", "MIT"],
+        "commercial": False,
+        "share_alike": False,
+        "redistribute": True,
+        "access": "registration",
+        "phi": "unknown",
         "terms": {"a": "Ask A."},
-    }  # fmt: skip
-    assert [f.text for f in result.findings] == ["b: its card does not know whether it holds patient data (phi.status: unknown)"]
+    }
+    assert [f.text for f in result.findings] == [
+        "b: its card does not know whether it holds patient data (phi.status: unknown)"
+    ]
 
 
 def test_two_share_alike_licences_are_in_doubt(tmp_path):
     rows = (("a", "CC-BY-SA-4.0"), ("b", "ODbL-1.0"))
-    sets = [open_set(shards(tmp_path / n, clean(100 * i), card(n, licence={"id": x, "commercial": True, "share_alike": True})), {}) for i, (n, x) in enumerate(rows)]
+    sets = [
+        open_set(
+            shards(tmp_path / n, clean(100 * i), card(n, licence={"id": x, "commercial": True, "share_alike": True})),
+            {},
+        )
+        for i, (n, x) in enumerate(rows)
+    ]
     (finding,) = audit(sets).findings
-    assert finding.severity == "warning" and finding.text.startswith("share-alike under 2 licences (CC-BY-SA-4.0, ODbL-1.0)")
+    assert finding.severity == "warning" and finding.text.startswith(
+        "share-alike under 2 licences (CC-BY-SA-4.0, ODbL-1.0)"
+    )
 
 
 def test_the_receipt_counts(tmp_path):
-    rows = [Row("train", "p", 1, ("One two?", "One two three four?"), "A b c."), Row("train", "p", 2, ("One?",)), Row("test", "", 3)]
+    rows = [
+        Row("train", "p", 1, ("One two?", "One two three four?"), "A b c."),
+        Row("train", "p", 2, ("One?",)),
+        Row("test", "", 3),
+    ]
     source = receipt_of(audit([open_set(shards(tmp_path / "a", rows, card("a")), {})]))["sources"]["a"]
     assert source["splits"]["train"] == {
-        "samples": 2, "patients": 1, "without_patient": 0, "images": 2, "blank_images": 0, "questions": {"choice": 3},
-        "words": {"question": {"median": 2, "p95": 4, "max": 4}, "answer": {"median": 1, "p95": 1, "max": 1}, "report": {"median": 3, "p95": 3, "max": 3}},
+        "samples": 2,
+        "patients": 1,
+        "without_patient": 0,
+        "images": 2,
+        "blank_images": 0,
+        "questions": {"choice": 3},
+        "words": {
+            "question": {"median": 2, "p95": 4, "max": 4},
+            "answer": {"median": 1, "p95": 1, "max": 1},
+            "report": {"median": 3, "p95": 3, "max": 3},
+        },
         "labels": {"q": {"yes": 3}},
-    }  # fmt: skip
+    }
     assert source["splits"]["test"]["without_patient"] == 1
 
 
@@ -273,7 +376,9 @@ def test_the_receipt_is_the_same_each_time_and_holds_no_name(tmp_path):
 
 
 def test_a_changed_receipt_is_refused(tmp_path):
-    receipt = receipt_of(audit([open_set(shards(tmp_path / "a", [*clean(), Row("test", f"{SECRET}-0", 50)], card("a")), {})]))
+    receipt = receipt_of(
+        audit([open_set(shards(tmp_path / "a", [*clean(), Row("test", f"{SECRET}-0", 50)], card("a")), {})])
+    )
     write_json(tmp_path / "audit.json", receipt)
     assert read_audit(tmp_path / "audit.json") == receipt
     write_json(tmp_path / "audit.json", {**receipt, "passed": True})
@@ -282,7 +387,10 @@ def test_a_changed_receipt_is_refused(tmp_path):
 
 
 def test_a_recipe_finds_the_receipt_that_covers_most_of_its_sources(tmp_path):
-    a, b = shards(tmp_path / "a", [*clean(), Row("test", f"{SECRET}-0", 50)], card("a")), shards(tmp_path / "b", clean(100), card("b"))
+    a, b = (
+        shards(tmp_path / "a", [*clean(), Row("test", f"{SECRET}-0", 50)], card("a")),
+        shards(tmp_path / "b", clean(100), card("b")),
+    )
     sets = [open_set(a, {}), open_set(b, {})]
     together, alone = receipt_of(audit(sets)), receipt_of(audit(sets[:1]))
     write_json(a / "audit.json", alone)
@@ -290,6 +398,10 @@ def test_a_recipe_finds_the_receipt_that_covers_most_of_its_sources(tmp_path):
     prints = {"films": sets[0].shards.fingerprint, "more": sets[1].shards.fingerprint, "other": "0"}
     got = audits_of(prints, [a / "audit.json", b / "audit.json", tmp_path / "none.json"])
     assert set(got) == {"films", "more"}
-    assert (got["films"]["hash"], got["films"]["passed"], got["films"]["compared_with"]) == (together["hash"], False, ["more"])
+    assert (got["films"]["hash"], got["films"]["passed"], got["films"]["compared_with"]) == (
+        together["hash"],
+        False,
+        ["more"],
+    )
     assert (got["more"]["passed"], got["more"]["findings"]) == (True, [])
     assert audits_of(prints, [a / "audit.json"])["films"]["compared_with"] == []

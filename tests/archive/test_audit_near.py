@@ -56,8 +56,14 @@ def test_the_bits_are_those_of_the_256_lowest_waves_against_their_median():
 
 
 TURNS = [
-    lambda x: x[:, ::-1], lambda x: x[::-1], lambda x: x[::-1, ::-1], lambda x: x.T, lambda x: x.T[:, ::-1], lambda x: x.T[::-1], lambda x: x.T[::-1, ::-1],
-]  # fmt: skip
+    lambda x: x[:, ::-1],
+    lambda x: x[::-1],
+    lambda x: x[::-1, ::-1],
+    lambda x: x.T,
+    lambda x: x.T[:, ::-1],
+    lambda x: x.T[::-1],
+    lambda x: x.T[::-1, ::-1],
+]
 
 
 def test_how_a_turned_picture_looks_is_known_without_it():
@@ -66,7 +72,10 @@ def test_how_a_turned_picture_looks_is_known_without_it():
     for turn, derived_N4 in zip(TURNS, turned(near_N4), strict=True):
         real_N4 = np.array([look(np.ascontiguousarray(turn(p)), 2).near for p in pictures])
         differ_NN = np.bitwise_count(derived_N4[:, None] ^ real_N4[None]).sum(2)
-        assert np.diag(differ_NN).max() <= DISTANCE and (differ_NN + 256 * np.eye(NUM_PICTURES, dtype=int)).min() > 2 * DISTANCE
+        assert (
+            np.diag(differ_NN).max() <= DISTANCE
+            and (differ_NN + 256 * np.eye(NUM_PICTURES, dtype=int)).min() > 2 * DISTANCE
+        )
 
 
 def test_exact_is_of_pixels_not_of_files():

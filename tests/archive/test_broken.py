@@ -20,22 +20,49 @@ from medvlm.io.opening import open_shards
 READ = ""
 VERDICTS = {
     "not a PNG, JPEG or .npy": [
-        "SOURCE.md", "bids-examples/2d_mb_pcasl/dataset_description.json", "bids-examples/asl001/dataset_description.json",
-        "bids-examples/pet002/dataset_description.json", "nibabel/COPYING", "nibabel/bad_attribute+orig.HEAD", "nibabel/bad_datatype+orig.HEAD",
-        "nibabel/empty.trk", "nibabel/phantom_truncated.PAR", "nifti-reader-js/LICENSE", "pillow/LICENSE", "pillow/badbitcount.bmp",
-        "pillow/badbitssize.bmp", "pillow/baddens1.bmp", "pillow/baddens2.bmp", "pillow/badfilesize.bmp", "pillow/badheadersize.bmp",
-        "pillow/badpalettesize.bmp", "pillow/badrle.bmp", "pillow/badwidth.bmp", "pillow/crash-7d4c83eb92150fb8f1653a697703ae06ae7c4998.j2k",
-        "pillow/crash-ccca68ff40171fdae983d924e127a721cab2bd50.j2k", "pillow/crash-d2c93af851d3ab9a19e34503626368b2ecde9c03.j2k",
-        "pillow/cross_scan_line_truncated.tga", "pillow/decompression_bomb.ico", "pillow/hopper_rle8_row_overflow.bmp",
-        "pillow/invalid_header_length.jp2", "pillow/negative_size.ppm", "pillow/pal8badindex.bmp", "pillow/pngtest_bad.png.bin",
-        "pillow/zero_dpi.jp2", "pillow/zero_height.j2k", "pillow/zero_width.gif", "pillow_odd/16_bit_binary.pgm", "pillow_odd/hopper_16bit.pgm",
+        "SOURCE.md",
+        "bids-examples/2d_mb_pcasl/dataset_description.json",
+        "bids-examples/asl001/dataset_description.json",
+        "bids-examples/pet002/dataset_description.json",
+        "nibabel/COPYING",
+        "nibabel/bad_attribute+orig.HEAD",
+        "nibabel/bad_datatype+orig.HEAD",
+        "nibabel/empty.trk",
+        "nibabel/phantom_truncated.PAR",
+        "nifti-reader-js/LICENSE",
+        "pillow/LICENSE",
+        "pillow/badbitcount.bmp",
+        "pillow/badbitssize.bmp",
+        "pillow/baddens1.bmp",
+        "pillow/baddens2.bmp",
+        "pillow/badfilesize.bmp",
+        "pillow/badheadersize.bmp",
+        "pillow/badpalettesize.bmp",
+        "pillow/badrle.bmp",
+        "pillow/badwidth.bmp",
+        "pillow/crash-7d4c83eb92150fb8f1653a697703ae06ae7c4998.j2k",
+        "pillow/crash-ccca68ff40171fdae983d924e127a721cab2bd50.j2k",
+        "pillow/crash-d2c93af851d3ab9a19e34503626368b2ecde9c03.j2k",
+        "pillow/cross_scan_line_truncated.tga",
+        "pillow/decompression_bomb.ico",
+        "pillow/hopper_rle8_row_overflow.bmp",
+        "pillow/invalid_header_length.jp2",
+        "pillow/negative_size.ppm",
+        "pillow/pal8badindex.bmp",
+        "pillow/pngtest_bad.png.bin",
+        "pillow/zero_dpi.jp2",
+        "pillow/zero_height.j2k",
+        "pillow/zero_width.gif",
+        "pillow_odd/16_bit_binary.pgm",
+        "pillow_odd/hopper_16bit.pgm",
         "pydicom/LICENSE",
     ],
     "an empty file": [
         "bids-examples/2d_mb_pcasl/sub-1/anat/sub-1_T1w.nii.gz",
     ],
     "not a NIfTI file": [
-        "bids-examples/asl001/sub-Sub103/anat/sub-Sub103_T1w.nii.gz", "nifti-reader-js/not-nifti.nii",
+        "bids-examples/asl001/sub-Sub103/anat/sub-Sub103_T1w.nii.gz",
+        "nifti-reader-js/not-nifti.nii",
     ],
     "a web page": [
         "bids-examples/pet002/sub-01/ses-rescan/anat/sub-01_ses-rescan_T1w.nii",
@@ -45,19 +72,39 @@ VERDICTS = {
         "histolab/broken.svs",
     ],
     "": [
-        "nibabel/slicethickness_empty_string.dcm", "pillow/broken_exif_dpi.jpg", "pillow/hopper_bad_exif.jpg",
-        "pillow/invalid-exif-without-x-resolution.jpg", "pillow/invalid-exif.jpg", "pillow/palette_negative.png",
-        "pillow/sugarshack_bad_mpo_header.jpg", "pillow/truncated_exif_dpi.jpg", "pillow_odd/12bit.cropped.tif", "pillow_odd/12in16bit.tif",
-        "pillow_odd/16bit.MM.cropped.tif", "pillow_odd/16bit.cropped.tif", "pillow_odd/exif_typeerror.jpg", "pillow_odd/hopper_orientation_6.jpg",
-        "pillow_odd/tiff_16bit_RGB.tiff", "pydicom/GDCMJ2K_TextGBR.dcm", "pydicom/J2K_pixelrep_mismatch.dcm", "pydicom/MR_small_padded.dcm",
-        "pydicom/SC_jpeg_no_color_transform.dcm", "pydicom/bad_sequence.dcm", "pydicom/explicit_VR-UN.dcm",
+        "nibabel/slicethickness_empty_string.dcm",
+        "pillow/broken_exif_dpi.jpg",
+        "pillow/hopper_bad_exif.jpg",
+        "pillow/invalid-exif-without-x-resolution.jpg",
+        "pillow/invalid-exif.jpg",
+        "pillow/palette_negative.png",
+        "pillow/sugarshack_bad_mpo_header.jpg",
+        "pillow/truncated_exif_dpi.jpg",
+        "pillow_odd/12bit.cropped.tif",
+        "pillow_odd/12in16bit.tif",
+        "pillow_odd/16bit.MM.cropped.tif",
+        "pillow_odd/16bit.cropped.tif",
+        "pillow_odd/exif_typeerror.jpg",
+        "pillow_odd/hopper_orientation_6.jpg",
+        "pillow_odd/tiff_16bit_RGB.tiff",
+        "pydicom/GDCMJ2K_TextGBR.dcm",
+        "pydicom/J2K_pixelrep_mismatch.dcm",
+        "pydicom/MR_small_padded.dcm",
+        "pydicom/SC_jpeg_no_color_transform.dcm",
+        "pydicom/bad_sequence.dcm",
+        "pydicom/explicit_VR-UN.dcm",
     ],
     "a damaged PNG": [
-        "pillow/broken.png", "pillow/broken_data_stream.png", "pillow/truncated_end_chunk.png", "pillow/truncated_image.png",
+        "pillow/broken.png",
+        "pillow/broken_data_stream.png",
+        "pillow/truncated_end_chunk.png",
+        "pillow/truncated_image.png",
     ],
     "a tile or strip is missing, or reaches beyond the end": [
-        "pillow/crash-1152ec2d1a1a71395b6f2ce6721c38924d025bf3.tif", "pillow/crash-338516dbd2f0e83caddb8ce256c22db3bd6dc40f.tif",
-        "pillow/crash-4f085cc12ece8cde18758d42608bed6a2a2cfb1c.tif", "pillow/crash-86214e58da443d2b80820cff9677a38a33dcbbca.tif",
+        "pillow/crash-1152ec2d1a1a71395b6f2ce6721c38924d025bf3.tif",
+        "pillow/crash-338516dbd2f0e83caddb8ce256c22db3bd6dc40f.tif",
+        "pillow/crash-4f085cc12ece8cde18758d42608bed6a2a2cfb1c.tif",
+        "pillow/crash-86214e58da443d2b80820cff9677a38a33dcbbca.tif",
         "pillow/crash-f46f5b2f43c370fe65706c11449f567ecc345e74.tif",
     ],
     "it has 3 pages": [
@@ -70,13 +117,16 @@ VERDICTS = {
         "pillow/crash-74d2a78403a5a59db1fb0a2b8735ac068a75f6e3.tif",
     ],
     "an animated PNG": [
-        "pillow/delay_zero_denom.png", "pillow/syntax_num_frames_zero_default.png",
+        "pillow/delay_zero_denom.png",
+        "pillow/syntax_num_frames_zero_default.png",
     ],
     "not a TIFF file, or damaged": [
         "pillow/oom-225817ca0f8c663be7ab4b9e717b02c661e66834.tif",
     ],
     "a damaged JPEG": [
-        "pillow/photoshop-200dpi-broken.jpg", "pillow/truncated_app14.jpg", "pillow/truncated_jpeg.jpg",
+        "pillow/photoshop-200dpi-broken.jpg",
+        "pillow/truncated_app14.jpg",
+        "pillow/truncated_jpeg.jpg",
     ],
     "pixel mode CMYK": [
         "pillow_odd/pil_sample_cmyk.jpg",
@@ -85,7 +135,8 @@ VERDICTS = {
         "pydicom/DICOMDIR-empty.dcm",
     ],
     "not a DICOM file (no DICM at byte 128)": [
-        "pydicom/ExplVR_BigEndNoMeta.dcm", "pydicom/no_meta.dcm",
+        "pydicom/ExplVR_BigEndNoMeta.dcm",
+        "pydicom/no_meta.dcm",
     ],
     "its compressed image has another size than its header says": [
         "pydicom/JPEG2000-embedded-sequence-delimiter.dcm",
@@ -94,7 +145,9 @@ VERDICTS = {
         "pydicom/MR_truncated.dcm",
     ],
     "it has no Rows and no SOPClassUID": [
-        "pydicom/UN_sequence.dcm", "pydicom/empty_charset_LEI.dcm", "pydicom/no_meta_group_length.dcm",
+        "pydicom/UN_sequence.dcm",
+        "pydicom/empty_charset_LEI.dcm",
+        "pydicom/no_meta_group_length.dcm",
     ],
     "no image to look at: its Modality is none of": [
         "pydicom/badVR.dcm",
@@ -102,18 +155,41 @@ VERDICTS = {
     "no image: it has no Rows": [
         "pydicom/reportsi_with_empty_number_tags.dcm",
     ],
-}  # fmt: skip
+}
 """Why files are refused -> which; "" for those that are read."""
 
 CARD = {
-    "name": "broken", "title": "Broken", "summary": "Files of the tests of other projects.", "access": "open", "media": ["file"], "licence": {"id": "custom", "commercial": True},
+    "name": "broken",
+    "title": "Broken",
+    "summary": "Files of the tests of other projects.",
+    "access": "open",
+    "media": ["file"],
+    "licence": {"id": "custom", "commercial": True},
     "phi": {
-        "status": "unknown", "note": "Only whether they decode is asked here.",
-        "checked": ["pseudonyms", "identity", "patient", "dates", "descriptions", "institution", "device", "private", "pixels", "text"],
+        "status": "unknown",
+        "note": "Only whether they decode is asked here.",
+        "checked": [
+            "pseudonyms",
+            "identity",
+            "patient",
+            "dates",
+            "descriptions",
+            "institution",
+            "device",
+            "private",
+            "pixels",
+            "text",
+        ],
     },
     "splits": {"by": "image", "ratios": {"train": 1.0, "val": 0.0, "test": 0.0}},
-    "reader": {"kind": "table", "file": "table.csv", "key": "{file}", "report": "{file}", "media": [{"file": "broken/{file}", "kind": "file"}]},
-}  # fmt: skip
+    "reader": {
+        "kind": "table",
+        "file": "table.csv",
+        "key": "{file}",
+        "report": "{file}",
+        "media": [{"file": "broken/{file}", "kind": "file"}],
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +204,10 @@ def packed(real_data, tmp_path_factory):
     lines = map(json.loads, (root / "out" / "quarantine.jsonl").read_text().splitlines())
     refused = {names[int(line["where"].split()[1]) - 2]: line["reason"] for line in lines}
     shards = open_shards(root / "out")
-    read = {sample.report: (sample, files) for sample, files in (shards.read("train", i) for i in range(shards.count("train")))}
+    read = {
+        sample.report: (sample, files)
+        for sample, files in (shards.read("train", i) for i in range(shards.count("train")))
+    }
     assert receipt.quarantined == len(refused) and {*refused, *read} == set(names)
     return refused, read
 
@@ -141,7 +220,12 @@ def test_the_table_names_every_file(packed):
 
 def test_each_file_has_its_verdict(packed):
     refused, read = packed
-    wrong = {name: refused.get(name, "is read") for reason, names in VERDICTS.items() for name in names if (reason == READ) != (name in read) or reason not in refused.get(name, "")}
+    wrong = {
+        name: refused.get(name, "is read")
+        for reason, names in VERDICTS.items()
+        for name in names
+        if (reason == READ) != (name in read) or reason not in refused.get(name, "")
+    }
     assert not wrong
 
 

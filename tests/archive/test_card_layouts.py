@@ -31,21 +31,49 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "pmc_vqa": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}),
     "pmc_oa": ({"train": 1, "val": 1, "test": 1}, {"train": 1, "val": 1, "test": 1}, {}),
     "rocov2": ({"train": 1, "val": 1, "test": 1}, {"train": 1, "val": 1, "test": 1}, {}),
-    "mimic_cxr": ({"train": 2, "val": 1, "test": 2}, {"train": 8, "val": 4, "test": 7}, {
-        "ViewPosition is not PA or AP": 1, "no text or no answer for the question consolidation": 5, "no text or no answer for the question edema": 5,
-        "no text or no answer for the question effusion": 5, "no text or no answer for the question report": 1}),
-    "mimic_cxr_pairs": ({"train": 1, "test": 1}, {"train": 1, "test": 0}, {
-        "ViewPosition is not PA or AP": 1, "no earlier study of the patient": 3, "no text or no answer for the question follow-up": 1}),
-    "chexpert_plus": ({"train": 1, "val": 1}, {"train": 2, "val": 1}, {
-        "frontal_lateral is not Frontal": 1, "no text or no answer for the question impression": 1}),
+    "mimic_cxr": (
+        {"train": 2, "val": 1, "test": 2},
+        {"train": 8, "val": 4, "test": 7},
+        {
+            "ViewPosition is not PA or AP": 1,
+            "no text or no answer for the question consolidation": 5,
+            "no text or no answer for the question edema": 5,
+            "no text or no answer for the question effusion": 5,
+            "no text or no answer for the question report": 1,
+        },
+    ),
+    "mimic_cxr_pairs": (
+        {"train": 1, "test": 1},
+        {"train": 1, "test": 0},
+        {
+            "ViewPosition is not PA or AP": 1,
+            "no earlier study of the patient": 3,
+            "no text or no answer for the question follow-up": 1,
+        },
+    ),
+    "chexpert_plus": (
+        {"train": 1, "val": 1},
+        {"train": 2, "val": 1},
+        {"frontal_lateral is not Frontal": 1, "no text or no answer for the question impression": 1},
+    ),
     "medmnist_path": ({"train": 3, "val": 3, "test": 3}, {"train": 3, "val": 3, "test": 3}, {}),
     "medmnist_pneumonia": ({"train": 3, "val": 3, "test": 3}, {"train": 3, "val": 3, "test": 3}, {}),
     "medmnist_chest": ({"train": 3, "val": 3, "test": 3}, {"train": 42, "val": 42, "test": 42}, {}),
-    "llava_med_instruct": ({}, {}, {}), "padchest": ({}, {}, {"Projection is not PA or AP or AP_horizontal or L": 1}), "iu_xray": ({}, {}, {}),
-    "vindr_cxr": ({"train": 2, "test": 2}, {"train": 29, "test": 29}, {"object of a class that the card does not name": 2}),
-    "med_mat": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}), "med_sg": ({}, {}, {}), "medreg_instruct": ({}, {}, {}),
-    "med_multi_points": ({}, {}, {}), "medtrinity": ({}, {}, {}), "quilt_1m": ({}, {}, {}),
-}  # fmt: skip
+    "llava_med_instruct": ({}, {}, {}),
+    "padchest": ({}, {}, {"Projection is not PA or AP or AP_horizontal or L": 1}),
+    "iu_xray": ({}, {}, {}),
+    "vindr_cxr": (
+        {"train": 2, "test": 2},
+        {"train": 29, "test": 29},
+        {"object of a class that the card does not name": 2},
+    ),
+    "med_mat": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}),
+    "med_sg": ({}, {}, {}),
+    "medreg_instruct": ({}, {}, {}),
+    "med_multi_points": ({}, {}, {}),
+    "medtrinity": ({}, {}, {}),
+    "quilt_1m": ({}, {}, {}),
+}
 
 READ = ("ct_rate", "m3d_cap")
 """Their media are volumes in files that are tried elsewhere: here, up to which files and texts belong together."""
@@ -68,13 +96,21 @@ class Made:
 class Packed(Made):
     def __init__(self, name: str, tmp: Path) -> None:
         super().__init__(name, tmp)
-        self.receipt: PackReceipt = pack(self.card.with_secret("a secret for a made copy"), self.root, self.out, workers=1)
+        self.receipt: PackReceipt = pack(
+            self.card.with_secret("a secret for a made copy"), self.root, self.out, workers=1
+        )
         shards = open_shards(self.out)
-        self.all: list[tuple[Sample, Any]] = [shards.read(split, i) for split in shards.splits for i in range(shards.count(split))]
+        self.all: list[tuple[Sample, Any]] = [
+            shards.read(split, i) for split in shards.splits for i in range(shards.count(split))
+        ]
         self.samples = [sample for sample, _ in self.all]
 
     def questions(self, sample: Sample | None = None) -> list[tuple[str, str, str]]:
-        return [(q.text, q.truth.task, q.truth.answer) for s in (self.samples if sample is None else [sample]) for q in s.questions]
+        return [
+            (q.text, q.truth.task, q.truth.answer)
+            for s in (self.samples if sample is None else [sample])
+            for q in s.questions
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +131,9 @@ def test_a_made_copy_packs_without_a_bad_sample(packed, name):
 
 @pytest.mark.parametrize("name", sorted([*PACKED, *READ]))
 def test_the_card_says_that_only_a_made_copy_was_read(name):
-    assert "made" in load_card(CARDS / f"{name}.yaml").limits.rpartition("Read so")[2], "limits: Read so far from a made copy ..."
+    assert "made" in load_card(CARDS / f"{name}.yaml").limits.rpartition("Read so")[2], (
+        "limits: Read so far from a made copy ..."
+    )
 
 
 @pytest.mark.parametrize("name", ["mimic_cxr", "mimic_cxr_pairs", "chexpert_plus", "padchest", "iu_xray"])
@@ -107,29 +145,53 @@ def test_patients_are_known_and_in_one_split_each(packed, name):
 
 
 def test_slake_asks_in_english_alone(packed):
-    assert Counter(packed("slake").questions()) == {("Is this CT?", "choice", "yes"): 3, ("Which organ?", "open", "liver"): 3}
+    assert Counter(packed("slake").questions()) == {
+        ("Is this CT?", "choice", "yes"): 3,
+        ("Which organ?", "open", "liver"): 3,
+    }
 
 
 def test_the_first_word_of_a_question_of_path_vqa_is_its_template(packed):
-    assert {q.template: q.truth.task for sample in packed("path_vqa").samples for q in sample.questions} == {"is": "choice", "what": "open"}
+    assert {q.template: q.truth.task for sample in packed("path_vqa").samples for q in sample.questions} == {
+        "is": "choice",
+        "what": "open",
+    }
 
 
 def test_pmc_vqa_is_answered_by_a_letter(packed):
     text, task, answer = packed("pmc_vqa").questions()[0]
-    assert text.splitlines()[1:] == ["A:Pattern A", "B:Pattern B", "C:Pattern C", "D:Pattern D", "Answer with the letter."] and (task, answer) == ("choice", "B")
+    assert text.splitlines()[1:] == [
+        "A:Pattern A",
+        "B:Pattern B",
+        "C:Pattern C",
+        "D:Pattern D",
+        "Answer with the letter.",
+    ] and (task, answer) == ("choice", "B")
 
 
 def test_vindr_asks_where_a_finding_is_and_whether_it_is_there(packed):
-    found = {sample.split: sample for sample in packed("vindr_cxr").samples if any(q.truth.task == "boxes" for q in sample.questions)}
-    boxes = {split: [q.truth.boxes for q in sample.questions if q.truth.task == "boxes"] for split, sample in found.items()}
+    found = {
+        sample.split: sample
+        for sample in packed("vindr_cxr").samples
+        if any(q.truth.task == "boxes" for q in sample.questions)
+    }
+    boxes = {
+        split: [q.truth.boxes for q in sample.questions if q.truth.task == "boxes"] for split, sample in found.items()
+    }
     assert boxes == {"train": [((0, 2, 5, 6), (1, 2, 5, 6), (2, 2, 5, 6))], "test": [((0, 2, 5, 6),)]}
-    said = Counter(q.truth.answer for sample in packed("vindr_cxr").samples for q in sample.questions if q.truth.task == "choice")
+    said = Counter(
+        q.truth.answer for sample in packed("vindr_cxr").samples for q in sample.questions if q.truth.task == "choice"
+    )
     assert said == {"yes": 2, "no": 2 * 28 - 2}
 
 
 def test_a_choice_of_med_mat_is_a_letter_and_its_collection_the_template(packed):
     question = packed("med_mat").samples[0].questions[0]
-    assert (question.truth.task, question.truth.answer, question.template) == ("choice", "B", "2") and question.text.endswith("B: Cyst")
+    assert (question.truth.task, question.truth.answer, question.template) == (
+        "choice",
+        "B",
+        "2",
+    ) and question.text.endswith("B: Cyst")
 
 
 def test_captions_are_reports(packed):
@@ -141,23 +203,40 @@ def test_captions_are_reports(packed):
 def test_a_turn_of_llava_med_has_the_earlier_ones_above_it(packed):
     assert len(packed("llava_med_instruct").samples) == 4
     assert packed("llava_med_instruct").questions()[:2] == [
-        ("What is shown?", "open", "A chest film."), ("What is shown?\nA chest film.\n\nIs it normal?", "open", "It seems to be."),
-    ]  # fmt: skip
+        ("What is shown?", "open", "A chest film."),
+        ("What is shown?\nA chest film.\n\nIs it normal?", "open", "It seems to be."),
+    ]
 
 
 def test_a_report_of_mimic_begins_at_its_findings(packed):
     reports = Counter(sample.report for sample in packed("mimic_cxr").samples)
-    assert reports == {"": 1, **{f"FINDINGS:\n Film {number} is clear.\n\n IMPRESSION: Normal.": 1 for number in (1, 2, 3, 4)}}
-    asked = {(q.template, q.truth.answer) for sample in packed("mimic_cxr").samples for q in sample.questions if q.truth.task == "choice"}
-    assert asked == {("atelectasis", "yes"), ("cardiomegaly", "no"), ("pneumothorax", "no")}, "an uncertain or unknown finding is not asked"
+    assert reports == {
+        "": 1,
+        **{f"FINDINGS:\n Film {number} is clear.\n\n IMPRESSION: Normal.": 1 for number in (1, 2, 3, 4)},
+    }
+    asked = {
+        (q.template, q.truth.answer)
+        for sample in packed("mimic_cxr").samples
+        for q in sample.questions
+        if q.truth.task == "choice"
+    }
+    assert asked == {("atelectasis", "yes"), ("cardiomegaly", "no"), ("pneumothorax", "no")}, (
+        "an uncertain or unknown finding is not asked"
+    )
 
 
 def test_a_pair_of_mimic_is_the_earlier_film_and_the_later_one(packed):
     found = packed("mimic_cxr_pairs")
     (pair,) = [raw for raw in found.raws if raw.sample.key == "2a2277a9"]
-    assert [path.stem for path in pair.files.values()] == ["02aa804e", "2a2277a9"], "the lateral film of that day is none of the frontal ones"
+    assert [path.stem for path in pair.files.values()] == ["02aa804e", "2a2277a9"], (
+        "the lateral film of that day is none of the frontal ones"
+    )
     (question,) = pair.sample.questions
-    assert "Film 1 is clear." in question.text and "Film 2 is clear." in question.truth.answer and question.truth.task == "report"
+    assert (
+        "Film 1 is clear." in question.text
+        and "Film 2 is clear." in question.truth.answer
+        and question.truth.task == "report"
+    )
     assert [medium.size for medium in found.samples[0].media] == [(6, 8), (6, 8)]
 
 
@@ -170,7 +249,10 @@ def test_films_of_padchest_keep_their_16_bits(packed):
 def test_a_study_of_iu_has_its_views_in_the_order_of_the_table(packed):
     one, two = sorted(packed("iu_xray").samples, key=lambda sample: -len(sample.media))
     assert (len(one.media), len(two.media)) == (2, 1) and (one.report, two.report) == ("Clear. Normal.", "")
-    assert [path.name for path in packed("iu_xray").raws[0].files.values()] == ["1_IM-0001-4001.dcm.png", "1_IM-0001-3001.dcm.png"]
+    assert [path.name for path in packed("iu_xray").raws[0].files.values()] == [
+        "1_IM-0001-4001.dcm.png",
+        "1_IM-0001-3001.dcm.png",
+    ]
 
 
 def test_boxes_of_med_multi_points_are_counted_found_and_told(packed):
@@ -185,19 +267,33 @@ def test_boxes_of_med_multi_points_are_counted_found_and_told(packed):
 def test_images_of_medmnist_are_those_of_the_arrays_with_their_labels(packed):
     found = packed("medmnist_path")
     with np.load(found.root / "pathmnist.npz") as arrays:
-        expected = {arrays["test_images"][i].tobytes(): found.card.reader.labels[int(arrays["test_labels"][i, 0])] for i in range(3)}
-    stored = {decode(files["0.png"], "x").tobytes(): sample.questions[0].truth.answer for sample, files in found.all if sample.split == "test"}
+        expected = {
+            arrays["test_images"][i].tobytes(): found.card.reader.labels[int(arrays["test_labels"][i, 0])]
+            for i in range(3)
+        }
+    stored = {
+        decode(files["0.png"], "x").tobytes(): sample.questions[0].truth.answer
+        for sample, files in found.all
+        if sample.split == "test"
+    }
     assert stored == expected
 
 
 def test_ct_rate_finds_its_volumes_by_their_names(tmp_path):
     made = Made("ct_rate", tmp_path)
     raws = made.raws
-    assert [(raw.sample.split, raw.sample.patient, made_layouts.path_in(raw.files["0"]).read_text()) for raw in raws] == [
-        ("train", "train_1", "train_1_a_1"), ("train", "train_1", "train_1_a_2"), ("train", "train_2", "train_2_b_1"), ("val", "valid_1", "valid_1_a_1"),
-    ]  # fmt: skip
+    assert [
+        (raw.sample.split, raw.sample.patient, made_layouts.path_in(raw.files["0"]).read_text()) for raw in raws
+    ] == [
+        ("train", "train_1", "train_1_a_1"),
+        ("train", "train_1", "train_1_a_2"),
+        ("train", "train_2", "train_2_b_1"),
+        ("val", "valid_1", "valid_1_a_1"),
+    ]
     assert {(m.kind, m.unit, m.modality) for raw in raws for m in raw.sample.media} == {("volume", "HU", "CT")}
-    assert raws[0].sample.report == "Findings train_1_a_1. Clear." and [q.truth.task for q in raws[0].sample.questions] == ["report", "report"]
+    assert raws[0].sample.report == "Findings train_1_a_1. Clear." and [
+        q.truth.task for q in raws[0].sample.questions
+    ] == ["report", "report"]
 
 
 def test_m3d_cap_finds_the_text_of_each_volume(tmp_path):
@@ -218,5 +314,7 @@ def test_slake_reads_its_real_questions_about_images_that_are_made(real_data, tm
     made_layouts.put(tmp_path, "test.json", "[]")
     receipt = pack(load_card(CARDS / "slake.yaml"), tmp_path, tmp_path / "shards")
     english = [row for row in asked if row["q_lang"] == "en"]
-    assert receipt.questions == {"val": len(english)} == {"val": 1053} and receipt.samples == {"val": len({row["img_name"] for row in english})}
+    assert receipt.questions == {"val": len(english)} == {"val": 1053} and receipt.samples == {
+        "val": len({row["img_name"] for row in english})
+    }
     assert receipt.quarantined == 0 and receipt.left_out == {"q_lang is not en": 1046}

@@ -23,18 +23,36 @@ from tests.archive import made_layouts, test_card_layouts
 
 CARDS = Path(__file__).parents[2] / "data_cards"
 ROOTS = {
-    "bccd": "bccd", "vqa_rad": "vqa_rad", "cxr_cohen": "nc/cxr_cohen", "cxr_cohen_by": "cxr_cohen_by", "cxr_cohen_lungs": "nc/cxr_cohen",
-    "cxr_hannover": "cxr_hannover", "cxr_hannover_pairs": "cxr_hannover", "chase_db1": "chase_db1", "dsb2018_nuclei": "dsb2018_nuclei",
-    "kvasir_seg": "nc/kvasir_seg_352", "slake_questions": "slake_questions", "volumes_ct": "volumes", "volumes_mr": "volumes",
-    "pathology_openslide": "pathology_openslide", "pathology_cmu": "pathology_openslide", "dicom_series": "dicom_series", "dicom_pydicom": "dicom_pydicom",
-}  # fmt: skip
+    "bccd": "bccd",
+    "vqa_rad": "vqa_rad",
+    "cxr_cohen": "nc/cxr_cohen",
+    "cxr_cohen_by": "cxr_cohen_by",
+    "cxr_cohen_lungs": "nc/cxr_cohen",
+    "cxr_hannover": "cxr_hannover",
+    "cxr_hannover_pairs": "cxr_hannover",
+    "chase_db1": "chase_db1",
+    "dsb2018_nuclei": "dsb2018_nuclei",
+    "kvasir_seg": "nc/kvasir_seg_352",
+    "slake_questions": "slake_questions",
+    "volumes_ct": "volumes",
+    "volumes_mr": "volumes",
+    "pathology_openslide": "pathology_openslide",
+    "pathology_cmu": "pathology_openslide",
+    "dicom_series": "dicom_series",
+    "dicom_pydicom": "dicom_pydicom",
+}
 REFUSED = {
     "dicom_series": {"1 slice, fewer than the 3 that make a volume": 3},
     "dicom_pydicom": {
-        "1 slice, fewer than the 3 that make a volume": 21, "there is a sample of the same key already": 19, "a colour image of more than 8 bits": 4, "32 bits a pixel": 2,
-        "it has no Rows and no SOPClassUID": 1, "its slices are not evenly spaced": 1, "it has no PixelData": 1,
+        "1 slice, fewer than the 3 that make a volume": 21,
+        "there is a sample of the same key already": 19,
+        "a colour image of more than 8 bits": 4,
+        "32 bits a pixel": 2,
+        "it has no Rows and no SOPClassUID": 1,
+        "its slices are not evenly spaced": 1,
+        "it has no PixelData": 1,
     },
-}  # fmt: skip
+}
 """How many samples are bad, by how the reason begins: files that are odd on purpose. No other archive has any."""
 CEILINGS = {"dicom_series": 0.12, "dicom_pydicom": 0.65}
 GENERATED = ("phantom", "phantom_3d")
@@ -44,7 +62,9 @@ class Packed:
     def __init__(self, name: str, real_data: Path, out: Path) -> None:
         self.card: Card = load_card(CARDS / f"{name}.yaml")
         self.folder = out / name
-        self.receipt: PackReceipt = pack(self.card, real_data / ROOTS[name], self.folder, workers=1, max_bad=CEILINGS.get(name, 0.0))
+        self.receipt: PackReceipt = pack(
+            self.card, real_data / ROOTS[name], self.folder, workers=1, max_bad=CEILINGS.get(name, 0.0)
+        )
         shards = open_shards(self.folder)
         self.all = [shards.read(split, i) for split in shards.splits for i in range(shards.count(split))]
         self.samples: list[Sample] = [sample for sample, _ in self.all]
@@ -70,7 +90,9 @@ def test_samples_are_good_or_refused_as_expected_and_all_images_decode(packed, n
     found = packed(name)
     reasons = [json.loads(line)["reason"] for line in (found.folder / "quarantine.jsonl").read_text().splitlines()]
     assert found.receipt.quarantined == len(reasons) == sum(REFUSED.get(name, {}).values())
-    assert {start: sum(reason.startswith(start) for reason in reasons) for start in REFUSED.get(name, {})} == REFUSED.get(name, {})
+    assert {
+        start: sum(reason.startswith(start) for reason in reasons) for start in REFUSED.get(name, {})
+    } == REFUSED.get(name, {})
     for sample, files in found.all:
         for medium in sample.media:
             assert decode(files[medium.member], medium.member).shape[: len(medium.size)] == medium.size
@@ -78,10 +100,19 @@ def test_samples_are_good_or_refused_as_expected_and_all_images_decode(packed, n
     assert len(set(keys)) == len(keys) and all(re.fullmatch("[0-9a-f]{16}", key) for key in keys)
 
 
-@pytest.mark.parametrize("name", ["chase_db1", "volumes_mr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bccd", "cxr_cohen", "cxr_cohen_lungs", "vqa_rad"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chase_db1",
+        "volumes_mr",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("bccd", "cxr_cohen", "cxr_cohen_lungs", "vqa_rad")),
+    ],
+)
 def test_packed_again_the_bytes_are_the_same(packed, name, real_data, tmp_path):
     found = packed(name)
-    assert pack(found.card, real_data / ROOTS[name], tmp_path / name) == found.receipt, "the receipt holds the sha256 of every tar"
+    assert pack(found.card, real_data / ROOTS[name], tmp_path / name) == found.receipt, (
+        "the receipt holds the sha256 of every tar"
+    )
 
 
 def test_every_shipped_card_is_tried_on_an_archive():
@@ -96,7 +127,9 @@ def test_a_card_says_what_it_must(path):
     assert card.name == path.stem and card.licence.url and card.limits and card.phi.note and card.units
     if card.access != "generated":
         assert card.citation and card.homepage.startswith("https://") and card.terms
-    assert bool(card.patient_key) or card.splits.by != "patient" or path.stem == "pathology_openslide", "who is a patient has to be said"
+    assert bool(card.patient_key) or card.splits.by != "patient" or path.stem == "pathology_openslide", (
+        "who is a patient has to be said"
+    )
     assert card.licence.redistribute or not card.licence.commercial or path.stem not in ROOTS
 
 
@@ -104,36 +137,69 @@ def test_a_card_says_what_it_must(path):
 def test_a_card_without_patients_says_so_in_its_limits(path):
     card = load_card(path)
     if not card.patient_key and card.media and card.access != "generated" and path.stem != "pathology_openslide":
-        assert re.search("patient|article|video|slide|plate", card.limits, re.IGNORECASE), "which images belong together, and may lie on both sides of a split"
+        assert re.search("patient|article|video|slide|plate", card.limits, re.IGNORECASE), (
+            "which images belong together, and may lie on both sides of a split"
+        )
 
 
 def test_licences_are_those_of_the_archives():
     licences = {name: load_card(CARDS / f"{name}.yaml").licence for name in ROOTS}
     assert {name: (x.id, x.commercial, x.share_alike) for name, x in licences.items()} == {
-        "bccd": ("MIT", True, False), "vqa_rad": ("CC0-1.0", True, False), "cxr_cohen": ("CC-BY-NC-SA-4.0", False, True),
-        "cxr_cohen_by": ("custom", True, True), "cxr_cohen_lungs": ("CC-BY-NC-SA-4.0", False, True), "cxr_hannover": ("CC-BY-3.0", True, False),
-        "cxr_hannover_pairs": ("CC-BY-3.0", True, False), "chase_db1": ("CC-BY-4.0", True, False), "dsb2018_nuclei": ("CC0-1.0", True, False),
-        "kvasir_seg": ("custom", False, False), "slake_questions": ("CC-BY-4.0", True, False), "volumes_ct": ("Apache-2.0", True, False),
-        "volumes_mr": ("MIT", True, False), "pathology_openslide": ("custom", True, False), "pathology_cmu": ("CC0-1.0", True, False),
-        "dicom_series": ("custom", True, False), "dicom_pydicom": ("MIT", True, False),
-    }  # fmt: skip
+        "bccd": ("MIT", True, False),
+        "vqa_rad": ("CC0-1.0", True, False),
+        "cxr_cohen": ("CC-BY-NC-SA-4.0", False, True),
+        "cxr_cohen_by": ("custom", True, True),
+        "cxr_cohen_lungs": ("CC-BY-NC-SA-4.0", False, True),
+        "cxr_hannover": ("CC-BY-3.0", True, False),
+        "cxr_hannover_pairs": ("CC-BY-3.0", True, False),
+        "chase_db1": ("CC-BY-4.0", True, False),
+        "dsb2018_nuclei": ("CC0-1.0", True, False),
+        "kvasir_seg": ("custom", False, False),
+        "slake_questions": ("CC-BY-4.0", True, False),
+        "volumes_ct": ("Apache-2.0", True, False),
+        "volumes_mr": ("MIT", True, False),
+        "pathology_openslide": ("custom", True, False),
+        "pathology_cmu": ("CC0-1.0", True, False),
+        "dicom_series": ("custom", True, False),
+        "dicom_pydicom": ("MIT", True, False),
+    }
 
 
 def test_all_of_the_real_data_packs_to_these_counts(packed):
     """samples and questions of all splits, and patients; left out is checked below where there is any."""
     found = {name: packed(name).receipt for name in ROOTS}
-    assert {name: (sum(x.samples.values()), sum(x.questions.values()), sum(x.patients.values())) for name, x in found.items()} == {
-        "bccd": (275, 1783, 0), "vqa_rad": (252, 1812, 0), "cxr_cohen": (118, 168, 62), "cxr_cohen_by": (7, 7, 6), "cxr_cohen_lungs": (19, 38, 11),
-        "cxr_hannover": (98, 142, 49), "cxr_hannover_pairs": (44, 44, 26), "chase_db1": (24, 48, 12), "dsb2018_nuclei": (42, 67, 0),
-        "kvasir_seg": (80, 240, 0), "slake_questions": (174, 2099, 0), "volumes_ct": (2, 0, 1), "volumes_mr": (3, 3, 2),
-        "pathology_openslide": (3, 3, 2), "pathology_cmu": (1, 0, 1), "dicom_series": (24, 0, 11), "dicom_pydicom": (31, 0, 15),
-    }  # fmt: skip
+    assert {
+        name: (sum(x.samples.values()), sum(x.questions.values()), sum(x.patients.values()))
+        for name, x in found.items()
+    } == {
+        "bccd": (275, 1783, 0),
+        "vqa_rad": (252, 1812, 0),
+        "cxr_cohen": (118, 168, 62),
+        "cxr_cohen_by": (7, 7, 6),
+        "cxr_cohen_lungs": (19, 38, 11),
+        "cxr_hannover": (98, 142, 49),
+        "cxr_hannover_pairs": (44, 44, 26),
+        "chase_db1": (24, 48, 12),
+        "dsb2018_nuclei": (42, 67, 0),
+        "kvasir_seg": (80, 240, 0),
+        "slake_questions": (174, 2099, 0),
+        "volumes_ct": (2, 0, 1),
+        "volumes_mr": (3, 3, 2),
+        "pathology_openslide": (3, 3, 2),
+        "pathology_cmu": (1, 0, 1),
+        "dicom_series": (24, 0, 11),
+        "dicom_pydicom": (31, 0, 15),
+    }
     assert found["dicom_series"].left_out == {
         "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI": 20,
-        "a secondary capture: a picture of a screen or of a film": 1, "a tiled slide; read it as a whole slide": 8, "no image: it has no Rows": 4,
-        "computed from other images (ImageType DERIVED or SECONDARY), such as a reformation or a projection": 11, "not a DICOM file": 46,
-        f"no image to look at: its Modality is none of {', '.join((*MEASURED, *SHOWN))}": 12, "of modality DX, which the card does not name": 1,
-    }  # fmt: skip
+        "a secondary capture: a picture of a screen or of a film": 1,
+        "a tiled slide; read it as a whole slide": 8,
+        "no image: it has no Rows": 4,
+        "computed from other images (ImageType DERIVED or SECONDARY), such as a reformation or a projection": 11,
+        "not a DICOM file": 46,
+        f"no image to look at: its Modality is none of {', '.join((*MEASURED, *SHOWN))}": 12,
+        "of modality DX, which the card does not name": 1,
+    }
 
 
 # --- BCCD -----------------------------------------------------------------------------------------
@@ -157,7 +223,9 @@ def test_bccd_agrees_with_the_boxes_of_its_csv(packed, real_data):
     path = real_data / "bccd" / "test.csv"
     with path.open() as file:
         rows = [tuple(float(row[side]) for side in ("xmin", "ymin", "xmax", "ymax")) for row in csv.DictReader(file)]
-    boxes = [box for question in packed("bccd").questions if question.truth.task == "count" for box in question.truth.boxes]
+    boxes = [
+        box for question in packed("bccd").questions if question.truth.task == "count" for box in question.truth.boxes
+    ]
     assert Counter(boxes) == Counter(rows)
 
 
@@ -171,9 +239,16 @@ def test_bccd_asks_where_the_cells_are_unless_they_are_too_many(packed):
     asked = [question for question in bccd.questions if question.truth.task == "boxes"]
     assert {question.template for question in asked} == {"boxes:RBC", "boxes:WBC", "boxes:Platelets"}
     assert max(len(question.truth.boxes) for question in asked) <= 24
-    unasked = [q.truth.count for q in bccd.questions if q.template == "count:RBC" and (q.truth.count == 0 or q.truth.count > 24)]
+    unasked = [
+        q.truth.count
+        for q in bccd.questions
+        if q.template == "count:RBC" and (q.truth.count == 0 or q.truth.count > 24)
+    ]
     assert len(unasked) + sum(q.template == "boxes:RBC" for q in asked) == 275
-    assert Counter(q.truth.answer for q in bccd.questions if q.template == "presence:Platelets") == {"yes": 151, "no": 124}
+    assert Counter(q.truth.answer for q in bccd.questions if q.template == "presence:Platelets") == {
+        "yes": 151,
+        "no": 124,
+    }
     assert len({q.text for q in bccd.questions if q.template == "count:RBC"}) == 4
     assert "13 red blood cells, 1 white blood cell and 2 platelets." in {sample.report for sample in bccd.samples}
 
@@ -193,7 +268,9 @@ def test_vqa_rad_closed_questions_can_be_told_from_open_ones(packed, real_data):
     vqa = packed("vqa_rad")
     assert sorted(q.truth.answer for q in vqa.questions if q.template.startswith("closed:")) == sorted(closed)
     assert Counter(q.truth.task for q in vqa.questions) == {"choice": 964, "open": 1812 - 964}
-    assert len(closed) == 1052 and all(q.template.startswith("closed:") for q in vqa.questions if q.truth.task == "choice")
+    assert len(closed) == 1052 and all(
+        q.template.startswith("closed:") for q in vqa.questions if q.truth.task == "choice"
+    )
     assert {"4", "12"} <= {q.truth.answer for q in vqa.questions}, "numbers in the JSON are answers too"
 
 
@@ -250,7 +327,11 @@ def test_cxr_cohen_pairs_films_with_their_notes(packed, real_data):
 
 def test_cxr_cohen_png_called_jpg_and_opaque_alpha(packed):
     """15 files are RGBA PNG, 7 of them by the name of .jpg (metadata keeps 15 among the films)."""
-    images = [decode(files[sample.media[0].member], "x") for sample, files in packed("cxr_cohen").all if sample.media[0].member == "0.png"]
+    images = [
+        decode(files[sample.media[0].member], "x")
+        for sample, files in packed("cxr_cohen").all
+        if sample.media[0].member == "0.png"
+    ]
     assert images and all(image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 for image in images)
 
 
@@ -274,8 +355,12 @@ def test_hannover_knows_projection_sex_and_the_joined_findings(packed, real_data
     rows = rows_of(real_data / "cxr_hannover" / "data.csv")
     findings = rows_of(real_data / "cxr_hannover" / "finding_from_covid_chestxray.csv")
     films = packed("cxr_hannover")
-    assert Counter(q.truth.answer for q in films.questions if q.template == "projection") == Counter(row["projection"].upper() for row in rows)
-    assert Counter(q.truth.answer for q in films.questions if q.template == "finding") == Counter(row["finding"].lower() for row in findings)
+    assert Counter(q.truth.answer for q in films.questions if q.template == "projection") == Counter(
+        row["projection"].upper() for row in rows
+    )
+    assert Counter(q.truth.answer for q in films.questions if q.template == "finding") == Counter(
+        row["finding"].lower() for row in findings
+    )
     assert films.receipt.left_out == {"no text or no answer for the question finding": len(rows) - len(findings)}
     sexes = Counter({"m": "male", "f": "female"}[row["sex"]] for row in rows)
     assert Counter(sample.report.split()[4] for sample in films.samples) == sexes
@@ -284,16 +369,30 @@ def test_hannover_knows_projection_sex_and_the_joined_findings(packed, real_data
 def test_hannover_pairs_are_each_film_with_the_last_one_of_an_earlier_day(packed, real_data):
     """By hand: of each patient the days, and for each film of a later day the first film of the day before it."""
     rows = rows_of(real_data / "cxr_hannover" / "data.csv")
-    images = {row["image_id"]: (real_data / "cxr_hannover" / "png" / f"{row['image_id']}.png").read_bytes() for row in rows}
+    images = {
+        row["image_id"]: (real_data / "cxr_hannover" / "png" / f"{row['image_id']}.png").read_bytes() for row in rows
+    }
     expected = Counter()
     for row in rows:
-        earlier = [other for other in rows if other["patient_id"] == row["patient_id"] and int(other["admission_offset"]) > int(row["admission_offset"])]
+        earlier = [
+            other
+            for other in rows
+            if other["patient_id"] == row["patient_id"]
+            and int(other["admission_offset"]) > int(row["admission_offset"])
+        ]
         if earlier:
             day = min(int(other["admission_offset"]) for other in earlier)
             first = next(other for other in earlier if int(other["admission_offset"]) == day)
-            expected[decode(images[first["image_id"]], "x").tobytes(), decode(images[row["image_id"]], "x").tobytes()] += 1
+            expected[
+                decode(images[first["image_id"]], "x").tobytes(), decode(images[row["image_id"]], "x").tobytes()
+            ] += 1
     pairs = packed("cxr_hannover_pairs")
-    assert Counter((decode(files["0.png"], "x").tobytes(), decode(files["1.png"], "x").tobytes()) for _, files in pairs.all) == expected
+    assert (
+        Counter(
+            (decode(files["0.png"], "x").tobytes(), decode(files["1.png"], "x").tobytes()) for _, files in pairs.all
+        )
+        == expected
+    )
     assert expected.total() == 44 and pairs.receipt.left_out == {"no earlier study of the patient": 54}
 
 
@@ -309,8 +408,16 @@ def test_lungs_are_where_the_file_of_boxes_says(packed, real_data):
     path = real_data / "nc/cxr_cohen/annotations/imageannotation_ai_lung_bounding_boxes.json"
     raw = json.loads(path.read_text())
     names = {category["id"]: category["name"] for category in raw["categories"]}
-    expected = Counter((names[a["category_id"]], (a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3])) for a in raw["annotations"])
-    found = Counter((q.template.partition(":")[2], box) for q in packed("cxr_cohen_lungs").questions for box in q.truth.boxes)
+    expected = Counter(
+        (
+            names[a["category_id"]],
+            (a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]),
+        )
+        for a in raw["annotations"]
+    )
+    found = Counter(
+        (q.template.partition(":")[2], box) for q in packed("cxr_cohen_lungs").questions for box in q.truth.boxes
+    )
     assert found == expected and expected.total() == 38
     sides = {sample.patient: sample.split for sample in packed("cxr_cohen").samples}
     assert all(sides.get(sample.patient, sample.split) == sample.split for sample in packed("cxr_cohen_lungs").samples)
@@ -348,7 +455,9 @@ def test_vessels_cover_what_the_first_observer_marked(packed, real_data):
         with Image.open(path) as mask:
             expected.append(round(100 * mask.convert("L").histogram()[255] / (mask.width * mask.height)))
     fundus = packed("chase_db1")
-    assert sorted(q.truth.count for q in fundus.questions if q.template == "area:vessel") == sorted(expected) and set(expected) <= set(range(4, 12))
+    assert sorted(q.truth.count for q in fundus.questions if q.template == "area:vessel") == sorted(expected) and set(
+        expected
+    ) <= set(range(4, 12))
     assert Counter(q.truth.answer for q in fundus.questions if q.template == "eye") == {"left": 12, "right": 12}
     assert len({sample.patient for sample in fundus.samples}) == 12
 
@@ -357,7 +466,9 @@ def test_polyps_have_a_box_within_the_frame_and_specks_of_jpeg_are_none(packed):
     polyps = packed("kvasir_seg")
     counts = Counter(q.truth.count for q in polyps.questions if q.template == "count:polyp")
     assert counts.total() == 80 and counts[0] == 0 and max(counts) <= 8
-    assert all(0 <= x1 < x2 <= 352 and 0 <= y1 < y2 <= 352 for q in polyps.questions for x1, y1, x2, y2 in q.truth.boxes)
+    assert all(
+        0 <= x1 < x2 <= 352 and 0 <= y1 < y2 <= 352 for q in polyps.questions for x1, y1, x2, y2 in q.truth.boxes
+    )
     assert all(1 <= q.truth.count <= 80 for q in polyps.questions if q.template == "area:polyp")
 
 
@@ -368,20 +479,40 @@ def test_slake_questions_are_all_there_and_closed_ones_in_english_are_choices(pa
     raw = json.loads((real_data / "slake_questions" / "validate.json").read_text())
     slake = packed("slake_questions")
     assert Counter(q.text for q in slake.questions) == Counter(row["question"].strip() for row in raw)
-    assert sum(q.truth.task == "choice" for q in slake.questions) == sum(row["answer"].strip().lower() in ("yes", "no") for row in raw)
+    assert sum(q.truth.task == "choice" for q in slake.questions) == sum(
+        row["answer"].strip().lower() in ("yes", "no") for row in raw
+    )
     assert all(not sample.media for sample in slake.samples)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("volumes_ct", {("totalsegmentator/example_ct.nii.gz", "volume", "CT", "HU", "ct"), ("totalsegmentator/example_ct_sm.nii.gz", "volume", "CT", "HU", "ct")}),
-        ("volumes_mr", {("totalsegmentator/example_mr_sm.nii.gz", "volume", "MR", "raw", "trunk"), ("sct_testing_data/t1/t1w.nii.gz", "volume", "MR", "raw", "spine"),
-                        ("sct_testing_data/t2/t2.nii.gz", "volume", "MR", "raw", "spine")}),
-        ("pathology_openslide", {("qupath/images/OS-1-detail.ome.tif", "slide", "SM", "display", "H&E"), ("qupath/images/OS-2-ndpi.ome.tif", "slide", "SM", "display", "Ki-67"),
-                                 ("qupath/images/OS-2-vsi.ome.tif", "slide", "SM", "display", "Ki-67")}),
+        (
+            "volumes_ct",
+            {
+                ("totalsegmentator/example_ct.nii.gz", "volume", "CT", "HU", "ct"),
+                ("totalsegmentator/example_ct_sm.nii.gz", "volume", "CT", "HU", "ct"),
+            },
+        ),
+        (
+            "volumes_mr",
+            {
+                ("totalsegmentator/example_mr_sm.nii.gz", "volume", "MR", "raw", "trunk"),
+                ("sct_testing_data/t1/t1w.nii.gz", "volume", "MR", "raw", "spine"),
+                ("sct_testing_data/t2/t2.nii.gz", "volume", "MR", "raw", "spine"),
+            },
+        ),
+        (
+            "pathology_openslide",
+            {
+                ("qupath/images/OS-1-detail.ome.tif", "slide", "SM", "display", "H&E"),
+                ("qupath/images/OS-2-ndpi.ome.tif", "slide", "SM", "display", "Ki-67"),
+                ("qupath/images/OS-2-vsi.ome.tif", "slide", "SM", "display", "Ki-67"),
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_volumes_and_slides_are_found(real_data, name, expected):
     root, card = real_data / ROOTS[name], load_card(CARDS / f"{name}.yaml")
     if not root.is_dir():
@@ -390,5 +521,13 @@ def test_volumes_and_slides_are_found(real_data, name, expected):
     for raw in component("archive.readers", card.reader.kind).read(card.reader, root):
         assert isinstance(raw, RawSample)
         (medium,), (file,) = raw.sample.media, raw.files.values()
-        found.add((made_layouts.path_in(file).relative_to(root).as_posix(), medium.kind, medium.modality, medium.unit, raw.sample.patient))
+        found.add(
+            (
+                made_layouts.path_in(file).relative_to(root).as_posix(),
+                medium.kind,
+                medium.modality,
+                medium.unit,
+                raw.sample.patient,
+            )
+        )
     assert found == expected

@@ -12,10 +12,15 @@ from medvlm.core.sample import Truth
 from medvlm.io.images import encode_png
 
 CONFIG = {
-    "kind": "coco", "file": "instances.json", "images": "img", "medium": "smear",
+    "kind": "coco",
+    "file": "instances.json",
+    "images": "img",
+    "medium": "smear",
     "classes": {"R": {"one": "red cell", "many": "red cells"}, "W": {"one": "white cell", "many": "white cells"}},
-    "count": {"wordings": ["How many {many}?"]}, "boxes": {"wordings": ["Where is each {one}?"]}, "presence": {"wordings": ["Any {many}?"]},
-}  # fmt: skip
+    "count": {"wordings": ["How many {many}?"]},
+    "boxes": {"wordings": ["Where is each {one}?"]},
+    "presence": {"wordings": ["Any {many}?"]},
+}
 CATEGORIES = [{"id": 1, "name": "R"}, {"id": 5, "name": "W"}]
 
 
@@ -27,7 +32,13 @@ def object_(number: int, category: int, *bbox: float, **fields: Any) -> dict[str
     return {"id": 1, "image_id": number, "category_id": category, "bbox": list(bbox), "iscrowd": 0, **fields}
 
 
-def archive(root: Path, images: list[Any], annotations: list[Any], categories: list[Any] = CATEGORIES, name: str = "instances.json") -> Path:
+def archive(
+    root: Path,
+    images: list[Any],
+    annotations: list[Any],
+    categories: list[Any] = CATEGORIES,
+    name: str = "instances.json",
+) -> Path:
     (root / "img").mkdir(exist_ok=True)
     for number in range(1, 4):
         (root / "img" / f"{number}.png").write_bytes(encode_png(np.zeros((80, 100), np.uint8)))
@@ -44,7 +55,11 @@ def truths(raw: RawSample) -> dict[str, Truth]:
 
 
 def test_boxes_have_a_corner_and_a_size_and_are_counted_by_category(tmp_path):
-    archive(tmp_path, [image(1), image(2)], [object_(1, 1, 30, 5, 10, 12.5), object_(1, 5, 0, 0, 4, 4), object_(1, 1, 2, 3, 4, 5)])
+    archive(
+        tmp_path,
+        [image(1), image(2)],
+        [object_(1, 1, 30, 5, 10, 12.5), object_(1, 5, 0, 0, 4, 4), object_(1, 1, 2, 3, 4, 5)],
+    )
     first, second = read_all(tmp_path)
     red = ((2.0, 3.0, 6.0, 8.0), (30.0, 5.0, 40.0, 17.5))
     assert truths(first) == {
@@ -56,7 +71,12 @@ def test_boxes_have_a_corner_and_a_size_and_are_counted_by_category(tmp_path):
         "presence:W": Truth("choice", "yes", ("yes", "no"), label="white cell"),
     }
     assert first.sample.report == "2 red cells and 1 white cell." and first.sample.media[0].size == (80, 100)
-    assert second.sample.report == "No red cells and no white cells." and set(truths(second)) == {"count:R", "count:W", "presence:R", "presence:W"}
+    assert second.sample.report == "No red cells and no white cells." and set(truths(second)) == {
+        "count:R",
+        "count:W",
+        "presence:R",
+        "presence:W",
+    }
     assert first.files == {"0": tmp_path / "img" / "1.png"} and first.where == "image 1 of instances.json"
     assert count(Config.model_validate(CONFIG), tmp_path) == 2
 
@@ -65,8 +85,13 @@ def test_a_crowd_is_there_but_neither_counted_nor_found(tmp_path):
     crowds = [object_(number, 1, 0, 0, 50, 50, iscrowd=1, segmentation={"counts": "x"}) for number in (1, 2)]
     archive(tmp_path, [image(1), image(2)], [*crowds, object_(1, 1, 60, 0, 5, 5), object_(1, 5, 1, 1, 2, 2)])
     left_out, raw, _, alone = read_all(tmp_path)
-    assert left_out == LeftOut("group of objects that is not counted", 1) and truths(alone)["presence:R"].answer == "yes"
-    assert set(truths(raw)) == {"presence:R", "presence:W", "count:W", "boxes:W"} and truths(raw)["presence:R"].answer == "yes"
+    assert (
+        left_out == LeftOut("group of objects that is not counted", 1) and truths(alone)["presence:R"].answer == "yes"
+    )
+    assert (
+        set(truths(raw)) == {"presence:R", "presence:W", "count:W", "boxes:W"}
+        and truths(raw)["presence:R"].answer == "yes"
+    )
     assert raw.sample.report == "Many red cells and 1 white cell."
 
 
@@ -82,9 +107,17 @@ def test_boxes_end_at_the_edge_and_empty_ones_are_left_out(tmp_path):
 
 
 def test_categories_that_the_card_does_not_name_and_annotations_of_nothing_are_left_out(tmp_path):
-    archive(tmp_path, [image(1)], [object_(1, 7, 0, 0, 1, 1), object_(1, 9, 0, 0, 1, 1), object_(4, 1, 0, 0, 1, 1)], [*CATEGORIES, {"id": 7, "name": "X"}])
+    archive(
+        tmp_path,
+        [image(1)],
+        [object_(1, 7, 0, 0, 1, 1), object_(1, 9, 0, 0, 1, 1), object_(4, 1, 0, 0, 1, 1)],
+        [*CATEGORIES, {"id": 7, "name": "X"}],
+    )
     *left_out, raw = read_all(tmp_path)
-    assert set(left_out) == {LeftOut("annotation of an image or a category that is not listed", 2), LeftOut("object of a class that the card does not name", 1)}
+    assert set(left_out) == {
+        LeftOut("annotation of an image or a category that is not listed", 2),
+        LeftOut("object of a class that the card does not name", 1),
+    }
     assert truths(raw)["count:R"].count == 0
 
 
@@ -119,7 +152,10 @@ def test_each_split_can_have_its_file(tmp_path):
     [
         ("[]", "expected an object with the lists images, annotations and categories"),
         ('{"images": [], "annotations": [], "categories": [1]}', "expected an object with the lists"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "r"}]}', r"no category 'R', did you mean 'r'\?"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "r"}]}',
+            r"no category 'R', did you mean 'r'\?",
+        ),
         ("{", "not JSON"),
         ("[" * 100_000, "nested too deeply"),
     ],

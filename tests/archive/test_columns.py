@@ -18,7 +18,9 @@ PNG = encode_png(np.zeros((2, 3), np.uint8))
 
 
 def config(**settings: Any) -> Config:
-    return Config.model_validate({"kind": "table", "file": "t.csv", "media": [{"file": "{image}", "kind": "film"}], **settings})
+    return Config.model_validate(
+        {"kind": "table", "file": "t.csv", "media": [{"file": "{image}", "kind": "film"}], **settings}
+    )
 
 
 def write(root: Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -61,7 +63,10 @@ def test_a_column_of_the_row_itself_comes_first(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([{"who": "7", "side": "left"}, {"who": "7", "side": "right"}], "record 3 says something else than an earlier one with the same who"),
+        (
+            [{"who": "7", "side": "left"}, {"who": "7", "side": "right"}],
+            "record 3 says something else than an earlier one with the same who",
+        ),
         ([{"whom": "7", "side": "left"}], "record 2 has no column 'who'"),
     ],
 )
@@ -86,7 +91,13 @@ def test_a_column_that_no_table_has_is_refused(tmp_path):
 
 def test_named_groups_of_a_pattern_become_columns(tmp_path):
     films(tmp_path, ("p12-left", "7", "1"), ("other", "8", "1"))
-    raws = good(tmp_path, parts={"image": r"^p(?P<number>\d+)-(?P<side>\w+)\."}, patient="{number}", concept="{side}", rename={"side": {"left": "L"}})
+    raws = good(
+        tmp_path,
+        parts={"image": r"^p(?P<number>\d+)-(?P<side>\w+)\."},
+        patient="{number}",
+        concept="{side}",
+        rename={"side": {"left": "L"}},
+    )
     assert [(raw.sample.patient, raw.sample.concept) for raw in raws] == [("12", "L"), ("", "")]
 
 
@@ -100,7 +111,11 @@ def test_texts_stand_in_files_whose_paths_are_made_of_columns_and_have_parts_the
     films(tmp_path, ("a", "71", "1"), ("b", "82", "1"))
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "71.txt").write_text("HISTORY: cough.\n\nFINDINGS: Clear\nlungs.\n", encoding="utf-8")
-    settings = {"texts": {"text": "{ten}/{who}.txt"}, "parts": {"who": r"^(?P<ten>\d)", "text": r"(?s)FINDINGS:(?P<findings>.*)"}, "report": "{findings}"}
+    settings = {
+        "texts": {"text": "{ten}/{who}.txt"},
+        "parts": {"who": r"^(?P<ten>\d)", "text": r"(?s)FINDINGS:(?P<findings>.*)"},
+        "report": "{findings}",
+    }
     items = list(read(config(**settings), tmp_path))
     assert [item.sample.report for item in items if isinstance(item, RawSample)] == ["Clear\nlungs.", ""]
     assert LeftOut("no file of text for text", 1) in items
@@ -108,7 +123,11 @@ def test_texts_stand_in_files_whose_paths_are_made_of_columns_and_have_parts_the
 
 @pytest.mark.parametrize(
     ("path", "data", "reason"),
-    [("a.txt", b"\xff\xfe", "its text text is not UTF-8"), ("a.txt", b"x" * (1 << 20) + b"x", "more than 1 MiB"), ("../a.txt", b"x", "leads out of the root")],
+    [
+        ("a.txt", b"\xff\xfe", "its text text is not UTF-8"),
+        ("a.txt", b"x" * (1 << 20) + b"x", "more than 1 MiB"),
+        ("../a.txt", b"x", "leads out of the root"),
+    ],
 )
 def test_a_text_that_cannot_be_read_is_one_bad_sample(tmp_path, path, data, reason):
     root = tmp_path / "root"
@@ -130,7 +149,9 @@ PAIRS: dict[str, Any] = {
 
 
 def pairs(root: Path, **settings: Any) -> dict[str, list[str]]:
-    return {raw.sample.key[0]: [path.stem for path in raw.files.values()] for raw in good(root, **{**PAIRS, **settings})}
+    return {
+        raw.sample.key[0]: [path.stem for path in raw.files.values()] for raw in good(root, **{**PAIRS, **settings})
+    }
 
 
 def test_a_film_comes_with_the_last_earlier_one_of_its_patient(tmp_path):
@@ -143,7 +164,9 @@ def test_the_members_of_a_pair_are_in_order_and_its_texts_may_speak_of_both(tmp_
     question = {"text": "Before: {prior.note}. And now?", "answer": "{note}"}
     first, second = good(tmp_path, **PAIRS, questions=[question])
     assert [medium.member for medium in second.sample.media] == ["0", "1"] and first.sample.questions == ()
-    assert [(q.text, q.truth) for q in second.sample.questions] == [("Before: note a. And now?", Truth("open", "note b"))]
+    assert [(q.text, q.truth) for q in second.sample.questions] == [
+        ("Before: note a. And now?", Truth("open", "note b"))
+    ]
 
 
 def test_films_of_one_time_are_not_each_others_prior(tmp_path):
@@ -154,8 +177,17 @@ def test_films_of_one_time_are_not_each_others_prior(tmp_path):
 def test_an_order_may_count_back_and_have_several_columns(tmp_path):
     films(tmp_path, ("a", "7", "-1"), ("b", "7", "-5"))
     assert pairs(tmp_path, prior={"of": "{who}", "order": ["-day"]}) == {"a": ["a"], "b": ["a", "b"]}
-    write(tmp_path, "t.csv", [{"image": f"{i}.png", "who": "7", "day": "3", "time": time} for i, time in (("a", "93000.5"), ("b", "101500"))])
-    assert pairs(tmp_path, prior={"of": "{who}", "order": ["day", "time"]}) == {"a": ["a"], "b": ["a", "b"]}, "as numbers, not as text"
+    write(
+        tmp_path,
+        "t.csv",
+        [
+            {"image": f"{i}.png", "who": "7", "day": "3", "time": time}
+            for i, time in (("a", "93000.5"), ("b", "101500"))
+        ],
+    )
+    assert pairs(tmp_path, prior={"of": "{who}", "order": ["day", "time"]}) == {"a": ["a"], "b": ["a", "b"]}, (
+        "as numbers, not as text"
+    )
 
 
 def test_a_film_without_a_number_for_its_time_has_no_prior_and_is_none(tmp_path):
@@ -166,7 +198,9 @@ def test_a_film_without_a_number_for_its_time_has_no_prior_and_is_none(tmp_path)
 def test_films_without_an_earlier_one_can_be_left_out(tmp_path):
     films(tmp_path, ("a", "7", "1"), ("b", "7", "2"))
     items = list(read(config(**{**PAIRS, "prior": {**PAIRS["prior"], "needed": True}}), tmp_path))
-    assert [type(item) for item in items] == [LeftOut, RawSample] and items[0] == LeftOut("no earlier study of the patient", 1)
+    assert [type(item) for item in items] == [LeftOut, RawSample] and items[0] == LeftOut(
+        "no earlier study of the patient", 1
+    )
 
 
 def test_a_card_with_a_prior_names_its_samples():
@@ -196,8 +230,10 @@ def test_each_split_can_have_its_table(tmp_path):
     write(tmp_path, "one.csv", [{"image": "a.png", "note": "y"}, {"image": "c.png", "note": "z"}])
     raws = good(tmp_path, file={"train": "one.csv", "test": "other.csv"}, report="{note}")
     assert [(raw.sample.key, raw.sample.split, raw.where) for raw in raws] == [
-        ("a.png", "train", "line 2 of one.csv"), ("c.png", "train", "line 3 of one.csv"), ("b.png", "test", "line 2 of other.csv"),
-    ]  # fmt: skip
+        ("a.png", "train", "line 2 of one.csv"),
+        ("c.png", "train", "line 3 of one.csv"),
+        ("b.png", "test", "line 2 of other.csv"),
+    ]
 
 
 def test_an_image_in_the_tables_of_two_splits_is_bad(tmp_path):
@@ -210,14 +246,20 @@ def test_a_json_file_can_hold_a_list_for_each_split(tmp_path):
     films(tmp_path, ("a", "7", "1"), ("b", "7", "2"))
     (tmp_path / "all.json").write_text(json.dumps({"train": [{"image": "a.png"}], "validation": [{"image": "b.png"}]}))
     raws = good(tmp_path, file={"train": "all.json#train", "val": "all.json#validation"})
-    assert [(raw.sample.split, raw.where) for raw in raws] == [("train", "record 1 of all.json#train"), ("val", "record 1 of all.json#validation")]
+    assert [(raw.sample.split, raw.where) for raw in raws] == [
+        ("train", "record 1 of all.json#train"),
+        ("val", "record 1 of all.json#validation"),
+    ]
     with pytest.raises(DataError, match="expected an object with a list under 'valid', found 2 others"):
         good(tmp_path, file="all.json#valid")
 
 
 def test_a_count_is_a_whole_number_and_a_long_answer_a_report(tmp_path):
     films(tmp_path, ("a", "7", "1"), ("b", "7", "many"))
-    asked = [{"text": "How many?", "answer": "{day}", "task": "count", "template": "n"}, {"text": "Describe.", "answer": "{note}", "task": "report"}]
+    asked = [
+        {"text": "How many?", "answer": "{day}", "task": "count", "template": "n"},
+        {"text": "Describe.", "answer": "{note}", "task": "report"},
+    ]
     items = list(read(config(questions=asked), tmp_path))
     assert [[q.truth for q in item.sample.questions] for item in items if isinstance(item, RawSample)] == [
         [Truth("count", "1", count=1), Truth("report", "note a")], [Truth("report", "note b")],

@@ -12,7 +12,18 @@ NAMES = [f"patient {i}" for i in range(20_000)]
 def test_a_hash_depends_on_text_salt_and_use():
     assert len(keyed("a", "s", "key")) == 16
     assert keyed("a", "s", "key") == keyed("a", "s", "key")
-    assert len({keyed("a", "s", "key"), keyed("b", "s", "key"), keyed("a", "t", "key"), keyed("a", "s", "patient"), keyed("a", "s", "deal")}) == 5
+    assert (
+        len(
+            {
+                keyed("a", "s", "key"),
+                keyed("b", "s", "key"),
+                keyed("a", "t", "key"),
+                keyed("a", "s", "patient"),
+                keyed("a", "s", "deal"),
+            }
+        )
+        == 5
+    )
     assert len({keyed(name, "x" * 1000, "key") for name in NAMES}) == len(NAMES), "a salt of any length"
 
 
@@ -35,19 +46,33 @@ def test_a_split_of_ratio_0_gets_nothing():
 def test_a_salt_is_what_its_file_holds_without_blanks(tmp_path):
     (tmp_path / "salt").write_text("  0123456789abcdef\n\n")
     assert read_salt(tmp_path / "salt") == "0123456789abcdef"
-    for content, why in ((b"0123456789abcde", "15 characters can be guessed"), (b"", "0 characters"), (b"\xff\xfe" * 20, "cannot be read")):
+    for content, why in (
+        (b"0123456789abcde", "15 characters can be guessed"),
+        (b"", "0 characters"),
+        (b"\xff\xfe" * 20, "cannot be read"),
+    ):
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(DataError, match=why) as refused:
             read_salt(tmp_path / "bad")
         assert "openssl rand -hex 32" in str(refused.value) and "0123" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("access", "needs"), [("open", False), ("generated", False), ("registration", True), ("credentialed", True)])
+@pytest.mark.parametrize(
+    ("access", "needs"), [("open", False), ("generated", False), ("registration", True), ("credentialed", True)]
+)
 def test_data_that_not_everybody_may_have_need_a_secret(access, needs):
-    card = Card.model_validate({
-        "name": "made", "title": "", "summary": "", "access": access, "media": ["film"], "licence": {"id": "MIT", "commercial": True}, "phi": {"status": "deidentified"},
-        "reader": {"kind": "table", "file": "table.csv", "key": "{id}"},
-    })  # fmt: skip
+    card = Card.model_validate(
+        {
+            "name": "made",
+            "title": "",
+            "summary": "",
+            "access": access,
+            "media": ["film"],
+            "licence": {"id": "MIT", "commercial": True},
+            "phi": {"status": "deidentified"},
+            "reader": {"kind": "table", "file": "table.csv", "key": "{id}"},
+        }
+    )
     if needs:
         with pytest.raises(DataError, match="give --salt-file FILE"):
             require_secret(card)

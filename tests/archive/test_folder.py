@@ -63,8 +63,12 @@ def test_objects_of_a_mask_are_told_apart_as_the_card_says():
     boxes = {(2, 3, 5, 9): 18, (10, 0, 12, 2): 4, (20, 10, 30, 20): 100}
     assert dict(objects_in(mask_HW, "parts")) == boxes
     assert objects_in(mask_HW, "object") == [((2, 0, 30, 20), 122)]
-    labels_HW = drawn((2, 3, 5, 9), value=7).astype(np.int32) + drawn((5, 3, 8, 9), value=900 & 255).astype(np.int32) * 300
-    assert dict(objects_in(labels_HW, "labels")) == {(2, 3, 5, 9): 18, (5, 3, 8, 9): 18}, "they touch, and have each a value"
+    labels_HW = (
+        drawn((2, 3, 5, 9), value=7).astype(np.int32) + drawn((5, 3, 8, 9), value=900 & 255).astype(np.int32) * 300
+    )
+    assert dict(objects_in(labels_HW, "labels")) == {(2, 3, 5, 9): 18, (5, 3, 8, 9): 18}, (
+        "they touch, and have each a value"
+    )
 
 
 def test_parts_that_touch_at_a_corner_are_one():
@@ -109,12 +113,18 @@ def test_a_tissue_is_measured_and_not_counted(tmp_path):
     archive(tmp_path, "1L", a=drawn((0, 0, 15, 20)))
     archive(tmp_path, "1R", a=drawn())
     masks = [{"of": "cell", "files": "masks/{who}{eye}*.png", "holds": "area"}]
-    settings = {"masks": masks, "area": {"wordings": ["How much is {many}?"]}, "presence": {"wordings": ["Any?"]}, "report": "The {eye} eye."}
+    settings = {
+        "masks": masks,
+        "area": {"wordings": ["How much is {many}?"]},
+        "presence": {"wordings": ["Any?"]},
+        "report": "The {eye} eye.",
+    }
     left, right = read_all(tmp_path, **settings)
     assert truths(left) == {
-        "presence:cell": Truth("choice", "yes", ("yes", "no"), label="cell"), "area:cell": Truth("count", "50", count=50, label="percent"),
+        "presence:cell": Truth("choice", "yes", ("yes", "no"), label="cell"),
+        "area:cell": Truth("count", "50", count=50, label="percent"),
         "eye": Truth("choice", "left", ("left", "right")),
-    }  # fmt: skip
+    }
     assert left.sample.report == "The left eye. The cells cover 50 percent of the image."
     assert truths(right)["presence:cell"].answer == "no" and truths(right)["area:cell"].count == 0
 
@@ -137,7 +147,9 @@ def test_masks_may_be_jpeg_or_of_equal_colours(tmp_path):
     archive(tmp_path)
     mask = Image.fromarray(np.repeat(drawn((8, 8, 16, 16))[:, :, None], 3, 2))
     mask.save(tmp_path / "masks" / "1L.jpg", quality=95)
-    (raw,) = read_all(tmp_path, masks=[{"of": "cell", "files": "masks/{who}{eye}.*", "holds": "parts", "threshold": 127, "min_px": 4}])
+    (raw,) = read_all(
+        tmp_path, masks=[{"of": "cell", "files": "masks/{who}{eye}.*", "holds": "parts", "threshold": 127, "min_px": 4}]
+    )
     assert truths(raw)["count:cell"].boxes == ((8, 8, 16, 16),)
 
 
@@ -165,8 +177,14 @@ def test_a_damaged_mask_is_bad(tmp_path):
 
 
 def test_names_with_signs_of_patterns_are_taken_as_they_are(tmp_path):
-    settings = {**CONFIG, "images": r"images/(?P<name>.*)\.png", "masks": [{"of": "cell", "files": "masks/{name}.png", "holds": "object"}],
-                "patient": "", "questions": [], "rename": {}}  # fmt: skip
+    settings = {
+        **CONFIG,
+        "images": r"images/(?P<name>.*)\.png",
+        "masks": [{"of": "cell", "files": "masks/{name}.png", "holds": "object"}],
+        "patient": "",
+        "questions": [],
+        "rename": {},
+    }
     archive(tmp_path, "a[1]*", **{"": drawn((1, 1, 3, 3))})
     archive(tmp_path, "a1x", **{"": drawn((5, 5, 6, 6))})
     raws = read_all(tmp_path, **settings)
@@ -181,10 +199,22 @@ def test_a_mask_out_of_the_root_is_refused(tmp_path):
 
 def test_volumes_without_masks_are_described_by_their_path(tmp_path):
     (tmp_path / "ct.nii.gz").write_bytes(b"x")
-    card = {"kind": "folder", "images": r"(?P<what>ct|mr)\.nii\.gz", "medium": "volume", "modality": "{what}", "unit": "HU", "rename": {"what": {"ct": "CT"}}}
+    card = {
+        "kind": "folder",
+        "images": r"(?P<what>ct|mr)\.nii\.gz",
+        "medium": "volume",
+        "modality": "{what}",
+        "unit": "HU",
+        "rename": {"what": {"ct": "CT"}},
+    }
     (raw,) = list[Any](read(Config.model_validate(card), tmp_path))
     medium = raw.sample.media[0]
-    assert (medium.kind, medium.modality, medium.unit, medium.size) == ("volume", "CT", "HU", ()) and raw.sample.report == ""
+    assert (medium.kind, medium.modality, medium.unit, medium.size) == (
+        "volume",
+        "CT",
+        "HU",
+        (),
+    ) and raw.sample.report == ""
 
 
 @pytest.mark.parametrize(
@@ -192,7 +222,10 @@ def test_volumes_without_masks_are_described_by_their_path(tmp_path):
     [
         ({"images": "("}, "is not a regular expression"),
         ({"patient": "{whom}"}, r"\{whom\} is no named group of `images` \(found who, eye\)"),
-        ({"masks": [{"of": "tissue", "files": "x", "holds": "area"}]}, "masks of 'tissue', expected one of the classes cell"),
+        (
+            {"masks": [{"of": "tissue", "files": "x", "holds": "area"}]},
+            "masks of 'tissue', expected one of the classes cell",
+        ),
     ],
 )
 def test_a_card_that_contradicts_itself_is_refused(settings, reason):

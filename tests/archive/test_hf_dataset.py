@@ -41,10 +41,23 @@ QUESTION = {"text": "{question}", "answer": "{answer}", "choices": ["yes", "no"]
 
 
 def config(**settings: Any) -> Config:
-    return Config.model_validate({"kind": "hf_dataset", "file": "data", "media": [{"column": "image", "kind": "film"}], "questions": [QUESTION], **settings})
+    return Config.model_validate(
+        {
+            "kind": "hf_dataset",
+            "file": "data",
+            "media": [{"column": "image", "kind": "film"}],
+            "questions": [QUESTION],
+            **settings,
+        }
+    )
 
 
-def written(root: Path, rows: list[dict[str, Any]] = ROWS, name: str = "data/train-00000-of-00001.parquet", features: dict[str, Any] = LABEL) -> Path:
+def written(
+    root: Path,
+    rows: list[dict[str, Any]] = ROWS,
+    name: str = "data/train-00000-of-00001.parquet",
+    features: dict[str, Any] = LABEL,
+) -> Path:
     (root / name).parent.mkdir(exist_ok=True, parents=True)
     parquet.write_table(table(rows, **features), root / name, row_group_size=2)
     return root
@@ -103,10 +116,17 @@ def test_what_save_to_disk_wrote_is_read_by_its_state(tmp_path):
     """Other versions of the data lie beside it as cache-*.arrow."""
     folder = tmp_path / "saved"
     folder.mkdir()
-    for name, rows in (("data-00000-of-00002.arrow", ROWS[:2]), ("data-00001-of-00002.arrow", ROWS[2:]), ("cache-1.arrow", ROWS)):
+    for name, rows in (
+        ("data-00000-of-00002.arrow", ROWS[:2]),
+        ("data-00001-of-00002.arrow", ROWS[2:]),
+        ("cache-1.arrow", ROWS),
+    ):
         with ipc.new_stream(str(folder / name), table(ROWS, **LABEL).schema) as out:
             out.write_table(table(rows, **LABEL))
-    state = {"_data_files": [{"filename": "data-00000-of-00002.arrow"}, {"filename": "data-00001-of-00002.arrow"}], "_split": "train"}
+    state = {
+        "_data_files": [{"filename": "data-00000-of-00002.arrow"}, {"filename": "data-00001-of-00002.arrow"}],
+        "_split": "train",
+    }
     (folder / "state.json").write_text(json.dumps(state))
     assert same(good(written(tmp_path)), good(tmp_path, file="saved"))
     (folder / "state.json").write_text("{}")
@@ -118,7 +138,9 @@ def test_the_splits_of_a_saved_dictionary_have_to_be_named(tmp_path):
     written(tmp_path, ROWS[:1], "all/train/x.parquet")
     written(tmp_path, ROWS[1:2], "all/validation/x.parquet")
     (tmp_path / "all" / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
-    with pytest.raises(DataError, match=r"holds the splits train, validation; name them in reader\.file, e\.g\. \{train: all/train\}"):
+    with pytest.raises(
+        DataError, match=r"holds the splits train, validation; name them in reader\.file, e\.g\. \{train: all/train\}"
+    ):
         good(tmp_path, file="all")
     raws = good(tmp_path, file={"train": "all/train", "val": "all/validation"})
     assert [(raw.sample.split, raw.files["0"]) for raw in raws] == [("train", PNG[0]), ("val", PNG[1])]
@@ -132,7 +154,9 @@ def test_an_image_may_be_bytes_a_list_or_a_file_beside(tmp_path):
     assert raw.files == {"0": PNG[0], "1": tmp_path / "x.png", "2": PNG[1]}
 
 
-@pytest.mark.parametrize("value", [None, {"bytes": None, "path": None}, {"bytes": b"", "path": "x"}, {"bytes": None, "path": "../x.png"}])
+@pytest.mark.parametrize(
+    "value", [None, {"bytes": None, "path": None}, {"bytes": b"", "path": "x"}, {"bytes": None, "path": "../x.png"}]
+)
 def test_a_row_without_an_image_is_bad_and_the_rest_is_read(tmp_path, value):
     written(tmp_path, [{**ROWS[0], "image": value}, {**ROWS[2], "image": value}, ROWS[1]])
     items = list[Any](read(config(), tmp_path))
@@ -142,7 +166,13 @@ def test_a_row_without_an_image_is_bad_and_the_rest_is_read(tmp_path, value):
 
 def test_boxes_of_a_column_are_asked_about(tmp_path):
     classes = {"polyp": {"one": "polyp", "many": "polyps"}, "tool": {"one": "tool", "many": "tools"}}
-    objects = {"places": "bbox", "named": "label", "classes": classes, "count": {"wordings": ["How many {many}?"]}, "boxes": {"wordings": ["Where?"]}}
+    objects = {
+        "places": "bbox",
+        "named": "label",
+        "classes": classes,
+        "count": {"wordings": ["How many {many}?"]},
+        "boxes": {"wordings": ["Where?"]},
+    }
     rows: list[dict[str, Any]] = [
         {"image": image(0), "bbox": [[2, 1, 4, 3], [0, 0, 1, 1]], "label": "polyp", "question": "Q", "answer": "a"},
         {"image": image(0), "bbox": [[1, 1, 2, 2]], "label": "tool", "question": "Q", "answer": "a"},
@@ -158,7 +188,9 @@ def test_boxes_of_a_column_are_asked_about(tmp_path):
         {"count:polyp": ("0", ()), "count:tool": ("0", ())},
         {"count:polyp": ("0", ()), "count:tool": ("0", ())},
     ]  # fmt: skip
-    assert [item.reason for item in items if isinstance(item, BadSample)] == ["bbox holds a box that is not made of four numbers"]
+    assert [item.reason for item in items if isinstance(item, BadSample)] == [
+        "bbox holds a box that is not made of four numbers"
+    ]
     assert LeftOut("object of a class that the card does not name", 1) in items
     (raw, *_) = good(tmp_path, objects={**objects, "form": "xywh"}, questions=[])
     assert raw.sample.questions[0].truth.boxes == ((0, 0, 1, 1), (2, 1, 6, 4))
@@ -190,18 +222,39 @@ def test_a_damaged_file_is_refused(tmp_path, suffix, keep):
 
 def test_what_the_library_itself_writes_is_read(tmp_path):
     """Of 20 rows in three shards, in a dictionary of splits, filtered, and as parquet."""
-    datasets = pytest.importorskip("datasets", reason="the library is no dependency: pip install datasets to compare with it")
-    features = datasets.Features({"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["no", "yes"])})
-    rows = {"image": [image(i // 4) for i in range(20)], "question": [f"Q{i}?" for i in range(20)], "answer": [i % 2 for i in range(20)]}
+    datasets = pytest.importorskip(
+        "datasets", reason="the library is no dependency: pip install datasets to compare with it"
+    )
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "question": datasets.Value("string"),
+            "answer": datasets.ClassLabel(names=["no", "yes"]),
+        }
+    )
+    rows = {
+        "image": [image(i // 4) for i in range(20)],
+        "question": [f"Q{i}?" for i in range(20)],
+        "answer": [i % 2 for i in range(20)],
+    }
     whole = datasets.Dataset.from_dict(rows, features=features)
     whole.save_to_disk(str(tmp_path / "one"), num_shards=3)
-    datasets.DatasetDict(train=whole.select(range(8)), validation=whole.select(range(8, 20))).save_to_disk(str(tmp_path / "two"))
+    datasets.DatasetDict(train=whole.select(range(8)), validation=whole.select(range(8, 20))).save_to_disk(
+        str(tmp_path / "two")
+    )
     whole.filter(lambda question: question == "Q7?", input_columns="question").save_to_disk(str(tmp_path / "few"))
     whole.to_parquet(str(tmp_path / "all.parquet"))
     raws = good(tmp_path, file="one")
-    assert [raw.files["0"] for raw in raws] == PNG and [q.truth.answer for q in raws[1].sample.questions] == ["no", "yes", "no", "yes"]
+    assert [raw.files["0"] for raw in raws] == PNG and [q.truth.answer for q in raws[1].sample.questions] == [
+        "no",
+        "yes",
+        "no",
+        "yes",
+    ]
     assert same(raws, good(tmp_path, file="all.parquet")) and count(config(file="one"), tmp_path) == 20
     splits = good(tmp_path, file={"train": "two/train", "val": "two/validation"})
-    assert [raw.sample.split for raw in splits] == ["train", "train", "val", "val", "val"] and [raw.files for raw in splits] == [raw.files for raw in raws]
+    assert [raw.sample.split for raw in splits] == ["train", "train", "val", "val", "val"] and [
+        raw.files for raw in splits
+    ] == [raw.files for raw in raws]
     (few,) = good(tmp_path, file="few")
     assert [q.text for q in few.sample.questions] == ["Q7?"]

@@ -25,7 +25,14 @@ def read_all(root: Path, *records: Any, **settings: Any) -> list[Any]:
     for name in ("a.png", "b.png"):
         (root / "img" / name).write_bytes(encode_png(np.zeros((2, 3), np.uint8)))
     (root / "t.json").write_text(json.dumps(records))
-    return list(read(Config.model_validate({"kind": "llava_json", "file": "t.json", "images": "img", "medium": "image", **settings}), root))
+    return list(
+        read(
+            Config.model_validate(
+                {"kind": "llava_json", "file": "t.json", "images": "img", "medium": "image", **settings}
+            ),
+            root,
+        )
+    )
 
 
 def asked(raw: Any) -> list[tuple[str, str]]:
@@ -35,7 +42,11 @@ def asked(raw: Any) -> list[tuple[str, str]]:
 def test_each_question_of_the_human_is_one_and_the_image_comes_before_it(tmp_path):
     (raw,) = read_all(tmp_path, record("<image>\nWhat is it?", "A film.", "Of what?", "A chest."))
     assert asked(raw) == [("What is it?", "A film."), ("Of what?", "A chest.")]
-    assert raw.files == {"0": tmp_path / "img" / "a.png"} and raw.sample.media[0].kind == "image" and raw.where == "record 1 of t.json"
+    assert (
+        raw.files == {"0": tmp_path / "img" / "a.png"}
+        and raw.sample.media[0].kind == "image"
+        and raw.where == "record 1 of t.json"
+    )
 
 
 @pytest.mark.parametrize("text", ["What is it?\n<image>", "<image> What is it?", "What <image> is it?", "What is it?"])
@@ -46,21 +57,36 @@ def test_the_place_of_a_single_image_is_taken_out_wherever_it_stands(tmp_path, t
 
 def test_several_images_are_named_by_their_place_within_a_text(tmp_path):
     (raw,) = read_all(tmp_path, record("<image>\n<image>\nWhat changed?", "Nothing.", image=["a.png", "b.png"]))
-    assert asked(raw) == [("What changed?", "Nothing.")] and [path.name for path in raw.files.values()] == ["a.png", "b.png"]
+    assert asked(raw) == [("What changed?", "Nothing.")] and [path.name for path in raw.files.values()] == [
+        "a.png",
+        "b.png",
+    ]
     (raw,) = read_all(tmp_path, record("Is <image> earlier than <image> ?", "Yes.", image=["a.png", "b.png"]))
     assert asked(raw) == [("Is (image 1) earlier than (image 2) ?", "Yes.")]
-    (raw,) = read_all(tmp_path, record("<image>\nDescribe.", "Clear.", "Now see <image> too: changed?", "No.", image=["a.png", "b.png"]))
+    (raw,) = read_all(
+        tmp_path,
+        record("<image>\nDescribe.", "Clear.", "Now see <image> too: changed?", "No.", image=["a.png", "b.png"]),
+    )
     assert asked(raw) == [("Describe.", "Clear."), ("Now see (image 2) too: changed?", "No.")]
 
 
 def test_a_turn_can_have_the_turns_before_it_above_it(tmp_path):
-    (raw,) = read_all(tmp_path, record("<image>\nWhat is it?", "A film.", "Of what?", "A chest.", "Whose?", "Unknown."), history=True)
-    assert [text for text, _ in asked(raw)] == ["What is it?", "What is it?\nA film.\n\nOf what?", "What is it?\nA film.\n\nOf what?\nA chest.\n\nWhose?"]
+    (raw,) = read_all(
+        tmp_path, record("<image>\nWhat is it?", "A film.", "Of what?", "A chest.", "Whose?", "Unknown."), history=True
+    )
+    assert [text for text, _ in asked(raw)] == [
+        "What is it?",
+        "What is it?\nA film.\n\nOf what?",
+        "What is it?\nA film.\n\nOf what?\nA chest.\n\nWhose?",
+    ]
 
 
 def test_answers_are_choices_where_the_card_names_them_and_texts_or_reports_elsewhere(tmp_path):
     (raw,) = read_all(tmp_path, record("<image>\nClear?", "YES", "Where?", "Left."), choices=["yes", "no"])
-    assert [question.truth for question in raw.sample.questions] == [Truth("choice", "yes", ("yes", "no")), Truth("open", "Left.")]
+    assert [question.truth for question in raw.sample.questions] == [
+        Truth("choice", "yes", ("yes", "no")),
+        Truth("open", "Left."),
+    ]
     (raw,) = read_all(tmp_path, record("<image>\nDescribe.", "Long."), task="report")
     assert raw.sample.questions[0].truth == Truth("report", "Long.")
 

@@ -11,7 +11,14 @@ from medvlm.core.contracts import BadSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Truth
 
-CONFIG = {"kind": "npz", "file": "x.npz", "medium": "patch", "labels": ["fat", "mucus"], "which": ["Which?"], "splits": {"train": "train"}}
+CONFIG = {
+    "kind": "npz",
+    "file": "x.npz",
+    "medium": "patch",
+    "labels": ["fat", "mucus"],
+    "which": ["Which?"],
+    "splits": {"train": "train"},
+}
 
 
 def write(root: Path, **arrays: Any) -> Path:
@@ -28,11 +35,22 @@ def read_all(root: Path, **settings: Any) -> list[Any]:
 
 
 def test_each_image_has_the_name_of_its_label(tmp_path):
-    write(tmp_path, train_images=images(2), train_labels=np.array([[1], [0]], np.uint8), test_images=images(1), test_labels=np.array([[1]]))
+    write(
+        tmp_path,
+        train_images=images(2),
+        train_labels=np.array([[1], [0]], np.uint8),
+        test_images=images(1),
+        test_labels=np.array([[1]]),
+    )
     settings = {"splits": {"train": "train", "test": "test"}}
     first, second, third = read_all(tmp_path, **settings)
     assert [q.truth for q in first.sample.questions] == [Truth("choice", "mucus", ("fat", "mucus"))]
-    assert (second.sample.report, second.sample.concept, second.sample.split, third.sample.split) == ("fat", "fat", "train", "test")
+    assert (second.sample.report, second.sample.concept, second.sample.split, third.sample.split) == (
+        "fat",
+        "fat",
+        "train",
+        "test",
+    )
     assert np.array_equal(second.files["0"], images(2)[1]) and third.sample.key == "test/0"
     assert count(Config.model_validate({**CONFIG, **settings}), tmp_path) == 3
 
@@ -41,8 +59,10 @@ def test_an_image_may_have_any_number_of_labels(tmp_path):
     write(tmp_path, train_images=images(3, 4, 4, 3), train_labels=np.array([[1, 1], [0, 1], [0, 0]], np.int64))
     raws = read_all(tmp_path, has=["Any {label}?"], which=[])
     assert [[(q.text, q.truth.answer) for q in raw.sample.questions] for raw in raws] == [
-        [("Any fat?", "yes"), ("Any mucus?", "yes")], [("Any fat?", "no"), ("Any mucus?", "yes")], [("Any fat?", "no"), ("Any mucus?", "no")],
-    ]  # fmt: skip
+        [("Any fat?", "yes"), ("Any mucus?", "yes")],
+        [("Any fat?", "no"), ("Any mucus?", "yes")],
+        [("Any fat?", "no"), ("Any mucus?", "no")],
+    ]
     assert [raw.sample.report for raw in raws] == ["fat, mucus", "mucus", ""]
 
 
@@ -56,10 +76,18 @@ def test_a_label_without_a_name_is_one_bad_sample(tmp_path):
     ("arrays", "settings", "reason"),
     [
         ({"train_images": images(2)}, {}, "no array 'train_labels' .found train_images"),
-        ({"train_images": images(2), "train_labels": np.array([1])}, {}, "with 1 labels; expected uint8 images and as many numbers"),
+        (
+            {"train_images": images(2), "train_labels": np.array([1])},
+            {},
+            "with 1 labels; expected uint8 images and as many numbers",
+        ),
         ({"train_images": images(2).astype(float), "train_labels": np.array([1, 0])}, {}, "expected uint8 images"),
         ({"train_images": images(2), "train_labels": np.array(["a", "b"], dtype=object)}, {}, "is damaged .ValueError"),
-        ({"train_images": images(2), "train_labels": np.array([[1], [0]])}, {"has": ["?"]}, "expected a column for each of the 2 labels"),
+        (
+            {"train_images": images(2), "train_labels": np.array([[1], [0]])},
+            {"has": ["?"]},
+            "expected a column for each of the 2 labels",
+        ),
     ],
 )
 def test_arrays_that_are_not_those_of_the_card_are_refused(tmp_path, arrays, settings, reason):

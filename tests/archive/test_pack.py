@@ -21,13 +21,24 @@ from medvlm.io.images import decode, encode_npy, encode_png
 from medvlm.io.opening import open_shards
 
 CARD = {
-    "name": "made", "title": "Made", "summary": "Made for a test.", "access": "open", "media": ["film"],
-    "licence": {"id": "MIT", "commercial": True}, "phi": {"status": "synthetic"}, "splits": {"ratios": {"train": 0.6, "test": 0.4}},
+    "name": "made",
+    "title": "Made",
+    "summary": "Made for a test.",
+    "access": "open",
+    "media": ["film"],
+    "licence": {"id": "MIT", "commercial": True},
+    "phi": {"status": "synthetic"},
+    "splits": {"ratios": {"train": 0.6, "test": 0.4}},
     "reader": {
-        "kind": "table", "file": "table.csv", "media": [{"file": "{image}", "kind": "film"}], "patient": "{who}", "report": "{note}", "split": "{part}",
+        "kind": "table",
+        "file": "table.csv",
+        "media": [{"file": "{image}", "kind": "film"}],
+        "patient": "{who}",
+        "report": "{note}",
+        "split": "{part}",
         "questions": [{"text": "Which number?", "answer": "{answer}"}],
     },
-}  # fmt: skip
+}
 SECRET = "JANE-DOE-1961"
 
 
@@ -58,7 +69,16 @@ def jpeg(i: int, turn: int = 1) -> bytes:
 def archive(root: Path, n: int = 30, **images: bytes) -> Path:
     """n films of n / 2 patients; images: file name without suffix -> its bytes, one more row each."""
     root.mkdir(parents=True, exist_ok=True)
-    rows = [{"image": f"{SECRET}-{i}.jpg", "who": f"{SECRET}-{i // 2}", "note": f"Film {i}.", "answer": str(i), "part": "ab"[i % 2]} for i in range(n)]
+    rows = [
+        {
+            "image": f"{SECRET}-{i}.jpg",
+            "who": f"{SECRET}-{i // 2}",
+            "note": f"Film {i}.",
+            "answer": str(i),
+            "part": "ab"[i % 2],
+        }
+        for i in range(n)
+    ]
     for i, row in enumerate(rows):
         (root / row["image"]).write_bytes(jpeg(i))
     for name, data in images.items():
@@ -95,7 +115,12 @@ def test_every_sample_arrives_with_its_text_and_pixels(tmp_path):
     assert sum(receipt.samples.values()) == sum(receipt.questions.values()) == 30 and receipt.quarantined == 0
     for i in range(30):
         sample, files = found[str(i)]
-        assert (sample.source, sample.report, sample.media[0].member, sample.media[0].size) == ("made", f"Film {i}.", "0.jpg", (16, 24))
+        assert (sample.source, sample.report, sample.media[0].member, sample.media[0].size) == (
+            "made",
+            f"Film {i}.",
+            "0.jpg",
+            (16, 24),
+        )
         assert np.array_equal(decode(files["0.jpg"], "x"), np.asarray(Image.open(io.BytesIO(jpeg(i)))))
 
 
@@ -117,7 +142,11 @@ def test_names_and_metadata_of_the_archive_are_nowhere(tmp_path):
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "card.yaml")
     assert SECRET.encode() not in written and SECRET not in "".join(said)
     (line,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
-    assert line["where"] == "line 32 of table.csv" and "not a PNG, JPEG or .npy" in line["reason"] and len(line["key"]) == 16
+    assert (
+        line["where"] == "line 32 of table.csv"
+        and "not a PNG, JPEG or .npy" in line["reason"]
+        and len(line["key"]) == 16
+    )
 
 
 def test_a_16_bit_ramp_keeps_all_levels(tmp_path):
@@ -129,7 +158,15 @@ def test_a_16_bit_ramp_keeps_all_levels(tmp_path):
 
 def test_arrays_are_stored_and_read_without_loss(tmp_path):
     """Made in memory: 16-bit films become PNG, volumes in Hounsfield units .npy."""
-    made = {"kind": "phantom", "seed": 3, "films": 3, "volumes": 1, "bits": 16, "film_px": 96, "volume_size": [24, 32, 32]}
+    made = {
+        "kind": "phantom",
+        "seed": 3,
+        "films": 3,
+        "volumes": 1,
+        "bits": 16,
+        "film_px": 96,
+        "volume_size": [24, 32, 32],
+    }
     phantom = Card.model_validate({**CARD, "access": "generated", "media": ["film", "volume"], "reader": made})
     receipt = pack(phantom, None, tmp_path / "out")
     assert receipt.samples and sum(receipt.samples.values()) == 4
@@ -137,7 +174,9 @@ def test_arrays_are_stored_and_read_without_loss(tmp_path):
         (medium,) = sample.media
         array = decode(files[medium.member], "x")
         assert array.shape == medium.size
-        assert (medium.member, array.dtype.kind) == (("0.png", "u") if medium.kind == "film" else ("0.npy", array.dtype.kind))
+        assert (medium.member, array.dtype.kind) == (
+            ("0.png", "u") if medium.kind == "film" else ("0.npy", array.dtype.kind)
+        )
         assert medium.kind == "volume" or (array.dtype == np.uint16 and array.max() > 255)
 
 
@@ -199,8 +238,15 @@ def test_an_official_split_that_tears_patients_apart_is_refused(tmp_path):
 
 def test_one_image_under_two_names_stays_on_one_side(tmp_path):
     copies = {f"copy-{i}": jpeg(0) for i in range(40)}
-    pack(card(splits={"by": "image"}, reader={"patient": ""}), archive(tmp_path / "raw", 20, **copies), tmp_path / "image")
-    assert len({sample.split for name, (sample, _) in by_answer(tmp_path / "image").items() if name.startswith("copy")}) == 1
+    pack(
+        card(splits={"by": "image"}, reader={"patient": ""}),
+        archive(tmp_path / "raw", 20, **copies),
+        tmp_path / "image",
+    )
+    assert (
+        len({sample.split for name, (sample, _) in by_answer(tmp_path / "image").items() if name.startswith("copy")})
+        == 1
+    )
     with pytest.raises(DataError, match="image is in another split"):
         pack(card(), archive(tmp_path / "raw", 20, **copies), tmp_path / "patient")
 
@@ -216,14 +262,25 @@ def test_a_sample_without_patient_is_bad_where_patients_are_split(tmp_path):
 def test_bad_samples_are_listed_and_the_rest_is_packed(tmp_path):
     transparent = io.BytesIO()
     Image.new("RGBA", (4, 4), (255, 0, 0, 128)).save(transparent, "PNG")
-    bad = {"cut": jpeg(1)[:-40], "see-through": transparent.getvalue(), "nan": encode_npy(np.array([[np.nan]], np.float32)), "text": b"hello"}
+    bad = {
+        "cut": jpeg(1)[:-40],
+        "see-through": transparent.getvalue(),
+        "nan": encode_npy(np.array([[np.nan]], np.float32)),
+        "text": b"hello",
+    }
     raw = archive(tmp_path / "raw", 30, **bad)
     (raw / f"{SECRET}-0.jpg").unlink()
     receipt = pack(card(), raw, tmp_path / "out", max_bad=0.2)
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     reasons = {line["where"].split()[1]: line["reason"] for line in lines}
     assert receipt.quarantined == len(lines) == 5 and sum(receipt.samples.values()) == 29
-    for row, reason in (("2", "not there"), ("32", "damaged JPEG"), ("33", "transparent"), ("34", "not finite"), ("35", "not a PNG")):
+    for row, reason in (
+        ("2", "not there"),
+        ("32", "damaged JPEG"),
+        ("33", "transparent"),
+        ("34", "not finite"),
+        ("35", "not a PNG"),
+    ):
         assert reason in reasons[row]
 
 
@@ -232,11 +289,20 @@ def test_above_the_ceiling_nothing_is_published_but_the_list(tmp_path):
     with pytest.raises(DataError, match=r"1 of 31 samples are bad, at most 1.00% are accepted: 1 x 0: not a PNG"):
         pack(card(), raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["out.quarantine.jsonl", "raw"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+        "out.quarantine.jsonl",
+        "raw",
+    ]
     assert not (tmp_path / ".out.packing").exists()
 
 
-@pytest.mark.parametrize(("settings", "reason"), [({"media": ["smear"]}, "kind 'film', the card's media are smear"), ({"reader": {"file": "x.csv"}}, "no such table")])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"media": ["smear"]}, "kind 'film', the card's media are smear"),
+        ({"reader": {"file": "x.csv"}}, "no such table"),
+    ],
+)
 def test_a_card_that_does_not_fit_its_archive_is_refused(tmp_path, settings, reason):
     with pytest.raises(DataError, match=reason):
         pack(card(**settings), archive(tmp_path / "raw"), tmp_path / "out")
@@ -257,19 +323,31 @@ def test_the_command_says_by_its_exit_code_whether_the_ceiling_held(tmp_path, ca
 
 def test_boxes_beyond_the_stored_image_are_bad(tmp_path):
     """The annotation speaks of 24 x 16 pixels, as the image has; one of 32 x 16 is of another image, one box lies outside."""
-    reader = {"kind": "voc", "annotations": "xml", "images": "img", "medium": "film", "classes": {"c": {"one": "c", "many": "cs"}}, "count": {"wordings": ["?"]}}
+    reader = {
+        "kind": "voc",
+        "annotations": "xml",
+        "images": "img",
+        "medium": "film",
+        "classes": {"c": {"one": "c", "many": "cs"}},
+        "count": {"wordings": ["?"]},
+    }
     boxes = Card.model_validate({**CARD, "splits": {"by": "image"}, "reader": reader})
     for folder in ("xml", "img"):
         (tmp_path / "raw" / folder).mkdir(parents=True)
     for name, width, x2 in (("good", 24, 24), ("other", 32, 20), ("outside", 0, 30)):
         box = f"<bndbox><xmin>0</xmin><ymin>0</ymin><xmax>{x2}</xmax><ymax>9</ymax></bndbox>"
         size = f"<size><width>{width}</width><height>{16 if width else 0}</height></size>"
-        (tmp_path / "raw" / "xml" / f"{name}.xml").write_text(f"<annotation>{size}<object><name>c</name>{box}</object></annotation>")
+        (tmp_path / "raw" / "xml" / f"{name}.xml").write_text(
+            f"<annotation>{size}<object><name>c</name>{box}</object></annotation>"
+        )
         (tmp_path / "raw" / "img" / f"{name}.png").write_bytes(encode_png(noise(len(name))))
     receipt = pack(boxes, tmp_path / "raw", tmp_path / "out", max_bad=0.9)
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert sum(receipt.samples.values()) == 1
-    assert reasons == ["annotated for 32 x 16 pixels, its image has 24 x 16", "a box of count:c is empty or reaches beyond the image of 24 x 16 pixels"]
+    assert reasons == [
+        "annotated for 32 x 16 pixels, its image has 24 x 16",
+        "a box of count:c is empty or reaches beyond the image of 24 x 16 pixels",
+    ]
 
 
 # --- once, whole, or not at all -------------------------------------------------------------------
@@ -279,7 +357,12 @@ def test_packing_again_is_done_at_once(tmp_path):
     raw = archive(tmp_path / "raw")
     receipt = pack(card(), raw, tmp_path / "out")
     (raw / "table.csv").unlink()
-    assert pack(card(), raw, tmp_path / "out") == pack_once(card(), None, tmp_path / "out") == read_receipt(tmp_path / "out") == receipt
+    assert (
+        pack(card(), raw, tmp_path / "out")
+        == pack_once(card(), None, tmp_path / "out")
+        == read_receipt(tmp_path / "out")
+        == receipt
+    )
 
 
 def test_another_card_is_refused_and_another_citation_is_not(tmp_path):
@@ -287,7 +370,13 @@ def test_another_card_is_refused_and_another_citation_is_not(tmp_path):
     receipt = pack(card(), raw, tmp_path / "out")
     assert pack(card(citation="Somebody (2026)"), raw, tmp_path / "out") == receipt
     checked = card(phi={"status": "synthetic", "note": "me", "checked": ["text"]})
-    for other in (card(splits={"salt": "other"}), card(reader={"report": ""}), card(name="other"), checked, card().with_secret("0123456789abcdef")):
+    for other in (
+        card(splits={"salt": "other"}),
+        card(reader={"report": ""}),
+        card(name="other"),
+        checked,
+        card().with_secret("0123456789abcdef"),
+    ):
         assert card_hash(other) != card_hash(card())
         with pytest.raises(DataError, match="was packed with another card"):
             pack(other, raw, tmp_path / "out")
@@ -331,13 +420,19 @@ print(json.dumps([calls, asdict(packing.pack_once(load_card(Path(card)), Path(ro
     raw = archive(tmp_path / "raw")
     receipt = pack(card(), raw, tmp_path / "whole")
     arguments = [str(tmp_path / "whole" / "card.yaml"), str(raw), str(tmp_path / "out")]
-    children = [subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    children = [
+        subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     said = [json.loads(child.communicate()[0]) for child in children]
     assert [found for _, found in said] == [vars(receipt)] * 3
     assert sorted(calls[0] for calls, _ in said) == [0, 0, 30]
 
 
 def test_pack_does_not_wait_for_another_process(tmp_path):
-    with packing._lock(target_of(tmp_path / "out"), wait=True), pytest.raises(DataError, match="another process is packing"):
+    with (
+        packing._lock(target_of(tmp_path / "out"), wait=True),
+        pytest.raises(DataError, match="another process is packing"),
+    ):
         pack(card(), archive(tmp_path / "raw"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -62,12 +62,16 @@ def children() -> set[str]:
     return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
 
 
-def pack_around(cases: list[str], out: Path, workers: int, limits: Limits = LIMITS, **settings: object) -> tuple[PackReceipt, dict[str, str]]:
+def pack_around(
+    cases: list[str], out: Path, workers: int, limits: Limits = LIMITS, **settings: object
+) -> tuple[PackReceipt, dict[str, str]]:
     """Each case between two good samples; reasons by case."""
     every = [each for i, case in enumerate(cases) for each in (f"good {i}", case)]
     receipt = pack(card(*every, **settings), None, out, max_bad=0.99, workers=workers, limits=limits)
     reasons = quarantine(out / "quarantine.jsonl")
-    return receipt, {case: reasons[f"case {2 * i + 1}"] for i, case in enumerate(cases) if f"case {2 * i + 1}" in reasons}
+    return receipt, {
+        case: reasons[f"case {2 * i + 1}"] for i, case in enumerate(cases) if f"case {2 * i + 1}" in reasons
+    }
 
 
 def test_every_broken_sample_has_one_line_and_the_rest_is_packed(tmp_path, capfd):
@@ -87,7 +91,10 @@ def test_a_sample_that_never_ends_is_ended(tmp_path):
     before = children()
     receipt, reasons = pack_around(list(ENDLESS), tmp_path / "out", workers=2, limits=IMPATIENT)
     slow = "took more than 5 s to decode; reduce or split it"
-    assert list(reasons.values()) == [slow, slow, "its decoder was killed by SIGKILL"] and sum(receipt.samples.values()) == 3
+    assert (
+        list(reasons.values()) == [slow, slow, "its decoder was killed by SIGKILL"]
+        and sum(receipt.samples.values()) == 3
+    )
     assert children() == before
 
 
@@ -101,7 +108,10 @@ def test_a_sample_that_is_made_in_the_decoder_may_break_it_too(tmp_path):
     cases = ["eats_memory", "is_killed", "no_such_case"]
     receipt, reasons = pack_around(cases, tmp_path / "out", workers=1, deferred=True)
     assert sum(receipt.samples.values()) == 3
-    assert [reasons[case] for case in cases[:2]] == ["needs more than 600 MiB of memory to decode; reduce or split it", "its decoder was killed by SIGKILL"]
+    assert [reasons[case] for case in cases[:2]] == [
+        "needs more than 600 MiB of memory to decode; reduce or split it",
+        "its decoder was killed by SIGKILL",
+    ]
     assert reasons["no_such_case"].startswith("cannot be decoded (KeyError in hostile_reader.py:")
 
 
@@ -115,11 +125,21 @@ def test_files_that_are_no_files_are_bad(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     film = tmp_path / "film.png"
     film.write_bytes(encode_png(noise(1)))
-    cases = [f"path {tmp_path / 'pipe'}", f"path {tmp_path}", "path /dev/zero", f"path {tmp_path / 'gone.png'}", f"traversal {film}", f"path {film}"]
+    cases = [
+        f"path {tmp_path / 'pipe'}",
+        f"path {tmp_path}",
+        "path /dev/zero",
+        f"path {tmp_path / 'gone.png'}",
+        f"traversal {film}",
+        f"path {film}",
+    ]
     receipt = pack(card(*cases), None, tmp_path / "out", max_bad=0.99, workers=1)
     reasons = quarantine(tmp_path / "out" / "quarantine.jsonl")
     no_file = "0: what its path names is not a plain file"
-    gone, outside = "0: its file cannot be read (FileNotFoundError)", "a medium whose name is not of letters and digits, as 0 or 0.png"
+    gone, outside = (
+        "0: its file cannot be read (FileNotFoundError)",
+        "a medium whose name is not of letters and digits, as 0 or 0.png",
+    )
     assert list(reasons.values()) == [no_file, no_file, no_file, gone, outside]
     assert sum(receipt.samples.values()) == 1
 
@@ -135,7 +155,10 @@ def test_above_the_ceiling_the_list_is_kept_and_nobody_left_behind(tmp_path):
 def test_what_a_callable_says_of_its_pixels_is_in_the_sample(tmp_path):
     made = card("good 3", "large 1 0")
     pack(made.model_copy(update={"media": ("film",)}), None, tmp_path / "out", workers=1)
-    media = {sample.report: (sample.media[0], decode(files[sample.media[0].member], "x")) for sample, files in all_samples(tmp_path / "out")}
+    media = {
+        sample.report: (sample.media[0], decode(files[sample.media[0].member], "x"))
+        for sample, files in all_samples(tmp_path / "out")
+    }
     film, pixels = media["Case 0: good 3."]
     assert film == Medium("film", "0.png", (4, 5), (0.5, 0.25), "display", "DX") and (pixels == 3).all()
     volume, voxels = media["Case 1: large 1 0."]
@@ -174,8 +197,19 @@ def test_the_packers_memory_does_not_grow_with_the_archive(tmp_path):
     peaks = []
     for count in (8, 160):
         small = tmp_path / f"card-{count}.yaml"
-        small.write_text(json.dumps(card("slow 1", *(f"large 2 {i}" for i in range(count)), deferred=True).model_dump(mode="json", by_alias=True)))
-        done = subprocess.run([sys.executable, "-c", PEAK, str(small), str(tmp_path / f"out-{count}")], capture_output=True, text=True, check=True)
+        small.write_text(
+            json.dumps(
+                card("slow 1", *(f"large 2 {i}" for i in range(count)), deferred=True).model_dump(
+                    mode="json", by_alias=True
+                )
+            )
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(small), str(tmp_path / f"out-{count}")],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         peaks.append(int(done.stdout))
     assert load_card(small, plugins=["tests"]).reader.cases[0] == "slow 1"
     assert peaks[1] - peaks[0] < 40, peaks

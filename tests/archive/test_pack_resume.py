@@ -32,10 +32,22 @@ SHARD_BYTES = 12 << 10
 """30 films fill several shards of each split."""
 
 PLACES = [
-    (Ledger, "take", 1), (Ledger, "take", 20), (ShardWriter, "put", 17), (ShardWriter, "_next_tar", 5), (ShardWriter, "_finish_tar", 3),
-    (shards, "save_index", 4), (ShardWriter, "sync", 25), (Journal, "commit", 12), (Ledger, "write_quarantine", 1), (ShardWriter, "close", 2),
-    (packing, "_receipt", 1), (packing, "write_durably", 1), (packing, "write_durably", 2), (Target, "publish", 1), (target, "sync_folder", 2),
-]  # fmt: skip
+    (Ledger, "take", 1),
+    (Ledger, "take", 20),
+    (ShardWriter, "put", 17),
+    (ShardWriter, "_next_tar", 5),
+    (ShardWriter, "_finish_tar", 3),
+    (shards, "save_index", 4),
+    (ShardWriter, "sync", 25),
+    (Journal, "commit", 12),
+    (Ledger, "write_quarantine", 1),
+    (ShardWriter, "close", 2),
+    (packing, "_receipt", 1),
+    (packing, "write_durably", 1),
+    (packing, "write_durably", 2),
+    (Target, "publish", 1),
+    (target, "sync_folder", 2),
+]
 """Where the packer is killed, and at which call: within samples, at the border of shards, at commits, at every step of publishing."""
 
 
@@ -43,7 +55,9 @@ PLACES = [
 def small_shards(monkeypatch):
     monkeypatch.setattr(packing, "SHARD_BYTES", SHARD_BYTES)
     monkeypatch.setattr(packing, "num_decoders", lambda: 1)
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # a killed process loses nothing that it wrote; only a power cut would
+    monkeypatch.setattr(
+        os, "fsync", lambda file: None
+    )  # a killed process loses nothing that it wrote; only a power cut would
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +80,9 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], None] = killed, of: Card | None = None) -> int:
+def kill_at(
+    holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], None] = killed, of: Card | None = None
+) -> int:
     """Packs in another process that is killed when it calls holder.name for the after-th time; its id, where `how` does not kill it."""
     pid = os.fork()
     if pid == 0:
@@ -106,7 +122,9 @@ def count_takes(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize(("holder", "name", "after"), PLACES, ids=lambda x: getattr(x, "__name__", str(x)))
-def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same_bytes(tmp_path, raw, whole, holder, name, after):
+def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same_bytes(
+    tmp_path, raw, whole, holder, name, after
+):
     out = tmp_path / "out"
     kill_at(holder, name, after, raw, out)
     if out.exists():  # published, and killed before it tidied up
@@ -138,12 +156,28 @@ def test_what_is_left_out_of_samples_is_counted_once(tmp_path):
     for i in range(12):
         archive_of_masks(tmp_path, f"{i}L", a=drawn((0, 0, 1, 1)), b=drawn((5, 5, 9 + i, 9)))
     reader = {**MASKED, "masks": [{**MASKED["masks"][0], "min_px": 4}], "medium": "film"}
-    cells = Card.model_validate({**card().model_dump(mode="json", by_alias=True), "splits": {"by": "image"}, "reader": reader})
+    cells = Card.model_validate(
+        {**card().model_dump(mode="json", by_alias=True), "splits": {"by": "image"}, "reader": reader}
+    )
     kill_at(Ledger, "take", 8, tmp_path, tmp_path / "out", of=cells)
     assert pack(cells, tmp_path, tmp_path / "out").left_out == {"object of less than min_px pixels": 12}
 
 
-@pytest.mark.parametrize("damage", ["part cut", "part flipped", "part gone", "full cut", "full gone", "index gone", "journal cut", "journal flipped", "journal gone", "stranger"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "part cut",
+        "part flipped",
+        "part gone",
+        "full cut",
+        "full gone",
+        "index gone",
+        "journal cut",
+        "journal flipped",
+        "journal gone",
+        "stranger",
+    ],
+)
 def test_what_is_damaged_is_packed_anew(tmp_path, raw, whole, damage):
     kill_at(Ledger, "take", 28, raw, tmp_path / "out")
     work, journal = tmp_path / ".out.packing", tmp_path / ".out.journal"
@@ -154,7 +188,11 @@ def test_what_is_damaged_is_packed_anew(tmp_path, raw, whole, damage):
     if how == "gone":
         path.unlink()
     else:
-        path.write_bytes({"cut": data[: len(data) // 2], "flipped": data[:-700] + bytes([data[-700] ^ 1]) + data[-699:], "": data}[how])
+        path.write_bytes(
+            {"cut": data[: len(data) // 2], "flipped": data[:-700] + bytes([data[-700] ^ 1]) + data[-699:], "": data}[
+                how
+            ]
+        )
     pack(card(), raw, tmp_path / "out", max_bad=0.1)
     assert contents(tmp_path / "out") == contents(whole) and leftovers(tmp_path) == []
 
@@ -164,7 +202,11 @@ def test_another_archive_root_or_card_is_not_gone_on_with(tmp_path, raw, whole, 
     mine = archive(tmp_path / "mine", 30)
     rows = (mine / "table.csv").read_text().splitlines(keepends=True)
     other = card(splits={"salt": "other", "ratios": {"train": 0.6, "test": 0.4}})
-    for name, made, changed in (("rows", card(), [*rows[:3], *rows[4:]]), ("root", card(), rows), ("salt", other, rows)):
+    for name, made, changed in (
+        ("rows", card(), [*rows[:3], *rows[4:]]),
+        ("root", card(), rows),
+        ("salt", other, rows),
+    ):
         out, straight = tmp_path / name / "out", tmp_path / name / "straight"
         (mine / "table.csv").write_text("".join(rows))
         kill_at(Ledger, "take", 20, raw if name == "root" else mine, out)

@@ -40,7 +40,10 @@ def memory() -> Any:
 
 
 def remote(files: Any, root: str) -> dict[str, str]:
-    return {path.rpartition("/")[2]: sha256(files.cat_file(path)).hexdigest() for path in sorted(files.ls(root, detail=False))}
+    return {
+        path.rpartition("/")[2]: sha256(files.cat_file(path)).hexdigest()
+        for path in sorted(files.ls(root, detail=False))
+    }
 
 
 def test_a_remote_place_gets_the_bytes_of_a_folder(raw, memory, tmp_path):
@@ -100,7 +103,13 @@ def test_a_broken_connection_is_gone_on_from(raw, memory, tmp_path, monkeypatch,
 
 def test_an_upload_that_is_cut_is_noticed(raw, memory, monkeypatch):
     plain = type(memory).put_file
-    monkeypatch.setattr(type(memory), "put_file", lambda self, here, there, **kw: plain(self, here, there, **kw) or self.pipe_file(there, self.cat_file(there)[:-1]))
+    monkeypatch.setattr(
+        type(memory),
+        "put_file",
+        lambda self, here, there, **kw: (
+            plain(self, here, there, **kw) or self.pipe_file(there, self.cat_file(there)[:-1])
+        ),
+    )
     with pytest.raises(DataError, match=r"packing stopped \(.* has \d+ bytes there and \d+ here\); pack again"):
         pack(card(), raw, "memory://bucket/films")
 

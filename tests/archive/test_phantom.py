@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from medvlm.archive.phantom_film import FILM_MM
-from medvlm.archive.phantom_finding import KINDS, SHARE_NORMAL, SIDES, SIZES_MM, ZONES, Finding, concept_of, draw_finding
+from medvlm.archive.phantom_finding import (
+    KINDS,
+    SHARE_NORMAL,
+    SIDES,
+    SIZES_MM,
+    ZONES,
+    Finding,
+    concept_of,
+    draw_finding,
+)
 from medvlm.archive.phantom_text import ASK, NUMBERS, ask, write_report
 from medvlm.archive.phantom_volume import draw_volume
 from medvlm.archive.readers.phantom import Config, film_study, patient_of, read, volume_study
@@ -32,7 +41,14 @@ def said() -> list[tuple[str, str, int, tuple[Question, ...]]]:
         rng = np.random.default_rng([3, index])
         finding, num_clips = draw_finding(rng), int(rng.integers(6))
         report = write_report(rng, finding, num_clips)
-        out.append((concept_of(finding), report, num_clips, tuple(ask(rng, "film", finding, report, num_clips, (0.0, 0.0, 1.0, 1.0)))))
+        out.append(
+            (
+                concept_of(finding),
+                report,
+                num_clips,
+                tuple(ask(rng, "film", finding, report, num_clips, (0.0, 0.0, 1.0, 1.0))),
+            )
+        )
     return out
 
 
@@ -70,7 +86,11 @@ def spots(mask: np.ndarray) -> list[int]:
         front, size = [left.pop()], 1
         while front:
             at = front.pop()
-            steps = (tuple(np.add(at, step * np.eye(mask.ndim, dtype=int)[axis])) for axis in range(mask.ndim) for step in (-1, 1))
+            steps = (
+                tuple(np.add(at, step * np.eye(mask.ndim, dtype=int)[axis]))
+                for axis in range(mask.ndim)
+                for step in (-1, 1)
+            )
             near = left.intersection(steps)
             left -= near
             front += near
@@ -87,7 +107,10 @@ def five_sigma(freedom: int) -> float:
 # --- nothing can be guessed ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("template", "chance"), [("side", 1 / 2), ("zone", 1 / 3), ("kind", 1 / 4), ("size", 1 / 3), ("presence", 1 / 2), ("count:clip", 1 / 6)])
+@pytest.mark.parametrize(
+    ("template", "chance"),
+    [("side", 1 / 2), ("zone", 1 / 3), ("kind", 1 / 4), ("size", 1 / 3), ("presence", 1 / 2), ("count:clip", 1 / 6)],
+)
 def test_the_majority_answer_is_at_chance(template: str, chance: float) -> None:
     """The commonest answer of each wording, which is the best that a reader of the question alone can give."""
     by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -154,7 +177,10 @@ def test_a_normal_study_is_not_asked_what_it_cannot_answer() -> None:
     for concept, report, num_clips, questions in said()[:500]:
         truths = {q.template: q.truth for q in questions}
         if concept == "normal":
-            assert set(truths) - {"boxes:finding"} == {"presence", "count:clip", "report"} and truths["presence"].answer == "no"
+            assert (
+                set(truths) - {"boxes:finding"} == {"presence", "count:clip", "report"}
+                and truths["presence"].answer == "no"
+            )
         else:
             assert [truths[t].answer for t in ("side", "zone", "kind", "size")] == concept.split("|")
             assert truths["boxes:finding"].answer == BOXES_SLOT
@@ -180,7 +206,9 @@ def test_a_finding_lies_on_the_named_side_and_is_as_large_as_said() -> None:
         x1, y1, x2, y2 = truths["boxes:finding"].boxes[0]
         assert ("left" if (x1 + x2) / 2 > 64 else "right") == truths["side"].answer
         # Of a tilted bar, 10 mm wide, the box tells the length to within that width only.
-        widest_mm = (np.hypot(x2 - x1, y2 - y1) if truths["kind"].answer == "band" else max(x2 - x1, y2 - y1)) * FILM_MM / 128
+        widest_mm = (
+            (np.hypot(x2 - x1, y2 - y1) if truths["kind"].answer == "band" else max(x2 - x1, y2 - y1)) * FILM_MM / 128
+        )
         least_mm = widest_mm - (10 if truths["kind"].answer == "band" else 0)
         size_mm = SIZES_MM[truths["size"].answer]
         # 5 % by which sizes vary, 6 % of a ragged outline, one pixel; the three classes stay apart.
@@ -231,7 +259,9 @@ def test_a_volume_holds_lungs_bone_and_as_many_clips_as_said() -> None:
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("size", SIZES_MM)
-def test_a_nodule_of_a_volume_is_a_ball_on_the_named_side_and_in_the_named_zone(side: str, zone: str, size: str) -> None:
+def test_a_nodule_of_a_volume_is_a_ball_on_the_named_side_and_in_the_named_zone(
+    side: str, zone: str, size: str
+) -> None:
     """Against the same chest without a finding; voxels are 8 x 5 x 5 mm."""
     nodule = Finding("nodule", side, zone, size, SIZES_MM[size])
     hu, bare = (draw_volume(np.random.default_rng(4), f, 0, (24, 64, 64)).astype(float) for f in (nodule, None))
@@ -277,11 +307,22 @@ def test_patients_have_one_two_or_three_studies() -> None:
 @pytest.mark.parametrize(("name", "media"), [("phantom", ("film",)), ("phantom_3d", ("film", "volume"))])
 def test_the_shipped_cards_are_for_films_and_volumes_without_patients(name: str, media: tuple[str, ...]) -> None:
     card = load_card(CARDS / f"{name}.yaml")
-    assert card.media == media and card.licence.commercial and card.phi.status == "synthetic" and card.access == "generated"
-    assert {m.kind for s in made(card.reader.model_copy(update={"films": 1, "volumes": min(card.reader.volumes, 1)})) for m in s.sample.media} == set(media)
+    assert (
+        card.media == media
+        and card.licence.commercial
+        and card.phi.status == "synthetic"
+        and card.access == "generated"
+    )
+    assert {
+        m.kind
+        for s in made(card.reader.model_copy(update={"films": 1, "volumes": min(card.reader.volumes, 1)}))
+        for m in s.sample.media
+    } == set(media)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"films": 1, "film_px": 32}, {"films": 1, "bits": 12}, {"volumes": 1, "volume_size": [8, 64, 64]}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"films": 1, "film_px": 32}, {"films": 1, "bits": 12}, {"volumes": 1, "volume_size": [8, 64, 64]}]
+)
 def test_what_cannot_be_drawn_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"films and volumes|film_px|bits|volume_size"):
         Config(**wrong)

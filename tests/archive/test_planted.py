@@ -42,13 +42,25 @@ from tests.io.phi.made import clean, nested, written
 
 ROOT = Path(__file__).parents[2]
 CARD = {
-    "name": "planted", "title": "Planted", "summary": "Made for a test.", "access": "credentialed", "media": ["film"],
-    "licence": {"id": "custom", "commercial": False}, "phi": {"status": "deidentified", "note": "as they say"}, "splits": {"ratios": {"train": 0.5, "test": 0.5}},
+    "name": "planted",
+    "title": "Planted",
+    "summary": "Made for a test.",
+    "access": "credentialed",
+    "media": ["film"],
+    "licence": {"id": "custom", "commercial": False},
+    "phi": {"status": "deidentified", "note": "as they say"},
+    "splits": {"ratios": {"train": 0.5, "test": 0.5}},
     "reader": {
-        "kind": "table", "file": "table.csv", "media": [{"file": "{image}", "kind": "film", "modality": "{modality}"}], "patient": "{who}", "report": "{note}",
-        "concept": "{concept}", "groups": {"site": "{site}"}, "questions": [{"text": "{question}", "answer": "{answer}", "template": "{template}"}],
+        "kind": "table",
+        "file": "table.csv",
+        "media": [{"file": "{image}", "kind": "film", "modality": "{modality}"}],
+        "patient": "{who}",
+        "report": "{note}",
+        "concept": "{concept}",
+        "groups": {"site": "{site}"},
+        "questions": [{"text": "{question}", "answer": "{answer}", "template": "{template}"}],
     },
-}  # fmt: skip
+}
 SALT = "zqsalt-7f3a9c51d2e8b604"
 
 
@@ -88,8 +100,20 @@ TEXTS = [
     in_text("note", "Lives at {}.", "713 Zqelm Street", "postal address"),
     in_text("note", "A {} man.", "97-year-old", "age above 89"),
     in_text("note", "Study {}.", "1.2.840.7137.1.2.3.4", "UID"),
-    Plant("note: the patient's number", "PZQ-00171", {"note": "Film of PZQ-00171 again.", "who": "PZQ-00171"}, None, "identifier of the archive"),
-    Plant("note: the file's name", "zqfile-0018", {"note": "See zqfile-0018.", "image": "zqfile-0018.png"}, None, "identifier of the archive"),
+    Plant(
+        "note: the patient's number",
+        "PZQ-00171",
+        {"note": "Film of PZQ-00171 again.", "who": "PZQ-00171"},
+        None,
+        "identifier of the archive",
+    ),
+    Plant(
+        "note: the file's name",
+        "zqfile-0018",
+        {"note": "See zqfile-0018.", "image": "zqfile-0018.png"},
+        None,
+        "identifier of the archive",
+    ),
     in_text("question", "Who is {}?", "Dr. Zqlambert", "name after a title"),
     in_text("question", "Is it that of {}?", "17 May 1937", "date with a day"),
     in_text("answer", "{}", "ZQBROWN^ZQTIM", "name with a caret"),
@@ -151,7 +175,14 @@ def chunk(name: bytes, body: bytes) -> Callable[[bytes], bytes]:
 
     def made(pixels: bytes) -> bytes:
         data = saved(pixels, "PNG")
-        return data[:-12] + len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big") + data[-12:]
+        return (
+            data[:-12]
+            + len(body).to_bytes(4, "big")
+            + name
+            + body
+            + zlib.crc32(name + body).to_bytes(4, "big")
+            + data[-12:]
+        )
 
     return made
 
@@ -180,7 +211,11 @@ IMAGES = [
     Plant("EXIF GPS area", word(5), image=jpeg(exif=exif(0x001C, word(5).encode(), 0x8825))),
     Plant("EXIF of a PNG", word(6), image=png(exif=exif(0x010E, word(6)))),
     Plant("XMP", word(7), image=jpeg(xmp=f"<x:xmpmeta><dc:creator>{word(7)}</dc:creator></x:xmpmeta>".encode())),
-    Plant("IPTC", word(8), image=segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x12\x1c\x02\x50\0\x09" + word(8).encode())),
+    Plant(
+        "IPTC",
+        word(8),
+        image=segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x12\x1c\x02\x50\0\x09" + word(8).encode()),
+    ),
     Plant("JPEG comment", word(9), image=jpeg(comment=word(9))),
     Plant("ICC description", word(10), image=jpeg(icc_profile=b"acsp" + word(10).encode() * 9)),
     Plant("JFIF thumbnail", word(11), image=segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\1\3" + word(11).encode())),
@@ -195,14 +230,29 @@ IMAGES = [
     Plant("suggested palette", word(20), image=chunk(b"sPLT", word(20).encode() + b"\0\x08")),
     Plant("behind the end of a PNG", word(21), image=followed(png(), word(21).encode())),
     Plant("header of an array", word(22), image=lambda pixels: npy(pixels, word(22).encode())),
-    Plant("text instead of an image", word(23), image=lambda _: f"Patient {word(23)}".encode(), finding="not a PNG, JPEG or .npy"),
+    Plant(
+        "text instead of an image",
+        word(23),
+        image=lambda _: f"Patient {word(23)}".encode(),
+        finding="not a PNG, JPEG or .npy",
+    ),
     Plant("file name", "zqfile-kowalski", {"image": "zqfile-kowalski.png"}),
     Plant("folder name", "zqfolder-nowak", {"image": "zqfolder-nowak/a.png"}),
-    Plant("name of a file that is not there", "zqmissing-wojcik", {"image": "zqmissing-wojcik.png"}, finding="its file is not there"),
-    Plant("path out of the root", "zqoutside-lewandowski", {"image": "../zqoutside-lewandowski.png"}, finding="leads out of the root"),
+    Plant(
+        "name of a file that is not there",
+        "zqmissing-wojcik",
+        {"image": "zqmissing-wojcik.png"},
+        finding="its file is not there",
+    ),
+    Plant(
+        "path out of the root",
+        "zqoutside-lewandowski",
+        {"image": "../zqoutside-lewandowski.png"},
+        finding="leads out of the root",
+    ),
     Plant("patient column", "ZQPAT-KAMINSKI", {"who": "ZQPAT-KAMINSKI"}),
     Plant("column that the card does not name", "Zqdoe^Zqunread 1937-05-18", {"unread": "Zqdoe^Zqunread 1937-05-18"}),
-]  # fmt: skip
+]
 
 PLANTS = TEXTS + IMAGES
 
@@ -210,8 +260,18 @@ PLANTS = TEXTS + IMAGES
 def archive(root: Path) -> None:
     rows = []
     for i in range(3 * len(PLANTS)):  # two harmless samples to each
-        row = {"image": f"film{i}.png", "who": f"person {i}", "note": f"Film {i}. Clear.", "question": "Is it clear?", "answer": "yes", "template": "clear", "concept": "normal",
-               "modality": "X-ray", "site": "north", "unread": ""}  # fmt: skip
+        row = {
+            "image": f"film{i}.png",
+            "who": f"person {i}",
+            "note": f"Film {i}. Clear.",
+            "question": "Is it clear?",
+            "answer": "yes",
+            "template": "clear",
+            "concept": "normal",
+            "modality": "X-ray",
+            "site": "north",
+            "unread": "",
+        }
         pixels, data = np.random.default_rng(i).integers(0, 256, (24, 32), dtype=np.uint8).tobytes(), None
         if i < len(PLANTS):
             row |= PLANTS[i].row or {}
@@ -232,12 +292,26 @@ def pack(folder: Path, *options: str, in_process: bool = True) -> tuple[int, byt
     """Exit code, and all that was said and written into the folder `out` and beside it."""
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
     (folder / "salt").write_text(SALT + "\n")
-    arguments = ["data", "pack", str(folder / "card.yaml"), "--root", str(folder / "raw"), "--out", str(folder / "out/shards"), *options]
+    arguments = [
+        "data",
+        "pack",
+        str(folder / "card.yaml"),
+        "--root",
+        str(folder / "raw"),
+        "--out",
+        str(folder / "out/shards"),
+        *options,
+    ]
     if in_process:
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
             code, said = main(arguments), (out.getvalue() + err.getvalue()).encode()
     else:
-        done = subprocess.run([sys.executable, "-m", "medvlm", *arguments], capture_output=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            [sys.executable, "-m", "medvlm", *arguments],
+            capture_output=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
         code, said = done.returncode, done.stdout + done.stderr
     return code, said + b"".join(path.read_bytes() for path in sorted((folder / "out").rglob("*")) if path.is_file())
 
@@ -246,8 +320,14 @@ def traces(value: str, where: bytes) -> list[str]:
     """The forms in which the value, or the longest word of it, is among the bytes."""
     found = []
     for text in {value, max(re.findall(r"[^\s,^@]+", value), key=len)}:
-        forms = {"utf-8": text.encode(), "utf-16-le": text.encode("utf-16-le"), "utf-16-be": text.encode("utf-16-be"), "hex": text.encode().hex().encode(),
-                 "base64": base64.b64encode(text.encode())[: len(text) // 3 * 4], "spaced hex": text.encode()[:8].hex(" ").encode()}  # fmt: skip
+        forms = {
+            "utf-8": text.encode(),
+            "utf-16-le": text.encode("utf-16-le"),
+            "utf-16-be": text.encode("utf-16-be"),
+            "hex": text.encode().hex().encode(),
+            "base64": base64.b64encode(text.encode())[: len(text) // 3 * 4],
+            "spaced hex": text.encode()[:8].hex(" ").encode(),
+        }
         found += [name for name, data in forms.items() if data.lower() in where.lower()]
     return found
 
@@ -271,8 +351,14 @@ def test_there_are_enough_of_them_and_all_differ():
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.where)
 def test_what_was_planted_is_in_the_archive_and_nowhere_else(packed, plant):
     folder, output = packed
-    raw = b"".join(path.read_bytes() + path.name.encode() + path.parent.name.encode() for path in (folder / "raw").rglob("*") if path.is_file())
-    assert plant.where in ("zTXt", "iTXt", "ICC profile of a PNG") or plant.value.encode() in raw, "it was never planted"
+    raw = b"".join(
+        path.read_bytes() + path.name.encode() + path.parent.name.encode()
+        for path in (folder / "raw").rglob("*")
+        if path.is_file()
+    )
+    assert plant.where in ("zTXt", "iTXt", "ICC profile of a PNG") or plant.value.encode() in raw, (
+        "it was never planted"
+    )
     assert traces(plant.value, output) == []
 
 
@@ -327,28 +413,50 @@ def test_the_secret_salt_is_nowhere_and_decides_names_but_no_split(packed, tmp_p
     (tmp_path / "other").write_text("zqother-0123456789abcdef")
     code, _ = pack(tmp_path, "--max-bad", "0.5", "--salt-file", str(tmp_path / "other"))
     other = yaml.safe_load((tmp_path / "out/shards/packed.json").read_text())
-    assert code == 0 and other["salt_id"] != receipt["salt_id"] and other["samples"] == receipt["samples"] and other["patients"] == receipt["patients"]
-    names = [set(re.findall(r'"key": ?"([0-9a-f]{16})"', (place / "out/shards/quarantine.jsonl").read_text())) for place in (folder, tmp_path)]
+    assert (
+        code == 0
+        and other["salt_id"] != receipt["salt_id"]
+        and other["samples"] == receipt["samples"]
+        and other["patients"] == receipt["patients"]
+    )
+    names = [
+        set(re.findall(r'"key": ?"([0-9a-f]{16})"', (place / "out/shards/quarantine.jsonl").read_text()))
+        for place in (folder, tmp_path)
+    ]
     assert names[0] and not names[0] & names[1]
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "must be hashed with a salt that is not in the card: give --salt-file"), (("--salt-file", "nowhere"), "this salt file cannot be read"),
-        (("--salt-file", "short"), "can be guessed"), (("--salt-file", "salt"), "are bad, at most 1.00% are accepted"),
+        ((), "must be hashed with a salt that is not in the card: give --salt-file"),
+        (("--salt-file", "nowhere"), "this salt file cannot be read"),
+        (("--salt-file", "short"), "can be guessed"),
+        (("--salt-file", "salt"), "are bad, at most 1.00% are accepted"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_of_everything_says_nothing_either(packed, tmp_path, options, says):
     folder, _ = packed
     (tmp_path / "raw").symlink_to(folder / "raw")
     (tmp_path / "short").write_text("zqshortsalt")
     code, output = pack(tmp_path, *(str(tmp_path / each) if each != "--salt-file" else each for each in options))
     assert code == 2 and says in output.decode()
-    assert [plant.where for plant in PLANTS if traces(plant.value, output)] == [] and b"zqshort" not in output and not (tmp_path / "out/shards").exists()
+    assert (
+        [plant.where for plant in PLANTS if traces(plant.value, output)] == []
+        and b"zqshort" not in output
+        and not (tmp_path / "out/shards").exists()
+    )
 
 
-@pytest.mark.parametrize("table", ["Zqdoe,Zqjane,1937-05-13,M\nZqroe,Zqjohn,1937-05-14,M\n", "Zqdoe,Zqjane,M,M\n", "image,who\n\"Zqdoe.png,Zqjane\n", "Zqdoe"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "Zqdoe,Zqjane,1937-05-13,M\nZqroe,Zqjohn,1937-05-14,M\n",
+        "Zqdoe,Zqjane,M,M\n",
+        'image,who\n"Zqdoe.png,Zqjane\n',
+        "Zqdoe",
+    ],
+)
 def test_a_table_without_its_first_line_shows_no_patient(tmp_path, table):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/table.csv").write_text(table)
@@ -399,24 +507,70 @@ def code_meaning(dataset: Dataset, value: str) -> None:
 
 
 DICOM = [
-    at("PatientName", "Zqdoe^Zqanna"), at("PatientName", "Zqdoe^Zqbert", 1), at("PatientName", "Zqdoe^Zqcarl", 5), at("PatientID", "ZQ71370"), at("PatientID", "ZQ71371", 3),
-    at("PatientBirthDate", "19370501"), at("PatientBirthDate", "19370502", 2), at("PatientAddress", "713 Zqelm Street"), at("PatientAge", "097Y"), at("OtherPatientNames", "Zqdoe^Zqdora"),
-    at("PatientMotherBirthName", "Zqroe^Zqemma"), at("PatientTelephoneNumbers", "709-555-7132"), at("MedicalRecordLocator", "ZQ71372"), at("MilitaryRank", "Zqgeneral"),
-    at("ReferringPhysicianName", "Zqroe^Zqfred"), at("OperatorsName", "Zqroe^Zqgina", 1), at("PerformingPhysicianName", "Zqroe^Zqhans"), at("PersonName", "Zqroe^Zqines", 2),
-    at("AccessionNumber", "ZQ71373"), at("StudyID", "ZQ71374"), at("StudyDate", "19370503"), at("AcquisitionDateTime", "19370504121314", 1), at("SeriesDate", "19370505"),
-    at("InstitutionName", "Zqclinic"), at("InstitutionAddress", "714 Zqoak Street"), at("StationName", "ZQSTATION"), at("DeviceSerialNumber", "ZQ71375"),
-    at("StudyDescription", "Chest of Zqanna"), at("SeriesDescription", "Zqseries", 2), at("ProtocolName", "Zqprotocol"), at("ImageComments", "Zqcomment"),
-    at("PatientComments", "Zqpatientcomment"), at("RequestedProcedureDescription", "Zqprocedure", 4), at("AdditionalPatientHistory", "Zqhistory"), at("TextComments", "Zqtextcomment"),
-    at("EvaluatorName", "Zqroe^Zqjack"), at("DateOfGainCalibration", "19370506"), at("MetaboliteMapDescription", "Zqmetabolite", 1), at("PatientSex", "ZQSEX"),
-    at("BurnedInAnnotation", "YES"), at("PatientIdentityRemoved", "ZQNO"),
-    element(0x0029, 0x1010, "OB", "Zqcsaheader", "private attributes of group 0029"), element(0x0019, 0x10A0, "UN", "Zqprivate", "private attributes of group 0019"),
-    element(0x6000, 0x4000, "LT", "Zqoverlay", "(6000,4000)"), element(0x0008, 0xFFF0, "LO", "Zqunknown", "(0008,FFF0)"), element(0xFFFC, 0xFFFC, "OB", "Zqpadding", "(FFFC,FFFC)"),
-    InHeader("preamble", "Zqpreamble", preamble), InHeader("meaning of a code", "Zqmeaning", code_meaning), at("Manufacturer", "Zqmaker", 0, "-"), at("SoftwareVersions", "Zqsoft", 0, "-"),
-    at("StudyInstanceUID", "1.2.7137.1", 0, "-"), at("BodyPartExamined", "ZQDOEZQANNA", 0, "-"), at("ViewPosition", "ZQANNA", 0, "-"), at("DeidentificationMethod", "Zqmethod", 0, "-"),
-]  # fmt: skip
+    at("PatientName", "Zqdoe^Zqanna"),
+    at("PatientName", "Zqdoe^Zqbert", 1),
+    at("PatientName", "Zqdoe^Zqcarl", 5),
+    at("PatientID", "ZQ71370"),
+    at("PatientID", "ZQ71371", 3),
+    at("PatientBirthDate", "19370501"),
+    at("PatientBirthDate", "19370502", 2),
+    at("PatientAddress", "713 Zqelm Street"),
+    at("PatientAge", "097Y"),
+    at("OtherPatientNames", "Zqdoe^Zqdora"),
+    at("PatientMotherBirthName", "Zqroe^Zqemma"),
+    at("PatientTelephoneNumbers", "709-555-7132"),
+    at("MedicalRecordLocator", "ZQ71372"),
+    at("MilitaryRank", "Zqgeneral"),
+    at("ReferringPhysicianName", "Zqroe^Zqfred"),
+    at("OperatorsName", "Zqroe^Zqgina", 1),
+    at("PerformingPhysicianName", "Zqroe^Zqhans"),
+    at("PersonName", "Zqroe^Zqines", 2),
+    at("AccessionNumber", "ZQ71373"),
+    at("StudyID", "ZQ71374"),
+    at("StudyDate", "19370503"),
+    at("AcquisitionDateTime", "19370504121314", 1),
+    at("SeriesDate", "19370505"),
+    at("InstitutionName", "Zqclinic"),
+    at("InstitutionAddress", "714 Zqoak Street"),
+    at("StationName", "ZQSTATION"),
+    at("DeviceSerialNumber", "ZQ71375"),
+    at("StudyDescription", "Chest of Zqanna"),
+    at("SeriesDescription", "Zqseries", 2),
+    at("ProtocolName", "Zqprotocol"),
+    at("ImageComments", "Zqcomment"),
+    at("PatientComments", "Zqpatientcomment"),
+    at("RequestedProcedureDescription", "Zqprocedure", 4),
+    at("AdditionalPatientHistory", "Zqhistory"),
+    at("TextComments", "Zqtextcomment"),
+    at("EvaluatorName", "Zqroe^Zqjack"),
+    at("DateOfGainCalibration", "19370506"),
+    at("MetaboliteMapDescription", "Zqmetabolite", 1),
+    at("PatientSex", "ZQSEX"),
+    at("BurnedInAnnotation", "YES"),
+    at("PatientIdentityRemoved", "ZQNO"),
+    element(0x0029, 0x1010, "OB", "Zqcsaheader", "private attributes of group 0029"),
+    element(0x0019, 0x10A0, "UN", "Zqprivate", "private attributes of group 0019"),
+    element(0x6000, 0x4000, "LT", "Zqoverlay", "(6000,4000)"),
+    element(0x0008, 0xFFF0, "LO", "Zqunknown", "(0008,FFF0)"),
+    element(0xFFFC, 0xFFFC, "OB", "Zqpadding", "(FFFC,FFFC)"),
+    InHeader("preamble", "Zqpreamble", preamble),
+    InHeader("meaning of a code", "Zqmeaning", code_meaning),
+    at("Manufacturer", "Zqmaker", 0, "-"),
+    at("SoftwareVersions", "Zqsoft", 0, "-"),
+    at("StudyInstanceUID", "1.2.7137.1", 0, "-"),
+    at("BodyPartExamined", "ZQDOEZQANNA", 0, "-"),
+    at("ViewPosition", "ZQANNA", 0, "-"),
+    at("DeidentificationMethod", "Zqmethod", 0, "-"),
+]
 
 
-TREE = Config.model_validate({"kind": "dicom_tree", "media": [{"kind": "film", "modality": ["CR"]}], "report": "{BodyPartExamined} {ViewPosition}"})
+TREE = Config.model_validate(
+    {
+        "kind": "dicom_tree",
+        "media": [{"kind": "film", "modality": ["CR"]}],
+        "report": "{BodyPartExamined} {ViewPosition}",
+    }
+)
 
 
 @pytest.mark.parametrize("plant", DICOM, ids=lambda plant: plant.where)
@@ -434,10 +588,20 @@ def test_what_a_dicom_header_holds_is_refused_or_left_behind(tmp_path, plant, ca
         refused = str(reason)
     expected = plant.finding.strip("-")
     assert expected in refused if expected else refused == ""
-    assert plant.value == "YES" or traces(plant.value, "".join([refused, *told, *capfd.readouterr(), caplog.text]).encode()) == []
+    assert (
+        plant.value == "YES"
+        or traces(plant.value, "".join([refused, *told, *capfd.readouterr(), caplog.text]).encode()) == []
+    )
 
 
-NIFTI = [("descrip", "Zqdoe^Zqanna"), ("aux_file", "Zqdoe.txt"), ("db_name", "ZQ71376"), ("intent_name", "Zqdoe"), ("data_type", "Zqdoe"), ("extension", "Zqdoe^Zqbert")]
+NIFTI = [
+    ("descrip", "Zqdoe^Zqanna"),
+    ("aux_file", "Zqdoe.txt"),
+    ("db_name", "ZQ71376"),
+    ("intent_name", "Zqdoe"),
+    ("data_type", "Zqdoe"),
+    ("extension", "Zqdoe^Zqbert"),
+]
 
 
 @pytest.mark.parametrize(("field", "value"), NIFTI)
@@ -459,15 +623,31 @@ def test_packing_asks_the_gate_and_the_card_may_answer_it(tmp_path, kind):
     if kind == "dicom":
         spoilt = clean(Modality="CR", SOPClassUID="1.2.840.10008.5.1.4.1.1.1", InstitutionName="Zqclinic")
         written(spoilt, root / "a.dcm")
-        reader, word, found = {"kind": "dicom_tree", "media": [{"kind": "film", "modality": ["CR"]}]}, "institution", "InstitutionName"
+        reader, word, found = (
+            {"kind": "dicom_tree", "media": [{"kind": "film", "modality": ["CR"]}]},
+            "institution",
+            "InstitutionName",
+        )
     else:
         image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.eye(4))
         image.header["descrip"] = "Zqdoe"
         image.header.set_xyzt_units("mm")
         nibabel.save(image, root / "a.nii")
         reader, word, found = {"kind": "folder", "images": r".*\.nii", "medium": "film"}, "descriptions", "descrip"
-    about = {"name": "a", "title": "a", "summary": "Made.", "licence": {"id": "MIT", "commercial": True}, "access": "open", "media": ["film"], "splits": {"by": "image"}, "reader": reader}
-    closed, opened = (Card.model_validate({**about, "phi": {"status": "none", "note": "made", "checked": checked}}) for checked in ((), (word,)))
+    about = {
+        "name": "a",
+        "title": "a",
+        "summary": "Made.",
+        "licence": {"id": "MIT", "commercial": True},
+        "access": "open",
+        "media": ["film"],
+        "splits": {"by": "image"},
+        "reader": reader,
+    }
+    closed, opened = (
+        Card.model_validate({**about, "phi": {"status": "none", "note": "made", "checked": checked}})
+        for checked in ((), (word,))
+    )
     with pytest.raises(DataError, match=f"1 of 1 samples are bad.* its header may identify a person: {found}"):
         pack_archive(closed, root, tmp_path / "none", workers=1)
     receipt = pack_archive(opened, root, tmp_path / "shards", workers=1)

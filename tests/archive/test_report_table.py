@@ -15,14 +15,21 @@ def table(root, text=TABLE):
 
 def test_a_row_is_found_by_the_identifier_that_the_table_holds(tmp_path):
     reports = table(tmp_path).load(tmp_path, {"findings", "impression"})
-    assert reports.find({"StudyInstanceUID": "1.2", "PatientID": "1.3"}) == {"study": "1.2", "findings": "Clear lungs.", "impression": "Normal."}
+    assert reports.find({"StudyInstanceUID": "1.2", "PatientID": "1.3"}) == {
+        "study": "1.2",
+        "findings": "Clear lungs.",
+        "impression": "Normal.",
+    }
     assert reports.find({"StudyInstanceUID": "1.4", "PatientID": "1.2"}) is None
     assert reports.empty == {"findings": "", "impression": ""}
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [(TABLE + "1.2,Nodule.,Abnormal.\n", "record 4 has the StudyInstanceUID of an earlier one"), (TABLE.replace("findings", "finding"), "did you mean 'finding'")],
+    [
+        (TABLE + "1.2,Nodule.,Abnormal.\n", "record 4 has the StudyInstanceUID of an earlier one"),
+        (TABLE.replace("findings", "finding"), "did you mean 'finding'"),
+    ],
 )
 def test_a_table_that_says_two_things_or_lacks_a_column_is_refused(text, why, tmp_path):
     with pytest.raises(DataError, match=why):

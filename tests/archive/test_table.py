@@ -23,7 +23,9 @@ QUESTION = {"text": "{q}", "answer": "{a}", "template": "{type}", "choices": ["Y
 
 
 def config(**settings: Any) -> Config:
-    return Config.model_validate({"kind": "table", "file": "t.csv", "media": [{"file": "{image}", "kind": "film"}], **settings})
+    return Config.model_validate(
+        {"kind": "table", "file": "t.csv", "media": [{"file": "{image}", "kind": "film"}], **settings}
+    )
 
 
 def write_csv(root: Path, rows: list[dict[str, str]], delimiter: str = ",", name: str = "t.csv") -> None:
@@ -84,10 +86,16 @@ def test_one_of_several_wordings_is_chosen_by_the_key_alone(tmp_path):
     rows = [{**ROWS[0], "image": "a.png", "id": str(i)} for i in range(400)]
     write_csv(tmp_path, rows)
     asked = [{"text": wordings, "answer": "{a}"}]
-    found = {raw.sample.key: raw.sample.questions[0].text for raw in samples(read(config(key="{id}", questions=asked), tmp_path))}
+    found = {
+        raw.sample.key: raw.sample.questions[0].text
+        for raw in samples(read(config(key="{id}", questions=asked), tmp_path))
+    }
     assert all(60 < list(found.values()).count(wording) < 140 for wording in wordings)
     write_csv(tmp_path, rows[::-1][:50])
-    again = {raw.sample.key: raw.sample.questions[0].text for raw in samples(read(config(key="{id}", questions=asked), tmp_path))}
+    again = {
+        raw.sample.key: raw.sample.questions[0].text
+        for raw in samples(read(config(key="{id}", questions=asked), tmp_path))
+    }
     assert again.items() <= found.items() and len(again) == 50
 
 
@@ -121,13 +129,30 @@ def test_the_four_formats_hold_the_same(tmp_path):
     (tmp_path / "t.table").write_text((tmp_path / "t.csv").read_text())
     first, *others = (
         [raw.sample for raw in samples(read(config(questions=[QUESTION], **settings), tmp_path))]
-        for settings in ({}, {"file": "t.tsv"}, {"file": "t.json"}, {"file": "t.jsonl"}, {"file": "bom.csv"}, {"file": "t.table", "format": "csv"})
+        for settings in (
+            {},
+            {"file": "t.tsv"},
+            {"file": "t.json"},
+            {"file": "t.jsonl"},
+            {"file": "bom.csv"},
+            {"file": "t.table", "format": "csv"},
+        )
     )
     assert len(first) == 2 and all(other == first for other in others)
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(4, "4"), (4.0, "4"), (0.5, "0.5"), (True, "true"), (None, ""), (float("nan"), ""), (["a", 1, None], "a, 1"), ("  x ", "x")]
+    ("value", "text"),
+    [
+        (4, "4"),
+        (4.0, "4"),
+        (0.5, "0.5"),
+        (True, "true"),
+        (None, ""),
+        (float("nan"), ""),
+        (["a", 1, None], "a, 1"),
+        ("  x ", "x"),
+    ],
 )
 def test_values_of_json_become_text(tmp_path, value, text):
     write_csv(tmp_path, ROWS)
@@ -217,7 +242,9 @@ def one_file(root: Path, name: str, **medium: Any) -> tuple[list[Any], list[BadS
     (root / "t.csv").write_text(f"image\n{name}\n")
     card = config(media=[{"file": "{image}", "kind": "it", **medium}])
     items = list(read(card, root))
-    return [item for item in items if isinstance(item, RawSample | Deferred)], [item for item in items if isinstance(item, BadSample)]
+    return [item for item in items if isinstance(item, RawSample | Deferred)], [
+        item for item in items if isinstance(item, BadSample)
+    ]
 
 
 def test_other_kinds_of_files_are_handed_over_with_the_cards_options(tmp_path):
@@ -242,14 +269,23 @@ def test_each_tile_of_a_slide_is_a_medium(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     slide = np.full((128, 192, 3), 240, np.uint8)
     slide[:64, 64:] = (180, 90, 160)
-    tifffile.imwrite(tmp_path / "s.svs", slide, photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5")
+    tifffile.imwrite(
+        tmp_path / "s.svs", slide, photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5"
+    )
     ((later,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 0.5, "tile_px": 64})
     raw = pickle.loads(pickle.dumps(later)).make()
     assert [medium.member for medium in raw.sample.media] == ["0", "1"] == list(raw.files)
     assert all((pickle.loads(pickle.dumps(call))().pixels == (180, 90, 160)).all() for call in raw.files.values())
     ((raw,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 1})
     assert raw.files["0"]().pixels.shape == (64, 96, 3)
-    tifffile.imwrite(tmp_path / "empty.svs", slide[64:], photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5")
+    tifffile.imwrite(
+        tmp_path / "empty.svs",
+        slide[64:],
+        photometric="rgb",
+        tile=(64, 64),
+        metadata=None,
+        description="Aperio\n|MPP = 0.5",
+    )
     ((later,), _) = one_file(tmp_path, "empty.svs", slide={"mpp": 0.5, "tile_px": 64})
     with pytest.raises(DataError, match="no tile of the slide holds 10% tissue"):
         later.make()
@@ -279,13 +315,20 @@ BOXES = [
     {"image": "a.png", "what": "cyst", "l": "1", "t": "0", "r": "3", "b": "1"},
     {"image": "b.png", "what": "none", "l": "", "t": "", "r": "", "b": ""},
 ]
-OBJECTS = {"named": "what", "corners": ["l", "t", "r", "b"], "classes": {"cyst": {"one": "cyst", "many": "cysts"}}, "count": {"wordings": ["How many {many}?"]}}
+OBJECTS = {
+    "named": "what",
+    "corners": ["l", "t", "r", "b"],
+    "classes": {"cyst": {"one": "cyst", "many": "cysts"}},
+    "count": {"wordings": ["How many {many}?"]},
+}
 
 
 def test_a_row_may_be_an_object_with_its_box(tmp_path):
     write_csv(tmp_path, BOXES)
     a, b = samples(read(config(objects=OBJECTS), tmp_path))
-    assert [(q.text, q.truth.count, q.truth.boxes) for q in a.sample.questions] == [("How many cysts?", 2, ((0, 0.5, 2, 2), (1, 0, 3, 1)))]
+    assert [(q.text, q.truth.count, q.truth.boxes) for q in a.sample.questions] == [
+        ("How many cysts?", 2, ((0, 0.5, 2, 2), (1, 0, 3, 1)))
+    ]
     assert [q.truth.count for q in b.sample.questions] == [0]
 
 
@@ -293,7 +336,9 @@ def test_a_row_may_be_an_object_with_its_box(tmp_path):
 def test_a_box_that_is_not_four_numbers_makes_the_sample_bad(left, tmp_path):
     write_csv(tmp_path, [{**BOXES[0], "l": left}, BOXES[2]])
     bad, good = read(config(objects=OBJECTS), tmp_path)
-    assert isinstance(bad, BadSample) and "l, t, r, b are not four numbers" in bad.reason and isinstance(good, RawSample)
+    assert (
+        isinstance(bad, BadSample) and "l, t, r, b are not four numbers" in bad.reason and isinstance(good, RawSample)
+    )
 
 
 def test_the_split_of_the_table_may_stand_in_the_path(tmp_path):
@@ -301,5 +346,12 @@ def test_the_split_of_the_table_may_stand_in_the_path(tmp_path):
         (tmp_path / split).mkdir()
         (tmp_path / split / "a.png").write_bytes(encode_png(np.zeros((2, 3), np.uint8)))
         (tmp_path / f"{split}.csv").write_text("image\na.png\n")
-    card = config(file={"train": "train.csv", "test": "test.csv"}, key="{image}{split of the file}", media=[{"file": "{split of the file}/{image}", "kind": "film"}])
-    assert [raw.files["0"] for raw in samples(read(card, tmp_path))] == [tmp_path / "train" / "a.png", tmp_path / "test" / "a.png"]
+    card = config(
+        file={"train": "train.csv", "test": "test.csv"},
+        key="{image}{split of the file}",
+        media=[{"file": "{split of the file}/{image}", "kind": "film"}],
+    )
+    assert [raw.files["0"] for raw in samples(read(card, tmp_path))] == [
+        tmp_path / "train" / "a.png",
+        tmp_path / "test" / "a.png",
+    ]

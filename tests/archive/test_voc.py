@@ -22,7 +22,8 @@ CONFIG = {
 def xml(*objects: tuple[Any, ...], size: tuple[int, int] = (100, 80)) -> str:
     """objects: (name, x1, y1, x2, y2). size: width, height."""
     body = "".join(
-        f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>" for name, a, b, c, d in objects
+        f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for name, a, b, c, d in objects
     )
     return f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{body}</annotation>"
 
@@ -56,7 +57,11 @@ def test_objects_are_counted_found_and_described(tmp_path):
         "boxes:W": Truth("boxes", "{boxes}", boxes=white, label="white cell"),
         "presence:W": Truth("choice", "yes", ("yes", "no"), label="white cell"),
     }
-    assert [q.text for q in raw.sample.questions[::2]] == ["How many red cells?", "Where is each red cell?", "Any white cells?"]
+    assert [q.text for q in raw.sample.questions[::2]] == [
+        "How many red cells?",
+        "Where is each red cell?",
+        "Any white cells?",
+    ]
     assert raw.sample.report == "2 red cells and 1 white cell."
     assert raw.sample.media[0].size == (80, 100) and raw.files == {"0": tmp_path / "img" / "a.png"}
 
@@ -65,14 +70,23 @@ def test_places_are_asked_for_one_to_max_boxes(tmp_path):
     three = [("R", 10 * i, 0, 10 * i + 5, 9) for i in range(3)]
     archive(tmp_path, a=xml(*three))
     assert set(truths(read_all(tmp_path)[0])) == {"count:R", "count:W", "presence:W"}
-    assert set(truths(read_all(tmp_path, boxes={"wordings": ["?"]})[0])) == {"count:R", "count:W", "presence:W", "boxes:R"}
+    assert set(truths(read_all(tmp_path, boxes={"wordings": ["?"]})[0])) == {
+        "count:R",
+        "count:W",
+        "presence:W",
+        "boxes:R",
+    }
 
 
 def test_an_empty_image_has_none_of_them(tmp_path):
     archive(tmp_path, a=xml())
     (raw,) = read_all(tmp_path)
     assert raw.sample.report == "No red cells and no white cells."
-    assert {name: truth.answer for name, truth in truths(raw).items()} == {"count:R": "0", "count:W": "0", "presence:W": "no"}
+    assert {name: truth.answer for name, truth in truths(raw).items()} == {
+        "count:R": "0",
+        "count:W": "0",
+        "presence:W": "no",
+    }
 
 
 def test_equal_reports_are_one_concept(tmp_path):
@@ -82,10 +96,16 @@ def test_equal_reports_are_one_concept(tmp_path):
 
 
 def test_boxes_without_area_and_unknown_classes_are_left_out_and_counted(tmp_path):
-    archive(tmp_path, a=xml(("R", 10, 10, 10, 20), ("R", 30, 9, 20, 20), ("R", 100, 0, 120, 9), ("X", 1, 1, 5, 5), ("R", 1, 1, 5, 5)))
+    archive(
+        tmp_path,
+        a=xml(("R", 10, 10, 10, 20), ("R", 30, 9, 20, 20), ("R", 100, 0, 120, 9), ("X", 1, 1, 5, 5), ("R", 1, 1, 5, 5)),
+    )
     items = read_all(tmp_path)
     assert truths(items[-1])["count:R"].count == 1
-    assert set(items[:-1]) == {LeftOut("box without area", 3), LeftOut("object of a class that the card does not name", 1)}
+    assert set(items[:-1]) == {
+        LeftOut("box without area", 3),
+        LeftOut("object of a class that the card does not name", 1),
+    }
 
 
 def test_boxes_end_at_the_edge_of_the_image(tmp_path):

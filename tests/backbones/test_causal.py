@@ -13,7 +13,14 @@ from medvlm.core.errors import CheckpointError, RecipeError, ShapeError
 from medvlm.data.vocabulary import IMAGE, TEMPLATE, train_tokenizer
 
 TEXTS = ["Is there a nodule in the left lung?", "yes", "no", "How many clips are there? 3 or 12"] * 4
-SMALL = {"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+SMALL = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 
 
 def scratch(**changes: Any) -> causal.Config:
@@ -32,7 +39,9 @@ def stored_model(folder: Path, template: str | None = TEMPLATE, spare: str = "<n
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in SMALL.items() if k != "model_type"}, vocab_size=rows or len(tokenizer))).save_pretrained(folder)
+    Qwen2ForCausalLM(
+        Qwen2Config(**{k: v for k, v in SMALL.items() if k != "model_type"}, vocab_size=rows or len(tokenizer))
+    ).save_pretrained(folder)
     return folder
 
 
@@ -48,7 +57,9 @@ def test_a_tokenizer_is_made_once_and_read_back_afterwards(tmp_path: Path) -> No
 
 def test_an_image_is_one_token_and_a_model_from_scratch_has_a_row_for_every_token(tmp_path: Path) -> None:
     tokenizer = causal.tokenizer(scratch(), trained, tmp_path)
-    assert tokenizer(f"a{IMAGE}b", add_special_tokens=False).input_ids.count(tokenizer.convert_tokens_to_ids(IMAGE)) == 1
+    assert (
+        tokenizer(f"a{IMAGE}b", add_special_tokens=False).input_ids.count(tokenizer.convert_tokens_to_ids(IMAGE)) == 1
+    )
     model: Any = causal.build(scratch(), tokenizer)
     assert model.config.vocab_size == len(tokenizer) and model.config.eos_token_id == tokenizer.eos_token_id
 
@@ -68,11 +79,20 @@ def test_a_pretrained_model_keeps_its_rows_and_gets_one_for_the_image(tmp_path: 
 
 def test_a_message_as_text_and_as_a_list_of_parts_becomes_the_same_prompt(tmp_path: Path) -> None:
     """Training hands over texts, the processor of an exported model lists of parts."""
-    for name, config in {"scratch": scratch(), "stored": causal.Config(kind="causal", model=str(stored_model(tmp_path / "model")))}.items():
+    for name, config in {
+        "scratch": scratch(),
+        "stored": causal.Config(kind="causal", model=str(stored_model(tmp_path / "model"))),
+    }.items():
         tokenizer = causal.tokenizer(config, trained, tmp_path / name)
         parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Is there a nodule?"}]
-        as_text = tokenizer.apply_chat_template([{"role": "user", "content": f"{IMAGE}{IMAGE}Is there a nodule?"}], tokenize=False, add_generation_prompt=True)
-        assert as_text == tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True)
+        as_text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{IMAGE}{IMAGE}Is there a nodule?"}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        assert as_text == tokenizer.apply_chat_template(
+            [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
+        )
         assert as_text == f"<s><|user|>{IMAGE}{IMAGE}Is there a nodule?<|assistant|>"
 
 
@@ -103,7 +123,14 @@ def test_the_width_is_known_without_building() -> None:
     assert causal.facts(scratch()) == 16
 
 
-@pytest.mark.parametrize(("config", "width"), [({"model_type": "gpt2", "n_embd": 24}, 24), ({"model_type": "mpt", "d_model": 8}, 8), ({"model_type": "qwen2"}, None)])
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        ({"model_type": "gpt2", "n_embd": 24}, 24),
+        ({"model_type": "mpt", "d_model": 8}, 8),
+        ({"model_type": "qwen2"}, None),
+    ],
+)
 def test_families_call_their_width_differently(config: dict[str, Any], width: int | None) -> None:
     assert causal.facts(causal.Config(kind="causal", config=config)) == width
 
@@ -113,8 +140,16 @@ def test_the_width_of_a_folder_is_read_from_its_config(tmp_path: Path) -> None:
     assert causal.facts(causal.Config(kind="causal", model=str(tmp_path))) == 48
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"num_attention_heads": 3}, "3 heads do not divide the width of 16"), ({"num_attention_heads": 8, "num_key_value_heads": 3}, "3 key and value heads do not divide the 8 heads")])
-def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built(changes: dict[str, int], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 3}, "3 heads do not divide the width of 16"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 3}, "3 key and value heads do not divide the 8 heads"),
+    ],
+)
+def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built(
+    changes: dict[str, int], message: str
+) -> None:
     with pytest.raises(ShapeError, match=message):
         causal.facts(causal.Config(kind="causal", config={**SMALL, **changes}))
 
@@ -129,7 +164,9 @@ def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built
     ({"<unused0>": 1, "<image_soft_token>": 7}, "<image_soft_token>"),
     ({"<|endoftext|>": 1}, None),
 ])  # fmt: skip
-def test_a_token_that_the_family_keeps_for_images_is_preferred_to_one_that_it_keeps_for_nobody(vocabulary: dict[str, int], expected: str | None) -> None:
+def test_a_token_that_the_family_keeps_for_images_is_preferred_to_one_that_it_keeps_for_nobody(
+    vocabulary: dict[str, int], expected: str | None
+) -> None:
     assert causal.reserved(vocabulary) == expected
 
 
@@ -141,7 +178,9 @@ def test_a_reserved_token_stands_for_an_image_and_no_row_is_added(spare: str, tm
     config = causal.Config(kind="causal", model=str(folder))
     tokenizer = causal.tokenizer(config, trained, tmp_path / "run")
     again = causal.tokenizer(config, trained, tmp_path / "run")
-    assert tokenizer.image_token == again.image_token == spare and len(tokenizer) == len(again) == len(AutoTokenizer.from_pretrained(folder))
+    assert tokenizer.image_token == again.image_token == spare and len(tokenizer) == len(again) == len(
+        AutoTokenizer.from_pretrained(folder)
+    )
     ours: Any = causal.build(config, tokenizer)
     assert ours.get_input_embeddings().num_embeddings == ours.config.vocab_size == 400
     parts = [{"type": "image"}, {"type": "text", "text": "Is there a nodule?"}]
@@ -161,7 +200,9 @@ def test_a_language_model_whose_weights_lack_a_key_is_refused(tmp_path: Path) ->
     save_file({n: t for n, t in weights.items() if "up_proj" not in n}, folder / "model.safetensors", {"format": "pt"})
     config = causal.Config(kind="causal", model=str(folder))
     tokenizer = causal.tokenizer(config, trained, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"model.language: the weights lack model.layers.0.mlp.up_proj.weight \(1 keys\)"):
+    with pytest.raises(
+        CheckpointError, match=r"model.language: the weights lack model.layers.0.mlp.up_proj.weight \(1 keys\)"
+    ):
         causal.build(config, tokenizer)
 
 

@@ -17,14 +17,32 @@ from medvlm.core.errors import CheckpointError, ShapeError
 
 PATCHES = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
 SMALL: dict[str, dict[str, Any]] = {
-    "linear": {}, "mlp": {}, "pixel_shuffle": {}, "pool2d": {"to": (2, 3)}, "pool3d": {"to": (2, 2, 3)},
-    "resampler": {"tokens": 5, "layers": 1, "heads": 2, "positions": True}, "qformer": {"tokens": 5, "width": 16, "layers": 2, "heads": 2, "positions": True},
-    "global_query": {"layers": 1, "heads": 2}, "temporal": {"layers": 2, "heads": 2},
-}  # fmt: skip
-GRIDS = {"linear": (2, 3), "mlp": (1, 2, 3), "pixel_shuffle": (3, 4, 6), "pool2d": (3, 4, 4), "pool3d": (4, 4, 3), "resampler": (2, 3), "qformer": (2, 2, 3), "global_query": (3, 2, 3), "temporal": (2, 2, 3)}
+    "linear": {},
+    "mlp": {},
+    "pixel_shuffle": {},
+    "pool2d": {"to": (2, 3)},
+    "pool3d": {"to": (2, 2, 3)},
+    "resampler": {"tokens": 5, "layers": 1, "heads": 2, "positions": True},
+    "qformer": {"tokens": 5, "width": 16, "layers": 2, "heads": 2, "positions": True},
+    "global_query": {"layers": 1, "heads": 2},
+    "temporal": {"layers": 2, "heads": 2},
+}
+GRIDS = {
+    "linear": (2, 3),
+    "mlp": (1, 2, 3),
+    "pixel_shuffle": (3, 4, 6),
+    "pool2d": (3, 4, 4),
+    "pool3d": (4, 4, 3),
+    "resampler": (2, 3),
+    "qformer": (2, 2, 3),
+    "global_query": (3, 2, 3),
+    "temporal": (2, 2, 3),
+}
 
 
-def made(kind: str, grid: tuple[int, ...] | None = None, in_width: int = 8, out_width: int = 12, **settings: Any) -> nn.Module:
+def made(
+    kind: str, grid: tuple[int, ...] | None = None, in_width: int = 8, out_width: int = 12, **settings: Any
+) -> nn.Module:
     module = component("connectors", kind)
     config = module.Config(kind=kind, **{**SMALL[kind], **settings})
     torch.manual_seed(0)
@@ -50,7 +68,11 @@ def test_every_parameter_of_a_connector_is_used(kind: str) -> None:
     connector = made(kind).train()
     connector(torch.randn(2, math.prod(GRIDS[kind]), 8)).square().sum().backward()
     # The bias of keys moves all scores of a query alike, which softmax does not see.
-    unused = [n for n, p in connector.named_parameters() if (p.grad is None or not p.grad.any()) and not n.endswith(("in_proj_bias", "bias_k", "key.bias"))]
+    unused = [
+        n
+        for n, p in connector.named_parameters()
+        if (p.grad is None or not p.grad.any()) and not n.endswith(("in_proj_bias", "bias_k", "key.bias"))
+    ]
     assert not unused
 
 
@@ -58,7 +80,12 @@ def test_the_mlp_is_the_projector_of_stock_llava_key_by_key() -> None:
     from transformers import CLIPVisionConfig, LlavaConfig, Qwen2Config
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-    stock = LlavaMultiModalProjector(LlavaConfig(vision_config=CLIPVisionConfig(hidden_size=8, num_attention_heads=2), text_config=Qwen2Config(hidden_size=12, num_attention_heads=2)))
+    stock = LlavaMultiModalProjector(
+        LlavaConfig(
+            vision_config=CLIPVisionConfig(hidden_size=8, num_attention_heads=2),
+            text_config=Qwen2Config(hidden_size=12, num_attention_heads=2),
+        )
+    )
     ours = mlp.build(mlp.Config(kind="mlp"), 8, 12, (2, 3))
     ours.load_state_dict(stock.state_dict())
     torch.testing.assert_close(ours(PATCHES), stock(PATCHES), rtol=0, atol=1e-6)
@@ -76,7 +103,12 @@ def test_pixel_shuffle_is_that_of_stock_internvl_key_by_key() -> None:
     from transformers import InternVLConfig, InternVLModel
     from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
-    stock = InternVLMultiModalProjector(InternVLConfig(vision_config={"hidden_size": 8, "num_attention_heads": 2}, text_config={"model_type": "qwen2", "hidden_size": 12}))
+    stock = InternVLMultiModalProjector(
+        InternVLConfig(
+            vision_config={"hidden_size": 8, "num_attention_heads": 2},
+            text_config={"model_type": "qwen2", "hidden_size": 12},
+        )
+    )
     ours = made("pixel_shuffle", (4, 4))
     ours.load_state_dict(stock.state_dict())
     patches = torch.randn(2, 16, 8)
@@ -88,7 +120,13 @@ def test_pixel_shuffle_with_one_layer_is_that_of_stock_idefics3_key_by_key() -> 
     from transformers import Idefics3Config
     from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 
-    stock = Idefics3Connector(Idefics3Config(vision_config={"hidden_size": 8, "num_attention_heads": 2}, text_config={"model_type": "llama", "hidden_size": 12, "num_attention_heads": 2}, scale_factor=2))
+    stock = Idefics3Connector(
+        Idefics3Config(
+            vision_config={"hidden_size": 8, "num_attention_heads": 2},
+            text_config={"model_type": "llama", "hidden_size": 12, "num_attention_heads": 2},
+            scale_factor=2,
+        )
+    )
     ours = made("pixel_shuffle", (4, 4), layers=1)
     ours.load_state_dict({n.removeprefix("modality_projection."): t for n, t in stock.state_dict().items()})
     patches = torch.randn(2, 16, 8)
@@ -135,21 +173,52 @@ def test_the_qformer_is_that_of_stock_blip2_key_by_key(tmp_path: Path) -> None:
     from safetensors.torch import save_file
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
-    stock = Blip2ForConditionalGeneration(Blip2Config(
-        vision_config={"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
-        qformer_config={"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 8},
-        text_config={"model_type": "opt", "hidden_size": 12, "word_embed_proj_dim": 12, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}, num_query_tokens=5,
-    )).eval()  # fmt: skip
-    save_file({n.removeprefix("model."): t.contiguous() for n, t in stock.state_dict().items() if "lm_head" not in n}, tmp_path / "blip2.safetensors")
+    stock = Blip2ForConditionalGeneration(
+        Blip2Config(
+            vision_config={
+                "hidden_size": 8,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            qformer_config={
+                "hidden_size": 16,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "encoder_hidden_size": 8,
+            },
+            text_config={
+                "model_type": "opt",
+                "hidden_size": 12,
+                "word_embed_proj_dim": 12,
+                "ffn_dim": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "vocab_size": 64,
+            },
+            num_query_tokens=5,
+        )
+    ).eval()
+    save_file(
+        {n.removeprefix("model."): t.contiguous() for n, t in stock.state_dict().items() if "lm_head" not in n},
+        tmp_path / "blip2.safetensors",
+    )
     others = ("vision_model.*", "language_model.*")
-    ours = made("qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"), allow_unexpected=others)
+    ours = made(
+        "qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"), allow_unexpected=others
+    )
     with pytest.raises(CheckpointError, match="allow_unexpected"):
         made("qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"))
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         seen = stock.get_image_features(pixels)
         patches = (stock.model if hasattr(stock, "model") else stock).vision_model(pixels).last_hidden_state
-        torch.testing.assert_close(ours(patches), seen.pooler_output if hasattr(seen, "pooler_output") else seen, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            ours(patches), seen.pooler_output if hasattr(seen, "pooler_output") else seen, rtol=1e-5, atol=1e-5
+        )
 
 
 # --- two images, an image and its tiles ------------------------------------------------------------------
@@ -166,11 +235,15 @@ def test_global_queries_are_a_bert_without_feed_forward_layers() -> None:
     whole, tiles = patches[:, :2], patches[:, 2:]
     block: Any = ours.blocks[0]
 
-    def bert(attention: nn.MultiheadAttention, norm: nn.LayerNorm, queries: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    def bert(
+        attention: nn.MultiheadAttention, norm: nn.LayerNorm, queries: torch.Tensor, seen: torch.Tensor
+    ) -> torch.Tensor:
         stock = BertAttention(config, is_cross_attention=seen is not queries).eval()
         weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
         names = ("query", "key", "value")
-        state = {f"self.{n}.weight": w for n, w in zip(names, weights, strict=True)} | {f"self.{n}.bias": b for n, b in zip(names, biases, strict=True)}
+        state = {f"self.{n}.weight": w for n, w in zip(names, weights, strict=True)} | {
+            f"self.{n}.bias": b for n, b in zip(names, biases, strict=True)
+        }
         state |= {"output.dense.weight": attention.out_proj.weight, "output.dense.bias": attention.out_proj.bias}
         stock.load_state_dict({**state, "output.LayerNorm.weight": norm.weight, "output.LayerNorm.bias": norm.bias})
         out: torch.Tensor = stock(queries, **({} if seen is queries else {"encoder_hidden_states": seen}))[0]
@@ -194,7 +267,11 @@ def test_temporal_layers_are_those_of_libra() -> None:
     from torchvision.ops import SqueezeExcitation
 
     ours = made("temporal", (2, 2, 3), in_width=12 * 8, layers=12, heads=2)
-    assert [tuple(p.shape[:2]) for n, p in ours.LFE.named_parameters() if n.endswith("weight") and ".fc" not in n] == [(6, 12), (3, 6), (1, 3)]
+    assert [tuple(p.shape[:2]) for n, p in ours.LFE.named_parameters() if n.endswith("weight") and ".fc" not in n] == [
+        (6, 12),
+        (3, 6),
+        (1, 3),
+    ]
     stock = SqueezeExcitation(12, 6, activation=nn.GELU)
     stock.load_state_dict(ours.LFE[0].state_dict())
     maps = torch.randn(2, 12, 6, 8)
@@ -218,19 +295,42 @@ def test_the_prior_image_is_raised_by_the_bias_as_far_as_it_resembles_the_curren
 # --- what is refused -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "settings", "grid", "width", "message"), [
-    ("pixel_shuffle", {"factor": 3}, (4, 4), 8, "factor: 3 does not tile a grid of 4 x 4 tokens; choose one that divides"),
-    ("pixel_shuffle", {}, (4,), 8, "does not tile a grid of 4 tokens"),
-    ("pool2d", {"to": (5, 2)}, (4, 4), 8, r"to: \[5, 2\] cannot be pooled from a grid of 4 x 4 tokens"),
-    ("pool3d", {"to": (1, 2, 2)}, (4, 4), 8, "cannot be pooled from a grid of 4 x 4 tokens"),
-    ("resampler", {"heads": 3}, (4, 4), 8, "heads: 3 do not divide the width of 8; choose one of 1, 2, 4, 8"),
-    ("qformer", {"width": 16, "heads": 3}, (4, 4), None, "heads: 3 do not divide the width of 16"),
-    ("global_query", {}, (4, 4), 24, "reads a whole image and its tiles, and the encoder gives a grid of 4 x 4; use encoder kind `slices` with tiles"),
-    ("temporal", {"layers": 2, "heads": 2}, (3, 4, 4), 8, "compares two images, and the encoder gives a grid of 3 x 4 x 4; use encoder kind `slices` with stack: 2"),
-    ("temporal", {"layers": 3, "heads": 2}, (2, 4, 4), 8, "layers: 3 do not divide the encoder's width of 8"),
-    ("temporal", {"layers": 2, "heads": 3}, (2, 4, 4), 8, "heads: 3 do not divide the width of 4"),
-])  # fmt: skip
-def test_what_cannot_fit_is_refused_from_the_settings_alone(kind: str, settings: dict[str, Any], grid: tuple[int, ...], width: int | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings", "grid", "width", "message"),
+    [
+        (
+            "pixel_shuffle",
+            {"factor": 3},
+            (4, 4),
+            8,
+            "factor: 3 does not tile a grid of 4 x 4 tokens; choose one that divides",
+        ),
+        ("pixel_shuffle", {}, (4,), 8, "does not tile a grid of 4 tokens"),
+        ("pool2d", {"to": (5, 2)}, (4, 4), 8, r"to: \[5, 2\] cannot be pooled from a grid of 4 x 4 tokens"),
+        ("pool3d", {"to": (1, 2, 2)}, (4, 4), 8, "cannot be pooled from a grid of 4 x 4 tokens"),
+        ("resampler", {"heads": 3}, (4, 4), 8, "heads: 3 do not divide the width of 8; choose one of 1, 2, 4, 8"),
+        ("qformer", {"width": 16, "heads": 3}, (4, 4), None, "heads: 3 do not divide the width of 16"),
+        (
+            "global_query",
+            {},
+            (4, 4),
+            24,
+            "reads a whole image and its tiles, and the encoder gives a grid of 4 x 4; use encoder kind `slices` with tiles",
+        ),
+        (
+            "temporal",
+            {"layers": 2, "heads": 2},
+            (3, 4, 4),
+            8,
+            "compares two images, and the encoder gives a grid of 3 x 4 x 4; use encoder kind `slices` with stack: 2",
+        ),
+        ("temporal", {"layers": 3, "heads": 2}, (2, 4, 4), 8, "layers: 3 do not divide the encoder's width of 8"),
+        ("temporal", {"layers": 2, "heads": 3}, (2, 4, 4), 8, "heads: 3 do not divide the width of 4"),
+    ],
+)
+def test_what_cannot_fit_is_refused_from_the_settings_alone(
+    kind: str, settings: dict[str, Any], grid: tuple[int, ...], width: int | None, message: str
+) -> None:
     module = component("connectors", kind)
     config = module.Config(kind=kind, **settings)
     with pytest.raises(ShapeError, match=message):

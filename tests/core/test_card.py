@@ -13,9 +13,15 @@ from medvlm.core.card import Card
 from medvlm.recipe import schema
 
 PLAIN: dict[str, Any] = {
-    "name": "made", "title": "Made", "summary": "Made for a test.", "access": "open", "media": ["film"], "licence": {"id": "MIT", "commercial": True},
-    "phi": {"status": "deidentified"}, "reader": {"kind": "table", "file": "table.csv", "key": "{id}"},
-}  # fmt: skip
+    "name": "made",
+    "title": "Made",
+    "summary": "Made for a test.",
+    "access": "open",
+    "media": ["film"],
+    "licence": {"id": "MIT", "commercial": True},
+    "phi": {"status": "deidentified"},
+    "reader": {"kind": "table", "file": "table.csv", "key": "{id}"},
+}
 SECRET = "zq-0123456789abcdef"
 
 
@@ -37,8 +43,12 @@ def test_the_secret_names_and_is_shown_by_nothing_that_is_written():
     assert (plain.naming_salt, plain.salt_id) == ("medvlm", "")
     assert secret.naming_salt == SECRET and secret.splits.salt == "medvlm" and len(secret.salt_id) == 16
     assert secret.salt_id != card().with_secret(SECRET + "x").salt_id
-    assert SECRET not in "".join([repr(secret), str(secret), secret.model_dump_json(), json.dumps(schema("card")), secret.salt_id])
-    assert secret.model_dump() == plain.model_dump() and plain.naming_salt == "medvlm", "the card it was made from stays as it was"
+    assert SECRET not in "".join(
+        [repr(secret), str(secret), secret.model_dump_json(), json.dumps(schema("card")), secret.salt_id]
+    )
+    assert secret.model_dump() == plain.model_dump() and plain.naming_salt == "medvlm", (
+        "the card it was made from stays as it was"
+    )
 
 
 def test_the_secret_reaches_a_process_that_decodes():

@@ -84,7 +84,10 @@ def test_what_is_meant_is_understood(text: str, field: str, value: object) -> No
         ("step: 3", "r.yaml:2:1 step: unknown key, did you mean 'steps'? (accepts name, steps, lr, is_on, schedule,"),
         ("inner: {rnak: 3}", "r.yaml:2:9 inner.rnak: unknown key, did you mean 'rank'? (accepts rank, share)"),
         ("maybe: {rnak: 3}", "r.yaml:2:9 maybe.rnak: unknown key, did you mean 'rank'? (accepts rank, share)"),
-        ("parts: {rank: {rnak: 3}}", "r.yaml:2:16 parts.rank.rnak: unknown key, did you mean 'rank'? (accepts rank, share)"),
+        (
+            "parts: {rank: {rnak: 3}}",
+            "r.yaml:2:16 parts.rank.rnak: unknown key, did you mean 'rank'? (accepts rank, share)",
+        ),
         ("zzz: 3", "r.yaml:2:1 zzz: unknown key (accepts name,"),
         ("form: pair", "r.yaml:2:1 form: unknown key, did you mean 'from'?"),
         ("from_: pair", "r.yaml:2:1 from_: unknown key, did you mean 'from'?"),
@@ -100,7 +103,10 @@ def test_what_is_meant_is_understood(text: str, field: str, value: object) -> No
         ("is_on: maybe", "r.yaml:2:1 is_on: expected true or false, found 'maybe'"),
         ("inner: {share: 1}", "r.yaml:2:9 inner.share: expected less than 1, found 1"),
         ("inner: 3", "r.yaml:2:1 inner: expected keys and values, found 3"),
-        ("schedule: cosinus", "r.yaml:2:1 schedule: expected 'cosine' or 'linear', found 'cosinus', did you mean 'cosine'?"),
+        (
+            "schedule: cosinus",
+            "r.yaml:2:1 schedule: expected 'cosine' or 'linear', found 'cosinus', did you mean 'cosine'?",
+        ),
         ("trains: lora", "r.yaml:2:1 trains: expected a list, found 'lora', write [lora]"),
         ("trains: [1]", "r.yaml:2:10 trains.0: expected text, found 1, write it in quotes"),
         ("betas: [0.9]", "r.yaml:2:1 betas.1: is missing"),
@@ -139,10 +145,16 @@ def test_a_missing_key_is_placed_at_what_should_hold_it() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("encoders: {a: {kind: tim}}", "r.yaml:2:16 encoders.a.kind: unknown kind of encoders 'tim', did you mean 'timm'? (accepts "),
+        (
+            "encoders: {a: {kind: tim}}",
+            "r.yaml:2:16 encoders.a.kind: unknown kind of encoders 'tim', did you mean 'timm'? (accepts ",
+        ),
         ("encoders: {a: {kind: 3}}", "r.yaml:2:16 encoders.a.kind: unknown kind of encoders 3 (accepts "),
         ("encoders: {a: {kind: [1]}}", "r.yaml:2:16 encoders.a.kind: unknown kind of encoders [1] (accepts "),
-        ("encoders: {a: {knid: timm}}", "r.yaml:2:16 encoders.a.knid: unknown key, did you mean 'kind'? (accepts kind)"),
+        (
+            "encoders: {a: {knid: timm}}",
+            "r.yaml:2:16 encoders.a.knid: unknown key, did you mean 'kind'? (accepts kind)",
+        ),
         ("encoders: {a: {net: x}}", "r.yaml:2:12 encoders.a: `kind` is missing (accepts "),
         ("encoders: {a: timm}", "r.yaml:2:12 encoders.a: expected keys and values with a `kind`, found 'timm'"),
         ("encoders: {a: null}", "r.yaml:2:12 encoders.a: expected keys and values with a `kind`, found nothing"),
@@ -151,8 +163,14 @@ def test_a_missing_key_is_placed_at_what_should_hold_it() -> None:
             "encoders: {a: {kind: timm, net: x, preprocess: {size: [8, 8]}, connector: {kind: resampler, tokns: 4}}}",
             "r.yaml:2:93 encoders.a.connector.tokns: unknown key, did you mean 'tokens'? (accepts kind, tokens, layers, heads, positions)",
         ),
-        ("stages: [{kind: mlp}, {kind: resampler, tokens: 0}]", "r.yaml:2:41 stages.1.tokens: expected more than 0, found 0"),
-        ("encoders: {a: {kind: mylab.swin}}", "r.yaml:2:16 encoders.a.kind: 'mylab.swin' is a plugin's, but 'mylab' is not listed; add `plugins: [mylab]`"),
+        (
+            "stages: [{kind: mlp}, {kind: resampler, tokens: 0}]",
+            "r.yaml:2:41 stages.1.tokens: expected more than 0, found 0",
+        ),
+        (
+            "encoders: {a: {kind: mylab.swin}}",
+            "r.yaml:2:16 encoders.a.kind: 'mylab.swin' is a plugin's, but 'mylab' is not listed; add `plugins: [mylab]`",
+        ),
     ],
 )
 def test_mistakes_inside_slots_have_their_own_places(text: str, message: str) -> None:
@@ -172,15 +190,27 @@ def test_a_plugin_is_any_installed_module_with_a_config(tmp_path: Path, monkeypa
     for name in ("mylab", "mylab.swin", "mylab.empty"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert made("connector: {kind: mylab.swin, depth: 3}", plugins=("mylab",)).connector.depth == 3
-    assert "connector.dpeth: unknown key, did you mean 'depth'?" in complaint("connector: {kind: mylab.swin, dpeth: 3}", plugins=("mylab",))
-    assert "the module 'mylab.empty' has no class Config" in complaint("connector: {kind: mylab.empty}", plugins=("mylab",))
+    assert "connector.dpeth: unknown key, did you mean 'depth'?" in complaint(
+        "connector: {kind: mylab.swin, dpeth: 3}", plugins=("mylab",)
+    )
+    assert "the module 'mylab.empty' has no class Config" in complaint(
+        "connector: {kind: mylab.empty}", plugins=("mylab",)
+    )
     assert "cannot import 'mylab.none'" in complaint("connector: {kind: mylab.none}", plugins=("mylab",))
 
 
 def test_what_is_dumped_loads_as_the_same() -> None:
-    whole = made("from: pair\nencoders: {a: {kind: timm, net: vit_tiny, preprocess: {size: [8, 8]}, connector: {kind: resampler}}}")
+    whole = made(
+        "from: pair\nencoders: {a: {kind: timm, net: vit_tiny, preprocess: {size: [8, 8]}, connector: {kind: resampler}}}"
+    )
     plain = whole.model_dump(mode="json", by_alias=True)
-    assert plain["encoders"]["a"]["connector"] == {"kind": "resampler", "tokens": 64, "layers": 2, "heads": 4, "positions": False}
+    assert plain["encoders"]["a"]["connector"] == {
+        "kind": "resampler",
+        "tokens": 64,
+        "layers": 2,
+        "heads": 4,
+        "positions": False,
+    }
     assert Whole.model_validate(plain, by_alias=True, by_name=False) == whole
 
 
@@ -189,7 +219,9 @@ def test_values_never_change() -> None:
         made("steps: 3").steps = 4  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("folder", ["encoders", "connectors", "texts", "backbones", "stages", "objectives.pairs", "archive.readers"])
+@pytest.mark.parametrize(
+    "folder", ["encoders", "connectors", "texts", "backbones", "stages", "objectives.pairs", "archive.readers"]
+)
 def test_every_component_says_its_kind(folder: str) -> None:
     """A file of a slot's folder is a component: its Config knows its own name and refuses another."""
     from medvlm.core.config import component
@@ -198,7 +230,9 @@ def test_every_component_says_its_kind(folder: str) -> None:
     for kind in kinds(folder):
         config = component(folder, kind).Config
         assert issubclass(config, Config)
-        assert config.model_json_schema()["properties"]["kind"].get("const") == kind, f"{folder}.{kind}: expected `kind: Literal[{kind!r}]`"
+        assert config.model_json_schema()["properties"]["kind"].get("const") == kind, (
+            f"{folder}.{kind}: expected `kind: Literal[{kind!r}]`"
+        )
 
 
 # --- words ------------------------------------------------------------------------------------------
@@ -227,4 +261,7 @@ def test_values_are_shown_as_yaml_would() -> None:
 
 def test_a_refusal_names_list_items_by_their_name() -> None:
     document = parse("stages:\n  - {name: align, lora: {rank: 1}}\n", "r.yaml")
-    assert str(refusal([Problem(("stages", 0, "lora", "rank"), "is odd")], document)) == "r.yaml:2:26 stages.align.lora.rank: is odd"
+    assert (
+        str(refusal([Problem(("stages", 0, "lora", "rank"), "is odd")], document))
+        == "r.yaml:2:26 stages.align.lora.rank: is odd"
+    )

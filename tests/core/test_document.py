@@ -33,12 +33,26 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
 
 
 def test_keys_are_text_whatever_they_look_like() -> None:
-    assert parse("on: 1\nno: 2\n3: 3\ntrue: 4\nnull: 5\n", "x.yaml").data == {"on": 1, "no": 2, "3": 3, "true": 4, "null": 5}
+    assert parse("on: 1\nno: 2\n3: 3\ntrue: 4\nnull: 5\n", "x.yaml").data == {
+        "on": 1,
+        "no": 2,
+        "3": 3,
+        "true": 4,
+        "null": 5,
+    }
 
 
 def test_every_key_and_item_has_its_line_and_column() -> None:
     marks = parse("a: 1\nb:\n  - c: 2\n  - {d: 3,\n     é: [4, 5]}\n", "x.yaml").marks
-    expected = {(): (1, 1), ("a",): (1, 1), ("b",): (2, 1), ("b", 0): (3, 5), ("b", 0, "c"): (3, 5), ("b", 1, "d"): (4, 6), ("b", 1, "é"): (5, 6)}
+    expected = {
+        (): (1, 1),
+        ("a",): (1, 1),
+        ("b",): (2, 1),
+        ("b", 0): (3, 5),
+        ("b", 0, "c"): (3, 5),
+        ("b", 1, "d"): (4, 6),
+        ("b", 1, "é"): (5, 6),
+    }
     assert {path: marks[path] for path in expected} == {path: ("x.yaml", *at) for path, at in expected.items()}
     assert marks[("b", 1, "é", 1)] == ("x.yaml", 5, 13)
 
@@ -56,7 +70,10 @@ def test_every_key_and_item_has_its_line_and_column() -> None:
         ("[1, 2]\n", "x.yaml:1:1: expected keys and values, found [1, 2]"),
         ("only words\n", "x.yaml:1:1: expected keys and values, found 'only words'"),
         ("a: 1\n? [b, c]\n: 2\n", "x.yaml:2:3: a key must be plain text"),
-        ("a: !!python/object/apply:os.system [echo no]\n", "x.yaml:1:4: the tag tag:yaml.org,2002:python/object/apply:os.system is not used here"),
+        (
+            "a: !!python/object/apply:os.system [echo no]\n",
+            "x.yaml:1:4: the tag tag:yaml.org,2002:python/object/apply:os.system is not used here",
+        ),
         ("a: !!set {b}\n", "x.yaml:1:4: the tag"),
         ("a: !!binary aGk=\n", "x.yaml:1:4: the tag tag:yaml.org,2002:binary is not used here"),
         ("a: !!bool maybe\n", "x.yaml:1:4: 'maybe' is not a YAML bool"),
@@ -77,7 +94,8 @@ def test_what_is_no_recipe_is_refused_with_its_place(text: str, message: str) ->
         "a: " + "{b: " * 200 + "1" + "}" * 200,
         "a: &a [*a]",
         # The billion laughs: 9 aliases of 9 aliases of ..., nine deep.
-        "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)),
+        "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)),
     ],
     ids=["3000 lists", "200 mappings", "an alias of itself", "billion laughs"],
 )
@@ -93,7 +111,11 @@ def test_an_alias_is_the_value_it_stands_for() -> None:
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("a: é".encode("latin-1"))
-    for path, reason in ((tmp_path / "none.yaml", "FileNotFoundError"), (tmp_path, "IsADirectoryError"), (tmp_path / "latin.yaml", "UnicodeDecodeError")):
+    for path, reason in (
+        (tmp_path / "none.yaml", "FileNotFoundError"),
+        (tmp_path, "IsADirectoryError"),
+        (tmp_path / "latin.yaml", "UnicodeDecodeError"),
+    ):
         with pytest.raises(RecipeError, match=f"mine.yaml: cannot be read .{reason}"):
             read_yaml(path, "mine.yaml")
 
@@ -136,7 +158,9 @@ def test_another_kind_replaces(base: str, top: str, merged: object) -> None:
 
 # --- from the command line -------------------------------------------------------------------------
 
-STAGES = "seed: 1\nstages:\n  - {name: align, steps: 5}\n  - {name: instruct, steps: 6}\ndata: {cells: {card: x.yaml}}\n"
+STAGES = (
+    "seed: 1\nstages:\n  - {name: align, steps: 5}\n  - {name: instruct, steps: 6}\ndata: {cells: {card: x.yaml}}\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +200,10 @@ def test_an_override_leaves_other_places_alone() -> None:
         ("seed", "command line: 'seed' is not an override; expected key.path=value"),
         ("=3", "command line: '=3' is not an override"),
         ("a..b=3", "command line: 'a..b=3' is not an override"),
-        ("stages.instrct.steps=3", "command line stages.instrct.steps: there is no 'instrct' in this list, did you mean 'instruct'? (accepts align, instruct)"),
+        (
+            "stages.instrct.steps=3",
+            "command line stages.instrct.steps: there is no 'instrct' in this list, did you mean 'instruct'? (accepts align, instruct)",
+        ),
         ("stages.2.steps=3", "command line stages.2.steps: there is no '2' in this list (accepts align, instruct)"),
         ("seed=[1", "command line seed: not valid YAML"),
         ("seed={a: 1, a: 2}", "command line seed.a: this key stands here twice"),
@@ -193,7 +220,30 @@ def test_an_override_that_cannot_be_is_refused(override: str, message: str) -> N
 
 
 def test_what_is_written_reads_back_the_same_under_both_versions_of_yaml() -> None:
-    tricky = ["1e-4", "1e5", "010", "0o7", "3:20", "yes", "on", "true", "null", "~", "", "2024-05-01", "1_000", "<<", "=", "a: b", "# c", "é", "x\ny", "- z", ".5", ".inf"]
+    tricky = [
+        "1e-4",
+        "1e5",
+        "010",
+        "0o7",
+        "3:20",
+        "yes",
+        "on",
+        "true",
+        "null",
+        "~",
+        "",
+        "2024-05-01",
+        "1_000",
+        "<<",
+        "=",
+        "a: b",
+        "# c",
+        "é",
+        "x\ny",
+        "- z",
+        ".5",
+        ".inf",
+    ]
     numbers = [1e-05, 0.1, 1e300, 5, -3, 1.0, True, None]
     content = {"tricky": tricky, "numbers": numbers, "keys": dict.fromkeys(tricky, 1)}
     text = as_yaml(content)

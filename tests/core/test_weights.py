@@ -38,17 +38,32 @@ def test_a_file_is_read_whole_or_by_a_prefix(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_named_and_what_the_recipe_lists_may_stay_open(tmp_path: Path) -> None:
     path, given = tmp_path / "net.safetensors", net().state_dict()
-    save_file({**{n: t for n, t in given.items() if n != "1.bias"}, "head.weight": torch.zeros(2), "0.weight": torch.zeros(5, 2)}, path)
-    with pytest.raises(CheckpointError, match=r"film: the weights lack 1.bias \(1 keys\); if it may start fresh, list it: allow_missing: \[1.bias\]"):
+    save_file(
+        {
+            **{n: t for n, t in given.items() if n != "1.bias"},
+            "head.weight": torch.zeros(2),
+            "0.weight": torch.zeros(5, 2),
+        },
+        path,
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"film: the weights lack 1.bias \(1 keys\); if it may start fresh, list it: allow_missing: \[1.bias\]",
+    ):
         read_file(net(), config(path), "film")
     with pytest.raises(CheckpointError, match=r"film: 0.weight is \(5, 2\) in the weights and \(3, 2\) in the model"):
         read_file(net(), config(path, allow_missing=["1.*"]), "film")
-    with pytest.raises(CheckpointError, match=r"film: head.weight of the weights has no place in the model \(1 keys\); if it may be left out"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"film: head.weight of the weights has no place in the model \(1 keys\); if it may be left out",
+    ):
         read_file(net(), config(path, allow_missing=["1.*", "0.weight"]), "film")
     target = net()
     before = target.state_dict()["0.weight"].clone()
     read_file(target, config(path, allow_missing=["1.bias", "0"], allow_unexpected=["head"]), "film")
-    assert torch.equal(target.state_dict()["0.weight"], before) and torch.equal(target.state_dict()["0.bias"], given["0.bias"])
+    assert torch.equal(target.state_dict()["0.weight"], before) and torch.equal(
+        target.state_dict()["0.bias"], given["0.bias"]
+    )
 
 
 def test_a_file_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -62,7 +77,14 @@ def test_a_file_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_a_renamed_or_resized_tensor_of_a_folder_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     from transformers import AutoModel, ViTConfig, ViTModel
 
-    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    small = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
     ViTModel(ViTConfig(**small)).save_pretrained(tmp_path)
     from_pretrained(AutoModel, str(tmp_path), Loaded(), "encoders.film")
     file = tmp_path / "model.safetensors"
@@ -71,12 +93,18 @@ def test_a_renamed_or_resized_tensor_of_a_folder_is_named_before_anything_is_tra
     save_file({(f"{n}_old" if n == name else n): t for n, t in weights.items()}, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match=f"encoders.film: the weights lack {name}"):
         from_pretrained(AutoModel, str(tmp_path), Loaded(), "encoders.film")
-    from_pretrained(AutoModel, str(tmp_path), Loaded(allow_missing=(name,), allow_unexpected=("*_old",)), "encoders.film")
+    from_pretrained(
+        AutoModel, str(tmp_path), Loaded(allow_missing=(name,), allow_unexpected=("*_old",)), "encoders.film"
+    )
     save_file({n: torch.zeros(9) if n == name else t for n, t in weights.items()}, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=rf"encoders.film: {name} is \(9,\) in the weights and \(8,\) in the model"):
+    with pytest.raises(
+        CheckpointError, match=rf"encoders.film: {name} is \(9,\) in the weights and \(8,\) in the model"
+    ):
         from_pretrained(AutoModel, str(tmp_path), Loaded(), "encoders.film")
     with torch.device("meta"):
-        assert next(from_pretrained(AutoModel, str(tmp_path), Loaded(), "encoders.film").parameters()).is_meta, "weights were read where shapes alone are asked for"
+        assert next(from_pretrained(AutoModel, str(tmp_path), Loaded(), "encoders.film").parameters()).is_meta, (
+            "weights were read where shapes alone are asked for"
+        )
 
 
 def test_a_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def truths(sample: Sample) -> dict[str, Truth]:
 
 
 @pytest.mark.parametrize(
-    "change", [{"flip": True}, {"rotate90": True}, {"crop": (0.4, 0.9)}, {"flip": True, "rotate90": True, "crop": (0.3, 1.0)}], ids=str
+    "change",
+    [{"flip": True}, {"rotate90": True}, {"crop": (0.4, 0.9)}, {"flip": True, "rotate90": True, "crop": (0.3, 1.0)}],
+    ids=str,
 )
 def test_boxes_and_counts_follow_the_pixels(change: dict[str, Any]) -> None:
     sizes = set()
@@ -88,7 +90,10 @@ def test_after_a_crop_only_what_is_still_true_is_asked() -> None:
 def test_of_two_kinds_of_cells_the_one_that_is_gone_is_counted_zero_and_not_located() -> None:
     array, sample = cells((20.0, 10.0, 24.0, 14.0))
     large = Question("Where is the nucleus?", Truth("boxes", BOXES_SLOT, boxes=((0.0, 0.0, 90.0, 60.0),)), "large")
-    crops = [augment(array, replace(sample, questions=(*sample.questions, large)), Augment(crop=(0.6, 0.6)), draw(seed))[1] for seed in range(40)]
+    crops = [
+        augment(array, replace(sample, questions=(*sample.questions, large)), Augment(crop=(0.6, 0.6)), draw(seed))[1]
+        for seed in range(40)
+    ]
     gone = [truths(s) for s in crops if truths(s)["count"].count == 0]
     assert 0 < len(gone) < 40
     assert all(set(t) == {"count", "large"} and t["count"].answer == "0" for t in gone)

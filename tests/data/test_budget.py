@@ -13,7 +13,10 @@ from medvlm.data.rows import collate
 
 def documents(seed: int) -> list[Document]:
     drawn = random.Random(seed)
-    return [Document(f"k{n}", [1] * drawn.randint(1, 60), [([2] * drawn.randint(1, 20), 0)], []) for n in range(drawn.randint(1, 24))]
+    return [
+        Document(f"k{n}", [1] * drawn.randint(1, 60), [([2] * drawn.randint(1, 20), 0)], [])
+        for n in range(drawn.randint(1, 24))
+    ]
 
 
 @pytest.mark.parametrize("seed", range(40))

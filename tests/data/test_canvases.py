@@ -16,7 +16,12 @@ from medvlm.core.sample import Box
 from medvlm.data.canvases import canvas_of
 from medvlm.preflight.ready import FAMILIES, made
 
-PLACED: list[tuple[tuple[int, int], Box]] = [((61, 97), (20, 10, 60, 40)), ((131, 64), (8, 70, 40, 120)), ((45, 45), (10, 20, 30, 44)), ((37, 150), (60, 5, 95, 30))]
+PLACED: list[tuple[tuple[int, int], Box]] = [
+    ((61, 97), (20, 10, 60, 40)),
+    ((131, 64), (8, 70, 40, 120)),
+    ((45, 45), (10, 20, 30, 44)),
+    ((37, 150), (60, 5, 95, 30)),
+]
 """(height, width) and a box on it: odd sizes, upright, square, wide."""
 GREY, BRIGHT = 60, 255
 
@@ -35,7 +40,12 @@ def seen(processor: Any, size: tuple[int, int], box: Box, pictures: int) -> tupl
     x1, y1, x2, y2 = map(int, box)
     image[y1:y2, x1:x2] = BRIGHT
     shown = [Image.fromarray(image)] * pictures
-    made = processor(images=[shown], text=[processor.image_token * pictures], return_tensors="pt", return_text_replacement_offsets=True)
+    made = processor(
+        images=[shown],
+        text=[processor.image_token * pictures],
+        return_tensors="pt",
+        return_text_replacement_offsets=True,
+    )
     return made, made["text_replacement_offsets"][0][0]["replacement"]
 
 
@@ -65,7 +75,9 @@ def picture(name: str, processor: Any, made: Any, size: tuple[int, int], picture
 def tiled(tiles: torch.Tensor, rows: int, columns: int) -> np.ndarray:
     assert rows * columns == len(tiles)
     high, wide = tiles.shape[-2:]
-    whole: np.ndarray = tiles.reshape(rows, columns, high, wide).permute(0, 2, 1, 3).reshape(rows * high, columns * wide).numpy()
+    whole: np.ndarray = (
+        tiles.reshape(rows, columns, high, wide).permute(0, 2, 1, 3).reshape(rows * high, columns * wide).numpy()
+    )
     return whole
 
 
@@ -100,7 +112,9 @@ def found_in(whole: np.ndarray, name: str, processor: Any, pictures: int) -> Box
 
 @pytest.mark.parametrize(("size", "box"), PLACED)
 @pytest.mark.parametrize("pictures", [1, 2])
-def test_a_bright_box_is_where_the_canvas_says(family: tuple[str, Any], size: tuple[int, int], box: Box, pictures: int) -> None:
+def test_a_bright_box_is_where_the_canvas_says(
+    family: tuple[str, Any], size: tuple[int, int], box: Box, pictures: int
+) -> None:
     name, processor = family
     made, expansion = seen(processor, size, box, pictures)
     canvas = canvas_of(name, processor, size, made, expansion, pictures)
@@ -119,7 +133,9 @@ def test_a_bright_box_is_where_the_canvas_says(family: tuple[str, Any], size: tu
 
 
 @pytest.mark.parametrize(("size", "box"), PLACED)
-def test_boxes_in_the_words_of_the_family_come_back_to_where_they_were(family: tuple[str, Any], size: tuple[int, int], box: Box) -> None:
+def test_boxes_in_the_words_of_the_family_come_back_to_where_they_were(
+    family: tuple[str, Any], size: tuple[int, int], box: Box
+) -> None:
     name, processor = family
     made, expansion = seen(processor, size, box, 1)
     canvas = canvas_of(name, processor, size, made, expansion, 1)
@@ -138,24 +154,36 @@ def test_boxes_in_the_words_of_the_family_come_back_to_where_they_were(family: t
 @pytest.mark.parametrize("codec", kinds("answers.codecs"))
 def test_what_a_codec_writes_is_read_back_in_its_units_amid_other_words(codec: str) -> None:
     writing, canvas = Writing(codec), Canvas((300, 400), (1.0, 1.0), (0.0, 0.0))
-    placed = [found for box in [(40, 30, 120, 90), (0, 0, 400, 300)] if (found := writing.place(canvas, box)) is not None]
-    for text in (writing.write(placed, "a nodule"), f"```json\n{writing.write(placed, 'a nodule')}\n```", f"They are at {writing.write(placed, 'RBC')}, I think."):
+    placed = [
+        found for box in [(40, 30, 120, 90), (0, 0, 400, 300)] if (found := writing.place(canvas, box)) is not None
+    ]
+    for text in (
+        writing.write(placed, "a nodule"),
+        f"```json\n{writing.write(placed, 'a nodule')}\n```",
+        f"They are at {writing.write(placed, 'RBC')}, I think.",
+    ):
         np.testing.assert_allclose(parse(text) or [], placed)
     assert parse(writing.write([], "a nodule")) == []
     pixels = [writing.to_canvas(box, canvas) for box in placed]
     np.testing.assert_allclose(pixels, [(40, 30, 120, 90), (0, 0, 400, 300)], atol=0.5)
 
 
-@pytest.mark.parametrize(("text", "boxes"), [
-    ("<loc0100><loc0200><loc0300><loc0400> RBC ; <loc0001><loc0002><loc0003><loc0004> RBC", [(200, 100, 400, 300), (2, 1, 4, 3)]),
-    ("<loc0100><loc0200><loc0300>", None),
-    ('[{"box_2d": [100, 200, 300, 400], "label": "RBC"}]', [(200, 100, 400, 300)]),
-    ('{"bbox_2d": [100, 200, 300, 400], "label": "RBC"}', [(100, 200, 300, 400)]),
-    ("<ref>RBC</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", [(1, 2, 3, 4), (5, 6, 7, 8)]),
-    ("<|box_start|>(10,20),(30,40)<|box_end|>", [(10, 20, 30, 40)]),
-    ("[0.125, 0.25, 0.5, 0.75]", [(0.125, 0.25, 0.5, 0.75)]),
-    ("(10, 20)", None),
-    ("It is (probably), (perhaps) there", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        (
+            "<loc0100><loc0200><loc0300><loc0400> RBC ; <loc0001><loc0002><loc0003><loc0004> RBC",
+            [(200, 100, 400, 300), (2, 1, 4, 3)],
+        ),
+        ("<loc0100><loc0200><loc0300>", None),
+        ('[{"box_2d": [100, 200, 300, 400], "label": "RBC"}]', [(200, 100, 400, 300)]),
+        ('{"bbox_2d": [100, 200, 300, 400], "label": "RBC"}', [(100, 200, 300, 400)]),
+        ("<ref>RBC</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", [(1, 2, 3, 4), (5, 6, 7, 8)]),
+        ("<|box_start|>(10,20),(30,40)<|box_end|>", [(10, 20, 30, 40)]),
+        ("[0.125, 0.25, 0.5, 0.75]", [(0.125, 0.25, 0.5, 0.75)]),
+        ("(10, 20)", None),
+        ("It is (probably), (perhaps) there", None),
+    ],
+)
 def test_boxes_are_read_in_any_of_the_ways(text: str, boxes: list[Box] | None) -> None:
     assert parse(text) == boxes

@@ -13,7 +13,11 @@ from medvlm.data.dialogue import Dialogue, Turn, document
 from medvlm.data.rows import collate
 from medvlm.data.vocabulary import IMAGE, TEMPLATE, train_tokenizer
 
-TEXTS = ["Which lung is affected? left right", "How many clips are there? 0 1 2 3 12", "Where is the finding? [10, 20, 30, 40]"] * 4
+TEXTS = [
+    "Which lung is affected? left right",
+    "How many clips are there? 0 1 2 3 12",
+    "Where is the finding? [10, 20, 30, 40]",
+] * 4
 TEMPLATES = {
     "ours": TEMPLATE,
     "ours, lists of parts too": FLATTEN + TEMPLATE,
@@ -36,10 +40,15 @@ def dialogue(template: str = "ours") -> Dialogue:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("media", [(), (4,), (4, 1, 3)])
-def test_prompt_and_answer_together_are_the_templates_text_with_images_expanded(template: str, media: tuple[int, ...]) -> None:
+def test_prompt_and_answer_together_are_the_templates_text_with_images_expanded(
+    template: str, media: tuple[int, ...]
+) -> None:
     turn = dialogue(template).turn("Which lung is affected?", media, "left")
     own = tokenizer(template)
-    messages = [{"role": "user", "content": IMAGE * len(media) + "Which lung is affected?"}, {"role": "assistant", "content": "left"}]
+    messages = [
+        {"role": "user", "content": IMAGE * len(media) + "Which lung is affected?"},
+        {"role": "assistant", "content": "left"},
+    ]
     parts = own.apply_chat_template(messages, tokenize=False).split(IMAGE)
     expanded = parts[0] + "".join(IMAGE * n + part for n, part in zip(media, parts[1:], strict=True))
     assert turn.prompt + turn.answer == own(expanded, add_special_tokens=False).input_ids
@@ -60,7 +69,10 @@ def test_no_placeholder_and_no_prompt_is_ever_a_target(template: str, media: tup
     import torch
 
     made = dialogue(template)
-    turns = [made.turn(q, media, a) for q, a in (("Which lung is affected?", "left"), ("How many clips are there?", "3"), ("Which zone?", "upper"))]
+    turns = [
+        made.turn(q, media, a)
+        for q, a in (("Which lung is affected?", "left"), ("How many clips are there?", "3"), ("Which zone?", "upper"))
+    ]
     batch = collate([document("k", turns, [("film", torch.zeros(1)) for _ in media])], {"film": 4}, 0)
     answers = [i for t in turns for i in t.answer]
     assert batch.targets_L.tolist() == answers
@@ -70,7 +82,9 @@ def test_no_placeholder_and_no_prompt_is_ever_a_target(template: str, media: tup
 
 def test_questions_about_the_same_images_share_all_up_to_where_they_differ() -> None:
     made = dialogue()
-    turns = [made.turn(q, (4,), a) for q, a in (("Which lung is affected?", "left"), ("Which zone is affected?", "upper"))]
+    turns = [
+        made.turn(q, (4,), a) for q, a in (("Which lung is affected?", "left"), ("Which zone is affected?", "upper"))
+    ]
     shared = document("k", turns, [])
     assert shared.prefix == turns[0].prompt[: len(shared.prefix)] == turns[1].prompt[: len(shared.prefix)]
     assert turns[0].prompt[len(shared.prefix)] != turns[1].prompt[len(shared.prefix)]

@@ -58,7 +58,12 @@ def test_boxes_lie_on_stored_slices_and_not_on_turned_ones(folder: Path) -> None
     flat = document(prepare(folder, max_slices=1), boxed)
     text = Processor(folder).tokenizer.decode(flat.prefix + flat.branches[0][0])
     assert '[{"bbox_2d": [250, 250, 500, 500], "label": "mass"}]' in text
-    turned = Sample(**{**vars(boxed), "media": (Medium("ct", "0.npy", VOLUME.shape, affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),)})  # type: ignore[arg-type]
+    turned = Sample(
+        **{
+            **vars(boxed),
+            "media": (Medium("ct", "0.npy", VOLUME.shape, affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),),
+        }
+    )  # type: ignore[arg-type]
     with pytest.raises(DataError, match="shows another plane"):
         document(prepare(folder, plane="coronal"), turned)
 
@@ -75,7 +80,9 @@ def test_settings_are_those_of_the_image_processor_and_are_kept_with_the_run(fol
 def test_a_setting_that_the_processor_overrules_is_refused(tmp_path: Path) -> None:
     """InternVL's cuts pictures into tiles in every call, whatever its files say; one tile at most does the same."""
     internvl, wide = saved("internvl", tmp_path / "internvl"), np.zeros((90, 300, 3), np.uint8)
-    with pytest.raises(RecipeError, match=r"model\.processor\.crop_to_patches: InternVLProcessor sets it to True in every call"):
+    with pytest.raises(
+        RecipeError, match=r"model\.processor\.crop_to_patches: InternVLProcessor sets it to True in every call"
+    ):
         Processor(internvl, {"crop_to_patches": False})
     assert Processor(internvl, {"max_patches": 1}).look([wide]).counts == (4,) < Processor(internvl).look([wide]).counts
 

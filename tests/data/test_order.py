@@ -49,7 +49,10 @@ def test_a_place_outside_is_refused() -> None:
         Permutation(5, 0)[5]
 
 
-@pytest.mark.parametrize("n, block, window", [(1, 4, 2), (10, 3, 2), (100, 7, 3), (1000, 64, 4), (4097, 256, 16), (64, 64, 1), (63, 64, 2), (12, 1, 5)])
+@pytest.mark.parametrize(
+    "n, block, window",
+    [(1, 4, 2), (10, 3, 2), (100, 7, 3), (1000, 64, 4), (4097, 256, 16), (64, 64, 1), (63, 64, 2), (12, 1, 5)],
+)
 def test_blocks_hold_every_place_once(n: int, block: int, window: int) -> None:
     for epoch in range(3 if n < 1000 else 1):
         assert sorted(Blocks(n, block, window, 7, "cxr", epoch)[i] for i in range(n)) == list(range(n))
@@ -58,7 +61,9 @@ def test_blocks_hold_every_place_once(n: int, block: int, window: int) -> None:
 def test_blocks_stay_near_each_other_and_are_shuffled_within_and_among() -> None:
     n, block, window = 100_000, 100, 8
     order = [Blocks(n, block, window, 7, "cxr", 0)[i] for i in range(5000)]
-    for start in range(0, 4800, 800):  # within a window only `window` blocks, which each lie in at most two of the storage's
+    for start in range(
+        0, 4800, 800
+    ):  # within a window only `window` blocks, which each lie in at most two of the storage's
         assert len({place // block for place in order[start : start + 800]}) <= 2 * window
     assert len({place // block for place in order}) >= 6 * window  # and another window has others
     steps = [abs(a - b) for a, b in pairwise(order[:800])]

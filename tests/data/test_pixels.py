@@ -31,7 +31,17 @@ def picture(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 48), (129, 257)])
-@pytest.mark.parametrize("settings", [{"quality": 90}, {"quality": 30, "progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"restart_marker_blocks": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quality": 90},
+        {"quality": 30, "progressive": True},
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"restart_marker_blocks": 2},
+    ],
+    ids=str,
+)
 def test_colour_and_grey_are_pillows_pixels_to_the_bit(size: tuple[int, int], settings: dict[str, Any]) -> None:
     for channels in (1, 3):
         data = jpeg(picture(*size, channels).reshape(size if channels == 1 else (*size, 3)), **settings)
@@ -44,9 +54,14 @@ def test_what_is_not_a_plain_jpeg_is_refused_with_the_reason() -> None:
     twelve_bit = good[: frame + 4] + b"\x0c" + good[frame + 5 :]
     bomb = good[: frame + 5] + (9000).to_bytes(2, "big") * 2 + good[frame + 9 :]
     for data, reason in [
-        (jpeg(picture(8, 8), "CMYK"), "pixel mode CMYK"), (twelve_bit, "damaged JPEG"), (good[: len(good) // 2], "damaged JPEG"),
-        (good[:100], "damaged JPEG"), (bomb, f"more than the {MAX_PIXELS:,} that are decoded"), (b"", "empty file"), (b"GIF89a", "not a PNG, JPEG"),
-    ]:  # fmt: skip
+        (jpeg(picture(8, 8), "CMYK"), "pixel mode CMYK"),
+        (twelve_bit, "damaged JPEG"),
+        (good[: len(good) // 2], "damaged JPEG"),
+        (good[:100], "damaged JPEG"),
+        (bomb, f"more than the {MAX_PIXELS:,} that are decoded"),
+        (b"", "empty file"),
+        (b"GIF89a", "not a PNG, JPEG"),
+    ]:
         with pytest.raises(DataError, match=f"^x: .*{reason}"):
             decode(data, "x")
 

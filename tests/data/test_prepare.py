@@ -26,12 +26,19 @@ BOX = (20.0, 10.0, 60.0, 30.0)  # of a film of 80 x 40 (width x height)
 
 def prepare(fit: str = "squash", scale: int = 100) -> Prepare:
     encoders: dict[str, Any] = {"film": SimpleNamespace(serves=("film", "smear")), "volume": SimpleNamespace(serves=())}
-    seen = {"film": Preprocess(size=(16, 16), fit=fit), "volume": Preprocess(size=(2, 4, 4), channels=1, mean=(0.0,), std=(1.0,), window=(0, 100))}  # type: ignore[arg-type]
+    seen = {
+        "film": Preprocess(size=(16, 16), fit=fit),
+        "volume": Preprocess(size=(2, 4, 4), channels=1, mean=(0.0,), std=(1.0,), window=(0, 100)),
+    }  # type: ignore[arg-type]
     return make_prepare(encoders, seen, {"film": 4, "volume": 3}, Dialogue(TOKENIZER, IMAGE), Writing(scale=scale))
 
 
 def question(task: str = "choice", answer: str = "left", **truth: Any) -> Question:
-    return Question({"choice": "Which lung?", "boxes": "Where is the finding?", "count": "How many?"}[task], Truth(task, answer, **truth), task)  # type: ignore[arg-type]
+    return Question(
+        {"choice": "Which lung?", "boxes": "Where is the finding?", "count": "How many?"}[task],
+        Truth(task, answer, **truth),
+        task,
+    )  # type: ignore[arg-type]
 
 
 def sample(*kinds: str, questions: tuple[Question, ...] = ()) -> tuple[Sample, dict[str, bytes]]:
@@ -52,23 +59,33 @@ def sample(*kinds: str, questions: tuple[Question, ...] = ()) -> tuple[Sample, d
 
 def test_media_go_to_the_encoder_that_serves_their_kind_in_the_order_of_the_sample() -> None:
     seen = prepare().see(*sample("volume", "smear", "film"))
-    assert [(name, tuple(pixels.shape)) for name, pixels in seen.media] == [("volume", (1, 2, 4, 4)), ("film", (3, 16, 16)), ("film", (3, 16, 16))]
+    assert [(name, tuple(pixels.shape)) for name, pixels in seen.media] == [
+        ("volume", (1, 2, 4, 4)),
+        ("film", (3, 16, 16)),
+        ("film", (3, 16, 16)),
+    ]
     torch.testing.assert_close(seen.media[0][1], torch.full((1, 2, 4, 4), 0.5))
     torch.testing.assert_close(seen.media[2][1], torch.full((3, 16, 16), (102 / 255 - 0.5) / 0.5), rtol=0, atol=1e-6)
 
 
 def stacking(size: int = 2) -> Prepare:
-    return make_prepare({"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16), stack=size)}, {"film": 4}, Dialogue(TOKENIZER, IMAGE), Writing(scale=100))
+    return make_prepare(
+        {"film": SimpleNamespace(serves=())},
+        {"film": Preprocess(size=(16, 16), stack=size)},
+        {"film": 4},
+        Dialogue(TOKENIZER, IMAGE),
+        Writing(scale=100),
+    )
 
 
 def test_the_prior_film_and_the_current_one_are_one_input_with_one_placeholder() -> None:
     """A sample without a prior film shows the current one twice."""
-    (name, pair), = stacking().see(*sample("film", "film")).media
+    ((name, pair),) = stacking().see(*sample("film", "film")).media
     assert name == "film" and pair.shape == (3, 2, 16, 16)
     assert [round(float((pair[0, v, 0, 0] * 0.5 + 0.5) * 255)) for v in range(2)] == [100, 101]
-    (_, single), = stacking().see(*sample("film")).media
+    ((_, single),) = stacking().see(*sample("film")).media
     assert torch.equal(single[:, 0], single[:, 1])
-    (_, triple), = stacking(3).see(*sample("film", "film")).media
+    ((_, triple),) = stacking(3).see(*sample("film", "film")).media
     assert torch.equal(triple[:, 0], triple[:, 2]) and not torch.equal(triple[:, 0], triple[:, 1])
     held, files = sample("film", "film", questions=(question(),))
     made = stacking().document(held, held.questions, stacking().see(held, files), ["media"])
@@ -76,12 +93,16 @@ def test_the_prior_film_and_the_current_one_are_one_input_with_one_placeholder()
 
 
 def test_more_films_than_an_input_holds_are_refused() -> None:
-    with pytest.raises(DataError, match=r"films/k1: has 3 media for encoders.film, which takes 2 as one input; raise its `stack`"):
+    with pytest.raises(
+        DataError, match=r"films/k1: has 3 media for encoders.film, which takes 2 as one input; raise its `stack`"
+    ):
         stacking().see(*sample("film", "film", "film"))
 
 
 def test_a_kind_that_no_encoder_serves_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match=r"films/k1: no encoder serves media of kind 'mri' \(there are film, smear, volume\)"):
+    with pytest.raises(
+        DataError, match=r"films/k1: no encoder serves media of kind 'mri' \(there are film, smear, volume\)"
+    ):
         prepare().see(*sample("film", "mri"))
 
 
@@ -135,7 +156,9 @@ def test_what_is_asked_without_an_answer_ends_where_the_answer_begins() -> None:
 
 def test_without_a_language_model_nothing_can_be_asked() -> None:
     held, files = sample("film")
-    silent = make_prepare({"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16))}, {}, None, Writing())
+    silent = make_prepare(
+        {"film": SimpleNamespace(serves=())}, {"film": Preprocess(size=(16, 16))}, {}, None, Writing()
+    )
     with pytest.raises(DataError, match="no language model"):
         silent.document(held, [question()], silent.see(held, files), ["media"])
 
@@ -151,7 +174,9 @@ def test_every_question_comes_equally_often_in_as_many_epochs_as_there_are_quest
     asked = [q.text for epoch in range(5) for q in choose(held, (), count, epoch, 7, "instruct")]
     assert Counter(asked) == dict.fromkeys("01234", count)
     assert len(set(asked[: -(-5 // count) * count])) == 5, "the first round leaves some out"
-    assert all(len({q.text for q in choose(held, (), count, epoch, 7, "instruct")}) == count for epoch in range(5)), "one question twice in a step"
+    assert all(len({q.text for q in choose(held, (), count, epoch, 7, "instruct")}) == count for epoch in range(5)), (
+        "one question twice in a step"
+    )
 
 
 def test_questions_depend_on_seed_stage_sample_and_epoch_alone() -> None:

@@ -24,13 +24,21 @@ QUESTION = Question("Which side?", Truth("choice", "left", ("left", "right")), "
 @pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
 def prepare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NativePrepare:
     folder = saved(request.param, tmp_path_factory.mktemp(request.param) / "model")
-    return make_native_prepare(Processor(folder, {"size": {"shortest_edge": 1024, "longest_edge": 1 << 22}}), {}, "", 1000)
+    return make_native_prepare(
+        Processor(folder, {"size": {"shortest_edge": 1024, "longest_edge": 1 << 22}}), {}, "", 1000
+    )
 
 
 def sample_of(drawn: random.Random) -> tuple[Sample, dict[str, Any]]:
     sizes = [(drawn.randint(80, 600), drawn.randint(80, 600)) for _ in range(drawn.randint(1, 3))]
     files = {f"{i}.png": np.random.default_rng(i).integers(0, 256, size, np.uint8) for i, size in enumerate(sizes)}
-    return Sample("k", "made", "train", tuple(Medium("film", f"{i}.png", size) for i, size in enumerate(sizes)), questions=(QUESTION,)), files
+    return Sample(
+        "k",
+        "made",
+        "train",
+        tuple(Medium("film", f"{i}.png", size) for i, size in enumerate(sizes)),
+        questions=(QUESTION,),
+    ), files
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -52,7 +60,9 @@ def test_what_is_reduced_fits_and_has_a_token_for_every_feature(prepare: NativeP
     assert int((batch.ids_BT == image_id).sum()) == features == len(batch.feature_rows) == len(found) - text
     before, after = (shown.tensors["image_grid_thw"].prod(1).float() for _, shown in (whole.media[0], found.media[0]))
     assert len(after) == len(sample.media), "an image is missing"
-    assert (after / before).min() > 0.4 * (after / before).max(), "not all are smaller alike"  # patches of small images are rounded
+    assert (after / before).min() > 0.4 * (after / before).max(), (
+        "not all are smaller alike"
+    )  # patches of small images are rounded
     assert len(made(min(1.0, found.scale * 1.3))) > limit, "it could have been larger by far"
 
 
@@ -75,13 +85,25 @@ def test_what_no_scale_makes_fit_is_said(prepare: NativePrepare) -> None:
     whole = prepare.document(sample, [QUESTION], prepare.see(sample, files), ["media"])
     images = prepare.num_image_tokens(prepare.see(sample, files))
     assert reduced(lambda scale: whole, whole, images, len(whole) - images) is None  # the text alone
-    assert reduced(lambda scale: whole, whole, images, len(whole) - 1) is None  # a processor whose images all take as many tokens
+    assert (
+        reduced(lambda scale: whole, whole, images, len(whole) - 1) is None
+    )  # a processor whose images all take as many tokens
 
 
 def test_a_stage_reduces_what_is_too_long_and_tells_the_scale(tmp_path: Path) -> None:
     """The tiny model takes 16 tokens for a film; at most 10 fit."""
-    settings = {**INSTRUCT, "trains": ["connectors"], "lora": None, "tasks": ["choice"], "questions": 1, "overlong": "reduce"}
-    ready = recipe(model={"pretrained": str(saved("qwen3_vl", tmp_path / "model"))}, stages=[{k: v for k, v in settings.items() if v is not None}])
+    settings = {
+        **INSTRUCT,
+        "trains": ["connectors"],
+        "lora": None,
+        "tasks": ["choice"],
+        "questions": 1,
+        "overlong": "reduce",
+    }
+    ready = recipe(
+        model={"pretrained": str(saved("qwen3_vl", tmp_path / "model"))},
+        stages=[{k: v for k, v in settings.items() if v is not None}],
+    )
     path = written(tmp_path, ready, {**CARD, "reader": {"kind": "phantom", "films": 12, "film_px": 96}})
     whole = list(next(staged(path, tmp_path / "runs", "instruct").batches(0))[1])
     limit = max(map(len, whole)) - 6
@@ -89,7 +111,10 @@ def test_a_stage_reduces_what_is_too_long_and_tells_the_scale(tmp_path: Path) ->
     prepared = next(stage.batches(0))[1]
     assert all(len(d) <= limit for d in prepared) and [d.key for d in prepared] == [d.key for d in whole]
     scales = {before.key: after.scale for before, after in zip(whole, prepared, strict=True)}
-    assert all((scale < 1) == (len(d) > limit) for d, scale in zip(whole, scales.values(), strict=True)) and min(scales.values()) < 1
+    assert (
+        all((scale < 1) == (len(d) > limit) for d, scale in zip(whole, scales.values(), strict=True))
+        and min(scales.values()) < 1
+    )
     total, of = stage.counted(prepared)["source/films/scale"]
     assert total / of == pytest.approx(sum(d.scale for d in prepared) / len(prepared))
     with pytest.raises(RecipeError, match="no smaller size of its images makes it fit"):

@@ -19,13 +19,20 @@ def random_documents(seed: int) -> list[Document]:
     made = []
     for n in range(drawn.randint(1, 9)):
         media = [drawn.choice(["film", "volume"]) for _ in range(drawn.randint(0, 3))]
-        prefix = [1] + [IMAGE for name in media for _ in range(TOKENS[name])] + [drawn.randint(2, 900) for _ in range(drawn.randint(0, 6))]
+        prefix = (
+            [1]
+            + [IMAGE for name in media for _ in range(TOKENS[name])]
+            + [drawn.randint(2, 900) for _ in range(drawn.randint(0, 6))]
+        )
         branches = []
         for _ in range(drawn.randint(0, 4)):
             ids = [drawn.randint(2, 900) for _ in range(drawn.randint(1, 7))]
             branches.append((ids, drawn.randint(0, len(ids) - 1)))
         # Each image's pixels are its number, so that it can be recognised.
-        pixels = [(name, torch.full({"film": (3, 2, 2), "volume": (1, 2, 2, 2)}[name], float(100 * n + i))) for i, name in enumerate(media)]
+        pixels = [
+            (name, torch.full({"film": (3, 2, 2), "volume": (1, 2, 2, 2)}[name], float(100 * n + i)))
+            for i, name in enumerate(media)
+        ]
         made.append(Document(f"k{n}", prefix, branches, pixels))
     return made
 
@@ -40,7 +47,9 @@ def test_every_document_stands_whole_in_one_row(seed: int) -> None:
         for number in range(int(batch.docs_BT[row].max()) + 1):
             here = (batch.docs_BT[row] == number).nonzero()[:, 0]
             assert here.tolist() == list(range(int(here[0]), int(here[-1]) + 1)), "a document is torn"
-            ids, positions, branches = (x[row, here].tolist() for x in (batch.ids_BT, batch.positions_BT, batch.branches_BT))
+            ids, positions, branches = (
+                x[row, here].tolist() for x in (batch.ids_BT, batch.positions_BT, batch.branches_BT)
+            )
             found.append((ids, positions, branches))
     expected = []
     for d in made:
@@ -59,7 +68,11 @@ def test_there_are_as_many_image_tokens_as_features(seed: int) -> None:
     made = random_documents(seed)
     batch = collate(made, TOKENS, PAD)
     features = sum(len(pixels) * TOKENS[name] for name, pixels in batch.media.items())
-    assert int((batch.ids_BT == IMAGE).sum()) == len(batch.feature_rows) == sum(TOKENS[name] for d in made for name, _ in d.media)
+    assert (
+        int((batch.ids_BT == IMAGE).sum())
+        == len(batch.feature_rows)
+        == sum(TOKENS[name] for d in made for name, _ in d.media)
+    )
     assert features == len(batch.feature_rows) and sorted(batch.feature_rows.tolist()) == list(range(features))
 
 
@@ -87,14 +100,21 @@ def test_every_placeholder_is_filled_from_its_own_image(seed: int, pack: bool) -
     """As a model fills them: in the order of places, from the tokens of all encoders stacked in the order of `media`."""
     made = random_documents(seed)
     batch = collate(made, TOKENS, PAD, pack)
-    tokens = [(name, int(pixels.flatten()[0]), t) for name, stack in batch.media.items() for pixels in stack for t in range(TOKENS[name])]
+    tokens = [
+        (name, int(pixels.flatten()[0]), t)
+        for name, stack in batch.media.items()
+        for pixels in stack
+        for t in range(TOKENS[name])
+    ]
     filled = [tokens[row] for row in batch.feature_rows.tolist()]
     places = (batch.ids_BT == IMAGE).nonzero().tolist()
     assert len(places) == len(filled)
     by_document: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
     for (row, column), token in zip(places, filled, strict=True):
         by_document.setdefault((row, int(batch.docs_BT[row, column])), []).append(token)
-    expected = [[(name, int(p.flatten()[0]), t) for name, p in d.media for t in range(TOKENS[name])] for d in made if d.media]
+    expected = [
+        [(name, int(p.flatten()[0]), t) for name, p in d.media for t in range(TOKENS[name])] for d in made if d.media
+    ]
     assert sorted(by_document.values()) == sorted(expected)
 
 
@@ -108,6 +128,8 @@ def test_documents_share_rows_where_they_fit_and_none_does_without_packing() -> 
 
 def test_the_same_pixels_in_two_documents_are_encoded_once() -> None:
     pixels, other = torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
-    made = [Document(str(n), [1, IMAGE, IMAGE, IMAGE], [], [("film", p)]) for n, p in enumerate((pixels, other, pixels))]
+    made = [
+        Document(str(n), [1, IMAGE, IMAGE, IMAGE], [], [("film", p)]) for n, p in enumerate((pixels, other, pixels))
+    ]
     batch = collate(made, TOKENS, PAD)
     assert len(batch.media["film"]) == 2 and batch.feature_rows.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]

@@ -31,7 +31,9 @@ def write(folder: Path, source: str, split: str, n: int, **fields: Any) -> None:
     with ShardWriter(folder, split, max_bytes=8192) as writer:
         for i in range(n):
             medium = Medium("film", "0.npy", (2, 2))
-            writer.write(Sample(f"{source}-{split}-{i}", source, split, (medium,), **fields), {"0.npy": bytes([i]) * 100})
+            writer.write(
+                Sample(f"{source}-{split}-{i}", source, split, (medium,), **fields), {"0.npy": bytes([i]) * 100}
+            )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,14 @@ def stream(shards: dict[str, ShardSet]) -> Stream:
     return mixed({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 3, "scans": 1})
 
 
-def mixed(views: Mapping[str, SourceView], mix: Mapping[str, float], seed: int = 7, stage: str = "align", order: Order = RANDOM, **sampling: Any) -> Stream:
+def mixed(
+    views: Mapping[str, SourceView],
+    mix: Mapping[str, float],
+    seed: int = 7,
+    stage: str = "align",
+    order: Order = RANDOM,
+    **sampling: Any,
+) -> Stream:
     return Stream(parts_of(views, mix, Sampling(**sampling), dict.fromkeys(views, order), stage), seed, stage=stage)
 
 
@@ -80,7 +89,9 @@ def test_the_order_is_the_same_for_any_number_of_ranks_and_threads(stream: Strea
 
 
 @pytest.mark.parametrize("used", [8, 40, 51])
-def test_going_on_after_any_number_of_samples_gives_the_tail_of_the_undisturbed_order(stream: Stream, used: int) -> None:
+def test_going_on_after_any_number_of_samples_gives_the_tail_of_the_undisturbed_order(
+    stream: Stream, used: int
+) -> None:
     assert order(stream, 5, start=used, workers=2) == order(stream, 20)[used : used + 40]
 
 
@@ -104,7 +115,10 @@ def test_weights_are_kept_within_one_sample_at_any_length(stream: Stream) -> Non
 
 def test_seed_and_stage_change_the_order(shards: dict[str, ShardSet]) -> None:
     views = {"films": SourceView(shards["films"], ("train",))}
-    streams = [mixed(views, {"films": 1}, seed, stage) for seed, stage in [(7, "align"), (8, "align"), (7, "instruct"), (7, "align")]]
+    streams = [
+        mixed(views, {"films": 1}, seed, stage)
+        for seed, stage in [(7, "align"), (8, "align"), (7, "instruct"), (7, "align")]
+    ]
     orders = [tuple(s.place(p).index for p in range(23)) for s in streams]
     assert len(set(orders)) == 3 and orders[0] == orders[3]
 
@@ -132,7 +146,10 @@ def test_a_billion_samples_need_no_list_of_them() -> None:
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_is_read(stream: Stream) -> None:
-    with pytest.raises(DataError, match=r"stages\.align\.batch is 10, which 4 ranks cannot share evenly; use a multiple of 4, e\.g\. 8, 12"):
+    with pytest.raises(
+        DataError,
+        match=r"stages\.align\.batch is 10, which 4 ranks cannot share evenly; use a multiple of 4, e\.g\. 8, 12",
+    ):
         loader(stream, 0, 10, 0, 4, key, 0, quarantine=nobody)
 
 
@@ -157,10 +174,14 @@ def damaged_stream(folder: Path, *places: int) -> Stream:
 
 
 @pytest.mark.parametrize("world, workers", [(1, 0), (2, 3)])
-def test_a_damaged_sample_is_replaced_by_the_same_one_everywhere_and_named_once(tmp_path: Path, world: int, workers: int) -> None:
+def test_a_damaged_sample_is_replaced_by_the_same_one_everywhere_and_named_once(
+    tmp_path: Path, world: int, workers: int
+) -> None:
     stream = damaged_stream(tmp_path, 5)
     told: list[tuple[str, str, str]] = []
-    ranks = [loader(stream, 0, 4, r, world, key, workers, quarantine=lambda *line: told.append(line)) for r in range(world)]
+    ranks = [
+        loader(stream, 0, 4, r, world, key, workers, quarantine=lambda *line: told.append(line)) for r in range(world)
+    ]
     keys = [k for _ in range(24) for rank in ranks for k in next(rank)[1]]
     expected = []
     for position in range(96):
@@ -191,7 +212,9 @@ def test_too_many_bad_samples_stop_the_run(tmp_path: Path, workers: int) -> None
     stream = damaged_stream(tmp_path, *range(8, 16))
     told: list[str] = []
     batches = loader(stream, 0, 4, 0, 1, key, workers, quarantine=lambda key, shard, reason: told.append(key))
-    with pytest.raises(DataError, match=r"6 bad samples among \d+, more than 1% are not trained around\. Last: .*medvlm data audit"):
+    with pytest.raises(
+        DataError, match=r"6 bad samples among \d+, more than 1% are not trained around\. Last: .*medvlm data audit"
+    ):
         list(islice(batches, 50))
     assert 2 <= len(told) <= 6
 
@@ -219,7 +242,11 @@ def test_a_place_without_any_usable_substitute_stops_the_run(stream: Stream) -> 
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-@pytest.mark.parametrize("error", [ZeroDivisionError("our fault"), RecipeError("data.films.augment.crop: cannot be")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("our fault"), RecipeError("data.films.augment.crop: cannot be")],
+    ids=lambda e: type(e).__name__,
+)
 def test_any_other_error_arrives_with_shard_and_key(stream: Stream, workers: int, error: Exception) -> None:
     target = stream.item(9)
 
@@ -233,7 +260,10 @@ def test_any_other_error_arrives_with_shard_and_key(stream: Stream, workers: int
     with pytest.raises(type(error)) as caught:
         next(batches)
     note = caught.value.__notes__[-1]
-    assert f"position 9 of stage align: sample {target.sample.key} of source {target.place.source}" in note and ".tar" in note
+    assert (
+        f"position 9 of stage align: sample {target.sample.key} of source {target.place.source}" in note
+        and ".tar" in note
+    )
 
 
 # --- threads ----------------------------------------------------------------------------------------
@@ -310,7 +340,10 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
                     {},
                 ]
             ):
-                media = tuple(Medium(kind, "0.npy", (2, 2)) for kind in (("film",), ("film",), ("film",), ("volume",), ("film", "volume"))[i])
+                media = tuple(
+                    Medium(kind, "0.npy", (2, 2))
+                    for kind in (("film",), ("film",), ("film",), ("volume",), ("film", "volume"))[i]
+                )
                 writer.write(Sample(f"s{fold}-{i}", "varied", f"fold{fold}", media, **fields), {"0.npy": b"x"})  # type: ignore[arg-type]
     return open_shards(folder)
 
@@ -319,7 +352,9 @@ def test_a_fold_is_tested_on_and_the_others_are_trained_on(varied: ShardSet) -> 
     assert splits_of(varied, "test", fold=1) == ("fold1",)
     assert splits_of(varied, "train", fold=1) == ("fold0", "fold2", "fold3", "fold4")
     train = SourceView(varied, splits_of(varied, "train", fold=1))
-    assert [train.entry(i).key for i in range(len(train))] == [f"s{fold}-{i}" for fold in (0, 2, 3, 4) for i in range(5)]
+    assert [train.entry(i).key for i in range(len(train))] == [
+        f"s{fold}-{i}" for fold in (0, 2, 3, 4) for i in range(5)
+    ]
     assert [train.read(i)[0].key for i in (0, 5, 19)] == ["s0-0", "s2-0", "s4-4"]
 
 
@@ -355,7 +390,9 @@ def test_a_stage_sees_the_samples_that_have_what_it_needs(varied: ShardSet, want
 
 def test_a_source_without_a_usable_sample_is_refused(varied: ShardSet) -> None:
     view = SourceView(varied, ("fold0",), needs(tasks=("boxes",)))
-    with pytest.raises(DataError, match=r"stages\.align\.mix\.varied: no sample of this source has what the stage needs"):
+    with pytest.raises(
+        DataError, match=r"stages\.align\.mix\.varied: no sample of this source has what the stage needs"
+    ):
         mixed({"varied": view}, {"varied": 1})
 
 
@@ -369,13 +406,18 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> SourceView:
     with ShardWriter(folder, "train", max_bytes=8192) as writer:
         for i in range(30):
             groups = {"site": "a" if i < 24 else "b"} if i < 29 else {}
-            writer.write(Sample(f"h{i}", "hospitals", "train", (Medium("film", "0.npy", (2, 2)),), groups=groups), {"0.npy": bytes([i]) * 100})
+            writer.write(
+                Sample(f"h{i}", "hospitals", "train", (Medium("film", "0.npy", (2, 2)),), groups=groups),
+                {"0.npy": bytes([i]) * 100},
+            )
     return SourceView(open_shards(folder), ("train",))
 
 
 @pytest.mark.parametrize("order_", [RANDOM, Order(kind="blocks", block=4, window=2)], ids=["random", "blocks"])
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_shards_of_uneven_sizes_give_every_rank_as_many_steps_and_every_sample_once(shards: dict[str, ShardSet], order_: Order, world: int) -> None:
+def test_shards_of_uneven_sizes_give_every_rank_as_many_steps_and_every_sample_once(
+    shards: dict[str, ShardSet], order_: Order, world: int
+) -> None:
     """23 samples, which no number of ranks here divides; over 8 epochs the ranks together see each of them 8 times."""
     stream = mixed({"films": SourceView(shards["films"], ("train",))}, {"films": 1}, order=order_)
     keys = order(stream, 23, batch=8, world=world, workers=2)
@@ -407,14 +449,25 @@ def test_every_source_can_be_gone_through_exactly_so_often(shards: dict[str, Sha
 
 @pytest.mark.parametrize("position", [0, 1, 13, 27, 28, 29, 100])
 def test_what_was_used_is_what_lies_before(shards: dict[str, ShardSet], position: int) -> None:
-    stream = mixed({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 2, "scans": 1}, epochs={"scans": 1.5})
+    stream = mixed(
+        {name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 2, "scans": 1}, epochs={"scans": 1.5}
+    )
     counted = Counter(stream.place(p).source for p in range(position))
-    assert {source: n for source, (n, _) in stream.used(position).items()} == {"films": counted["films"], "scans": counted["scans"]}
+    assert {source: n for source, (n, _) in stream.used(position).items()} == {
+        "films": counted["films"],
+        "scans": counted["scans"],
+    }
 
 
 @pytest.mark.parametrize("temperature, share", [(1.0, 23 / 30), (2.0, 23**0.5 / (23**0.5 + 7**0.5)), (1e9, 0.5)])
-def test_temperature_mixes_between_sizes_and_weights(shards: dict[str, ShardSet], temperature: float, share: float) -> None:
-    stream = mixed({name: SourceView(s, ("train",)) for name, s in shards.items()}, {"films": 1, "scans": 1}, temperature=temperature)
+def test_temperature_mixes_between_sizes_and_weights(
+    shards: dict[str, ShardSet], temperature: float, share: float
+) -> None:
+    stream = mixed(
+        {name: SourceView(s, ("train",)) for name, s in shards.items()},
+        {"films": 1, "scans": 1},
+        temperature=temperature,
+    )
     assert sum(stream.place(p).source == "films" for p in range(3000)) / 3000 == pytest.approx(share, abs=0.002)
 
 
@@ -426,7 +479,10 @@ def test_groups_of_a_source_come_equally_often(hospitals: SourceView) -> None:
     bad = stream.place(0)
     instead = {group_of(hospitals.entry(stream.substitute(0, attempt).index), "site") for attempt in range(1, 9)}
     assert instead == {group_of(hospitals.entry(bad.index), "site")}  # what takes its place is of its group
-    with pytest.raises(DataError, match=r"stages\.align\.sampling\.balance\.hospitals: no sample says its 'scanner' \(they say site; besides there are task and media\)"):
+    with pytest.raises(
+        DataError,
+        match=r"stages\.align\.sampling\.balance\.hospitals: no sample says its 'scanner' \(they say site; besides there are task and media\)",
+    ):
         mixed({"hospitals": hospitals}, {"hospitals": 1}, balance={"hospitals": "scanner"})
 
 
@@ -435,13 +491,21 @@ def test_what_is_held_out_depends_on_its_name_alone(hospitals: SourceView) -> No
     rule = HoldOut(by="site", share=0.1)
     held = {name for name in names if rule.holds(Entry("x", {}, False, (), {"site": name}))}
     assert 0.07 * 2000 < len(held) < 0.13 * 2000
-    assert held & set(names[:50]) == {name for name in names[:50] if rule.holds(Entry("y", {"count": 1}, True, ("film",), {"site": name}))}
-    assert held != {name for name in names if HoldOut(by="site", share=0.1, salt="other").holds(Entry("x", {}, False, (), {"site": name}))}
+    assert held & set(names[:50]) == {
+        name for name in names[:50] if rule.holds(Entry("y", {"count": 1}, True, ("film",), {"site": name}))
+    }
+    assert held != {
+        name
+        for name in names
+        if HoldOut(by="site", share=0.1, salt="other").holds(Entry("x", {}, False, (), {"site": name}))
+    }
     named = HoldOut(by="site", values=("b",))
     assert [i for i in range(30) if named.holds(hospitals.entry(i))] == list(range(24, 29))
 
 
-def test_blocks_fetch_what_lies_far_away_about_once_with_a_cache_of_a_fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_fetch_what_lies_far_away_about_once_with_a_cache_of_a_fifth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In random order nearly every sample is a fetch of its whole block."""
     monkeypatch.setattr("medvlm.io.places.BLOCK", 16_384)
     with ShardWriter(tmp_path / "shards", "train", max_bytes=120_000) as writer:
@@ -450,9 +514,21 @@ def test_blocks_fetch_what_lies_far_away_about_once_with_a_cache_of_a_fifth(tmp_
     whole, times = sum(tar.stat().st_size for tar in (tmp_path / "shards").glob("*.tar")), {}
     with http(tmp_path / "shards") as server:
         for kind in ("random", "blocks"):
-            shards = open_shards(f"{server.url}/train-{{000000..{len(list((tmp_path / 'shards').glob('*.tar'))) - 1:06d}}}.tar", Cache(tmp_path / kind, whole // 5))
-            stream = mixed({"far": SourceView(shards, ("train",))}, {"far": 1}, order=Order(kind=kind, block=8, window=4))
+            shards = open_shards(
+                f"{server.url}/train-{{000000..{len(list((tmp_path / 'shards').glob('*.tar'))) - 1:06d}}}.tar",
+                Cache(tmp_path / kind, whole // 5),
+            )
+            stream = mixed(
+                {"far": SourceView(shards, ("train",))}, {"far": 1}, order=Order(kind=kind, block=8, window=4)
+            )
             server.asked.clear()
             assert sorted(stream.item(p).sample.key for p in range(240)) == sorted(f"s{i}" for i in range(240))
-            times[kind] = sum(int(part.rpartition("-")[2]) - int(part[6:].partition("-")[0]) + 1 for path, part in server.asked if part and path.endswith(".tar")) / whole
+            times[kind] = (
+                sum(
+                    int(part.rpartition("-")[2]) - int(part[6:].partition("-")[0]) + 1
+                    for path, part in server.asked
+                    if part and path.endswith(".tar")
+                )
+                / whole
+            )
     assert times["blocks"] < 2.5 and times["random"] > 2.5 * times["blocks"], times

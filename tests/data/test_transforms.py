@@ -22,7 +22,9 @@ CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130
 
 def picture(size: tuple[int, ...], dtype: Any = np.uint8, seed: int = 0) -> np.ndarray:
     """Blocks of random grey, so that there are edges for the resize to overshoot at."""
-    blocks = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (*(-(-s // 7) for s in size[:2]), *size[2:]), endpoint=True)
+    blocks = np.random.default_rng(seed).integers(
+        0, np.iinfo(dtype).max, (*(-(-s // 7) for s in size[:2]), *size[2:]), endpoint=True
+    )
     return blocks.repeat(7, 0).repeat(7, 1)[: size[0], : size[1]].astype(dtype)
 
 
@@ -75,7 +77,9 @@ def test_the_canvas_says_where_the_pixels_went(fit: Any) -> None:
     array[40:90, 80:120] = 255
     pixels, canvas = MediaTransform(Preprocess(size=(60, 60), fit=fit))(array, "0.png", medium((120, 200)))
     ys, xs = torch.nonzero(pixels[0] > 0, as_tuple=True)
-    assert canvas.to_canvas(box) == pytest.approx([float(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)], abs=0.5)
+    assert canvas.to_canvas(box) == pytest.approx(
+        [float(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)], abs=0.5
+    )
 
 
 def test_16_bit_films_keep_their_depth() -> None:
@@ -151,22 +155,39 @@ CT = np.random.default_rng(0).normal(0, 400, (6, 20, 24)).astype(np.int16)
 WINDOWS = ((-1000.0, 400.0), (-160.0, 240.0), (300.0, 2000.0))
 
 
-@pytest.mark.parametrize(("array", "size"), [(CT, (4, 10, 16)), (picture((50, 70), np.uint16), (20, 30))], ids=["volume", "film"])
+@pytest.mark.parametrize(
+    ("array", "size"), [(CT, (4, 10, 16)), (picture((50, 70), np.uint16), (20, 30))], ids=["volume", "film"]
+)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_each_window_is_the_channel_that_it_would_be_alone(array: np.ndarray, size: tuple[int, ...], count: int) -> None:
+def test_each_window_is_the_channel_that_it_would_be_alone(
+    array: np.ndarray, size: tuple[int, ...], count: int
+) -> None:
     windows = WINDOWS[:count]
-    together = transformed(array, Preprocess(size=size, channels=count, mean=(0.1, 0.2, 0.3)[:count], std=(0.5,) * count, windows=windows))
-    alone = [transformed(array, Preprocess(size=size, channels=1, mean=(0.1 * (i + 1),), std=(0.5,), window=w))[0] for i, w in enumerate(windows)]
+    together = transformed(
+        array, Preprocess(size=size, channels=count, mean=(0.1, 0.2, 0.3)[:count], std=(0.5,) * count, windows=windows)
+    )
+    alone = [
+        transformed(array, Preprocess(size=size, channels=1, mean=(0.1 * (i + 1),), std=(0.5,), window=w))[0]
+        for i, w in enumerate(windows)
+    ]
     assert torch.allclose(together, torch.stack(alone), atol=1e-6)
 
 
 def test_percentiles_are_those_of_the_whole_volume_before_it_is_resized() -> None:
     volume = CT.astype(np.float32)
     volume[0] += 5000  # of one slice alone they would be others
-    low, high = sorted(volume.ravel())[28], sorted(volume.ravel())[-29]  # 2880 values: the 29th from either end is at 1 %
-    low, high = low + 0.79 * (sorted(volume.ravel())[29] - low), high - 0.79 * (high - sorted(volume.ravel())[-30])  # 0.01 * 2879 = 28.79
+    low, high = (
+        sorted(volume.ravel())[28],
+        sorted(volume.ravel())[-29],
+    )  # 2880 values: the 29th from either end is at 1 %
+    low, high = (
+        low + 0.79 * (sorted(volume.ravel())[29] - low),
+        high - 0.79 * (high - sorted(volume.ravel())[-30]),
+    )  # 0.01 * 2879 = 28.79
     found = transformed(volume, Preprocess(size=(3, 10, 12), percentiles=(1, 99), **PLAIN))
-    assert torch.allclose(found, transformed(volume, Preprocess(size=(3, 10, 12), window=(low, high), **PLAIN)), atol=1e-5)
+    assert torch.allclose(
+        found, transformed(volume, Preprocess(size=(3, 10, 12), window=(low, high), **PLAIN)), atol=1e-5
+    )
     with pytest.raises(DataError, match="the same value"):
         transformed(np.zeros((4, 8, 8), np.int16), Preprocess(size=(4, 8, 8), percentiles=(1, 99), **PLAIN))
 
@@ -182,7 +203,9 @@ def test_a_block_is_as_large_in_mm_as_it_was_and_where_the_canvas_says(size: tup
     stored, spacing = np.zeros((16, 100, 50), np.float32), (4.0, 0.8, 1.6)
     first, last = (5, 36, 20), (10, 66, 30)
     stored[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = 1
-    pixels, canvas = spaced(stored, spacing, Preprocess(size=size, spacing_mm=(2, 2, 2), fit="crop", window=(0, 1), **PLAIN))
+    pixels, canvas = spaced(
+        stored, spacing, Preprocess(size=size, spacing_mm=(2, 2, 2), fit="crop", window=(0, 1), **PLAIN)
+    )
     assert pixels.shape == (1, *size)
     assert canvas.spacing_mm(spacing) == pytest.approx((2, 2, 2), rel=0.01)
     for axis, (a, b, mm) in enumerate(zip(first, last, spacing, strict=True)):
@@ -198,7 +221,9 @@ def test_a_block_is_as_large_in_mm_as_it_was_and_where_the_canvas_says(size: tup
 
 def test_at_its_own_spacing_nothing_is_interpolated_only_cut_and_filled_up() -> None:
     volume = np.random.default_rng(1).random((5, 8, 9)).astype(np.float32)
-    pixels, canvas = spaced(volume, (2.0, 1.0, 1.0), Preprocess(size=(8, 4, 9), spacing_mm=(2, 1, 1), fit="crop", window=(0, 1), **PLAIN))
+    pixels, canvas = spaced(
+        volume, (2.0, 1.0, 1.0), Preprocess(size=(8, 4, 9), spacing_mm=(2, 1, 1), fit="crop", window=(0, 1), **PLAIN)
+    )
     expected = np.zeros((8, 4, 9), np.float32)
     expected[1:6] = volume[:, 2:6]
     assert np.allclose(pixels[0], expected, atol=1e-6)
@@ -227,10 +252,14 @@ def test_frames_in_colour_are_a_volume_of_three_channels() -> None:
     frames = np.stack([picture((20, 30, 3), seed=i) for i in range(4)])
     pixels = MediaTransform(Preprocess(size=(4, 20, 30)))(frames, "0.npy", Medium("video", "0.npy", (4, 20, 30)))[0]
     assert torch.allclose(pixels, (torch.from_numpy(frames).permute(3, 0, 1, 2) / 255 - 0.5) / 0.5, atol=1e-6)
-    grey = MediaTransform(Preprocess(size=(4, 20, 30), **PLAIN))(frames, "0.npy", Medium("video", "0.npy", (4, 20, 30)))[0]
+    grey = MediaTransform(Preprocess(size=(4, 20, 30), **PLAIN))(
+        frames, "0.npy", Medium("video", "0.npy", (4, 20, 30))
+    )[0]
     assert np.allclose(grey[0, 1], np.asarray(Image.fromarray(frames[1]).convert("L")) / 255, atol=1e-6)
     with pytest.raises(DataError, match=r"in colour, and preprocess\.windows is for grey"):
-        MediaTransform(Preprocess(size=(4, 20, 30), windows=WINDOWS))(frames, "0.npy", Medium("video", "0.npy", (4, 20, 30)))
+        MediaTransform(Preprocess(size=(4, 20, 30), windows=WINDOWS))(
+            frames, "0.npy", Medium("video", "0.npy", (4, 20, 30))
+        )
 
 
 @pytest.mark.parametrize(
@@ -239,17 +268,24 @@ def test_frames_in_colour_are_a_volume_of_three_channels() -> None:
         ({"windows": WINDOWS[:2]}, "channels is 3 with 3 values of mean and 3 of std; expected 2"),
         ({"windows": WINDOWS, "window": (0, 1)}, "more than one of window, windows and percentiles"),
         ({"percentiles": (1, 99), "window": (0, 1)}, "more than one of window, windows and percentiles"),
-        ({"window": (5, 5)}, "not below the second"), ({"windows": ((0, 1), (2, 1), (0, 1))}, "not below the second"),
-        ({"percentiles": (99, 1)}, "not below the second"), ({"percentiles": (0, 101)}, "beyond 0 and 100"),
-        ({"spacing_mm": (1, 1)}, "fit: squash; expected a spacing for each axis of size, and fit: crop"), ({"spacing_mm": (1, 1, 1), "fit": "crop"}, "a spacing for each axis"),
+        ({"window": (5, 5)}, "not below the second"),
+        ({"windows": ((0, 1), (2, 1), (0, 1))}, "not below the second"),
+        ({"percentiles": (99, 1)}, "not below the second"),
+        ({"percentiles": (0, 101)}, "beyond 0 and 100"),
+        ({"spacing_mm": (1, 1)}, "fit: squash; expected a spacing for each axis of size, and fit: crop"),
+        ({"spacing_mm": (1, 1, 1), "fit": "crop"}, "a spacing for each axis"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ShapeError, match=reason):
         MediaTransform(Preprocess(size=(8, 8), **settings))
 
 
-@pytest.mark.parametrize("settings", [{"windows": WINDOWS}, {"percentiles": (1, 99)}, {"spacing_mm": (1, 1), "fit": "crop"}], ids=lambda s: next(iter(s)))
+@pytest.mark.parametrize(
+    "settings",
+    [{"windows": WINDOWS}, {"percentiles": (1, 99)}, {"spacing_mm": (1, 1), "fit": "crop"}],
+    ids=lambda s: next(iter(s)),
+)
 def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(settings: dict[str, Any]) -> None:
     from medvlm.export.stock import resolve
     from medvlm.sections import Model
@@ -267,15 +303,21 @@ def test_every_setting_is_part_of_the_recipes_hash() -> None:
 
     recipe, place = Path(__file__).parents[2] / "recipes" / "phantom_3d.yaml", "model.encoders.volume.preprocess"
     changes = [
-        [], [f"{place}.window=[-1000, 401]"], [f"{place}.window=null", f"{place}.windows=[[-1000, 400]]"], [f"{place}.window=null", f"{place}.percentiles=[1, 99]"],
-        [f"{place}.spacing_mm=[3, 2, 2]", f"{place}.fit=crop"], [f"{place}.spacing_mm=[3, 2, 2.5]", f"{place}.fit=crop"],
-    ]  # fmt: skip
+        [],
+        [f"{place}.window=[-1000, 401]"],
+        [f"{place}.window=null", f"{place}.windows=[[-1000, 400]]"],
+        [f"{place}.window=null", f"{place}.percentiles=[1, 99]"],
+        [f"{place}.spacing_mm=[3, 2, 2]", f"{place}.fit=crop"],
+        [f"{place}.spacing_mm=[3, 2, 2.5]", f"{place}.fit=crop"],
+    ]
     assert len({load(recipe, change).recipe_hash for change in changes}) == len(changes)
 
 
 def test_windows_are_shown_as_colours_or_the_first_of_them() -> None:
     for count in (2, 3):
-        preprocess = Preprocess(size=(20, 24), channels=count, mean=(0.0,) * count, std=(1.0,) * count, windows=WINDOWS[:count])
+        preprocess = Preprocess(
+            size=(20, 24), channels=count, mean=(0.0,) * count, std=(1.0,) * count, windows=WINDOWS[:count]
+        )
         shown = perceived(transformed(CT[0], preprocess), preprocess)
         assert shown.shape == ((20, 24, 3) if count == 3 else (20, 24))
         first = (np.clip((CT[0].astype(np.float32) + 1000) / 1400, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -294,14 +336,22 @@ def test_a_tiled_film_is_the_whole_of_it_and_then_its_tiles_row_by_row() -> None
     assert torch.equal(pixels[:, 0], whole) and canvas == own, "boxes lie on the whole"
     for row in range(2):
         for column in range(3):
-            assert torch.equal(pixels[:, 1 + 3 * row + column], large[:, 16 * row : 16 * (row + 1), 20 * column : 20 * (column + 1)])
-    assert np.array_equal(perceived(pixels, Preprocess(size=(16, 20), tiles=(2, 3))), perceived(whole, Preprocess(size=(16, 20))))
+            assert torch.equal(
+                pixels[:, 1 + 3 * row + column], large[:, 16 * row : 16 * (row + 1), 20 * column : 20 * (column + 1)]
+            )
+    assert np.array_equal(
+        perceived(pixels, Preprocess(size=(16, 20), tiles=(2, 3))), perceived(whole, Preprocess(size=(16, 20)))
+    )
 
 
 def test_tiles_of_a_spacing_show_the_same_millimetres_as_the_whole() -> None:
     film = Medium("film", "0.png", (80, 80), spacing_mm=(1.0, 1.0))
-    pixels, _ = MediaTransform(Preprocess(size=(20, 20), fit="crop", spacing_mm=(2.0, 2.0), tiles=(2, 2)))(picture((80, 80)), "0.png", film)
-    fine, _ = MediaTransform(Preprocess(size=(40, 40), fit="crop", spacing_mm=(1.0, 1.0)))(picture((80, 80)), "0.png", film)
+    pixels, _ = MediaTransform(Preprocess(size=(20, 20), fit="crop", spacing_mm=(2.0, 2.0), tiles=(2, 2)))(
+        picture((80, 80)), "0.png", film
+    )
+    fine, _ = MediaTransform(Preprocess(size=(40, 40), fit="crop", spacing_mm=(1.0, 1.0)))(
+        picture((80, 80)), "0.png", film
+    )
     assert torch.equal(pixels[:, 4], fine[:, 20:, 20:])
 
 

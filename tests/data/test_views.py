@@ -16,7 +16,9 @@ from medvlm.data.views import Views, pictures
 DEPTH, HEIGHT, WIDTH = 10, 6, 8
 
 
-def volume(affine: Affine | None = None, spacing: tuple[float, ...] | None = (3.0, 1.0, 1.0)) -> tuple[np.ndarray, Medium]:
+def volume(
+    affine: Affine | None = None, spacing: tuple[float, ...] | None = (3.0, 1.0, 1.0)
+) -> tuple[np.ndarray, Medium]:
     """uint8, and slice d holds the value d."""
     array = np.broadcast_to(np.arange(DEPTH, dtype=np.uint8)[:, None, None], (DEPTH, HEIGHT, WIDTH)).copy()
     return array, Medium("ct", "0.npy", (DEPTH, HEIGHT, WIDTH), spacing, affine=affine)
@@ -37,7 +39,9 @@ def test_a_stride_is_in_millimetres_around_the_middle_and_the_outer_slices_go_fi
     at_9_mm = shown(sampling="stride", stride_mm=9.0)
     assert all(b - a == 3 for a, b in pairwise(at_9_mm)) and abs(sum(at_9_mm) / len(at_9_mm) - 4.5) <= 0.5
     assert shown(sampling="stride", stride_mm=9.0, max_slices=1) == [at_9_mm[len(at_9_mm) // 2]]
-    assert shown(sampling="stride", stride_mm=0.1) == sorted(set(shown(sampling="stride", stride_mm=0.1))), "no slice twice"
+    assert shown(sampling="stride", stride_mm=0.1) == sorted(set(shown(sampling="stride", stride_mm=0.1))), (
+        "no slice twice"
+    )
 
 
 def test_planes_lie_as_a_radiologist_sees_them() -> None:
@@ -49,9 +53,13 @@ def test_planes_lie_as_a_radiologist_sees_them() -> None:
         array[place] = 200
         affine = ((0.0, 0.0, signs[2], 0.0), (0.0, signs[1], 0.0, 0.0), (signs[0], 0.0, 0.0, 0.0))
         medium = Medium("ct", "0.npy", array.shape, (1.0, 1.0, 1.0), affine=affine)
-        axial, coronal, sagittal = (pictures(array, medium, Views(plane=plane, max_slices=99)) for plane in ("axial", "coronal", "sagittal"))  # type: ignore[arg-type]
+        axial, coronal, sagittal = (
+            pictures(array, medium, Views(plane=plane, max_slices=99)) for plane in ("axial", "coronal", "sagittal")
+        )  # type: ignore[arg-type]
         assert (len(axial), len(coronal), len(sagittal)) == (DEPTH, HEIGHT, WIDTH)
-        assert axial[-1][0, 0, 0] == 200, "the last axial slice is at the head; front on top, the patient's right on the left"
+        assert axial[-1][0, 0, 0] == 200, (
+            "the last axial slice is at the head; front on top, the patient's right on the left"
+        )
         assert coronal[-1][0, 0, 0] == 200, "head on top, the patient's right on the left"
         assert sagittal[-1][0, 0, 0] == 200, "head on top, front on the left"
 

@@ -12,7 +12,16 @@ TEXTS = ["No focal finding is seen.", "A small nodule, 12 mm, in the left upper 
 TOKENIZER = train_tokenizer(TEXTS, 420, IMAGE)
 
 
-@pytest.mark.parametrize("text", ["A small nodule, 12 mm.", "Größe: 5 µm², naïve", "no  double  spaces are lost\n\tnor tabs", "未知の所見 🫁", "[10, 200, 3, 45]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A small nodule, 12 mm.",
+        "Größe: 5 µm², naïve",
+        "no  double  spaces are lost\n\tnor tabs",
+        "未知の所見 🫁",
+        "[10, 200, 3, 45]",
+    ],
+)
 def test_any_text_comes_back_as_it_was(text: str) -> None:
     """Bytes are the last resort, so no word is unknown. A space is put in front of a text, and taken off by who reads answers."""
     assert TOKENIZER.decode(TOKENIZER(text).input_ids).strip() == text.strip()
@@ -49,4 +58,8 @@ def test_a_saved_tokenizer_is_read_and_not_made_again(tmp_path: Path) -> None:
         return TOKENIZER
 
     first, again = saved_tokenizer(tmp_path / "t", make), saved_tokenizer(tmp_path / "t", make)
-    assert made == [1] and again("A small nodule").input_ids == first("A small nodule").input_ids and again.chat_template == TOKENIZER.chat_template
+    assert (
+        made == [1]
+        and again("A small nodule").input_ids == first("A small nodule").input_ids
+        and again.chat_template == TOKENIZER.chat_template
+    )

@@ -28,15 +28,21 @@ def main(recipe: str, runs: str, stage: str, step: str, at: str) -> None:
         "tensors": (checkpoint, "_put", lambda folder, name, data: ends(folder, part) and name.startswith("random")),
         "random": (checkpoint, "_put", lambda folder, name, data: ends(folder, part) and name == "state.json"),
         "manifest": (checkpoint, "sync_folder", lambda folder: ends(folder, part)),
-        "renamed": (checkpoint, "prune", lambda folder, keep, newest, best: (folder.name, newest) == (stage, int(step))),
+        "renamed": (
+            checkpoint,
+            "prune",
+            lambda folder, keep, newest, best: (folder.name, newest) == (stage, int(step)),
+        ),
         "stage": (training, "write_json", lambda path, value: ends(path, Path(stage) / "stage.json")),
-    }  # fmt: skip
+    }
     module, name, here = places[at]
     setattr(module, name, dying(getattr(module, name), here, last_words=wait_for_saves() if at == "logged" else None))
     training.train(load(recipe), Path(runs))
 
 
-def dying(function: Callable[..., Any], here: Callable[..., bool], last_words: Callable[[], None] | None) -> Callable[..., Any]:
+def dying(
+    function: Callable[..., Any], here: Callable[..., bool], last_words: Callable[[], None] | None
+) -> Callable[..., Any]:
     """The function, before which the process dies when it is called with these arguments; after it, if it has last words."""
 
     def called(*args: Any, **kwargs: Any) -> Any:

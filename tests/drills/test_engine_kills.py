@@ -11,7 +11,20 @@ from typing import Any
 import pytest
 
 from medvlm.core.run import RunFolder
-from tests.tiny_run import INSTRUCT, PAIR, REASON, ROOT, STAGES, STEPS, differing, environment, recipe, trace, weights, written
+from tests.tiny_run import (
+    INSTRUCT,
+    PAIR,
+    REASON,
+    ROOT,
+    STAGES,
+    STEPS,
+    differing,
+    environment,
+    recipe,
+    trace,
+    weights,
+    written,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +61,9 @@ def test_wherever_it_is_killed_a_run_ends_the_same_to_the_last_bit(kind: str, tm
     ranks, draw = ENGINES[kind], random.Random(kind)
 
     def made(name: str) -> Path:
-        return written(tmp_path / name, recipe(name=name, stages=stages(), engine={"device": "cpu", "workers": 1, "kind": kind}))
+        return written(
+            tmp_path / name, recipe(name=name, stages=stages(), engine={"device": "cpu", "workers": 1, "kind": kind})
+        )
 
     straight = trained(made("straight"), tmp_path, ranks)
     path = made("cut")
@@ -61,12 +76,16 @@ def test_wherever_it_is_killed_a_run_ends_the_same_to_the_last_bit(kind: str, tm
 
 
 @pytest.mark.parametrize("kind", ["auto", "fsdp2", "zero2"])
-def test_other_numbers_of_ranks_in_the_middle_of_an_epoch_take_the_same_samples_and_lose_the_same(kind: str, tmp_path: Path) -> None:
+def test_other_numbers_of_ranks_in_the_middle_of_an_epoch_take_the_same_samples_and_lose_the_same(
+    kind: str, tmp_path: Path
+) -> None:
     """1, 2, 4, 2 and 1 ranks in turn, each killed after some steps, beside one process from beginning to end. Without dropout, which ranks draw for themselves."""
     whole = {**INSTRUCT, "steps": 12, "lora": {"rank": 2, "alpha": 4}, "questions": 1, "accumulate": 1}
 
     def made(name: str, engine: str) -> Path:
-        return written(tmp_path / name, recipe(name=name, stages=[whole], engine={"device": "cpu", "workers": 1, "kind": engine}))
+        return written(
+            tmp_path / name, recipe(name=name, stages=[whole], engine={"device": "cpu", "workers": 1, "kind": engine})
+        )
 
     straight = trained(made("straight", "auto"), tmp_path, 1)
     path = made("elastic", kind)

@@ -37,7 +37,9 @@ def job(runs: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """Starts jobs in the folder of runs, and leaves no process behind, whatever the test says."""
     started: list[Job] = []
 
-    def start(fault: str = "none", step: int = 0, *options: str, overrides: tuple[str, ...] = (), fresh: bool = True) -> Job:
+    def start(
+        fault: str = "none", step: int = 0, *options: str, overrides: tuple[str, ...] = (), fresh: bool = True
+    ) -> Job:
         name = f"job-{zlib.crc32(request.node.name.encode()):08x}"
         started.append(Job(runs, name, fault, step, *options, overrides=overrides))
         return started[-1]
@@ -50,15 +52,36 @@ def job(runs: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
 class Job:
     """torchrun with two ranks."""
 
-    def __init__(self, runs: Path, name: str, fault: str = "none", step: int = 0, *options: str, overrides: tuple[str, ...] = ()):
-        self.path, self.run, self.log = runs / "recipes" / name / "recipe.yaml", RunFolder(runs / name), runs / f"{name}.log"
+    def __init__(
+        self, runs: Path, name: str, fault: str = "none", step: int = 0, *options: str, overrides: tuple[str, ...] = ()
+    ):
+        self.path, self.run, self.log = (
+            runs / "recipes" / name / "recipe.yaml",
+            RunFolder(runs / name),
+            runs / f"{name}.log",
+        )
         written(self.path.parent, recipe(name=name, stages=[STILL]))
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", *options,
-            str(ROOT / "tests" / "drills" / "faulty.py"), str(self.path), str(runs), fault, str(step), *overrides,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "--signals-to-handle",
+            "SIGTERM,SIGINT,SIGUSR1",
+            *options,
+            str(ROOT / "tests" / "drills" / "faulty.py"),
+            str(self.path),
+            str(runs),
+            fault,
+            str(step),
+            *overrides,
+        ]
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, env={**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env={**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, stdout=log, stderr=log
+            )
         self.ranks: set[int] = set()
 
     def wait(self, seconds: float = 900) -> int:
@@ -108,7 +131,10 @@ def gone(job: Job, seconds: float) -> bool:
 
 def check_the_same(job: Job, runs: Path) -> None:
     straight = RunFolder(runs / "straight")
-    assert trace(job.run, STAGE) == trace(straight, STAGE) and differing(weights(job.run, STAGE), weights(straight, STAGE)) == []
+    assert (
+        trace(job.run, STAGE) == trace(straight, STAGE)
+        and differing(weights(job.run, STAGE), weights(straight, STAGE)) == []
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -150,8 +176,16 @@ def test_a_rank_that_stands_still_is_named_and_all_end_in_time(fault: str, runs:
     assert first.wait() != 0 and gone(first, 5)
     # Until it is said; how long torchrun then takes to end hangs on what else the machine does.
     assert first.run.status.stat().st_mtime - first.run.metrics.stat().st_mtime < 15
-    assert "medvlm: nothing moved for 4 s: rank 1 (process " in (log := first.log.read_text()) and f"stage {STAGE}, step 12: computes" in log and ", samples " in log
-    assert first.status()["status"] == "stalled" and "rank 1" in first.status()["reason"] and "rank 0" not in first.status()["reason"]
+    assert (
+        "medvlm: nothing moved for 4 s: rank 1 (process " in (log := first.log.read_text())
+        and f"stage {STAGE}, step 12: computes" in log
+        and ", samples " in log
+    )
+    assert (
+        first.status()["status"] == "stalled"
+        and "rank 1" in first.status()["reason"]
+        and "rank 0" not in first.status()["reason"]
+    )
     again = job()
     assert again.wait() == 0, again.said()
     check_the_same(again, runs)
@@ -170,13 +204,19 @@ def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_all(runs: Path, job:
     (skipped,) = (r for r in records if "skipped" in r)
     straight = RunFolder(runs / "straight")
     assert skipped["step"] == 9 and len(skipped["skipped"]) == 8, "the samples of all ranks"
-    assert samples(only.run, STAGE) == samples(straight, STAGE) and trace(only.run, STAGE)[:8] == trace(straight, STAGE)[:8]
+    assert (
+        samples(only.run, STAGE) == samples(straight, STAGE)
+        and trace(only.run, STAGE)[:8] == trace(straight, STAGE)[:8]
+    )
 
 
 def test_it_ends_all_ranks_where_the_recipe_does_not_say_skip(job: Any) -> None:
     only = job("nan", 9)
     assert only.wait() != 0 and only.status() == {**only.status(), "status": "failed", "reason": "DataError"}
-    assert f"medvlm: stage {STAGE}, step 9: loss " in (log := only.log.read_text()) and "gradient norm nan; samples: " in log
+    assert (
+        f"medvlm: stage {STAGE}, step 9: loss " in (log := only.log.read_text())
+        and "gradient norm nan; samples: " in log
+    )
 
 
 def test_one_process_may_go_on_after_two_and_two_after_one(runs: Path, job: Any) -> None:
@@ -187,5 +227,7 @@ def test_one_process_may_go_on_after_two_and_two_after_one(runs: Path, job: Any)
     trained(first.path, runs, f"stages.{STAGE}.steps=40")
     straight = RunFolder(runs / "straight")
     assert samples(first.run, STAGE) == samples(straight, STAGE)
-    left, right = ([float.fromhex(numbers["loss"]) for _, _, numbers in trace(run, STAGE)] for run in (first.run, straight))
+    left, right = (
+        [float.fromhex(numbers["loss"]) for _, _, numbers in trace(run, STAGE)] for run in (first.run, straight)
+    )
     assert left == pytest.approx(right, rel=1e-5)

@@ -16,7 +16,20 @@ import pytest
 
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint
-from tests.tiny_run import INSTRUCT, LANGUAGE, STAGES, cut_off, differing, environment, recipe, samples, trace, trained, weights, written
+from tests.tiny_run import (
+    INSTRUCT,
+    LANGUAGE,
+    STAGES,
+    cut_off,
+    differing,
+    environment,
+    recipe,
+    samples,
+    trace,
+    trained,
+    weights,
+    written,
+)
 from tests.train.test_save_kills import check_survivors, killed_at_every_moment
 
 pytestmark = pytest.mark.slow
@@ -40,7 +53,9 @@ def undisturbed(runs: Path) -> RunFolder:
 
 @pytest.mark.parametrize(("step", "at"), PLACES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_wherever_a_run_is_killed_it_ends_the_same_to_the_last_bit(stage: str, step: int, at: str, runs: Path, undisturbed: RunFolder) -> None:
+def test_wherever_a_run_is_killed_it_ends_the_same_to_the_last_bit(
+    stage: str, step: int, at: str, runs: Path, undisturbed: RunFolder
+) -> None:
     name = f"{stage}-{step}-{at}"
     path = written(runs / "recipes" / name, recipe(name=name))
     cut_off(path, runs, stage, step, at)
@@ -59,21 +74,38 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(runs: Path, undistur
             cut_off(path, runs, stage, step)
     run = trained(path, runs)
     for stage in STAGES:
-        assert trace(run, stage) == trace(undisturbed, stage) and differing(weights(run, stage), weights(undisturbed, stage)) == []
+        assert (
+            trace(run, stage) == trace(undisturbed, stage)
+            and differing(weights(run, stage), weights(undisturbed, stage)) == []
+        )
 
 
-@pytest.mark.parametrize("trains", [["language"], ["encoders", "connectors", "language"]], ids=["reading", "the tower below a language model"])
+@pytest.mark.parametrize(
+    "trains",
+    [["language"], ["encoders", "connectors", "language"]],
+    ids=["reading", "the tower below a language model"],
+)
 def test_stages_without_adapters_end_the_same(trains: list[str], runs: Path) -> None:
     """With tied embeddings; in the second, the tower's pooling head gets no gradient."""
     shows = ["report"] if trains == ["language"] else ["media"]
-    model = {"encoders": recipe()["model"]["encoders"], "language": {"kind": "causal", "config": {**LANGUAGE, "tie_word_embeddings": True, "attention_dropout": 0.2}, "vocabulary": 512}}
+    model = {
+        "encoders": recipe()["model"]["encoders"],
+        "language": {
+            "kind": "causal",
+            "config": {**LANGUAGE, "tie_word_embeddings": True, "attention_dropout": 0.2},
+            "vocabulary": 512,
+        },
+    }
     stage = {**{k: v for k, v in INSTRUCT.items() if k != "lora"}, "trains": trains, "shows": shows}
     name = f"plain-{len(trains)}"
     straight = trained(written(runs / "recipes" / name, recipe(name=name, model=model, stages=[stage])), runs)
     path = written(runs / "recipes" / f"{name}-cut", recipe(name=f"{name}-cut", model=model, stages=[stage]))
     cut_off(path, runs, "instruct", 3)
     run = trained(path, runs)
-    assert trace(run, "instruct") == trace(straight, "instruct") and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
+    assert (
+        trace(run, "instruct") == trace(straight, "instruct")
+        and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
+    )
 
 
 # --- in the middle of a save -------------------------------------------------------------------------------
@@ -99,7 +131,9 @@ with Saver(Path(sys.argv[1]), 0, Keep()) as saver:
 
 def kill_while_saving(folder: Path, how: str, after_s: float) -> int:
     """Kills a process that does nothing but save, some time after its third save; returns the last step that it said was saved."""
-    process = subprocess.Popen([sys.executable, "-c", SAVING, str(folder), how], env=environment(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVING, str(folder), how], env=environment(), stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     said = [process.stdout.readline() for _ in range(3)]
     time.sleep(after_s)
@@ -123,13 +157,31 @@ def test_hundreds_of_moments_of_a_save(tmp_path: Path) -> None:
 
 
 def torchrun(path: Path, runs: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medvlm", "train", str(path), "--runs", str(runs), *overrides]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "medvlm",
+        "train",
+        str(path),
+        "--runs",
+        str(runs),
+        *overrides,
+    ]
 
 
 def killed_at(path: Path, runs: Path, run: RunFolder, stage: str, step: int) -> None:
     """torchrun and both of its processes are killed as soon as the step is logged."""
-    process = subprocess.Popen(torchrun(path, runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (run.metrics.exists() and f'"stage": "{stage}", "step": {step},' in run.metrics.read_text()):
+    process = subprocess.Popen(
+        torchrun(path, runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (
+        run.metrics.exists() and f'"stage": "{stage}", "step": {step},' in run.metrics.read_text()
+    ):
         time.sleep(0.005)
     assert process.poll() is None, "it ended before it could be killed"
     ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -151,11 +203,18 @@ def long(runs: Path) -> dict[str, Any]:
 def test_two_ranks_that_are_killed_end_the_same_to_the_last_bit(runs: Path, long: dict[str, Any]) -> None:
     straight_path = written(runs / "recipes" / "two", {**long, "name": "two"})
     subprocess.run(torchrun(straight_path, runs), env=environment(), check=True, capture_output=True, timeout=300)
-    path, run, straight = written(runs / "recipes" / "two-cut", {**long, "name": "two-cut"}), RunFolder(runs / "two-cut"), RunFolder(runs / "two")
+    path, run, straight = (
+        written(runs / "recipes" / "two-cut", {**long, "name": "two-cut"}),
+        RunFolder(runs / "two-cut"),
+        RunFolder(runs / "two"),
+    )
     killed_at(path, runs, run, "instruct", 23)
     assert not (run.stage("instruct") / "stage.json").exists()
     subprocess.run(torchrun(path, runs), env=environment(), check=True, capture_output=True, timeout=300)
-    assert trace(run, "instruct") == trace(straight, "instruct") and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
+    assert (
+        trace(run, "instruct") == trace(straight, "instruct")
+        and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
+    )
 
 
 def test_another_number_of_ranks_goes_on_with_the_same_samples(runs: Path, long: dict[str, Any]) -> None:
@@ -165,4 +224,8 @@ def test_another_number_of_ranks_goes_on_with_the_same_samples(runs: Path, long:
     went_on = checkpoint.saved_steps(run.stage("instruct"))[-1]
     trained(path, runs)
     one = trained(written(runs / "recipes" / "one", {**long, "name": "one"}), runs)
-    assert 0 < went_on < 60 and samples(run, "instruct") == samples(one, "instruct") and len(samples(run, "instruct")) == 60
+    assert (
+        0 < went_on < 60
+        and samples(run, "instruct") == samples(one, "instruct")
+        and len(samples(run, "instruct")) == 60
+    )

@@ -32,14 +32,18 @@ packing.pack(load_card(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]),
 
 def film(i: int) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(i).integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(out, "JPEG", quality=90)
+    Image.fromarray(np.random.default_rng(i).integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(
+        out, "JPEG", quality=90
+    )
     return out.getvalue()
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 films of some 20 kB, every twenty-fifth of them cut."""
-    return archive(tmp_path_factory.mktemp("raw"), 0, **{f"film-{i}": film(i)[: None if i % 25 else -99] for i in range(FILMS)})
+    return archive(
+        tmp_path_factory.mktemp("raw"), 0, **{f"film-{i}": film(i)[: None if i % 25 else -99] for i in range(FILMS)}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +75,37 @@ def killed(process: subprocess.Popen[bytes], out: Path, committed: int, later_s:
     return process.wait() == -signal.SIGKILL
 
 
-def test_whenever_packing_is_killed_the_shards_are_the_same(raw: Path, made_card: Path, whole: Path, tmp_path: Path) -> None:
+def test_whenever_packing_is_killed_the_shards_are_the_same(
+    raw: Path, made_card: Path, whole: Path, tmp_path: Path
+) -> None:
     """Ten moments, spread over the whole of it, each gone on from; some 70 bytes of journal are a sample."""
     draw, hits = random.Random(7), 0
     for point in range(POINTS):
         out = tmp_path / str(point) / "out"
         out.parent.mkdir()
-        hits += killed(packing(made_card, raw, out, draw.choice((1, 2, 3))), out, int((point + draw.random()) / POINTS * FILMS * 70), draw.uniform(0, 0.06))
+        hits += killed(
+            packing(made_card, raw, out, draw.choice((1, 2, 3))),
+            out,
+            int((point + draw.random()) / POINTS * FILMS * 70),
+            draw.uniform(0, 0.06),
+        )
         assert packing(made_card, raw, out, draw.choice((1, 2, 3))).wait() == 0
         assert contents(out) == contents(whole)
         assert [path.name for path in out.parent.iterdir() if path != out] == [".out.lock"]
     assert hits >= POINTS - 2, f"only {hits} of {POINTS} were killed before they were done"
 
 
-def test_packing_that_is_killed_every_moment_ends_and_its_shards_are_the_same(raw: Path, made_card: Path, whole: Path, tmp_path: Path) -> None:
+def test_packing_that_is_killed_every_moment_ends_and_its_shards_are_the_same(
+    raw: Path, made_card: Path, whole: Path, tmp_path: Path
+) -> None:
     draw, kills, out = random.Random(8), 0, tmp_path / "out"
     journal = tmp_path / ".out.journal"
-    while killed(packing(made_card, raw, out, 2), out, (journal.stat().st_size if journal.exists() else 0) + 2000, draw.uniform(0, 0.05)):
+    while killed(
+        packing(made_card, raw, out, 2),
+        out,
+        (journal.stat().st_size if journal.exists() else 0) + 2000,
+        draw.uniform(0, 0.05),
+    ):
         kills += 1
         assert kills < 100
     assert kills >= 5 and contents(out) == contents(whole)

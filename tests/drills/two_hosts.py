@@ -45,8 +45,13 @@ def main(faults: list[str]) -> None:
         straight.wait_for(last)
         straight.end()
         for fault in faults or ["lost", "cut"]:
-            found[fault] |= compared(trace(RunFolder(Path(folder) / fault), "instruct"), trace(straight.folder, "instruct"))
-    found["passed"] = all(found[f]["alone_after_s"] <= 30 and found[f]["same_samples"] and found[f]["loss_differs_by"] <= 1e-5 for f in faults or ["lost", "cut"])
+            found[fault] |= compared(
+                trace(RunFolder(Path(folder) / fault), "instruct"), trace(straight.folder, "instruct")
+            )
+    found["passed"] = all(
+        found[f]["alone_after_s"] <= 30 and found[f]["same_samples"] and found[f]["loss_differs_by"] <= 1e-5
+        for f in faults or ["lost", "cut"]
+    )
     print(json.dumps(found))
 
 
@@ -67,12 +72,21 @@ def disturbed(folder: Path, fault: str) -> dict[str, Any]:
     run.start(SECOND)
     together = run.wait_for(run.step() + 1, world=2) - again
     status = run.end()
-    return {"killed_at": before, "alone_after_s": round(alone, 1), "both_after_s": round(together, 1), "ended": status, "steps": run.step()}
+    return {
+        "killed_at": before,
+        "alone_after_s": round(alone, 1),
+        "both_after_s": round(together, 1),
+        "ended": status,
+        "steps": run.step(),
+    }
 
 
 def compared(one: list[Any], other: list[Any]) -> dict[str, Any]:
     pairs = list(zip(one, other, strict=False))
-    worst = max(abs(float.fromhex(a["loss"]) - float.fromhex(b["loss"])) / abs(float.fromhex(b["loss"])) for (_, _, a), (_, _, b) in pairs)
+    worst = max(
+        abs(float.fromhex(a["loss"]) - float.fromhex(b["loss"])) / abs(float.fromhex(b["loss"]))
+        for (_, _, a), (_, _, b) in pairs
+    )
     return {"compared": len(pairs), "same_samples": all(a[:2] == b[:2] for a, b in pairs), "loss_differs_by": worst}
 
 
@@ -80,18 +94,39 @@ class Run:
     """One recipe, trained by launch/torchrun.sh on the hosts that are started."""
 
     def __init__(self, folder: Path, name: str):
-        self.path = written(folder / "recipes" / name, recipe(name=name, stages=[STAGE], engine={"device": "cpu", "workers": 1, "stall_s": STALL_S}))
+        self.path = written(
+            folder / "recipes" / name,
+            recipe(name=name, stages=[STAGE], engine={"device": "cpu", "workers": 1, "stall_s": STALL_S}),
+        )
         self.runs, self.folder, self.log, self.hosts = folder, RunFolder(folder / name), folder / f"{name}.log", {}
 
     def start(self, *hosts: str) -> None:
         for host in hosts:
-            given = {"NODES": "1:2", "NODE": str(list(HOSTS).index(host)), "HEAD": f"{HOSTS[FIRST]}:29500", "JOB": self.folder.root.name, "GPUS": "1", "GLOO_SOCKET_IFNAME": "eth"}
+            given = {
+                "NODES": "1:2",
+                "NODE": str(list(HOSTS).index(host)),
+                "HEAD": f"{HOSTS[FIRST]}:29500",
+                "JOB": self.folder.root.name,
+                "GPUS": "1",
+                "GLOO_SOCKET_IFNAME": "eth",
+            }
             path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
             with self.log.open("a") as log:
                 self.hosts[host] = subprocess.Popen(
-                    ["ip", "netns", "exec", host, str(ROOT / "launch" / "torchrun.sh"), str(self.path), "--runs", str(self.runs)],
-                    env={**environment(), **given, "PATH": path}, stdout=log, stderr=log,
-                )  # fmt: skip
+                    [
+                        "ip",
+                        "netns",
+                        "exec",
+                        host,
+                        str(ROOT / "launch" / "torchrun.sh"),
+                        str(self.path),
+                        "--runs",
+                        str(self.runs),
+                    ],
+                    env={**environment(), **given, "PATH": path},
+                    stdout=log,
+                    stderr=log,
+                )
 
     def records(self) -> list[dict[str, Any]]:
         if not self.folder.metrics.exists():
@@ -103,7 +138,9 @@ class Run:
         return max((record["step"] for record in self.records()), default=0)
 
     def saved(self) -> int:
-        return max((int(p.name[5:]) for p in self.folder.stage("instruct").glob("step-*") if p.name[5:].isdigit()), default=0)
+        return max(
+            (int(p.name[5:]) for p in self.folder.stage("instruct").glob("step-*") if p.name[5:].isdigit()), default=0
+        )
 
     def world(self) -> int:
         """As many processes as have said within three seconds that they run."""
@@ -111,12 +148,22 @@ class Run:
 
     def wait_for(self, step: int, world: int = 2) -> float:
         """Until a step is logged, after now, by so many processes; when that was."""
-        until, size = time.monotonic() + LIMIT_S, self.folder.metrics.stat().st_size if self.folder.metrics.exists() else 0
+        until, size = (
+            time.monotonic() + LIMIT_S,
+            self.folder.metrics.stat().st_size if self.folder.metrics.exists() else 0,
+        )
         while True:
-            if self.folder.metrics.exists() and self.folder.metrics.stat().st_size != size and self.world() == world and self.step() >= step:
+            if (
+                self.folder.metrics.exists()
+                and self.folder.metrics.stat().st_size != size
+                and self.world() == world
+                and self.step() >= step
+            ):
                 return time.monotonic()
             if time.monotonic() > until or self.hosts[FIRST].poll() is not None:
-                raise RuntimeError(f"{self.folder.root.name}: no step {step} with {world} processes\n{self.log.read_text()[-6000:]}")
+                raise RuntimeError(
+                    f"{self.folder.root.name}: no step {step} with {world} processes\n{self.log.read_text()[-6000:]}"
+                )
             time.sleep(0.1)
 
     def kill(self, host: str) -> None:

@@ -16,9 +16,17 @@ from medvlm.encoders import fused, inflated, monai, slices
 from medvlm.models.parts import tokens_of
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-VIT: dict[str, Any] = {"kind": "transformers", "config": {"model_type": "vit", **SMALL, "image_size": 16, "patch_size": 8}}
+VIT: dict[str, Any] = {
+    "kind": "transformers",
+    "config": {"model_type": "vit", **SMALL, "image_size": 16, "patch_size": 8},
+}
 GREY = {"channels": 1, "mean": [0.5], "std": [0.5]}
-RESNET: dict[str, Any] = {"kind": "inflated", "net": "resnet10t", "args": {"channels": (8, 8, 16, 16), "stem_width": 8}, "preprocess": {"size": (16, 32, 64), **GREY}}
+RESNET: dict[str, Any] = {
+    "kind": "inflated",
+    "net": "resnet10t",
+    "args": {"channels": (8, 8, 16, 16), "stem_width": 8},
+    "preprocess": {"size": (16, 32, 64), **GREY},
+}
 
 
 def built(settings: dict[str, Any]) -> Any:
@@ -32,7 +40,9 @@ def built(settings: dict[str, Any]) -> Any:
 
 def test_slices_are_what_the_2d_encoder_makes_of_each() -> None:
     pixels = torch.randn(2, 3, 4, 16, 16)
-    outs = {out: built({"kind": "slices", "encoder": VIT, "slices": 4, "out": out}) for out in ("patches", "pooled", "mean")}
+    outs = {
+        out: built({"kind": "slices", "encoder": VIT, "slices": 4, "out": out}) for out in ("patches", "pooled", "mean")
+    }
     each = [[outs["patches"].each(pixels[n, :, d][None]) for d in range(4)] for n in range(2)]
     patches = torch.stack([torch.cat([f.patches for f in row]) for row in each])  # [N, D, T, E]
     pooled = torch.stack([torch.cat([f.pooled for f in row]) for row in each])
@@ -59,8 +69,20 @@ def test_chunks_change_neither_features_nor_gradients() -> None:
 def test_the_whole_is_preprocessed_as_its_slices_are() -> None:
     vit = {**VIT, "preprocess": {"size": (16, 16), "fit": "crop", "mean": (0.1, 0.2, 0.3)}}
     volume = slices.preprocess(slices.Config(kind="slices", encoder=vit, slices=8))
-    assert (volume.size, volume.fit, volume.mean, volume.shape) == ((8, 16, 16), "squash", (0.1, 0.2, 0.3), (3, 8, 16, 16))
-    in_mm = slices.preprocess(slices.Config(kind="slices", encoder={**VIT, "preprocess": {"size": (16, 16), "fit": "crop", "spacing_mm": (2, 2)}}, slices=8, slice_mm=5))
+    assert (volume.size, volume.fit, volume.mean, volume.shape) == (
+        (8, 16, 16),
+        "squash",
+        (0.1, 0.2, 0.3),
+        (3, 8, 16, 16),
+    )
+    in_mm = slices.preprocess(
+        slices.Config(
+            kind="slices",
+            encoder={**VIT, "preprocess": {"size": (16, 16), "fit": "crop", "spacing_mm": (2, 2)}},
+            slices=8,
+            slice_mm=5,
+        )
+    )
     assert (in_mm.spacing_mm, in_mm.fit) == ((5, 2, 2), "crop")
     films = slices.preprocess(slices.Config(kind="slices", encoder=vit, stack=2))
     assert (films.size, films.fit, films.stack, films.shape) == ((16, 16), "crop", 2, (3, 2, 16, 16))
@@ -80,14 +102,18 @@ def test_at_the_start_an_inflated_network_sees_each_of_equal_slices_as_the_2d_ne
     expected = flat.forward_features(film)
     seen = encoder(film[:, :, None].expand(-1, -1, 16, -1, -1))
     assert encoder.grid == (1, 1, 2)
-    torch.testing.assert_close(seen.patches.transpose(1, 2).unflatten(2, (1, 1, 2)), expected[:, :, None], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        seen.patches.transpose(1, 2).unflatten(2, (1, 1, 2)), expected[:, :, None], rtol=1e-4, atol=1e-5
+    )
     kernel = encoder.tower.layer1[0].conv1.weight
     assert kernel.shape[2] == 3 and not kernel[:, :, [0, 2]].any() and kernel.requires_grad
 
 
 def test_without_pooling_over_depth_the_centre_slice_alone_decides() -> None:
     """A kernel that is zero off its centre sees one slice: of any volume, each slice's response is the 2D network's."""
-    flat = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).eval()
+    flat = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)
+    ).eval()
     volume = torch.randn(1, 1, 6, 8, 8)
     expected = torch.stack([flat(volume[:, :, d]) for d in range(6)], 2)
     torch.testing.assert_close(inflated.inflate(flat, 3, "net").eval()(volume), expected, rtol=1e-4, atol=1e-5)
@@ -101,7 +127,9 @@ def test_depth_is_halved_where_height_and_width_are_but_not_by_the_stem() -> Non
     assert (encoder.grid, encoder.width) == ((10, 7, 7), 2048)
 
 
-def test_weights_of_the_2d_network_are_inflated_and_those_of_an_inflated_one_are_read_as_they_are(tmp_path: Any) -> None:
+def test_weights_of_the_2d_network_are_inflated_and_those_of_an_inflated_one_are_read_as_they_are(
+    tmp_path: Any,
+) -> None:
     import timm
 
     torch.manual_seed(3)
@@ -112,14 +140,19 @@ def test_weights_of_the_2d_network_are_inflated_and_those_of_an_inflated_one_are
     source = built(RESNET)
     with torch.no_grad():
         source.tower.layer1[0].conv1.weight.normal_()  # trained since, off its centre too
-    save_file({**{f"image.{n}": t for n, t in source.tower.state_dict().items()}, "text.x": torch.zeros(1)}, tmp_path / "3d.safetensors")
+    save_file(
+        {**{f"image.{n}": t for n, t in source.tower.state_dict().items()}, "text.x": torch.zeros(1)},
+        tmp_path / "3d.safetensors",
+    )
     again = built({**RESNET, "weights": str(tmp_path / "3d.safetensors"), "prefix": "image."})
     volume = torch.randn(1, *source.input_shape)
     assert torch.equal(again(volume).patches, source(volume).patches)
 
 
 def test_networks_that_are_no_plain_cnn_are_refused() -> None:
-    with pytest.raises(ShapeError, match="convnext_atto has a LayerNorm2d, which cannot be inflated; choose a plain CNN"):
+    with pytest.raises(
+        ShapeError, match="convnext_atto has a LayerNorm2d, which cannot be inflated; choose a plain CNN"
+    ):
         built({**RESNET, "net": "convnext_atto", "args": {}})
 
 
@@ -127,7 +160,11 @@ def test_networks_that_are_no_plain_cnn_are_refused() -> None:
 
 
 def test_fused_tokens_are_those_of_each_encoder_given_its_own_mean_and_size() -> None:
-    second = {**VIT, "config": {**VIT["config"], "image_size": 32}, "preprocess": {"size": (32, 32), "mean": (0.2, 0.3, 0.4), "std": (0.1, 0.2, 0.5)}}
+    second = {
+        **VIT,
+        "config": {**VIT["config"], "image_size": 32},
+        "preprocess": {"size": (32, 32), "mean": (0.2, 0.3, 0.4), "std": (0.1, 0.2, 0.5)},
+    }
     encoder = built({"kind": "fused", "encoders": (VIT, second)})
     film = torch.rand(2, 3, 16, 16)
     mean, std = (torch.tensor(second["preprocess"][k]).view(3, 1, 1) for k in ("mean", "std"))
@@ -137,30 +174,62 @@ def test_fused_tokens_are_those_of_each_encoder_given_its_own_mean_and_size() ->
     maps = of_second.patches.transpose(1, 2).unflatten(2, (4, 4))
     smaller = nn.functional.interpolate(maps, size=(2, 2), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
     torch.testing.assert_close(features.patches, torch.cat([of_first.patches, smaller], -1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(features.pooled, torch.cat([of_first.pooled, of_second.pooled], -1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        features.pooled, torch.cat([of_first.pooled, of_second.pooled], -1), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_tokens_of_one_sequence_have_one_width() -> None:
-    with pytest.raises(ShapeError, match="are 16 and 8 wide, and tokens of one sequence have one width; use join: channels"):
-        built({"kind": "fused", "join": "sequence", "encoders": (VIT, {**VIT, "config": {**VIT["config"], "hidden_size": 8}})})
+    with pytest.raises(
+        ShapeError, match="are 16 and 8 wide, and tokens of one sequence have one width; use join: channels"
+    ):
+        built(
+            {
+                "kind": "fused",
+                "join": "sequence",
+                "encoders": (VIT, {**VIT, "config": {**VIT["config"], "hidden_size": 8}}),
+            }
+        )
 
 
 # --- what is refused, and what is read -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"kind": "slices", "encoder": VIT}, "give one of `slices`"),
-    ({"kind": "slices", "encoder": VIT, "slices": 4, "stack": 2}, "give one of `slices`"),
-    ({"kind": "slices", "encoder": {**VIT, "connector": {"kind": "mlp"}}, "slices": 4}, "connector and serves belong to the whole"),
-    ({"kind": "slices", "encoder": VIT, "stack": 2, "slice_mm": 3}, "slice_mm is the distance of `slices`"),
-    ({"kind": "fused", "encoders": (VIT,)}, "at least 2 items|too_short"),
-    ({**RESNET, "kernel": 2}, "2 slices have no centre"),
-    ({**RESNET, "preprocess": {"size": (16, 16)}}, r"an inflated network needs \[depth, height, width\]"),
-    ({"kind": "monai", "patch_mm": (5, 8, 8), "preprocess": {"size": (4, 8, 8), **GREY}}, "patch_mm needs preprocess.spacing_mm"),
-    ({"kind": "monai", "patch_mm": (5, 7, 8), "preprocess": {"size": (4, 8, 8), "spacing_mm": (2.5, 2, 2), "fit": "crop", **GREY}}, r"is no multiple of preprocess.spacing_mm \[2.5, 2.0, 2.0\]; nearest is \[5.0, 8.0, 8.0\]"),
-    ({"kind": "monai", "net": "SwinUNETR", "preprocess": {"size": (16, 32, 32), **GREY}}, "each side has to be a multiple of 32"),
-    ({"kind": "monai", "net": "ResNet", "patch": (2, 2, 2), "preprocess": {"size": (16, 32, 32), **GREY}}, "patch and patch_mm are the ViT's"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "slices", "encoder": VIT}, "give one of `slices`"),
+        ({"kind": "slices", "encoder": VIT, "slices": 4, "stack": 2}, "give one of `slices`"),
+        (
+            {"kind": "slices", "encoder": {**VIT, "connector": {"kind": "mlp"}}, "slices": 4},
+            "connector and serves belong to the whole",
+        ),
+        ({"kind": "slices", "encoder": VIT, "stack": 2, "slice_mm": 3}, "slice_mm is the distance of `slices`"),
+        ({"kind": "fused", "encoders": (VIT,)}, "at least 2 items|too_short"),
+        ({**RESNET, "kernel": 2}, "2 slices have no centre"),
+        ({**RESNET, "preprocess": {"size": (16, 16)}}, r"an inflated network needs \[depth, height, width\]"),
+        (
+            {"kind": "monai", "patch_mm": (5, 8, 8), "preprocess": {"size": (4, 8, 8), **GREY}},
+            "patch_mm needs preprocess.spacing_mm",
+        ),
+        (
+            {
+                "kind": "monai",
+                "patch_mm": (5, 7, 8),
+                "preprocess": {"size": (4, 8, 8), "spacing_mm": (2.5, 2, 2), "fit": "crop", **GREY},
+            },
+            r"is no multiple of preprocess.spacing_mm \[2.5, 2.0, 2.0\]; nearest is \[5.0, 8.0, 8.0\]",
+        ),
+        (
+            {"kind": "monai", "net": "SwinUNETR", "preprocess": {"size": (16, 32, 32), **GREY}},
+            "each side has to be a multiple of 32",
+        ),
+        (
+            {"kind": "monai", "net": "ResNet", "patch": (2, 2, 2), "preprocess": {"size": (16, 32, 32), **GREY}},
+            "patch and patch_mm are the ViT's",
+        ),
+    ],
+)
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         component("encoders", settings["kind"]).Config.model_validate(settings)
@@ -168,23 +237,39 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 def test_only_a_2d_encoder_looks_at_slices() -> None:
     with pytest.raises(ValidationError) as refused:
-        slices.Config.model_validate({"kind": "slices", "encoder": {"kind": "slices", "encoder": VIT, "slices": 2}, "slices": 4})
-    assert "unknown kind of encoders 'slices' (accepts fused, timm, transformers)" in str(next(problems_of(refused.value, slices.Config)))
+        slices.Config.model_validate(
+            {"kind": "slices", "encoder": {"kind": "slices", "encoder": VIT, "slices": 2}, "slices": 4}
+        )
+    assert "unknown kind of encoders 'slices' (accepts fused, timm, transformers)" in str(
+        next(problems_of(refused.value, slices.Config))
+    )
 
 
 def test_the_encoder_of_a_segmentation_network_is_read_out_of_the_whole_of_it(tmp_path: Any) -> None:
     from monai.networks.nets import SegResNet, SwinUNETR
 
     torch.manual_seed(1)
-    swin = SwinUNETR(in_channels=1, out_channels=3, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2)
+    swin = SwinUNETR(
+        in_channels=1, out_channels=3, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2
+    )
     save_file(swin.state_dict(), tmp_path / "swin.safetensors")
-    settings = {"kind": "monai", "net": "SwinUNETR", "args": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 2}, "preprocess": {"size": (32, 32, 32), **GREY}}
+    settings = {
+        "kind": "monai",
+        "net": "SwinUNETR",
+        "args": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 2},
+        "preprocess": {"size": (32, 32, 32), **GREY},
+    }
     ours = built({**settings, "weights": str(tmp_path / "swin.safetensors"), "prefix": "swinViT."})
     pixels = torch.randn(1, 1, 32, 32, 32)
     assert torch.equal(ours(pixels).patches[0, 0], swin.eval().swinViT(pixels)[-1].flatten())
     seg = SegResNet(in_channels=1)
     save_file(seg.state_dict(), tmp_path / "seg.safetensors")
-    settings = {"kind": "monai", "net": "SegResNet", "preprocess": {"size": (16, 16, 16), **GREY}, "weights": str(tmp_path / "seg.safetensors")}
+    settings = {
+        "kind": "monai",
+        "net": "SegResNet",
+        "preprocess": {"size": (16, 16, 16), **GREY},
+        "weights": str(tmp_path / "seg.safetensors"),
+    }
     ours = built({**settings, "allow_unexpected": ["up_layers", "up_samples", "conv_final"]})
     pixels = torch.randn(1, 1, 16, 16, 16)
     assert torch.equal(ours(pixels).patches, seg.eval().encode(pixels)[0].flatten(2).transpose(1, 2))
@@ -205,5 +290,15 @@ def test_tokens_are_counted_from_the_settings() -> None:
     pair = slices.Config(kind="slices", encoder=VIT, stack=2, connector={"kind": "temporal", "layers": 1, "heads": 2})
     tiled = slices.Config(kind="slices", encoder=VIT, tiles=(2, 2), connector={"kind": "global_query", "heads": 2})
     two = fused.Config(kind="fused", encoders=(VIT, VIT), join="sequence", connector={"kind": "mlp"})
-    swin = monai.Config(kind="monai", net="SwinUNETR", preprocess={"size": (64, 64, 96), **GREY}, connector={"kind": "pool3d", "to": (1, 2, 2)})
-    assert tokens_of({"pair": pair, "tiled": tiled, "two": two, "swin": swin}) == {"pair": 4, "tiled": 4, "two": 8, "swin": 4}
+    swin = monai.Config(
+        kind="monai",
+        net="SwinUNETR",
+        preprocess={"size": (64, 64, 96), **GREY},
+        connector={"kind": "pool3d", "to": (1, 2, 2)},
+    )
+    assert tokens_of({"pair": pair, "tiled": tiled, "two": two, "swin": swin}) == {
+        "pair": 4,
+        "tiled": 4,
+        "two": 8,
+        "swin": 4,
+    }

@@ -20,47 +20,156 @@ from medvlm.models.parts import encode, tokens_of
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZE = {"preprocess": {"size": (32, 32)}}
 GREY = {"channels": 1, "mean": [0.5], "std": [0.5]}
-VIT: dict[str, Any] = {"kind": "transformers", "config": {"model_type": "vit", **SMALL, "image_size": 32, "patch_size": 8}}
+VIT: dict[str, Any] = {
+    "kind": "transformers",
+    "config": {"model_type": "vit", **SMALL, "image_size": 32, "patch_size": 8},
+}
 ENCODERS: dict[str, dict[str, Any]] = {
-    "ViT of timm": {"kind": "timm", "net": "vit_tiny_patch16_224", "args": {"depth": 2, "embed_dim": 24, "num_heads": 2}, **SIZE},
-    "oblong ViT of timm": {"kind": "timm", "net": "vit_tiny_patch16_224", "args": {"depth": 1}, "preprocess": {"size": (32, 64)}},
+    "ViT of timm": {
+        "kind": "timm",
+        "net": "vit_tiny_patch16_224",
+        "args": {"depth": 2, "embed_dim": 24, "num_heads": 2},
+        **SIZE,
+    },
+    "oblong ViT of timm": {
+        "kind": "timm",
+        "net": "vit_tiny_patch16_224",
+        "args": {"depth": 1},
+        "preprocess": {"size": (32, 64)},
+    },
     "CNN of timm": {"kind": "timm", "net": "resnet10t", "preprocess": {"size": (64, 64)}},
     "CNN of one channel": {"kind": "timm", "net": "resnet10t", "preprocess": {"size": (64, 64), "channels": 1}},
-    "Swin of timm": {"kind": "timm", "net": "swin_tiny_patch4_window7_224", "args": {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}, **SIZE},
-    "hybrid of timm": {"kind": "timm", "net": "vit_tiny_r_s16_p8_224", "args": {"depth": 1}, "preprocess": {"size": (64, 64)}},
-    "CLIP": {"kind": "transformers", "config": {"model_type": "clip_vision_model", **SMALL, "image_size": 32, "patch_size": 16}},
-    "SigLIP": {"kind": "transformers", "config": {"model_type": "siglip_vision_model", **SMALL, "image_size": 32, "patch_size": 8}, "layer": -2},
+    "Swin of timm": {
+        "kind": "timm",
+        "net": "swin_tiny_patch4_window7_224",
+        "args": {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4},
+        **SIZE,
+    },
+    "hybrid of timm": {
+        "kind": "timm",
+        "net": "vit_tiny_r_s16_p8_224",
+        "args": {"depth": 1},
+        "preprocess": {"size": (64, 64)},
+    },
+    "CLIP": {
+        "kind": "transformers",
+        "config": {"model_type": "clip_vision_model", **SMALL, "image_size": 32, "patch_size": 16},
+    },
+    "SigLIP": {
+        "kind": "transformers",
+        "config": {"model_type": "siglip_vision_model", **SMALL, "image_size": 32, "patch_size": 8},
+        "layer": -2,
+    },
     "DINOv2": {"kind": "transformers", "config": {"model_type": "dinov2", **SMALL, "image_size": 32, "patch_size": 16}},
-    "DINOv2 at another size": {"kind": "transformers", "config": {"model_type": "dinov2", **SMALL, "image_size": 518, "patch_size": 14}, "preprocess": {"size": (28, 42)}},
-    "DINOv2 with registers": {"kind": "transformers", "config": {"model_type": "dinov2_with_registers", **SMALL, "image_size": 32, "patch_size": 16}},
-    "SigLIP 2 of variable resolution": {"kind": "transformers", "config": {"model_type": "siglip2_vision_model", **SMALL, "num_patches": 16, "patch_size": 8}, "preprocess": {"size": (16, 32)}},
-    "DINOv3": {"kind": "transformers", "config": {"model_type": "dinov3_vit", **SMALL, "image_size": 32, "patch_size": 8, "num_register_tokens": 2}},
-    "ViT, all layers": {"kind": "transformers", "config": {"model_type": "vit", **SMALL, "image_size": 32, "patch_size": 16}, "layer": "all"},
-    "ConvNeXt": {"kind": "transformers", "config": {"model_type": "convnext", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 64}},
-    "Swin": {"kind": "transformers", "config": {"model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 32, "window_size": 4}},
-    "two layers of timm": {"kind": "timm", "net": "vit_tiny_patch16_224", "args": {"depth": 3, "embed_dim": 24, "num_heads": 2}, "layer": (-1, -3), **SIZE},
+    "DINOv2 at another size": {
+        "kind": "transformers",
+        "config": {"model_type": "dinov2", **SMALL, "image_size": 518, "patch_size": 14},
+        "preprocess": {"size": (28, 42)},
+    },
+    "DINOv2 with registers": {
+        "kind": "transformers",
+        "config": {"model_type": "dinov2_with_registers", **SMALL, "image_size": 32, "patch_size": 16},
+    },
+    "SigLIP 2 of variable resolution": {
+        "kind": "transformers",
+        "config": {"model_type": "siglip2_vision_model", **SMALL, "num_patches": 16, "patch_size": 8},
+        "preprocess": {"size": (16, 32)},
+    },
+    "DINOv3": {
+        "kind": "transformers",
+        "config": {"model_type": "dinov3_vit", **SMALL, "image_size": 32, "patch_size": 8, "num_register_tokens": 2},
+    },
+    "ViT, all layers": {
+        "kind": "transformers",
+        "config": {"model_type": "vit", **SMALL, "image_size": 32, "patch_size": 16},
+        "layer": "all",
+    },
+    "ConvNeXt": {
+        "kind": "transformers",
+        "config": {"model_type": "convnext", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 64},
+    },
+    "Swin": {
+        "kind": "transformers",
+        "config": {
+            "model_type": "swin",
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "image_size": 32,
+            "window_size": 4,
+        },
+    },
+    "two layers of timm": {
+        "kind": "timm",
+        "net": "vit_tiny_patch16_224",
+        "args": {"depth": 3, "embed_dim": 24, "num_heads": 2},
+        "layer": (-1, -3),
+        **SIZE,
+    },
     "inner stage of timm": {"kind": "timm", "net": "resnet10t", "layer": -2, "preprocess": {"size": (64, 64)}},
-    "ViT of MONAI": {"kind": "monai", "patch": (4, 8, 8), "width": 24, "layers": 1, "heads": 2, "preprocess": {"size": (8, 16, 24), **GREY}},
-    "ViT of MONAI, patches in mm": {"kind": "monai", "patch_mm": (5, 8, 8), "width": 24, "layers": 2, "heads": 2, "layer": "all", "preprocess": {"size": (4, 8, 12), "spacing_mm": (2.5, 2, 2), "fit": "crop", **GREY}},
-    "SwinUNETR": {"kind": "monai", "net": "SwinUNETR", "args": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 2}, "preprocess": {"size": (32, 64, 32), **GREY}},
+    "ViT of MONAI": {
+        "kind": "monai",
+        "patch": (4, 8, 8),
+        "width": 24,
+        "layers": 1,
+        "heads": 2,
+        "preprocess": {"size": (8, 16, 24), **GREY},
+    },
+    "ViT of MONAI, patches in mm": {
+        "kind": "monai",
+        "patch_mm": (5, 8, 8),
+        "width": 24,
+        "layers": 2,
+        "heads": 2,
+        "layer": "all",
+        "preprocess": {"size": (4, 8, 12), "spacing_mm": (2.5, 2, 2), "fit": "crop", **GREY},
+    },
+    "SwinUNETR": {
+        "kind": "monai",
+        "net": "SwinUNETR",
+        "args": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 2},
+        "preprocess": {"size": (32, 64, 32), **GREY},
+    },
     "SegResNet": {"kind": "monai", "net": "SegResNet", "preprocess": {"size": (9, 17, 16), **GREY}},
-    "3D ResNet": {"kind": "monai", "net": "ResNet", "depth": 10, "args": {"widen_factor": 0.125}, "preprocess": {"size": (16, 32, 32), **GREY}},
-    "3D DenseNet": {"kind": "monai", "net": "DenseNet", "args": {"block_config": (1, 1, 1, 1), "init_features": 8, "growth_rate": 4}, "preprocess": {"size": (32, 32, 64), **GREY}},
-    "inflated ResNet": {"kind": "inflated", "net": "resnet10t", "args": {"channels": (8, 8, 16, 16), "stem_width": 8}, "preprocess": {"size": (16, 32, 64), **GREY}},
+    "3D ResNet": {
+        "kind": "monai",
+        "net": "ResNet",
+        "depth": 10,
+        "args": {"widen_factor": 0.125},
+        "preprocess": {"size": (16, 32, 32), **GREY},
+    },
+    "3D DenseNet": {
+        "kind": "monai",
+        "net": "DenseNet",
+        "args": {"block_config": (1, 1, 1, 1), "init_features": 8, "growth_rate": 4},
+        "preprocess": {"size": (32, 32, 64), **GREY},
+    },
+    "inflated ResNet": {
+        "kind": "inflated",
+        "net": "resnet10t",
+        "args": {"channels": (8, 8, 16, 16), "stem_width": 8},
+        "preprocess": {"size": (16, 32, 64), **GREY},
+    },
     "slices": {"kind": "slices", "encoder": VIT, "slices": 3, "chunk": 2},
     "one token a slice": {"kind": "slices", "encoder": VIT, "slices": 3, "out": "pooled"},
     "mean of slices": {"kind": "slices", "encoder": VIT, "slices": 3, "out": "mean"},
     "two films": {"kind": "slices", "encoder": VIT, "stack": 2},
     "tiles": {"kind": "slices", "encoder": VIT, "tiles": (1, 2)},
     "fused": {"kind": "fused", "encoders": (VIT, {**VIT, "config": {**VIT["config"], "patch_size": 16}})},
-    "fused in sequence": {"kind": "fused", "encoders": (VIT, {**VIT, "config": {**VIT["config"], "image_size": 24}}), "join": "sequence"},
+    "fused in sequence": {
+        "kind": "fused",
+        "encoders": (VIT, {**VIT, "config": {**VIT["config"], "image_size": 24}}),
+        "join": "sequence",
+    },
     "fused slices": {"kind": "slices", "encoder": {"kind": "fused", "encoders": (VIT, VIT)}, "slices": 2},
 }
 WIDTH = 12
 
 
 def config_of(name: str, connector: str | None = None) -> EncoderConfig:
-    made: EncoderConfig = component("encoders", ENCODERS[name]["kind"]).Config.model_validate({**ENCODERS[name], **({"connector": {"kind": connector}} if connector else {})})
+    made: EncoderConfig = component("encoders", ENCODERS[name]["kind"]).Config.model_validate(
+        {**ENCODERS[name], **({"connector": {"kind": connector}} if connector else {})}
+    )
     return made
 
 
@@ -92,7 +201,9 @@ def test_facts_and_preprocessing_agree_with_what_is_built(name: str) -> None:
 def test_gradients_reach_the_first_layer_and_on_meta_the_shapes_are_the_same(name: str) -> None:
     encoder = built(config_of(name))
     encode(encoder, torch.randn(2, *encoder.input_shape), name).patches.square().sum().backward()
-    first = next(p for n, p in encoder.named_parameters() if p.ndim > 3 or "patch_embedding.weight" in n)  # the patch embedding or the first convolution
+    first = next(
+        p for n, p in encoder.named_parameters() if p.ndim > 3 or "patch_embedding.weight" in n
+    )  # the patch embedding or the first convolution
     assert first.grad is not None and first.grad.any()
     with torch.device("meta"):
         shapes = component("encoders", ENCODERS[name]["kind"]).build(config_of(name))
@@ -102,14 +213,38 @@ def test_gradients_reach_the_first_layer_and_on_meta_the_shapes_are_the_same(nam
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_saved_weights_give_the_same_features(name: str) -> None:
-    one, other = built(config_of(name)).eval(), component("encoders", ENCODERS[name]["kind"]).build(config_of(name)).eval()
+    one, other = (
+        built(config_of(name)).eval(),
+        component("encoders", ENCODERS[name]["kind"]).build(config_of(name)).eval(),
+    )
     pixels = torch.randn(1, *one.input_shape)
-    assert not torch.equal(one(pixels).patches, other(pixels).patches), "two random starts are alike: the test shows nothing"
+    assert not torch.equal(one(pixels).patches, other(pixels).patches), (
+        "two random starts are alike: the test shows nothing"
+    )
     other.load_state_dict(one.state_dict())
-    assert torch.equal(one(pixels).patches, other(pixels).patches) and torch.equal(one(pixels).pooled, other(pixels).pooled)
+    assert torch.equal(one(pixels).patches, other(pixels).patches) and torch.equal(
+        one(pixels).pooled, other(pixels).pooled
+    )
 
 
-@pytest.mark.parametrize("name", ["ViT of timm", "oblong ViT of timm", "CLIP", "SigLIP", "DINOv2 at another size", "DINOv2 with registers", "DINOv3", "SigLIP 2 of variable resolution", "ViT, all layers", "ViT of MONAI", "slices", "two films", "fused"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ViT of timm",
+        "oblong ViT of timm",
+        "CLIP",
+        "SigLIP",
+        "DINOv2 at another size",
+        "DINOv2 with registers",
+        "DINOv3",
+        "SigLIP 2 of variable resolution",
+        "ViT, all layers",
+        "ViT of MONAI",
+        "slices",
+        "two films",
+        "fused",
+    ],
+)
 def test_patches_stand_row_by_row_in_the_grid(name: str) -> None:
     """A change of one patch of the image changes its token most, where attention mixes little: class tokens are not among them."""
     encoder = built(config_of(name)).eval()
@@ -156,9 +291,13 @@ def test_a_tower_of_a_folder_is_read_with_its_weights_and_its_preprocessing(tmp_
 
     torch.manual_seed(0)
     vision = {**SMALL, "image_size": 32, "patch_size": 8}
-    stock = SiglipModel(SiglipConfig(text_config={**SMALL, "vocab_size": 64, "max_position_embeddings": 16}, vision_config=vision)).eval()
+    stock = SiglipModel(
+        SiglipConfig(text_config={**SMALL, "vocab_size": 64, "max_position_embeddings": 16}, vision_config=vision)
+    ).eval()
     stock.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}))
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": 32, "width": 32}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]})
+    )
     kind = component("encoders", "transformers")
     config = kind.Config(kind="transformers", model=str(tmp_path))
     encoder = kind.build(config).eval()
@@ -177,12 +316,17 @@ def test_weights_of_a_timm_network_are_read_from_a_file_and_a_key_too_few_is_an_
 
     def build_from(saved: dict[str, torch.Tensor]) -> nn.Module:
         save_file(saved, tmp_path / "net.safetensors")
-        made: nn.Module = kind.build(kind.Config.model_validate({**ENCODERS["ViT of timm"], "weights": str(tmp_path / "net.safetensors")}))
+        made: nn.Module = kind.build(
+            kind.Config.model_validate({**ENCODERS["ViT of timm"], "weights": str(tmp_path / "net.safetensors")})
+        )
         return made
 
     pixels = torch.randn(1, 3, 32, 32)
     assert torch.equal(build_from(weights).eval()(pixels).patches, source(pixels).patches)
-    with pytest.raises(CheckpointError, match=r"the weights lack cls_token \(1 keys\); if it may start fresh, list it: allow_missing: \[cls_token\]"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"the weights lack cls_token \(1 keys\); if it may start fresh, list it: allow_missing: \[cls_token\]",
+    ):
         build_from({n: t for n, t in weights.items() if n != "cls_token"})
 
 
@@ -190,10 +334,19 @@ def test_weights_of_a_timm_network_are_read_from_a_file_and_a_key_too_few_is_an_
 
 
 def refusals() -> Iterator[tuple[dict[str, Any], str]]:
-    yield {**ENCODERS["SigLIP"], "preprocess": {"size": (48, 48)}}, r"this tower takes 32 x 32 pixels, preprocess.size is \[48, 48\]; set both to the same size, or interpolate: true"
+    yield (
+        {**ENCODERS["SigLIP"], "preprocess": {"size": (48, 48)}},
+        r"this tower takes 32 x 32 pixels, preprocess.size is \[48, 48\]; set both to the same size, or interpolate: true",
+    )
     yield {**ENCODERS["CLIP"], "layer": -5}, "layer -5 of a tower with 2 layers"
-    yield {"kind": "transformers", "config": {"model_type": "clip_vision_model", **SMALL}}, r"the image size of this tower is not known; set preprocess"
-    yield {"kind": "timm", "net": "volo_d1_224", "preprocess": {"size": (64, 64)}}, r"volo_d1_224 gives 17 tokens for \[64, 64\], expected a grid of \[4, 4\] and 0 before it"
+    yield (
+        {"kind": "transformers", "config": {"model_type": "clip_vision_model", **SMALL}},
+        r"the image size of this tower is not known; set preprocess",
+    )
+    yield (
+        {"kind": "timm", "net": "volo_d1_224", "preprocess": {"size": (64, 64)}},
+        r"volo_d1_224 gives 17 tokens for \[64, 64\], expected a grid of \[4, 4\] and 0 before it",
+    )
 
 
 @pytest.mark.parametrize(("settings", "message"), refusals())

@@ -39,7 +39,14 @@ def of(shards: ShardSet, *splits: str) -> list[tuple[str, int]]:
 def run_it(answerer: Noisy, shards: ShardSet, folder: Path, **changed: Any) -> list[Row]:
     settings: dict[str, Any] = {"dataset": "toy", "split": "test", "resamples": 200, **changed}
     places, training = settings.pop("places", None) or of(shards, "test"), settings.pop("training", None)
-    return evaluate(answerer, shards, places=places, training=of(shards, "train") if training is None else training, out=RunFolder(folder), **settings)
+    return evaluate(
+        answerer,
+        shards,
+        places=places,
+        training=of(shards, "train") if training is None else training,
+        out=RunFolder(folder),
+        **settings,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +64,20 @@ def answers_to(template: str, samples: list[Sample]) -> list[str]:
     return [q.truth.answer for s in samples for q in s.questions if q.template == template]
 
 
-def test_each_question_is_asked_once_by_the_model_and_once_by_each_baseline(done: tuple[Path, dict[str, Row], Noisy]) -> None:
-    times = Counter((key, template, "media" if shown == "media" else "none" if shown == "none" else "other") for key, template, shown in done[2].asked)
-    expected = {(s.key, q.template, how) for s in SAMPLES for q in s.questions if q.truth.task != "report" for how in ("media", "none", "other")}
+def test_each_question_is_asked_once_by_the_model_and_once_by_each_baseline(
+    done: tuple[Path, dict[str, Row], Noisy],
+) -> None:
+    times = Counter(
+        (key, template, "media" if shown == "media" else "none" if shown == "none" else "other")
+        for key, template, shown in done[2].asked
+    )
+    expected = {
+        (s.key, q.template, how)
+        for s in SAMPLES
+        for q in s.questions
+        if q.truth.task != "report"
+        for how in ("media", "none", "other")
+    }
     assert set(times) == expected
     assert set(times.values()) == {1}
 
@@ -72,12 +90,18 @@ def test_values_are_what_the_mistakes_make_them(done: tuple[Path, dict[str, Row]
         assert rows[f"vqa accuracy:{template}"]["value"] == pytest.approx(1 - noisy_share(template))
     assert rows["vqa accuracy"]["value"] == pytest.approx(1 - np.mean([noisy_share(t) for t in short]))
     assert rows["vqa accuracy"]["value"] == pytest.approx(1 - NOISE, abs=0.06)
-    assert rows["vqa accuracy_closed"]["value"] == pytest.approx(1 - np.mean([noisy_share("side"), noisy_share("closed:hilum")]))
+    assert rows["vqa accuracy_closed"]["value"] == pytest.approx(
+        1 - np.mean([noisy_share("side"), noisy_share("closed:hilum")])
+    )
     assert rows["vqa accuracy_open"]["value"] == pytest.approx(1 - noisy_share("place"))
     assert rows["count mae"]["value"] == pytest.approx(2 * noisy_share("count:nodule"))
     assert rows["count exact"]["value"] == pytest.approx(1 - noisy_share("count:nodule"))
     assert rows["count unreadable"]["value"] == 0
-    assert rows["boxes hit_rate"]["value"] == rows["boxes mean_iou:boxes:nodule"]["value"] == pytest.approx(1 - noisy_share("boxes:nodule"))
+    assert (
+        rows["boxes hit_rate"]["value"]
+        == rows["boxes mean_iou:boxes:nodule"]["value"]
+        == pytest.approx(1 - noisy_share("boxes:nodule"))
+    )
     assert rows["retrieval image_to_text_top1"]["value"] == pytest.approx(1 - noisy_share("retrieval"))
     assert rows["retrieval text_to_image_top1"]["value"] == 1
 
@@ -86,7 +110,13 @@ def test_every_row_says_how_many_questions_it_is_about(done: tuple[Path, dict[st
     rows = done[1]
     assert rows["vqa accuracy"]["n"] == 600
     assert rows["vqa accuracy_closed"]["n"] == 400
-    assert rows["vqa accuracy:side"]["n"] == rows["count mae"]["n"] == rows["boxes mean_iou"]["n"] == rows["retrieval image_to_text_top1"]["n"] == 200
+    assert (
+        rows["vqa accuracy:side"]["n"]
+        == rows["count mae"]["n"]
+        == rows["boxes mean_iou"]["n"]
+        == rows["retrieval image_to_text_top1"]["n"]
+        == 200
+    )
     assert rows["retrieval text_to_image_top1"]["n"] == 6
 
 
@@ -98,7 +128,9 @@ def test_majority_is_the_best_constant_of_train(done: tuple[Path, dict[str, Row]
         assert found == pytest.approx(np.mean([a == constant for a in answers_to(template, SAMPLES)]), abs=1e-6)
     counts = [int(a) for a in answers_to("count:nodule", SAMPLES)]
     constant_count = median_low(int(a) for a in answers_to("count:nodule", TRAIN))
-    assert rows["count mae"]["baselines"]["majority"] == pytest.approx(np.mean([abs(n - constant_count) for n in counts]))
+    assert rows["count mae"]["baselines"]["majority"] == pytest.approx(
+        np.mean([abs(n - constant_count) for n in counts])
+    )
     assert rows["count correlation"]["baselines"]["majority"] == 0
 
 
@@ -109,7 +141,9 @@ def test_majority_boxes_are_where_most_boxes_of_train_are(done: tuple[Path, dict
     (box,) = parse(constant) or []
     assert box[2] < 500
     truths = [scaled(q.truth).boxes[0] for s in SAMPLES for q in s.questions if q.truth.task == "boxes"]
-    assert done[1]["boxes mean_iou"]["baselines"]["majority"] == pytest.approx(np.mean([iou(box, truth) for truth in truths]), abs=1e-6)
+    assert done[1]["boxes mean_iou"]["baselines"]["majority"] == pytest.approx(
+        np.mean([iou(box, truth) for truth in truths]), abs=1e-6
+    )
 
 
 def test_blind_and_shuffled_know_nothing_of_this_image(done: tuple[Path, dict[str, Row], Noisy]) -> None:
@@ -159,9 +193,15 @@ def test_the_paired_difference_is_from_the_strongest_baseline(done: tuple[Path, 
     assert mae is not None and mae["ci"][1] < 0, "fewer errors than the constant"
 
 
-def test_saved_answers_score_bit_equal_without_the_model(done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path) -> None:
+def test_saved_answers_score_bit_equal_without_the_model(
+    done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path
+) -> None:
     shutil.copytree(RunFolder(done[0]).answers.parent, tmp_path / "elsewhere")
-    assert rescore(tmp_path / "elsewhere" / "answers.jsonl") == json.loads(RunFolder(done[0]).results.read_text()) == list(done[1].values())
+    assert (
+        rescore(tmp_path / "elsewhere" / "answers.jsonl")
+        == json.loads(RunFolder(done[0]).results.read_text())
+        == list(done[1].values())
+    )
 
 
 def test_a_changed_answer_changes_the_score(done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path) -> None:
@@ -198,8 +238,22 @@ def test_the_gallery_has_the_first_samples(done: tuple[Path, dict[str, Row], Noi
     assert thumbs == {f"gallery/test{i:04d}.png" for i in range(24)}
     assert all((run.answers.parent / thumb).read_bytes().startswith(b"\x89PNG") for thumb in thumbs)
     first = lines[0]
-    assert first["truth"]["task"] == first["task"] and all(line["scale"] == ([1000, 1000] if line["task"] == "boxes" else None) for line in lines)
-    assert {"dataset", "split", "key", "template", "question", "answer", "blind", "shuffled", "majority", "score", "rewards"} <= set(first)
+    assert first["truth"]["task"] == first["task"] and all(
+        line["scale"] == ([1000, 1000] if line["task"] == "boxes" else None) for line in lines
+    )
+    assert {
+        "dataset",
+        "split",
+        "key",
+        "template",
+        "question",
+        "answer",
+        "blind",
+        "shuffled",
+        "majority",
+        "score",
+        "rewards",
+    } <= set(first)
     assert not any("patient" in value for line in lines for value in map(str, line.values()))
 
 
@@ -230,7 +284,13 @@ def test_an_answerer_of_garbage_scores_nothing(shards: ShardSet, tmp_path: Path,
             return garbage
 
     rows = {f"{row['task']} {row['metric']}": row for row in run_it(Garbage(), shards, tmp_path, limit=20)}
-    assert rows["vqa accuracy"]["value"] == rows["boxes mean_iou"]["value"] == rows["count exact"]["value"] == rows["count correlation"]["value"] == 0
+    assert (
+        rows["vqa accuracy"]["value"]
+        == rows["boxes mean_iou"]["value"]
+        == rows["count exact"]["value"]
+        == rows["count correlation"]["value"]
+        == 0
+    )
     assert rows["count unreadable"]["value"] == rows["boxes unreadable"]["value"] == 1
     assert rows["count mae"]["value"] >= rows["count mae"]["baselines"]["majority"]
 
@@ -238,13 +298,28 @@ def test_an_answerer_of_garbage_scores_nothing(shards: ShardSet, tmp_path: Path,
 def test_splits_are_collected_and_replaced(shards: ShardSet, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     first = run_it(Noisy(), shards, tmp_path, limit=30)
-    second = run_it(Noisy(), shards, tmp_path, dataset="other", split="val", places=of(shards, "train"), limit=20, baselines=["blind"])
+    second = run_it(
+        Noisy(),
+        shards,
+        tmp_path,
+        dataset="other",
+        split="val",
+        places=of(shards, "train"),
+        limit=20,
+        baselines=["blind"],
+    )
     assert json.loads(run.results.read_text()) == [*first, *second]
     again = run_it(Noisy(), shards, tmp_path, limit=10)
     assert json.loads(run.results.read_text()) == [*second, *again]
     lines = [json.loads(line) for line in run.answers.read_text().splitlines()]
     assert Counter((line["dataset"], line["split"]) for line in lines) == {("other", "val"): 100, ("toy", "test"): 50}
-    assert sorted(path.name for path in run.answers.parent.iterdir()) == ["answers.jsonl", "gallery", "protocol.json", "results.json", "retrieval.jsonl"]
+    assert sorted(path.name for path in run.answers.parent.iterdir()) == [
+        "answers.jsonl",
+        "gallery",
+        "protocol.json",
+        "results.json",
+        "retrieval.jsonl",
+    ]
 
 
 def test_only_the_baselines_that_were_asked_for(shards: ShardSet, tmp_path: Path) -> None:
@@ -298,7 +373,13 @@ def test_a_misspelt_baseline_and_a_missing_training_split_are_refused(shards: Sh
 
 def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
-    run_it(Noisy(), shards, tmp_path, limit=40, progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)))
+    run_it(
+        Noisy(),
+        shards,
+        tmp_path,
+        limit=40,
+        progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)),
+    )
     assert set(seen) == {"majority", "questions", "retrieval"}
     for steps in seen.values():
         assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
@@ -308,7 +389,9 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
 def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: ShardSet) -> None:
     fitted = fit_majority(Noisy(), shards, of(shards, "train"), quiet)
     counts = [int(a) for a in answers_to("count:nodule", TRAIN)]
-    assert fitted.answer(Question("How many cysts?", Truth("count", "1", count=1), "count:cyst")) == str(median_low(counts))
+    assert fitted.answer(Question("How many cysts?", Truth("count", "1", count=1), "count:cyst")) == str(
+        median_low(counts)
+    )
     short = Counter(a for template in ("side", "place", "closed:hilum") for a in answers_to(template, TRAIN))
     assert fitted.answer(Question("Sure?", Truth("open", "yes"), "sure")) == short.most_common(1)[0][0]
 
@@ -316,7 +399,10 @@ def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: Sh
 def test_a_choice_and_an_open_answer_to_one_template_share_their_constant(tmp_path: Path) -> None:
     asked = [Truth("choice", "axial", ("axial", "sagittal")), Truth("open", "oblique"), Truth("open", "oblique")]
     with ShardWriter(tmp_path, "train") as writer:
-        writer.write(Sample("k", "toy", "train", questions=tuple(Question("Which plane?", truth, "plane") for truth in asked)), {})
+        writer.write(
+            Sample("k", "toy", "train", questions=tuple(Question("Which plane?", truth, "plane") for truth in asked)),
+            {},
+        )
     made = open_shards(tmp_path)
     fitted = fit_majority(Noisy(), made, of(made, "train"), quiet)
     assert fitted.answer(Question("Which plane?", asked[0], "plane")) == "oblique"

@@ -6,12 +6,28 @@ from medvlm.evaluate.table import WIDTH, table
 
 def row(task: str, metric: str, value: float, dataset: str = "phantom", **baselines: float) -> Row:
     ci = [value - 0.05, value + 0.05]
-    return {"dataset": dataset, "split": "test", "task": task, "metric": metric, "value": value, "ci": ci, "n": 812, "baselines": baselines, "paired": None}
+    return {
+        "dataset": dataset,
+        "split": "test",
+        "task": task,
+        "metric": metric,
+        "value": value,
+        "ci": ci,
+        "n": 812,
+        "baselines": baselines,
+        "paired": None,
+    }
 
 
 def test_the_table_by_hand() -> None:
-    rows = [row("vqa", "accuracy", 0.931, blind=0.357, majority=0.361), row("count", "mae", 123.4, blind=1.21), row("retrieval", "top1", 0.5, "cells", chance=0.0139)]
-    assert table(rows) == """\
+    rows = [
+        row("vqa", "accuracy", 0.931, blind=0.357, majority=0.361),
+        row("count", "mae", 123.4, blind=1.21),
+        row("retrieval", "top1", 0.5, "cells", chance=0.0139),
+    ]
+    assert (
+        table(rows)
+        == """\
 phantom:test
 task       metric    value   95 % interval    n  blind  majority  chance
 vqa        accuracy  0.931  [0.881, 0.981]  812  0.357     0.361
@@ -20,10 +36,16 @@ count      mae         123      [123, 123]  812  1.210
 cells:test
 task       metric    value   95 % interval    n  blind  majority  chance
 retrieval  top1      0.500  [0.450, 0.550]  812                    0.014"""
+    )
 
 
 def test_long_names_are_cut_to_the_width_and_numbers_are_not() -> None:
-    rows = [row("vqa", f"accuracy:{'very long template ' * 9}", 0.123456, blind=0.2, shuffled=0.3, majority=0.4, chance=0.5), row("count", "mae", 12345.6)]
+    rows = [
+        row(
+            "vqa", f"accuracy:{'very long template ' * 9}", 0.123456, blind=0.2, shuffled=0.3, majority=0.4, chance=0.5
+        ),
+        row("count", "mae", 12345.6),
+    ]
     lines = table(rows).splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert "..." in lines[2] and "0.123" in lines[2] and lines[2].endswith("0.500")
@@ -35,7 +57,12 @@ def test_no_rows() -> None:
 
 
 def test_a_part_that_is_the_whole_is_shown_once() -> None:
-    rows = [row("vqa", "accuracy", 0.9), row("vqa", "accuracy:side", 0.95), row("vqa", "accuracy:zone", 0.85), row("vqa", "accuracy_closed", 0.9)]
+    rows = [
+        row("vqa", "accuracy", 0.9),
+        row("vqa", "accuracy:side", 0.95),
+        row("vqa", "accuracy:zone", 0.85),
+        row("vqa", "accuracy_closed", 0.9),
+    ]
     rows += [row("count", "mae", 1.5), row("count", "mae:count:clip", 1.5), row("count", "exact", 1.5)]
     shown = [line.split()[1] for line in table(rows).splitlines()[2:]]
     assert shown == ["accuracy", "accuracy:side", "accuracy:zone", "mae", "exact"]

@@ -40,14 +40,25 @@ def make_sample(split: str, i: int) -> tuple[Sample, dict[str, bytes]]:
     concept = f"{side} {place}"
     media = (Medium("film", "0.bin", (HEIGHT, WIDTH)),)
     wording = rng.choice(("A nodule", "There is a nodule"))
-    sample = Sample(f"{split}{i:04d}", "toy", split, media, f"{wording}, {concept}.", concept, questions, patient=f"{split} patient {i // 2}")
+    sample = Sample(
+        f"{split}{i:04d}",
+        "toy",
+        split,
+        media,
+        f"{wording}, {concept}.",
+        concept,
+        questions,
+        patient=f"{split} patient {i // 2}",
+    )
     answers = {q.template: boxes.write(scaled(q.truth).boxes) if q.truth.boxes else q.truth.answer for q in questions}
     return sample, {"0.bin": json.dumps({"concept": concept, "answers": answers}).encode()}
 
 
 def scaled(truth: Truth) -> Truth:
     """Boxes of stored pixels in thousandths of the image."""
-    placed = tuple((x1 / WIDTH * 1000, y1 / HEIGHT * 1000, x2 / WIDTH * 1000, y2 / HEIGHT * 1000) for x1, y1, x2, y2 in truth.boxes)
+    placed = tuple(
+        (x1 / WIDTH * 1000, y1 / HEIGHT * 1000, x2 / WIDTH * 1000, y2 / HEIGHT * 1000) for x1, y1, x2, y2 in truth.boxes
+    )
     return replace(truth, boxes=placed)
 
 
@@ -60,9 +71,19 @@ class Noisy:
 
     can_answer = True
     wrong: Mapping[str, str] = {
-        "side": "neither", "place": "liver", "closed:hilum": "perhaps", "count:nodule": "+2", "boxes:nodule": "[0, 900, 100, 1000]",
-    }  # fmt: skip
-    blind: Mapping[str, str] = {"side": "left", "place": "hilum", "closed:hilum": "no", "count:nodule": "4", "boxes:nodule": "[125, 200, 325, 500]"}
+        "side": "neither",
+        "place": "liver",
+        "closed:hilum": "perhaps",
+        "count:nodule": "+2",
+        "boxes:nodule": "[0, 900, 100, 1000]",
+    }
+    blind: Mapping[str, str] = {
+        "side": "left",
+        "place": "hilum",
+        "closed:hilum": "no",
+        "count:nodule": "4",
+        "boxes:nodule": "[125, 200, 325, 500]",
+    }
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
@@ -92,7 +113,12 @@ class Noisy:
 
     def embed_media(self, items: Sequence[tuple[Sample, Mapping[str, bytes]]]) -> np.ndarray | None:
         """The concept's axis, or for noisy samples an axis that belongs to no text."""
-        return np.stack([axis_of("" if is_noisy(sample.key, "retrieval") else json.loads(files["0.bin"])["concept"]) for sample, files in items])
+        return np.stack(
+            [
+                axis_of("" if is_noisy(sample.key, "retrieval") else json.loads(files["0.bin"])["concept"])
+                for sample, files in items
+            ]
+        )
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray | None:
         return np.stack([axis_of(text.rstrip(".").partition(", ")[2]) for text in texts])

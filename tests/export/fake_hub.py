@@ -33,7 +33,18 @@ def serving() -> Iterator[Hub]:
             if name not in hub.repos:
                 self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             else:
-                self._answer(200, {"id": name, "modelId": name, "private": hub.repos[name]["private"], "sha": "0" * 40, "siblings": [], "tags": [], "downloads": 0})
+                self._answer(
+                    200,
+                    {
+                        "id": name,
+                        "modelId": name,
+                        "private": hub.repos[name]["private"],
+                        "sha": "0" * 40,
+                        "siblings": [],
+                        "tags": [],
+                        "downloads": 0,
+                    },
+                )
 
         def do_POST(self) -> None:
             path = self.path.partition("?")[0]
@@ -49,21 +60,36 @@ def serving() -> Iterator[Hub]:
             elif path == "/api/validate-yaml":
                 self._answer(200, {"errors": [], "warnings": []})
             elif "/preupload/" in path:
-                files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+                files = [
+                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for f in json.loads(body)["files"]
+                ]
                 self._answer(200, {"files": files})
             elif "/commit/" in path:
                 name = path.removeprefix("/api/models/").partition("/commit/")[0]
                 for line in map(json.loads, body.decode().splitlines()):
                     if line["key"] == "file":
                         hub.repos[name]["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                self._answer(200, {"success": True, "commitOid": "1" * 40, "commitUrl": f"{hub.url}/{name}/commit/{'1' * 40}", "hookOutput": ""})
+                self._answer(
+                    200,
+                    {
+                        "success": True,
+                        "commitOid": "1" * 40,
+                        "commitUrl": f"{hub.url}/{name}/commit/{'1' * 40}",
+                        "hookOutput": "",
+                    },
+                )
             else:
                 self._answer(404, {"error": f"not served: {path}"})
 
         def _answer(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
             content = json.dumps(body).encode()
             self.send_response(status)
-            for key, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}.items():
+            for key, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(content)),
+                **(headers or {}),
+            }.items():
                 self.send_header(key, value)
             self.end_headers()
             self.wfile.write(content)

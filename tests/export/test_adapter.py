@@ -24,11 +24,19 @@ from .conftest import prove_here, recipe_of, trained_of
 
 @pytest.fixture(scope="module")
 def receipt(tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> ExportReceipt:
-    return export(run, tmp_path_factory.mktemp("adapter") / "out", trained_of(recipe_of({}, {"tie_word_embeddings": True})), "adapter")
+    return export(
+        run,
+        tmp_path_factory.mktemp("adapter") / "out",
+        trained_of(recipe_of({}, {"tie_word_embeddings": True})),
+        "adapter",
+    )
 
 
 def test_base_and_adapters_answer_as_the_trained_model(receipt: ExportReceipt) -> None:
-    assert receipt.parity["passed"] and receipt.parity["class"] == "PeftModelForCausalLM over LlavaForConditionalGeneration"
+    assert (
+        receipt.parity["passed"]
+        and receipt.parity["class"] == "PeftModelForCausalLM over LlavaForConditionalGeneration"
+    )
     assert receipt.parity["max_abs_logit_diff"] <= 1e-4 < 0.01 < receipt.parity["adapter_effect"]
     assert receipt.parity["golden"] == 20 and not receipt.parity["golden_that_differ"]
     assert not receipt.audit.merged and receipt.audit.counts()["missing"] == 0
@@ -55,10 +63,17 @@ def test_the_card_tells_the_hub_that_it_is_an_adapter(receipt: ExportReceipt) ->
     assert "library_name: peft" in card and "pipeline_tag: image-text-to-text" in card
     assert "PeftModel.from_pretrained(base," in card and "modules_to_save" in card
     names = {str(p.relative_to(receipt.folder)) for p in receipt.folder.rglob("*") if p.is_file()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "base/model.safetensors", "base/processor_config.json"} <= names
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "base/model.safetensors",
+        "base/processor_config.json",
+    } <= names
 
 
-def test_adapters_without_effect_fail_the_proof(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_without_effect_fail_the_proof(
+    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A served adapter whose names do not match is left out silently; here that is a failure."""
     monkeypatch.setattr(parity, "prove", prove_here)
     trained = trained_of(recipe_of({}, {}))
@@ -84,10 +99,20 @@ def test_a_model_without_adapters_is_refused(tmp_path: Path, run: RunFolder, no_
 
 
 def test_numbers_of_layers_are_left_open_only_where_all_are_meant() -> None:
-    modules = [f"{part}.layers.{i}.{leaf}" for part in ("language", "tower") for i in range(12) for leaf in ("q_proj", "k_proj")]
-    assert pattern_of([m for m in modules if m.startswith("language") and m.endswith("q_proj")], modules) == r"language\.layers\.\d+\.q_proj"
+    modules = [
+        f"{part}.layers.{i}.{leaf}"
+        for part in ("language", "tower")
+        for i in range(12)
+        for leaf in ("q_proj", "k_proj")
+    ]
+    assert (
+        pattern_of([m for m in modules if m.startswith("language") and m.endswith("q_proj")], modules)
+        == r"language\.layers\.\d+\.q_proj"
+    )
     assert pattern_of(["tower.layers.1.k_proj"], modules) == r"tower\.layers\.1\.k_proj"
-    assert json.loads(json.dumps(pattern_of(["tower.layers.11.k_proj", "tower.layers.1.k_proj"], modules))).count("|") == 1
+    assert (
+        json.loads(json.dumps(pattern_of(["tower.layers.11.k_proj", "tower.layers.1.k_proj"], modules))).count("|") == 1
+    )
 
 
 def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str]) -> Trained:
@@ -106,8 +131,14 @@ def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str
     prepare = make_native_prepare(Processor(snapshot), {}, "", 1000)
     model: Any = build_native(snapshot, prepare.processor.blank(), 0).eval()
     composed = recipe_of({}, {})
-    stage = {**composed.stages[0].model_dump(by_alias=True), "trains": trains, "lora": {"rank": 4, "targets": ["language"]}}
-    recipe = Recipe.model_validate({**composed.model_dump(by_alias=True), "model": {"pretrained": "lab/tiny"}, "stages": [stage]})
+    stage = {
+        **composed.stages[0].model_dump(by_alias=True),
+        "trains": trains,
+        "lora": {"rank": 4, "targets": ["language"]},
+    }
+    recipe = Recipe.model_validate(
+        {**composed.model_dump(by_alias=True), "model": {"pretrained": "lab/tiny"}, "stages": [stage]}
+    )
     attach(model, recipe.stages[0].lora, seed=5)
     with torch.random.fork_rng():
         torch.manual_seed(11)
@@ -116,17 +147,33 @@ def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str
                 parameter.data.normal_(std=0.1)
     plain = recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True})
     tokenizer = prepare.processor.tokenizer
-    return Trained(model, tokenizer, {}, recipe.stages[0].name, recipe, plain, "0123abcd", trained_of(composed).cards, prepare=prepare)
+    return Trained(
+        model,
+        tokenizer,
+        {},
+        recipe.stages[0].name,
+        recipe,
+        plain,
+        "0123abcd",
+        trained_of(composed).cards,
+        prepare=prepare,
+    )
 
 
 @pytest.mark.parametrize("trains", [["lora"], ["connectors", "lora"]], ids=["adapters", "connector-too"])
-def test_a_model_of_the_hub_stays_there(trains: list[str], tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_hub_stays_there(
+    trains: list[str], tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parity, "prove", prove_here)
     receipt = export(run, tmp_path / "out", of_the_hub(tmp_path, monkeypatch, trains), "adapter")
     config = json.loads((receipt.folder / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("lab/tiny", "0123abc")
     assert config["modules_to_save"] == (["model.multi_modal_projector"] if "connectors" in trains else None)
-    assert receipt.parity["passed"] and receipt.parity["max_abs_logit_diff"] <= 1e-4 and receipt.parity["adapter_effect"] > 0.01
+    assert (
+        receipt.parity["passed"]
+        and receipt.parity["max_abs_logit_diff"] <= 1e-4
+        and receipt.parity["adapter_effect"] > 0.01
+    )
     assert not (receipt.folder / "base").exists() and (receipt.folder / "processor_config.json").is_file()
     card = (receipt.folder / "README.md").read_text()
     assert 'AutoModelForImageTextToText.from_pretrained("lab/tiny")' in card and "base_model:\n- lab/tiny\n" in card

@@ -56,7 +56,9 @@ def test_the_hub_reads_the_front_matter(folder: Path) -> None:
     assert data.base_model is None, "a folder on somebody's disk is no base model"
     assert data.eval_results is not None
     found = {(r.dataset_type, r.dataset_split, r.metric_type): r for r in data.eval_results}
-    assert {key: r.metric_value for key, r in found.items()} == {(r["dataset"], r["split"], r["metric"]): r["value"] for r in RESULTS}
+    assert {key: r.metric_value for key, r in found.items()} == {
+        (r["dataset"], r["split"], r["metric"]): r["value"] for r in RESULTS
+    }
     assert found["bccd", "test", "mae"].dataset_name == "BCCD, blood cells in smears"
     accuracy = found["cxr_cohen", "test", "accuracy"]
     assert accuracy.metric_name == "accuracy (95 % interval 0.8 to 0.91, n 120)"
@@ -110,11 +112,24 @@ def test_nothing_of_this_machine_or_of_a_patient_is_in_the_folder(folder: Path, 
     for secret in (PATIENT, HOME, "/srv/patients", "hf_0123456789", str(run.root), str(folder.parent), str(Path.cwd())):
         assert secret.encode() not in everything, secret
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert {f"medvlm/{n}" for n in ("lineage.json", "results.json", "preprocessing.json", "parity.json", "audit.json", "recipe.resolved.yaml", "cards/films.yaml")} <= names
+    assert {
+        f"medvlm/{n}"
+        for n in (
+            "lineage.json",
+            "results.json",
+            "preprocessing.json",
+            "parity.json",
+            "audit.json",
+            "recipe.resolved.yaml",
+            "cards/films.yaml",
+        )
+    } <= names
     assert not any("answers" in n or "places" in n for n in names)
 
 
-def test_a_folder_that_would_give_something_away_is_not_written(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_would_give_something_away_is_not_written(
+    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parity, "prove", unproven)
     monkeypatch.setenv("WANDB_API_KEY", "tiny-but-secret")
     trained = trained_of(recipe_of({}, {}))
@@ -132,7 +147,12 @@ def test_files_can_be_read_by_others(folder: Path) -> None:
 def test_an_export_is_replaced_by_a_new_one(folder: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "prove", unproven)
     (folder / "old.txt").write_text("left from the last time")
-    export(run, folder, trained_of(with_film(recipe_of({}, {}), {"preprocess": {"size": [32, 32], "window": [0, 4095]}})), "stock")
+    export(
+        run,
+        folder,
+        trained_of(with_film(recipe_of({}, {}), {"preprocess": {"size": [32, 32], "window": [0, 4095]}})),
+        "stock",
+    )
     assert not (folder / "old.txt").exists()
     assert [p.name for p in folder.parent.iterdir()] == ["out"]
 
@@ -147,7 +167,9 @@ def test_a_model_without_an_evaluation_says_so(tmp_path: Path, monkeypatch: pyte
     assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
 
 
-def test_an_evaluation_of_another_model_is_left_out(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_of_another_model_is_left_out(
+    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The run was evaluated after its last stage, and retrieval is what its dual encoder does."""
     monkeypatch.setattr(parity, "prove", unproven)
     retrieval = {"dataset": "bccd", "split": "test", "task": "retrieval", "metric": "top1", "value": 0.5, "n": 9}
@@ -181,19 +203,36 @@ def licence(name: str, **rest: Any) -> Licence:
 
 
 def test_the_licence_that_covers_all_others_is_the_models() -> None:
-    nc, sa, mit, cc0 = licence("CC-BY-NC-4.0", commercial=False), licence("CC-BY-SA-4.0", share_alike=True), licence("MIT"), licence("CC0-1.0", attribution=False)
+    nc, sa, mit, cc0 = (
+        licence("CC-BY-NC-4.0", commercial=False),
+        licence("CC-BY-SA-4.0", share_alike=True),
+        licence("MIT"),
+        licence("CC0-1.0", attribution=False),
+    )
     assert hub_licence([mit]) == {"license": "mit"}
     assert hub_licence([cc0, mit]) == {"license": "mit"}
     assert hub_licence([mit, nc, cc0]) == {"license": "cc-by-nc-4.0"}
     # Neither covers the other: both apply, and no identifier of the Hub says that.
-    assert hub_licence([nc, sa]) == {"license": "other", "license_name": "cc-by-nc-4.0-and-cc-by-sa-4.0", "license_link": "README.md#licence"}
+    assert hub_licence([nc, sa]) == {
+        "license": "other",
+        "license_name": "cc-by-nc-4.0-and-cc-by-sa-4.0",
+        "license_link": "README.md#licence",
+    }
     # What it was started from has a licence of its own, which is not known here.
-    assert hub_licence([mit], has_base=True) == {"license": "other", "license_name": "mit-and-base-models", "license_link": "README.md#licence"}
+    assert hub_licence([mit], has_base=True) == {
+        "license": "other",
+        "license_name": "mit-and-base-models",
+        "license_link": "README.md#licence",
+    }
 
 
 def test_a_licence_of_its_own_is_linked() -> None:
     own = licence("PhysioNet Credentialed 1.5", commercial=False, redistribute=False, url="https://example.org/terms")
-    assert hub_licence([own, licence("MIT")]) == {"license": "other", "license_name": "physionet-credentialed-1.5", "license_link": "https://example.org/terms"}
+    assert hub_licence([own, licence("MIT")]) == {
+        "license": "other",
+        "license_name": "physionet-credentialed-1.5",
+        "license_link": "https://example.org/terms",
+    }
     words = licence_words({"commercial": False, "share_alike": False, "redistribute": False}, {"mimic": own})
     assert "may not be passed on" in words and "https://example.org/terms" in words
 

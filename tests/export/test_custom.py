@@ -20,11 +20,23 @@ from medvlm.models.parts import evaluating
 from .conftest import PICTURE, SMALL, recipe_of, trained_of, unproven
 
 VOLUME = {
-    "kind": "monai", "patch": [4, 16, 16], "width": 32, "layers": 1, "heads": 2, "serves": ["ct"], "connector": {"kind": "resampler", "tokens": 4},
+    "kind": "monai",
+    "patch": [4, 16, 16],
+    "width": 32,
+    "layers": 1,
+    "heads": 2,
+    "serves": ["ct"],
+    "connector": {"kind": "resampler", "tokens": 4},
     "preprocess": {
-        "size": [8, 32, 32], "channels": 2, "mean": [0.5, 0.5], "std": [0.5, 0.5], "windows": [[0, 4000], [1000, 2000]], "spacing_mm": [3.0, 1.5, 1.5], "fit": "crop",
+        "size": [8, 32, 32],
+        "channels": 2,
+        "mean": [0.5, 0.5],
+        "std": [0.5, 0.5],
+        "windows": [[0, 4000], [1000, 2000]],
+        "spacing_mm": [3.0, 1.5, 1.5],
+        "fit": "crop",
     },
-}  # fmt: skip
+}
 
 
 def test_films_and_volumes_in_one_model_are_proven_with_medvlm(tmp_path: Path, run: RunFolder) -> None:
@@ -37,7 +49,10 @@ def test_films_and_volumes_in_one_model_are_proven_with_medvlm(tmp_path: Path, r
     # Three films, the volume, no image, and the volume together with a film.
     assert [case["images"] for case in proof["cases"]] == [1, 1, 1, 1, 0, 2]
     card = (receipt.folder / "README.md").read_text()
-    assert "resampled to 3 x 1.5 x 1.5 mm, centre cut or filled up with black to 8 x 32 x 32 px, 2 channels, windows [[0.0, 4000.0], [1000.0, 2000.0]]" in card
+    assert (
+        "resampled to 3 x 1.5 x 1.5 mm, centre cut or filled up with black to 8 x 32 x 32 px, 2 channels, windows [[0.0, 4000.0], [1000.0, 2000.0]]"
+        in card
+    )
     assert "needs the package medvlm" in card and "library_name: medvlm" in card and "2 encoders (film, ct)" in card
     assert receipt.audit.shared == {"language.lm_head.weight": "language.model.embed_tokens.weight"}
 
@@ -62,7 +77,9 @@ def test_parts_that_came_from_elsewhere_are_whole_without_it(tmp_path: Path, no_
 
     AutoModel.from_config(SiglipVisionConfig(**SMALL, **PICTURE)).save_pretrained(tmp_path / "tower")
     # Vocabularies of published models are larger than their tokenizers.
-    AutoModelForCausalLM.from_config(Qwen2Config(**SMALL, num_key_value_heads=2, vocab_size=512)).save_pretrained(tmp_path / "language")
+    AutoModelForCausalLM.from_config(Qwen2Config(**SMALL, num_key_value_heads=2, vocab_size=512)).save_pretrained(
+        tmp_path / "language"
+    )
     recipe = recipe_of({}, {})
     film, language = recipe.model.encoders["film"], recipe.model.language
     changed = {"encoders": {"film": film.model_copy(update={"model": str(tmp_path / "tower"), "config": {}})}}

@@ -40,18 +40,31 @@ def test_embeddings_are_those_of_the_trained_model(tmp_path: Path, run: RunFolde
     assert (cosine[0] - cosine[1]).abs().max() > 1e-3, "two different images must not look alike"
 
 
-TEXTS = {name: {"kind": "transformers", "config": {"model_type": f"{name}_text_model", **SMALL}, "max_tokens": 64} for name in ("clip", "siglip")}
+TEXTS = {
+    name: {"kind": "transformers", "config": {"model_type": f"{name}_text_model", **SMALL}, "max_tokens": 64}
+    for name in ("clip", "siglip")
+}
 CLIP = ({"model_type": "clip_vision_model"}, {"text": TEXTS["clip"], "loss": {"kind": "clip"}})
 SIGLIP = ({}, {"text": TEXTS["siglip"], "width": None})
 
 
 @pytest.mark.parametrize(
     ("tower", "pairing", "stock", "target"),
-    [(*CLIP, "CLIPModel", "stock"), (*SIGLIP, "SiglipModel", "stock"), (*CLIP, "VisionTextDualEncoderModel", "vision_text_dual_encoder"),
-     ({}, {"width": None}, "VisionTextDualEncoderModel", "stock")],
-)  # fmt: skip
+    [
+        (*CLIP, "CLIPModel", "stock"),
+        (*SIGLIP, "SiglipModel", "stock"),
+        (*CLIP, "VisionTextDualEncoderModel", "vision_text_dual_encoder"),
+        ({}, {"width": None}, "VisionTextDualEncoderModel", "stock"),
+    ],
+)
 def test_towers_of_one_family_become_its_own_class(
-    tower: dict[str, Any], pairing: dict[str, Any], stock: str, target: str, tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    tower: dict[str, Any],
+    pairing: dict[str, Any],
+    stock: str,
+    target: str,
+    tmp_path: Path,
+    run: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parity, "prove", prove_here)
     receipt = export(run, tmp_path / "dual", trained_of(recipe_of(tower, None, pairing=pairing)), target)
@@ -65,19 +78,28 @@ def test_towers_of_one_family_become_its_own_class(
     ("target", "tower", "pairing", "reason"),
     [
         ("siglip", {}, {"text": TEXTS["siglip"]}, "stages.pair.width is 24, and SigLIP has no linear heads"),
-        ("siglip", {}, {"text": TEXTS["siglip"], "width": None, "loss": {"kind": "clip"}}, "stages.pair.loss is of kind clip"),
+        (
+            "siglip",
+            {},
+            {"text": TEXTS["siglip"], "width": None, "loss": {"kind": "clip"}},
+            "stages.pair.loss is of kind clip",
+        ),
         ("siglip", *CLIP, "encoders.film is a clip_vision_model, and SigLIP holds a siglip_vision_model"),
         ("vision_text_dual_encoder", *SIGLIP, "the text tower is a siglip_text_model"),
         ("clip", CLIP[0], {}, "the text tower is a bert, and CLIP holds a clip_text_model"),
         ("llava", {}, {}, "llava is a model that answers in text, and what stage pair makes is a dual encoder"),
     ],
 )
-def test_a_class_that_does_not_hold_the_towers_is_refused_with_the_reason(target: str, tower: dict[str, Any], pairing: dict[str, Any], reason: str) -> None:
+def test_a_class_that_does_not_hold_the_towers_is_refused_with_the_reason(
+    target: str, tower: dict[str, Any], pairing: dict[str, Any], reason: str
+) -> None:
     recipe = recipe_of(tower, None, pairing=pairing)
     assert reason in resolve(target, recipe.model, recipe.stages)[2]
 
 
-@pytest.mark.parametrize(("stages", "reason"), [([], None), (["mylab.bag_of_words"], "the text tower is of kind mylab.bag_of_words")])
+@pytest.mark.parametrize(
+    ("stages", "reason"), [([], None), (["mylab.bag_of_words"], "the text tower is of kind mylab.bag_of_words")]
+)
 def test_only_towers_of_transformers_fit(stages: list[str], reason: str | None) -> None:
     class Text:
         kind = "mylab.bag_of_words"
@@ -93,16 +115,27 @@ def test_a_timm_tower_and_a_bert_load_by_open_clip(tmp_path: Path, run: RunFolde
     """What BiomedCLIP is: the bias of the sigmoid loss has its place there."""
     net = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [64, 64]}, "serves": ["film", "smear"]}
     recipe = recipe_of({}, None)
-    trained = trained_of(recipe.model_copy(update={"model": type(recipe.model).model_validate({"encoders": {"film": net}})}))
+    trained = trained_of(
+        recipe.model_copy(update={"model": type(recipe.model).model_validate({"encoders": {"film": net}})})
+    )
     (stage,) = trained.recipe.stages
-    published = stage.model_copy(update={"text": stage.text.model_copy(update={"model": "mylab/tiny-bert", "config": {}})})
+    published = stage.model_copy(
+        update={"text": stage.text.model_copy(update={"model": "mylab/tiny-bert", "config": {}})}
+    )
     trained = replace(trained, recipe=trained.recipe.model_copy(update={"stages": (published,)}))
     receipt = export(run, tmp_path / "dual", trained, "stock")
     assert receipt.kind == "open_clip" and receipt.parity["class"] == "CustomTextCLIP"
-    assert receipt.parity["max_abs_embedding_diff"] <= 1e-4 and receipt.parity["diffs"]["bias"] == 0 and receipt.parity["pixels"]["mean_grey_levels"] <= 1
+    assert (
+        receipt.parity["max_abs_embedding_diff"] <= 1e-4
+        and receipt.parity["diffs"]["bias"] == 0
+        and receipt.parity["pixels"]["mean_grey_levels"] <= 1
+    )
     assert not receipt.audit.left_out and receipt.audit.counts()["missing"] == 0
     config = json.loads((receipt.folder / "open_clip_config.json").read_text())
-    assert config["model_cfg"]["text_cfg"]["hf_model_name"] == "mylab/tiny-bert" and config["model_cfg"]["init_logit_bias"] == -10
+    assert (
+        config["model_cfg"]["text_cfg"]["hf_model_name"] == "mylab/tiny-bert"
+        and config["model_cfg"]["init_logit_bias"] == -10
+    )
     assert "library_name: open_clip" in (receipt.folder / "README.md").read_text()
 
 

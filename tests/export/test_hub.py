@@ -40,8 +40,16 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 def medvlm(hub: Hub, *words: object) -> subprocess.CompletedProcess[str]:
     """The command line as a person calls it, with a hub at hand."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run([sys.executable, "-m", "medvlm", *map(str, words)], env=environment, capture_output=True, text=True, timeout=120)
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": TOKEN,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "medvlm", *map(str, words)], env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_nothing_is_sent_unless_asked_and_then_privately(folder: Path) -> None:
@@ -56,7 +64,11 @@ def test_nothing_is_sent_unless_asked_and_then_privately(folder: Path) -> None:
 
         hub.repos["lab/open"] = {"private": False, "files": {}}
         refused = medvlm(hub, "export", folder, "--to", "hub:lab/open", "--yes")
-        assert refused.returncode == EXIT_USER and "exists and is public" in refused.stderr and not hub.repos["lab/open"]["files"]
+        assert (
+            refused.returncode == EXIT_USER
+            and "exists and is public" in refused.stderr
+            and not hub.repos["lab/open"]["files"]
+        )
 
 
 def test_the_listing_asks_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,13 +117,20 @@ def test_a_folder_without_a_proof_is_not_sent(copy: Path, tmp_path: Path) -> Non
         prepare(copy, "films", is_public=False)
 
 
-def test_terms_of_the_data_decide_who_may_have_the_model(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terms_of_the_data_decide_who_may_have_the_model(
+    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parity, "prove", unproven)
     trained = trained_of(recipe_of({}, {}))
 
     def sent(**changes: object) -> str:
         card = Card.model_validate({**trained.cards["films"].model_dump(by_alias=True), **changes})
-        made = export(run, tmp_path / "out", replace(trained_of(recipe_of({}, {})), cards={**trained.cards, "films": card}), "stock").folder
+        made = export(
+            run,
+            tmp_path / "out",
+            replace(trained_of(recipe_of({}, {})), cards={**trained.cards, "films": card}),
+            "stock",
+        ).folder
         try:
             prepare(made, "lab/films", is_public=False)
         except RecipeError as refused:
@@ -119,7 +138,9 @@ def test_terms_of_the_data_decide_who_may_have_the_model(tmp_path: Path, run: Ru
         return "sent"
 
     assert sent() == "sent"
-    assert "cxr_cohen: models of it are not for others, access is credentialed; where its terms allow" in sent(access="credentialed")
+    assert "cxr_cohen: models of it are not for others, access is credentialed; where its terms allow" in sent(
+        access="credentialed"
+    )
     assert sent(access="credentialed", models="private") == "sent"
 
 
@@ -127,6 +148,10 @@ def test_a_card_forbids_the_public_or_everybody() -> None:
     films = trained_of(recipe_of({}, {})).cards["films"]
     kept = films.model_copy(update={"licence": films.licence.model_copy(update={"redistribute": False})})
     assert forbidden([films], True) == [] and forbidden([films.model_copy(update={"models": "private"})], False) == []
-    assert forbidden([kept], False) == ["cxr_cohen: models of it are not for others, its licence does not let the data be passed on; "
-                                        "where its terms allow that of models, say so in the card (models: private or public)"]  # fmt: skip
-    assert forbidden([films.model_copy(update={"models": "private"})], True) == ["cxr_cohen: models of it are not for everybody, its card says so"]
+    assert forbidden([kept], False) == [
+        "cxr_cohen: models of it are not for others, its licence does not let the data be passed on; "
+        "where its terms allow that of models, say so in the card (models: private or public)"
+    ]
+    assert forbidden([films.model_copy(update={"models": "private"})], True) == [
+        "cxr_cohen: models of it are not for everybody, its card says so"
+    ]

@@ -15,11 +15,21 @@ from medvlm.export.stock import resolve, unknown
 from .conftest import prove_here, recipe_of, trained_of
 from .test_custom import VOLUME
 
-NET = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [64, 64]}, "serves": ["smear"], "connector": {"kind": "linear"}}
+NET = {
+    "kind": "timm",
+    "net": "resnet10t",
+    "preprocess": {"size": [64, 64]},
+    "serves": ["smear"],
+    "connector": {"kind": "linear"},
+}
 VIT = {
-    "kind": "timm", "net": "vit_tiny_patch16_224", "args": {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": [32, 48]}, "serves": ["smear"],
-    "connector": {"kind": "mlp"}, "preprocess": {"size": [32, 48], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "window": [0, 200]},
-}  # fmt: skip
+    "kind": "timm",
+    "net": "vit_tiny_patch16_224",
+    "args": {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": [32, 48]},
+    "serves": ["smear"],
+    "connector": {"kind": "mlp"},
+    "preprocess": {"size": [32, 48], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "window": [0, 200]},
+}
 
 
 @pytest.fixture
@@ -34,7 +44,11 @@ def exported(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_tower_of_transformers_loads_with_its_processor(exported: Any) -> None:
     receipt = exported("encoder.film", ct=VOLUME)
-    assert receipt.kind == "tower" and receipt.parity["class"] == "SiglipVisionModel" and receipt.parity["max_abs_embedding_diff"] <= 1e-4
+    assert (
+        receipt.kind == "tower"
+        and receipt.parity["class"] == "SiglipVisionModel"
+        and receipt.parity["max_abs_embedding_diff"] <= 1e-4
+    )
     assert set(receipt.parity["diffs"]) == {"pixels", "hidden", "pooled"}
     # Adapters of the tower are folded in, those of the language model are none of this folder's business.
     assert receipt.audit.merged and all(name.startswith("encoders.film.tower.") for name in receipt.audit.adapters)
@@ -55,7 +69,10 @@ def test_an_encoder_of_volumes_becomes_a_graph_with_its_connector(exported: Any)
     receipt = exported("encoder.ct", ct=VOLUME)
     assert receipt.kind == "onnx" and set(receipt.parity["diffs"]) == {"image_patches", "image_pooled", "image_tokens"}
     assert receipt.parity["max_abs_embedding_diff"] <= 1e-4
-    assert any(name.startswith("connectors.ct.") for name in receipt.audit.replaced) and "connectors.ct" not in receipt.audit.left_out
+    assert (
+        any(name.startswith("connectors.ct.") for name in receipt.audit.replaced)
+        and "connectors.ct" not in receipt.audit.left_out
+    )
     import onnx
 
     graph = onnx.load(receipt.folder / "model.onnx")
@@ -65,7 +82,10 @@ def test_an_encoder_of_volumes_becomes_a_graph_with_its_connector(exported: Any)
 
 def test_of_a_dual_encoder_the_graph_gives_unit_embeddings(exported: Any) -> None:
     receipt = exported("onnx", None)
-    assert set(receipt.parity["diffs"]) == {"image_patches", "image_pooled", "image_embeds"} and receipt.parity["max_abs_embedding_diff"] <= 1e-4
+    assert (
+        set(receipt.parity["diffs"]) == {"image_patches", "image_pooled", "image_embeds"}
+        and receipt.parity["max_abs_embedding_diff"] <= 1e-4
+    )
 
 
 @pytest.mark.parametrize(

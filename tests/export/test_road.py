@@ -17,10 +17,19 @@ from tests.tiny_run import INSTRUCT, recipe, written
 from .conftest import prove_here
 
 
-def test_from_audit_to_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_audit_to_model_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(parity, "prove", prove_here)
     stage = {**INSTRUCT, "steps": 1, "save_every": 0}
-    path = written(tmp_path, recipe(data={"films": {"card": "card.yaml", "shards": str(tmp_path / "shards")}}, stages=[stage], export={"target": ["stock", "adapter"]}))
+    path = written(
+        tmp_path,
+        recipe(
+            data={"films": {"card": "card.yaml", "shards": str(tmp_path / "shards")}},
+            stages=[stage],
+            export={"target": ["stock", "adapter"]},
+        ),
+    )
 
     def medvlm(*words: object) -> str:
         assert main([str(word) for word in words]) == EXIT_DONE, capsys.readouterr().err
@@ -39,5 +48,7 @@ def test_from_audit_to_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         card = (tmp_path / "model" / target / "README.md").read_text()
         assert f"- tiny: passed (receipt `{receipt[:16]}`)" in card
         front = yaml.safe_load(card.split("---\n")[1])
-        assert front["license"] == "cc0-1.0" and front["library_name"] == ("transformers" if target == "stock" else "peft")
+        assert front["license"] == "cc0-1.0" and front["library_name"] == (
+            "transformers" if target == "stock" else "peft"
+        )
     assert "nothing was sent" in medvlm("export", tmp_path / "model" / "stock", "--to", "hub:lab/films", "--public")

@@ -26,7 +26,11 @@ COMPOSITIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] =
     "siglip-untied": ({}, {"tie_word_embeddings": False}, {}),
     "clip-tied-layer-2": (CLIP, {"tie_word_embeddings": True}, {"layer": -2}),
     "siglip-llama-tied": ({}, {"model_type": "llama", "tie_word_embeddings": True}, {}),
-    "clip-untied-crop": (CLIP, {"tie_word_embeddings": False}, {"preprocess": {"size": [32, 32], "fit": "crop", "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}}),
+    "clip-untied-crop": (
+        CLIP,
+        {"tie_word_embeddings": False},
+        {"preprocess": {"size": [32, 32], "fit": "crop", "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}},
+    ),
 }
 
 
@@ -50,20 +54,32 @@ def test_logits_and_answers_are_those_of_the_trained_model(receipt: ExportReceip
     assert proof["max_abs_logit_diff"] <= 1e-4
     assert [case["images"] for case in proof["cases"]] == [1, 1, 1, 0, 2]
     assert all(case["same_ids"] and case["text"] == case["expected"] for case in proof["cases"])
-    assert proof["image_effect"] > 100 * proof["tolerance"], "the proof must see a wrong tower: blanking the image has to change the logits"
+    assert proof["image_effect"] > 100 * proof["tolerance"], (
+        "the proof must see a wrong tower: blanking the image has to change the logits"
+    )
 
 
 def test_the_config_says_what_the_tower_is(receipt: ExportReceipt) -> None:
     config = json.loads((receipt.folder / "config.json").read_text())
     processor = json.loads((receipt.folder / "processor_config.json").read_text())
     is_clip = config["vision_config"]["model_type"] == "clip_vision_model"
-    assert config["vision_feature_select_strategy"] == processor["vision_feature_select_strategy"] == ("default" if is_clip else "full")
+    assert (
+        config["vision_feature_select_strategy"]
+        == processor["vision_feature_select_strategy"]
+        == ("default" if is_clip else "full")
+    )
     assert processor["num_additional_image_tokens"] == (1 if is_clip else 0)
     assert processor["patch_size"] == 8 and config["image_seq_length"] == 16
     assert config["text_config"]["architectures"][0].endswith("ForCausalLM")
     assert config["tie_word_embeddings"] == config["text_config"]["tie_word_embeddings"]
     assert json.loads((receipt.folder / "generation_config.json").read_text())["do_sample"] is False
-    for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "README.md"):
+    for name in (
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "preprocessor_config.json",
+        "README.md",
+    ):
         assert (receipt.folder / name).is_file(), name
 
 
@@ -86,9 +102,15 @@ def test_answers_do_not_change_in_a_batch(receipt: ExportReceipt) -> None:
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model, processor = AutoModelForImageTextToText.from_pretrained(receipt.folder), AutoProcessor.from_pretrained(receipt.folder)
+    model, processor = (
+        AutoModelForImageTextToText.from_pretrained(receipt.folder),
+        AutoProcessor.from_pretrained(receipt.folder),
+    )
     images = [Image.fromarray(array) for array in references.proof_images()[1:]]
-    prompts = [[{"role": "user", "content": [{"type": "image", "image": i}, {"type": "text", "text": t}]}] for i, t in zip(images, ("How many?", references.QUESTIONS[1]), strict=True)]
+    prompts = [
+        [{"role": "user", "content": [{"type": "image", "image": i}, {"type": "text", "text": t}]}]
+        for i, t in zip(images, ("How many?", references.QUESTIONS[1]), strict=True)
+    ]
     how = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     together = processor.apply_chat_template(prompts, processor_kwargs={"padding": True}, **how)
     answers = model.generate(**together, max_new_tokens=6)[:, together["input_ids"].shape[1] :]
@@ -116,7 +138,9 @@ def test_a_perturbed_weight_fails_the_proof(tmp_path: Path) -> None:
     assert failure.value.record is not None and failure.value.record["max_abs_logit_diff"] > 1e-4
 
 
-def test_a_folder_that_does_not_load_is_left_as_failed(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_does_not_load_is_left_as_failed(
+    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: Any) -> None:
         raise parity.ParityError("logits differ by 3", {"max_abs_logit_diff": 3.0})
 
@@ -142,7 +166,9 @@ def test_every_tensor_is_accounted_for(tmp_path: Path, no_children: None) -> Non
     assert audit.shared == {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     # SigLIP's pooling has no use in LLaVA: it is kept, and said.
     head = {n for n in bases if ".tower.head." in n}
-    assert head and {n for n in audit.unused if ".head." in n} == {n.replace("encoders.film.tower", "model.vision_tower") for n in head}
+    assert head and {n for n in audit.unused if ".head." in n} == {
+        n.replace("encoders.film.tower", "model.vision_tower") for n in head
+    }
 
 
 def test_a_model_with_a_tensor_too_many_is_refused(tmp_path: Path, no_children: None) -> None:
@@ -169,7 +195,9 @@ def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_chi
         ({}, {"preprocess": {"size": [32, 32], "channels": 1, "mean": [0.5], "std": [0.5]}}, "channels is 1"),
     ],
 )
-def test_what_no_stock_class_holds_is_refused_with_the_reason(tower: dict[str, Any], encoders: dict[str, Any], reason: str) -> None:
+def test_what_no_stock_class_holds_is_refused_with_the_reason(
+    tower: dict[str, Any], encoders: dict[str, Any], reason: str
+) -> None:
     found = llava.reason(with_film(recipe_of(tower, {}), encoders).model, ())
     assert found is not None and reason in found
 
@@ -180,17 +208,26 @@ WORDS = {"around_image": list(idefics3.AROUND), "special_tokens": [idefics3.END]
 
 def in_idefics3(tower: dict[str, Any] = IDEFICS3, language: dict[str, Any] = WORDS) -> Any:
     recipe = with_film(recipe_of({}, {"tie_word_embeddings": False}), tower)
-    changed = type(recipe.model.language).model_validate({**recipe.model.language.model_dump(by_alias=True), **language})
+    changed = type(recipe.model.language).model_validate(
+        {**recipe.model.language.model_dump(by_alias=True), **language}
+    )
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"language": changed})})
 
 
 def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
     """The words around an image are the model's in training and the processor's in the export, once in both."""
     trained = trained_of(in_idefics3())
-    assert trained.tokenizer.convert_tokens_to_ids(idefics3.END) < trained.model.language.get_input_embeddings().num_embeddings
+    assert (
+        trained.tokenizer.convert_tokens_to_ids(idefics3.END)
+        < trained.model.language.get_input_embeddings().num_embeddings
+    )
     receipt = export(run, tmp_path / "out", trained, "stock")
     assert receipt.kind == "idefics3" and receipt.parity["class"] == "Idefics3ForConditionalGeneration"
-    assert receipt.parity["passed"] and receipt.parity["max_abs_logit_diff"] <= 1e-4 and not receipt.parity["golden_that_differ"]
+    assert (
+        receipt.parity["passed"]
+        and receipt.parity["max_abs_logit_diff"] <= 1e-4
+        and not receipt.parity["golden_that_differ"]
+    )
     assert receipt.parity["image_effect"] > 100 * receipt.parity["tolerance"]
     assert set(receipt.audit.left_out) == {"encoders.film.tower.head"} and not receipt.audit.unused
     config = json.loads((receipt.folder / "config.json").read_text())
@@ -198,18 +235,25 @@ def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(receipt.folder)
-    assert len(processor.tokenizer) == len(trained.tokenizer), "no token was added behind the last row of the embeddings"
+    assert len(processor.tokenizer) == len(trained.tokenizer), (
+        "no token was added behind the last row of the embeddings"
+    )
 
 
 def test_a_token_gets_another_word_and_keeps_its_number(no_children: None) -> None:
     """Images may be a reserved token of the language model's vocabulary; Idefics3's processor knows one word for them alone."""
     tokenizer = tiny_tokenizer()
-    number, chat = tokenizer.image_token_id, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
+    number, chat = (
+        tokenizer.image_token_id,
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}],
+    )
     other = renamed(renamed(tokenizer, "<image>", "<|image_pad|>"), "<|image_pad|>", "<image>")
     changed = renamed(tokenizer, "<image>", "<|image_pad|>")
     assert changed.convert_tokens_to_ids("<|image_pad|>") == number and "<image>" not in changed.get_vocab()
     assert "<|image_pad|>How many?" in changed.apply_chat_template(chat, tokenize=False)
-    assert other.get_vocab() == tokenizer.get_vocab() and other.apply_chat_template(chat, tokenize=False) == tokenizer.apply_chat_template(chat, tokenize=False)
+    assert other.get_vocab() == tokenizer.get_vocab() and other.apply_chat_template(
+        chat, tokenize=False
+    ) == tokenizer.apply_chat_template(chat, tokenize=False)
     with pytest.raises(ShapeError, match="calls them </s>, which this tokenizer has for something else"):
         renamed(tokenizer, "<image>", "</s>")
 
@@ -222,15 +266,26 @@ def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pyt
     (stage,) = recipe.stages
     of_language = stage.model_copy(update={"lora": stage.lora.model_copy(update={"targets": ("language",)})})
     receipt = export(run, tmp_path / "out", trained_of(recipe.model_copy(update={"stages": (of_language,)})), "adapter")
-    assert receipt.parity["class"].endswith("over Idefics3ForConditionalGeneration") and receipt.parity["adapter_effect"] > 0.01
+    assert (
+        receipt.parity["class"].endswith("over Idefics3ForConditionalGeneration")
+        and receipt.parity["adapter_effect"] > 0.01
+    )
 
 
 @pytest.mark.parametrize(
     ("tower", "language", "reason"),
     [
-        ({**IDEFICS3, "connector": {"kind": "pixel_shuffle"}}, WORDS, "connector is pixel_shuffle with 2 layers, and Idefics3 holds"),
+        (
+            {**IDEFICS3, "connector": {"kind": "pixel_shuffle"}},
+            WORDS,
+            "connector is pixel_shuffle with 2 layers, and Idefics3 holds",
+        ),
         ({**IDEFICS3, "layer": -1}, WORDS, "set layer: normed"),
-        (IDEFICS3, {}, "set around_image: ['<fake_token_around_image><global-img>', '<fake_token_around_image>'] and special_tokens: [<end_of_utterance>]"),
+        (
+            IDEFICS3,
+            {},
+            "set around_image: ['<fake_token_around_image><global-img>', '<fake_token_around_image>'] and special_tokens: [<end_of_utterance>]",
+        ),
         ({**IDEFICS3, "preprocess": {"size": [32, 32], "fit": "crop"}}, WORDS, "processor squashes to squares"),
     ],
 )
@@ -239,10 +294,14 @@ def test_what_idefics3_needs_is_said(tower: dict[str, Any], language: dict[str, 
     assert reason in resolve("stock", recipe.model, recipe.stages)[2]
 
 
-def test_several_layers_of_a_tower_go_into_llava(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_layers_of_a_tower_go_into_llava(
+    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parity, "prove", prove_here)
     receipt = export(run, tmp_path / "out", trained_of(with_film(recipe_of(CLIP, {}), {"layer": [-2, -1]})), "stock")
-    assert receipt.parity["passed"] and json.loads((receipt.folder / "config.json").read_text())["vision_feature_layer"] == [-2, -1]
+    assert receipt.parity["passed"] and json.loads((receipt.folder / "config.json").read_text())[
+        "vision_feature_layer"
+    ] == [-2, -1]
 
 
 def test_two_encoders_are_refused_and_the_remedy_is_said(tmp_path: Path, run: RunFolder, no_children: None) -> None:

@@ -33,7 +33,14 @@ def verdicts(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Verdict]:
     """Name -> what became of the call. A crash, a hang, any error but DataError and anything written to stderr fail the test."""
     command = [sys.executable, "-c", "from tests.io.limited import child; child()"]
     root = str(Path(__file__).parents[2])
-    ran = subprocess.run(command, input=pickle.dumps(dict(calls)), capture_output=True, cwd=root, env={"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}, check=False)
+    ran = subprocess.run(
+        command,
+        input=pickle.dumps(dict(calls)),
+        capture_output=True,
+        cwd=root,
+        env={"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     at = list(calls)[min(len(lines), len(calls) - 1)]
     assert ran.returncode == 0, f"the child ended with {ran.returncode} at {at}: {ran.stderr.decode()[-500:]}"

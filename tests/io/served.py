@@ -81,12 +81,19 @@ def s3(bucket: str) -> Iterator[tuple[str, int]]:
         running = server.ThreadedMotoServer(port=0, verbose=False)
         running.start()
         host, port = running.get_host_and_port()
-        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "k",
+            "AWS_SECRET_ACCESS_KEY": "s",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()  # or one that speaks to an earlier server is handed out again
         filesystem(f"s3://{bucket}")[0].mkdir(bucket)
         yield host, port
-        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()  # the next server of this process would have its buckets
+        urlopen(
+            Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        ).close()  # the next server of this process would have its buckets
         running.stop()
 
 

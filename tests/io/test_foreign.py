@@ -27,16 +27,33 @@ from medvlm.io.shards import ShardSet
 from medvlm.sources import form_of
 
 READER = {
-    "kind": "webdataset", "media": {"film": ["jpg", "png", "*.png"]}, "report": "txt", "concept": "json:finding.name", "groups": {"site": "json:site"},
-    "questions": [{"text": "Is it normal?", "answer": "cls", "choices": ["yes", "no"]}, {"text_from": "json:ask", "answer": "json:answer"}],
-}  # fmt: skip
+    "kind": "webdataset",
+    "media": {"film": ["jpg", "png", "*.png"]},
+    "report": "txt",
+    "concept": "json:finding.name",
+    "groups": {"site": "json:site"},
+    "questions": [
+        {"text": "Is it normal?", "answer": "cls", "choices": ["yes", "no"]},
+        {"text_from": "json:ask", "answer": "json:answer"},
+    ],
+}
 
 
 def card(reader: Mapping[str, Any] = READER, **fields: Any) -> Card:
-    return Card.model_validate({
-        "name": "theirs", "title": "Theirs", "summary": "Tars of others.", "licence": {"id": "CC0-1.0", "commercial": True}, "access": "open",
-        "phi": {"status": "deidentified"}, "media": ["film"], "splits": {"by": "image", "ratios": {"train": 1.0}}, "reader": reader, **fields,
-    })  # fmt: skip
+    return Card.model_validate(
+        {
+            "name": "theirs",
+            "title": "Theirs",
+            "summary": "Tars of others.",
+            "licence": {"id": "CC0-1.0", "commercial": True},
+            "access": "open",
+            "phi": {"status": "deidentified"},
+            "media": ["film"],
+            "splits": {"by": "image", "ratios": {"train": 1.0}},
+            "reader": reader,
+            **fields,
+        }
+    )
 
 
 def picture(i: int, form: str, **settings: Any) -> bytes:
@@ -47,7 +64,14 @@ def picture(i: int, form: str, **settings: Any) -> bytes:
 
 def members(i: int) -> dict[str, Any]:
     told = {"finding": {"name": f"c{i % 3}"}, "site": "ab"[i % 2], "ask": f"Which is {i}?", "answer": i}
-    return {"__key__": f"patient_{i}/view", "jpg": picture(i, "JPEG"), "0.png": picture(i, "PNG"), "txt": f"Räport {i}.".encode(), "cls": str(i % 2).encode(), "json": json.dumps(told).encode()}
+    return {
+        "__key__": f"patient_{i}/view",
+        "jpg": picture(i, "JPEG"),
+        "0.png": picture(i, "PNG"),
+        "txt": f"Räport {i}.".encode(),
+        "cls": str(i % 2).encode(),
+        "json": json.dumps(told).encode(),
+    }
 
 
 def write(path: Path, samples: list[dict[str, Any]]) -> Path:
@@ -70,16 +94,30 @@ def test_a_tar_of_webdatasets_writer_is_read_as_declared(tmp_path: Path) -> None
     assert shards.is_foreign and shards.count("train") == 6 and not (tmp_path / "a.tar.index.json").exists()
     for i in range(6):
         sample, files = shards.read("train", i)
-        assert (sample.report, sample.concept, sample.groups, sample.source) == (f"Räport {i}.", f"c{i % 3}", {"site": "ab"[i % 2]}, "theirs")
+        assert (sample.report, sample.concept, sample.groups, sample.source) == (
+            f"Räport {i}.",
+            f"c{i % 3}",
+            {"site": "ab"[i % 2]},
+            "theirs",
+        )
         assert [(q.text, q.truth.task, q.truth.answer) for q in sample.questions] == [
             ("Is it normal?", "choice", ["yes", "no"][i % 2]), (f"Which is {i}?", "open", str(i)),
         ]  # fmt: skip
         assert "patient" not in sample.key and sample.key == shards.entry("train", i).key
-        assert [(m.kind, m.member, m.size) for m in sample.media] == [("film", "0.png", (20 + i, 30)), ("film", "jpg", (20 + i, 30))]
+        assert [(m.kind, m.member, m.size) for m in sample.media] == [
+            ("film", "0.png", (20 + i, 30)),
+            ("film", "jpg", (20 + i, 30)),
+        ]
         for member in ("0.png", "jpg"):
-            assert np.array_equal(images.decode(files[member], member), np.asarray(Image.open(io.BytesIO(members(i)[member]))))
+            assert np.array_equal(
+                images.decode(files[member], member), np.asarray(Image.open(io.BytesIO(members(i)[member])))
+            )
         entry = shards.entry("train", i)
-        assert entry.tasks == {"choice": 1, "open": 1} and entry.has_report and entry.groups == {"site": "ab"[i % 2], "concept": f"c{i % 3}"}
+        assert (
+            entry.tasks == {"choice": 1, "open": 1}
+            and entry.has_report
+            and entry.groups == {"site": "ab"[i % 2], "concept": f"c{i % 3}"}
+        )
     assert pickle.loads(pickle.dumps(shards)).read("train", 2)[0] == shards.read("train", 2)[0]
 
 
@@ -97,7 +135,13 @@ def test_volumes_are_decoded_with_their_place_in_the_patient(tmp_path: Path) -> 
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     tar = write(tmp_path / "a.tar", [{"__key__": "v", "nii.gz": gzip.compress(image.to_bytes()), "txt": b"clear"}])
-    reader = {"kind": "webdataset", "media": {"volume": ["nii.gz"]}, "report": "txt", "unit": "HU", "nifti": {"hu": "as_is"}}
+    reader = {
+        "kind": "webdataset",
+        "media": {"volume": ["nii.gz"]},
+        "report": "txt",
+        "unit": "HU",
+        "nifti": {"hu": "as_is"},
+    }
     sample, files = opened(tar, tmp_path, reader=reader, media=["volume"]).read("train", 0)
     (medium,) = sample.media
     assert medium.size == (7, 6, 5) and medium.spacing_mm == pytest.approx((2.5, 0.8, 0.7)) and medium.unit == "HU"
@@ -133,7 +177,9 @@ def test_what_the_card_does_not_name_is_refused_or_ignored_and_never_unpickled(t
     trap.unlink(missing_ok=True)
     samples = [{**members(i), "pyd": pickle.dumps(Trap()), "extra.pth": pickle.dumps(Trap())} for i in range(2)]
     tar = write(tmp_path / "a.tar", samples)
-    with pytest.raises(DataError, match=r"a\.tar: sample number 0: its card does not say what '(pyd|extra\.pth)' is; .*reader\.ignore"):
+    with pytest.raises(
+        DataError, match=r"a\.tar: sample number 0: its card does not say what '(pyd|extra\.pth)' is; .*reader\.ignore"
+    ):
         opened(tar, tmp_path)
     shards = opened(tar, tmp_path, reader={**READER, "ignore": ["pyd", "*.pth"]})
     assert shards.read("train", 1)[0].report == "Räport 1." and set(shards.read("train", 1)[1]) == {"jpg", "0.png"}
@@ -143,7 +189,11 @@ def test_what_the_card_does_not_name_is_refused_or_ignored_and_never_unpickled(t
 
 
 def test_what_cannot_be_read_is_named_by_number_without_the_key(tmp_path: Path) -> None:
-    for broken, reason in [({"cls": b"7"}, r"none of yes, no nor a number from 0 to 1"), ({"json": b"{"}, r"'json:.*' cannot be read"), ({"json": b'{"finding": {"name": {}}}'}, r"is a dict")]:
+    for broken, reason in [
+        ({"cls": b"7"}, r"none of yes, no nor a number from 0 to 1"),
+        ({"json": b"{"}, r"'json:.*' cannot be read"),
+        ({"json": b'{"finding": {"name": {}}}'}, r"is a dict"),
+    ]:
         tar = write(tmp_path / "a.tar", [members(0), {**members(1), **broken}])
         with pytest.raises(DataError, match=rf"a\.tar: sample number 1: .*{reason}") as caught:
             opened(tar, tmp_path)
@@ -151,24 +201,42 @@ def test_what_cannot_be_read_is_named_by_number_without_the_key(tmp_path: Path) 
 
 
 def test_images_that_lie_are_found_when_they_are_read(tmp_path: Path) -> None:
-    shards = opened(write(tmp_path / "a.tar", [{**members(0), "jpg": b"\xff\xd8\xff and no more"}, members(1)]), tmp_path)
+    shards = opened(
+        write(tmp_path / "a.tar", [{**members(0), "jpg": b"\xff\xd8\xff and no more"}, members(1)]), tmp_path
+    )
     with pytest.raises(DataError, match="jpg: damaged"):
         shards.read("train", 0)
     assert shards.read("train", 1)
 
 
 def test_patients_stay_in_one_split(tmp_path: Path) -> None:
-    samples = [{**members(i), "json": json.dumps({"finding": {"name": ""}, "who": f"P{i % 8}"}).encode()} for i in range(40)]
-    reader = {"kind": "webdataset", "media": {"film": ["jpg"]}, "patient": "json:who", "ignore": ["txt", "cls", "*.png"]}
-    shards = opened(write(tmp_path / "a.tar", samples), tmp_path, reader=reader, splits={"ratios": {"train": 0.5, "test": 0.5}})
-    patients = {split: {shards.read(split, i)[0].patient for i in range(shards.count(split))} for split in shards.splits}
+    samples = [
+        {**members(i), "json": json.dumps({"finding": {"name": ""}, "who": f"P{i % 8}"}).encode()} for i in range(40)
+    ]
+    reader = {
+        "kind": "webdataset",
+        "media": {"film": ["jpg"]},
+        "patient": "json:who",
+        "ignore": ["txt", "cls", "*.png"],
+    }
+    shards = opened(
+        write(tmp_path / "a.tar", samples), tmp_path, reader=reader, splits={"ratios": {"train": 0.5, "test": 0.5}}
+    )
+    patients = {
+        split: {shards.read(split, i)[0].patient for i in range(shards.count(split))} for split in shards.splits
+    }
     assert len(patients) == 2 and not patients["train"] & patients["test"] and sum(map(len, patients.values())) == 8
     assert not any("P" in patient for split in patients.values() for patient in split)
 
 
 def test_tars_whose_members_do_not_stand_together_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, data in [("a.jpg", picture(0, "JPEG")), ("b.jpg", picture(1, "JPEG")), ("a.txt", b"a"), ("b.txt", b"b")]:
+        for name, data in [
+            ("a.jpg", picture(0, "JPEG")),
+            ("b.jpg", picture(1, "JPEG")),
+            ("a.txt", b"a"),
+            ("b.txt", b"b"),
+        ]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

@@ -46,7 +46,15 @@ def test_8_bit_arrays_come_back_as_they_were(shape):
     assert np.array_equal(decode(encode_png(array), "x"), array)
 
 
-@pytest.mark.parametrize("array", [np.zeros((2, 2), np.float32), np.zeros((2, 2, 3), np.uint16), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2), np.int16)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 2), np.float32),
+        np.zeros((2, 2, 3), np.uint16),
+        np.zeros((2, 2, 4), np.uint8),
+        np.zeros((2, 2), np.int16),
+    ],
+)
 def test_png_refuses_what_it_would_change(array):
     assert not fits_png(array)
     with pytest.raises(ValueError, match="without loss"):
@@ -110,7 +118,15 @@ def test_the_error_names_the_member():
         decode(b"GIF89a", "0.png")
 
 
-@pytest.mark.parametrize("array", [np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.array([[1.5, -2.0]], np.float32), np.array([[True, False]]), np.zeros((0, 3))])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24, dtype=np.int16).reshape(2, 3, 4),
+        np.array([[1.5, -2.0]], np.float32),
+        np.array([[True, False]]),
+        np.zeros((0, 3)),
+    ],
+)
 def test_npy_of_any_shape_comes_back(array):
     back = decode(encode_npy(array), "x.npy")
     assert back.dtype == array.dtype and np.array_equal(back, array)
@@ -148,13 +164,20 @@ def test_the_format_is_told_by_content():
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
 def test_the_size_is_that_of_the_array(mode):
-    data = saved(Image.fromarray(np.full((5, 7), 300, np.uint16)) if mode == "I;16" else Image.new(mode, (7, 5), None if mode != "RGBA" else (1, 2, 3, 255)), "PNG")
+    data = saved(
+        Image.fromarray(np.full((5, 7), 300, np.uint16))
+        if mode == "I;16"
+        else Image.new(mode, (7, 5), None if mode != "RGBA" else (1, 2, 3, 255)),
+        "PNG",
+    )
     assert size_of(data, "x") == decode(data, "x").shape[:2] == (5, 7)
 
 
 def test_for_the_size_all_pixels_are_decoded():
     for form, mode in (("PNG", "L"), ("JPEG", "RGB")):
-        data = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).convert(mode), form)
+        data = saved(
+            Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).convert(mode), form
+        )
         with pytest.raises(DataError, match=f"a damaged {form}"):
             size_of(data[: len(data) // 2], "x")
     with pytest.raises(DataError, match="transparent"):
@@ -178,7 +201,12 @@ PNGS = {
 
 def test_every_real_png_has_the_expected_verdict(real_data):
     """As packing takes it: stripped of what is no pixels, then decoded."""
-    found = [p for folder in ("broken", "volumes") for p in sorted((real_data / folder).rglob("*")) if ".png" in p.name.lower()]
+    found = [
+        p
+        for folder in ("broken", "volumes")
+        for p in sorted((real_data / folder).rglob("*"))
+        if ".png" in p.name.lower()
+    ]
     assert [str(p.relative_to(real_data)) for p in found] == list(PNGS)
     for path, reason in zip(found, PNGS.values(), strict=True):
         if not reason:

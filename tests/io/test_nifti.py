@@ -20,7 +20,9 @@ from medvlm.io.nifti_header import NiftiOptions
 from .limited import digest, verdicts
 
 MM = NiftiOptions(length="mm")
-ORIENTATIONS = ["".join(codes) for order in itertools.permutations(("LR", "AP", "IS")) for codes in itertools.product(*order)]
+ORIENTATIONS = [
+    "".join(codes) for order in itertools.permutations(("LR", "AP", "IS")) for codes in itertools.product(*order)
+]
 SHAPE, ZOOMS = (4, 5, 6), (0.7, 1.5, 2.25)
 
 
@@ -47,7 +49,14 @@ def at(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return x + 100 * y + 10_000 * z
 
 
-def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None, unit: str = "mm", kind: Any = nib.Nifti1Image, **fields: Any) -> Path:
+def save(
+    path: Path,
+    array: np.ndarray,
+    affine: np.ndarray | None = None,
+    unit: str = "mm",
+    kind: Any = nib.Nifti1Image,
+    **fields: Any,
+) -> Path:
     """fields: of the header, written over what nibabel made of it."""
     image = kind(array, turned("RAS") if affine is None else affine, dtype=array.dtype)
     image.header.set_xyzt_units(unit)
@@ -220,7 +229,9 @@ def test_one_volume_of_four_dimensions_is_chosen_or_the_file_is_refused(tmp_path
         with pytest.raises(DataError, match=r"4 volumes \(4D\)"):
             load_nifti(path)
         for k in (0, 3):
-            assert np.array_equal(load_nifti(path, NiftiOptions(volume=k)).pixels, values[..., k].transpose(2, 1, 0)[:, ::-1, ::-1])
+            assert np.array_equal(
+                load_nifti(path, NiftiOptions(volume=k)).pixels, values[..., k].transpose(2, 1, 0)[:, ::-1, ::-1]
+            )
         with pytest.raises(DataError, match="volume 4 is chosen"):
             load_nifti(path, NiftiOptions(volume=4))
     flat = save(tmp_path / "flat.nii", values[..., :1])
@@ -289,7 +300,12 @@ REFUSED = {
 
 def real_files(real_data: Path) -> dict[str, Path]:
     ends = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
-    return {str(p.relative_to(real_data)): p for f in ("broken", "volumes") for p in sorted((real_data / f).rglob("*")) if p.name.endswith(ends)}
+    return {
+        str(p.relative_to(real_data)): p
+        for f in ("broken", "volumes")
+        for p in sorted((real_data / f).rglob("*"))
+        if p.name.endswith(ends)
+    }
 
 
 def test_every_real_file_has_the_expected_verdict(real_data):
@@ -312,7 +328,9 @@ def test_every_real_file_that_is_read_has_nibabels_values_and_places(real_data):
         assert np.allclose(found.pixels, reference, rtol=1e-6), name
         image: Any = nib.as_closest_canonical(nib.load(path))
         _, h, w = found.pixels.shape
-        flip = np.array([[0, 0, -1, w - 1], [0, -1, 0, h - 1], [1, 0, 0, 0], [0, 0, 0, 1]])  # (d, h, w) -> nibabel's (x, y, z)
+        flip = np.array(
+            [[0, 0, -1, w - 1], [0, -1, 0, h - 1], [1, 0, 0, 0], [0, 0, 0, 1]]
+        )  # (d, h, w) -> nibabel's (x, y, z)
         assert np.allclose(np.array(found.affine), (image.affine @ flip)[:3], atol=1e-3), name
         checked += 1
     assert checked >= 80
@@ -361,20 +379,45 @@ def hostile(folder: Path) -> dict[str, Path]:
     zeros = gzip.compress(bytes(16 << 20))
     file("bomb_behind.nii.gz", packed + zeros * 200)
     lies: dict[str, dict[str, Any]] = {
-        "270_GB": {"dim": [3, 30000, 30000, 150, 1, 1, 1, 1]}, "17_TB": {"dim": [3, 32767, 32767, 8192, 1, 1, 1, 1]},
-        "no_dims": {"dim": [0, 4, 5, 6, 1, 1, 1, 1]}, "8_dims": {"dim": [8, 4, 5, 6, 1, 1, 1, 1]}, "negative": {"dim": [3, 4, -5, 6, 1, 1, 1, 1]},
-        "zero": {"dim": [3, 4, 0, 6, 1, 1, 1, 1]}, "surface": {"dim": [3, -1, 1, 1, 1, 1, 1, 1]}, "many": {"dim": [4, 4, 5, 6, 32767, 1, 1, 1]},
-        "fewer": {"dim": [3, 4, 5, 5, 1, 1, 1, 1]}, "more_slices": {"dim": [3, 4, 5, 7, 1, 1, 1, 1]}, "7D": {"dim": [7, 2, 2, 2, 2, 2, 2, 2]},
-        "offset_nan": {"vox_offset": np.nan}, "offset_far": {"vox_offset": 1e30}, "offset_before": {"vox_offset": -5}, "offset_header": {"vox_offset": 0},
-        "offset_half": {"vox_offset": 352.5}, "offset_16M": {"vox_offset": 1 << 24},
-        "type_0": {"datatype": 0}, "type_bits": {"datatype": 1}, "type_rgb": {"datatype": 128, "bitpix": 24}, "type_complex": {"datatype": 32, "bitpix": 64},
-        "type_unknown": {"datatype": 9999}, "type_f128": {"datatype": 1536, "bitpix": 128}, "bitpix": {"bitpix": 32},
-        "slope_inf": {"scl_slope": np.inf}, "inter_nan": {"scl_slope": 1, "scl_inter": np.nan}, "slope_huge": {"scl_slope": 3e38},
-        "pixdim_nan": {"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1]}, "pixdim_other": {"pixdim": [1, 5, 5, 5, 1, 1, 1, 1]},
-        "sform_nan": {"srow_x": [np.nan, 0, 0, 0]}, "sform_inf": {"srow_x": [np.inf, 0, 0, 0]}, "sform_flat": {"srow_y": [0, 0, 0, 0]},
-        "sform_shear": {"srow_y": [0.7, 1.5, 0, 0]}, "quaternion": {"qform_code": 1, "quatern_b": 9}, "quaternion_nan": {"qform_code": 1, "quatern_b": np.nan},
-        "qfac": {"qform_code": 1, "pixdim": [7, *ZOOMS, 1, 1, 1, 1]}, "no_place": {"sform_code": 0, "qform_code": 0}, "unit": {"xyzt_units": 5},
-    }  # fmt: skip
+        "270_GB": {"dim": [3, 30000, 30000, 150, 1, 1, 1, 1]},
+        "17_TB": {"dim": [3, 32767, 32767, 8192, 1, 1, 1, 1]},
+        "no_dims": {"dim": [0, 4, 5, 6, 1, 1, 1, 1]},
+        "8_dims": {"dim": [8, 4, 5, 6, 1, 1, 1, 1]},
+        "negative": {"dim": [3, 4, -5, 6, 1, 1, 1, 1]},
+        "zero": {"dim": [3, 4, 0, 6, 1, 1, 1, 1]},
+        "surface": {"dim": [3, -1, 1, 1, 1, 1, 1, 1]},
+        "many": {"dim": [4, 4, 5, 6, 32767, 1, 1, 1]},
+        "fewer": {"dim": [3, 4, 5, 5, 1, 1, 1, 1]},
+        "more_slices": {"dim": [3, 4, 5, 7, 1, 1, 1, 1]},
+        "7D": {"dim": [7, 2, 2, 2, 2, 2, 2, 2]},
+        "offset_nan": {"vox_offset": np.nan},
+        "offset_far": {"vox_offset": 1e30},
+        "offset_before": {"vox_offset": -5},
+        "offset_header": {"vox_offset": 0},
+        "offset_half": {"vox_offset": 352.5},
+        "offset_16M": {"vox_offset": 1 << 24},
+        "type_0": {"datatype": 0},
+        "type_bits": {"datatype": 1},
+        "type_rgb": {"datatype": 128, "bitpix": 24},
+        "type_complex": {"datatype": 32, "bitpix": 64},
+        "type_unknown": {"datatype": 9999},
+        "type_f128": {"datatype": 1536, "bitpix": 128},
+        "bitpix": {"bitpix": 32},
+        "slope_inf": {"scl_slope": np.inf},
+        "inter_nan": {"scl_slope": 1, "scl_inter": np.nan},
+        "slope_huge": {"scl_slope": 3e38},
+        "pixdim_nan": {"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1]},
+        "pixdim_other": {"pixdim": [1, 5, 5, 5, 1, 1, 1, 1]},
+        "sform_nan": {"srow_x": [np.nan, 0, 0, 0]},
+        "sform_inf": {"srow_x": [np.inf, 0, 0, 0]},
+        "sform_flat": {"srow_y": [0, 0, 0, 0]},
+        "sform_shear": {"srow_y": [0.7, 1.5, 0, 0]},
+        "quaternion": {"qform_code": 1, "quatern_b": 9},
+        "quaternion_nan": {"qform_code": 1, "quatern_b": np.nan},
+        "qfac": {"qform_code": 1, "pixdim": [7, *ZOOMS, 1, 1, 1, 1]},
+        "no_place": {"sform_code": 0, "qform_code": 0},
+        "unit": {"xyzt_units": 5},
+    }
     for name, fields in lies.items():
         made[f"{name}.nii"] = save(folder / f"{name}.nii", VALUES, **fields)
     big = save(folder / "bomb_270_GB.nii.gz", VALUES, dim=[3, 30000, 30000, 150, 1, 1, 1, 1])
@@ -419,11 +462,16 @@ def test_the_bytes_of_a_file_give_what_the_file_gives(codes: str, dtype: str, tm
 
 
 def test_cut_and_foreign_bytes_are_refused(tmp_path: Path) -> None:
-    whole = save(tmp_path / "a.nii.gz", np.random.default_rng(1).integers(0, 200, (20, 20, 20)).astype(np.int16)).read_bytes()
+    whole = save(
+        tmp_path / "a.nii.gz", np.random.default_rng(1).integers(0, 200, (20, 20, 20)).astype(np.int16)
+    ).read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF
     for data in (whole[:-9], whole[: len(whole) // 2], whole[:-8] + bytes(8), bytes(flipped), b"", b"\x1f\x8b"):
         with pytest.raises(DataError):
             decode_nifti(data, MM)
     with pytest.raises(DataError, match="in another file"):
-        decode_nifti(save(tmp_path / "b.img", np.zeros(SHAPE, np.int16), kind=nib.Nifti1Pair).with_suffix(".hdr").read_bytes(), MM)
+        decode_nifti(
+            save(tmp_path / "b.img", np.zeros(SHAPE, np.int16), kind=nib.Nifti1Pair).with_suffix(".hdr").read_bytes(),
+            MM,
+        )

@@ -50,17 +50,29 @@ def everything(shards: ShardSet) -> list[tuple[Sample, dict[str, Any]]]:
 
 
 def fetched(server: Server) -> int:
-    return sum(int(last) + 1 - int(first) for path, part in server.asked if part and path.endswith(".tar") for first, _, last in [part.removeprefix("bytes=").partition("-")])
+    return sum(
+        int(last) + 1 - int(first)
+        for path, part in server.asked
+        if part and path.endswith(".tar")
+        for first, _, last in [part.removeprefix("bytes=").partition("-")]
+    )
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_what_lies_behind_http_is_what_lies_on_the_disk(folder: Path, server: Server, tmp_path: Path, cached: bool) -> None:
-    near, far = open_shards(folder), open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30) if cached else None)
+def test_what_lies_behind_http_is_what_lies_on_the_disk(
+    folder: Path, server: Server, tmp_path: Path, cached: bool
+) -> None:
+    near, far = (
+        open_shards(folder),
+        open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30) if cached else None),
+    )
     assert far.fingerprint == near.fingerprint and far.count("train") == N
     assert everything(far) == everything(near)
 
 
-def test_a_sample_costs_its_bytes_and_with_a_cache_its_blocks_once(folder: Path, server: Server, tmp_path: Path) -> None:
+def test_a_sample_costs_its_bytes_and_with_a_cache_its_blocks_once(
+    folder: Path, server: Server, tmp_path: Path
+) -> None:
     plain = open_shards(f"{server.url}/{PATTERN}")
     server.asked.clear()
     plain.read("train", 3)
@@ -81,7 +93,9 @@ def test_a_cache_too_small_for_an_epoch_gives_the_same(folder: Path, server: Ser
     assert sum(path.stat().st_size for path in tmp_path.glob("??/*")) <= 40_000
 
 
-def test_damage_in_the_cache_is_fetched_again_and_damage_in_the_shard_is_named(folder: Path, server: Server, tmp_path: Path) -> None:
+def test_damage_in_the_cache_is_fetched_again_and_damage_in_the_shard_is_named(
+    folder: Path, server: Server, tmp_path: Path
+) -> None:
     shards = open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path / "cache", 1 << 30))
     everything(shards)
     for path in (tmp_path / "cache").glob("??/*"):
@@ -112,12 +126,16 @@ def test_what_takes_the_place_of_a_tar_is_not_mixed_with_what_is_cached(tmp_path
             assert shards.read("train", 0)[0].report == report, port
 
 
-def test_a_network_that_is_away_for_a_moment_is_waited_for_and_one_that_stays_away_is_no_bad_sample(server: Server) -> None:
+def test_a_network_that_is_away_for_a_moment_is_waited_for_and_one_that_stays_away_is_no_bad_sample(
+    server: Server,
+) -> None:
     shards = open_shards(f"{server.url}/{PATTERN}")
     server.fail = 2
     assert shards.read("train", 0)[0].report == "report 0"
     server.fail = 99
-    with pytest.raises(StorageError, match=r"train-000000\.tar: cannot be read, tried 3 times .* run the same command again"):
+    with pytest.raises(
+        StorageError, match=r"train-000000\.tar: cannot be read, tried 3 times .* run the same command again"
+    ):
         shards.read("train", 0)
 
 
@@ -147,7 +165,13 @@ def test_a_tar_without_index_behind_http_is_read_once(folder: Path, server: Serv
         assert bare.asked == [] and again.fingerprint == first.fingerprint == open_shards(folder / tar.name).fingerprint
 
 
-@pytest.mark.parametrize("pattern, tars", [("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]), ("{0..1}/{1..2}.tar", ["0/1.tar", "0/2.tar", "1/1.tar", "1/2.tar"])])
+@pytest.mark.parametrize(
+    "pattern, tars",
+    [
+        ("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]),
+        ("{0..1}/{1..2}.tar", ["0/1.tar", "0/2.tar", "1/1.tar", "1/2.tar"]),
+    ],
+)
 def test_a_pattern_names_its_tars_in_order(pattern: str, tars: list[str], tmp_path: Path) -> None:
     for tar in tars:
         (tmp_path / tar).parent.mkdir(exist_ok=True)
@@ -156,7 +180,9 @@ def test_a_pattern_names_its_tars_in_order(pattern: str, tars: list[str], tmp_pa
         shutil.move(tmp_path / "made" / "train-000000.tar", tmp_path / tar)
         shutil.rmtree(tmp_path / "made")
     shards = open_shards(str(tmp_path / pattern))
-    assert [shards.entry("train", i).key for i in range(len(tars))] == [tar.replace("/", "-").partition(".")[0] for tar in tars]
+    assert [shards.entry("train", i).key for i in range(len(tars))] == [
+        tar.replace("/", "-").partition(".")[0] for tar in tars
+    ]
 
 
 # --- s3 ---------------------------------------------------------------------------------------------------

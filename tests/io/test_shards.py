@@ -28,7 +28,10 @@ KINDS = ("film", "volume")
 
 def sample(i: int, split: str = "train") -> tuple[Sample, dict[str, bytes]]:
     """Sample i has i % 3 questions, a report when i is even, and one medium."""
-    questions = tuple(Question(f"How many? {k}", Truth("count", str(k), count=k, boxes=((0.0, 1.0, 2.5, 3.0),)), "count:x") for k in range(i % 3))
+    questions = tuple(
+        Question(f"How many? {k}", Truth("count", str(k), count=k, boxes=((0.0, 1.0, 2.5, 3.0),)), "count:x")
+        for k in range(i % 3)
+    )
     media = (Medium(KINDS[i % 2], "0.bin", (4, 5), (0.5, 0.5)),)
     made = Sample(f"{i:016x}", "made", split, media, "a räport" if i % 2 == 0 else "", f"c{i}", questions, f"p{i}")
     return made, {"0.bin": bytes([i]) * (100 + i)}
@@ -112,11 +115,15 @@ def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path):
     with TarWriter(str(tmp_path / "theirs"), user="", group="", encoder=False, compress=False, mtime=0) as theirs:
         for i in range(10):
             made, files = sample(i)
-            theirs.write({"__key__": made.key, "json": json.dumps(made.to_json(), ensure_ascii=False).encode(), **files})
+            theirs.write(
+                {"__key__": made.key, "json": json.dumps(made.to_json(), ensure_ascii=False).encode(), **files}
+            )
     assert tar.read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["0123456789abcdef.json", "0123456789abcdef.0.png", "x" * 95 + ".json", "x" * 96 + ".json", "ü.json"])
+@pytest.mark.parametrize(
+    "name", ["0123456789abcdef.json", "0123456789abcdef.0.png", "x" * 95 + ".json", "x" * 96 + ".json", "ü.json"]
+)
 @pytest.mark.parametrize("size", [0, 511, 10**6, 8**11 - 1, 8**11])
 def test_a_header_is_that_of_tarfile(name, size):
     info = tarfile.TarInfo(name)
@@ -167,10 +174,15 @@ def test_the_index_holds_place_and_checksums_of_every_member(tmp_path):
     (tar,) = write(tmp_path, 5)
     index = build_index(tar)
     with tarfile.open(tar) as opened:
-        expected = [(m.name, m.offset_data, m.size, zlib.crc32(tar.read_bytes()[m.offset_data : m.offset_data + m.size])) for m in opened.getmembers()]
+        expected = [
+            (m.name, m.offset_data, m.size, zlib.crc32(tar.read_bytes()[m.offset_data : m.offset_data + m.size]))
+            for m in opened.getmembers()
+        ]
     keys = [index.keys_N[row].decode() for row in range(5) for _ in range(2)]
     names = [f"{key}.{index.members[code]}" for key, code in zip(keys, index.member_M, strict=True)]
-    assert list(zip(names, index.offset_M.tolist(), index.size_M.tolist(), index.crc_M.tolist(), strict=True)) == expected
+    assert (
+        list(zip(names, index.offset_M.tolist(), index.size_M.tolist(), index.crc_M.tolist(), strict=True)) == expected
+    )
     assert (index.bytes, index.sha256) == (tar.stat().st_size, sha256(tar.read_bytes()).hexdigest())
 
 
@@ -303,7 +315,14 @@ def test_a_damaged_index_is_named(tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("offset_M", [10**9, 0, 0, 0]), ("size_M", [-1, 0, 0, 0]), ("first_N1", [0, 2]), ("first_N1", [0, 4, 4]), ("split_N", [0, 9])]
+    ("column", "value"),
+    [
+        ("offset_M", [10**9, 0, 0, 0]),
+        ("size_M", [-1, 0, 0, 0]),
+        ("first_N1", [0, 2]),
+        ("first_N1", [0, 4, 4]),
+        ("split_N", [0, 9]),
+    ],
 )
 def test_an_index_that_points_elsewhere_is_refused(tmp_path, column, value):
     (tar,) = write(tmp_path, 2)

@@ -26,7 +26,9 @@ def exif(turn: int = 1) -> Image.Exif:
 def talkative_jpeg(**settings: Any) -> bytes:
     """A JPEG with the secret in EXIF, comment, XMP, ICC profile, a thumbnail within JFIF, and after its end."""
     out = io.BytesIO()
-    noise().save(out, "JPEG", exif=exif(), comment=SECRET, icc_profile=SECRET * 3, xmp=b"<x>" + SECRET + b"</x>", **settings)
+    noise().save(
+        out, "JPEG", exif=exif(), comment=SECRET, icc_profile=SECRET * 3, xmp=b"<x>" + SECRET + b"</x>", **settings
+    )
     data = out.getvalue()
     thumbnail = b"JFIF\0\1\1\0\0\1\0\1" + bytes([1, 5]) + (SECRET + b"  ")
     segment = b"\xff\xe0" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -44,13 +46,23 @@ def talkative_png() -> bytes:
     return out.getvalue() + SECRET
 
 
-@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"quality": 100, "subsampling": 0, "restart_marker_rows": 1}, {"optimize": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"progressive": True}, {"quality": 100, "subsampling": 0, "restart_marker_rows": 1}, {"optimize": True}],
+)
 def test_a_bare_jpeg_has_the_same_pixels_and_none_of_the_rest(settings):
     data = talkative_jpeg(**settings)
     stripped = bare(data, "x")
     assert data.count(SECRET) >= 6 and SECRET not in stripped
     assert np.array_equal(decode(stripped, "x"), decode(data, "x"))
-    assert not Image.open(io.BytesIO(stripped)).info.keys() - {"jfif", "jfif_version", "jfif_unit", "jfif_density", "progressive", "progression"}
+    assert not Image.open(io.BytesIO(stripped)).info.keys() - {
+        "jfif",
+        "jfif_version",
+        "jfif_unit",
+        "jfif_density",
+        "progressive",
+        "progression",
+    }
 
 
 def test_a_bare_png_has_the_same_pixels_and_none_of_the_rest():
@@ -80,7 +92,9 @@ def test_an_image_is_turned_as_viewers_turn_it(turn):
     noise().save(out, "PNG", exif=exif(turn))
     data = out.getvalue()
     assert orientation(data) == turn
-    assert np.array_equal(upright(decode(data, "x"), turn), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+    assert np.array_equal(
+        upright(decode(data, "x"), turn), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    )
 
 
 def test_what_ends_early_or_is_damaged_is_refused():
@@ -99,7 +113,11 @@ def test_fill_bytes_before_a_marker_go():
     """ISO 10918-1 B.1.1.2: any marker may follow any number of FF."""
     data = bare(talkative_jpeg(restart_marker_rows=1), "x")
     filled = data[:-2] + b"\xff\xff\xff" + data[-2:]
-    assert filled.count(b"\xff\xd0") and bare(filled, "x") == data and np.array_equal(decode(filled, "x"), decode(data, "x"))
+    assert (
+        filled.count(b"\xff\xd0")
+        and bare(filled, "x") == data
+        and np.array_equal(decode(filled, "x"), decode(data, "x"))
+    )
 
 
 @pytest.mark.parametrize("folder", ["bccd/BCCD/JPEGImages", "vqa_rad/VQA_RAD Image Folder", "nc/cxr_cohen/images"])

@@ -31,31 +31,65 @@ def written(path: Path, array: np.ndarray, **how: Any) -> Path:
     return path
 
 
-def by_hand(path: Path, tags: dict[int, tuple[int, int, int]], data: bytes, order: str = "<", next_ifd: int = 0, at: int = 8) -> Path:
+def by_hand(
+    path: Path, tags: dict[int, tuple[int, int, int]], data: bytes, order: str = "<", next_ifd: int = 0, at: int = 8
+) -> Path:
     """A TIFF of one IFD at byte `at`, behind it the data. tags: number -> (type, count, value); "data" stands for where the data begin."""
     body = struct.pack(order + "H", len(tags))
     start = at + 2 + 12 * len(tags) + 4
     for number, (kind, count, value) in sorted(tags.items()):
-        word = struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "I", start if value == -1 else value)
+        word = (
+            struct.pack(order + "HH", value, 0)
+            if kind == 3
+            else struct.pack(order + "I", start if value == -1 else value)
+        )
         body += struct.pack(order + "HHI", number, kind, count) + word
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at) + bytes(at - 8)
     path.write_bytes(head + body + struct.pack(order + "I", next_ifd) + data)
     return path
 
 
-def plain_tags(width: int = 8, height: int = 8, bits: int = 8, **other: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
-    numbers = {"compression": 259, "photometric": 262, "offsets": 273, "samples": 277, "rows": 278, "counts": 279, "format": 339, "orientation": 274, "bits": 258}
+def plain_tags(
+    width: int = 8, height: int = 8, bits: int = 8, **other: tuple[int, int, int]
+) -> dict[int, tuple[int, int, int]]:
+    numbers = {
+        "compression": 259,
+        "photometric": 262,
+        "offsets": 273,
+        "samples": 277,
+        "rows": 278,
+        "counts": 279,
+        "format": 339,
+        "orientation": 274,
+        "bits": 258,
+    }
     tags = {
-        256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, bits), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, -1), 277: (3, 1, 1), 278: (4, 1, height),
+        256: (4, 1, width),
+        257: (4, 1, height),
+        258: (3, 1, bits),
+        259: (3, 1, 1),
+        262: (3, 1, 1),
+        273: (4, 1, -1),
+        277: (3, 1, 1),
+        278: (4, 1, height),
         279: (4, 1, (width * height * bits + 7) // 8),
-    }  # fmt: skip
+    }
     return tags | {numbers[name]: value for name, value in other.items()}
 
 
 # --- depth and values -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", [{}, {"tile": (16, 32)}, {"rowsperstrip": 7}, {"compression": "zlib"}, {"compression": "zlib", "predictor": True, "tile": (32, 32)}])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"tile": (16, 32)},
+        {"rowsperstrip": 7},
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True, "tile": (32, 32)},
+    ],
+)
 @pytest.mark.parametrize("order", "<>")
 def test_a_16_bit_ramp_keeps_every_level_in_every_layout_and_byte_order(layout, order, tmp_path):
     found = load_tiff(written(tmp_path / "x.tif", RAMP, byteorder=order, **layout))
@@ -63,13 +97,19 @@ def test_a_16_bit_ramp_keeps_every_level_in_every_layout_and_byte_order(layout, 
     assert found.pixels.dtype == np.uint16 and np.array_equal(found.pixels, RAMP)
 
 
-@pytest.mark.parametrize("form", [{}, {"compression": "tiff_lzw"}, {"compression": "packbits"}, {"compression": "tiff_adobe_deflate"}])
+@pytest.mark.parametrize(
+    "form", [{}, {"compression": "tiff_lzw"}, {"compression": "packbits"}, {"compression": "tiff_adobe_deflate"}]
+)
 @pytest.mark.parametrize("mode", ["L", "I;16", "I;16B", "RGB", "F"])
 def test_what_pillow_writes_is_read_as_pillow_reads_it(mode, form, tmp_path):
     if mode == "I;16B" and form:
         pytest.skip("Pillow writes big-endian 16 bit without compression only")
     arrays: dict[str, np.ndarray] = {"L": GREY, "RGB": COLOUR, "F": RAMP.astype(np.float32) / 3, "I;16": RAMP}
-    image = Image.fromarray(arrays[mode]) if mode != "I;16B" else Image.frombytes("I;16B", (64, 64), RAMP.astype(">u2").tobytes())
+    image = (
+        Image.fromarray(arrays[mode])
+        if mode != "I;16B"
+        else Image.frombytes("I;16B", (64, 64), RAMP.astype(">u2").tobytes())
+    )
     image.save(tmp_path / "x.tif", **form)
     with Image.open(tmp_path / "x.tif") as reference:
         assert np.array_equal(load_tiff(tmp_path / "x.tif").pixels, np.asarray(reference))
@@ -107,11 +147,15 @@ def test_where_white_is_zero_it_is_turned_round(bits, tmp_path):
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [
-        (np.array([[-5, 30000]], np.int16), np.int16), (np.array([[-5, 100]], np.int8), np.int16), (np.array([[-5, 7]], np.int32), np.int16),
-        (np.array([[0, 70000]], np.int32), np.float32), (np.array([[1.5, -2e9]], np.float64), np.float32), (np.array([[0.25, 3]], np.float16), np.float32),
+        (np.array([[-5, 30000]], np.int16), np.int16),
+        (np.array([[-5, 100]], np.int8), np.int16),
+        (np.array([[-5, 7]], np.int32), np.int16),
+        (np.array([[0, 70000]], np.int32), np.float32),
+        (np.array([[1.5, -2e9]], np.float64), np.float32),
+        (np.array([[0.25, 3]], np.float16), np.float32),
         (np.array([[0, 1 << 20]], np.uint32), np.float32),
     ],
-)  # fmt: skip
+)
 def test_signed_and_floating_values_stay_what_they_are(values, dtype, tmp_path):
     found = load_tiff(written(tmp_path / "x.tif", values))
     assert (found.unit, found.pixels.dtype) == ("raw", dtype)
@@ -121,7 +165,11 @@ def test_signed_and_floating_values_stay_what_they_are(values, dtype, tmp_path):
 
 
 def test_values_without_an_exact_form_are_refused(tmp_path):
-    for values in (np.array([[1, (1 << 24) + 1]], np.uint32), np.array([[1, np.nan]], np.float32), np.array([[1, 1e300]], np.float64)):
+    for values in (
+        np.array([[1, (1 << 24) + 1]], np.uint32),
+        np.array([[1, np.nan]], np.float32),
+        np.array([[1, 1e300]], np.float64),
+    ):
         with pytest.raises(DataError, match=r"would be rounded|NaN or infinite"):
             load_tiff(written(tmp_path / "x.tif", values))
     with pytest.raises(DataError, match="not integers or floats"):
@@ -156,7 +204,16 @@ def test_opaque_alpha_is_dropped_and_transparency_is_refused(tmp_path):
 
 
 # TIFF 6.0, Orientation: where the first stored row, and the first stored column, are seen.
-SEEN = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"), 5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom")}
+SEEN = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -267,31 +324,66 @@ def hostile(folder: Path) -> dict[str, Path]:
         made[name] = folder / name
         made[name].write_bytes(data)
 
-    layouts: dict[str, dict[str, Any]] = {"strips": {"rowsperstrip": 10}, "tiles": {"tile": (16, 16)}, "zlib": {"compression": "zlib", "rowsperstrip": 16}, "lzw": {"compression": "lzw", "rowsperstrip": 16}}
+    layouts: dict[str, dict[str, Any]] = {
+        "strips": {"rowsperstrip": 10},
+        "tiles": {"tile": (16, 16)},
+        "zlib": {"compression": "zlib", "rowsperstrip": 16},
+        "lzw": {"compression": "lzw", "rowsperstrip": 16},
+    }
     for name, layout in layouts.items():
         data = written(folder / f"whole_{name}.tif", NOISE, **layout).read_bytes()
         for end in sorted({0, 1, 3, 4, 7, 8, 9, 10, 40, 100, 200, 300, len(data) // 2, len(data) - 40, len(data) - 1}):
             file(f"{name}_cut_{end}.tif", data[:end])
     noise, tags, lie = bytes(range(64)), plain_tags(), partial(by_hand)
     for name, changed in {
-        "270_GB": plain_tags(600_000, 450_000, counts=(4, 1, 64)), "wide": plain_tags(1 << 31, 1, counts=(4, 1, 64)), "huge_strip": tags | {278: (4, 1, 1 << 31), 257: (4, 1, 1 << 31)},
-        "no_width": plain_tags(0, 8), "no_height": plain_tags(8, 0), "rows_0": plain_tags(rows=(4, 1, 0)), "beyond": plain_tags(offsets=(4, 1, 1 << 30)), "offset_0": plain_tags(offsets=(4, 1, 0)),
-        "short": plain_tags(counts=(4, 1, 10)), "count_0": plain_tags(counts=(4, 1, 0)), "count_4G": plain_tags(counts=(4, 1, 0xFFFFFFFF)),
-        "many_offsets": plain_tags(offsets=(4, 1 << 30, 8)), "many_counts": plain_tags(counts=(4, 1 << 30, 8)), "bits_0": plain_tags(bits=0), "bits_65535": plain_tags(bits=65535),
-        "samples_0": plain_tags(samples=(3, 1, 0)), "samples_65535": plain_tags(samples=(3, 1, 65535)), "compression": plain_tags(compression=(3, 1, 65001)), "fax": plain_tags(bits=1, compression=(3, 1, 4)),
-        "old_jpeg": plain_tags(compression=(3, 1, 6)), "jpeg_noise": plain_tags(compression=(3, 1, 7)), "lzw_noise": plain_tags(compression=(3, 1, 5)), "zlib_noise": plain_tags(compression=(3, 1, 8)),
-        "jp2_noise": plain_tags(compression=(3, 1, 34712)), "webp": plain_tags(compression=(3, 1, 50001)), "cmyk": plain_tags(photometric=(3, 1, 5)), "cielab": plain_tags(photometric=(3, 1, 8)),
-        "rgb_of_one": plain_tags(photometric=(3, 1, 2)), "palette_without": plain_tags(photometric=(3, 1, 3)), "format_complex": plain_tags(format=(3, 1, 5)), "no_offsets": {k: v for k, v in tags.items() if k != 273},
-        "no_size": {k: v for k, v in tags.items() if k != 256}, "tile_0": tags | {322: (4, 1, 0), 323: (4, 1, 257), 324: (4, 1, 200), 325: (4, 1, 64)},
+        "270_GB": plain_tags(600_000, 450_000, counts=(4, 1, 64)),
+        "wide": plain_tags(1 << 31, 1, counts=(4, 1, 64)),
+        "huge_strip": tags | {278: (4, 1, 1 << 31), 257: (4, 1, 1 << 31)},
+        "no_width": plain_tags(0, 8),
+        "no_height": plain_tags(8, 0),
+        "rows_0": plain_tags(rows=(4, 1, 0)),
+        "beyond": plain_tags(offsets=(4, 1, 1 << 30)),
+        "offset_0": plain_tags(offsets=(4, 1, 0)),
+        "short": plain_tags(counts=(4, 1, 10)),
+        "count_0": plain_tags(counts=(4, 1, 0)),
+        "count_4G": plain_tags(counts=(4, 1, 0xFFFFFFFF)),
+        "many_offsets": plain_tags(offsets=(4, 1 << 30, 8)),
+        "many_counts": plain_tags(counts=(4, 1 << 30, 8)),
+        "bits_0": plain_tags(bits=0),
+        "bits_65535": plain_tags(bits=65535),
+        "samples_0": plain_tags(samples=(3, 1, 0)),
+        "samples_65535": plain_tags(samples=(3, 1, 65535)),
+        "compression": plain_tags(compression=(3, 1, 65001)),
+        "fax": plain_tags(bits=1, compression=(3, 1, 4)),
+        "old_jpeg": plain_tags(compression=(3, 1, 6)),
+        "jpeg_noise": plain_tags(compression=(3, 1, 7)),
+        "lzw_noise": plain_tags(compression=(3, 1, 5)),
+        "zlib_noise": plain_tags(compression=(3, 1, 8)),
+        "jp2_noise": plain_tags(compression=(3, 1, 34712)),
+        "webp": plain_tags(compression=(3, 1, 50001)),
+        "cmyk": plain_tags(photometric=(3, 1, 5)),
+        "cielab": plain_tags(photometric=(3, 1, 8)),
+        "rgb_of_one": plain_tags(photometric=(3, 1, 2)),
+        "palette_without": plain_tags(photometric=(3, 1, 3)),
+        "format_complex": plain_tags(format=(3, 1, 5)),
+        "no_offsets": {k: v for k, v in tags.items() if k != 273},
+        "no_size": {k: v for k, v in tags.items() if k != 256},
+        "tile_0": tags | {322: (4, 1, 0), 323: (4, 1, 257), 324: (4, 1, 200), 325: (4, 1, 64)},
         "tile_4G": tags | {322: (4, 1, 0xFFFFFFF0), 323: (4, 1, 0xFFFFFFF0), 324: (4, 1, 200), 325: (4, 1, 64)},
-    }.items():  # fmt: skip
+    }.items():
         made[f"{name}.tif"] = lie(folder / f"{name}.tif", changed, noise)
     made["loop_1.tif"] = by_hand(folder / "loop_1.tif", tags, noise, next_ifd=8)
     once = by_hand(folder / "first.tif", tags, noise).read_bytes()
     second = by_hand(folder / "second.tif", tags, noise, at=len(once), next_ifd=8).read_bytes()[len(once) :]
     file("loop_2.tif", once[:118] + struct.pack("<I", len(once)) + once[122:] + second)
     made["next_beyond.tif"] = by_hand(folder / "next_beyond.tif", tags, noise, next_ifd=1 << 30)
-    file("chain_of_9000.tif", b"II*\0" + struct.pack("<I", 8) + b"".join(struct.pack("<HHHIII", 1, 256, 4, 1, 8, 8 + 18 * (i + 1)) for i in range(9000)) + bytes(18))
+    file(
+        "chain_of_9000.tif",
+        b"II*\0"
+        + struct.pack("<I", 8)
+        + b"".join(struct.pack("<HHHIII", 1, 256, 4, 1, 8, 8 + 18 * (i + 1)) for i in range(9000))
+        + bytes(18),
+    )
     file("html.tif", b"<!DOCTYPE html><html>" + b"x" * 9000)
     file("big_tiff_cut.tif", b"II+\0\x08\0\0\0" + struct.pack("<Q", 1 << 60))
     for name, bomb in {"jpeg_bomb": jpeg(60_000, 60_000), "jpeg_other_size": jpeg(16, 8)}.items():
@@ -336,7 +428,11 @@ def test_more_pixels_or_bytes_than_are_decoded_are_refused_by_the_header(tmp_pat
     from medvlm.io import tiff
 
     side = int(MAX_PIXELS**0.5) + 1
-    path = by_hand(tmp_path / "x.tif", plain_tags(side, side, rows=(4, 1, side // 2 + 1), offsets=(3, 2, 8), counts=(3, 2, 64)), bytes(64))
+    path = by_hand(
+        tmp_path / "x.tif",
+        plain_tags(side, side, rows=(4, 1, side // 2 + 1), offsets=(3, 2, 8), counts=(3, 2, 64)),
+        bytes(64),
+    )
     with pytest.raises(DataError, match=rf"{side} x {side} pixels, more than the {MAX_PIXELS:,}"):
         load_tiff(path)
     stack = written(tmp_path / "stack.tif", np.zeros((4, 20, 30), np.uint16), metadata=None)

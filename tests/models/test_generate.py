@@ -20,7 +20,9 @@ ENDS = list(range(END_ID, 64, 4))
 """Several, so that answers of random weights end at different lengths."""
 
 
-def prompts(media: Sequence[Sequence[str]] = ((), ("film",), ("film", "volume"), ("film", "film", "film"), ())) -> list[Document]:
+def prompts(
+    media: Sequence[Sequence[str]] = ((), ("film",), ("film", "volume"), ("film", "film", "film"), ()),
+) -> list[Document]:
     generator = torch.Generator().manual_seed(3)
     return [document(generator, kinds, 2 + 3 * n, []) for n, kinds in enumerate(media)]
 
@@ -28,9 +30,14 @@ def prompts(media: Sequence[Sequence[str]] = ((), ("film",), ("film", "volume"),
 def stock_answer(model: VLM, prompt: Document, max_new_tokens: int) -> list[int]:
     batch = batch_of([prompt], pack=False)
     out: Any = model.language.generate(  # type: ignore[operator]
-        inputs_embeds=model.embed(batch), attention_mask=torch.ones_like(batch.ids_BT), max_new_tokens=max_new_tokens, do_sample=False,
-        eos_token_id=ENDS, pad_token_id=PAD_ID, suppress_tokens=[IMAGE_ID],
-    )  # fmt: skip
+        inputs_embeds=model.embed(batch),
+        attention_mask=torch.ones_like(batch.ids_BT),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=ENDS,
+        pad_token_id=PAD_ID,
+        suppress_tokens=[IMAGE_ID],
+    )
     return out[0].tolist()
 
 
@@ -75,7 +82,10 @@ def excess(counts: Counter[int], probabilities: torch.Tensor) -> float:
     expected = probabilities.double() * total
     found = torch.tensor([counts.get(i, 0) for i in range(len(expected))], dtype=torch.float64)
     large = expected >= 5
-    cells = [*zip(found[large].tolist(), expected[large].tolist(), strict=True), (float(found[~large].sum()), float(expected[~large].sum()))]
+    cells = [
+        *zip(found[large].tolist(), expected[large].tolist(), strict=True),
+        (float(found[~large].sum()), float(expected[~large].sum())),
+    ]
     square = sum((f - e) ** 2 / e for f, e in cells if e > 0)
     freedom = len(cells) - 1
     return (square - freedom) / (2 * freedom) ** 0.5
@@ -85,7 +95,15 @@ def test_drawn_tokens_have_the_frequencies_of_the_softmax_at_the_temperature() -
     model, prompt, copies, temperature = vlm(), prompts()[1], 4000, 0.7
     spread(model.language.get_output_embeddings(), by=15)  # type: ignore[operator]
     batch = batch_of([prompt], pack=False)
-    answers = generate(model, batch, max_new_tokens=2, end_ids=[], copies=copies, temperature=temperature, draws=[uniform(0, copies, 2)])
+    answers = generate(
+        model,
+        batch,
+        max_new_tokens=2,
+        end_ids=[],
+        copies=copies,
+        temperature=temperature,
+        draws=[uniform(0, copies, 2)],
+    )
     with torch.no_grad():
         logits = without_image(model.language(inputs_embeds=model.embed(batch)).logits[0, -1:], IMAGE_ID)[0]
     first = (logits / temperature).softmax(-1)
@@ -96,7 +114,9 @@ def test_drawn_tokens_have_the_frequencies_of_the_softmax_at_the_temperature() -
     common = Counter(a[0] for a in answers).most_common(1)[0][0]
     longer = Document(prompt.key, [*prompt.prefix, common], [], prompt.media)
     with torch.no_grad():
-        logits = without_image(model.language(inputs_embeds=model.embed(batch_of([longer], pack=False))).logits[0, -1:], IMAGE_ID)[0]
+        logits = without_image(
+            model.language(inputs_embeds=model.embed(batch_of([longer], pack=False))).logits[0, -1:], IMAGE_ID
+        )[0]
     assert excess(Counter(a[1] for a in answers if a[0] == common), (logits / temperature).softmax(-1)) < 4
 
 
@@ -120,7 +140,15 @@ def test_an_image_placeholder_is_never_said() -> None:
     head.bias = nn.Parameter(torch.zeros(head.out_features).index_fill(0, torch.tensor([IMAGE_ID]), 50.0))
     batch = batch_of(prompts(), pack=False)
     greedy = generate(model, batch, max_new_tokens=4, end_ids=[])
-    drawn = generate(model, batch, max_new_tokens=4, end_ids=[], copies=20, temperature=1.0, draws=[uniform(n, 20, 4) for n in range(5)])
+    drawn = generate(
+        model,
+        batch,
+        max_new_tokens=4,
+        end_ids=[],
+        copies=20,
+        temperature=1.0,
+        draws=[uniform(n, 20, 4) for n in range(5)],
+    )
     assert all(IMAGE_ID not in answer for answer in greedy + drawn)
 
 

@@ -28,13 +28,18 @@ def made(model_type: str, **config: Any) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, vocab_size=64, **config)).eval()
+    model: nn.Module = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(model_type, vocab_size=64, **config)
+    ).eval()
     return model
 
 
 def test_a_model_whose_attention_takes_its_positions_from_the_row_is_refused() -> None:
     """MPT's ALiBi measures distances along the row, so the second text of a row would seem far from its own start."""
-    with pytest.raises(ShapeError, match=r"MptForCausalLM gives other logits for a text that shares its row .*choose another language model"):
+    with pytest.raises(
+        ShapeError,
+        match=r"MptForCausalLM gives other logits for a text that shares its row .*choose another language model",
+    ):
         check_isolated(spliced(made("mpt", d_model=16, n_heads=2, n_layers=2)))
 
 
@@ -43,7 +48,9 @@ def test_a_model_that_cannot_take_the_mask_is_refused_with_its_own_error() -> No
         check_isolated(spliced(made("bloom", hidden_size=16, n_layer=2, n_head=2)))
 
 
-MPT = causal.Config(kind="causal", config={"model_type": "mpt", "vocab_size": 64, "d_model": 16, "n_heads": 2, "n_layers": 2})
+MPT = causal.Config(
+    kind="causal", config={"model_type": "mpt", "vocab_size": 64, "d_model": 16, "n_heads": 2, "n_layers": 2}
+)
 
 
 def test_it_is_tried_whenever_a_model_is_built_with_weights() -> None:

@@ -59,9 +59,13 @@ def test_folding_trained_adapters_in_changes_no_logit_and_leaves_the_stock_param
 
 def test_adapters_of_the_language_model_never_reach_a_tower_whose_layers_are_called_the_same() -> None:
     """Both have layers.0.self_attn.q_proj; by that bare name peft would find both."""
-    assert {n.rpartition("layers.")[2] for n in lora.targets(vlm(), Lora())} & {n.rpartition("layers.")[2] for n in lora.targets(vlm(), Lora(targets=("encoders",)))}
+    assert {n.rpartition("layers.")[2] for n in lora.targets(vlm(), Lora())} & {
+        n.rpartition("layers.")[2] for n in lora.targets(vlm(), Lora(targets=("encoders",)))
+    }
     assert {n.split(".")[0] for n, _ in adapted().named_parameters() if ".lora_" in n} == {"language"}
-    film = {n.rpartition(".lora_")[0] for n, _ in adapted(targets=["encoders.film"]).named_parameters() if ".lora_" in n}
+    film = {
+        n.rpartition(".lora_")[0] for n, _ in adapted(targets=["encoders.film"]).named_parameters() if ".lora_" in n
+    }
     assert film and all(n.startswith("encoders.film.") for n in film)
 
 
@@ -72,12 +76,24 @@ def test_the_head_gets_no_adapter_and_every_other_layer_of_the_target_does() -> 
     assert len(attention) == 4 and all(n.endswith(("q_proj", "v_proj")) for n in attention)
 
 
-@pytest.mark.parametrize(("target", "message"), [
-    ("langauge", r"'langauge' matches no linear layer of this model \(it has linear layers in connectors.film, connectors.volume, encoders.film, encoders.volume, language\)"),
-    ("q_proj", r"'q_proj' matches no linear layer of this model; did you mean encoders.film.\*.q_proj or language.\*.q_proj\?"),
-    ("*.q_proj", r"'\*.q_proj' matches layers of encoders.film and language; say which are meant, e.g. language.\*.q_proj"),
-    ("language.model.norm", "'language.model.norm' matches no linear layer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "langauge",
+            r"'langauge' matches no linear layer of this model \(it has linear layers in connectors.film, connectors.volume, encoders.film, encoders.volume, language\)",
+        ),
+        (
+            "q_proj",
+            r"'q_proj' matches no linear layer of this model; did you mean encoders.film.\*.q_proj or language.\*.q_proj\?",
+        ),
+        (
+            "*.q_proj",
+            r"'\*.q_proj' matches layers of encoders.film and language; say which are meant, e.g. language.\*.q_proj",
+        ),
+        ("language.model.norm", "'language.model.norm' matches no linear layer"),
+    ],
+)
 def test_a_target_that_matches_nothing_or_the_wrong_module_is_refused(target: str, message: str) -> None:
     with pytest.raises(RecipeError, match=f"lora.targets: {message}"):
         adapted(targets=["language", target])
@@ -123,8 +139,13 @@ def test_a_layer_whose_weight_is_read_by_another_gets_no_adapter() -> None:
 # --- the variants ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "settings"), [("qwen2", {"dora": True}), ("qwen2", {"rslora": True}), ("gpt2", {}), ("gpt2", {"dora": True, "rslora": True})])
-def test_variants_and_layers_with_transposed_weights_start_as_the_base_learn_and_fold_in(family: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("qwen2", {"dora": True}), ("qwen2", {"rslora": True}), ("gpt2", {}), ("gpt2", {"dora": True, "rslora": True})],
+)
+def test_variants_and_layers_with_transposed_weights_start_as_the_base_learn_and_fold_in(
+    family: str, settings: dict[str, Any]
+) -> None:
     """GPT-2's Conv1D holds its weight as [in, out]. DoRA divides a weight by its own length, so it starts as the base up to rounding."""
     model, base = adapted(family, **settings), vlm(family)
     assert len(lora.targets(base, Lora())) == (8 if family == "gpt2" else 14)
@@ -141,7 +162,9 @@ def test_variants_and_layers_with_transposed_weights_start_as_the_base_learn_and
 
 
 @pytest.mark.parametrize(("settings", "scale"), [({}, 8 / 4), ({"rslora": True}, 8 / 2)])
-def test_an_adapter_adds_its_product_times_alpha_over_rank_or_over_its_root(settings: dict[str, Any], scale: float) -> None:
+def test_an_adapter_adds_its_product_times_alpha_over_rank_or_over_its_root(
+    settings: dict[str, Any], scale: float
+) -> None:
     model, base = adapted(rank=4, alpha=8, targets=["language.model.layers.0.mlp.up_proj"], **settings), vlm()
     layer, plain = (m.get_submodule("language.model.layers.0.mlp.up_proj") for m in (model, base))
     with torch.no_grad():
@@ -169,7 +192,10 @@ def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_comput
     batch = batch_of([document(generator, (), 5, [(4, 0)]), document(generator, (), 3, [(6, 1)])])
     layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
     assert len(layers) == 14
-    with pytest.raises(RecipeError, match=r"trains: language.model.layers.0.self_attn.q_proj.weight is quantized, and only adapters of it can be trained"):
+    with pytest.raises(
+        RecipeError,
+        match=r"trains: language.model.layers.0.self_attn.q_proj.weight is quantized, and only adapters of it can be trained",
+    ):
         set_trained(model, ("language",), "instruct")
     with pytest.raises(RecipeError, match=r"lora.dora: adapters of a quantized language model cannot be folded"):
         lora.attach(model, Lora(dora=True), seed=1)
@@ -194,7 +220,9 @@ def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_comput
     assert "quantization_config" not in (tmp_path / "merged" / "config.json").read_text()
 
 
-def test_without_bitsandbytes_quantization_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bitsandbytes_quantization_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'medvlm\[quantized\]'"):
         causal.build(causal.Config(kind="causal", model=str(tmp_path), quantize="nf4"), Ids())

@@ -25,30 +25,79 @@ from tests.models.tiny import FAMILIES, GROUPED, IMAGE_ID, PAD_ID, Ids
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 GREY = {"channels": 1, "mean": [0.5], "std": [0.5]}
-VIT: dict[str, Any] = {"kind": "transformers", "config": {"model_type": "vit", **SMALL, "image_size": 32, "patch_size": 8}}
-TIMM: dict[str, Any] = {"kind": "timm", "net": "vit_tiny_patch16_224", "args": {"patch_size": 8, "depth": 1, "embed_dim": 16, "num_heads": 2}, "preprocess": {"size": (32, 32)}}
+VIT: dict[str, Any] = {
+    "kind": "transformers",
+    "config": {"model_type": "vit", **SMALL, "image_size": 32, "patch_size": 8},
+}
+TIMM: dict[str, Any] = {
+    "kind": "timm",
+    "net": "vit_tiny_patch16_224",
+    "args": {"patch_size": 8, "depth": 1, "embed_dim": 16, "num_heads": 2},
+    "preprocess": {"size": (32, 32)},
+}
 ENCODERS: dict[str, dict[str, Any]] = {
-    "timm": TIMM, "transformers": VIT, "slices": {"kind": "slices", "encoder": VIT, "slices": 2}, "fused": {"kind": "fused", "encoders": (VIT, TIMM)},
-    "monai": {"kind": "monai", "patch": (4, 8, 8), "width": 16, "layers": 1, "heads": 2, "preprocess": {"size": (8, 32, 32), **GREY}},
-    "inflated": {"kind": "inflated", "net": "resnet18", "args": {"channels": (8, 8, 16, 16), "output_stride": 8}, "preprocess": {"size": (8, 16, 16), **GREY}},
-}  # fmt: skip
+    "timm": TIMM,
+    "transformers": VIT,
+    "slices": {"kind": "slices", "encoder": VIT, "slices": 2},
+    "fused": {"kind": "fused", "encoders": (VIT, TIMM)},
+    "monai": {
+        "kind": "monai",
+        "patch": (4, 8, 8),
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "preprocess": {"size": (8, 32, 32), **GREY},
+    },
+    "inflated": {
+        "kind": "inflated",
+        "net": "resnet18",
+        "args": {"channels": (8, 8, 16, 16), "output_stride": 8},
+        "preprocess": {"size": (8, 16, 16), **GREY},
+    },
+}
 CONNECTORS: dict[str, dict[str, Any]] = {
-    "linear": {}, "mlp": {}, "pixel_shuffle": {}, "pool2d": {"to": (2, 2)}, "pool3d": {"to": (1, 2, 2)}, "resampler": {"tokens": 3, "layers": 1, "heads": 2},
-    "qformer": {"tokens": 3, "width": 16, "layers": 2, "heads": 2}, "global_query": {"layers": 1, "heads": 2}, "temporal": {"layers": 2, "heads": 2},
-}  # fmt: skip
+    "linear": {},
+    "mlp": {},
+    "pixel_shuffle": {},
+    "pool2d": {"to": (2, 2)},
+    "pool3d": {"to": (1, 2, 2)},
+    "resampler": {"tokens": 3, "layers": 1, "heads": 2},
+    "qformer": {"tokens": 3, "width": 16, "layers": 2, "heads": 2},
+    "global_query": {"layers": 1, "heads": 2},
+    "temporal": {"layers": 2, "heads": 2},
+}
 VIEWS: dict[tuple[str, str], dict[str, Any]] = {
-    ("slices", "temporal"): {"kind": "slices", "encoder": {**VIT, "layer": "all"}, "stack": 2}, ("slices", "global_query"): {"kind": "slices", "encoder": VIT, "tiles": (1, 2)},
-    **{("fused", connector): {**ENCODERS["fused"], "join": "sequence"} for connector in ("pool3d", "temporal", "global_query")},
-}  # fmt: skip
+    ("slices", "temporal"): {"kind": "slices", "encoder": {**VIT, "layer": "all"}, "stack": 2},
+    ("slices", "global_query"): {"kind": "slices", "encoder": VIT, "tiles": (1, 2)},
+    **{
+        ("fused", connector): {**ENCODERS["fused"], "join": "sequence"}
+        for connector in ("pool3d", "temporal", "global_query")
+    },
+}
 """Where a connector needs several views, the encoder that gives them."""
 IMPOSSIBLE = set(product(("timm", "transformers"), ("pool3d", "temporal", "global_query")))
 LANGUAGES: dict[str, dict[str, Any]] = {
-    "qwen3": {**GROUPED, "head_dim": 8}, "llama": GROUPED, "gpt2": FAMILIES["gpt2"], "gemma3_text": {**GROUPED, "head_dim": 8}, "phi3": GROUPED, "olmo2": GROUPED,
-}  # fmt: skip
+    "qwen3": {**GROUPED, "head_dim": 8},
+    "llama": GROUPED,
+    "gpt2": FAMILIES["gpt2"],
+    "gemma3_text": {**GROUPED, "head_dim": 8},
+    "phi3": GROUPED,
+    "olmo2": GROUPED,
+}
 MORE: dict[str, dict[str, Any]] = {
-    "qwen2": GROUPED, "mistral": {**GROUPED, "head_dim": 8}, "gemma2": {**GROUPED, "head_dim": 8}, "granite": GROUPED, "cohere": GROUPED, "phi": GROUPED, "olmo": GROUPED, "smollm3": GROUPED,
-    "stablelm": GROUPED, "gpt_neox": {**SMALL, "vocab_size": 64, "max_position_embeddings": 128}, "glm": {**GROUPED, "head_dim": 8}, "qwen3_moe": {**GROUPED, "head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8},
-}  # fmt: skip
+    "qwen2": GROUPED,
+    "mistral": {**GROUPED, "head_dim": 8},
+    "gemma2": {**GROUPED, "head_dim": 8},
+    "granite": GROUPED,
+    "cohere": GROUPED,
+    "phi": GROUPED,
+    "olmo": GROUPED,
+    "smollm3": GROUPED,
+    "stablelm": GROUPED,
+    "gpt_neox": {**SMALL, "vocab_size": 64, "max_position_embeddings": 128},
+    "glm": {**GROUPED, "head_dim": 8},
+    "qwen3_moe": {**GROUPED, "head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8},
+}
 Case = tuple[str, str, str]
 
 
@@ -82,7 +131,9 @@ def parts(case: Case) -> dict[str, Any]:
 
 
 def build(case: Case, seed: int) -> VLM:
-    language = component("backbones", "causal").Config(kind="causal", config={"model_type": case[2], **{**LANGUAGES, **MORE}[case[2]]})
+    language = component("backbones", "causal").Config(
+        kind="causal", config={"model_type": case[2], **{**LANGUAGES, **MORE}[case[2]]}
+    )
     return build_vlm(parts(case), language, Ids(), "<image>", seed)
 
 
@@ -93,7 +144,11 @@ def documents(model: VLM, tokens: dict[str, int]) -> list[Document]:
     for names in ((), ("mine",), ("mine",) * 3, ("other",), ("other", "mine")):
         media = [(n, torch.randn(model.encoders[n].input_shape, generator=generator)) for n in names]  # type: ignore[arg-type]
         prefix = [1] + [IMAGE_ID for n in names for _ in range(tokens[n])] + [5, 6]
-        made.append(Document(f"doc-{len(made)}", prefix, [(torch.randint(3, IMAGE_ID, (4,), generator=generator).tolist(), 1)], media))
+        made.append(
+            Document(
+                f"doc-{len(made)}", prefix, [(torch.randint(3, IMAGE_ID, (4,), generator=generator).tolist(), 1)], media
+            )
+        )
     return made
 
 

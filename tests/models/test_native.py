@@ -56,28 +56,45 @@ def document(prepare: NativePrepare, images: list[np.ndarray], answers: Sequence
     return prepare.document(held, asked, seen, ["media"])
 
 
-def by_transformers(model: NativeVLM, prepare: NativePrepare, images: list[np.ndarray], number: int, answer: str) -> torch.Tensor:
+def by_transformers(
+    model: NativeVLM, prepare: NativePrepare, images: list[np.ndarray], number: int, answer: str
+) -> torch.Tensor:
     """Logits of the answer's tokens, from the processor's call and the stock forward on that one conversation."""
     from PIL import Image
 
     shown = [Image.fromarray(image) for image in images]
     stock, eos = prepare.processor.stock, prepare.processor.tokenizer
     if model.family.reads_prompt_both_ways:
-        inputs = stock(images=[shown], text=["<image>" * len(shown) + f"Which side? {number}"], suffix=[answer], return_tensors="pt")
+        inputs = stock(
+            images=[shown],
+            text=["<image>" * len(shown) + f"Which side? {number}"],
+            suffix=[answer],
+            return_tensors="pt",
+        )
         inputs.pop("labels")
         trained = len(eos(answer + eos.eos_token, add_special_tokens=False).input_ids)
     else:
-        asked = {"role": "user", "content": [*({"type": "image", "image": s} for s in shown), {"type": "text", "text": f"Which side? {number}"}]}
+        asked = {
+            "role": "user",
+            "content": [
+                *({"type": "image", "image": s} for s in shown),
+                {"type": "text", "text": f"Which side? {number}"},
+            ],
+        }
         said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         inputs = stock.apply_chat_template([asked, said], tokenize=True, return_dict=True, return_tensors="pt")
-        prompt = stock.apply_chat_template([asked], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True)
+        prompt = stock.apply_chat_template(
+            [asked], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
         trained = inputs["input_ids"].shape[1] - prompt["input_ids"].shape[1]
     with torch.no_grad():
         logits: torch.Tensor = model.stock(**inputs).logits[0, -trained - 1 : -1]
     return logits
 
 
-def test_several_samples_of_several_images_and_answers_have_the_logits_that_each_has_alone(model: NativeVLM, prepare: NativePrepare) -> None:
+def test_several_samples_of_several_images_and_answers_have_the_logits_that_each_has_alone(
+    model: NativeVLM, prepare: NativePrepare
+) -> None:
     """0, 1 and 3 images, several answers to one prompt, samples that share rows: in one batch, whose images differ in size and number."""
     counts = [1, 3, 2] if model.family.reads_prompt_both_ways else [0, 1, 3]
     shown = [pictures(n, seed) for seed, n in enumerate(counts)]
@@ -85,7 +102,11 @@ def test_several_samples_of_several_images_and_answers_have_the_logits_that_each
     batch = prepare.collate(documents, 0)
     with torch.no_grad():
         got = model(batch)
-    expected = [by_transformers(model, prepare, images, a, answer) for n, images in enumerate(shown) for a, answer in enumerate(ANSWERS[: 1 + n % 3])]
+    expected = [
+        by_transformers(model, prepare, images, a, answer)
+        for n, images in enumerate(shown)
+        for a, answer in enumerate(ANSWERS[: 1 + n % 3])
+    ]
     assert len(batch.ids_BT) < 6 or model.family.reads_prompt_both_ways, "answers to one prompt share its row"
     torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=2e-5)
     assert int(batch.answers_L.max()) == len(expected) - 1
@@ -98,13 +119,28 @@ def test_greedy_answers_are_those_of_its_own_generate(model: NativeVLM, prepare:
     prompts = [document(prepare, images, ["left"], "s") for images in shown]
     for prompt in prompts:
         prompt.branches.clear()
-    asked = [[{"role": "user", "content": [*({"type": "image", "image": Image.fromarray(i)} for i in images), {"type": "text", "text": "Which side? 0"}]}] for images in shown]
+    asked = [
+        [
+            {
+                "role": "user",
+                "content": [
+                    *({"type": "image", "image": Image.fromarray(i)} for i in images),
+                    {"type": "text", "text": "Which side? 0"},
+                ],
+            }
+        ]
+        for images in shown
+    ]
     expected = []
     for n, conversation in enumerate(asked):
-        inputs = prepare.processor.stock.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True)
+        inputs = prepare.processor.stock.apply_chat_template(
+            conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
         inputs.pop("labels", None)
         prompts[n].prefix[:] = inputs["input_ids"][0].tolist()
-        out = model.stock.generate(**inputs, max_new_tokens=6, do_sample=False, suppress_tokens=[model.image_token_id], eos_token_id=[1])
+        out = model.stock.generate(
+            **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=[model.image_token_id], eos_token_id=[1]
+        )
         expected.append(out[0, inputs["input_ids"].shape[1] :].tolist())
     got = generate(model, prepare.collate(prompts, 0, pack=False), max_new_tokens=6, end_ids=[1])
     assert got == expected
@@ -118,18 +154,39 @@ def test_token_ids_are_those_of_the_processor_for_conversations_of_several_turns
     processor = prepare.processor
     if processor.family.reads_prompt_both_ways:
         pytest.skip("it answers one question; that its ids are right is in the test of logits")
-    words = ["Which side?", "left", "How many?\n Count.", "2", "Größe in mm²?", "≥ 3", "And {that}? <b>", "[12, 340, 56, 789]"]
+    words = [
+        "Which side?",
+        "left",
+        "How many?\n Count.",
+        "2",
+        "Größe in mm²?",
+        "≥ 3",
+        "And {that}? <b>",
+        "[12, 340, 56, 789]",
+    ]
     for number in range(20):
         images = pictures((0, 1, 3)[number % 3], number)
         turns = 1 + number % 4
         messages: list[dict[str, Any]] = []
         for turn in range(turns):
             there = images if turn == 0 else []
-            messages.append({"role": "user", "content": [*({"type": "image", "image": Image.fromarray(i)} for i in there), {"type": "text", "text": words[(number + 2 * turn) % 8]}]})
+            messages.append(
+                {
+                    "role": "user",
+                    "content": [
+                        *({"type": "image", "image": Image.fromarray(i)} for i in there),
+                        {"type": "text", "text": words[(number + 2 * turn) % 8]},
+                    ],
+                }
+            )
             if turn + 1 < turns or number % 2:
-                messages.append({"role": "assistant", "content": [{"type": "text", "text": words[(number + 2 * turn + 1) % 8]}]})
+                messages.append(
+                    {"role": "assistant", "content": [{"type": "text", "text": words[(number + 2 * turn + 1) % 8]}]}
+                )
         ask = messages[-1]["role"] == "user"
-        expected = processor.stock.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=ask)
+        expected = processor.stock.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=ask
+        )
         expansions = processor.look(images).expansions if images else ()
         assert processor.ids(messages, expansions, ask) == expected["input_ids"][0].tolist(), number
 
@@ -140,11 +197,15 @@ def test_parts_have_the_names_that_composed_models_have_and_hold_every_parameter
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in model.stock.parameters())
     tower = model.stock.model.get_submodule(model.family.tower)
     outside = {id(p) for n, p in model.named_parameters() if not n.startswith("encoders.")}
-    assert {id(p) for n, p in model.named_parameters() if n.startswith("encoders.")} == {id(p) for p in tower.parameters()} - outside
+    assert {id(p) for n, p in model.named_parameters() if n.startswith("encoders.")} == {
+        id(p) for p in tower.parameters()
+    } - outside
 
 
 @pytest.mark.parametrize("trains", ["encoders", "connectors", "lora"])
-def test_what_is_trained_gets_a_gradient_and_nothing_else_does_with_images_and_without(folder: Path, prepare: NativePrepare, trains: str) -> None:
+def test_what_is_trained_gets_a_gradient_and_nothing_else_does_with_images_and_without(
+    folder: Path, prepare: NativePrepare, trains: str
+) -> None:
     model = build_native(folder, prepare.processor.blank(), 0)
     if trains == "lora":
         attach(model, Lora(rank=2, targets=("language", "encoders")), seed=0)

@@ -48,7 +48,9 @@ def test_only_the_new_rows_move_also_under_weight_decay_and_fold_in(family: str)
         plain = model(seen)
     lora.attach(model, ROWS, seed=0)
     with evaluating(model):
-        torch.testing.assert_close(model(seen), plain, rtol=1e-5, atol=1e-6)  # putting them on changes nothing; two rows are summed in another order than 64
+        torch.testing.assert_close(
+            model(seen), plain, rtol=1e-5, atol=1e-6
+        )  # putting them on changes nothing; two rows are summed in another order than 64
     set_trained(model, ("lora",), "words")
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert len(trained) == (2 if family == "qwen2" else 1) and all(n.endswith("lora_rows") for n in trained)
@@ -78,12 +80,19 @@ def test_rows_are_learnt_beside_adapters() -> None:
     lora.attach(model, Lora(rank=2, tokens=True), seed=0)
     set_trained(model, ("lora",), "words")
     token_losses(model(seen), seen.targets_L).sum().backward()
-    grown = {n.rpartition(".lora_")[2].split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    grown = {
+        n.rpartition(".lora_")[2].split(".")[0]
+        for n, p in model.named_parameters()
+        if p.grad is not None and p.grad.any()
+    }
     assert grown == {"rows", "B"}, "A follows once B has moved"
 
 
 def test_a_model_without_new_tokens_and_a_recipe_that_adapts_nothing_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens"):
+    with pytest.raises(
+        RecipeError,
+        match=r"lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens",
+    ):
         lora.attach(vlm(), ROWS, seed=0)
     with pytest.raises(ValueError, match="targets is empty, so nothing is adapted"):
         Lora(targets=())

@@ -12,14 +12,29 @@ from medvlm.core.contracts import Lora
 from medvlm.core.errors import RecipeError
 from medvlm.encoders import transformers
 from medvlm.models import lora
-from medvlm.models.parts import build_encoders, evaluating, group_of, is_trained, matches, seeded, set_modes, set_trained, tokens_of
+from medvlm.models.parts import (
+    build_encoders,
+    evaluating,
+    group_of,
+    is_trained,
+    matches,
+    seeded,
+    set_modes,
+    set_trained,
+    tokens_of,
+)
 from tests.models.tiny import SMALL, vlm
 
 NAMES = {
-    "encoders.film.tower.layers.0.weight": "encoders.film", "encoders.filmstrip.tower.weight": "encoders.filmstrip", "connectors.film.linear_1.weight": "connectors.film",
-    "language.model.layers.0.q_proj.weight": "language", "language.model.layers.0.q_proj.lora_A.default.weight": "lora", "language.model.norm.weight": "language",
-    "text.tower.x": "text", "heads.scale.log_scale": "heads",
-}  # fmt: skip
+    "encoders.film.tower.layers.0.weight": "encoders.film",
+    "encoders.filmstrip.tower.weight": "encoders.filmstrip",
+    "connectors.film.linear_1.weight": "connectors.film",
+    "language.model.layers.0.q_proj.weight": "language",
+    "language.model.layers.0.q_proj.lora_A.default.weight": "lora",
+    "language.model.norm.weight": "language",
+    "text.tower.x": "text",
+    "heads.scale.log_scale": "heads",
+}
 
 
 def test_parameters_belong_to_the_groups_people_speak_of() -> None:
@@ -49,7 +64,10 @@ def test_exactly_what_the_patterns_mean_is_trained() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_group() -> None:
-    with pytest.raises(RecipeError, match=r"stages.align.trains: 'conectors.film' matches no parameter, did you mean 'connectors.film'\? \(this model has connectors.film"):
+    with pytest.raises(
+        RecipeError,
+        match=r"stages.align.trains: 'conectors.film' matches no parameter, did you mean 'connectors.film'\? \(this model has connectors.film",
+    ):
         set_trained(vlm(), ("language", "conectors.film"), "align")
 
 
@@ -69,11 +87,18 @@ def test_dropout_goes_with_the_module_it_stands_in() -> None:
     assert any(n.startswith("encoders.volume.") for n in dropouts), "the volume's tower has dropout too, and is frozen"
     set_trained(model, ("encoders.volume",), "pair")
     set_modes(model)
-    assert {n for n, training in modes(model, nn.Dropout).items() if training} == {n for n in dropouts if n.startswith("encoders.volume.")}
+    assert {n for n, training in modes(model, nn.Dropout).items() if training} == {
+        n for n in dropouts if n.startswith("encoders.volume.")
+    }
 
 
 def test_batch_statistics_of_a_frozen_part_stand_still_and_those_of_a_trained_one_move() -> None:
-    model = nn.ModuleDict({name: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4)) for name in ("frozen", "trained")})
+    model = nn.ModuleDict(
+        {
+            name: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4))
+            for name in ("frozen", "trained")
+        }
+    )
     model["frozen"].requires_grad_(False)
     set_modes(model)
     before = {n: b.clone() for n, b in model.named_buffers()}
@@ -95,7 +120,10 @@ def test_evaluating_gives_every_module_its_mode_back_also_after_an_error() -> No
 
 
 def tower(**changes: Any) -> transformers.Config:
-    return transformers.Config(kind="transformers", config={"model_type": "siglip_vision_model", **SMALL, "image_size": 16, "patch_size": 8, **changes})
+    return transformers.Config(
+        kind="transformers",
+        config={"model_type": "siglip_vision_model", **SMALL, "image_size": 16, "patch_size": 8, **changes},
+    )
 
 
 def test_a_part_starts_the_same_whatever_else_is_built_and_the_random_state_is_left_alone() -> None:
@@ -104,7 +132,9 @@ def test_a_part_starts_the_same_whatever_else_is_built_and_the_random_state_is_l
     both, one = build_encoders({"film": tower(), "smear": tower()}, seed=4), build_encoders({"smear": tower()}, seed=4)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(t, both["smear"].state_dict()[n]) for n, t in one["smear"].state_dict().items())
-    assert not all(torch.equal(t, both["film"].state_dict()[n]) for n, t in one["smear"].state_dict().items()), "two parts with the same weights"
+    assert not all(torch.equal(t, both["film"].state_dict()[n]) for n, t in one["smear"].state_dict().items()), (
+        "two parts with the same weights"
+    )
     assert seeded(1, "a", lambda: torch.rand(1)) != seeded(2, "a", lambda: torch.rand(1))
 
 
@@ -116,5 +146,7 @@ def test_a_partly_trained_module_is_trained() -> None:
 
 
 def test_an_encoder_without_a_connector_sends_no_tokens() -> None:
-    with_connector = transformers.Config.model_validate({**tower().model_dump(), "connector": {"kind": "resampler", "tokens": 5}})
+    with_connector = transformers.Config.model_validate(
+        {**tower().model_dump(), "connector": {"kind": "resampler", "tokens": 5}}
+    )
     assert tokens_of({"film": with_connector, "smear": tower()}) == {"film": 5}

@@ -48,7 +48,9 @@ def test_a_missing_key_is_named() -> None:
 
 
 def test_a_key_without_a_place_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"pair/step-40: language.extra.weight has no place in this model \(1 keys\)"):
+    with pytest.raises(
+        CheckpointError, match=r"pair/step-40: language.extra.weight has no place in this model \(1 keys\)"
+    ):
         put(vlm(), {**vlm().state_dict(), "language.extra.weight": torch.zeros(2)}, None, WHERE)
 
 
@@ -66,5 +68,11 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was() -> None:
 
 
 def test_a_stage_hands_on_encoders_and_connectors_one_by_one_and_the_rest_whole() -> None:
-    names = ["encoders.film.tower.x", "encoders.volume.y", "connectors.film.z", "language.model.q.lora_A.default.weight", "heads.scale.bias"]
+    names = [
+        "encoders.film.tower.x",
+        "encoders.volume.y",
+        "connectors.film.z",
+        "language.model.q.lora_A.default.weight",
+        "heads.scale.bias",
+    ]
     assert modules_of(names) == {"encoders.film", "encoders.volume", "connectors.film", "language", "heads"}

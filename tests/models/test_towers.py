@@ -17,9 +17,13 @@ PICTURE = {"image_size": 16, "patch_size": 8}
 
 
 def dual(vision: str = "siglip_vision_model", bias: float | None = -10.0, volume: bool = False) -> DualEncoder:
-    encoders: dict[str, Any] = {"film": transformers.Config(kind="transformers", config={"model_type": vision, **SMALL, **PICTURE})}
+    encoders: dict[str, Any] = {
+        "film": transformers.Config(kind="transformers", config={"model_type": vision, **SMALL, **PICTURE})
+    }
     if volume:
-        encoders["volume"] = monai.Config(kind="monai", patch=(2, 4, 4), width=24, layers=1, heads=2, preprocess={"size": (4, 8, 8), "channels": 1})
+        encoders["volume"] = monai.Config(
+            kind="monai", patch=(2, 4, 4), width=24, layers=1, heads=2, preprocess={"size": (4, 8, 8), "channels": 1}
+        )
     text = text_transformers.Config(kind="transformers", config={"model_type": "bert", **SMALL}, max_tokens=32)
     return build_dual(encoders, text, Ids(), width=8, log_scale=1.5, bias=bias, seed=3).eval()
 
@@ -29,7 +33,14 @@ def pairs(n: int = 3) -> Pairs:
     lengths = torch.tensor([5, 9, 3])[:n]
     mask = (torch.arange(9)[None] < lengths[:, None]).long()
     ids = torch.randint(3, VOCABULARY, (n, 9), generator=generator).masked_fill(mask == 0, PAD_ID)
-    return Pairs({"film": torch.randn(n, 3, 16, 16, generator=generator)}, torch.arange(n), ids, mask, torch.arange(n), tuple("abc"[:n]))
+    return Pairs(
+        {"film": torch.randn(n, 3, 16, 16, generator=generator)},
+        torch.arange(n),
+        ids,
+        mask,
+        torch.arange(n),
+        tuple("abc"[:n]),
+    )
 
 
 @pytest.mark.parametrize("vision", ["siglip_vision_model", "clip_vision_model"])
@@ -38,7 +49,9 @@ def test_embeddings_and_similarities_are_those_of_the_stock_dual_encoder(vision:
 
     ours, batch = dual(vision), pairs()
     vision_tower, text_tower = ours.encoders["film"].tower, ours.text.tower
-    stock: Any = VisionTextDualEncoderModel(vision_model=type(vision_tower)(vision_tower.config), text_model=type(text_tower)(text_tower.config))
+    stock: Any = VisionTextDualEncoderModel(
+        vision_model=type(vision_tower)(vision_tower.config), text_model=type(text_tower)(text_tower.config)
+    )
     stock.visual_projection = torch.nn.Linear(16, 8, bias=False)
     stock.text_projection = torch.nn.Linear(16, 8, bias=False)
     stock.vision_model.load_state_dict(vision_tower.state_dict())
@@ -66,10 +79,18 @@ def test_padding_of_a_text_changes_nothing() -> None:
 def test_pairs_of_two_encoders_come_back_in_their_own_order() -> None:
     model, batch = dual(volume=True), pairs()
     volumes = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    mixed = replace(batch, media={"volume": volumes, "film": batch.media["film"][:1]}, order_N=torch.tensor([1, 2, 0]))  # volume 1, the film, volume 0
+    mixed = replace(
+        batch, media={"volume": volumes, "film": batch.media["film"][:1]}, order_N=torch.tensor([1, 2, 0])
+    )  # volume 1, the film, volume 0
     with torch.no_grad():
         images, *_ = model(mixed)
-        expected = torch.cat([model.embed_media({"volume": volumes[1:]}), model.embed_media({"film": batch.media["film"][:1]}), model.embed_media({"volume": volumes[:1]})])
+        expected = torch.cat(
+            [
+                model.embed_media({"volume": volumes[1:]}),
+                model.embed_media({"film": batch.media["film"][:1]}),
+                model.embed_media({"volume": volumes[:1]}),
+            ]
+        )
     torch.testing.assert_close(images, expected)
     torch.testing.assert_close(images.norm(dim=1), torch.ones(3))
 

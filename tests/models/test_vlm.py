@@ -38,10 +38,16 @@ def alone(model: VLM, made: Document, branch: int) -> tuple[torch.Tensor, torch.
     for name, pixels in made.media:
         pixels = pixels[None].to(embeds.dtype)
         tower: Any = model.encoders[name].tower
-        hidden = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-1] if name == "film" else tower(pixels)[0]
+        hidden = (
+            tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
+            if name == "film"
+            else tower(pixels)[0]
+        )
         rows.append(model.connectors[name](hidden)[0])
     if rows:
-        embeds = torch.cat([embeds[:, :1], torch.cat(rows)[None], embeds[:, 1 + len(torch.cat(rows)) :]], 1)  # the images follow the first token
+        embeds = torch.cat(
+            [embeds[:, :1], torch.cat(rows)[None], embeds[:, 1 + len(torch.cat(rows)) :]], 1
+        )  # the images follow the first token
     logits = model.language(inputs_embeds=embeds).logits[0]
     first = len(made.prefix) + untrained
     return logits[first - 1 : -1], whole[0, first:]
@@ -74,16 +80,26 @@ def test_packed_rows_and_shared_prefixes_give_the_loss_and_gradients_of_each_tex
 
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize(("family", "changes"), [*((f, {}) for f in FAMILIES), *WINDOWED.items()])
-def test_logits_of_trained_tokens_are_those_of_the_stock_model(family: str, changes: dict[str, Any], pack: bool) -> None:
+def test_logits_of_trained_tokens_are_those_of_the_stock_model(
+    family: str, changes: dict[str, Any], pack: bool
+) -> None:
     """Also where the model caps or scales its logits, and where layers look back 3 tokens only."""
     lm = spread(language(family, **changes), by=3) if family in FAMILIES else spread(_windowed(changes), by=3)
     model = VLM(nn.ModuleDict(), nn.ModuleDict(), lm, IMAGE_ID).eval()
     generator = torch.Generator().manual_seed(1)
-    made = [document(generator, (), 9, [(5, 1), (7, 0)]), document(generator, (), 2, [(3, 0)]), document(generator, (), 3, [(9, 2)])]
+    made = [
+        document(generator, (), 9, [(5, 1), (7, 0)]),
+        document(generator, (), 2, [(3, 0)]),
+        document(generator, (), 3, [(9, 2)]),
+    ]
     batch = batch_of(made, pack)
     with torch.no_grad():
         got = model(batch)
-        expected = [lm(input_ids=torch.tensor([d.prefix + ids])).logits[0, len(d.prefix) + skipped - 1 : -1] for d in made for ids, skipped in d.branches]
+        expected = [
+            lm(input_ids=torch.tensor([d.prefix + ids])).logits[0, len(d.prefix) + skipped - 1 : -1]
+            for d in made
+            for ids, skipped in d.branches
+        ]
     torch.testing.assert_close(got, torch.cat(expected), rtol=1e-5, atol=1e-6)
 
 

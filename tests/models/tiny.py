@@ -17,16 +17,39 @@ from medvlm.models.vlm import VLM
 
 IMAGE_ID, PAD_ID, END_ID, VOCABULARY = 63, 0, 2, 64
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-GROUPED = {**SMALL, "vocab_size": VOCABULARY, "num_key_value_heads": 1, "max_position_embeddings": 128, "eos_token_id": END_ID, "pad_token_id": PAD_ID, "bos_token_id": 1}
+GROUPED = {
+    **SMALL,
+    "vocab_size": VOCABULARY,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 128,
+    "eos_token_id": END_ID,
+    "pad_token_id": PAD_ID,
+    "bos_token_id": 1,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": GROUPED,
     "llama": GROUPED,
-    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128, "eos_token_id": END_ID, "bos_token_id": 1},
-    "gemma2": {**GROUPED, "head_dim": 8, "final_logit_softcapping": 0.2},  # logits of random weights are small: a cap that bends them
+    "gpt2": {
+        "vocab_size": VOCABULARY,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 128,
+        "eos_token_id": END_ID,
+        "bos_token_id": 1,
+    },
+    "gemma2": {
+        **GROUPED,
+        "head_dim": 8,
+        "final_logit_softcapping": 0.2,
+    },  # logits of random weights are small: a cap that bends them
     "cohere": {**GROUPED, "logit_scale": 0.3},
     "granite": {**GROUPED, "logits_scaling": 3.0},
 }
-WINDOWED: dict[str, dict[str, Any]] = {"mistral": {**GROUPED, "sliding_window": 3}, "gemma2": {**FAMILIES["gemma2"], "sliding_window": 3}}
+WINDOWED: dict[str, dict[str, Any]] = {
+    "mistral": {**GROUPED, "sliding_window": 3},
+    "gemma2": {**FAMILIES["gemma2"], "sliding_window": 3},
+}
 
 FILM, FILM_TOKENS = (3, 16, 16), 4
 VOLUME, VOLUME_TOKENS = (1, 4, 8, 8), 3
@@ -54,14 +77,25 @@ def vlm(family: str = "qwen2", seed: int = 0) -> VLM:
     """With an encoder for films [3, 16, 16] of 4 tokens, and one for volumes [1, 4, 8, 8] of 3."""
     torch.manual_seed(seed)
     film = transformers.build(
-        transformers.Config(kind="transformers", config={"model_type": "siglip_vision_model", **SMALL, "image_size": 16, "patch_size": 8})
+        transformers.Config(
+            kind="transformers",
+            config={"model_type": "siglip_vision_model", **SMALL, "image_size": 16, "patch_size": 8},
+        )
     )
-    volume = monai.build(monai.Config(kind="monai", patch=(2, 4, 4), width=24, layers=1, heads=2, preprocess={"size": (4, 8, 8), "channels": 1}))
+    volume = monai.build(
+        monai.Config(
+            kind="monai", patch=(2, 4, 4), width=24, layers=1, heads=2, preprocess={"size": (4, 8, 8), "channels": 1}
+        )
+    )
     to_language = {
         "film": mlp.build(mlp.Config(kind="mlp"), 16, 16, (2, 2)),
-        "volume": resampler.build(resampler.Config(kind="resampler", tokens=VOLUME_TOKENS, layers=1, heads=2), 24, 16, (2, 2, 2)),
+        "volume": resampler.build(
+            resampler.Config(kind="resampler", tokens=VOLUME_TOKENS, layers=1, heads=2), 24, 16, (2, 2, 2)
+        ),
     }
-    return VLM(nn.ModuleDict({"film": film, "volume": volume}), nn.ModuleDict(to_language), language(family), IMAGE_ID).eval()
+    return VLM(
+        nn.ModuleDict({"film": film, "volume": volume}), nn.ModuleDict(to_language), language(family), IMAGE_ID
+    ).eval()
 
 
 def spread(model: nn.Module, by: float = 8.0) -> nn.Module:
@@ -77,7 +111,9 @@ def medium(name: str, generator: torch.Generator) -> tuple[str, torch.Tensor]:
     return name, torch.randn({"film": FILM, "volume": VOLUME}[name], generator=generator)
 
 
-def document(generator: torch.Generator, media: Sequence[str], prefix: int, branches: Sequence[tuple[int, int]]) -> Document:
+def document(
+    generator: torch.Generator, media: Sequence[str], prefix: int, branches: Sequence[tuple[int, int]]
+) -> Document:
     """Random tokens, with the placeholders of the media in front. branches: (length, leading tokens that are not trained)."""
     seen = [medium(name, generator) for name in media]
 

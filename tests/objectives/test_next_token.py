@@ -15,7 +15,9 @@ TARGETS = torch.tensor([0, 10, 3, 3, 7, 1, 5])
 
 def test_the_loss_is_the_sum_of_surprises_in_nats() -> None:
     rows = LOGITS.double().tolist()
-    expected = sum(math.log(sum(math.exp(x) for x in row)) - row[t] for row, t in zip(rows, TARGETS.tolist(), strict=True))
+    expected = sum(
+        math.log(sum(math.exp(x) for x in row)) - row[t] for row, t in zip(rows, TARGETS.tolist(), strict=True)
+    )
     assert token_losses(LOGITS, TARGETS).sum().item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -43,7 +45,11 @@ def test_nothing_to_train_costs_nothing() -> None:
 
 def test_by_answer_a_short_answer_weighs_as_much_as_a_long_one() -> None:
     """Three answers of 1, 4 and 2 tokens: the sum of their means, forward and gradient."""
-    answers, logits, plain = torch.tensor([0, 1, 1, 1, 1, 2, 2]), LOGITS.clone().requires_grad_(), LOGITS.double().requires_grad_()
+    answers, logits, plain = (
+        torch.tensor([0, 1, 1, 1, 1, 2, 2]),
+        LOGITS.clone().requires_grad_(),
+        LOGITS.double().requires_grad_(),
+    )
     loss = answer_losses(token_losses(logits, TARGETS), answers).sum()
     surprise = -plain.log_softmax(-1)[torch.arange(7), TARGETS]
     expected = surprise[:1].mean() + surprise[1:5].mean() + surprise[5:].mean()
@@ -57,8 +63,13 @@ def test_by_answer_a_short_answer_weighs_as_much_as_a_long_one() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_log_probabilities_are_those_of_the_distribution_that_was_drawn_from(temperature: float) -> None:
     rows = LOGITS.double()
-    expected = [float(row[t] / temperature - torch.logsumexp(row / temperature, 0)) for row, t in zip(rows, TARGETS, strict=True)]
-    torch.testing.assert_close(log_probability(LOGITS, TARGETS, temperature), torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    expected = [
+        float(row[t] / temperature - torch.logsumexp(row / temperature, 0))
+        for row, t in zip(rows, TARGETS, strict=True)
+    ]
+    torch.testing.assert_close(
+        log_probability(LOGITS, TARGETS, temperature), torch.tensor(expected), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_word_that_cannot_be_said_has_no_share_in_the_distribution() -> None:

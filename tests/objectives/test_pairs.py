@@ -28,8 +28,13 @@ def test_clip_without_duplicates_is_torchs_cross_entropy_both_ways() -> None:
     images, texts = embeddings()
     log_scale = torch.tensor(2.0)
     logits = log_scale.exp() * images @ texts.T
-    expected = (cross_entropy(logits, torch.arange(N), reduction="sum") + cross_entropy(logits.T, torch.arange(N), reduction="sum")) / 2
-    assert clip.pair_loss(CLIP, images, texts, WHOLE, log_scale, None, EYE).item() == pytest.approx(expected.item(), rel=1e-6)
+    expected = (
+        cross_entropy(logits, torch.arange(N), reduction="sum")
+        + cross_entropy(logits.T, torch.arange(N), reduction="sum")
+    ) / 2
+    assert clip.pair_loss(CLIP, images, texts, WHOLE, log_scale, None, EYE).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def test_clip_with_duplicates_shares_the_target_among_all_right_answers() -> None:
@@ -42,7 +47,9 @@ def test_clip_with_duplicates_shares_the_target_among_all_right_answers() -> Non
             similarities = [scale * float(a[i] @ b[j]) for j in range(N)]
             total = math.log(sum(math.exp(s) for s in similarities))
             expected += sum((total - similarities[j]) / len(right) for j in right) / 2
-    assert clip.pair_loss(CLIP, images, texts, WHOLE, torch.tensor(2.0), None, SAME).item() == pytest.approx(expected, rel=1e-6)
+    assert clip.pair_loss(CLIP, images, texts, WHOLE, torch.tensor(2.0), None, SAME).item() == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("same", [EYE, SAME], ids=["no duplicates", "duplicates"])
@@ -60,7 +67,9 @@ def test_siglip_is_one_coin_per_pair(same: torch.Tensor) -> None:
 
 def test_siglip_of_zero_logits_costs_every_row_n_log_2() -> None:
     images, texts = torch.eye(2 * N)[:N], torch.eye(2 * N)[N:]
-    assert siglip.pair_loss(SIGLIP, images, texts, WHOLE, torch.tensor(3.0), None, EYE).item() == pytest.approx(N * N * math.log(2))
+    assert siglip.pair_loss(SIGLIP, images, texts, WHOLE, torch.tensor(3.0), None, EYE).item() == pytest.approx(
+        N * N * math.log(2)
+    )
 
 
 @pytest.mark.parametrize("objective, config", [(clip, CLIP), (siglip, SIGLIP)], ids=["clip", "siglip"])
@@ -69,7 +78,10 @@ def test_shares_of_the_ranks_add_up_to_the_whole_loss_and_its_gradient(objective
     log_scale, bias = torch.tensor(1.0, requires_grad=True), torch.tensor(-1.0, requires_grad=True)
     inputs = [images, texts, log_scale]
     whole = objective.pair_loss(config, images, texts, WHOLE, log_scale, bias, SAME)  # type: ignore[attr-defined]
-    shares = [objective.pair_loss(config, images, texts, own, log_scale, bias, SAME) for own in (slice(0, 2), slice(2, 5), slice(5, 6))]  # type: ignore[attr-defined]
+    shares = [
+        objective.pair_loss(config, images, texts, own, log_scale, bias, SAME)
+        for own in (slice(0, 2), slice(2, 5), slice(5, 6))
+    ]  # type: ignore[attr-defined]
     assert sum(s.item() for s in shares) == pytest.approx(whole.item(), rel=1e-6)
     for a, b in zip(torch.autograd.grad(whole, inputs), torch.autograd.grad(sum(shares), inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -89,7 +101,9 @@ def test_the_two_directions_of_clip_are_weighed_as_in_convirt() -> None:
 def test_the_scale_of_clip_stops_at_100() -> None:
     """As in CLIP's own training: beyond it the loss is unstable."""
     images, texts = embeddings()
-    at, beyond = (clip.pair_loss(CLIP, images, texts, WHOLE, torch.tensor(math.log(s)), None, EYE).item() for s in (100.0, 500.0))
+    at, beyond = (
+        clip.pair_loss(CLIP, images, texts, WHOLE, torch.tensor(math.log(s)), None, EYE).item() for s in (100.0, 500.0)
+    )
     assert at == pytest.approx(beyond, rel=1e-6)
 
 

@@ -17,6 +17,7 @@ from tests import tiny_run
 
 WHOLE = [path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
 def test_every_shipped_recipe_runs_dry(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +31,11 @@ def test_a_recipe_of_published_models_runs_in_little_and_leaves_nothing(
 ) -> None:
     """google/medsiglip-448 and Qwen3, whose weights and data are nowhere here: films and texts are made up."""
     content = tiny_run.recipe(stages=[{**tiny_run.INSTRUCT, "accumulate": 1}], export={"target": "stock"})
-    content["model"]["encoders"]["film"] = {"kind": "transformers", "model": "google/medsiglip-448", "connector": {"kind": "mlp"}}
+    content["model"]["encoders"]["film"] = {
+        "kind": "transformers",
+        "model": "google/medsiglip-448",
+        "connector": {"kind": "mlp"},
+    }
     content["model"]["language"] = {"kind": "causal", "model": "Qwen/Qwen3-4B-Instruct-2507"}
     path = tiny_run.written(tmp_path / "recipe", content, {**tiny_run.CARD, "access": "open"})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))

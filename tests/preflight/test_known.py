@@ -48,14 +48,18 @@ def test_no_model_is_described_twice() -> None:
 
 
 def test_a_model_that_is_nowhere_says_how_to_get_it() -> None:
-    with pytest.raises(RecipeError, match=r"Qwen/Qwen3-5B-Instruct.*did you mean 'Qwen/.*hf download Qwen/Qwen3-5B-Instruct.*path"):
+    with pytest.raises(
+        RecipeError, match=r"Qwen/Qwen3-5B-Instruct.*did you mean 'Qwen/.*hf download Qwen/Qwen3-5B-Instruct.*path"
+    ):
         known("Qwen/Qwen3-5B-Instruct")
     with pytest.raises(RecipeError, match=r"/no/such: holds no config\.json"):
         known("/no/such")
 
 
 def test_a_folder_is_known_by_its_own_files(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "siglip", "vision_config": {"hidden_size": 8}, "text_config": {"hidden_size": 4}}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "siglip", "vision_config": {"hidden_size": 8}, "text_config": {"hidden_size": 4}}'
+    )
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 16, "width": 16}}')
     found = known(str(tmp_path))
     assert (found.vision, found.text, found.folder) == ({"hidden_size": 8}, {"hidden_size": 4}, str(tmp_path))
@@ -81,7 +85,9 @@ def test_a_described_tower_has_the_names_that_it_has_in_the_whole_model(whole: s
     parts = {"vision_config": {**small, "image_size": 16, "patch_size": 8}, "text_config": {**small, "vocab_size": 64}}
     model = AutoModel.from_config(AutoConfig.for_model(whole, **parts))
     alone = AutoModel.from_config(AutoConfig.for_model(f"{whole}_vision_model", **parts["vision_config"]))
-    assert {n: p.shape for n, p in alone.named_parameters()} == {n: p.shape for n, p in model.vision_model.named_parameters()}
+    assert {n: p.shape for n, p in alone.named_parameters()} == {
+        n: p.shape for n, p in model.vision_model.named_parameters()
+    }
 
 
 def test_a_described_text_tower_is_that_of_the_whole_model() -> None:

@@ -30,7 +30,10 @@ def test_every_shipped_recipe_has_a_plan(path: Path, tmp_path: Path, capsys: pyt
     for stage in made["stages"]:
         assert sum(m["trained"] for m in stage["modules"]) > 0
         assert stage["memory"] and stage["fits"] in (True, False) and stage["flops"] > 0, stage["notes"]
-        assert all(parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"), abs=0.01) for parts in stage["memory"].values())
+        assert all(
+            parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"), abs=0.01)
+            for parts in stage["memory"].values()
+        )
 
 
 @pytest.fixture
@@ -41,13 +44,24 @@ def written(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("stages.instruct.trains=[connectors, language.model.layrs, lora]", "'language.model.layrs' matches no parameter"),
-        ("stages.instruct.lora.targets=[language.model.layers.*.q_prj]", "'language.model.layers.*.q_prj' matches no linear layer"),
+        (
+            "stages.instruct.trains=[connectors, language.model.layrs, lora]",
+            "'language.model.layrs' matches no parameter",
+        ),
+        (
+            "stages.instruct.lora.targets=[language.model.layers.*.q_prj]",
+            "'language.model.layers.*.q_prj' matches no linear layer",
+        ),
         ("stages.instruct.optim.lr_of={language.model.norm: 2}", "'language.model.norm' matches no trained parameter"),
-        ("model.language.config=null model.language.model=nobody/nothing", "model.language.model: nobody/nothing: neither a local folder"),
+        (
+            "model.language.config=null model.language.model=nobody/nothing",
+            "model.language.model: nobody/nothing: neither a local folder",
+        ),
     ],
 )
-def test_a_pattern_that_matches_nothing_ends_with_what_to_do(written: Path, override: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pattern_that_matches_nothing_ends_with_what_to_do(
+    written: Path, override: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     if "nobody" in override:
         content = yaml.safe_load(written.read_text())
         content["model"]["language"] = {"kind": "causal", "model": "nobody/nothing"}
@@ -86,8 +100,15 @@ def test_gpus_that_are_not_known_are_refused(text: str, written: Path, capsys: p
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, tmp_path: Path) -> None:
-    stages = [{**ADAPTED, "trains": ["connectors", "lora"]}, {**tiny_run.REASON, "trains": ["encoders", "lora"], "batch": 2}]
-    content = tiny_run.recipe(model={"pretrained": str(saved(family, tmp_path / "model"))}, stages=stages, engine={"precision": precision, "recompute": ["language"]})
+    stages = [
+        {**ADAPTED, "trains": ["connectors", "lora"]},
+        {**tiny_run.REASON, "trains": ["encoders", "lora"], "batch": 2},
+    ]
+    content = tiny_run.recipe(
+        model={"pretrained": str(saved(family, tmp_path / "model"))},
+        stages=stages,
+        engine={"precision": precision, "recompute": ["language"]},
+    )
     made = plan(load(tiny_run.written(tmp_path, content)), tmp_path, parse("h200:2"))
     for stage in made.stages:
         assert stage.memory and stage.flops > 0 and not stage.notes, stage.notes
@@ -97,6 +118,8 @@ def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, 
 def test_a_ready_model_is_planned_with_the_parameters_it_was_published_with(model: str, tmp_path: Path) -> None:
     content = tiny_run.recipe(model={"pretrained": model}, stages=[{**ADAPTED, "batch": 2}])
     made = plan(load(tiny_run.written(tmp_path, content)), tmp_path, None).stages[0]
-    published = json.loads(next(p for p in known.FOLDER.glob("*.json") if model in json.loads(p.read_text())["ids"]).read_text())["parameters"]
+    published = json.loads(
+        next(p for p in known.FOLDER.glob("*.json") if model in json.loads(p.read_text())["ids"]).read_text()
+    )["parameters"]
     assert sum(m.trained + m.frozen for m in made.modules if m.name != "lora") == published
     assert made.memory and made.flops > 0 and not made.notes

@@ -19,7 +19,13 @@ from medvlm.recipe import LoadedRecipe, load
 from medvlm.train.optim import make_optimizer
 from tests import tiny_run
 
-FULL = {**tiny_run.INSTRUCT, "name": "full", "from": "pair", "trains": ["encoders", "connectors", "language"], "lora": None}
+FULL = {
+    **tiny_run.INSTRUCT,
+    "name": "full",
+    "from": "pair",
+    "trains": ["encoders", "connectors", "language"],
+    "lora": None,
+}
 PAIR = {**tiny_run.PAIR, "optim": {"lr": 1.0e-3}}
 LANGUAGE = {**tiny_run.LANGUAGE, "num_hidden_layers": 5}
 
@@ -44,7 +50,13 @@ def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[An
     stage = stage_on_meta(recipe, number, tokenizer_of(recipe, looks), True, 1)
     stage.model = shrunk(stage.model, real.model)
     media = {name: pixels.to("meta") for name, pixels in micro.media.items()}
-    step = simulate.simulate(stage.model, lambda m: stage.loss(m, replace(micro, media=media))[0], lambda: optimizer_of(stage, config), group_of, "32-true")
+    step = simulate.simulate(
+        stage.model,
+        lambda m: stage.loss(m, replace(micro, media=media))[0],
+        lambda: optimizer_of(stage, config),
+        group_of,
+        "32-true",
+    )
     return stage, step
 
 
@@ -77,11 +89,15 @@ def test_weights_gradients_and_optimiser_are_those_of_a_real_step_to_the_byte(
     states = sum(t.numel() * t.element_size() for s in optimizer.state.values() for k, t in s.items() if k != "step")
 
     stage, step = planned(recipe, runs, real, micro)
-    assert {n: (p.shape, p.requires_grad) for n, p in stage.model.named_parameters()} == {n: (p.shape, p.requires_grad) for n, p in real.model.named_parameters()}
+    assert {n: (p.shape, p.requires_grad) for n, p in stage.model.named_parameters()} == {
+        n: (p.shape, p.requires_grad) for n, p in real.model.named_parameters()
+    }
     assert step.sections["step"]["gradients"] == gradients
     assert step.sections["step"]["optimiser"] == states
     held = sum(size for part, size in step.held.items() if part != "optimiser")
-    assert held == pytest.approx(saved.bytes, rel=0.07)  # with dropout a CPU keeps scores in the place of what attention gives
+    assert held == pytest.approx(
+        saved.bytes, rel=0.07
+    )  # with dropout a CPU keeps scores in the place of what attention gives
 
 
 def recipe_file(loaded: LoadedRecipe) -> Path:
@@ -107,7 +123,9 @@ class Saved:
         return tensor
 
 
-def test_what_is_drawn_on_from_shallow_runs_is_what_a_run_of_all_layers_holds(loaded: tuple[LoadedRecipe, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_drawn_on_from_shallow_runs_is_what_a_run_of_all_layers_holds(
+    loaded: tuple[LoadedRecipe, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, runs = loaded
     real = tiny_run.staged(recipe_file(recipe), runs, "full")
     (micro,) = real.micros(next(real.batches(0))[1], 1)

@@ -18,7 +18,11 @@ def test_a_curve_goes_through_its_points(parse):
     """Values 0 to 4 on an axis 0 to 4, steps 0 to 10: the corners and the middle of the plot."""
     drawn = parse(curve("loss", [Series("train", [(0, 4.0), (5, 2.0), (10, 0.0)])], height=200))
     middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + 200 - BOTTOM) / 2
-    assert points_of(drawn.all("polyline", "line")[0]) == [(LEFT, TOP), (middle_x, middle_y), (WIDTH - RIGHT, 200 - BOTTOM)]
+    assert points_of(drawn.all("polyline", "line")[0]) == [
+        (LEFT, TOP),
+        (middle_x, middle_y),
+        (WIDTH - RIGHT, 200 - BOTTOM),
+    ]
 
 
 def test_validations_are_dots_with_their_values(parse):
@@ -61,8 +65,13 @@ def test_smoothing_keeps_a_straight_line_where_it_can_look_both_ways():
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 4, [0, 1, 2, 3, 4]), (0.13, 0.58, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), (-0.017, 0.032, [-0.02, -0.01, 0, 0.01, 0.02, 0.03, 0.04])],
-)  # fmt: skip
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 4, [0, 1, 2, 3, 4]),
+        (0.13, 0.58, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
+        (-0.017, 0.032, [-0.02, -0.01, 0, 0.01, 0.02, 0.03, 0.04]),
+    ],
+)
 def test_ticks_are_round_and_hold_the_values(low, high, ticks):
     axis = axis_over([low, high], 0, 100, about=5)
     assert axis.ticks(5) == ticks
@@ -96,17 +105,30 @@ def test_a_bar_below_zero_ends_at_zero(parse):
 
 def test_shares_name_the_commonest_and_sum_up_the_rest(parse):
     rows = parse(shares({"left": 6, "right": 3, "both": 1}, most=2)).all("div", "share")
-    assert [r.words().split() for r in rows] == [["left", "6", "·", "60", "%"], ["right", "3", "·", "30", "%"], ["1", "others", "1", "·", "10", "%"]]
+    assert [r.words().split() for r in rows] == [
+        ["left", "6", "·", "60", "%"],
+        ["right", "3", "·", "30", "%"],
+        ["1", "others", "1", "·", "10", "%"],
+    ]
 
 
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (numbers.value(0.9312), "0.93"), (numbers.value(0.0042), "0.004"), (numbers.value(-0.5), "\N{MINUS SIGN}0.50"), (numbers.value(1234.5), "1234"),
-        (numbers.value(math.nan), "not a number"), (numbers.value(None), "\N{EN DASH}"), (numbers.parameters(812_544), "813 k"), (numbers.parameters(7.6e9), "7.6 B"),
-        (numbers.tick(20_000), "20k"), (numbers.tick(0.0003), "3e\N{MINUS SIGN}4"), (numbers.duration(59), "59 s"), (numbers.duration(346), "5 min 46 s"),
+        (numbers.value(0.9312), "0.93"),
+        (numbers.value(0.0042), "0.004"),
+        (numbers.value(-0.5), "\N{MINUS SIGN}0.50"),
+        (numbers.value(1234.5), "1234"),
+        (numbers.value(math.nan), "not a number"),
+        (numbers.value(None), "\N{EN DASH}"),
+        (numbers.parameters(812_544), "813 k"),
+        (numbers.parameters(7.6e9), "7.6 B"),
+        (numbers.tick(20_000), "20k"),
+        (numbers.tick(0.0003), "3e\N{MINUS SIGN}4"),
+        (numbers.duration(59), "59 s"),
+        (numbers.duration(346), "5 min 46 s"),
         (numbers.duration(7500), "2 h 5 min"),
     ],
-)  # fmt: skip
+)
 def test_numbers_have_the_digits_that_mean_something(written, expected):
     assert written == expected

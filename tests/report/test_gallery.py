@@ -42,7 +42,15 @@ def sample(key, split, side):
         Question("Where?", Truth("boxes", "{boxes}", boxes=(BOX,), label="nodule"), "where"),
         Question("How many?", Truth("count", "1", count=1, boxes=(BOX,), label="nodule"), "count"),
     )
-    return Sample(key, "phantom", split, (film,), "A nodule. <script>alert(1)</script>", questions=questions, patient="hash-of-a-patient")
+    return Sample(
+        key,
+        "phantom",
+        split,
+        (film,),
+        "A nodule. <script>alert(1)</script>",
+        questions=questions,
+        patient="hash-of-a-patient",
+    )
 
 
 def section(page, anchor):
@@ -65,7 +73,11 @@ def test_counts_come_for_every_split_and_task(shards, tmp_path, parse):
 
 
 def test_answers_are_spread_as_they_are(shards, tmp_path, parse):
-    tile = next(t for t in section(parse(write_gallery(shards, tmp_path / "g.html", "train")), "answers").all("div", "tile") if t.all("h3")[0].text == "side")
+    tile = next(
+        t
+        for t in section(parse(write_gallery(shards, tmp_path / "g.html", "train")), "answers").all("div", "tile")
+        if t.all("h3")[0].text == "side"
+    )
     assert [r.words() for r in tile.all("div", "share")] == ["left 5 · 83 %", "right 1 · 17 %"]
 
 
@@ -75,7 +87,9 @@ def test_boxes_are_drawn_in_stored_pixels_once(shards, tmp_path, parse):
     assert len(cards) == 2
     overlay = cards[0].all("div", "canvas")[0].all("svg")[0]
     assert overlay.attributes["viewbox"] == "0 0 80 60"
-    assert [[r.attributes[k] for k in ("x", "y", "width", "height")] for r in overlay.all("rect", "b0")] == [["10", "20", "30", "30"]]
+    assert [[r.attributes[k] for k in ("x", "y", "width", "height")] for r in overlay.all("rect", "b0")] == [
+        ["10", "20", "30", "30"]
+    ]
     assert "[10, 20, 40, 50]" in cards[0].words()
 
 
@@ -126,7 +140,9 @@ def test_eight_bits_are_shown_as_they_are():
 
 def test_a_volume_is_five_slices_in_a_ct_window():
     """Slice i of 20 is filled with its own value; -160 HU is black, 240 HU white, 40 HU the middle."""
-    volume = np.broadcast_to(np.array([-1000, -160, 40, 240, 3000]).repeat(4)[:, None, None], (20, 8, 8)).astype(np.int16)
+    volume = np.broadcast_to(np.array([-1000, -160, 40, 240, 3000]).repeat(4)[:, None, None], (20, 8, 8)).astype(
+        np.int16
+    )
     png, words = displayed(encode_npy(volume), Medium("volume", "0.npy", (20, 8, 8), unit="HU"), "0.npy")
     shown = pixels_of(png)
     assert words == "5 of 20 slices, shown from −160 to 240 HU"
@@ -141,4 +157,7 @@ def test_a_large_image_is_made_small_in_its_own_shape(tmp_path, parse):
 
 def test_the_picture_in_the_page_is_the_picture(shards, tmp_path, parse):
     source = parse(write_gallery(shards, tmp_path / "g.html", "test")).all("img")[0].attributes["src"]
-    assert Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))).size == (WIDTH, HEIGHT)
+    assert Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))).size == (
+        WIDTH,
+        HEIGHT,
+    )

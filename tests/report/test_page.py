@@ -14,7 +14,10 @@ ONE_PIXEL = bytes.fromhex(
 
 
 def test_text_is_escaped_and_markup_is_not():
-    assert tag("p", "a < b & <script>", Html("<b>c</b>"), title='"x"') == '<p title="&quot;x&quot;">a &lt; b &amp; &lt;script&gt;<b>c</b></p>'
+    assert (
+        tag("p", "a < b & <script>", Html("<b>c</b>"), title='"x"')
+        == '<p title="&quot;x&quot;">a &lt; b &amp; &lt;script&gt;<b>c</b></p>'
+    )
 
 
 def test_text_that_no_encoding_holds_is_replaced():
@@ -31,12 +34,18 @@ def test_only_web_addresses_become_links(url):
 
 
 def test_a_web_address_is_a_link():
-    assert link("CC0", "https://creativecommons.org/?a=1&b=2").startswith('<a href="https://creativecommons.org/?a=1&amp;b=2"')
+    assert link("CC0", "https://creativecommons.org/?a=1&b=2").startswith(
+        '<a href="https://creativecommons.org/?a=1&amp;b=2"'
+    )
 
 
 def test_a_page_parses_and_lists_its_sections(tmp_path, parse):
     rows: list[list[Child]] = [["a", 1], ["b", 2]]
-    made = [section("One", "one", table("Numbers", ["name", "n"], rows, {1})), None, section("Two", "two", tag("p", "x"))]
+    made = [
+        section("One", "one", table("Numbers", ["name", "n"], rows, {1})),
+        None,
+        section("Two", "two", tag("p", "x")),
+    ]
     page = parse(write_page(tmp_path / "deep" / "p.html", title="t <i>", eyebrow="run", head=[], sections=made))
     assert [(a.attributes["href"], a.text) for a in page.all("nav")[0].all("a")] == [("#one", "One"), ("#two", "Two")]
     assert [s.attributes["id"] for s in page.all("section")] == ["one", "two"]
@@ -48,7 +57,9 @@ def test_a_page_parses_and_lists_its_sections(tmp_path, parse):
 
 def test_the_policy_forbids_everything_from_elsewhere(tmp_path, parse):
     page = parse(write_page(tmp_path / "p.html", title="t", eyebrow="e", head=[], sections=[]))
-    policy = next(m.attributes["content"] for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        m.attributes["content"] for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     assert not re.search(r"url\(|@import|https?:", page.all("style")[0].text)
 
@@ -67,12 +78,19 @@ def test_png_size_is_read_from_the_header():
 
 def test_boxes_are_drawn_in_their_own_coordinates_over_the_whole_image(parse):
     """The overlay's view box is stretched over the image, so a box keeps the numbers that the answer said."""
-    boxes = [Drawn((210, 305, 420, 515.5), "truth", "truth: <nodule>"), Drawn((0, 0, 1000, 1000), "answer", "answer: nodule")]
+    boxes = [
+        Drawn((210, 305, 420, 515.5), "truth", "truth: <nodule>"),
+        Drawn((0, 0, 1000, 1000), "answer", "answer: nodule"),
+    ]
     drawn = parse(picture(ONE_PIXEL, "an image", boxes, (1000, 1000))).all("svg")[0]
     assert (drawn.attributes["viewbox"], drawn.attributes["preserveaspectratio"]) == ("0 0 1000 1000", "none")
     truth, answer = drawn.all("rect", "b-truth"), drawn.all("rect", "b-answer")
-    assert [{k: r.attributes[k] for k in ("x", "y", "width", "height")} for r in truth] == [{"x": "210", "y": "305", "width": "210", "height": "210.5"}]
-    assert [{k: r.attributes[k] for k in ("x", "y", "width", "height")} for r in answer] == [{"x": "0", "y": "0", "width": "1000", "height": "1000"}]
+    assert [{k: r.attributes[k] for k in ("x", "y", "width", "height")} for r in truth] == [
+        {"x": "210", "y": "305", "width": "210", "height": "210.5"}
+    ]
+    assert [{k: r.attributes[k] for k in ("x", "y", "width", "height")} for r in answer] == [
+        {"x": "0", "y": "0", "width": "1000", "height": "1000"}
+    ]
     assert truth[0].all("title")[0].text == "truth: <nodule>"
 
 

@@ -20,7 +20,16 @@ def rows(table):
 
 def test_a_finished_run_has_every_section(run, parse):
     page = parse(write_report(run))
-    assert [s.attributes["id"] for s in page.all("section")] == ["headline", "made", "curves", "results", "answers", "proof", "data", "lineage"]
+    assert [s.attributes["id"] for s in page.all("section")] == [
+        "headline",
+        "made",
+        "curves",
+        "results",
+        "answers",
+        "proof",
+        "data",
+        "lineage",
+    ]
     assert page.all("h1")[0].text == "phantom"
     assert "5 of 5 stages finished; evaluated on held-out samples" in page.words()
 
@@ -43,7 +52,10 @@ def test_no_path_reaches_the_page(run):
 
 
 def test_the_strictest_licence_stands_on_top(run, parse):
-    facts = {d.children[0].text: d.children[1].words() for d in parse(write_report(run)).all("header")[0].all("dl", "facts")[0].children}
+    facts = {
+        d.children[0].text: d.children[1].words()
+        for d in parse(write_report(run)).all("header")[0].all("dl", "facts")[0].children
+    }
     assert facts["strictest licence"] == "non-commercial only, share alike"
     assert facts["training samples"] == "4,205"
     assert facts["steps"] == "1,920"
@@ -108,9 +120,37 @@ def test_a_group_that_did_not_move_is_a_warning(run, parse):
 def test_results_stand_with_interval_n_and_baselines(run, parse):
     table = section(parse(write_report(run)), "results").all("table")[0]
     head = [th.text for th in table.all("thead")[0].all("th")]
-    assert head == ["data", "task", "metric", "value", "95 % interval", "n", "blind", "shuffled", "majority", "chance", "paired difference"]
-    assert rows(table)[0] == ["phantom:test", "vqa", "accuracy ↑", "0.93", "0.91 to 0.95", "812", "0.36", "0.35", "0.36", "–", "+0.57 majority: 0.53 to 0.61"]
-    assert [r[2] for r in rows(table) if r[1] == "count"] == ["mean absolute error ↓", "mean absolute error ↓", "unreadable"]
+    assert head == [
+        "data",
+        "task",
+        "metric",
+        "value",
+        "95 % interval",
+        "n",
+        "blind",
+        "shuffled",
+        "majority",
+        "chance",
+        "paired difference",
+    ]
+    assert rows(table)[0] == [
+        "phantom:test",
+        "vqa",
+        "accuracy ↑",
+        "0.93",
+        "0.91 to 0.95",
+        "812",
+        "0.36",
+        "0.35",
+        "0.36",
+        "–",
+        "+0.57 majority: 0.53 to 0.61",
+    ]
+    assert [r[2] for r in rows(table) if r[1] == "count"] == [
+        "mean absolute error ↓",
+        "mean absolute error ↓",
+        "unreadable",
+    ]
     folded = section(parse(write_report(run)), "results").all("details")[0]
     assert [r[2] for r in rows(folded.all("table")[0])] == ["accuracy, side ↑", "accuracy, size ↑"]
 
@@ -125,7 +165,12 @@ def test_the_headline_leaves_parts_of_a_metric_to_the_table(run, parse):
     [
         ("accuracy", 0.57, [0.53, 0.61], "✓ better than majority by 0.57 (0.53 to 0.61)"),
         ("accuracy", -0.2, [-0.3, -0.1], "✗ worse than majority by 0.20 (0.10 to 0.30)"),
-        ("accuracy", 0.1, [-0.1, 0.3], "≈ not told apart from majority: 0.10 better, interval of the gain −0.10 to 0.30"),
+        (
+            "accuracy",
+            0.1,
+            [-0.1, 0.3],
+            "≈ not told apart from majority: 0.10 better, interval of the gain −0.10 to 0.30",
+        ),
         ("mae", -0.9, [-1.2, -0.6], "✓ better than majority by 0.90 (0.60 to 1.20)"),
         ("mae", 0.9, [0.6, 1.2], "✗ worse than majority by 0.90 (0.60 to 1.20)"),
         ("accuracy", 0.1, None, "0.10 better than majority, without an interval: not told apart"),
@@ -133,11 +178,17 @@ def test_the_headline_leaves_parts_of_a_metric_to_the_table(run, parse):
 )
 def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says, parse):
     paired = {"against": "majority", "difference": difference, "ci": ci}
-    assert parse(verdict({"metric": metric, "value": 1.0, "baselines": {"majority": 0.5}, "paired": paired})).words() == says
+    assert (
+        parse(verdict({"metric": metric, "value": 1.0, "baselines": {"majority": 0.5}, "paired": paired})).words()
+        == says
+    )
 
 
 def test_a_result_without_baselines_is_said_to_have_none(parse):
-    assert parse(verdict({"metric": "accuracy", "value": 1.0, "baselines": {}, "paired": None})).words() == "no baseline was measured"
+    assert (
+        parse(verdict({"metric": "accuracy", "value": 1.0, "baselines": {}, "paired": None})).words()
+        == "no baseline was measured"
+    )
 
 
 def test_gallery_draws_truth_and_answer_where_they_are(run, parse):
@@ -145,7 +196,11 @@ def test_gallery_draws_truth_and_answer_where_they_are(run, parse):
     card = section(parse(write_report(run)), "answers").all("article")[0]
     overlay = card.all("div", "canvas")[0].all("svg")[0]
     assert overlay.attributes["viewbox"] == "0 0 1000 1000"
-    where = [[r.attributes[k] for k in ("x", "y", "width", "height")] for kind in ("b-truth", "b-answer") for r in overlay.all("rect", kind)]
+    where = [
+        [r.attributes[k] for k in ("x", "y", "width", "height")]
+        for kind in ("b-truth", "b-answer")
+        for r in overlay.all("rect", kind)
+    ]
     assert where == [["210", "305", "210", "210"], ["222", "318", "209", "222"]]
     said = [dd.words() for dd in card.all("div", "qa")[1].all("dl")[0].all("dd")]
     assert said == ["[222, 318, 431, 540]", "[210, 305, 420, 515]"]
@@ -187,14 +242,18 @@ def test_a_thumb_outside_of_the_run_is_not_read(run, tmp_path, parse):
     first = json.loads(run.answers.read_text().splitlines()[0])
     secret = tmp_path / "secret.png"
     secret.write_bytes((run.results.parent / first["thumb"]).read_bytes())
-    run.answers.write_text("".join(json.dumps({**first, "key": t, "thumb": t}) + "\n" for t in ("../../secret.png", str(secret))))
+    run.answers.write_text(
+        "".join(json.dumps({**first, "key": t, "thumb": t}) + "\n" for t in ("../../secret.png", str(secret)))
+    )
     assert not parse(write_report(run)).all("img")
 
 
 def test_an_unfinished_run_says_what_is_missing(unfinished, parse):
     page = parse(write_report(unfinished))
     notes = [li.text for li in page.all("div", "notes")[0].all("li")]
-    assert "The last line of metrics.jsonl is cut off (the run is writing it, or was stopped); it was left out." in notes
+    assert (
+        "The last line of metrics.jsonl is cut off (the run is writing it, or was stopped); it was left out." in notes
+    )
     assert "Stage align is not finished: step 100 of 300." in notes
     assert "Not started: instruct, grpo." in notes
     assert any(n.startswith("There is no evaluation yet") for n in notes)
@@ -205,7 +264,11 @@ def test_an_unfinished_run_says_what_is_missing(unfinished, parse):
 def test_values_that_are_not_finite_are_counted_under_the_curve(unfinished, parse):
     """The log writes them as text, because JSON has no such numbers."""
     with unfinished.metrics.open("a") as log:
-        log.write("\n" + json.dumps({"stage": "align", "step": 110, "steps": 300, "loss": "nan", "lr": 1e-3, "grad_norm": "inf"}) + "\n")
+        log.write(
+            "\n"
+            + json.dumps({"stage": "align", "step": 110, "steps": 300, "loss": "nan", "lr": 1e-3, "grad_norm": "inf"})
+            + "\n"
+        )
     figures = section(parse(write_report(unfinished)), "curves").all("div", "stage")[2].all("figure")
     warned = {f.all("strong")[0].text: f.all("p", "warn")[0].text for f in figures if f.all("p", "warn")}
     assert warned == {"loss": "1 value not finite, not drawn", "gradient norm": "1 value not finite, not drawn"}
@@ -223,9 +286,17 @@ def test_what_was_frozen_within_a_trained_part_is_shown_beside_it(run, parse):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("status.json", {"status": "failed", "reason": "OutOfMemoryError"}, "The last attempt to train ended with OutOfMemoryError"),
+        (
+            "status.json",
+            {"status": "failed", "reason": "OutOfMemoryError"},
+            "The last attempt to train ended with OutOfMemoryError",
+        ),
         ("status.json", {"status": "preempted", "reason": ""}, "start it again to go on"),
-        ("evaluate/protocol.json", [{"dataset": "phantom", "split": "test", "shards": {"limit": 50, "samples": 50}}], "phantom:test was evaluated on 50 samples drawn by the seed, not on all."),
+        (
+            "evaluate/protocol.json",
+            [{"dataset": "phantom", "split": "test", "shards": {"limit": 50, "samples": 50}}],
+            "phantom:test was evaluated on 50 samples drawn by the seed, not on all.",
+        ),
     ],
 )
 def test_what_narrows_the_evidence_is_said_on_top(run, parse, name, value, says):
@@ -235,12 +306,17 @@ def test_what_narrows_the_evidence_is_said_on_top(run, parse, name, value, says)
 
 def test_quarantined_samples_are_counted_on_top(run, parse):
     run.quarantine.write_text('{"key": "a"}\n{"key": "b"}\n')
-    assert "2 samples were skipped because they could not be read" in parse(write_report(run)).all("div", "notes")[0].words()
+    assert (
+        "2 samples were skipped because they could not be read"
+        in parse(write_report(run)).all("div", "notes")[0].words()
+    )
 
 
 def test_with_folds_the_others_are_trained_on(run, parse):
     lineage = json.loads(run.lineage.read_text())
-    lineage["sources"] = {"cells": {**lineage["sources"]["cells"], "counts": {"fold0": 70, "fold1": 71, "fold2": 72}, "fold": 1}}
+    lineage["sources"] = {
+        "cells": {**lineage["sources"]["cells"], "counts": {"fold0": 70, "fold1": 71, "fold2": 72}, "fold": 1}
+    }
     run.lineage.write_text(json.dumps(lineage))
     page = parse(write_report(run))
     assert "training samples 142" in page.all("header")[0].words()
@@ -266,7 +342,17 @@ def test_steps_logged_again_after_a_resume_count_once(unfinished, parse):
     assert steps.count(100) == 1
 
 
-@pytest.mark.parametrize("name", ["recipe.resolved.yaml", "metrics.jsonl", "lineage.json", "evaluate/results.json", "evaluate/answers.jsonl", "pair/stage.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recipe.resolved.yaml",
+        "metrics.jsonl",
+        "lineage.json",
+        "evaluate/results.json",
+        "evaluate/answers.jsonl",
+        "pair/stage.json",
+    ],
+)
 @pytest.mark.parametrize("damage", [None, b"[1, 2", b"\xff\xfe", b"null\n"])
 def test_any_file_may_be_missing_or_damaged(run, parse, name, damage):
     whole = write_report(run).read_text()
@@ -283,7 +369,17 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path, parse):
 
 
 def test_a_result_without_a_number_does_not_break_the_page(run, parse):
-    nothing = {"dataset": "phantom", "split": "test", "task": "boxes", "metric": "iou", "value": float("nan"), "ci": [None, None], "n": 0, "baselines": None, "paired": None}
+    nothing = {
+        "dataset": "phantom",
+        "split": "test",
+        "task": "boxes",
+        "metric": "iou",
+        "value": float("nan"),
+        "ci": [None, None],
+        "n": 0,
+        "baselines": None,
+        "paired": None,
+    }
     run.results.write_text(json.dumps([nothing]))
     page = parse(write_report(run))
     assert rows(section(page, "results").all("table")[0])[0][3:6] == ["not scored", "no interval", "0"]

@@ -28,7 +28,18 @@ def folder(tmp_path):
                 if i == 1:
                     media.append(Medium("volume", "1.npy", (6, 8, 10), (3.0, 1.0, 1.0), "HU", "CT"))
                     files["1.npy"] = encode_npy(np.arange(480).reshape(6, 8, 10).astype(np.int16))
-                writer.write(Sample(f"{split}{i}", "made", split, tuple(media), "one two three", questions=asked(height, width), patient=f"{split}{i}"), files)
+                writer.write(
+                    Sample(
+                        f"{split}{i}",
+                        "made",
+                        split,
+                        tuple(media),
+                        "one two three",
+                        questions=asked(height, width),
+                        patient=f"{split}{i}",
+                    ),
+                    files,
+                )
     return tmp_path / "shards"
 
 
@@ -74,7 +85,9 @@ def test_intensities_are_drawn_by_split_without_the_background(folder, tmp_path,
 
 def test_boxes_cover_their_share(folder, tmp_path, parse):
     """A quarter and a hundredth of the image; percentiles of 12 of each."""
-    assert rows(section(parse(write_stats(folder, tmp_path / "s.html")), "boxes"))[1:] == [["nodule", "24", "12", "1 %", "13 %", "25 %"]]
+    assert rows(section(parse(write_stats(folder, tmp_path / "s.html")), "boxes"))[1:] == [
+        ["nodule", "24", "12", "1 %", "13 %", "25 %"]
+    ]
 
 
 def test_texts_have_their_lengths(folder, tmp_path, parse):
@@ -96,7 +109,9 @@ def test_the_audit_is_told(folder, tmp_path, parse):
     receipt = receipt_of(audit([open_set(folder, {})]))
     write_json(folder / "audit.json", receipt)
     words = section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
-    assert words.startswith(f"Audit failed {receipt['hash'][:16]} error: 1 of the 4 images of made:test are also in made:train"), "the CT is the same in both"
+    assert words.startswith(
+        f"Audit failed {receipt['hash'][:16]} error: 1 of the 4 images of made:test are also in made:train"
+    ), "the CT is the same in both"
 
 
 # --- histograms -------------------------------------------------------------------------------------
@@ -104,7 +119,10 @@ def test_the_audit_is_told(folder, tmp_path, parse):
 
 def heights(figure, parse):
     """Shares in percent that the outlines of a figure reach, from its own axis: pixels to percent by two of its grid lines."""
-    lines = [(float(g.attributes["y1"]), float(t.text.rstrip(" %"))) for g, t in zip(figure.all("line", "grid"), figure.all("text"), strict=False)]
+    lines = [
+        (float(g.attributes["y1"]), float(t.text.rstrip(" %")))
+        for g, t in zip(figure.all("line", "grid"), figure.all("text"), strict=False)
+    ]
     (y0, v0), (y1, v1) = lines[0], lines[-1]
     out = []
     for outline in figure.all("polyline"):

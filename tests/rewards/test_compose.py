@@ -33,7 +33,10 @@ def test_a_truth_that_no_reward_can_judge_is_an_error_that_names_the_task() -> N
 
 
 def test_an_unknown_reward_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"rewards\.chioce: unknown reward, did you mean 'choice'\? \(accepts boxes, choice, count, format\)"):
+    with pytest.raises(
+        RecipeError,
+        match=r"rewards\.chioce: unknown reward, did you mean 'choice'\? \(accepts boxes, choice, count, format\)",
+    ):
         Composer({"chioce": 1})
 
 
@@ -52,7 +55,9 @@ def test_a_plugin_s_reward_is_used_and_kept_in_range(tmp_path, monkeypatch) -> N
     package = tmp_path / "shortlab"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "short.py").write_text("def applies(truth):\n    return True\n\ndef score(completion, truth):\n    return 2 - len(completion)\n")
+    (package / "short.py").write_text(
+        "def applies(truth):\n    return True\n\ndef score(completion, truth):\n    return 2 - len(completion)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     composer = Composer({"shortlab.short": 1})
     assert composer.score("x", SIDE) == (1.0, {"shortlab.short": 1.0})

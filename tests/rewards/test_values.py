@@ -47,7 +47,9 @@ def test_rewards_need_no_torch_and_no_numpy() -> None:
         "Composer({'choice': 1, 'boxes': 1, 'count': 1, 'format': 1}).score('3', Truth('count', '3', count=3));"
         "print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def random_box(rng: random.Random) -> Box:

@@ -47,7 +47,9 @@ def test_the_loss_is_that_of_the_objective_on_the_embeddings_of_all_pairs(stage_
     loss, terms = stage.loss(stage.model, micro)
     images, texts, log_scale, bias = stage.model(micro)
     same = micro.concepts_N[:, None] == micro.concepts_N[None]
-    assert loss.item() == pytest.approx(siglip.pair_loss(stage.config.loss, images, texts, slice(0, 24), log_scale, bias, same).item(), rel=1e-6)
+    assert loss.item() == pytest.approx(
+        siglip.pair_loss(stage.config.loss, images, texts, slice(0, 24), log_scale, bias, same).item(), rel=1e-6
+    )
     best = (images @ texts.T).argmax(1)
     hits = sum(bool(micro.concepts_N[i] == micro.concepts_N[j]) for i, j in enumerate(best.tolist()))
     assert terms["image_to_text_top1"] == (hits, 24) and stage.weight(micro) == 24
@@ -67,25 +69,44 @@ def test_validation_is_the_mean_over_whole_batches_and_moves_no_random_number(st
 
 
 def test_a_report_that_is_longer_than_the_tower_reads_is_refused_by_name(stage_of: Make) -> None:
-    stage = stage_of("contrastive", text={"kind": "transformers", "config": {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}, "max_tokens": 5})
+    stage = stage_of(
+        "contrastive",
+        text={
+            "kind": "transformers",
+            "config": {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1},
+            "max_tokens": 5,
+        },
+    )
     view = stage.setup.open_source("films", "train", stage.wants)
-    with pytest.raises(DataError, match=r"tiny/[0-9a-f]+: its report is \d+ tokens long, the text tower reads 5; raise stages.NAME.text.max_tokens"):
+    with pytest.raises(
+        DataError,
+        match=r"tiny/[0-9a-f]+: its report is \d+ tokens long, the text tower reads 5; raise stages.NAME.text.max_tokens",
+    ):
         stage.prepare_sample(*view.read(0), epoch=0, position=0)
 
 
 def test_pairs_cannot_be_split_into_micro_batches(stage_of: Make) -> None:
-    with pytest.raises(Exception, match="the pairs of a contrastive batch are compared with each other and cannot be split"):
+    with pytest.raises(
+        Exception, match="the pairs of a contrastive batch are compared with each other and cannot be split"
+    ):
         stage_of("contrastive", accumulate=2)
 
 
 def test_one_sentence_of_the_report_another_each_time(stage_of: Make) -> None:
     stage = stage_of("contrastive", reads="sentence")
-    assert sentences("FINDINGS: Clear lungs. No effusion!\n\n1.\n\nHeart is 1.2 times as wide?") == ["FINDINGS: Clear lungs.", "No effusion!", "Heart is 1.2 times as wide?"]
+    assert sentences("FINDINGS: Clear lungs. No effusion!\n\n1.\n\nHeart is 1.2 times as wide?") == [
+        "FINDINGS: Clear lungs.",
+        "No effusion!",
+        "Heart is 1.2 times as wide?",
+    ]
     assert sentences("12 3") == ["12 3"]
     view = stage.setup.open_source("films", "train", stage.wants)
     sample, files = view.read(0)
     told = {tuple(stage.prepare_sample(sample, files, 0, position).ids) for position in range(40)}
-    expected = {tuple(text_ids(stage.tokenizer, sentence, stage.config.text, "a sample")) for sentence in sentences(sample.report)}
+    expected = {
+        tuple(text_ids(stage.tokenizer, sentence, stage.config.text, "a sample"))
+        for sentence in sentences(sample.report)
+    }
     assert told == expected and len(expected) > 1
     assert stage.prepare_sample(sample, files, 0, 7).ids == stage.prepare_sample(sample, files, 0, 7).ids
 

@@ -70,7 +70,9 @@ def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> 
         deviation = (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5
         for reward, answer in zip(rewards, group, strict=True):
             advantage = (reward - mean) / (deviation + 1e-4)
-            torch.testing.assert_close(rollout.advantage_L[at : at + len(answer)], torch.full((len(answer),), advantage), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                rollout.advantage_L[at : at + len(answer)], torch.full((len(answer),), advantage), rtol=1e-4, atol=1e-5
+            )
             expected_loss = expected_loss - advantage * stock_log_probability(stage, prompt, answer).sum()
             at += len(answer)
             seen.append(reward)
@@ -158,7 +160,9 @@ def test_the_policy_that_is_trained_has_no_dropout(stage_of: Make) -> None:
 
 def test_validation_scores_the_greedy_answer(stage: Any) -> None:
     found = stage.validate(stage.model, 5)
-    assert found["loss"][0] == -found["reward"][0] and found["loss"][1] == found["reward"][1] == len(stage.validation(5))
+    assert found["loss"][0] == -found["reward"][0] and found["loss"][1] == found["reward"][1] == len(
+        stage.validation(5)
+    )
     prompts = stage.validation(5)
     expected = sum(score(stage._text(a)) for p in prompts for a in stage._generate([p], copies=1, temperature=0.0))
     assert found["reward"][0] == pytest.approx(expected)

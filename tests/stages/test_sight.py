@@ -29,7 +29,9 @@ def test_images_that_are_lost_stop_the_stage(stage_of: Make, kind: str) -> None:
     stage = blind(stage_of(kind))
     set_trained(stage.model, ("lora",), "s")
     (micro,) = stage.micros(first(stage), 1)
-    with pytest.raises(ImageNotUsed, match=rf"stages\.{stage.config.name}: the answers to .* as probable with a blank image"):
+    with pytest.raises(
+        ImageNotUsed, match=rf"stages\.{stage.config.name}: the answers to .* as probable with a blank image"
+    ):
         stage.loss(stage.model, micro)
 
 

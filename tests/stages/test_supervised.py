@@ -15,7 +15,10 @@ Make = Callable[..., Any]
 
 
 def trained_texts(stage: Any, document: Any) -> list[str]:
-    return [stage.setup.tokenizer.decode(ids[skipped:], skip_special_tokens=True).strip() for ids, skipped in document.branches]
+    return [
+        stage.setup.tokenizer.decode(ids[skipped:], skip_special_tokens=True).strip()
+        for ids, skipped in document.branches
+    ]
 
 
 def test_only_answers_are_trained_and_they_are_the_truths(stage_of: Make) -> None:
@@ -25,7 +28,11 @@ def test_only_answers_are_trained_and_they_are_the_truths(stage_of: Make) -> Non
         sample, files = view.read(i)
         document = stage.prepare_sample(sample, files, epoch=0, position=i)
         canvas = stage.setup.prepare.see(sample, files).canvas
-        truths = [stage.setup.prepare.truth(q, canvas).answer for q in sample.questions if q.truth.task in ("choice", "count", "boxes")]
+        truths = [
+            stage.setup.prepare.truth(q, canvas).answer
+            for q in sample.questions
+            if q.truth.task in ("choice", "count", "boxes")
+        ]
         assert len(document.branches) == min(3, len(truths)) and set(trained_texts(stage, document)) <= set(truths)
         assert document.prefix.count(stage.model.image_token_id) == 4
         (micro,) = stage.micros([document], 1)
@@ -56,7 +63,10 @@ def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
     loss, _ = stage.loss(stage.model, whole)
     assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
     answers = [ids[skipped:] for document in prepared for ids, skipped in document.branches]
-    assert sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(answers) and len({len(a) for a in answers}) > 1
+    assert (
+        sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(answers)
+        and len({len(a) for a in answers}) > 1
+    )
     surprise = -stage.model(whole).log_softmax(-1)[torch.arange(len(whole.targets_L)), whole.targets_L]
     expected = sum(part.mean() for part in surprise.split([len(a) for a in answers]))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -73,7 +83,11 @@ def test_reading_needs_no_image(stage_of: Make) -> None:
 def test_without_images_everything_but_boxes_is_asked_by_default_and_boxes_are_refused(stage_of: Make) -> None:
     stage = stage_of("supervised", shows=["report"], trains=["language"], lora=None, tasks=[], questions=50)
     view = stage.setup.open_source("films", "train", stage.wants)
-    assert all("{boxes}" not in text for i in range(6) for text in trained_texts(stage, stage.prepare_sample(view.read(i)[0], {}, 0, i)))
+    assert all(
+        "{boxes}" not in text
+        for i in range(6)
+        for text in trained_texts(stage, stage.prepare_sample(view.read(i)[0], {}, 0, i))
+    )
     with pytest.raises(RecipeError, match="boxes are written in coordinates of an image, and `shows` has no media"):
         stage_of("supervised", shows=["report"], tasks=["boxes"])
 
@@ -81,7 +95,9 @@ def test_without_images_everything_but_boxes_is_asked_by_default_and_boxes_are_r
 def test_a_document_that_is_too_long_is_refused_and_never_cut(stage_of: Make) -> None:
     stage = stage_of("supervised", max_tokens=10)
     view = stage.setup.open_source("films", "train", stage.wants)
-    with pytest.raises(RecipeError, match=r"\d+ tokens with its images, stages.instruct.max_tokens is 10; raise it, ask fewer"):
+    with pytest.raises(
+        RecipeError, match=r"\d+ tokens with its images, stages.instruct.max_tokens is 10; raise it, ask fewer"
+    ):
         stage.prepare_sample(*view.read(0), epoch=0, position=0)
 
 
@@ -109,7 +125,9 @@ def test_micro_batches_keep_within_their_tokens_and_train_the_same(stage_of: Mak
     parts = bounded.micros(prepared, 1)
     assert len(parts) > 1 and all(part.ids_BT.numel() <= bound for part in parts)
     assert [key for part in parts for key in part.keys] == list(whole.keys)
-    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(stage.loss(stage.model, whole)[0].item(), rel=1e-5)
+    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(
+        stage.loss(stage.model, whole)[0].item(), rel=1e-5
+    )
     with pytest.raises(RecipeError, match="micro_tokens: 50 are fewer than max_tokens, 100"):
         stage_of("supervised", max_tokens=100, micro_tokens=50)
 
@@ -151,7 +169,10 @@ def test_a_validation_sample_that_cannot_be_used_is_replaced_and_named(stage_of:
 def test_a_batch_that_micro_batches_cannot_share_is_refused(stage_of: Make) -> None:
     stage = stage_of("supervised", batch=8)
     stage.engine.world = 3
-    with pytest.raises(RecipeError, match=r"stages.instruct.batch is 8, which 3 ranks with 2 micro-batches each cannot share evenly; use a multiple of 6"):
+    with pytest.raises(
+        RecipeError,
+        match=r"stages.instruct.batch is 8, which 3 ranks with 2 micro-batches each cannot share evenly; use a multiple of 6",
+    ):
         stage.batches(0)
 
 

@@ -27,7 +27,11 @@ def test_the_runs_tokens_stand_between_a_start_and_an_end() -> None:
 
 def test_a_tower_from_scratch_has_the_tokenizers_vocabulary_and_the_length_that_texts_may_have() -> None:
     tower = texts.build(scratch(), texts.tokenizer(scratch(), RUN_TOKENIZER))
-    assert (tower.tower.config.vocab_size, tower.tower.config.max_position_embeddings, tower.width) == (len(RUN_TOKENIZER), 24, 16)
+    assert (tower.tower.config.vocab_size, tower.tower.config.max_position_embeddings, tower.width) == (
+        len(RUN_TOKENIZER),
+        24,
+        16,
+    )
 
 
 def test_a_stored_tower_pools_as_the_stock_model_does(tmp_path: Path) -> None:
@@ -47,11 +51,19 @@ def test_of_a_clip_checkpoint_the_text_side_is_taken(tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
-    text = {**SMALL, "vocab_size": len(RUN_TOKENIZER), "max_position_embeddings": 24, "eos_token_id": RUN_TOKENIZER.eos_token_id}
+    text = {
+        **SMALL,
+        "vocab_size": len(RUN_TOKENIZER),
+        "max_position_embeddings": 24,
+        "eos_token_id": RUN_TOKENIZER.eos_token_id,
+    }
     stock = CLIPModel(CLIPConfig(text_config=text, vision_config={**SMALL, "image_size": 32, "patch_size": 16})).eval()
     stock.save_pretrained(tmp_path)
     RUN_TOKENIZER.save_pretrained(tmp_path)
     config = texts.Config(kind="transformers", model=str(tmp_path))
     tower = texts.build(config, texts.tokenizer(config, None)).eval()
     ids = torch.tensor([[1, 5, RUN_TOKENIZER.eos_token_id]])
-    assert torch.equal(tower(ids, torch.ones_like(ids)), stock.text_model(input_ids=ids, attention_mask=torch.ones_like(ids)).pooler_output)
+    assert torch.equal(
+        tower(ids, torch.ones_like(ids)),
+        stock.text_model(input_ids=ids, attention_mask=torch.ones_like(ids)).pooler_output,
+    )

@@ -66,7 +66,11 @@ class Answering(loop.Stage):
 
     def prepared(self, position: int) -> Document:
         generator = torch.Generator().manual_seed(position)
-        media = [] if position // BATCH % 2 and position % BATCH >= BATCH // 2 else [("film",), ("volume",), ("film", "volume")][position % 3]
+        media = (
+            []
+            if position // BATCH % 2 and position % BATCH >= BATCH // 2
+            else [("film",), ("volume",), ("film", "volume")][position % 3]
+        )
         made = document(generator, media, 3 + position % 4, [(3 + position % 5, 1), (4, 0)])
         return Document(f"sample-{position}", made.prefix, made.branches, made.media)
 
@@ -84,7 +88,9 @@ class Answering(loop.Stage):
         rank = self.engine.rank
         prompts = batch_of([self.prepared(1000 + i) for i in range(2 + rank)], pack=False)
         with evaluating(self.model), self.engine.unsharded(self.model):
-            self.said.append(generate(self.model, prompts.to(self.engine.device), max_new_tokens=3 + 2 * rank, end_ids=[]))
+            self.said.append(
+                generate(self.model, prompts.to(self.engine.device), max_new_tokens=3 + 2 * rank, end_ids=[])
+            )
         return {"loss": (1.0, 1.0)}
 
     def set_modes(self) -> None:
@@ -101,19 +107,45 @@ class Answering(loop.Stage):
 def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
     """Trains from what is in the folder to the end."""
     trains, of = settings.pop("trains", ("connectors", "lora")), settings.pop("of", Answering)
-    config = StageConfig(**{  # type: ignore[arg-type]
-        "kind": "answering", "name": "answer", "mix": {"x": 1.0}, "trains": trains, "steps": STEPS, "batch": BATCH, "accumulate": 4 // engine.world,
-        "optim": Optim(lr=1e-2, max_norm=NORM, warmup=0), "validate": Validate(every=2), "save_every": 2, **settings,
-    })  # fmt: skip
+    config = StageConfig(
+        **{  # type: ignore[arg-type]
+            "kind": "answering",
+            "name": "answer",
+            "mix": {"x": 1.0},
+            "trains": trains,
+            "steps": STEPS,
+            "batch": BATCH,
+            "accumulate": 4 // engine.world,
+            "optim": Optim(lr=1e-2, max_norm=NORM, warmup=0),
+            "validate": Validate(every=2),
+            "save_every": 2,
+            **settings,
+        }
+    )
     stage, log = of(engine, trains), Log(folder / "metrics.jsonl", engine.is_first, [])
     watch = Watch(folder / "ranks", engine.rank, engine.world, 0.0)
     engine.place(stage.model, stage.matches)
-    state, proof = loop.run(stage, config, engine, folder / "answer", log, loop.State("same", meta={"stage": "answer"}), 1, 1, watch)
+    state, proof = loop.run(
+        stage, config, engine, folder / "answer", log, loop.State("same", meta={"stage": "answer"}), 1, 1, watch
+    )
     proof.check_frozen()
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if engine.is_first else []
+    records = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if engine.is_first else []
+    )
     steps = [r for r in records if "loss" in r]
-    found = {"loss": [r["loss"] for r in steps], "norm": [r["grad_norm"] for r in steps], "said": stage.said, "micros": state.accumulate, "weights": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}")}
-    moments = [moment for state in engine.optimizer.state.values() for moment in state.values() if isinstance(moment, torch.Tensor)]
+    found = {
+        "loss": [r["loss"] for r in steps],
+        "norm": [r["grad_norm"] for r in steps],
+        "said": stage.said,
+        "micros": state.accumulate,
+        "weights": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}"),
+    }
+    moments = [
+        moment
+        for state in engine.optimizer.state.values()
+        for moment in state.values()
+        if isinstance(moment, torch.Tensor)
+    ]
     tensors = [weakref.ref(tensor) for tensor in (*stage.model.parameters(), *moments)]
     found["held"] = alive(tensors)
     del stage, proof, state, moments
@@ -142,7 +174,9 @@ def without_clipping_said(monkey: Engine) -> None:
 
 def by_own_labels(stage: Any, model: nn.Module, micros: list[Any], engine: Engine) -> loop.Terms:
     """The mean over each rank's own labels, averaged over ranks: what is done where nobody counts together."""
-    return accumulate._backward(stage, model, micros, engine, sum(stage.weight(m) for m in micros) * engine.world, len(micros) - 1)
+    return accumulate._backward(
+        stage, model, micros, engine, sum(stage.weight(m) for m in micros) * engine.world, len(micros) - 1
+    )
 
 
 class Narrow(Answering):
@@ -163,10 +197,16 @@ class Blind(Answering):
             yield position, [self.prepared(position + i) for i in range(BATCH // self.engine.world)]
 
 
-ENGINES: dict[str, dict[str, Any]] = {"recompute": {"recompute": ("language", "encoders")}, "bf16": {"precision": "bf16-mixed"}, "offload": {"offload": True}}
+ENGINES: dict[str, dict[str, Any]] = {
+    "recompute": {"recompute": ("language", "encoders")},
+    "bf16": {"precision": "bf16-mixed"},
+    "offload": {"offload": True},
+}
 STAGES: dict[str, dict[str, Any]] = {
-    "muon": {"optim": Optim(kind="muon", lr=1e-2, warmup=0), "trains": ("connectors",)}, "auto": {"accumulate": "auto", "of": Narrow}, "blind": {"of": Blind, "steps": 8},
-}  # fmt: skip
+    "muon": {"optim": Optim(kind="muon", lr=1e-2, warmup=0), "trains": ("connectors",)},
+    "auto": {"accumulate": "auto", "of": Narrow},
+    "blind": {"of": Blind, "steps": 8},
+}
 
 
 def case(folder: Path, name: str) -> dict[str, Any]:

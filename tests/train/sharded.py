@@ -22,7 +22,13 @@ from medvlm.train.storage import HashingFile
 def whole(scale: float = 1.0) -> dict[str, torch.Tensor]:
     """Alike on every rank. 37 rows do not divide by 2 or 3; 2 rows leave the third of 3 ranks none."""
     torch.manual_seed(0)
-    return {"rows": scale * torch.randn(37, 5), "columns": scale * torch.randn(4, 9), "few": scale * torch.randn(2, 3), "large": scale * torch.randn(2000, 500), "plain": scale * torch.randn(7)}
+    return {
+        "rows": scale * torch.randn(37, 5),
+        "columns": scale * torch.randn(4, 9),
+        "few": scale * torch.randn(2, 3),
+        "large": scale * torch.randn(2000, 500),
+        "plain": scale * torch.randn(7),
+    }
 
 
 PLACES: dict[str, Any] = {"rows": Shard(0), "columns": Shard(1), "few": Shard(0), "large": Shard(0)}
@@ -31,7 +37,10 @@ PLACES: dict[str, Any] = {"rows": Shard(0), "columns": Shard(1), "few": Shard(0)
 def laid_out(tensors: dict[str, torch.Tensor], mesh: DeviceMesh, across: bool = False) -> dict[str, Any]:
     """Sharded; with `across`, along the other axis."""
     other = {"rows": Shard(1), "columns": Replicate(), "few": Shard(1), "large": Shard(1)}
-    return {name: distribute_tensor(t, mesh, [(other if across else PLACES)[name]]) if name in PLACES else t for name, t in tensors.items()}
+    return {
+        name: distribute_tensor(t, mesh, [(other if across else PLACES)[name]]) if name in PLACES else t
+        for name, t in tensors.items()
+    }
 
 
 def save(folder: Path, mesh: DeviceMesh) -> dict[str, Any]:
@@ -72,10 +81,17 @@ def save(folder: Path, mesh: DeviceMesh) -> dict[str, Any]:
 
 def load(folder: Path, mesh: DeviceMesh) -> dict[str, Any]:
     """Into shards along other axes, of another number of ranks."""
-    tensors = {"model": laid_out({name: torch.zeros_like(t) for name, t in whole().items()}, mesh, across=True), "optim": {"rate": 0.0}}
+    tensors = {
+        "model": laid_out({name: torch.zeros_like(t) for name, t in whole().items()}, mesh, across=True),
+        "optim": {"rate": 0.0},
+    }
     state = checkpoint.restore(folder / "stage" / "step-2", lambda read, names: read(tensors), dist.get_rank())
     found = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors["model"].items()}
-    return {"same": all(torch.equal(found[name], t) for name, t in whole(2).items()), "state": state, "rate": tensors["optim"]["rate"]}
+    return {
+        "same": all(torch.equal(found[name], t) for name, t in whole(2).items()),
+        "state": state,
+        "rate": tensors["optim"]["rate"],
+    }
 
 
 def main(folder: Path, mode: str) -> None:

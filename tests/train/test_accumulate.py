@@ -42,8 +42,13 @@ def test_the_step_is_that_of_the_number_that_fits(tmp_path: Path, capfd: pytest.
     said = capfd.readouterr().out
     torch.manual_seed(5)
     known = run(tmp_path / "known", engine, accumulate=4, of=Fits)
-    assert found["micros"] == 4 and found["loss"] == known["loss"] and differing(found["weights"], known["weights"]) == []
-    assert "out of memory with 8 samples at a time; from here on 4 (2 micro-batches" in said and "with 4 samples at a time; from here on 2 (4 micro" in said
+    assert (
+        found["micros"] == 4 and found["loss"] == known["loss"] and differing(found["weights"], known["weights"]) == []
+    )
+    assert (
+        "out of memory with 8 samples at a time; from here on 4 (2 micro-batches" in said
+        and "with 4 samples at a time; from here on 2 (4 micro" in said
+    )
 
 
 def test_a_sample_that_does_not_fit_alone_is_an_error(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ def test_the_layers_of_every_language_model_are_blocks(family: str) -> None:
 
 def test_the_layers_of_towers_are_blocks_and_those_of_a_connector_too() -> None:
     names = [name for name, _ in blocks(vlm())]
-    assert [n for n in names if n.startswith("encoders.film")] == ["encoders.film.tower.encoder.layers.0", "encoders.film.tower.encoder.layers.1"]
+    assert [n for n in names if n.startswith("encoders.film")] == [
+        "encoders.film.tower.encoder.layers.0",
+        "encoders.film.tower.encoder.layers.1",
+    ]
     assert any(n.startswith("encoders.volume") for n in names) and any(n.startswith("connectors.volume") for n in names)
     assert not any(n.startswith("connectors.film") for n in names), "an mlp has layers, but none that repeat"
 
@@ -38,7 +41,9 @@ def test_towers_of_timm_are_taken_apart(net: str, blocks_of_it: int) -> None:
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    batch = batch_of([document(generator, ["film", "volume"], 4, [(5, 0), (3, 1)]), document(generator, ["film"], 6, [(4, 0)])])
+    batch = batch_of(
+        [document(generator, ["film", "volume"], 4, [(5, 0), (3, 1)]), document(generator, ["film"], 6, [(4, 0)])]
+    )
     model.zero_grad()
     model(batch).square().sum().backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -81,7 +86,10 @@ def test_without_gradients_nothing_is_computed_twice() -> None:
 
 
 def test_a_module_without_blocks_is_refused_and_one_that_the_stage_lacks_is_not() -> None:
-    with pytest.raises(RecipeError, match=r"engine.recompute: 'connectors.film' has no repeated blocks \(in this model: connectors.volume"):
+    with pytest.raises(
+        RecipeError,
+        match=r"engine.recompute: 'connectors.film' has no repeated blocks \(in this model: connectors.volume",
+    ):
         recompute(vlm(), ("connectors.film",), matches)
     recompute(vlm(), ("text",), matches)
 
@@ -93,4 +101,6 @@ def test_compiled_blocks_give_the_same_gradients() -> None:
     compile_blocks(model, ("language",), matches)
     recompute(model, ("language",), matches)
     for name, gradient in gradients(model).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()) + 1e-7)
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()) + 1e-7
+        )

@@ -40,8 +40,16 @@ class Model(nn.Module):
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.AdamW:
-    matrices, vectors = ([p for p in model.parameters() if p.requires_grad and (p.ndim > 1) == large] for large in (True, False))
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1, "factor": 1.0}, {"params": vectors, "weight_decay": 0.0, "factor": 0.5}], lr=0.01)
+    matrices, vectors = (
+        [p for p in model.parameters() if p.requires_grad and (p.ndim > 1) == large] for large in (True, False)
+    )
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": 0.1, "factor": 1.0},
+            {"params": vectors, "weight_decay": 0.0, "factor": 0.5},
+        ],
+        lr=0.01,
+    )
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[str]:
@@ -140,7 +148,9 @@ def swap(folder: Path) -> None:
     copy = folder / "random-1.pt"
     shutil.copy(folder / "random-0.pt", copy)
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "random-1.pt": {**manifest["random-0.pt"], "sha256": "0" * 64}}))
+    (folder / "manifest.json").write_text(
+        json.dumps({**manifest, "random-1.pt": {**manifest["random-0.pt"], "sha256": "0" * 64}})
+    )
 
 
 def earlier_state(folder: Path) -> None:
@@ -154,10 +164,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "hidden metadata deleted": (lambda f: (f / "tensors" / ".metadata").unlink(), r"tensors/\.metadata is missing"),
     "swapped": (swap, "random-1.pt is not what was saved"),
     "state of another step": (earlier_state, "state.json is not what was saved"),
-    "a foreign file": (lambda f: (f / "tensors" / "extra.bin").write_bytes(b"x"), "tensors/extra.bin is not in the manifest"),
+    "a foreign file": (
+        lambda f: (f / "tensors" / "extra.bin").write_bytes(b"x"),
+        "tensors/extra.bin is not in the manifest",
+    ),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing or unreadable"),
     "a torn manifest": (lambda f: os.truncate(f / "manifest.json", 40), "manifest.json is missing or unreadable"),
-    "a manifest of something else": (lambda f: (f / "manifest.json").write_text('["a"]'), "manifest.json is missing or unreadable"),
+    "a manifest of something else": (
+        lambda f: (f / "manifest.json").write_text('["a"]'),
+        "manifest.json is missing or unreadable",
+    ),
     "an empty manifest": (lambda f: (f / "manifest.json").write_text("{}"), "is not in the manifest"),
 }
 
@@ -184,7 +200,10 @@ def damages(folder: Path, before: Path) -> Iterator[tuple[str, Callable[[], Any]
         for size in (0, len(data) // 2, len(data) - 1):
             yield f"{file.name} cut to {size}", partial(os.truncate, file, size)
         for at in range(0, len(data), max(1, len(data) // 40)):
-            yield f"{file.name} flipped at {at}", partial(file.write_bytes, data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+            yield (
+                f"{file.name} flipped at {at}",
+                partial(file.write_bytes, data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]),
+            )
         yield f"{file.name} deleted", file.unlink
         for name, other in [("the one before", before / file.relative_to(folder)), *((f.name, f) for f in files)]:
             if (swapped := other.read_bytes()) != data:  # the table of contents is the same each time
@@ -217,14 +236,19 @@ def test_a_damaged_checkpoint_is_said_set_aside_and_the_one_before_taken(kind: s
     said: list[str] = []
     assert checkpoint.newest(tmp_path / "pair", say=said.append) == tmp_path / "pair" / "step-3"
     assert len(said) == 1
-    assert re.fullmatch(rf"checkpoint pair/step-5 is damaged \(.*{message}\); set aside, going back to the one before", said[0])
+    assert re.fullmatch(
+        rf"checkpoint pair/step-5 is damaged \(.*{message}\); set aside, going back to the one before", said[0]
+    )
     assert {p.name for p in (tmp_path / "pair").iterdir()} == {"step-3", "step-5.bad-1"}
 
 
 def test_weights_of_a_damaged_checkpoint_are_not_read(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two, tmp_path / "pair")
     flip(tmp_path / "pair" / "step-5")
-    with pytest.raises(CheckpointError, match=r"pair/step-5: tensors/.* is not what was saved; take an earlier checkpoint or train the stage again"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"pair/step-5: tensors/.* is not what was saved; take an earlier checkpoint or train the stage again",
+    ):
         checkpoint.read_weights(tmp_path / "pair" / "step-5")
 
 
@@ -252,7 +276,11 @@ def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
     for n in (1, 2):
         checkpoint.save(tmp_path / "pair", 5, tensors_of(model, optimizer), {**STATE, "step": 5}, rank=0)
         assert not checkpoint.damaged(tmp_path / "pair" / "step-5") and (tmp_path / "pair" / f"step-5.bad-{n}").exists()
-    assert checkpoint.digest(tmp_path / "pair" / "step-5.bad-1") == before != checkpoint.digest(tmp_path / "pair" / "step-5")
+    assert (
+        checkpoint.digest(tmp_path / "pair" / "step-5.bad-1")
+        == before
+        != checkpoint.digest(tmp_path / "pair" / "step-5")
+    )
 
 
 def test_only_what_is_to_be_kept_stays_and_what_was_set_aside_is_not_touched(two: Path, tmp_path: Path) -> None:

@@ -19,9 +19,30 @@ from tests.train.engine_ranks import run
 
 FAST = ("ddp", "ddp auto", "ddp blind", "fsdp2", "fsdp2 again", "fsdp2 own", "zero2", "zero2 again")
 SLOW = (
-    "ddp", "ddp again", "ddp own", "ddp muon", "fsdp2 recompute", "fsdp2 muon", "fsdp2 offload", "fsdp2 bf16", "ddp bf16", "zero1", "zero1 again", "zero1 offload",
-    "zero2 clips", "zero2 offload", "zero2 bf16", "zero3", "zero3 again", "zero3 recompute", "zero3 offload", "zero3 bf16", "fsdp2 zero1", "ddp zero3", "zero3 ddp",
-)  # fmt: skip
+    "ddp",
+    "ddp again",
+    "ddp own",
+    "ddp muon",
+    "fsdp2 recompute",
+    "fsdp2 muon",
+    "fsdp2 offload",
+    "fsdp2 bf16",
+    "ddp bf16",
+    "zero1",
+    "zero1 again",
+    "zero1 offload",
+    "zero2 clips",
+    "zero2 offload",
+    "zero2 bf16",
+    "zero3",
+    "zero3 again",
+    "zero3 recompute",
+    "zero3 offload",
+    "zero3 bf16",
+    "fsdp2 zero1",
+    "ddp zero3",
+    "zero3 ddp",
+)
 Ranks = list[dict[str, Any]]
 
 
@@ -34,7 +55,17 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def two_ranks(folder: Path, cases: tuple[str, ...]) -> Ranks:
     """What two processes find, case by case."""
     cases = tuple(c for c in cases if not c.startswith("zero") or _has_deepspeed())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "tests" / "train" / "engine_ranks.py"), str(folder), *cases]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(ROOT / "tests" / "train" / "engine_ranks.py"),
+        str(folder),
+        *cases,
+    ]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
@@ -75,7 +106,9 @@ def check_alike(ranks: Ranks, case: str, one: dict[str, Any]) -> None:
     assert {n: t.shape for n, t in first["weights"].items()} == {n: t.shape for n, t in one["weights"].items()}
     check_answers(first["said"][-1], one["said"][-1], 3)
     check_answers(second["said"][-1][:2], one["said"][-1], 3)
-    assert [len(said) for said in second["said"][-1]] == [5, 5, 5], "the second rank draws more and longer answers than the first"
+    assert [len(said) for said in second["said"][-1]] == [5, 5, 5], (
+        "the second rank draws more and longer answers than the first"
+    )
 
 
 def check_answers(said: list[list[int]], others: list[list[int]], length: int) -> None:
@@ -84,7 +117,11 @@ def check_answers(said: list[list[int]], others: list[list[int]], length: int) -
 
 def check_goes_on(ranks: Ranks, kind: str) -> None:
     for straight, resumed in zip(found(ranks, kind), found(ranks, f"{kind} again"), strict=True):
-        assert resumed["loss"] == straight["loss"] and resumed["norm"] == straight["norm"] and resumed["said"][-1] == straight["said"][-1]
+        assert (
+            resumed["loss"] == straight["loss"]
+            and resumed["norm"] == straight["norm"]
+            and resumed["said"][-1] == straight["said"][-1]
+        )
         assert differing(resumed["weights"], straight["weights"]) == []
 
 
@@ -106,7 +143,9 @@ def test_the_mean_over_a_ranks_own_labels_is_another_loss(fast: Ranks, one: dict
     assert off(found(fast, "fsdp2 own")[0], one) > 1e-4
 
 
-def test_a_rank_out_of_memory_makes_all_take_smaller_parts_of_the_same_step(fast: Ranks, one: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_rank_out_of_memory_makes_all_take_smaller_parts_of_the_same_step(
+    fast: Ranks, one: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
     first, second = found(fast, "ddp auto")
     assert off(first, one) < 1e-5 and first["micros"] == second["micros"] == 2
 
@@ -117,7 +156,19 @@ def test_ranks_that_are_shown_the_same_samples_are_stopped(fast: Ranks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["fsdp2 recompute", "fsdp2 offload", "zero1", "zero1 offload", "zero2 offload", "zero3", "zero3 recompute", "zero3 offload"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "fsdp2 recompute",
+        "fsdp2 offload",
+        "zero1",
+        "zero1 offload",
+        "zero2 offload",
+        "zero3",
+        "zero3 recompute",
+        "zero3 offload",
+    ],
+)
 def test_two_ranks_lose_what_one_process_loses_with_everything(case: str, slow: Ranks, one: dict[str, Any]) -> None:
     check_alike(slow, case, one)
 

@@ -85,11 +85,18 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) 
 # --- no numbers ----------------------------------------------------------------------------------------------
 
 
-def test_a_step_without_a_finite_gradient_ends_the_run_and_names_the_samples(path: Path, runs: Path, broken: Callable[..., None]) -> None:
+def test_a_step_without_a_finite_gradient_ends_the_run_and_names_the_samples(
+    path: Path, runs: Path, broken: Callable[..., None]
+) -> None:
     broken(3)
-    with pytest.raises(DataError, match=r"stage instruct, step 3: loss \d+\.\d+, gradient norm nan; samples: \S+, .*look at these samples; on_nan: skip leaves"):
+    with pytest.raises(
+        DataError,
+        match=r"stage instruct, step 3: loss \d+\.\d+, gradient norm nan; samples: \S+, .*look at these samples; on_nan: skip leaves",
+    ):
         trained(path, runs)
-    assert status(run_of(path, runs)) == ("failed", "DataError") and checkpoint.saved_steps(run_of(path, runs).stage(STAGE)) == [2]
+    assert status(run_of(path, runs)) == ("failed", "DataError") and checkpoint.saved_steps(
+        run_of(path, runs).stage(STAGE)
+    ) == [2]
 
 
 def test_such_a_step_is_left_out_where_the_recipe_says_so(path: Path, runs: Path, broken: Callable[..., None]) -> None:
@@ -114,12 +121,17 @@ def test_only_so_many_steps_are_left_out(path: Path, runs: Path, broken: Callabl
 # --- a full disk -----------------------------------------------------------------------------------------------
 
 
-def test_on_a_full_disk_the_last_checkpoint_stays_good_and_the_message_says_so(path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_the_last_checkpoint_stays_good_and_the_message_says_so(
+    path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The save of step 4 fails in the background, and the next step learns of it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     at_step(monkeypatch, 3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1])))
     try:
-        with pytest.raises(CheckpointError, match=r"instruct/step-4 was not saved: the disk is full or a quota is used up; the last good checkpoint is step-2\. Make room"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"instruct/step-4 was not saved: the disk is full or a quota is used up; the last good checkpoint is step-2\. Make room",
+        ):
             trained(path, runs)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -135,7 +147,9 @@ def test_a_log_that_finds_no_room_says_so_too(path: Path, runs: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     at_step(monkeypatch, 3, full)
-    with pytest.raises(CheckpointError, match="the disk is full or a quota is used up; make room and run the same command again"):
+    with pytest.raises(
+        CheckpointError, match="the disk is full or a quota is used up; make room and run the same command again"
+    ):
         trained(path, runs)
     assert status(run_of(path, runs)) == ("failed", "CheckpointError")
 
@@ -143,7 +157,9 @@ def test_a_log_that_finds_no_room_says_so_too(path: Path, runs: Path, monkeypatc
 # --- told to stop -----------------------------------------------------------------------------------------------
 
 
-def test_a_signal_while_the_model_is_built_ends_the_run_as_preempted(path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_while_the_model_is_built_ends_the_run_as_preempted(
+    path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training, "put_start", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Preempted, match="nothing to save"):
         trained(path, runs)

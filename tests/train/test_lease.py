@@ -37,7 +37,12 @@ def ended_process() -> int:
 
 def test_a_second_is_refused_as_long_as_the_first_has_it(tmp_path: Path) -> None:
     with Lease(tmp_path / "run") as first:
-        with pytest.raises(CheckpointError, match=rf"run: another process is training this run \(process {os.getpid()} on "), Lease(tmp_path / "run"):
+        with (
+            pytest.raises(
+                CheckpointError, match=rf"run: another process is training this run \(process {os.getpid()} on "
+            ),
+            Lease(tmp_path / "run"),
+        ):
             pass
         first.check()
     with Lease(tmp_path / "run") as second:
@@ -87,20 +92,29 @@ def test_an_owner_on_another_machine_that_speaks_is_respected(tmp_path: Path, mo
     owner = left_behind(tmp_path, machine="elsewhere", host="node7")
     later = threading.Timer(0.3, lambda: (tmp_path / ".lease").write_text(json.dumps({**owner, "beats": 4})))
     later.start()
-    with pytest.raises(CheckpointError, match=r"another process is training this run \(process \d+ on node7\)"), Lease(tmp_path, say=quiet):
+    with (
+        pytest.raises(CheckpointError, match=r"another process is training this run \(process \d+ on node7\)"),
+        Lease(tmp_path, say=quiet),
+    ):
         pass
     later.join()
 
 
-def test_who_was_silent_for_too_long_learns_that_the_run_is_lost_and_disturbs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_silent_for_too_long_learns_that_the_run_is_lost_and_disturbs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.05)
     with Lease(tmp_path) as slow:
         (tmp_path / ".lease").rename(tmp_path / "taken")
         other = left_behind(tmp_path, host="node8", pid=77)
-        with pytest.raises(CheckpointError, match=r"has lost the run to process 77 on node8; nothing more is saved here"):
+        with pytest.raises(
+            CheckpointError, match=r"has lost the run to process 77 on node8; nothing more is saved here"
+        ):
             slow.check()
         time.sleep(0.2)
-        assert json.loads((tmp_path / ".lease").read_text()) == other, "it still says that it lives, but not in the other's file"
+        assert json.loads((tmp_path / ".lease").read_text()) == other, (
+            "it still says that it lives, but not in the other's file"
+        )
     assert json.loads((tmp_path / ".lease").read_text()) == other
 
 
@@ -128,7 +142,9 @@ def test_of_many_that_find_a_dead_owner_one_gets_the_run(tmp_path: Path) -> None
     assert had == ["one"]
 
 
-def test_an_earlier_attempt_of_the_same_job_is_given_time_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_attempt_of_the_same_job_is_given_time_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job7")
     monkeypatch.setattr(lease, "BEAT_S", 0.1)
     first = Lease(tmp_path)

@@ -44,7 +44,15 @@ def test_what_a_killed_process_logged_after_its_checkpoint_is_forgotten_and_its_
     whole = log.path.read_text()
     log.path.write_text(whole + json.dumps(line("align", 7))[:25])
     log.forget_after("align", 4)
-    assert [(r["stage"], r["step"]) for r in read(log.path)] == [("pair", 1), ("pair", 2), ("pair", 3), ("align", 1), ("align", 2), ("align", 3), ("align", 4)]
+    assert [(r["stage"], r["step"]) for r in read(log.path)] == [
+        ("pair", 1),
+        ("pair", 2),
+        ("pair", 3),
+        ("align", 1),
+        ("align", 2),
+        ("align", 3),
+        ("align", 4),
+    ]
     log.write(line("align", 5))
     assert read(log.path)[-1] == line("align", 5), "a line after a torn one can be read"
 
@@ -62,7 +70,12 @@ def test_a_stage_that_starts_anew_forgets_all_of_its_own_and_nothing_of_others(t
 def test_numbers_that_are_not_finite_are_text_that_every_reader_reads(tmp_path: Path) -> None:
     log = Log(tmp_path / "metrics.jsonl", True, [])
     log.write({"stage": "pair", "step": 1, "loss": math.nan, "terms": {"kl": -math.inf}})
-    assert json.loads(log.path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == {"stage": "pair", "step": 1, "loss": "nan", "terms": {"kl": "-inf"}}
+    assert json.loads(log.path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == {
+        "stage": "pair",
+        "step": 1,
+        "loss": "nan",
+        "terms": {"kl": "-inf"},
+    }
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
@@ -76,23 +89,42 @@ def test_trackers_get_the_numbers_flat(tmp_path: Path) -> None:
     log = Log(tmp_path / "metrics.jsonl", True, [kept])
     log.write(line("pair", 2, terms={"scale": 10.0}, samples="1f"))
     log.write({"stage": "pair", "step": 2, "validation": {"loss": 0.5}})
-    assert kept.written == [("pair", 2, {"step": 2, "loss": 0.5, "scale": 10.0}), ("pair", 2, {"step": 2, "validation/loss": 0.5})]
+    assert kept.written == [
+        ("pair", 2, {"step": 2, "loss": 0.5, "scale": 10.0}),
+        ("pair", 2, {"step": 2, "validation/loss": 0.5}),
+    ]
 
 
 def test_secrets_and_places_are_taken_out_of_what_leaves_the_machine() -> None:
     recipe = {
-        "name": "chest", "seed": 7, "track": {"wandb": {"project": "x", "api_key": "abc"}}, "token": "t", "db_password": "p", "AWS-Secret": "s",
-        "data": {"films": {"card": "cards/films.yaml", "root": "/srv/patients", "shards": "~/shards"}}, "notes": ["hf_abcdefgh", "sk-abc", "0" * 40, "a plain word"],
-        "max_new_tokens": 64, "tokens": 5,
-    }  # fmt: skip
+        "name": "chest",
+        "seed": 7,
+        "track": {"wandb": {"project": "x", "api_key": "abc"}},
+        "token": "t",
+        "db_password": "p",
+        "AWS-Secret": "s",
+        "data": {"films": {"card": "cards/films.yaml", "root": "/srv/patients", "shards": "~/shards"}},
+        "notes": ["hf_abcdefgh", "sk-abc", "0" * 40, "a plain word"],
+        "max_new_tokens": 64,
+        "tokens": 5,
+    }
     assert redacted(recipe) == {
-        "name": "chest", "seed": 7, "track": {"wandb": {"project": "x", "api_key": "[redacted]"}}, "token": "[redacted]", "db_password": "[redacted]", "AWS-Secret": "[redacted]",
-        "data": {"films": {"card": "cards/films.yaml", "root": "[path]", "shards": "[path]"}}, "notes": ["[redacted]", "[redacted]", "[redacted]", "a plain word"],
-        "max_new_tokens": 64, "tokens": 5,
-    }  # fmt: skip
+        "name": "chest",
+        "seed": 7,
+        "track": {"wandb": {"project": "x", "api_key": "[redacted]"}},
+        "token": "[redacted]",
+        "db_password": "[redacted]",
+        "AWS-Secret": "[redacted]",
+        "data": {"films": {"card": "cards/films.yaml", "root": "[path]", "shards": "[path]"}},
+        "notes": ["[redacted]", "[redacted]", "[redacted]", "a plain word"],
+        "max_new_tokens": 64,
+        "tokens": 5,
+    }
 
 
-def test_progress_says_where_the_stage_stands_and_how_long_it_will_take(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_says_where_the_stage_stands_and_how_long_it_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     progress = Progress("pair", 2, 5, steps=400, start=100, enabled=True)

@@ -58,7 +58,9 @@ def test_matrices_of_one_shape_do_not_mix() -> None:
 def test_the_rest_gets_adamw_to_the_last_bit() -> None:
     ours, stock = nn.Parameter(drawn(7)), nn.Parameter(drawn(7))
     matrix = nn.Parameter(drawn(6, 4))
-    first = Muon([{"params": [ours], "orthogonal": False}, {"params": [matrix], "orthogonal": True}], lr=0.01, betas=(0.9, 0.98))
+    first = Muon(
+        [{"params": [ours], "orthogonal": False}, {"params": [matrix], "orthogonal": True}], lr=0.01, betas=(0.9, 0.98)
+    )
     second = torch.optim.AdamW([stock], lr=0.01, betas=(0.9, 0.98))
     for number in range(3):
         ours.grad, stock.grad, matrix.grad = drawn(7) + number, drawn(7) + number, drawn(6, 4)
@@ -69,9 +71,21 @@ def test_the_rest_gets_adamw_to_the_last_bit() -> None:
 
 def test_words_and_adapters_are_no_hidden_matrices() -> None:
     """The output of a language model is left out whether it is tied to the embedding or not."""
-    sizes = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes = {
+        "vocab_size": 11,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     for tied in (True, False):
-        model = nn.ModuleDict({"language": AutoModelForCausalLM.from_config(Qwen2Config(**sizes, tie_word_embeddings=tied)), "patches": nn.Conv2d(3, 4, 2)})
+        model = nn.ModuleDict(
+            {
+                "language": AutoModelForCausalLM.from_config(Qwen2Config(**sizes, tie_word_embeddings=tied)),
+                "patches": nn.Conv2d(3, 4, 2),
+            }
+        )
         plain = {id(p) for p in hidden_matrices(model)}
         assert {n for n, p in model.named_parameters() if id(p) in plain} == {
             *(f"language.model.layers.0.self_attn.{x}_proj.weight" for x in "qkvo"),

@@ -19,7 +19,10 @@ from medvlm.train.tensors import load_tensors, tensors_of
 
 
 def factors(schedule: str, steps: int, warmup: float) -> list[float]:
-    return [rate_factor(Optim.model_validate({"schedule": schedule, "warmup": warmup}), step, steps) for step in range(steps)]
+    return [
+        rate_factor(Optim.model_validate({"schedule": schedule, "warmup": warmup}), step, steps)
+        for step in range(steps)
+    ]
 
 
 def test_the_rate_climbs_in_equal_steps_and_reaches_its_height_with_the_last_of_them() -> None:
@@ -34,7 +37,11 @@ def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
 def test_a_cosine_falls_from_one_through_a_half_towards_zero() -> None:
     assert factors("cosine", 4, 0) == pytest.approx([1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)])
     after = factors("cosine", 105, 5 / 105)
-    assert after[5] == 1 and after[55] == pytest.approx(0.5) and after[-1] == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
+    assert (
+        after[5] == 1
+        and after[55] == pytest.approx(0.5)
+        and after[-1] == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
+    )
 
 
 def test_it_is_the_schedule_of_torch() -> None:
@@ -56,7 +63,13 @@ def test_short_stages_have_a_rate_above_zero_at_every_step(schedule: str, steps:
 
 
 def model() -> nn.Module:
-    made = nn.ModuleDict({"encoders": nn.ModuleDict({"film": nn.Linear(3, 4)}), "language": nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), "heads": nn.Linear(4, 2)})
+    made = nn.ModuleDict(
+        {
+            "encoders": nn.ModuleDict({"film": nn.Linear(3, 4)}),
+            "language": nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)),
+            "heads": nn.Linear(4, 2),
+        }
+    )
     made["heads"].requires_grad_(False)
     return made
 
@@ -74,9 +87,13 @@ def test_every_trained_parameter_has_its_rate_and_only_matrices_decay() -> None:
     optimizer = make_optimizer(made, optim, matches, "pair")
     assert set_rate(optimizer, optim, step=3, steps=10) == 0.5
     assert settings_of(optimizer, made) == {
-        "encoders.film.weight": (0.005, 0.1), "encoders.film.bias": (0.005, 0.0),
-        "language.0.weight": (1.0, 0.1), "language.0.bias": (1.0, 0.0), "language.1.weight": (0.5, 0.0), "language.1.bias": (0.5, 0.0),
-    }  # fmt: skip
+        "encoders.film.weight": (0.005, 0.1),
+        "encoders.film.bias": (0.005, 0.0),
+        "language.0.weight": (1.0, 0.1),
+        "language.0.bias": (1.0, 0.0),
+        "language.1.weight": (0.5, 0.0),
+        "language.1.bias": (0.5, 0.0),
+    }
 
 
 def test_a_rate_for_nothing_that_is_trained_is_refused() -> None:

@@ -94,14 +94,19 @@ def test_a_trained_group_without_a_gradient_is_named() -> None:
 
 def test_a_stage_without_any_gradient_is_told_apart() -> None:
     _, proof = started()
-    with pytest.raises(RecipeError, match=r"stages.align: nothing got a gradient in 60 steps: the loss is flat. In grpo, no answer earned more"):
+    with pytest.raises(
+        RecipeError,
+        match=r"stages.align: nothing got a gradient in 60 steps: the loss is flat. In grpo, no answer earned more",
+    ):
         proof.check_trained(60)
 
 
 def test_a_trained_group_that_has_not_moved_is_named() -> None:
     model, proof = started("encoders", "language")
     step(model, proof, lr=0.0)
-    with pytest.raises(RecipeError, match=r"stages.align.trains: heads has not moved after 1 steps; is its learning rate 0"):
+    with pytest.raises(
+        RecipeError, match=r"stages.align.trains: heads has not moved after 1 steps; is its learning rate 0"
+    ):
         proof.check_trained(1)
 
 

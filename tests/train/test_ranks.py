@@ -13,7 +13,20 @@ import torch
 
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint
-from tests.tiny_run import INSTRUCT, PAIR, REASON, ROOT, SMALL, STAGES, differing, environment, recipe, trained, weights, written
+from tests.tiny_run import (
+    INSTRUCT,
+    PAIR,
+    REASON,
+    ROOT,
+    SMALL,
+    STAGES,
+    differing,
+    environment,
+    recipe,
+    trained,
+    weights,
+    written,
+)
 from tests.train.two_ranks import CASES, first_step
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -33,15 +46,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder: Path) -> list[dict[str, Any]]:
     """What the two ranks left. Data are packed by the first that comes, so one process packs them before."""
     trained(folder / "recipe.yaml", folder / "runs", "name=one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "tests" / "train" / "two_ranks.py"), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(ROOT / "tests" / "train" / "two_ranks.py"),
+        str(folder),
+    ]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_gradients_of_a_step_are_those_of_one_process(case: str, folder: Path, two: list[dict[str, Any]]) -> None:
-    one, first, second = first_step(folder / "recipe.yaml", folder / "runs", *CASES[case]), *(rank["steps"][case] for rank in two)
+def test_loss_and_gradients_of_a_step_are_those_of_one_process(
+    case: str, folder: Path, two: list[dict[str, Any]]
+) -> None:
+    one, first, second = (
+        first_step(folder / "recipe.yaml", folder / "runs", *CASES[case]),
+        *(rank["steps"][case] for rank in two),
+    )
     assert one["keys"] == first["keys"] + second["keys"]
     assert one["weight"] == first["weight"] + second["weight"]
     for rank in (first, second):
@@ -49,7 +76,9 @@ def test_loss_and_gradients_of_a_step_are_those_of_one_process(case: str, folder
         assert rank["terms"] == pytest.approx(one["terms"], rel=1e-6)
         assert rank["gradients"].keys() == one["gradients"].keys()
         for name, gradient in one["gradients"].items():
-            torch.testing.assert_close(rank["gradients"][name], gradient, rtol=1e-5, atol=1e-6 * max(1.0, float(gradient.abs().max())))
+            torch.testing.assert_close(
+                rank["gradients"][name], gradient, rtol=1e-5, atol=1e-6 * max(1.0, float(gradient.abs().max()))
+            )
 
 
 def test_ranks_with_unequal_numbers_of_labels_are_weighed_by_them(two: list[dict[str, Any]]) -> None:
@@ -66,15 +95,23 @@ def test_the_number_of_micro_batches_changes_no_gradient(two: list[dict[str, Any
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_whole_run_takes_the_same_samples_in_the_same_order_and_loses_the_same(stage: str, folder: Path, two: list[dict[str, Any]]) -> None:
-    one = [r for line in RunFolder(folder / "runs" / "one").metrics.read_text().splitlines() if (r := json.loads(line))["stage"] == stage]
+def test_a_whole_run_takes_the_same_samples_in_the_same_order_and_loses_the_same(
+    stage: str, folder: Path, two: list[dict[str, Any]]
+) -> None:
+    one = [
+        r
+        for line in RunFolder(folder / "runs" / "one").metrics.read_text().splitlines()
+        if (r := json.loads(line))["stage"] == stage
+    ]
     other = [r for line in two[0]["metrics"].splitlines() if (r := json.loads(line))["stage"] == stage]
     assert [r["samples"] for r in one] == [r["samples"] for r in other] and len({r["samples"] for r in one}) == len(one)
     assert [r["loss"] for r in other] == pytest.approx([r["loss"] for r in one], rel=1e-5, abs=1e-6)
     assert [r["terms"].get("reward/choice") for r in other] == [r["terms"].get("reward/choice") for r in one]
 
 
-def test_two_ranks_agree_on_what_is_damaged_and_go_on_from_the_one_before(folder: Path, two: list[dict[str, Any]]) -> None:
+def test_two_ranks_agree_on_what_is_damaged_and_go_on_from_the_one_before(
+    folder: Path, two: list[dict[str, Any]]
+) -> None:
     """Both see the damaged folder; one sets it aside, and the other does not stumble over that."""
     assert json.loads((folder / "done.json").read_text()) == ["stage.json", "step-4", "step-6", "step-6.bad-1"]
     assert differing(weights(RunFolder(folder / "runs" / "two"), "instruct"), two[0]["instruct"]) == []
@@ -83,5 +120,8 @@ def test_two_ranks_agree_on_what_is_damaged_and_go_on_from_the_one_before(folder
 def test_a_signal_to_one_rank_stops_both_after_the_same_step(folder: Path, two: list[dict[str, Any]]) -> None:
     assert [rank["stopped"] for rank in two] == ["stage pair saved at step 3; run the same command again to go on"] * 2
     run = RunFolder(folder / "runs" / "stopped")
-    assert not checkpoint.damaged(run.stage("pair") / "step-3") and json.loads(run.status.read_text())["status"] == "preempted"
+    assert (
+        not checkpoint.damaged(run.stage("pair") / "step-3")
+        and json.loads(run.status.read_text())["status"] == "preempted"
+    )
     assert {p.name for p in (run.stage("pair") / "step-3").glob("random-*")} == {"random-0.pt", "random-1.pt"}

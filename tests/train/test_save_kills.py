@@ -30,7 +30,9 @@ def killed_at_every_moment(folder: Path, every: int, timeout: float = 300) -> di
     deaths, right = json.loads(ended.stdout), checkpoint.read_weights(folder / "first" / "step-1")
     for how, number in deaths.items():
         left = [check_survivors(folder / f"{how}-{n}", said=1) for n in range(number + 1)]
-        assert set(left) == {1, 2} and left == sorted(left), "first there is the old one, from some moment on the new one"
+        assert set(left) == {1, 2} and left == sorted(left), (
+            "first there is the old one, from some moment on the new one"
+        )
         for n, step in enumerate(left):
             found = checkpoint.read_weights(folder / f"{how}-{n}" / f"step-{step}")
             assert all(torch.equal(found[name], tensor) for name, tensor in right.items())

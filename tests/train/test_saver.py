@@ -111,7 +111,9 @@ def test_a_failure_that_nobody_asked_for_is_raised_at_the_end(tmp_path: Path, mo
         saver.save(1, tensors_of(*model_and_optimizer()), {"step": 1})
 
 
-def test_where_something_else_ends_the_stage_the_save_is_finished_and_its_failure_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_something_else_ends_the_stage_the_save_is_finished_and_its_failure_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensors, said = tensors_of(*model_and_optimizer()), []
     with pytest.raises(ZeroDivisionError), Saver(tmp_path, 0, Keep()) as saver:
         saver.save(1, tensors, {"step": 1})
@@ -124,7 +126,9 @@ def test_where_something_else_ends_the_stage_the_save_is_finished_and_its_failur
     assert len(said) == 1 and "step-2 was not saved" in said[0]
 
 
-def test_without_memory_for_a_copy_training_waits_and_it_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_a_copy_training_waits_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(saver, "memory_left", lambda: 100)
     said: list[str] = []
     with Saver(tmp_path, 0, Keep(), say=said.append) as slow:

@@ -19,7 +19,17 @@ from tests.train.sharded import whole
 
 
 def ran(folder: Path, mode: str, ranks: int) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), str(ROOT / "tests" / "train" / "sharded.py"), str(folder), mode]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        str(ROOT / "tests" / "train" / "sharded.py"),
+        str(folder),
+        mode,
+    ]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     return [json.loads((folder / f"{mode}-{rank}.json").read_text()) for rank in range(ranks)]
@@ -35,23 +45,33 @@ def test_ranks_exchange_while_they_save(saved: tuple[Path, list[dict[str, Any]]]
     """On one group for both, gloo breaks: connection reset by peer."""
     folder, ranks = saved
     assert all(rank["right"] and rank["exchanges"] for rank in ranks)
-    assert checkpoint.saved_steps(folder / "stage") == [1, 2] and not any(checkpoint.damaged(folder / "stage" / f"step-{n}") for n in (1, 2))
+    assert checkpoint.saved_steps(folder / "stage") == [1, 2] and not any(
+        checkpoint.damaged(folder / "stage" / f"step-{n}") for n in (1, 2)
+    )
 
 
 def test_what_fails_on_one_rank_is_raised_on_all_in_the_same_words(saved: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, (first, second) = saved
-    assert first["failed"] == second["failed"] == "stage/step-3 was not saved: the disk is full or a quota is used up; the last good checkpoint is step-2. Make room and run the same command again"
+    assert (
+        first["failed"]
+        == second["failed"]
+        == "stage/step-3 was not saved: the disk is full or a quota is used up; the last good checkpoint is step-2. Make room and run the same command again"
+    )
     assert not list((folder / "stage").glob("step-3*"))
 
 
-def test_each_rank_writes_its_own_shards_and_what_all_have_is_written_once(saved: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_each_rank_writes_its_own_shards_and_what_all_have_is_written_once(
+    saved: tuple[Path, list[dict[str, Any]]],
+) -> None:
     files = sorted((saved[0] / "stage" / "step-2" / "tensors").glob("*.safetensors"))
     names = [name for file in files for name in load_file(file)]
     assert len(files) == 2 and len(names) == len(set(names)) and names.count("model.plain") == 1
     assert {"model.rows", "model.rows@19,0", "model.columns", "model.columns@0,5"} <= set(names)
 
 
-def test_one_process_reads_and_consolidates_what_two_saved(saved: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_one_process_reads_and_consolidates_what_two_saved(
+    saved: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
     found = checkpoint.read_weights(saved[0] / "stage" / "step-2")
     (file,) = consolidate(saved[0] / "stage" / "step-2", tmp_path, say=lambda _: None)
     for tensors in (found, load_file(file)):

@@ -38,7 +38,9 @@ def test_a_wish_that_was_granted_is_over(seen: list[int]) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_where_there_is_nothing_to_save_it_is_the_end_and_a_second_signal_disturbs_nothing(number: signal.Signals, seen: list[int]) -> None:
+def test_where_there_is_nothing_to_save_it_is_the_end_and_a_second_signal_disturbs_nothing(
+    number: signal.Signals, seen: list[int]
+) -> None:
     ended = False
     with pytest.raises(Preempted, match="run the same command again"), preemptible():
         try:

@@ -31,11 +31,22 @@ def tensors() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     shapes = {str(d).removeprefix("torch."): torch.randint(0, 2, (3, 5)).to(d) for d in DTYPES}
     whole = torch.randn(6, 4)
-    return {**shapes, "scalar": torch.tensor(3.5), "none": torch.zeros(0, 7), "turned": torch.randn(4, 9).T, "view": whole[1:3], "strided": whole[:, 1]}
+    return {
+        **shapes,
+        "scalar": torch.tensor(3.5),
+        "none": torch.zeros(0, 7),
+        "turned": torch.randn(4, 9).T,
+        "view": whole[1:3],
+        "strided": whole[:, 1],
+    }
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+    )
 
 
 def test_every_dtype_and_shape_comes_back_to_the_last_bit(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -50,7 +61,9 @@ def test_the_files_are_what_the_safetensors_library_reads(tensors: dict[str, tor
     assert all(same(found[f"model.{name}"], t) for name, t in tensors.items()) and "optim.param_groups.a.lr" in found
 
 
-def test_large_checkpoints_are_several_files_of_about_the_same_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_checkpoints_are_several_files_of_about_the_same_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage, "FILE_BYTES", 10_000)
     tensors = {f"t{i}": torch.randn(500 + i) for i in range(40)}
     folder = checkpoint.save(tmp_path, 1, model_of(**tensors), {}, rank=0)
@@ -70,13 +83,17 @@ def test_what_goes_wrong_in_one_of_several_threads_is_raised(tmp_path: Path, mon
         write(self, data)
 
     monkeypatch.setattr(HashingFile, "write", failing)
-    with pytest.raises(CheckpointError, match=r"step-1 was not saved: Input/output error; there is no checkpoint of this stage yet"):
+    with pytest.raises(
+        CheckpointError, match=r"step-1 was not saved: Input/output error; there is no checkpoint of this stage yet"
+    ):
         checkpoint.save(tmp_path, 1, model_of(**{f"t{i}": torch.randn(500) for i in range(40)}), {}, rank=0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_saving_the_same_twice_gives_the_same_bytes(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    first, second = (checkpoint.save(tmp_path / name, 1, model_of(**tensors), {"step": 1}, rank=0) for name in ("a", "b"))
+    first, second = (
+        checkpoint.save(tmp_path / name, 1, model_of(**tensors), {"step": 1}, rank=0) for name in ("a", "b")
+    )
     assert checkpoint.digest(first) == checkpoint.digest(second)
 
 
@@ -99,7 +116,9 @@ class Attack:
 def with_manifest(folder: Path) -> Path:
     """As a stranger would send it: every hash is right."""
     files = [f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json"]
-    (folder / "manifest.json").write_text(json.dumps({str(f.relative_to(folder)): checkpoint._fingerprint(f) for f in files}))
+    (folder / "manifest.json").write_text(
+        json.dumps({str(f.relative_to(folder)): checkpoint._fingerprint(f) for f in files})
+    )
     assert not checkpoint.damaged(folder)
     return folder
 
@@ -118,10 +137,16 @@ def test_a_table_of_contents_that_would_run_something_is_refused_and_runs_nothin
     elif how == "by a name of torch's":
         data = b"ctorch.hub\nload\n(S'x'\ntR."
     else:
-        module, function, command = (b"\x8c" + bytes([len(text)]) + text.encode() for text in ("torch.distributed.checkpoint.filesystem", "os.system", f"touch {harm}"))
+        module, function, command = (
+            b"\x8c" + bytes([len(text)]) + text.encode()
+            for text in ("torch.distributed.checkpoint.filesystem", "os.system", f"touch {harm}")
+        )
         data = b"\x80\x04" + module + function + b"\x93" + command + b"\x85R."
     contents.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"step-1/tensors/\.metadata asks for \S+, which no checkpoint needs: it may be an attack, and was not read"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"step-1/tensors/\.metadata asks for \S+, which no checkpoint needs: it may be an attack, and was not read",
+    ):
         checkpoint.read_weights(with_manifest(folder))
     assert not harm.exists()
 
@@ -137,7 +162,9 @@ def test_so_is_what_is_no_tensor(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[at.offset : at.offset + len(evil)] = evil
     file.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"optim\.x is more than a plain value: it may be an attack, and was not read"):
+    with pytest.raises(
+        CheckpointError, match=r"optim\.x is more than a plain value: it may be an attack, and was not read"
+    ):
         checkpoint.restore(folder, lambda read, names: read({"optim": {"x": 0}}), rank=0)
     assert not harm.exists()
 
@@ -149,7 +176,11 @@ def test_consolidated_weights_are_those_of_training(tensors: dict[str, torch.Ten
     folder = checkpoint.save(tmp_path / "stage", 3, model_of(**tensors), {}, rank=0)
     (file,) = consolidate(folder, tmp_path / "plain", say=lambda _: None)
     found = load_file(file)
-    assert file.name == "model.safetensors" and found.keys() == tensors.keys() and all(same(found[name], t) for name, t in tensors.items())
+    assert (
+        file.name == "model.safetensors"
+        and found.keys() == tensors.keys()
+        and all(same(found[name], t) for name, t in tensors.items())
+    )
 
 
 def test_several_files_have_the_index_that_transformers_reads(tmp_path: Path) -> None:
@@ -158,11 +189,15 @@ def test_several_files_have_the_index_that_transformers_reads(tmp_path: Path) ->
     files = consolidate(folder, tmp_path / "plain", say=lambda _: None, file_bytes=1000)
     index = json.loads((tmp_path / "plain" / INDEX).read_text())
     assert [f.name for f in files] == [f"model-{i:05d}-of-00005.safetensors" for i in range(1, 6)]
-    assert index["metadata"]["total_size"] == 4000 and all(same(load_file(tmp_path / "plain" / index["weight_map"][name])[name], t) for name, t in tensors.items())
+    assert index["metadata"]["total_size"] == 4000 and all(
+        same(load_file(tmp_path / "plain" / index["weight_map"][name])[name], t) for name, t in tensors.items()
+    )
 
 
 def test_what_was_cut_off_goes_on_after_the_last_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = checkpoint.save(tmp_path / "stage", 3, model_of(**{f"t{i}": torch.randn(100) for i in range(10)}), {}, rank=0)
+    folder = checkpoint.save(
+        tmp_path / "stage", 3, model_of(**{f"t{i}": torch.randn(100) for i in range(10)}), {}, rank=0
+    )
     pieces, calls = Reader.pieces, iter(range(100))
 
     def dying(self: Reader, name: str) -> Any:
@@ -178,14 +213,19 @@ def test_what_was_cut_off_goes_on_after_the_last_whole_file(tmp_path: Path, monk
     whole = consolidate(folder, tmp_path / "plain", say=said.append, file_bytes=1000)
     assert ["already" in line for line in said] == [True, True, False, False, False]
     again = consolidate(folder, tmp_path / "fresh", say=lambda _: None, file_bytes=1000)
-    assert [f.read_bytes() for f in whole] == [f.read_bytes() for f in again] and not list((tmp_path / "plain").glob("*.part"))
+    assert [f.read_bytes() for f in whole] == [f.read_bytes() for f in again] and not list(
+        (tmp_path / "plain").glob("*.part")
+    )
 
 
 def test_weights_of_another_checkpoint_are_not_mixed_in(tmp_path: Path) -> None:
     for step in (3, 4):
         checkpoint.save(tmp_path / "stage", step, model_of(a=torch.full((3,), float(step))), {}, rank=0)
     consolidate(tmp_path / "stage" / "step-3", tmp_path / "plain", say=lambda _: None)
-    with pytest.raises(CheckpointError, match=r"plain holds the weights of stage/step-3@\w+, not of stage/step-4@\w+; take another folder"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"plain holds the weights of stage/step-3@\w+, not of stage/step-4@\w+; take another folder",
+    ):
         consolidate(tmp_path / "stage" / "step-4", tmp_path / "plain")
 
 
@@ -206,7 +246,11 @@ print(between - before, peak() - before)
 @pytest.mark.slow
 def test_consolidating_takes_no_more_memory_than_a_tensor(tmp_path: Path) -> None:
     """12 tensors of 8 MB; reading all of them at once is the control."""
-    checkpoint.save(tmp_path / "stage", 3, model_of(**{f"t{i}": torch.full((2_000_000,), float(i)) for i in range(12)}), {}, rank=0)
-    ended = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], env=environment(), capture_output=True, text=True, check=True)
+    checkpoint.save(
+        tmp_path / "stage", 3, model_of(**{f"t{i}": torch.full((2_000_000,), float(i)) for i in range(12)}), {}, rank=0
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path)], env=environment(), capture_output=True, text=True, check=True
+    )
     consolidated, read = map(int, ended.stdout.split())
     assert consolidated < 32e6 < 90e6 < read

@@ -41,7 +41,16 @@ with Watch(folder / "stalled.txt", rank, world, stall_s, ended=lambda why: (fold
 def ended(folder: Path, stuck: str, world: int = 3, stall_s: float = 0.8) -> tuple[list[int], list[str], float]:
     """Exit codes and what was said, by rank; how long it took."""
     command = [sys.executable, "-c", RANK, str(folder)]
-    ranks = [subprocess.Popen([*command, str(r), str(world), stuck, str(stall_s)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for r in range(world)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(r), str(world), stuck, str(stall_s)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(world)
+    ]
     for process in ranks:
         assert process.stdout and process.stdout.readline() == "ready\n"
     began = time.monotonic()
@@ -58,7 +67,11 @@ def test_the_rank_that_stands_still_is_named_and_all_end(stuck: str, tmp_path: P
     codes, _, seconds = ended(tmp_path, stuck)
     assert codes == [EXIT_STALLED, EXIT_STALLED if stuck == "asleep" else -signal.SIGKILL, EXIT_STALLED] and seconds < 6
     why = (tmp_path / "why").read_text()
-    assert "nothing moved for 1 s: rank 1 (process " in why and "at stage align, step 3: computes" in why and "samples key-1-0, key-1-1" in why
+    assert (
+        "nothing moved for 1 s: rank 1 (process " in why
+        and "at stage align, step 3: computes" in why
+        and "samples key-1-0, key-1-1" in why
+    )
     assert "rank 0" not in why and "rank 2" not in why
     assert ("does not run" in why) == (stuck != "asleep")
 
@@ -89,7 +102,18 @@ def test_with_zero_nothing_is_watched(tmp_path: Path) -> None:
 
 
 def place(rank: int, **changes: Any) -> dict[str, Any]:
-    return {"rank": rank, "pid": 40 + rank, "host": "node", "moves": 9, "pulse": 1, "stage": "align", "step": 4, "doing": "computes", "waits": True, **changes}
+    return {
+        "rank": rank,
+        "pid": 40 + rank,
+        "host": "node",
+        "moves": 9,
+        "pulse": 1,
+        "stage": "align",
+        "step": 4,
+        "doing": "computes",
+        "waits": True,
+        **changes,
+    }
 
 
 def verdict(*after: dict[str, Any]) -> str:
@@ -98,12 +122,18 @@ def verdict(*after: dict[str, Any]) -> str:
 
 def test_who_is_behind_counts_more_than_who_waits() -> None:
     why = verdict(place(0), place(1, moves=8, samples=["a", "b"]), place(2, waits=False))
-    assert why.startswith("nothing moved for 300 s: rank 1 (process 41 on node) at stage align, step 4: computes, samples a, b (the others are further and wait for it)")
+    assert why.startswith(
+        "nothing moved for 300 s: rank 1 (process 41 on node) at stage align, step 4: computes, samples a, b (the others are further and wait for it)"
+    )
 
 
 def test_of_ranks_that_are_equally_far_the_one_that_does_not_wait_is_named() -> None:
     why = verdict(place(0), place(1, waits=False, **{"in": "models/vlm.py:12"}), place(2))
-    assert "rank 1" in why and "computes, in models/vlm.py:12 (it does not wait for the others)" in why and "rank 0" not in why
+    assert (
+        "rank 1" in why
+        and "computes, in models/vlm.py:12 (it does not wait for the others)" in why
+        and "rank 0" not in why
+    )
 
 
 def test_where_all_wait_it_is_the_exchange() -> None:
@@ -116,7 +146,11 @@ def test_of_very_many_some_are_named() -> None:
 
 
 def test_a_dead_process_is_named_before_all_others() -> None:
-    assert "rank 2" in (why := verdict(place(0), place(1, moves=2), place(2, dead=True))) and "rank 1" not in why and "does not run" in why
+    assert (
+        "rank 2" in (why := verdict(place(0), place(1, moves=2), place(2, dead=True)))
+        and "rank 1" not in why
+        and "does not run" in why
+    )
 
 
 def test_watching_costs_next_to_nothing(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def main(folder: Path) -> None:
     metrics, undisturbed = RunFolder(runs / "two").metrics.read_text(), weights(RunFolder(runs / "two"), "instruct")
     train_again_after_damage(path, runs, rank)
     stopped = train_until_one_rank_is_told_to_stop(path, runs, rank)
-    torch.save({"steps": steps, "metrics": metrics, "instruct": undisturbed, "stopped": stopped}, folder / f"rank-{rank}.pt")
+    torch.save(
+        {"steps": steps, "metrics": metrics, "instruct": undisturbed, "stopped": stopped}, folder / f"rank-{rank}.pt"
+    )
     if rank == 0:
         (folder / "done.json").write_text(json.dumps(sorted(p.name for p in (runs / "two" / "instruct").iterdir())))
 

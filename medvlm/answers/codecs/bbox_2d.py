@@ -12,4 +12,6 @@ __all__ = ["extent", "place", "write"]
 
 
 def write(boxes: Sequence[Box], label: str) -> str:
-    return json.dumps([{"bbox_2d": [round(value) for value in box], "label": label} for box in boxes], ensure_ascii=False)
+    return json.dumps(
+        [{"bbox_2d": [round(value) for value in box], "label": label} for box in boxes], ensure_ascii=False
+    )

@@ -16,7 +16,10 @@ __all__ = ["extent", "parse", "place", "write"]
 
 
 def write(boxes: Sequence[Box], label: str) -> str:
-    return json.dumps([{"box_2d": [round(value) for value in (y1, x1, y2, x2)], "label": label} for x1, y1, x2, y2 in boxes], ensure_ascii=False)
+    return json.dumps(
+        [{"box_2d": [round(value) for value in (y1, x1, y2, x2)], "label": label} for x1, y1, x2, y2 in boxes],
+        ensure_ascii=False,
+    )
 
 
 def parse(text: str, repair: bool = False) -> list[Box] | None:

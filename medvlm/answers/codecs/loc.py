@@ -24,7 +24,9 @@ def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
 
 
 def write(boxes: Sequence[Box], label: str) -> str:
-    written = ("".join(f"<loc{round(value):04d}>" for value in (y1, x1, y2, x2)) + f" {label}" for x1, y1, x2, y2 in boxes)
+    written = (
+        "".join(f"<loc{round(value):04d}>" for value in (y1, x1, y2, x2)) + f" {label}" for x1, y1, x2, y2 in boxes
+    )
     return " ; ".join(w.strip() for w in written) or NONE
 
 

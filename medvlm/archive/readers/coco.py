@@ -70,13 +70,19 @@ class _Instances:
         if not path.is_file():
             raise DataError(f"{path}: there is no such file; reader.file of the card is relative to the root")
         content = document(path)
-        lists: list[Any] = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations", "categories")]
+        lists: list[Any] = [
+            content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations", "categories")
+        ]
         if not all(isinstance(each, list) and all(isinstance(x, dict) for x in each) for each in lists):
             raise DataError(f"{path}: expected an object with the lists images, annotations and categories")
         images, annotations, categories = lists
         self.images: list[dict[str, Any]] = images
-        self.categories = {each.get("id"): str(each.get("name", "")).strip() for each in categories if _is_id(each.get("id"))}
-        self.of_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in self.images if _is_id(image.get("id"))}
+        self.categories = {
+            each.get("id"): str(each.get("name", "")).strip() for each in categories if _is_id(each.get("id"))
+        }
+        self.of_image: dict[Any, list[dict[str, Any]]] = {
+            image["id"]: [] for image in self.images if _is_id(image.get("id"))
+        }
         self.lost = 0
         for each in annotations:
             image, category = each.get("image_id"), each.get("category_id")
@@ -90,7 +96,9 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str)
 
 
-def _sample(config: Config, root: Path, image: dict[str, Any], found: _Instances, split: str, where: str) -> tuple[RawSample, Counter[str]]:
+def _sample(
+    config: Config, root: Path, image: dict[str, Any], found: _Instances, split: str, where: str
+) -> tuple[RawSample, Counter[str]]:
     """The sample, and how many objects were left out by reason."""
     name, size = image.get("file_name"), (image.get("height", 0), image.get("width", 0))
     if not isinstance(name, str) or not _is_id(image.get("id")):
@@ -114,11 +122,17 @@ def _sample(config: Config, root: Path, image: dict[str, Any], found: _Instances
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
     asked = tuple(questions(config, boxes, key, uncounted))
     sample = Sample(key, "", split, (medium,), text, text, asked, filled(config.patient, fields))
-    return RawSample(sample, {"0": file_in(root, f"{config.images}/{name}" if config.images != "." else name)}, where), left_out
+    return RawSample(
+        sample, {"0": file_in(root, f"{config.images}/{name}" if config.images != "." else name)}, where
+    ), left_out
 
 
 def _box(value: Any) -> Box:
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 4
+        or not all(isinstance(x, int | float) and math.isfinite(x) for x in value)
+    ):
         raise DataError("has an annotation without a box of four numbers")
     x, y, width, height = value
     return float(x), float(y), float(x + width), float(y + height)

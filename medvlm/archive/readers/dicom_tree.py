@@ -42,7 +42,9 @@ class DicomMedium(Base):
         known = (*MEASURED, *SHOWN)
         for each in modality:
             if each not in known:
-                raise ValueError(f"unknown modality {each!r}{did_you_mean(each, known)}; expected some of {', '.join(known)}")
+                raise ValueError(
+                    f"unknown modality {each!r}{did_you_mean(each, known)}; expected some of {', '.join(known)}"
+                )
         return modality
 
 
@@ -70,7 +72,9 @@ class Config(Base):
         if twice:
             raise ValueError(f"{twice[0]} belongs to two media; expected each modality once")
         if self.reports and not self.report:
-            raise ValueError("has `reports` but no `report` that says which of their columns is the text, e.g. report: '{findings} {impression}'")
+            raise ValueError(
+                "has `reports` but no `report` that says which of their columns is the text, e.g. report: '{findings} {impression}'"
+            )
         return self
 
 
@@ -131,7 +135,9 @@ def _take(found: _Found, header: Header, config: Config) -> None:
         found.studies.setdefault(header.study, []).append(replace(header, frames=frames))
 
 
-def _study(config: Config, study: str, headers: list[Header], reports: Reports, left_out: Counter[str], where: str) -> Iterator[RawSample | BadSample]:
+def _study(
+    config: Config, study: str, headers: list[Header], reports: Reports, left_out: Counter[str], where: str
+) -> Iterator[RawSample | BadSample]:
     series: dict[str, list[Header]] = {}
     for header in headers:
         series.setdefault(header.series, []).append(header)
@@ -158,7 +164,9 @@ def _parts(config: Config, headers: list[Header], left_out: Counter[str]) -> Ite
             sliced.append(header)
             continue
         load = load_cine if "cine" in header.frames[0].concerns else load_image
-        yield _Part(f"{header.series}/{header.instance}", _kind(config, header), partial(load, header.path, accept), [header])
+        yield _Part(
+            f"{header.series}/{header.instance}", _kind(config, header), partial(load, header.path, accept), [header]
+        )
     of_path = {header.path: header for header in sliced}
     for number, stack in enumerate(stacks(sliced, accept)):
         key = f"{sliced[0].series}/{number}"
@@ -175,7 +183,9 @@ def _kind(config: Config, header: Header) -> str:
     return next(medium.kind for medium in config.media if header.modality in medium.modality)
 
 
-def _sample(config: Config, key: str, parts: list[_Part], reports: Reports, left_out: Counter[str], where: str) -> RawSample:
+def _sample(
+    config: Config, key: str, parts: list[_Part], reports: Reports, left_out: Counter[str], where: str
+) -> RawSample:
     """Raises DataError for images of one sample that name several patients."""
     headers = [header for part in parts for header in part.headers]
     patients = {filled(config.patient, _identifiers(header)) for header in headers}
@@ -184,7 +194,10 @@ def _sample(config: Config, key: str, parts: list[_Part], reports: Reports, left
     rows = [reports.find(_identifiers(header)) for header in headers]
     if not any(row is not None for row in rows):
         left_out["report: the table has none for the sample"] += 1
-    lines = dict.fromkeys(filled(config.report, {**reports.empty, **_terms(header), **(row or {})}) for header, row in zip(headers, rows, strict=True))
+    lines = dict.fromkeys(
+        filled(config.report, {**reports.empty, **_terms(header), **(row or {})})
+        for header, row in zip(headers, rows, strict=True)
+    )
     media = tuple(Medium(part.kind, str(i), (), modality=part.headers[0].modality) for i, part in enumerate(parts))
     sample = Sample(key, "", "", media, "\n".join(line for line in lines if line), patient=patients.pop())
     return RawSample(sample, {str(i): part.load for i, part in enumerate(parts)}, where)
@@ -201,7 +214,9 @@ def _terms(header: Header) -> dict[str, str]:
 def _reports(config: Config, root: Path) -> Reports:
     """Raises DataError for templates with names that are not there."""
     if unknown := sorted(set(columns_in(config.patient)) - set(IDENTIFIERS)):
-        raise DataError(f"reader.patient: {unknown[0]!r} cannot find patients; expected some of {', '.join(IDENTIFIERS)}")
+        raise DataError(
+            f"reader.patient: {unknown[0]!r} cannot find patients; expected some of {', '.join(IDENTIFIERS)}"
+        )
     columns = set(columns_in(config.report)) - set(ATTRIBUTES)
     if config.reports:
         return config.reports.load(root, columns)

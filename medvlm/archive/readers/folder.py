@@ -18,7 +18,16 @@ from pydantic import Field, field_validator, model_validator
 from medvlm.archive.columns import Row, columns_in, filled
 from medvlm.archive.masks import MaskFiles, percent, read_masks
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
-from medvlm.archive.objects import AsksAboutObjects, Boxes, ObjectClass, ObjectQuestions, named, questions, report, sorted_in
+from medvlm.archive.objects import (
+    AsksAboutObjects,
+    Boxes,
+    ObjectClass,
+    ObjectQuestions,
+    named,
+    questions,
+    report,
+    sorted_in,
+)
 from medvlm.archive.readers.table import TableQuestion, question_of
 from medvlm.archive.wording import choose
 from medvlm.core.contracts import Deferred, RawSample
@@ -108,7 +117,13 @@ def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> R
     asked += [question for each in config.questions if (question := question_of(each, row, path))]
     shown = _shown(config, boxes, {name: marked.extents[name] for name in sorted(extents)})
     text = " ".join(part for part in (filled(config.report, row), shown) if part)
-    medium = Medium(config.medium, "0", marked.size if config.masks else (), unit=config.unit or "display", modality=filled(config.modality, row))
+    medium = Medium(
+        config.medium,
+        "0",
+        marked.size if config.masks else (),
+        unit=config.unit or "display",
+        modality=filled(config.modality, row),
+    )
     files = {str(i): file for i, file in enumerate(media_of(root / path, config, config.unit))}
     media = tuple(replace(medium, member=member) for member in files)
     sample = Sample(path, "", filled(config.split, row), media, text, shown, tuple(asked), filled(config.patient, row))
@@ -121,12 +136,24 @@ def _areas(config: Config, extents: Mapping[str, np.ndarray], key: str) -> Itera
         assert asked is not None
         covered = percent(extents[name])
         yield Question(
-            named(choose(asked.wordings, key, "area", name), config.classes[name]), Truth("count", str(covered), count=covered, label="percent"), f"area:{name}"
+            named(choose(asked.wordings, key, "area", name), config.classes[name]),
+            Truth("count", str(covered), count=covered, label="percent"),
+            f"area:{name}",
         )
 
 
 def _shown(config: Config, boxes: Boxes, extents: Mapping[str, np.ndarray]) -> str:
     """`2 polyps.` and, of what is only an area, `The vessels cover 9 percent of the image.`"""
-    counted = config.model_copy(update={"classes": {name: names for name, names in config.classes.items() if name not in extents}})
+    counted = config.model_copy(
+        update={"classes": {name: names for name, names in config.classes.items() if name not in extents}}
+    )
     lines = [report(counted, boxes)] if counted.classes else []
-    return " ".join([*lines, *(f"The {config.classes[name].many} cover {percent(extent)} percent of the image." for name, extent in extents.items())])
+    return " ".join(
+        [
+            *lines,
+            *(
+                f"The {config.classes[name].many} cover {percent(extent)} percent of the image."
+                for name, extent in extents.items()
+            ),
+        ]
+    )

@@ -20,7 +20,17 @@ from pydantic import Field
 from medvlm.archive import arrow_files
 from medvlm.archive.columns import Columns, Row, columns_in, file_in
 from medvlm.archive.objects import AsksAboutObjects, questions, sorted_in
-from medvlm.archive.readers.table import Numbered, Rows, agreed, check_columns, columns_of, grouped, place_of, row_of, sample_of
+from medvlm.archive.readers.table import (
+    Numbered,
+    Rows,
+    agreed,
+    check_columns,
+    columns_of,
+    grouped,
+    place_of,
+    row_of,
+    sample_of,
+)
 from medvlm.archive.records import cell_text
 from medvlm.archive.split_files import Files, by_split
 from medvlm.core.config import Config as Base
@@ -63,7 +73,9 @@ class Config(Rows):
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
     """Samples in the order in which their first rows stand. Raises DataError for a data set that is not what the card says."""
     assert root is not None, "a data set has a root"
-    columns = Columns(config, root, columns_of(config) | {c for medium in config.media for c in columns_in(medium.modality)})
+    columns = Columns(
+        config, root, columns_of(config) | {c for medium in config.media for c in columns_in(medium.modality)}
+    )
     samples, others = grouped(config, config.key or _IMAGES, _rows(config, root, columns), columns)
     yield from others
     first = {rows[0][:2]: (key, rows) for key, rows in samples.items()}
@@ -79,7 +91,9 @@ def count(config: Config, root: Path | None) -> int:
     return sum(arrow_files.num_rows(file) for _, _, file in _files(config, root))
 
 
-def _sample(config: Config, root: Path, key: str, rows: list[Numbered], record: dict[str, Any]) -> Iterator[RawSample | BadSample | LeftOut]:
+def _sample(
+    config: Config, root: Path, key: str, rows: list[Numbered], record: dict[str, Any]
+) -> Iterator[RawSample | BadSample | LeftOut]:
     where = place_of(rows)
     try:
         agreed(_IMAGES, rows, "their images")
@@ -93,7 +107,9 @@ def _sample(config: Config, root: Path, key: str, rows: list[Numbered], record: 
                 media.append(Medium(each.kind, str(len(media)), (), unit=each.unit, modality=modality))
         raw, unasked = sample_of(config, key, rows, tuple(media), files, where)
         if config.objects:
-            boxes, left_out = sorted_in([found for _, _, row in rows for found in json.loads(row[_OBJECTS])], (0, 0), config.objects.classes)
+            boxes, left_out = sorted_in(
+                [found for _, _, row in rows for found in json.loads(row[_OBJECTS])], (0, 0), config.objects.classes
+            )
             asked = (*raw.sample.questions, *questions(config.objects, boxes, key))
             raw = replace(raw, sample=replace(raw.sample, questions=asked))
     except DataError as reason:
@@ -129,7 +145,11 @@ def _row(config: Config, root: Path, record: dict[str, Any], columns: Columns, s
         objects = _objects(config.objects, record) if config.objects else []
     except DataError as reason:
         return str(reason)
-    return {**row, _IMAGES[1:-1]: _digest([record[medium.column] for medium in config.media], root), _OBJECTS: json.dumps(objects)}
+    return {
+        **row,
+        _IMAGES[1:-1]: _digest([record[medium.column] for medium in config.media], root),
+        _OBJECTS: json.dumps(objects),
+    }
 
 
 def _objects(config: HfObjects, record: dict[str, Any]) -> list[tuple[str, Box]]:
@@ -141,10 +161,16 @@ def _objects(config: HfObjects, record: dict[str, Any]) -> list[tuple[str, Box]]
         raise DataError(f"{config.places} and {config.named} are not lists of one length")
     found = []
     for name, box in zip(names, boxes, strict=True):
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in box):
+        if (
+            not isinstance(box, list)
+            or len(box) != 4
+            or not all(isinstance(x, int | float) and math.isfinite(x) for x in box)
+        ):
             raise DataError(f"{config.places} holds a box that is not made of four numbers")
         x, y, to_x, to_y = map(float, box)
-        found.append((cell_text(name) or "", (x, y, to_x, to_y) if config.form == "xyxy" else (x, y, x + to_x, y + to_y)))
+        found.append(
+            (cell_text(name) or "", (x, y, to_x, to_y) if config.form == "xyxy" else (x, y, x + to_x, y + to_y))
+        )
     return found
 
 
@@ -184,7 +210,9 @@ def _files(config: Config, root: Path) -> list[tuple[str, str, Path]]:
     found = []
     for split, name in by_split(config.file):
         if not (files := _files_of(root, name)):
-            raise DataError(f"{root / name}: no .parquet or .arrow files; reader.file of the card is relative to the root {root}")
+            raise DataError(
+                f"{root / name}: no .parquet or .arrow files; reader.file of the card is relative to the root {root}"
+            )
         found += [(split, f"file {number} of {name}", file) for number, file in enumerate(files, 1)]
     return found
 
@@ -193,10 +221,14 @@ def _files_of(root: Path, name: str) -> list[Path]:
     folder = root / name
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise DataError(f"{folder}: holds the splits {', '.join(splits)}; name them in reader.file, e.g. {{train: {name}/{splits[0] if splits else 'train'}}}")
+        raise DataError(
+            f"{folder}: holds the splits {', '.join(splits)}; name them in reader.file, e.g. {{train: {name}/{splits[0] if splits else 'train'}}}"
+        )
     if (state := folder / "state.json").is_file():
         try:  # beside its own files there may be cached ones of other versions
-            return [file_in(root, f"{name}/{each['filename']}") for each in json.loads(state.read_text())["_data_files"]]
+            return [
+                file_in(root, f"{name}/{each['filename']}") for each in json.loads(state.read_text())["_data_files"]
+            ]
         except (ValueError, LookupError, TypeError, RecursionError) as reason:
             raise DataError(f"{state}: does not list the files of a data set ({type(reason).__name__})") from None
     paths = folder.iterdir() if folder.is_dir() else root.glob(name)

@@ -65,11 +65,18 @@ def _sample(config: Config, root: Path, record: Any, split: str, where: str) -> 
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError("its image is neither a path nor a list of paths")
-    files = {str(i): file_in(root, f"{config.images}/{name}" if config.images != "." else name) for i, name in enumerate(names)}
+    files = {
+        str(i): file_in(root, f"{config.images}/{name}" if config.images != "." else name)
+        for i, name in enumerate(names)
+    }
     media = tuple(Medium(config.medium, member, (), modality=config.modality) for member in files)
     # Ids alone are not unique in every archive: several conversations about one figure may share it.
-    key = " ".join([cell_text(record.get("id")) or "", *names, *(turn for pair in _turns(config, record) for turn in pair)])
-    return RawSample(Sample(key, "", split, media, questions=tuple(_questions(config, record, len(names)))), files, where)
+    key = " ".join(
+        [cell_text(record.get("id")) or "", *names, *(turn for pair in _turns(config, record) for turn in pair)]
+    )
+    return RawSample(
+        Sample(key, "", split, media, questions=tuple(_questions(config, record, len(names)))), files, where
+    )
 
 
 def _questions(config: Config, record: dict[str, Any], num_images: int) -> Iterator[Question]:
@@ -91,7 +98,9 @@ def _turns(config: Config, record: dict[str, Any]) -> list[tuple[str, str]]:
     """What was asked and what was answered. Raises DataError for turns that do not alternate, and for empty ones."""
     turns = next((record[name] for name in config.turns if name in record), None)
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
-        raise DataError(f"has no turns of `from` and `value` under {' or '.join(config.turns)} (reader.turns of the card names their key)")
+        raise DataError(
+            f"has no turns of `from` and `value` under {' or '.join(config.turns)} (reader.turns of the card names their key)"
+        )
     spoken = [(turn.get("from"), turn["value"].strip()) for turn in turns if turn.get("from") != "system"]
     if not spoken or len(spoken) % 2 or [who for who, _ in spoken] != ["human", "gpt"] * (len(spoken) // 2):
         raise DataError("its turns do not go from human to gpt and back, ending with gpt")

@@ -45,7 +45,11 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
             for number, (image, label_L) in enumerate(zip(images, labels_NL, strict=True)):
                 where = f"image {number} of {prefix}"
                 key = f"{prefix}/{number}"
-                names = [config.labels[i] for i in (np.flatnonzero(label_L) if config.has else label_L) if 0 <= i < len(config.labels)]
+                names = [
+                    config.labels[i]
+                    for i in (np.flatnonzero(label_L) if config.has else label_L)
+                    if 0 <= i < len(config.labels)
+                ]
                 if not config.has and len(names) != 1:
                     yield BadSample(key, f"its label is none of 0 to {len(config.labels) - 1}", where)
                     continue
@@ -65,7 +69,9 @@ def _questions(config: Config, names: list[str], key: str) -> Iterator[Question]
         yield Question(choose(config.which, key, "which"), Truth("choice", names[0], config.labels), "which")
     for label in config.labels if config.has else ():
         text = choose(config.has, key, label).replace("{label}", label)
-        yield Question(text, Truth("choice", "yes" if label in names else "no", ("yes", "no"), label=label), f"has:{label}")
+        yield Question(
+            text, Truth("choice", "yes" if label in names else "no", ("yes", "no"), label=label), f"has:{label}"
+        )
 
 
 def _open(config: Config, root: Path | None) -> Any:
@@ -78,7 +84,9 @@ def _open(config: Config, root: Path | None) -> Any:
             raise DataError(f"{path}: an array of {largest} bytes, more than the {MAX_ARRAY_BYTES} that are read")
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; reader.file of the card is relative to the root {root}") from None
+        raise DataError(
+            f"{path}: there is no such file; reader.file of the card is relative to the root {root}"
+        ) from None
     except (OSError, ValueError, zipfile.BadZipFile) as reason:
         raise DataError(f"{path}: not a .npz of arrays ({type(reason).__name__})") from None
 
@@ -92,8 +100,17 @@ def _arrays(arrays: Any, prefix: str, config: Config) -> tuple[np.ndarray, np.nd
         images, labels = (arrays[name] for name in names)
     except (ValueError, zipfile.BadZipFile, EOFError, MemoryError) as reason:
         raise DataError(f"{config.file}: {names[0]} or {names[1]} is damaged ({type(reason).__name__})") from None
-    if images.ndim not in (3, 4) or images.dtype != np.uint8 or labels.dtype.kind not in "iu" or len(labels) != len(images):
-        raise DataError(f"{config.file}: {names[0]} is {images.dtype} {list(images.shape)} with {len(labels)} labels; expected uint8 images and as many numbers")
+    if (
+        images.ndim not in (3, 4)
+        or images.dtype != np.uint8
+        or labels.dtype.kind not in "iu"
+        or len(labels) != len(images)
+    ):
+        raise DataError(
+            f"{config.file}: {names[0]} is {images.dtype} {list(images.shape)} with {len(labels)} labels; expected uint8 images and as many numbers"
+        )
     if config.has and labels.size != len(labels) * len(config.labels):
-        raise DataError(f"{config.file}: {names[1]} is {list(labels.shape)}; expected a column for each of the {len(config.labels)} labels of the card")
+        raise DataError(
+            f"{config.file}: {names[1]} is {list(labels.shape)}; expected a column for each of the {len(config.labels)} labels of the card"
+        )
     return images, labels.reshape(len(labels), -1)

@@ -40,9 +40,13 @@ class Config(config.Config):
     @model_validator(mode="after")
     def _makes_something(self) -> Config:
         if not self.films and not self.volumes:
-            raise ValueError("films and volumes are both 0: expected a number of studies in at least one, e.g. films: 100")
+            raise ValueError(
+                "films and volumes are both 0: expected a number of studies in at least one, e.g. films: 100"
+            )
         if min(self.volume_size) < 24:
-            raise ValueError(f"volume_size is {self.volume_size}: expected at least 24 voxels an axis, or findings fall between them")
+            raise ValueError(
+                f"volume_size is {self.volume_size}: expected at least 24 voxels an axis, or findings fall between them"
+            )
         return self
 
 

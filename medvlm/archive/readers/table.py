@@ -86,7 +86,9 @@ class Rows(MoreColumns):
     @model_validator(mode="after")
     def _names_pairs(self) -> Rows:
         if self.prior and not self.key:
-            raise ValueError("expected `key` (which column names a sample) beside `prior`: its first medium is that of another row")
+            raise ValueError(
+                "expected `key` (which column names a sample) beside `prior`: its first medium is that of another row"
+            )
         return self
 
 
@@ -110,6 +112,7 @@ class Config(Rows):
 Numbered = tuple[str, int, Row]
 """File, number of the line or record, and what stands there."""
 
+
 def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | BadSample | LeftOut]:
     """Samples in the order in which their first rows stand. Raises DataError for a table that is not what the card says."""
     assert root is not None, "a table has a root"
@@ -123,7 +126,11 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
         try:
             media, files = _media(config, root, rows)
             raw, unasked = sample_of(config, key, rows, media, files, where)
-            boxes, left_out = sorted_in(objects_of(config.objects, [row for _, _, row in rows]), (0, 0), config.objects.classes) if config.objects else ({}, Counter[str]())
+            boxes, left_out = (
+                sorted_in(objects_of(config.objects, [row for _, _, row in rows]), (0, 0), config.objects.classes)
+                if config.objects
+                else ({}, Counter[str]())
+            )
         except DataError as reason:
             yield BadSample(key, str(reason), where)
             continue
@@ -152,11 +159,16 @@ def sample_of(
     """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that disagree."""
     asked = [(each.template, question_of(each, row, key)) for _, _, row in rows for each in config.questions]
     sample = Sample(
-        key=key, source="", split=agreed(config.split or SPLIT, rows, "split"), media=media,
-        report="\n".join(dict.fromkeys(filter(None, (filled(config.report, row) for _, _, row in rows)))), concept=agreed(config.concept, rows, "concept"),
-        questions=tuple(question for _, question in asked if question), patient=agreed(config.patient, rows, "patient"),
+        key=key,
+        source="",
+        split=agreed(config.split or SPLIT, rows, "split"),
+        media=media,
+        report="\n".join(dict.fromkeys(filter(None, (filled(config.report, row) for _, _, row in rows)))),
+        concept=agreed(config.concept, rows, "concept"),
+        questions=tuple(question for _, question in asked if question),
+        patient=agreed(config.patient, rows, "patient"),
         groups={name: value for name, template in config.groups.items() if (value := agreed(template, rows, name))},
-    )  # fmt: skip
+    )
     return RawSample(sample, files, where), Counter(template for template, question in asked if not question)
 
 
@@ -186,7 +198,15 @@ def _media(config: Config, root: Path, rows: list[Numbered]) -> tuple[tuple[Medi
             paths = [path for path in [agreed(medium.file, rows, "the file of a medium")] if path]
         for file in [file for path in paths for file in media_of(file_in(root, path), medium, medium.unit)]:
             member = str(len(media))
-            media.append(Medium(medium.kind, member, (), unit=medium.unit or "display", modality=agreed(medium.modality, rows, "modality")))
+            media.append(
+                Medium(
+                    medium.kind,
+                    member,
+                    (),
+                    unit=medium.unit or "display",
+                    modality=agreed(medium.modality, rows, "modality"),
+                )
+            )
             files[member] = file
     return tuple(media), files
 
@@ -214,7 +234,9 @@ def _free(task: Literal["open", "count", "report"], answer: str) -> Truth | None
 
 def _grouped(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:
     key = config.key or config.media[0].file
-    wanted = columns_of(config) | {column for medium in config.media for text in (medium.file, medium.modality) for column in columns_in(text)}
+    wanted = columns_of(config) | {
+        column for medium in config.media for text in (medium.file, medium.modality) for column in columns_in(text)
+    }
     if config.objects:
         wanted |= {config.objects.named, *config.objects.corners}
     wanted.discard(SPLIT[1:-1])  # every row has it
@@ -265,7 +287,9 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
 def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
     if unknown := sorted(columns.own - seen):
         found = f"{len(seen)} others" if seen else "no rows"
-        raise DataError(f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], sorted(seen))} ({found}; {NAMES_FIRST})")
+        raise DataError(
+            f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], sorted(seen))} ({found}; {NAMES_FIRST})"
+        )
 
 
 def columns_of(config: Rows) -> set[str]:

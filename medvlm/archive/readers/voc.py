@@ -88,7 +88,9 @@ def _annotations(config: Config, root: Path | None) -> list[Path]:
     assert root is not None, "VOC has a root"
     found = sorted((root / config.annotations).glob("*.xml"))
     if not found:
-        raise DataError(f"{root / config.annotations}: no .xml files; reader.annotations of the card is relative to the root {root}")
+        raise DataError(
+            f"{root / config.annotations}: no .xml files; reader.annotations of the card is relative to the root {root}"
+        )
     return found
 
 

@@ -82,11 +82,17 @@ def write(trained: Trained, folder: Path) -> Audit:
     place_of = base.places(trained)
     placed = {name: place_of(name) for name in adapters}
     if homeless := sorted(name for name, place in placed.items() if place is None):
-        raise ShapeError(f"export: {len(homeless)} adapters have no layer in the stock class: {', '.join(homeless[:5])}; export as stock or custom")
+        raise ShapeError(
+            f"export: {len(homeless)} adapters have no layer in the stock class: {', '.join(homeless[:5])}; export as stock or custom"
+        )
     tensors = {str(placed[name]): tensor for name, tensor in adapters.items()}
     if found:
         audit = Audit(replaced=sorted(found.trained))
-        config.base_model_name_or_path, config.revision, config.modules_to_save = found.name, found.revision, found.modules or None
+        config.base_model_name_or_path, config.revision, config.modules_to_save = (
+            found.name,
+            found.revision,
+            found.modules or None,
+        )
         _save(config, trained.model.stock.config, {**tensors, **found.trained}, folder)
         base.save_processor(trained, folder)
     else:
@@ -114,7 +120,12 @@ class Published:
 def published(trained: Trained) -> Published | None:
     """The base as the hub has it, or None where it has to be written."""
     name = trained.recipe.model.pretrained
-    if not name or name.count("/") != 1 or Path(name).exists() or len({stage.lora for stage in trained.stages if stage.lora}) > 1:
+    if (
+        not name
+        or name.count("/") != 1
+        or Path(name).exists()
+        or len({stage.lora for stage in trained.stages if stage.lora}) > 1
+    ):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -122,8 +133,16 @@ def published(trained: Trained) -> Published | None:
     if not isinstance(stored, str):
         return None
     place_of, stock = component("export.targets", _stock(trained)).places(trained), trained.model.stock
-    changed = {place_of(full): tensor.detach() for full, tensor in trained.model.named_parameters() if ".lora_" not in full and trained.is_trained(full)}
-    owned = {path: {f"{path}.{inner}" for inner, _ in module.named_parameters()} for path, module in stock.named_modules() if path}
+    changed = {
+        place_of(full): tensor.detach()
+        for full, tensor in trained.model.named_parameters()
+        if ".lora_" not in full and trained.is_trained(full)
+    }
+    owned = {
+        path: {f"{path}.{inner}" for inner, _ in module.named_parameters()}
+        for path, module in stock.named_modules()
+        if path
+    }
     whole = [path for path, inside in owned.items() if inside and inside <= changed.keys()]
     modules = [path for path in whole if not any(path.startswith(f"{outer}.") for outer in whole)]
     if set(changed) - {full for path in modules for full in owned[path]}:
@@ -147,14 +166,19 @@ def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], fold
         stock = AutoModelForImageTextToText.from_config(stock_config)
     config = copy.deepcopy(config)
     stock.name_or_path = config.base_model_name_or_path  # and no folder of this machine
-    config.target_modules = pattern_of({name.partition(".lora_")[0] for name in tensors if ".lora_" in name}, [name for name, _ in stock.named_modules()])
+    config.target_modules = pattern_of(
+        {name.partition(".lora_")[0] for name in tensors if ".lora_" in name},
+        [name for name, _ in stock.named_modules()],
+    )
     config.task_type, config.inference_mode = "CAUSAL_LM", True
     with torch.device("meta"):
         made = get_peft_model(stock, config)
     named = {_in_peft(name, config.modules_to_save or ()): tensor.contiguous() for name, tensor in tensors.items()}
     expected = {name for name in made.state_dict() if ".lora_" in name or ".modules_to_save." in name}
     if expected != named.keys():
-        raise ShapeError(f"export: peft has other adapters than the model: {', '.join(sorted(expected ^ named.keys())[:5])}")
+        raise ShapeError(
+            f"export: peft has other adapters than the model: {', '.join(sorted(expected ^ named.keys())[:5])}"
+        )
     made.load_state_dict(named, strict=False, assign=True)
     made.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft writes a card of its own

@@ -54,12 +54,19 @@ def write(trained: Trained, folder: Path) -> Audit:
 
 def manifest_of(trained: Trained) -> Manifest:
     recipe, model = trained.recipe, trained.model
-    shared = {"plugins": recipe.plugins, "encoders": recipe.model.encoders, "box_codec": recipe.model.boxes.codec or "thousandths", "box_scale": recipe.model.boxes.scale}
+    shared = {
+        "plugins": recipe.plugins,
+        "encoders": recipe.model.encoders,
+        "box_codec": recipe.model.boxes.codec or "thousandths",
+        "box_scale": recipe.model.boxes.scale,
+    }
     if isinstance(model, VLM):
         image_token = trained.tokenizer.convert_ids_to_tokens(model.image_token_id)
         return Manifest.model_construct(makes="vlm", language=recipe.model.language, image_token=image_token, **shared)
     stage = next(s for s in recipe.stages if s.name == trained.stage)
-    return Manifest.model_construct(makes="dual", text=stage.text, width=stage.width, has_bias=model.heads["scale"].bias is not None, **shared)
+    return Manifest.model_construct(
+        makes="dual", text=stage.text, width=stage.width, has_bias=model.heads["scale"].bias is not None, **shared
+    )
 
 
 class Manifest(Config):
@@ -92,7 +99,9 @@ class Exported:
     preprocess: dict[str, Preprocess]
 
 
-def save(model: VLM | DualEncoder, manifest: Manifest, tokenizer: Any, folder: Path, is_trained: Any = lambda name: False) -> Audit:
+def save(
+    model: VLM | DualEncoder, manifest: Manifest, tokenizer: Any, folder: Path, is_trained: Any = lambda name: False
+) -> Audit:
     """Writes weights, manifest and tokenizer, and says where each tensor went. Adapters are folded in for good.
 
     manifest: with the recipe's parts; `standalone` takes the place of those that were started from elsewhere.
@@ -107,7 +116,11 @@ def save(model: VLM | DualEncoder, manifest: Manifest, tokenizer: Any, folder: P
     for name, tensor in model.state_dict().items():
         is_merged = name.endswith(".weight") and name.removesuffix(".weight") in adapted
         (audit.merged if is_merged else audit.replaced if is_trained(name) else audit.copied).append(name)
-        if tensor.numel() and (first := owner.setdefault(tensor.data_ptr(), name)) != name and stored[first].shape == tensor.shape:
+        if (
+            tensor.numel()
+            and (first := owner.setdefault(tensor.data_ptr(), name)) != name
+            and stored[first].shape == tensor.shape
+        ):
             audit.shared[name] = first
         else:
             stored[name] = tensor.contiguous()
@@ -127,18 +140,30 @@ def load(folder: Path) -> Exported:
         written = json.loads((folder / MANIFEST).read_text())
         manifest: Manifest = Manifest.model_validate(written, context={"plugins": tuple(written.get("plugins", ()))})
     except (OSError, ValueError) as reason:
-        raise CheckpointError(f"{folder}: is no model folder of medvlm ({MANIFEST}: {type(reason).__name__}); `medvlm export` makes one") from None
+        raise CheckpointError(
+            f"{folder}: is no model folder of medvlm ({MANIFEST}: {type(reason).__name__}); `medvlm export` makes one"
+        ) from None
     weights = load_file(folder / WEIGHTS)
     weights |= {name: weights[first] for name, first in manifest.shared.items()}
-    tokenizer = AutoTokenizer.from_pretrained(folder / ("tokenizer" if manifest.makes == "vlm" else "text_tokenizer"), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder / ("tokenizer" if manifest.makes == "vlm" else "text_tokenizer"), local_files_only=True
+    )
     model: Any
     if manifest.makes == "vlm":
         model = build_vlm(manifest.encoders, manifest.language, tokenizer, manifest.image_token, seed=0)
     else:
-        model = build_dual(manifest.encoders, manifest.text, tokenizer, manifest.width, 0.0, 0.0 if manifest.has_bias else None, seed=0)
+        model = build_dual(
+            manifest.encoders, manifest.text, tokenizer, manifest.width, 0.0, 0.0 if manifest.has_bias else None, seed=0
+        )
     put(model, weights, None, f"{folder.name}/{WEIGHTS}")
     is_vlm = manifest.makes == "vlm"
-    return Exported(manifest, model.eval(), tokenizer if is_vlm else None, None if is_vlm else tokenizer, preprocess_of(manifest.encoders))
+    return Exported(
+        manifest,
+        model.eval(),
+        tokenizer if is_vlm else None,
+        None if is_vlm else tokenizer,
+        preprocess_of(manifest.encoders),
+    )
 
 
 def standalone(manifest: Manifest, model: VLM | DualEncoder) -> Manifest:
@@ -162,5 +187,11 @@ def _from_config(part: Any, built: Any) -> Any:
     """A part of transformers that was loaded by id or path, as one that starts from its config."""
     if not getattr(part, "model", ""):
         return part
-    config = {k: v for k, v in built.config.to_dict().items() if k not in ("architectures", "transformers_version", "dtype", "_name_or_path", "quantization_config")}
-    return part.model_copy(update={"model": "", "config": config, **({"quantize": None} if part.kind == "causal" else {})})
+    config = {
+        k: v
+        for k, v in built.config.to_dict().items()
+        if k not in ("architectures", "transformers_version", "dtype", "_name_or_path", "quantization_config")
+    }
+    return part.model_copy(
+        update={"model": "", "config": config, **({"quantize": None} if part.kind == "causal" else {})}
+    )

@@ -71,7 +71,9 @@ def write(trained: Trained, folder: Path) -> Audit:
     vision, text = tower.config.to_dict(), copy.deepcopy(language.config)
     text.architectures = [type(language).__name__]  # llama.cpp picks its converter by this
     config = Idefics3Config(
-        vision_config=Idefics3VisionConfig(**{k: v for k, v in vision.items() if k in Idefics3VisionConfig.__dataclass_fields__ and k != "model_type"}),
+        vision_config=Idefics3VisionConfig(
+            **{k: v for k, v in vision.items() if k in Idefics3VisionConfig.__dataclass_fields__ and k != "model_type"}
+        ),
         text_config=text,
         image_token_id=model.image_token_id,
         scale_factor=connector.factor,
@@ -80,16 +82,30 @@ def write(trained: Trained, folder: Path) -> Audit:
     )
     with torch.device("meta"):
         stock = Idefics3ForConditionalGeneration(config)
-    source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
+    source = {
+        **named(f"encoders.{name}.tower", tower),
+        **named(f"connectors.{name}", connector),
+        **named("language", language),
+    }
     pooling = {n for n in source if n.startswith(f"encoders.{name}.tower.head.")}
-    placed, audit = account({n: t for n, t in source.items() if n not in pooling}, places(trained), stock.state_dict(), adapters, trained.is_trained)
+    placed, audit = account(
+        {n: t for n, t in source.items() if n not in pooling},
+        places(trained),
+        stock.state_dict(),
+        adapters,
+        trained.is_trained,
+    )
     if pooling:
-        audit.left_out[f"encoders.{name}.tower.head"] = "attention pooling of SigLIP, which Idefics3 has no place for and no use"
+        audit.left_out[f"encoders.{name}.tower.head"] = (
+            "attention pooling of SigLIP, which Idefics3 has no place for and no use"
+        )
     head_is_linear(language)
     stock.load_state_dict(placed, strict=True, assign=True)
     stock.tie_weights()
     if config.tie_word_embeddings:
-        audit.shared["lm_head.weight"] = f"model.text_model.{module_name(language.base_model, language.get_input_embeddings())}.weight"
+        audit.shared["lm_head.weight"] = (
+            f"model.text_model.{module_name(language.base_model, language.get_input_embeddings())}.weight"
+        )
     stock.generation_config = generation_config(model, tokenizer)
     stock.config.dtype = language.get_input_embeddings().weight.dtype
     stock.save_pretrained(folder)
@@ -103,7 +119,10 @@ def places(trained: Trained) -> Callable[[str], str | None]:
     ((name, _),) = trained.model.encoders.items()
     language = trained.model.language
     moves = {
-        **{f"encoders.{name}.tower.{own}.": f"model.vision_model.{own}." for own in ("embeddings", "encoder", "post_layernorm")},
+        **{
+            f"encoders.{name}.tower.{own}.": f"model.vision_model.{own}."
+            for own in ("embeddings", "encoder", "post_layernorm")
+        },
         f"connectors.{name}.proj.": "model.connector.modality_projection.proj.",
         f"language.{language.base_model_prefix}.": "model.text_model.",
         f"language.{module_name(language, language.get_output_embeddings())}.": "lm_head.",
@@ -117,12 +136,18 @@ def _save_processor(tokenizer: Any, preprocess: Preprocess, encoder: Any, connec
 
     rows, columns = encoder.grid
     images = Idefics3ImageProcessor(
-        do_resize=False, do_image_splitting=False, max_image_size={"longest_edge": preprocess.size[0]}, resample=PIL_BICUBIC,
-        image_mean=list(preprocess.mean), image_std=list(preprocess.std),
-    )  # fmt: skip
+        do_resize=False,
+        do_image_splitting=False,
+        max_image_size={"longest_edge": preprocess.size[0]},
+        resample=PIL_BICUBIC,
+        image_mean=list(preprocess.mean),
+        image_std=list(preprocess.std),
+    )
     tokenizer = padded_left(renamed(tokenizer, tokenizer.image_token, IMAGE))
     # The processor itself writes the words around an image; a template that does would write them twice.
     template = tokenizer.chat_template.replace(f" | replace({IMAGE!r}, {AROUND[0] + IMAGE + AROUND[1]!r})", "")
     tokenizer.chat_template = template
-    Idefics3Processor(images, tokenizer, image_seq_len=rows * columns // connector.factor**2, chat_template=template).save_pretrained(folder)
+    Idefics3Processor(
+        images, tokenizer, image_seq_len=rows * columns // connector.factor**2, chat_template=template
+    ).save_pretrained(folder)
     images.save_pretrained(folder)

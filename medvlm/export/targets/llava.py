@@ -74,13 +74,19 @@ def write(trained: Trained, folder: Path) -> Audit:
     config = llava_config(tower, language, tokenizer, model.image_token_id, list(encoder.layers))
     with torch.device("meta"):
         stock = LlavaForConditionalGeneration(config)
-    source = {**named(f"encoders.{name}.tower", tower), **named(f"connectors.{name}", connector), **named("language", language)}
+    source = {
+        **named(f"encoders.{name}.tower", tower),
+        **named(f"connectors.{name}", connector),
+        **named("language", language),
+    }
     placed, audit = account(source, places(trained), stock.state_dict(), adapters, trained.is_trained)
     head_is_linear(language)
     stock.load_state_dict(placed, strict=True, assign=True)
     stock.tie_weights()
     if config.tie_word_embeddings:
-        audit.shared["lm_head.weight"] = "model.language_model." + module_name(language.base_model, language.get_input_embeddings()) + ".weight"
+        audit.shared["lm_head.weight"] = (
+            "model.language_model." + module_name(language.base_model, language.get_input_embeddings()) + ".weight"
+        )
     audit.unused.update(_unused(tower, config, audit))
     stock.generation_config = generation_config(model, tokenizer)
     stock.config.dtype = language.get_input_embeddings().weight.dtype
@@ -109,7 +115,9 @@ def llava_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int,
 
     kind = tower.config.model_type
     if kind not in TOWERS:
-        raise ShapeError(f"export: the tower is a {kind}, and the stock class is used with {' or '.join(TOWERS)}; {REMEDY}")
+        raise ShapeError(
+            f"export: the tower is a {kind}, and the stock class is used with {' or '.join(TOWERS)}; {REMEDY}"
+        )
     strategy, _ = TOWERS[kind]
     vision, text = copy.deepcopy(tower.config), copy.deepcopy(language.config)
     vision.architectures = [type(tower).__name__]
@@ -138,9 +146,13 @@ def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: P
     tokenizer = padded_left(tokenizer)
     images = CLIPImageProcessor(**processor_settings(preprocess))
     processor = LlavaProcessor(
-        image_processor=images, tokenizer=tokenizer, patch_size=tower.config.patch_size, vision_feature_select_strategy=strategy,
-        chat_template=tokenizer.chat_template, num_additional_image_tokens=extra,
-    )  # fmt: skip
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=tower.config.patch_size,
+        vision_feature_select_strategy=strategy,
+        chat_template=tokenizer.chat_template,
+        num_additional_image_tokens=extra,
+    )
     processor.save_pretrained(folder)
     images.save_pretrained(folder)
 
@@ -148,7 +160,9 @@ def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: P
 def _unused(tower: Any, config: Any, audit: Audit) -> dict[str, str]:
     """Tensors of the tower behind the hidden state that LLaVA takes."""
     taken = config.vision_feature_layer
-    last = tower.config.num_hidden_layers + 1 + (taken if isinstance(taken, int) else max(taken))  # number of layers that are run for it
+    last = (
+        tower.config.num_hidden_layers + 1 + (taken if isinstance(taken, int) else max(taken))
+    )  # number of layers that are run for it
     unused = {}
     for name in audit.merged + audit.replaced + audit.copied:
         part = name.removeprefix("model.vision_tower.")

@@ -86,7 +86,11 @@ def reference(trained: Trained, folder: Path) -> None:
         Image.fromarray(picture).save(folder / name)
     dialogue = NativeDialogue(prepare.processor)
     both_ways = model.family.reads_prompt_both_ways  # its processor refuses a text without an image
-    asked = [([i], QUESTIONS[i % len(QUESTIONS)]) for i in range(len(pictures))] + [([2, 0], "What is the difference?")] + [([], "What is an image?")] * (not both_ways)
+    asked = (
+        [([i], QUESTIONS[i % len(QUESTIONS)]) for i in range(len(pictures))]
+        + [([2, 0], "What is the difference?")]
+        + [([], "What is an image?")] * (not both_ways)
+    )
     cases: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
     effect = None
@@ -102,18 +106,37 @@ def reference(trained: Trained, folder: Path) -> None:
                 effect = (model.everywhere(unseen)[0] - logits_TV)[-1].abs().max().item()
             answer = generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]
             tensors[f"logits.{len(cases)}"] = logits_TV.contiguous()
-            cases.append({"images": [names[i] for i in shown], "question": question, "ids": prompt, "text": tokenizer.decode(answer, skip_special_tokens=True)})
+            cases.append(
+                {
+                    "images": [names[i] for i in shown],
+                    "question": question,
+                    "ids": prompt,
+                    "text": tokenizer.decode(answer, skip_special_tokens=True),
+                }
+            )
     golden = [] if both_ways else list(_golden(prepare.processor, dialogue, pictures, names))
-    references.save(folder, {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases, "golden": golden}, tensors)
+    references.save(
+        folder,
+        {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases, "golden": golden},
+        tensors,
+    )
 
 
-def _golden(processor: Processor, dialogue: NativeDialogue, pictures: Sequence[Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _golden(
+    processor: Processor, dialogue: NativeDialogue, pictures: Sequence[Any], names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     for i in range(20):
         question, said = SAID[i % len(SAID)]
         shown = [(i + k) % len(names) for k in range(i % 4)]
         expansions = processor.look([pictures[j] for j in shown]).expansions if shown else ()
         turn = dialogue.turn(question, expansions, said)
-        yield {"images": [names[j] for j in shown], "question": question, "answer": said, "prompt": turn.prompt, "ids": turn.prompt + turn.answer}
+        yield {
+            "images": [names[j] for j in shown],
+            "question": question,
+            "answer": said,
+            "prompt": turn.prompt,
+            "ids": turn.prompt + turn.answer,
+        }
 
 
 def _prepare(trained: Trained) -> NativePrepare:

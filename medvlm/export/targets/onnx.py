@@ -40,7 +40,11 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 def reference(trained: Trained, folder: Path) -> None:
     behind = _behind(trained)
-    references.features(trained, folder, lambda encoder, pixels: dict(zip(_outputs(trained), Exported(encoder, behind)(pixels), strict=True)))
+    references.features(
+        trained,
+        folder,
+        lambda encoder, pixels: dict(zip(_outputs(trained), Exported(encoder, behind)(pixels), strict=True)),
+    )
 
 
 def write(trained: Trained, folder: Path) -> Audit:
@@ -56,7 +60,13 @@ def write(trained: Trained, folder: Path) -> Audit:
     # Two, since a batch of one would be taken for a constant.
     pixels = torch.zeros(2, *encoder.input_shape)
     program: Any = torch.onnx.export(
-        made, (pixels,), input_names=["pixels"], output_names=_outputs(trained), dynamo=True, dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}}, verbose=False
+        made,
+        (pixels,),
+        input_names=["pixels"],
+        output_names=_outputs(trained),
+        dynamo=True,
+        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+        verbose=False,
     )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where in whose folders each line of code stood
@@ -101,7 +111,11 @@ def _behind(trained: Trained) -> nn.Module:
 
 
 def _outputs(trained: Trained) -> list[str]:
-    return ["image_patches", "image_pooled", "image_embeds" if isinstance(trained.model, DualEncoder) else "image_tokens"]
+    return [
+        "image_patches",
+        "image_pooled",
+        "image_embeds" if isinstance(trained.model, DualEncoder) else "image_tokens",
+    ]
 
 
 def _is_large(module: nn.Module) -> bool:

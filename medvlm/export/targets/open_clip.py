@@ -49,7 +49,11 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
         return None
     if stage.text.kind != "transformers" or not _is_hub_id(stage.text.model):
         return f"stages.{stage.name}.text has no hub id as its model, and open_clip takes the config of the text tower from the hub"
-    return f"stages.{stage.name}.width is null, and open_clip has linear heads: give it a width" if stage.width is None else None
+    return (
+        f"stages.{stage.name}.width is null, and open_clip has linear heads: give it a width"
+        if stage.width is None
+        else None
+    )
 
 
 def reference(trained: Trained, folder: Path) -> None:
@@ -73,23 +77,46 @@ def write(trained: Trained, folder: Path) -> Audit:
     vision, text = config["vision_cfg"], config["text_cfg"]
     tower, scale = model.text.tower, model.heads["scale"]
     with torch.device("meta"):
-        visual = TimmModel(vision["timm_model_name"], model.width, vision["image_size"], pool=vision["timm_pool"], proj=vision["timm_proj"])
-        reader = HFTextEncoder(text["hf_model_name"], model.width, config=tower.config, pooler_type=text["hf_pooler_type"], proj_type=text["hf_proj_type"])
+        visual = TimmModel(
+            vision["timm_model_name"],
+            model.width,
+            vision["image_size"],
+            pool=vision["timm_pool"],
+            proj=vision["timm_proj"],
+        )
+        reader = HFTextEncoder(
+            text["hf_model_name"],
+            model.width,
+            config=tower.config,
+            pooler_type=text["hf_pooler_type"],
+            proj_type=text["hf_proj_type"],
+        )
     own = {"logit_scale": scale.log_scale, **({} if scale.bias is None else {"logit_bias": scale.bias})}
     wanted = {**named("visual", visual), **named("text", reader), **own}
     places = {
-        f"encoders.{trained.encoder}.tower.": "visual.trunk.", f"heads.{trained.encoder}.": "visual.head.proj.", "text.tower.": "text.transformer.", "heads.text.": "text.proj.",
-        "heads.scale.log_scale": "logit_scale", "heads.scale.bias": "logit_bias",
-    }  # fmt: skip
+        f"encoders.{trained.encoder}.tower.": "visual.trunk.",
+        f"heads.{trained.encoder}.": "visual.head.proj.",
+        "text.tower.": "text.transformer.",
+        "heads.text.": "text.proj.",
+        "heads.scale.log_scale": "logit_scale",
+        "heads.scale.bias": "logit_bias",
+    }
 
     def place_of(full: str) -> str | None:
         return next((new + full[len(old) :] for old, new in places.items() if full.startswith(old)), None)
 
     placed, audit = account(model.state_dict(), place_of, wanted, adapters, trained.is_trained)
-    save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in placed.items()}, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in placed.items()},
+        folder / "open_clip_model.safetensors",
+        metadata={"format": "pt"},
+    )
     (before,) = trained.preprocess.values()
     resize = {"interpolation": "bicubic", "resize_mode": "squash" if before.fit == "squash" else "shortest"}
-    write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": {"mean": list(before.mean), "std": list(before.std), **resize}})
+    write_json(
+        folder / "open_clip_config.json",
+        {"model_cfg": config, "preprocess_cfg": {"mean": list(before.mean), "std": list(before.std), **resize}},
+    )
     trained.tokenizer.save_pretrained(folder)
     return audit
 
@@ -103,15 +130,22 @@ def _config(trained: Trained) -> dict[str, Any]:
         "embed_dim": model.width,
         "custom_text": True,
         "vision_cfg": {
-            "timm_model_name": trained.recipe.model.encoders[trained.encoder].net, "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "linear",
+            "timm_model_name": trained.recipe.model.encoders[trained.encoder].net,
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
             "image_size": height if height == width else [height, width],
         },
         "text_cfg": {
-            "hf_model_name": text.model, "hf_tokenizer_name": text.model, "hf_model_pretrained": False, "hf_pooler_type": "cls_pooler", "hf_proj_type": "linear",
+            "hf_model_name": text.model,
+            "hf_tokenizer_name": text.model,
+            "hf_model_pretrained": False,
+            "hf_pooler_type": "cls_pooler",
+            "hf_proj_type": "linear",
             "context_length": min(text.max_tokens, known.max_position_embeddings),
         },
         **({} if scale.bias is None else {"init_logit_bias": scale.bias.item()}),
-    }  # fmt: skip
+    }
 
 
 def _as_the_hub(trained: Trained, folder: Path) -> None:

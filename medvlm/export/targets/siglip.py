@@ -26,7 +26,12 @@ texts = ["a nodule in the left lung", "no finding"]
 inputs = processor(images=Image.open("IMAGE"), text=texts, padding="max_length", return_tensors="pt")
 print(dict(zip(texts, model(**inputs).logits_per_image.sigmoid()[0].tolist())))
 ```"""
-PLACES = {"encoders.FILM.tower.": "vision_model.", "text.tower.": "text_model.", "heads.scale.log_scale": "logit_scale", "heads.scale.bias": "logit_bias"}
+PLACES = {
+    "encoders.FILM.tower.": "vision_model.",
+    "text.tower.": "text_model.",
+    "heads.scale.log_scale": "logit_scale",
+    "heads.scale.bias": "logit_bias",
+}
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
@@ -52,6 +57,10 @@ def write(trained: Trained, folder: Path) -> Audit:
     configs = tower_configs(trained.model)
     tokenizer = copy.deepcopy(trained.tokenizer)
     # `padding="max_length"` fills up to what the tokenizer says, and SigLIP takes no mask; what is saved are the arguments it was made with.
-    tokenizer.model_max_length = tokenizer.init_kwargs["model_max_length"] = configs["text_config"]["max_position_embeddings"]
+    tokenizer.model_max_length = tokenizer.init_kwargs["model_max_length"] = configs["text_config"][
+        "max_position_embeddings"
+    ]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids"]
-    return written(SiglipModel, SiglipConfig(**configs), PLACES, trained, folder, SiglipImageProcessor, SiglipProcessor, tokenizer)
+    return written(
+        SiglipModel, SiglipConfig(**configs), PLACES, trained, folder, SiglipImageProcessor, SiglipProcessor, tokenizer
+    )

@@ -53,7 +53,17 @@ def write(trained: Trained, folder: Path) -> Audit:
     audit = tower_audit(trained, "tower")
     name = trained.encoder
     before = trained.preprocess[name]
-    seen = {"input_size": (before.channels, *before.size), "mean": before.mean, "std": before.std, "interpolation": "bicubic"}
+    seen = {
+        "input_size": (before.channels, *before.size),
+        "mean": before.mean,
+        "std": before.std,
+        "interpolation": "bicubic",
+    }
     tower = trained.model.encoders[name].tower
-    save_for_hf(tower, str(folder), safe_serialization=True, data_config={**seen, "crop_pct": 1.0, "crop_mode": "squash" if before.fit == "squash" else "center"})
+    save_for_hf(
+        tower,
+        str(folder),
+        safe_serialization=True,
+        data_config={**seen, "crop_pct": 1.0, "crop_mode": "squash" if before.fit == "squash" else "center"},
+    )
     return audit

@@ -31,7 +31,11 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     name, encoder, why = encoder_of(model, part)
     if why:
         return why
-    return f"encoders.{name} is of kind {encoder.kind}, no tower of transformers" if encoder.kind != "transformers" else behind_stock(name, encoder)
+    return (
+        f"encoders.{name} is of kind {encoder.kind}, no tower of transformers"
+        if encoder.kind != "transformers"
+        else behind_stock(name, encoder)
+    )
 
 
 def reference(trained: Trained, folder: Path) -> None:

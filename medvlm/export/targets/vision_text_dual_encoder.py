@@ -55,7 +55,21 @@ def reference(trained: Trained, folder: Path) -> None:
 def write(trained: Trained, folder: Path) -> Audit:
     """Adapters are folded into the model for good."""
     check_pooling(trained.model)
-    from transformers import CLIPImageProcessor, VisionTextDualEncoderConfig, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
+    from transformers import (
+        CLIPImageProcessor,
+        VisionTextDualEncoderConfig,
+        VisionTextDualEncoderModel,
+        VisionTextDualEncoderProcessor,
+    )
 
     config = VisionTextDualEncoderConfig(**tower_configs(trained.model), projection_dim=trained.model.width)
-    return written(VisionTextDualEncoderModel, config, PLACES, trained, folder, CLIPImageProcessor, VisionTextDualEncoderProcessor, trained.tokenizer)
+    return written(
+        VisionTextDualEncoderModel,
+        config,
+        PLACES,
+        trained,
+        folder,
+        CLIPImageProcessor,
+        VisionTextDualEncoderProcessor,
+        trained.tokenizer,
+    )

@@ -26,7 +26,15 @@ def header_apart(path: Path) -> Header:
     """As header_of(), which may take SECONDS and MEMORY_BYTES."""
     found = _asked("header", path)
     frames = tuple(map(_frame, found["frames"]))
-    return Header(**{**found, "path": path, "size": tuple(found["size"]), "attributes": _pairs(found["attributes"]), "frames": frames})
+    return Header(
+        **{
+            **found,
+            "path": path,
+            "size": tuple(found["size"]),
+            "attributes": _pairs(found["attributes"]),
+            "frames": frames,
+        }
+    )
 
 
 def image_names_apart(dicomdir: Path) -> list[str]:
@@ -35,7 +43,9 @@ def image_names_apart(dicomdir: Path) -> list[str]:
 
 def _frame(found: dict[str, Any]) -> Frame:
     places = {name: found[name] and tuple(found[name]) for name in ("position", "orientation", "spacing")}
-    return Frame(**{**found, **places, "told_apart": _pairs(found["told_apart"]), "concerns": frozenset(found["concerns"])})
+    return Frame(
+        **{**found, **places, "told_apart": _pairs(found["told_apart"]), "concerns": frozenset(found["concerns"])}
+    )
 
 
 def _pairs(pairs: list[list[str]]) -> tuple[tuple[str, str], ...]:
@@ -45,12 +55,16 @@ def _pairs(pairs: list[list[str]]) -> tuple[tuple[str, str], ...]:
 def _asked(what: str, path: Path) -> Any:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path)}
     try:
-        done = subprocess.run([sys.executable, "-m", __name__, what, str(path)], capture_output=True, timeout=SECONDS, env=env)
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, what, str(path)], capture_output=True, timeout=SECONDS, env=env
+        )
         answer = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         raise DataError(f"its header takes more than {SECONDS} s to read") from None
     except ValueError:
-        raise DataError(f"its header cannot be read in {MEMORY_BYTES >> 20} MiB of memory, or ends what reads it") from None
+        raise DataError(
+            f"its header cannot be read in {MEMORY_BYTES >> 20} MiB of memory, or ends what reads it"
+        ) from None
     if "refused" in answer:
         raise _KINDS[answer["kind"]](answer["refused"])
     return answer["found"]
@@ -61,7 +75,9 @@ def main(what: str, path: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # where who asked was killed
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold what the file holds
     try:
-        answer: dict[str, Any] = {"found": asdict(header_of(Path(path))) if what == "header" else image_names(Path(path))}
+        answer: dict[str, Any] = {
+            "found": asdict(header_of(Path(path))) if what == "header" else image_names(Path(path))
+        }
     except DataError as reason:
         answer = {"refused": str(reason), "kind": type(reason).__name__}
     print(json.dumps(answer, default=lambda value: sorted(value) if isinstance(value, frozenset) else ""))

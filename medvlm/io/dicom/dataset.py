@@ -61,7 +61,9 @@ def read_header(path: Path, keywords: tuple[str, ...], light: bool = False) -> D
         return _read(path, MAX_HEADER_BYTES, **how)
     dataset = _read(path, LIGHT_BYTES, light=True, **how)
     # Sequences of a stated length are parsed when they are asked for.
-    if any(isinstance(element.value, bytes) and _num_items(element.value) > LIGHT_ITEMS for element in dataset.values()):
+    if any(
+        isinstance(element.value, bytes) and _num_items(element.value) > LIGHT_ITEMS for element in dataset.values()
+    ):
         raise Heavy("a long header")
     return dataset
 
@@ -70,7 +72,9 @@ def image_names(dicomdir: Path, light: bool = False) -> list[str]:
     """What a DICOMDIR names its images, parts joined by a backslash. Raises as read_header()."""
     with quiet():
         records = items(read_header(dicomdir, ("DirectoryRecordSequence",), light), "DirectoryRecordSequence")
-        return [text(record, "ReferencedFileID") for record in records if text(record, "DirectoryRecordType") == "IMAGE"]
+        return [
+            text(record, "ReferencedFileID") for record in records if text(record, "DirectoryRecordType") == "IMAGE"
+        ]
 
 
 def read_whole(path: Path, gate: Gate | None) -> Dataset:
@@ -123,7 +127,9 @@ def whole(dataset: Dataset, keyword: str, least: int = 0) -> int:
     """Raises DataError where the attribute is absent, no whole number, or less than `least`."""
     found = number(dataset, keyword)
     if found is None or found != int(found) or found < least:
-        raise DataError(f"its {keyword} is {'missing' if found is None else 'not a whole number of the expected range'}")
+        raise DataError(
+            f"its {keyword} is {'missing' if found is None else 'not a whole number of the expected range'}"
+        )
     return int(found)
 
 
@@ -189,9 +195,13 @@ def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
     with refusing("its file is damaged ({})"):
         with _Bounded(path, math.inf) as file:
             if file.read(132)[128:] != b"DICM":
-                raise NotDicom("not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew, e.g. with dcmconv")
+                raise NotDicom(
+                    "not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew, e.g. with dcmconv"
+                )
             if file.size > MAX_FILE_BYTES:
-                raise DataError(f"a file of {file.size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it")
+                raise DataError(
+                    f"a file of {file.size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it"
+                )
             _check_inflated(file, light)
         with _Bounded(path, most, light) as file:
             dataset = pydicom.dcmread(file, **how)
@@ -204,18 +214,27 @@ class _Bounded(io.BufferedReader):
 
     def __init__(self, path: Path, most: float, light: bool = False) -> None:
         super().__init__(io.FileIO(path))
-        self.size, self._left, self._reads, self._light = self.seek(0, 2), most, LIGHT_READS if light else MAX_READS, light
+        self.size, self._left, self._reads, self._light = (
+            self.seek(0, 2),
+            most,
+            LIGHT_READS if light else MAX_READS,
+            light,
+        )
         self.seek(0)
 
     def read(self, size: int | None = -1, /) -> bytes:
         # Short reads are pydicom's own: it looks ahead for delimiters.
         if size is not None and size > 1 << 16 and self.tell() + size > self.size:
-            raise DataError("its file is cut off, or the length of an attribute is wrong: it is more than what is left of the file")
+            raise DataError(
+                "its file is cut off, or the length of an attribute is wrong: it is more than what is left of the file"
+            )
         self._reads -= 1
         if self._light and ((size or 0) > self._left or self._reads < 0):
             raise Heavy("a long header")
         if (size or 0) > self._left or self._reads < 0:
-            raise DataError(f"its header has more than the {MAX_HEADER_BYTES >> 20} MiB or the {MAX_READS // 2:,} attributes that are read")
+            raise DataError(
+                f"its header has more than the {MAX_HEADER_BYTES >> 20} MiB or the {MAX_READS // 2:,} attributes that are read"
+            )
         found = super().read(size)
         self._left -= len(found)
         return found

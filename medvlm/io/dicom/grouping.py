@@ -11,7 +11,17 @@ from medvlm.core.errors import DataError
 from medvlm.io.dicom.header import Frame
 from medvlm.io.dicom.plane import SAME_DIRECTION, Slice, along, places
 
-KIND = ("ImageType", "EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime", "DiffusionBValue", "ComplexImageComponent", "ConvolutionKernel", "StackID")
+KIND = (
+    "ImageType",
+    "EchoNumbers",
+    "EchoTime",
+    "EffectiveEchoTime",
+    "InversionTime",
+    "DiffusionBValue",
+    "ComplexImageComponent",
+    "ConvolutionKernel",
+    "StackID",
+)
 """Of what may tell images at one place apart, what makes another kind of image of them: never mixed in a volume."""
 MAX_PLANES = 200
 """Of one kind of image; a radial scan has some dozens, and each slice is compared with all of them."""
@@ -23,7 +33,13 @@ def one_plane(slices: list[Slice]) -> list[list[Slice]]:
     for each in slices:
         header, frame = each
         varied = dict(frame.told_apart)
-        exact = (header.series, header.size, header.frame_of_reference, header.modality, *(varied.get(name, "") for name in KIND))
+        exact = (
+            header.series,
+            header.size,
+            header.frame_of_reference,
+            header.modality,
+            *(varied.get(name, "") for name in KIND),
+        )
         planes = kinds.setdefault(exact, [])
         group = next((plane for plane in planes if _same_plane(plane[0][1], frame)), None)
         if group is not None:
@@ -37,14 +53,20 @@ def one_plane(slices: list[Slice]) -> list[list[Slice]]:
 
 def _same_plane(a: Frame, b: Frame) -> bool:
     pairs = ((a.spacing, b.spacing), (a.orientation, b.orientation))
-    return all(x == y or (x is not None and y is not None and max(abs(i - j) for i, j in zip(x, y, strict=True)) <= SAME_DIRECTION) for x, y in pairs)
+    return all(
+        x == y
+        or (x is not None and y is not None and max(abs(i - j) for i, j in zip(x, y, strict=True)) <= SAME_DIRECTION)
+        for x, y in pairs
+    )
 
 
 def volumes(group: list[Slice]) -> list[list[Slice]]:
     """The volumes of slices that are parallel: those at the same place are told apart by what was varied, or by the
     order in which they were numbered; acquisitions that run through each other are separate."""
     if any(None in (frame.position, frame.orientation, frame.spacing) for _, frame in group):
-        raise DataError("slices without ImagePositionPatient, ImageOrientationPatient or PixelSpacing: where they lie is unknown")
+        raise DataError(
+            "slices without ImagePositionPatient, ImageOrientationPatient or PixelSpacing: where they lie is unknown"
+        )
     most = max(Counter(places(group)).values())
     if most > 1:
         return _told_apart(group, most) or _numbered_apart(group, most) or [group]
@@ -54,7 +76,11 @@ def volumes(group: list[Slice]) -> list[list[Slice]]:
 def _told_apart(group: list[Slice], most: int) -> list[list[Slice]] | None:
     """As many parts as there are images at one place, none of which has two of them; by as few attributes as will do."""
     values = [dict(frame.told_apart) for _, frame in group]
-    names = [n for n in dict.fromkeys(name for each in values for name in each) if len({each.get(n, "") for each in values}) > 1]
+    names = [
+        n
+        for n in dict.fromkeys(name for each in values for name in each)
+        if len({each.get(n, "") for each in values}) > 1
+    ]
     for count in (1, 2, 3):
         for chosen in combinations(names, count):
             parts = by(group, chosen)

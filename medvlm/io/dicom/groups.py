@@ -16,7 +16,10 @@ class Groups:
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self._dataset = dataset
-        self._own, self._shared = items(dataset, "PerFrameFunctionalGroupsSequence"), items(dataset, "SharedFunctionalGroupsSequence")
+        self._own, self._shared = (
+            items(dataset, "PerFrameFunctionalGroupsSequence"),
+            items(dataset, "SharedFunctionalGroupsSequence"),
+        )
         self.enhanced = bool(self._own or self._shared)
         if self._own and len(self._own) != count:
             raise DataError(f"it has {len(self._own)} per-frame functional groups for {count} frames")

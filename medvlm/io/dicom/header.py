@@ -29,7 +29,9 @@ CONCERNS: dict[Concern, str] = {
 }
 """Why an image is not used unless that is declared. A mosaic never is: its slices' places stand in private attributes."""
 
-Accepted = Literal["derived", "localizer", "secondary_capture", "for_processing", "cine", "tilt", "gap", "hu", "no_uids"]
+Accepted = Literal[
+    "derived", "localizer", "secondary_capture", "for_processing", "cine", "tilt", "gap", "hu", "no_uids"
+]
 """What a card can declare to be wanted: concerns of an image; tilted and uneven volumes; CT whose values do not look like
 HU; files without the UIDs that say what belongs together."""
 
@@ -45,11 +47,23 @@ _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 _TOLD_APART: tuple[tuple[str, str], ...] = (
-    ("", "AcquisitionNumber"), ("", "EchoNumbers"), ("", "EchoTime"), ("", "TemporalPositionIdentifier"), ("", "DiffusionBValue"),
-    ("", "DiffusionGradientOrientation"), ("", "InversionTime"), ("", "TriggerTime"), ("", "ConvolutionKernel"), ("", "AcquisitionTime"),
-    ("FrameContentSequence", "StackID"), ("FrameContentSequence", "TemporalPositionIndex"), ("FrameContentSequence", "FrameAcquisitionNumber"),
-    ("MREchoSequence", "EffectiveEchoTime"), ("MRDiffusionSequence", "DiffusionBValue"), ("MRImageFrameTypeSequence", "ComplexImageComponent"),
-)  # fmt: skip
+    ("", "AcquisitionNumber"),
+    ("", "EchoNumbers"),
+    ("", "EchoTime"),
+    ("", "TemporalPositionIdentifier"),
+    ("", "DiffusionBValue"),
+    ("", "DiffusionGradientOrientation"),
+    ("", "InversionTime"),
+    ("", "TriggerTime"),
+    ("", "ConvolutionKernel"),
+    ("", "AcquisitionTime"),
+    ("FrameContentSequence", "StackID"),
+    ("FrameContentSequence", "TemporalPositionIndex"),
+    ("FrameContentSequence", "FrameAcquisitionNumber"),
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("MRImageFrameTypeSequence", "ComplexImageComponent"),
+)
 """(functional group, attribute) of what may tell two images at the same place apart; "" is the top of a single image.
 PS3.3 C.7.6.16.2.2, C.8.13.5."""
 
@@ -75,11 +89,30 @@ ATTRIBUTES: dict[str, frozenset[str]] = {
 so that no free text gets into a sample (PS3.3 C.7.3.1, C.7.1.1, C.8.11.3; PS3.16 Annex L)."""
 
 _KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "AccessionNumber", "PatientID",
-    "ImageType", "PresentationIntentType", "InstanceNumber", "Rows", "Columns", "NumberOfFrames", "BitsAllocated", "SamplesPerPixel",
-    "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", *ATTRIBUTES, *(name for _, name in _TOLD_APART),
-)  # fmt: skip
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "AccessionNumber",
+    "PatientID",
+    "ImageType",
+    "PresentationIntentType",
+    "InstanceNumber",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "BitsAllocated",
+    "SamplesPerPixel",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SliceThickness",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    *ATTRIBUTES,
+    *(name for _, name in _TOLD_APART),
+)
 
 MAX_FRAMES = 20_000
 LIGHT_FRAMES = 1_000
@@ -135,12 +168,21 @@ def header_of(path: Path, light: bool = False) -> Header:
         if light and num_frames(dataset) > LIGHT_FRAMES:
             raise Heavy("a long header")
         return Header(
-            path, text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID"), text(dataset, "SOPInstanceUID"),
-            text(dataset, "AccessionNumber"), text(dataset, "PatientID"), text(dataset, "FrameOfReferenceUID"),
-            int(number(dataset, "InstanceNumber") or 0), modality, (whole(dataset, "Rows", 1), whole(dataset, "Columns", 1)),
-            tuple((name, found) for name, terms in ATTRIBUTES.items() if (found := text(dataset, name).upper()) in terms),
+            path,
+            text(dataset, "StudyInstanceUID"),
+            text(dataset, "SeriesInstanceUID"),
+            text(dataset, "SOPInstanceUID"),
+            text(dataset, "AccessionNumber"),
+            text(dataset, "PatientID"),
+            text(dataset, "FrameOfReferenceUID"),
+            int(number(dataset, "InstanceNumber") or 0),
+            modality,
+            (whole(dataset, "Rows", 1), whole(dataset, "Columns", 1)),
+            tuple(
+                (name, found) for name, terms in ATTRIBUTES.items() if (found := text(dataset, name).upper()) in terms
+            ),
             tuple(_frames(dataset, modality)),
-        )  # fmt: skip
+        )
 
 
 def num_frames(dataset: Dataset) -> int:
@@ -185,28 +227,43 @@ def _frames(dataset: Dataset, modality: str) -> Iterator[Frame]:
 
 
 def _frame(dataset: Dataset, groups: Groups, index: int, modality: str) -> Frame:
-    place, plane, measures = (groups.group(index, name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"))
+    place, plane, measures = (
+        groups.group(index, name)
+        for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    )
     kind = _frame_type(dataset, groups, index, modality)
     position = numbers(place, "ImagePositionPatient", 3) if place is not None else None
     concerns = _concerns(dataset, modality, kind)
     if groups.enhanced and num_frames(dataset) > 1 and (position is None or modality not in SLICED):
         concerns.add("cine")
     return Frame(
-        index, position, numbers(plane, "ImageOrientationPatient", 6) if plane is not None else None,
-        numbers(measures, "PixelSpacing", 2) if measures is not None else None, tuple(_told_apart(groups, index, kind)), frozenset(concerns),
-    )  # fmt: skip
+        index,
+        position,
+        numbers(plane, "ImageOrientationPatient", 6) if plane is not None else None,
+        numbers(measures, "PixelSpacing", 2) if measures is not None else None,
+        tuple(_told_apart(groups, index, kind)),
+        frozenset(concerns),
+    )
 
 
 def _told_apart(groups: Groups, index: int, kind: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     yield "ImageType", "\\".join(kind)
     for sequence, name in _TOLD_APART:
         # Of an enhanced object, what stands at the top is the same for all its frames.
-        if bool(sequence) == groups.enhanced and (group := groups.group(index, sequence)) is not None and (value := text(group, name)):
+        if (
+            bool(sequence) == groups.enhanced
+            and (group := groups.group(index, sequence)) is not None
+            and (value := text(group, name))
+        ):
             yield name, value
 
 
 def _frame_type(dataset: Dataset, groups: Groups, index: int, modality: str) -> tuple[str, ...]:
-    group = groups.group(index, {"PT": "PETFrameTypeSequence"}.get(modality, f"{modality}ImageFrameTypeSequence")) if groups.enhanced else None
+    group = (
+        groups.group(index, {"PT": "PETFrameTypeSequence"}.get(modality, f"{modality}ImageFrameTypeSequence"))
+        if groups.enhanced
+        else None
+    )
     return codes(group, "FrameType") if group is not None else codes(dataset, "ImageType")
 
 

@@ -42,7 +42,9 @@ def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
         return load_cine(path, accept, gate)
     found = stacks([header], accept)
     if len(found) > 1:
-        raise DataError(f"it holds {len(found)} volumes; read it with the reader dicom_tree, which makes a medium of each")
+        raise DataError(
+            f"it holds {len(found)} volumes; read it with the reader dicom_tree, which makes a medium of each"
+        )
     if isinstance(found[0], DataError):
         raise found[0]
     return load_stack(found[0], accept, gate)
@@ -65,8 +67,12 @@ def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Ga
             hu &= says_hu
         for index, (copy_HW, _) in zip((at for at, _, _ in stack.copies), _copies(stack, gate), strict=True):
             if not np.array_equal(volume.values_DHW[index], copy_HW):
-                raise DataError("two different images at the same place, and nothing in their headers tells which is which; keep one, or separate the series")
-    values_DHW = volume.values_DHW if stack.offsets is None else _evened(volume.values_DHW, stack.offsets, stack.size[0])
+                raise DataError(
+                    "two different images at the same place, and nothing in their headers tells which is which; keep one, or separate the series"
+                )
+    values_DHW = (
+        volume.values_DHW if stack.offsets is None else _evened(volume.values_DHW, stack.offsets, stack.size[0])
+    )
     values_DHW, unit = _as_quantity(values_DHW, stack.modality, hu, accept)
     return Decoded(values_DHW, stack.spacing_mm, unit, stack.modality, stack.affine)
 
@@ -92,7 +98,10 @@ def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
 def _frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
     """[D, H, W] or [D, H, W, 3] of all frames."""
     count, modality = num_frames(dataset), modality_of(dataset)
-    groups, is_measured = Groups(dataset, count), modality in MEASURED and "MONOCHROME" in text(dataset, "PhotometricInterpretation").upper()
+    groups, is_measured = (
+        Groups(dataset, count),
+        modality in MEASURED and "MONOCHROME" in text(dataset, "PhotometricInterpretation").upper(),
+    )
     _check_bytes(count * whole(dataset, "Rows", 1) * whole(dataset, "Columns", 1) * (4 if is_measured else 3))
     stored = enumerate(frames(dataset, list(range(count))))
     if is_measured:
@@ -150,14 +159,18 @@ def _smallest(values: np.ndarray) -> np.ndarray:
     return whole if np.array_equal(whole, values) else values
 
 
-def _as_quantity(values_DHW: np.ndarray, modality: str, says_hu: bool, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
+def _as_quantity(
+    values_DHW: np.ndarray, modality: str, says_hu: bool, accept: frozenset[Accepted]
+) -> tuple[np.ndarray, Unit]:
     _refuse_blank(values_DHW)
     if modality != "CT":
         return values_DHW, "raw"
     if "hu" in accept:
         return values_DHW, "HU" if says_hu else "raw"
     if not says_hu:
-        raise DataError("a CT without a rescale to HU (RescaleSlope, RescaleType); accept: [hu] to take its values as they are")
+        raise DataError(
+            "a CT without a rescale to HU (RescaleSlope, RescaleType); accept: [hu] to take its values as they are"
+        )
     check_hu(values_DHW)
     np.maximum(values_DHW, AIR_HU, out=values_DHW)
     return values_DHW, "HU"
@@ -182,7 +195,10 @@ def _spacing(dataset: Dataset, groups: Groups) -> tuple[float, ...] | None:
     """Of one image, (between rows, between columns) in mm: calibrated, else at the detector, where a film is larger than
     the patient. Zeros, which some write, say nothing."""
     measures = groups.group(0, "PixelMeasuresSequence")
-    for found in (measures and numbers(measures, "PixelSpacing", 2), *(numbers(dataset, n, 2) for n in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"))):
+    for found in (
+        measures and numbers(measures, "PixelSpacing", 2),
+        *(numbers(dataset, n, 2) for n in ("ImagerPixelSpacing", "NominalScannedPixelSpacing")),
+    ):
         if found and min(found) > 0:
             return found
     return None

@@ -34,7 +34,10 @@ _PLUGINS = {
     _RLE: "pydicom",
 }
 """Transfer syntax -> plug-in of pydicom, for those that are compressed."""
-_FORMS = {**dict.fromkeys((_JPEG + end for end in ("50", "51", "57", "70")), "JPEG"), **dict.fromkeys((_JPEG + end for end in ("80", "81")), "JPEG-LS")}
+_FORMS = {
+    **dict.fromkeys((_JPEG + end for end in ("50", "51", "57", "70")), "JPEG"),
+    **dict.fromkeys((_JPEG + end for end in ("80", "81")), "JPEG-LS"),
+}
 """All others are JPEG 2000."""
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
@@ -54,7 +57,9 @@ def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
         with refusing("its pixels cannot be decoded ({}): they are damaged or cut off"):
             if syntax not in _NATIVE:
                 _check_codestream(dataset, index, syntax)
-            found = pixel_array(dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, ""), allow_excess_frames=False)
+            found = pixel_array(
+                dataset, index=index, decoding_plugin=_PLUGINS.get(syntax, ""), allow_excess_frames=False
+            )
         if found.shape != ((*size, 3) if photometric in _COLOURS else size) or found.dtype.kind not in "iu":
             raise DataError("its pixels have another size or type than its header says")
         low, high = stored_range(dataset)
@@ -66,7 +71,11 @@ def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
 def stored_range(dataset: Dataset) -> tuple[int, int]:
     """The smallest and the largest value that a pixel can have."""
     bits = whole(dataset, "BitsStored", 1)
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if whole(dataset, "PixelRepresentation") == 1 else (0, (1 << bits) - 1)
+    return (
+        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        if whole(dataset, "PixelRepresentation") == 1
+        else (0, (1 << bits) - 1)
+    )
 
 
 def _painted(indices_HW: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -97,7 +106,9 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
     if not 1 <= whole(dataset, "BitsStored", 1) <= bits:
         raise DataError("its BitsStored is more than its BitsAllocated")
     if (samples, photometric) not in {*((1, grey) for grey in _GREYS), *((3, colour) for colour in _COLOURS)}:
-        raise DataError(f"its PhotometricInterpretation with {samples} samples a pixel is none of {', '.join((*_GREYS, *_COLOURS))}")
+        raise DataError(
+            f"its PhotometricInterpretation with {samples} samples a pixel is none of {', '.join((*_GREYS, *_COLOURS))}"
+        )
     if samples == 3 and (bits, whole(dataset, "BitsStored")) != (8, 8):
         raise DataError("a colour image of more than 8 bits; convert it to 8 bits a channel")
     if whole(dataset, "PixelRepresentation") > 1:
@@ -112,7 +123,9 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
 def _check_length(found: int, frame: int, count: int) -> None:
     """In bytes. Padding may follow, but not as much as another frame: then Rows, Columns or NumberOfFrames are wrong."""
     if not frame * count <= found < frame * (count + 1):
-        raise DataError(f"its PixelData has {found:,} bytes where its header says {count} x {frame:,}: it is cut off, or the header is wrong")
+        raise DataError(
+            f"its PixelData has {found:,} bytes where its header says {count} x {frame:,}: it is cut off, or the header is wrong"
+        )
 
 
 def _check_syntax(dataset: Dataset) -> None:
@@ -122,10 +135,14 @@ def _check_syntax(dataset: Dataset) -> None:
     if syntax in _NATIVE:
         return
     if syntax not in _PLUGINS:
-        raise DataError("its transfer syntax (compression) is a video or unknown; decompress it, e.g. with dcmdjpeg or gdcmconv --raw")
+        raise DataError(
+            "its transfer syntax (compression) is a video or unknown; decompress it, e.g. with dcmdjpeg or gdcmconv --raw"
+        )
     decoder = get_decoder(syntax)
     if _PLUGINS[syntax] not in decoder.available_plugins:
-        raise DataError(f"it is compressed ({decoder.UID.name}) and the plug-in {_PLUGINS[syntax]} is not installed; pip install 'medvlm[dicom]'")
+        raise DataError(
+            f"it is compressed ({decoder.UID.name}) and the plug-in {_PLUGINS[syntax]} is not installed; pip install 'medvlm[dicom]'"
+        )
 
 
 def _check_codestream(dataset: Dataset, index: int, syntax: str) -> None:
@@ -140,6 +157,8 @@ def _check_codestream(dataset: Dataset, index: int, syntax: str) -> None:
         return
     found = codestream_header(data)
     if found is None or found[0] != _FORMS.get(syntax, "JPEG 2000"):
-        raise DataError(f"its compressed image is damaged or of another kind: there is no {_FORMS.get(syntax, 'JPEG 2000')} header in it")
+        raise DataError(
+            f"its compressed image is damaged or of another kind: there is no {_FORMS.get(syntax, 'JPEG 2000')} header in it"
+        )
     if found[1:] != size:
         raise DataError("its compressed image has another size than its header says")

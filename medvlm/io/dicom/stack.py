@@ -94,12 +94,18 @@ def _stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
     place = np.asarray(places(part))[order]
     is_first = np.diff(place, prepend=-1) > 0
     chosen = [part[i] for i in order[is_first]]
-    copies = tuple((int(at), part[i][0].path, part[i][1].number) for at, i, first in zip(place, order, is_first, strict=True) if not first)
+    copies = tuple(
+        (int(at), part[i][0].path, part[i][1].number)
+        for at, i, first in zip(place, order, is_first, strict=True)
+        if not first
+    )
     if len(chosen) < MIN_SLICES:
         raise DataError(f"{len(chosen)} slice{'s' * (len(chosen) > 1)}, fewer than the {MIN_SLICES} that make a volume")
     positions = np.array([f.position for _, f in chosen], float)
     if np.abs(np.array([part[i][1].position for i in order], float) - positions[place]).max() > SAME_PLACE_MM:
-        raise DataError("slices beside each other in one plane, such as those of two slabs, and nothing in their headers tells which belong together")
+        raise DataError(
+            "slices beside each other in one plane, such as those of two slabs, and nothing in their headers tells which belong together"
+        )
     steps = np.diff(positions @ normal)
     offsets = _offsets(steps) if "gap" in accept else None
     if offsets is None:
@@ -109,9 +115,14 @@ def _stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
     step = (positions[-1] - positions[0]) / (count - 1)
     lps = np.stack([step, column * frame.spacing[0], row * frame.spacing[1], positions[0]], axis=1)
     return Stack(
-        tuple((h.path, f.number) for h, f in chosen), copies, (count, *header.size), (float(np.linalg.norm(step)), frame.spacing[0], frame.spacing[1]),
-        _to_ras(lps), header.modality, offsets,
-    )  # fmt: skip
+        tuple((h.path, f.number) for h, f in chosen),
+        copies,
+        (count, *header.size),
+        (float(np.linalg.norm(step)), frame.spacing[0], frame.spacing[1]),
+        _to_ras(lps),
+        header.modality,
+        offsets,
+    )
 
 
 def _to_ras(lps: np.ndarray) -> Affine:
@@ -137,7 +148,9 @@ def _offsets(steps: np.ndarray) -> tuple[float, ...] | None:
     if (np.abs(steps - median) <= max(UNEVEN * median, 0.01)).all():
         return None
     if steps.max() > (MAX_FILLED + 0.5) * median:
-        raise DataError(f"a gap of {steps.max() / median:.1f} of the usual steps between its slices; at most {MAX_FILLED} are filled in: find what is missing")
+        raise DataError(
+            f"a gap of {steps.max() / median:.1f} of the usual steps between its slices; at most {MAX_FILLED} are filled in: find what is missing"
+        )
     depth = np.concatenate([[0.0], np.cumsum(steps)])
     count = max(round(depth[-1] / median), 1)
     return tuple(float(x) for x in depth * count / depth[-1])
@@ -149,7 +162,9 @@ def _check_line(positions: np.ndarray, share: np.ndarray, normal: np.ndarray, ti
     depth = float(whole @ normal)
     off = np.linalg.norm(positions - positions[0] - share[:, None] * whole, axis=1)
     if off.max() > max(0.02, 0.05 * depth / len(positions)):
-        raise DataError(f"slice {int(off.argmax()) + 1} of {len(positions)} does not lie on the straight line through the others")
+        raise DataError(
+            f"slice {int(off.argmax()) + 1} of {len(positions)} does not lie on the straight line through the others"
+        )
     sideways = float(np.linalg.norm(whole - depth * normal)) / depth
     if sideways > TILT and not tilt:
         raise DataError(

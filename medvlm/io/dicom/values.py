@@ -32,7 +32,11 @@ def measured(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int
 def is_hu(dataset: Dataset, groups: Groups, frame: int) -> bool:
     """Whether a CT says that its values are HU: it has a rescale, of type HU or (as older ones) of none."""
     group = groups.group(frame, "PixelValueTransformationSequence")
-    return group is not None and number(group, "RescaleSlope") is not None and text(group, "RescaleType").upper() in ("", "HU", "US")
+    return (
+        group is not None
+        and number(group, "RescaleSlope") is not None
+        and text(group, "RescaleType").upper() in ("", "HU", "US")
+    )
 
 
 def check_hu(hu: np.ndarray) -> None:
@@ -45,9 +49,15 @@ def check_hu(hu: np.ndarray) -> None:
         tissue += int(((plane > -200) & (plane < 3072)).sum())
         thin += int((plane <= -200).sum())
         beyond += int((plane > 30_000).sum())
-    for is_wrong, what in ((tissue < 0.01 * hu.size, "no soft tissue"), (thin < 0.001 * hu.size, "no air or lung"), (beyond > 0, "some beyond 30000")):
+    for is_wrong, what in (
+        (tissue < 0.01 * hu.size, "no soft tissue"),
+        (thin < 0.001 * hu.size, "no air or lung"),
+        (beyond > 0, "some beyond 30000"),
+    ):
         if is_wrong:
-            raise DataError(f"its values do not look like HU: {what}; check its rescale, or accept: [hu] to take them as they are")
+            raise DataError(
+                f"its values do not look like HU: {what}; check its rescale, or accept: [hu] to take them as they are"
+            )
 
 
 def shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
@@ -84,7 +94,9 @@ def _shades_of(stored: np.ndarray, dataset: Dataset, groups: Groups, frame: int)
 
 def _rescale(dataset: Dataset, groups: Groups, frame: int) -> tuple[float, float]:
     group = groups.group(frame, "PixelValueTransformationSequence")
-    slope, intercept = (None, None) if group is None else (number(group, "RescaleSlope"), number(group, "RescaleIntercept"))
+    slope, intercept = (
+        (None, None) if group is None else (number(group, "RescaleSlope"), number(group, "RescaleIntercept"))
+    )
     if (slope is None) != (intercept is None) or slope == 0:
         raise DataError("of RescaleSlope and RescaleIntercept one is missing, or the slope is 0")
     return (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
@@ -100,7 +112,9 @@ def _looked_up(values: np.ndarray, lut: Dataset, dataset: Dataset) -> tuple[np.n
         first -= 1 << 16  # written as unsigned
     table = _entries(lut, dataset)
     if len(table) < count or not 1 <= depth <= 16:
-        raise DataError(f"its lookup table has {len(table)} entries of the {count} that it says, or an impossible depth")
+        raise DataError(
+            f"its lookup table has {len(table)} entries of the {count} that it says, or an impossible depth"
+        )
     return table[np.clip(values.astype(np.int64) - first, 0, count - 1)], (1 << depth) - 1
 
 
@@ -119,7 +133,9 @@ def _windowed(values: np.ndarray, group: Dataset | None, low: float, high: float
         return np.clip((values - low) / (high - low), 0, 1)
     function, centre, width = text(group, "VOILUTFunction").upper() or "LINEAR", centres[0], widths[0]
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width <= 0 or (function == "LINEAR" and width < 1):
-        raise DataError("its window is impossible: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, and a positive width (1 or more where LINEAR)")
+        raise DataError(
+            "its window is impossible: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, and a positive width (1 or more where LINEAR)"
+        )
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     if function == "LINEAR":
@@ -134,7 +150,9 @@ def _is_inverted(dataset: Dataset) -> bool:
     first_is_white = text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
     shape = text(dataset, "PresentationLUTShape").upper()
     if shape and (shape == "INVERSE") != first_is_white:
-        raise DataError("its PhotometricInterpretation and PresentationLUTShape contradict each other: whether black is low is unknown")
+        raise DataError(
+            "its PhotometricInterpretation and PresentationLUTShape contradict each other: whether black is low is unknown"
+        )
     return first_is_white
 
 

@@ -28,10 +28,18 @@ BURNED_IN = frozenset({"US", "IVUS", "ES", "XC", "GM", "DMS", "OP", "OT", "SC", 
 """Modalities whose images carry text as a rule, or whose header must say so (PS3.3 C.8.11.3): silence is no denial there."""
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_BY_VR: dict[str, Words] = {"PN": ("identity",), "DA": ("dates",), "DT": ("dates",), "LT": ("descriptions",), "ST": ("descriptions",), "UT": ("descriptions",)}
+_BY_VR: dict[str, Words] = {
+    "PN": ("identity",),
+    "DA": ("dates",),
+    "DT": ("dates",),
+    "LT": ("descriptions",),
+    "ST": ("descriptions",),
+    "UT": ("descriptions",),
+}
 """Attributes that the table doesn't name are names, dates and long texts nevertheless."""
 _DUMMY = re.compile(
-    r"(anonymi[sz]ed?|anonymous|anon|removed(?: by ctp)?|de-?identified|none|null|n/?a|unknown|unspecified|[0x*.\-+ ]+|000[dwmy]|19000101|00010101)?[\s\^=\0]*", re.I
+    r"(anonymi[sz]ed?|anonymous|anon|removed(?: by ctp)?|de-?identified|none|null|n/?a|unknown|unspecified|[0x*.\-+ ]+|000[dwmy]|19000101|00010101)?[\s\^=\0]*",
+    re.I,
 )
 """What de-identifiers write where a value must stand (action D)."""
 _PATIENT_NAME, _PATIENT_ID, _PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
@@ -122,21 +130,28 @@ def _vr(element: Any) -> str:
     from pydicom.datadict import dictionary_VR
 
     vr = str(element.VR or "UN")
-    return str(dictionary_VR(element.tag)) if vr == "UN" and not element.tag.is_private and _is_known(element.tag) else vr
+    return (
+        str(dictionary_VR(element.tag)) if vr == "UN" and not element.tag.is_private and _is_known(element.tag) else vr
+    )
 
 
 def _items(part: Dataset, tag: int) -> list[Dataset]:
     try:
         return list(part[tag].value or ())
     except Exception as reason:
-        raise DataError(f"its {_named(tag)} cannot be read ({type(reason).__name__}), so nobody knows what it holds") from None
+        raise DataError(
+            f"its {_named(tag)} cannot be read ({type(reason).__name__}), so nobody knows what it holds"
+        ) from None
 
 
 def _is_dummy(element: Any) -> bool:
     value = element.value
     if value is None and getattr(element, "length", None):  # left in its file until it is asked for
         return False
-    return _DUMMY.fullmatch(_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value)) is not None
+    return (
+        _DUMMY.fullmatch(_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value))
+        is not None
+    )
 
 
 def _at(part: Any, tag: int) -> str:

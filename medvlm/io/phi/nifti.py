@@ -14,7 +14,13 @@ from typing import Any
 from medvlm.core.card import Checked
 from medvlm.io.phi.refusal import refusal
 
-_ACCEPTED_BY: dict[str, Checked] = {"db_name": "pseudonyms", "patient_id": "pseudonyms", "scannum": "pseudonyms", "exp_date": "dates", "exp_time": "dates"}
+_ACCEPTED_BY: dict[str, Checked] = {
+    "db_name": "pseudonyms",
+    "patient_id": "pseudonyms",
+    "scannum": "pseudonyms",
+    "exp_date": "dates",
+    "exp_time": "dates",
+}
 """Text field -> the word of a card that accepts it; the others are descriptions."""
 
 _KNOWN = {
@@ -61,5 +67,10 @@ def _of_extensions(header: Any) -> Iterator[tuple[str, Checked]]:
     for extension in extensions:
         yield f"header extension of code {extension.get_code()}", "private"
     names = header.structarr.dtype.names or ()
-    if not extensions and "magic" in names and bytes(header["magic"])[:2] == b"n+" and int(header["vox_offset"]) > header.sizeof_hdr + 4:
+    if (
+        not extensions
+        and "magic" in names
+        and bytes(header["magic"])[:2] == b"n+"
+        and int(header["vox_offset"]) > header.sizeof_hdr + 4
+    ):
         yield "bytes between header and voxels", "private"

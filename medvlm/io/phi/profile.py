@@ -72,10 +72,16 @@ _TABLE: dict[str, str] = {
 
 def _parsed(words: str, lines: str) -> dict[int, tuple[Checked, ...]]:
     groups = (part.split(":") for part in lines.split())
-    return {(int(group, 16) << 16) | int(element, 16): tuple(words.split()) for group, elements in groups for element in elements.split(",")}  # type: ignore[misc, arg-type]
+    return {
+        (int(group, 16) << 16) | int(element, 16): tuple(words.split())
+        for group, elements in groups
+        for element in elements.split(",")
+    }  # type: ignore[misc, arg-type]
 
 
-REMOVED: dict[int, tuple[Checked, ...]] = {tag: found for words, lines in _TABLE.items() for tag, found in _parsed(words, lines).items()}
+REMOVED: dict[int, tuple[Checked, ...]] = {
+    tag: found for words, lines in _TABLE.items() for tag, found in _parsed(words, lines).items()
+}
 """Tag -> words, any of which accepts it where it isn't empty."""
 
 SAFE_PRIVATE: dict[tuple[int, str], frozenset[int]] = {

@@ -25,9 +25,7 @@ _MONTH = (
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _NAME = r"(?-i:[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]{1,40})"
 """Bounded, as all that can begin within itself: without that, a long line of hyphens takes hours."""
-_STATE = (
-    "A[LKZR]|C[AO]|D[EC]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TA]|W[AVIY]"  # CT is a modality
-)
+_STATE = "A[LKZR]|C[AO]|D[EC]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TA]|W[AVIY]"  # CT is a modality
 
 _PATTERNS: dict[str, tuple[str, ...]] = {
     "date with a day": (
@@ -40,7 +38,9 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?<![\w.]){_DAY}\. (?:Januar|Februar|M[äa]rz|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)(?!\w)",
         r"(?:\d{4}年)?\d{1,2}月\d{1,2}[日号]",
     ),
-    "date of birth": (r"\b(?:D\.?O\.?B\.?|date of birth|birth ?date|born(?: on)?|geb(?:oren)?\.?(?: am)?|n[ée]e? le|fecha de nacimiento)\W{0,3}\d",),
+    "date of birth": (
+        r"\b(?:D\.?O\.?B\.?|date of birth|birth ?date|born(?: on)?|geb(?:oren)?\.?(?: am)?|n[ée]e? le|fecha de nacimiento)\W{0,3}\d",
+    ),
     "age above 89": (
         r"(?<![\d.,])(?:9\d|1[01]\d)[ -]?(?:years?|yrs?)[ -]?(?:old|of age)\b",
         r"(?<![\d.,])(?:9\d|1[01]\d) ?(?:yo|y/o|y\.o\.?|岁|(?:-?j[äa]hrig\w*))(?!\w)",
@@ -81,9 +81,11 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?<!\w){_NAME},? (?-i:{_STATE}),? \d{{5}}(?:-\d{{4}})?(?!\w)",
         r"\bP\.? ?O\.? ?Box \d+",
     ),
-}  # fmt: skip
+}
 
-_KINDS = {kind: tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns) for kind, patterns in _PATTERNS.items()}
+_KINDS = {
+    kind: tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns) for kind, patterns in _PATTERNS.items()
+}
 _PLACEHOLDER = re.compile(r"\[\*\*[^\]\n]{0,80}\*\*\]")
 """What MIMIC's de-identification writes in place of names and dates, with dates that are shifted."""
 
@@ -91,7 +93,10 @@ _PLACEHOLDER = re.compile(r"\[\*\*[^\]\n]{0,80}\*\*\]")
 def findings(text: str, identifiers: Iterable[str] = ()) -> Counter[str]:
     """Kind -> how often it occurs. identifiers: of the sample in its archive, which its text must not hold."""
     found = Counter(_by_pattern(text))
-    found["identifier of the archive"] = sum(_is_telling(each) and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text, re.I) is not None for each in set(identifiers))
+    found["identifier of the archive"] = sum(
+        _is_telling(each) and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text, re.I) is not None
+        for each in set(identifiers)
+    )
     return +found
 
 

@@ -25,7 +25,13 @@ def start(config: Config) -> tuple[float, float | None]:
 
 
 def pair_loss(
-    config: Config, images: torch.Tensor, texts: torch.Tensor, own: slice, log_scale: torch.Tensor, bias: torch.Tensor | None, same: torch.Tensor
+    config: Config,
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    own: slice,
+    log_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    same: torch.Tensor,
 ) -> torch.Tensor:
     """Sum over the rank's own pairs of the two cross entropies, weighed by `to_texts` (half each: their mean); divide by the number of all pairs.
 

@@ -21,7 +21,13 @@ def start(config: Config) -> tuple[float, float | None]:
 
 
 def pair_loss(
-    config: Config, images: torch.Tensor, texts: torch.Tensor, own: slice, log_scale: torch.Tensor, bias: torch.Tensor | None, same: torch.Tensor
+    config: Config,
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    own: slice,
+    log_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    same: torch.Tensor,
 ) -> torch.Tensor:
     """Sum over the rank's own images and all texts; divide by the number of all pairs.
 

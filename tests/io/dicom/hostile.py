@@ -76,27 +76,52 @@ def mislaid(ds: Dataset) -> Iterator[tuple[str, bytes]]:
 def lies() -> Iterator[tuple[str, bytes]]:
     """Headers that say what the pixels are not."""
     headers: dict[str, dict[str, Any]] = {
-        "65535 x 65535": {"Rows": 65535, "Columns": 65535}, "65535 rows": {"Rows": 65535}, "no rows": {"Rows": 0}, "no columns": {"Columns": None},
-        "2^31 - 1 frames": {"NumberOfFrames": 2**31 - 1}, "-1 frames": {"NumberOfFrames": -1}, "0 frames": {"NumberOfFrames": 0},
-        "20000 frames": {"NumberOfFrames": 20000}, "65535 samples": {"SamplesPerPixel": 65535},
-        "no samples": {"SamplesPerPixel": 0}, "0 bits": {"BitsAllocated": 0}, "1 bit": {"BitsAllocated": 1}, "64 bits": {"BitsAllocated": 64},
-        "65535 bits": {"BitsAllocated": 65535}, "0 bits stored": {"BitsStored": 0}, "sign 7": {"PixelRepresentation": 7},
+        "65535 x 65535": {"Rows": 65535, "Columns": 65535},
+        "65535 rows": {"Rows": 65535},
+        "no rows": {"Rows": 0},
+        "no columns": {"Columns": None},
+        "2^31 - 1 frames": {"NumberOfFrames": 2**31 - 1},
+        "-1 frames": {"NumberOfFrames": -1},
+        "0 frames": {"NumberOfFrames": 0},
+        "20000 frames": {"NumberOfFrames": 20000},
+        "65535 samples": {"SamplesPerPixel": 65535},
+        "no samples": {"SamplesPerPixel": 0},
+        "0 bits": {"BitsAllocated": 0},
+        "1 bit": {"BitsAllocated": 1},
+        "64 bits": {"BitsAllocated": 64},
+        "65535 bits": {"BitsAllocated": 65535},
+        "0 bits stored": {"BitsStored": 0},
+        "sign 7": {"PixelRepresentation": 7},
         "two slopes": {"RescaleSlope": [1, 2]},
-        "empty slope": {"RescaleSlope": ""}, "slope of 4000 digits": {"RescaleSlope": "9" * 4000},
-        "colour": {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "palette without one": {"PhotometricInterpretation": "PALETTE COLOR"},
-        "two modalities": {"Modality": ["CT", "MR"]}, "unknown modality": {"Modality": "../../x"}, "empty pixels": {"PixelData": b""},
-        "odd pixels": {"PixelData": bytes(1001)}, 
-        "charset of nowhere": {"SpecificCharacterSet": "ISO_IR 9999"}, "megabytes of a comment": {"ImageComments": "x" * (5 << 20)},
-        "a study called ../../x": {"StudyInstanceUID": "../../x"}, "two lines in a name": {"PatientID": "a\nb"},
-    }  # fmt: skip
+        "empty slope": {"RescaleSlope": ""},
+        "slope of 4000 digits": {"RescaleSlope": "9" * 4000},
+        "colour": {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
+        "palette without one": {"PhotometricInterpretation": "PALETTE COLOR"},
+        "two modalities": {"Modality": ["CT", "MR"]},
+        "unknown modality": {"Modality": "../../x"},
+        "empty pixels": {"PixelData": b""},
+        "odd pixels": {"PixelData": bytes(1001)},
+        "charset of nowhere": {"SpecificCharacterSet": "ISO_IR 9999"},
+        "megabytes of a comment": {"ImageComments": "x" * (5 << 20)},
+        "a study called ../../x": {"StudyInstanceUID": "../../x"},
+        "two lines in a name": {"PatientID": "a\nb"},
+    }
     for name, header in headers.items():
         yield name, written(changed(good(), **header))
     for name in ("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "PixelSpacing", "InstanceNumber"):
         for word in ("NaN", "inf", "1e308", "-1e39", "steep"):
-            yield f"{name} {word}", written(changed(good(), **{name: [77777, 1] if name == "PixelSpacing" else 77777})).replace(b"77777", word.ljust(5).encode())
+            yield (
+                f"{name} {word}",
+                written(changed(good(), **{name: [77777, 1] if name == "PixelSpacing" else 77777})).replace(
+                    b"77777", word.ljust(5).encode()
+                ),
+            )
     frames = enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))
     yield "groups of none of 4 frames", written(changed(frames, PerFrameFunctionalGroupsSequence=[]))
-    yield "groups of 1000 frames", written(changed(frames, NumberOfFrames=1000, PerFrameFunctionalGroupsSequence=[Dataset()] * 1000))
+    yield (
+        "groups of 1000 frames",
+        written(changed(frames, NumberOfFrames=1000, PerFrameFunctionalGroupsSequence=[Dataset()] * 1000)),
+    )
     yield "text where groups should be", written(good()).replace(b"\x28\x00\x02\x00US", b"\x00\x52\x30\x92LO", 1)
 
 
@@ -111,17 +136,29 @@ def streams() -> Iterator[tuple[str, bytes]]:
         ("JPEG-LS of zeros", jls, encapsulate([bytes(4096)])),
         ("JPEG-LS without fragments", jls, ITEM + bytes(4)),
         ("JPEG-LS without delimiters", jls, ITEM + b"\xff" * 4),
-        ("JPEG-LS with offsets beyond the end", jls, ITEM + struct.pack("<II", 4, 0x7FFFFFF0) + jls.PixelData[8 + 4 * (jls.PixelData[4] > 0) :]),
+        (
+            "JPEG-LS with offsets beyond the end",
+            jls,
+            ITEM + struct.pack("<II", 4, 0x7FFFFFF0) + jls.PixelData[8 + 4 * (jls.PixelData[4] > 0) :],
+        ),
         ("JPEG-LS with a fragment of 4 GB", jls, ITEM + bytes(4) + ITEM + b"\xfe\xff\xff\xff" + bytes(50)),
         ("JPEG 2000 of 2^32 - 1 columns", j2k, encapsulate([code[:8] + b"\xff" * 4 + code[12:]])),
         ("JPEG 2000 of 16384 components", j2k, encapsulate([code[:40] + b"\x40\0" + code[42:]])),
         ("JPEG 2000 of tiles of one pixel", j2k, encapsulate([code[:24] + struct.pack(">II", 1, 1) + code[32:]])),
         ("JPEG 2000 cut in half", j2k, encapsulate([code[: len(code) // 2]])),
         ("JPEG 2000 with noise in it", j2k, encapsulate([code[:300] + noise(len(code) - 300)])),
-        ("JPEG 2000 of 64 M pixels", changed(as_syntax(good(), JPEG2000Lossless), Rows=8000, Columns=8000), encapsulate([code[:8] + large + code[40:]])),
+        (
+            "JPEG 2000 of 64 M pixels",
+            changed(as_syntax(good(), JPEG2000Lossless), Rows=8000, Columns=8000),
+            encapsulate([code[:8] + large + code[40:]]),
+        ),
         ("RLE of 2^32 - 1 segments", rle, encapsulate([b"\xff" * 64 + bytes(64)])),
         ("RLE whose segments lie beyond", rle, encapsulate([segments.pack(2, 64, 0x7FFFFFFF, *[0] * 13) + bytes(64)])),
-        ("RLE that grows by 64", rle, encapsulate([segments.pack(2, 64, 64 + (1 << 20), *[0] * 13) + b"\x81\x07" * (1 << 20)])),
+        (
+            "RLE that grows by 64",
+            rle,
+            encapsulate([segments.pack(2, 64, 64 + (1 << 20), *[0] * 13) + b"\x81\x07" * (1 << 20)]),
+        ),
     ):
         yield name, written(changed(ds, PixelData=data))
     for name, ds, syntax in (
@@ -137,7 +174,10 @@ def streams() -> Iterator[tuple[str, bytes]]:
         yield f"explicit said to be {syntax or 'nothing'}", meta(syntax) + body
     yield "deflated noise", meta(DeflatedExplicitVRLittleEndian) + noise(5000)
     packed = zlib.compressobj(9, zlib.DEFLATED, -15)
-    start, zeros = packed.compress(body) + packed.flush(zlib.Z_FULL_FLUSH), packed.compress(bytes(1 << 24)) + packed.flush(zlib.Z_FULL_FLUSH)
+    start, zeros = (
+        packed.compress(body) + packed.flush(zlib.Z_FULL_FLUSH),
+        packed.compress(bytes(1 << 24)) + packed.flush(zlib.Z_FULL_FLUSH),
+    )
     yield "deflated, cut", meta(DeflatedExplicitVRLittleEndian) + start[: len(start) // 2]
     yield "deflated gigabyte", meta(DeflatedExplicitVRLittleEndian) + start + zeros * 64 + packed.flush()
 

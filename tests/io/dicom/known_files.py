@@ -1,9 +1,12 @@
 """What becomes of each DICOM file of pydicom's collection and of the broken ones, for test_files.py."""
 
 FOLDERS = {
-    "broken": "broken/pydicom", "nibabel": "broken/nibabel",
-    "dicomdirtests": "dicom_pydicom/dicomdirtests", "pydicom-data": "dicom_pydicom/pydicom-data", "test_files": "dicom_pydicom/test_files",
-}  # fmt: skip
+    "broken": "broken/pydicom",
+    "nibabel": "broken/nibabel",
+    "dicomdirtests": "dicom_pydicom/dicomdirtests",
+    "pydicom-data": "dicom_pydicom/pydicom-data",
+    "test_files": "dicom_pydicom/test_files",
+}
 """Name in the tables -> folder of the data."""
 
 READ: dict[str, dict[str, float]] = {
@@ -180,12 +183,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "test_files/rtstruct.dcm",
         "test_files/zipMR.gz",
     ),
-    "another size than its header says": (
-        "broken/JPEG2000-embedded-sequence-delimiter.dcm",
-    ),
-    "PixelData has 8,130 bytes": (
-        "broken/MR_truncated.dcm",
-    ),
+    "another size than its header says": ("broken/JPEG2000-embedded-sequence-delimiter.dcm",),
+    "PixelData has 8,130 bytes": ("broken/MR_truncated.dcm",),
     "it has no Rows and no SOPClassUID": (
         "broken/UN_sequence.dcm",
         "broken/empty_charset_LEI.dcm",
@@ -230,12 +229,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "test_files/SC_rgb_rle_16bit.dcm",
         "test_files/SC_rgb_rle_16bit_2frame.dcm",
     ),
-    "it has no PixelData": (
-        "pydicom-data/parametric_map_double_float.dcm",
-    ),
-    "cannot be decoded (RuntimeError)": (
-        "test_files/JPEG-lossy.dcm",
-    ),
+    "it has no PixelData": ("pydicom-data/parametric_map_double_float.dcm",),
+    "cannot be decoded (RuntimeError)": ("test_files/JPEG-lossy.dcm",),
     "32 bits a pixel": (
         "test_files/SC_rgb_rle_32bit.dcm",
         "test_files/SC_rgb_rle_32bit_2frame.dcm",

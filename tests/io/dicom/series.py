@@ -80,7 +80,13 @@ def slices(
     rescale = rescale or (lambda k: (1, 0 if signed else -1024))
     study, series, frame_of_reference = uid(), uid(), uid()
     step = normal * spacing[0] + column * spacing[0] * np.tan(np.radians(tilt_degrees))
-    corner = CENTRE + np.array(shift) - step * (size[0] - 1) / 2 - column * spacing[1] * (size[1] - 1) / 2 - row * spacing[2] * (size[2] - 1) / 2
+    corner = (
+        CENTRE
+        + np.array(shift)
+        - step * (size[0] - 1) / 2
+        - column * spacing[1] * (size[1] - 1) / 2
+        - row * spacing[2] * (size[2] - 1) / 2
+    )
     made = []
     for k in range(size[0]):
         position = corner + k * step
@@ -153,10 +159,21 @@ def enhanced(parts: list[Dataset], order: Iterable[int] | None = None) -> Datase
         content.TemporalPositionIndex = int(part.get("TemporalPositionIdentifier", 1))
         group.PlanePositionSequence, group.FrameContentSequence = [place], [content]
         if "RescaleSlope" in part:
-            rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = part.RescaleSlope, part.RescaleIntercept, "HU"
+            rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = (
+                part.RescaleSlope,
+                part.RescaleIntercept,
+                "HU",
+            )
             group.PixelValueTransformationSequence = [rescale]
         ds.PerFrameFunctionalGroupsSequence.append(group)
-    gone = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "TemporalPositionIdentifier")
+    gone = (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "TemporalPositionIdentifier",
+    )
     return changed(ds, **dict.fromkeys(gone))
 
 

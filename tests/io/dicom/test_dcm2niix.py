@@ -52,7 +52,9 @@ FOLDERS = {
     "dcm_qa_ts": Row(0, {MOSAIC: 9, OTHER: 2}),
     "dicom": Row(0, {SINGLE: 2, OTHER: 3}),
     # Ten encodings of one study of two slices, and one slice.
-    "dicomParser": Row(0, {SINGLE: 1, "2 slices, fewer than the 3 that make a volume": 1, NO_ROWS: 1, OTHER: 4, MODALITY: 2}),
+    "dicomParser": Row(
+        0, {SINGLE: 1, "2 slices, fewer than the 3 that make a volume": 1, NO_ROWS: 1, OTHER: 4, MODALITY: 2}
+    ),
     "highdicom": Row(0, {SINGLE: 1, SLIDE: 8, SEG: 12, NO_ROWS: 3, OTHER: 4, MODALITY: 1}),
 }
 """Mosaics we refuse on principle (their geometry stands in private attributes); lone slices are no volume; segmentations and
@@ -89,7 +91,24 @@ def convert(request, real_data, tmp_path):
 
     def run(source: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         # Philips: by the standard's RescaleSlope (-p n), not by the vendor's private factors.
-        command = [binary, "-z", "n", "-b", "n", "-p", "n", "-l", "o", "-d", "9", "-f", "%s_%e_%z", "-o", str(tmp_path), str(source)]
+        command = [
+            binary,
+            "-z",
+            "n",
+            "-b",
+            "n",
+            "-p",
+            "n",
+            "-l",
+            "o",
+            "-d",
+            "9",
+            "-f",
+            "%s_%e_%z",
+            "-o",
+            str(tmp_path),
+            str(source),
+        ]
         subprocess.run(command, capture_output=True, timeout=120)
         images = [nib.load(path) for path in sorted(tmp_path.glob("*.nii"))]
         return [(image.get_fdata().reshape(*image.shape[:3], -1), image.affine) for image in images]
@@ -109,7 +128,11 @@ def differs(ours: Decoded, values: np.ndarray, affine: np.ndarray) -> float:
     if np.abs((to_theirs - whole) @ far).max() > 0.01 or (whole[axes, 3] != begin).any():  # of a voxel
         return float("inf")
     turned = np.flip(values.transpose(*axes, 3), tuple(i for i in range(3) if sign[i] < 0))
-    return float("inf") if turned.shape[:3] != ours.pixels.shape else float(np.abs(turned - ours.pixels[..., None]).max(axis=(0, 1, 2)).min())
+    return (
+        float("inf")
+        if turned.shape[:3] != ours.pixels.shape
+        else float(np.abs(turned - ours.pixels[..., None]).max(axis=(0, 1, 2)).min())
+    )
 
 
 def square(affine: Affine) -> np.ndarray:

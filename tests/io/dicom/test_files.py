@@ -35,17 +35,29 @@ def found(path_of):
 def test_the_tables_name_every_file(path_of, found):
     for name in FOLDERS:
         folder = path_of(f"{name}/x").parent
-        there = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(LEGAL)}
+        there = {
+            path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(LEGAL)
+        }
         assert there == {Path(each).relative_to(name) for each in found if each.startswith(f"{name}/")}
 
 
 def test_what_can_be_read_is_read(found):
-    wrong = {n: found[n] for kind, files in READ.items() for n, mean in files.items() if found[n].get("read") != kind or abs(found[n]["mean"] - mean) > 0.05}
+    wrong = {
+        n: found[n]
+        for kind, files in READ.items()
+        for n, mean in files.items()
+        if found[n].get("read") != kind or abs(found[n]["mean"] - mean) > 0.05
+    }
     assert not wrong
 
 
 def test_what_cannot_be_read_is_refused_with_the_reason(found):
-    wrong = {name: found[name] for why, files in REFUSED.items() for name in files if why not in found[name].get("refused", "")}
+    wrong = {
+        name: found[name]
+        for why, files in REFUSED.items()
+        for name in files
+        if why not in found[name].get("refused", "")
+    }
     assert not wrong
 
 
@@ -66,13 +78,39 @@ def values(path: Path) -> np.ndarray:
 def test_values_that_the_tests_of_pydicom_name(path_of):
     """tests/pixels/pixels_reference.py and test_decoder_pylibjpeg.py of pydicom 3.0."""
     head = values(path_of("test_files/MR_small.dcm"))
-    assert (head[0, 31:34].tolist(), head[31, :3].tolist(), head[-1, -3:].tolist()) == ([422, 319, 361], [366, 363, 322], [1369, 1129, 862])
+    assert (head[0, 31:34].tolist(), head[31, :3].tolist(), head[-1, -3:].tolist()) == (
+        [422, 319, 361],
+        [366, 363, 322],
+        [1369, 1129, 862],
+    )
     unsigned = values(path_of("broken/J2K_pixelrep_mismatch.dcm"))
-    assert unsigned[0, 0] == -2000 and unsigned[47:57, 279].tolist() == [621, 412, 138, -193, -520, -767, -907, -966, -988, -995]
+    assert unsigned[0, 0] == -2000 and unsigned[47:57, 279].tolist() == [
+        621,
+        412,
+        138,
+        -193,
+        -520,
+        -767,
+        -907,
+        -966,
+        -988,
+        -995,
+    ]
     assert unsigned[328:338, 106].tolist() == [-377, -121, 141, 383, 633, 910, 1198, 1455, 1638, 1732]
 
 
-BARS = [[255, 0, 0], [255, 128, 128], [0, 255, 0], [128, 255, 128], [0, 0, 255], [128, 128, 255], [0, 0, 0], [64, 64, 64], [192, 192, 192], [255, 255, 255]]
+BARS = [
+    [255, 0, 0],
+    [255, 128, 128],
+    [0, 255, 0],
+    [128, 255, 128],
+    [0, 0, 255],
+    [128, 128, 255],
+    [0, 0, 0],
+    [64, 64, 64],
+    [192, 192, 192],
+    [255, 255, 255],
+]
 """Ten bars of colour, from the top; in 21 encodings, of which the lossy ones are off by up to 5."""
 
 
@@ -94,14 +132,18 @@ def test_a_word_has_the_colour_that_it_says(path_of):
 @pytest.mark.parametrize(
     "names",
     [
-        [f"test_files/MR_small{end}.dcm" for end in ("", "_RLE", "_bigendian", "_expb", "_implicit", "_jp2klossless", "_jpeg_ls_lossless")] + ["broken/MR_small_padded.dcm"],
+        [
+            f"test_files/MR_small{end}.dcm"
+            for end in ("", "_RLE", "_bigendian", "_expb", "_implicit", "_jp2klossless", "_jpeg_ls_lossless")
+        ]
+        + ["broken/MR_small_padded.dcm"],
         [f"pydicom-data/emri_small{end}.dcm" for end in ("", "_RLE", "_jpeg_2k_lossless", "_jpeg_ls_lossless")],
         ["pydicom-data/OBXXXX1A.dcm", "pydicom-data/OBXXXX1A_rle.dcm"],
         ["pydicom-data/SC_rgb_2frame.dcm", "pydicom-data/SC_rgb_expb_2frame.dcm"],
         ["test_files/SC_rgb_small_odd.dcm", "test_files/SC_rgb_small_odd_big_endian.dcm"],
         ["test_files/SC_rgb_jpeg.dcm", "test_files/SC_rgb_jpeg_dcmd.dcm", "broken/SC_jpeg_no_color_transform.dcm"],
     ],
-)  # fmt: skip
+)
 def test_one_image_reads_alike_however_it_is_encoded(names, path_of):
     first, *others = (values(path_of(name)) for name in names)
     for other in others:
@@ -113,7 +155,9 @@ def test_native_pixels_are_the_last_bytes_of_their_files(path_of):
     data = path_of("test_files/CT_small.dcm").read_bytes()
     stored = np.frombuffer(data[: len(data) - len(data) % 2], "<i2")
     expected = values(path_of("test_files/CT_small.dcm")).reshape(-1) + 1024  # its RescaleIntercept is -1024
-    at = next(i for i in range(len(stored) - len(expected), 0, -1) if np.array_equal(stored[i : i + len(expected)], expected))
+    at = next(
+        i for i in range(len(stored) - len(expected), 0, -1) if np.array_equal(stored[i : i + len(expected)], expected)
+    )
     assert len(data) - 2 * (at + len(expected)) < 200, "but for the padding that follows"
 
 

@@ -11,7 +11,13 @@ from time import process_time
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+)
 
 from medvlm.core.errors import DataError
 from medvlm.io.dicom import dataset, grouping, header, image, pixels
@@ -57,7 +63,15 @@ def made(kind: str) -> Iterator[tuple[str, bytes]]:
             yield from nests()
 
 
-@pytest.mark.parametrize(("kind", "least"), [("cut", 200), ("mislaid", 80), ("lies", 50), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("streams", 25), ("nests", 13)))])
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("cut", 200),
+        ("mislaid", 80),
+        ("lies", 50),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("streams", 25), ("nests", 13))),
+    ],
+)
 def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
     files = [("good", written(good())), *made(kind)]
     paths = [tmp_path / f"{i:04d}" for i in range(len(files))]
@@ -69,7 +83,12 @@ def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
     for (name, _), verdict in zip(files[1:], others, strict=True):
         text = verdict.get("refused", "")
         is_right = verdict.get("crc") == first["crc"] and (kind == "mislaid" or name in RIGHT[kind])
-        if not (text or is_right or name in UNSEEN) or "\n" in text or len(text) > 400 or [word for word in (*PATIENT, str(tmp_path)) if word in text]:
+        if (
+            not (text or is_right or name in UNSEEN)
+            or "\n" in text
+            or len(text) > 400
+            or [word for word in (*PATIENT, str(tmp_path)) if word in text]
+        ):
             wrong.append((name, verdict))
     assert not wrong
     assert max(verdict["seconds"] for verdict in others) < 20
@@ -109,7 +128,10 @@ def dicomdir(names: Sequence[str | list[str]], **record: object) -> Dataset:
     """Records that name these files, each of which says that the first is its child and the next one: circles."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID, ds.file_meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+    ds.file_meta.TransferSyntaxUID, ds.file_meta.MediaStorageSOPClassUID = (
+        ExplicitVRLittleEndian,
+        MediaStorageDirectoryStorage,
+    )
     ds.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     ds.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 400
     ds.DirectoryRecordSequence = []
@@ -133,7 +155,18 @@ def test_a_directory_in_circles_names_each_file_once(tmp_path):
     assert Counter(everything)[NotAnImage] == 1 and len(everything) == 9
 
 
-@pytest.mark.parametrize("name", [["..", "..", "x"], "../../x", "/etc/passwd", ["", "x"], [".", "x"], ["IMAGES", "..", "..", "x"], ["IMAGES", "a/../../x"]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ["..", "..", "x"],
+        "../../x",
+        "/etc/passwd",
+        ["", "x"],
+        [".", "x"],
+        ["IMAGES", "..", "..", "x"],
+        ["IMAGES", "a/../../x"],
+    ],
+)
 def test_a_directory_that_leads_out_of_its_folder_is_refused(name, tmp_path):
     dicomdir([name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     with pytest.raises(DataError, match="outside of its folder"):
@@ -153,8 +186,12 @@ def test_a_directory_that_names_itself_a_folder_and_what_is_gone_goes_on(tmp_pat
     dicomdir(names).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     found = dict(scan(tmp_path / "DICOMDIR"))
     assert len(found) == 4 and isinstance(found[tmp_path / "DICOMDIR"], NotAnImage)
-    assert [path for path, x in found.items() if not isinstance(x, DataError)] == [paths[0]], "in small letters, as some systems copy media"
-    assert not [x for x in found.values() if isinstance(x, DataError) and ("IMAGES" in str(x) or str(tmp_path) in str(x))]
+    assert [path for path, x in found.items() if not isinstance(x, DataError)] == [paths[0]], (
+        "in small letters, as some systems copy media"
+    )
+    assert not [
+        x for x in found.values() if isinstance(x, DataError) and ("IMAGES" in str(x) or str(tmp_path) in str(x))
+    ]
 
 
 def test_names_that_are_no_text_pipes_and_links_in_circles_do_no_harm(tmp_path):
@@ -182,13 +219,13 @@ def test_a_place_that_is_not_there_is_said_so(tmp_path):
 def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, monkeypatch):
     path = save([enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path / "a")[0]
     dicomdir(["a\\" + path.name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
-    (_, here), = scan(tmp_path / "DICOMDIR")
+    ((_, here),) = scan(tmp_path / "DICOMDIR")
     monkeypatch.setattr(dataset, "LIGHT_READS", 5)
     with pytest.raises(dataset.Heavy):
         header.header_of(path, light=True)
     with pytest.raises(dataset.Heavy):
         dataset.image_names(tmp_path / "DICOMDIR", light=True)
-    (_, apart), = scan(tmp_path / "DICOMDIR")
+    ((_, apart),) = scan(tmp_path / "DICOMDIR")
     assert isinstance(here, header.Header) and here == apart
     path.write_bytes(b"x" * 4000)
     assert isinstance(dict(scan(tmp_path / "a"))[path], NotDicom)
@@ -199,15 +236,25 @@ def test_a_hostile_header_costs_the_packer_a_second_at_most(tmp_path):
     data, known = written(good()), b"\x08\x00\x15\x11SQ\0\0"
     at = data.index(b"\x10\x00\x10\x00PN")
     items_of_it = (b"\xfe\xff\x00\xe0" + bytes(4)) * 30_000
-    for i, sequence in enumerate((
-        b"\x09\x00\x11\x10LO\0\0" * 60_000, b"\x00\x52\x29\x92SQ\0\0" + len(items_of_it).to_bytes(4, "little") + items_of_it, known + b"\xff" * 4 + items_of_it,
-    )):  # fmt: skip
+    for i, sequence in enumerate(
+        (
+            b"\x09\x00\x11\x10LO\0\0" * 60_000,
+            b"\x00\x52\x29\x92SQ\0\0" + len(items_of_it).to_bytes(4, "little") + items_of_it,
+            known + b"\xff" * 4 + items_of_it,
+        )
+    ):
         where = at if i != 1 else data.index(b"\xe0\x7f\x10\x00O")
         (tmp_path / f"{i}.dcm").write_bytes(data[:where] + sequence + data[where:])
     many = good(NumberOfFrames=15_000)
     many.save_as(tmp_path / "3.dcm", enforce_file_format=True)
-    as_syntax(slices(size=(1, 1024, 1024))[0], DeflatedExplicitVRLittleEndian).save_as(tmp_path / "4.dcm", enforce_file_format=True)
+    as_syntax(slices(size=(1, 1024, 1024))[0], DeflatedExplicitVRLittleEndian).save_as(
+        tmp_path / "4.dcm", enforce_file_format=True
+    )
     before = process_time()
     found = [x for _, x in scan(tmp_path)]
     assert process_time() - before < 6, "a second each, on a slow machine"
-    assert len(found) == 5 and isinstance(found[4], header.Header) and all(isinstance(x, (DataError, header.Header)) and not isinstance(x, dataset.Heavy) for x in found)
+    assert (
+        len(found) == 5
+        and isinstance(found[4], header.Header)
+        and all(isinstance(x, (DataError, header.Header)) and not isinstance(x, dataset.Heavy) for x in found)
+    )

@@ -53,13 +53,23 @@ def test_without_a_window_the_whole_range_that_can_be_stored_is_shown(tmp_path):
 
 
 def test_monochrome1_is_inverted(tmp_path):
-    np.testing.assert_array_equal(loaded(film(PhotometricInterpretation="MONOCHROME1"), tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535))
+    np.testing.assert_array_equal(
+        loaded(film(PhotometricInterpretation="MONOCHROME1"), tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535)
+    )
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT", "NM"])
 def test_a_quantity_is_never_inverted_nor_windowed(modality, tmp_path):
     stored = STEPS - 1000
-    ds = image(stored, modality=modality, signed=True, PhotometricInterpretation="MONOCHROME1", **window(40, 400), RescaleSlope=1, RescaleIntercept=0)
+    ds = image(
+        stored,
+        modality=modality,
+        signed=True,
+        PhotometricInterpretation="MONOCHROME1",
+        **window(40, 400),
+        RescaleSlope=1,
+        RescaleIntercept=0,
+    )
     shown = loaded(ds, tmp_path)
     np.testing.assert_array_equal(shown.pixels, stored)
     assert shown.unit == ("HU" if modality == "CT" else "raw")
@@ -67,7 +77,9 @@ def test_a_quantity_is_never_inverted_nor_windowed(modality, tmp_path):
 
 def test_a_linear_window_is_that_of_c_11_2_1_2(tmp_path):
     """Centre 2048, width 4096 is the identity of 12 bits; centre 1000, width 3 goes from 998.5 to 1000.5."""
-    np.testing.assert_array_equal(loaded(film(**window(2048, 4096)), tmp_path / "a").pixels, np.rint(STEPS / 4095 * 65535))
+    np.testing.assert_array_equal(
+        loaded(film(**window(2048, 4096)), tmp_path / "a").pixels, np.rint(STEPS / 4095 * 65535)
+    )
     narrow = loaded(film(**window(1000, 3)), tmp_path / "b").pixels
     np.testing.assert_array_equal(narrow, np.rint(np.array([[0, 0, 0.25, 0.75], [1, 1, 1, 1]]) * 65535))
     step = loaded(film(**window(1000, 1)), tmp_path / "c").pixels
@@ -83,12 +95,16 @@ def test_linear_exact_and_sigmoid_windows_are_those_of_c_11_2_1_3(tmp_path):
 
 def test_the_first_of_several_windows_counts_and_monochrome1_is_inverted_after_it(tmp_path):
     ds = film(**window([1000, 40], [3, 80]), PhotometricInterpretation="MONOCHROME1")
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint(np.array([[1, 1, 0.75, 0.25], [0, 0, 0, 0]]) * 65535))
+    np.testing.assert_array_equal(
+        loaded(ds, tmp_path).pixels, np.rint(np.array([[1, 1, 0.75, 0.25], [0, 0, 0, 0]]) * 65535)
+    )
 
 
 def test_a_window_is_in_units_of_the_rescaled_values(tmp_path):
     ds = film(RescaleSlope=2, RescaleIntercept=-500, **window(1500, 3))
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint(np.array([[0, 0, 0, 0.75], [1, 1, 1, 1]]) * 65535))
+    np.testing.assert_array_equal(
+        loaded(ds, tmp_path).pixels, np.rint(np.array([[0, 0, 0, 0.75], [1, 1, 1, 1]]) * 65535)
+    )
 
 
 def test_a_negative_slope_turns_the_shades_around(tmp_path):
@@ -112,7 +128,13 @@ def test_a_table_of_signed_pixels_can_begin_below_zero(tmp_path):
 
 
 def test_a_modality_table_comes_before_the_window(tmp_path):
-    ds = image(np.array([[0, 1], [2, 3]]), modality="CR", bits=8, ModalityLUTSequence=lut(0, [0, 100, 1000, 1001], 12), **window(1000, 3))
+    ds = image(
+        np.array([[0, 1], [2, 3]]),
+        modality="CR",
+        bits=8,
+        ModalityLUTSequence=lut(0, [0, 100, 1000, 1001], 12),
+        **window(1000, 3),
+    )
     np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint(np.array([[0, 0], [0.75, 1]]) * 65535))
 
 
@@ -122,7 +144,9 @@ def test_tables_and_windows_read_alike_in_big_endian(tmp_path):
 
     swapped = ds()
     swapped.VOILUTSequence[0].LUTData = np.arange(4096).astype(">u2").tobytes()
-    np.testing.assert_array_equal(loaded(as_syntax(swapped, ExplicitVRBigEndian), tmp_path / "a").pixels, loaded(ds(), tmp_path / "b").pixels)
+    np.testing.assert_array_equal(
+        loaded(as_syntax(swapped, ExplicitVRBigEndian), tmp_path / "a").pixels, loaded(ds(), tmp_path / "b").pixels
+    )
 
 
 def test_eight_bits_stay_eight_bits(tmp_path):
@@ -176,7 +200,9 @@ def test_a_film_whose_shades_are_not_known_is_refused(header, why, tmp_path):
 
 def test_raw_detector_values_and_runs_of_frames_have_to_be_wanted(tmp_path):
     raw = save([film(PresentationIntentType="FOR PROCESSING")], tmp_path / "raw")[0]
-    run = save([image(np.arange(24).reshape(6, 4), modality="US", bits=8, NumberOfFrames=3, Rows=2)], tmp_path / "run")[0]
+    run = save([image(np.arange(24).reshape(6, 4), modality="US", bits=8, NumberOfFrames=3, Rows=2)], tmp_path / "run")[
+        0
+    ]
     for path, concern in ((raw, "for_processing"), (run, "cine")):
         with pytest.raises(DataError, match=rf"accept: \[{concern}\]"):
             load_file(path)
@@ -185,7 +211,14 @@ def test_raw_detector_values_and_runs_of_frames_have_to_be_wanted(tmp_path):
 
 
 def test_of_a_named_file_derived_images_and_captures_are_taken(tmp_path):
-    capture = image(np.arange(16).reshape(4, 4), modality="OT", bits=8, Modality="", SOPClassUID=SECONDARY_CAPTURE, ImageType=["DERIVED", "SECONDARY"])
+    capture = image(
+        np.arange(16).reshape(4, 4),
+        modality="OT",
+        bits=8,
+        Modality="",
+        SOPClassUID=SECONDARY_CAPTURE,
+        ImageType=["DERIVED", "SECONDARY"],
+    )
     shown = loaded(capture, tmp_path)
     assert (shown.modality, shown.unit) == ("OT", "display")
     with pytest.raises(DataError, match="secondary capture"):
@@ -270,7 +303,9 @@ def test_luminance_and_chrominance_become_rgb(tmp_path):
 
 
 def test_jpeg_as_it_is_written_in_practice_becomes_rgb(tmp_path):
-    smooth = np.stack(np.broadcast_arrays(np.linspace(20, 230, 48)[None], np.linspace(200, 40, 32)[:, None], 90.0), axis=-1).astype(np.uint8)
+    smooth = np.stack(
+        np.broadcast_arrays(np.linspace(20, 230, 48)[None], np.linspace(200, 40, 32)[:, None], 90.0), axis=-1
+    ).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(smooth).save(out, "JPEG", quality=95, subsampling=0)
     ds = image(smooth, modality="US", PhotometricInterpretation="YBR_FULL_422")
@@ -281,7 +316,13 @@ def test_jpeg_as_it_is_written_in_practice_becomes_rgb(tmp_path):
 
 def palette(entries: np.ndarray, bits: int, **header: Any) -> Dataset:
     """entries: [N, 3]."""
-    ds = image(np.arange(16).reshape(4, 4) % len(entries), modality="US", bits=8, PhotometricInterpretation="PALETTE COLOR", **header)
+    ds = image(
+        np.arange(16).reshape(4, 4) % len(entries),
+        modality="US",
+        bits=8,
+        PhotometricInterpretation="PALETTE COLOR",
+        **header,
+    )
     for i, name in enumerate(("Red", "Green", "Blue")):
         setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [len(entries), 0, bits])
         ds[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
@@ -310,7 +351,10 @@ def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
     ("ds", "why"),
     [
         (lambda: picture(BitsAllocated=16, BitsStored=16, PixelData=bytes(32 * 40 * 3 * 2)), "more than 8 bits"),
-        (lambda: picture(SamplesPerPixel=4, PhotometricInterpretation="ARGB"), "PhotometricInterpretation with 4 samples"),
+        (
+            lambda: picture(SamplesPerPixel=4, PhotometricInterpretation="ARGB"),
+            "PhotometricInterpretation with 4 samples",
+        ),
         (lambda: picture(PhotometricInterpretation="YBR_PARTIAL_420"), "PhotometricInterpretation with 3 samples"),
         (lambda: picture(PhotometricInterpretation="MONOCHROME2"), "PhotometricInterpretation with 3 samples"),
         (lambda: changed(palette(TABLE, 8), RedPaletteColorLookupTableData=b"\0\0"), "its palette is damaged"),
@@ -318,7 +362,7 @@ def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
         (lambda: changed(palette(TABLE, 8), PixelRepresentation=1), "signed"),
         (lambda: image(np.full((4, 4, 3), 8), modality="US"), "the same value"),
     ],
-)  # fmt: skip
+)
 def test_colours_without_an_exact_form_are_refused(ds, why, tmp_path):
     with pytest.raises(DataError, match=why):
         loaded(ds(), tmp_path)

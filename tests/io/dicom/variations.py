@@ -63,7 +63,9 @@ def with_image(made: list[Dataset], kind: list[str], **header: Any) -> list[Data
 
 
 def over_time(count: int, **header: Any) -> list[Dataset]:
-    return one_series(*(slices(modality="MR", offset=200 * t, TemporalPositionIdentifier=t + 1, **header) for t in range(count)))
+    return one_series(
+        *(slices(modality="MR", offset=200 * t, TemporalPositionIdentifier=t + 1, **header) for t in range(count))
+    )
 
 
 def by_number_only() -> list[Dataset]:
@@ -124,5 +126,17 @@ def in_colour() -> list[Dataset]:
     colour = np.random.default_rng(5).integers(0, 256, (20, 24, 3))
     gone = ("RescaleSlope", "RescaleIntercept")
     pictures = [image(colour, modality="CT") for _ in made]
-    names = ("PixelData", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-    return [changed(ds, **{n: picture[n].value for n in names}, **dict.fromkeys(gone)) for ds, picture in zip(made, pictures, strict=True)]
+    names = (
+        "PixelData",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+    )
+    return [
+        changed(ds, **{n: picture[n].value for n in names}, **dict.fromkeys(gone))
+        for ds, picture in zip(made, pictures, strict=True)
+    ]

@@ -26,7 +26,9 @@ def verdicts(paths: Iterable[Path], timeout_s: int = 120) -> list[dict[str, Any]
     command = [sys.executable, "-m", "tests.io.dicom.verdicts"]
     done = subprocess.run(command, input="\n".join(names), capture_output=True, text=True, timeout=timeout_s, cwd=ROOT)
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == len(names) and done.returncode == 0, f"the child died at {names[len(found):][:1]}: {done.stderr[-2000:]}"
+    assert len(found) == len(names) and done.returncode == 0, (
+        f"the child died at {names[len(found) :][:1]}: {done.stderr[-2000:]}"
+    )
     assert done.stderr == "", "nothing is said about a file but the verdict"
     return found
 
@@ -40,7 +42,11 @@ def _verdict(path: Path) -> dict[str, Any]:
     except DataError as reason:
         return {"refused": str(reason)}
     size = " x ".join(map(str, found.pixels.shape))
-    return {"read": f"{found.modality} {found.unit} {found.pixels.dtype} {size}", "mean": float(found.pixels.mean(dtype=float)), "crc": zlib.crc32(found.pixels.tobytes())}
+    return {
+        "read": f"{found.modality} {found.unit} {found.pixels.dtype} {size}",
+        "mean": float(found.pixels.mean(dtype=float)),
+        "crc": zlib.crc32(found.pixels.tobytes()),
+    }
 
 
 if __name__ == "__main__":

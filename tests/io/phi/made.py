@@ -18,9 +18,14 @@ def clean(**attributes: Any) -> Dataset:
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = CTImageStorage
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["instance"])
-    made.StudyInstanceUID, made.SeriesInstanceUID = generate_uid(entropy_srcs=["study"]), generate_uid(entropy_srcs=["series"])
+    made.StudyInstanceUID, made.SeriesInstanceUID = (
+        generate_uid(entropy_srcs=["study"]),
+        generate_uid(entropy_srcs=["series"]),
+    )
     made.Modality, made.ImageType, made.PatientIdentityRemoved = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "YES"
-    made.PatientName = made.PatientID = made.StudyDate = made.StudyTime = made.AccessionNumber = made.ReferringPhysicianName = ""
+    made.PatientName = made.PatientID = made.StudyDate = made.StudyTime = made.AccessionNumber = (
+        made.ReferringPhysicianName
+    ) = ""
     made.Manufacturer, made.DeidentificationMethod = "Maker", "by hand"
     pixels = np.random.default_rng(0).integers(0, 2000, (16, 16), dtype=np.uint16)
     made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = 16, 16, 1, "MONOCHROME2"

@@ -24,9 +24,27 @@ from tests.io.phi.made import clean, nested, within, written
 
 WORDS: tuple[Checked, ...] = get_args(Checked)
 VALUES: dict[str, Any] = {
-    "DA": "19370513", "TM": "131415", "DT": "19370513131415", "AS": "047Y", "DS": "71.37", "IS": "7137", "US": 7137, "UL": 7137, "SS": 7137, "SL": 7137, "FD": 71.37,
-    "FL": 71.37, "OB": b"Kowalczyk1", "UN": b"Kowalczyk1", "OW": b"Kowalczyk1", "UI": "1.2.7137", "AT": 0x00100010, "SV": 7137, "UV": 7137, "CS": "KOWALCZYK1",
-}  # fmt: skip
+    "DA": "19370513",
+    "TM": "131415",
+    "DT": "19370513131415",
+    "AS": "047Y",
+    "DS": "71.37",
+    "IS": "7137",
+    "US": 7137,
+    "UL": 7137,
+    "SS": 7137,
+    "SL": 7137,
+    "FD": 71.37,
+    "FL": 71.37,
+    "OB": b"Kowalczyk1",
+    "UN": b"Kowalczyk1",
+    "OW": b"Kowalczyk1",
+    "UI": "1.2.7137",
+    "AT": 0x00100010,
+    "SV": 7137,
+    "UV": 7137,
+    "CS": "KOWALCZYK1",
+}
 
 
 def value_of(vr: str) -> Any:
@@ -46,7 +64,7 @@ def holding(tag: int) -> Dataset:
 
 
 def says(dataset: Dataset, checked: Iterable[Checked] = ()) -> str:
-    """"" for a header that passes."""
+    """ "" for a header that passes."""
     with quiet():
         try:
             check(dataset, tuple(checked))
@@ -100,15 +118,31 @@ def test_the_table_holds_what_the_standard_lists():
 
 def test_what_belongs_together_is_no_secret():
     """UIDs group files; PS3.15 replaces them, and they never reach a shard."""
-    assert not {tag_for_keyword(k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")} & REMOVED.keys()
+    assert (
+        not {
+            tag_for_keyword(k)
+            for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+        }
+        & REMOVED.keys()
+    )
 
 
-@pytest.mark.parametrize("value", ["", "  ", "\0\0", "ANONYMIZED", "anonymous", "Removed by CTP", "XXXX", "unknown", "NONE", "n/a", "^^^^"])
+@pytest.mark.parametrize(
+    "value", ["", "  ", "\0\0", "ANONYMIZED", "anonymous", "Removed by CTP", "XXXX", "unknown", "NONE", "n/a", "^^^^"]
+)
 def test_empty_and_dummy_values_pass(value):
     assert says(clean(PatientName=value, StudyDescription=value, InstitutionName=value)) == ""
 
 
-@pytest.mark.parametrize(("keyword", "value"), [("StudyTime", "000000.000"), ("StudyDate", "19000101"), ("PatientAge", "000Y"), ("ReferencedPatientAliasSequence", [])])
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyTime", "000000.000"),
+        ("StudyDate", "19000101"),
+        ("PatientAge", "000Y"),
+        ("ReferencedPatientAliasSequence", []),
+    ],
+)
 def test_dummies_of_dates_times_ages_and_sequences_pass(keyword, value):
     assert says(clean(**{keyword: value})) == ""
 
@@ -125,7 +159,19 @@ def test_a_name_is_no_pseudonym(value):
     assert says(clean(PatientName="LIDC-0007", PatientID="LIDC-0007"), ["pseudonyms"]) == ""
 
 
-@pytest.mark.parametrize(("age", "is_old"), [("089Y", False), ("090Y", True), ("095Y", True), ("1079M", False), ("1081M", True), ("5000W", True), ("033D", False), ("95", True)])
+@pytest.mark.parametrize(
+    ("age", "is_old"),
+    [
+        ("089Y", False),
+        ("090Y", True),
+        ("095Y", True),
+        ("1079M", False),
+        ("1081M", True),
+        ("5000W", True),
+        ("033D", False),
+        ("95", True),
+    ],
+)
 def test_an_age_above_89_identifies(age, is_old):
     assert (says(clean(PatientAge=age), ["patient"]) != "") == is_old
     nested = Dataset()
@@ -136,7 +182,9 @@ def test_an_age_above_89_identifies(age, is_old):
 # --- what no table lists -----------------------------------------------------------------------------
 
 
-def private(creator: str, group: int, element: int, block: int = 0x10, value: Any = b"Kowalczyk1", vr: str = "OB") -> Dataset:
+def private(
+    creator: str, group: int, element: int, block: int = 0x10, value: Any = b"Kowalczyk1", vr: str = "OB"
+) -> Dataset:
     made = Dataset()
     made.add_new((group, block), "LO", creator)
     made.add_new((group, (block << 8) | element), vr, value)
@@ -189,12 +237,18 @@ def test_what_the_dictionary_does_not_know_is_refused():
 @pytest.mark.parametrize(
     ("tag", "vr", "value", "word"),
     [
-        ((0x6000, 0x3000), "OB", b"\1" * 32, "pixels"), ((0x6002, 0x4000), "LT", "Kowalczyk1", "pixels"), ((0x5000, 0x3000), "OB", b"\1" * 32, "pixels"),
-        ((0x0040, 0x0440), "SQ", None, None), ((0x0008, 0xFFF0), "DA", "19370513", "private"), ((0x0040, 0xA13B), "DT", "19370513131415", "private"),
-        ((0x0018, 0x9080), "ST", "Kowalczyk1", "descriptions"), ((0x0008, 0xFFF0), "PN", "Kowalczyk^Ewa1", "private"), ((0xFFFC, 0xFFFC), "OB", b"\0" * 300 + b"Kowalczyk1", "identity"),
+        ((0x6000, 0x3000), "OB", b"\1" * 32, "pixels"),
+        ((0x6002, 0x4000), "LT", "Kowalczyk1", "pixels"),
+        ((0x5000, 0x3000), "OB", b"\1" * 32, "pixels"),
+        ((0x0040, 0x0440), "SQ", None, None),
+        ((0x0008, 0xFFF0), "DA", "19370513", "private"),
+        ((0x0040, 0xA13B), "DT", "19370513131415", "private"),
+        ((0x0018, 0x9080), "ST", "Kowalczyk1", "descriptions"),
+        ((0x0008, 0xFFF0), "PN", "Kowalczyk^Ewa1", "private"),
+        ((0xFFFC, 0xFFFC), "OB", b"\0" * 300 + b"Kowalczyk1", "identity"),
         ((0x0010, 0x0033), "LO", "Kowalczyk1", "identity"),
     ],
-)  # fmt: skip
+)
 def test_overlays_curves_long_texts_and_padding_are_refused(tag, vr, value, word):
     spoilt = clean()
     if word is None:  # ProtocolContextSequence: its item holds a text that the table doesn't name
@@ -205,12 +259,21 @@ def test_overlays_curves_long_texts_and_padding_are_refused(tag, vr, value, word
     else:
         spoilt.add_new(tag, vr, value)
     said = says(spoilt)
-    assert said and "owalczyk" not in said and says(spoilt, [word]) == "" and says(spoilt, [w for w in WORDS if w != word]) != ""
+    assert (
+        said
+        and "owalczyk" not in said
+        and says(spoilt, [word]) == ""
+        and says(spoilt, [w for w in WORDS if w != word]) != ""
+    )
 
 
 @pytest.mark.parametrize(
     ("keyword", "value", "word"),
-    [("DateOfGainCalibration", "19370513", "dates"), ("EvaluatorName", "Kowalczyk^Ewa1", "identity"), ("MetaboliteMapDescription", "Kowalczyk1", "descriptions")],
+    [
+        ("DateOfGainCalibration", "19370513", "dates"),
+        ("EvaluatorName", "Kowalczyk^Ewa1", "identity"),
+        ("MetaboliteMapDescription", "Kowalczyk1", "descriptions"),
+    ],
 )
 def test_names_dates_and_long_texts_are_known_by_their_form(keyword, value, word):
     assert tag_for_keyword(keyword) not in REMOVED
@@ -240,13 +303,20 @@ def test_a_file_that_does_not_say_that_the_identity_was_removed_is_refused(value
 @pytest.mark.parametrize(
     ("attributes", "passes"),
     [
-        ({"Modality": "CT"}, True), ({"Modality": "MR"}, True), ({"Modality": "CR"}, True), ({"Modality": "CT", "BurnedInAnnotation": "YES"}, False),
+        ({"Modality": "CT"}, True),
+        ({"Modality": "MR"}, True),
+        ({"Modality": "CR"}, True),
+        ({"Modality": "CT", "BurnedInAnnotation": "YES"}, False),
         *(({"Modality": m}, False) for m in ("US", "IVUS", "ES", "XC", "OT", "SC", "DX", "MG", "OP", "us")),
         *(({"Modality": m, "BurnedInAnnotation": "NO"}, True) for m in ("US", "ES", "XC", "OT", "DX", "MG")),
-        ({"Modality": "US", "BurnedInAnnotation": "maybe"}, False), ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, False), ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.4"}, False),
-        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, False), ({"RecognizableVisualFeatures": "YES"}, False), ({"RecognizableVisualFeatures": "NO"}, True),
+        ({"Modality": "US", "BurnedInAnnotation": "maybe"}, False),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, False),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.4"}, False),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, False),
+        ({"RecognizableVisualFeatures": "YES"}, False),
+        ({"RecognizableVisualFeatures": "NO"}, True),
     ],
-)  # fmt: skip
+)
 def test_text_burnt_into_pixels_must_be_denied_where_it_is_usual(attributes, passes):
     assert (says(clean(**attributes)) == "") == passes
     assert says(clean(**attributes), ["pixels"]) == ""
@@ -255,7 +325,11 @@ def test_text_burnt_into_pixels_must_be_denied_where_it_is_usual(attributes, pas
 def test_a_claim_of_the_file_accepts_nothing():
     """113107: retain longitudinal temporal information with modified dates."""
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "113107", "DCM", "Retain Longitudinal Temporal Information Modified Dates Option"
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = (
+        "113107",
+        "DCM",
+        "Retain Longitudinal Temporal Information Modified Dates Option",
+    )
     assert "StudyDate" in says(clean(StudyDate="19370513", DeidentificationMethodCodeSequence=[code]))
 
 
@@ -283,7 +357,9 @@ def test_a_sequence_that_hides_as_unknown_bytes_is_opened():
     name = b"\x10\x00\x10\x00\x0c\x00\x00\x00Kowalczyk^Ew"
     item = b"\xfe\xff\x00\xe0" + len(name).to_bytes(4, "little") + name
     spoilt = clean()
-    spoilt[0x00082218] = RawDataElement(Tag(0x00082218), "UN", len(item), item, 0, False, True)  # AnatomicRegionSequence
+    spoilt[0x00082218] = RawDataElement(
+        Tag(0x00082218), "UN", len(item), item, 0, False, True
+    )  # AnatomicRegionSequence
     assert "PatientName (0010,0010)" in says(spoilt)
 
 
@@ -321,17 +397,27 @@ def test_a_published_file_needs_the_words_of_what_its_makers_kept(real_data):
 
 def test_no_real_file_passes_undeclared_and_no_error_shows_what_it_holds(real_data):
     seen = 0
-    for folder in sorted({p.parent for name in ("dicom_series", "dicom_pydicom") for p in (real_data / name).rglob("*") if p.is_file()}):
+    for folder in sorted(
+        {p.parent for name in ("dicom_series", "dicom_pydicom") for p in (real_data / name).rglob("*") if p.is_file()}
+    ):
         for path in sorted(p for p in folder.iterdir() if p.is_file() and p.stat().st_size < 1 << 20)[:2]:
             with quiet():
                 try:
                     dataset = read_whole(path, None)
                 except DataError:
                     continue
-                values = {str(e.value) for e in (*dataset.group_dataset(0x0008), *dataset.group_dataset(0x0010)) if e.VR in ("PN", "LO", "SH", "DA", "TM", "ST", "LT")}
+                values = {
+                    str(e.value)
+                    for e in (*dataset.group_dataset(0x0008), *dataset.group_dataset(0x0010))
+                    if e.VR in ("PN", "LO", "SH", "DA", "TM", "ST", "LT")
+                }
             said = says(dataset)
             assert "may identify a person" in said, path.name
             assert says(dataset, WORDS) == "", path.name
-            assert not [value for value in values if len(value) > 3 and value != "Patient" and re.search(rf"\b{re.escape(value)}\b", said)], path.name
+            assert not [
+                value
+                for value in values
+                if len(value) > 3 and value != "Patient" and re.search(rf"\b{re.escape(value)}\b", said)
+            ], path.name
             seen += 1
     assert seen > 40

@@ -46,10 +46,16 @@ def test_a_pair_passes(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("descrip", "FSL5.0"), ("descrip", "FSL3.2beta"), ("descrip", "6.0.5:9e026117"), ("descrip", "spm - 3D normalized"), ("aux_file", "none"),
-        ("descrip", "TE=5.8;Time=161353.260;phase=1"), ("descrip", "TE=1.2e+02;Time=172102.168;mb=4"), ("aux_file", "Red-Yellow"),
+        ("descrip", "FSL5.0"),
+        ("descrip", "FSL3.2beta"),
+        ("descrip", "6.0.5:9e026117"),
+        ("descrip", "spm - 3D normalized"),
+        ("aux_file", "none"),
+        ("descrip", "TE=5.8;Time=161353.260;phase=1"),
+        ("descrip", "TE=1.2e+02;Time=172102.168;mb=4"),
+        ("aux_file", "Red-Yellow"),
     ],
-)  # fmt: skip
+)
 def test_what_programs_write_passes(tmp_path, field, value):
     assert says(saved(tmp_path / "a.nii", **{field: value})) == ""
 
@@ -57,11 +63,17 @@ def test_what_programs_write_passes(tmp_path, field, value):
 @pytest.mark.parametrize(
     ("field", "value", "word"),
     [
-        ("descrip", "Kowalczyk^Ewa", "descriptions"), ("descrip", "FSL5.0 Kowalczyk", "descriptions"), ("descrip", "TE=5.8;Time=161353.260;Kowalczyk", "descriptions"),
-        ("descrip", b"FSL5.0\0\0Kowalczyk", "descriptions"), ("aux_file", "Kowalczyk.txt", "descriptions"), ("aux_file", b"none\0Kowalczyk", "descriptions"),
-        ("intent_name", "Kowalczyk", "descriptions"), ("db_name", "Kowalczyk", "pseudonyms"), ("data_type", "Kowalczyk", "descriptions"),
+        ("descrip", "Kowalczyk^Ewa", "descriptions"),
+        ("descrip", "FSL5.0 Kowalczyk", "descriptions"),
+        ("descrip", "TE=5.8;Time=161353.260;Kowalczyk", "descriptions"),
+        ("descrip", b"FSL5.0\0\0Kowalczyk", "descriptions"),
+        ("aux_file", "Kowalczyk.txt", "descriptions"),
+        ("aux_file", b"none\0Kowalczyk", "descriptions"),
+        ("intent_name", "Kowalczyk", "descriptions"),
+        ("db_name", "Kowalczyk", "pseudonyms"),
+        ("data_type", "Kowalczyk", "descriptions"),
     ],
-)  # fmt: skip
+)
 def test_other_text_is_refused_by_the_name_of_its_field(tmp_path, field, value, word):
     header = saved(tmp_path / "a.nii", **{field: value})
     said = says(header)
@@ -73,7 +85,12 @@ def test_analyze_names_a_patient(tmp_path):
     header = nibabel.AnalyzeHeader()
     header["patient_id"], header["exp_date"] = "Kowalczyk", "1937051312"
     said = says(header)
-    assert "patient_id, exp_date" in said and "add dates, pseudonyms to" in said and "owalczyk" not in said and "1937" not in said
+    assert (
+        "patient_id, exp_date" in said
+        and "add dates, pseudonyms to" in said
+        and "owalczyk" not in said
+        and "1937" not in said
+    )
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
@@ -105,6 +122,11 @@ def test_real_volumes_pass_but_for_those_with_words(real_data):
     assert seen > 60
     # A colour map over what lay in memory, drawings and label names in extensions, and a leftover of an older FSL.
     assert refused.keys() == {
-        "t2_labeled_center_manual.nii.gz", "with_extension.nii.gz", "example_seg.nii.gz", "example_seg_dicom.nii.gz", "example_seg_fast.nii.gz",
-        "example4d.nii.gz", "example_nifti2.nii.gz",
-    }  # fmt: skip
+        "t2_labeled_center_manual.nii.gz",
+        "with_extension.nii.gz",
+        "example_seg.nii.gz",
+        "example_seg_dicom.nii.gz",
+        "example_seg_fast.nii.gz",
+        "example4d.nii.gz",
+        "example_nifti2.nii.gz",
+    }

@@ -13,28 +13,112 @@ from medvlm.io.phi.text import check, findings
 
 IDENTIFYING = {
     "date with a day": [
-        "Comparison: 03/12/2019.", "seen on 3/12/19", "CT of 2019-03-12 shows", "12.03.2019", "12-03-19", "March 12, 2019", "on Mar. 3rd", "12 March 2019", "the 3rd of May",
-        "1st January", "May 3, at night", "on 12-MAR-2019", "Feb 29", "DECEMBER 24", "el 12 de marzo de 2019", "am 12. März 2019", "le 12 février", "2019年3月12日", "3月5日入院",
+        "Comparison: 03/12/2019.",
+        "seen on 3/12/19",
+        "CT of 2019-03-12 shows",
+        "12.03.2019",
+        "12-03-19",
+        "March 12, 2019",
+        "on Mar. 3rd",
+        "12 March 2019",
+        "the 3rd of May",
+        "1st January",
+        "May 3, at night",
+        "on 12-MAR-2019",
+        "Feb 29",
+        "DECEMBER 24",
+        "el 12 de marzo de 2019",
+        "am 12. März 2019",
+        "le 12 février",
+        "2019年3月12日",
+        "3月5日入院",
     ],
-    "date of birth": ["DOB: 1961", "D.O.B. 13/5/1937", "date of birth 1937", "born on 13 May", "born 1937", "geb. am 13.5.1937"],
-    "age above 89": ["A 92-year-old man", "93 years old", "aged 95", "95 yo female", "101 y/o", "99-year-old", "Age: 90", "91 yrs of age", "95岁"],
-    "telephone number": ["call (555) 123-4567", "555-123-4567", "+1 555 123 4567", "+44 20 7946 0958", "Tel.: 020 7946 0958", "phone 5551234", "Pager #55512345", "fax: 555/1234567"],
+    "date of birth": [
+        "DOB: 1961",
+        "D.O.B. 13/5/1937",
+        "date of birth 1937",
+        "born on 13 May",
+        "born 1937",
+        "geb. am 13.5.1937",
+    ],
+    "age above 89": [
+        "A 92-year-old man",
+        "93 years old",
+        "aged 95",
+        "95 yo female",
+        "101 y/o",
+        "99-year-old",
+        "Age: 90",
+        "91 yrs of age",
+        "95岁",
+    ],
+    "telephone number": [
+        "call (555) 123-4567",
+        "555-123-4567",
+        "+1 555 123 4567",
+        "+44 20 7946 0958",
+        "Tel.: 020 7946 0958",
+        "phone 5551234",
+        "Pager #55512345",
+        "fax: 555/1234567",
+    ],
     "e-mail address": ["jane.doe@hospital.org", "sent to a_b+c@x-y.co.uk today"],
     "social security number": ["SSN 078-05-1120", "078-05-1120"],
     "record number": [
-        "MRN: 12345", "MRN 00123", "M.R.N. #A1234", "Medical record number 123456", "Accession: AB-12345", "acc no. 12345", "Patient ID: P0017", "exam # 4711", "NHS number: 9434765",
-        "visit no: 12345", "policy number 123-456", "Case ID 2019-17",
+        "MRN: 12345",
+        "MRN 00123",
+        "M.R.N. #A1234",
+        "Medical record number 123456",
+        "Accession: AB-12345",
+        "acc no. 12345",
+        "Patient ID: P0017",
+        "exam # 4711",
+        "NHS number: 9434765",
+        "visit no: 12345",
+        "policy number 123-456",
+        "Case ID 2019-17",
     ],
     "long number": ["patient 12345678 was", "AB1234567", "20190312"],
     "UID": ["1.2.840.113619.2.55.3.604688119.971"],
-    "name after a title": ["discussed with Dr. Kowalczyk", "Dr Kowalczyk", "Mrs. Kowalczyk", "Ms Kowalczyk", "Prof. O'Neill", "DR. KOWALCZYK", "MR. SMITH", "Ewa Kowalczyk, MD", "J Smith M.D.", "Frau Müller", "Sra... Señora García"],
+    "name after a title": [
+        "discussed with Dr. Kowalczyk",
+        "Dr Kowalczyk",
+        "Mrs. Kowalczyk",
+        "Ms Kowalczyk",
+        "Prof. O'Neill",
+        "DR. KOWALCZYK",
+        "MR. SMITH",
+        "Ewa Kowalczyk, MD",
+        "J Smith M.D.",
+        "Frau Müller",
+        "Sra... Señora García",
+    ],
     "name after a label": [
-        "Patient name: Kowalczyk", "Name: Ewa", "PATIENT: KOWALCZYK, EWA", "Referring physician: Ewa Kowalczyk", "Radiologist: Kowalczyk Ewa", "Electronically signed by Kowalczyk",
-        "Dictated by: Kowalczyk", "signed by the Kowalczyk", "a man named Kowalczyk", "Case courtesy of Ewa Kowalczyk", "Nachname: Müller", "姓名：王小明", "reviewed by: Kowalczyk",
+        "Patient name: Kowalczyk",
+        "Name: Ewa",
+        "PATIENT: KOWALCZYK, EWA",
+        "Referring physician: Ewa Kowalczyk",
+        "Radiologist: Kowalczyk Ewa",
+        "Electronically signed by Kowalczyk",
+        "Dictated by: Kowalczyk",
+        "signed by the Kowalczyk",
+        "a man named Kowalczyk",
+        "Case courtesy of Ewa Kowalczyk",
+        "Nachname: Müller",
+        "姓名：王小明",
+        "reviewed by: Kowalczyk",
     ],
     "name with a caret": ["KOWALCZYK^EWA", "Kowalczyk^E"],
-    "postal address": ["lives at 12 Elm Street", "1600 Pennsylvania Ave", "4711 N. Main Road", "Hauptstraße 12", "Gartenweg 3", "Springfield, IL 62704", "P.O. Box 123"],
-}  # fmt: skip
+    "postal address": [
+        "lives at 12 Elm Street",
+        "1600 Pennsylvania Ave",
+        "4711 N. Main Road",
+        "Hauptstraße 12",
+        "Gartenweg 3",
+        "Springfield, IL 62704",
+        "P.O. Box 123",
+    ],
+}
 
 HARMLESS = [
     "Heart size is normal. The lungs are clear. No pneumothorax or pleural effusion.",
@@ -47,10 +131,15 @@ HARMLESS = [
     "UMLS C0040405;C1306645. NCT01234567 and PMC7101234; DOI 10.1148/radiol.2020200490; ISO 12052.",
     "Signs: Kerley B lines, Hampton hump, Westermark sign. Patient: supine. Dictated by protocol. St. Elsewhere.",
     "Comparison: [**2019-3-12**], [**Hospital1 18**] by Dr. [**Last Name (STitle) 123**]. ___ year old woman with ___. XXXX.",
-    "Is there a pneumothorax? yes", "Which side? left", "What is the largest organ in the picture? 肺", "这张图像是什么模态？ MRI", "ten^2 10^9/L 5 cm^2",
+    "Is there a pneumothorax? yes",
+    "Which side? left",
+    "What is the largest organ in the picture? 肺",
+    "这张图像是什么模态？ MRI",
+    "ten^2 10^9/L 5 cm^2",
     "The doctor ordered: chest film, lateral. The physician: none. Name of the sign? Contact: skin.",
-    "WBC 12.3, CRP 45.6, D-dimer 1,234, 1234567.89, 0.1234567", "Mean 37.5-38.0-38.5 C; ratio 1:2:3; 10-15-20 mm; version 3.2.10",
-]  # fmt: skip
+    "WBC 12.3, CRP 45.6, D-dimer 1,234, 1234567.89, 0.1234567",
+    "Mean 37.5-38.0-38.5 C; ratio 1:2:3; 10-15-20 mm; version 3.2.10",
+]
 
 
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in IDENTIFYING.items() for text in texts])
@@ -69,7 +158,11 @@ def test_findings_are_counted_and_never_shown():
     with pytest.raises(DataError) as refused:
         check("its report", text)
     said = str(refused.value)
-    assert said.startswith("its report may identify a person: date with a day x 2, telephone number, ") and "presidio" in said and "add text to phi.checked" in said
+    assert (
+        said.startswith("its report may identify a person: date with a day x 2, telephone number, ")
+        and "presidio" in said
+        and "add text to phi.checked" in said
+    )
     assert not any(value in said for value in ("DOE", "JANE", "12345", "2019", "555"))
     check("its report", text, ["text"])
 
@@ -77,16 +170,25 @@ def test_findings_are_counted_and_never_shown():
 @pytest.mark.parametrize(
     ("identifier", "text", "is_found"),
     [
-        ("P-0017-x", "Follow-up of p-0017-X today.", True), ("Doe, Jane", "Reported for doe, jane.", True), ("img_0017", "see img_0017", True), ("1170", "1170 films", False),
-        ("lungs", "The lungs are clear.", False), ("P-0017-x", "P-0017-xy", False), ("normal", "normal", False), ("case1", "case 1", False), ("a.b+c(123", "a.b+c(123", True),
+        ("P-0017-x", "Follow-up of p-0017-X today.", True),
+        ("Doe, Jane", "Reported for doe, jane.", True),
+        ("img_0017", "see img_0017", True),
+        ("1170", "1170 films", False),
+        ("lungs", "The lungs are clear.", False),
+        ("P-0017-x", "P-0017-xy", False),
+        ("normal", "normal", False),
+        ("case1", "case 1", False),
+        ("a.b+c(123", "a.b+c(123", True),
         ("Ki-67", "Stained for Ki-67.", False),
     ],
-)  # fmt: skip
+)
 def test_the_name_that_a_sample_has_in_its_archive_is_found(identifier, text, is_found):
     assert ("identifier of the archive" in findings(text, [identifier, ""])) == is_found
 
 
-@pytest.mark.parametrize("hostile", ["a", "A", "9", "a@", "1.", "1-", "+1 ", "Ab ", "1 Aa ", "[**", "a-A", "A'", "1.2.3.", "a.a@a.", "(1)-"])
+@pytest.mark.parametrize(
+    "hostile", ["a", "A", "9", "a@", "1.", "1-", "+1 ", "Ab ", "1 Aa ", "[**", "a-A", "A'", "1.2.3.", "a.a@a.", "(1)-"]
+)
 def test_a_long_text_takes_no_longer_than_its_length(hostile):
     text = hostile * (40_000 // len(hostile))
     began = time.process_time()
@@ -110,14 +212,20 @@ def test_no_false_alarm_in_143_case_notes(real_data):
 
 def test_the_three_notes_with_a_date_are_found_and_no_other(real_data):
     texts = [row["clinical_notes"] for row in notes(real_data / "cxr_cohen_by")]
-    assert [text for text in texts if findings(text)] == [text for text in texts if "January 2020" in text] and len(texts) == 7
+    assert [text for text in texts if findings(text)] == [text for text in texts if "January 2020" in text] and len(
+        texts
+    ) == 7
     assert sum(map(len, texts)) > 1000 and sum(findings(text)["date with a day"] for text in texts) == 3
 
 
 def test_names_of_authors_and_days_of_the_same_archive_are_found(real_data):
     """Columns that are not packed: whom to thank, and when the film was taken (mostly the year alone)."""
     rows = notes(real_data / "nc/cxr_cohen")
-    thanks = [row["other_notes"] for row in rows if "courtesy" in row["other_notes"].lower() or "credit" in row["other_notes"].lower()]
+    thanks = [
+        row["other_notes"]
+        for row in rows
+        if "courtesy" in row["other_notes"].lower() or "credit" in row["other_notes"].lower()
+    ]
     missed = [text for text in thanks if not {"name after a title", "name after a label"} & findings(text).keys()]
     # Of these the accented letters were lost before the archive was published.
     assert len(thanks) == 93 and len(missed) == 5 and all("?" in text for text in missed)
