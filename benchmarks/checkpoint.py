@@ -2,13 +2,13 @@
 
     python benchmarks/checkpoint.py [--gb 1] [--repeats 5] [--seconds 45] [--folder DIR]
 
-Rounds of four, in turn, on the same disk: (1) `safetensors.save_file` and fsync of the file and its folder; (2) our save
-that training waits for; (3) our save in the background; (4) the first again, a control: its two medians differ by what the
-machine does beside. Ours is hashed, has a manifest, is synced and renamed before it counts. `durable` is the time of (1)
-and (4) over that of (3), from the call until the checkpoint has its name; `stall` is the share of it in which training
-waits. `step` is the time of a step of training (a product of matrices) while a save runs in the background, over that of
-one alone. Then the checkpoint is read back and compared, and one byte is flipped, which must be noticed. Tensors lie on the
-GPU where there is one. Prints one JSON line.
+Rounds of four, in turn, on the same disk: (1) `safetensors.save_file` and fsync of the file and its folder; (2) our
+save that training waits for; (3) our save in the background; (4) the first again, a control: its two medians differ by
+what the machine does beside. Ours is hashed, has a manifest, is synced and renamed before it counts. `durable` is the
+time of (1) and (4) over that of (3), from the call until the checkpoint has its name; `stall` is the share of it in
+which training waits. `step` is the time of a step of training (a product of matrices) while a save runs in the
+background, over that of one alone. Then the checkpoint is read back and compared, and one byte is flipped, which must
+be noticed. Tensors lie on the GPU where there is one. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def flat(tensors: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
 def measured(
     tensors: dict[str, Any], folder: Path, saver: Saver, repeats: int, seconds: float, device: torch.device
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds by what was timed, and how long training waited for the first save, in which memory for the copy is taken."""
+    """Seconds by what was timed, and how long training waited for the first save, in which memory for the copy is
+    taken."""
     taken: dict[str, list[float]] = {}
     note = lambda name, seconds: taken.setdefault(name, []).append(seconds)  # noqa: E731
     step = training_step(device)

@@ -3,10 +3,10 @@
     python benchmarks/engines.py                                            # one process: a GPU where there is one
     torchrun --nproc-per-node 2 benchmarks/engines.py --kinds ddp fsdp2 zero2 zero3
 
-A vision-language model with random weights, all of it trained, in bfloat16 with float32 weights. Each case is a step with
-two micro-batches, gradient clipping and AdamW, after warm-up steps that compile; the median of what follows counts. Memory
-is what torch has allocated at most, so there is none on a CPU. `loss` is that of the last step: alike in all cases but for
-rounding, or something is wrong.
+A vision-language model with random weights, all of it trained, in bfloat16 with float32 weights. Each case is a step
+with two micro-batches, gradient clipping and AdamW, after warm-up steps that compile; the median of what follows
+counts. Memory is what torch has allocated at most, so there is none on a CPU. `loss` is that of the last step: alike in
+all cases but for rounding, or something is wrong.
 """
 
 from __future__ import annotations

@@ -2,15 +2,17 @@
 
     python benchmarks/pack.py --data /data/openly-licensed [--repeats 3]
 
-Packs the PNG and JPEG files of real sets under --data (default: $MEDVLM_DATA), each as often as it takes to have --files of
-them, and films that are made here, with 1 and 2 processes that decode, and compares with processes that do nothing but
-read the files and decode their pixels. Packing also strips, hashes, checks, deals, writes, indexes and syncs. For each
-number of workers:
+Packs the PNG and JPEG files of real sets under --data (default: $MEDVLM_DATA), each as often as it takes to have
+--files of them, and films that are made here, with 1 and 2 processes that decode, and compares with processes that do
+nothing but read the files and decode their pixels. Packing also strips, hashes, checks, deals, writes, indexes and
+syncs. For each number of workers:
 
     of_decode    throughput over that of one plain process that decodes, times the number of workers
-    of_decoders  over that of as many processes as there are workers, which decode at the same time and with the settings
+    of_decoders  over that of as many processes as there are workers, which decode at the same time and with the
+settings
                  of memory that the decoders of packing have: cores of one machine share its memory
-    of_cpu       processor time of such decoding over that of packing, all processes together: holds on a busy machine too,
+    of_cpu       processor time of such decoding over that of packing, all processes together: holds on a busy machine
+too,
                  and is about what of_decoders comes to where there are no more cores than workers
 
 The time in which decoders start, half a second whatever the archive, is told apart (`start_s`). All numbers are medians
@@ -104,8 +106,8 @@ def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, An
             decoding, decoding_cpu = decoded(folder / "files", n, ENVIRONMENT)
             start, start_cpu = timed(lambda n=n: started(card, root, n))  # type: ignore[misc]
             packing, packing_cpu = timed(
-                lambda n=n, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2)
-            )  # type: ignore[misc]
+                lambda n=n, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2)  # type: ignore[misc]
+            )
             found = {
                 "decoders": decoding,
                 "start": start,

@@ -2,12 +2,12 @@
 
     python benchmarks/plan_memory.py [--only dual adapters recomputed full] [--steps 4]
 
-Four recipes with random weights on generated films: a dual encoder, a composed model with adapters, and one that is trained
-whole, with recomputed layers and without. Each is planned, and then trained for a few steps by the real stage and engine. `ratio` is planned over measured
-(torch.cuda.max_memory_allocated); the aim is 0.85 to 1.15. `parts` sets single figures side by side in GiB: weights, what is
-held when the backward pass begins, gradients, optimiser, and the peak of each section, so that a wrong one can be seen.
-On a CPU the models are tiny and nothing is measured but that it runs.
-"""
+Four recipes with random weights on generated films: a dual encoder, a composed model with adapters, and one that is
+trained whole, with recomputed layers and without. Each is planned, and then trained for a few steps by the real stage
+and engine. `ratio` is planned over measured (torch.cuda.max_memory_allocated); the aim is 0.85 to 1.15. `parts` sets
+single figures side by side in GiB: weights, what is held when the backward pass begins, gradients, optimiser, and the
+peak of each section, so that a wrong one can be seen. On a CPU the models are tiny and nothing is measured but that it
+runs."""
 
 from __future__ import annotations
 
@@ -224,7 +224,8 @@ def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, byt
 
 
 def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple[dict[str, Any], Any]:
-    """GiB on the GPU at each point of the last step, and its largest micro-batch. Weights are made where they stay: on a CPU that takes minutes."""
+    """GiB on the GPU at each point of the last step, and its largest micro-batch. Weights are made where they stay: on
+    a CPU that takes minutes."""
     recipe, config = loaded.recipe, loaded.recipe.stages[0]
     gc.collect()  # or what the recipe before holds in circles would count here
     engine = make_engine(recipe.engine)

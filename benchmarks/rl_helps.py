@@ -1,11 +1,12 @@
-"""Does reinforcement help? The greedy answer score after `reason` against `instruct`, and against as many further supervised steps.
+"""Does reinforcement help? The greedy answer score after `reason` against `instruct`, and against as many further
+supervised steps.
 
     python benchmarks/rl_helps.py runs/phantom --seeds 3
 
 Takes a finished run whose last stage is `grpo`, and trains from what comes before it, once per seed, the reinforcement
 stage and a supervised one: as many steps, the settings of the last supervised stage, the rate of the reinforcement. All
-answer the same held-out questions; the score is that of the answer (choice right, count, overlap of boxes), never of its
-format. Differences are paired by question, intervals draw patients. Prints one JSON line.
+answer the same held-out questions; the score is that of the answer (choice right, count, overlap of boxes), never of
+its format. Differences are paired by question, intervals draw patients. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def main() -> None:
     scores = {"instruct": [_scores(args.run, resolved, before, "base")] * args.seeds, "grpo": [], "supervised": []}
     for seed in range(args.seeds):
         # A stage's name is part of the key of its random numbers: another name is another seed.
-        # At the rate of the reinforcement: that of `base` has decayed, and to begin with it anew would throw the model back.
+        # At the rate of the reinforcement: that of `base` has decayed, and to begin with it anew would throw the model
+        # back.
         more = {
             **base,
             "name": f"more_{seed}",

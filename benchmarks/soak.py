@@ -2,11 +2,11 @@
 
     python benchmarks/soak.py [--minutes 6] [--ranks 2] [--leak]
 
-Trains a tiny vision-language model on 60 generated films with torchrun: epochs of a few steps, each sample read, decoded and
-augmented anew, a checkpoint in the background every 50 steps, a validation every 100. Every second it notes the resident
-memory of each process, and compares, after a warm-up of a third of the time, the median of the last third with that of the
-second. `equals_hours` is how long a run of one step a second would take for as many steps. Asked: within 5 %. With --leak it
-is a control: each process keeps 2 MB a second, and must be found out. Prints one JSON line.
+Trains a tiny vision-language model on 60 generated films with torchrun: epochs of a few steps, each sample read,
+decoded and augmented anew, a checkpoint in the background every 50 steps, a validation every 100. Every second it notes
+the resident memory of each process, and compares, after a warm-up of a third of the time, the median of the last third
+with that of the second. `equals_hours` is how long a run of one step a second would take for as many steps. Asked:
+within 5 %. With --leak it is a control: each process keeps 2 MB a second, and must be found out. Prints one JSON line.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""How fast is the data stream? Against the bare decoding of the same files, and against webdataset's defaults on the same tars.
+"""How fast is the data stream? Against the bare decoding of the same files, and against webdataset's defaults on the
+same tars.
 
     python benchmarks/stream.py [--rounds 5] [--workers 1 2] [--formats jpg png nii]
 
-Makes tars of webdataset's layout from a seed: 8-bit JPEG and 16-bit PNG of 512 x 512, NIfTI.gz of 128 x 128 x 128. In every round the same
-tars are gone through by turns: decoded only, from memory, in as many threads; by medvlm's stream (index, ranges, checksums, keyed order,
-threads); by webdataset as its users write it (Pillow or nibabel in the worker processes of a DataLoader, no shuffling). A rate is taken
-between the first and the last batch, so that nobody's start counts. Reported are medians of the ratios of a round, and their range.
+Makes tars of webdataset's layout from a seed: 8-bit JPEG and 16-bit PNG of 512 x 512, NIfTI.gz of 128 x 128 x 128. In
+every round the same tars are gone through by turns: decoded only, from memory, in as many threads; by medvlm's stream
+(index, ranges, checksums, keyed order, threads); by webdataset as its users write it (Pillow or nibabel in the worker
+processes of a DataLoader, no shuffling). A rate is taken between the first and the last batch, so that nobody's start
+counts. Reported are medians of the ratios of a round, and their range.
 
-`first`: seconds until the first sample of a training that begins at 0, 50 and 95 % of an epoch of 1,000 shards, opening them included; and,
-so that it is seen that the place could matter, of webdataset, which has to read what lies before.
+`first`: seconds until the first sample of a training that begins at 0, 50 and 95 % of an epoch of 1,000 shards, opening
+them included; and, so that it is seen that the place could matter, of webdataset, which has to read what lies before.
 `control`: the stream with every sample decoded twice. It has to fail what the stream passes.
 Prints one JSON line; `passed` says of each aim whether it was reached.
 """
@@ -91,8 +93,8 @@ def passed(formats: dict[str, Any], first: dict[str, Any]) -> dict[str, bool]:
             found[f"{kind} {workers} of_decode"] = row["of_decode"]["median"] >= AIMS["of_decode"]  # type: ignore[operator]
             if kind in AIMS["over_webdataset"]:  # type: ignore[operator]
                 found[f"{kind} {workers} over_webdataset"] = (
-                    row["over_webdataset"]["median"] >= AIMS["over_webdataset"][kind]
-                )  # type: ignore[index]
+                    row["over_webdataset"]["median"] >= AIMS["over_webdataset"][kind]  # type: ignore[index]
+                )
             found[f"{kind} {workers} control fails"] = row["control_of_decode"]["median"] < AIMS["of_decode"]  # type: ignore[operator]
     return {**found, "first": first["slowest_over_fastest"] <= AIMS["first_within"]}
 

@@ -24,13 +24,13 @@ Say = Callable[[str], None]
 def run_audit(
     words: Sequence[str], against: Sequence[str], to: Path | None, strict: bool, say: Say, secret: str = ""
 ) -> None:
-    """words: shards (a folder, a tar, a pattern), a card, or CARD=ROOT for an archive that is packed for this audit only.
-    A card alone stands in for the copy beside shards of its name; without such shards its terms count and nothing else.
-    against: the same, with :SPLIT for one split; without it a benchmark's `test`, or all of one that has none.
+    """words: shards (a folder, a tar, a pattern), a card, or CARD=ROOT for an archive that is packed for this audit
+    only. A card alone stands in for the copy beside shards of its name; without such shards its terms count and nothing
+    else. against: the same, with :SPLIT for one split; without it a benchmark's `test`, or all of one that has none.
     secret: the salt of those that are packed here.
 
-    The receipt goes to `to`, or as audit.json into each folder of shards that can be written. Raises DataError after all
-    findings were said and written when one of them is an error, or, where `strict`, a warning.
+    The receipt goes to `to`, or as audit.json into each folder of shards that can be written. Raises DataError after
+    all findings were said and written when one of them is an error, or, where `strict`, a warning.
     """
     with ExitStack() as stack:
         alone = [_card(word) for word in words if _is_card(word) and not _needs_packing(word)]
@@ -73,7 +73,8 @@ def _lines(found: Audited, findings: list[Finding]) -> list[str]:
         lines.append("nothing is on two sides that could be compared")
     if terms := found.terms:
         lines.append(
-            f"terms together: {licence_words(terms)} ({', '.join(terms['ids'])}); access: {terms['access']}; patient data: {terms['phi']}"
+            f"terms together: {licence_words(terms)} ({', '.join(terms['ids'])}); access: {terms['access']}; patient"
+            f" data: {terms['phi']}"
         )
     return lines
 

@@ -1,4 +1,5 @@
-"""`medvlm chat`: questions about somebody's own files to a run, an exported folder, or any vision-language model of transformers."""
+"""`medvlm chat`: questions about somebody's own files to a run, an exported folder, or any vision-language model of
+transformers."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ Talk = Callable[[str], str]
 def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max_new_tokens: int = 256) -> Talk:
     """A function from question to greedy answer. Each question is asked by itself, about all the files.
 
-    model: a run's folder, an exported folder, or a folder or hub id of transformers. kind: what the files are, of the kinds that
-    the model has encoders for; by default the first that takes films or volumes. Raises UserError for what cannot be opened.
-    """
+    model: a run's folder, an exported folder, or a folder or hub id of transformers. kind: what the files are, of the
+    kinds that the model has encoders for; by default the first that takes films or volumes. Raises UserError for what
+    cannot be opened."""
     folder = Path(model)
     if RunFolder(folder).recipe.is_file():
         return _ours(answerer(folder, stage, max_new_tokens), paths, kind)
@@ -45,7 +46,8 @@ def answerer(folder: Path, stage: str = "", max_new_tokens: int = 256) -> RunAns
 
 
 def kind_of(prepare: Any, asked: str) -> Callable[[int], str]:
-    """Axes of a medium -> the kind that an encoder for so many axes serves; a ready model takes any. Raises DataError where none does."""
+    """Axes of a medium -> the kind that an encoder for so many axes serves; a ready model takes any. Raises DataError
+    where none does."""
 
     def chosen(axes: int) -> str:
         if not prepare.transforms:
@@ -57,7 +59,8 @@ def kind_of(prepare: Any, asked: str) -> Callable[[int], str]:
             raise DataError(f"--kind {asked}: no encoder serves it (served are {', '.join(prepare.routes)})")
         if not asked and not fitting:
             raise DataError(
-                f"no encoder of this model takes {'volumes' if axes == 3 else 'films'} (served are {', '.join(prepare.routes)})"
+                f"no encoder of this model takes {'volumes' if axes == 3 else 'films'} (served are"
+                f" {', '.join(prepare.routes)})"
             )
         return asked or fitting[0]
 
@@ -103,7 +106,8 @@ def _stock(model: str, paths: Sequence[Path], max_new_tokens: int) -> Talk:
 
 
 def _loaded(model: str) -> tuple[Any, Any]:
-    """Processor and model, adapters on their base. Raises RecipeError for what transformers cannot open as a vision-language model."""
+    """Processor and model, adapters on their base. Raises RecipeError for what transformers cannot open as a
+    vision-language model."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder, adapters = Path(model), Path(model) / "adapter_config.json"
@@ -121,7 +125,8 @@ def _loaded(model: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError) as reason:
         raise RecipeError(
-            f"{model}: neither a run nor a vision-language model that transformers opens ({str(reason).splitlines()[0]})"
+            f"{model}: neither a run nor a vision-language model that transformers opens"
+            f" ({str(reason).splitlines()[0]})"
         ) from None
     if adapters.is_file():
         from peft import PeftModel
@@ -131,7 +136,8 @@ def _loaded(model: str) -> tuple[Any, Any]:
 
 
 def pictures(medium: Medium, stored: Any) -> list[Any]:
-    """8-bit pictures for models that take nothing else: a film, or slices of a volume; windowed by its own percentiles where it has more bits."""
+    """8-bit pictures for models that take nothing else: a film, or slices of a volume; windowed by its own percentiles
+    where it has more bits."""
     from PIL import Image
 
     from medvlm.data.views import Views

@@ -16,7 +16,8 @@ EXIT_DONE, EXIT_USER, EXIT_PREEMPTED = 0, 2, 75
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 the input is wrong, 75 preempted after a clean save. Anything else is our fault, with a traceback."""
+    """Exit code: 0 done, 2 the input is wrong, 75 preempted after a clean save. Anything else is our fault, with a
+    traceback."""
     # Threads that wait in a spin make a run crawl (30 times slower was seen) as soon as something else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
@@ -115,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
             verbs,
             "dry-run",
             _dry_run,
-            "every stage for two steps on small random weights, with saving, resuming, evaluation and export, on a processor",
+            "every stage for two steps on small random weights, with saving, resuming, evaluation and export, on a"
+            " processor",
         )
     )
 
@@ -421,7 +423,8 @@ def _pack(args: argparse.Namespace) -> None:
         card = card.with_secret(read_salt(args.salt_file))
     receipt = pack(card, args.root, args.out, progress=print, max_bad=args.max_bad, workers=args.workers)
     print(
-        f"{args.out}: {sum(receipt.samples.values())} samples ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined"
+        f"{args.out}: {sum(receipt.samples.values())} samples"
+        f" ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined"
     )
 
 

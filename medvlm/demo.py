@@ -43,7 +43,8 @@ def demo(runs: Path, overrides: Sequence[str] = ()) -> None:
 
 
 def _ranks() -> int:
-    """Processes to train with: one a GPU, else one a core: a second thread adds little to networks as small as these."""
+    """Processes to train with: one a GPU, else one a core: a second thread adds little to networks as small as
+    these."""
     import torch
 
     there = torch.cuda.device_count() or os.cpu_count() or 1

@@ -26,11 +26,12 @@ def embed(
     kind: str = "",
     progress: Callable[[int], None] = lambda n: None,
 ) -> int:
-    """Writes columns key, source, medium and embedding, a row an image, and returns their number. The file appears when it is whole.
+    """Writes columns key, source, medium and embedding, a row an image, and returns their number. The file appears when
+    it is whole.
 
-    model: a run or an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources: folders of
-    shards, tars, or files as `medvlm chat` takes them. Dual encoders give unit vectors of the shared space, towers their pooled output.
-    """
+    model: a run or an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources:
+    folders of shards, tars, or files as `medvlm chat` takes them. Dual encoders give unit vectors of the shared space,
+    towers their pooled output."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -74,7 +75,8 @@ def _ours(folder: Path, sources: Sequence[str], stage: str, kind: str) -> Iterat
 
     if not made.prepare.transforms:
         raise RecipeError(
-            f"{folder}: its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual encoders and composed models"
+            f"{folder}: its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual"
+            " encoders and composed models"
         )
     for key, source, sample, files in _samples(sources, kind_of(made.prepare, kind)):
         for medium, vector in enumerate(vectors(sample, files)):
@@ -89,7 +91,8 @@ def _stock(model: str, sources: Sequence[str]) -> Iterator[Row]:
         processor, tower = AutoImageProcessor.from_pretrained(model), AutoModel.from_pretrained(model).eval()
     except (OSError, ValueError) as reason:
         raise RecipeError(
-            f"{model}: neither a run nor a dual encoder or tower that transformers opens ({str(reason).splitlines()[0]})"
+            f"{model}: neither a run nor a dual encoder or tower that transformers opens"
+            f" ({str(reason).splitlines()[0]})"
         ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tower.to(device)

@@ -31,7 +31,8 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
     for name, _ in asked:
         if name not in sources:
             raise RecipeError(
-                f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources: {', '.join(sources)})"
+                f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources:"
+                f" {', '.join(sources)})"
             )
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
     limit = recipe.evaluate.max_new_tokens

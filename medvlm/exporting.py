@@ -21,8 +21,8 @@ from medvlm.recipe import LoadedRecipe, load_run
 
 
 def export(run: RunFolder, out: Path, targets: Sequence[str] = (), stage: str = "") -> list[ExportReceipt]:
-    """The model as `stage` (by default the last finished one) left it, as one folder a target: `out` itself, or with several
-    targets OUT/TARGET. targets: by default the recipe's.
+    """The model as `stage` (by default the last finished one) left it, as one folder a target: `out` itself, or with
+    several targets OUT/TARGET. targets: by default the recipe's.
 
     Raises CheckpointError when there is no such stage, RecipeError when a target does not hold the model, ParityError
     when a folder does not compute what the model computes.

@@ -63,8 +63,8 @@ class Row:
 def init(model: str, table: Path, columns: Columns, to: Path) -> list[str]:
     """Writes recipe.yaml, card.yaml and the secret file `salt` into `to`; returns what to tell.
 
-    Raises DataError for a table that cannot be used, naming lines and columns, and RecipeError for a model that is not there or of the wrong kind.
-    """
+    Raises DataError for a table that cannot be used, naming lines and columns, and RecipeError for a model that is not
+    there or of the wrong kind."""
     found = known(model)
     if to.exists() and any((to / name).exists() for name in ("recipe.yaml", "card.yaml", "salt")):
         raise RecipeError(
@@ -88,7 +88,10 @@ def init(model: str, table: Path, columns: Columns, to: Path) -> list[str]:
         secret.write(secrets.token_hex(32) + "\n")
     what = "patients" if columns.patient else "images"
     return [
-        f"{to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret: it hides patients and file names in the shards; keep it, and out of version control)",
+        (
+            f"{to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret: it hides patients and file names in"
+            " the shards; keep it, and out of version control)"
+        ),
         f"{len(rows)} rows, {len({row.image for row in rows})} images; {what} dealt out: "
         + ", ".join(f"{split} {n}" for split, n in dealt.items()),
         *notes,
@@ -96,14 +99,16 @@ def init(model: str, table: Path, columns: Columns, to: Path) -> list[str]:
             []
             if columns.patient
             else [
-                "no --patient: images are dealt out one by one, so images of one patient may stand on both sides and the results look better than they are"
+                "no --patient: images are dealt out one by one, so images of one patient may stand on both sides and"
+                " the results look better than they are"
             ]
         ),
         *(
             []
             if found.folder
             else [
-                f"{model}: whether you may download it was not checked; a gated model needs `hf auth login`, without a network give --model the path of its folder"
+                f"{model}: whether you may download it was not checked; a gated model needs `hf auth login`, without a"
+                " network give --model the path of its folder"
             ]
         ),
         f"next: medvlm validate {to / 'recipe.yaml'}; medvlm plan ...; medvlm dry-run ...; medvlm train ...",
@@ -139,7 +144,8 @@ def _rows(table: Path, columns: Columns) -> tuple[list[Row], list[str]]:
     )
     if not rows or len(bad) > MAX_BAD * (len(rows) + len(bad)):
         raise DataError(
-            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({told or 'it has none'}); paths are relative to the table's folder, or absolute"
+            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({told or 'it has none'}); paths are"
+            " relative to the table's folder, or absolute"
         )
     return rows, [f"{len(bad)} rows cannot be used and will be quarantined ({told})"] if bad else []
 
@@ -149,7 +155,8 @@ def _check_columns(table: Path, wanted: list[str], record: Any) -> None:
     for name in wanted:
         if name not in names:
             raise DataError(
-                f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must hold their names)"
+                f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must"
+                " hold their names)"
             )
 
 
@@ -159,7 +166,8 @@ def _root(table: Path, rows: list[Row]) -> tuple[Path, str]:
     root = Path(os.path.commonpath(folders))
     if root != table.parent.resolve() and not all(Path(row.image).is_absolute() for row in rows):
         raise DataError(
-            f"{table}: some paths are relative and others lead out of its folder; make all of them relative to it, or all absolute"
+            f"{table}: some paths are relative and others lead out of its folder; make all of them relative to it, or"
+            " all absolute"
         )
     return root, table.resolve().relative_to(root).as_posix()
 
@@ -170,7 +178,8 @@ def _kind(rows: list[Row]) -> str:
         suffix = Path(row.image).suffix.lower()
         if suffix not in KINDS:
             raise DataError(
-                f"{row.place}: a file that ends in {suffix or 'nothing'} is no picture or volume that is read here (expected {', '.join(KINDS)})"
+                f"{row.place}: a file that ends in {suffix or 'nothing'} is no picture or volume that is read here"
+                f" (expected {', '.join(KINDS)})"
             )
         kinds.setdefault(KINDS[suffix], row.place)
     if len(kinds) > 1:
@@ -186,7 +195,8 @@ def _splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, 
     """A salt whose hash gives every split about its share of the patients, however few there are."""
     if len(groups) < 3:
         raise DataError(
-            f"{len(groups)} {'patients' if by_patient else 'images'} cannot be dealt into train, val and test; expected 3 at least, and some dozens for a result that means something"
+            f"{len(groups)} {'patients' if by_patient else 'images'} cannot be dealt into train, val and test; expected"
+            " 3 at least, and some dozens for a result that means something"
         )
     tried: list[tuple[float, Splits, Counter[str]]] = []
     for attempt in range(64):
@@ -218,13 +228,21 @@ def _card(name: str, file: str, kind: str, columns: Columns, rows: list[Row], sp
     return {
         "name": name,
         "title": name,
-        "summary": f"Images with {'captions' if columns.captions else 'questions and answers'}. Say here what they are, where they come from and who wrote the texts.",
+        "summary": (
+            f"Images with {'captions' if columns.captions else 'questions and answers'}. Say here what they are, where"
+            " they come from and who wrote the texts."
+        ),
         "licence": {"id": "custom", "commercial": False, "redistribute": False},
         "access": "credentialed",
-        "terms": "Not stated yet. Until you say otherwise the data and what is trained on them are taken to be for yourselves.",
+        "terms": (
+            "Not stated yet. Until you say otherwise the data and what is trained on them are taken to be for"
+            " yourselves."
+        ),
         "phi": {
             "status": "unknown",
-            "note": "Not stated yet: say who de-identified the images and texts, and how. Packing refuses what it finds.",
+            "note": (
+                "Not stated yet: say who de-identified the images and texts, and how. Packing refuses what it finds."
+            ),
         },
         "patient_key": columns.patient,
         "media": [kind],
@@ -247,8 +265,8 @@ def _tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
     """LoRA on the language model of a ready vision-language model."""
     if found.config.get("model_type") not in FAMILIES:
         raise RecipeError(
-            f"{found.model}: a {found.config.get('model_type')!r} is no ready vision-language model (expected one of {', '.join(FAMILIES)}); "
-            "with --captions towers of CLIP or SigLIP are trained"
+            f"{found.model}: a {found.config.get('model_type')!r} is no ready vision-language model (expected one of"
+            f" {', '.join(FAMILIES)}); with --captions towers of CLIP or SigLIP are trained"
         )
     steps = _steps(train, BATCH)
     return {
@@ -282,7 +300,8 @@ def _dual(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
     family = str(found.config.get("model_type"))
     if family not in ("clip", "siglip", "siglip2") or kind != "image":
         raise RecipeError(
-            f"{found.model}: captions train the two towers of a CLIP or SigLIP model on pictures; this is a {family!r} and the table holds media of kind {kind!r}"
+            f"{found.model}: captions train the two towers of a CLIP or SigLIP model on pictures; this is a {family!r}"
+            f" and the table holds media of kind {kind!r}"
         )
     where, batch = found.folder or found.model, 64
     length = found.text.get("max_position_embeddings", 77 if family == "clip" else 64)

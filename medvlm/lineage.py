@@ -1,4 +1,5 @@
-"""What came from what, for a terminal: the stages of a run, what each began with, its data, and whether its checkpoint is still what was saved."""
+"""What came from what, for a terminal: the stages of a run, what each began with, its data, and whether its checkpoint
+is still what was saved."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from medvlm.train import checkpoint
 
 
 def find_checkpoint(path: str) -> Path:
-    """A checkpoint's folder, from its path, RUN:STAGE, or RUN (its last finished stage). Raises CheckpointError where there is none."""
+    """A checkpoint's folder, from its path, RUN:STAGE, or RUN (its last finished stage). Raises CheckpointError where
+    there is none."""
     folder = Path(path)
     if (folder / "manifest.json").exists():
         return folder
@@ -23,7 +25,8 @@ def find_checkpoint(path: str) -> Path:
     if not found:
         there = f" (finished stages: {', '.join(p.name for p in finished)})" if finished else ""
         raise CheckpointError(
-            f"{path}: there is no checkpoint and no run with a finished stage{f' {stage}' if stage else ''}{there}; give RUN, RUN:STAGE or RUN/STAGE/step-N"
+            f"{path}: there is no checkpoint and no run with a finished stage{f' {stage}' if stage else ''}{there};"
+            " give RUN, RUN:STAGE or RUN/STAGE/step-N"
         )
     return found[-1] / str(_read(found[-1] / "stage.json")["take"])
 
@@ -49,8 +52,8 @@ def _told(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
         meta = state["meta"]
         yield f"  {name}@{_digest(run.root / name)}  {_verified(run.root / name, stated)}"
         yield (
-            f"    {state['step']} steps, {state['consumed']} samples; recipe {meta['recipe'][:12]}, medvlm {meta['medvlm']}"
-            + (f", code {meta['code']}" if "code" in meta else "")
+            f"    {state['step']} steps, {state['consumed']} samples; recipe {meta['recipe'][:12]}, medvlm"
+            f" {meta['medvlm']}" + (f", code {meta['code']}" if "code" in meta else "")
         )
         for module, origin in sorted(meta["from"].items()):
             gone = "" if (run.root / origin.partition("@")[0]).exists() else ", which is gone"
@@ -67,7 +70,8 @@ def _told(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
 
 
 def _with_origins(run: RunFolder, wanted: dict[str, str]) -> dict[str, tuple[dict[str, Any], str]]:
-    """Checkpoint -> its state, and the hash by which what came from it knows it; origins first, those left out that are gone."""
+    """Checkpoint -> its state, and the hash by which what came from it knows it; origins first, those left out that are
+    gone."""
     found: dict[str, tuple[dict[str, Any], str]] = {}
 
     def visit(name: str, stated: str) -> None:

@@ -1,4 +1,5 @@
-"""Somebody's own files as a sample: looked at, not kept, so nothing of a header is asked about and nothing is hashed."""
+"""Somebody's own files as a sample: looked at, not kept, so nothing of a header is asked about and nothing is
+hashed."""
 
 from __future__ import annotations
 
@@ -21,10 +22,11 @@ FRAMES = 16
 
 
 def sample_of(paths: Sequence[Path], kind_of: Callable[[int], str]) -> tuple[Sample, dict[str, bytes]]:
-    """PNG, JPEG, TIFF, NIfTI, DICOM, video, NumPy, or a folder with the slices of one DICOM series: each a medium, in this order.
+    """PNG, JPEG, TIFF, NIfTI, DICOM, video, NumPy, or a folder with the slices of one DICOM series: each a medium, in
+    this order.
 
-    kind_of: axes of a medium (2 or 3) -> what kind it is taken for. Raises DataError naming the file that cannot be read.
-    """
+    kind_of: axes of a medium (2 or 3) -> what kind it is taken for. Raises DataError naming the file that cannot be
+    read."""
     media = tuple(Medium(kind="own", member=str(i), size=()) for i in range(len(paths)))
     files = {medium.member: _to_read(path) for medium, path in zip(media, paths, strict=True)}
     sample, shown = Sample("own", "own", "", media), []
@@ -64,7 +66,8 @@ def _series(folder: Path) -> Any:
     if len(whole) != 1:
         why = "; ".join(str(reason) for reason in found if isinstance(reason, DataError))
         raise DataError(
-            f"{folder}: holds {len(whole)} volumes of DICOM, expected one{f' ({why})' if why else ''}; give the folder of one series"
+            f"{folder}: holds {len(whole)} volumes of DICOM, expected one{f' ({why})' if why else ''}; give the folder"
+            " of one series"
         )
     return partial(load_stack, whole[0])
 

@@ -112,7 +112,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
 
 def load_run(run: Path) -> LoadedRecipe:
-    """The recipe that a run was made from, with the data where it was then. Raises RecipeError for a folder that is no run."""
+    """The recipe that a run was made from, with the data where it was then. Raises RecipeError for a folder that is no
+    run."""
     if not RunFolder(run).recipe.is_file():
         raise RecipeError(
             f"{run}: is no run folder (it holds no {RunFolder(run).recipe.name}); `medvlm train RECIPE` makes one"
@@ -127,7 +128,8 @@ def load_run(run: Path) -> LoadedRecipe:
 
 
 def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """What was checked, and what can only be checked with weights or data, in lines for a person. Raises RecipeError like `load`."""
+    """What was checked, and what can only be checked with weights or data, in lines for a person. Raises RecipeError
+    like `load`."""
     loaded = load(path, overrides)
     first = f"{path}: a valid recipe ({loaded.recipe.name}, {loaded.recipe_hash[:12]})"
     missing = [f"{dotted(p.path, loaded.document.data)}: {p}" for p in loaded.without_data()]
@@ -170,7 +172,10 @@ def _with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
     for i, name in enumerate(bases):
         found = _find(name, [path.parent, shipped("recipes")])
         if found is None:
-            why = f"there is no recipe {name!r}{_near(name, 'recipes')} (looked in {_shown(path.parent)} and {_shown(shipped('recipes'))})"
+            why = (
+                f"there is no recipe {name!r}{_near(name, 'recipes')} (looked in {_shown(path.parent)} and"
+                f" {_shown(shipped('recipes'))})"
+            )
             raise refusal([Problem(("extends", i), why)], own)
         if found.resolve() in chain:
             circle = " -> ".join(_shown(p) for p in (*chain[chain.index(found.resolve()) :], found))
@@ -183,7 +188,10 @@ def _with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
 def _card_of(source: str, name: str, beside: Path, document: Document) -> Path:
     found = find_card(name, beside)
     if found is None:
-        why = f"there is no data card {name!r}{_near(name, 'data_cards')}; every data set needs one (shipped: {', '.join(_names('data_cards'))})"
+        why = (
+            f"there is no data card {name!r}{_near(name, 'data_cards')}; every data set needs one (shipped:"
+            f" {', '.join(_names('data_cards'))})"
+        )
         raise refusal([Problem(("data", source, "card"), why)], document)
     return found
 
@@ -228,7 +236,8 @@ def _secrets(data: Any, path: KeyPath) -> list[Problem]:
         return [
             Problem(
                 path,
-                "looks like a password or an access token; recipes are stored and shared, so keep it in the environment or a login",
+                "looks like a password or an access token; recipes are stored and shared, so keep it in the environment"
+                " or a login",
             )
         ]
     return []

@@ -1,4 +1,5 @@
-"""What must fit together across the sections of a recipe. Each rule yields problems at their paths; none stops at the first."""
+"""What must fit together across the sections of a recipe. Each rule yields problems at their paths; none stops at the
+first."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def _names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", recipe.name):
         yield Problem(
             ("name",),
-            f"{recipe.name!r} cannot be a folder's name; expected letters, digits, dot, - and _, the first a letter or digit",
+            f"{recipe.name!r} cannot be a folder's name; expected letters, digits, dot, - and _, the first a letter or"
+            " digit",
         )
     for i, stage in enumerate(recipe.stages):
         if stage.name in RESERVED:
@@ -127,7 +129,8 @@ def _sources(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
         ):
             yield Problem(
                 ("data", name, "shards"),
-                "holds a password or a signature, which a recipe must not; s3://, gs:// and https:// find credentials where they always do",
+                "holds a password or a signature, which a recipe must not; s3://, gs:// and https:// find credentials"
+                " where they always do",
             )
         yield from _fold(name, source, cards[name])
 
@@ -147,14 +150,16 @@ def _fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
 
 
 def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """Every kind of media that is shown has exactly one encoder, and every encoder has something to encode. A ready model takes all of them."""
+    """Every kind of media that is shown has exactly one encoder, and every encoder has something to encode. A ready
+    model takes all of them."""
     served, used = serves(recipe), used_sources(recipe)
     present = {kind for name, card in cards.items() if name in used for kind in card.media}
     if recipe.model.pretrained:
         for kind in sorted(set(recipe.model.views) - present):
             yield Problem(
                 ("model", "views", kind),
-                f"no data set in use has media of kind {kind!r}{did_you_mean(kind, present)} (they have {_list(present)})",
+                f"no data set in use has media of kind {kind!r}{did_you_mean(kind, present)} (they have"
+                f" {_list(present)})",
             )
         return
     owner: dict[str, str] = {}
@@ -205,10 +210,14 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
         if recipe.model.pretrained and "language" not in parts_of(stage):
             yield Problem(
                 ("stages", i, "kind"),
-                f"a {stage.kind} stage trains towers with a text tower of their own, and model.pretrained is a whole model; compose one from `encoders`",
+                f"a {stage.kind} stage trains towers with a text tower of their own, and model.pretrained is a whole"
+                " model; compose one from `encoders`",
             )
         if "language" in parts_of(stage) and recipe.model.language is None and not recipe.model.pretrained:
-            why = f"a {stage.kind} stage needs a language model; add model.language, e.g. {{kind: causal, model: Qwen/Qwen3-4B-Instruct-2507}}"
+            why = (
+                f"a {stage.kind} stage needs a language model; add model.language, e.g. {{kind: causal, model:"
+                " Qwen/Qwen3-4B-Instruct-2507}"
+            )
             yield Problem(("stages", i, "kind"), why)
 
 
@@ -253,7 +262,8 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
         if stage.validate_ is not None and "val" not in splits:
             yield Problem(
                 (*path, "validate"),
-                f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change its splits",
+                f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change"
+                " its splits",
             )
     if "overlong" in type(stage).model_fields and stage.overlong == "reduce" and not recipe.model.pretrained:
         yield Problem(
@@ -294,7 +304,8 @@ def _origin(recipe: Recipe, i: int) -> Iterator[Problem]:
             why = "this stage itself or a later one" if is_later else f"no stage{did_you_mean(name, earlier)}"
             yield Problem(
                 path,
-                f"{name!r} is {why}; expected an earlier stage (there is {_list(earlier) or 'none'}), or no `from` to start from the model",
+                f"{name!r} is {why}; expected an earlier stage (there is {_list(earlier) or 'none'}), or no `from` to"
+                " start from the model",
             )
 
 
@@ -340,14 +351,18 @@ def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
     if engine.startswith("zero") and stage.optim.kind == "muon":
         yield Problem(
             path,
-            f"muon needs whole matrices, and {engine} gives the optimiser runs of a flat tensor; use adamw, or engine.kind: fsdp2",
+            f"muon needs whole matrices, and {engine} gives the optimiser runs of a flat tensor; use adamw, or"
+            " engine.kind: fsdp2",
         )
     if (engine == "fsdp2" or engine.startswith("zero")) and stage.optim.kind == "adamw8bit":
         yield Problem(
             path, f"adamw8bit cannot step what {engine} shards; use adamw (sharded over the ranks, it is small already)"
         )
     if (engine == "fsdp2" or engine.startswith("zero")) and stage.accumulate == "auto":
-        why = f"with {engine}, ranks wait for each other within a pass, so that one which runs out of memory would leave the others waiting"
+        why = (
+            f"with {engine}, ranks wait for each other within a pass, so that one which runs out of memory would leave"
+            " the others waiting"
+        )
         yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
 
 

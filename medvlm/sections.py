@@ -37,7 +37,8 @@ class Model(Config):
     pretrained: str = ""
     """A ready vision-language model, by hub id or folder, in the place of `encoders` and `language`."""
     processor: dict[str, Any] = {}
-    """Of a ready model: settings of its image processor, by their names there, e.g. {size: {shortest_edge: 65536, longest_edge: 1048576}}."""
+    """Of a ready model: settings of its image processor, by their names there, e.g. {size: {shortest_edge: 65536,
+    longest_edge: 1048576}}."""
     views: dict[str, Views] = {}
     """Of a ready model: kind of media -> how it is shown; by default films whole, volumes and videos in 16 slices."""
     encoders: dict[str, Annotated[Any, Slot("encoders")]] = {}
@@ -52,7 +53,8 @@ class Model(Config):
             raise ValueError("`pretrained` is a whole model; give it, or `encoders` and `language`, not both")
         if not self.pretrained and not self.encoders:
             raise ValueError(
-                "is empty; give `encoders` (and `language`), or a ready model, e.g. pretrained: Qwen/Qwen3-VL-8B-Instruct"
+                "is empty; give `encoders` (and `language`), or a ready model, e.g. pretrained:"
+                " Qwen/Qwen3-VL-8B-Instruct"
             )
         for name in ("processor", "views"):
             if getattr(self, name) and not self.pretrained:
@@ -68,10 +70,11 @@ class Source(Config):
     root: str = ""
     """Folder of the original files."""
     salt_file: str = ""
-    """File with the secret that patients and keys are hashed with when `root` is packed; data that not everybody may have need one."""
+    """File with the secret that patients and keys are hashed with when `root` is packed; data that not everybody may
+    have need one."""
     shards: str = ""
-    """Folder of shards, or a pattern of tars: {train,val}-{000..511}.tar; also behind s3://, gs://, https://. With a card whose reader is
-    `webdataset` also tars of others."""
+    """Folder of shards, or a pattern of tars: {train,val}-{000..511}.tar; also behind s3://, gs://, https://. With a
+    card whose reader is `webdataset` also tars of others."""
     fold: int | None = Field(None, ge=0)
     """Test fold of a card that is split into folds."""
     augment: Augment | None = None
@@ -119,8 +122,9 @@ class Evaluate(Config):
 
 class Export(Config):
     target: str | tuple[str, ...] = "stock"
-    """One or several. `stock`: the nearest class that others load without our code, refused where none holds the model; or one
-    by name: `medvlm/export/targets` has a file for each. `custom`: loads with medvlm alone, and holds everything."""
+    """One or several. `stock`: the nearest class that others load without our code, refused where none holds the model;
+    or one by name: `medvlm/export/targets` has a file for each. `custom`: loads with medvlm alone, and holds
+    everything."""
 
     serves: tuple[Literal["vllm", "gguf"], ...] = ()
     """Programs that must take it, asked when the recipe is validated. gguf: what llama.cpp converts."""
@@ -143,7 +147,8 @@ class Recipe(Config):
     """A whole run. `medvlm schema` writes its JSON schema."""
 
     extends: tuple[str, ...] = ()
-    """Recipes that this one is laid over: looked up beside it, then among the shipped ones. A list replaces, keys merge."""
+    """Recipes that this one is laid over: looked up beside it, then among the shipped ones. A list replaces, keys
+    merge."""
     name: str
     """The run folder is runs/NAME."""
     seed: int = Field(0, ge=0)

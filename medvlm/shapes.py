@@ -1,4 +1,5 @@
-"""Whether what flows from encoder to connector to language model has the shapes they take, as far as that is known without building."""
+"""Whether what flows from encoder to connector to language model has the shapes they take, as far as that is known
+without building."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ UNKNOWN = EncoderFacts(width=None, grid=None)
 
 
 def facts_of(encoder: Any) -> EncoderFacts:
-    """Width and grid by the config, or by what medvlm knows of a published model. Raises ShapeError for settings that contradict each other."""
+    """Width and grid by the config, or by what medvlm knows of a published model. Raises ShapeError for settings that
+    contradict each other."""
     found: EncoderFacts = component("encoders", encoder.kind).facts(_described(encoder, tower))
     return found
 
@@ -28,7 +30,8 @@ def width_of(config: Any) -> int | None:
 
 
 def image_tokens(encoder: Any) -> int | None:
-    """Tokens per medium that reach the language model; None where only the built encoder knows. Raises ShapeError where they do not fit."""
+    """Tokens per medium that reach the language model; None where only the built encoder knows. Raises ShapeError where
+    they do not fit."""
     facts = facts_of(encoder)
     if encoder.connector is None or facts.grid is None:
         return None
@@ -37,7 +40,8 @@ def image_tokens(encoder: Any) -> int | None:
 
 
 def problems(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """cards: source -> its data card. What is not known yields nothing: it is checked when the model is built, before the first step."""
+    """cards: source -> its data card. What is not known yields nothing: it is checked when the model is built, before
+    the first step."""
     tokens: dict[str, int] = {}
     for name, encoder in recipe.model.encoders.items():
         try:
@@ -67,7 +71,10 @@ def _lengths(recipe: Recipe, cards: Mapping[str, Card], tokens: Mapping[str, int
         for source in stage.mix:
             kinds = cards[source].media if source in cards else ()
             if kinds and (least := min(tokens.get(kind, 0) for kind in kinds)) >= limit:
-                why = f"is {limit}, and one image of {source} alone is {least} tokens; raise it, or choose a connector that makes fewer"
+                why = (
+                    f"is {limit}, and one image of {source} alone is {least} tokens; raise it, or choose a connector"
+                    " that makes fewer"
+                )
                 yield Problem(("stages", i, "max_tokens"), why)
 
 

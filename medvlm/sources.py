@@ -30,7 +30,8 @@ TOKENIZER_SAMPLES = 20_000
 
 @dataclass(frozen=True)
 class OpenSource:
-    """audit: what the receipt of an audit beside the shards or in the run's folder says of it (see audits_of); empty where there is none."""
+    """audit: what the receipt of an audit beside the shards or in the run's folder says of it (see audits_of); empty
+    where there is none."""
 
     name: str
     card: Card
@@ -134,11 +135,13 @@ class _Names:
         by, salt = self.card.splits.by, self.card.splits.salt
         if by == "patient" and not patient:
             raise DataError(
-                f"{self.card.name}: a sample has no patient, but the card splits by patient; set reader.patient, or splits.by: image"
+                f"{self.card.name}: a sample has no patient, but the card splits by patient; set reader.patient, or"
+                " splits.by: image"
             )
         if by == "column":
             raise DataError(
-                f"{self.card.name}: tars that are not packed have no column to split by; use splits.by: patient or image, e.g. with ratios {{train: 1}}"
+                f"{self.card.name}: tars that are not packed have no column to split by; use splits.by: patient or"
+                " image, e.g. with ratios {train: 1}"
             )
         return split_of(
             keyed(patient, salt, "patient") if by == "patient" else keyed(f"{self.card.name}/{key}", salt, "key"),
@@ -147,19 +150,21 @@ class _Names:
 
 
 def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str], None]) -> None:
-    """Says what is left out. Raises DataError for what only packing may let in, and where too many samples lack something."""
+    """Says what is left out. Raises DataError for what only packing may let in, and where too many samples lack
+    something."""
     require_secret(card)
     if card.phi.status == "unknown":
         raise DataError(
-            f"data.{name}: its card does not know whether the data identify anybody (phi.status: unknown), and tars of others are not looked through; "
-            "pack them (`root` instead of `shards`), or say in the card what is known"
+            f"data.{name}: its card does not know whether the data identify anybody (phi.status: unknown), and tars of"
+            " others are not looked through; pack them (`root` instead of `shards`), or say in the card what is known"
         )
     missing, there = shards.left_out.total(), sum(shards.count(split) for split in shards.splits)
     if missing:
         what = ", ".join(f"{n} {member}" for member, n in shards.left_out.most_common())
         if missing > card.reader.max_incomplete * (missing + there):
             raise DataError(
-                f"data.{name}: {missing} of {missing + there} samples lack a member ({what}), at most {card.reader.max_incomplete:.0%} may (reader.max_incomplete)"
+                f"data.{name}: {missing} of {missing + there} samples lack a member ({what}), at most"
+                f" {card.reader.max_incomplete:.0%} may (reader.max_incomplete)"
             )
         say(f"{name}: {missing} of {missing + there} samples lack a member and are left out ({what})")
 
@@ -176,7 +181,8 @@ def texts_of(sources: Mapping[str, OpenSource]) -> list[str]:
 
 
 def packed_at(card: Card, source: Source, runs: Path) -> Path:
-    """Where the shards of a source without `shards` are, or will be. Its name tells one card and one place from others; the place cannot be read from it."""
+    """Where the shards of a source without `shards` are, or will be. Its name tells one card and one place from others;
+    the place cannot be read from it."""
     root = _root(source)
     identity = hashlib.sha256(f"{card_hash(card)}|{root.resolve() if root else ''}".encode()).hexdigest()[:12]
     return runs / "shards" / f"{card.name}-{identity}"

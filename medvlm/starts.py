@@ -21,7 +21,8 @@ from medvlm.train import checkpoint
 def put_start(
     model: Any, config: StageConfig, origins: dict[str, list[str]], run: RunFolder, seed: int
 ) -> tuple[dict[str, str], Lora | None]:
-    """Puts the weights of earlier stages in, and the adapters on. Returns module -> `STAGE/step-N@hash` and the adapters there are now."""
+    """Puts the weights of earlier stages in, and the adapters on. Returns module -> `STAGE/step-N@hash` and the
+    adapters there are now."""
     started: dict[str, str] = {}
     adapters: Lora | None = None
     wanted = modules_of([n for n, _ in model.named_parameters()])
@@ -59,7 +60,8 @@ def _held(run: RunFolder, stage: str) -> tuple[set[str], Lora | None]:
 
 
 def origins_of(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> dict[str, list[str]]:
-    """Module ("" = all others) -> the stages to look for its weights in, latest first: where `from` points, then what that came from."""
+    """Module ("" = all others) -> the stages to look for its weights in, latest first: where `from` points, then what
+    that came from."""
     names = [s.name for s in loaded.recipe.stages[:i]]
 
     def chain(start: str) -> list[str]:
@@ -74,7 +76,8 @@ def origins_of(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder
     ]
     if unfinished:
         raise CheckpointError(
-            f"stage {config.name} starts from {unfinished[0]}, which is not finished; train that first (medvlm train without --stage trains all)"
+            f"stage {config.name} starts from {unfinished[0]}, which is not finished; train that first (medvlm train"
+            " without --stage trains all)"
         )
     return origins
 

@@ -50,7 +50,10 @@ def _data(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[str]:
 def _stages(recipe: Recipe) -> Iterator[str]:
     for i, stage in enumerate(recipe.stages):
         before = " and ".join(recipe.stages[j].name for j in starts_from(recipe, i)) or "the model as it is"
-        yield f"  stage {stage.name}: {stage.kind}, {stage.steps} steps of {stage.batch} from {_mix(stage.mix)}; trains {', '.join(stage.trains)}; starts from {before}"
+        yield (
+            f"  stage {stage.name}: {stage.kind}, {stage.steps} steps of {stage.batch} from {_mix(stage.mix)}; trains"
+            f" {', '.join(stage.trains)}; starts from {before}"
+        )
 
 
 def _mix(mix: Mapping[str, float]) -> str:
@@ -63,5 +66,8 @@ def _outputs(recipe: Recipe) -> Iterator[str]:
         yield f"  evaluates on {source}:{split} against {', '.join(recipe.evaluate.baselines) or 'no baseline'}"
     for target in recipe.export.targets:
         kind, part, _ = resolve(target, recipe.model, recipe.stages)
-        yield f"  exports {f'encoders.{part} ' if part else ''}as {kind}, which loads with {component('export.targets', kind).LIBRARY} alone"
+        yield (
+            f"  exports {f'encoders.{part} ' if part else ''}as {kind}, which loads with"
+            f" {component('export.targets', kind).LIBRARY} alone"
+        )
     yield "  weights, files and memory are not checked here"

@@ -128,7 +128,8 @@ def _stage(
     }
     engine.place(stage.model, stage.matches)
     stage.begin()
-    # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first checkpoint starts the same.
+    # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first
+    # checkpoint starts the same.
     torch.manual_seed(below(1 << 63, loaded.recipe.seed, config.name, "dropout", engine.rank))
     meta = {
         "stage": config.name,
@@ -143,7 +144,8 @@ def _stage(
     fresh = loop.State(identity=identity, meta=meta)
     if engine.is_first:
         print(
-            f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of {config.batch} samples",
+            f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of"
+            f" {config.batch} samples",
             flush=True,
         )
     watch = Watch(
@@ -222,7 +224,8 @@ def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[s
 def _prepare(
     loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]
 ) -> tuple[Any, str, Prepare]:
-    """Tokenizer, image token, and how samples become what the model takes. A ready model's processor is kept in the run's folder."""
+    """Tokenizer, image token, and how samples become what the model takes. A ready model's processor is kept in the
+    run's folder."""
     model = loaded.recipe.model
     if model.pretrained:
         if engine.is_first:
@@ -245,7 +248,8 @@ def _prepare(
 
 
 def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str]:
-    """The run's tokenizer and its image token ("" without a language model): the language model's, or one trained from the cards' text. None where every text tower brings its own."""
+    """The run's tokenizer and its image token ("" without a language model): the language model's, or one trained from
+    the cards' text. None where every text tower brings its own."""
     recipe = loaded.recipe
 
     def trained(size: int) -> Any:

@@ -180,8 +180,8 @@ def test_the_model_card_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     about = About("llava", "vlm", {}, {n: card(n) for n in "abc"}, {}, {}, [], {}, {}, Audit(), "", "", audits=audits)
     text, receipt = _data(about), json.loads((a / "audit.json").read_text())["hash"][:16]
     assert (
-        f"- a: **failed**, compared with b (receipt `{receipt}`)\n  - error: 1 of the 2 patients of a:test are also in a:train"
-        in text
+        f"- a: **failed**, compared with b (receipt `{receipt}`)\n  - error: 1 of the 2 patients of a:test are also in"
+        " a:train" in text
     )
     assert f"- b: passed, compared with a (receipt `{receipt}`)\n" in text
     assert "- c: not audited: that no patient and no image is on two sides was not checked" in text

@@ -27,7 +27,8 @@ from tests.io.dicom.series import save, slices
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Exports of a model that answers and of one that embeds, as a stock folder and as one of ours; files of several kinds."""
+    """Exports of a model that answers and of one that embeds, as a stock folder and as one of ours; files of several
+    kinds."""
     folder = tmp_path_factory.mktemp("own")
     run = RunFolder(folder / "runs" / "tiny")
     run.root.mkdir(parents=True)

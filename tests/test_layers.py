@@ -69,7 +69,8 @@ def test_a_module_imports_only_what_lies_below_its_folder(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nobody_imports_a_part_but_by_its_kind(path: Path) -> None:
-    """The rule that makes a new encoder one file: whatever names one in an import would have to be edited for the next."""
+    """The rule that makes a new encoder one file: whatever names one in an import would have to be edited for the
+    next."""
     own = path.relative_to(PACKAGE).parts[0]
     named = [
         f"{path}:{line}: {name}" for line, name in imports(path) if folder_of(name) in PARTS and folder_of(name) != own

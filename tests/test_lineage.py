@@ -1,4 +1,5 @@
-"""What came from what, as a person reads it; and that a checkpoint which is no longer what was saved is told from one that is."""
+"""What came from what, as a person reads it; and that a checkpoint which is no longer what was saved is told from one
+that is."""
 
 from __future__ import annotations
 
@@ -84,7 +85,10 @@ def test_another_checkpoint_in_the_place_of_an_origin_is_told(run: RunFolder, ma
 def test_what_is_not_there_is_said(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
-        match=r"there is no checkpoint and no run with a finished stage align \(finished stages: pair, instruct\); give RUN, RUN:STAGE",
+        match=(
+            r"there is no checkpoint and no run with a finished stage align \(finished stages: pair, instruct\); give"
+            r" RUN, RUN:STAGE"
+        ),
     ):
         find_checkpoint(f"{run.root}:align")
     with pytest.raises(CheckpointError, match="no run with a finished stage; give RUN"):

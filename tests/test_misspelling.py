@@ -1,4 +1,5 @@
-"""Every schema key of every shipped recipe and card, misspelt by one letter, is refused at its place with the right word offered.
+"""Every schema key of every shipped recipe and card, misspelt by one letter, is refused at its place with the right
+word offered.
 
 Names that users choose (sources, encoders, stages, rewards, columns) and what is passed on to other libraries
 (`config`, `args`) are no schema keys.

@@ -1,4 +1,5 @@
-"""A ready model of every family through a whole run: trained, resumed, reinforced, evaluated against its baselines, exported and proven."""
+"""A ready model of every family through a whole run: trained, resumed, reinforced, evaluated against its baselines,
+exported and proven."""
 
 from __future__ import annotations
 

@@ -196,11 +196,17 @@ def test_a_dual_encoder_takes_the_language_model_out_of_what_it_extends(home: Pa
         ),
         (
             "[tiny.yaml, mine.yaml]",
-            "recipes/mine.yaml:1:22 extends.1: the recipes extend each other in a circle: recipes/mine.yaml -> recipes/mine.yaml",
+            (
+                "recipes/mine.yaml:1:22 extends.1: the recipes extend each other in a circle: recipes/mine.yaml ->"
+                " recipes/mine.yaml"
+            ),
         ),
         (
             "[around.yaml]",
-            "recipes/around.yaml:1:11 extends.0: the recipes extend each other in a circle: recipes/mine.yaml -> recipes/around.yaml -> ",
+            (
+                "recipes/around.yaml:1:11 extends.0: the recipes extend each other in a circle: recipes/mine.yaml ->"
+                " recipes/around.yaml -> "
+            ),
         ),
     ],
 )
@@ -282,7 +288,10 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ([("films:test", "films:tset")], "33:12 evaluate.on: 'films:tset' names no split: expected SOURCE:test"),
         (
             [("[films:test]", "[films:test], baselines: [blnd]")],
-            "33:42 evaluate.baselines.0: expected 'blind', 'shuffled' or 'majority', found 'blnd', did you mean 'blind'?",
+            (
+                "33:42 evaluate.baselines.0: expected 'blind', 'shuffled' or 'majority', found 'blnd', did you mean"
+                " 'blind'?"
+            ),
         ),
         # routes
         (
@@ -320,11 +329,17 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         # what is trained
         (
             [("trains: [connectors]", "trains: [conectors]")],
-            "19:14 stages.align.trains.0: 'conectors' is no part of a supervised stage, did you mean 'connectors'? (accepts encoders, ",
+            (
+                "19:14 stages.align.trains.0: 'conectors' is no part of a supervised stage, did you mean 'connectors'?"
+                " (accepts encoders, "
+            ),
         ),
         (
             [("trains: [connectors]", "trains: [heads]")],
-            "19:14 stages.align.trains.0: 'heads' is no part of a supervised stage (accepts encoders, connectors, language, lora)",
+            (
+                "19:14 stages.align.trains.0: 'heads' is no part of a supervised stage (accepts encoders, connectors,"
+                " language, lora)"
+            ),
         ),
         (
             [("trains: [encoders,", "trains: [language,")],
@@ -332,11 +347,17 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [("connectors.film", "connectors.flim")],
-            "24:14 stages.instruct.trains.0: there is no encoder 'flim', did you mean 'film'? (model.encoders has film)",
+            (
+                "24:14 stages.instruct.trains.0: there is no encoder 'flim', did you mean 'film'? (model.encoders has"
+                " film)"
+            ),
         ),
         (
             [("rank: 4}\n", "rank: 4}\n    optim: {lr_of: {encodres: 0.1}}\n")],
-            "26:21 stages.instruct.optim.lr_of.encodres: 'encodres' is no part of a supervised stage, did you mean 'encoders'?",
+            (
+                "26:21 stages.instruct.optim.lr_of.encodres: 'encodres' is no part of a supervised stage, did you mean"
+                " 'encoders'?"
+            ),
         ),
         (
             [("    lora: {rank: 4}\n", "")],
@@ -349,7 +370,10 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         # where a stage starts
         (
             [("steps: 10\n  - name: reason", "steps: 10\n    from: reason\n  - name: reason")],
-            "27:5 stages.instruct.from: 'reason' is this stage itself or a later one; expected an earlier stage (there is align, pair)",
+            (
+                "27:5 stages.instruct.from: 'reason' is this stage itself or a later one; expected an earlier stage"
+                " (there is align, pair)"
+            ),
         ),
         (
             [("steps: 10\n  - name: reason", "steps: 10\n    from: algin\n  - name: reason")],
@@ -361,7 +385,10 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [("steps: 10\n  - name: align", "steps: 10\n    from: align\n  - name: align")],
-            "16:5 stages.pair.from: 'align' is this stage itself or a later one; expected an earlier stage (there is none)",
+            (
+                "16:5 stages.pair.from: 'align' is this stage itself or a later one; expected an earlier stage (there"
+                " is none)"
+            ),
         ),
         # steps, batches, validation, rewards
         (
@@ -468,7 +495,10 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
         (
             [],
             FOLDS,
-            "recipes/tiny.yaml:7:3 data.films: its card is split into 3 folds; say which one is the test set, e.g. fold: 0",
+            (
+                "recipes/tiny.yaml:7:3 data.films: its card is split into 3 folds; say which one is the test set, e.g."
+                " fold: 0"
+            ),
         ),
         (
             [("yaml}", "yaml, fold: 3}")],
@@ -478,7 +508,10 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
         (
             [],
             ("media: [film]", "media: [film, volume]"),
-            "recipes/tiny.yaml:11:11 stages.pair.mix.films: no encoder serves its media of kind 'volume' (served are film)",
+            (
+                "recipes/tiny.yaml:11:11 stages.pair.mix.films: no encoder serves its media of kind 'volume' (served"
+                " are film)"
+            ),
         ),
         (
             [],
@@ -508,7 +541,10 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
         (
             [],
             ("media: [film]", "media: [film]\nsplits: {ratios: {trian: 1.0}}"),
-            "cards/films.yaml:8:19 splits.ratios.trian: expected 'train', 'val' or 'test', found 'trian', did you mean 'train'?",
+            (
+                "cards/films.yaml:8:19 splits.ratios.trian: expected 'train', 'val' or 'test', found 'trian', did you"
+                " mean 'train'?"
+            ),
         ),
         (
             [],
@@ -519,7 +555,10 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
         (
             [],
             ("access: open", "access: opne"),
-            "cards/films.yaml:5:1 access: expected 'open', 'registration', 'credentialed' or 'generated', found 'opne', did you mean 'open'?",
+            (
+                "cards/films.yaml:5:1 access: expected 'open', 'registration', 'credentialed' or 'generated', found"
+                " 'opne', did you mean 'open'?"
+            ),
         ),
         ([], ("films: 4", "flims: 4"), "cards/films.yaml:8:25 reader.flims: unknown key, did you mean 'films'?"),
     ],

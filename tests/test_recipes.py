@@ -1,4 +1,5 @@
-"""Every shipped recipe goes its whole road on real code and, where they are at hand, real images; shortened to two steps a stage."""
+"""Every shipped recipe goes its whole road on real code and, where they are at hand, real images; shortened to two
+steps a stage."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def shortened(recipe: str, tmp_path: Path, real_data: Path | None) -> list[str]:
     overrides = [f"stages.{stage.name}.{key}" for stage in loaded.recipe.stages for key in ("steps=2", "batch=4")]
     overrides += [f"stages.{stage.name}.validate=null" for stage in loaded.recipe.stages]
     overrides += [f"stages.{stage.name}.keep=last" for stage in loaded.recipe.stages]
-    # A model that has learnt nothing earns a reward by chance alone, and a stage that never met a difference refuses to end.
+    # A model that has learnt nothing earns a reward by chance alone, and a stage that never met a difference refuses to
+    # end.
     overrides += [
         f"stages.{stage.name}.{key}"
         for stage in loaded.recipe.stages

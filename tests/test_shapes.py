@@ -135,7 +135,10 @@ def test_what_fits_is_shown_and_what_is_not_known_is_not_checked(
             {"kind": "temporal"},
             None,
             {},
-            "model.encoders.film.connector: compares two images, and the encoder gives a grid of 8 x 8; use encoder kind `slices` with stack: 2",
+            (
+                "model.encoders.film.connector: compares two images, and the encoder gives a grid of 8 x 8; use encoder"
+                " kind `slices` with stack: 2"
+            ),
         ),
         (
             {"kind": "slices", "encoder": {**SIGLIP, "layer": [-1, -2]}, "stack": 2},
@@ -150,7 +153,10 @@ def test_what_fits_is_shown_and_what_is_not_known_is_not_checked(
             {"kind": "mlp"},
             None,
             {},
-            "model.encoders.film: this tower takes 64 x 64 pixels, preprocess.size is [96, 96]; set both to the same size, or interpolate: true",
+            (
+                "model.encoders.film: this tower takes 64 x 64 pixels, preprocess.size is [96, 96]; set both to the"
+                " same size, or interpolate: true"
+            ),
         ),
         (
             {"kind": "transformers", "config": {**TOWER, "num_attention_heads": 5}},
@@ -171,7 +177,10 @@ def test_what_fits_is_shown_and_what_is_not_known_is_not_checked(
             {"kind": "mlp"},
             None,
             {"max_tokens": 64},
-            "stages.align.max_tokens: is 64, and one image of films alone is 64 tokens; raise it, or choose a connector that makes fewer",
+            (
+                "stages.align.max_tokens: is 64, and one image of films alone is 64 tokens; raise it, or choose a"
+                " connector that makes fewer"
+            ),
         ),
     ],
 )

@@ -61,7 +61,8 @@ def undisturbed(folder: Path, runs: Path) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def cut(folder: Path, runs: Path, undisturbed: RunFolder) -> RunFolder:
-    """Killed once in every stage, each time gone on with by running the same command again; the states in between are kept."""
+    """Killed once in every stage, each time gone on with by running the same command again; the states in between are
+    kept."""
     path = written(folder / "cut", recipe(name="cut"))
     for stage in STAGES:
         cut_off(path, runs, stage, AFTER)
@@ -334,7 +335,10 @@ def test_a_finished_stage_with_other_settings_is_refused_with_what_to_do(
     changes, overrides = CHANGES[change]
     with pytest.raises(
         CheckpointError,
-        match=r"stage pair is finished, but its settings, data or starting weights have changed since; .*--from pair, or give the recipe another name",
+        match=(
+            r"stage pair is finished, but its settings, data or starting weights have changed since; .*--from pair, or"
+            r" give the recipe another name"
+        ),
     ):
         trained(written(folder / "copy", recipe(name="copy", **changes)), runs, *overrides)
 
@@ -470,7 +474,8 @@ def test_the_record_of_a_stage_says_what_it_trained_what_it_froze_and_where_it_b
 def test_each_module_starts_from_the_stage_that_is_named_for_it(
     folder: Path, runs: Path, undisturbed: RunFolder
 ) -> None:
-    """Two stages train the connector and the adapters; the third takes the connector of the first and the rest of the second."""
+    """Two stages train the connector and the adapters; the third takes the connector of the first and the rest of the
+    second."""
     short = {**INSTRUCT, "lora": {"rank": 2, "alpha": 4}, "steps": 2, "save_every": 0}
     third = {**short, "name": "c", "from": {"connectors": "a", "language": "b"}, "trains": ["lora"]}
     stages = [{**short, "name": "a"}, {**short, "name": "b", "batch": 4}, third]
@@ -509,7 +514,8 @@ def validations(run: RunFolder, stage: str) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def overfitted(folder: Path, runs: Path) -> RunFolder:
-    """A rate that makes it worse from some step on: 12 steps at most, stopped after two validations without a better loss."""
+    """A rate that makes it worse from some step on: 12 steps at most, stopped after two validations without a better
+    loss."""
     stage = {
         **INSTRUCT,
         "batch": 4,
@@ -570,7 +576,8 @@ def test_a_module_that_the_stage_cannot_reach_is_refused_after_a_few_steps(folde
 def test_gradients_that_were_seen_before_a_kill_count_afterwards(
     killed: Callable[[str], Path], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a run goes on for a last few steps in which a rare medium does not come, or no answer earns more than another."""
+    """As where a run goes on for a last few steps in which a rare medium does not come, or no answer earns more than
+    another."""
     monkeypatch.setattr(Proof, "note_gradients", lambda self, _: sorted(self.with_gradient))
     run = trained(killed("instruct"), runs, only="instruct")
     assert json.loads((run.stage("instruct") / "stage.json").read_text())["trains"]["lora"]["moved"]

@@ -1,4 +1,5 @@
-"""A run of one stage of each kind on a generated data set, small enough to be trained again and again; and ways to cut it off."""
+"""A run of one stage of each kind on a generated data set, small enough to be trained again and again; and ways to cut
+it off."""
 
 from __future__ import annotations
 

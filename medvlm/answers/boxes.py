@@ -54,11 +54,12 @@ def write(boxes: Sequence[Box]) -> str:
 
 
 def parse(text: str, repair: bool = False) -> list[Box] | None:
-    """The boxes in the text, in its order and in the units it is written in; [] where it says that there are none, None where it cannot be read.
+    """The boxes in the text, in its order and in the units it is written in; [] where it says that there are none, None
+    where it cannot be read.
 
-    Read: groups of four numbers in square brackets with whatever JSON, tags, fences or words around them, two corners in
-    parentheses, location tokens. A box without an area or with x2 < x1 or y2 < y1 is dropped, or with `repair` its corners are put in order.
-    """
+    Read: groups of four numbers in square brackets with whatever JSON, tags, fences or words around them, two corners
+    in parentheses, location tokens. A box without an area or with x2 < x1 or y2 < y1 is dropped, or with `repair` its
+    corners are put in order."""
     if "<loc" in text:
         return loc.parse(text, repair)
     if '"box_2d"' in text:

@@ -24,8 +24,8 @@ def listed(boxes: Sequence[Box], decimals: int = 0) -> str:
 def parse(text: str, repair: bool = False) -> list[Box] | None:
     """The boxes in the text, in its order; [] where it says that there are none, None where it cannot be read.
 
-    Read: every innermost [...] of four numbers and every (x1, y1), (x2, y2), with whatever JSON, fences or words around it. A box without
-    an area or with x2 < x1 or y2 < y1 is dropped, or with `repair` its corners are put in order.
+    Read: every innermost [...] of four numbers and every (x1, y1), (x2, y2), with whatever JSON, fences or words around
+    it. A box without an area or with x2 < x1 or y2 < y1 is dropped, or with `repair` its corners are put in order.
     """
     found = [
         box

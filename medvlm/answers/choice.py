@@ -51,7 +51,8 @@ def is_right(text: str, answer: str, choices: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _forms(choices: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str], bool]:
-    """Choice by its normalised form, a pattern of the longest form at each word, and whether some form is an article."""
+    """Choice by its normalised form, a pattern of the longest form at each word, and whether some form is an
+    article."""
     by_form = {normalise(choice): choice for choice in reversed(choices) if words(choice)}
     longest_first = "|".join(re.escape(form) for form in sorted(by_form, key=len, reverse=True)) or r"(?!)"
     return by_form, re.compile(rf"(?<!\S)(?=({longest_first})(?!\S))"), not ARTICLES.isdisjoint(by_form)

@@ -9,8 +9,9 @@ NUMBER_WORDS = [
     "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 ]  # fmt: skip
 _VALUE = {word: n for n, word in enumerate(NUMBER_WORDS)} | {"none": 0}
-# Ranges, decimals, signs and thousands (3-4, 3.5, -3, 1,000) are caught whole, so that they are refused and not read in part.
-# Nothing after the digits can make the pattern fail: a text of many digits costs one pass, not one for each digit.
+# Ranges, decimals, signs and thousands (3-4, 3.5, -3, 1,000) are caught whole, so that they are refused and not read in
+# part. Nothing after the digits can make the pattern fail: a text of many digits costs one pass, not one for each
+# digit.
 _NUMBER = re.compile(rf"(?<!\w)([-+]?[0-9]+(?:[.,/:-][0-9]+)*)(\w*)|\b({'|'.join(_VALUE)})\b")
 
 

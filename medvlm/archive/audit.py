@@ -1,9 +1,9 @@
-"""Whether data sets may be trained and tested on: no patient and no image on both sides, nothing of a benchmark in training,
-and what their licences allow together.
+"""Whether data sets may be trained and tested on: no patient and no image on both sides, nothing of a benchmark in
+training, and what their licences allow together.
 
-Two splits of different names must share nothing, within a data set and across; splits of one name may (both are trained on,
-or both tested on; a recipe that tests on fold 0 of one data set and fold 1 of another is beyond this rule). Patients can be
-compared only where they were hashed with the same salt; where not, that is said.
+Two splits of different names must share nothing, within a data set and across; splits of one name may (both are trained
+on, or both tested on; a recipe that tests on fold 0 of one data set and fold 1 of another is beyond this rule).
+Patients can be compared only where they were hashed with the same salt; where not, that is said.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _ORDER = {"train": 0, "val": 1}
 
 @dataclass(frozen=True)
 class Finding:
-    """count of `of` things in between[1] are also in between[0], where these are two splits; else between names data sets. examples: keys of samples, (in between[0], in between[1])."""
+    """count of `of` things in between[1] are also in between[0], where these are two splits; else between names data
+    sets. examples: keys of samples, (in between[0], in between[1])."""
 
     kind: str
     severity: Severity
@@ -58,7 +59,8 @@ def audit(
     progress: Progress | None = None,
     cards: Sequence[Card] = (),
 ) -> Audited:
-    """Reads everything once. against: benchmarks that nothing may be in but splits called `test`. cards: more of which the terms count.
+    """Reads everything once. against: benchmarks that nothing may be in but splits called `test`. cards: more of which
+    the terms count.
 
     Raises DataError for a damaged sample, and for the same shards, or the same name, given twice.
     """
@@ -85,7 +87,8 @@ def _check_names(sets: Sequence[AuditSet], against: Sequence[AuditSet]) -> None:
     names = [each.name for each in sets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(
-            f"two data sets are called {twice[0]}; findings could not say which is meant: give one card another name and pack it again"
+            f"two data sets are called {twice[0]}; findings could not say which is meant: give one card another name"
+            " and pack it again"
         )
 
 
@@ -152,7 +155,10 @@ def _close(
     close = [i for i in np.argsort(bits, kind="stable").tolist() if found[i] >= 0]
     if close:
         keys = _keys(left, right, [(int(found[i]), int(images[i])) for i in close])
-        text = f"{are} of {left} (sample {keys[0][1]} and {keys[0][0]} differ in {bits[close[0]]} of {BITS} bits): look at them"
+        text = (
+            f"{are} of {left} (sample {keys[0][1]} and {keys[0][0]} differ in {bits[close[0]]} of {BITS} bits): look at"
+            " them"
+        )
         yield what, "warning", len(close), right.counts.images, text, keys
 
 
@@ -193,7 +199,10 @@ def comparable(a: AuditSet, b: AuditSet) -> str:
     if any(each.card and each.card.access == "generated" for each in (a, b)):
         return "patients of generated data are made up"
     if not (a.salt and b.salt):
-        return "it is not known with which salt their patients were hashed (no card.yaml beside the shards); pack them with medvlm"
+        return (
+            "it is not known with which salt their patients were hashed (no card.yaml beside the shards); pack them"
+            " with medvlm"
+        )
     if a.salt != b.salt:
         return "their patients were hashed with different salts; pack both with the same salt to compare them"
     issuers = [each.card.patient_issuer if each.card else "" for each in (a, b)]
@@ -208,7 +217,10 @@ def _unproven(sets: Sequence[AuditSet], against: Sequence[AuditSet], seen: list[
         without, samples = sum(p.counts.without_patient for p in parts), sum(p.counts.samples for p in parts)
         if without:
             by = f", the splits are by {source.card.splits.by}" if source.card else ""
-            text = f"{source.name}: {without} of {samples} samples have no patient{by}: that no patient is on two sides is not proven"
+            text = (
+                f"{source.name}: {without} of {samples} samples have no patient{by}: that no patient is on two sides is"
+                " not proven"
+            )
             yield Finding("no_patient", "note", text, (source.name,), without, samples)
         if blank := sum(p.counts.blank_images for p in parts):
             text = f"{source.name}: {blank} images of one value each were not compared: they are all alike"

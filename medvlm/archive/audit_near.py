@@ -1,7 +1,7 @@
 """Which images of one set nearly equal one of another, without comparing all pairs.
 
-Axes: Q images that are asked for, S images that they are looked for in, A and K the different ones among them, P pairs; 4 words of
-64 bits each; B bands.
+Axes: Q images that are asked for, S images that they are looked for in, A and K the different ones among them, P pairs;
+4 words of 64 bits each; B bands.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from medvlm.archive.audit_picture import turned
 
 DISTANCE = 31
-"""Bits of 256 that may differ. Over 379,756 pairs of 872 real images (films, fundi, smears, endoscopy, CT and MR slices) none
-at or below it but copies, and the next pair at 50; copies at half the size, at 224 x 224, as JPEG of quality 30, 40 grey
-levels brighter or with 0.6 of the contrast lie at or below 28."""
+"""Bits of 256 that may differ. Over 379,756 pairs of 872 real images (films, fundi, smears, endoscopy, CT and MR
+slices) none at or below it but copies, and the next pair at 50; copies at half the size, at 224 x 224, as JPEG of
+quality 30, 40 grey levels brighter or with 0.6 of the contrast lie at or below 28."""
 
 _BAND = 16
 _FLIPS = np.array([0, *(1 << bit for bit in range(_BAND))], np.uint16)
@@ -24,11 +24,12 @@ _PAIRS = 1 << 21
 
 
 def near_within(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
-    """For each image asked for, a stored one within `distance` and how many bits differ; -1 and 256 where there is none.
+    """For each image asked for, a stored one within `distance` and how many bits differ; -1 and 256 where there is
+    none.
 
-    Complete up to 31 bits: 31 differences cannot hit each of 16 bands of 16 bits twice, so one band is equal but for one bit at
-    most, and all images of such a band are looked at. Above 31 it would find most, which is not what an audit promises.
-    The one that is named is the first that is found, not always the nearest.
+    Complete up to 31 bits: 31 differences cannot hit each of 16 bands of 16 bits twice, so one band is equal but for
+    one bit at most, and all images of such a band are looked at. Above 31 it would find most, which is not what an
+    audit promises. The one that is named is the first that is found, not always the nearest.
     """
     assert distance < 2 * (256 // _BAND), distance
     # Equal ones once: a thousand copies of one logo would cost a million comparisons in each band.
@@ -51,8 +52,9 @@ def near_within(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DIS
 
 
 def turned_within(query_Q4: np.ndarray, stored_S4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As near_within(), for pictures that are mirrored, turned by quarters, or both. Of 493,518 pairs of 994 different real images none
-    comes nearer than 56 bits in this way. Takes six times as long: 35 s for 100,000 against as many."""
+    """As near_within(), for pictures that are mirrored, turned by quarters, or both. Of 493,518 pairs of 994 different
+    real images none comes nearer than 56 bits in this way. Takes six times as long: 35 s for 100,000 against as
+    many."""
     near_TQ4 = np.array(list(turned(query_Q4)))
     found, bits = near_within(near_TQ4.reshape(-1, near_TQ4.shape[-1]), stored_S4)
     found_TQ, bits_TQ = found.reshape(near_TQ4.shape[:2]), bits.reshape(near_TQ4.shape[:2])

@@ -1,5 +1,5 @@
-"""What is left of an image for finding it again: a hash of its pixels, and 256 bits that hardly change when it is resized,
-re-compressed or made brighter.
+"""What is left of an image for finding it again: a hash of its pixels, and 256 bits that hardly change when it is
+resized, re-compressed or made brighter.
 
 Axes: H W height, width; D depth or frames; C = 3 colours.
 """
@@ -22,8 +22,8 @@ _SIDE_PX, _WAVES = 64, 16
 
 @dataclass(frozen=True)
 class Look:
-    """exact: 64 bits over all pixels, equal for the same pixels in whatever file. near: uint64 [4], to be compared bit by bit;
-    None for an image of one value, which looks like every other such image."""
+    """exact: 64 bits over all pixels, equal for the same pixels in whatever file. near: uint64 [4], to be compared bit
+    by bit; None for an image of one value, which looks like every other such image."""
 
     exact: int
     near: np.ndarray | None
@@ -35,8 +35,8 @@ def look(pixels: np.ndarray, num_axes: int) -> Look:
     Source of `near`: the perceptual hash by DCT (Zauner 2010, section 3.2.1; `phash` of the library imagehash) with 256
     bits in the place of 64: a bit says whether one of the 16 x 16 lowest frequencies is above their median. Of 64 bits,
     chest films of different patients differ in as few as 6, as many as one film and its darker copy (docs/log.md).
-    Mirrored and turned copies look different: turned() gives what they look like. A volume is seen from two sides (means over its last two axes), because
-    from the third side one head is like the next.
+    Mirrored and turned copies look different: turned() gives what they look like. A volume is seen from two sides
+    (means over its last two axes), because from the third side one head is like the next.
     """
     if min(pixels.shape, default=0) == 0:
         raise DataError(f"an image of shape {list(pixels.shape)} has no pixels")
@@ -55,9 +55,9 @@ def look(pixels: np.ndarray, num_axes: int) -> Look:
 def turned(near_N4: np.ndarray) -> Iterator[np.ndarray]:
     """What `near` of pictures becomes when they are mirrored, turned by quarters, or both: seven times [N, 4].
 
-    A mirror changes the sign of every other wave, a transposition swaps their axes; the median hardly moves. Of 994 real images 99.8 %
-    of the mirrored copies differ in at most 31 bits from this, also at JPEG quality 30 or 224 x 224 pixels. Means nothing for volumes.
-    """
+    A mirror changes the sign of every other wave, a transposition swaps their axes; the median hardly moves. Of 994
+    real images 99.8 % of the mirrored copies differ in at most 31 bits from this, also at JPEG quality 30 or 224 x 224
+    pixels. Means nothing for volumes."""
     bits_NSR = np.unpackbits(np.ascontiguousarray(near_N4).view(np.uint8), axis=1).reshape(-1, _WAVES, _WAVES)
     diagonal, row = np.arange(_WAVES)[:, None], np.arange(_WAVES)[None]
     column = (diagonal - row) % _WAVES  # see _bits(): bit r of diagonal s is that of wave r down and s - r across
@@ -87,7 +87,8 @@ def _bits(grey_HW: np.ndarray) -> np.ndarray:
     shrunk = Image.fromarray(np.ascontiguousarray(grey_HW)).resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
     waves = _cosines() @ np.asarray(shrunk) @ _cosines().T
     above = waves > np.median(waves)
-    # In diagonals, so that each 16 bits that are searched by hold low and high frequencies: low ones alone are alike in all chest films.
+    # In diagonals, so that each 16 bits that are searched by hold low and high frequencies: low ones alone are alike in
+    # all chest films.
     rows, shift = np.arange(_WAVES)[:, None], np.arange(_WAVES)[None]
     diagonals = above[rows, (shift - rows) % _WAVES].T
     return np.packbits(np.ascontiguousarray(diagonals).ravel()).view(np.uint64)

@@ -1,4 +1,5 @@
-"""The receipt of an audit: what was found, of which shards, under a hash of its own, so that checkpoints and model cards can name it."""
+"""The receipt of an audit: what was found, of which shards, under a hash of its own, so that checkpoints and model
+cards can name it."""
 
 from __future__ import annotations
 
@@ -51,14 +52,15 @@ def read_audit(path: Path) -> dict[str, Any]:
             raise ValueError("its hash is not that of its content")
     except (ValueError, KeyError, TypeError, RecursionError) as reason:
         raise DataError(
-            f"{path}: not a receipt of an audit, or changed since ({reason}); delete it and run `medvlm data audit` again"
+            f"{path}: not a receipt of an audit, or changed since ({reason}); delete it and run `medvlm data audit`"
+            " again"
         ) from None
     return record
 
 
 def audits_of(fingerprints: Mapping[str, str], paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """For each source that a receipt was made of: its hash, whether it passed, what it found of this source, and which of the
-    other sources were compared with it. The receipt that covers most of them counts.
+    """For each source that a receipt was made of: its hash, whether it passed, what it found of this source, and which
+    of the other sources were compared with it. The receipt that covers most of them counts.
 
     fingerprints: source -> fingerprint of its shards. paths: where receipts may lie.
     """

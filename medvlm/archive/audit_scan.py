@@ -34,8 +34,8 @@ _MOST_TEMPLATES, _MOST_ANSWERS = 1000, 1000
 
 @dataclass(frozen=True)
 class AuditSet:
-    """A data set to be audited, or a benchmark. salt: tells with which salt its patients were hashed, without telling the salt;
-    "" where that is not known. card: None where the shards have none."""
+    """A data set to be audited, or a benchmark. salt: tells with which salt its patients were hashed, without telling
+    the salt; "" where that is not known. card: None where the shards have none."""
 
     name: str
     shards: ShardSet
@@ -46,8 +46,9 @@ class AuditSet:
 
 @dataclass
 class Counts:
-    """Of one split. words: of `question`, `answer` and `report`, how many texts have how many words. labels: template -> answer
-    -> how often, for questions whose answer is a choice, a count or a number of boxes: free text is not kept."""
+    """Of one split. words: of `question`, `answer` and `report`, how many texts have how many words. labels: template
+    -> answer -> how often, for questions whose answer is a choice, a count or a number of boxes: free text is not
+    kept."""
 
     samples: int = 0
     without_patient: int = 0
@@ -63,8 +64,8 @@ class Counts:
 class Seen:
     """Of one split: 46 bytes an image and 8 a sample with a patient. Blank images are counted, not kept.
 
-    row: which sample of the split an image belongs to. texts: how often each specific question is asked, where that was wanted.
-    """
+    row: which sample of the split an image belongs to. texts: how often each specific question is asked, where that was
+    wanted."""
 
     def __init__(self, source: AuditSet, split: str) -> None:
         self.source, self.split, self.counts = source, split, Counts()
@@ -142,7 +143,8 @@ def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | No
             if progress is not None and (now - shown >= 1 or done == total):
                 shown, rate = now, done / max(now - start, 1e-6)
                 progress(
-                    f"auditing {source.name}: {done} of {total}, {rate:.0f} samples/s, {(total - done) / rate:.0f} s left"
+                    f"auditing {source.name}: {done} of {total}, {rate:.0f} samples/s, {(total - done) / rate:.0f} s"
+                    " left"
                 )
         seen.append(found)
     return seen

@@ -15,7 +15,8 @@ _PHI = ("synthetic", "none", "deidentified", "unknown")
 def terms(
     sets: Iterable[AuditSet], more: Iterable[Card] = ()
 ) -> tuple[dict[str, Any], list[tuple[tuple[str, ...], str]]]:
-    """The strictest of each, and doubts in sentences with the names of the data sets they are about. more: cards without shards."""
+    """The strictest of each, and doubts in sentences with the names of the data sets they are about. more: cards
+    without shards."""
     cards = {each.name: each.card for each in sets} | {card.name: card for card in more}
     known = [card for card in cards.values() if card]
     doubts: list[tuple[tuple[str, ...], str]] = []
@@ -37,7 +38,10 @@ def terms(
         doubts.append(
             (
                 tuple(bound),
-                f"share-alike under {len(ids)} licences ({', '.join(ids)}): a model of all of them may have to carry each, ask the owners",
+                (
+                    f"share-alike under {len(ids)} licences ({', '.join(ids)}): a model of all of them may have to"
+                    " carry each, ask the owners"
+                ),
             )
         )
     together: dict[str, Any] = strictest([card.licence for card in known]) if known else {}

@@ -1,4 +1,5 @@
-"""Columns that a table does not have itself: those of other tables, texts that stand in files, parts of values, the earlier study of a patient."""
+"""Columns that a table does not have itself: those of other tables, texts that stand in files, parts of values, the
+earlier study of a patient."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class Prior(Config):
     of: str
     """Template of whose studies follow each other: the patient."""
     order: tuple[str, ...] = Field(min_length=1)
-    """Columns of numbers (a date, a time, a day) by which rows are earlier or later, with a `-` before one that counts back.
-    Rows with equal ones are of one time."""
+    """Columns of numbers (a date, a time, a day) by which rows are earlier or later, with a `-` before one that counts
+    back. Rows with equal ones are of one time."""
     needed: bool = False
     """Rows without an earlier one are left out."""
 
@@ -47,7 +48,8 @@ class MoreColumns(Config):
     texts: dict[str, str] = Field(default_factory=dict)
     """Column to add -> template of the path of a file, under the root, whose text it is."""
     parts: dict[str, str] = Field(default_factory=dict)
-    """Column -> regular expression that is searched in it; its named groups become columns, empty where it is not found."""
+    """Column -> regular expression that is searched in it; its named groups become columns, empty where it is not
+    found."""
     prior: Prior | None = None
     """Adds `{prior.COLUMN}`: the value in the last earlier row of the same patient (after `where` and `rename`)."""
 
@@ -96,7 +98,8 @@ class Columns:
     """
 
     def __init__(self, config: MoreColumns, root: Path, wanted: Iterable[str]) -> None:
-        """Raises DataError for a joined table that is not there, and for one with two rows of the same values of `on`."""
+        """Raises DataError for a joined table that is not there, and for one with two rows of the same values of
+        `on`."""
         self._config, self._root = config, root
         plain = {column.removeprefix(PRIOR) if config.prior else column for column in wanted}
         if config.prior:
@@ -162,7 +165,8 @@ def _joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> dict[tu
 
 
 def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
-    """Adds to each row the columns of the last earlier one, empty where there is none; says for each whether there is."""
+    """Adds to each row the columns of the last earlier one, empty where there is none; says for each whether there
+    is."""
     of_whom: dict[str, list[tuple[tuple[float, ...], int]]] = {}
     for index, row in enumerate(rows):
         if (whose := filled(prior.of, row)) and (when := _numbers(row, prior.order)):

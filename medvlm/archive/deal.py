@@ -1,4 +1,5 @@
-"""Names without meaning and splits without leaks: both come from a keyed hash, so they need no table and never change."""
+"""Names without meaning and splits without leaks: both come from a keyed hash, so they need no table and never
+change."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ MIN_SALT = 16
 
 def keyed(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
     """16 hex digits (64 bits: 10 M names collide with a chance of 3e-6). The same patient has the same hash in every
-    data set of one salt, which is how shared patients can be found. Whoever knows the salt can try out all numbers that a
-    hospital may give, so it protects nobody unless it is secret."""
+    data set of one salt, which is how shared patients can be found. Whoever knows the salt can try out all numbers that
+    a hospital may give, so it protects nobody unless it is secret."""
     secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
     return hashlib.blake2b(
         text.encode("utf-8", "surrogatepass"), digest_size=8, key=secret, person=use.encode()
@@ -28,7 +29,8 @@ def keyed(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
 
 
 def read_salt(path: Path) -> str:
-    """The salt of a file, without the blanks around it. Raises DataError for a file that is not there, and for a salt that could be guessed."""
+    """The salt of a file, without the blanks around it. Raises DataError for a file that is not there, and for a salt
+    that could be guessed."""
     make = "make one with `openssl rand -hex 32`, and keep it where only those can read it who may know the patients"
     try:
         salt = path.read_text(encoding="utf-8").strip()
@@ -45,8 +47,9 @@ def require_secret(card: Card) -> None:
     """Raises DataError for data that not everybody may have, without a secret salt."""
     if card.access in ("registration", "credentialed") and not card.salt_id:
         raise DataError(
-            f"{card.name}: its access is {card.access}, so its patients and files must be hashed with a salt that is not in the card: give --salt-file FILE "
-            "(in a recipe: salt_file), with the output of `openssl rand -hex 32`; data sets with the same salt can be checked for shared patients"
+            f"{card.name}: its access is {card.access}, so its patients and files must be hashed with a salt that is"
+            " not in the card: give --salt-file FILE (in a recipe: salt_file), with the output of `openssl rand -hex"
+            " 32`; data sets with the same salt can be checked for shared patients"
         )
 
 
@@ -64,8 +67,8 @@ def split_of(group: str, splits: Splits) -> str:
 
 
 class Share(NamedTuple):
-    """What is remembered of a sample that went into a split. images: the hash of each medium's bytes. bytes: of its media and text.
-    left_out: reason -> how much of it was left out."""
+    """What is remembered of a sample that went into a split. images: the hash of each medium's bytes. bytes: of its
+    media and text. left_out: reason -> how much of it was left out."""
 
     key: str
     split: str

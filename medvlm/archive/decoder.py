@@ -1,8 +1,8 @@
 """The process that decodes: `python -m medvlm.archive.decoder MEMORY_BYTES SECONDS`, its standard input a socket.
 
 It gets a card, then samples, and answers each in turn with what is to be stored or with what is wrong. Answers are JSON
-and bytes, never pickles: a file that takes over this process gets no further. Imports nothing heavy, since it is started
-anew whenever a sample breaks it.
+and bytes, never pickles: a file that takes over this process gets no further. Imports nothing heavy, since it is
+started anew whenever a sample breaks it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def receive(connection: socket.socket, max_bytes: float = float("inf")) -> bytes
 
 
 def read_answer(connection: socket.socket, max_bytes: int) -> dict[str, Any] | Stored:
-    """In the packer: what a decoder says, each part of it no longer than it may be. Raises EOFError or OSError for one that
-    has died or does not go on, ValueError, KeyError or TypeError for one that has lost its mind."""
+    """In the packer: what a decoder says, each part of it no longer than it may be. Raises EOFError or OSError for one
+    that has died or does not go on, ValueError, KeyError or TypeError for one that has lost its mind."""
     answer = json.loads(receive(connection, max_bytes))
     if "facts" not in answer:
         return dict(answer)
@@ -89,7 +89,8 @@ def _exactly(connection: socket.socket, size: int, max_bytes: float) -> bytes:
 
 
 def _prepared(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
-    """`bad`: why the sample cannot be used; `spent`: and this process should not go on; `fault`: it is not the sample's fault."""
+    """`bad`: why the sample cannot be used; `spent`: and this process should not go on; `fault`: it is not the sample's
+    fault."""
     try:
         item: RawSample | Deferred = pickle.loads(message)
     except Exception as reason:

@@ -35,8 +35,8 @@ MAX_HELD_BYTES = 256 << 20
 HELD_PER_DECODER = 32
 """Samples that are under way or wait for an earlier one."""
 AHEAD_BYTES = 16 << 10
-"""A message of at most so many is sent to a decoder that is still at work, so that it need not wait for the next: it fits
-into what the system holds for a process that does not read yet. Larger ones go to an idle decoder, which reads:
+"""A message of at most so many is sent to a decoder that is still at work, so that it need not wait for the next: it
+fits into what the system holds for a process that does not read yet. Larger ones go to an idle decoder, which reads:
 otherwise both might wait for the other to read."""
 START_SECONDS = 120
 STALL_SECONDS = 60
@@ -85,7 +85,8 @@ class Decoders:
             decoder.end()
 
     def outcomes(self, items: Iterable[Item]) -> Iterator[tuple[Item, Outcome]]:
-        """In the order of the items, which are taken as they are needed. Raises RuntimeError where decoders cannot be started."""
+        """In the order of the items, which are taken as they are needed. Raises RuntimeError where decoders cannot be
+        started."""
         order: deque[_Job] = deque()
         coming: Iterator[Item] | None = iter(items)
         while coming or order:
@@ -176,7 +177,8 @@ _LONG_SECONDS = 86400.0
 
 
 class _Decoder:
-    """One process. jobs: what it works on, and what it was sent to go on with. ends_at: when its time for the first is over."""
+    """One process. jobs: what it works on, and what it was sent to go on with. ends_at: when its time for the first is
+    over."""
 
     def __init__(self, card: Card, limits: Limits) -> None:
         self._limits = limits
@@ -184,7 +186,8 @@ class _Decoder:
         self.is_starting, self.ends_at = True, time.monotonic() + START_SECONDS
         self.connection, theirs = socket.socketpair()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
-        # Not multiprocessing's own start: it would import the main program, and with it perhaps torch, in every process.
+        # Not multiprocessing's own start: it would import the main program, and with it perhaps torch, in every
+        # process.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
         command = [sys.executable, "-m", "medvlm.archive.decoder", str(limits.memory_bytes), str(limits.seconds)]

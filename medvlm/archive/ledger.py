@@ -28,8 +28,8 @@ class Changed(Exception):
 class Ledger:
     """dealt: what went where. bad: how many samples could not be used, by reason.
 
-    begun: what must be as it was when packing began. Raises Changed where the shards are not those that the journal speaks of.
-    """
+    begun: what must be as it was when packing began. Raises Changed where the shards are not those that the journal
+    speaks of."""
 
     def __init__(self, card: Card, target: Target, begun: dict[str, Any], shard_bytes: int) -> None:
         self.dealt, self.bad = Dealt(), Counter[str]()
@@ -57,7 +57,8 @@ class Ledger:
         self._journal.close()
 
     def go_on(self, items: Iterator[Item]) -> tuple[int, int]:
-        """Passes over the items that were decided before; how many, and how many of them are bad. Raises Changed where the archive gives others."""
+        """Passes over the items that were decided before; how many, and how many of them are bad. Raises Changed where
+        the archive gives others."""
         past = self._journal.past()
         for decided in past:
             item = next(items, None)

@@ -1,4 +1,5 @@
-"""Masks that lie as image files beside an image: what they mark, as boxes with sizes, and how much of the image that is."""
+"""Masks that lie as image files beside an image: what they mark, as boxes with sizes, and how much of the image that
+is."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ class MaskFiles(Config):
     files: str
     """Path under the root with the image's `{group}`s in it; * stands for any name, where there are several files."""
     holds: Holds
-    """What one file shows: one `object`, several in `parts` that do not touch, several as `labels` (one value each), or a
-    tissue whose `area` alone counts."""
+    """What one file shows: one `object`, several in `parts` that do not touch, several as `labels` (one value each), or
+    a tissue whose `area` alone counts."""
     threshold: int = Field(0, ge=0)
     """Values above it are marked; 127 for masks that went through JPEG."""
     min_px: int = Field(1, ge=1)
@@ -38,7 +39,8 @@ class MaskFiles(Config):
 
 @dataclass
 class Marked:
-    """objects: class and box. extents: class -> bool [H, W], what any of its masks marks. left_out: objects, by reason."""
+    """objects: class and box. extents: class -> bool [H, W], what any of its masks marks. left_out: objects, by
+    reason."""
 
     objects: list[tuple[str, Box]] = field(default_factory=list)
     extents: dict[str, np.ndarray] = field(default_factory=dict)
@@ -52,7 +54,8 @@ class Marked:
 
 
 def read_masks(masks: tuple[MaskFiles, ...], root: Path, row: Row) -> Marked:
-    """row: what the `{group}`s stand for. Raises DataError for masks that are not there, damaged, coloured, or of several sizes."""
+    """row: what the `{group}`s stand for. Raises DataError for masks that are not there, damaged, coloured, or of
+    several sizes."""
     marked = Marked()
     for each in masks:
         for path in _paths(each, root, row):

@@ -38,8 +38,8 @@ def finds_tiles(options: FileOptions) -> bool:
 def media_of(path: Path, options: FileOptions, unit: Unit | None) -> list[Path | partial[Any]]:
     """One entry a medium, as RawSample.files has them: packing calls what is no path, in a child process.
 
-    The kind is told by the name; that the content is of this kind is checked when it is read. unit: as the card says it.
-    A slide's tiles are found here, from an overview of it. Raises DataError for a file whose kind needs an option.
+    The kind is told by the name; that the content is of this kind is checked when it is read. unit: as the card says
+    it. A slide's tiles are found here, from an overview of it. Raises DataError for a file whose kind needs an option.
     """
     name = path.name.lower()
     if options.slide is not None:
@@ -67,6 +67,7 @@ def _slide(path: Path, options: SlideOptions) -> list[Path | partial[Any]]:
     tiles = wsi.find_tiles(path, options)
     if not tiles:
         raise DataError(
-            f"no tile of the slide holds {options.tissue:.0%} tissue; lower slide.tissue or slide.stained, or choose another mpp"
+            f"no tile of the slide holds {options.tissue:.0%} tissue; lower slide.tissue or slide.stained, or choose"
+            " another mpp"
         )
     return [partial(wsi.load_tile, path, options, row, column) for row, column in tiles]

@@ -1,7 +1,7 @@
 """Objects of named classes in an image become questions to count, find and tell whether there are any, and a report.
 
-What a reader of boxes (voc, coco, masks, ...) adds is only where the objects come from. Only what is annotated is counted.
-"""
+What a reader of boxes (voc, coco, masks, ...) adds is only where the objects come from. Only what is annotated is
+counted."""
 
 from __future__ import annotations
 

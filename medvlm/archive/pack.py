@@ -52,8 +52,8 @@ class PackReceipt:
 
     card_hash: of what decides the shards (see card_hash()). samples, questions, patients: by split. bytes: of all
     tars. quarantined: samples that could not be used (`quarantine.jsonl`). left_out: by reason, as the card asks.
-    shards: tar -> its sha256. salt_id: tells with which secret salt patients and keys were hashed; "": with that of the card.
-    """
+    shards: tar -> its sha256. salt_id: tells with which secret salt patients and keys were hashed; "": with that of the
+    card."""
 
     card: str
     card_hash: str
@@ -73,7 +73,8 @@ def pack(
     card: Card, root: Path | None, out: Path | str, *, progress: Progress | None = None, max_bad: float = 0.01,
     workers: int | None = None, limits: Limits = LIMITS,
 ) -> PackReceipt:  # fmt: skip
-    """Packs into the folder `out`, or a place that fsspec reaches (`s3://bucket/name`); where that is done already, its receipt.
+    """Packs into the folder `out`, or a place that fsspec reaches (`s3://bucket/name`); where that is done already, its
+    receipt.
 
     root: the folder of the archive; None for generated data. progress: gets a line about once a second.
     max_bad: share of the samples that may be bad; above it nothing is published. workers: processes that decode; by
@@ -97,7 +98,8 @@ def pack_once(
     max_bad: float = 0.01,
     workers: int | None = None,
 ) -> PackReceipt:
-    """As pack(), for several processes that need the same shards: one packs, the others wait for it and get the same receipt."""
+    """As pack(), for several processes that need the same shards: one packs, the others wait for it and get the same
+    receipt."""
     target = target_of(out)
     if (out / RECEIPT).is_file():  # no lock then: the folder may be read-only
         return _finished(card, target)
@@ -106,8 +108,8 @@ def pack_once(
 
 
 def card_hash(card: Card) -> str:
-    """Over what decides the shards: name, media, reader, splits, what people checked, the secret of its names by its id. A
-    corrected citation or licence does not pack anew.
+    """Over what decides the shards: name, media, reader, splits, what people checked, the secret of its names by its
+    id. A corrected citation or licence does not pack anew.
 
     Settings at their default are left out, so that a later version with more settings finds its shards again.
     """
@@ -147,8 +149,8 @@ def _finished(card: Card, target: Target) -> PackReceipt:
     receipt = _parsed(target.receipt() or b"", target)
     if receipt.card_hash != card_hash(card):
         raise DataError(
-            f"{target}: was packed with another card or salt ({receipt.card}, {receipt.card_hash[:12]}; this one is {card.name}, {card_hash(card)[:12]}); "
-            "pack to another place, or delete this one"
+            f"{target}: was packed with another card or salt ({receipt.card}, {receipt.card_hash[:12]}; this one is"
+            f" {card.name}, {card_hash(card)[:12]}); pack to another place, or delete this one"
         )
     return receipt
 
@@ -199,7 +201,8 @@ def _pack(
         target.publish()
     except OSError as reason:  # a full disk, an archive that is no longer mounted
         raise DataError(
-            f"{target}: packing stopped ({reason.strerror or type(reason).__name__}); pack again, and it goes on from there"
+            f"{target}: packing stopped ({reason.strerror or type(reason).__name__}); pack again, and it goes on from"
+            " there"
         ) from None
     except _TooManyBad as reason:
         kept = target.beside / f"{target.name}.quarantine.jsonl"
@@ -217,11 +220,13 @@ def _check_root(card: Card, root: Path | None) -> None:
         return
     if root is None:
         raise DataError(
-            f"{card.name}: its card says that the data exist, so packing needs a root: the folder that holds them ({card.homepage or card.title})"
+            f"{card.name}: its card says that the data exist, so packing needs a root: the folder that holds them"
+            f" ({card.homepage or card.title})"
         )
     if not root.is_dir():
         raise DataError(
-            f"{root}: there is no such folder; the root of {card.name} is where its files are ({card.homepage or card.title})"
+            f"{root}: there is no such folder; the root of {card.name} is where its files are"
+            f" ({card.homepage or card.title})"
         )
 
 
@@ -264,7 +269,8 @@ def _filled(
         if bad.total() > max_bad * (good + bad.total()):
             reasons = "; ".join(f"{n} x {reason}" for reason, n in bad.most_common(3))
             raise _TooManyBad(
-                f"{card.name}: {bad.total()} of {good + bad.total()} samples are bad, at most {max_bad:.2%} are accepted: {reasons}"
+                f"{card.name}: {bad.total()} of {good + bad.total()} samples are bad, at most {max_bad:.2%} are"
+                f" accepted: {reasons}"
             )
         if not good:
             raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")

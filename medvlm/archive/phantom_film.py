@@ -38,8 +38,8 @@ class Film:
 
 @dataclass(frozen=True)
 class Thorax:
-    """shift_mm: of its origin from the film's centre (x, y). Lungs are centred at x = +-lung_x, half as wide as half_x and
-    reach from -half_y to the diaphragm at `base`."""
+    """shift_mm: of its origin from the film's centre (x, y). Lungs are centred at x = +-lung_x, half as wide as half_x
+    and reach from -half_y to the diaphragm at `base`."""
 
     shift_mm: tuple[float, float]
     tilt: float
@@ -77,7 +77,8 @@ def draw_thorax(rng: np.random.Generator) -> Thorax:
 
 
 def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int, film_px: int, bits: int) -> Film:
-    """A film of film_px x film_px pixels over FILM_MM x FILM_MM; a finding lies within its zone, clips in the lungs beside it."""
+    """A film of film_px x film_px pixels over FILM_MM x FILM_MM; a finding lies within its zone, clips in the lungs
+    beside it."""
     thorax = draw_thorax(rng)
     x, y = thorax.axes(film_px)
     grey = draw_chest(rng, thorax, x, y)

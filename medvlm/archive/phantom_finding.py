@@ -31,7 +31,8 @@ class Finding:
 
 
 def draw_finding(rng: np.random.Generator) -> Finding | None:
-    """A finding whose kind, side, zone and size are uniform and independent; None, a normal study, in SHARE_NORMAL of the draws."""
+    """A finding whose kind, side, zone and size are uniform and independent; None, a normal study, in SHARE_NORMAL of
+    the draws."""
     is_normal = rng.random() < SHARE_NORMAL
     size = str(rng.choice(list(SIZES_MM)))
     size_mm = SIZES_MM[size] * rng.uniform(1 - JITTER, 1 + JITTER)

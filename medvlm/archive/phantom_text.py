@@ -89,7 +89,8 @@ ASK = {
 
 ASK_PRESENT = 0.5 / (1 - SHARE_NORMAL)
 """Share of the abnormal studies that are asked for the kind they show; else for one of the other three. A normal
-study is asked for any kind, always in vain, so (1 - SHARE_NORMAL) * ASK_PRESENT = 1/2 of the answers are yes, for each kind."""
+study is asked for any kind, always in vain, so (1 - SHARE_NORMAL) * ASK_PRESENT = 1/2 of the answers are yes, for each
+kind."""
 
 
 def write_report(rng: np.random.Generator, finding: Finding | None, num_clips: int) -> str:

@@ -69,7 +69,8 @@ def document(path: Path) -> Any:
 
 
 def cell_text(value: Any) -> str | None:
-    """A cell as text: 4 and 4.0 are `4`, true is `true`, a list is joined by commas, null and NaN are empty; None for a nested record."""
+    """A cell as text: 4 and 4.0 are `4`, true is `true`, a list is joined by commas, null and NaN are empty; None for a
+    nested record."""
     if value is None or value != value:
         return ""
     if isinstance(value, list):

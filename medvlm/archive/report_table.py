@@ -23,7 +23,8 @@ class ReportTable(Config):
     """Which identifier it holds."""
 
     def load(self, root: Path, columns: set[str]) -> Reports:
-        """The rows, with these columns. Raises DataError for a table without them, and for one that says two things of one identifier."""
+        """The rows, with these columns. Raises DataError for a table without them, and for one that says two things of
+        one identifier."""
         path, wanted, seen, rows = root / self.file, {self.column, *columns}, set[str](), dict[str, dict[str, str]]()
         if not path.is_file():
             raise DataError(f"{path}: there is no such table; reader.reports.file is relative to the root {root}")
@@ -35,11 +36,13 @@ class ReportTable(Config):
             key = row[self.column]
             if key and rows.setdefault(key, row) != row:
                 raise DataError(
-                    f"{path}: record {number} has the {self.holds} of an earlier one but another text; expected one text each"
+                    f"{path}: record {number} has the {self.holds} of an earlier one but another text; expected one"
+                    " text each"
                 )
         if missing := sorted(wanted - seen):
             raise DataError(
-                f"{path}: no column {missing[0]!r}{did_you_mean(missing[0], seen)} ({f'{len(seen)} others' if seen else 'no rows'}; {NAMES_FIRST})"
+                f"{path}: no column {missing[0]!r}{did_you_mean(missing[0], seen)}"
+                f" ({f'{len(seen)} others' if seen else 'no rows'}; {NAMES_FIRST})"
             )
         return Reports(self.holds, tuple(sorted(columns)), rows)
 

@@ -21,7 +21,8 @@ class RowObjects(AsksAboutObjects):
 
 
 def objects_of(config: RowObjects, rows: Iterable[Row]) -> Iterator[tuple[str, Box]]:
-    """Class and box of each row that tells of an object. Raises DataError for a box that is not made of four numbers."""
+    """Class and box of each row that tells of an object. Raises DataError for a box that is not made of four
+    numbers."""
     for row in rows:
         values = [row[column] for column in config.corners]
         if not any(values):

@@ -1,4 +1,5 @@
-"""One sample of an archive in the form that goes into a shard: bytes without metadata, sizes from the pixels, names by hash."""
+"""One sample of an archive in the form that goes into a shard: bytes without metadata, sizes from the pixels, names by
+hash."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
 
 @dataclass(frozen=True)
 class Stored:
-    """facts: what the index says of it, with its split. images: the hash of each medium's bytes. members: name -> bytes, with the
-    `json`. left_out: as in RawSample."""
+    """facts: what the index says of it, with its split. images: the hash of each medium's bytes. members: name ->
+    bytes, with the `json`. left_out: as in RawSample."""
 
     facts: Facts
     patient: str
@@ -49,7 +50,8 @@ def stored(raw: RawSample, card: Card) -> Stored:
 
 
 def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
-    """The sample but for its split, and its members. Raises DataError, without names or values of the archive, for a bad one."""
+    """The sample but for its split, and its members. Raises DataError, without names or values of the archive, for a
+    bad one."""
     sample, media, files = raw.sample, [], {}
     for medium in sample.media:
         if medium.kind not in card.media:
@@ -81,8 +83,8 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
 def to_store(
     value: Path | bytes | np.ndarray | Callable[..., Decoded], member: str, checked: Collection[Checked] = ()
 ) -> tuple[str, bytes, Decoded | tuple[int, ...]]:
-    """Suffix, bytes and what they hold, of a picture its size alone. Files keep their compressed pixels, unless EXIF turns the
-    image: then it is stored upright, as PNG.
+    """Suffix, bytes and what they hold, of a picture its size alone. Files keep their compressed pixels, unless EXIF
+    turns the image: then it is stored upright, as PNG.
 
     checked: what the card says that people have looked at in headers (phi.checked).
     """
@@ -121,7 +123,8 @@ def _described(medium: Medium, found: Decoded) -> Medium:
 
 
 def _size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
-    """(H, W) or (D, H, W), without colours, which 8 bits always have last and more bits have where they are for display."""
+    """(H, W) or (D, H, W), without colours, which 8 bits always have last and more bits have where they are for
+    display."""
     colour = pixels.ndim == 4 or (
         pixels.ndim == 3 and pixels.shape[-1] == 3 and (fits_png(pixels) or unit == "display")
     )
@@ -129,8 +132,8 @@ def _size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
 
 
 def _split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
-    """By the public salt, so that another secret leaves everybody in their split. Raises DataError for a sample that does not say
-    what the card splits by."""
+    """By the public salt, so that another secret leaves everybody in their split. Raises DataError for a sample that
+    does not say what the card splits by."""
     by = card.splits.by
     if by == "patient" and not sample.patient:
         raise DataError("has no patient, but the card splits by patient (splits.by, reader.patient)")

@@ -25,7 +25,8 @@ def target_of(out: Path | str) -> Target:
 
 
 class Target:
-    """A folder. beside: where work folder, journal and lock lie. name: as it is in their names. takes_parts: whether keep() moves them away."""
+    """A folder. beside: where work folder, journal and lock lie. name: as it is in their names. takes_parts: whether
+    keep() moves them away."""
 
     takes_parts = False
 
@@ -67,7 +68,8 @@ class Target:
 
 
 class Remote(Target):
-    """A place of fsspec. Shards go there as soon as they are full, the receipt last. Locked against processes of the same folder only."""
+    """A place of fsspec. Shards go there as soon as they are full, the receipt last. Locked against processes of the
+    same folder only."""
 
     takes_parts = True
 

@@ -32,5 +32,6 @@ class Watch:
         rate = (self._done - self._before) / seconds
         of = f" of {self._expected}, {max(self._expected - self._done, 0) / rate:.0f} s left" if self._expected else ""
         self._progress(
-            f"packing {self._name}: {self._done}{of}, {rate:.0f} samples/s, {self._bytes / seconds / 1e6:.1f} MB/s, {self._bad} bad"
+            f"packing {self._name}: {self._done}{of}, {rate:.0f} samples/s, {self._bytes / seconds / 1e6:.1f} MB/s,"
+            f" {self._bad} bad"
         )

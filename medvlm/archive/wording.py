@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 
 def choose(wordings: Sequence[str], *what: str) -> str:
-    """Evenly spread over `what` (the sample's key, and which of its questions); independent of order and of the process."""
+    """Evenly spread over `what` (the sample's key, and which of its questions); independent of order and of the
+    process."""
     digest = hashlib.blake2b(
         "\0".join(what).encode("utf-8", "surrogatepass"), digest_size=8, person=b"wording"
     ).digest()

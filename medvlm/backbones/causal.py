@@ -34,7 +34,8 @@ RESERVED = (
     r"<\|extra_id_\d+\|>",
     r"<SPECIAL_\d+>",
 )
-"""Tokens that families keep for images or for nobody: they have rows already, so nothing is resized and every adapter and server can take the model."""
+"""Tokens that families keep for images or for nobody: they have rows already, so nothing is resized and every adapter
+and server can take the model."""
 
 CONTENT = "'content': part.text"
 # Templates of text-only models take a message as text, processors hand it over as a list of parts. This
@@ -43,8 +44,9 @@ FLATTEN = (
     "{%- set flat = namespace(messages=[]) -%}{%- for m in messages -%}{%- set part = namespace(text='') -%}"
     "{%- if m['content'] is string -%}{%- set part.text = m['content'] -%}{%- else -%}{%- for p in m['content'] -%}"
     "{%- set part.text = part.text + ('IMAGE' if p['type'] == 'image' else p['text']) -%}{%- endfor -%}{%- endif -%}"
-    "{%- set flat.messages = flat.messages + [{'role': m['role'], " + CONTENT + "}] -%}{%- endfor -%}"
-    "{%- set messages = flat.messages -%}"
+    "{%- set flat.messages = flat.messages + [{'role': m['role'], "
+    + CONTENT
+    + "}] -%}{%- endfor -%}{%- set messages = flat.messages -%}"
 )
 
 
@@ -53,18 +55,19 @@ class Config(Loaded):
     model: str = ""
     """Hub id or local folder with weights and tokenizer."""
     config: dict[str, Any] = {}
-    """Without `model`: {model_type: qwen2, hidden_size: ...}, from scratch, with a tokenizer trained from the cards' text."""
+    """Without `model`: {model_type: qwen2, hidden_size: ...}, from scratch, with a tokenizer trained from the cards'
+    text."""
     vocabulary: int = Field(2048, gt=300)
     """Size of a tokenizer that is trained; at least the 256 bytes and the special tokens."""
     around_image: tuple[str, str] = ("", "")
-    """Text before and after the tokens of each image, where each <word> is one token: [<Img>, </Img>] as in MiniGPT-4 and XrayGPT,
-    [<fake_token_around_image><global-img>, <fake_token_around_image>] as in Idefics3."""
+    """Text before and after the tokens of each image, where each <word> is one token: [<Img>, </Img>] as in MiniGPT-4
+    and XrayGPT, [<fake_token_around_image><global-img>, <fake_token_around_image>] as in Idefics3."""
     special_tokens: tuple[str, ...] = ()
     """Further ones, each a row of its own: [<end_of_utterance>]."""
 
     quantize: Literal["nf4"] | None = None
-    """Reads the model into 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train adapters only.
-    Exports hold the weights as they were computed with. Needs `pip install 'medvlm[quantized]'`."""
+    """Reads the model into 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train
+    adapters only. Exports hold the weights as they were computed with. Needs `pip install 'medvlm[quantized]'`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -80,7 +83,8 @@ class Config(Loaded):
 
 
 def facts(config: Config) -> int | None:
-    """Width of its token embeddings, where it is known without transformers. Raises ShapeError for heads that do not divide it."""
+    """Width of its token embeddings, where it is known without transformers. Raises ShapeError for heads that do not
+    divide it."""
     known = _known(config)
     width, heads, groups = (
         next((known[k] for k in names if isinstance(known.get(k), int)), None) for names in WIDTH_HEADS_GROUPS
@@ -105,9 +109,9 @@ WIDTH_HEADS_GROUPS = (
 def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     """The tokenizer of the run: loaded from `folder` when it is there, else made and saved into it.
 
-    train: makes one of a given size from the cards' text, for a model that starts from scratch. It holds `image_token` as one
-    token, a reserved one of its vocabulary where there is one, and a chat template that accepts both texts and lists of parts.
-    """
+    train: makes one of a given size from the cards' text, for a model that starts from scratch. It holds `image_token`
+    as one token, a reserved one of its vocabulary where there is one, and a chat template that accepts both texts and
+    lists of parts."""
     from transformers import AutoTokenizer
 
     if (folder / "tokenizer_config.json").is_file():
@@ -115,7 +119,8 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     made = _stock_tokenizer(config.model) if config.model else train(config.vocabulary)
     if not made.chat_template:
         raise RecipeError(
-            f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or add the template to its folder"
+            f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or"
+            " add the template to its folder"
         )
     image = reserved(made.get_vocab()) or IMAGE
     if not made.chat_template.startswith(FLATTEN.partition("IMAGE")[0]):
@@ -142,7 +147,8 @@ def new_tokens(config: Config) -> list[str]:
 
 
 def reserved(vocabulary: dict[str, int]) -> str | None:
-    """The token of a vocabulary that can stand for an image: the first kind of RESERVED that it has, and of that the lowest number."""
+    """The token of a vocabulary that can stand for an image: the first kind of RESERVED that it has, and of that the
+    lowest number."""
     for pattern in RESERVED:
         if found := [token for token in vocabulary if re.fullmatch(pattern, token)]:
             return min(found, key=lambda token: vocabulary[token])
@@ -198,7 +204,8 @@ def _stock_tokenizer(model: str) -> Any:
     except OSError as reason:
         first = str(reason).strip().splitlines()[0]
         raise RecipeError(
-            f"model.language.model: cannot read the tokenizer of {model!r} ({first}); check the id, log in with `hf auth login` if access is granted by request, or give the folder of a copy"
+            f"model.language.model: cannot read the tokenizer of {model!r} ({first}); check the id, log in with `hf"
+            " auth login` if access is granted by request, or give the folder of a copy"
         ) from None
 
 

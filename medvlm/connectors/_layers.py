@@ -19,7 +19,8 @@ def check_heads(width: int | None, heads: int) -> None:
     """Raises ShapeError where the attention's heads do not divide its width; None is not checked."""
     if width is not None and width % heads:
         raise ShapeError(
-            f"heads: {heads} do not divide the width of {width}; choose one of {', '.join(str(n) for n in range(1, 33) if width % n == 0)}"
+            f"heads: {heads} do not divide the width of {width}; choose one of"
+            f" {', '.join(str(n) for n in range(1, 33) if width % n == 0)}"
         )
 
 
@@ -33,7 +34,8 @@ def shown(grid: tuple[int, ...]) -> str:
 
 
 class Positions(nn.Module):
-    """Adds a learned embedding for each place on each axis of the grid: for readers of sets, which see no order. Starts at zero."""
+    """Adds a learned embedding for each place on each axis of the grid: for readers of sets, which see no order. Starts
+    at zero."""
 
     def __init__(self, grid: tuple[int, ...], width: int):
         super().__init__()

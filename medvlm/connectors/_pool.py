@@ -17,12 +17,14 @@ def check(to: tuple[int, ...], grid: tuple[int, ...]) -> None:
     last = grid[-len(to) :]
     if len(grid) < len(to) or any(small > side for small, side in zip(to, last, strict=True)):
         raise ShapeError(
-            f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {shown(grid)} tokens; choose at most that many along each axis"
+            f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {shown(grid)} tokens; choose at most that"
+            " many along each axis"
         )
 
 
 class Pool(nn.Module):
-    """[N, T, in_width] -> [N, tokens, out_width]: means over the last axes of the grid (adaptive where it is no multiple), the others are kept."""
+    """[N, T, in_width] -> [N, tokens, out_width]: means over the last axes of the grid (adaptive where it is no
+    multiple), the others are kept."""
 
     def __init__(self, to: tuple[int, ...], in_width: int, out_width: int, grid: tuple[int, ...]):
         super().__init__()

@@ -1,8 +1,9 @@
-"""The tokens of the whole image read those of all its tiles: as many tokens whatever the tiling (PA-LLaVA's scale-invariant connector).
+"""The tokens of the whole image read those of all its tiles: as many tokens whatever the tiling (PA-LLaVA's
+scale-invariant connector).
 
 Source: ddw2AIGROUP2CQUPT/PA-LLaVA at 49427be, xtuner_add/pallava/projector.py: a BERT without feed-forward layers whose
-queries are the global tokens, plus those, norm, two layers. There every image has its own number of tiles; here all have the same.
-"""
+queries are the global tokens, plus those, norm, two layers. There every image has its own number of tiles; here all
+have the same."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     """Raises ShapeError for an encoder of single images, and where the heads do not divide the width."""
     if len(grid) != 3 or grid[0] < 2:
         raise ShapeError(
-            f"reads a whole image and its tiles, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with tiles: [2, 2]"
+            f"reads a whole image and its tiles, and the encoder gives a grid of {shown(grid)}; use encoder kind"
+            " `slices` with tiles: [2, 2]"
         )
     check_heads(width, config.heads)
     return math.prod(grid[1:])

@@ -1,4 +1,5 @@
-"""Neighbouring tokens joined along their channels, then a projection: fewer, wider tokens, as in InternVL and Idefics3."""
+"""Neighbouring tokens joined along their channels, then a projection: fewer, wider tokens, as in InternVL and
+Idefics3."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     """Raises ShapeError for a grid that the factor does not tile."""
     if len(grid) < 2 or any(side % config.factor for side in grid[-2:]):
         raise ShapeError(
-            f"factor: {config.factor} does not tile a grid of {shown(grid)} tokens; choose one that divides its last two axes, or another preprocess.size"
+            f"factor: {config.factor} does not tile a grid of {shown(grid)} tokens; choose one that divides its last"
+            " two axes, or another preprocess.size"
         )
     return math.prod(grid) // config.factor**2
 
@@ -37,7 +39,8 @@ def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) 
 
 
 class PixelShuffle(nn.Module):
-    """[N, T, in_width] -> [N, T / factor^2, out_width]. Layer names are those of transformers' InternVLMultiModalProjector, or Idefics3SimpleMLP's `proj`."""
+    """[N, T, in_width] -> [N, T / factor^2, out_width]. Layer names are those of transformers'
+    InternVLMultiModalProjector, or Idefics3SimpleMLP's `proj`."""
 
     def __init__(self, config: Config, in_width: int, out_width: int, grid: tuple[int, ...]):
         super().__init__()
@@ -59,7 +62,8 @@ class PixelShuffle(nn.Module):
 
 
 def shuffle(patches_NTE: torch.Tensor, grid: tuple[int, ...], factor: int) -> torch.Tensor:
-    """[N, T, E] -> [N, T / factor^2, factor^2 * E], each block row by row. Other axes than the last two are left alone."""
+    """[N, T, E] -> [N, T / factor^2, factor^2 * E], each block row by row. Other axes than the last two are left
+    alone."""
     rows, columns = grid[-2] // factor, grid[-1] // factor
     blocks = patches_NTE.reshape(patches_NTE.shape[0], -1, rows, factor, columns, factor, patches_NTE.shape[-1])
     return blocks.transpose(3, 4).flatten(4).flatten(1, 3)

@@ -1,4 +1,5 @@
-"""Fewer tokens by averaging blocks of rows and columns, as in Gemma 3 and Honeybee; of a volume's slices each by itself."""
+"""Fewer tokens by averaging blocks of rows and columns, as in Gemma 3 and Honeybee; of a volume's slices each by
+itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""BLIP-2's Q-Former: learned queries through a BERT that reads the patch tokens in every second layer (arXiv 2301.12597, section 3.1)."""
+"""BLIP-2's Q-Former: learned queries through a BERT that reads the patch tokens in every second layer (arXiv
+2301.12597, section 3.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from medvlm.core.weights import on_meta, read_file
 
 
 class Config(LoadedFile):
-    """`weights`: a file of a BLIP-2 model, whose other parts are listed in `allow_unexpected`, and its projection in `allow_missing`."""
+    """`weights`: a file of a BLIP-2 model, whose other parts are listed in `allow_unexpected`, and its projection in
+    `allow_missing`."""
 
     kind: Literal["qformer"]
     tokens: int = Field(32, gt=0)

@@ -1,4 +1,5 @@
-"""A fixed number of learned queries that read the patch tokens by cross-attention (Perceiver resampler, Flamingo, section 2.1)."""
+"""A fixed number of learned queries that read the patch tokens by cross-attention (Perceiver resampler, Flamingo,
+section 2.1)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Config(Base):
     layers: int = Field(2, gt=0)
     heads: int = Field(4, gt=0)
     positions: bool = False
-    """Adds a learned embedding of row, column and slice to the patches: for encoders whose tokens do not say where they are from, e.g. `slices`."""
+    """Adds a learned embedding of row, column and slice to the patches: for encoders whose tokens do not say where they
+    are from, e.g. `slices`."""
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
@@ -34,7 +36,8 @@ def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) 
 
 
 class Resampler(nn.Module):
-    """[N, T, in_width] -> [N, tokens, out_width]. As in Flamingo, keys and values are the patches and the queries together."""
+    """[N, T, in_width] -> [N, tokens, out_width]. As in Flamingo, keys and values are the patches and the queries
+    together."""
 
     def __init__(self, config: Config, in_width: int, out_width: int, grid: tuple[int, ...]):
         super().__init__()

@@ -1,7 +1,8 @@
-"""The current image compared with the one before it, over all layers of the tower (Libra's Temporal Alignment Connector).
+"""The current image compared with the one before it, over all layers of the tower (Libra's Temporal Alignment
+Connector).
 
-Source: X-iZhang/Libra at 3948165, libra/model/multimodal_projector/builder.py, class TAC, and arXiv 2411.19378, section 3.2.
-Layer names are Libra's.
+Source: X-iZhang/Libra at 3948165, libra/model/multimodal_projector/builder.py, class TAC, and arXiv 2411.19378, section
+3.2. Layer names are Libra's.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     """Raises ShapeError for an encoder that does not give two images, or whose width is not that of `layers` layers."""
     if len(grid) != 3 or grid[0] != 2:
         raise ShapeError(
-            f"compares two images, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with stack: 2"
+            f"compares two images, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with"
+            " stack: 2"
         )
     if width is not None and width % config.layers:
         raise ShapeError(
-            f"layers: {config.layers} do not divide the encoder's width of {width}; say how many layers its `layer` lists"
+            f"layers: {config.layers} do not divide the encoder's width of {width}; say how many layers its `layer`"
+            " lists"
         )
     check_heads(width and width // config.layers, config.heads)
     return math.prod(grid[1:])

@@ -35,19 +35,21 @@ Checked = Literal[
 
 
 class Phi(Config):
-    """Protected health information. Packing refuses what could identify a person, in headers and in texts; it removes nothing."""
+    """Protected health information. Packing refuses what could identify a person, in headers and in texts; it removes
+    nothing."""
 
     status: Literal["synthetic", "none", "deidentified", "unknown"]
     note: str = ""
     checked: tuple[Checked, ...] = ()
-    """What people have looked at, in all files, and found to identify nobody, although packing would refuse it. `note` says who and how.
+    """What people have looked at, in all files, and found to identify nobody, although packing would refuse it. `note`
+    says who and how.
 
-    pseudonyms: PatientName, PatientID, AccessionNumber and other numbers are codes that nobody outside can resolve, also
-    where a file doesn't say that the identity was removed. identity: names, addresses, birth dates, signatures, which only
-    data of nobody hold (phantoms). patient: age, sex, size and other traits. dates: shifted, or free to be known.
-    descriptions: free text and structured content of headers. institution, device: hospitals, machines. private: the
-    attributes of manufacturers. pixels: text burnt into images, overlays, recognizable faces. text: reports, questions, answers.
-    """
+    pseudonyms: PatientName, PatientID, AccessionNumber and other numbers are codes that nobody outside can resolve,
+    also where a file doesn't say that the identity was removed. identity: names, addresses, birth dates, signatures,
+    which only data of nobody hold (phantoms). patient: age, sex, size and other traits. dates: shifted, or free to be
+    known. descriptions: free text and structured content of headers. institution, device: hospitals, machines. private:
+    the attributes of manufacturers. pixels: text burnt into images, overlays, recognizable faces. text: reports,
+    questions, answers. """
 
     @model_validator(mode="after")
     def _says_who_checked(self) -> Phi:
@@ -88,15 +90,16 @@ class Card(Config):
     access: Literal["open", "registration", "credentialed", "generated"]
     terms: str = ""
     models: Reach | Literal[""] = ""
-    """To whom a model that was trained on it may be given: `public`, `private` (a repository of one's own group), `none`. By
-    default `none` where access is credentialed or the data may not be passed on, else `public`."""
+    """To whom a model that was trained on it may be given: `public`, `private` (a repository of one's own group),
+    `none`. By default `none` where access is credentialed or the data may not be passed on, else `public`."""
     language: tuple[str, ...] = ()
     """Of its texts, as ISO 639-1: [en]."""
     phi: Phi
     patient_key: str = ""
     """Which field of the archive identifies a patient; empty where there is none."""
     patient_issuer: str = ""
-    """Who gave the patients their numbers, e.g. a hospital: between two that are named and differ, equal numbers mean nothing."""
+    """Who gave the patients their numbers, e.g. a hospital: between two that are named and differ, equal numbers mean
+    nothing."""
     citation: str = ""
     homepage: str = ""
     media: tuple[str, ...]
@@ -110,7 +113,8 @@ class Card(Config):
     _secret: str = PrivateAttr("")
 
     def with_secret(self, secret: str) -> Card:
-        """The same card, whose patients and keys are hashed with a salt that nobody else knows. No dump, copy or schema holds it."""
+        """The same card, whose patients and keys are hashed with a salt that nobody else knows. No dump, copy or schema
+        holds it."""
         card = self.model_copy()
         card._secret = secret
         return card
@@ -122,7 +126,8 @@ class Card(Config):
 
     @property
     def naming_salt(self) -> str:
-        """What patients and keys are hashed with: the secret, or, of data whose identifiers are public anyway, the salt of the splits."""
+        """What patients and keys are hashed with: the secret, or, of data whose identifiers are public anyway, the salt
+        of the splits."""
         return self._secret or self.splits.salt
 
     @property
@@ -148,7 +153,8 @@ def load_card(path: Path, shown: str | None = None, plugins: Sequence[str] = ())
 
 
 def strictest(licences: list[Licence]) -> dict[str, Any]:
-    """What a model trained on all of these may be used for: non-commercial and share-alike win, and every licence is named."""
+    """What a model trained on all of these may be used for: non-commercial and share-alike win, and every licence is
+    named."""
     return {
         "ids": sorted({x.id for x in licences}),
         "commercial": all(x.commercial for x in licences),

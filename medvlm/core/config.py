@@ -112,7 +112,8 @@ def component(folder: str, kind: str) -> ModuleType:
 
 
 def find_component(folder: str, kind: Any, plugins: Sequence[str], accepted: Sequence[str] = ()) -> ModuleType:
-    """Raises a nested error at `kind` for a component that is not there, or not among those that are accepted (by default all)."""
+    """Raises a nested error at `kind` for a component that is not there, or not among those that are accepted (by
+    default all)."""
     if isinstance(kind, str) and "." in kind:
         return _find_plugin(kind, plugins)
     accepted = accepted or kinds(folder)
@@ -146,7 +147,8 @@ def _find_plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
             [
                 Problem(
                     ("kind",),
-                    f"the module {kind!r} has no class Config; see medvlm/core/contracts.py for what a component offers",
+                    f"the module {kind!r} has no class Config; see medvlm/core/contracts.py for what a component"
+                    " offers",
                 )
             ]
         )
@@ -256,7 +258,8 @@ def _unknown(path: KeyPath, accepted: list[str]) -> Problem:
 
 
 def _joined(problems: list[Problem]) -> list[Problem]:
-    """What a union expects comes as one error a member: said in one line, or left out where a member fits down to a deeper error."""
+    """What a union expects comes as one error a member: said in one line, or left out where a member fits down to a
+    deeper error."""
     by_path: dict[KeyPath, list[Problem]] = {}
     for p in problems:
         by_path.setdefault(p.path, []).append(p)

@@ -27,11 +27,11 @@ class RawSample:
     """One sample as the archive has it. Packing hashes `key` and `patient`, fills in `source` and `split`, and the
     media's `size` and `member` from what it stores.
 
-    files: medium's member -> the path of a file, the bytes of one, the array to be stored, or a callable without arguments
-    that gives a Decoded (a functools.partial over a module's function: packing calls it in a child process, with a limit on
-    memory and time, and where the function has a parameter `gate`, with what the header of its file must pass, see
-    io/phi/header). PNG and JPEG are stored as they are, uint8 and uint16 images as PNG, other arrays as .npy.
-    where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when packing
+    files: medium's member -> the path of a file, the bytes of one, the array to be stored, or a callable without
+    arguments that gives a Decoded (a functools.partial over a module's function: packing calls it in a child process,
+    with a limit on memory and time, and where the function has a parameter `gate`, with what the header of its file
+    must pass, see io/phi/header). PNG and JPEG are stored as they are, uint8 and uint16 images as PNG, other arrays as
+    .npy. where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when packing
     finds the sample to be bad. left_out: reason -> how much of it is left out, see LeftOut; for samples that are made
     where they are decoded, of which the reader itself cannot say it.
     """
@@ -78,7 +78,8 @@ class Deferred:
 
 
 class Reader(Protocol):
-    """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is left."""
+    """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is
+    left."""
 
     Config: type[Config]
 
@@ -96,8 +97,8 @@ class Preprocess(Config):
     size: tuple[int, ...]
     """(height, width) or (depth, height, width) of the encoder's input."""
     fit: Literal["squash", "crop"] = "squash"
-    """`squash` resizes every axis to `size`; `crop` resizes the short side of a film and cuts the centre. With `spacing_mm`
-    it has to be `crop`."""
+    """`squash` resizes every axis to `size`; `crop` resizes the short side of a film and cuts the centre. With
+    `spacing_mm` it has to be `crop`."""
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Resampled to this many mm per pixel, on the axes of `size`, then cut or filled up with black around the centre: a
     millimetre is as large in every sample. Media that do not say their spacing are refused."""
@@ -110,13 +111,14 @@ class Preprocess(Config):
     """Several windows of a grey film or volume, each a channel: [[-1000, 400], [-160, 240], [300, 2000]] for lung, soft
     tissue and bone of a CT. `channels`, `mean` and `std` have as many entries."""
     percentiles: tuple[float, float] | None = None
-    """Window of each film or volume by itself, for units without a meaning (MR): [0.5, 99.5] are the values below and above
-    which lie 0.5 % of all its pixels, before anything is resized."""
+    """Window of each film or volume by itself, for units without a meaning (MR): [0.5, 99.5] are the values below and
+    above which lie 0.5 % of all its pixels, before anything is resized."""
     stack: int = Field(1, gt=0)
-    """Films of a sample that become one input [C, stack, H, W], in their order: 2 for the prior film and the current one. A sample
-    that has fewer repeats its last one in front (Libra's missing prior), one that has more is refused."""
+    """Films of a sample that become one input [C, stack, H, W], in their order: 2 for the prior film and the current
+    one. A sample that has fewer repeats its last one in front (Libra's missing prior), one that has more is refused."""
     tiles: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    """(rows, columns): a film becomes [C, 1 + rows * columns, H, W]: the whole of it, then its tiles, each `size` large."""
+    """(rows, columns): a film becomes [C, 1 + rows * columns, H, W]: the whole of it, then its tiles, each `size`
+    large."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -136,7 +138,8 @@ class EncoderConfig(Config):
 
 
 class Loaded(Config):
-    """For parts that read weights: what may stay open. Any other key that is missing, unexpected or of another shape is an error."""
+    """For parts that read weights: what may stay open. Any other key that is missing, unexpected or of another shape is
+    an error."""
 
     allow_missing: tuple[str, ...] = ()
     """Patterns of parameters that the weights may lack or have in another shape: they start fresh."""
@@ -153,7 +156,8 @@ class LoadedFile(Loaded):
 
 NegativeInt = Annotated[int, Field(lt=0)]
 Layers = NegativeInt | tuple[NegativeInt, ...] | Literal["all"]
-"""Which hidden states give the patch tokens, counted from the end; several are joined along the channels, as in stock LLaVA."""
+"""Which hidden states give the patch tokens, counted from the end; several are joined along the channels, as in stock
+LLaVA."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,8 @@ class EncoderFacts:
 
 @dataclass
 class Features:
-    """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]. The grid of a volume has three axes, as has
-    that of several views (the views come first)."""
+    """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]. The grid of a volume has three axes,
+    as has that of several views (the views come first)."""
 
     patches: torch.Tensor
     pooled: torch.Tensor
@@ -176,13 +180,15 @@ class Features:
 
 class EncoderModule(Protocol):
     """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts.
-    build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) -> Features;
-    on the meta device without weights. standalone(config, built) -> a config that builds the same without an id or a path."""
+    build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) ->
+    Features; on the meta device without weights. standalone(config, built) -> a config that builds the same without an
+    id or a path."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------
-# tokens(config, grid, width=None) -> int, raising ShapeError for a grid (or, where it is given, an encoder width) that the
-# connector cannot take; build(config, in_width, out_width, grid) -> nn.Module, [N, T, in] -> [N, tokens, out], raising the same.
+# tokens(config, grid, width=None) -> int, raising ShapeError for a grid (or, where it is given, an encoder width) that
+# the connector cannot take; build(config, in_width, out_width, grid) -> nn.Module, [N, T, in] -> [N, tokens, out],
+# raising the same.
 
 
 # --- stages ------------------------------------------------------------------------------------------
@@ -190,8 +196,8 @@ class EncoderModule(Protocol):
 
 class Optim(Config):
     kind: Literal["adamw", "muon", "adamw8bit"] = "adamw"
-    """`muon`: for the matrices of hidden layers, AdamW for the rest. For what starts from nothing: about half the samples.
-    `adamw8bit`: its moments in 8 bits, a quarter of the memory; needs bitsandbytes."""
+    """`muon`: for the matrices of hidden layers, AdamW for the rest. For what starts from nothing: about half the
+    samples. `adamw8bit`: its moments in 8 bits, a quarter of the memory; needs bitsandbytes."""
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
@@ -219,12 +225,13 @@ class Lora(Config):
     targets: tuple[str, ...] = ("language",)
     """Modules whose linear layers get adapters: a module path or a pattern with *, e.g. language.*.q_proj."""
     dora: bool = False
-    """Learns the length of each row of a weight beside its direction (arXiv 2402.09353). Costs about a third more time."""
+    """Learns the length of each row of a weight beside its direction (arXiv 2402.09353). Costs about a third more
+    time."""
     rslora: bool = False
     """Scales by alpha / sqrt(rank), so that a high rank learns as fast as a low one (arXiv 2312.03732)."""
     tokens: bool = False
-    """Trains the rows of the language model's special_tokens, and of the words around_image, too; every other row stays as it is. With
-    targets: [] nothing else."""
+    """Trains the rows of the language model's special_tokens, and of the words around_image, too; every other row stays
+    as it is. With targets: [] nothing else."""
 
     @model_validator(mode="after")
     def _adapts_something(self) -> Lora:
@@ -237,13 +244,14 @@ class Sampling(Config):
     """How a stage goes through the sources of its `mix`."""
 
     temperature: float | None = Field(None, gt=0)
-    """Weights are multiplied by the number of samples to the power of 1 / temperature: at 1 a source of ten times as many
-    samples comes ten times as often, at 2 three times. By default the weights alone count."""
+    """Weights are multiplied by the number of samples to the power of 1 / temperature: at 1 a source of ten times as
+    many samples comes ten times as often, at 2 three times. By default the weights alone count."""
     epochs: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Source -> how often it is gone through at most; then the others take its share. With `temperature: 1` and the same numbers
-    in `mix`, each source is gone through exactly so often."""
+    """Source -> how often it is gone through at most; then the others take its share. With `temperature: 1` and the
+    same numbers in `mix`, each source is gone through exactly so often."""
     balance: dict[str, str] = {}
-    """Source -> groups of its samples that come equally often: by `task`, `media`, or what its samples say of themselves (concept, site ...)."""
+    """Source -> groups of its samples that come equally often: by `task`, `media`, or what its samples say of
+    themselves (concept, site ...)."""
 
 
 class StageConfig(Config):
@@ -269,11 +277,13 @@ class StageConfig(Config):
     keep: Literal["last", "best"] = "last"
     """Which weights the next stage starts from; `best` needs `validate`."""
     keep_last: int = Field(2, gt=0)
-    """Newest checkpoints that stay on disk; with 1 there is none to go back to where the newest turns out to be damaged."""
+    """Newest checkpoints that stay on disk; with 1 there is none to go back to where the newest turns out to be
+    damaged."""
     keep_every: int = Field(0, ge=0)
     """Checkpoints of every so many steps stay too; 0: none of them."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """When loss or gradient is not finite: `skip` leaves the update out, names the samples and goes on, up to 1 % of the steps (or 3)."""
+    """When loss or gradient is not finite: `skip` leaves the update out, names the samples and goes on, up to 1 % of
+    the steps (or 3)."""
 
     @property
     def micro_batches(self) -> int:

@@ -191,7 +191,8 @@ def _plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str
             if key.value in data:
                 between = "." if file.startswith(COMMAND_LINE) else " "
                 raise RecipeError(
-                    f"{_at(place)}{between}{'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove one of them"
+                    f"{_at(place)}{between}{'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove"
+                    " one of them"
                 )
             marks[(*path, key.value)] = place
             data[key.value] = _plain(value, (*path, key.value), marks, file)

@@ -9,12 +9,13 @@ from medvlm.core.errors import RecipeError, did_you_mean
 
 @dataclass(frozen=True)
 class Family:
-    """Paths are of modules or parameters below the `model` of the family's ForConditionalGeneration class (transformers 5.24).
+    """Paths are of modules or parameters below the `model` of the family's ForConditionalGeneration class (transformers
+    5.24).
 
-    tower: what looks at pixels, without what `connectors` takes out of it. language: the language model, whose head is `lm_head`.
-    codec: how it was taught to write boxes, a file of answers/codecs. types: the argument that marks image tokens, "" where
-    there is none. reads_prompt_both_ways: the prompt's tokens see each other in both directions (a prefix language model).
-    several: whether it takes more than one image. first_position: of the first token.
+    tower: what looks at pixels, without what `connectors` takes out of it. language: the language model, whose head is
+    `lm_head`. codec: how it was taught to write boxes, a file of answers/codecs. types: the argument that marks image
+    tokens, "" where there is none. reads_prompt_both_ways: the prompt's tokens see each other in both directions (a
+    prefix language model). several: whether it takes more than one image. first_position: of the first token.
     """
 
     tower: str
@@ -54,6 +55,7 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         near = did_you_mean(model_type, FAMILIES)
         raise RecipeError(
-            f"model.pretrained: a {model_type!r} is no vision-language model that is known here{near} (known are {', '.join(FAMILIES)})"
+            f"model.pretrained: a {model_type!r} is no vision-language model that is known here{near} (known are"
+            f" {', '.join(FAMILIES)})"
         )
     return FAMILIES[model_type]

@@ -13,7 +13,8 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Box
 
 KEPT_SHARE = 0.5
-"""A box of which less than this share of the area lies on the canvas is dropped: what can hardly be seen is not asked for."""
+"""A box of which less than this share of the area lies on the canvas is dropped: what can hardly be seen is not asked
+for."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,16 @@ class Canvas:
         return (y1, x1, y2, x2) if self.swapped else (x1, y1, x2, y2)
 
     def visible_box(self, box: Box) -> Box | None:
-        """The part of a stored box that lies on the canvas, in canvas pixels; None if that is less than half of its area.
+        """The part of a stored box that lies on the canvas, in canvas pixels; None if that is less than half of its
+        area.
 
         Raises DataError for a box without an area.
         """
         x1, y1, x2, y2 = self.to_canvas(box)
         if not (x2 > x1 and y2 > y1 and box[2] > box[0] and box[3] > box[1]):
             raise DataError(
-                f"box {tuple(box)} has no area: expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2; correct it in the archive and pack again"
+                f"box {tuple(box)} has no area: expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2; correct it in the"
+                " archive and pack again"
             )
         height, width = self.size[-2:]
         clipped = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
@@ -69,7 +72,8 @@ class Canvas:
         return clipped if seen >= KEPT_SHARE * (x2 - x1) * (y2 - y1) else None
 
     def answer_box(self, box: Box, extent: tuple[int, int]) -> tuple[int, int, int, int] | None:
-        """A stored box as an answer writes it: integers that reach `extent` (x, y) at the canvas' far edges, clipped to it.
+        """A stored box as an answer writes it: integers that reach `extent` (x, y) at the canvas' far edges, clipped to
+        it.
 
         None if less than half of the box lies on the canvas. Never empty: a box thinner than one unit is
         widened to one, so that its overlap with an answer can be measured.

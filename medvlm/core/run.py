@@ -1,4 +1,5 @@
-"""Where a run keeps what: runs/NAME/{recipe.resolved.yaml, lineage.json, metrics.jsonl, status.json, ranks/, STAGE/step-N/, evaluate/, report.html}."""
+"""Where a run keeps what: runs/NAME/{recipe.resolved.yaml, lineage.json, metrics.jsonl, status.json, ranks/,
+STAGE/step-N/, evaluate/, report.html}."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ class Truth:
 
 @dataclass(frozen=True)
 class Question:
-    """`template` groups the questions that ask the same thing (`side`, `count:RBC`): the majority baseline is per template."""
+    """`template` groups the questions that ask the same thing (`side`, `count:RBC`): the majority baseline is per
+    template."""
 
     text: str
     truth: Truth
@@ -92,9 +93,9 @@ class Sample:
 
     key, patient: keyed hashes, never a file name or an identifier. patient is "" where the archive has none.
     report: the text that came with the images; "" where there is none.
-    concept: equal for two samples whose findings are the same, so that contrastive training knows duplicates; "" = unknown.
-    groups: what else it belongs to, e.g. {site: b, scanner: mobile}: sources are balanced by them, and groups held out. Never a patient.
-    """
+    concept: equal for two samples whose findings are the same, so that contrastive training knows duplicates; "" =
+    unknown. groups: what else it belongs to, e.g. {site: b, scanner: mobile}: sources are balanced by them, and groups
+    held out. Never a patient."""
 
     key: str
     source: str

@@ -24,8 +24,8 @@ def on_meta() -> bool:
 def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
     """Puts the safetensors file of `config.weights` into the module.
 
-    where: the dotted key that is named in messages. Raises CheckpointError for a key that is missing, unexpected or of another
-    shape and that the recipe does not list, and for a file that cannot be read.
+    where: the dotted key that is named in messages. Raises CheckpointError for a key that is missing, unexpected or of
+    another shape and that the recipe does not list, and for a file that cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -41,7 +41,8 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
     }
     if not given:
         raise CheckpointError(
-            f"{where}.prefix: no key of {Path(config.weights).name} begins with {config.prefix!r} (the first is {next(iter(stored), 'none')})"
+            f"{where}.prefix: no key of {Path(config.weights).name} begins with {config.prefix!r} (the first is"
+            f" {next(iter(stored), 'none')})"
         )
     own = module.state_dict()
     mismatched = [
@@ -53,7 +54,8 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
 
 
 def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options: Any) -> Any:
-    """What a class of transformers' Auto family makes of a hub id or a folder, in float32; on the meta device from its config alone.
+    """What a class of transformers' Auto family makes of a hub id or a folder, in float32; on the meta device from its
+    config alone.
 
     Raises CheckpointError as `read_file` does, and for a model that is not there.
     """
@@ -68,7 +70,8 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
     except OSError as reason:
         first = str(reason).strip().splitlines()[0]
         raise CheckpointError(
-            f"{where}.model: cannot read {model!r} ({first}); check the id, log in with `hf auth login` if access to it is granted by request, or give the folder of a copy"
+            f"{where}.model: cannot read {model!r} ({first}); check the id, log in with `hf auth login` if access to it"
+            " is granted by request, or give the folder of a copy"
         ) from None
     account(found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"], config, where)
     return made
@@ -77,21 +80,25 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
 def account(
     missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[Any, ...]], config: Loaded, where: str
 ) -> None:
-    """Raises CheckpointError naming the first key, of how many, that the recipe does not list. mismatched: (key, stored shape, own shape)."""
+    """Raises CheckpointError naming the first key, of how many, that the recipe does not list. mismatched: (key, stored
+    shape, own shape)."""
     open_missing = sorted(n for n in missing if not _listed(n, config.allow_missing))
     if open_missing:
         raise CheckpointError(
-            f"{where}: the weights lack {open_missing[0]} ({len(open_missing)} keys); if it may start fresh, list it: allow_missing: [{open_missing[0]}]"
+            f"{where}: the weights lack {open_missing[0]} ({len(open_missing)} keys); if it may start fresh, list it:"
+            f" allow_missing: [{open_missing[0]}]"
         )
     if wrong := sorted(m for m in mismatched if not _listed(m[0], config.allow_missing)):
         name, stored, own = wrong[0]
         raise CheckpointError(
-            f"{where}: {name} is {tuple(stored)} in the weights and {tuple(own)} in the model ({len(wrong)} keys); if it may start fresh, list it: allow_missing: [{name}]"
+            f"{where}: {name} is {tuple(stored)} in the weights and {tuple(own)} in the model ({len(wrong)} keys); if"
+            f" it may start fresh, list it: allow_missing: [{name}]"
         )
     if open_unexpected := sorted(n for n in unexpected if not _listed(n, config.allow_unexpected)):
         name = open_unexpected[0]
         raise CheckpointError(
-            f"{where}: {name} of the weights has no place in the model ({len(open_unexpected)} keys); if it may be left out, list it: allow_unexpected: [{name}]"
+            f"{where}: {name} of the weights has no place in the model ({len(open_unexpected)} keys); if it may be left"
+            f" out, list it: allow_unexpected: [{name}]"
         )
 
 

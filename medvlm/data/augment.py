@@ -1,4 +1,5 @@
-"""Random changes of 2D training images, made on the stored pixels; boxes, counts and questions follow. Axes: H height, W width."""
+"""Random changes of 2D training images, made on the stored pixels; boxes, counts and questions follow. Axes: H height,
+W width."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ FOLLOWING: tuple[Task, ...] = ("count", "boxes")
 
 
 class Augment(Config):
-    """`data.SOURCE.augment`: every field is off by default. Applied in training only, to the first medium of a sample."""
+    """`data.SOURCE.augment`: every field is off by default. Applied in training only, to the first medium of a
+    sample."""
 
     flip: bool = False
-    """Mirror half of the images left to right. Only where sides mean nothing: no answer about left and right is changed."""
+    """Mirror half of the images left to right. Only where sides mean nothing: no answer about left and right is
+    changed."""
     rotate90: bool = False
     """Turn by 0, 90, 180 or 270 degrees. Only where no answer depends on what is up (smears, sections)."""
     crop: tuple[float, float] | None = None
@@ -32,7 +35,8 @@ class Augment(Config):
     (counted anew) and boxes remain, since any other answer may lie outside; a sample that has neither stays whole.
     Reports stay as they are: do not crop a source whose reports a stage pairs with its images."""
     shift_px: int = Field(0, ge=0)
-    """Move by up to this many stored pixels along each axis; the edge is repeated. Keep it small: only counts and boxes follow."""
+    """Move by up to this many stored pixels along each axis; the edge is repeated. Keep it small: only counts and boxes
+    follow."""
     gain: float = Field(0.0, ge=0, lt=1)
     """Intensities times 1 +- this."""
     brightness: float = Field(0.0, ge=0, lt=1)
@@ -93,13 +97,15 @@ def _cut(shape: tuple[int, ...], share: float, top: float, left: float) -> Canva
 
 
 def _countable(sample: Sample) -> Sample:
-    """Only what is still true of a part of the image. Raises RecipeError for a count that nothing tells how to count anew."""
+    """Only what is still true of a part of the image. Raises RecipeError for a count that nothing tells how to count
+    anew."""
     questions = tuple(q for q in sample.questions if q.truth.task in FOLLOWING)
     for q in questions:
         if q.truth.task == "count" and len(q.truth.boxes) != q.truth.count:
             raise RecipeError(
-                f"data.{sample.source}.augment.crop: sample {sample.key} counts {q.truth.count} ({q.template}) but has {len(q.truth.boxes)} boxes, "
-                "so a part of it cannot be counted anew; remove `crop`, or give the counts of this data set their boxes"
+                f"data.{sample.source}.augment.crop: sample {sample.key} counts {q.truth.count} ({q.template}) but has"
+                f" {len(q.truth.boxes)} boxes, so a part of it cannot be counted anew; remove `crop`, or give the"
+                " counts of this data set their boxes"
             )
     return replace(sample, questions=questions)
 
@@ -147,7 +153,8 @@ def _relit(array: np.ndarray, sample: Sample, config: Augment, rng: np.random.Ge
 
     if array.dtype not in (np.uint8, np.uint16):
         raise RecipeError(
-            f"data.{sample.source}.augment: gain, brightness and noise need 8- or 16-bit pixels, but those of {sample.key} are {array.dtype}"
+            f"data.{sample.source}.augment: gain, brightness and noise need 8- or 16-bit pixels, but those of"
+            f" {sample.key} are {array.dtype}"
         )
     full = np.float32(np.iinfo(array.dtype).max)
     gain, brightness = rng.uniform(-1, 1, 2)

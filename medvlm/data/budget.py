@@ -1,7 +1,8 @@
-"""What a stage does with samples that are longer than it takes, and how a step's documents become micro-batches that fit.
+"""What a stage does with samples that are longer than it takes, and how a step's documents become micro-batches that
+fit.
 
-An image or its span of tokens is never cut: a sample is trained whole, if need be with all its images made smaller alike, or not at all.
-"""
+An image or its span of tokens is never cut: a sample is trained whole, if need be with all its images made smaller
+alike, or not at all."""
 
 from __future__ import annotations
 
@@ -19,20 +20,23 @@ Overlong = Literal["error", "drop", "reduce"]
 
 
 _STEP = 0.97
-"""Of the sides of images from one attempt to the next: processors round sizes to patches and tiles, so tokens do not follow the area closely."""
+"""Of the sides of images from one attempt to the next: processors round sizes to patches and tiles, so tokens do not
+follow the area closely."""
 _SMALLEST = 0.05
 
 
 class TooLong(DataError):
-    """A sample that the recipe leaves out for its length: another takes its place, and it is counted, but it is no bad sample."""
+    """A sample that the recipe leaves out for its length: another takes its place, and it is counted, but it is no bad
+    sample."""
 
 
 def reduced(made: Callable[[float], Document], whole: Document, num_image: int, max_tokens: int) -> Document | None:
-    """The sample with the sides of all its images times one scale, so that it has at most `max_tokens`; the document tells the scale.
+    """The sample with the sides of all its images times one scale, so that it has at most `max_tokens`; the document
+    tells the scale.
 
-    made: the document at a scale. whole: at scale 1, `num_image` of whose tokens are of images. The scale is the one by area, or the first
-    below it, in steps of 3 %, that fits. None where the text alone is longer, and where a twentieth does not fit.
-    """
+    made: the document at a scale. whole: at scale 1, `num_image` of whose tokens are of images. The scale is the one by
+    area, or the first below it, in steps of 3 %, that fits. None where the text alone is longer, and where a twentieth
+    does not fit."""
     text = len(whole) - num_image
     if text >= max_tokens or not num_image:
         return None
@@ -45,7 +49,8 @@ def reduced(made: Callable[[float], Document], whole: Document, num_image: int, 
 
 
 def partition(documents: Sequence[Document], count: int, max_cells: int) -> list[list[Document]]:
-    """In their order, in at least `count` runs about equally long, and in as many more as it takes that none has more than `max_cells` (0: no bound).
+    """In their order, in at least `count` runs about equally long, and in as many more as it takes that none has more
+    than `max_cells` (0: no bound).
 
     Cells: rows times width of the micro-batch, its padding included. A document alone always makes a run.
     """

@@ -1,4 +1,5 @@
-"""Where a stored picture lies on what a ready model perceives, from its family's processor: resized, padded, cropped, tiled.
+"""Where a stored picture lies on what a ready model perceives, from its family's processor: resized, padded, cropped,
+tiled.
 
 Tiles of a picture and its small overview show the same whole: the canvas is that whole. Axes: height, width.
 Written for the image processors of transformers 5.24.
@@ -18,7 +19,8 @@ Size = tuple[int, int]
 def canvas_of(
     model_type: str, processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int
 ) -> Canvas:
-    """Of the first picture of a sample. size: of the stored picture. tensors, expansion: what the processor made of it. pictures: how many the sample has."""
+    """Of the first picture of a sample. size: of the stored picture. tensors, expansion: what the processor made of it.
+    pictures: how many the sample has."""
     return _CANVAS[model_type](processor, size, tensors, expansion, pictures)
 
 
@@ -68,7 +70,8 @@ def _short_side_and_centre(
 
 
 def _best_pinpoint(processor: Any, size: Size, tensors: Mapping[str, Any], expansion: str, pictures: int) -> Canvas:
-    """LLaVA-OneVision: alone, a picture keeps its shape in tiles whose padding the model takes off; one of several is padded to a square."""
+    """LLaVA-OneVision: alone, a picture keeps its shape in tiles whose padding the model takes off; one of several is
+    padded to a square."""
     from transformers.image_processing_utils import select_best_resolution
 
     images = processor.image_processor

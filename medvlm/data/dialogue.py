@@ -13,7 +13,8 @@ from medvlm.core.text import common_prefix
 
 @dataclass(frozen=True)
 class Turn:
-    """One question: the ids that ask it, and those of its answer with the template's end token ([] = to be generated)."""
+    """One question: the ids that ask it, and those of its answer with the template's end token ([] = to be
+    generated)."""
 
     prompt: list[int]
     answer: list[int]
@@ -28,14 +29,15 @@ class Dialogue:
     image_token: str
 
     def __post_init__(self) -> None:
-        # The same questions come again and again, and a template costs a tenth of a millisecond of the interpreter's only lock.
+        # The same questions come again and again, and a template costs a tenth of a millisecond of the interpreter's
+        # only lock.
         object.__setattr__(self, "_ids", lru_cache(maxsize=8192)(self._ids))
 
     def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
         """image_tokens: number of tokens of each medium, in order; the media come before the text.
 
-        Raises DataError when a text holds the image token itself, or the template rewrites the prompt once an answer follows.
-        """
+        Raises DataError when a text holds the image token itself, or the template rewrites the prompt once an answer
+        follows."""
         if self.image_token in text or (answer and self.image_token in answer):
             raise DataError(
                 f"a text holds {self.image_token}, which stands for an image; remove it from the archive's text"
@@ -63,7 +65,8 @@ class Dialogue:
         found = tuple(self.tokenizer(expanded, add_special_tokens=False).input_ids)
         if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(image_tokens):
             raise DataError(
-                f"the tokenizer made {number} image tokens of {sum(image_tokens)}; {self.image_token} must be a token of its own in its vocabulary"
+                f"the tokenizer made {number} image tokens of {sum(image_tokens)}; {self.image_token} must be a token"
+                " of its own in its vocabulary"
             )
         return found
 
@@ -72,9 +75,9 @@ class Dialogue:
 class Document:
     """A prefix that is read once and the continuations that share it.
 
-    branches: (ids, number of leading ids that are not trained). media: (encoder, pixels) in the order of the placeholders.
-    source: the recipe's name of the data set, for the accounts. scale: of the sides of its images, where they were made smaller to fit.
-    """
+    branches: (ids, number of leading ids that are not trained). media: (encoder, pixels) in the order of the
+    placeholders. source: the recipe's name of the data set, for the accounts. scale: of the sides of its images, where
+    they were made smaller to fit."""
 
     key: str
     prefix: list[int]

@@ -12,7 +12,8 @@ from math import gcd, lcm
 from medvlm.data.order import Permutation
 
 MAX_SLOTS = 1000
-"""Slots of a cycle: the share of a source is exact within a cycle, to 1 / 1000 for weights that do not divide evenly."""
+"""Slots of a cycle: the share of a source is exact within a cycle, to 1 / 1000 for weights that do not divide
+evenly."""
 
 
 class Mixture:
@@ -22,8 +23,8 @@ class Mixture:
     source, and n grows by one from one of its positions to the next. The time and memory are those of one
     cycle (at most 1000 slots), whatever the position.
 
-    limits: source -> samples that may be taken of it. From where one has no more, the others are mixed by their weights.
-    length: of all of it, None where it has no end. at() raises IndexError beyond.
+    limits: source -> samples that may be taken of it. From where one has no more, the others are mixed by their
+    weights. length: of all of it, None where it has no end. at() raises IndexError beyond.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ def tempered(weights: Mapping[str, float], sizes: Mapping[str, int], temperature
 
 
 def quotas(weights: Mapping[str, float]) -> dict[str, int]:
-    """Slots of each source in a cycle, in the order of their names, so that the order of a recipe's lines changes nothing.
+    """Slots of each source in a cycle, in the order of their names, so that the order of a recipe's lines changes
+    nothing.
 
     Exact where the weights are fractions that need at most 1000 slots, e.g. 3:1 or 0.8:0.15:0.05; otherwise
     1000 slots by largest remainder, at least one each (more slots if there are more than 1000 sources).

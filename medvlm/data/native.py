@@ -27,17 +27,18 @@ from medvlm.io.images import decode
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
 """What a processor gives beside the pixels."""
 PALIGEMMA = (
-    "{% if messages | length > 2 %}{{ raise_exception('PaliGemma answers one question') }}{% endif %}"
-    "{% set asked = messages[0]['content'] %}{% if asked is string %}{{ asked }}{% else %}"
-    "{% for p in asked if p['type'] == 'image' %}<image>{% endfor %}{% for p in asked if p['type'] == 'text' %}{{ p['text'] }}{% endfor %}{% endif %}"
+    "{% if messages | length > 2 %}{{ raise_exception('PaliGemma answers one question') }}{% endif %}{% set asked ="
+    " messages[0]['content'] %}{% if asked is string %}{{ asked }}{% else %}{% for p in asked if p['type'] == 'image'"
+    " %}<image>{% endfor %}{% for p in asked if p['type'] == 'text' %}{{ p['text'] }}{% endfor %}{% endif %}"
 )
 """Its processors come without a template: images, then the prompt, which the processor itself ends with a newline."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the processor makes of a sample's pictures. tensors: by the name the model takes them by, pictures along the first
-    axis or flattened into it. expansions, counts: the text that stands for each picture, and how many image tokens are in it."""
+    """What the processor makes of a sample's pictures. tensors: by the name the model takes them by, pictures along the
+    first axis or flattened into it. expansions, counts: the text that stands for each picture, and how many image
+    tokens are in it."""
 
     tensors: Mapping[str, torch.Tensor]
     expansions: tuple[str, ...]
@@ -61,13 +62,15 @@ class Processor:
         except (OSError, ImportError) as reason:
             first = str(reason).strip().splitlines()[0]
             raise RecipeError(
-                f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if it is gated, or give the path of a folder"
+                f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if it is gated, or give"
+                " the path of a folder"
             ) from None
         if self.family.reads_prompt_both_ways and not self.stock.chat_template:
             self.stock.chat_template = PALIGEMMA
         if not self.stock.chat_template:
             raise RecipeError(
-                f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or add chat_template.jinja to its folder"
+                f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or"
+                " add chat_template.jinja to its folder"
             )
         fixed = {
             **getattr(type(self.stock), "images_kwargs", {}),
@@ -77,11 +80,14 @@ class Processor:
             known = [n for n in self.stock.image_processor.to_dict() if not n.endswith("_type")]
             if name not in known:
                 raise RecipeError(
-                    f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such setting{did_you_mean(name, known)} (it has {', '.join(sorted(known))})"
+                    f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such"
+                    f" setting{did_you_mean(name, known)} (it has {', '.join(sorted(known))})"
                 )
             if name in fixed and fixed[name] != value:
                 raise RecipeError(
-                    f"model.processor.{name}: {type(self.stock).__name__} sets it to {fixed[name]} in every call, whatever its files say; choose another setting (it has {', '.join(sorted(set(known) - set(fixed)))})"
+                    f"model.processor.{name}: {type(self.stock).__name__} sets it to {fixed[name]} in every call,"
+                    " whatever its files say; choose another setting (it has"
+                    f" {', '.join(sorted(set(known) - set(fixed)))})"
                 )
             setattr(self.stock.image_processor, name, value)
         self.tokenizer = self.stock.tokenizer
@@ -119,10 +125,11 @@ class Processor:
         return self.look([np.zeros((32, 32, 3), np.uint8)]).tensors
 
     def ids(self, messages: Sequence[Mapping[str, Any]], expansions: Sequence[str], ask: bool) -> list[int]:
-        """Token ids of a conversation as the processor's apply_chat_template gives them. messages: with {"type": "image"} where a picture stands.
+        """Token ids of a conversation as the processor's apply_chat_template gives them. messages: with {"type":
+        "image"} where a picture stands.
 
-        ask: whether the template's opening of an answer follows. Raises DataError where the template keeps another number of pictures.
-        """
+        ask: whether the template's opening of an answer follows. Raises DataError where the template keeps another
+        number of pictures."""
         text: str = self.stock.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
         before, *after = text.split(self.stock.image_token)
         if len(after) != len(expansions):
@@ -139,7 +146,8 @@ class Processor:
 
 
 class NativeDialogue(Dialogue):
-    """Turns in the words of the processor's chat template; an image stands as the text that the processor expands it to."""
+    """Turns in the words of the processor's chat template; an image stands as the text that the processor expands it
+    to."""
 
     processor: Processor
 
@@ -219,14 +227,16 @@ class NativePrepare(Prepare):
         """Raises DataError for boxes on slices that are not those they were drawn on."""
         if canvas is None and BOXES_SLOT in question.truth.answer:
             raise DataError(
-                f"{question.template}: its boxes lie on stored slices, and model.views shows another plane; use plane: stored, or leave `boxes` out of `tasks`"
+                f"{question.template}: its boxes lie on stored slices, and model.views shows another plane; use plane:"
+                " stored, or leave `boxes` out of `tasks`"
             )
         return super().truth(question, canvas)
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
     ) -> Document:
-        """Raises DataError where the text does not hold as many image tokens as there are features: they would be laid into wrong places."""
+        """Raises DataError where the text does not hold as many image tokens as there are features: they would be laid
+        into wrong places."""
         made = super().document(sample, questions, seen, shows, answered)
         features = sum(count for _, shown in made.media for count in shown.counts)
         for branch in [ids for ids, _ in made.branches] or [[]]:
@@ -234,7 +244,8 @@ class NativePrepare(Prepare):
             if tokens != features:
                 sizes = ", ".join(" x ".join(map(str, m.size)) for m in sample.media)
                 raise DataError(
-                    f"{sample.source}/{sample.key}: {tokens} image tokens in the text for {features} features of its media ({sizes}); is the chat template that of this model?"
+                    f"{sample.source}/{sample.key}: {tokens} image tokens in the text for {features} features of its"
+                    f" media ({sizes}); is the chat template that of this model?"
                 )
         return made
 
@@ -245,7 +256,8 @@ class NativePrepare(Prepare):
         return sum(count for _, shown in seen.media for count in shown.counts)
 
     def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
-        """A model that reads its prompt in both directions is given one answer a row: what it makes of a prompt depends on the whole of it."""
+        """A model that reads its prompt in both directions is given one answer a row: what it makes of a prompt depends
+        on the whole of it."""
         if self.processor.family.reads_prompt_both_ways:
             documents = (
                 [replace(d, branches=[branch]) for d in documents for branch in d.branches]
@@ -279,7 +291,8 @@ class NativePrepare(Prepare):
             most = views.max_tokens // each
             if not most:
                 raise DataError(
-                    f"{sample.source}/{sample.key}: one slice takes {each} tokens, model.views.{medium.kind}.max_tokens is {views.max_tokens}; raise it, or let the processor make images smaller"
+                    f"{sample.source}/{sample.key}: one slice takes {each} tokens, model.views.{medium.kind}.max_tokens"
+                    f" is {views.max_tokens}; raise it, or let the processor make images smaller"
                 )
         return pictures(array, medium, views, most)
 
@@ -299,8 +312,9 @@ def smaller(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def stack(documents: Sequence[Document]) -> Stacked:
-    """The tensors of all distinct samples along the first axis, filled up with zeros where their other axes differ, as the processors do
-    for a batch; the models know the padding by sizes or masks. The same Pictures in several documents are encoded once."""
+    """The tensors of all distinct samples along the first axis, filled up with zeros where their other axes differ, as
+    the processors do for a batch; the models know the padding by sizes or masks. The same Pictures in several documents
+    are encoded once."""
     number: dict[int, int] = {}
     distinct: list[Pictures] = []
     for _, shown in (m for document in documents for m in document.media):

@@ -58,11 +58,12 @@ class Permutation:
 
 
 class Blocks:
-    """As a Permutation, but neighbours stay near each other: range(n) is cut into blocks of `block`, the blocks are shuffled, and samples
-    are shuffled among `window` blocks that follow each other. What is read at a time then lies in `window` places of the storage.
+    """As a Permutation, but neighbours stay near each other: range(n) is cut into blocks of `block`, the blocks are
+    shuffled, and samples are shuffled among `window` blocks that follow each other. What is read at a time then lies in
+    `window` places of the storage.
 
-    Where the blocks begin is drawn too, so that a place of the storage has other neighbours in each order. No memory, whatever n.
-    """
+    Where the blocks begin is drawn too, so that a place of the storage has other neighbours in each order. No memory,
+    whatever n."""
 
     def __init__(self, n: int, block: int, window: int, *key: Key):
         assert min(n, block, window) > 0, (n, block, window)
@@ -91,14 +92,17 @@ class Blocks:
 
 
 class Order(Config):
-    """`data.SOURCE.order`: the order of a source's samples in an epoch; each epoch has another. The same for any number of ranks and threads."""
+    """`data.SOURCE.order`: the order of a source's samples in an epoch; each epoch has another. The same for any number
+    of ranks and threads."""
 
     kind: Literal["random", "blocks"] = "random"
-    """`random`: any sample after any other. `blocks`: for shards that lie far away or on disks that turn: what is near in the shards stays near."""
+    """`random`: any sample after any other. `blocks`: for shards that lie far away or on disks that turn: what is near
+    in the shards stays near."""
     block: int = Field(256, gt=0)
     """Samples that lie side by side."""
     window: int = Field(16, gt=0)
-    """Blocks whose samples are shuffled among each other; `cache.gib` must hold as many at least, or they are fetched more than once."""
+    """Blocks whose samples are shuffled among each other; `cache.gib` must hold as many at least, or they are fetched
+    more than once."""
 
     def of(self, n: int, *key: Key) -> Permutation | Blocks:
         return Permutation(n, *key) if self.kind == "random" else Blocks(n, self.block, self.window, *key)

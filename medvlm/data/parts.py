@@ -1,4 +1,5 @@
-"""The sources of a stage's mix as the parts of its stream: weights by temperature, bounds, and groups that come equally often."""
+"""The sources of a stage's mix as the parts of its stream: weights by temperature, bounds, and groups that come equally
+often."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def parts_of(
     orders: Mapping[str, Order],
     stage: str,
 ) -> dict[str, Part]:
-    """By name: SOURCE, or SOURCE/GROUP where a source is balanced. Raises DataError for groups that a source does not have."""
+    """By name: SOURCE, or SOURCE/GROUP where a source is balanced. Raises DataError for groups that a source does not
+    have."""
     weights = dict(mix)
     if sampling.temperature is not None and all(len(view) for view in views.values()):
         weights = tempered(mix, {name: len(view) for name, view in views.items()}, sampling.temperature)

@@ -10,8 +10,8 @@ from medvlm.io.codestream import jpeg_frame
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
-    """As io.images.decode(). A plain JPEG goes through torchvision: bit for bit Pillow's pixels (both are libjpeg-turbo with the same
-    transform) in two thirds of the time, and without holding the interpreter's lock."""
+    """As io.images.decode(). A plain JPEG goes through torchvision: bit for bit Pillow's pixels (both are libjpeg-turbo
+    with the same transform) in two thirds of the time, and without holding the interpreter's lock."""
     if not (data.startswith(images.JPEG_MAGIC) and _is_plain(data)):
         return images.decode(data, member)
     import torch
@@ -25,7 +25,8 @@ def decode(data: bytes, member: str) -> np.ndarray:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Grey or colour, one image, of a size that may be decoded; what else there is io/images refuses with its reasons."""
+    """Grey or colour, one image, of a size that may be decoded; what else there is io/images refuses with its
+    reasons."""
     frame = jpeg_frame(data)
     if (
         frame is None

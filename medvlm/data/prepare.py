@@ -1,4 +1,5 @@
-"""A sample to what a stage trains on: pixels through the declared preprocessing, questions through the chat template."""
+"""A sample to what a stage trains on: pixels through the declared preprocessing, questions through the chat
+template."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """A sample's media as the model perceives them. canvas: of medium 0, None without media, or where boxes cannot be placed on it."""
+    """A sample's media as the model perceives them. canvas: of medium 0, None without media, or where boxes cannot be
+    placed on it."""
 
     media: list[tuple[str, Any]]
     canvas: Canvas | None
@@ -45,15 +47,16 @@ class Prepare:
         """Where an encoder takes several films as one input, those of a sample are stacked in the place of the first.
 
         scale: of the sides of all images, for models that take any size; encoders have one size, so here it is 1.
-        Raises DataError for a medium that no encoder serves or that cannot be decoded, and for more films than an input has.
-        """
+        Raises DataError for a medium that no encoder serves or that cannot be decoded, and for more films than an input
+        has."""
         assert scale == 1.0, scale
         media: list[tuple[str, Any]] = []
         canvas, stacks = None, dict[str, list[Any]]()
         for number, medium in enumerate(sample.media):
             if medium.kind not in self.routes:
                 raise DataError(
-                    f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are {', '.join(self.routes)})"
+                    f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are"
+                    f" {', '.join(self.routes)})"
                 )
             name = self.routes[medium.kind]
             pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
@@ -74,7 +77,8 @@ class Prepare:
         size = self.transforms[name].preprocess.stack
         if len(films) > size:
             raise DataError(
-                f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one input; raise its `stack`, or leave some out in the card"
+                f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one"
+                " input; raise its `stack`, or leave some out in the card"
             )
         return torch.stack([films[-1]] * (size - len(films)) + films, 1)
 
@@ -91,7 +95,8 @@ class Prepare:
         kept = tuple(box for box in placed if box is not None)
         if truth.task == "boxes" and truth.boxes and not kept:
             raise DataError(
-                f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the question"
+                f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the"
+                " question"
             )
         if truth.task == "count" and len(kept) < len(truth.boxes):
             return replace(truth, boxes=kept, count=len(kept), answer=count_text.write(len(kept)))
@@ -139,12 +144,13 @@ def make_prepare(
     boxes: Writing,
 ) -> Prepare:
     """encoders: name -> its config. An encoder serves the kinds it lists, or the kind it is named after."""
-    routes = {kind: name for name, config in encoders.items() for kind in (config.serves or (name,))}
+    routes = {kind: name for name, config in encoders.items() for kind in config.serves or (name,)}
     return Prepare({name: MediaTransform(p) for name, p in preprocess.items()}, routes, dialogue, image_tokens, boxes)
 
 
 def choose(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:
-    """`count` questions of these tasks (all tasks when empty), so that one epoch after the other goes round all of them."""
+    """`count` questions of these tasks (all tasks when empty), so that one epoch after the other goes round all of
+    them."""
     asked = [q for q in sample.questions if not tasks or q.truth.task in tasks]
     if not asked:
         raise DataError(f"{sample.source}/{sample.key}: has no question of {', '.join(tasks) or 'any task'}")

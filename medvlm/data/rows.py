@@ -10,7 +10,8 @@ from medvlm.core.sample import Batch
 from medvlm.data.dialogue import Document
 
 Stacked = tuple[dict[str, torch.Tensor], list[list[int]]]
-"""A batch's media, and for each document the rows of all their image tokens that are its own, in the order of its placeholders."""
+"""A batch's media, and for each document the rows of all their image tokens that are its own, in the order of its
+placeholders."""
 
 
 def collate(

@@ -68,7 +68,8 @@ class SourceView:
             kept.setdefault(group_of(self._shards.entry(*self._locate(i)), by), array("q")).append(i)
         if set(kept) == {""} and by not in KINDS_OF_GROUPS:
             raise DataError(
-                f"no sample says its {by!r} (they say {', '.join(self._shards.group_names) or 'nothing'}; besides there are {' and '.join(KINDS_OF_GROUPS)})"
+                f"no sample says its {by!r} (they say {', '.join(self._shards.group_names) or 'nothing'}; besides there"
+                f" are {' and '.join(KINDS_OF_GROUPS)})"
             )
         return {name: SourceView(self._shards, self._splits, kept=kept[name]) for name in sorted(kept)}
 
@@ -93,7 +94,8 @@ def splits_of(shards: ShardSet, split: str, fold: int | None = None) -> tuple[st
         return (split,)
     if f"fold{fold}" not in folds or split not in ("train", "test"):
         raise DataError(
-            f"fold {fold} has no split {split!r} here (folds: {', '.join(folds) or 'none'}); a fold is tested on, and the others are trained on"
+            f"fold {fold} has no split {split!r} here (folds: {', '.join(folds) or 'none'}); a fold is tested on, and"
+            " the others are trained on"
         )
     return (f"fold{fold}",) if split == "test" else tuple(f for f in folds if f != f"fold{fold}")
 
@@ -104,21 +106,24 @@ KINDS_OF_GROUPS = ("task", "media")
 
 
 def group_of(entry: Entry, by: str) -> str:
-    """by: `task`, `media`, or what the samples say of themselves (concept, site ...). Of several tasks or kinds of media all of them; "" for none."""
+    """by: `task`, `media`, or what the samples say of themselves (concept, site ...). Of several tasks or kinds of
+    media all of them; "" for none."""
     if by in KINDS_OF_GROUPS:
         return "+".join(sorted(entry.tasks if by == "task" else set(entry.media)))
     return entry.groups.get(by, "")
 
 
 class HoldOut(Config):
-    """`data.SOURCE.hold_out`: groups that no stage trains or validates on, e.g. a hospital; SOURCE:held_out evaluates on them."""
+    """`data.SOURCE.hold_out`: groups that no stage trains or validates on, e.g. a hospital; SOURCE:held_out evaluates
+    on them."""
 
     by: str
     """`task`, `media`, or what the samples say of themselves (concept, site ...)."""
     values: tuple[str, ...] = ()
     """The groups that are held out ..."""
     share: float = Field(0.0, ge=0, lt=1)
-    """... or how many of them, chosen by a hash of their name: a group stays in or out when others come to the data set."""
+    """... or how many of them, chosen by a hash of their name: a group stays in or out when others come to the data
+    set."""
     salt: str = "medvlm"
     """Another one chooses others."""
 

@@ -33,12 +33,14 @@ MAX_TOO_LONG = 100
 """And in the place of one that is too long, of which there may be many."""
 
 MAX_RUN = 8
-"""Positions handed to a thread at a time. Handing over costs 40 us, a tenth of reading and preparing a film of 128 px."""
+"""Positions handed to a thread at a time. Handing over costs 40 us, a tenth of reading and preparing a film of 128
+px."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is mixed: a source, or a group of its samples. epochs: how often it is gone through at most. order: of its samples in an epoch."""
+    """What is mixed: a source, or a group of its samples. epochs: how often it is gone through at most. order: of its
+    samples in an epoch."""
 
     source: str
     view: SourceView
@@ -49,7 +51,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Place:
-    """Which sample lies at a position: the `index`-th of a split of a source, in the `epoch`-th round through the part."""
+    """Which sample lies at a position: the `index`-th of a split of a source, in the `epoch`-th round through the
+    part."""
 
     position: int
     part: str
@@ -67,13 +70,15 @@ class Item:
 
 
 class Stream:
-    """Parts mixed by weight, each in a new order every epoch, every sample once an epoch. length: of all of it, None without an end."""
+    """Parts mixed by weight, each in a new order every epoch, every sample once an epoch. length: of all of it, None
+    without an end."""
 
     def __init__(self, parts: Mapping[str, Part], seed: int, *, stage: str):
         for part in parts.values():
             if not len(part.view):
                 raise DataError(
-                    f"stages.{stage}.mix.{part.source}: no sample of this source has what the stage needs (its tasks, media or reports)"
+                    f"stages.{stage}.mix.{part.source}: no sample of this source has what the stage needs (its tasks,"
+                    " media or reports)"
                 )
         self.parts, self.seed, self.stage = parts, seed, stage
         limits = {
@@ -90,7 +95,8 @@ class Stream:
         return Place(position, name, part.source, epoch, *part.view.locate(self._order(name, epoch)[i]))
 
     def used(self, position: int) -> dict[str, tuple[int, float]]:
-        """Of each source, how many samples the positions before this one take, and how many rounds through it these are."""
+        """Of each source, how many samples the positions before this one take, and how many rounds through it these
+        are."""
         taken, sizes = Counter[str](), Counter[str]()
         for name, n in self._mixture.used(position).items():
             taken[self.parts[name].source] += n
@@ -148,7 +154,8 @@ def loader(
     if batch % world:
         fits = ", ".join(str(n) for n in (batch - batch % world, batch + world - batch % world) if n)
         raise DataError(
-            f"stages.{stream.stage}.batch is {batch}, which {world} ranks cannot share evenly; use a multiple of {world}, e.g. {fits}"
+            f"stages.{stream.stage}.batch is {batch}, which {world} ranks cannot share evenly; use a multiple of"
+            f" {world}, e.g. {fits}"
         )
     share = batch // world
     steps = ((first, range(first + rank * share, first + (rank + 1) * share)) for first in count(start, batch))
@@ -195,7 +202,8 @@ def _threaded(
 
 @dataclass
 class _Attempts(Generic[T]):
-    """What came of a position: the prepared item, if any sample could be used, and (key, shard, reason) of those that could not."""
+    """What came of a position: the prepared item, if any sample could be used, and (key, shard, reason) of those that
+    could not."""
 
     place: Place
     bad: list[tuple[str, str, str]]
@@ -241,12 +249,14 @@ class _Ledger:
                 self._quarantine(key, shard, reason)
         if self._bad > max(5, self._max_bad * self._items):
             raise DataError(
-                f"{self._bad} bad samples among {self._items}, more than {self._max_bad:.0%} are not trained around. Last: {attempts.bad[-1][2]}. "
-                "The run's quarantine file names all; repair the data set, pack it again and check it with `medvlm data audit`"
+                f"{self._bad} bad samples among {self._items}, more than {self._max_bad:.0%} are not trained around."
+                f" Last: {attempts.bad[-1][2]}. The run's quarantine file names all; repair the data set, pack it again"
+                " and check it with `medvlm data audit`"
             )
         if not attempts.prepared:
             tried = [*attempts.too_long, *attempts.bad]
             raise DataError(
-                f"position {attempts.place.position}: {len(tried)} samples in a row cannot be used; the last: {tried[-1][2]}"
+                f"position {attempts.place.position}: {len(tried)} samples in a row cannot be used; the last:"
+                f" {tried[-1][2]}"
             )
         return attempts.prepared[0]

@@ -39,8 +39,8 @@ class MediaTransform:
     Films: uint8 or uint16 [H, W] or [H, W, 3] -> float32 [C, H, W]. 8-bit without a window is resized as 8-bit,
     like stock processors do; anything else becomes [0, 1] first and is resized as float, so that 16 bits stay
     16 bits. Volumes: any numbers [D, H, W], or frames in colour [D, H, W, 3] -> float32 [C, D, H, W]. Each window is a
-    channel. Then (x - mean) / std. With `tiles` a film becomes [C, 1 + tiles, H, W]: the whole of it, where boxes lie, and its
-    tiles row by row.
+    channel. Then (x - mean) / std. With `tiles` a film becomes [C, 1 + tiles, H, W]: the whole of it, where boxes lie,
+    and its tiles row by row.
     """
 
     def __init__(self, preprocess: Preprocess):
@@ -60,7 +60,8 @@ class MediaTransform:
         size = array.shape[:axes]
         if size != medium.size or array.shape[axes:] not in ((), (3,)):
             raise DataError(
-                f"{member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack the data set again"
+                f"{member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind});"
+                " pack the data set again"
             )
         if self.preprocess.windows and array.ndim > axes:
             raise DataError(
@@ -96,7 +97,8 @@ class MediaTransform:
 
 @dataclass(frozen=True)
 class Steps:
-    """Stored pixels are resized to `resized`, and of that `before` pixels are added at the start of each axis (negative: cut) up to `size`."""
+    """Stored pixels are resized to `resized`, and of that `before` pixels are added at the start of each axis
+    (negative: cut) up to `size`."""
 
     resized: tuple[int, ...]
     before: tuple[int, ...]
@@ -108,8 +110,8 @@ def processor_settings(preprocess: Preprocess) -> dict[str, Any]:
     """Arguments with which CLIPImageProcessor or SiglipImageProcessor does the same to 8-bit images.
 
     Stock processors know 8 bits and no window: images of more bits, or of a source with a window, go through
-    `to_display` first, which costs at most half a grey level. Raises ShapeError for what they cannot do, see not_stock().
-    """
+    `to_display` first, which costs at most half a grey level. Raises ShapeError for what they cannot do, see
+    not_stock()."""
     if reason := not_stock(preprocess):
         raise ShapeError(f"preprocess.{reason}; use export.target: custom")
     height, width = preprocess.size
@@ -142,21 +144,24 @@ def not_stock(preprocess: Preprocess) -> str | None:
 
 
 def to_display(array: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """Stored pixels as 8-bit of the same shape, black and white at the ends of the (first) window: for eyes and stock processors."""
+    """Stored pixels as 8-bit of the same shape, black and white at the ends of the (first) window: for eyes and stock
+    processors."""
     if array.dtype == np.uint8 and _is_plain(preprocess):
         return array
     return (_scaled(array, *_bands(array, preprocess, "image")[0]) * 255 + 0.5).astype(np.uint8)
 
 
 def to_pictures(array: np.ndarray, preprocess: Preprocess, medium: Medium) -> np.ndarray:
-    """Stored pixels as 8-bit colour [..., 3]: by their window, or three windows as red, green and blue. Grey becomes three equal channels.
+    """Stored pixels as 8-bit colour [..., 3]: by their window, or three windows as red, green and blue. Grey becomes
+    three equal channels.
 
     Raises DataError for pixels that are not what the medium says, or have no full range and no window.
     """
     axes = len(medium.size)
     if array.shape[:axes] != medium.size or array.shape[axes:] not in ((), (3,)):
         raise DataError(
-            f"{medium.member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack the data set again"
+            f"{medium.member}: holds an array of shape {array.shape}, but the sample says {medium.size}"
+            f" ({medium.kind}); pack the data set again"
         )
     in_colour = array.ndim > axes
     if preprocess.windows and in_colour:
@@ -171,8 +176,8 @@ def to_pictures(array: np.ndarray, preprocess: Preprocess, medium: Medium) -> np
 
 
 def perceived(pixels: torch.Tensor, preprocess: Preprocess) -> np.ndarray:
-    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume, the current one of two
-    films, the whole of a tiled one. Of two channels, or of
+    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume, the current one of
+    two films, the whole of a tiled one. Of two channels, or of
     more than three, the first; three windows are shown as colours."""
     shape = (-1, *[1] * (pixels.ndim - 1))
     shown = pixels.cpu() * torch.tensor(preprocess.std).reshape(shape) + torch.tensor(preprocess.mean).reshape(shape)
@@ -193,19 +198,21 @@ def _check(preprocess: Preprocess) -> None:
         )
     if preprocess.spacing_mm is not None and (len(preprocess.spacing_mm) != axes or preprocess.fit != "crop"):
         raise ShapeError(
-            f"preprocess.spacing_mm is {preprocess.spacing_mm} with fit: {preprocess.fit}; expected a spacing for each axis of size, and fit: crop"
+            f"preprocess.spacing_mm is {preprocess.spacing_mm} with fit: {preprocess.fit}; expected a spacing for each"
+            " axis of size, and fit: crop"
         )
     expected = (len(preprocess.windows),) if preprocess.windows else (1, 3)
     if not len(preprocess.mean) == len(preprocess.std) == channels or channels not in expected:
         raise ShapeError(
-            f"preprocess.channels is {channels} with {len(preprocess.mean)} values of mean and {len(preprocess.std)} of std; "
-            f"expected {' or '.join(map(str, expected))} channels and one value each"
+            f"preprocess.channels is {channels} with {len(preprocess.mean)} values of mean and {len(preprocess.std)} of"
+            f" std; expected {' or '.join(map(str, expected))} channels and one value each"
         )
     if sum((preprocess.window is not None, bool(preprocess.windows), preprocess.percentiles is not None)) > 1:
         raise ShapeError("preprocess has more than one of window, windows and percentiles; expected one")
     if (preprocess.tiles or preprocess.stack > 1) and (axes != 2 or (preprocess.tiles and preprocess.stack > 1)):
         raise ShapeError(
-            "preprocess has tiles or a stack of a volume, or both; expected one of them, of films: size: [height, width]"
+            "preprocess has tiles or a stack of a volume, or both; expected one of them, of films: size: [height,"
+            " width]"
         )
     if (
         preprocess.tiles
@@ -214,14 +221,16 @@ def _check(preprocess: Preprocess) -> None:
         and preprocess.spacing_mm is None
     ):
         raise ShapeError(
-            f"preprocess.tiles is {preprocess.tiles} with fit: crop, which would cut the tiles from another part of the film; use fit: squash, or as many rows as columns"
+            f"preprocess.tiles is {preprocess.tiles} with fit: crop, which would cut the tiles from another part of the"
+            " film; use fit: squash, or as many rows as columns"
         )
     low, high = preprocess.percentiles or (0, 100)
     if not 0 <= low < high <= 100 or any(
         low >= high for low, high in (*preprocess.windows, *filter(None, [preprocess.window]))
     ):
         raise ShapeError(
-            "preprocess has a window, or percentiles, whose first value is not below the second, or beyond 0 and 100 percent"
+            "preprocess has a window, or percentiles, whose first value is not below the second, or beyond 0 and 100"
+            " percent"
         )
 
 
@@ -257,7 +266,8 @@ def _bands(array: np.ndarray, preprocess: Preprocess, member: str) -> list[tuple
         low, high = (float(x) for x in np.percentile(array, preprocess.percentiles))
         if low == high:
             raise DataError(
-                f"{member}: its percentiles {preprocess.percentiles} are the same value, so nothing can be seen of it; leave it out"
+                f"{member}: its percentiles {preprocess.percentiles} are the same value, so nothing can be seen of it;"
+                " leave it out"
             )
         return [(low, high)]
     if array.dtype in FULL_RANGE:
@@ -275,7 +285,8 @@ def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _channels_first(array: np.ndarray, channels: int) -> torch.Tensor:
-    """[H, W] -> [1, H, W], which mean and std widen to 3 equal channels; [H, W, 3] -> [3, H, W] or, for one channel, its luma."""
+    """[H, W] -> [1, H, W], which mean and std widen to 3 equal channels; [H, W, 3] -> [3, H, W] or, for one channel,
+    its luma."""
     if array.ndim == 3 and channels == 1:
         array = _luma(array)
     if not array.flags.writeable:  # torch warns about memory that it could not write to
@@ -297,14 +308,16 @@ def _steps(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preproces
     if preprocess.spacing_mm is not None:
         if stored_mm is None:
             raise DataError(
-                f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go without spacing_mm"
+                f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go"
+                " without spacing_mm"
             )
         new = tuple(
             max(round(n * mm / wanted), 1) for n, mm, wanted in zip(size, stored_mm, preprocess.spacing_mm, strict=True)
         )
         if math.prod(new) > MAX_RESAMPLED:
             raise DataError(
-                f"{member}: {size} at {stored_mm} mm become {new}, more than {MAX_RESAMPLED:,} pixels; choose a coarser preprocess.spacing_mm"
+                f"{member}: {size} at {stored_mm} mm become {new}, more than {MAX_RESAMPLED:,} pixels; choose a coarser"
+                " preprocess.spacing_mm"
             )
     elif preprocess.fit == "crop":
         short, edge = min(size), max(preprocess.size)

@@ -1,4 +1,5 @@
-"""Stored media to the 8-bit pictures that a ready model's processor takes: films whole, volumes and videos as slices."""
+"""Stored media to the 8-bit pictures that a ready model's processor takes: films whole, volumes and videos as
+slices."""
 
 from __future__ import annotations
 
@@ -28,14 +29,17 @@ class Views(Config):
     percentiles: tuple[float, float] | None = None
     """Window of each medium by itself, for units without a meaning (MR)."""
     plane: Literal["stored", "axial", "coronal", "sagittal"] = "stored"
-    """Slices of a volume; `stored` are those along its first axis. The others need an affine, and lie as a radiologist sees them: axial and
-    coronal with the patient's right on the left, sagittal with the front on the left, the head on top; axial slices go from the feet to the head."""
+    """Slices of a volume; `stored` are those along its first axis. The others need an affine, and lie as a radiologist
+    sees them: axial and coronal with the patient's right on the left, sagittal with the front on the left, the head on
+    top; axial slices go from the feet to the head."""
     sampling: Literal["uniform", "stride"] = "uniform"
-    """`uniform`: slices at equal distances over the whole volume; `stride`: one every `stride_mm`, around the middle."""
+    """`uniform`: slices at equal distances over the whole volume; `stride`: one every `stride_mm`, around the
+    middle."""
     stride_mm: float | None = Field(None, gt=0)
     max_slices: int = Field(16, gt=0)
     max_tokens: int = Field(0, ge=0)
-    """Image tokens that one medium may take in the language model, 0 for no limit: fewer slices are shown where it would take more."""
+    """Image tokens that one medium may take in the language model, 0 for no limit: fewer slices are shown where it
+    would take more."""
 
     @model_validator(mode="after")
     def _fits(self) -> Views:
@@ -54,7 +58,8 @@ class Views(Config):
 
 
 def pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None = None) -> list[np.ndarray]:
-    """uint8 [H, W, 3] each: one for a film, the slices of a volume or the frames of a video in their order. most: a limit beside max_slices.
+    """uint8 [H, W, 3] each: one for a film, the slices of a volume or the frames of a video in their order. most: a
+    limit beside max_slices.
 
     Raises DataError where a plane or a stride is asked for and the medium does not say how it lies.
     """
@@ -65,7 +70,8 @@ def pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None =
     if views.plane != "stored":
         if medium.affine is None:
             raise DataError(
-                f"{medium.member}: does not say how it lies in the patient, and views.plane: {views.plane} needs that; use plane: stored"
+                f"{medium.member}: does not say how it lies in the patient, and views.plane: {views.plane} needs that;"
+                " use plane: stored"
             )
         shown, spacing_mm = _oriented(shown, medium.affine, PLANES[views.plane])
     limit = min(views.max_slices, most or views.max_slices)
@@ -81,13 +87,15 @@ def is_flat(medium: Medium, views: Views) -> bool:
 
 
 def _sampled(depth: int, views: Views, slice_mm: float | None, limit: int, member: str) -> list[int]:
-    """The middle of each of equal parts; or steps of a distance around the middle slice, the outer ones left out above the limit."""
+    """The middle of each of equal parts; or steps of a distance around the middle slice, the outer ones left out above
+    the limit."""
     if views.sampling == "uniform":
         count = min(depth, limit)
         return [int((i + 0.5) * depth / count) for i in range(count)]
     if slice_mm is None:
         raise DataError(
-            f"{member}: does not say the distance of its slices, and views.sampling: stride needs it; use sampling: uniform"
+            f"{member}: does not say the distance of its slices, and views.sampling: stride needs it; use sampling:"
+            " uniform"
         )
     assert views.stride_mm is not None
     step, middle = max(views.stride_mm / slice_mm, 1.0), (depth - 1) / 2
@@ -98,7 +106,8 @@ def _sampled(depth: int, views: Views, slice_mm: float | None, limit: int, membe
 
 
 def _oriented(volume: np.ndarray, affine: Affine, along: int) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Slices along an axis of RAS space, as a radiologist sees them, and mm per voxel of the new axes. Oblique axes go to the nearest."""
+    """Slices along an axis of RAS space, as a radiologist sees them, and mm per voxel of the new axes. Oblique axes go
+    to the nearest."""
     matrix = np.array(affine)[:, :3]
     spacing = np.linalg.norm(matrix, axis=0)
     share = np.abs(matrix / spacing)
@@ -107,7 +116,8 @@ def _oriented(volume: np.ndarray, affine: Affine, along: int) -> tuple[np.ndarra
         ras, stored = divmod(int(flat), 3)
         if ras not in axis_of and stored not in axis_of.values():
             axis_of[ras] = stored
-    # Rows downwards, columns to the right: head to feet or front to back; right to left of the patient, or front to back.
+    # Rows downwards, columns to the right: head to feet or front to back; right to left of the patient, or front to
+    # back.
     rows, columns = {2: (1, 0), 1: (2, 0), 0: (2, 1)}[along]
     order = (along, rows, columns)
     towards = {

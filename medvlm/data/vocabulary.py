@@ -17,7 +17,8 @@ TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], size: int, image_token: str) -> Any:
-    """Byte-level BPE of at most `size` tokens; digits stay single, so that numbers are written the same way everywhere."""
+    """Byte-level BPE of at most `size` tokens; digits stay single, so that numbers are written the same way
+    everywhere."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

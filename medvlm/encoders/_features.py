@@ -27,7 +27,8 @@ def from_maps(maps: Sequence[torch.Tensor]) -> Features:
     grids = [tuple(m.shape[2:]) for m in maps]
     if len(set(grids)) > 1:
         raise ShapeError(
-            f"encoders: the layers have grids of {', '.join(map(str, grids))}, which cannot be joined; choose layers of one stage of the network"
+            f"encoders: the layers have grids of {', '.join(map(str, grids))}, which cannot be joined; choose layers of"
+            " one stage of the network"
         )
     patches = (torch.cat(list(maps), 1) if len(maps) > 1 else maps[0]).flatten(2).transpose(1, 2).contiguous()
     return Features(patches, patches.mean(1), grids[0])

@@ -1,4 +1,5 @@
-"""Several 2D encoders on one image, their tokens joined: a semantic tower beside one that sees detail, as in Prismatic (DINOv2 and SigLIP, arXiv 2402.07865)."""
+"""Several 2D encoders on one image, their tokens joined: a semantic tower beside one that sees detail, as in Prismatic
+(DINOv2 and SigLIP, arXiv 2402.07865)."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ from medvlm.encoders._features import to_grid
 class Config(EncoderConfig):
     kind: Literal["fused"]
     encoders: tuple[Annotated[Any, Slot("encoders", only=("timm", "transformers"))], ...] = Field(min_length=2)
-    """The image is read once, by the preprocess of the first; for each other it is resized, and given its mean and standard deviation."""
+    """The image is read once, by the preprocess of the first; for each other it is resized, and given its mean and
+    standard deviation."""
     join: Literal["channels", "sequence"] = "channels"
-    """`channels`: as many tokens as the first has, as wide as all together. `sequence`: the tokens of all, of one width."""
+    """`channels`: as many tokens as the first has, as wide as all together. `sequence`: the tokens of all, of one
+    width."""
 
     @model_validator(mode="after")
     def _connector_is_of_the_whole(self) -> Config:
@@ -72,7 +75,8 @@ class Fused(nn.Module):
         for number, one in enumerate(before):
             if one.channels != before[0].channels:
                 raise ShapeError(
-                    f"encoders: the encoders see {before[0].channels} and {one.channels} channels of one image; give both the same preprocess.channels"
+                    f"encoders: the encoders see {before[0].channels} and {one.channels} channels of one image; give"
+                    " both the same preprocess.channels"
                 )
             shape = (-1, 1, 1)
             self.register_buffer(
@@ -85,7 +89,8 @@ class Fused(nn.Module):
             )
         if config.join == "sequence" and len(set(widths)) > 1:
             raise ShapeError(
-                f"encoders: the encoders are {' and '.join(map(str, widths))} wide, and tokens of one sequence have one width; use join: channels"
+                f"encoders: the encoders are {' and '.join(map(str, widths))} wide, and tokens of one sequence have one"
+                " width; use join: channels"
             )
         self.width: int = widths[0] if config.join == "sequence" else sum(widths)
         self.grid = (len(built), *self.one_grid) if config.join == "sequence" else self.one_grid

@@ -1,7 +1,8 @@
-"""A 2D CNN of timm over volumes: its kernels in the centre of 3D kernels that are zero elsewhere (I3D, arXiv 1705.07750; Merlin, arXiv 2406.06512).
+"""A 2D CNN of timm over volumes: its kernels in the centre of 3D kernels that are zero elsewhere (I3D, arXiv
+1705.07750; Merlin, arXiv 2406.06512).
 
-At the start every slice of a volume whose slices are alike is seen as the 2D network sees it; that is checked when it is built.
-As in Merlin, depth is halved where height and width are, but not by the stem.
+At the start every slice of a volume whose slices are alike is seen as the 2D network sees it; that is checked when it
+is built. As in Merlin, depth is halved where height and width are, but not by the stem.
 """
 
 from __future__ import annotations
@@ -108,17 +109,20 @@ def inflate(net: nn.Module, kernel: int, name: str) -> nn.Module:
 
 
 def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, slices: int, name: str) -> None:
-    """Raises ShapeError where a volume of so many equal slices is not seen, slice by slice, as the 2D network saw the slice."""
+    """Raises ShapeError where a volume of so many equal slices is not seen, slice by slice, as the 2D network saw the
+    slice."""
     try:
         seen = _eval(net, probe_NCHW[:, :, None].expand(-1, -1, slices, -1, -1).contiguous())
     except (RuntimeError, AssertionError, TypeError, ValueError) as reason:
         raise ShapeError(
-            f"encoders: {name} cannot be inflated ({type(reason).__name__}: {reason}); choose a plain CNN, e.g. resnet50"
+            f"encoders: {name} cannot be inflated ({type(reason).__name__}: {reason}); choose a plain CNN, e.g."
+            " resnet50"
         ) from None
     off = float((seen - seen_flat[:, :, None]).abs().max() / seen_flat.abs().max().clamp_min(1e-12))
     if not off <= TOLERANCE:
         raise ShapeError(
-            f"encoders: {name} does not see slices in 3D as in 2D once it is inflated (off by {off:.1e}); choose a plain CNN, e.g. resnet50"
+            f"encoders: {name} does not see slices in 3D as in 2D once it is inflated (off by {off:.1e}); choose a"
+            " plain CNN, e.g. resnet50"
         )
 
 
@@ -158,7 +162,8 @@ def _inflated(layer: nn.Module, kernel: int, is_stem: bool, name: str) -> nn.Mod
         return nn.AdaptiveAvgPool3d(1)
     if any(True for _ in layer.parameters()) and not isinstance(layer, nn.Linear):
         raise ShapeError(
-            f"encoders: {name} has a {type(layer).__name__}, which cannot be inflated; choose a plain CNN, e.g. resnet50"
+            f"encoders: {name} has a {type(layer).__name__}, which cannot be inflated; choose a plain CNN, e.g."
+            " resnet50"
         )
     return layer
 

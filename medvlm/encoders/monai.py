@@ -36,7 +36,8 @@ class Config(EncoderConfig, LoadedFile):
     layer: Layers | None = None
     """By default what the encoder gives at its end. -2: the last but one block of a ViT, or stage of the others."""
     args: dict[str, Any] = {}
-    """Passed on to the network's class, e.g. {feature_size: 48, use_v2: true} of SwinUNETR, {init_filters: 32} of SegResNet."""
+    """Passed on to the network's class, e.g. {feature_size: 48, use_v2: true} of SwinUNETR, {init_filters: 32} of
+    SegResNet."""
     preprocess: Preprocess
 
     @model_validator(mode="after")
@@ -49,7 +50,8 @@ class Config(EncoderConfig, LoadedFile):
                 raise ValueError(f"patch and patch_mm are the ViT's; a {self.net} has strides of its own")
             if self.net == "SwinUNETR" and any(side % 32 for side in size):
                 raise ValueError(
-                    f"preprocess.size is {list(size)}: a SwinUNETR halves it five times, so each side has to be a multiple of 32"
+                    f"preprocess.size is {list(size)}: a SwinUNETR halves it five times, so each side has to be a"
+                    " multiple of 32"
                 )
             return self
         if bool(self.patch) == bool(self.patch_mm):
@@ -65,7 +67,8 @@ class Config(EncoderConfig, LoadedFile):
             ):
                 near = [max(round(p / mm), 1) * mm for p, mm in zip(self.patch_mm, spacing, strict=True)]
                 raise ValueError(
-                    f"patch_mm {list(self.patch_mm)} is no multiple of preprocess.spacing_mm {list(spacing)}; nearest is {near}"
+                    f"patch_mm {list(self.patch_mm)} is no multiple of preprocess.spacing_mm {list(spacing)}; nearest"
+                    f" is {near}"
                 )
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide the width of {self.width}; change one of them")

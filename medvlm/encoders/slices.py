@@ -1,4 +1,5 @@
-"""A 2D encoder over the slices of a volume, the frames of a video, a film and the one before it, or a film and its tiles."""
+"""A 2D encoder over the slices of a volume, the frames of a video, a film and the one before it, or a film and its
+tiles."""
 
 from __future__ import annotations
 
@@ -22,23 +23,27 @@ class Config(EncoderConfig):
     slice_mm: float | None = Field(None, gt=0)
     """Distance of slices; with spacing_mm of the encoder's preprocess."""
     stack: int | None = Field(None, gt=1)
-    """In place of `slices`: so many films of a sample are one input, e.g. 2 for the prior film and the current one (preprocess.stack)."""
+    """In place of `slices`: so many films of a sample are one input, e.g. 2 for the prior film and the current one
+    (preprocess.stack)."""
     tiles: tuple[int, int] | None = None
     """In place of `slices`: a film as a whole and in (rows, columns) of tiles (preprocess.tiles)."""
     out: Literal["patches", "pooled", "mean"] = "patches"
     """`patches` of all slices, one `pooled` token a slice, or the `mean` of the slices' patches."""
     chunk: int = Field(0, ge=0)
-    """Slices that go through the encoder at a time; 0: all. Bounds memory: in training a chunk's activations are computed again backwards."""
+    """Slices that go through the encoder at a time; 0: all. Bounds memory: in training a chunk's activations are
+    computed again backwards."""
 
     @model_validator(mode="after")
     def _one_kind_of_view(self) -> Config:
         if sum(x is not None for x in (self.slices, self.stack, self.tiles)) != 1:
             raise ValueError(
-                "give one of `slices` (volumes, videos), `stack` (several films of a sample) and `tiles` (of one film), e.g. slices: 32"
+                "give one of `slices` (volumes, videos), `stack` (several films of a sample) and `tiles` (of one film),"
+                " e.g. slices: 32"
             )
         if self.encoder.connector is not None or self.encoder.serves:
             raise ValueError(
-                "connector and serves belong to the whole, not to the encoder of its slices; write them beside `encoder`"
+                "connector and serves belong to the whole, not to the encoder of its slices; write them beside"
+                " `encoder`"
             )
         if self.slice_mm is not None and self.slices is None:
             raise ValueError("slice_mm is the distance of `slices`; remove it")

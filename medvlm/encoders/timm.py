@@ -21,7 +21,8 @@ class Config(EncoderConfig, LoadedFile):
     preprocess.size needs args: {img_size: [H, W]}; of timm's own names that is known."""
     pretrained: bool = False
     layer: Layers | None = None
-    """By default what the network gives at its end, after its last norm. -2: the last but one block of a ViT, or stage of a CNN."""
+    """By default what the network gives at its end, after its last norm. -2: the last but one block of a ViT, or stage
+    of a CNN."""
     args: dict[str, Any] = {}
     """Passed on to timm.create_model, e.g. {depth: 4, embed_dim: 128}."""
     preprocess: Preprocess
@@ -93,8 +94,9 @@ class Net(Measured):
         patches = features[:, self.prefix :]
         if patches.shape[1] != math.prod(self.vit_grid):
             raise ShapeError(
-                f"encoders: {self.net} gives {features.shape[1]} tokens for {list(pixels_NCHW.shape[2:])}, expected a grid of {list(self.vit_grid)} "
-                f"and {self.prefix} before it; choose a preprocess.size that its patches tile, or another network"
+                f"encoders: {self.net} gives {features.shape[1]} tokens for {list(pixels_NCHW.shape[2:])}, expected a"
+                f" grid of {list(self.vit_grid)} and {self.prefix} before it; choose a preprocess.size that its patches"
+                " tile, or another network"
             )
         return Features(patches, patches.mean(1), self.vit_grid)
 

@@ -1,4 +1,5 @@
-"""Vision towers of transformers: CLIP, SigLIP, SigLIP 2, DINOv2 and v3, ViT, ConvNeXt, Swin and whatever else AutoModel builds with patch tokens."""
+"""Vision towers of transformers: CLIP, SigLIP, SigLIP 2, DINOv2 and v3, ViT, ConvNeXt, Swin and whatever else AutoModel
+builds with patch tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ PLAIN = (
     "siglip",
     "siglip2",
 )
-"""Model types whose tokens are one per patch and as wide as `hidden_size`; of others that is known when they are built."""
+"""Model types whose tokens are one per patch and as wide as `hidden_size`; of others that is known when they are
+built."""
 ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """Of these, those that take any size; the others are made for one."""
 
@@ -45,12 +47,13 @@ class Config(EncoderConfig, Loaded):
     config: dict[str, Any] = {}
     """Without `model`: {model_type: siglip_vision_model, hidden_size: ...}, started from scratch."""
     layer: Layers | Literal["normed"] = -1
-    """Which hidden state gives the patch tokens, counted from the end (LLaVA's vision_feature_layer): -2, [-5, -2], or `all` that come after a
-    layer. `normed`: the last one after the tower's final norm, as Idefics3 takes it."""
+    """Which hidden state gives the patch tokens, counted from the end (LLaVA's vision_feature_layer): -2, [-5, -2], or
+    `all` that come after a layer. `normed`: the last one after the tower's final norm, as Idefics3 takes it."""
     interpolate: bool = False
     """Stretches the position embeddings of a tower that is made for one size to preprocess.size."""
     preprocess: Preprocess | None = None
-    """By default from the model's own preprocessor_config.json, else the image size of its config and mean = std = 0.5."""
+    """By default from the model's own preprocessor_config.json, else the image size of its config and mean = std =
+    0.5."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -150,7 +153,8 @@ class Tower(Measured):
             prefix = states[0].shape[1] - math.prod(vit_grid)
             if prefix < 0 or "ids_restore" in out:
                 raise ShapeError(
-                    "encoders: this tower leaves patches out and shuffles them (a masked autoencoder); read its weights as a plain tower, e.g. model_type vit"
+                    "encoders: this tower leaves patches out and shuffles them (a masked autoencoder); read its weights"
+                    " as a plain tower, e.g. model_type vit"
                 )
             patches = torch.cat([s[:, prefix:] for s in states], -1) if len(states) > 1 else states[0][:, prefix:]
             features = Features(patches, patches.mean(1), vit_grid)
@@ -163,12 +167,14 @@ class Tower(Measured):
 def check_size(made_for: int, size: tuple[int, ...]) -> None:
     if size != (made_for, made_for):
         raise ShapeError(
-            f"encoders: this tower takes {made_for} x {made_for} pixels, preprocess.size is {list(size)}; set both to the same size, or interpolate: true"
+            f"encoders: this tower takes {made_for} x {made_for} pixels, preprocess.size is {list(size)}; set both to"
+            " the same size, or interpolate: true"
         )
 
 
 def _patchified(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
-    """What a tower of variable resolution takes: each patch as a row of its pixels, channels last, as Siglip2ImageProcessor has it."""
+    """What a tower of variable resolution takes: each patch as a row of its pixels, channels last, as
+    Siglip2ImageProcessor has it."""
     count, _, height, width = pixels_NCHW.shape
     rows, columns = height // patch, width // patch
     blocks = pixels_NCHW.unflatten(3, (columns, patch)).unflatten(

@@ -59,7 +59,8 @@ class RunAnswerer:
         return self.prepare.boxes.extent(canvas) if canvas else (1.0, 1.0)
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
-        """Greedy answers. Sorting by length would pad less, but answers must not depend on their neighbours' order: batches are as asked."""
+        """Greedy answers. Sorting by length would pad less, but answers must not depend on their neighbours' order:
+        batches are as asked."""
         assert self.vlm is not None
         texts: list[str] = []
         for at in range(0, len(asks), BATCH):

@@ -70,9 +70,9 @@ def ask_all(
                 "blind": blind[number],
                 "shuffled": shuffled[number],
                 "majority": majority.answer(ask.question) if majority else None,
-                "thumb": f"{gallery.name}/{ask.sample.key}.png"
-                if ask.sample.key in shown and ask.sample.media
-                else None,
+                "thumb": (
+                    f"{gallery.name}/{ask.sample.key}.png" if ask.sample.key in shown and ask.sample.media else None
+                ),
                 "scale": list(answerer.box_extent(ask)) if ask.question.truth.boxes else None,
             }
         done += len(chunk)

@@ -30,7 +30,8 @@ def kind_of(question: Question) -> Kind:
 
 @dataclass(frozen=True)
 class Majority:
-    """constants: by (template, kind of answer), and by ("", kind) over all templates, for a template that training does not have."""
+    """constants: by (template, kind of answer), and by ("", kind) over all templates, for a template that training does
+    not have."""
 
     constants: dict[Kind, str]
 
@@ -46,7 +47,8 @@ def fit_majority(
     """training: places of samples. Raises DataError where there are none."""
     if not training:
         raise DataError(
-            "the majority baseline is fitted on training data, and there is none; add the training shards, or leave `majority` out of evaluate.baselines"
+            "the majority baseline is fitted on training data, and there is none; add the training shards, or leave"
+            " `majority` out of evaluate.baselines"
         )
     places = _spread(training, FIT_SAMPLES)
     truths: dict[Kind, list[Truth]] = defaultdict(list)

@@ -16,7 +16,8 @@ VERSION = 1
 """Goes up whenever a number would change its meaning; saved with the answers."""
 
 CLOSED = "closed:"
-"""Templates that start so hold the questions that their archive calls closed (VQA-RAD: answer_type CLOSED), whatever their answers."""
+"""Templates that start so hold the questions that their archive calls closed (VQA-RAD: answer_type CLOSED), whatever
+their answers."""
 
 Columns = Callable[[str, Truth], tuple[float, ...]]
 """What one answer adds; sums over questions go into the statistic."""

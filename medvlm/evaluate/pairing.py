@@ -17,7 +17,8 @@ CHUNK = 64
 
 
 def pair_all(answerer: Answerer, shards: Shards, places: Sequence[Place], progress: Progress) -> list[Record]:
-    """A record for every image (direction `image_to_text`) and every text (`text_to_image`); [] without a dual encoder or pairs.
+    """A record for every image (direction `image_to_text`) and every text (`text_to_image`); [] without a dual encoder
+    or pairs.
 
     The candidates are one text for each concept, that of its first sample; two samples with one concept, or
     without a concept but with equal text, are right for each other. So no image has two texts that say the same.

@@ -68,7 +68,8 @@ class Progress(Protocol):
 
 
 class Paired(TypedDict):
-    """value minus the baseline's, on the same draws of patients: above 0 is better, except where less is better (mae)."""
+    """value minus the baseline's, on the same draws of patients: above 0 is better, except where less is better
+    (mae)."""
 
     against: str
     difference: float

@@ -18,7 +18,8 @@ DIGITS = 6
 
 
 def rows_of(answers: Sequence[Record], pairs: Sequence[Record], settings: Record) -> list[Row]:
-    """The rows of one split. settings: its entry of protocol.json: dataset, split, baselines, resamples, seed, rewards."""
+    """The rows of one split. settings: its entry of protocol.json: dataset, split, baselines, resamples, seed,
+    rewards."""
     return [*_answer_rows(answers, settings), *_retrieval_rows(pairs, settings)]
 
 

@@ -21,7 +21,8 @@ from medvlm.rewards import boxes, count
 from medvlm.rewards._compose import Composer
 
 BASELINES = ("blind", "shuffled", "majority")
-"""The same model without the images; with another sample's images; the best constant per template, fitted on training data."""
+"""The same model without the images; with another sample's images; the best constant per template, fitted on training
+data."""
 GALLERY = 24
 """Samples of which the report shows what the model saw."""
 
@@ -49,14 +50,15 @@ def evaluate(
     """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
 
     dataset, split: what the rows are called. places: its samples. training: those that constant answers are fitted on.
-    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights by name, for rows of the composed reward.
-    progress: called as (what, done, total).
+    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights by name, for rows of the composed
+    reward. progress: called as (what, done, total).
     Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
     """
     for name in baselines:
         if name not in BASELINES:
             raise RecipeError(
-                f"evaluate.baselines: unknown baseline {name!r}{did_you_mean(name, BASELINES)} (accepts {', '.join(BASELINES)})"
+                f"evaluate.baselines: unknown baseline {name!r}{did_you_mean(name, BASELINES)} (accepts"
+                f" {', '.join(BASELINES)})"
             )
     composer = Composer(rewards) if rewards else None
     places = _drawn(places, limit, seed)

@@ -23,8 +23,8 @@ Record = dict[str, Any]
 def rescore(answers: Path) -> list[Row]:
     """The rows of every split whose answers are saved, bit-equal to those of the evaluation; no model is needed.
 
-    answers: an answers.jsonl, with retrieval.jsonl and protocol.json beside it. Raises DataError when one is missing or damaged.
-    """
+    answers: an answers.jsonl, with retrieval.jsonl and protocol.json beside it. Raises DataError when one is missing or
+    damaged."""
     protocol, retrieval = _beside(answers)
     asked, pairs = list(_lines(answers)), list(_lines(retrieval))
     rows: list[Row] = []
@@ -34,14 +34,16 @@ def rescore(answers: Path) -> list[Row]:
         if found != settings["records"]:
             expected = " answers and ".join(map(str, settings["records"]))
             raise DataError(
-                f"{answers}: {found[0]} answers and {found[1]} queries of {settings['dataset']}:{settings['split']}, expected {expected}; evaluate again"
+                f"{answers}: {found[0]} answers and {found[1]} queries of {settings['dataset']}:{settings['split']},"
+                f" expected {expected}; evaluate again"
             )
         rows += rows_of(*of_split, settings)
     return rows
 
 
 def save(run: RunFolder, settings: Record, answers: Sequence[Record], pairs: Sequence[Record]) -> list[Row]:
-    """Puts one split's records in place of those it had, keeps the other splits', and writes the results of all, which it returns.
+    """Puts one split's records in place of those it had, keeps the other splits', and writes the results of all, which
+    it returns.
 
     The results are written last: whoever finds them finds what they come from.
     """

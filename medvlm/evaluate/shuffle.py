@@ -31,7 +31,8 @@ def partners(samples: Sequence[Sample], seed: int) -> list[int | None]:
 
 
 def _circle(positions: Sequence[tuple[str, int]], rng: random.Random) -> tuple[list[int], int]:
-    """Positions with those of a patient side by side, patients in random order, and a step that leads out of every patient."""
+    """Positions with those of a patient side by side, patients in random order, and a step that leads out of every
+    patient."""
     of_patient: dict[str, list[int]] = defaultdict(list)
     for patient, position in positions:
         of_patient[patient].append(position)

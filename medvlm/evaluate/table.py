@@ -11,7 +11,8 @@ _MARGIN = 2
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Aligned lines of at most 110 columns, under a heading for each data set and split. A long metric is cut, never a number.
+    """Aligned lines of at most 110 columns, under a heading for each data set and split. A long metric is cut, never a
+    number.
 
     A part that is the whole (the only template of its task, closed questions where all are) is not shown twice.
     """

@@ -65,7 +65,8 @@ def account(
             continue
         if tuple(wanted[place].shape) != tuple(tensor.shape):
             raise ShapeError(
-                f"export: {name} is {tuple(tensor.shape)}, the exported class takes {tuple(wanted[place].shape)} at {place}"
+                f"export: {name} is {tuple(tensor.shape)}, the exported class takes {tuple(wanted[place].shape)} at"
+                f" {place}"
             )
         placed[place] = tensor
         layer = name.rpartition(".")[0]
@@ -79,11 +80,13 @@ def account(
         kind.append(place)
     if homeless:
         raise ShapeError(
-            f"export: {len(homeless)} tensors have no place in the exported class: {', '.join(sorted(homeless)[:5])}; use export.target: custom"
+            f"export: {len(homeless)} tensors have no place in the exported class: {', '.join(sorted(homeless)[:5])};"
+            " use export.target: custom"
         )
     if missing := sorted(set(wanted) - set(placed)):
         raise ShapeError(
-            f"export: {len(missing)} tensors of the exported class have no source: {', '.join(missing[:5])}; use export.target: custom"
+            f"export: {len(missing)} tensors of the exported class have no source: {', '.join(missing[:5])}; use"
+            " export.target: custom"
         )
     if lost := adapted - {name.rpartition(".")[0] for name in source}:
         raise ShapeError(

@@ -221,8 +221,9 @@ def _results(about: About) -> str:
         )
     columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference [95 %]"]
     about_baselines = (
-        "On held-out samples, with bootstrap intervals. Baselines were measured in the same run: `blind` is this model without the image, `shuffled` "
-        "with the image of another sample, `majority` the most frequent training answer to that kind of question. A value counts only as far as it is beyond them."
+        "On held-out samples, with bootstrap intervals. Baselines were measured in the same run: `blind` is this model"
+        " without the image, `shuffled` with the image of another sample, `majority` the most frequent training answer"
+        " to that kind of question. A value counts only as far as it is beyond them."
     )
     return f"## Results\n\n{about_baselines}\n\n" + table(columns, rows)
 
@@ -232,7 +233,10 @@ def _preprocessing(about: About) -> str:
     for name, before in about.preprocess.items():
         fit = "resized to" if before.fit == "squash" else "short side resized, centre cut to"
         if before.spacing_mm:
-            fit = f"resampled to {' x '.join(f'{mm:g}' for mm in before.spacing_mm)} mm, centre cut or filled up with black to"
+            fit = (
+                f"resampled to {' x '.join(f'{mm:g}' for mm in before.spacing_mm)} mm, centre cut or filled up with"
+                " black to"
+            )
         seen = f", windows {[list(w) for w in before.windows]}, each a channel" if before.windows else ""
         seen += (
             ", window from percentile {:g} to {:g} of each image".format(*before.percentiles)
@@ -240,7 +244,8 @@ def _preprocessing(about: About) -> str:
             else ""
         )
         lines.append(
-            f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels{seen}, mean {list(before.mean)}, std {list(before.std)}."
+            f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels{seen}, mean"
+            f" {list(before.mean)}, std {list(before.std)}."
         )
         if about.kind != "custom":
             lines.append(
@@ -251,21 +256,26 @@ def _preprocessing(about: About) -> str:
     boxes = (about.recipe["model"].get("boxes") or {}).get("scale")
     for kind, views in (about.recipe["model"].get("views") or {}).items():
         lines.append(
-            f"- Media of kind `{kind}` are shown as pictures by: {', '.join(f'{k} {v}' for k, v in views.items() if v)}; the pictures come before the question."
+            f"- Media of kind `{kind}` are shown as pictures by:"
+            f" {', '.join(f'{k} {v}' for k, v in views.items() if v)}; the pictures come before the question."
         )
     if about.codec not in ("", "thousandths"):
         written = " ".join((component("answers.codecs", about.codec).__doc__ or "").split())
         lines.append(f"- Boxes in answers: {written}")
     elif boxes and about.makes == "vlm":
         lines.append(
-            f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this preprocessing, origin at the upper left."
+            f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this"
+            " preprocessing, origin at the upper left."
         )
     return "## Preprocessing\n\n" + "\n".join(lines)
 
 
 def _proof(about: About) -> str:
     if "max_abs_logit_diff" in about.parity:
-        found = f"largest difference of a logit {about.parity['max_abs_logit_diff']:.2g}, same token ids, same greedy answers"
+        found = (
+            f"largest difference of a logit {about.parity['max_abs_logit_diff']:.2g}, same token ids, same greedy"
+            " answers"
+        )
     else:
         vectors, ids = ("unit embedding", ", same token ids") if about.makes == "dual" else ("feature", "")
         found = f"largest difference of a {vectors} {about.parity['max_abs_embedding_diff']:.2g}{ids}"
@@ -282,11 +292,15 @@ def _proof(about: About) -> str:
         else ""
     )
     return (
-        f"## Parity proof\n\nA fresh process {where} loaded this folder and was compared with the trained model in float32, on raw images of "
-        f"{len(about.parity['image_sizes'])} odd sizes: {found} (allowed: {about.parity['tolerance']:g}). {versions}. Details: `medvlm/parity.json`.\n\n"
-        f"Tensors: {about.audit.line()}.{unused}{left}"
+        f"## Parity proof\n\nA fresh process {where} loaded this folder and was compared with the trained model in"
+        f" float32, on raw images of {len(about.parity['image_sizes'])} odd sizes: {found} (allowed:"
+        f" {about.parity['tolerance']:g}). {versions}. Details: `medvlm/parity.json`.\n\nTensors:"
+        f" {about.audit.line()}.{unused}{left}"
     )
 
 
 def _lineage(about: About) -> str:
-    return f"## Lineage\n\nmedvlm {about.version}, recipe `{about.recipe_hash}`. The resolved recipe, lineage, preprocessing and results are in `medvlm/`."
+    return (
+        f"## Lineage\n\nmedvlm {about.version}, recipe `{about.recipe_hash}`. The resolved recipe, lineage,"
+        " preprocessing and results are in `medvlm/`."
+    )

@@ -18,7 +18,8 @@ NAMED = ("llava", "idefics3", "clip", "siglip")
 
 
 def front_matter(about: About) -> dict[str, Any]:
-    """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to say."""
+    """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to
+    say."""
     task = TASKS[about.makes]
     bases = base_models(about.recipe)
     front: dict[str, Any] = {

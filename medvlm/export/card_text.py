@@ -31,11 +31,14 @@ weights have kept of them, and a tokenizer that was trained from their words, wa
 it could repeat them. The folder was searched for paths of the machine it was made on and for access tokens."""
 
 WINDOW = {
-    "plain": "  It takes 8-bit images. Divide 16-bit images by 257 and round to 8 bits first: the stock processor would cut them off.",
+    "plain": (
+        "  It takes 8-bit images. Divide 16-bit images by 257 and round to 8 bits first: the stock processor would cut"
+        " them off."
+    ),
     "window": (
-        "  It takes 8-bit images that went through an intensity window first: "
-        "`numpy.uint8(numpy.clip((pixels - {low:g}) / ({high:g} - {low:g}), 0, 1) * 255 + 0.5)`. Training saw more than 8 bits of it; "
-        "this costs at most half a grey level."
+        "  It takes 8-bit images that went through an intensity window first: `numpy.uint8(numpy.clip((pixels -"
+        " {low:g}) / ({high:g} - {low:g}), 0, 1) * 255 + 0.5)`. Training saw more than 8 bits of it; this costs at most"
+        " half a grey level."
     ),
 }
 

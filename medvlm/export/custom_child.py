@@ -1,7 +1,7 @@
 """The other side of the proof of a folder that needs medvlm: loads it in a fresh process and asks it the same again.
 
-Run by parity.py as `python -m medvlm.export.custom_child REFERENCE MODEL medvlm`; what it finds goes to REFERENCE/result.json.
-"""
+Run by parity.py as `python -m medvlm.export.custom_child REFERENCE MODEL medvlm`; what it finds goes to
+REFERENCE/result.json."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def compare_answers(
         cases.append(
             {
                 "same_ids": same,
-                "diff": gap.max().item() if same else None,
-                "last_diff": gap[-1].max().item() if same else None,
+                "diff": gap.max().item() if same else None,  # type: ignore[union-attr]
+                "last_diff": gap[-1].max().item() if same else None,  # type: ignore[index]
                 "text": again["text"],
             }
-        )  # type: ignore[union-attr, index]
+        )
     differ = [
         i
         for i, (whole, again) in enumerate(zip(wanted["golden"], found["golden"], strict=True))

@@ -1,4 +1,5 @@
-"""What the stock dual encoders of transformers have in common: two towers, two linear heads or none, a learned scale."""
+"""What the stock dual encoders of transformers have in common: two towers, two linear heads or none, a learned
+scale."""
 
 from __future__ import annotations
 
@@ -54,11 +55,12 @@ def written(
 
 
 def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
-    """Puts the trained tensors into a stock model that was built on meta, and says where each went. Adapters are folded in.
+    """Puts the trained tensors into a stock model that was built on meta, and says where each went. Adapters are folded
+    in.
 
     places: prefix of a name -> what stands there in the stock class; FILM stands for the encoder's name. Where it has a
-    linear head and the model has none, the head is the identity. Raises ShapeError for a model that the class does not hold.
-    """
+    linear head and the model has none, the head is the identity. Raises ShapeError for a model that the class does not
+    hold."""
     model: DualEncoder = trained.model
     ((name, encoder),) = model.encoders.items()
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
@@ -96,7 +98,8 @@ def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
 
 
 def check_pooling(model: DualEncoder) -> None:
-    """Raises ShapeError for a tower without a pooled output: ours takes the mean of the patches, the stock class cannot."""
+    """Raises ShapeError for a tower without a pooled output: ours takes the mean of the patches, the stock class
+    cannot."""
     ((name, encoder),) = model.encoders.items()
     with evaluating(model):
         if encoder.tower(pixel_values=torch.zeros(1, *encoder.input_shape)).pooler_output is None:

@@ -31,9 +31,11 @@ def encoder_of(model: Any, part: str) -> tuple[str, Any, str]:
     return (
         "",
         None,
-        f"it has several encoders: choose one of {choices}"
-        if not part
-        else f"there is no encoder {part!r}: choose one of {choices}",
+        (
+            f"it has several encoders: choose one of {choices}"
+            if not part
+            else f"there is no encoder {part!r}: choose one of {choices}"
+        ),
     )
 
 
@@ -44,11 +46,17 @@ def behind_stock(name: str, encoder: Any) -> str | None:
     """
     before = encoder.preprocess
     if encoder.kind == "transformers" and encoder.interpolate:
-        return f"encoders.{name}.interpolate is true, and stock classes do not stretch the position embeddings by themselves"
+        return (
+            f"encoders.{name}.interpolate is true, and stock classes do not stretch the position embeddings by"
+            " themselves"
+        )
     if before is not None and (reason := not_stock(before)):
         return f"encoders.{name}.preprocess.{reason}"
     if before is not None and before.channels != 3:
-        return f"encoders.{name}.preprocess.channels is {before.channels}, and the stock image processor makes 3 of every image"
+        return (
+            f"encoders.{name}.preprocess.channels is {before.channels}, and the stock image processor makes 3 of every"
+            " image"
+        )
     return None
 
 
@@ -76,7 +84,8 @@ def text_of(stages: Sequence[Any]) -> Any | None:
 
 
 def model_type(part: Any, key: str = "vision_config") -> str | None:
-    """Of a tower of transformers, which a whole CLIP or SigLIP holds under `key`; None where it is only known by a hub id that is not here."""
+    """Of a tower of transformers, which a whole CLIP or SigLIP holds under `key`; None where it is only known by a hub
+    id that is not here."""
     if part.config:
         kind: str = part.config["model_type"]
         return kind

@@ -1,4 +1,5 @@
-"""An exported folder to the Hugging Face Hub: listed first, private unless asked otherwise, refused where something forbids it."""
+"""An exported folder to the Hugging Face Hub: listed first, private unless asked otherwise, refused where something
+forbids it."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ ALLOWED = (
     "README.md", "LICENSE*", "*.safetensors", "*.json", "*.jinja", "*.yaml", "*.onnx", "*.onnx.data",
     "vocab.txt", "merges.txt", "*.model",  # tokenizers
 )  # fmt: skip
-"""Names of files that are sent. Anything else in the folder was put there by somebody and stops the upload: pickles run code
-where they are loaded, pictures may show patients."""
+"""Names of files that are sent. Anything else in the folder was put there by somebody and stops the upload: pickles run
+code where they are loaded, pictures may show patients."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def prepare(folder: Path, name: str, is_public: bool) -> Upload:
 
 
 def send(upload: Upload) -> str:
-    """The address of the commit. Whose account it is, and where the hub is (HF_ENDPOINT), is huggingface_hub's business.
+    """The address of the commit. Whose account it is, and where the hub is (HF_ENDPOINT), is huggingface_hub's
+    business.
 
     Raises RecipeError when the repository exists and everybody can read it, but that was not asked for.
     """
@@ -94,9 +96,11 @@ def forbidden(cards: Iterable[Card], is_public: bool) -> list[str]:
             why = (
                 "its card says so"
                 if card.models
-                else f"access is {card.access}"
-                if card.access == "credentialed"
-                else "its licence does not let the data be passed on"
+                else (
+                    f"access is {card.access}"
+                    if card.access == "credentialed"
+                    else "its licence does not let the data be passed on"
+                )
             )
             remedy = (
                 ""

@@ -43,12 +43,14 @@ def padded_left(tokenizer: Any) -> Any:
 
 
 def renamed(tokenizer: Any, old: str, new: str) -> Any:
-    """The tokenizer with another word for one of its special tokens, which keeps its number. Raises ShapeError for a word that is taken."""
+    """The tokenizer with another word for one of its special tokens, which keeps its number. Raises ShapeError for a
+    word that is taken."""
     if old == new:
         return tokenizer
     if new in tokenizer.get_vocab():
         raise ShapeError(
-            f"export: images are {old} and the stock processor calls them {new}, which this tokenizer has for something else; {REMEDY}"
+            f"export: images are {old} and the stock processor calls them {new}, which this tokenizer has for something"
+            f" else; {REMEDY}"
         )
     from transformers import AutoTokenizer
 
@@ -73,6 +75,6 @@ def head_is_linear(language: Any) -> None:
     diff = (whole - linear).abs().max().item()
     if diff > 1e-4:
         raise ShapeError(
-            f"export: {type(language).__name__} does more after its last layer than a linear head (logits differ by {diff:.2g}), "
-            f"which the stock class does not do; {REMEDY}"
+            f"export: {type(language).__name__} does more after its last layer than a linear head (logits differ by"
+            f" {diff:.2g}), which the stock class does not do; {REMEDY}"
         )

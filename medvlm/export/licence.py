@@ -67,7 +67,8 @@ HUB = {
 
 
 def hub_licence(licences: Sequence[Licence], has_base: bool = False) -> dict[str, str]:
-    """Front matter: `license` of the one that is at least as strict as every other, else `other` with a name for all of them.
+    """Front matter: `license` of the one that is at least as strict as every other, else `other` with a name for all of
+    them.
 
     has_base: the model was started from published weights; their licence applies too and is not known here, so no
     identifier of the Hub says it all.
@@ -96,9 +97,15 @@ def licence_words(allowed: Mapping[str, Any], licences: Mapping[str, Licence]) -
         else f"**Non-commercial use only**, because of {_whose(licences, lambda x: not x.commercial)}."
     )
     if allowed["share_alike"]:
-        uses += f" **Share alike**: what is made from it must carry the same licence, because of {_whose(licences, lambda x: x.share_alike)}."
+        uses += (
+            " **Share alike**: what is made from it must carry the same licence, because of"
+            f" {_whose(licences, lambda x: x.share_alike)}."
+        )
     if not allowed["redistribute"]:
-        uses += f" The data of {_whose(licences, lambda x: not x.redistribute)} may not be passed on; ask its owner before these weights are."
+        uses += (
+            f" The data of {_whose(licences, lambda x: not x.redistribute)} may not be passed on; ask its owner before"
+            " these weights are."
+        )
     if any(x.attribution for x in licences.values()):
         uses += f" Name the makers of {_whose(licences, lambda x: x.attribution)}."
     listed = [f"- {name}: {x.id}{f', {x.url}' if x.url else ''}" for name, x in licences.items()]

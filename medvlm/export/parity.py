@@ -1,4 +1,5 @@
-"""The parity proof: a fresh process without medvlm loads the exported folder and must compute what the trained model does.
+"""The parity proof: a fresh process without medvlm loads the exported folder and must compute what the trained model
+does.
 
 reference.py writes what is expected, parity_child.py loads and compares; here is who judges.
 """
@@ -15,10 +16,12 @@ from typing import Any
 from medvlm.export.reference import SIZES
 
 TOLERANCE = 1e-4
-"""Largest difference of two logits. Two float32 programs that sum in another order differ by about 1e-6 at this scale."""
+"""Largest difference of two logits. Two float32 programs that sum in another order differ by about 1e-6 at this
+scale."""
 MEAN_GREY_LEVELS = 1.0
-"""How far Pillow's bicubic may be from torchvision's, of 255. Both cut off what overshoots at hard edges after the first axis,
-and Pillow takes the cheaper axis first: on the proof's noise 10 levels in single pixels and 0.5 in the mean were seen."""
+"""How far Pillow's bicubic may be from torchvision's, of 255. Both cut off what overshoots at hard edges after the
+first axis, and Pillow takes the cheaper axis first: on the proof's noise 10 levels in single pixels and 0.5 in the mean
+were seen."""
 OURS = "medvlm"
 """The loader of a folder that needs this package."""
 
@@ -122,7 +125,8 @@ def judge_vectors(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
 
 
 def _nearly_the_same(pixels: dict[str, Any] | None) -> bool:
-    """Of a library that resizes with Pillow and not with torchvision. Another size, crop, mean or std is off by tens of levels."""
+    """Of a library that resizes with Pillow and not with torchvision. Another size, crop, mean or std is off by tens of
+    levels."""
     return pixels is None or bool(pixels["mean_grey_levels"] <= MEAN_GREY_LEVELS)
 
 

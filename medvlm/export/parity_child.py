@@ -1,9 +1,9 @@
 """The other side of the parity proof: loads an exported folder by what others have and compares it with a reference.
 
 Run by parity.py as `python -I parity_child.py REFERENCE MODEL LOADER`: a file of its own, so that the process that
-proves the export imports torch, torchvision and the stock library and nothing of the package that wrote it. What it finds
-goes to REFERENCE/result.json; the exit status is 0 whether or not the two agree, and another when it could not compare.
-"""
+proves the export imports torch, torchvision and the stock library and nothing of the package that wrote it. What it
+finds goes to REFERENCE/result.json; the exit status is 0 whether or not the two agree, and another when it could not
+compare."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def compared(reference: Path, folder: Path, loader: str) -> Found:
 
 
 def answers(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
-    """Token ids, logits of every text position, and the greedy answer, case by case; token ids of whole conversations."""
+    """Token ids, logits of every text position, and the greedy answer, case by case; token ids of whole
+    conversations."""
     from transformers import AutoModelForImageTextToText
 
     model, loading = AutoModelForImageTextToText.from_pretrained(folder, **_plain(), output_loading_info=True)
@@ -63,7 +64,8 @@ def answers(folder: Path, reference: Path, expected: Found, tensors: Found) -> F
 
 
 def adapted_answers(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
-    """The same of a base with adapters on it, and how much they change its logits: served adapters that do nothing raise no error."""
+    """The same of a base with adapters on it, and how much they change its logits: served adapters that do nothing
+    raise no error."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
     from transformers import AutoModelForImageTextToText
@@ -176,7 +178,8 @@ def embeddings(folder: Path, reference: Path, expected: Found, tensors: Found) -
 
 
 def open_clip_embeddings(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
-    """The same through open_clip, which resizes with Pillow: its own pixels are compared, and the towers on the trained model's."""
+    """The same through open_clip, which resizes with Pillow: its own pixels are compared, and the towers on the trained
+    model's."""
     import open_clip
     import torch
 

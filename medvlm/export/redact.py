@@ -62,7 +62,8 @@ def traces(folder: Path, places: Iterable[Path]) -> list[str]:
 
 
 def leaks(folder: Path) -> list[str]:
-    """`FILE: what` for each file that holds a path of somebody's machine or what looks like an access token, whoever's they are."""
+    """`FILE: what` for each file that holds a path of somebody's machine or what looks like an access token, whoever's
+    they are."""
     found = []
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in VOCABULARY):
         text = _metadata(file) if file.suffix == ".safetensors" else file.read_bytes().decode("utf-8", "replace")

@@ -1,4 +1,5 @@
-"""What a trained model reads and computes, as files for the process that loads its export: the one side of the parity proof.
+"""What a trained model reads and computes, as files for the process that loads its export: the one side of the parity
+proof.
 
 It is computed by this package's own data path and model, adapters not yet folded in, float32, on the CPU.
 """
@@ -30,7 +31,8 @@ VOLUME = (17, 61, 97)
 QUESTIONS = ("What does the image show?", "Is there a finding, and on which side?", "How many are there?")
 TEXTS = ("A nodule in the left upper zone.", "No finding.", "Three opacities, the largest of 12 mm.")
 
-# Words with what tokenizers and templates trip over: line breaks, digits, units, accents, quotes, braces, blanks at the ends.
+# Words with what tokenizers and templates trip over: line breaks, digits, units, accents, quotes, braces, blanks at the
+# ends.
 SAID = (
     ("What does the image show?", "A nodule in the left upper zone."),
     ("Describe the findings.\nBe brief.", "No finding.\n\nNo comparison."),
@@ -62,7 +64,8 @@ def proof_media(preprocess: Preprocess, seed: int = 0) -> list[np.ndarray]:
 def proof_pixels(
     preprocess: Mapping[str, Preprocess], folder: Path
 ) -> tuple[dict[tuple[str, int], torch.Tensor], dict[tuple[str, int], str]]:
-    """(encoder, number) -> pixels as the data path makes them, and for pictures the name of the PNG written for the other process."""
+    """(encoder, number) -> pixels as the data path makes them, and for pictures the name of the PNG written for the
+    other process."""
     from PIL import Image
 
     pixels, pictures = {}, {}
@@ -86,7 +89,8 @@ def proof_pixels(
 
 
 def answers(trained: Trained, folder: Path) -> None:
-    """Token ids, logits and greedy answers of a model that answers, and the ids of whole conversations as training reads them."""
+    """Token ids, logits and greedy answers of a model that answers, and the ids of whole conversations as training
+    reads them."""
     model, tokenizer = trained.model, trained.tokenizer
     dialogue = Dialogue(tokenizer, tokenizer.convert_ids_to_tokens(model.image_token_id))
     pixels, pictures = proof_pixels(trained.preprocess, folder)
@@ -158,7 +162,7 @@ def embeddings(trained: Trained, folder: Path) -> None:
         }
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
     stacked = {f"pixels.{i}": stored[None] for i, stored in enumerate(pixels.values())}
-    (before, *_) = trained.preprocess.values()
+    before, *_ = trained.preprocess.values()
     expected = {"kind": "embeddings", "std": list(before.std), "count": len(pixels)}
     save(
         folder,

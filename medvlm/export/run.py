@@ -40,7 +40,10 @@ class ExportReceipt:
         diff = self.parity.get("max_abs_logit_diff", self.parity.get("max_abs_embedding_diff"))
         library = component("export.targets", self.kind).LIBRARY
         what = "loads with medvlm" if library == "medvlm" else f"loads with plain {library} as {self.parity['class']}"
-        return f"{self.folder}: {what}; parity proven in a fresh process (largest difference {diff:.1g})\ntensors: {self.audit.line()}"
+        return (
+            f"{self.folder}: {what}; parity proven in a fresh process (largest difference {diff:.1g})\ntensors:"
+            f" {self.audit.line()}"
+        )
 
 
 def export(run: RunFolder, out: Path, trained: Trained, target: str) -> ExportReceipt:
@@ -99,7 +102,8 @@ def _write(run: RunFolder, folder: Path, trained: Trained, kind: str) -> ExportR
 
 
 def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind: str) -> None:
-    """medvlm/ beside the model: where it comes from, in files. A custom folder has recipe and cards where a run has them."""
+    """medvlm/ beside the model: where it comes from, in files. A custom folder has recipe and cards where a run has
+    them."""
     notes = folder / "medvlm"
     write_json(notes / "lineage.json", without_paths(_read(run.lineage, {})))
     write_json(notes / "results.json", without_paths(_results(run, trained)))
@@ -143,9 +147,9 @@ def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: di
         },
         stages={name: done for name, done in stages.items() if done},
         results=[] if kind in NEAREST["encoder"] else _results(run, trained),
-        preprocess={trained.encoder: trained.preprocess[trained.encoder]}
-        if kind in NEAREST["encoder"]
-        else trained.preprocess,
+        preprocess=(
+            {trained.encoder: trained.preprocess[trained.encoder]} if kind in NEAREST["encoder"] else trained.preprocess
+        ),
         base=_read(folder / "adapter_config.json", {}).get("base_model_name_or_path", ""),
         parity=record,
         audit=audit,
@@ -158,7 +162,8 @@ def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: di
 
 
 def _learnt_from(trained: Trained) -> dict[str, Card]:
-    """Cards whose licences bind the model: those of the stages it went through, and all that a tokenizer was made from."""
+    """Cards whose licences bind the model: those of the stages it went through, and all that a tokenizer was made
+    from."""
     language = trained.recipe.model.language
     used = {source for stage in trained.stages for source in stage.mix}
     own_tokenizer = any(

@@ -13,7 +13,8 @@ NEAREST = {
     "dual": ("siglip", "clip", "vision_text_dual_encoder", "open_clip"),
     "encoder": ("tower", "timm", "onnx"),
 }
-"""What `stock` stands for, by what the stages make, and what `encoder` stands for: the first in order that holds the model."""
+"""What `stock` stands for, by what the stages make, and what `encoder` stands for: the first in order that holds the
+model."""
 REMEDY = "set export.target: custom"
 
 
@@ -32,8 +33,8 @@ def unknown(target: str) -> str | None:
 def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, str]:
     """(kind, part, "") of the target that is written, or ("", "", why there is none).
 
-    target: a name out of `accepted`. model: the recipe's (encoders, language). stages: those that the exported model went
-    through. What is only known by a hub id that is not here is taken to fit; the export looks at the built model.
+    target: a name out of `accepted`. model: the recipe's (encoders, language). stages: those that the exported model
+    went through. What is only known by a hub id that is not here is taken to fit; the export looks at the built model.
     """
     makes = component("stages", stages[-1].kind).MAKES if stages else "vlm" if model.language is not None else "dual"
     kind, _, part = target.partition(".")

@@ -19,8 +19,8 @@ class Trained:
 
     tokenizer: of the language model, or of the text tower of a dual encoder. recipe: typed (model, stages, plugins).
     plain: the same with every key, without where data lies. cards: source -> its data card. is_last: whether no later
-    stage is finished, so that the run's evaluation is of this model. part: the encoder that `encoder.NAME` means. prepare: the data path.
-    """
+    stage is finished, so that the run's evaluation is of this model. part: the encoder that `encoder.NAME` means.
+    prepare: the data path."""
 
     model: Any
     tokenizer: Any
@@ -59,8 +59,8 @@ class Target(Protocol):
     """medvlm/export/targets/NAME.py.
 
     MAKES: of which models, `vlm` and `dual` as stages make them. LIBRARY: the Hub's library_name. LOADER: how the proof
-    loads it (a function of parity_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in them, or a
-    function of the base that adapters name.
+    loads it (a function of parity_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in
+    them, or a function of the base that adapters name.
     """
 
     MAKES: tuple[str, ...]
@@ -69,8 +69,8 @@ class Target(Protocol):
     LOADING: str | Callable[[str], str]
 
     reason: Callable[[Any, Sequence[Any], str], str | None]
-    """reason(model, stages, part): why it can't hold what a recipe's `model` and `stages` make, or None. Asked at validation
-    and at export; no weights are there, and what only they can tell is left to `write`."""
+    """reason(model, stages, part): why it can't hold what a recipe's `model` and `stages` make, or None. Asked at
+    validation and at export; no weights are there, and what only they can tell is left to `write`."""
     reference: Callable[[Trained, Path], None]
     """reference(trained, folder): what the model computes, written for the proof's other process."""
     write: Callable[[Trained, Path], Audit]

@@ -1,7 +1,7 @@
 """A folder of bytes that came from far away: bounded, shared by processes, what was used longest ago goes first.
 
-An entry appears under its name when it is written whole. After a power cut it may still hold anything: who reads it checks
-it, as every member of a shard is checked against its index, and drop()s what is damaged.
+An entry appears under its name when it is written whole. After a power cut it may still hold anything: who reads it
+checks it, as every member of a shard is checked against its index, and drop()s what is damaged.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Cache:
             (folder / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as reason:
             raise StorageError(
-                f"cache.folder: nothing can be written in there ({reason.strerror}); choose a folder on a disk of this machine"
+                f"cache.folder: nothing can be written in there ({reason.strerror}); choose a folder on a disk of this"
+                " machine"
             ) from None
 
     def read(self, name: str, size: int, start: int, end: int, make: Callable[[], bytes]) -> bytes:
-        """Bytes start..end of an entry of `size` bytes. What is not there is made, by one of those who ask for it; the others wait."""
+        """Bytes start..end of an entry of `size` bytes. What is not there is made, by one of those who ask for it; the
+        others wait."""
         found = self._part(name, size, start, end)
         if found is None:
             with self._locked(name):
@@ -89,7 +91,8 @@ class Cache:
             return None
 
     def _put(self, name: str, data: bytes) -> None:
-        """One writer at a time, so that the bound holds at every moment; what is slow, the network, is waited for before."""
+        """One writer at a time, so that the bound holds at every moment; what is slow, the network, is waited for
+        before."""
         if len(data) > self.max_bytes:
             return
         path = self._path(name)
@@ -107,7 +110,8 @@ class Cache:
             part.replace(path)
 
     def _make_room(self, size: int) -> None:
-        """The sum of all entries is kept in a file: it counts what is about to be written, so after a kill it is too high, never too low."""
+        """The sum of all entries is kept in a file: it counts what is about to be written, so after a kill it is too
+        high, never too low."""
         note = self.folder / "bytes"
         try:
             total = int(note.read_text()) + size
@@ -136,7 +140,8 @@ class Cache:
 
     @contextmanager
     def _locked(self, name: str, lock: str = "") -> Iterator[None]:
-        """Opened anew each time, so that it also keeps the threads of one process apart; the system frees it when its holder dies."""
+        """Opened anew each time, so that it also keeps the threads of one process apart; the system frees it when its
+        holder dies."""
         number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % _NUM_LOCKS
         with (self.folder / "locks" / (lock or f"{number:03d}")).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 
 def codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
-    """(form, height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream; None where there is none."""
+    """(form, height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream;
+    None where there is none."""
     if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 42:
         width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
         return "JPEG 2000", height - top, width - left, int.from_bytes(data[40:42], "big")
@@ -18,7 +19,8 @@ def codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
 
 
 class Frame(NamedTuple):
-    """What the frame header of a JPEG or JPEG-LS stream says, and where it stands: what else describes the image (EXIF, further images) is before it."""
+    """What the frame header of a JPEG or JPEG-LS stream says, and where it stands: what else describes the image (EXIF,
+    further images) is before it."""
 
     form: str
     height: int

@@ -1,7 +1,7 @@
 """Tars of others: what their members are is declared in a card, and nothing else of them is touched.
 
-Nothing is ever unpickled, and there is no decoder for anything but images, volumes and text. A member that the card does not
-name is refused, unless the card says to ignore it.
+Nothing is ever unpickled, and there is no decoder for anything but images, volumes and text. A member that the card
+does not name is refused, unless the card says to ignore it.
 """
 
 from __future__ import annotations
@@ -51,17 +51,20 @@ class Ask(Config):
 
 
 class Members(Config):
-    """What the members of a sample are. A member is named without the sample's key: `jpg` is that of KEY.jpg, `0.png` of KEY.0.png."""
+    """What the members of a sample are. A member is named without the sample's key: `jpg` is that of KEY.jpg, `0.png`
+    of KEY.0.png."""
 
     media: dict[str, tuple[str, ...]] = Field(min_length=1)
-    """Kind of medium -> its members, * stands for anything: {film: [jpg, png, "*.png"]}. JPEG, PNG, .npy, .nii and .nii.gz, told by content."""
+    """Kind of medium -> its members, * stands for anything: {film: [jpg, png, "*.png"]}. JPEG, PNG, .npy, .nii and
+    .nii.gz, told by content."""
     unit: Unit = "display"
     """What a stored intensity is."""
     spacing_mm: tuple[float, ...] | None = None
     """Of images, (height, width); NIfTI files say it themselves."""
     nifti: NiftiOptions = NiftiOptions()
     report: str = ""
-    """The member with the text that belongs to the images: `txt`, or a field of a JSON member: `json:caption`, `json:meta.findings`."""
+    """The member with the text that belongs to the images: `txt`, or a field of a JSON member: `json:caption`,
+    `json:meta.findings`."""
     questions: tuple[Ask, ...] = ()
     concept: str = ""
     """The member that says what is found, equal where the findings are."""
@@ -72,14 +75,16 @@ class Members(Config):
     ignore: tuple[str, ...] = ()
     """Members that are not read, * stands for anything. Any other that is not named here is refused."""
     max_incomplete: float = Field(0.01, ge=0, le=1)
-    """Share of the samples that may lack a named member; they are left out and counted, and above it the data set is refused."""
+    """Share of the samples that may lack a named member; they are left out and counted, and above it the data set is
+    refused."""
 
     @model_validator(mode="after")
     def _no_pickles(self) -> Members:
         for place in (p for patterns in self.media.values() for p in patterns):
             if place.rpartition(".")[2] in _PICKLES:
                 raise ValueError(
-                    f"media: {place!r} would be unpickled, which runs whatever is in it; expected jpg, png, npy, nii or nii.gz"
+                    f"media: {place!r} would be unpickled, which runs whatever is in it; expected jpg, png, npy, nii or"
+                    " nii.gz"
                 )
         return self
 
@@ -125,7 +130,8 @@ class Foreign:
         return any(member == place.partition(":")[0] for place in self.members.places)
 
     def lacks(self, group: list[Member], where: str) -> str:
-        """The first of the declared members that a sample lacks, "" for none. Raises DataError for one that is not declared."""
+        """The first of the declared members that a sample lacks, "" for none. Raises DataError for one that is not
+        declared."""
         names = [m.name for m in group]
         for name in names:
             if (
@@ -136,7 +142,8 @@ class Foreign:
                 # A name with digits may be the rest of a number that means somebody: keys end at their first dot.
                 shown = f"*.{name.rpartition('.')[2]}" if any(letter.isdigit() for letter in name) else name
                 raise DataError(
-                    f"{where}: its card does not say what {shown!r} is; name it in reader.media or reader.report, or in reader.ignore"
+                    f"{where}: its card does not say what {shown!r} is; name it in reader.media or reader.report, or in"
+                    " reader.ignore"
                 )
         texts = [place.partition(":")[0] for place in self.members.places]
         return (
@@ -197,9 +204,12 @@ class ForeignForm(Foreign):
                 medium, decoded[name] = self._medium(kind, name, files[name], where)
                 media.append(medium)
         patient = self.names.patient(told.patient) if told.patient else ""
-        return Sample(
-            key, self.source, split, tuple(media), told.report, told.concept, told.questions, patient, told.groups
-        ), decoded
+        return (
+            Sample(
+                key, self.source, split, tuple(media), told.report, told.concept, told.questions, patient, told.groups
+            ),
+            decoded,
+        )
 
     def _medium(self, kind: str, name: str, data: bytes, where: str) -> tuple[Medium, Any]:
         """The medium, and its bytes or, where these do not lie as a viewer shows them, its pixels."""
@@ -208,18 +218,22 @@ class ForeignForm(Foreign):
             suffix = images.suffix_of(data)
             if suffix == "npy":
                 array = images.decode(data, name)
-                return Medium(
-                    kind,
-                    name,
-                    array.shape[:-1] if array.ndim > 2 and array.shape[-1] == 3 else array.shape,
-                    m.spacing_mm,
-                    m.unit,
-                ), array
+                return (
+                    Medium(
+                        kind,
+                        name,
+                        array.shape[:-1] if array.ndim > 2 and array.shape[-1] == 3 else array.shape,
+                        m.spacing_mm,
+                        m.unit,
+                    ),
+                    array,
+                )
             if not suffix:
                 volume = decode_nifti(data, m.nifti, m.unit)
-                return Medium(
-                    kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine
-                ), volume.pixels
+                return (
+                    Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine),
+                    volume.pixels,
+                )
             frame = jpeg_frame(data)
             if frame is None and suffix == "jpg":
                 raise DataError("damaged, no size in its header")
@@ -227,9 +241,10 @@ class ForeignForm(Foreign):
             if turn != 1:
                 pixels = strip.upright(images.decode(data, name), turn)
                 return Medium(kind, name, pixels.shape[:2], m.spacing_mm, m.unit), pixels
-            return Medium(
-                kind, name, (frame.height, frame.width) if frame else _png_size(data), m.spacing_mm, m.unit
-            ), data
+            return (
+                Medium(kind, name, (frame.height, frame.width) if frame else _png_size(data), m.spacing_mm, m.unit),
+                data,
+            )
         except DataError as reason:
             raise DataError(f"{where}: {name}: {reason}") from None
 
@@ -252,7 +267,8 @@ def _question(ask: Ask, text: str, answer: str, where: str) -> Question:
     if answer not in ask.choices:
         if not (answer.isdecimal() and int(answer) < len(ask.choices)):
             raise DataError(
-                f"{where}: the answer in {ask.answer!r} is none of {', '.join(ask.choices)} nor a number from 0 to {len(ask.choices) - 1}"
+                f"{where}: the answer in {ask.answer!r} is none of {', '.join(ask.choices)} nor a number from 0 to"
+                f" {len(ask.choices) - 1}"
             )
         answer = ask.choices[int(answer)]
     return Question(text, Truth("choice", answer, ask.choices), template)

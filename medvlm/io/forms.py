@@ -42,12 +42,14 @@ class Own:
         text = next((m.text for m in group if m.text is not None), None)
         if text is None:
             raise DataError(
-                f"{where} has no {key}.json; tars of others need a card whose reader is webdataset, or are packed with `medvlm data pack`"
+                f"{where} has no {key}.json; tars of others need a card whose reader is webdataset, or are packed with"
+                " `medvlm data pack`"
             )
         sample = parse_sample(text, where)
         if sample.key != key or not {m.member for m in sample.media} <= set(names):
             raise DataError(
-                f"{where}: its json is of sample {sample.key} with media {[m.member for m in sample.media]}, found {names}"
+                f"{where}: its json is of sample {sample.key} with media {[m.member for m in sample.media]}, found"
+                f" {names}"
             )
         return facts_of(sample)
 
@@ -88,15 +90,16 @@ def parse_sample(text: bytes, where: str) -> Sample:
         return sample
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as reason:
         raise DataError(
-            f"{where}: its json is not a sample of medvlm ({type(reason).__name__}: {reason}); pack the archive with `medvlm data pack`"
+            f"{where}: its json is not a sample of medvlm ({type(reason).__name__}: {reason}); pack the archive with"
+            " `medvlm data pack`"
         ) from None
 
 
 def load_index(tar: Path) -> Index:
     """The index beside the tar; a tar without one is indexed now, and the index kept where the folder can be written.
 
-    Raises DataError for a tar that is not whole, whose size is not the index's, or that holds other things than samples.
-    """
+    Raises DataError for a tar that is not whole, whose size is not the index's, or that holds other things than
+    samples."""
     beside = index_path(tar)
     if not tar.is_file():
         raise DataError(f"{tar}: the shard is missing")
@@ -109,7 +112,8 @@ def load_index(tar: Path) -> Index:
     found = tar.stat().st_size
     if found != index.bytes:
         raise DataError(
-            f"{tar}: {found} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again, or delete {beside.name}"
+            f"{tar}: {found} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again, or"
+            f" delete {beside.name}"
         )
     return index
 

@@ -49,8 +49,8 @@ def decode(data: bytes, member: str) -> np.ndarray:
 
 
 def size_of(data: bytes, member: str) -> tuple[int, int]:
-    """(height, width) of a PNG or JPEG, all of which is decoded: raises what decode() raises. Without its copies into an
-    array, which are a third of the time of a photograph."""
+    """(height, width) of a PNG or JPEG, all of which is decoded: raises what decode() raises. Without its copies into
+    an array, which are a third of the time of a photograph."""
     with _picture(data, member) as image:
         return image.height, image.width
 
@@ -68,7 +68,8 @@ def encode_png(array: np.ndarray) -> bytes:
 
     if not fits_png(array):
         raise ValueError(
-            f"cannot store {array.dtype} {list(array.shape)} as PNG without loss; expected uint8 [H, W(, 3)] or uint16 [H, W]"
+            f"cannot store {array.dtype} {list(array.shape)} as PNG without loss; expected uint8 [H, W(, 3)] or uint16"
+            " [H, W]"
         )
     out = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(out, "PNG")
@@ -90,13 +91,15 @@ def _picture(data: bytes, member: str) -> Iterator[Any]:
     if form == "PNG" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
         # Pillow would cut it to 8 bits without a word.
         raise DataError(
-            f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as .npy"
+            f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as"
+            " .npy"
         )
     try:
         with Image.open(io.BytesIO(data), formats=[form]) as image:
             if math.prod(image.size) > MAX_PIXELS:
                 raise DataError(
-                    f"{member}: {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it"
+                    f"{member}: {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are decoded;"
+                    " resize or tile it"
                 )
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{member}: {getattr(image, 'n_frames', 1)} frames in one file; expected one image")
@@ -146,7 +149,8 @@ def _decode_npy(data: bytes, member: str) -> np.ndarray:
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if min(shape, default=0) < 0 or expected != found or expected > MAX_ARRAY_BYTES:
         raise DataError(
-            f"{member}: .npy says {dtype} {list(shape)} = {expected} bytes, found {found} (at most {MAX_ARRAY_BYTES} are read)"
+            f"{member}: .npy says {dtype} {list(shape)} = {expected} bytes, found {found} (at most {MAX_ARRAY_BYTES}"
+            " are read)"
         )
     stream.seek(0)
     array: np.ndarray = np.load(stream, allow_pickle=False)

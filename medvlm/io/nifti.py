@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 Gate = Callable[["Nifti1Header"], None]
-"""Looks at a header, as nibabel has it, before any voxel is read; raises DataError for one that must not be used. Must pickle."""
+"""Looks at a header, as nibabel has it, before any voxel is read; raises DataError for one that must not be used. Must
+pickle."""
 MAX_EXACT = 1 << 24
 """The largest whole number up to which float32 holds all of them."""
 _CHUNK = 1 << 20
@@ -44,19 +45,19 @@ _CHUNK = 1 << 20
 
 def load_nifti(
     path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
-) -> Decoded:  # noqa: B008 (frozen)
+) -> Decoded:
     """A volume [D, H, W]: int16 (uint8, uint16 as stored) where that is exact, else float32.
 
     path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: what the card says its values are. Raises DataError
-    for what is damaged, larger than it says, too large, or leaves order, spacing or values open, and what `gate` raises.
-    """
+    for what is damaged, larger than it says, too large, or leaves order, spacing or values open, and what `gate`
+    raises."""
     with _reasons():
         return _load(lambda: _header_file(path).open("rb"), lambda: _data_file(path).open("rb"), options, unit, gate)
 
 
 def decode_nifti(
     data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
-) -> Decoded:  # noqa: B008 (frozen)
+) -> Decoded:
     """As load_nifti(), of the bytes of a .nii or .nii.gz."""
 
     def beside() -> IO[bytes]:
@@ -211,7 +212,8 @@ def _check_hu(values_DHW: np.ndarray) -> None:
         check_hu(values_DHW)
     except DataError as reason:
         raise DataError(
-            f"{str(reason).partition(';')[0]}; correct the unit in the card, or take them as they are with nifti: {{hu: as_is}}"
+            f"{str(reason).partition(';')[0]}; correct the unit in the card, or take them as they are with nifti: {{hu:"
+            " as_is}"
         ) from None
     np.maximum(values_DHW, AIR_HU, out=values_DHW)
 
@@ -247,7 +249,8 @@ def _beside(path: Path, suffix: str, other: str) -> Path:
 
 @contextmanager
 def _inflated(file: IO[bytes]) -> Iterator[tuple[IO[bytes], int | None]]:
-    """The bytes and how many there are, None where that is known at the end only: compressed by content, whatever the name."""
+    """The bytes and how many there are, None where that is known at the end only: compressed by content, whatever the
+    name."""
     with file:
         is_gzip = file.read(2) == b"\x1f\x8b"
         size = file.seek(0, 2)

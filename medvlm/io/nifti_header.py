@@ -29,7 +29,8 @@ MAX_STORED_BYTES = 4 << 30
 MAX_OFFSET = 1 << 24
 """Of the voxels within the file; before them lie header and extensions."""
 SHEAR = 0.01
-"""Axes that are not at right angles make a volume smaller than the product of its spacings; more than this share is refused."""
+"""Axes that are not at right angles make a volume smaller than the product of its spacings; more than this share is
+refused."""
 SPACING_DIFFERS = 0.01
 """Share by which sform and pixdim may differ: both are rounded to float32."""
 
@@ -46,11 +47,11 @@ class NiftiOptions(Config):
     nan: float | None = None
     """What NaN and infinite voxels become; by default a file with any is refused."""
     length: Literal["mm", "m", "um", "unknown"] | None = None
-    """Unit of the spacing of files that do not say it (xyzt_units 0: nibabel writes that unless told otherwise). `unknown`
-    takes them without spacing and affine; by default they are refused."""
+    """Unit of the spacing of files that do not say it (xyzt_units 0: nibabel writes that unless told otherwise).
+    `unknown` takes them without spacing and affine; by default they are refused."""
     orientation: str = ""
-    """Where the axes of files that do not say it (sform_code and qform_code 0) point to, e.g. LAS: first axis to the left,
-    second to the front, third to the head. By default they are refused."""
+    """Where the axes of files that do not say it (sform_code and qform_code 0) point to, e.g. LAS: first axis to the
+    left, second to the front, third to the head. By default they are refused."""
     hu: Literal["check", "as_is"] = "check"
     """Of media with `unit: HU`: whether values that no CT has are refused."""
 
@@ -118,7 +119,8 @@ def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Lay
         or shape[0] * shape[1] * stored.itemsize > MAX_SLAB_BYTES
     ):
         raise DataError(
-            f"its header says {_by(shape)} voxels{f', {volumes} times' if volumes > 1 else ''}: more than the {MAX_VOXELS:,} that are read"
+            f"its header says {_by(shape)} voxels{f', {volumes} times' if volumes > 1 else ''}: more than the"
+            f" {MAX_VOXELS:,} that are read"
         )
     if not (0 if is_pair else header.sizeof_hdr) <= offset <= MAX_OFFSET or offset != int(offset):
         raise DataError("its header says an impossible vox_offset")
@@ -187,7 +189,8 @@ def _place(
     stored = _affine(header)
     if stored is None and not options.orientation:
         raise DataError(
-            "its header does not say where left and right are (sform_code and qform_code are 0); if you know, say nifti: {orientation: LAS} or whichever it is"
+            "its header does not say where left and right are (sform_code and qform_code are 0); if you know, say"
+            " nifti: {orientation: LAS} or whichever it is"
         )
     found = axcodes2ornt(tuple(options.orientation)) if stored is None else io_orientation(stored)
     turn = ornt_transform(found, axcodes2ornt(_CANONICAL))
@@ -268,7 +271,8 @@ def _mm(header: Nifti1Header, options: NiftiOptions) -> float | None:
     unit = _UNIT_CODES.get(code) or options.length
     if unit is None:
         raise DataError(
-            "its header does not say the unit of its spacing (xyzt_units is 0); say nifti: {length: mm}, or unknown to go without spacing"
+            "its header does not say the unit of its spacing (xyzt_units is 0); say nifti: {length: mm}, or unknown to"
+            " go without spacing"
         )
     return _MM_OF.get(unit)
 

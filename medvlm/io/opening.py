@@ -1,4 +1,5 @@
-"""From where shards are said to lie to a ShardSet: a folder, a tar, a pattern of tars; on a disk or behind http(s)://, s3://, gs://.
+"""From where shards are said to lie to a ShardSet: a folder, a tar, a pattern of tars; on a disk or behind http(s)://,
+s3://, gs://.
 
 A tar without an index is indexed once: one of medvlm on a disk keeps its index beside it, any other in the cache.
 """
@@ -23,7 +24,8 @@ from medvlm.io.shards import RECEIPT, ShardSet
 from medvlm.io.tar import Whole
 
 _AT_ONCE = 16
-"""Indexes that are asked for at the same time: a thousand shards at 50 ms each would take a minute one after the other."""
+"""Indexes that are asked for at the same time: a thousand shards at 50 ms each would take a minute one after the
+other."""
 _READ_AHEAD = 8 << 20
 SAY_SECONDS = 5.0
 Say = Callable[[str], None]
@@ -31,11 +33,12 @@ _NO_PATTERN = "not a pattern of tars; expected a folder or e.g. shards/{train,va
 
 
 def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN, say: Say = lambda _: None) -> ShardSet:
-    """where: a folder of shards, or a tar, or a pattern of tars (`{train,val}-{000..511}.tar`), each of them also as a URL.
+    """where: a folder of shards, or a tar, or a pattern of tars (`{train,val}-{000..511}.tar`), each of them also as a
+    URL.
 
-    cache: keeps what comes from far away, and the indexes of tars of others. form: how the members are samples, where packing
-    did not make the tars. say: gets a line now and then while tars are looked through. Raises DataError for nothing there, for shards whose writing was not finished or that are damaged, and as `form` does.
-    """
+    cache: keeps what comes from far away, and the indexes of tars of others. form: how the members are samples, where
+    packing did not make the tars. say: gets a line now and then while tars are looked through. Raises DataError for
+    nothing there, for shards whose writing was not finished or that are damaged, and as `form` does."""
     shards = _remote(str(where), cache, form, say) if is_remote(where) else _local(where, cache, form, say)
     if not any(shards.count(split) for split in shards.splits):
         raise DataError(
@@ -121,7 +124,8 @@ def _object(url: str) -> _Object:
     info = patiently(lambda: files.info(path), shown(url))
     if info.get("size") is None:
         raise DataError(
-            f"{shown(url)}: the server does not say how large it is, so it cannot be read in parts; copy the shards to one that does"
+            f"{shown(url)}: the server does not say how large it is, so it cannot be read in parts; copy the shards to"
+            " one that does"
         )
     tells = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
     return _Object(url, int(info["size"]), " ".join(str(info[key]) for key in tells if info.get(key)))
@@ -134,7 +138,8 @@ def _index_of_remote(tars: RemoteTars, n: int, tar: _Object, cache: Cache | None
             index = parse_index(patiently(lambda: files.cat_file(path + INDEX), tars.names[n]), tars.names[n] + INDEX)
             if index.bytes != tar.size:
                 raise DataError(
-                    f"{tars.names[n]}: {tar.size} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again"
+                    f"{tars.names[n]}: {tar.size} bytes, its index says {index.bytes}: the shard is cut or was"
+                    " replaced; copy it again"
                 )
             return index
         return index_of(Whole(_Ahead(tars, n, tar.size), tars.names[n], size=tar.size), form)
@@ -190,7 +195,8 @@ def _kept(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) 
 
 
 def _expanded(pattern: str) -> list[str]:
-    """As a shell and webdataset have it: `{000..511}` becomes the numbers of that width, from the first to the last, `{train,val}` each of them."""
+    """As a shell and webdataset have it: `{000..511}` becomes the numbers of that width, from the first to the last,
+    `{train,val}` each of them."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         if set("{}*?[]") & set(pattern):
@@ -213,7 +219,8 @@ def _listed(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[
         listed = _of_receipt(receipt, folder)
         if missing := sorted(listed.keys() - set(tars)):
             raise DataError(
-                f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack them again"
+                f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack"
+                " them again"
             )
         return sorted(listed), listed
     if unfinished:

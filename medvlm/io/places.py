@@ -1,4 +1,5 @@
-"""Where the tars of a shard set lie: on a disk, or at a place that is read over a network in ranges (http, s3, gs, memory)."""
+"""Where the tars of a shard set lie: on a disk, or at a place that is read over a network in ranges (http, s3, gs,
+memory)."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ class Tars(Protocol):
     def names(self) -> Sequence[str]: ...
 
     def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """The bytes of members that stand together. Raises DataError for a tar that is missing, cut or replaced, StorageError where it cannot
-        be reached for a minute."""
+        """The bytes of members that stand together. Raises DataError for a tar that is missing, cut or replaced,
+        StorageError where it cannot be reached for a minute."""
 
     def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
         """Whether these bytes came from a cache, which they are now taken out of: they are damaged."""
@@ -70,7 +71,8 @@ class _Handle:
         found = os.fstat(self.descriptor).st_size
         if found != bytes_:
             raise DataError(
-                f"{path}: {found} bytes, its index says {bytes_}: the shard was cut or replaced; copy it again or pack again"
+                f"{path}: {found} bytes, its index says {bytes_}: the shard was cut or replaced; copy it again or pack"
+                " again"
             )
 
     def __del__(self) -> None:
@@ -79,7 +81,8 @@ class _Handle:
 
 
 class RemoteTars:
-    """urls: of one file system of fsspec. versions: change when what is at the url does, so that a cache never mixes two of them."""
+    """urls: of one file system of fsspec. versions: change when what is at the url does, so that a cache never mixes
+    two of them."""
 
     def __init__(self, urls: Sequence[str], sizes: Sequence[int], versions: Sequence[str], cache: Cache | None) -> None:
         self.names: Sequence[str] = [shown(url) for url in urls]
@@ -108,11 +111,13 @@ class RemoteTars:
         data: bytes = patiently(lambda: files.cat_file(path, start=start, end=end), self.names[tar])
         if len(data) > end - start:
             raise DataError(
-                f"{self.names[tar]}: asked for {end - start} bytes, the server sent {len(data)}: it does not serve ranges; copy the shards to one that does"
+                f"{self.names[tar]}: asked for {end - start} bytes, the server sent {len(data)}: it does not serve"
+                " ranges; copy the shards to one that does"
             )
         if len(data) < end - start:
             raise DataError(
-                f"{self.names[tar]}: ends within the {end - start} bytes from {start} on ({len(data)} came): it was cut or replaced since it was opened"
+                f"{self.names[tar]}: ends within the {end - start} bytes from {start} on ({len(data)} came): it was cut"
+                " or replaced since it was opened"
             )
         return data
 
@@ -151,7 +156,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def patiently(read: Callable[[], Any], name: str) -> Any:
-    """What `read` gives, tried again while the network is away. A sample that cannot be reached is no bad sample: nothing takes its place.
+    """What `read` gives, tried again while the network is away. A sample that cannot be reached is no bad sample:
+    nothing takes its place.
 
     Raises DataError where the file is not there, StorageError where it must not be read, and after 40 seconds.
     """
@@ -167,7 +173,8 @@ def patiently(read: Callable[[], Any], name: str) -> Any:
         except Exception as reason:  # each file system has errors of its own for a network that is away
             if wait is None:
                 raise StorageError(
-                    f"{name}: cannot be read, tried {len(_WAITS) + 1} times ({type(reason).__name__}); run the same command again when it can be reached"
+                    f"{name}: cannot be read, tried {len(_WAITS) + 1} times ({type(reason).__name__}); run the same"
+                    " command again when it can be reached"
                 ) from None
             time.sleep(wait)
 

@@ -28,10 +28,10 @@ class Index:
     """Axes: N samples, M members, K kinds of tasks.
 
     bytes, sha256: of the whole tar. keys_N: UTF-8. splits, media, members: the distinct values that the codes of
-    the columns stand for. tasks_NK: questions of each task. first_N1: sample i has members first_N1[i]..first_N1[i + 1].
-    crc_M: zlib.crc32 of the member's bytes. groups: name (site, concept ...) -> its values, the first of them "" for samples
-    without one, and for each sample which value it has. left_out: samples of the tar that lack a member, by what they lack.
-    """
+    the columns stand for. tasks_NK: questions of each task. first_N1: sample i has members first_N1[i]..first_N1[i +
+    1]. crc_M: zlib.crc32 of the member's bytes. groups: name (site, concept ...) -> its values, the first of them ""
+    for samples without one, and for each sample which value it has. left_out: samples of the tar that lack a member, by
+    what they lack."""
 
     bytes: int
     sha256: str
@@ -75,12 +75,14 @@ def parse_index(text: bytes, where: str) -> Index:
         record = json.loads(text)
         if record["version"] != VERSION:
             raise DataError(
-                f"{where}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again when the tar is opened"
+                f"{where}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again"
+                " when the tar is opened"
             )
         return _from_json(record)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
         raise DataError(
-            f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar is opened"
+            f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar"
+            " is opened"
         ) from None
 
 
@@ -162,8 +164,8 @@ def _check_columns(index: Index) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the index says of a sample. kinds: those of its media, each once. tasks: number of questions of each of TASKS.
-    groups: what it can be balanced by or held out by: name -> value."""
+    """What the index says of a sample. kinds: those of its media, each once. tasks: number of questions of each of
+    TASKS. groups: what it can be balanced by or held out by: name -> value."""
 
     key: str
     split: str
@@ -226,7 +228,8 @@ class Rows:
         if len({row[0] for row in rows}) != len(rows):
             twice = next(key for key, n in Counter(row[0] for row in rows).items() if n > 1)
             raise DataError(
-                f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of this key"
+                f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of"
+                " this key"
             )
         keys, split, kind, report, tasks_NK = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         member, offset, size, crc = zip(*self._places, strict=True) if self._places else ((), (), (), ())

@@ -40,10 +40,10 @@ _START: Place = (0, 0, "")
 class ShardWriter:
     """Writes the samples of one split in the order they come. Same samples, same bytes.
 
-    The tars are called `.part` until close(), which renames them; leaving the `with` block by an exception removes them.
-    `max_bytes` bounds a tar, except for one that holds a single larger sample. `place`: where sync() of another process
-    came to; what was written after it is cut off, and the writing goes on there. Raises DataError where what was before it
-    is damaged.
+    The tars are called `.part` until close(), which renames them; leaving the `with` block by an exception removes
+    them. `max_bytes` bounds a tar, except for one that holds a single larger sample. `place`: where sync() of another
+    process came to; what was written after it is cut off, and the writing goes on there. Raises DataError where what
+    was before it is damaged.
     """
 
     def __init__(self, folder: Path, split: str, max_bytes: int = 256 << 20, place: Place = _START) -> None:
@@ -100,7 +100,8 @@ class ShardWriter:
         return _START
 
     def full_parts(self) -> list[Path]:
-        """Those to which nothing is added. Once sync() was called, they may be moved elsewhere; their indexes must stay."""
+        """Those to which nothing is added. Once sync() was called, they may be moved elsewhere; their indexes must
+        stay."""
         return [self._part(number) for number in range(self._number)]
 
     def close(self) -> list[Path]:
@@ -167,7 +168,8 @@ def json_of(sample: Sample) -> bytes:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of a sample. tasks: task -> number of questions. media: the kinds of its media. groups: name -> value."""
+    """What the index says of a sample. tasks: task -> number of questions. media: the kinds of its media. groups: name
+    -> value."""
 
     key: str
     tasks: dict[str, int]
@@ -179,8 +181,8 @@ class Entry:
 class ShardSet:
     """Samples by split and position, in the order of the tars. Safe to use from threads, forked and spawned processes.
 
-    fingerprint: a hash of the contents in this order, wherever the files lie. left_out: samples that lack a member, by what they lack.
-    is_packed: the receipt of packing lies beside them.
+    fingerprint: a hash of the contents in this order, wherever the files lie. left_out: samples that lack a member, by
+    what they lack. is_packed: the receipt of packing lies beside them.
     """
 
     def __init__(self, tars: Tars, indexes: list[Index], form: Form = OWN, is_packed: bool = False) -> None:
@@ -231,7 +233,8 @@ class ShardSet:
         return self._tars.names[self._place(split, i)[0]]
 
     def read(self, split: str, i: int) -> tuple[Sample, dict[str, Any]]:
-        """The sample and, by member, what its media are decoded from, checked against the index. Raises DataError naming shard and key."""
+        """The sample and, by member, what its media are decoded from, checked against the index. Raises DataError
+        naming shard and key."""
         tar, row = self._place(split, i)
         index = self._indexes[tar]
         key = index.keys_N[row].decode()
@@ -245,11 +248,13 @@ class ShardSet:
             for (member, data), size, crc in zip(files.items(), sizes, crcs, strict=True):
                 if len(data) != size:
                     raise DataError(
-                        f"{where}: the shard ends within it ({len(data)} of the {size} bytes of {member}); copy it again or pack again"
+                        f"{where}: the shard ends within it ({len(data)} of the {size} bytes of {member}); copy it"
+                        " again or pack again"
                     )
                 if crc32(data) != crc:
                     raise DataError(
-                        f"{where}: {member} has crc32 {crc32(data):08x}, its index says {crc:08x}; copy the shard again or pack again"
+                        f"{where}: {member} has crc32 {crc32(data):08x}, its index says {crc:08x}; copy the shard again"
+                        " or pack again"
                     )
             return files
 

@@ -1,4 +1,5 @@
-"""An image file without anything but its image: cameras, viewers and hospitals write names, dates and thumbnails into the rest.
+"""An image file without anything but its image: cameras, viewers and hospitals write names, dates and thumbnails into
+the rest.
 
 What stays is listed, not what goes. The compressed pixels are copied as they are, so nothing is lost.
 """
@@ -16,7 +17,8 @@ from medvlm.io.checksum import crc32
 from medvlm.io.images import JPEG_MAGIC, PNG_MAGIC
 
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"})
-"""sBIT says that 12 of 16 bits are used. Gamma, ICC profile, resolution, text, time and EXIF go: decode() applies none of them."""
+"""sBIT says that 12 of 16 bits are used. Gamma, ICC profile, resolution, text, time and EXIF go: decode() applies none
+of them."""
 
 _MAY_TURN = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
 """Chunks in which Pillow looks for an orientation."""

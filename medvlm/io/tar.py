@@ -28,7 +28,8 @@ _NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
 
 @dataclass(frozen=True)
 class Member:
-    """A file that belongs to a sample: `KEY.NAME`. offset, size, crc32: of its bytes within the tar. text: the bytes, where they were asked for."""
+    """A file that belongs to a sample: `KEY.NAME`. offset, size, crc32: of its bytes within the tar. text: the bytes,
+    where they were asked for."""
 
     key: str
     name: str
@@ -67,7 +68,8 @@ _PLAIN = _header("", 0)[:148] + b" " * 8 + _header("", 0)[156:]
 
 
 class Whole:
-    """A tar read from its first to its last byte, hashed on the way. unfinished: it may end without the blocks that end a tar.
+    """A tar read from its first to its last byte, hashed on the way. unfinished: it may end without the blocks that end
+    a tar.
 
     tar: as it is named in messages. size: of a file that the system does not know, in bytes.
     """
@@ -98,13 +100,15 @@ class Whole:
             at = self.at
             if self.read(min(1 << 20, self._bytes - at), "its end").strip(b"\0"):
                 raise DataError(
-                    f"{self.tar}: there is more after its end at byte {at}; tars that were joined with `cat` must be unpacked and packed again"
+                    f"{self.tar}: there is more after its end at byte {at}; tars that were joined with `cat` must be"
+                    " unpacked and packed again"
                 )
         return self._bytes, self.sha256.hexdigest()
 
 
 def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member == "json") -> Iterator[Member]:
-    """The files that belong to a sample, in the order of the tar. is_text: says of a member's name whether its bytes are wanted.
+    """The files that belong to a sample, in the order of the tar. is_text: says of a member's name whether its bytes
+    are wanted.
 
     Raises DataError for a tar that is cut, and for one with links or with names that lead out of it.
     """
@@ -132,7 +136,8 @@ def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member
             continue
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             raise DataError(
-                f"{whole.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links or devices"
+                f"{whole.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links"
+                " or devices"
             )
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise DataError(f"{whole.tar}: {name!r} at byte {at} leads out of the tar; refused")

@@ -44,11 +44,11 @@ class TiffOptions(Config):
     """What a card says of its TIFF files."""
 
     page: int | Literal["all"] | None = None
-    """Which page of several, from 0, or `all`: pages of one size are the slices of a volume. By default a file with several
-    is refused. Thumbnails and masks are not counted."""
+    """Which page of several, from 0, or `all`: pages of one size are the slices of a volume. By default a file with
+    several is refused. Thumbnails and masks are not counted."""
 
 
-def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | None = None) -> Decoded:  # noqa: B008 (frozen)
+def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | None = None) -> Decoded:
     """An image [H, W] or [H, W, 3], or with `page: all` a volume [D, H, W].
 
     unit: what the card says; by default `display` for unsigned integers of up to 16 bits, else `raw`. For `display`
@@ -62,7 +62,8 @@ def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | Non
             check_page(page)
             if page.imagewidth * page.imagelength > MAX_PIXELS:
                 raise DataError(
-                    f"{page.imagewidth} x {page.imagelength} pixels, more than the {MAX_PIXELS:,} that are decoded; resize or tile it"
+                    f"{page.imagewidth} x {page.imagelength} pixels, more than the {MAX_PIXELS:,} that are decoded;"
+                    " resize or tile it"
                 )
         first = chosen[0]
         if any(page.shape != first.shape or page.dtype != first.dtype for page in chosen):
@@ -86,7 +87,8 @@ def _chosen(pages: list[TiffPage], options: TiffOptions) -> list[TiffPage]:
         return pages
     if options.page is None and len(pages) > 1:
         raise DataError(
-            f"it has {len(pages)} pages; choose one, e.g. tiff: {{page: 0}}, or say that they are slices, tiff: {{page: all}}"
+            f"it has {len(pages)} pages; choose one, e.g. tiff: {{page: 0}}, or say that they are slices, tiff: {{page:"
+            " all}"
         )
     if not 0 <= (options.page or 0) < len(pages):
         raise DataError(f"page {options.page} is chosen, and it has {len(pages)} (counted from 0)")
@@ -105,7 +107,8 @@ def _image(tiff: TiffFile, page: TiffPage, unit: Unit) -> np.ndarray:
 
 @contextmanager
 def opened(path: Path) -> Iterator[TiffFile]:
-    """The file, with whatever goes wrong within as a DataError. tifffile logs damage and goes on; here that is an error."""
+    """The file, with whatever goes wrong within as a DataError. tifffile logs damage and goes on; here that is an
+    error."""
     try:
         import imagecodecs  # noqa: F401  (tifffile would only say so at the first compressed tile)
         from tifffile import TiffFile
@@ -136,7 +139,8 @@ def check_page(page: TiffPage) -> None:
     """Raises DataError for what has no exact form here, and for tiles that cannot be where or what the page says."""
     if page.compression not in _COMPRESSIONS:
         raise DataError(
-            "its compression is not one that is read (none, LZW, deflate, PackBits, zstd, JPEG, JPEG 2000); convert it without loss"
+            "its compression is not one that is read (none, LZW, deflate, PackBits, zstd, JPEG, JPEG 2000); convert it"
+            " without loss"
         )
     if (
         page.dtype is None

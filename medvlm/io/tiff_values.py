@@ -26,10 +26,12 @@ def is_shades(page: TiffPage) -> bool:
 
 
 def as_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
-    """[H, W] or [H, W, 3], uint8 or uint16 over their full range. Raises DataError for transparency, and for what are no shades."""
+    """[H, W] or [H, W, 3], uint8 or uint16 over their full range. Raises DataError for transparency, and for what are
+    no shades."""
     if not is_shades(page):
         raise DataError(
-            f"{page.dtype} samples have no black and white; say unit: raw, and preprocess.window or percentiles in the recipe"
+            f"{page.dtype} samples have no black and white; say unit: raw, and preprocess.window or percentiles in the"
+            " recipe"
         )
     if page.photometric == _PALETTE:
         return _looked_up(samples_HWS, page)
@@ -78,7 +80,8 @@ def _opaque(samples_HWS: np.ndarray, page: TiffPage, top: int | None) -> np.ndar
         return samples_HWS
     if top is None or (samples_HWS[..., -1] != top).any():
         raise DataError(
-            "has transparent pixels (or a channel beyond colour), and what lies under them is not defined; flatten it first"
+            "has transparent pixels (or a channel beyond colour), and what lies under them is not defined; flatten it"
+            " first"
         )
     return samples_HWS[..., :-1]
 

@@ -55,7 +55,8 @@ class VideoOptions(Config):
 
 
 def load_video(path: Path, options: VideoOptions) -> Decoded:
-    """uint8 [D, H, W, 3], or [D, H, W] where the video is grey. Raises DataError for what is damaged, cut or too large."""
+    """uint8 [D, H, W, 3], or [D, H, W] where the video is grey. Raises DataError for what is damaged, cut or too
+    large."""
     limit = time.monotonic() + MAX_SECONDS
     with _opened(path) as (container, stream):
         times = _times(container, stream)
@@ -67,7 +68,8 @@ def load_video(path: Path, options: VideoOptions) -> Decoded:
 
 
 def _chosen(times: list[int], rate: float, options: VideoOptions) -> list[int]:
-    """Numbers of the frames that are shown at the wanted moments. times: when each is shown, ascending, in units of `rate` seconds."""
+    """Numbers of the frames that are shown at the wanted moments. times: when each is shown, ascending, in units of
+    `rate` seconds."""
     seconds = [(t - times[0]) * rate for t in times]
     if options.fps is not None:
         wanted = [i / options.fps for i in range(int(seconds[-1] * options.fps + 1e-6) + 1)]
@@ -80,7 +82,8 @@ def _chosen(times: list[int], rate: float, options: VideoOptions) -> list[int]:
 
 
 def _times(container: InputContainer, stream: VideoStream) -> list[int]:
-    """When each frame is shown, in units of the stream's time base, ascending; read from the packets, without decoding."""
+    """When each frame is shown, in units of the stream's time base, ascending; read from the packets, without
+    decoding."""
     found = []
     for packet in container.demux(stream):
         if packet.size:
@@ -113,7 +116,8 @@ def _decoded(
             if found[at].nbytes * len(wanted) > MAX_BYTES:
                 height, width = found[at].shape[:2]
                 raise DataError(
-                    f"{len(wanted)} frames of {width} x {height} are more than {MAX_BYTES >> 20} MiB; take fewer, or say video: {{short_px: ...}}"
+                    f"{len(wanted)} frames of {width} x {height} are more than {MAX_BYTES >> 20} MiB; take fewer, or"
+                    " say video: {short_px: ...}"
                 )
             if found[at].shape != next(iter(found.values())).shape:
                 raise DataError("its frames have different sizes")
@@ -125,7 +129,8 @@ def _decoded(
 
 
 def _pixels(frame: VideoFrame, options: VideoOptions) -> np.ndarray:
-    """As players show it: turned upright (phones film sideways), in 8 bits. A pixel that is not square stays as it is."""
+    """As players show it: turned upright (phones film sideways), in 8 bits. A pixel that is not square stays as it
+    is."""
     from PIL import Image
 
     if frame.is_corrupt:

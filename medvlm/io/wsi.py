@@ -51,8 +51,8 @@ class SlideOptions(Config):
     tissue: float = Field(0.1, ge=0, le=1)
     """Share of a tile that must be tissue; tiles with less are background and left out."""
     stained: int = Field(15, ge=0, le=255)
-    """A pixel is tissue where its largest and smallest colour differ by so much: stains are coloured; glass, dust and black
-    marker are grey, and JPEG adds up to about 10."""
+    """A pixel is tissue where its largest and smallest colour differ by so much: stains are coloured; glass, dust and
+    black marker are grey, and JPEG adds up to about 10."""
     scanned_mpp: float | None = Field(None, gt=0)
     """Of the full resolution, for files that do not say it; by default they are refused."""
 
@@ -74,7 +74,8 @@ def load_tile(path: Path, options: SlideOptions, row: int, column: int) -> Decod
 
 
 def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
-    """(row, column) of the tiles with the most tissue, in the order of rows: at most `tiles`, none with less than `tissue`.
+    """(row, column) of the tiles with the most tissue, in the order of rows: at most `tiles`, none with less than
+    `tissue`.
 
     Only whole tiles count; what is narrower at the right and lower edge is not used. Raises DataError.
     """
@@ -83,7 +84,8 @@ def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
         rows, columns = height // options.tile_px, width // options.tile_px
         if not 0 < rows * columns <= MAX_TILES:
             raise DataError(
-                f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to {MAX_TILES:,}, choose another mpp or tile_px"
+                f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to"
+                f" {MAX_TILES:,}, choose another mpp or tile_px"
             )
         overview_HW3 = slide.area(
             (0, 0), (rows * OVERVIEW_PX, columns * OVERVIEW_PX), options.mpp * options.tile_px / OVERVIEW_PX
@@ -109,7 +111,8 @@ def _decoded(pixels_HW3: np.ndarray, options: SlideOptions) -> Decoded:
 
 @dataclass
 class _Slide:
-    """levels: pages from the finest to the coarsest. mpp: of the base, along rows and columns of pixels (height, width)."""
+    """levels: pages from the finest to the coarsest. mpp: of the base, along rows and columns of pixels (height,
+    width)."""
 
     tiff: TiffFile
     levels: list[TiffPage]
@@ -123,7 +126,8 @@ class _Slide:
         """(height, width) of the whole slide at that scale. Raises DataError for one that the slide does not have."""
         if max(self.mpp) > mpp * _SAME_SCALE:
             raise DataError(
-                f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, and {mpp:g} is asked for: details cannot be invented"
+                f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, and {mpp:g} is asked for: details cannot"
+                " be invented"
             )
         height, width = (int(n * own / mpp + 1e-6) for n, own in zip(self.size, self.mpp, strict=True))
         if not height * width:
@@ -131,10 +135,12 @@ class _Slide:
         return height, width
 
     def area(self, start: tuple[int, int], out: tuple[int, int], mpp: float) -> np.ndarray:
-        """uint8 [*out, 3] from row and column `start` on, both at `mpp`: each pixel the mean of the base pixels that it covers."""
+        """uint8 [*out, 3] from row and column `start` on, both at `mpp`: each pixel the mean of the base pixels that it
+        covers."""
         if math.prod(out) > MAX_PIXELS:
             raise DataError(
-                f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded; choose a larger mpp"
+                f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded;"
+                " choose a larger mpp"
             )
         page = self._level(min(mpp / own for own in self.mpp))
         # Pixels of the level per pixel of the result.
@@ -180,7 +186,8 @@ def _slide(path: Path, options: SlideOptions) -> Iterator[_Slide]:
         own = (options.scanned_mpp, options.scanned_mpp) if options.scanned_mpp else _mpp(pages[0])
         if own is None:
             raise DataError(
-                "it does not say how many micrometres a pixel is (Aperio MPP, OME PhysicalSizeX, or a resolution); say slide: {scanned_mpp: ...}"
+                "it does not say how many micrometres a pixel is (Aperio MPP, OME PhysicalSizeX, or a resolution); say"
+                " slide: {scanned_mpp: ...}"
             )
         yield _Slide(tiff, levels, own)
 

@@ -33,7 +33,8 @@ def moments(answer: str, truth: Truth) -> tuple[float, ...]:
 
 
 def correlation(totals_RK: np.ndarray) -> np.ndarray:
-    """Pearson's r from sums of `moments`, [R, 6] -> [R]; 0 where either side is constant: a constant tells nothing apart."""
+    """Pearson's r from sums of `moments`, [R, 6] -> [R]; 0 where either side is constant: a constant tells nothing
+    apart."""
     n, x, y, xx, yy, xy = np.asarray(totals_RK, dtype=np.float64).T
     spread_x, spread_y = n * xx - x * x, n * yy - y * y
     # Sums of squares are exact below 2^53; above, what is left of a constant's spread is rounding.

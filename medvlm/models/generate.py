@@ -79,7 +79,8 @@ def end_ids(model: Answering, tokenizer: Any) -> list[int]:
 
 
 def _new_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
-    """A cache that forward fills in place, and the arguments that hand it over: their name changed in transformers 5.24."""
+    """A cache that forward fills in place, and the arguments that hand it over: their name changed in transformers
+    5.24."""
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.language.config)

@@ -12,16 +12,18 @@ from medvlm.core.sample import Batch
 from medvlm.models.parts import evaluating
 
 TOLERANCE = 5e-5
-"""Of the largest logit. Families that fit are off by 1e-6 in float32; those that do not by 1e-3 and more, with random weights."""
+"""Of the largest logit. Families that fit are off by 1e-6 in float32; those that do not by 1e-3 and more, with random
+weights."""
 
 
 def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
-    """Compares 16 tokens of a VLM, two texts in one row and the first with two continuations, with the stock model on each text.
+    """Compares 16 tokens of a VLM, two texts in one row and the first with two continuations, with the stock model on
+    each text.
 
-    stock: what transformers computes a text with, by default the language model. types: the argument that says what is answered (1) and what is prompt
-    (0), of a model that is given one text a row; then the 16 tokens are one.
-    Raises ShapeError where they differ: ALiBi, recurrent layers, or a head whose logits are changed in a way that `head` does not know.
-    """
+    stock: what transformers computes a text with, by default the language model. types: the argument that says what is
+    answered (1) and what is prompt (0), of a model that is given one text a row; then the 16 tokens are one.
+    Raises ShapeError where they differ: ALiBi, recurrent layers, or a head whose logits are changed in a way that
+    `head` does not know."""
     stock, shares_rows = stock or model.language, not types
     size = stock.get_input_embeddings().num_embeddings
     ids = list(islice((i for k in count() if (i := (7 * k + 5) % size) != model.image_token_id), 16))
@@ -42,7 +44,8 @@ def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
             shared = model(row)
         except Exception as error:
             raise ShapeError(
-                f"{family} cannot read several texts in one row ({type(error).__name__}: {error}); choose another language model"
+                f"{family} cannot read several texts in one row ({type(error).__name__}: {error}); choose another"
+                " language model"
             ) from error
         texts = (prefix + first, prefix + second, other) if shares_rows else (ids,)
         given = {types: torch.tensor([[0] + [1] * 15])} if types else {}
@@ -51,6 +54,7 @@ def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
     off = float((shared - expected).abs().max() / expected.abs().max())
     if not off <= TOLERANCE:
         raise ShapeError(
-            f"{family} gives other logits for a text that shares its row than for the text alone (off by {off:.2%} of the largest): "
-            "its attention or what follows its head is of a kind that rows do not support; choose another language model"
+            f"{family} gives other logits for a text that shares its row than for the text alone (off by {off:.2%} of"
+            " the largest): its attention or what follows its head is of a kind that rows do not support; choose"
+            " another language model"
         )

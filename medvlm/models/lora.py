@@ -19,7 +19,8 @@ def targets(model: nn.Module, lora: Lora) -> list[str]:
 
     Raises RecipeError for a target that matches no linear layer, and for one that does not say in which module.
     """
-    # torch's attention reads the weight of its out_proj itself: an adapter there would not be computed, and yet be folded in.
+    # torch's attention reads the weight of its out_proj itself: an adapter there would not be computed, and yet be
+    # folded in.
     passed_by = {f"{n}.out_proj" for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     heads = {id(m.get_output_embeddings()) for m in model.modules() if hasattr(m, "get_output_embeddings")}
     linear = [n for n, m in model.named_modules() if _is_linear(m) and id(m) not in heads and n not in passed_by]
@@ -36,7 +37,8 @@ def targets(model: nn.Module, lora: Lora) -> list[str]:
         if len(found) > 1 and "*" in pattern.split(".")[0]:
             where = " and ".join(sorted(found))
             raise RecipeError(
-                f"lora.targets: {pattern!r} matches layers of {where}; say which are meant, e.g. {sorted(found)[-1]}.{pattern}"
+                f"lora.targets: {pattern!r} matches layers of {where}; say which are meant, e.g."
+                f" {sorted(found)[-1]}.{pattern}"
             )
     return [name for name in linear if any(matches(name, pattern) for pattern in lora.targets)]
 
@@ -48,13 +50,15 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
     names = targets(model, lora)
     if lora.dora and any(_is_quantized(model.get_submodule(name)) for name in names):
         raise RecipeError(
-            "lora.dora: adapters of a quantized language model cannot be folded into it exactly; leave out dora, or model.language.quantize"
+            "lora.dora: adapters of a quantized language model cannot be folded into it exactly; leave out dora, or"
+            " model.language.quantize"
         )
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     if lora.tokens:
         if not (ids := getattr(model, "new_token_ids", ())):
             raise RecipeError(
-                "lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens, or leave out lora.tokens"
+                "lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens,"
+                " or leave out lora.tokens"
             )
         new_rows.attach(model.language, ids)
     if names:
@@ -77,10 +81,11 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
 
 
 def merge(model: nn.Module) -> int:
-    """Folds every adapter into its layer, in the layer's own precision, and trained rows into their table; returns how many adapters there were.
+    """Folds every adapter into its layer, in the layer's own precision, and trained rows into their table; returns how
+    many adapters there were.
 
-    Layers of 4 bits become those of float32 that they were computed as: folding into 4 bits would round the adapters away.
-    """
+    Layers of 4 bits become those of float32 that they were computed as: folding into 4 bits would round the adapters
+    away."""
     adapted = _adapted(model)
     with torch.no_grad():
         for layer in adapted.values():
@@ -97,7 +102,8 @@ def merge(model: nn.Module) -> int:
 
 
 def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
-    """peft's config of the adapters and their tensors by name, as they were in the model, which is left without them."""
+    """peft's config of the adapters and their tensors by name, as they were in the model, which is left without
+    them."""
     adapted, tensors = (
         _adapted(model),
         {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name},
@@ -122,7 +128,8 @@ def dequantize(model: nn.Module) -> None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """GPT-2's Conv1D is one too, with its weight transposed; by its name, since transformers takes seconds to import."""
+    """GPT-2's Conv1D is one too, with its weight transposed; by its name, since transformers takes seconds to
+    import."""
     return isinstance(module, nn.Linear) or (type(module).__name__, type(module).__module__) == (
         "Conv1D",
         "transformers.pytorch_utils",

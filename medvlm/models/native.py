@@ -30,10 +30,11 @@ IMAGE = "image"
 def build_native(
     pretrained: str | Path, blank: Mapping[str, torch.Tensor], seed: int, weights: bool = True
 ) -> NativeVLM:
-    """pretrained: hub id or folder. blank: what its processor makes of one picture. Without `weights` they are random, to be loaded over.
+    """pretrained: hub id or folder. blank: what its processor makes of one picture. Without `weights` they are random,
+    to be loaded over.
 
-    Raises RecipeError for a model that is not there or of no known family, ShapeError where shared rows change what it computes.
-    """
+    Raises RecipeError for a model that is not there or of no known family, ShapeError where shared rows change what it
+    computes."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
@@ -50,16 +51,19 @@ def build_native(
             )
     except OSError as reason:
         raise RecipeError(
-            f"model.pretrained: {pretrained} cannot be read ({_first_line(reason)}); log in to the hub if it is gated, or give the path of a folder"
+            f"model.pretrained: {pretrained} cannot be read ({_first_line(reason)}); log in to the hub if it is gated,"
+            " or give the path of a folder"
         ) from None
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, loading.get(kind) or ())):
             raise RecipeError(
-                f"model.pretrained: {pretrained}: {kind.replace('_', ' ')}: {', '.join(wrong[:5])} ({len(wrong)}); it is not a whole {type(stock).__name__}"
+                f"model.pretrained: {pretrained}: {kind.replace('_', ' ')}: {', '.join(wrong[:5])} ({len(wrong)}); it"
+                f" is not a whole {type(stock).__name__}"
             )
     if "mm_encoder_outputs" not in inspect.signature(stock.forward).parameters:
         raise RecipeError(
-            "model.pretrained: ready models need transformers 5.24 or newer, which takes image features that are computed already"
+            "model.pretrained: ready models need transformers 5.24 or newer, which takes image features that are"
+            " computed already"
         )
     model = NativeVLM(stock, blank)
     if not next(model.parameters()).is_meta:
@@ -82,8 +86,8 @@ class NativeVLM(nn.Module):
     """forward(batch) -> logits of the trained tokens [L, V].
 
     stock: the family's ForConditionalGeneration. It is not registered as a module: its parts are, each once.
-    blank: processor key -> tensor, of one small picture, so that a trained tower runs in micro-batches without media too.
-    """
+    blank: processor key -> tensor, of one small picture, so that a trained tower runs in micro-batches without media
+    too."""
 
     def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor]):
         super().__init__()
@@ -117,7 +121,8 @@ class NativeVLM(nn.Module):
         return head(self.stock, self.stock.model(**self._inputs(batch)[0], use_cache=False).last_hidden_state)
 
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the left."""
+        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
+        left."""
         inputs, _ = self._inputs(rows)
         places = inputs["position_ids"].reshape(-1, *rows.ids_BT.shape)
         last_B = places.masked_fill(rows.docs_BT < 0, -1).amax((0, 2))
@@ -127,7 +132,8 @@ class NativeVLM(nn.Module):
     def step(
         self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]
     ) -> torch.Tensor:
-        """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its position."""
+        """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its
+        position."""
         places = at_B[:, None].expand(3, -1, 1) if self._has_grids else at_B[:, None]
         hidden_BTW = self.stock.model(
             input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=places, **cache
@@ -135,7 +141,8 @@ class NativeVLM(nn.Module):
         return head(self.stock, hidden_BTW[:, -1])
 
     def image_tokens(self, media: Mapping[str, torch.Tensor]) -> Any:
-        """What the family's get_image_features gives for every picture of `media`. Nothing is kept for the backward pass where all of it is frozen."""
+        """What the family's get_image_features gives for every picture of `media`. Nothing is kept for the backward
+        pass where all of it is frozen."""
         dtype = next(self.encoders.parameters()).dtype
         pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in media.items()}
         trained = is_trained(self.encoders) or is_trained(self.connectors)
@@ -162,13 +169,15 @@ class NativeVLM(nn.Module):
         if len(batch.feature_rows):
             inputs["mm_encoder_outputs"] = {"image": _placed(self.image_tokens(batch.media), batch.feature_rows)}
         elif torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors)):
-            # A tower that is trained runs on every rank in every micro-step, else ranks wait for each other's gradients.
+            # A tower that is trained runs on every rank in every micro-step, else ranks wait for each other's
+            # gradients.
             features = self.image_tokens({k: v.to(batch.ids_BT.device) for k, v in self.blank.items()})
             unused = 0 * sum((t.sum() for t in _tensors(features)), torch.zeros((), device=batch.ids_BT.device))
         return inputs, unused
 
     def _answers(self, batch: Batch) -> torch.Tensor:
-        """[B, T]: 1 for what is answered, 0 for the prompt, which is read in both directions. Padding, too, is no prompt."""
+        """[B, T]: 1 for what is answered, 0 for the prompt, which is read in both directions. Padding, too, is no
+        prompt."""
         types = (batch.docs_BT < 0).long()
         types.view(-1)[batch.from_L + 1] = 1
         return types
@@ -179,8 +188,8 @@ class NativeVLM(nn.Module):
         return hasattr(self.stock.model, "get_rope_index")
 
     def _positions(self, batch: Batch) -> torch.Tensor:
-        """[B, T], or [3, B, T] where image tokens stand in a grid: time, row and column (Qwen2-VL, arXiv 2409.12191, section 2.1). What follows a
-        document's images counts on from the largest position of them."""
+        """[B, T], or [3, B, T] where image tokens stand in a grid: time, row and column (Qwen2-VL, arXiv 2409.12191,
+        section 2.1). What follows a document's images counts on from the largest position of them."""
         plain_BT = batch.positions_BT + self.family.first_position
         if not self._has_grids:
             return plain_BT
@@ -236,7 +245,8 @@ def _connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
 
 
 def _placed(features: Any, rows: torch.Tensor) -> Any:
-    """The features with the image token of each placeholder in its place, in the form that the family's forward unpacks."""
+    """The features with the image token of each placeholder in its place, in the form that the family's forward
+    unpacks."""
 
     def gathered(stack: Any) -> Any:
         flat = torch.cat([f.flatten(0, -2) for f in stack])[rows]

@@ -1,4 +1,5 @@
-"""The rows of a few tokens as parameters of their own: new words are learnt while every other row stays, bit by bit, what it was."""
+"""The rows of a few tokens as parameters of their own: new words are learnt while every other row stays, bit by bit,
+what it was."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from medvlm.core.errors import RecipeError
 def attach(language: Any, ids: Sequence[int]) -> None:
     """Puts the rows of these tokens beside the embeddings and, unless it is tied to them, the head.
 
-    They start as they are. Raises RecipeError for a model whose embeddings are computed in a way that is not known here.
-    """
+    They start as they are. Raises RecipeError for a model whose embeddings are computed in a way that is not known
+    here."""
     base, head = language.get_input_embeddings(), language.get_output_embeddings()
     places = torch.tensor(sorted(ids), device=base.weight.device)
     embeddings = Embeddings(base, places)
@@ -25,7 +26,8 @@ def attach(language: Any, ids: Sequence[int]) -> None:
             probe = torch.cat([places, (places + 1) % base.weight.shape[0]])[None]
             if not torch.equal(embeddings(probe), base(probe)):
                 raise RecipeError(
-                    f"lora.tokens: the embeddings of {type(language).__name__} are a {type(base).__name__}, whose rows cannot be trained alone; leave out lora.tokens"
+                    f"lora.tokens: the embeddings of {type(language).__name__} are a {type(base).__name__}, whose rows"
+                    " cannot be trained alone; leave out lora.tokens"
                 )
     language.set_input_embeddings(embeddings)
     if head is not None:

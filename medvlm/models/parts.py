@@ -1,4 +1,5 @@
-"""Builds encoders, connectors and text towers by kind, each from its own seed, and says which parameters belong to what."""
+"""Builds encoders, connectors and text towers by kind, each from its own seed, and says which parameters belong to
+what."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 
 
 def seeded(seed: int, name: str, build: Callable[[], T]) -> T:
-    """What `build` makes, with torch's random state set from (seed, name): a part starts the same whatever else is built."""
+    """What `build` makes, with torch's random state set from (seed, name): a part starts the same whatever else is
+    built."""
     key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")
     with torch.random.fork_rng():
         torch.manual_seed(key)
@@ -29,10 +31,10 @@ def seeded(seed: int, name: str, build: Callable[[], T]) -> T:
 def build_encoders(configs: Mapping[str, Any], seed: int) -> nn.ModuleDict:
     return nn.ModuleDict(
         {
-            name: seeded(seed, f"encoders.{name}", lambda c=c: component("encoders", c.kind).build(c))
+            name: seeded(seed, f"encoders.{name}", lambda c=c: component("encoders", c.kind).build(c))  # type: ignore[misc]
             for name, c in configs.items()
         }
-    )  # type: ignore[misc]
+    )
 
 
 def build_connectors(configs: Mapping[str, Any], encoders: nn.ModuleDict, width: int, seed: int) -> nn.ModuleDict:
@@ -43,8 +45,8 @@ def build_connectors(configs: Mapping[str, Any], encoders: nn.ModuleDict, width:
         return made
 
     return nn.ModuleDict(
-        {name: seeded(seed, f"connectors.{name}", lambda n=name, c=c: one(n, c)) for name, c in configs.items()}
-    )  # type: ignore[misc]
+        {name: seeded(seed, f"connectors.{name}", lambda n=name, c=c: one(n, c)) for name, c in configs.items()}  # type: ignore[misc]
+    )
 
 
 def preprocess_of(configs: Mapping[str, Any]) -> dict[str, Preprocess]:
@@ -75,7 +77,8 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
     """
     if tuple(pixels.shape[1:]) != tuple(encoder.input_shape):
         raise ShapeError(
-            f"encoders.{name} takes {tuple(encoder.input_shape)}, the batch has {tuple(pixels.shape[1:])}; set encoders.{name}.preprocess.size"
+            f"encoders.{name} takes {tuple(encoder.input_shape)}, the batch has {tuple(pixels.shape[1:])}; set"
+            f" encoders.{name}.preprocess.size"
         )
     dtype = next(encoder.parameters()).dtype  # pixels are float32, a model may be trained in bfloat16
     with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(encoder)):
@@ -86,7 +89,8 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
 def completed(
     encoders: nn.ModuleDict, media: Mapping[str, torch.Tensor], is_needed: Callable[[str], bool], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """The media in the order of the encoders, with one medium of zeros for each encoder that has none and is needed all the same.
+    """The media in the order of the encoders, with one medium of zeros for each encoder that has none and is needed all
+    the same.
 
     Ranks that wait for each other within a tower's pass must all run it, in the same order.
     """
@@ -142,7 +146,8 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
         wanted = any(matches(name, pattern) for pattern in trains)
         if wanted and not parameter.is_floating_point():
             raise RecipeError(
-                f"stages.{stage}.trains: {name} is quantized, and only adapters of it can be trained; train lora, or leave out model.language.quantize"
+                f"stages.{stage}.trains: {name} is quantized, and only adapters of it can be trained; train lora, or"
+                " leave out model.language.quantize"
             )
         if parameter.is_floating_point():
             parameter.requires_grad_(wanted)
@@ -151,8 +156,8 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
 def set_modes(model: nn.Module) -> None:
     """Train mode where something is trained; frozen modules stay in eval mode (no dropout, no moving batch statistics).
 
-    A module without parameters (dropout) goes with the one it stands in: an adapter's dropout is on, a frozen tower's is off.
-    """
+    A module without parameters (dropout) goes with the one it stands in: an adapter's dropout is on, a frozen tower's
+    is off."""
     model.training = is_trained(model)
     for module in model.modules():  # parents come before their children
         for child in module.children():

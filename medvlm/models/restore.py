@@ -1,4 +1,5 @@
-"""Weights of earlier stages into a freshly built model, module by module, with nothing missing and nothing left over."""
+"""Weights of earlier stages into a freshly built model, module by module, with nothing missing and nothing left
+over."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def put(
     where: str,
     modules: set[str] | None = None,
 ) -> None:
-    """Loads the weights of these modules (of all the model has, by default), after attaching the adapters they were saved with.
+    """Loads the weights of these modules (of all the model has, by default), after attaching the adapters they were
+    saved with.
 
     Raises CheckpointError naming the first key that is missing, unexpected, or of another shape.
     """
@@ -41,7 +43,8 @@ def put(
         )
     if unexpected := sorted(given.keys() - wanted.keys()):
         raise CheckpointError(
-            f"{where}: {unexpected[0]} has no place in this model ({len(unexpected)} keys); was the stage trained with other model settings?"
+            f"{where}: {unexpected[0]} has no place in this model ({len(unexpected)} keys); was the stage trained with"
+            " other model settings?"
         )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:

@@ -51,7 +51,8 @@ def build_dual(
 
 
 class DualEncoder(nn.Module):
-    """forward(pairs) -> unit image embeddings [N, P], unit text embeddings [N, P], log scale, bias (None without one)."""
+    """forward(pairs) -> unit image embeddings [N, P], unit text embeddings [N, P], log scale, bias (None without
+    one)."""
 
     runs_all = False
     """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
@@ -59,7 +60,8 @@ class DualEncoder(nn.Module):
     def __init__(
         self, encoders: nn.ModuleDict, text: nn.Module, width: int | None, log_scale: float, bias: float | None
     ):
-        """width: of the shared space, None for no heads. Raises ShapeError for towers of several widths without heads."""
+        """width: of the shared space, None for no heads. Raises ShapeError for towers of several widths without
+        heads."""
         super().__init__()
         self.encoders, self.text = encoders, text
         widths: dict[str, int] = {**{name: e.width for name, e in encoders.items()}, "text": text.width}  # type: ignore[dict-item]
@@ -111,5 +113,6 @@ class Scale(nn.Module):
         self.bias = None if bias is None else nn.Parameter(torch.tensor([bias]))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # Numbers, not the parameters: DDP takes a parameter that is an output itself for unused, and then meets its gradient.
+        # Numbers, not the parameters: DDP takes a parameter that is an output itself for unused, and then meets its
+        # gradient.
         return self.log_scale.squeeze(0), None if self.bias is None else self.bias.squeeze(0)

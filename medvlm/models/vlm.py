@@ -39,7 +39,8 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
 
 class VLM(nn.Module):
-    """forward(batch) -> logits of the trained tokens [L, V]. new_token_ids: the tokens that the recipe adds to the language model's."""
+    """forward(batch) -> logits of the trained tokens [L, V]. new_token_ids: the tokens that the recipe adds to the
+    language model's."""
 
     runs_all = False
     """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
@@ -68,7 +69,8 @@ class VLM(nn.Module):
         return head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])
 
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the left."""
+        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
+        left."""
         seen_BT = rows.docs_BT >= 0
         out = self.language(
             inputs_embeds=self.embed(rows),
@@ -82,7 +84,8 @@ class VLM(nn.Module):
     def step(
         self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]
     ) -> torch.Tensor:
-        """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its position."""
+        """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its
+        position."""
         logits: torch.Tensor = self.language(
             input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=at_B[:, None], **cache
         ).logits[:, -1]

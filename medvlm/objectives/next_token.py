@@ -12,7 +12,8 @@ def token_losses(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> torch.Tens
 
 
 def answer_losses(losses_L: torch.Tensor, answers_L: torch.Tensor) -> torch.Tensor:
-    """[L]: each token's share of the mean over its answer's tokens. Their sum is divided by the number of answers of the whole step.
+    """[L]: each token's share of the mean over its answer's tokens. Their sum is divided by the number of answers of
+    the whole step.
 
     A count of one token then weighs as much as a box of twenty.
     """

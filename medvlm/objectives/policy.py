@@ -17,7 +17,8 @@ def advantages(rewards_PG: torch.Tensor, scale_by_deviation: bool) -> torch.Tens
 def clipped(
     log_L: torch.Tensor, old_L: torch.Tensor, advantage_L: torch.Tensor, clip: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7); [L] where the clip took the gradient.
+    """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7); [L] where the clip
+    took the gradient.
 
     Sums over tokens are divided by all tokens of the step, so long and short answers weigh alike per token
     (DAPO, arXiv 2503.14476, equation 8; deviation from GRPO, which averages within each answer first).

@@ -1,4 +1,5 @@
-"""Adapters on a model without data: the same names and shapes as peft's, without its import, which takes longer than a plan."""
+"""Adapters on a model without data: the same names and shapes as peft's, without its import, which takes longer than a
+plan."""
 
 from __future__ import annotations
 

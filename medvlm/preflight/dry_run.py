@@ -1,4 +1,5 @@
-"""`medvlm dry-run`: every stage of a recipe for two steps on small random weights of the same kinds, and all that comes after."""
+"""`medvlm dry-run`: every stage of a recipe for two steps on small random weights of the same kinds, and all that comes
+after."""
 
 from __future__ import annotations
 

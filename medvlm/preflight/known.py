@@ -1,4 +1,5 @@
-"""What is known of published models without a hub: their configs, preprocessing and tokenizers, one file a model in known/."""
+"""What is known of published models without a hub: their configs, preprocessing and tokenizers, one file a model in
+known/."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ FOLDER = Path(__file__).parent / "known"
 
 @dataclass(frozen=True)
 class Known:
-    """config, preprocessor: as in the model's config.json and preprocessor_config.json; the latter {} where it is not known.
+    """config, preprocessor: as in the model's config.json and preprocessor_config.json; the latter {} where it is not
+    known.
 
     tokenizer: {size, bos, eos, pad, image, template}: `size` tokens, added ones included; {} where it is not known.
     folder: where the model itself lies, for a local one; "" else. source: where this is known from.
@@ -51,7 +53,8 @@ def known(model: str) -> Known:
         return _of_folder(model, folder)
     if folder.is_dir() or model.startswith(("/", "./", "../", "~")):
         raise RecipeError(
-            f"{model}: holds no config.json, so it is no model of transformers; give the folder that `save_pretrained` or `hf download` wrote"
+            f"{model}: holds no config.json, so it is no model of transformers; give the folder that `save_pretrained`"
+            " or `hf download` wrote"
         )
     if cached := _cached(model):
         return _of_folder(model, cached)
@@ -65,8 +68,9 @@ def known(model: str) -> Known:
             source=record["source"],
         )
     raise RecipeError(
-        f"{model}: neither a local folder, nor in the local hub cache, nor a model that medvlm describes{did_you_mean(model, _described())}. "
-        f"Where the hub can be reached (a gated model needs `hf auth login`): `hf download {model}`; where it cannot: copy that folder here and write its path in the recipe"
+        f"{model}: neither a local folder, nor in the local hub cache, nor a model that medvlm"
+        f" describes{did_you_mean(model, _described())}. Where the hub can be reached (a gated model needs `hf auth"
+        f" login`): `hf download {model}`; where it cannot: copy that folder here and write its path in the recipe"
     )
 
 
@@ -76,7 +80,8 @@ def known_models() -> list[str]:
 
 
 def described(recipe: Recipe) -> Recipe:
-    """The recipe with the config of each model in the place of its hub id or folder: builds without weights, with the same names and shapes.
+    """The recipe with the config of each model in the place of its hub id or folder: builds without weights, with the
+    same names and shapes.
 
     Raises RecipeError for a model of which nothing is known.
     """

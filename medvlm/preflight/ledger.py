@@ -29,7 +29,8 @@ ROUND = 512
 
 
 class Ledger(TorchDispatchMode):
-    """Adds up storages as they come and go, but for the model's own weights. `peaks`: name of a section -> bytes by part at its worst moment; see section()."""
+    """Adds up storages as they come and go, but for the model's own weights. `peaks`: name of a section -> bytes by
+    part at its worst moment; see section()."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -142,7 +143,8 @@ class Ledger(TorchDispatchMode):
         return self._masks.setdefault(id(mask), (mask, _to_meta(mask)))[1]
 
     def attention(self, lower: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
-        """Attention as a GPU computes it, scores are never stored (FlashAttention, arXiv 2205.14135). lower: the cast of autocast."""
+        """Attention as a GPU computes it, scores are never stored (FlashAttention, arXiv 2205.14135). lower: the cast
+        of autocast."""
 
         def attend(
             query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, *_: Any, **__: Any
@@ -155,7 +157,8 @@ class Ledger(TorchDispatchMode):
 
 
 def _aligned(mask: torch.Tensor | None, lower: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor | None:
-    """The mask as the kernels keep it: in the type of the queries, its rows filled up to a multiple of 8; a copy for each layer where it is not so already."""
+    """The mask as the kernels keep it: in the type of the queries, its rows filled up to a multiple of 8; a copy for
+    each layer where it is not so already."""
     if mask is None:
         return None
     mask = lower(mask) if lower else mask
@@ -188,7 +191,8 @@ def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """Of an operation's arguments or results, which nest in lists alone: five times faster than torch's own way through any tree."""
+    """Of an operation's arguments or results, which nest in lists alone: five times faster than torch's own way through
+    any tree."""
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value

@@ -23,8 +23,9 @@ BATCH_PARTS = ("language", "text", "vision", "logits", "work")
 
 @dataclass(frozen=True)
 class Weights:
-    """Of a model in the precision it trains in: elements and bytes of what is trained, bytes of what is not. root, block: elements of what
-    lies outside of all layers, and of the largest layer; block_trained: those of a layer that are trained at most."""
+    """Of a model in the precision it trains in: elements and bytes of what is trained, bytes of what is not. root,
+    block: elements of what lies outside of all layers, and of the largest layer; block_trained: those of a layer that
+    are trained at most."""
 
     trained: int
     trained_bytes: int
@@ -72,7 +73,8 @@ def memory(
     share: float = 1.0,
     offload: bool = False,
 ) -> Memory:
-    """recompute: by default no layer is. share: of the micro-batch that was simulated; what depends on it is taken to be proportional."""
+    """recompute: by default no layer is. share: of the micro-batch that was simulated; what depends on it is taken to
+    be proportional."""
     sections = [_section(step, name, recompute, share) for name in step.sections]
     spread = [_spread(parts, weights, engine, precision, world, offload) for parts in sections]
     worst = max(spread, key=lambda parts: sum(parts.values()))
@@ -93,7 +95,8 @@ def _section(step: Step, name: str, recompute: Recompute | None, share: float) -
 
 
 def _saved(step: Step, section: str) -> Iterator[tuple[str, float]]:
-    """Stack -> bytes that it does not hold in this section when its layers are computed again; one layer at a time is whole."""
+    """Stack -> bytes that it does not hold in this section when its layers are computed again; one layer at a time is
+    whole."""
     number, _, where = section.partition(" ")
     for i, (stack, (kept, given, _, depth)) in enumerate(step.layers.items()):
         layers = (
@@ -110,7 +113,8 @@ def _saved(step: Step, section: str) -> Iterator[tuple[str, float]]:
 def _spread(
     parts: dict[str, float], weights: Weights, engine: str, precision: str, world: int, offload: bool
 ) -> dict[str, float]:
-    """How an engine divides the parts among its ranks, and what it adds. offload: what is sharded waits in the CPU's memory."""
+    """How an engine divides the parts among its ranks, and what it adds. offload: what is sharded waits in the CPU's
+    memory."""
     computes = 4 if precision == "32-true" else 2
     made = {"weights": float(weights.trained_bytes + weights.frozen_bytes), **parts}
     shared: tuple[str, ...] = ()
@@ -119,8 +123,8 @@ def _spread(
     elif engine == "fsdp2":
         shared = ("weights", "gradients", "optimiser")
         made.pop(COPIES, None)  # weights are gathered in the type that is computed in
-        # What lies outside of the layers stays gathered; of layers, one that runs, one that is on its way and the bytes they came in;
-        # gradients of a layer as they are computed, and in float32 as they are sent.
+        # What lies outside of the layers stays gathered; of layers, one that runs, one that is on its way and the bytes
+        # they came in; gradients of a layer as they are computed, and in float32 as they are sent.
         made["buffers"] = float((weights.root + 3 * weights.block) * computes + weights.block_trained * (computes + 4))
     elif engine.startswith("zero"):
         stage = int(engine[-1])
@@ -163,7 +167,8 @@ def cheapest(
     accumulate: int,
     stage: str,
 ) -> Change | None:
-    """The first that fits, from what costs nothing but a line to what changes the training. None where none of them does."""
+    """The first that fits, from what costs nothing but a line to what changes the training. None where none of them
+    does."""
     layers = ", ".join(sorted({module_of(name) for name in step.layers}))
     for say, kind, again, share in _changes(engine, world, micro, accumulate, stage, f"engine.recompute=[{layers}]"):
         found = memory(step, weights, kind, precision, world, every_stack if again else None, share)

@@ -1,4 +1,5 @@
-"""How a ready model is planned: with its own processor where its files are here, else with one of its family at the real sizes."""
+"""How a ready model is planned: with its own processor where its files are here, else with one of its family at the
+real sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`medvlm plan`: what a recipe trains, how long its samples are, what a GPU would hold, how long it takes, and whether it fits."""
+"""`medvlm plan`: what a recipe trains, how long its samples are, what a GPU would hold, how long it takes, and whether
+it fits."""
 
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ class Module:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """micro: samples of a micro-batch. tokens: mean of a sample. rows: [rows, tokens] of the longest micro-batch. memory: engine -> GiB by part
-    of the longest micro-batch. seconds: of a step; None without a GPU. fits: None without a GPU. checkpoint: bytes of one."""
+    """micro: samples of a micro-batch. tokens: mean of a sample. rows: [rows, tokens] of the longest micro-batch.
+    memory: engine -> GiB by part of the longest micro-batch. seconds: of a step; None without a GPU. fits: None without
+    a GPU. checkpoint: bytes of one."""
 
     name: str
     kind: str
@@ -80,7 +82,8 @@ class Plan:
 
 
 def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float = MFU) -> Plan:
-    """Raises RecipeError for a model that nothing is known of, and for `trains`, `lr_of` and adapters that match nothing in the real model."""
+    """Raises RecipeError for a model that nothing is known of, and for `trains`, `lr_of` and adapters that match
+    nothing in the real model."""
     given, recipe = loaded.recipe, described(loaded.recipe)
     looks = look(loaded, runs)
     with TemporaryDirectory() as folder:
@@ -92,7 +95,8 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
     if not knows:
         missing.append(
-            "text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters / 3.5"
+            "text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters"
+            " / 3.5"
         )
     if machines is None:
         missing.append("whether it fits, and how long it takes: say which GPUs with --gpus, e.g. --gpus h200:8")
@@ -123,7 +127,8 @@ def _stage(
     micro = max(1, config.batch // (world * accumulate))
     if not items:
         notes = [
-            f"none of the samples that were looked at can be used: {'; '.join(notes) or 'they have no question of its tasks'}"
+            "none of the samples that were looked at can be used:"
+            f" {'; '.join(notes) or 'they have no question of its tasks'}"
         ]
         return _unmeasured(config, modules, adapters, micro, recipe, notes)
     drawn = longest(stage, config, items, micro, recipe.seed)
@@ -148,7 +153,8 @@ def _stage(
             micro,
             recipe,
             [
-                f"memory and time not checked: the stage cannot be run on tensors without data ({type(reason).__name__}: {first})"
+                "memory and time not checked: the stage cannot be run on tensors without data"
+                f" ({type(reason).__name__}: {first})"
             ],
         )
     weights = bytes_of.weights_of(stage.model)
@@ -169,8 +175,10 @@ def _stage(
             step, weights, engine, precision, world, machines.usable, micro, accumulate, config.name
         )
     flops = step.flops + sum(
-        layer[2] * layer[3] for name, layer in step.layers.items() if chosen.recompute and _recomputed(recipe)(name)
-    )  # type: ignore[misc]
+        layer[2] * layer[3]  # type: ignore[misc]
+        for name, layer in step.layers.items()
+        if chosen.recompute and _recomputed(recipe)(name)  # type: ignore[misc]
+    )
     rate = machines and (machines.gpu.fp32 if precision == "32-true" else machines.gpu.bf16) * 1e12 * mfu
     every = [x for source in items.values() for x in source]
     optimiser = step.held.get("optimiser", 0.0)

@@ -1,4 +1,5 @@
-"""The precision a model trains in, on tensors without data: torch's autocast knows no meta device, so its casts are made here."""
+"""The precision a model trains in, on tensors without data: torch's autocast knows no meta device, so its casts are
+made here."""
 
 from __future__ import annotations
 
@@ -64,8 +65,8 @@ FP32: set[Any] = {
 
 
 def run_in(kind: str, model: nn.Module, ledger: Ledger) -> Callable[[Any], Any]:
-    """The model as the engine calls it: inputs, weights and outputs in the types of `engine.precision`. The loss is computed on
-    what comes out, in float32. Weights are converted by the caller (weights_in)."""
+    """The model as the engine calls it: inputs, weights and outputs in the types of `engine.precision`. The loss is
+    computed on what comes out, in float32. Weights are converted by the caller (weights_in)."""
 
     def called(*args: Any) -> Any:
         if kind == "bf16-mixed":

@@ -1,6 +1,6 @@
-"""Ready vision-language models without published files: every family's own classes and processor, at real size to be planned, or of a few
-thousand parameters to be run. Tokenizers are small, and chat templates follow those of the published models with nothing in them that is not needed.
-"""
+"""Ready vision-language models without published files: every family's own classes and processor, at real size to be
+planned, or of a few thousand parameters to be run. Tokenizers are small, and chat templates follow those of the
+published models with nothing in them that is not needed."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ TEXT = {
 }
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ 'IMAGE' }}{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['content'] is string %}{{ m['content'] }}{%"
+    " else %}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ 'IMAGE' }}{% else %}{{ p['text'] }}{% endif"
+    " %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{"
+    " '<|im_start|>assistant\n' }}{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
-    "{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}{% for p in m['content'] %}"
-    "{% if p['type'] == 'image' %}{{ '<start_of_image>' }}{% else %}{{ p['text'] | trim }}{% endif %}{% endfor %}{% endif %}"
-    "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role'])"
+    " + '\n' }}{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}{% for p in m['content'] %}{% if"
+    " p['type'] == 'image' %}{{ '<start_of_image>' }}{% else %}{{ p['text'] | trim }}{% endif %}{% endfor %}{% endif"
+    " %}{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 LLAVA = (
-    "{% for m in messages %}{{ m['role'].upper() + ':' }}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ ' <image>\n' }}{% endif %}{% endfor %}"
-    "{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ ' ' + p['text'] + (eos_token if m['role'] == 'assistant' else ' ') }}{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    "{% for m in messages %}{{ m['role'].upper() + ':' }}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ '"
+    " <image>\n' }}{% endif %}{% endfor %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ ' ' + p['text'] +"
+    " (eos_token if m['role'] == 'assistant' else ' ') }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt"
+    " %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 IDEFICS = (
-    "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}{% if m['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
-    "{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% else %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}{% if m['content'][0]['type'] == 'image' %}{{ ':'"
+    " }}{% else %}{{ ': ' }}{% endif %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}{% else"
+    " %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{"
+    " 'Assistant:' }}{% endif %}"
 )
 MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST]' }}{% for p in m['content'] %}"
@@ -77,7 +80,8 @@ def saved(family: str, folder: Path, seed: int = 0) -> Path:
 
 
 def planned(found: Known, folder: Path) -> Path:
-    """A described model as a folder without weights: its config and its processor, with the words of a small tokenizer."""
+    """A described model as a folder without weights: its config and its processor, with the words of a small
+    tokenizer."""
     config, processor = made(found.config["model_type"], found)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -85,7 +89,8 @@ def planned(found: Known, folder: Path) -> Path:
 
 
 def made(family: str, real: Known | None = None) -> tuple[Any, Any]:
-    """Config and processor. real: whose sizes they have; by default tiny ones. Raises RecipeError for a family that is not known here."""
+    """Config and processor. real: whose sizes they have; by default tiny ones. Raises RecipeError for a family that is
+    not known here."""
     from transformers import AutoConfig
 
     if family not in FAMILIES:
@@ -179,9 +184,14 @@ def _qwen(family: str, real: Known | None) -> Made:
     }[family]
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     text = {**TEXT, "vocab_size": len(words), "rope_parameters": rope, "head_dim": 8, "tie_word_embeddings": False}
-    return _config(
-        real, {"vision_config": tower, "text_config": text, "tie_word_embeddings": False}, {"model_type": family, **ids}
-    ), processor
+    return (
+        _config(
+            real,
+            {"vision_config": tower, "text_config": text, "tie_word_embeddings": False},
+            {"model_type": family, **ids},
+        ),
+        processor,
+    )
 
 
 def _gemma3(real: Known | None) -> Made:
@@ -279,7 +289,8 @@ def _llava_onevision(real: Known | None) -> Made:
 
     if real:
         raise RecipeError(
-            f"{real.model}: the tiles of LLaVA-OneVision's processor are not described here; give the path of its folder"
+            f"{real.model}: the tiles of LLaVA-OneVision's processor are not described here; give the path of its"
+            " folder"
         )
     grid = [[32, 32], [32, 64], [64, 32], [64, 64], [32, 96], [96, 32]]
     words = tokenizer(["<|im_start|>", "<|im_end|>", "<image>", "<video>"], None, "<|im_end|>")
@@ -333,9 +344,12 @@ def _idefics(family: str, real: Known | None) -> Made:
         )
     text = {"model_type": "llama", **TEXT, "vocab_size": len(words), "pad_token_id": words.pad_token_id}
     tiny = {"vision_config": {**TOWER, "image_size": 32, "patch_size": 8}, "text_config": text, "scale_factor": 2}
-    return _config(
-        real, tiny, {"image_token_id": words.convert_tokens_to_ids("<image>"), "pad_token_id": words.pad_token_id}
-    ), processor
+    return (
+        _config(
+            real, tiny, {"image_token_id": words.convert_tokens_to_ids("<image>"), "pad_token_id": words.pad_token_id}
+        ),
+        processor,
+    )
 
 
 def _paligemma(real: Known | None) -> Made:

@@ -1,4 +1,5 @@
-"""A few samples of each source, without pixels, from wherever they can be had: shards, the generator, the archive, or made up."""
+"""A few samples of each source, without pixels, from wherever they can be had: shards, the generator, the archive, or
+made up."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ COUNT = 64
 MAX_BYTES = 64 << 20
 """Bytes of shards that are read for them: volumes are large."""
 FEW, MANY = 1000, 20_000
-"""Samples of an archive that are gone through for them: a raw one may hold its pixels, a deferred one is only a name."""
+"""Samples of an archive that are gone through for them: a raw one may hold its pixels, a deferred one is only a
+name."""
 ASSUMED_WORDS = {"question": 15, "answer": 40, "report": 120}
 """Of text that nothing is known of; about 1.5 tokens a word."""
 
@@ -97,13 +99,15 @@ def _of_archive(card: Card, root: Path | None) -> Look:
         samples,
         count,
         None,
-        f"{len(samples)}{of} samples looked at, {'in the archive' if root else 'as they are generated'}; not packed yet",
+        f"{len(samples)}{of} samples looked at, {'in the archive' if root else 'as they are generated'}; not"
+        " packed yet",
         True,
     )
 
 
 def archived(card: Card, root: Path | None, count: int) -> list[RawSample]:
-    """About `count` samples of an archive, from all over what its reader gives first. Raises DataError where there are none."""
+    """About `count` samples of an archive, from all over what its reader gives first. Raises DataError where there are
+    none."""
     if root is not None and not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
     items: list[RawSample | Deferred] = []

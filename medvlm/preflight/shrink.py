@@ -48,7 +48,8 @@ DROPPED = (
 
 
 def shrunk(config: Mapping[str, Any], deep: bool = False) -> dict[str, Any]:
-    """A transformers config of the same class. What was small stays. deep: with all its layers, for recipes that name them by number."""
+    """A transformers config of the same class. What was small stays. deep: with all its layers, for recipes that name
+    them by number."""
     made: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and key.endswith("_config"):
@@ -69,7 +70,8 @@ def shrunk(config: Mapping[str, Any], deep: bool = False) -> dict[str, Any]:
 
 
 def small_encoder(config: Any) -> Any:
-    """An encoder of the same kind, with smaller images where its patches say how small they may be, and what lies in it."""
+    """An encoder of the same kind, with smaller images where its patches say how small they may be, and what lies in
+    it."""
     fields = type(config).model_fields
     update: dict[str, Any] = {}
     for key in fields:

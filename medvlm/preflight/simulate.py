@@ -26,9 +26,9 @@ SHALLOW = 2
 class Step:
     """sections: forward, the parts of the backward pass, step -> bytes by part at the worst moment; without weights.
 
-    held: bytes by part when the backward pass begins. layers: stack -> (bytes that one of its layers keeps for the backward pass,
-    bytes of its input, floating-point operations of its forward pass, depth). flops: of the whole micro-batch.
-    """
+    held: bytes by part when the backward pass begins. layers: stack -> (bytes that one of its layers keeps for the
+    backward pass, bytes of its input, floating-point operations of its forward pass, depth). flops: of the whole
+    micro-batch."""
 
     sections: Mapping[str, Mapping[str, float]]
     held: Mapping[str, float]
@@ -44,9 +44,9 @@ def simulate(
     precision: str,
     eight_bit: bool = False,
 ) -> Step:
-    """model: on the meta device, in the precision it is trained in. run: gives the loss of one micro-batch, called with what stands for the
-    wrapped model. optimizer: makes it, over the model as it then is. part_of: parameter -> encoders.film, language, ... eight_bit: whether
-    its moments are kept in 8 bits.
+    """model: on the meta device, in the precision it is trained in. run: gives the loss of one micro-batch, called with
+    what stands for the wrapped model. optimizer: makes it, over the model as it then is. part_of: parameter ->
+    encoders.film, language, ... eight_bit: whether its moments are kept in 8 bits.
     """
     _record_all(model)
     stacks = stacks_of(model)
@@ -91,7 +91,8 @@ def simulate(
 
 
 def _record_all(model: nn.Module) -> None:
-    """transformers notes hidden states by hooks that it puts on the layers it finds when it is first called: on all of them, then, before some are hidden."""
+    """transformers notes hidden states by hooks that it puts on the layers it finds when it is first called: on all of
+    them, then, before some are hidden."""
     try:
         from transformers import PreTrainedModel
         from transformers.utils.output_capturing import maybe_install_capturing_hooks
@@ -145,8 +146,9 @@ def _measure(
     stacks: Sequence[Any],
     eight_bit: bool,
 ) -> dict[str, float]:
-    """Every figure of one run, flat: `peak|SECTION|PART`, `held|PART`, `flops`, `forward_flops`, and of each stack that ran `input|STACK`
-    (bytes), `layer|STACK` (operations of a layer's forward pass), `trained|STACK` (whether gradients go through it)."""
+    """Every figure of one run, flat: `peak|SECTION|PART`, `held|PART`, `flops`, `forward_flops`, and of each stack that
+    ran `input|STACK` (bytes), `layer|STACK` (operations of a layer's forward pass), `trained|STACK` (whether gradients
+    go through it)."""
     ledger, figures = Ledger(model), dict[str, float]()
     names = {id(m): n for n, m in model.named_modules()}
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -195,8 +197,8 @@ def _watched(model: nn.Module, part_of: Callable[[str], str]) -> Iterator[tuple[
 
 
 def _mark(ledger: Ledger, hooks: ExitStack, stack: Any, number: int, figures: dict[str, float], name: str) -> None:
-    """Sections of the backward pass: before the stack's last layer, in it, and in the first and what lies below. In those between,
-    memory goes from the one to the other in a straight line, so that none of them is the worst."""
+    """Sections of the backward pass: before the stack's last layer, in it, and in the first and what lies below. In
+    those between, memory goes from the one to the other in a straight line, so that none of them is the worst."""
     layers = list(stack)
     marks = {len(layers) - 1: f"{number} last", len(layers) - 2: BETWEEN, 0: f"{number} first"}
 

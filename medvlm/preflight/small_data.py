@@ -1,4 +1,5 @@
-"""A dozen samples of each source as shards: of the source's own where they can be had, else made up with its media and tasks."""
+"""A dozen samples of each source as shards: of the source's own where they can be had, else made up with its media and
+tasks."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ class Made:
 
 
 def small_data(loaded: LoadedRecipe, runs: Path, folder: Path, axes: Mapping[str, int]) -> dict[str, Made]:
-    """Source -> its shards in `folder`. axes: kind of medium -> 2 for films, 3 for volumes, where samples are made up."""
+    """Source -> its shards in `folder`. axes: kind of medium -> 2 for films, 3 for volumes, where samples are made
+    up."""
     return {name: _one(loaded, name, runs, folder / name, axes) for name in loaded.recipe.data}
 
 
@@ -126,8 +128,8 @@ def _prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]] | N
 def _made_up(
     loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]
 ) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
-    """Media of noise, texts of a few words; the kinds and how many of a study are those that the reader of the card names, and
-    the groups those that the recipe asks for, each of four values."""
+    """Media of noise, texts of a few words; the kinds and how many of a study are those that the reader of the card
+    names, and the groups those that the recipe asks for, each of four values."""
     card, recipe = loaded.cards[name], loaded.recipe
     held = recipe.data[name].hold_out
     groups = {
@@ -137,7 +139,7 @@ def _made_up(
     kinds = [medium.kind for medium in getattr(card.reader, "media", ()) if hasattr(medium, "kind")]
     for i in range(need):
         rng = np.random.default_rng([loaded.recipe.seed, i])
-        shown = [kind for kind in (kinds or [card.media[i % len(card.media)]]) if kind in axes]
+        shown = [kind for kind in kinds or [card.media[i % len(card.media)]] if kind in axes]
         media, files = [], {}
         for number, kind in enumerate(shown):
             medium, data = _medium(kind, number, axes[kind], rng)

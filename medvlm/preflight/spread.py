@@ -1,4 +1,5 @@
-"""A reward that differs from answer to answer and means nothing: with random weights no answer earns anything, and nothing would be trained."""
+"""A reward that differs from answer to answer and means nothing: with random weights no answer earns anything, and
+nothing would be trained."""
 
 from __future__ import annotations
 

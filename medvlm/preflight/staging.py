@@ -36,7 +36,8 @@ DRAWN = 32
 
 @dataclass(frozen=True)
 class Texts:
-    """How long texts are: by the tokenizer that is trained from the samples, or about, where the real one is not here."""
+    """How long texts are: by the tokenizer that is trained from the samples, or about, where the real one is not
+    here."""
 
     tokenizer: Any
     is_exact: bool
@@ -88,7 +89,8 @@ def with_vocabulary(part: Any) -> Any:
 
 
 def check_stages(given: Recipe, numbers: Sequence[int]) -> str:
-    """Each of these stages against its model, before an earlier one has cost hours. Returns why that was not possible, "" where it was.
+    """Each of these stages against its model, before an earlier one has cost hours. Returns why that was not possible,
+    "" where it was.
 
     Raises RecipeError for `trains`, `lr_of` and adapters that match nothing in the model.
     """
@@ -111,7 +113,8 @@ def check_stages(given: Recipe, numbers: Sequence[int]) -> str:
 
 
 def optimizer_of(stage: Any, config: StageConfig) -> torch.optim.Optimizer:
-    """Of a stage on meta. One in 8 bits is made on a GPU alone; here AdamW stands for it. Raises RecipeError where `lr_of` names nothing."""
+    """Of a stage on meta. One in 8 bits is made on a GPU alone; here AdamW stands for it. Raises RecipeError where
+    `lr_of` names nothing."""
     optim = config.optim.model_copy(update={"kind": "adamw"}) if config.optim.kind == "adamw8bit" else config.optim
     return make_optimizer(stage.model, optim, matches, config.name)
 
@@ -127,7 +130,8 @@ def adapters_of(recipe: Recipe, number: int) -> Lora | None:
 def stage_on_meta(
     recipe: Recipe, number: int, tokenizer: Any, knows_words: bool, world: int, model: Ready | None = None
 ) -> Any:
-    """recipe: described (see known.described). model: a ready one. Raises RecipeError for what its `trains` and adapters do not find in the model."""
+    """recipe: described (see known.described). model: a ready one. Raises RecipeError for what its `trains` and
+    adapters do not find in the model."""
     config, encoders = recipe.stages[number], recipe.model.encoders
     lora = adapters_of(recipe, number) if component("stages", config.kind).MAKES == "vlm" else None
     language = with_vocabulary(recipe.model.language)
@@ -142,7 +146,7 @@ def stage_on_meta(
         encoders=encoders,
         language=language,
         prepare=model.prepare if model else _prepare(recipe, tokenizer, knows_words),
-        open_source=lambda *_: None,
+        open_source=lambda *_: None,  # type: ignore[arg-type]
         augments={},
         engine=_alone(world),
         workers=0,
@@ -168,7 +172,7 @@ def _prepare(recipe: Recipe, tokenizer: Any, knows_words: bool) -> Prepare:
     dialogue: Any = None
     if recipe.model.language is not None:
         dialogue = Dialogue(tokenizer, IMAGE) if knows_words else About(tokenizer.convert_tokens_to_ids(IMAGE))
-    routes = {kind: name for name, encoder in encoders.items() for kind in (encoder.serves or (name,))}
+    routes = {kind: name for name, encoder in encoders.items() for kind in encoder.serves or (name,)}
     transforms: Any = {name: _Blank(p) for name, p in preprocess_of(encoders).items()}
     return Prepare(transforms, routes, dialogue, tokens_of(encoders), Writing(scale=recipe.model.boxes.scale))
 

@@ -39,7 +39,10 @@ def _lines(plan: Plan) -> Iterator[str]:
         f", shards {_bytes(plan.shards)}" if plan.shards else ", shards not checked"
     )
     if all(s.seconds is not None for s in plan.stages):
-        yield f"time: {_time(sum((s.seconds or 0) * s.steps for s in plan.stages))} at {plan.mfu:.0%} of the peak, without reading, validation and saving"
+        yield (
+            f"time: {_time(sum((s.seconds or 0) * s.steps for s in plan.stages))} at {plan.mfu:.0%} of the peak,"
+            " without reading, validation and saving"
+        )
     for line in plan.not_checked:
         yield f"not checked: {line}"
 

@@ -38,7 +38,10 @@ def gallery_section(answers: list[Record], folder: Path) -> Section | None:
     if not cards:
         return None
     of = " of each data set" if len(evaluated) > 1 else ""
-    about = f"The first images{of} in the evaluation, {len(cards)} in all, not chosen by their answers. Each is drawn as the model was given it."
+    about = (
+        f"The first images{of} in the evaluation, {len(cards)} in all, not chosen by their answers. Each is drawn as"
+        " the model was given it."
+    )
     boxed = any((a.get("truth") or {}).get("boxes") or _predicted(a) for _, asked in cards.values() for a in asked)
     legend = box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
     only = tag(
@@ -94,7 +97,8 @@ def _boxes_in(truth: Record) -> list[Box]:
 
 
 def _predicted(answer: Record) -> Sequence[Box]:
-    """The boxes in the answer's text, read by the parser that rewards and metrics use; a box the parser refuses is not drawn."""
+    """The boxes in the answer's text, read by the parser that rewards and metrics use; a box the parser refuses is not
+    drawn."""
     if (answer.get("truth") or {}).get("task") != "boxes" or not isinstance(answer.get("answer"), str):
         return ()
     return box_text.parse(answer["answer"]) or ()

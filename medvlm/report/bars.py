@@ -72,7 +72,8 @@ def bar(
 
 
 def bar_axis(values: Sequence[float]) -> Axis:
-    """0 to 1 for shares; otherwise from zero (or below it) to the largest value. Bars never start elsewhere than at zero."""
+    """0 to 1 for shares; otherwise from zero (or below it) to the largest value. Bars never start elsewhere than at
+    zero."""
     if all(0 <= v <= 1 for v in values):
         return Axis(0, 1, 0, 100)
     return axis_over([0.0, *values], 0, 100, zero=True)

@@ -10,7 +10,8 @@ from medvlm.report.markup import Html, join, tag
 from medvlm.report.scales import Axis, axis_over, wants_log
 
 WIDTH = 300
-"""Units of the view box. Narrower than a phone, so that labels stay readable there; wider screens put charts side by side."""
+"""Units of the view box. Narrower than a phone, so that labels stay readable there; wider screens put charts side by
+side."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24
 DRAWN = 400
 """Points of a line that are drawn at most."""
@@ -21,7 +22,8 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """points: (step, value) with rising steps; values may be NaN or infinite. marks: drawn as dots joined by a thin line."""
+    """points: (step, value) with rising steps; values may be NaN or infinite. marks: drawn as dots joined by a thin
+    line."""
 
     name: str
     points: list[Point]

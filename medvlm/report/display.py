@@ -25,8 +25,8 @@ CT_WINDOW_HU = (-160.0, 240.0)
 def displayed(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
     """A PNG of 8 bits, and how its grey values came about ("" where they are the stored ones).
 
-    A volume becomes a row of slices at equal distances. Raises DataError for damaged bytes; `name` is how it names them.
-    """
+    A volume becomes a row of slices at equal distances. Raises DataError for damaged bytes; `name` is how it names
+    them."""
     pixels = decode(data, name)
     if pixels.ndim == 3 and len(medium.size) == 3:
         strip, words = (

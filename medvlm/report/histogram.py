@@ -22,8 +22,8 @@ TAIL = 0.5
 def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -> Html | None:
     """values_of: split -> values, finite; the share of each bin in percent of its split. None where there are none.
 
-    Whole numbers get a bin each, or bins of equally many. Where the outer halves of a percent take up most of the width they
-    are not drawn, which is said.
+    Whole numbers get a bin each, or bins of equally many. Where the outer halves of a percent take up most of the width
+    they are not drawn, which is said.
     """
     import numpy as np
 

@@ -31,7 +31,8 @@ def png_size(data: bytes) -> tuple[int, int] | None:
 
 
 def picture(png: bytes, alt: str, boxes: Sequence[Drawn] = (), frame: tuple[float, float] | None = None) -> Html:
-    """An image with boxes over it. frame: (width, height) that the boxes' coordinates span, by default the image's pixels.
+    """An image with boxes over it. frame: (width, height) that the boxes' coordinates span, by default the image's
+    pixels.
 
     Raises ValueError for bytes that are no PNG.
     """
@@ -50,7 +51,8 @@ def picture(png: bytes, alt: str, boxes: Sequence[Drawn] = (), frame: tuple[floa
 
 
 def overlay(boxes: Sequence[Drawn], width: float, height: float) -> Html | None:
-    """Boxes in their own coordinates: the view box is stretched over the image, so nothing is rounded or rescaled here."""
+    """Boxes in their own coordinates: the view box is stretched over the image, so nothing is rounded or rescaled
+    here."""
     if not boxes:
         return None
     shapes = []

@@ -34,7 +34,8 @@ def join(children: Iterable[Child], between: Child = "") -> Html:
 
 
 def tag(name: str, /, *children: Child, **attributes: Attribute) -> Html:
-    """One element. `class_` is `class`, `aria_label` is `aria-label`; None leaves a child or an attribute out, True writes its bare name."""
+    """One element. `class_` is `class`, `aria_label` is `aria-label`; None leaves a child or an attribute out, True
+    writes its bare name."""
     written = ""
     for key, value in attributes.items():
         if value is None or value is False:

@@ -24,7 +24,8 @@ def interval(ci: Sequence[float] | None) -> str:
 
 
 def tick(x: float, largest: float = 1) -> str:
-    """An axis label: 0.25, 20k, 3e-4. largest: of the axis; below 0.01 its labels are all written with powers of ten."""
+    """An axis label: 0.25, 20k, 3e-4. largest: of the axis; below 0.01 its labels are all written with powers of
+    ten."""
     size = abs(x)
     if size >= 1e6:
         return _signed(f"{x / 1e6:g}M")

@@ -99,7 +99,8 @@ def table(
     rows: Sequence[Sequence[Child]],
     numeric: frozenset[int] | set[int] = frozenset(),
 ) -> Html:
-    """The first cell of a row is its header. numeric: columns set flush right. Wider than the screen, it scrolls by itself."""
+    """The first cell of a row is its header. numeric: columns set flush right. Wider than the screen, it scrolls by
+    itself."""
 
     def kind(i: int) -> str | None:
         return "num" if i in numeric else None

@@ -12,7 +12,8 @@ from medvlm.report.reading import RunRecord
 
 
 def parts_table(run: RunRecord) -> Html | None:
-    """Parts with their parameters. Adapters sit inside other parts and are counted there: theirs are shown, not added."""
+    """Parts with their parameters. Adapters sit inside other parts and are counted there: theirs are shown, not
+    added."""
     parameters = run.parameters
     described = _described(run)
     names = list(dict.fromkeys([*described, *parameters]))

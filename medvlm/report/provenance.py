@@ -81,9 +81,11 @@ def _card(name: str, source: Record) -> Html:
         ("fold", f"tested on fold {source['fold']}, trained on the others" if source.get("fold") is not None else None),
         (
             "left out",
-            f"{numbers.whole(source['quarantined'])} samples that could not be packed"
-            if source.get("quarantined")
-            else None,
+            (
+                f"{numbers.whole(source['quarantined'])} samples that could not be packed"
+                if source.get("quarantined")
+                else None
+            ),
         ),
         (
             "licence",

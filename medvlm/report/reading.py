@@ -22,7 +22,8 @@ Record = dict[str, Any]
 
 @dataclass
 class StageLog:
-    """Curves of one stage: name -> (step, value). A step that was logged twice (before a kill and after it) counts once, the later one."""
+    """Curves of one stage: name -> (step, value). A step that was logged twice (before a kill and after it) counts
+    once, the later one."""
 
     train: dict[str, dict[float, float]] = field(default_factory=dict)
     validation: dict[str, dict[float, float]] = field(default_factory=dict)
@@ -39,7 +40,8 @@ class StageLog:
 
 @dataclass
 class Stage:
-    """settings: what the recipe says. done: what its stage.json says, written when it is finished. Any of the three may be empty."""
+    """settings: what the recipe says. done: what its stage.json says, written when it is finished. Any of the three may
+    be empty."""
 
     settings: Record
     done: Record
@@ -60,7 +62,8 @@ class Stage:
 
 @dataclass
 class RunRecord:
-    """Everything the page shows. stages: by name, in the recipe's order. notes: what was missing or damaged, in sentences."""
+    """Everything the page shows. stages: by name, in the recipe's order. notes: what was missing or damaged, in
+    sentences."""
 
     name: str
     recipe: Record
@@ -114,12 +117,14 @@ def read_run(run: RunFolder) -> RunRecord:
     answers = [a for a in _lines(run.answers, notes) if isinstance(a, dict)]
     if skipped := _lines(run.quarantine, notes):
         notes.append(
-            f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be read (quarantine.jsonl)."
+            f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be"
+            " read (quarantine.jsonl)."
         )
     for protocol in _json(run.results.with_name("protocol.json"), [], notes):
         if (protocol.get("shards") or {}).get("limit"):
             notes.append(
-                f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on {protocol['shards'].get('samples')} samples drawn by the seed, not on all."
+                f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on"
+                f" {protocol['shards'].get('samples')} samples drawn by the seed, not on all."
             )
     if results and not answers:
         notes.append("The evaluation left no answers: there is no gallery.")
@@ -179,7 +184,8 @@ def _lines(path: Path, notes: list[str]) -> list[Any]:
         )
     if bad:
         notes.append(
-            f"{path.name}: {len(bad)} unreadable {'line' if len(bad) == 1 else 'lines'} left out (first: line {bad[0]})."
+            f"{path.name}: {len(bad)} unreadable {'line' if len(bad) == 1 else 'lines'} left out (first: line"
+            f" {bad[0]})."
         )
     return out
 

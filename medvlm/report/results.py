@@ -38,7 +38,8 @@ def lower_is_better(row: Record) -> bool:
 
 
 def headline_section(results: list[Record]) -> Section | None:
-    """Each overall metric as a bar with its interval and its baselines; parts of a metric (`accuracy:side`) stay in the table."""
+    """Each overall metric as a bar with its interval and its baselines; parts of a metric (`accuracy:side`) stay in the
+    table."""
     usable = [r for r in results if is_usable(r)]
     overall = [r for r in usable if r.get("metric") in HEADLINE and not _is_repeated(r, usable)] or [
         r for r in usable if not _split_metric(r)[1]
@@ -68,8 +69,9 @@ def headline_section(results: list[Record]) -> Section | None:
         if group:
             blocks.append(_block(title, [_row(r, names, bar_axis(_numbers_of(r)), ruler=True) for r in group]))
     about = (
-        "On held-out samples. The whisker is the 95 % bootstrap interval; the outlined marks are baselines measured in the same run. "
-        "A result counts only as far as it is beyond them: in brackets, the 95 % interval of that paired difference."
+        "On held-out samples. The whisker is the 95 % bootstrap interval; the outlined marks are baselines measured in"
+        " the same run. A result counts only as far as it is beyond them: in brackets, the 95 % interval of that paired"
+        " difference."
     )
     return section("Results at a glance", "headline", *blocks, about=about)
 

@@ -103,6 +103,7 @@ def _unchecked(run: RunRecord) -> list[str]:
     by_image = [n for n, s in run.sources.items() if ((s.get("card") or {}).get("splits") or {}).get("by") == "image"]
     if by_image:
         lines.append(
-            f"Split by image, not by patient: {', '.join(by_image)}. A patient may be in training and in test, so results may be too good."
+            f"Split by image, not by patient: {', '.join(by_image)}. A patient may be in training and in test, so"
+            " results may be too good."
         )
     return lines

@@ -14,7 +14,8 @@ MANY = 3
 
 
 def sample_card(sample: Sample, files: dict[str, bytes], labels: list[str], asked: bool = True) -> Html:
-    """labels: of boxes, each has the line of its place. asked: with questions and report, else with the picture and its facts alone."""
+    """labels: of boxes, each has the line of its place. asked: with questions and report, else with the picture and its
+    facts alone."""
     media = [_medium(sample, i, files, labels) for i in range(len(sample.media))]
     fold = (
         tag("details", tag("summary", "report"), tag("p", tag("bdi", sample.report), class_="report-text"))

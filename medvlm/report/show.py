@@ -30,7 +30,10 @@ def write_gallery(shards: ShardSet, out: Path, split: str | None, count: int = 4
     labels = [
         label for label, _ in Counter(label for sample, _ in gallery for label, _ in marked(sample)).most_common()
     ]
-    about = f"{len(gallery)} of {numbers.whole(len(places))} samples at equal distances, as they are stored. Boxes are in stored pixels."
+    about = (
+        f"{len(gallery)} of {numbers.whole(len(places))} samples at equal distances, as they are stored. Boxes are in"
+        " stored pixels."
+    )
     cards = tag("div", *(sample_card(sample, files, labels) for sample, files in gallery), class_="gallery")
     legend = box_key([(str(i), label) for i, label in enumerate(labels)]) if labels else None
     sections = [

@@ -56,7 +56,8 @@ def counts_section(shards: ShardSet, splits: Sequence[str]) -> Section:
 
 
 def answers_section(samples: list[Sample], total: int) -> Section | None:
-    """How the true answers are spread, but for those of free reports: where one of them is common, a model can be right without looking."""
+    """How the true answers are spread, but for those of free reports: where one of them is common, a model can be right
+    without looking."""
     spread: dict[str, Counter[str]] = {}
     for sample in samples:
         for question in (q for q in sample.questions if q.truth.task != "report"):
@@ -80,8 +81,8 @@ def answers_section(samples: list[Sample], total: int) -> Section | None:
         else ""
     )
     about = (
-        f"The true answers by question template, counted over {counted}. The longest bar is what one constant answer gets right without looking "
-        f"(for boxes: how many there are).{rest}"
+        f"The true answers by question template, counted over {counted}. The longest bar is what one constant answer"
+        f" gets right without looking (for boxes: how many there are).{rest}"
     )
     return section("Answers", "answers", tag("div", *tiles, class_="tiles"), about=about)
 

@@ -1,4 +1,5 @@
-"""The statistics of a data set on one page: what is in it, how its splits differ, and whether an audit has passed it."""
+"""The statistics of a data set on one page: what is in it, how its splits differ, and whether an audit has passed
+it."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def write_stats(where: Path | str, out: Path) -> Path:
     head: list[Child] = [
         tag(
             "p",
-            f"{numbers.whole(len(places))} samples in {len(splits)} {'split' if len(splits) == 1 else 'splits'}, counted and measured.",
+            f"{numbers.whole(len(places))} samples in {len(splits)} {'split' if len(splits) == 1 else 'splits'},"
+            " counted and measured.",
             class_="lead",
         ),
         facts(

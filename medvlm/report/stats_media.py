@@ -30,7 +30,8 @@ AXES = {2: ("height", "width"), 3: ("slices", "height", "width")}
 
 @dataclass
 class Kind:
-    """Media of one kind, modality and unit. values: split -> pixels other than the lowest of their image, `lowest` their number."""
+    """Media of one kind, modality and unit. values: split -> pixels other than the lowest of their image, `lowest`
+    their number."""
 
     media: list[Medium] = field(default_factory=list)
     types: Counter[str] = field(default_factory=Counter)
@@ -42,7 +43,8 @@ class Kind:
 def media_sections(
     samples: Sequence[Sample], decoded: Sequence[Stored], splits: Sequence[str], said: str, said_decoded: str
 ) -> list[Section | None]:
-    """samples: for what stands in their JSON. decoded: those of which pixels are read. said, said_decoded: how many these are, in words.
+    """samples: for what stands in their JSON. decoded: those of which pixels are read. said, said_decoded: how many
+    these are, in words.
 
     Raises DataError for a damaged image.
     """
@@ -140,7 +142,10 @@ def _intensities(kinds: dict[tuple[str, str, str], Kind], splits: Sequence[str],
         if figure:
             figures.append(figure)
             lowest.append(f"{_named(names)} {100 * found.lowest / found.pixels:.0f} %")
-    about = f"Stored intensities by split, of {said}; colours as their mean. Splits with another outline come from other machines or other hands."
+    about = (
+        f"Stored intensities by split, of {said}; colours as their mean. Splits with another outline come from other"
+        " machines or other hands."
+    )
     left = tag(
         "p",
         f"Not drawn: pixels of the lowest value of their image, mostly background ({'; '.join(lowest)}).",

@@ -59,8 +59,8 @@ def curves_section(run: RunRecord) -> Section | None:
     if not blocks:
         return None
     about = (
-        "A faint line is what was logged, the strong line its running mean; dots are validations on samples that are not trained on. "
-        "The horizontal axis counts steps; hover to read values."
+        "A faint line is what was logged, the strong line its running mean; dots are validations on samples that are"
+        " not trained on. The horizontal axis counts steps; hover to read values."
     )
     return section("Training curves", "curves", *blocks, about=about)
 
@@ -130,8 +130,8 @@ def proof_section(run: RunRecord) -> Section | None:
     groups = list(dict.fromkeys(g for r in done.values() for g in (*(r.get("trains") or {}), *(r.get("frozen") or {}))))
     rows = [[group, *(_cell(group, record) for record in done.values())] for group in groups]
     about = (
-        "Checked while training, not assumed: every group that a stage trains had to get a gradient and change; every frozen group is hashed "
-        "before and after. The same hash in two columns is the same weights, bit for bit."
+        "Checked while training, not assumed: every group that a stage trains had to get a gradient and change; every"
+        " frozen group is hashed before and after. The same hash in two columns is the same weights, bit for bit."
     )
     return section(
         "What moved and what stayed", "proof", table("Groups of weights by stage", ["group", *done], rows), about=about

@@ -22,12 +22,14 @@ class Composer:
     def __init__(self, weights: Mapping[str, float]) -> None:
         if not weights:
             raise RecipeError(
-                f"rewards: empty, expected at least one with a weight, e.g. {{choice: 0.8, format: 0.2}} (accepts {', '.join(kinds('rewards'))})"
+                "rewards: empty, expected at least one with a weight, e.g. {choice: 0.8, format: 0.2} (accepts"
+                f" {', '.join(kinds('rewards'))})"
             )
         for name, weight in weights.items():
             if not (isfinite(weight) and weight > 0):
                 raise RecipeError(
-                    f"rewards.{name}: found weight {weight}, expected a number above 0; leave out a reward that should not count"
+                    f"rewards.{name}: found weight {weight}, expected a number above 0; leave out a reward that should"
+                    " not count"
                 )
         self.weights = dict(weights)
         self._modules = {name: _reward(name) for name in weights}
@@ -53,7 +55,7 @@ class Composer:
         if not parts:
             raise RecipeError(
                 f"rewards: none of {', '.join(self.weights)} can judge an answer of task {truth.task!r}; "
-                f"add one that can, or leave this task out of the stage's `tasks`"
+                "add one that can, or leave this task out of the stage's `tasks`"
             )
         for name, part in parts.items():
             if not 0 <= part <= 1:

@@ -36,7 +36,8 @@ Wants = Callable[[Entry], bool]
 
 @dataclass(frozen=True)
 class Setup:
-    """pretrained: a ready model, "" where it is composed. open_source(source, `train` or `val` or `test`, wants) -> the samples of it that are wanted."""
+    """pretrained: a ready model, "" where it is composed. open_source(source, `train` or `val` or `test`, wants) -> the
+    samples of it that are wanted."""
 
     seed: int
     encoders: Mapping[str, Any]
@@ -64,7 +65,8 @@ def build_answering(setup: Setup) -> Answering:
 
 
 class Base:
-    """The stream, augmentation and names of any stage. A subclass gives model, wants, prepare_sample, micros, weight, loss, validate."""
+    """The stream, augmentation and names of any stage. A subclass gives model, wants, prepare_sample, micros, weight,
+    loss, validate."""
 
     model: Any
     updates = 1
@@ -89,8 +91,8 @@ class Base:
         world, accumulate = self.engine.world, self.config.micro_batches
         if self.config.batch % (world * accumulate):
             raise RecipeError(
-                f"stages.{self.config.name}.batch is {self.config.batch}, which {world} ranks with {accumulate} micro-batches each cannot share evenly; "
-                f"use a multiple of {world * accumulate}"
+                f"stages.{self.config.name}.batch is {self.config.batch}, which {world} ranks with {accumulate}"
+                f" micro-batches each cannot share evenly; use a multiple of {world * accumulate}"
             )
         return loader(
             self.stream,
@@ -106,7 +108,8 @@ class Base:
 
     @cached_property
     def stream(self) -> Stream:
-        """Raises RecipeError where the stage has more steps than its sources, with the bounds of `sampling.epochs`, have samples for."""
+        """Raises RecipeError where the stage has more steps than its sources, with the bounds of `sampling.epochs`,
+        have samples for."""
         config = self.config
         views = {name: self.setup.open_source(name, "train", self.wants) for name in config.mix}
         stream = Stream(
@@ -116,8 +119,9 @@ class Base:
         )
         if stream.length is not None and stream.length < config.steps * config.batch:
             raise RecipeError(
-                f"stages.{config.name}.steps: {config.steps} steps of {config.batch} samples are {config.steps * config.batch}, and sampling.epochs allows {stream.length}; "
-                f"use at most {stream.length // config.batch} steps, or raise sampling.epochs"
+                f"stages.{config.name}.steps: {config.steps} steps of {config.batch} samples are"
+                f" {config.steps * config.batch}, and sampling.epochs allows {stream.length}; use at most"
+                f" {stream.length // config.batch} steps, or raise sampling.epochs"
             )
         return stream
 
@@ -132,7 +136,8 @@ class Base:
         return found
 
     def validation(self, samples: int) -> list[Any]:
-        """This rank's prepared share of the first samples of the validation splits, the same at every validation and alike long on every rank.
+        """This rank's prepared share of the first samples of the validation splits, the same at every validation and
+        alike long on every rank.
 
         Raises DataError when there is none.
         """
@@ -141,13 +146,15 @@ class Base:
         places = places[: len(places) // self.engine.world * self.engine.world]
         if not places:
             raise DataError(
-                f"stages.{self.config.name}.validate: the val splits of {', '.join(self.config.mix)} hold fewer samples that the stage can use "
-                f"than there are ranks ({self.engine.world}); remove `validate`, or deal more samples to val"
+                f"stages.{self.config.name}.validate: the val splits of {', '.join(self.config.mix)} hold fewer samples"
+                f" that the stage can use than there are ranks ({self.engine.world}); remove `validate`, or deal more"
+                " samples to val"
             )
         return [self._prepare_validation(view, i) for view, i in places[self.engine.rank :: self.engine.world]]
 
     def _prepare_validation(self, view: SourceView, i: int) -> Any:
-        """Where the sample cannot be used, another of its split, the same at every validation, so that the ranks stay alike long."""
+        """Where the sample cannot be used, another of its split, the same at every validation, so that the ranks stay
+        alike long."""
         for attempt in range(1 + SUBSTITUTES):
             place = below(len(view), self.setup.seed, self.config.name, "validation", i, attempt) if attempt else i
             try:

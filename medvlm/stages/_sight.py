@@ -1,4 +1,5 @@
-"""Whether the model looks at the images it is given: a policy whose images were lost on the way still trains, and its loss still falls."""
+"""Whether the model looks at the images it is given: a policy whose images were lost on the way still trains, and its
+loss still falls."""
 
 from __future__ import annotations
 
@@ -16,17 +17,20 @@ if TYPE_CHECKING:
     from medvlm.train.engine import Engine
 
 EVERY, GRACE = 500, 8
-"""Micro-batches between looks, and before the second: a connector that starts at zero lets nothing through until it has moved."""
+"""Micro-batches between looks, and before the second: a connector that starts at zero lets nothing through until it has
+moved."""
 
 
 class Sight:
-    """Counts micro-batches and looks at the first, the ninth and every 500th, at the cost of two passes without gradients."""
+    """Counts micro-batches and looks at the first, the ninth and every 500th, at the cost of two passes without
+    gradients."""
 
     def __init__(self, stage: str, engine: Engine):
         self.stage, self.engine, self.seen = stage, engine, 0
 
     def look(self, model: Any, batch: Batch) -> None:
-        """Raises ImageNotUsed when the answers are exactly as probable with blank images. Called on every rank for each micro-batch of training."""
+        """Raises ImageNotUsed when the answers are exactly as probable with blank images. Called on every rank for each
+        micro-batch of training."""
         if next(model.parameters()).is_meta:
             return  # a plan has sizes and no values
         number, self.seen = self.seen, self.seen + 1
@@ -37,8 +41,9 @@ class Sight:
                 return
         if number >= GRACE or not is_trained(model.connectors):
             raise ImageNotUsed(
-                f"stages.{self.stage}: the answers to {', '.join(batch.keys[:3])} are exactly as probable with a blank image as with their own, "
-                "so the model does not see its images; look at what is between pixels and language model (encoder weights, connector, chat template)"
+                f"stages.{self.stage}: the answers to {', '.join(batch.keys[:3])} are exactly as probable with a blank"
+                " image as with their own, so the model does not see its images; look at what is between pixels and"
+                " language model (encoder weights, connector, chat template)"
             )
 
 

@@ -34,8 +34,8 @@ class Config(StageConfig):
     width: int | None = Field(128, gt=0)
     """Of the shared space. null: no linear heads, the towers' pooled outputs are compared as they are, as in SigLIP."""
     alike: Literal["concept", "text"] = "concept"
-    """Which pairs of a batch are right answers to each other: those of one concept (where a sample has none, of one text),
-    or of one text alone: the tower then also learns what reports tell beyond the concept."""
+    """Which pairs of a batch are right answers to each other: those of one concept (where a sample has none, of one
+    text), or of one text alone: the tower then also learns what reports tell beyond the concept."""
 
     reads: Literal["report", "sentence"] = "report"
     """`sentence`: one of the report's, another one each time (ConVIRT, arXiv 2010.00747, section 2.2)."""
@@ -44,7 +44,8 @@ class Config(StageConfig):
     def _no_accumulation(self) -> Config:
         if self.accumulate != 1:
             raise ValueError(
-                "accumulate: the pairs of a contrastive batch are compared with each other and cannot be split; leave it at 1"
+                "accumulate: the pairs of a contrastive batch are compared with each other and cannot be split; leave"
+                " it at 1"
             )
         return self
 
@@ -135,26 +136,30 @@ class Contrastive(Base):
 
 
 def sentences(report: str) -> list[str]:
-    """Ends at . ! ? before white space, and at empty lines; what has no letter is no sentence. The whole where that leaves none."""
+    """Ends at . ! ? before white space, and at empty lines; what has no letter is no sentence. The whole where that
+    leaves none."""
     found = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n\s*\n", report)]
     return [part for part in found if re.search(r"[^\W\d_]", part)] or [report]
 
 
 def text_ids(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
-    """tower: the text tower's config. Raises DataError for a text that is longer than it reads, unless it says `cut`."""
+    """tower: the text tower's config. Raises DataError for a text that is longer than it reads, unless it says
+    `cut`."""
     ids: list[int] = tokenizer(text).input_ids
     limit: int = tower.max_tokens
     if len(ids) > limit and tower.overlong == "cut":
         return [*ids[: limit - 1], ids[-1]]
     if len(ids) > limit:
         raise DataError(
-            f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise stages.NAME.text.max_tokens, set text.overlong: cut, or shorten the report"
+            f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise"
+            " stages.NAME.text.max_tokens, set text.overlong: cut, or shorten the report"
         )
     return ids
 
 
 def collate_pairs(pairs: list[Pair], pad_id: int) -> Pairs:
-    """Texts are padded to the longest of the batch, not to the tower's limit: the rest would be computed for nothing."""
+    """Texts are padded to the longest of the batch, not to the tower's limit: the rest would be computed for
+    nothing."""
     length = max(len(p.ids) for p in pairs)
     ids = torch.full((len(pairs), length), pad_id)
     mask = torch.zeros_like(ids)

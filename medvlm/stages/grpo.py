@@ -161,7 +161,8 @@ class Grpo(Base):
         rewards_PG = torch.tensor([[total for total, _ in group] for group in scored])
         advantage_PG = advantages(rewards_PG, self.config.scale_by_deviation)
 
-        # The prompt's last token starts every branch's prediction, so it stays in the prefix and the answers are all trained.
+        # The prompt's last token starts every branch's prediction, so it stays in the prefix and the answers are all
+        # trained.
         documents = [
             replace(p.document, prefix=_whole(p.document), branches=[(a, 0) for a in group])
             for p, group in zip(prompts, groups, strict=True)

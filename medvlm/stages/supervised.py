@@ -1,4 +1,5 @@
-"""The language model learns to answer: alignment, instruction tuning, reading; they differ in `trains` and data alone."""
+"""The language model learns to answer: alignment, instruction tuning, reading; they differ in `trains` and data
+alone."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ MAKES = "vlm"
 class Config(StageConfig):
     kind: Literal["supervised"]
     shows: tuple[Literal["media", "report"], ...] = ("media",)
-    """What the model is given beside the question. [report] alone teaches reading: no image is decoded, no tower runs."""
+    """What the model is given beside the question. [report] alone teaches reading: no image is decoded, no tower
+    runs."""
     tasks: tuple[Task, ...] = ()
     """Which questions; by default all, without images all but `boxes`. [report] is captioning."""
     questions: int = Field(1, gt=0)
@@ -39,16 +41,18 @@ class Config(StageConfig):
     max_tokens: int = Field(2048, gt=0)
     """Of one sample, its images included."""
     overlong: Overlong = "error"
-    """What becomes of a longer one; it is never cut. `error` stops, `drop` takes another in its place and counts it, `reduce` makes all its
-    images smaller alike until it fits, for ready models that take images of any size."""
+    """What becomes of a longer one; it is never cut. `error` stops, `drop` takes another in its place and counts it,
+    `reduce` makes all its images smaller alike until it fits, for ready models that take images of any size."""
     micro_tokens: int = Field(0, ge=0)
-    """Of a micro-batch, padding included: a step's samples are dealt into as many micro-batches as it takes, the same number on every rank. 0: no bound."""
+    """Of a micro-batch, padding included: a step's samples are dealt into as many micro-batches as it takes, the same
+    number on every rank. 0: no bound."""
 
     @model_validator(mode="after")
     def _boxes_need_an_image(self) -> Config:
         if "boxes" in self.tasks and "media" not in self.shows:
             raise ValueError(
-                "tasks: boxes are written in coordinates of an image, and `shows` has no media; add it, or leave boxes out"
+                "tasks: boxes are written in coordinates of an image, and `shows` has no media; add it, or leave"
+                " boxes out"
             )
         return self
 
@@ -56,7 +60,8 @@ class Config(StageConfig):
     def _a_sample_fits(self) -> Config:
         if self.micro_tokens and self.micro_tokens < self.max_tokens:
             raise ValueError(
-                f"micro_tokens: {self.micro_tokens} are fewer than max_tokens, {self.max_tokens}, which one sample may have; lower max_tokens"
+                f"micro_tokens: {self.micro_tokens} are fewer than max_tokens, {self.max_tokens}, which one sample may"
+                " have; lower max_tokens"
             )
         return self
 
@@ -93,7 +98,10 @@ class Supervised(Base):
         made = prepare.document(sample, questions, seen, shows)
         if len(made) <= limit:
             return made
-        where = f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is {limit}"
+        where = (
+            f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is"
+            f" {limit}"
+        )
         if self.config.overlong == "drop":
             raise TooLong(f"{where}; dropped")
         if self.config.overlong == "error":
@@ -108,7 +116,8 @@ class Supervised(Base):
         )
         if fits is None:
             raise RecipeError(
-                f"{where}, and no smaller size of its images makes it fit; raise it, ask fewer `questions`, or drop such samples"
+                f"{where}, and no smaller size of its images makes it fit; raise it, ask fewer `questions`, or drop"
+                " such samples"
             )
         return fits
 

@@ -24,8 +24,8 @@ class Config(Loaded):
     """Size of the tokenizer that is trained for it when the recipe has no language model to share one with."""
     max_tokens: int = Field(256, gt=0)
     overlong: Literal["refuse", "cut"] = "refuse"
-    """A longer text is refused (its sample is quarantined), or, where that is said here, cut to its first `max_tokens`, of which
-    the last is the token that ends a text: CLIP's towers of 77 tokens were trained so."""
+    """A longer text is refused (its sample is quarantined), or, where that is said here, cut to its first `max_tokens`,
+    of which the last is the token that ends a text: CLIP's towers of 77 tokens were trained so."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -94,7 +94,8 @@ class Text(nn.Module):
             known: Any = self.tower.config
             if ids_BT.shape[1] > known.max_position_embeddings:
                 raise ShapeError(
-                    f"text: {ids_BT.shape[1]} tokens, and this tower reads {known.max_position_embeddings}; set text.max_tokens to that"
+                    f"text: {ids_BT.shape[1]} tokens, and this tower reads {known.max_position_embeddings}; set"
+                    " text.max_tokens to that"
                 )
             ids_BT = torch.nn.functional.pad(
                 ids_BT.masked_fill(mask_BT == 0, self.pad_id),

@@ -9,7 +9,8 @@ SOURCE = "source/"
 
 
 def accounts(summed: Mapping[str, float], used: Mapping[str, tuple[int, float]]) -> dict[str, dict[str, float]]:
-    """Source -> `samples` and `epochs` since the stage began, and what its terms say of this step: loss, tokens, reward, dropped.
+    """Source -> `samples` and `epochs` since the stage began, and what its terms say of this step: loss, tokens,
+    reward, dropped.
 
     used: source -> (samples, rounds through it). summed: all terms of a step.
     """
@@ -24,7 +25,8 @@ def accounts(summed: Mapping[str, float], used: Mapping[str, tuple[int, float]])
 
 
 def in_short(of_sources: Mapping[str, Mapping[str, float]]) -> str:
-    """`vqa 1.2 epochs, loss 0.83 | reports 0.3 epochs, loss 2.1`; nothing for a single source, whose loss is that of the stage."""
+    """`vqa 1.2 epochs, loss 0.83 | reports 0.3 epochs, loss 2.1`; nothing for a single source, whose loss is that of
+    the stage."""
     if len(of_sources) < 2:
         return ""
     return " | ".join(

@@ -36,7 +36,8 @@ def accumulate(stage: Summed, model: nn.Module, micros: list[Any], engine: Engin
 def accumulate_what_fits(
     stage: Summed, model: nn.Module, prepared: list[Any], engine: Engine, count: int
 ) -> tuple[list[Any], Terms, int]:
-    """The same with `count` micro-batches, or more where any rank runs out of memory: micro-batches, terms, their number.
+    """The same with `count` micro-batches, or more where any rank runs out of memory: micro-batches, terms, their
+    number.
 
     The ranks talk before and after the passes, never within: what one cannot do, all do again in smaller parts. So
     gradients are exchanged at the end, not beside the backward pass. Raises RecipeError when single samples do not fit.
@@ -76,18 +77,21 @@ def _backward(
 
 
 def _next(count: int, samples: int, engine: Engine) -> int:
-    """The next number of micro-batches that this rank's samples can be shared by, at least twice as many where there is one."""
+    """The next number of micro-batches that this rank's samples can be shared by, at least twice as many where there is
+    one."""
     if engine.device.type == "cuda":
         torch.cuda.empty_cache()
     larger = [n for n in range(count + 1, samples + 1) if samples % n == 0]
     if not larger:
         raise RecipeError(
-            f"out of memory with one sample at a time; use engine.recompute, a smaller model or images, or {'offload' if engine.is_sharded else 'engine.kind fsdp2'}"
+            "out of memory with one sample at a time; use engine.recompute, a smaller model or images, or"
+            f" {'offload' if engine.is_sharded else 'engine.kind fsdp2'}"
         )
     found = next((n for n in larger if n >= 2 * count), larger[0])
     if engine.is_first:
         print(
-            f"  out of memory with {samples // count} samples at a time; from here on {samples // found} ({found} micro-batches a step on each rank)",
+            f"  out of memory with {samples // count} samples at a time; from here on {samples // found} ({found}"
+            " micro-batches a step on each rank)",
             flush=True,
         )
     return found

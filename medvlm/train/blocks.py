@@ -1,4 +1,5 @@
-"""The repeated blocks of a model, found by their shape: what is sharded as a unit, computed again in the backward pass, or compiled."""
+"""The repeated blocks of a model, found by their shape: what is sharded as a unit, computed again in the backward pass,
+or compiled."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ Matches = Callable[[str, str], bool]
 
 
 def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Layers of towers and language models: the children of the outermost lists of modules of one class, which have modules of their own."""
+    """Layers of towers and language models: the children of the outermost lists of modules of one class, which have
+    modules of their own."""
     found: list[tuple[str, nn.Module]] = []
 
     def look(module: nn.Module, path: str) -> None:
@@ -36,13 +38,15 @@ def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def recompute(model: nn.Module, patterns: Sequence[str], matches: Matches) -> None:
-    """Of these modules' blocks the backward pass keeps the inputs alone, and computes the rest again (arXiv 1604.06174)."""
+    """Of these modules' blocks the backward pass keeps the inputs alone, and computes the rest again (arXiv
+    1604.06174)."""
     for block in _chosen(model, patterns, matches, "recompute"):
         block.forward = _recomputed(block.forward)
 
 
 def compile_blocks(model: nn.Module, patterns: Sequence[str], matches: Matches) -> None:
-    """torch.compile for each block of these modules: blocks of one class share what is compiled, so that the start is short."""
+    """torch.compile for each block of these modules: blocks of one class share what is compiled, so that the start is
+    short."""
     for block in _chosen(model, patterns, matches, "compile"):
         # The forward alone, so that the hooks of an engine stay outside and names in checkpoints stay as they are.
         block.forward = torch.compile(block.forward)
@@ -54,7 +58,8 @@ def _chosen(model: nn.Module, patterns: Sequence[str], matches: Matches, line: s
         # A stage may be without the module: the line is for all stages of a recipe.
         if any(matches(n, pattern) for n in names) and not any(matches(n, pattern) for n, _ in known):
             raise RecipeError(
-                f"engine.{line}: {pattern!r} has no repeated blocks (in this model: {', '.join(_lists(known)) or 'none'}); leave it out"
+                f"engine.{line}: {pattern!r} has no repeated blocks (in this model:"
+                f" {', '.join(_lists(known)) or 'none'}); leave it out"
             )
     return [block for name, block in known if any(matches(name, pattern) for pattern in patterns)]
 

@@ -63,9 +63,9 @@ def save(
 ) -> Path:
     """The folder step-N, once it is whole on disk. Called on every rank; what goes wrong on one is raised on all.
 
-    tensors: as the engine gives them, or a snapshot of them. random: `random_state()` of the moment. group: the process group to agree in.
-    may_save: raises on the first rank if the folder is not ours. note: is told of every piece that is written.
-    Raises CheckpointError when the disk is full; then the checkpoints before are as they were.
+    tensors: as the engine gives them, or a snapshot of them. random: `random_state()` of the moment. group: the process
+    group to agree in. may_save: raises on the first rank if the folder is not ours. note: is told of every piece that
+    is written. Raises CheckpointError when the disk is full; then the checkpoints before are as they were.
     """
     final, part = stage_folder / f"step-{step}", stage_folder / f"step-{step}.part"
 
@@ -110,13 +110,15 @@ def save(
 
 
 def newest(stage_folder: Path, say: Any = print) -> Path | None:
-    """The newest checkpoint whose manifest verifies; damaged ones are set aside as step-N.bad-K, and said. What a save that was cut off left is removed."""
+    """The newest checkpoint whose manifest verifies; damaged ones are set aside as step-N.bad-K, and said. What a save
+    that was cut off left is removed."""
     for part in stage_folder.glob("step-*.part"):
         shutil.rmtree(part)
     for folder in reversed(_steps(stage_folder)):
         if damage := damaged(folder):
             say(
-                f"checkpoint {stage_folder.name}/{folder.name} is damaged ({damage}); set aside, going back to the one before"
+                f"checkpoint {stage_folder.name}/{folder.name} is damaged ({damage}); set aside, going back to the one"
+                " before"
             )
             set_aside(folder)
         else:
@@ -238,7 +240,8 @@ def _save_tensors(snapshot: Snapshot, writer: Writer, group: Any) -> None:
 
 
 def _together(act: Callable[[], T], group: Any) -> list[T]:
-    """What `act` returns on each rank. What goes wrong on one rank is raised on all, so that none waits for another in vain."""
+    """What `act` returns on each rank. What goes wrong on one rank is raised on all, so that none waits for another in
+    vain."""
     try:
         done: Any = (act(), None)
     except Exception as reason:

@@ -18,11 +18,12 @@ INDEX = "model.safetensors.index.json"
 
 
 def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_bytes: int = FILE_BYTES) -> list[Path]:
-    """Files of safetensors in `to`, with the index that transformers reads beside several. Names and dtypes are those of training.
+    """Files of safetensors in `to`, with the index that transformers reads beside several. Names and dtypes are those
+    of training.
 
-    A tensor that one rank wrote is copied in pieces of 8 MiB; one that several ranks share takes twice its memory. When it
-    was cut off, the same call goes on after the last whole file. Raises CheckpointError for a damaged checkpoint, and for a
-    folder that holds the weights of another.
+    A tensor that one rank wrote is copied in pieces of 8 MiB; one that several ranks share takes twice its memory. When
+    it was cut off, the same call goes on after the last whole file. Raises CheckpointError for a damaged checkpoint,
+    and for a folder that holds the weights of another.
     """
     checkpoint.require_whole(folder)
     source = f"{folder.parent.name}/{folder.name}@{checkpoint.digest(folder)}"

@@ -11,7 +11,8 @@ from medvlm.core.errors import DataError
 from medvlm.train.engine import Engine
 
 SAMPLES = 16
-"""Per rank, after which it is asked: so many in the same order are no chance unless the data are of a handful of samples."""
+"""Per rank, after which it is asked: so many in the same order are no chance unless the data are of a handful of
+samples."""
 
 
 class Distinct:
@@ -35,6 +36,7 @@ class Distinct:
         for rank, shown in enumerate(everywhere):
             if len(set(shown)) > 1 and (twin := everywhere.index(shown)) != rank:
                 raise DataError(
-                    f"stage {self.stage}: ranks {twin} and {rank} were shown the same {len(shown)} samples ({', '.join(shown[:4])}, ...): "
-                    "the stream does not know that they are two; start the run with torchrun, once for all processes"
+                    f"stage {self.stage}: ranks {twin} and {rank} were shown the same {len(shown)} samples"
+                    f" ({', '.join(shown[:4])}, ...): the stream does not know that they are two; start the run with"
+                    " torchrun, once for all processes"
                 )

@@ -1,4 +1,5 @@
-"""How a stage is spread over processes: one process, or DDP, through Lightning Fabric; engine_fsdp2 and engine_zero shard.
+"""How a stage is spread over processes: one process, or DDP, through Lightning Fabric; engine_fsdp2 and engine_zero
+shard.
 
 Started by torchrun it takes the world that torchrun made; started plainly it is one process.
 """
@@ -24,17 +25,19 @@ from medvlm.train.tensors import Read, load_tensors, tensors_of
 
 
 class Engine:
-    """rank, world, device; sums and gathers over ranks; the model and the optimiser of a stage, from backward pass to what is saved.
+    """rank, world, device; sums and gathers over ranks; the model and the optimiser of a stage, from backward pass to
+    what is saved.
 
-    One process, or DDP. Order of a stage's calls: `place`, `setup`, `load` where there is a checkpoint, and for each step
-    `unsynchronised` with `backward`, `clip`, then `step` or `drop`; `release` at the end.
+    One process, or DDP. Order of a stage's calls: `place`, `setup`, `load` where there is a checkpoint, and for each
+    step `unsynchronised` with `backward`, `clip`, then `step` or `drop`; `release` at the end.
     """
 
     model: nn.Module
     """The stage's, as it was given to `setup`."""
     optimizer: torch.optim.Optimizer
     is_sharded = False
-    """Whether the ranks gather weights from each other in every pass: then all of them run every module, equally often."""
+    """Whether the ranks gather weights from each other in every pass: then all of them run every module, equally
+    often."""
 
     def __init__(self, config: EngineConfig):
         from lightning.fabric import Fabric
@@ -63,7 +66,8 @@ class Engine:
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         if self.world != world:
             raise RecipeError(
-                f"engine: torchrun says that it started {world} processes, and {self.world} have met; start all nodes with the same --nnodes and --nproc-per-node"
+                f"engine: torchrun says that it started {world} processes, and {self.world} have met; start all nodes"
+                " with the same --nnodes and --nproc-per-node"
             )
 
     @property
@@ -76,7 +80,8 @@ class Engine:
         return torch.device("cpu") if self.config.offload else self.device
 
     def place(self, model: nn.Module, matches: Matches) -> None:
-        """On this rank's device (sharded where the engine does so), in the precision it is trained in, blocks as the recipe says: before anything looks at its weights.
+        """On this rank's device (sharded where the engine does so), in the precision it is trained in, blocks as the
+        recipe says: before anything looks at its weights.
 
         Raises RecipeError for a module in `recompute` or `compile` that has no blocks.
         """
@@ -88,7 +93,8 @@ class Engine:
         self.fabric.strategy.precision.convert_module(model).to(self.device)
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """The model as the loop calls it. `optimizer` is the engine's from here on; its rates may be set at any time."""
+        """The model as the loop calls it. `optimizer` is the engine's from here on; its rates may be set at any
+        time."""
         self.model, self.optimizer = model, optimizer
         self._wrapped, _ = self.fabric.setup(model, optimizer)
         return self._wrapped  # type: ignore[no-any-return]
@@ -102,7 +108,8 @@ class Engine:
             torch.cuda.empty_cache()
 
     def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Inside, the model may be called past its wrapper (to draw answers), by each rank as often as it likes, in the precision of the training pass.
+        """Inside, the model may be called past its wrapper (to draw answers), by each rank as often as it likes, in the
+        precision of the training pass.
 
         All ranks go in and out together. What is written into weights inside must be put back before the end.
         """
@@ -158,11 +165,13 @@ class Engine:
     # --- what is saved -----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Any]:
-        """`model` and `optim` for torch.distributed.checkpoint, by parameter name: references to the tensors as they lie, or copies on the CPU. Called on every rank."""
+        """`model` and `optim` for torch.distributed.checkpoint, by parameter name: references to the tensors as they
+        lie, or copies on the CPU. Called on every rank."""
         return tensors_of(self.model, self.optimizer)
 
     def load(self, read: Read, names: Collection[str]) -> None:
-        """Puts a checkpoint back; it may call `read` as often as it likes. names: what the checkpoint holds. Called on every rank."""
+        """Puts a checkpoint back; it may call `read` as often as it likes. names: what the checkpoint holds. Called on
+        every rank."""
         load_tensors(self.model, self.optimizer, read, names)
 
     # --- between ranks -----------------------------------------------------------------------------

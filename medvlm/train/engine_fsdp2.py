@@ -17,10 +17,11 @@ from medvlm.train.engine import Engine
 
 
 class Fsdp2(Engine):
-    """Units are the blocks of every tower and of the language model, and what is left (embeddings, norms, connectors, heads).
+    """Units are the blocks of every tower and of the language model, and what is left (embeddings, norms, connectors,
+    heads).
 
-    A unit is gathered when it runs and given up after, but for the last, which stays until the backward pass is through.
-    Gradients are reduced in every micro-batch, which keeps them sharded, in float32.
+    A unit is gathered when it runs and given up after, but for the last, which stays until the backward pass is
+    through. Gradients are reduced in every micro-batch, which keeps them sharded, in float32.
     """
 
     is_sharded = True
@@ -31,9 +32,9 @@ class Fsdp2(Engine):
         computes = torch.bfloat16 if self.config.precision == "bf16-mixed" else None
         options: dict[str, Any] = {
             "mesh": init_device_mesh(self.device.type, (self.world,), mesh_dim_names=("data",)),
-            "offload_policy": CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
-            if self.config.offload
-            else OffloadPolicy(),
+            "offload_policy": (
+                CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.config.offload else OffloadPolicy()
+            ),
         }
         for _, block in blocks(model):
             fully_shard(
@@ -51,7 +52,8 @@ class Fsdp2(Engine):
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
         self.model, self.optimizer = model, optimizer
-        # The first module that runs becomes the root; where answers are drawn before the first step, that would be a block.
+        # The first module that runs becomes the root; where answers are drawn before the first step, that would be a
+        # block.
         model._get_fsdp_state()._lazy_init()
         return model
 
@@ -73,7 +75,8 @@ class Fsdp2(Engine):
 
 @contextmanager
 def _gathered(model: nn.Module) -> Iterator[None]:
-    """torch's own hooks gather a unit when it is called; answers are drawn by calls that differ from rank to rank, so all stays gathered meanwhile."""
+    """torch's own hooks gather a unit when it is called; answers are drawn by calls that differ from rank to rank, so
+    all stays gathered meanwhile."""
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)

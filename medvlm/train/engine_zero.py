@@ -28,7 +28,8 @@ CHUNK = 1 << 28
 
 
 class Zero(Engine):
-    """Differs from the other engines in one thing: the optimiser sees flat runs of parameters, so that one without a gradient gets weight decay too."""
+    """Differs from the other engines in one thing: the optimiser sees flat runs of parameters, so that one without a
+    gradient gets weight decay too."""
 
     def __init__(self, config: EngineConfig):
         if find_spec("deepspeed") is None:
@@ -131,7 +132,8 @@ class Zero(Engine):
     # --- what is saved -----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Any]:
-        """As any other engine's would be. ZeRO's parts are runs of a flat tensor and no boxes of a parameter, so each parameter is put together and one rank keeps it."""
+        """As any other engine's would be. ZeRO's parts are runs of a flat tensor and no boxes of a parameter, so each
+        parameter is put together and one rank keeps it."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         owner = {name: i % self.world for i, name in enumerate(self._weights())}
@@ -202,7 +204,8 @@ class Zero(Engine):
             getattr(utils, f"safe_set_{where}_fp32_param")(parameter, value)
 
     def _start_states(self) -> None:
-        """As the first step would; DeepSpeed looks for the moments of all groups once the first group has stepped, and a checkpoint needs a place to go."""
+        """As the first step would; DeepSpeed looks for the moments of all groups once the first group has stepped, and
+        a checkpoint needs a place to go."""
         for flat in self._flats():
             state = self.optimizer.state[flat]
             state["step"] = torch.zeros((), device=flat.device if self.optimizer.defaults.get("fused") else "cpu")

@@ -16,15 +16,17 @@ from typing import Any
 from medvlm.core.errors import CheckpointError
 
 BEAT_S, STALE_S, END_S = 2.0, 15.0, 30.0
-"""How often an owner says that it lives; how long one on another machine may be silent; how long one of an earlier attempt of the same job may take to end."""
+"""How often an owner says that it lives; how long one on another machine may be silent; how long one of an earlier
+attempt of the same job may take to end."""
 
 
 class Lease:
-    """Held inside `with` by the one process that writes: `.lease` in the folder says who that is, and how often it has said that it lives.
+    """Held inside `with` by the one process that writes: `.lease` in the folder says who that is, and how often it has
+    said that it lives.
 
-    Raises CheckpointError when another process holds the folder. An owner on this machine is dead when its process is gone; one
-    on another machine when it has been silent for STALE_S. A process that was silent for longer, and lost its lease, finds
-    out in `check`.
+    Raises CheckpointError when another process holds the folder. An owner on this machine is dead when its process is
+    gone; one on another machine when it has been silent for STALE_S. A process that was silent for longer, and lost its
+    lease, finds out in `check`.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], Any] = print):
@@ -49,8 +51,8 @@ class Lease:
                     time.sleep(BEAT_S / 4)  # torchrun has started anew, and on some machine the ones before still end
                     continue
                 raise CheckpointError(
-                    f"{self.path.parent.name}: another process is training this run (process {owner.get('pid')} on {owner.get('host')}); "
-                    "wait for it, or give the recipe another name"
+                    f"{self.path.parent.name}: another process is training this run (process {owner.get('pid')} on"
+                    f" {owner.get('host')}); wait for it, or give the recipe another name"
                 )
             self._take_away(owner)
         self.thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -65,12 +67,13 @@ class Lease:
         os.close(self.file)
 
     def check(self) -> None:
-        """Raises CheckpointError when another process has taken the folder over: what is there now is no longer ours to write."""
+        """Raises CheckpointError when another process has taken the folder over: what is there now is no longer ours to
+        write."""
         owner = self._owner() or {}
         if owner.get("id") != self.me["id"]:
             raise CheckpointError(
-                f"{self.path.parent.name}: this process was silent for longer than {STALE_S:.0f} s and has lost the run to "
-                f"process {owner.get('pid', '?')} on {owner.get('host', '?')}; nothing more is saved here"
+                f"{self.path.parent.name}: this process was silent for longer than {STALE_S:.0f} s and has lost the run"
+                f" to process {owner.get('pid', '?')} on {owner.get('host', '?')}; nothing more is saved here"
             )
 
     def _create(self) -> bool:
@@ -109,7 +112,8 @@ class Lease:
         if owner.get("machine") == self.me["machine"]:
             return bool(_began(owner["pid"]) == owner["began"])
         self.say(
-            f"{self.path.parent.name} was left by process {owner.get('pid')} on {owner.get('host')}; waiting up to {STALE_S:.0f} s to see whether it still runs"
+            f"{self.path.parent.name} was left by process {owner.get('pid')} on {owner.get('host')}; waiting up to"
+            f" {STALE_S:.0f} s to see whether it still runs"
         )
         until = time.monotonic() + STALE_S
         while time.monotonic() < until:
@@ -119,7 +123,8 @@ class Lease:
         return False
 
     def _take_away(self, owner: dict[str, Any] | None) -> None:
-        """Of two that find the same dead owner, one takes its file away; what the other takes is not what it meant, and goes back."""
+        """Of two that find the same dead owner, one takes its file away; what the other takes is not what it meant, and
+        goes back."""
         aside = self.path.with_name(f".lease.{self.me['id']}")
         try:
             self.path.rename(aside)
@@ -134,13 +139,17 @@ class Lease:
 def _machine() -> str:
     """Alike for processes that can see each other's process numbers: host, boot and name space."""
     try:
-        return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
+        return (
+            f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+            f" {os.stat('/proc/self/ns/pid').st_ino}"
+        )
     except OSError:
         return socket.gethostname()
 
 
 def _began(pid: int) -> str:
-    """When a process of this machine began, since numbers are given again; empty where it is gone, or dead and not yet buried."""
+    """When a process of this machine began, since numbers are given again; empty where it is gone, or dead and not yet
+    buried."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if after_name[0] in "ZX" else after_name[19]

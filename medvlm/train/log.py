@@ -80,11 +80,11 @@ class Wandb:
         self.run = wandb.init(
             project=config.project,
             entity=config.entity or None,
-            mode=config.mode,
+            mode=config.mode,  # type: ignore[arg-type]
             name=name,
             dir=folder,
             config=redacted(recipe),
-        )  # type: ignore[arg-type]
+        )
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
         self.run.log({f"{stage}/{k}": v for k, v in values.items() if k != "step"} | {f"{stage}/step": step})
@@ -136,5 +136,8 @@ class Progress:
             return
         self.shown = now
         left = (now - self.began) / max(1, step - self.start) * (self.steps - step)
-        line = f"{self.title}  step {step}/{self.steps}  loss {loss:.4f}  {samples_per_s:,.0f} samples/s  ETA {int(left // 60)}:{int(left % 60):02d}{'  ' if sources else ''}{sources}"
+        line = (
+            f"{self.title}  step {step}/{self.steps}  loss {loss:.4f}  {samples_per_s:,.0f} samples/s  ETA"
+            f" {int(left // 60)}:{int(left % 60):02d}{'  ' if sources else ''}{sources}"
+        )
         print(f"\r{line}\033[K" if self.terminal else line, end="\n" if last or not self.terminal else "", flush=True)

@@ -38,7 +38,8 @@ MAX_SKIPPED = 0.01
 
 
 class Stage(Protocol):
-    """What a stage adds to the loop. A prepared sample has a `key`; a micro-batch is whatever `micros` makes and `loss` takes."""
+    """What a stage adds to the loop. A prepared sample has a `key`; a micro-batch is whatever `micros` makes and `loss`
+    takes."""
 
     model: nn.Module
     updates: int
@@ -48,7 +49,8 @@ class Stage(Protocol):
         """This rank's prepared samples step by step, beginning at a global position."""
 
     def used(self, consumed: int) -> dict[str, tuple[int, float]]:
-        """Of each source, how many of the first `consumed` samples are its, and how many rounds through it these are."""
+        """Of each source, how many of the first `consumed` samples are its, and how many rounds through it these
+        are."""
 
     def counted(self, prepared: list[Any]) -> Terms:
         """Of this rank's samples of a step, and of what it left out since the last, by source."""
@@ -114,8 +116,8 @@ def run(
     """Trains to config.steps, from the newest good checkpoint in `folder` or from `fresh`.
 
     Raises Preempted after SIGTERM, with everything saved; DataError for a loss that is not finite; CheckpointError
-    when `folder` belongs to other settings, or a checkpoint could not be saved. may_save: raises when the folder is another run's.
-    """
+    when `folder` belongs to other settings, or a checkpoint could not be saved. may_save: raises when the folder is
+    another run's."""
     stage.set_modes()
     optimizer = make_optimizer(stage.model, config.optim, stage.matches, config.name, engine.steps_on)
     proof = Proof(stage.model, stage.group_of, config.name, engine.whole)
@@ -208,8 +210,8 @@ def _resume(engine: Engine, folder: Path, log: Log, fresh: State) -> State:
     state = State(**checkpoint.read_state(found))
     if state.identity != fresh.identity:
         raise CheckpointError(
-            f"{folder.name}/{found.name} was trained with other settings, data or starting weights; "
-            f"go on with the settings it has, train again from here with --from {folder.name}, or give the recipe another name"
+            f"{folder.name}/{found.name} was trained with other settings, data or starting weights; go on with the"
+            f" settings it has, train again from here with --from {folder.name}, or give the recipe another name"
         )
     checkpoint.restore(found, engine.load, engine.rank)
     log.forget_after(fresh.meta["stage"], state.step)
@@ -229,7 +231,8 @@ def _first_update(
 
 
 def _total(terms: Terms, engine: Engine, extra: Terms) -> dict[str, float]:
-    """Means over the ranks; a term of weight 0 is a plain sum. A rank may lack a term: a reward that judged none of its answers."""
+    """Means over the ranks; a term of weight 0 is a plain sum. A rank may lack a term: a reward that judged none of its
+    answers."""
     own = {**terms, **extra}
     names = engine.union(own)
     flat = engine.total([x for name in names for x in own.get(name, (0.0, 0.0))])
@@ -237,7 +240,8 @@ def _total(terms: Terms, engine: Engine, extra: Terms) -> dict[str, float]:
 
 
 def _order(keys: list[str], first: int) -> float:
-    """Which samples a step takes, in which order, as a number that sums over ranks: 32-bit hashes, so float64 is exact."""
+    """Which samples a step takes, in which order, as a number that sums over ranks: 32-bit hashes, so float64 is
+    exact."""
     return float(sum(zlib.crc32(f"{position} {key}".encode()) for position, key in enumerate(keys, first)))
 
 
@@ -257,7 +261,8 @@ def _skip(
         raise DataError(f"{found}. Lower optim.lr or look at these samples; on_nan: skip leaves such steps out")
     if state.skipped > most:
         raise DataError(
-            f"{found}. These are {state.skipped} steps without a finite loss, and {most} are put up with: lower optim.lr or look at the samples"
+            f"{found}. These are {state.skipped} steps without a finite loss, and {most} are put up with: lower"
+            " optim.lr or look at the samples"
         )
     engine.drop()
     log.write({"stage": config.name, "step": step, "skipped": everywhere, "skipped_loss": loss, "skipped_norm": norm})
@@ -297,8 +302,12 @@ def _log_step(
     }
     log.write(record)
     progress.show(
-        state.step, summed["loss"], record["samples_per_s"], in_short(sources), last=state.step == config.steps
-    )  # type: ignore[arg-type]
+        state.step,
+        summed["loss"],
+        config.batch / seconds,
+        in_short(sources),
+        last=state.step == config.steps,
+    )
 
 
 def _validate(stage: Stage, model: nn.Module, config: StageConfig, engine: Engine, log: Log, state: State) -> bool:

@@ -1,8 +1,8 @@
 """Muon: the momentum of a hidden layer's matrix is made orthogonal before it is applied; AdamW for everything else.
 
-Small networks that start from nothing need about half the samples with it (docs/benchmarks.md). torch.optim.Muon computes
-in bfloat16 on every device, which a CPU without bfloat16 units does ten times slower, and takes no other parameters.
-"""
+Small networks that start from nothing need about half the samples with it (docs/benchmarks.md). torch.optim.Muon
+computes in bfloat16 on every device, which a CPU without bfloat16 units does ten times slower, and takes no other
+parameters."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def _shared(matrices_NAB: torch.Tensor) -> torch.Tensor:
 
 
 def orthogonal(matrices_NAB: torch.Tensor) -> torch.Tensor:
-    """U V' of each matrix U S V', but for singular values that are only about 1. Float32 on a CPU, bfloat16 elsewhere; zeros stay zeros."""
+    """U V' of each matrix U S V', but for singular values that are only about 1. Float32 on a CPU, bfloat16 elsewhere;
+    zeros stay zeros."""
     a, b, c = QUINTIC
     x = matrices_NAB.to(torch.float32 if matrices_NAB.device.type == "cpu" else torch.bfloat16)
     x = x.mT if x.shape[1] > x.shape[2] else x
@@ -101,7 +102,8 @@ def orthogonal(matrices_NAB: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_matrices(model: nn.Module) -> Iterable[torch.Tensor]:
-    """The weights of linear and convolutional layers, but for those that give words (the output of a language model, tied or not)."""
+    """The weights of linear and convolutional layers, but for those that give words (the output of a language model,
+    tied or not)."""
     of_words = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for module in model.modules():
         if (outputs := getattr(module, "get_output_embeddings", None)) and (layer := outputs()) is not None:

@@ -38,8 +38,8 @@ def digest(tensors: list[torch.Tensor], whole: Whole = as_it_is) -> str:
 class Proof:
     """Groups of a model with what each is: a group is trained when one of its parameters is.
 
-    A group that is trained in part counts twice: its frozen tensors must stay as they are. whole: the engine's. Made and
-    asked on every rank, before the engine sets the model up.
+    A group that is trained in part counts twice: its frozen tensors must stay as they are. whole: the engine's. Made
+    and asked on every rank, before the engine sets the model up.
     """
 
     model: nn.Module
@@ -64,7 +64,8 @@ class Proof:
         return "\n".join(lines)
 
     def note_gradients(self, has_gradient: Callable[[nn.Parameter], bool] = holds_gradient) -> list[str]:
-        """The groups that have had a gradient so far, on this rank. Called before an optimiser step, in the first few steps."""
+        """The groups that have had a gradient so far, on this rank. Called before an optimiser step, in the first few
+        steps."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and self.group_of(name) not in self.with_gradient and has_gradient(parameter):
                 self.with_gradient.add(self.group_of(name))
@@ -74,20 +75,22 @@ class Proof:
         """Raises RecipeError naming a trained group that got no gradient or has not moved."""
         if not self.with_gradient:
             raise RecipeError(
-                f"stages.{self.stage}: nothing got a gradient in {step} steps: the loss is flat. In grpo, no answer earned more than another of its group: "
-                "look at `rewards` and `temperature`, or train the stage before it further"
+                f"stages.{self.stage}: nothing got a gradient in {step} steps: the loss is flat. In grpo, no answer"
+                " earned more than another of its group: look at `rewards` and `temperature`, or train the stage"
+                " before it further"
             )
         for (group, trained), tensors in self._tensors().items():
             if not trained:
                 continue
             if group not in self.with_gradient:
                 raise RecipeError(
-                    f"stages.{self.stage}.trains: {group} got no gradient in the first {step} steps: nothing in this stage's data or loss reaches it. "
-                    "Leave it out of `trains`, or show it media (`shows`, `mix`)"
+                    f"stages.{self.stage}.trains: {group} got no gradient in the first {step} steps: nothing in this"
+                    " stage's data or loss reaches it. Leave it out of `trains`, or show it media (`shows`, `mix`)"
                 )
             if digest(tensors, self.whole) == self.start[group, True]:
                 raise RecipeError(
-                    f"stages.{self.stage}.trains: {group} has not moved after {step} steps; is its learning rate 0 (optim.lr, optim.lr_of)?"
+                    f"stages.{self.stage}.trains: {group} has not moved after {step} steps; is its learning rate 0"
+                    " (optim.lr, optim.lr_of)?"
                 )
 
     def check_frozen(self) -> dict[str, str]:
@@ -103,7 +106,8 @@ class Proof:
         return {group: number for (group, trained), number in self.counts.items() if trained}
 
     def _tensors(self) -> dict[tuple[str, bool], list[torch.Tensor]]:
-        """Parameters by (group, trained); the buffers (batch statistics) of a module in eval mode belong to what is frozen."""
+        """Parameters by (group, trained); the buffers (batch statistics) of a module in eval mode belong to what is
+        frozen."""
         found: dict[tuple[str, bool], list[torch.Tensor]] = {}
         for name, parameter in self.model.named_parameters():
             found.setdefault((self.group_of(name), parameter.requires_grad), []).append(parameter)

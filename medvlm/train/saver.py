@@ -34,7 +34,8 @@ class Saver:
         say: Callable[[str], Any] = print,
     ):
         self.folder, self.rank, self.keep, self.may_save, self.tick, self.say = folder, rank, keep, may_save, tick, say
-        # On the group that trains, a save beside the training's own exchange breaks both (gloo: connection reset by peer).
+        # On the group that trains, a save beside the training's own exchange breaks both (gloo: connection reset by
+        # peer).
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.under_way: Future[Path] | None = None
@@ -46,7 +47,8 @@ class Saver:
     def save(
         self, step: int, tensors: dict[str, Any], state: dict[str, Any], *, best: int = 0, now: bool = False
     ) -> None:
-        """Returns once training may go on; with `now`, or where memory has no room for a copy, once the checkpoint is on disk. Called on every rank."""
+        """Returns once training may go on; with `now`, or where memory has no room for a copy, once the checkpoint is
+        on disk. Called on every rank."""
         self.wait()
         random, snapshot = checkpoint.random_state(), Snapshot(tensors, self.rank == 0)
         now = now or not self._has_room(snapshot.nbytes)
@@ -116,7 +118,8 @@ class Saver:
             self.copies = left is None or size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < 0.5 * left
             if not self.copies and self.rank == 0:
                 self.say(
-                    f"training waits for each checkpoint: there is no memory for a copy of {size / 1e9:.1f} GB a process"
+                    f"training waits for each checkpoint: there is no memory for a copy of {size / 1e9:.1f} GB a"
+                    " process"
                 )
         return self.copies
 

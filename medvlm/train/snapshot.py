@@ -17,7 +17,8 @@ ALIGNED = 64
 
 
 class Room:
-    """Memory of the CPU for one copy of the tensors, taken once; where there is a GPU, such that copies from it are fast (page-locked)."""
+    """Memory of the CPU for one copy of the tensors, taken once; where there is a GPU, such that copies from it are
+    fast (page-locked)."""
 
     def __init__(self) -> None:
         self.bytes = torch.empty(0, dtype=torch.uint8)
@@ -32,7 +33,8 @@ class Room:
             failed = int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), size, 1))
             if failed:
                 raise CheckpointError(
-                    f"{size / 1e9:.1f} GB of memory could not be locked for copies of checkpoints (CUDA error {failed}); raise the limit (ulimit -l)"
+                    f"{size / 1e9:.1f} GB of memory could not be locked for copies of checkpoints (CUDA error"
+                    f" {failed}); raise the limit (ulimit -l)"
                 )
 
     def close(self) -> None:
@@ -42,10 +44,11 @@ class Room:
 
 
 class Snapshot(DefaultSavePlanner):
-    """Decides what this rank has to save, when it is made; `copy` then takes the tensors. Without it they are read when they are written.
+    """Decides what this rank has to save, when it is made; `copy` then takes the tensors. Without it they are read when
+    they are written.
 
-    tensors: a nested dict, as the engine gives it; sharded tensors count with what this rank holds. first: on the first rank.
-    """
+    tensors: a nested dict, as the engine gives it; sharded tensors count with what this rank holds. first: on the first
+    rank."""
 
     def __init__(self, tensors: dict[str, Any], first: bool):
         super().__init__()

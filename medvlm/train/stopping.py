@@ -1,4 +1,5 @@
-"""The scheduler's wish that a run should end (SIGTERM or SIGUSR1): a flag that the loop reads once a step; elsewhere the end at once."""
+"""The scheduler's wish that a run should end (SIGTERM or SIGUSR1): a flag that the loop reads once a step; elsewhere
+the end at once."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 @contextmanager
 def preemptible() -> Iterator[None]:
-    """Inside, a signal raises Preempted at once: while weights are read or data packed there is nothing to save. Stop takes over where there is."""
+    """Inside, a signal raises Preempted at once: while weights are read or data packed there is nothing to save. Stop
+    takes over where there is."""
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in SIGNALS:
@@ -56,7 +58,8 @@ class Stop:
 
 
 def end_with_torchrun() -> None:
-    """A process that torchrun started ends when torchrun is gone, which leaves its processes behind, still writing, when it is killed.
+    """A process that torchrun started ends when torchrun is gone, which leaves its processes behind, still writing,
+    when it is killed.
 
     Other processes (of a shell that is left, of nohup) go on without whoever started them.
     """

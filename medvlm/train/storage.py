@@ -2,8 +2,8 @@
 
 torch.distributed.checkpoint decides which rank writes what; this is the storage behind it. Its own file storage writes
 pickles, loses what goes wrong in any but the first of its threads, and unpickles whatever a folder holds when it reads:
-here nothing but the classes of torch's own table of contents is unpickled, so that a checkpoint of a stranger runs no code.
-"""
+here nothing but the classes of torch's own table of contents is unpickled, so that a checkpoint of a stranger runs no
+code."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ CONTENTS = {
 
 
 class HashingFile:
-    """Bytes to a file that is on disk, and their hash known, once it is closed. `print` is what a manifest says of it."""
+    """Bytes to a file that is on disk, and their hash known, once it is closed. `print` is what a manifest says of
+    it."""
 
     def __init__(self, path: Path, note: Callable[[int], None] = lambda _: None):
         self.file: IO[bytes] = path.open("xb", buffering=0)
@@ -115,7 +116,8 @@ class HashingFile:
 
 
 class Writer(dcp.FileSystemWriter):
-    """Writes this rank's share; `prints` then says size and hash of each of its files. note: is told of every piece that is written."""
+    """Writes this rank's share; `prints` then says size and hash of each of its files. note: is told of every piece
+    that is written."""
 
     def __init__(self, folder: Path, note: Callable[[int], None] = lambda _: None):
         super().__init__(folder)
@@ -132,7 +134,8 @@ class Writer(dcp.FileSystemWriter):
         return done
 
     def storage_meta(self) -> StorageMeta:
-        """Nothing: torch would note the folder's path, which is nobody's business, and a number that differs each time."""
+        """Nothing: torch would note the folder's path, which is nobody's business, and a number that differs each
+        time."""
         return StorageMeta()
 
     def _write(self, name: str, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
@@ -242,7 +245,8 @@ class _Vetted(pickle.Unpickler):
         ):
             return super().find_class(module, name)
         raise CheckpointError(
-            f"{'/'.join(self.path.parts[-3:])} asks for {module}.{name}, which no checkpoint needs: it may be an attack, and was not read"
+            f"{'/'.join(self.path.parts[-3:])} asks for {module}.{name}, which no checkpoint needs: it may be an"
+            " attack, and was not read"
         )
 
 
@@ -254,7 +258,8 @@ def _require_plain(data: bytes, name: str) -> None:
 
 
 def _shares(items: Sequence[WriteItem]) -> list[list[WriteItem]]:
-    """One list a file, about equal in bytes. Items that are alike in size keep the order of their names, so that a checkpoint is the same bytes each time."""
+    """One list a file, about equal in bytes. Items that are alike in size keep the order of their names, so that a
+    checkpoint is the same bytes each time."""
     ordered = sorted(items, key=lambda item: (-size_of(item), item.index.fqn, tuple(item.index.offset or ())))
     number = max(1, min(FILES, sum(map(size_of, items)) // FILE_BYTES))
     shares: list[list[WriteItem]] = [[] for _ in range(number)]
@@ -282,7 +287,8 @@ def _header(items: Sequence[WriteItem], held: dict[int, Any]) -> tuple[bytes, li
 
 
 def header(entries: Sequence[tuple[str, torch.dtype, list[int], int]], about: dict[str, str] | None = None) -> bytes:
-    """The head of a safetensors file: name, dtype, shape and bytes of each tensor, in order. Raises CheckpointError for a dtype it has no name for."""
+    """The head of a safetensors file: name, dtype, shape and bytes of each tensor, in order. Raises CheckpointError for
+    a dtype it has no name for."""
     told: dict[str, Any] = {"__metadata__": about} if about else {}
     at = 0
     for name, dtype, shape, size in entries:

@@ -1,4 +1,5 @@
-"""What a model and its torch optimiser are in a checkpoint: tensors by parameter name, each lying where and as it lies in training."""
+"""What a model and its torch optimiser are in a checkpoint: tensors by parameter name, each lying where and as it lies
+in training."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 def load_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, read: Read, names: Collection[str]) -> None:
     """Puts a checkpoint back. names: what it holds (`optim.state.PARAMETER.step`, ...). Called on every rank."""
     tensors = tensors_of(model, optimizer)
-    # A parameter that never got a gradient (SigLIP's head below a language model) has no optimiser state, and gets none here.
+    # A parameter that never got a gradient (SigLIP's head below a language model) has no optimiser state, and gets none
+    # here.
     tensors["optim"]["state"] = {
         name: state for name, state in tensors["optim"]["state"].items() if f"optim.state.{name}.step" in names
     }

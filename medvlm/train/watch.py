@@ -1,10 +1,11 @@
-"""Which rank stands still: each says where it is, and when nothing moves the run ends with the names of those it waits for.
+"""Which rank stands still: each says where it is, and when nothing moves the run ends with the names of those it waits
+for.
 
-A collective in which one rank is missing blocks all the others without a word. Here each rank writes into a small file of
-its own what it does (runs/NAME/ranks/RANK.json, rewritten in place), and a thread beside writes that the process is alive.
-Ranks go in step, so the thread of the first and that of the last need only look at their own rank: when it has not moved
-for `stall_s`, they read all the files, and whoever is no longer alive, or behind, or not waiting for an exchange, is what
-the rest waits for.
+A collective in which one rank is missing blocks all the others without a word. Here each rank writes into a small file
+of its own what it does (runs/NAME/ranks/RANK.json, rewritten in place), and a thread beside writes that the process is
+alive. Ranks go in step, so the thread of the first and that of the last need only look at their own rank: when it has
+not moved for `stall_s`, they read all the files, and whoever is no longer alive, or behind, or not waiting for an
+exchange, is what the rest waits for.
 A process that holds Python's lock, so that its own threads stand still too, is named by the others; where there are no
 others, a timer that needs no lock (faulthandler) ends it with a traceback.
 """
@@ -32,10 +33,11 @@ KEYS = 8
 
 
 class Watch:
-    """Of one rank, around the steps of a stage. With stall_s = 0 it does nothing. ended: is told why, before all ranks end with EXIT_STALLED.
+    """Of one rank, around the steps of a stage. With stall_s = 0 it does nothing. ended: is told why, before all ranks
+    end with EXIT_STALLED.
 
-    verdict: the file for the names of those that stand still; what ranks do is written beside it. It is gone when the ranks begin.
-    """
+    verdict: the file for the names of those that stand still; what ranks do is written beside it. It is gone when the
+    ranks begin."""
 
     def __init__(
         self, verdict: Path, rank: int, world: int, stall_s: float, ended: Callable[[str], Any] = lambda _: None
@@ -75,7 +77,8 @@ class Watch:
             os.close(self.file)
 
     def at(self, doing: str, stage: str = "", step: int = 0, samples: Sequence[str] = ()) -> None:
-        """This rank goes on to something else. Every rank calls it alike often; stage, step and samples stay until others are given."""
+        """This rank goes on to something else. Every rank calls it alike often; stage, step and samples stay until
+        others are given."""
         if stage:
             self.place |= {"stage": stage, "step": step, "samples": list(samples[:KEYS])}
         self.place |= {"doing": doing, "moves": self.place["moves"] + 1}
@@ -198,10 +201,16 @@ def judged(before: list[dict[str, Any]], after: list[dict[str, Any]], stall_s: f
         if found:
             more = f"; and {len(found) - KEYS} more" if len(found) > KEYS else ""
             return f"{told}: {'; '.join(map(_named, found[:KEYS]))}{more} ({why}). {again}"
-    return f"{told}, and no rank is behind: it is the exchange between them (network, GPU). {_named(after[0])} as are the others. {again}"
+    return (
+        f"{told}, and no rank is behind: it is the exchange between them (network, GPU). {_named(after[0])} as are the"
+        f" others. {again}"
+    )
 
 
 def _named(place: dict[str, Any]) -> str:
     samples = f", samples {', '.join(place['samples'])}" if place.get("samples") else ""
     line = f", in {place['in']}" if place.get("in") else ""
-    return f"rank {place['rank']} (process {place.get('pid', '?')} on {place.get('host', '?')}) at stage {place.get('stage', '?')}, step {place.get('step', '?')}: {place['doing']}{line}{samples}"
+    return (
+        f"rank {place['rank']} (process {place.get('pid', '?')} on {place.get('host', '?')}) at stage"
+        f" {place.get('stage', '?')}, step {place.get('step', '?')}: {place['doing']}{line}{samples}"
+    )

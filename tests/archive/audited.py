@@ -105,6 +105,16 @@ def _sample(number: int, row: Row, source: str, salt: str) -> tuple[Sample, dict
         files[f"{i}.{suffix}"] = data
     questions = tuple(Question(text, Truth("choice", "yes", choices=("yes", "no")), "q") for text in row.asks)
     patient = keyed(row.patient, salt, "patient") if row.patient else ""
-    return Sample(
-        keyed(f"{source}/{number}", salt, "key"), source, row.split, tuple(media), row.report, "", questions, patient
-    ), files
+    return (
+        Sample(
+            keyed(f"{source}/{number}", salt, "key"),
+            source,
+            row.split,
+            tuple(media),
+            row.report,
+            "",
+            questions,
+            patient,
+        ),
+        files,
+    )

@@ -1,4 +1,5 @@
-"""Small made copies of archives that cannot be had here, in the layout in which they are published: what cards are tried on.
+"""Small made copies of archives that cannot be had here, in the layout in which they are published: what cards are
+tried on.
 
 Names of files and columns are those of the publication; all contents are made. Each function fills a folder.
 """

@@ -142,7 +142,10 @@ def test_shards_without_a_card_are_in_doubt(tmp_path):
         ),
         (
             "note",
-            "patients of a and foreign were not compared: it is not known with which salt their patients were hashed (no card.yaml beside the shards); pack them with medvlm",
+            (
+                "patients of a and foreign were not compared: it is not known with which salt their patients were"
+                " hashed (no card.yaml beside the shards); pack them with medvlm"
+            ),
         ),
     ]
 

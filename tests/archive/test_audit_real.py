@@ -41,7 +41,8 @@ def findings(*sets, against=()):
 
 
 def test_cxr_cohen_holds_cases_that_were_published_twice(real_data, tmp_path):
-    """Patients 97 and 178 are one woman, from two publishers: the same two films, looked at, and the notes of one case."""
+    """Patients 97 and 178 are one woman, from two publishers: the same two films, looked at, and the notes of one
+    case."""
     plain = load_card(CARDS / "cxr_cohen.yaml").model_dump(mode="json", by_alias=True)
     plain["reader"]["rename"].pop("patientid", None)
     pack(

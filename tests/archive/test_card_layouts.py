@@ -220,17 +220,20 @@ def test_a_report_of_mimic_begins_at_its_findings(packed):
         for q in sample.questions
         if q.truth.task == "choice"
     }
-    assert asked == {("atelectasis", "yes"), ("cardiomegaly", "no"), ("pneumothorax", "no")}, (
-        "an uncertain or unknown finding is not asked"
-    )
+    assert asked == {
+        ("atelectasis", "yes"),
+        ("cardiomegaly", "no"),
+        ("pneumothorax", "no"),
+    }, "an uncertain or unknown finding is not asked"
 
 
 def test_a_pair_of_mimic_is_the_earlier_film_and_the_later_one(packed):
     found = packed("mimic_cxr_pairs")
     (pair,) = [raw for raw in found.raws if raw.sample.key == "2a2277a9"]
-    assert [path.stem for path in pair.files.values()] == ["02aa804e", "2a2277a9"], (
-        "the lateral film of that day is none of the frontal ones"
-    )
+    assert [path.stem for path in pair.files.values()] == [
+        "02aa804e",
+        "2a2277a9",
+    ], "the lateral film of that day is none of the frontal ones"
     (question,) = pair.sample.questions
     assert (
         "Film 1 is clear." in question.text

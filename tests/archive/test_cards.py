@@ -191,7 +191,9 @@ def test_all_of_the_real_data_packs_to_these_counts(packed):
         "dicom_pydicom": (31, 0, 15),
     }
     assert found["dicom_series"].left_out == {
-        "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI": 20,
+        "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI": (
+            20
+        ),
         "a secondary capture: a picture of a screen or of a film": 1,
         "a tiled slide; read it as a whole slide": 8,
         "no image: it has no Rows": 4,

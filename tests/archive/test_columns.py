@@ -1,4 +1,5 @@
-"""What a table does not hold itself: other tables, files of text, parts of values, the study before, several files a split."""
+"""What a table does not hold itself: other tables, files of text, parts of values, the study before, several files a
+split."""
 
 import csv
 import json
@@ -185,9 +186,10 @@ def test_an_order_may_count_back_and_have_several_columns(tmp_path):
             for i, time in (("a", "93000.5"), ("b", "101500"))
         ],
     )
-    assert pairs(tmp_path, prior={"of": "{who}", "order": ["day", "time"]}) == {"a": ["a"], "b": ["a", "b"]}, (
-        "as numbers, not as text"
-    )
+    assert pairs(tmp_path, prior={"of": "{who}", "order": ["day", "time"]}) == {
+        "a": ["a"],
+        "b": ["a", "b"],
+    }, "as numbers, not as text"
 
 
 def test_a_film_without_a_number_for_its_time_has_no_prior_and_is_none(tmp_path):

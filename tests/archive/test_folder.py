@@ -66,9 +66,10 @@ def test_objects_of_a_mask_are_told_apart_as_the_card_says():
     labels_HW = (
         drawn((2, 3, 5, 9), value=7).astype(np.int32) + drawn((5, 3, 8, 9), value=900 & 255).astype(np.int32) * 300
     )
-    assert dict(objects_in(labels_HW, "labels")) == {(2, 3, 5, 9): 18, (5, 3, 8, 9): 18}, (
-        "they touch, and have each a value"
-    )
+    assert dict(objects_in(labels_HW, "labels")) == {
+        (2, 3, 5, 9): 18,
+        (5, 3, 8, 9): 18,
+    }, "they touch, and have each a value"
 
 
 def test_parts_that_touch_at_a_corner_are_one():

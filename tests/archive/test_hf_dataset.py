@@ -1,4 +1,5 @@
-"""Against files that pyarrow writes as `datasets` does: structs of {bytes, path}, features in the metadata, streams of batches."""
+"""Against files that pyarrow writes as `datasets` does: structs of {bytes, path}, features in the metadata, streams of
+batches."""
 
 import json
 from pathlib import Path
@@ -192,7 +193,7 @@ def test_boxes_of_a_column_are_asked_about(tmp_path):
         "bbox holds a box that is not made of four numbers"
     ]
     assert LeftOut("object of a class that the card does not name", 1) in items
-    (raw, *_) = good(tmp_path, objects={**objects, "form": "xywh"}, questions=[])
+    raw, *_ = good(tmp_path, objects={**objects, "form": "xywh"}, questions=[])
     assert raw.sample.questions[0].truth.boxes == ((0, 0, 1, 1), (2, 1, 6, 4))
 
 

@@ -105,7 +105,7 @@ def test_the_turns_may_be_spelled_as_llava_med_spells_them(tmp_path):
 def test_two_conversations_about_one_figure_are_two_samples(tmp_path):
     first, second = read_all(tmp_path, record("<image>\nWhat?", "This."), record("<image>\nWhere?", "Here."))
     assert first.sample.key != second.sample.key
-    (again, *_) = read_all(tmp_path, record("<image>\nWhat?", "This."))
+    again, *_ = read_all(tmp_path, record("<image>\nWhat?", "This."))
     assert again.sample.key == first.sample.key, "a key does not depend on the other records"
 
 

@@ -322,7 +322,8 @@ def test_the_command_says_by_its_exit_code_whether_the_ceiling_held(tmp_path, ca
 
 
 def test_boxes_beyond_the_stored_image_are_bad(tmp_path):
-    """The annotation speaks of 24 x 16 pixels, as the image has; one of 32 x 16 is of another image, one box lies outside."""
+    """The annotation speaks of 24 x 16 pixels, as the image has; one of 32 x 16 is of another image, one box lies
+    outside."""
     reader = {
         "kind": "voc",
         "annotations": "xml",

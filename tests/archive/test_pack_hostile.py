@@ -121,7 +121,8 @@ def test_what_decoders_print_is_swallowed(tmp_path, capfd):
 
 
 def test_files_that_are_no_files_are_bad(tmp_path):
-    """A pipe that nobody writes to, a folder, a device without end, a file that is gone, one that would lead out of the shard."""
+    """A pipe that nobody writes to, a folder, a device without end, a file that is gone, one that would lead out of the
+    shard."""
     os.mkfifo(tmp_path / "pipe")
     film = tmp_path / "film.png"
     film.write_bytes(encode_png(noise(1)))

@@ -48,7 +48,8 @@ PLACES = [
     (Target, "publish", 1),
     (target, "sync_folder", 2),
 ]
-"""Where the packer is killed, and at which call: within samples, at the border of shards, at commits, at every step of publishing."""
+"""Where the packer is killed, and at which call: within samples, at the border of shards, at commits, at every step of
+publishing."""
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,8 @@ def killed() -> None:
 def kill_at(
     holder: Any, name: str, after: int, raw: Path, out: Path, how: Callable[[], None] = killed, of: Card | None = None
 ) -> int:
-    """Packs in another process that is killed when it calls holder.name for the after-th time; its id, where `how` does not kill it."""
+    """Packs in another process that is killed when it calls holder.name for the after-th time; its id, where `how` does
+    not kill it."""
     pid = os.fork()
     if pid == 0:
         plain, calls = getattr(holder, name), [0]

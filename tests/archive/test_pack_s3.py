@@ -1,4 +1,5 @@
-"""Packing to a bucket of a server of this machine, and kill -9 in the middle of what is sent there; slow, so `make test-all` runs it."""
+"""Packing to a bucket of a server of this machine, and kill -9 in the middle of what is sent there; slow, so `make
+test-all` runs it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Identifiers planted wherever archives hold them: each is refused or left behind, and no byte of it is in what packing writes or says.
+"""Identifiers planted wherever archives hold them: each is refused or left behind, and no byte of it is in what packing
+writes or says.
 
-Read by `python -m medvlm data pack`, as users run it: image files, tables and texts. Headers of DICOM and NIfTI files pass the
-same gate before their pixels are used.
+Read by `python -m medvlm data pack`, as users run it: image files, tables and texts. Headers of DICOM and NIfTI files
+pass the same gate before their pixels are used.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ SALT = "zqsalt-7f3a9c51d2e8b604"
 
 @dataclass(frozen=True)
 class Plant:
-    """value: what must be nowhere. row: columns of the table. image: bytes of the file, made from plain pixels. finding: what the quarantine
-    file says of it; "" where the value is left behind and the sample is packed."""
+    """value: what must be nowhere. row: columns of the table. image: bytes of the file, made from plain pixels.
+    finding: what the quarantine file says of it; "" where the value is left behind and the sample is packed."""
 
     where: str
     value: str

@@ -1,4 +1,5 @@
-"""Identifiers in the tags of TIFF files, slides and videos, and in pictures beside the slide: none is in what packing writes or says."""
+"""Identifiers in the tags of TIFF files, slides and videos, and in pictures beside the slide: none is in what packing
+writes or says."""
 
 from __future__ import annotations
 
@@ -90,7 +91,8 @@ def tiff(path: Path, words: list[str]) -> None:
 
 
 def slide(path: Path, words: list[str]) -> None:
-    """As Aperio writes them: what was scanned, when and by whom in one description; a label and a macro image behind."""
+    """As Aperio writes them: what was scanned, when and by whom in one description; a label and a macro image
+    behind."""
     named = "|".join(
         f"{name} = {w}"
         for name, w in zip(("Filename", "User", "Date", "Barcode", "ScanScope ID", "Title"), words, strict=False)
@@ -194,7 +196,8 @@ CARD = {
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """The folder of the shards and the archive, and all that was said and written. Each file is there once whole and once cut in half."""
+    """The folder of the shards and the archive, and all that was said and written. Each file is there once whole and
+    once cut in half."""
     root = tmp_path_factory.mktemp("planted")
     with (root / "table.csv").open("w", newline="") as file:
         rows = csv.writer(file)

@@ -114,7 +114,7 @@ def test_the_split_can_come_from_a_column(tmp_path):
 
 def test_rows_without_an_image_are_samples_of_text_by_their_key(tmp_path):
     write_csv(tmp_path, ROWS)
-    (raw, *_) = samples(read(config(media=[], key="{q}", report="{note}"), tmp_path))
+    raw, *_ = samples(read(config(media=[], key="{q}", report="{note}"), tmp_path))
     assert (raw.sample.media, raw.files, raw.sample.report) == ((), {}, "Clear.")
     with pytest.raises(ValueError, match="expected `key`"):
         config(media=[])
@@ -248,20 +248,21 @@ def one_file(root: Path, name: str, **medium: Any) -> tuple[list[Any], list[BadS
 
 
 def test_other_kinds_of_files_are_handed_over_with_the_cards_options(tmp_path):
-    """What stands in RawSample.files is called later, in another process: it must pickle, and give what the file holds."""
+    """What stands in RawSample.files is called later, in another process: it must pickle, and give what the file
+    holds."""
     nib = pytest.importorskip("nibabel")
     tifffile = pytest.importorskip("tifffile")
     values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     values[0, 0, 0] = np.nan
     nib.save(nib.Nifti1Image(values, np.diag([-1, -1, 1, 1])), tmp_path / "a.nii.gz")
-    ((raw,), bad) = one_file(tmp_path, "a.nii.gz", unit="HU", nifti={"length": "mm", "nan": 7, "hu": "as_is"})
+    (raw,), bad = one_file(tmp_path, "a.nii.gz", unit="HU", nifti={"length": "mm", "nan": 7, "hu": "as_is"})
     found = pickle.loads(pickle.dumps(raw.files["0"]))()
     expected = np.where(np.isnan(values), 7, values).transpose(2, 1, 0)
     assert not bad and np.array_equal(found.pixels, expected)
     assert (found.unit, found.spacing_mm) == ("HU", (1, 1, 1))
     pages = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
     tifffile.imwrite(tmp_path / "b.tif", pages, metadata=None, photometric="minisblack")
-    ((raw,), _) = one_file(tmp_path, "b.tif", tiff={"page": "all"}, unit="raw")
+    (raw,), _ = one_file(tmp_path, "b.tif", tiff={"page": "all"}, unit="raw")
     assert np.array_equal(raw.files["0"]().pixels, pages)
 
 
@@ -272,11 +273,11 @@ def test_each_tile_of_a_slide_is_a_medium(tmp_path):
     tifffile.imwrite(
         tmp_path / "s.svs", slide, photometric="rgb", tile=(64, 64), metadata=None, description="Aperio\n|MPP = 0.5"
     )
-    ((later,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 0.5, "tile_px": 64})
+    (later,), _ = one_file(tmp_path, "s.svs", slide={"mpp": 0.5, "tile_px": 64})
     raw = pickle.loads(pickle.dumps(later)).make()
     assert [medium.member for medium in raw.sample.media] == ["0", "1"] == list(raw.files)
     assert all((pickle.loads(pickle.dumps(call))().pixels == (180, 90, 160)).all() for call in raw.files.values())
-    ((raw,), _) = one_file(tmp_path, "s.svs", slide={"mpp": 1})
+    (raw,), _ = one_file(tmp_path, "s.svs", slide={"mpp": 1})
     assert raw.files["0"]().pixels.shape == (64, 96, 3)
     tifffile.imwrite(
         tmp_path / "empty.svs",
@@ -286,7 +287,7 @@ def test_each_tile_of_a_slide_is_a_medium(tmp_path):
         metadata=None,
         description="Aperio\n|MPP = 0.5",
     )
-    ((later,), _) = one_file(tmp_path, "empty.svs", slide={"mpp": 0.5, "tile_px": 64})
+    (later,), _ = one_file(tmp_path, "empty.svs", slide={"mpp": 0.5, "tile_px": 64})
     with pytest.raises(DataError, match="no tile of the slide holds 10% tissue"):
         later.make()
 
@@ -304,9 +305,9 @@ def test_a_video_is_called_with_its_options_and_a_dicom_file_is_read(tmp_path):
 
     for name in ("v.webm", "d.dcm"):
         (tmp_path / name).write_bytes(b"")
-    ((raw,), _) = one_file(tmp_path, "v.webm", video={"frames": 4})
+    (raw,), _ = one_file(tmp_path, "v.webm", video={"frames": 4})
     assert (raw.files["0"].func, raw.files["0"].args) == (load_video, (tmp_path / "v.webm", VideoOptions(frames=4)))
-    ((raw,), _) = one_file(tmp_path, "d.dcm")
+    (raw,), _ = one_file(tmp_path, "d.dcm")
     assert (raw.files["0"].func, raw.files["0"].args) == (load_file, (tmp_path / "d.dcm",))
 
 

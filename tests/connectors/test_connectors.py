@@ -279,7 +279,8 @@ def test_temporal_layers_are_those_of_libra() -> None:
 
 
 def test_the_prior_image_is_raised_by_the_bias_as_far_as_it_resembles_the_current_one() -> None:
-    """Equal images have a cosine of 1, so the whole bias is added; the result depends on the prior, and on the current one more."""
+    """Equal images have a cosine of 1, so the whole bias is added; the result depends on the prior, and on the current
+    one more."""
     ours, half, other = made("temporal", (2, 2, 3)), torch.randn(2, 6, 8), torch.randn(2, 6, 8)
     seen: list[torch.Tensor] = []
     ours.prior_self_attention.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -315,7 +316,10 @@ def test_the_prior_image_is_raised_by_the_bias_as_far_as_it_resembles_the_curren
             {},
             (4, 4),
             24,
-            "reads a whole image and its tiles, and the encoder gives a grid of 4 x 4; use encoder kind `slices` with tiles",
+            (
+                "reads a whole image and its tiles, and the encoder gives a grid of 4 x 4; use encoder kind `slices`"
+                " with tiles"
+            ),
         ),
         (
             "temporal",

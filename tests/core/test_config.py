@@ -161,7 +161,10 @@ def test_a_missing_key_is_placed_at_what_should_hold_it() -> None:
         ("connector: {kind: mlp, wdith: 3}", "r.yaml:2:24 connector.wdith: unknown key (accepts kind)"),
         (
             "encoders: {a: {kind: timm, net: x, preprocess: {size: [8, 8]}, connector: {kind: resampler, tokns: 4}}}",
-            "r.yaml:2:93 encoders.a.connector.tokns: unknown key, did you mean 'tokens'? (accepts kind, tokens, layers, heads, positions)",
+            (
+                "r.yaml:2:93 encoders.a.connector.tokns: unknown key, did you mean 'tokens'? (accepts kind, tokens,"
+                " layers, heads, positions)"
+            ),
         ),
         (
             "stages: [{kind: mlp}, {kind: resampler, tokens: 0}]",
@@ -169,7 +172,10 @@ def test_a_missing_key_is_placed_at_what_should_hold_it() -> None:
         ),
         (
             "encoders: {a: {kind: mylab.swin}}",
-            "r.yaml:2:16 encoders.a.kind: 'mylab.swin' is a plugin's, but 'mylab' is not listed; add `plugins: [mylab]`",
+            (
+                "r.yaml:2:16 encoders.a.kind: 'mylab.swin' is a plugin's, but 'mylab' is not listed; add `plugins:"
+                " [mylab]`"
+            ),
         ),
     ],
 )
@@ -183,7 +189,8 @@ def test_a_plugin_is_any_installed_module_with_a_config(tmp_path: Path, monkeypa
     package.mkdir()
     (package / "__init__.py").write_text('"""Mine."""\n')
     (package / "swin.py").write_text(
-        "from typing import Literal\nfrom medvlm.core.config import Config as Base\n\n\nclass Config(Base):\n    kind: Literal['mylab.swin']\n    depth: int = 2\n"
+        "from typing import Literal\nfrom medvlm.core.config import Config as Base\n\n\nclass Config(Base):\n    kind:"
+        " Literal['mylab.swin']\n    depth: int = 2\n"
     )
     (package / "empty.py").write_text('"""No Config."""\n')
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -201,7 +208,8 @@ def test_a_plugin_is_any_installed_module_with_a_config(tmp_path: Path, monkeypa
 
 def test_what_is_dumped_loads_as_the_same() -> None:
     whole = made(
-        "from: pair\nencoders: {a: {kind: timm, net: vit_tiny, preprocess: {size: [8, 8]}, connector: {kind: resampler}}}"
+        "from: pair\nencoders: {a: {kind: timm, net: vit_tiny, preprocess: {size: [8, 8]}, connector: {kind:"
+        " resampler}}}"
     )
     plain = whole.model_dump(mode="json", by_alias=True)
     assert plain["encoders"]["a"]["connector"] == {

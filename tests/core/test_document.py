@@ -202,7 +202,10 @@ def test_an_override_leaves_other_places_alone() -> None:
         ("a..b=3", "command line: 'a..b=3' is not an override"),
         (
             "stages.instrct.steps=3",
-            "command line stages.instrct.steps: there is no 'instrct' in this list, did you mean 'instruct'? (accepts align, instruct)",
+            (
+                "command line stages.instrct.steps: there is no 'instrct' in this list, did you mean 'instruct'?"
+                " (accepts align, instruct)"
+            ),
         ),
         ("stages.2.steps=3", "command line stages.2.steps: there is no '2' in this list (accepts align, instruct)"),
         ("seed=[1", "command line seed: not valid YAML"),

@@ -1,4 +1,5 @@
-"""Where a box lies for a ready model, found in what the families' real processors give for a picture with a bright box in it."""
+"""Where a box lies for a ready model, found in what the families' real processors give for a picture with a bright box
+in it."""
 
 from __future__ import annotations
 

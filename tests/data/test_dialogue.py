@@ -21,9 +21,19 @@ TEXTS = [
 TEMPLATES = {
     "ours": TEMPLATE,
     "ours, lists of parts too": FLATTEN + TEMPLATE,
-    "ChatML": "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '</s>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
-    "with a system message": "<s><|system|>You are a radiologist.{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
-    "images after the question": "<s>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'].replace('<image>', '') }}{{ '<image>' * (m['content'].split('<image>') | length - 1) }}{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    "ChatML": (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '</s>\\n' }}{% endfor %}{% if"
+        " add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+    ),
+    "with a system message": (
+        "<s><|system|>You are a radiologist.{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% if"
+        " m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
+    "images after the question": (
+        "<s>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'].replace('<image>', '') }}{{ '<image>' *"
+        " (m['content'].split('<image>') | length - 1) }}{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}{%"
+        " if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
 }
 
 
@@ -112,7 +122,10 @@ def refusing(template: str) -> Dialogue:
 
 
 def test_a_template_that_rewrites_the_prompt_once_it_is_answered_is_refused() -> None:
-    rewriting = "{% for m in messages %}{% if messages | length > 1 %}<s>{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    rewriting = (
+        "{% for m in messages %}{% if messages | length > 1 %}<s>{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}{%"
+        " endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
     with pytest.raises(DataError, match="does not keep the prompt as it is when an answer follows"):
         refusing(rewriting).turn("Which lung is affected?", (), "left")
 

@@ -1,4 +1,5 @@
-"""What a ready model's data path makes of volumes, settings and templates that do not fit; against the processor itself in tests/models/test_native.py."""
+"""What a ready model's data path makes of volumes, settings and templates that do not fit; against the processor itself
+in tests/models/test_native.py."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ def test_seed_source_and_epoch_each_change_the_order() -> None:
 
 
 def test_all_orders_of_four_are_equally_likely() -> None:
-    """24 orders, 6000 keys: 250 expected of each, standard deviation 15.5; a biased network misses orders altogether."""
+    """24 orders, 6000 keys: 250 expected of each, standard deviation 15.5; a biased network misses orders
+    altogether."""
     seen = Counter(order(4, seed, "cxr", 0) for seed in range(6000))
     assert set(seen) == set(permutations(range(4)))
     assert all(abs(count - 250) < 5 * 15.5 for count in seen.values())

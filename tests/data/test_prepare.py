@@ -1,4 +1,5 @@
-"""A stored sample to what a model is shown and asked: pixels, placeholders, boxes in answer coordinates, and which question when."""
+"""A stored sample to what a model is shown and asked: pixels, placeholders, boxes in answer coordinates, and which
+question when."""
 
 from __future__ import annotations
 
@@ -36,9 +37,9 @@ def prepare(fit: str = "squash", scale: int = 100) -> Prepare:
 def question(task: str = "choice", answer: str = "left", **truth: Any) -> Question:
     return Question(
         {"choice": "Which lung?", "boxes": "Where is the finding?", "count": "How many?"}[task],
-        Truth(task, answer, **truth),
+        Truth(task, answer, **truth),  # type: ignore[arg-type]
         task,
-    )  # type: ignore[arg-type]
+    )
 
 
 def sample(*kinds: str, questions: tuple[Question, ...] = ()) -> tuple[Sample, dict[str, bytes]]:

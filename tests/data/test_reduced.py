@@ -1,4 +1,5 @@
-"""Samples that are too long for a ready model, at random sizes: their images get smaller together, none is cut, and boxes stay where they are."""
+"""Samples that are too long for a ready model, at random sizes: their images get smaller together, none is cut, and
+boxes stay where they are."""
 
 from __future__ import annotations
 
@@ -32,13 +33,16 @@ def prepare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def sample_of(drawn: random.Random) -> tuple[Sample, dict[str, Any]]:
     sizes = [(drawn.randint(80, 600), drawn.randint(80, 600)) for _ in range(drawn.randint(1, 3))]
     files = {f"{i}.png": np.random.default_rng(i).integers(0, 256, size, np.uint8) for i, size in enumerate(sizes)}
-    return Sample(
-        "k",
-        "made",
-        "train",
-        tuple(Medium("film", f"{i}.png", size) for i, size in enumerate(sizes)),
-        questions=(QUESTION,),
-    ), files
+    return (
+        Sample(
+            "k",
+            "made",
+            "train",
+            tuple(Medium("film", f"{i}.png", size) for i, size in enumerate(sizes)),
+            questions=(QUESTION,),
+        ),
+        files,
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -97,7 +97,8 @@ def test_a_target_is_predicted_by_the_token_before_it_in_its_own_continuation(se
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("pack", [True, False])
 def test_every_placeholder_is_filled_from_its_own_image(seed: int, pack: bool) -> None:
-    """As a model fills them: in the order of places, from the tokens of all encoders stacked in the order of `media`."""
+    """As a model fills them: in the order of places, from the tokens of all encoders stacked in the order of
+    `media`."""
     made = random_documents(seed)
     batch = collate(made, TOKENS, PAD, pack)
     tokens = [

@@ -327,7 +327,8 @@ def test_an_error_ends_the_threads(stream: Stream) -> None:
 
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Five folds of five samples: with a count, with a choice, with a report, with another kind of medium, with both kinds."""
+    """Five folds of five samples: with a count, with a choice, with a report, with another kind of medium, with both
+    kinds."""
     folder = tmp_path_factory.mktemp("varied")
     for fold in range(5):
         with ShardWriter(folder, f"fold{fold}") as writer:
@@ -481,7 +482,10 @@ def test_groups_of_a_source_come_equally_often(hospitals: SourceView) -> None:
     assert instead == {group_of(hospitals.entry(bad.index), "site")}  # what takes its place is of its group
     with pytest.raises(
         DataError,
-        match=r"stages\.align\.sampling\.balance\.hospitals: no sample says its 'scanner' \(they say site; besides there are task and media\)",
+        match=(
+            r"stages\.align\.sampling\.balance\.hospitals: no sample says its 'scanner' \(they say site; besides there"
+            r" are task and media\)"
+        ),
     ):
         mixed({"hospitals": hospitals}, {"hospitals": 1}, balance={"hospitals": "scanner"})
 

@@ -199,7 +199,8 @@ def spaced(array: np.ndarray, spacing_mm: tuple[float, ...] | None, preprocess: 
 
 @pytest.mark.parametrize("size", [(20, 40, 40), (5, 12, 100), (64, 64, 64)])
 def test_a_block_is_as_large_in_mm_as_it_was_and_where_the_canvas_says(size: tuple[int, ...]) -> None:
-    """A block of 20 x 24 x 16 mm near the middle, stored at 4 x 0.8 x 1.6 mm and resampled to 2 x 2 x 2 mm, then cut or filled up."""
+    """A block of 20 x 24 x 16 mm near the middle, stored at 4 x 0.8 x 1.6 mm and resampled to 2 x 2 x 2 mm, then cut or
+    filled up."""
     stored, spacing = np.zeros((16, 100, 50), np.float32), (4.0, 0.8, 1.6)
     first, last = (5, 36, 20), (10, 66, 30)
     stored[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = 1

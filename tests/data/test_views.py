@@ -45,7 +45,8 @@ def test_a_stride_is_in_millimetres_around_the_middle_and_the_outer_slices_go_fi
 
 
 def test_planes_lie_as_a_radiologist_sees_them() -> None:
-    """A voxel near the head, the front and the patient's right is bright; stored axes are (z up, y to the front, x to the right), and any flips of them."""
+    """A voxel near the head, the front and the patient's right is bright; stored axes are (z up, y to the front, x to
+    the right), and any flips of them."""
     for flips in range(8):
         signs = [-1.0 if flips >> k & 1 else 1.0 for k in range(3)]
         array = np.zeros((DEPTH, HEIGHT, WIDTH), np.uint8)

@@ -23,7 +23,8 @@ TOKENIZER = train_tokenizer(TEXTS, 420, IMAGE)
     ],
 )
 def test_any_text_comes_back_as_it_was(text: str) -> None:
-    """Bytes are the last resort, so no word is unknown. A space is put in front of a text, and taken off by who reads answers."""
+    """Bytes are the last resort, so no word is unknown. A space is put in front of a text, and taken off by who reads
+    answers."""
     assert TOKENIZER.decode(TOKENIZER(text).input_ids).strip() == text.strip()
 
 

@@ -1,8 +1,8 @@
 """dying.py RECIPE RUNS STAGE STEP AT: trains, and is killed without a word at a step of a stage.
 
-AT: `logged`, as soon as the step is in metrics.jsonl and the checkpoint before it on disk. Within the save after the step: `tensors`, when they are
-written; `random`, before the manifest; `manifest`, when it is there and nothing is synced; `renamed`, before older
-checkpoints are removed. `stage`: before stage.json is written.
+AT: `logged`, as soon as the step is in metrics.jsonl and the checkpoint before it on disk. Within the save after the
+step: `tensors`, when they are written; `random`, before the manifest; `manifest`, when it is there and nothing is
+synced; `renamed`, before older checkpoints are removed. `stage`: before stage.json is written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def main(recipe: str, runs: str, stage: str, step: str, at: str) -> None:
 def dying(
     function: Callable[..., Any], here: Callable[..., bool], last_words: Callable[[], None] | None
 ) -> Callable[..., Any]:
-    """The function, before which the process dies when it is called with these arguments; after it, if it has last words."""
+    """The function, before which the process dies when it is called with these arguments; after it, if it has last
+    words."""
 
     def called(*args: Any, **kwargs: Any) -> Any:
         if not here(*args, **kwargs):

@@ -1,8 +1,9 @@
-"""dying_saves.py FOLDER BYTES: saves a second checkpoint again and again, and dies at another moment each time, until it lives through it.
+"""dying_saves.py FOLDER BYTES: saves a second checkpoint again and again, and dies at another moment each time, until
+it lives through it.
 
 The moments: every time that Python opens, makes, renames, removes or syncs something in the folder, and, after every so
-many BYTES, within a write. FOLDER/sync-N and FOLDER/async-N are what the N-th death left. Prints how many deaths there were, of both kinds.
-"""
+many BYTES, within a write. FOLDER/sync-N and FOLDER/async-N are what the N-th death left. Prints how many deaths there
+were, of both kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""faulty.py RECIPE RUNS FAULT STEP [OVERRIDE ...]: trains as medvlm train does; the second rank has a fault in a step, once. Started by torchrun.
+"""faulty.py RECIPE RUNS FAULT STEP [OVERRIDE ...]: trains as medvlm train does; the second rank has a fault in a step,
+once. Started by torchrun.
 
 FAULT: `killed` (-9), `asleep`, `stopped` (SIGSTOP), `holding` (Python's lock, in C); `nan`, a loss that is no number;
 `none`.

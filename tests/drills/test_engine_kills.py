@@ -1,4 +1,5 @@
-"""kill -9 at a random step of every kind of stage under every engine, and other numbers of ranks in the middle; slow."""
+"""kill -9 at a random step of every kind of stage under every engine, and other numbers of ranks in the middle;
+slow."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def killed(path: Path, runs: Path, ranks: int, stage: str, step: int) -> None:
 
 @pytest.mark.parametrize("kind", ENGINES)
 def test_wherever_it_is_killed_a_run_ends_the_same_to_the_last_bit(kind: str, tmp_path: Path) -> None:
-    """Contrastive, supervised and reinforcement: losses, norms, sample keys and the weights that each stage hands on."""
+    """Contrastive, supervised and reinforcement: losses, norms, sample keys and the weights that each stage hands
+    on."""
     ranks, draw = ENGINES[kind], random.Random(kind)
 
     def made(name: str) -> Path:
@@ -79,7 +81,8 @@ def test_wherever_it_is_killed_a_run_ends_the_same_to_the_last_bit(kind: str, tm
 def test_other_numbers_of_ranks_in_the_middle_of_an_epoch_take_the_same_samples_and_lose_the_same(
     kind: str, tmp_path: Path
 ) -> None:
-    """1, 2, 4, 2 and 1 ranks in turn, each killed after some steps, beside one process from beginning to end. Without dropout, which ranks draw for themselves."""
+    """1, 2, 4, 2 and 1 ranks in turn, each killed after some steps, beside one process from beginning to end. Without
+    dropout, which ranks draw for themselves."""
     whole = {**INSTRUCT, "steps": 12, "lora": {"rank": 2, "alpha": 4}, "questions": 1, "accumulate": 1}
 
     def made(name: str, engine: str) -> Path:

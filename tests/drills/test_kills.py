@@ -130,7 +130,8 @@ with Saver(Path(sys.argv[1]), 0, Keep()) as saver:
 
 
 def kill_while_saving(folder: Path, how: str, after_s: float) -> int:
-    """Kills a process that does nothing but save, some time after its third save; returns the last step that it said was saved."""
+    """Kills a process that does nothing but save, some time after its third save; returns the last step that it said
+    was saved."""
     process = subprocess.Popen(
         [sys.executable, "-c", SAVING, str(folder), how], env=environment(), stdout=subprocess.PIPE, text=True
     )

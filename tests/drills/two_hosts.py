@@ -3,11 +3,11 @@
     python tests/drills/two_hosts.py [lost] [cut]
 
 The hosts are network namespaces joined by a cable (root only), with one file system, as a cluster has; each runs
-launch/torchrun.sh as an administrator would. `lost`: the second host is killed (-9) in mid-run. `cut`: the cable is cut, so
-that nobody is told. In both the first goes on alone from the last checkpoint, the second comes back and both go on; then the
-second is told to end (SIGTERM), and all end after a save. At last a run without a fault is compared, step by step: the same
-samples, losses within 1e-5. Prints one JSON line; seconds are from the fault to the next step that is new.
-"""
+launch/torchrun.sh as an administrator would. `lost`: the second host is killed (-9) in mid-run. `cut`: the cable is
+cut, so that nobody is told. In both the first goes on alone from the last checkpoint, the second comes back and both go
+on; then the second is told to end (SIGTERM), and all end after a save. At last a run without a fault is compared, step
+by step: the same samples, losses within 1e-5. Prints one JSON line; seconds are from the fault to the next step that is
+new."""
 
 from __future__ import annotations
 

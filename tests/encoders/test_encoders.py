@@ -246,7 +246,8 @@ def test_saved_weights_give_the_same_features(name: str) -> None:
     ],
 )
 def test_patches_stand_row_by_row_in_the_grid(name: str) -> None:
-    """A change of one patch of the image changes its token most, where attention mixes little: class tokens are not among them."""
+    """A change of one patch of the image changes its token most, where attention mixes little: class tokens are not
+    among them."""
     encoder = built(config_of(name)).eval()
     size, grid = encoder.input_shape[1:], encoder.grid
     patch = [side // n for side, n in zip(size, grid, strict=True)]
@@ -336,7 +337,10 @@ def test_weights_of_a_timm_network_are_read_from_a_file_and_a_key_too_few_is_an_
 def refusals() -> Iterator[tuple[dict[str, Any], str]]:
     yield (
         {**ENCODERS["SigLIP"], "preprocess": {"size": (48, 48)}},
-        r"this tower takes 32 x 32 pixels, preprocess.size is \[48, 48\]; set both to the same size, or interpolate: true",
+        (
+            r"this tower takes 32 x 32 pixels, preprocess.size is \[48, 48\]; set both to the same size, or"
+            r" interpolate: true"
+        ),
     )
     yield {**ENCODERS["CLIP"], "layer": -5}, "layer -5 of a tower with 2 layers"
     yield (

@@ -161,7 +161,8 @@ def test_retrieval_is_compared_with_chance(done: tuple[Path, dict[str, Row], Noi
 
 
 def test_the_reward_is_the_composer_s(done: tuple[Path, dict[str, Row], Noisy]) -> None:
-    """Sides: right gets 1, `neither` 0. Counts: 2 too many gets 0.8 * (1 - 2 / max(1, n)) + 0.2. Boxes: format alone, always kept."""
+    """Sides: right gets 1, `neither` 0. Counts: 2 too many gets 0.8 * (1 - 2 / max(1, n)) + 0.2. Boxes: format alone,
+    always kept."""
     rows = done[1]
     scores = []
     for sample in SAMPLES:

@@ -1,4 +1,5 @@
-"""A small data set in real shards, and an answerer that reads what a sample's `image` holds, with a known share of mistakes."""
+"""A small data set in real shards, and an answerer that reads what a sample's `image` holds, with a known share of
+mistakes."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def is_noisy(key: str, template: str) -> bool:
 
 
 class Noisy:
-    """Reads the answer from the image it is shown, and errs on 30 % of the (sample, template) pairs. Without an image it says a constant."""
+    """Reads the answer from the image it is shown, and errs on 30 % of the (sample, template) pairs. Without an image
+    it says a constant."""
 
     can_answer = True
     wrong: Mapping[str, str] = {

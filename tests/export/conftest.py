@@ -71,13 +71,15 @@ def recipe_of(
             "name": "tiny",
             "model": {
                 "encoders": {"film": {**film, **connector}, **encoders},
-                "language": {
-                    "kind": "causal",
-                    "config": {"model_type": "qwen2", **SMALL, "num_key_value_heads": 2, **language},
-                    "vocabulary": 400,
-                }
-                if language is not None
-                else None,
+                "language": (
+                    {
+                        "kind": "causal",
+                        "config": {"model_type": "qwen2", **SMALL, "num_key_value_heads": 2, **language},
+                        "vocabulary": 400,
+                    }
+                    if language is not None
+                    else None
+                ),
             },
             "data": {
                 name: {"card": card, "root": f"/srv/patients/{name}", **({"fold": 0} if name == "smears" else {})}

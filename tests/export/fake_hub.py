@@ -1,4 +1,5 @@
-"""A hub that answers on this machine as huggingface.co does to huggingface_hub: repositories, and commits of small files."""
+"""A hub that answers on this machine as huggingface.co does to huggingface_hub: repositories, and commits of small
+files."""
 
 from __future__ import annotations
 

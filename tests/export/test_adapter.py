@@ -116,7 +116,8 @@ def test_numbers_of_layers_are_left_open_only_where_all_are_meant() -> None:
 
 
 def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str]) -> Trained:
-    """A ready model that this machine's cache of the hub holds, with adapters on its language model that do something."""
+    """A ready model that this machine's cache of the hub holds, with adapters on its language model that do
+    something."""
     import torch
     from huggingface_hub import constants
 

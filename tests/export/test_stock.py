@@ -241,7 +241,8 @@ def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
 
 
 def test_a_token_gets_another_word_and_keeps_its_number(no_children: None) -> None:
-    """Images may be a reserved token of the language model's vocabulary; Idefics3's processor knows one word for them alone."""
+    """Images may be a reserved token of the language model's vocabulary; Idefics3's processor knows one word for them
+    alone."""
     tokenizer = tiny_tokenizer()
     number, chat = (
         tokenizer.image_token_id,
@@ -284,7 +285,10 @@ def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pyt
         (
             IDEFICS3,
             {},
-            "set around_image: ['<fake_token_around_image><global-img>', '<fake_token_around_image>'] and special_tokens: [<end_of_utterance>]",
+            (
+                "set around_image: ['<fake_token_around_image><global-img>', '<fake_token_around_image>'] and"
+                " special_tokens: [<end_of_utterance>]"
+            ),
         ),
         ({**IDEFICS3, "preprocess": {"size": [32, 32], "fit": "crop"}}, WORDS, "processor squashes to squares"),
     ],

@@ -1,4 +1,5 @@
-"""Calls loaders in a child process that has 2 GiB of address space and a minute a file, as packing's children are limited."""
+"""Calls loaders in a child process that has 2 GiB of address space and a minute a file, as packing's children are
+limited."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Verdict:
 
 
 def verdicts(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Verdict]:
-    """Name -> what became of the call. A crash, a hang, any error but DataError and anything written to stderr fail the test."""
+    """Name -> what became of the call. A crash, a hang, any error but DataError and anything written to stderr fail the
+    test."""
     command = [sys.executable, "-c", "from tests.io.limited import child; child()"]
     root = str(Path(__file__).parents[2])
     ran = subprocess.run(

@@ -18,7 +18,8 @@ from medvlm.io.places import filesystem
 
 
 class Server:
-    """fail: so many of the next requests get a 503. ranges: whether parts are served. asked: (path, range) of each GET."""
+    """fail: so many of the next requests get a 503. ranges: whether parts are served. asked: (path, range) of each
+    GET."""
 
     def __init__(self, folder: Path) -> None:
         self.fail, self.ranges, self.asked = 0, True, list[tuple[str, str]]()

@@ -1,4 +1,5 @@
-"""Tars of others, written by webdataset itself: images as Pillow reads them, texts as they were written, nothing unpickled."""
+"""Tars of others, written by webdataset itself: images as Pillow reads them, texts as they were written, nothing
+unpickled."""
 
 from __future__ import annotations
 

@@ -165,9 +165,11 @@ def test_the_format_is_told_by_content():
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
 def test_the_size_is_that_of_the_array(mode):
     data = saved(
-        Image.fromarray(np.full((5, 7), 300, np.uint16))
-        if mode == "I;16"
-        else Image.new(mode, (7, 5), None if mode != "RGBA" else (1, 2, 3, 255)),
+        (
+            Image.fromarray(np.full((5, 7), 300, np.uint16))
+            if mode == "I;16"
+            else Image.new(mode, (7, 5), None if mode != "RGBA" else (1, 2, 3, 255))
+        ),
         "PNG",
     )
     assert size_of(data, "x") == decode(data, "x").shape[:2] == (5, 7)

@@ -34,7 +34,8 @@ def written(path: Path, array: np.ndarray, **how: Any) -> Path:
 def by_hand(
     path: Path, tags: dict[int, tuple[int, int, int]], data: bytes, order: str = "<", next_ifd: int = 0, at: int = 8
 ) -> Path:
-    """A TIFF of one IFD at byte `at`, behind it the data. tags: number -> (type, count, value); "data" stands for where the data begin."""
+    """A TIFF of one IFD at byte `at`, behind it the data. tags: number -> (type, count, value); "data" stands for where
+    the data begin."""
     body = struct.pack(order + "H", len(tags))
     start = at + 2 + 12 * len(tags) + 4
     for number, (kind, count, value) in sorted(tags.items()):
@@ -116,7 +117,8 @@ def test_what_pillow_writes_is_read_as_pillow_reads_it(mode, form, tmp_path):
 
 
 def test_12_bits_are_stretched_so_that_white_is_white(tmp_path):
-    """Packed by hand, two pixels in three bytes. The value is round(x * 65535 / 4095), or as it is where it is a quantity."""
+    """Packed by hand, two pixels in three bytes. The value is round(x * 65535 / 4095), or as it is where it is a
+    quantity."""
     ramp = np.arange(0, 4096, 16, dtype=np.uint32)
     first, second = ramp[0::2], ramp[1::2]
     data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()

@@ -97,7 +97,8 @@ def test_grey_video_has_no_colours(tmp_path):
 
 
 def test_time_counts_and_not_the_number_where_frames_are_uneven(tmp_path):
-    """Shown at 0, 1, 2, 10, 11, 12, 13, 20 tenths of a second: at 1 s the one of 10 tenths, at 0.5 s still that of 2."""
+    """Shown at 0, 1, 2, 10, 11, 12, 13, 20 tenths of a second: at 1 s the one of 10 tenths, at 0.5 s still that of
+    2."""
     path = film(tmp_path / "x.mkv", frames(8), times=[0, 1, 2, 10, 11, 12, 13, 20])
     assert numbers(load_video(path, VideoOptions(fps=2))) == [0, 2, 3, 6, 7]
     assert numbers(load_video(path, VideoOptions(fps=1))) == [0, 3, 7]

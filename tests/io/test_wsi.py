@@ -32,7 +32,8 @@ def mean_of(image: np.ndarray, factor: int) -> np.ndarray:
 def pyramid(
     path: Path, base: np.ndarray = BASE, form: str = "ome", factors: tuple[int, ...] = (4, 16), **how: Any
 ) -> Path:
-    """The base at 0.25 micrometres per pixel, and reductions of it: below it (OME), or behind it (Aperio, or a resolution alone)."""
+    """The base at 0.25 micrometres per pixel, and reductions of it: below it (OME), or behind it (Aperio, or a
+    resolution alone)."""
     levels = [base, *(np.rint(mean_of(base, f)).astype(np.uint8) for f in factors)]
     settings: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), **how}
     with tifffile.TiffWriter(path, ome=form == "ome") as tiff:

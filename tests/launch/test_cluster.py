@@ -29,7 +29,8 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with umask 027 whose first attempt to reach anything would have ended it. The hub is not forbidden, there is just no reason to ask it."""
+    """A run with umask 027 whose first attempt to reach anything would have ended it. The hub is not forbidden, there
+    is just no reason to ask it."""
     folder = tmp_path_factory.mktemp("cluster")
     path = written(
         folder / "recipe",

@@ -1,4 +1,5 @@
-"""The launchers: well-formed, what they start, and when Slurm is asked to start again. The programs around them stand in, not they."""
+"""The launchers: well-formed, what they start, and when Slurm is asked to start again. The programs around them stand
+in, not they."""
 
 from __future__ import annotations
 
@@ -105,7 +106,8 @@ def test_schedulers_give_more_time_than_a_save_is_given(tmp_path: Path) -> None:
 def test_slurm_starts_again_what_was_preempted_in_this_attempt_alone(
     job: str, status: str, again: bool, tmp_path: Path
 ) -> None:
-    """A status that an earlier attempt or another job left does not count: it would start for ever what does not start."""
+    """A status that an earlier attempt or another job left does not count: it would start for ever what does not
+    start."""
     (tmp_path / "runs" / "films").mkdir(parents=True)
     (tmp_path / "runs" / "films" / "status.json").write_text(
         json.dumps({"status": status, "reason": "", "pid": 3, "job": job}, indent=1)

@@ -53,7 +53,8 @@ def test_clusters_of_different_sizes_weigh_by_their_items() -> None:
 
 
 def test_the_paired_difference_of_two_answerers_is_narrower_than_their_intervals_suggest() -> None:
-    """b is right where a is, and on one item in ten more: the difference is Binomial(n, 0.1) whatever a's accuracy varies."""
+    """b is right where a is, and on one item in ten more: the difference is Binomial(n, 0.1) whatever a's accuracy
+    varies."""
     a = np.arange(500) % 2 == 0
     b = a | (np.arange(500) % 10 == 1)
     difference = resampled(columns(b), range(500), mean, 4000) - resampled(columns(a), range(500), mean, 4000)

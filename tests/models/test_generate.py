@@ -77,7 +77,8 @@ def uniform(seed: int, copies: int, tokens: int) -> Callable[[int], Sequence[flo
 
 
 def excess(counts: Counter[int], probabilities: torch.Tensor) -> float:
-    """Pearson's chi-square against these probabilities, in standard deviations above its mean; cells below 5 are put together."""
+    """Pearson's chi-square against these probabilities, in standard deviations above its mean; cells below 5 are put
+    together."""
     total = sum(counts.values())
     expected = probabilities.double() * total
     found = torch.tensor([counts.get(i, 0) for i in range(len(expected))], dtype=torch.float64)

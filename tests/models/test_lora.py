@@ -81,11 +81,17 @@ def test_the_head_gets_no_adapter_and_every_other_layer_of_the_target_does() -> 
     [
         (
             "langauge",
-            r"'langauge' matches no linear layer of this model \(it has linear layers in connectors.film, connectors.volume, encoders.film, encoders.volume, language\)",
+            (
+                r"'langauge' matches no linear layer of this model \(it has linear layers in connectors.film,"
+                r" connectors.volume, encoders.film, encoders.volume, language\)"
+            ),
         ),
         (
             "q_proj",
-            r"'q_proj' matches no linear layer of this model; did you mean encoders.film.\*.q_proj or language.\*.q_proj\?",
+            (
+                r"'q_proj' matches no linear layer of this model; did you mean encoders.film.\*.q_proj or"
+                r" language.\*.q_proj\?"
+            ),
         ),
         (
             "*.q_proj",
@@ -131,7 +137,8 @@ def test_dropout_of_adapters_is_on_in_training_only() -> None:
 
 
 def test_a_layer_whose_weight_is_read_by_another_gets_no_adapter() -> None:
-    """torch's attention, as in SigLIP's pooling, never calls its out_proj: folding an adapter in would change what it computes."""
+    """torch's attention, as in SigLIP's pooling, never calls its out_proj: folding an adapter in would change what it
+    computes."""
     model = nn.ModuleDict({"language": nn.ModuleDict({"pool": nn.MultiheadAttention(8, 2), "q_proj": nn.Linear(8, 8)})})
     assert lora.targets(model, Lora()) == ["language.q_proj"]
 
@@ -146,7 +153,8 @@ def test_a_layer_whose_weight_is_read_by_another_gets_no_adapter() -> None:
 def test_variants_and_layers_with_transposed_weights_start_as_the_base_learn_and_fold_in(
     family: str, settings: dict[str, Any]
 ) -> None:
-    """GPT-2's Conv1D holds its weight as [in, out]. DoRA divides a weight by its own length, so it starts as the base up to rounding."""
+    """GPT-2's Conv1D holds its weight as [in, out]. DoRA divides a weight by its own length, so it starts as the base
+    up to rounding."""
     model, base = adapted(family, **settings), vlm(family)
     assert len(lora.targets(base, Lora())) == (8 if family == "gpt2" else 14)
     torch.testing.assert_close(logits(model), logits(base), rtol=1e-5, atol=1e-6)
@@ -194,7 +202,10 @@ def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_comput
     assert len(layers) == 14
     with pytest.raises(
         RecipeError,
-        match=r"trains: language.model.layers.0.self_attn.q_proj.weight is quantized, and only adapters of it can be trained",
+        match=(
+            r"trains: language.model.layers.0.self_attn.q_proj.weight is quantized, and only adapters of it can be"
+            r" trained"
+        ),
     ):
         set_trained(model, ("language",), "instruct")
     with pytest.raises(RecipeError, match=r"lora.dora: adapters of a quantized language model cannot be folded"):

@@ -1,4 +1,5 @@
-"""Every kind of encoder with every kind of connector and several families of language models: built, run, differentiated, saved, read back.
+"""Every kind of encoder with every kind of connector and several families of language models: built, run,
+differentiated, saved, read back.
 
 The fast cases hold every pair of kinds; the slow ones the whole product, with more families.
 """

@@ -1,4 +1,5 @@
-"""Ready models of every family against what transformers computes from the same pictures and words with the same weights."""
+"""Ready models of every family against what transformers computes from the same pictures and words with the same
+weights."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def by_transformers(
 def test_several_samples_of_several_images_and_answers_have_the_logits_that_each_has_alone(
     model: NativeVLM, prepare: NativePrepare
 ) -> None:
-    """0, 1 and 3 images, several answers to one prompt, samples that share rows: in one batch, whose images differ in size and number."""
+    """0, 1 and 3 images, several answers to one prompt, samples that share rows: in one batch, whose images differ in
+    size and number."""
     counts = [1, 3, 2] if model.family.reads_prompt_both_ways else [0, 1, 3]
     shown = [pictures(n, seed) for seed, n in enumerate(counts)]
     documents = [document(prepare, images, ANSWERS[: 1 + n % 3], f"s{n}") for n, images in enumerate(shown)]

@@ -66,7 +66,10 @@ def test_exactly_what_the_patterns_mean_is_trained() -> None:
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_group() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"stages.align.trains: 'conectors.film' matches no parameter, did you mean 'connectors.film'\? \(this model has connectors.film",
+        match=(
+            r"stages.align.trains: 'conectors.film' matches no parameter, did you mean 'connectors.film'\? \(this model"
+            r" has connectors.film"
+        ),
     ):
         set_trained(vlm(), ("language", "conectors.film"), "align")
 

@@ -138,7 +138,8 @@ def test_a_frozen_tower_keeps_no_graph_and_its_connector_is_still_trained() -> N
 
 @pytest.mark.parametrize("media", [(), ("film",)], ids=["text alone", "films alone"])
 def test_a_trained_tower_without_media_runs_on_a_dummy_and_gets_a_gradient_of_zero(media: tuple[str, ...]) -> None:
-    """Ranks that train a tower wait for each other's gradients of it: None would be a deadlock, anything else a fault."""
+    """Ranks that train a tower wait for each other's gradients of it: None would be a deadlock, anything else a
+    fault."""
     model = vlm()
     set_trained(model, ("encoders", "connectors"), "align")
     set_modes(model)

@@ -114,7 +114,8 @@ def medium(name: str, generator: torch.Generator) -> tuple[str, torch.Tensor]:
 def document(
     generator: torch.Generator, media: Sequence[str], prefix: int, branches: Sequence[tuple[int, int]]
 ) -> Document:
-    """Random tokens, with the placeholders of the media in front. branches: (length, leading tokens that are not trained)."""
+    """Random tokens, with the placeholders of the media in front. branches: (length, leading tokens that are not
+    trained)."""
     seen = [medium(name, generator) for name in media]
 
     def words(n: int) -> list[int]:

@@ -79,16 +79,17 @@ def test_shares_of_the_ranks_add_up_to_the_whole_loss_and_its_gradient(objective
     inputs = [images, texts, log_scale]
     whole = objective.pair_loss(config, images, texts, WHOLE, log_scale, bias, SAME)  # type: ignore[attr-defined]
     shares = [
-        objective.pair_loss(config, images, texts, own, log_scale, bias, SAME)
+        objective.pair_loss(config, images, texts, own, log_scale, bias, SAME)  # type: ignore[attr-defined]
         for own in (slice(0, 2), slice(2, 5), slice(5, 6))
-    ]  # type: ignore[attr-defined]
+    ]
     assert sum(s.item() for s in shares) == pytest.approx(whole.item(), rel=1e-6)
     for a, b in zip(torch.autograd.grad(whole, inputs), torch.autograd.grad(sum(shares), inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_the_two_directions_of_clip_are_weighed_as_in_convirt() -> None:
-    """lambda of finding the text of an image, 1 - lambda of finding the image of a text (arXiv 2010.00747, equation 4)."""
+    """lambda of finding the text of an image, 1 - lambda of finding the image of a text (arXiv 2010.00747, equation
+    4)."""
     images, texts = embeddings()
     logits, own = math.exp(2.0) * images @ texts.T, torch.arange(N)
     expected = 0.75 * cross_entropy(logits, own, reduction="sum") + 0.25 * cross_entropy(logits.T, own, reduction="sum")

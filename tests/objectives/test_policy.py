@@ -51,7 +51,8 @@ def test_the_divergence_is_never_negative_and_zero_for_equal_policies() -> None:
 
 
 def test_the_divergence_is_unbiased() -> None:
-    """Its mean over answers of the policy is the Kullback-Leibler divergence of the two distributions, summed exactly."""
+    """Its mean over answers of the policy is the Kullback-Leibler divergence of the two distributions, summed
+    exactly."""
     p, q = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
     expected = sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True))
     assert float((p * divergence(p.log(), q.log())).sum()) == pytest.approx(expected, rel=1e-12)

@@ -105,8 +105,8 @@ def recipe_file(loaded: LoadedRecipe) -> Path:
 
 
 class Saved:
-    """Bytes of what autograd keeps, each storage once, without the weights, and without scores and masks [..., T, T]: a CPU stores
-    them where a GPU does not."""
+    """Bytes of what autograd keeps, each storage once, without the weights, and without scores and masks [..., T, T]: a
+    CPU stores them where a GPU does not."""
 
     def __init__(self, model: torch.nn.Module):
         self.known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}

@@ -18,7 +18,8 @@ HEIGHT, WIDTH = 60, 80
 
 @pytest.fixture
 def folder(tmp_path):
-    """Nine training and three test samples: a film of 80 x 60 or 40 x 30 pixels with two boxes, one CT, texts of known length."""
+    """Nine training and three test samples: a film of 80 x 60 or 40 x 30 pixels with two boxes, one CT, texts of known
+    length."""
     for split, n in (("train", 9), ("test", 3)):
         with ShardWriter(tmp_path / "shards", split) as writer:
             for i in range(n):
@@ -118,7 +119,8 @@ def test_the_audit_is_told(folder, tmp_path, parse):
 
 
 def heights(figure, parse):
-    """Shares in percent that the outlines of a figure reach, from its own axis: pixels to percent by two of its grid lines."""
+    """Shares in percent that the outlines of a figure reach, from its own axis: pixels to percent by two of its grid
+    lines."""
     lines = [
         (float(g.attributes["y1"]), float(t.text.rstrip(" %")))
         for g, t in zip(figure.all("line", "grid"), figure.all("text"), strict=False)

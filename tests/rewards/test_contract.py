@@ -71,7 +71,8 @@ def test_a_reward_is_a_function_of_its_arguments(reward: ModuleType) -> None:
 
 
 def timed(reward: ModuleType, completion: str, truth: Truth) -> tuple[float, float]:
-    """The score and the processor time of the fastest of up to three tries: a busy machine slows down any one of them."""
+    """The score and the processor time of the fastest of up to three tries: a busy machine slows down any one of
+    them."""
     score, fastest = 0.0, float("inf")
     for _ in range(3):
         start = time.process_time()

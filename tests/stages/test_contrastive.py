@@ -80,7 +80,9 @@ def test_a_report_that_is_longer_than_the_tower_reads_is_refused_by_name(stage_o
     view = stage.setup.open_source("films", "train", stage.wants)
     with pytest.raises(
         DataError,
-        match=r"tiny/[0-9a-f]+: its report is \d+ tokens long, the text tower reads 5; raise stages.NAME.text.max_tokens",
+        match=(
+            r"tiny/[0-9a-f]+: its report is \d+ tokens long, the text tower reads 5; raise stages.NAME.text.max_tokens"
+        ),
     ):
         stage.prepare_sample(*view.read(0), epoch=0, position=0)
 

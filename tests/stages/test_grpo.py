@@ -20,7 +20,8 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def stage(stage_of: Make) -> Any:
-    """Scored by the length of an answer, since an untrained model says nothing right. `said` holds the answers of every rollout."""
+    """Scored by the length of an answer, since an untrained model says nothing right. `said` holds the answers of every
+    rollout."""
     made = stage_of("grpo", temperature=0.8, batch=4, group=3)
     made.composer.score = lambda text, truth: (score(text), {"choice": score(text)})
     with torch.no_grad():  # an untrained model says the same whatever it is asked
@@ -41,7 +42,8 @@ def score(text: str) -> float:
 
 
 def stock_log_probability(stage: Any, prompt: Any, answer: list[int]) -> torch.Tensor:
-    """Of each token of one answer, by the stock model on the plain sequence, at the temperature and without the placeholder."""
+    """Of each token of one answer, by the stock model on the plain sequence, at the temperature and without the
+    placeholder."""
     document = replace(prompt.document, prefix=_whole(prompt), branches=[(answer, 0)])
     batch = collate([document], stage.setup.prepare.image_tokens, 0)
     logits = stage.model.language(inputs_embeds=stage.model.embed(batch)).logits[0, -len(answer) - 1 : -1]

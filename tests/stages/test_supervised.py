@@ -171,13 +171,17 @@ def test_a_batch_that_micro_batches_cannot_share_is_refused(stage_of: Make) -> N
     stage.engine.world = 3
     with pytest.raises(
         RecipeError,
-        match=r"stages.instruct.batch is 8, which 3 ranks with 2 micro-batches each cannot share evenly; use a multiple of 6",
+        match=(
+            r"stages.instruct.batch is 8, which 3 ranks with 2 micro-batches each cannot share evenly; use a multiple"
+            r" of 6"
+        ),
     ):
         stage.batches(0)
 
 
 def test_augmentation_is_a_function_of_the_position(stage_of: Make) -> None:
-    """Two processes, or one with other threads, change a film in the same way; another position changes it in another."""
+    """Two processes, or one with other threads, change a film in the same way; another position changes it in
+    another."""
     augment = "data.films.augment={shift_px: 6, noise: 0.05}"
     one, plain = first(stage_of("supervised", augment)), first(stage_of("supervised"))
     again = stage_of("supervised", augment)

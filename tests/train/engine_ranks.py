@@ -1,4 +1,5 @@
-"""engine_ranks.py FOLDER CASE...: a stage under each engine, for tests/train/test_engines.py. Started by torchrun or plainly; rank R leaves FOLDER/rank-R.pt."""
+"""engine_ranks.py FOLDER CASE...: a stage under each engine, for tests/train/test_engines.py. Started by torchrun or
+plainly; rank R leaves FOLDER/rank-R.pt."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ engine_zero.PERSISTENT = 0  # else everything so small stays whole
 
 
 class Answering(loop.Stage):
-    """The tiny vision-language model with adapters and a trained connector. In every second step, the later half of the batch has no image: all of the second rank's."""
+    """The tiny vision-language model with adapters and a trained connector. In every second step, the later half of the
+    batch has no image: all of the second rank's."""
 
     updates = 1
 
@@ -210,7 +212,8 @@ STAGES: dict[str, dict[str, Any]] = {
 
 
 def case(folder: Path, name: str) -> dict[str, Any]:
-    """KIND, and one word: `again` goes on from step 2 of KIND, another kind from step 2 of that one, the others are settings or faults."""
+    """KIND, and one word: `again` goes on from step 2 of KIND, another kind from step 2 of that one, the others are
+    settings or faults."""
     kind, word = (*name.split(), "")[:2]
     engine = make_engine(EngineConfig(kind=kind, device="cpu", **ENGINES.get(word, {})))  # type: ignore[arg-type]
     if word == "again" or (folder / word / "answer").exists():

@@ -1,4 +1,5 @@
-"""sharded.py FOLDER save|load: what several ranks save and load, for tests/train/test_sharded.py. Started by torchrun; each rank leaves FOLDER/MODE-R.json."""
+"""sharded.py FOLDER save|load: what several ranks save and load, for tests/train/test_sharded.py. Started by torchrun;
+each rank leaves FOLDER/MODE-R.json."""
 
 from __future__ import annotations
 

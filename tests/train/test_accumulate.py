@@ -1,4 +1,5 @@
-"""The number of micro-batches that is left to be found: more where memory ends, the same on every rank, the step the same."""
+"""The number of micro-batches that is left to be found: more where memory ends, the same on every rank, the step the
+same."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def test_the_layers_of_towers_are_blocks_and_those_of_a_connector_too() -> None:
 
 @pytest.mark.parametrize(("net", "blocks_of_it"), [("vit_tiny_patch16_224", 12), ("convnext_atto", 4), ("resnet18", 2)])
 def test_towers_of_timm_are_taken_apart(net: str, blocks_of_it: int) -> None:
-    """The outermost lists: ConvNeXt's four stages, and of a ResNet, whose stages stand beside each other, the blocks of each."""
+    """The outermost lists: ConvNeXt's four stages, and of a ResNet, whose stages stand beside each other, the blocks of
+    each."""
     found = blocks(timm.build(timm.Config(kind="timm", net=net, preprocess={"size": (224, 224)})))
     assert len(found) >= blocks_of_it
 

@@ -1,4 +1,5 @@
-"""Checkpoints: what goes in comes out bit by bit; what is damaged in any way is noticed, and the one before is taken."""
+"""Checkpoints: what goes in comes out bit by bit; what is damaged in any way is noticed, and the one before is
+taken."""
 
 from __future__ import annotations
 
@@ -193,7 +194,8 @@ def test_of_whole_checkpoints_the_newest_is_taken(two: Path) -> None:
 
 
 def damages(folder: Path, before: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every file, cut at several places, with a bit flipped at several, deleted, and swapped with another or an older one."""
+    """Every file, cut at several places, with a bit flipped at several, deleted, and swapped with another or an older
+    one."""
     files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
     for file in files:
         data = file.read_bytes()

@@ -1,4 +1,5 @@
-"""Every engine computes what one process computes, step for step; goes on from a checkpoint to the last bit; and draws answers."""
+"""Every engine computes what one process computes, step for step; goes on from a checkpoint to the last bit; and draws
+answers."""
 
 from __future__ import annotations
 
@@ -106,9 +107,11 @@ def check_alike(ranks: Ranks, case: str, one: dict[str, Any]) -> None:
     assert {n: t.shape for n, t in first["weights"].items()} == {n: t.shape for n, t in one["weights"].items()}
     check_answers(first["said"][-1], one["said"][-1], 3)
     check_answers(second["said"][-1][:2], one["said"][-1], 3)
-    assert [len(said) for said in second["said"][-1]] == [5, 5, 5], (
-        "the second rank draws more and longer answers than the first"
-    )
+    assert [len(said) for said in second["said"][-1]] == [
+        5,
+        5,
+        5,
+    ], "the second rank draws more and longer answers than the first"
 
 
 def check_answers(said: list[list[int]], others: list[list[int]], length: int) -> None:
@@ -127,7 +130,8 @@ def check_goes_on(ranks: Ranks, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2"])
 def test_two_ranks_lose_what_one_process_loses(kind: str, fast: Ranks, one: dict[str, Any]) -> None:
-    """With adapters, a trained connector, frozen towers, clipping in some steps, and steps in which the second rank has no image."""
+    """With adapters, a trained connector, frozen towers, clipping in some steps, and steps in which the second rank has
+    no image."""
     assert min(one["norm"]) < 2.0 < max(one["norm"]), "the clipping is not seen"
     assert one["left"] == 0 < one["held"]
     check_alike(fast, kind, one)

@@ -91,7 +91,10 @@ def test_a_step_without_a_finite_gradient_ends_the_run_and_names_the_samples(
     broken(3)
     with pytest.raises(
         DataError,
-        match=r"stage instruct, step 3: loss \d+\.\d+, gradient norm nan; samples: \S+, .*look at these samples; on_nan: skip leaves",
+        match=(
+            r"stage instruct, step 3: loss \d+\.\d+, gradient norm nan; samples: \S+, .*look at these samples; on_nan:"
+            r" skip leaves"
+        ),
     ):
         trained(path, runs)
     assert status(run_of(path, runs)) == ("failed", "DataError") and checkpoint.saved_steps(
@@ -130,7 +133,10 @@ def test_on_a_full_disk_the_last_checkpoint_stays_good_and_the_message_says_so(
     try:
         with pytest.raises(
             CheckpointError,
-            match=r"instruct/step-4 was not saved: the disk is full or a quota is used up; the last good checkpoint is step-2\. Make room",
+            match=(
+                r"instruct/step-4 was not saved: the disk is full or a quota is used up; the last good checkpoint is"
+                r" step-2\. Make room"
+            ),
         ):
             trained(path, runs)
     finally:

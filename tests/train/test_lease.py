@@ -1,4 +1,5 @@
-"""One run at a time: a living owner is respected, a dead one is not waited for, a silent one on another machine is found out."""
+"""One run at a time: a living owner is respected, a dead one is not waited for, a silent one on another machine is
+found out."""
 
 from __future__ import annotations
 
@@ -64,7 +65,10 @@ def test_what_a_dead_owner_left_is_taken_at_once(left: str, tmp_path: Path) -> N
 
 def test_an_owner_that_is_killed_has_none(tmp_path: Path) -> None:
     """A process that nobody has buried yet is dead too."""
-    code = f"import sys, time; from pathlib import Path; from medvlm.train.lease import Lease; Lease(Path({str(tmp_path)!r})).__enter__(); print(1, flush=True); time.sleep(60)"
+    code = (
+        "import sys, time; from pathlib import Path; from medvlm.train.lease import Lease;"
+        f" Lease(Path({str(tmp_path)!r})).__enter__(); print(1, flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout and process.stdout.readline()
     with pytest.raises(CheckpointError), Lease(tmp_path):

@@ -1,4 +1,5 @@
-"""What is frozen must stay as it is, what is trained must get a gradient and move: every way of breaking that is noticed."""
+"""What is frozen must stay as it is, what is trained must get a gradient and move: every way of breaking that is
+noticed."""
 
 from __future__ import annotations
 

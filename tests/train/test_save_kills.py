@@ -23,7 +23,8 @@ def check_survivors(folder: Path, said: int) -> int:
 
 
 def killed_at_every_moment(folder: Path, every: int, timeout: float = 300) -> dict[str, int]:
-    """How many moments there were, for saves that training waits for and others; all of them left the old checkpoint or the new one, to the last bit."""
+    """How many moments there were, for saves that training waits for and others; all of them left the old checkpoint or
+    the new one, to the last bit."""
     command = [sys.executable, str(ROOT / "tests" / "drills" / "dying_saves.py"), str(folder), str(every)]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
     assert ended.returncode == 0, ended.stderr[-2000:]

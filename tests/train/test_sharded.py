@@ -55,7 +55,8 @@ def test_what_fails_on_one_rank_is_raised_on_all_in_the_same_words(saved: tuple[
     assert (
         first["failed"]
         == second["failed"]
-        == "stage/step-3 was not saved: the disk is full or a quota is used up; the last good checkpoint is step-2. Make room and run the same command again"
+        == "stage/step-3 was not saved: the disk is full or a quota is used up; the last good checkpoint is step-2."
+        " Make room and run the same command again"
     )
     assert not list((folder / "stage").glob("step-3*"))
 

@@ -1,4 +1,5 @@
-"""What the tensors of a checkpoint lie in: plain safetensors, to the last bit, and nothing that runs when it is read."""
+"""What the tensors of a checkpoint lie in: plain safetensors, to the last bit, and nothing that runs when it is
+read."""
 
 from __future__ import annotations
 
@@ -145,7 +146,9 @@ def test_a_table_of_contents_that_would_run_something_is_refused_and_runs_nothin
     contents.write_bytes(data)
     with pytest.raises(
         CheckpointError,
-        match=r"step-1/tensors/\.metadata asks for \S+, which no checkpoint needs: it may be an attack, and was not read",
+        match=(
+            r"step-1/tensors/\.metadata asks for \S+, which no checkpoint needs: it may be an attack, and was not read"
+        ),
     ):
         checkpoint.read_weights(with_manifest(folder))
     assert not harm.exists()

@@ -123,7 +123,8 @@ def verdict(*after: dict[str, Any]) -> str:
 def test_who_is_behind_counts_more_than_who_waits() -> None:
     why = verdict(place(0), place(1, moves=8, samples=["a", "b"]), place(2, waits=False))
     assert why.startswith(
-        "nothing moved for 300 s: rank 1 (process 41 on node) at stage align, step 4: computes, samples a, b (the others are further and wait for it)"
+        "nothing moved for 300 s: rank 1 (process 41 on node) at stage align, step 4: computes, samples a, b (the"
+        " others are further and wait for it)"
     )
 
 

@@ -1,4 +1,5 @@
-"""two_ranks.py FOLDER: what tests/train/test_ranks.py compares with one process. Started by torchrun; each rank leaves FOLDER/rank-R.pt."""
+"""two_ranks.py FOLDER: what tests/train/test_ranks.py compares with one process. Started by torchrun; each rank leaves
+FOLDER/rank-R.pt."""
 
 from __future__ import annotations
 

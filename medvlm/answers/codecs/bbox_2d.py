@@ -1,4 +1,5 @@
-"""`[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]` in thousandths of the image: Qwen3-VL (QwenLM/Qwen3-VL, cookbooks/2d_grounding)."""
+"""`[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]` in thousandths of the image: Qwen3-VL (QwenLM/Qwen3-VL,
+cookbooks/2d_grounding)."""
 
 from __future__ import annotations
 

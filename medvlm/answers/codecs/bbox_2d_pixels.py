@@ -1,4 +1,5 @@
-"""`[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]` in pixels of the resized image: Qwen2.5-VL (arXiv 2502.13923, section 2.2.1)."""
+"""`[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]` in pixels of the resized image: Qwen2.5-VL (arXiv 2502.13923,
+section 2.2.1)."""
 
 from __future__ import annotations
 

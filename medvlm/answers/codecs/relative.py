@@ -1,4 +1,5 @@
-"""`[x1, y1, x2, y2], ...` as shares of the image that the model sees, with three decimals: LLaVA (haotian-liu/LLaVA, docs/Data.md)."""
+"""`[x1, y1, x2, y2], ...` as shares of the image that the model sees, with three decimals: LLaVA (haotian-liu/LLaVA,
+docs/Data.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`<ref>label</ref><box>[[x1, y1, x2, y2], ...]</box>` in thousandths of the image: InternVL (OpenGVLab/InternVL, grounding data format)."""
+"""`<ref>label</ref><box>[[x1, y1, x2, y2], ...]</box>` in thousandths of the image: InternVL (OpenGVLab/InternVL,
+grounding data format)."""
 
 from __future__ import annotations
 

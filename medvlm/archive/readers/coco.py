@@ -1,4 +1,5 @@
-"""COCO instances: one JSON file of images, categories and boxes; each image is asked to count, find and describe its objects.
+"""COCO instances: one JSON file of images, categories and boxes; each image is asked to count, find and describe its
+objects.
 
 Boxes are [x, y, width, height] in pixels from the upper left corner. Outlines and run-length masks are not read. An
 annotation with `iscrowd` stands for a group that nobody counted: its image is asked whether there are any of the class,
@@ -32,7 +33,8 @@ class Config(AsksAboutObjects):
     """What the card's `media` calls the images."""
     modality: str = ""
     patient: str = ""
-    """Template of the fields of an image; those of a record within it are joined by a dot, e.g. {metadata.patientid}."""
+    """Template of the fields of an image; those of a record within it are joined by a dot, e.g.
+    {metadata.patientid}."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
@@ -42,7 +44,8 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         found = _Instances(root / name)
         for unknown in sorted(set(config.classes) - set(found.categories.values())):
             raise DataError(
-                f"{root / name}: no category {unknown!r}{did_you_mean(unknown, found.categories.values())} (found {', '.join(found.categories.values())})"
+                f"{root / name}: no category {unknown!r}{did_you_mean(unknown, found.categories.values())} (found"
+                f" {', '.join(found.categories.values())})"
             )
         if found.lost:
             yield LeftOut("annotation of an image or a category that is not listed", found.lost)
@@ -63,7 +66,8 @@ def count(config: Config, root: Path | None) -> int:
 
 
 class _Instances:
-    """images: as they are listed. categories: id -> name. of_image: image's id -> its annotations. lost: how many have no image or category."""
+    """images: as they are listed. categories: id -> name. of_image: image's id -> its annotations. lost: how many have
+    no image or category."""
 
     def __init__(self, path: Path) -> None:
         """Raises DataError for a file that is not there or not of the format."""
@@ -122,9 +126,10 @@ def _sample(
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
     asked = tuple(questions(config, boxes, key, uncounted))
     sample = Sample(key, "", split, (medium,), text, text, asked, filled(config.patient, fields))
-    return RawSample(
-        sample, {"0": file_in(root, f"{config.images}/{name}" if config.images != "." else name)}, where
-    ), left_out
+    return (
+        RawSample(sample, {"0": file_in(root, f"{config.images}/{name}" if config.images != "." else name)}, where),
+        left_out,
+    )
 
 
 def _box(value: Any) -> Box:

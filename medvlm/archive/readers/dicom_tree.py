@@ -1,7 +1,7 @@
 """A tree of DICOM files, or a DICOMDIR: studies with their volumes, films and pictures, each as the card asks for it.
 
-Which files belong together is read from their headers alone. Pixels are decoded later, by what stands in RawSample.files.
-"""
+Which files belong together is read from their headers alone. Pixels are decoded later, by what stands in
+RawSample.files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class DicomMedium(Base):
     kind: str
     """What the card's `media` calls it."""
     modality: tuple[str, ...] = Field(min_length=1)
-    """Codes such as CT, MR, PT (volumes), CR, DX, MG (films), US. Images of modalities that no medium names are left out."""
+    """Codes such as CT, MR, PT (volumes), CR, DX, MG (films), US. Images of modalities that no medium names are left
+    out."""
 
     @field_validator("modality")
     @classmethod
@@ -59,12 +60,12 @@ class Config(Base):
     """Template of PatientID, StudyInstanceUID and AccessionNumber; empty where the archive has no patients."""
     reports: ReportTable | None = None
     report: str = ""
-    """Template of the columns of `reports`, and of attributes with known terms: Modality, BodyPartExamined, ViewPosition,
-    Laterality, ImageLaterality, PatientPosition, PatientSex."""
+    """Template of the columns of `reports`, and of attributes with known terms: Modality, BodyPartExamined,
+    ViewPosition, Laterality, ImageLaterality, PatientPosition, PatientSex."""
     accept: tuple[Accepted, ...] = ()
-    """What is left out or refused unless it is declared to be wanted: derived, localizer, secondary_capture, for_processing,
-    cine (frames over time), tilt (kept, with a sheared affine), gap (filled in between neighbours), hu (CT whose values do not
-    look like HU), no_uids (files whose UIDs were removed: a folder is a series)."""
+    """What is left out or refused unless it is declared to be wanted: derived, localizer, secondary_capture,
+    for_processing, cine (frames over time), tilt (kept, with a sheared affine), gap (filled in between neighbours), hu
+    (CT whose values do not look like HU), no_uids (files whose UIDs were removed: a folder is a series)."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
@@ -73,13 +74,15 @@ class Config(Base):
             raise ValueError(f"{twice[0]} belongs to two media; expected each modality once")
         if self.reports and not self.report:
             raise ValueError(
-                "has `reports` but no `report` that says which of their columns is the text, e.g. report: '{findings} {impression}'"
+                "has `reports` but no `report` that says which of their columns is the text, e.g. report: '{findings}"
+                " {impression}'"
             )
         return self
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """Studies in the order of their first files' names. Raises DataError for an archive that is not there and for reports without the columns."""
+    """Studies in the order of their first files' names. Raises DataError for an archive that is not there and for
+    reports without the columns."""
     assert root is not None, "a tree of files has a root"
     reports = _reports(config, root)
     found = _Found()
@@ -99,7 +102,10 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
             folder = name.parent.as_posix()
             _take(found, replace(header, study=folder, series=folder, instance=name.name), config)
         else:
-            reason = "no StudyInstanceUID or SeriesInstanceUID: what it belongs to is unknown; accept: [no_uids] to take each folder as a series"
+            reason = (
+                "no StudyInstanceUID or SeriesInstanceUID: what it belongs to is unknown; accept: [no_uids] to take"
+                " each folder as a series"
+            )
             yield BadSample(name.as_posix(), reason, where)
     for number, (study, headers) in enumerate(found.studies.items(), 1):
         yield from _study(config, study, headers, reports, found.left_out, f"study {number} of {len(found.studies)}")
@@ -223,6 +229,7 @@ def _reports(config: Config, root: Path) -> Reports:
     if columns:
         name = sorted(columns)[0]
         raise DataError(
-            f"reader.report: {name!r} is not an attribute that texts may use{did_you_mean(name, ATTRIBUTES)}; expected some of {', '.join(ATTRIBUTES)}"
+            f"reader.report: {name!r} is not an attribute that texts may use{did_you_mean(name, ATTRIBUTES)}; expected"
+            f" some of {', '.join(ATTRIBUTES)}"
         )
     return Reports()

@@ -38,7 +38,8 @@ from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
 class Config(AsksAboutObjects, FileOptions):
     kind: Literal["folder"]
     images: str
-    """Regular expression of the images' paths under the root; its named groups are what `{group}` stands for elsewhere."""
+    """Regular expression of the images' paths under the root; its named groups are what `{group}` stands for
+    elsewhere."""
     medium: str
     """What the card's `media` calls the images."""
     modality: str = ""
@@ -82,8 +83,8 @@ class Config(AsksAboutObjects, FileOptions):
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
-    """One sample an image, by path; what has to be decoded for it, masks and slides, is decoded in a child process. Raises
-    DataError where no path is that of an image."""
+    """One sample an image, by path; what has to be decoded for it, masks and slides, is decoded in a child process.
+    Raises DataError where no path is that of an image."""
     assert root is not None, "a folder has a root"
     images = _images(config, root)
     for number, (path, groups) in enumerate(images, 1):

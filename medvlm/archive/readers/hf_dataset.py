@@ -71,7 +71,8 @@ class Config(Rows):
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """Samples in the order in which their first rows stand. Raises DataError for a data set that is not what the card says."""
+    """Samples in the order in which their first rows stand. Raises DataError for a data set that is not what the card
+    says."""
     assert root is not None, "a data set has a root"
     columns = Columns(
         config, root, columns_of(config) | {c for medium in config.media for c in columns_in(medium.modality)}
@@ -222,7 +223,8 @@ def _files_of(root: Path, name: str) -> list[Path]:
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
         raise DataError(
-            f"{folder}: holds the splits {', '.join(splits)}; name them in reader.file, e.g. {{train: {name}/{splits[0] if splits else 'train'}}}"
+            f"{folder}: holds the splits {', '.join(splits)}; name them in reader.file, e.g. {{train:"
+            f" {name}/{splits[0] if splits else 'train'}}}"
         )
     if (state := folder / "state.json").is_file():
         try:  # beside its own files there may be cached ones of other versions

@@ -41,7 +41,8 @@ class Config(Base):
     choices: tuple[str, ...] = ()
     """An answer that is one of these, whatever its case, makes the question a choice between them."""
     history: bool = False
-    """Each question has the turns before it written above it; without, questions that go back to an earlier answer hang in the air."""
+    """Each question has the turns before it written above it; without, questions that go back to an earlier answer hang
+    in the air."""
     template: str = "turn"
     """Groups the questions for the majority baseline."""
 
@@ -99,7 +100,8 @@ def _turns(config: Config, record: dict[str, Any]) -> list[tuple[str, str]]:
     turns = next((record[name] for name in config.turns if name in record), None)
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
         raise DataError(
-            f"has no turns of `from` and `value` under {' or '.join(config.turns)} (reader.turns of the card names their key)"
+            f"has no turns of `from` and `value` under {' or '.join(config.turns)} (reader.turns of the card names"
+            " their key)"
         )
     spoken = [(turn.get("from"), turn["value"].strip()) for turn in turns if turn.get("from") != "system"]
     if not spoken or len(spoken) % 2 or [who for who, _ in spoken] != ["human", "gpt"] * (len(spoken) // 2):

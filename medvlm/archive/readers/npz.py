@@ -1,4 +1,5 @@
-"""Arrays of images and labels in one .npz, as MedMNIST has them: `train_images`, `train_labels`, and so on for each split."""
+"""Arrays of images and labels in one .npz, as MedMNIST has them: `train_images`, `train_labels`, and so on for each
+split."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Config(Base):
     which: tuple[str, ...] = ()
     """Wordings of the question for the label, where an image has one."""
     has: tuple[str, ...] = ()
-    """Wordings of the question for each label by itself, where an image has any number of them; `{label}` becomes its name."""
+    """Wordings of the question for each label by itself, where an image has any number of them; `{label}` becomes its
+    name."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
@@ -107,10 +109,12 @@ def _arrays(arrays: Any, prefix: str, config: Config) -> tuple[np.ndarray, np.nd
         or len(labels) != len(images)
     ):
         raise DataError(
-            f"{config.file}: {names[0]} is {images.dtype} {list(images.shape)} with {len(labels)} labels; expected uint8 images and as many numbers"
+            f"{config.file}: {names[0]} is {images.dtype} {list(images.shape)} with {len(labels)} labels; expected"
+            " uint8 images and as many numbers"
         )
     if config.has and labels.size != len(labels) * len(config.labels):
         raise DataError(
-            f"{config.file}: {names[1]} is {list(labels.shape)}; expected a column for each of the {len(config.labels)} labels of the card"
+            f"{config.file}: {names[1]} is {list(labels.shape)}; expected a column for each of the {len(config.labels)}"
+            " labels of the card"
         )
     return images, labels.reshape(len(labels), -1)

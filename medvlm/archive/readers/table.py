@@ -32,14 +32,16 @@ from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
 
 class TableMedium(FileOptions):
     file: str
-    """Path under the root, e.g. `images/{filename}` (`{split of the file}` is the key of the table in `file`): PNG, JPEG or .npy, and by its suffix NIfTI, TIFF, DICOM, a slide or a video."""
+    """Path under the root, e.g. `images/{filename}` (`{split of the file}` is the key of the table in `file`): PNG,
+    JPEG or .npy, and by its suffix NIfTI, TIFF, DICOM, a slide or a video."""
     kind: str
     """What the card's `media` calls it."""
     modality: str = ""
     unit: Unit | None = None
     """What the values are; by default `display` for pictures, and what the file says or `raw` for other kinds."""
     many: bool = False
-    """The rows of a sample may name several files, such as the views of a study: each is a medium, in the order of the rows."""
+    """The rows of a sample may name several files, such as the views of a study: each is a medium, in the order of the
+    rows."""
 
 
 class TableQuestion(Base):
@@ -114,7 +116,8 @@ Numbered = tuple[str, int, Row]
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | BadSample | LeftOut]:
-    """Samples in the order in which their first rows stand. Raises DataError for a table that is not what the card says."""
+    """Samples in the order in which their first rows stand. Raises DataError for a table that is not what the card
+    says."""
     assert root is not None, "a table has a root"
     samples, others = _grouped(config, root)
     yield from others
@@ -156,7 +159,8 @@ def count(config: Config, root: Path | None) -> int:
 def sample_of(
     config: Rows, key: str, rows: list[Numbered], media: tuple[Medium, ...], files: Mapping[str, Any], where: str
 ) -> tuple[RawSample, Counter[str]]:
-    """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that disagree."""
+    """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that
+    disagree."""
     asked = [(each.template, question_of(each, row, key)) for _, _, row in rows for each in config.questions]
     sample = Sample(
         key=key,
@@ -247,7 +251,8 @@ def _grouped(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], lis
 def grouped(
     config: Rows, key: str, rows: Iterable[tuple[str, int, Row | str]], columns: Columns, form: Format | None = None
 ) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:
-    """Key -> its rows with their places, and what became of the other rows. key: a template. rows: or what is wrong with one."""
+    """Key -> its rows with their places, and what became of the other rows. key: a template. rows: or what is wrong
+    with one."""
     kept: list[Numbered] = []
     bad: list[BadSample | LeftOut] = []
     left_out: Counter[str] = Counter()

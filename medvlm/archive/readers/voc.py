@@ -1,4 +1,5 @@
-"""Pascal VOC folders: an XML file of boxes beside each image becomes a sample that is asked to count, find and describe.
+"""Pascal VOC folders: an XML file of boxes beside each image becomes a sample that is asked to count, find and
+describe.
 
 Coordinates are taken as edges in pixels, as labelImg writes them (it moves 0 to 1);
 where they count pixels from 1, as in VOC itself, a box is half a pixel off on average.
@@ -56,8 +57,8 @@ def count(config: Config, root: Path | None) -> int:
 def objects_in(xml: bytes) -> tuple[tuple[int, int], list[tuple[str, Box]]]:
     """Size (height, width), zeros where it is not written, and the objects in the order of the file.
 
-    Raises DataError for what is not XML, has a DTD or entities (which can read files and fill the memory), or lacks a box.
-    """
+    Raises DataError for what is not XML, has a DTD or entities (which can read files and fill the memory), or lacks a
+    box."""
     if len(xml) > MAX_XML_BYTES:
         raise DataError(f"its XML has {len(xml)} bytes, at most {MAX_XML_BYTES} are read")
     try:

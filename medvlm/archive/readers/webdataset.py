@@ -1,4 +1,5 @@
-"""Tars of others in the layout of webdataset: the members of a sample stand together and share the name up to its first dot.
+"""Tars of others in the layout of webdataset: the members of a sample stand together and share the name up to its first
+dot.
 
 They can also be trained on as they are: a recipe's `shards` with a card of this reader.
 """

@@ -1,10 +1,10 @@
 """The adapters of a trained model as a PEFT folder, over a base that stock transformers loads.
 
-A ready model of the hub stays where it is: the adapters name it with its revision, and what was trained as whole modules, the
-connector for one, is in `modules_to_save`. A composition is no model of the hub, so its base is written beside the
-adapters, as FOLDER/base, with all that was trained without adapters; nothing is in `modules_to_save` then, which would
-store it twice. The same for a ready model that cannot be told in that way: parts of modules were trained, or adapters of an
-earlier stage were folded in.
+A ready model of the hub stays where it is: the adapters name it with its revision, and what was trained as whole
+modules, the connector for one, is in `modules_to_save`. A composition is no model of the hub, so its base is written
+beside the adapters, as FOLDER/base, with all that was trained without adapters; nothing is in `modules_to_save` then,
+which would store it twice. The same for a ready model that cannot be told in that way: parts of modules were trained,
+or adapters of an earlier stage were folded in.
 """
 
 from __future__ import annotations
@@ -47,12 +47,15 @@ BESIDE = "base"
 def LOADING(base: str) -> str:
     """Lines for the model card. base: what adapter_config.json names."""
     if base == BESIDE:
-        return LINES.replace("PROCESSOR", "FOLDER/base").replace("BASE", "FOLDER/base") + (
-            "The base is in no hub, so it lies beside the adapters. What was trained without adapters, the connector for one, is in the base and not "
-            "in `modules_to_save`, which vLLM does not serve."
+        return (
+            LINES.replace("PROCESSOR", "FOLDER/base").replace("BASE", "FOLDER/base")
+            + "The base is in no hub, so it lies beside the adapters. What was trained without adapters, the connector"
+            " for one, is in the base and not in `modules_to_save`, which vLLM does not serve."
         )
-    return LINES.replace("PROCESSOR", "FOLDER").replace("BASE", base) + (
-        "What was trained as a whole module is in `modules_to_save`, where there is any; vLLM serves no adapter that has it, and takes the export of target `stock`."
+    return (
+        LINES.replace("PROCESSOR", "FOLDER").replace("BASE", base)
+        + "What was trained as a whole module is in `modules_to_save`, where there is any; vLLM serves no adapter that"
+        " has it, and takes the export of target `stock`."
     )
 
 
@@ -61,7 +64,10 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     if not any(pattern.split(".")[0] == "lora" for stage in stages for pattern in stage.trains):
         return "no stage trains adapters: add lora to a stage's `trains`, or export as stock"
     if any(stage.lora is not None and stage.lora.tokens for stage in stages):
-        return "lora.tokens trains rows of the vocabulary, which servers of adapters do not take: export as stock, where they are folded in"
+        return (
+            "lora.tokens trains rows of the vocabulary, which servers of adapters do not take: export as stock, where"
+            " they are folded in"
+        )
     return resolve("stock", model, stages)[2] or None
 
 
@@ -83,7 +89,8 @@ def write(trained: Trained, folder: Path) -> Audit:
     placed = {name: place_of(name) for name in adapters}
     if homeless := sorted(name for name, place in placed.items() if place is None):
         raise ShapeError(
-            f"export: {len(homeless)} adapters have no layer in the stock class: {', '.join(homeless[:5])}; export as stock or custom"
+            f"export: {len(homeless)} adapters have no layer in the stock class: {', '.join(homeless[:5])}; export as"
+            " stock or custom"
         )
     tensors = {str(placed[name]): tensor for name, tensor in adapters.items()}
     if found:
@@ -107,8 +114,8 @@ def write(trained: Trained, folder: Path) -> Audit:
 
 @dataclass(frozen=True)
 class Published:
-    """A ready model as the hub has it. snapshot: where it lies on this machine. modules: paths of the stock class that were trained
-    whole; trained: their tensors by name there."""
+    """A ready model as the hub has it. snapshot: where it lies on this machine. modules: paths of the stock class that
+    were trained whole; trained: their tensors by name there."""
 
     name: str
     revision: str
@@ -192,7 +199,8 @@ def _in_peft(name: str, whole: Iterable[str]) -> str:
 
 
 def pattern_of(layers: Iterable[str], modules: Sequence[str]) -> str:
-    """A regular expression of full paths that matches these layers and no other module: a bare `q_proj` would be in the tower too.
+    """A regular expression of full paths that matches these layers and no other module: a bare `q_proj` would be in the
+    tower too.
 
     Numbers are left open where all layers of that name are meant.
     """

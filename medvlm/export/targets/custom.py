@@ -70,7 +70,8 @@ def manifest_of(trained: Trained) -> Manifest:
 
 
 class Manifest(Config):
-    """model.json. makes: a vision-language model, or a dual encoder with `text`, `width` and, for the sigmoid loss, a bias."""
+    """model.json. makes: a vision-language model, or a dual encoder with `text`, `width` and, for the sigmoid loss, a
+    bias."""
 
     format: Literal[1] = 1
     makes: Literal["vlm", "dual"]
@@ -132,7 +133,8 @@ def save(
 
 
 def load(folder: Path) -> Exported:
-    """The model on the CPU, in float32. Raises CheckpointError for a folder that is none or whose weights do not fit."""
+    """The model on the CPU, in float32. Raises CheckpointError for a folder that is none or whose weights do not
+    fit."""
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 

@@ -1,7 +1,8 @@
-"""A trained VLM as a stock Idefics3ForConditionalGeneration folder: transformers, vLLM, and the layout that llama.cpp converts to GGUF.
+"""A trained VLM as a stock Idefics3ForConditionalGeneration folder: transformers, vLLM, and the layout that llama.cpp
+converts to GGUF.
 
-It holds a SigLIP tower up to its final norm, pixel shuffle with one matrix, and a causal language model whose prompts have
-Idefics3's own words around every image, which its processor writes.
+It holds a SigLIP tower up to its final norm, pixel shuffle with one matrix, and a causal language model whose prompts
+have Idefics3's own words around every image, which its processor writes.
 """
 
 from __future__ import annotations
@@ -48,9 +49,15 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
         return f"{at}.layer is {encoder.layer}, and Idefics3 takes the last one after the final norm: set layer: normed"
     before = encoder.preprocess
     if before is not None and (before.fit != "squash" or before.size[0] != before.size[1]):
-        return f"{at}.preprocess makes {list(before.size)} with fit: {before.fit}, and Idefics3's processor squashes to squares"
+        return (
+            f"{at}.preprocess makes {list(before.size)} with fit: {before.fit}, and Idefics3's processor squashes to"
+            " squares"
+        )
     if language.kind == "causal" and (tuple(language.around_image) != AROUND or END not in language.special_tokens):
-        return f"language has other words around images than Idefics3: set around_image: {list(AROUND)} and special_tokens: [{END}]"
+        return (
+            f"language has other words around images than Idefics3: set around_image: {list(AROUND)} and"
+            f" special_tokens: [{END}]"
+        )
     return None
 
 

@@ -76,7 +76,8 @@ def save_processor(trained: Trained, folder: Path) -> None:
 
 
 def reference(trained: Trained, folder: Path) -> None:
-    """Token ids, logits and greedy answers, and the ids of whole conversations, as this package's data path and model have them."""
+    """Token ids, logits and greedy answers, and the ids of whole conversations, as this package's data path and model
+    have them."""
     from PIL import Image
 
     prepare, model, tokenizer = _prepare(trained), trained.model, trained.tokenizer

@@ -1,4 +1,5 @@
-"""Any encoder as ONNX, with the connector behind it or the head of a dual encoder: for volumes, which no stock class takes.
+"""Any encoder as ONNX, with the connector behind it or the head of a dual encoder: for volumes, which no stock class
+takes.
 
 It takes pixels after the preprocessing that medvlm/preprocessing.json says. A language model served apart (vLLM with
 `enable_mm_embeds`) takes its `image_tokens` as image embeddings.

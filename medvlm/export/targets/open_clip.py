@@ -1,4 +1,5 @@
-"""A trained dual encoder of a timm image tower and a BERT-like text tower as a folder that open_clip loads, scale and bias with it.
+"""A trained dual encoder of a timm image tower and a BERT-like text tower as a folder that open_clip loads, scale and
+bias with it.
 
 open_clip builds a timm network by its name alone, and the text tower from the config that the hub holds under
 its id: both have to be the published ones in shape. The weights are all in the folder.
@@ -48,7 +49,10 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     if stage is None:
         return None
     if stage.text.kind != "transformers" or not _is_hub_id(stage.text.model):
-        return f"stages.{stage.name}.text has no hub id as its model, and open_clip takes the config of the text tower from the hub"
+        return (
+            f"stages.{stage.name}.text has no hub id as its model, and open_clip takes the config of the text tower"
+            " from the hub"
+        )
     return (
         f"stages.{stage.name}.width is null, and open_clip has linear heads: give it a width"
         if stage.width is None
@@ -62,7 +66,8 @@ def reference(trained: Trained, folder: Path) -> None:
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good. Raises RecipeError without open_clip, ShapeError for towers of another shape than published."""
+    """Adapters are folded into the model for good. Raises RecipeError without open_clip, ShapeError for towers of
+    another shape than published."""
     try:
         from open_clip.hf_model import HFTextEncoder
         from open_clip.timm_model import TimmModel
@@ -149,7 +154,8 @@ def _config(trained: Trained) -> dict[str, Any]:
 
 
 def _as_the_hub(trained: Trained, folder: Path) -> None:
-    """The config of the text tower where the proof's process looks for what the hub holds under its id: the proof has no network."""
+    """The config of the text tower where the proof's process looks for what the hub holds under its id: the proof has
+    no network."""
     text = text_of(trained.stages)
     assert text is not None
     stored = folder / "hf" / "hub" / f"models--{text.model.replace('/', '--')}"

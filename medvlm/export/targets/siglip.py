@@ -42,7 +42,10 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     if stage is not None and stage.width is not None:
         return f"stages.{stage.name}.width is {stage.width}, and SigLIP has no linear heads: set it to null"
     if stage is not None and stage.loss.kind != "siglip":
-        return f"stages.{stage.name}.loss is of kind {stage.loss.kind}, which learns no bias, and SigLIP has one: use siglip"
+        return (
+            f"stages.{stage.name}.loss is of kind {stage.loss.kind}, which learns no bias, and SigLIP has one: use"
+            " siglip"
+        )
     return None
 
 
@@ -56,7 +59,8 @@ def write(trained: Trained, folder: Path) -> Audit:
 
     configs = tower_configs(trained.model)
     tokenizer = copy.deepcopy(trained.tokenizer)
-    # `padding="max_length"` fills up to what the tokenizer says, and SigLIP takes no mask; what is saved are the arguments it was made with.
+    # `padding="max_length"` fills up to what the tokenizer says, and SigLIP takes no mask; what is saved are the
+    # arguments it was made with.
     tokenizer.model_max_length = tokenizer.init_kwargs["model_max_length"] = configs["text_config"][
         "max_position_embeddings"
     ]

@@ -1,4 +1,5 @@
-"""Headers that are long, read in a process of their own, so that a hostile one costs its limits there and not a packer's.
+"""Headers that are long, read in a process of their own, so that a hostile one costs its limits there and not a
+packer's.
 
 `python -m medvlm.io.dicom.apart header|directory PATH`. Answers are JSON, never pickles.
 """

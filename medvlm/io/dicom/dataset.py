@@ -38,7 +38,8 @@ MAX_ITEMS = 400_000
 
 
 LIGHT_BYTES, LIGHT_READS, LIGHT_ITEMS = 4 << 20, 20_000, 4_000
-"""Of a header that is read in about a second: most have some hundred attributes, those of thousands of frames have more."""
+"""Of a header that is read in about a second: most have some hundred attributes, those of thousands of frames have
+more."""
 LIGHT_INFLATED = 1 << 20
 """Of a deflated file, with its pixels: a slice of 512 x 512 has half of it."""
 
@@ -78,7 +79,8 @@ def image_names(dicomdir: Path, light: bool = False) -> list[str]:
 
 
 def read_whole(path: Path, gate: Gate | None) -> Dataset:
-    """All of a file: every Dataset whose pixels are used comes from here. Raises NotDicom, DataError, and what `gate` raises."""
+    """All of a file: every Dataset whose pixels are used comes from here. Raises NotDicom, DataError, and what `gate`
+    raises."""
     dataset = _read(path, math.inf)
     if gate is not None:
         gate(dataset)
@@ -105,7 +107,8 @@ def quiet() -> Iterator[None]:
 
 
 def numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
-    """Finite numbers, as many as `count`; None where the attribute is absent or empty. Raises DataError for anything else."""
+    """Finite numbers, as many as `count`; None where the attribute is absent or empty. Raises DataError for anything
+    else."""
     value = _value(dataset, keyword)
     if value is None:
         return None
@@ -196,7 +199,8 @@ def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
         with _Bounded(path, math.inf) as file:
             if file.read(132)[128:] != b"DICM":
                 raise NotDicom(
-                    "not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew, e.g. with dcmconv"
+                    "not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew,"
+                    " e.g. with dcmconv"
                 )
             if file.size > MAX_FILE_BYTES:
                 raise DataError(
@@ -233,7 +237,8 @@ class _Bounded(io.BufferedReader):
             raise Heavy("a long header")
         if (size or 0) > self._left or self._reads < 0:
             raise DataError(
-                f"its header has more than the {MAX_HEADER_BYTES >> 20} MiB or the {MAX_READS // 2:,} attributes that are read"
+                f"its header has more than the {MAX_HEADER_BYTES >> 20} MiB or the {MAX_READS // 2:,} attributes that"
+                " are read"
             )
         found = super().read(size)
         self._left -= len(found)
@@ -241,8 +246,8 @@ class _Bounded(io.BufferedReader):
 
 
 def _check_inflated(file: _Bounded, light: bool) -> None:
-    """Raises DataError for a deflated data set that is too large, before pydicom inflates it, and parses it unbounded: Heavy, where it
-    is to be light."""
+    """Raises DataError for a deflated data set that is too large, before pydicom inflates it, and parses it unbounded:
+    Heavy, where it is to be light."""
     from pydicom.filereader import _read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 

@@ -28,7 +28,8 @@ MAX_PLANES = 200
 
 
 def one_plane(slices: list[Slice]) -> list[list[Slice]]:
-    """Groups of one KIND, series, matrix, spacing, orientation and frame of reference. Raises DataError for too many."""
+    """Groups of one KIND, series, matrix, spacing, orientation and frame of reference. Raises DataError for too
+    many."""
     kinds: dict[tuple[object, ...], list[list[Slice]]] = {}
     for each in slices:
         header, frame = each
@@ -74,7 +75,8 @@ def volumes(group: list[Slice]) -> list[list[Slice]]:
 
 
 def _told_apart(group: list[Slice], most: int) -> list[list[Slice]] | None:
-    """As many parts as there are images at one place, none of which has two of them; by as few attributes as will do."""
+    """As many parts as there are images at one place, none of which has two of them; by as few attributes as will
+    do."""
     values = [dict(frame.told_apart) for _, frame in group]
     names = [
         n

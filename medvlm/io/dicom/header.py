@@ -1,4 +1,5 @@
-"""What the header of one file says of its images: who it belongs to, where each frame lies, and what speaks against using it.
+"""What the header of one file says of its images: who it belongs to, where each frame lies, and what speaks against
+using it.
 
 Coordinates here are DICOM's own: mm, LPS (x to the patient's left, y to the back, z to the head).
 """
@@ -25,15 +26,18 @@ CONCERNS: dict[Concern, str] = {
     "secondary_capture": "a secondary capture: a picture of a screen or of a film",
     "for_processing": "raw detector values (PresentationIntentType FOR PROCESSING) that nobody looks at",
     "cine": "several frames in one file without a place in space for each, such as a film of ultrasound",
-    "mosaic": "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI",
+    "mosaic": (
+        "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI"
+    ),
 }
-"""Why an image is not used unless that is declared. A mosaic never is: its slices' places stand in private attributes."""
+"""Why an image is not used unless that is declared. A mosaic never is: its slices' places stand in private
+attributes."""
 
 Accepted = Literal[
     "derived", "localizer", "secondary_capture", "for_processing", "cine", "tilt", "gap", "hu", "no_uids"
 ]
-"""What a card can declare to be wanted: concerns of an image; tilted and uneven volumes; CT whose values do not look like
-HU; files without the UIDs that say what belongs together."""
+"""What a card can declare to be wanted: concerns of an image; tilted and uneven volumes; CT whose values do not look
+like HU; files without the UIDs that say what belongs together."""
 
 MEASURED = ("CT", "MR", "PT", "NM")
 """Modalities whose values are a quantity: kept as they are after the rescale, never windowed, never inverted."""
@@ -75,9 +79,9 @@ def _terms(words: str) -> frozenset[str]:
 ATTRIBUTES: dict[str, frozenset[str]] = {
     "Modality": frozenset((*MEASURED, *SHOWN)),
     "BodyPartExamined": _terms(
-        "ABDOMEN ABDOMENPELVIS ANKLE ARM BRAIN BREAST CHEST CHESTABDOMEN CHESTABDPELVIS CLAVICLE CSPINE ELBOW EXTREMITY EYE FEMUR FINGER FOOT "
-        "FOREARM HAND HEAD HEADNECK HEART HIP HUMERUS JAW KIDNEY KNEE LEG LIVER LSPINE LUNG NECK PANCREAS PELVIS PROSTATE RIB SHOULDER SKULL "
-        "SPINE SSPINE STERNUM TIBIA TOE TSPINE UTERUS WHOLEBODY WRIST"
+        "ABDOMEN ABDOMENPELVIS ANKLE ARM BRAIN BREAST CHEST CHESTABDOMEN CHESTABDPELVIS CLAVICLE CSPINE ELBOW EXTREMITY"
+        " EYE FEMUR FINGER FOOT FOREARM HAND HEAD HEADNECK HEART HIP HUMERUS JAW KIDNEY KNEE LEG LIVER LSPINE LUNG NECK"
+        " PANCREAS PELVIS PROSTATE RIB SHOULDER SKULL SPINE SSPINE STERNUM TIBIA TOE TSPINE UTERUS WHOLEBODY WRIST"
     ),
     "ViewPosition": _terms("AP PA LL RL LLD RLD LLO RLO LAO RAO LPO RPO CC MLO ML LM XCCL XCCM"),
     "Laterality": _terms("L R"),
@@ -160,8 +164,8 @@ class NotAnImage(DataError):
 
 
 def header_of(path: Path, light: bool = False) -> Header:
-    """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things; light: Heavy for one
-    that may take longer than a second."""
+    """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things; light: Heavy
+    for one that may take longer than a second."""
     with quiet():
         dataset = read_header(path, _KEYWORDS, light)
         modality = modality_of(dataset)
@@ -193,7 +197,8 @@ def num_frames(dataset: Dataset) -> int:
 
 
 def modality_of(dataset: Dataset) -> str:
-    """One of MEASURED or SHOWN; OT of a secondary capture that does not say. Raises NotAnImage for objects without pixels to look at."""
+    """One of MEASURED or SHOWN; OT of a secondary capture that does not say. Raises NotAnImage for objects without
+    pixels to look at."""
     sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality").upper()
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
         raise NotAnImage("a DICOMDIR, not an image")
@@ -268,7 +273,8 @@ def _frame_type(dataset: Dataset, groups: Groups, index: int, modality: str) -> 
 
 
 def _concerns(dataset: Dataset, modality: str, kind: tuple[str, ...]) -> set[Concern]:
-    """kind: the ImageType. Films and pictures are DERIVED as a rule (processed for display), which says nothing there."""
+    """kind: the ImageType. Films and pictures are DERIVED as a rule (processed for display), which says nothing
+    there."""
     found: set[Concern] = set()
     if modality in SLICED and (kind[:1] == ("DERIVED",) or kind[1:2] == ("SECONDARY",)):
         found.add("derived")

@@ -30,7 +30,8 @@ NAMED: frozenset[Accepted] = frozenset({"derived", "localizer", "secondary_captu
 
 
 def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
-    """One file: a film, a picture or a slice [H, W] ([H, W, 3] in colour); a volume [D, H, W] where it has frames with places.
+    """One file: a film, a picture or a slice [H, W] ([H, W, 3] in colour); a volume [D, H, W] where it has frames with
+    places.
 
     Raises DataError (NotDicom for a file of another kind) with the reason why it is refused.
     """
@@ -68,7 +69,8 @@ def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Ga
         for index, (copy_HW, _) in zip((at for at, _, _ in stack.copies), _copies(stack, gate), strict=True):
             if not np.array_equal(volume.values_DHW[index], copy_HW):
                 raise DataError(
-                    "two different images at the same place, and nothing in their headers tells which is which; keep one, or separate the series"
+                    "two different images at the same place, and nothing in their headers tells which is which; keep"
+                    " one, or separate the series"
                 )
     values_DHW = (
         volume.values_DHW if stack.offsets is None else _evened(volume.values_DHW, stack.offsets, stack.size[0])
@@ -78,7 +80,8 @@ def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Ga
 
 
 def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
-    """The single image of a file: shades or colours for a screen, or (of CT, MR, PT and NM) a quantity. Raises DataError."""
+    """The single image of a file: shades or colours for a screen, or (of CT, MR, PT and NM) a quantity. Raises
+    DataError."""
     with quiet():
         dataset = read_whole(path, gate)
         if num_frames(dataset) > 1:
@@ -88,7 +91,8 @@ def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | Non
 
 
 def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
-    """All frames of a file in their order, [D, H, W] or in colour [D, H, W, 3], without a place in space. Raises DataError."""
+    """All frames of a file in their order, [D, H, W] or in colour [D, H, W, 3], without a place in space. Raises
+    DataError."""
     with quiet():
         dataset = read_whole(path, gate)
         pixels, unit = _frames(dataset, accept)
@@ -177,7 +181,8 @@ def _as_quantity(
 
 
 def _evened(values_DHW: np.ndarray, offsets: tuple[float, ...], count: int) -> np.ndarray:
-    """Linear between the neighbours along the normal, float32; slices that lie where an even one does stay as they are."""
+    """Linear between the neighbours along the normal, float32; slices that lie where an even one does stay as they
+    are."""
     even_DHW = np.empty((count, *values_DHW.shape[1:]), np.float32)
     for i in range(count):
         at = min(max(int(np.searchsorted(offsets, i, "right")) - 1, 0), len(offsets) - 2)
@@ -192,8 +197,8 @@ def _refuse_blank(pixels: np.ndarray) -> None:
 
 
 def _spacing(dataset: Dataset, groups: Groups) -> tuple[float, ...] | None:
-    """Of one image, (between rows, between columns) in mm: calibrated, else at the detector, where a film is larger than
-    the patient. Zeros, which some write, say nothing."""
+    """Of one image, (between rows, between columns) in mm: calibrated, else at the detector, where a film is larger
+    than the patient. Zeros, which some write, say nothing."""
     measures = groups.group(0, "PixelMeasuresSequence")
     for found in (
         measures and numbers(measures, "PixelSpacing", 2),

@@ -1,7 +1,7 @@
 """Frames of a Dataset as they are stored, decoded by a named plug-in after their sizes were checked.
 
-pydicom would take whichever plug-in is installed, and lossy ones differ in the last bit: here the transfer syntax decides.
-"""
+pydicom would take whichever plug-in is installed, and lossy ones differ in the last bit: here the transfer syntax
+decides."""
 
 from __future__ import annotations
 
@@ -121,10 +121,12 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
 
 
 def _check_length(found: int, frame: int, count: int) -> None:
-    """In bytes. Padding may follow, but not as much as another frame: then Rows, Columns or NumberOfFrames are wrong."""
+    """In bytes. Padding may follow, but not as much as another frame: then Rows, Columns or NumberOfFrames are
+    wrong."""
     if not frame * count <= found < frame * (count + 1):
         raise DataError(
-            f"its PixelData has {found:,} bytes where its header says {count} x {frame:,}: it is cut off, or the header is wrong"
+            f"its PixelData has {found:,} bytes where its header says {count} x {frame:,}: it is cut off, or the header"
+            " is wrong"
         )
 
 
@@ -136,12 +138,14 @@ def _check_syntax(dataset: Dataset) -> None:
         return
     if syntax not in _PLUGINS:
         raise DataError(
-            "its transfer syntax (compression) is a video or unknown; decompress it, e.g. with dcmdjpeg or gdcmconv --raw"
+            "its transfer syntax (compression) is a video or unknown; decompress it, e.g. with dcmdjpeg or gdcmconv"
+            " --raw"
         )
     decoder = get_decoder(syntax)
     if _PLUGINS[syntax] not in decoder.available_plugins:
         raise DataError(
-            f"it is compressed ({decoder.UID.name}) and the plug-in {_PLUGINS[syntax]} is not installed; pip install 'medvlm[dicom]'"
+            f"it is compressed ({decoder.UID.name}) and the plug-in {_PLUGINS[syntax]} is not installed; pip install"
+            " 'medvlm[dicom]'"
         )
 
 
@@ -158,7 +162,8 @@ def _check_codestream(dataset: Dataset, index: int, syntax: str) -> None:
     found = codestream_header(data)
     if found is None or found[0] != _FORMS.get(syntax, "JPEG 2000"):
         raise DataError(
-            f"its compressed image is damaged or of another kind: there is no {_FORMS.get(syntax, 'JPEG 2000')} header in it"
+            f"its compressed image is damaged or of another kind: there is no {_FORMS.get(syntax, 'JPEG 2000')} header"
+            " in it"
         )
     if found[1:] != size:
         raise DataError("its compressed image has another size than its header says")

@@ -1,4 +1,5 @@
-"""The DICOM files of a folder, or those that a DICOMDIR names, with their headers. Names say nothing: every file is looked into."""
+"""The DICOM files of a folder, or those that a DICOMDIR names, with their headers. Names say nothing: every file is
+looked into."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from medvlm.io.dicom.header import Header, header_of
 
 
 def scan(place: Path) -> Iterator[tuple[Path, Header | DataError]]:
-    """Each file with its header, or with why it has none (NotDicom, NotAnImage, else a fault), in the order of the names.
+    """Each file with its header, or with why it has none (NotDicom, NotAnImage, else a fault), in the order of the
+    names.
 
     Raises DataError for a place that is neither a folder nor a DICOMDIR.
     """
@@ -39,12 +41,14 @@ def _header(path: Path) -> Header:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All regular files (links to such too) below a folder; links to folders are not followed, they can run in circles."""
+    """All regular files (links to such too) below a folder; links to folders are not followed, they can run in
+    circles."""
     return sorted(Path(at) / name for at, _, names in os.walk(folder) for name in names if (Path(at) / name).is_file())
 
 
 def _named_by(dicomdir: Path) -> list[Path]:
-    """Files of the image records, whether they are there or not. Raises DataError for what is no DICOMDIR, and for a path out of its folder."""
+    """Files of the image records, whether they are there or not. Raises DataError for what is no DICOMDIR, and for a
+    path out of its folder."""
     try:
         names = image_names(dicomdir, light=True)
     except Heavy:

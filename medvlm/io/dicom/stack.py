@@ -22,7 +22,8 @@ UNEVEN = 0.01
 TILT = 2e-3
 """Largest sideways shift per mm along the normal (0.1 degrees); a CT gantry tilts by several degrees."""
 MAX_FILLED = 3
-"""Steps between two slices that are filled in where that is accepted; beyond, too little is known of what lies there."""
+"""Steps between two slices that are filled in where that is accepted; beyond, too little is known of what lies
+there."""
 MIN_SLICES = 3
 """With fewer, nothing shows whether a slice is missing."""
 
@@ -31,9 +32,9 @@ MIN_SLICES = 3
 class Stack:
     """A volume before its pixels are read.
 
-    slices: (file, frame within it), from the first to the last along the normal. copies: (index of a slice, file, frame)
-    of a second image at the same place, which must hold the same pixels. offsets: where the slices lie, in steps of an
-    even volume of size[0] slices; None where they are even, so that nothing is interpolated.
+    slices: (file, frame within it), from the first to the last along the normal. copies: (index of a slice, file,
+    frame) of a second image at the same place, which must hold the same pixels. offsets: where the slices lie, in steps
+    of an even volume of size[0] slices; None where they are even, so that nothing is interpolated.
     """
 
     slices: tuple[tuple[Path, int], ...]
@@ -104,7 +105,8 @@ def _stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
     positions = np.array([f.position for _, f in chosen], float)
     if np.abs(np.array([part[i][1].position for i in order], float) - positions[place]).max() > SAME_PLACE_MM:
         raise DataError(
-            "slices beside each other in one plane, such as those of two slabs, and nothing in their headers tells which belong together"
+            "slices beside each other in one plane, such as those of two slabs, and nothing in their headers tells"
+            " which belong together"
         )
     steps = np.diff(positions @ normal)
     offsets = _offsets(steps) if "gap" in accept else None
@@ -137,19 +139,22 @@ def _check_even(steps: np.ndarray) -> None:
     if off.any():
         at = int(np.argmax(np.abs(steps - median)))
         raise DataError(
-            f"its slices are not evenly spaced: {int(off.sum())} of {len(steps)} steps differ, between slices {at + 1} and {at + 2} it is "
-            f"{steps[at] / median:.2f} of the usual one; find what is missing, or accept: [gap] to fill in between neighbours"
+            f"its slices are not evenly spaced: {int(off.sum())} of {len(steps)} steps differ, between slices {at + 1}"
+            f" and {at + 2} it is {steps[at] / median:.2f} of the usual one; find what is missing, or accept: [gap] to"
+            " fill in between neighbours"
         )
 
 
 def _offsets(steps: np.ndarray) -> tuple[float, ...] | None:
-    """Of the slices, in steps of the even volume that replaces them (as fine as the median step); None where they are even."""
+    """Of the slices, in steps of the even volume that replaces them (as fine as the median step); None where they are
+    even."""
     median = float(np.median(steps))
     if (np.abs(steps - median) <= max(UNEVEN * median, 0.01)).all():
         return None
     if steps.max() > (MAX_FILLED + 0.5) * median:
         raise DataError(
-            f"a gap of {steps.max() / median:.1f} of the usual steps between its slices; at most {MAX_FILLED} are filled in: find what is missing"
+            f"a gap of {steps.max() / median:.1f} of the usual steps between its slices; at most {MAX_FILLED} are"
+            " filled in: find what is missing"
         )
     depth = np.concatenate([[0.0], np.cumsum(steps)])
     count = max(round(depth[-1] / median), 1)
@@ -157,7 +162,8 @@ def _offsets(steps: np.ndarray) -> tuple[float, ...] | None:
 
 
 def _check_line(positions: np.ndarray, share: np.ndarray, normal: np.ndarray, tilt: bool) -> None:
-    """Slices lie on a line, each at its share of it, and unless `tilt` is accepted (the affine then holds it) at right angles to it."""
+    """Slices lie on a line, each at its share of it, and unless `tilt` is accepted (the affine then holds it) at right
+    angles to it."""
     whole = positions[-1] - positions[0]
     depth = float(whole @ normal)
     off = np.linalg.norm(positions - positions[0] - share[:, None] * whole, axis=1)
@@ -168,6 +174,7 @@ def _check_line(positions: np.ndarray, share: np.ndarray, normal: np.ndarray, ti
     sideways = float(np.linalg.norm(whole - depth * normal)) / depth
     if sideways > TILT and not tilt:
         raise DataError(
-            f"its slices are tilted by {np.degrees(np.arctan(sideways)):.1f} degrees against the direction in which they are stacked (gantry tilt); "
-            "straighten it, or accept: [tilt] to keep the voxels as they are with a sheared affine"
+            f"its slices are tilted by {np.degrees(np.arctan(sideways)):.1f} degrees against the direction in which"
+            " they are stacked (gantry tilt); straighten it, or accept: [tilt] to keep the voxels as they are with a"
+            " sheared affine"
         )

@@ -1,4 +1,5 @@
-"""Stored pixels to what they mean: a quantity (HU, counts) or shades from black to white (PS3.3 C.11.1, C.11.2, C.7.6.3).
+"""Stored pixels to what they mean: a quantity (HU, counts) or shades from black to white (PS3.3 C.11.1, C.11.2,
+C.7.6.3).
 
 Axes: H W height, width.
 """
@@ -42,8 +43,8 @@ def is_hu(dataset: Dataset, groups: Groups, frame: int) -> bool:
 def check_hu(hu: np.ndarray) -> None:
     """Raises DataError for values that no CT of a patient has: without soft tissue, without air, or beyond any metal.
 
-    hu: [..., H, W]. A wrong intercept moves air or tissue out of its range; a rescale that was applied twice moves both.
-    """
+    hu: [..., H, W]. A wrong intercept moves air or tissue out of its range; a rescale that was applied twice moves
+    both."""
     tissue, thin, beyond = 0, 0, 0
     for plane in hu.reshape(-1, *hu.shape[-2:]):  # one at a time: masks of a whole volume would double the memory
         tissue += int(((plane > -200) & (plane < 3072)).sum())
@@ -134,7 +135,8 @@ def _windowed(values: np.ndarray, group: Dataset | None, low: float, high: float
     function, centre, width = text(group, "VOILUTFunction").upper() or "LINEAR", centres[0], widths[0]
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width <= 0 or (function == "LINEAR" and width < 1):
         raise DataError(
-            "its window is impossible: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, and a positive width (1 or more where LINEAR)"
+            "its window is impossible: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, and a positive width (1"
+            " or more where LINEAR)"
         )
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
@@ -151,7 +153,8 @@ def _is_inverted(dataset: Dataset) -> bool:
     shape = text(dataset, "PresentationLUTShape").upper()
     if shape and (shape == "INVERSE") != first_is_white:
         raise DataError(
-            "its PhotometricInterpretation and PresentationLUTShape contradict each other: whether black is low is unknown"
+            "its PhotometricInterpretation and PresentationLUTShape contradict each other: whether black is low is"
+            " unknown"
         )
     return first_is_white
 

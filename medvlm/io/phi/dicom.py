@@ -1,9 +1,9 @@
 """Whether the header of a DICOM file could identify a person: what PS3.15 Annex E removes, at any depth.
 
-Nothing of a header is stored but what io/dicom reads by name. What is refused here is a sign that nobody has de-identified
-the file, so that its pixels and the texts beside it may not be either. What a file claims of itself doesn't accept anything,
-but PatientIdentityRemoved: claims are copied along. Not seen: names burnt into pixels where the header denies it, faces.
-"""
+Nothing of a header is stored but what io/dicom reads by name. What is refused here is a sign that nobody has
+de-identified the file, so that its pixels and the texts beside it may not be either. What a file claims of itself
+doesn't accept anything, but PatientIdentityRemoved: claims are copied along. Not seen: names burnt into pixels where
+the header denies it, faces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ Finding = tuple[str, Words]
 """(what it is, the words of a card any of which accepts it)."""
 
 BURNED_IN = frozenset({"US", "IVUS", "ES", "XC", "GM", "DMS", "OP", "OT", "SC", "DX", "MG", "IO", "PX"})
-"""Modalities whose images carry text as a rule, or whose header must say so (PS3.3 C.8.11.3): silence is no denial there."""
+"""Modalities whose images carry text as a rule, or whose header must say so (PS3.3 C.8.11.3): silence is no denial
+there."""
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _BY_VR: dict[str, Words] = {
@@ -38,7 +39,8 @@ _BY_VR: dict[str, Words] = {
 }
 """Attributes that the table doesn't name are names, dates and long texts nevertheless."""
 _DUMMY = re.compile(
-    r"(anonymi[sz]ed?|anonymous|anon|removed(?: by ctp)?|de-?identified|none|null|n/?a|unknown|unspecified|[0x*.\-+ ]+|000[dwmy]|19000101|00010101)?[\s\^=\0]*",
+    r"(anonymi[sz]ed?|anonymous|anon|removed(?: by ctp)?|de-?identified|none|null|n/?a|unknown|unspecified|[0x*.\-+"
+    r" ]+|000[dwmy]|19000101|00010101)?[\s\^=\0]*",
     re.I,
 )
 """What de-identifiers write where a value must stand (action D)."""
@@ -48,7 +50,8 @@ _OLDEST = 89
 
 
 def check(dataset: Dataset, checked: Collection[Checked] = ()) -> None:
-    """Raises DataError that names attributes and counts, never a value, for a header that says more than `checked` accepts."""
+    """Raises DataError that names attributes and counts, never a value, for a header that says more than `checked`
+    accepts."""
     found: Counter[str] = Counter()
     words: set[Checked] = set()
     for kind, accepted_by in (*_of_image(dataset), *_of_elements(dataset)):

@@ -1,7 +1,7 @@
 """Whether the header of a NIfTI or Analyze file could identify a person: its text fields and its extensions.
 
-Converters copy names, numbers and comments of DICOM there, and some programs leave what lay in memory. None of it is stored;
-what is refused is a sign that nobody has looked. Faces in head scans are not seen here.
+Converters copy names, numbers and comments of DICOM there, and some programs leave what lay in memory. None of it is
+stored; what is refused is a sign that nobody has looked. Faces in head scans are not seen here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _KNOWN = {
 
 
 def check(header: Any, checked: Collection[Checked] = ()) -> None:
-    """header: of nibabel (Nifti1Header, Nifti2Header, AnalyzeHeader), as it was read. Raises DataError that names fields and counts, never a value."""
+    """header: of nibabel (Nifti1Header, Nifti2Header, AnalyzeHeader), as it was read. Raises DataError that names
+    fields and counts, never a value."""
     found: Counter[str] = Counter()
     words: set[Checked] = set()
     for kind, word in (*_of_fields(header), *_of_extensions(header)):

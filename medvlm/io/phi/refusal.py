@@ -19,5 +19,6 @@ def refusal(what: str, found: Mapping[str, int], words: Collection[Checked], rem
     named = [f"{kind} x {count}" if count > 1 else kind for kind, count in list(found.items())[:_SHOWN]]
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return DataError(
-        f"{what} may identify a person: {', '.join(named)}{more}; {remedy}, or add {', '.join(sorted(words))} to phi.checked of the card where people have checked it"
+        f"{what} may identify a person: {', '.join(named)}{more}; {remedy}, or add {', '.join(sorted(words))} to"
+        " phi.checked of the card where people have checked it"
     )

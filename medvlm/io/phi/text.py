@@ -1,9 +1,9 @@
 """What in a report, a question or an answer could identify a person: patterns that are found and counted, never shown.
 
-After 45 CFR 164.514(b)(2): names, addresses, dates with a day, ages above 89, numbers of telephones, records and accounts,
-e-mail addresses. Names are found by what stands around them (a title, a label, a signature): a bare name in running text is not
-found, nor are places, nor languages of which no word stands here (English; the commonest of German, French, Spanish, Chinese).
-"""
+After 45 CFR 164.514(b)(2): names, addresses, dates with a day, ages above 89, numbers of telephones, records and
+accounts, e-mail addresses. Names are found by what stands around them (a title, a label, a signature): a bare name in
+running text is not found, nor are places, nor languages of which no word stands here (English; the commonest of German,
+French, Spanish, Chinese)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _MONTH = (
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _NAME = r"(?-i:[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]{1,40})"
 """Bounded, as all that can begin within itself: without that, a long line of hyphens takes hours."""
-_STATE = "A[LKZR]|C[AO]|D[EC]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TA]|W[AVIY]"  # CT is a modality
+_STATE = (  # CT is a modality
+    "A[LKZR]|C[AO]|D[EC]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TA]|W[AVIY]"
+)
 
 _PATTERNS: dict[str, tuple[str, ...]] = {
     "date with a day": (
@@ -35,11 +37,17 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         rf"(?<!\w){_DAY}[ -](?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)[ -](?:19|20)?\d\d(?!\w)",
         rf"(?<!\w){_MONTH} (?:the )?{_DAY}(?:st|nd|rd|th)?(?![\w%/]|[.-]\d|\s?[cm]m\b)",
         rf"(?<![\w.]){_DAY}(?:st|nd|rd|th)?(?: of| de)?[ -]{_MONTH}(?!\w)",
-        rf"(?<![\w.]){_DAY}\. (?:Januar|Februar|M[äa]rz|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)(?!\w)",
+        (
+            rf"(?<![\w.]){_DAY}\."
+            r" (?:Januar|Februar|M[äa]rz|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)(?!\w)"
+        ),
         r"(?:\d{4}年)?\d{1,2}月\d{1,2}[日号]",
     ),
     "date of birth": (
-        r"\b(?:D\.?O\.?B\.?|date of birth|birth ?date|born(?: on)?|geb(?:oren)?\.?(?: am)?|n[ée]e? le|fecha de nacimiento)\W{0,3}\d",
+        (
+            r"\b(?:D\.?O\.?B\.?|date of birth|birth ?date|born(?: on)?|geb(?:oren)?\.?(?: am)?|n[ée]e? le|fecha de"
+            r" nacimiento)\W{0,3}\d"
+        ),
     ),
     "age above 89": (
         r"(?<![\d.,])(?:9\d|1[01]\d)[ -]?(?:years?|yrs?)[ -]?(?:old|of age)\b",
@@ -49,26 +57,43 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "telephone number": (
         r"(?<![\w.+-])(?:\+?\d{1,3}[ .-])?(?:\(\d{2,5}\) ?|\d{3}[.-])\d{3}[ .-]\d{4}(?![\w-])",
         r"(?<!\w)\+\d{1,3}[ .-]?(?:\(\d+\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?!\w)",
-        r"\b(?:tel(?:ephone|efon|[ée]fono|[ée]phone)?|t[ée]l|phone|fax|pager|beeper|mobile|cell)\b\.?(?: ?(?:no\.?|number|#))?[: ]{0,3}[+(]?\d[\d ()./-]{5,}",
+        (
+            r"\b(?:tel(?:ephone|efon|[ée]fono|[ée]phone)?|t[ée]l|phone|fax|pager|beeper|mobile|cell)\b\.?(?:"
+            r" ?(?:no\.?|number|#))?[: ]{0,3}[+(]?\d[\d ()./-]{5,}"
+        ),
     ),
     "e-mail address": (r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+",),
     "social security number": (r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",),
     "record number": (
-        r"\b(?:M\.?R\.?N\.?|(?:medical )?record|acc(?:ession)?|patient(?:en)?|pat\.?|hospital|exam(?:ination)?|study|order|visit|encounter|account|case|folio|chart|NHS|SSN"
-        r"|insurance|policy|member|passport|licen[cs]e)\W{0,2}(?:(?:ID(?:entifier)?|no|nr|num(?:ber)?)[^\w\n]{1,4}|# ?)[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
+        r"\b(?:M\.?R\.?N\.?|(?:medical"
+        r" )?record|acc(?:ession)?|patient(?:en)?|pat\.?|hospital|exam(?:ination)?|study|order|visit|encounter|account|case|folio|chart|NHS|SSN"
+        r"|insurance|policy|member|passport|licen[cs]e)\W{0,2}(?:(?:ID(?:entifier)?|no|nr|num(?:ber)?)[^\w\n]{1,4}|#"
+        r" ?)[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
         r"\b(?:MRN|accession|SSN)[^\w\n]{1,4}[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
     ),
     "long number": (r"(?<![\w.,-])(?!NCT|PMC|PMID|GSE|C\d{7}(?!\d))[A-Z]{0,3}\d{7,}(?!\w|[.,]\d)",),
     "UID": (r"(?<![\w.])[0-2](?:\.\d+){6,}(?!\w)",),
     "name after a title": (
-        rf"(?<!\w)(?-i:Dr|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|Dra|Herrn?|Frau|Mme|Madame|Monsieur|Se[ñn]ora?)\b\.? {_NAME}",
+        (
+            r"(?<!\w)(?-i:Dr|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|Dra|Herrn?|Frau|Mme|Madame|Monsieur|Se[ñn]ora?)\b\.?"
+            rf" {_NAME}"
+        ),
         r"(?<!\w)(?-i:(?:DR|MRS?|MS|PROF)\. [A-Z][A-Z'’-]{2,})",
         rf"(?<!\w){_NAME},? (?-i:M\.?D\.?|D\.O\.|Ph\.?D\.?|R\.?N\.|FRCR|MBBS)(?!\w)",
     ),
     "name after a label": (
-        rf"\b(?:(?:patient(?:'s)?|first|last|full|family|given|sur)[ -]?)?(?:name|nombre|nom|nachname|vorname) ?[:=] ?{_NAME}",
-        rf"\b(?:patient|paciente|physician|doctor|radiologist|technologist|attending|resident|consultant|surgeon|mother|father|spouse|next of kin|contact) ?[:=] ?{_NAME},? {_NAME}",
-        rf"\b(?:dictated|signed|transcribed|verified|approved|interpreted|reported|requested|ordered|read|reviewed)(?: electronically)? by ?: ?{_NAME}",
+        (
+            r"\b(?:(?:patient(?:'s)?|first|last|full|family|given|sur)[ -]?)?(?:name|nombre|nom|nachname|vorname)"
+            rf" ?[:=] ?{_NAME}"
+        ),
+        (
+            r"\b(?:patient|paciente|physician|doctor|radiologist|technologist|attending|resident|consultant|surgeon|mother|father|spouse|next"
+            rf" of kin|contact) ?[:=] ?{_NAME},? {_NAME}"
+        ),
+        (
+            r"\b(?:dictated|signed|transcribed|verified|approved|interpreted|reported|requested|ordered|read|reviewed)(?:"
+            rf" electronically)? by ?: ?{_NAME}"
+        ),
         rf"\b(?:dictated|signed|transcribed) by (?:the )?{_NAME}",
         rf"\b(?:courtesy of|credits? to|contributed by) {_NAME},? (?-i:[A-Z])",
         rf"\b(?:patient|man|woman|boy|girl|child|infant|baby|lady|gentleman)(?: (?:is|was))?,? named {_NAME}",
@@ -76,7 +101,10 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     ),
     "name with a caret": (r"(?<!\w)[^\W\d_]{2,40}\^[^\W\d_]",),
     "postal address": (
-        rf"(?<![\w.])\d{{1,5}}[A-Za-z]? (?:(?-i:[NSEW])\.? )?(?:{_NAME} ){{1,3}}(?-i:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Highway|Hwy|Terrace|Square)(?!\w)",
+        (
+            rf"(?<![\w.])\d{{1,5}}[A-Za-z]? (?:(?-i:[NSEW])\.? )?(?:{_NAME}"
+            r" ){1,3}(?-i:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Highway|Hwy|Terrace|Square)(?!\w)"
+        ),
         r"(?<!\w)(?-i:[A-ZÄÖÜ])[a-zäöüß-]{2,40}(?:stra(?:ße|sse)|str\.|weg|platz|allee|gasse) \d{1,4}\b",
         rf"(?<!\w){_NAME},? (?-i:{_STATE}),? \d{{5}}(?:-\d{{4}})?(?!\w)",
         r"\bP\.? ?O\.? ?Box \d+",
@@ -107,7 +135,8 @@ def _by_pattern(text: str) -> dict[str, int]:
 
 
 def check(what: str, text: str, checked: Collection[Checked] = (), identifiers: Iterable[str] = ()) -> None:
-    """what: is said in the error, e.g. `its report`. Raises DataError with kinds and counts for a text that could identify a person."""
+    """what: is said in the error, e.g. `its report`. Raises DataError with kinds and counts for a text that could
+    identify a person."""
     if "text" not in checked and (found := findings(text, identifiers)):
         raise refusal(what, found, {"text"}, "de-identify it, e.g. with presidio or philter")
 

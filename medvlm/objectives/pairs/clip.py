@@ -14,9 +14,11 @@ from medvlm.core.config import Config as Base
 class Config(Base):
     kind: Literal["clip"]
     temperature: float = Field(0.07, gt=0)
-    """At the start; learned from there. Lower where all images look alike: their small differences then count from the first step."""
+    """At the start; learned from there. Lower where all images look alike: their small differences then count from the
+    first step."""
     to_texts: float = Field(0.5, ge=0, le=1)
-    """Share of finding the text of an image in the loss; the rest is finding the image of a text. ConVIRT's lambda is 0.75."""
+    """Share of finding the text of an image in the loss; the rest is finding the image of a text. ConVIRT's lambda is
+    0.75."""
 
 
 def start(config: Config) -> tuple[float, float | None]:
@@ -33,7 +35,8 @@ def pair_loss(
     bias: torch.Tensor | None,
     same: torch.Tensor,
 ) -> torch.Tensor:
-    """Sum over the rank's own pairs of the two cross entropies, weighed by `to_texts` (half each: their mean); divide by the number of all pairs.
+    """Sum over the rank's own pairs of the two cross entropies, weighed by `to_texts` (half each: their mean); divide
+    by the number of all pairs.
 
     images, texts: unit vectors of all ranks [N, P]. own: which of them are this rank's. same: [N, N] bool, true
     where image and text tell of the same findings: such texts are all right answers, with equal shares (deviation

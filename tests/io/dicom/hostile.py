@@ -39,7 +39,8 @@ def written(ds: Dataset) -> bytes:
 
 
 def cut(ds: Dataset, name: str) -> Iterator[tuple[str, bytes]]:
-    """At every structural boundary: before an element, before its length, before its value, and in the middle of that."""
+    """At every structural boundary: before an element, before its length, before its value, and in the middle of
+    that."""
     data = written(ds)
     where = {0, 64, 128, 130, 132, 144}
     for begin, value, length in elements(data):
@@ -49,7 +50,8 @@ def cut(ds: Dataset, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def elements(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(begin, begin of the value, length) of those at the top of an explicit little endian file, and of its file meta."""
+    """(begin, begin of the value, length) of those at the top of an explicit little endian file, and of its file
+    meta."""
     at = 132
     while at < len(data):
         value = at + (12 if data[at + 4 : at + 6] in LONG else 8)

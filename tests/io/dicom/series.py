@@ -1,4 +1,5 @@
-"""DICOM series whose every value is known from its place in the patient: one field through space, seen by any scanner."""
+"""DICOM series whose every value is known from its place in the patient: one field through space, seen by any
+scanner."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def uid() -> str:
 
 
 def waves(lps_mm: np.ndarray) -> np.ndarray:
-    """What is at a place of the patient, from -720 to 920 as in CT. Curved, so that no wrong affine gives the right values."""
+    """What is at a place of the patient, from -720 to 920 as in CT. Curved, so that no wrong affine gives the right
+    values."""
     x, y, z = np.moveaxis(lps_mm - CENTRE, -1, 0)
     return 100 + 320 * np.sin(x / 11) + 260 * np.cos(y / 9 + 1) + 240 * np.sin(z / 7 + 0.5)
 
@@ -73,9 +75,9 @@ def slices(
     decimals: int = 6,
     **header: Any,
 ) -> list[Dataset]:
-    """One series, in the order of space along the normal. spacing: between slices, rows, columns. offset: added to every
-    value, so that two volumes at one place can be told apart. shift: of the whole volume, LPS in mm. rescale: slope and
-    intercept of the k-th slice. decimals: of the positions in the header."""
+    """One series, in the order of space along the normal. spacing: between slices, rows, columns. offset: added to
+    every value, so that two volumes at one place can be told apart. shift: of the whole volume, LPS in mm. rescale:
+    slope and intercept of the k-th slice. decimals: of the positions in the header."""
     row, column, normal = axes(turn).T
     rescale = rescale or (lambda k: (1, 0 if signed else -1024))
     study, series, frame_of_reference = uid(), uid(), uid()

@@ -1,7 +1,8 @@
-"""Series of real scanners, against dcm2niix: where both read, the same values at the same places, and each difference explained.
+"""Series of real scanners, against dcm2niix: where both read, the same values at the same places, and each difference
+explained.
 
-Two releases are asked where they are there: the wheel of the test extra, and the one that is installed (Debian's: 1.0.20220720).
-"""
+Two releases are asked where they are there: the wheel of the test extra, and the one that is installed (Debian's:
+1.0.20220720)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ MODALITY = "which the card does not name"
 
 @dataclass(frozen=True)
 class Row:
-    """equal: volumes that we read, all of which dcm2niix reads alike. why: what we do not read, by reason, with its count."""
+    """equal: volumes that we read, all of which dcm2niix reads alike. why: what we do not read, by reason, with its
+    count."""
 
     equal: int
     why: dict[str, int]
@@ -57,8 +59,8 @@ FOLDERS = {
     ),
     "highdicom": Row(0, {SINGLE: 1, SLIDE: 8, SEG: 12, NO_ROWS: 3, OTHER: 4, MODALITY: 1}),
 }
-"""Mosaics we refuse on principle (their geometry stands in private attributes); lone slices are no volume; segmentations and
-slides are no volumes of a scanner, though dcm2niix writes them as such."""
+"""Mosaics we refuse on principle (their geometry stands in private attributes); lone slices are no volume;
+segmentations and slides are no volumes of a scanner, though dcm2niix writes them as such."""
 
 LOSSLESS = "testImages/encapsulated/single-frame/CT1_UNC.not_fragmented_bot_jpeg_ls.80.dcm"
 
@@ -118,7 +120,8 @@ def convert(request, real_data, tmp_path):
 
 
 def differs(ours: Decoded, values: np.ndarray, affine: np.ndarray) -> float:
-    """Largest difference of a voxel to the nearest of their volumes at the same places; infinite where they have other places."""
+    """Largest difference of a voxel to the nearest of their volumes at the same places; infinite where they have other
+    places."""
     assert ours.affine is not None
     to_theirs = np.linalg.inv(affine) @ square(ours.affine)
     whole = np.rint(to_theirs)

@@ -1,4 +1,5 @@
-"""Every DICOM file of pydicom's collection, and every broken one: the values that it has, or the reason why it is refused."""
+"""Every DICOM file of pydicom's collection, and every broken one: the values that it has, or the reason why it is
+refused."""
 
 from __future__ import annotations
 

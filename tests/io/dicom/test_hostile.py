@@ -44,7 +44,8 @@ RIGHT = {
 """What may be read, and then has its right values: all others are refused."""
 
 UNSEEN = {"JPEG 2000 with noise in it"}
-"""A known limit: bits that were changed within a well-formed JPEG stream decode to other values, and nothing in DICOM tells."""
+"""A known limit: bits that were changed within a well-formed JPEG stream decode to other values, and nothing in DICOM
+tells."""
 
 
 def made(kind: str) -> Iterator[tuple[str, bytes]]:
@@ -232,7 +233,8 @@ def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, mo
 
 
 def test_a_hostile_header_costs_the_packer_a_second_at_most(tmp_path):
-    """60,000 attributes, 30,000 items of a stated length and without one, 15,000 frames, 2 MiB deflated: each too much for the process that packs."""
+    """60,000 attributes, 30,000 items of a stated length and without one, 15,000 frames, 2 MiB deflated: each too much
+    for the process that packs."""
     data, known = written(good()), b"\x08\x00\x15\x11SQ\0\0"
     at = data.index(b"\x10\x00\x10\x00PN")
     items_of_it = (b"\xfe\xff\x00\xe0" + bytes(4)) * 30_000

@@ -1,4 +1,5 @@
-"""Series with known values in patient space: each is read with the right value at the right place, or refused with the reason."""
+"""Series with known values in patient space: each is read with the right value at the right place, or refused with the
+reason."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ from tests.io.dicom.variations import (
 
 @dataclass(frozen=True)
 class Right:
-    """offsets: what is added to the field in each volume. within: of a stored value. left_out: reasons, with their counts."""
+    """offsets: what is added to the field in each volume. within: of a stored value. left_out: reasons, with their
+    counts."""
 
     made: Callable[[], list[Dataset]]
     offsets: tuple[float, ...] = (0,)

@@ -1,4 +1,5 @@
-"""`python -m tests.io.dicom.verdicts`: what becomes of each file named on the standard input, as a line of JSON, with 2 GiB of memory."""
+"""`python -m tests.io.dicom.verdicts`: what becomes of each file named on the standard input, as a line of JSON, with 2
+GiB of memory."""
 
 from __future__ import annotations
 

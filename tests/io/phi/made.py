@@ -12,7 +12,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 
 def clean(**attributes: Any) -> Dataset:
-    """A CT slice of which PS3.15's Basic Profile would remove nothing, with a file meta group; attributes: keyword -> value."""
+    """A CT slice of which PS3.15's Basic Profile would remove nothing, with a file meta group; attributes: keyword ->
+    value."""
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

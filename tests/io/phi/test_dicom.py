@@ -99,13 +99,23 @@ def test_the_table_holds_what_the_standard_lists():
     """A hand-made excerpt of PS3.15 Table E.1-1, with the option of the profile that keeps each."""
     by_hand: dict[Checked, str] = {
         "pseudonyms": "PatientName PatientID AccessionNumber StudyID ClinicalTrialSubjectID",
-        "identity": "PatientBirthDate PatientAddress OtherPatientIDs OtherPatientNames PatientTelephoneNumbers PatientMotherBirthName MilitaryRank ReferringPhysicianName "
-        "PerformingPhysicianName OperatorsName RequestingPhysician PersonName ContentCreatorName VerifyingObserverName OriginalAttributesSequence TextComments "
-        "ResponsiblePerson CurrentPatientLocation AdmissionID PatientReligiousPreference DigitalSignaturesSequence NameOfPhysiciansReadingStudy OrderEnteredBy",
+        "identity": (
+            "PatientBirthDate PatientAddress OtherPatientIDs OtherPatientNames PatientTelephoneNumbers"
+            " PatientMotherBirthName MilitaryRank ReferringPhysicianName PerformingPhysicianName OperatorsName"
+            " RequestingPhysician PersonName ContentCreatorName VerifyingObserverName OriginalAttributesSequence"
+            " TextComments ResponsiblePerson CurrentPatientLocation AdmissionID PatientReligiousPreference"
+            " DigitalSignaturesSequence NameOfPhysiciansReadingStudy OrderEnteredBy"
+        ),
         "patient": "PatientSex PatientAge PatientWeight PatientSize EthnicGroup SmokingStatus PregnancyStatus",
-        "dates": "StudyDate SeriesDate AcquisitionDate ContentDate StudyTime AcquisitionDateTime InstanceCreationDate TimezoneOffsetFromUTC ScheduledProcedureStepStartDate",
-        "descriptions": "StudyDescription SeriesDescription ImageComments PatientComments AdditionalPatientHistory ProtocolName RequestedProcedureDescription "
-        "RequestAttributesSequence DerivationDescription AcquisitionContextSequence AdmittingDiagnosesDescription Occupation",
+        "dates": (
+            "StudyDate SeriesDate AcquisitionDate ContentDate StudyTime AcquisitionDateTime InstanceCreationDate"
+            " TimezoneOffsetFromUTC ScheduledProcedureStepStartDate"
+        ),
+        "descriptions": (
+            "StudyDescription SeriesDescription ImageComments PatientComments AdditionalPatientHistory ProtocolName"
+            " RequestedProcedureDescription RequestAttributesSequence DerivationDescription AcquisitionContextSequence"
+            " AdmittingDiagnosesDescription Occupation"
+        ),
         "institution": "InstitutionName InstitutionAddress InstitutionalDepartmentName",
         "device": "DeviceSerialNumber StationName PerformedStationAETitle DetectorID GantryID PlateID",
         "pixels": "IconImageSequence GraphicAnnotationSequence",
@@ -386,7 +396,8 @@ def test_a_thousand_sequences_within_each_other_are_searched():
 
 
 def test_a_published_file_needs_the_words_of_what_its_makers_kept(real_data):
-    """ACRIN-FLT-Breast of TCIA: retained were patient characteristics, dates (shifted), descriptions; TCIA adds private attributes."""
+    """ACRIN-FLT-Breast of TCIA: retained were patient characteristics, dates (shifted), descriptions; TCIA adds private
+    attributes."""
     with quiet():
         dataset = read_whole(real_data / "dicom_series/dicom/testdata/1.dcm", None)
     kept: tuple[Checked, ...] = ("pseudonyms", "dates", "descriptions", "patient", "private", "pixels")

@@ -130,7 +130,10 @@ HARMLESS = [
     "Series 3, image 45-60, window 40/400, TE 30, TR 2000, b 1000, 512x512, 0.625 mm, 120 kVp, 200-300 mAs.",
     "UMLS C0040405;C1306645. NCT01234567 and PMC7101234; DOI 10.1148/radiol.2020200490; ISO 12052.",
     "Signs: Kerley B lines, Hampton hump, Westermark sign. Patient: supine. Dictated by protocol. St. Elsewhere.",
-    "Comparison: [**2019-3-12**], [**Hospital1 18**] by Dr. [**Last Name (STitle) 123**]. ___ year old woman with ___. XXXX.",
+    (
+        "Comparison: [**2019-3-12**], [**Hospital1 18**] by Dr. [**Last Name (STitle) 123**]. ___ year old woman with"
+        " ___. XXXX."
+    ),
     "Is there a pneumothorax? yes",
     "Which side? left",
     "What is the largest organ in the picture? 肺",
