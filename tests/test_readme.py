@@ -1,4 +1,4 @@
-"""What the README shows is what the program takes."""
+"""Recipes, cards, commands and messages in README.md and docs/ are valid for the current code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from medvlm.cli import _parser
 from medvlm.core.card import load_card
+from medvlm.core.errors import RecipeError
 from medvlm.recipe import validate
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,14 @@ RECIPE, CARD = blocks(ROOT / "README.md", "yaml")
 def test_its_recipe_is_valid(tmp_path: Path) -> None:
     (tmp_path / "films.yaml").write_text(RECIPE)
     assert "a valid recipe (films, " in validate(tmp_path / "films.yaml")[0]
+
+
+def test_its_error_message_is_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = [block for block in blocks(ROOT / "README.md", "") if block.startswith("recipe.yaml:")]
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("rank:", "rnak:"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=rf"^{re.escape(shown.strip())}$"):
+        validate("recipe.yaml")
 
 
 def test_its_card_is_valid(tmp_path: Path) -> None:
