@@ -23,7 +23,7 @@ from torch import nn
 
 from medvlm.backbones import causal
 from medvlm.connectors import mlp
-from medvlm.core.contracts import Optim
+from medvlm.core.stage_config import Optim
 from medvlm.data.dialogue import Document
 from medvlm.data.rows import collate
 from medvlm.encoders import transformers

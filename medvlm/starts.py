@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-from medvlm.core.contracts import Lora, StageConfig
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.core.stage_config import Lora, StageConfig
 from medvlm.evaluate.answerer import taken
 from medvlm.models import lora
 from medvlm.models.parts import module_of

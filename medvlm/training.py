@@ -15,9 +15,9 @@ import torch
 from medvlm import __version__
 from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
-from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, code_hash, write_json
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.dialogue import Dialogue
 from medvlm.data.native import Processor, make_native_prepare
 from medvlm.data.order import below
@@ -28,7 +28,7 @@ from medvlm.models.restore import modules_of
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe import LoadedRecipe
 from medvlm.sources import OpenSource, open_sources, texts_of
-from medvlm.stages._setup import Setup
+from medvlm.stages._base import Setup
 from medvlm.starts import identity_of, origins_of, put_start
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine

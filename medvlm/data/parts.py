@@ -6,8 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from medvlm.core.contracts import Sampling
 from medvlm.core.errors import DataError
+from medvlm.core.stage_config import Sampling
 from medvlm.data.mixture import tempered
 from medvlm.data.order import RANDOM, Order
 from medvlm.data.source import SourceView

@@ -11,10 +11,10 @@ import torch
 
 from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
-from medvlm.core.contracts import Lora
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Sample, Truth
+from medvlm.core.stage_config import Lora
 from medvlm.data.dialogue import Dialogue, document
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.data.prepare import Prepare, Seen, make_prepare

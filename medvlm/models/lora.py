@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlm.core.contracts import Lora
 from medvlm.core.errors import RecipeError
+from medvlm.core.stage_config import Lora
 from medvlm.models import new_rows
 from medvlm.models.parts import matches, module_of, seeded
 

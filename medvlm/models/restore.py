@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from medvlm.core.contracts import Lora
 from medvlm.core.errors import CheckpointError
+from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.parts import module_of
 

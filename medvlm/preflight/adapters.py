@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from medvlm.core.contracts import Lora
+from medvlm.core.stage_config import Lora
 from medvlm.models import lora as adapters
 
 

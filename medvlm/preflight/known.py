@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.stage_config import StageConfig
 from medvlm.sections import Recipe
 
 FOLDER = Path(__file__).parent / "known"

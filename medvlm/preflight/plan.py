@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from medvlm.core.contracts import StageConfig
+from medvlm.core.stage_config import StageConfig
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.gpus import GIB, Machines

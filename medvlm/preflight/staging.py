@@ -14,8 +14,9 @@ import torch
 
 from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
-from medvlm.core.contracts import Lora, Preprocess, StageConfig
+from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, RecipeError, UserError
+from medvlm.core.stage_config import Lora, StageConfig
 from medvlm.data.dialogue import Dialogue, Turn
 from medvlm.data.mixture import Mixture
 from medvlm.data.prepare import Prepare
@@ -27,7 +28,7 @@ from medvlm.preflight.native import CHARS_PER_TOKEN, LOOKED_AT, Ready, pictured,
 from medvlm.preflight.samples import Look
 from medvlm.rules import starts_from
 from medvlm.sections import Recipe
-from medvlm.stages._setup import Setup
+from medvlm.stages._base import Setup
 from medvlm.train.optim import make_optimizer
 
 DRAWN = 32

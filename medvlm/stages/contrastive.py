@@ -13,14 +13,14 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.config import Slot, component
-from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import below
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs, build_dual
-from medvlm.stages._setup import Base, Setup, Wants, chunks
+from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.train.accumulate import Terms
 
 MAKES = "dual"

@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from medvlm.core.config import did_you_mean, kinds
-from medvlm.core.contracts import StageConfig
 from medvlm.core.sample import Batch, Sample, Task, Truth
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.dialogue import Document
 from medvlm.data.order import draw
 from medvlm.data.prepare import choose
@@ -22,8 +22,8 @@ from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import log_probability
 from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
-from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
-from medvlm.stages._sight import Sight
+from medvlm.stages._base import Base, Setup, Wants, build_answering, chunks
+from medvlm.stages._image_check import ImageCheck
 from medvlm.train.accounts import SOURCE
 from medvlm.train.accumulate import Terms
 
@@ -94,7 +94,7 @@ class Grpo(Base):
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.model: Answering = build_answering(setup)
-        self.sight = Sight(config.name, setup.engine)
+        self.image_check = ImageCheck(config.name, setup.engine)
         self.composer, self.updates = Composer(config.rewards), config.updates
         self.reference: dict[str, torch.Tensor] = {}
 
@@ -128,7 +128,7 @@ class Grpo(Base):
 
     def loss(self, model: nn.Module, micro: Rollout) -> tuple[torch.Tensor, Terms]:
         batch = micro.batch.to(self.engine.device)
-        self.sight.look(self.model, batch)
+        self.image_check.look(self.model, batch)
         log_L = self._log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()

@@ -10,17 +10,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch, Sample, Task
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.budget import Overlong, TooLong, partition, reduced
 from medvlm.data.dialogue import Document
 from medvlm.data.prepare import Seen, choose
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
-from medvlm.stages._setup import Base, Setup, Wants, build_answering, chunks
-from medvlm.stages._sight import Sight
+from medvlm.stages._base import Base, Setup, Wants, build_answering, chunks
+from medvlm.stages._image_check import ImageCheck
 from medvlm.train.accounts import SOURCE
 from medvlm.train.accumulate import Terms
 
@@ -80,7 +80,7 @@ class Supervised(Base):
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.model = build_answering(setup)
-        self.sight = Sight(config.name, setup.engine)
+        self.image_check = ImageCheck(config.name, setup.engine)
 
     def set_modes(self) -> None:
         super().set_modes()
@@ -149,7 +149,7 @@ class Supervised(Base):
     def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, Terms]:
         micro = micro.to(self.engine.device)
         if torch.is_grad_enabled():
-            self.sight.look(self.model, micro)
+            self.image_check.look(self.model, micro)
         logits = model(micro)
         right = float((logits.detach().argmax(-1) == micro.targets_L).sum())
         losses_L = token_losses(logits, micro.targets_L)

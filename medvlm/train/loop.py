@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import CheckpointError, DataError
+from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
 from medvlm.train.accounts import SOURCE, accounts, in_short
 from medvlm.train.accumulate import Terms, accumulate, accumulate_what_fits

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlm.core.contracts import Optim
 from medvlm.core.errors import RecipeError
+from medvlm.core.stage_config import Optim
 from medvlm.train.muon import Muon, hidden_matrices
 
 Matches = Callable[[str, str], bool]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from medvlm.core.contracts import Sampling
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.stage_config import Sampling
 from medvlm.data.order import RANDOM, Order
 from medvlm.data.parts import parts_of
 from medvlm.data.source import HoldOut, SourceView, group_of, needs, splits_of

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from medvlm.core.card import load_card
-from medvlm.core.contracts import Lora
 from medvlm.core.run import RunFolder, write_json
+from medvlm.core.stage_config import Lora
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.export import parity, parity_child, reference
 from medvlm.export.trained import Trained

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from medvlm.backbones import causal
-from medvlm.core.contracts import Lora
 from medvlm.core.errors import RecipeError
+from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.parts import evaluating, set_modes, set_trained
 from medvlm.models.restore import put

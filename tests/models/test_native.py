@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from medvlm.core.contracts import Lora
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.stage_config import Lora
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor, make_native_prepare
 from medvlm.io.images import encode_png
 from medvlm.models.generate import generate

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from medvlm.core.contracts import Lora, Optim
 from medvlm.core.errors import RecipeError
+from medvlm.core.stage_config import Lora, Optim
 from medvlm.models import lora
 from medvlm.models.parts import evaluating, matches, set_trained
 from medvlm.models.restore import put

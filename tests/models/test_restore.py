@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medvlm.core.contracts import Lora
 from medvlm.core.errors import CheckpointError
+from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.restore import modules_of, put
 from tests.models.tiny import vlm

@@ -11,16 +11,9 @@ import torch
 from medvlm.core.errors import DataError
 from medvlm.objectives.pairs import siglip
 from medvlm.stages.contrastive import sentences, text_ids
+from tests.stages.batches import first
 
 Make = Callable[..., Any]
-
-
-def first(stage: Any, consumed: int = 0) -> list[Any]:
-    batches = stage.batches(consumed)
-    position, prepared = next(batches)
-    assert position == consumed
-    batches.close()
-    return prepared  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("alike", ["concept", "text"])

@@ -13,7 +13,7 @@ import torch
 from medvlm.core.errors import RecipeError
 from medvlm.data.rows import collate
 from medvlm.objectives.policy import divergence
-from tests.stages.test_contrastive import first
+from tests.stages.batches import first
 
 Make = Callable[..., Any]
 

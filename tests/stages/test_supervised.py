@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medvlm.core.errors import DataError, RecipeError
-from tests.stages.test_contrastive import first
+from tests.stages.batches import first
 
 Make = Callable[..., Any]
 

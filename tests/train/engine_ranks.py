@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlm.core.contracts import Lora, Optim, StageConfig, Validate
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Batch
+from medvlm.core.stage_config import Lora, Optim, StageConfig, Validate
 from medvlm.data.dialogue import Document
 from medvlm.models.generate import generate
 from medvlm.models.lora import attach
 from medvlm.models.parts import evaluating, group_of, matches, set_modes, set_trained
 from medvlm.objectives.next_token import token_losses
-from medvlm.stages._setup import chunks
+from medvlm.stages._base import chunks
 from medvlm.train import accumulate, checkpoint, engine_zero, loop
 from medvlm.train.engine import Engine
 from medvlm.train.engine_config import EngineConfig

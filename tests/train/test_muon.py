@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from medvlm.core.contracts import Lora, Optim
+from medvlm.core.stage_config import Lora, Optim
 from medvlm.models.lora import attach
 from medvlm.models.parts import matches
 from medvlm.train.muon import Muon, hidden_matrices, orthogonal

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
-from medvlm.core.contracts import Optim
 from medvlm.core.errors import RecipeError
+from medvlm.core.stage_config import Optim
 from medvlm.models.parts import matches
 from medvlm.train.optim import make_optimizer, rate_factor, set_rate
 from medvlm.train.tensors import load_tensors, tensors_of

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from medvlm.core.contracts import Optim
 from medvlm.core.run import RunFolder
+from medvlm.core.stage_config import Optim
 from medvlm.train import checkpoint, loop
 from medvlm.train.accumulate import accumulate
 from medvlm.train.optim import make_optimizer

@@ -10,8 +10,8 @@ import torch
 
 from medvlm.core.errors import ImageNotUsed
 from medvlm.models.parts import set_trained
-from medvlm.stages._sight import GRACE, uses_images
-from tests.stages.test_contrastive import first
+from medvlm.stages._image_check import GRACE, uses_images
+from tests.stages.batches import first
 
 Make = Callable[..., Any]
 
@@ -56,5 +56,5 @@ def test_it_leaves_modes_and_random_state_alone(stage_of: Make) -> None:
     stage = stage_of("supervised")
     modes, state = [m.training for m in stage.model.modules()], torch.random.get_rng_state()
     (micro,) = stage.micros(first(stage), 1)
-    stage.sight.look(stage.model, micro)
+    stage.image_check.look(stage.model, micro)
     assert [m.training for m in stage.model.modules()] == modes and torch.equal(torch.random.get_rng_state(), state)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvlm.core.contracts import StageConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.augment import Augment, augment
 from medvlm.data.native import NativePrepare
 from medvlm.data.order import Order, below, draw

@@ -21,7 +21,7 @@ EVERY, GRACE = 500, 8
 moved."""
 
 
-class Sight:
+class ImageCheck:
     """Counts micro-batches and looks at the first, the ninth and every 500th, at the cost of two passes without
     gradients."""
 
