@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer with venv, and make. Everything is installed into .venv.
+# Requires Python 3.11 or newer with venv, and make. Everything is installed into .venv.
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: demo test test-all lint
@@ -7,7 +7,7 @@ test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8
 test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8 -m "slow or not slow"
 lint: .venv/.test ; .venv/bin/ruff check . && .venv/bin/mypy
 
-# Editable, so a changed source needs no new installation; a changed pyproject.toml does.
+# The installation is editable: changed sources take effect at once, a changed pyproject.toml reinstalls.
 .venv/.core: pyproject.toml | .venv ; @echo "installing medvlm into .venv (a few minutes the first time)" && .venv/bin/pip install -q -e . && touch $@
 .venv/.test: pyproject.toml | .venv ; @echo "installing medvlm[test] into .venv (a few minutes the first time)" && .venv/bin/pip install -q -e '.[test]' && touch $@ .venv/.core
-.venv: ; @test -n "$(PYTHON)" || { echo "medvlm needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3.12"; exit 2; } && $(PYTHON) -m venv $@
+.venv: ; @test -n "$(PYTHON)" || { echo "medvlm requires Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3.12"; exit 2; } && $(PYTHON) -m venv $@

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One process on this machine. Run the same line again to go on after a stop.
+# Train with one process on this machine. Run the same command again to resume.
 #   launch/local.sh recipes/phantom.yaml [key.path=value ...]
-# Exit code 0: done. 2: the recipe or the data is wrong. 75: preempted (SIGTERM), saved; run it again.
+# Exit codes: 0, done; 2, the recipe or the data is wrong; 75, preempted (SIGTERM) and saved: run the command again.
 exec medvlm train "$@"
