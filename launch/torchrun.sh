@@ -32,7 +32,7 @@ with socket.socket(family, socket.SOCK_DGRAM) as route:
     print(route.getsockname()[0])' "$host")
 fi
 
-# Do not share this store with the workers: it would keep the addresses of dead workers, and restarted ones could not meet.
+# Do not share this store with the workers: it would keep addresses of dead workers, and restarted ones could not meet.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 # --signals-to-handle: torchrun forwards only these signals to the workers; any other signal kills torchrun itself.
