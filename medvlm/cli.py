@@ -1,4 +1,4 @@
-"""The command line. Each verb imports what it needs when it runs: `medvlm --help` loads no torch."""
+"""The command line. Each command imports its code only when it runs, so `medvlm --help` does not load torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ EXIT_DONE, EXIT_USER, EXIT_PREEMPTED = 0, 2, 75
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 the input is wrong, 75 preempted after a clean save. Anything else is our fault, with a
-    traceback."""
-    # Threads that wait in a spin make a run crawl (30 times slower was seen) as soon as something else wants a core.
+    """Return the exit code: 0 done, 2 the input is wrong, 75 preempted after a clean save. Any other code is a bug and
+    comes with a traceback."""
+    # By default, waiting threads spin, which makes a run up to 30 times slower as soon as another process needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    # argparse takes overrides only where they stand together; people write them anywhere.
+    # argparse accepts overrides only next to each other; users write them anywhere.
     if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"medvlm: {mistake}", file=sys.stderr)
         return EXIT_USER
     except Exception as raised:
-        if type(raised).__name__ == "Preempted":  # its module imports torch's neighbours, which most verbs never need
+        if type(raised).__name__ == "Preempted":  # importing its module would import torch
             print(f"medvlm: {raised}", file=sys.stderr)
             return EXIT_PREEMPTED
         raise
@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="medvlm", description="Train, evaluate and export medical multimodal foundation models from one recipe."
+        prog="medvlm", description="Train, evaluate and export medical vision-language models from a YAML recipe."
     )
     parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     init = _verb(
         verbs, "init", _init, "write a recipe and a data card for a table of images with questions or captions"
@@ -54,202 +54,249 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         required=True,
         metavar="PATH_OR_ID",
-        help="a ready vision-language model (with --captions a CLIP or SigLIP): a folder or a hub id",
+        help="folder or hub id of a pretrained vision-language model (with --captions: of a CLIP or SigLIP model)",
     )
     init.add_argument(
         "--csv",
         type=Path,
         required=True,
         metavar="FILE",
-        help="the table; its first line names the columns (.tsv, .jsonl and .json too)",
+        help="the table (.csv, .tsv, .jsonl or .json); the first line of a CSV or TSV file names the columns",
     )
     init.add_argument(
         "--image",
         required=True,
         metavar="COL",
-        help="column with the path of the image, relative to the table's folder or absolute",
+        help="column with the path of the image, absolute or relative to the table's folder",
     )
-    init.add_argument("--question", default="", metavar="COL")
-    init.add_argument("--answer", default="", metavar="COL")
+    init.add_argument("--question", default="", metavar="COL", help="column with the question")
+    init.add_argument("--answer", default="", metavar="COL", help="column with the answer")
     init.add_argument(
         "--captions",
         default="",
         metavar="COL",
-        help="in the place of question and answer: the text that belongs to the image",
+        help="column with the text that belongs to the image; replaces --question and --answer",
     )
     init.add_argument(
         "--patient",
         default="",
         metavar="COL",
-        help="column that tells patients apart; none of them will be in two splits",
+        help="column that identifies the patient; no patient will be in more than one split",
     )
-    init.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="where the files go (default: here)")
+    init.add_argument(
+        "--to", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: the current folder)"
+    )
 
-    train = _verb(verbs, "train", _train, "run the stages of a recipe; run it again to resume")
+    train = _verb(verbs, "train", _train, "run the stages of a recipe; run the same command again to resume")
     _recipe(train)
-    train.add_argument("--stage", default="", help="only this stage")
+    train.add_argument("--stage", default="", help="run only this stage")
     train.add_argument(
         "--from",
         dest="again_from",
         default="",
         metavar="STAGE",
-        help="set this stage and the later ones aside and train them anew",
+        help="train this stage and all later ones again; their earlier results are set aside",
     )
 
-    _recipe(_verb(verbs, "validate", _validate, "check a recipe, its cards and its shapes without reading a weight"))
+    _recipe(_verb(verbs, "validate", _validate, "check a recipe, its cards and its shapes without reading weights"))
 
     plan = _verb(
         verbs,
         "plan",
         _plan,
-        "what a recipe trains, holds in memory and costs, on tensors without data; fits or not, and what would help",
+        "show what a recipe trains, its memory and its time, computed on the meta device; say whether it fits and what"
+        " would help",
     )
     _recipe(plan)
-    plan.add_argument("--gpus", default="", metavar="NAME:GPUS[xNODES]", help="where it would run, e.g. h200:8x2")
     plan.add_argument(
-        "--mfu", type=float, default=0.4, help="share of the GPU's peak that training reaches (default: 0.4)"
+        "--gpus",
+        default="",
+        metavar="NAME:GPUS[xNODES]",
+        help="GPUs to plan for: model, number per node, number of nodes, e.g. h200:8x2",
     )
-    plan.add_argument("--json", action="store_true", help="the plan as JSON")
+    plan.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        help="assumed share of the GPU's peak performance that training reaches (default: 0.4)",
+    )
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
     _recipe(
         _verb(
             verbs,
             "dry-run",
             _dry_run,
-            "every stage for two steps on small random weights, with saving, resuming, evaluation and export, on a"
-            " processor",
+            "run the whole recipe at toy size on a CPU: every stage for two steps on small random weights, with saving,"
+            " resuming, evaluation and export",
         )
     )
 
-    evaluate = _verb(verbs, "evaluate", _evaluate, "measure a run on held-out data, with baselines and intervals")
-    evaluate.add_argument("run_folder", type=Path, metavar="RUN")
+    evaluate = _verb(verbs, "evaluate", _evaluate, "evaluate a run on held-out data, with baselines and intervals")
+    evaluate.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME")
     evaluate.add_argument(
-        "--on", action="append", default=[], metavar="SOURCE[:SPLIT]", help="default: what the recipe says"
+        "--on",
+        action="append",
+        default=[],
+        metavar="SOURCE[:SPLIT]",
+        help="data to evaluate on; may be repeated (default: evaluate.on of the recipe)",
     )
-    evaluate.add_argument("--stage", default="", help="the model as this stage left it; default: the last one")
+    evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
 
-    _verb(verbs, "report", _report, "write the run's page").add_argument("run_folder", type=Path, metavar="RUN")
+    _verb(verbs, "report", _report, "write the HTML report of a run").add_argument(
+        "run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME"
+    )
 
     export = _verb(
-        verbs, "export", _export, "write a model folder that stock transformers loads, with its proof and model card"
+        verbs,
+        "export",
+        _export,
+        "write a model folder that stock transformers loads, with a proof of equal outputs and a model card",
     )
-    export.add_argument("run_folder", metavar="RUN[:STAGE]", help="or, to send it, an exported folder")
-    export.add_argument("--to", required=True, metavar="DIR|hub:ORG/NAME", help="hub: lists what would be sent")
-    export.add_argument("--yes", action="store_true", help="send it to the hub")
-    export.add_argument("--public", action="store_true", help="for everybody on the hub (default: private)")
+    export.add_argument(
+        "run_folder", metavar="RUN[:STAGE]", help="a run folder, or an exported folder to send to the hub"
+    )
+    export.add_argument(
+        "--to",
+        required=True,
+        metavar="DIR|hub:ORG/NAME",
+        help="folder to write to; hub:ORG/NAME lists what would be sent to the hub, and sends it with --yes",
+    )
+    export.add_argument("--yes", action="store_true", help="send the model to the hub")
+    export.add_argument("--public", action="store_true", help="make the model public on the hub (default: private)")
     export.add_argument(
         "--target",
         action="append",
         default=[],
         metavar="TARGET",
-        help="as what, e.g. stock, adapter, encoder (default: what the recipe says)",
+        help="export target, e.g. stock, adapter, encoder; may be repeated (default: export.target of the recipe)",
     )
 
     consolidate = _verb(
         verbs,
         "consolidate",
         _consolidate,
-        "the weights of a checkpoint as safetensors files, in the memory of one tensor",
+        "write the weights of a checkpoint as safetensors files, holding one tensor at a time in memory",
     )
     consolidate.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
-    consolidate.add_argument("--to", type=Path, required=True, metavar="DIR")
+    consolidate.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to")
 
     come_from = _verb(
         verbs,
         "lineage",
         _lineage,
-        "what a checkpoint came from: stages, data, audits, code, and whether it is still what was saved",
+        "show what a checkpoint was made from (stages, data, audits, code) and whether its files are unchanged",
     )
     come_from.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
 
-    chat = _verb(verbs, "chat", _chat, "ask a model about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
-    chat.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a model of transformers")
-    chat.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    chat = _verb(
+        verbs, "chat", _chat, "ask a model questions about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video"
+    )
+    chat.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a transformers model")
+    chat.add_argument("files", nargs="*", type=Path, metavar="FILE", help="the files to ask about")
     chat.add_argument(
         "--question",
         action="append",
         default=[],
         metavar="TEXT",
-        help="asked and answered; without one, questions are read from the terminal",
+        help="a question; may be repeated (default: read questions from the terminal)",
     )
     _of_run(chat)
 
-    embed = _verb(verbs, "embed", _embed, "a vector for every image of shards or files, as parquet")
+    embed = _verb(verbs, "embed", _embed, "write an embedding of every image in files or shards to a parquet file")
     embed.add_argument(
-        "model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or tower of transformers"
+        "model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or encoder of transformers"
     )
-    embed.add_argument("sources", nargs="+", metavar="FILE_OR_SHARDS")
-    embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet")
+    embed.add_argument("sources", nargs="+", metavar="FILE_OR_SHARDS", help="image files or folders of shards")
+    embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet", help="file to write to")
     _of_run(embed)
 
-    demo = _verb(verbs, "demo", _demo, "the whole road on generated data: train, evaluate, export, report")
-    demo.add_argument("overrides", nargs="*", metavar="key.path=value")
-    demo.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    demo = _verb(verbs, "demo", _demo, "run the full pipeline on synthetic data: train, evaluate, export, report")
+    demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
+    demo.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
     schema = _verb(verbs, "schema", _schema, "print the JSON schema of recipes or data cards, for editors")
-    schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe")
+    schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe", help="default: recipe")
 
-    data = _verb(verbs, "data", None, "pack and look at data sets").add_subparsers(required=True, metavar="VERB")
-    pack = _verb(data, "pack", _pack, "an archive to shards")
-    pack.add_argument("card")
+    data = _verb(verbs, "data", None, "pack, audit and inspect data sets").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    pack = _verb(data, "pack", _pack, "convert a data set to shards")
+    pack.add_argument("card", help="its data card: a YAML file, or the name of a shipped card")
     pack.add_argument(
-        "--root", type=Path, default=None, metavar="DIR", help="folder of the original files; none for generated data"
+        "--root",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of the original files; omit it for generated data",
     )
     pack.add_argument(
-        "--out", required=True, metavar="DIR", help="where the shards go: a folder, or s3://... or gs://..."
+        "--out", required=True, metavar="DIR", help="where to write the shards: a folder, s3://... or gs://..."
     )
     pack.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="processes that decode (default: one for each processor)"
+        "--workers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="number of processes that decode (default: one per CPU core)",
     )
     pack.add_argument(
         "--salt-file",
         type=Path,
         default=None,
         metavar="FILE",
-        help="secret that patients and keys are hashed with; it stays out of the shards",
+        help="file with the secret with which patients and keys are hashed; the shards do not contain it",
     )
     pack.add_argument(
-        "--max-bad", type=float, default=0.01, help="share of bad samples that is put up with (default: 0.01)"
+        "--max-bad", type=float, default=0.01, help="largest share of unreadable samples allowed (default: 0.01)"
     )
     audit = _verb(
         data,
         "audit",
         _audit,
-        "prove that no patient and no image is on two sides, and say what the licences allow together",
+        "check that no patient and no image is in two splits or in a benchmark, and what the licences allow together",
     )
-    audit.add_argument("sets", nargs="+", metavar="CARD_OR_SHARDS", help="shards, a card, or CARD=ROOT")
+    audit.add_argument(
+        "sets", nargs="+", metavar="CARD_OR_SHARDS", help="shards, a card, or CARD=ROOT to read original files"
+    )
     audit.add_argument(
         "--against",
         action="append",
         default=[],
         metavar="SHARDS[:SPLIT]",
-        help="a benchmark that must not be trained on (default: its test split)",
+        help="a benchmark that must not be trained on; may be repeated (default: its test split)",
     )
     audit.add_argument(
         "--salt-file",
         type=Path,
         default=None,
         metavar="FILE",
-        help="secret that the archives of CARD=ROOT are hashed with, as in pack",
+        help="file with the secret for the data sets given as CARD=ROOT, as in pack",
     )
     audit.add_argument(
         "--to",
         type=Path,
         default=None,
         metavar="FILE",
-        help="the receipt (default: audit.json in each folder of shards)",
+        help="where to write the receipt (default: audit.json in each folder of shards)",
     )
     audit.add_argument(
-        "--strict", action="store_true", help="warnings (near duplicates, questions, terms in doubt) are errors"
+        "--strict",
+        action="store_true",
+        help="treat warnings (near duplicates, shared questions, doubtful terms) as errors",
     )
-    stats = _verb(data, "stats", _stats, "a page with counts, sizes, intensities, answers and text lengths")
-    stats.add_argument("shards")
-    stats.add_argument("--to", type=Path, default=Path("stats.html"), metavar="FILE")
-    show = _verb(data, "show", _show, "a page with samples, their boxes and questions")
-    show.add_argument("shards")
-    show.add_argument("--to", type=Path, default=Path("gallery.html"), metavar="FILE")
-    show.add_argument("--split", default=None)
-    show.add_argument("--count", type=int, default=48)
+    stats = _verb(data, "stats", _stats, "write a page with counts, sizes, intensities, answers and text lengths")
+    stats.add_argument("shards", help="a folder of shards")
+    stats.add_argument(
+        "--to", type=Path, default=Path("stats.html"), metavar="FILE", help="file to write to (default: stats.html)"
+    )
+    show = _verb(data, "show", _show, "write a page with samples, their boxes and questions")
+    show.add_argument("shards", help="a folder of shards")
+    show.add_argument(
+        "--to", type=Path, default=Path("gallery.html"), metavar="FILE", help="file to write to (default: gallery.html)"
+    )
+    show.add_argument("--split", default=None, help="show only this split (default: all)")
+    show.add_argument("--count", type=int, default=48, help="number of samples (default: 48)")
     return parser
 
 
@@ -261,15 +308,15 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
 
 def _of_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--kind", default="", help="what the files are, of the media that a run's model has encoders for"
+        "--kind", default="", help="kind of media of the files (default: the first kind that the model can encode)"
     )
-    parser.add_argument("--stage", default="", help="the model as this stage of a run left it; default: the last one")
+    parser.add_argument("--stage", default="", help="use the model of this stage of a run (default: the last one)")
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
 
 def _init(args: argparse.Namespace) -> None:
@@ -302,7 +349,7 @@ def _validate(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace) -> None:
     import gc
 
-    gc.disable()  # a plan is over before its garbage matters, and importing torch's neighbours makes a lot
+    gc.disable()  # planning ends before garbage matters, and importing transformers creates a lot of it
     import json
 
     from medvlm.preflight.gpus import parse
