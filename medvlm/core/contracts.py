@@ -191,6 +191,10 @@ class EncoderModule(Protocol):
 # raising the same.
 
 
+# --- decoders: medvlm/decoders/KIND.py, and their losses: medvlm/objectives/heads/KIND.py ------------------
+# What they must offer stands in core/decoder_config.py.
+
+
 # --- stages: medvlm/stages/KIND.py ----------------------------------------------------------------------
 # Config: a StageConfig (core/stage_config.py). build(config, setup) -> what train/loop.Stage asks for; stages/_base.Base has
 # the parts that all kinds share.

@@ -7,22 +7,19 @@ C channels.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, ShapeError
-from medvlm.core.geometry import Canvas, resize
+from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Medium
 from medvlm.data.pixels import decode
+from medvlm.data.steps import Steps, place, steps_of
 
-MAX_RESAMPLED = 1 << 28
-"""Pixels of a film or volume after resampling to a spacing: as float32, 1 GiB."""
 _OURS = {
     "tiles": "a stock image processor makes tiles of its own kind",
     "windows": "a stock image processor knows no windows, and its channels are red, green and blue",
@@ -70,7 +67,7 @@ class MediaTransform:
         if self.preprocess.tiles:
             (whole, canvas), (large, _) = (transform(array, member, medium) for transform in self._whole_and_large)
             return torch.cat([whole[:, None], _tiles(large, self.preprocess.tiles)], 1), canvas
-        steps = _steps(size, medium.spacing_mm, self.preprocess, member)
+        steps = steps_of(size, medium.spacing_mm, self.preprocess, member)
         return self._film(array, steps, member) if axes == 2 else self._volume(array, steps, member)
 
     def _film(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
@@ -79,7 +76,7 @@ class MediaTransform:
         pixels_CHW = torch.cat(
             [_channels_first(each, 1 if self.preprocess.windows else self.preprocess.channels) for each in scaled]
         )
-        resized = _placed(_bicubic(pixels_CHW, steps.resized), steps)
+        resized = place(_bicubic(pixels_CHW, steps.resized), steps)
         if as_8bit:
             return (resized.float() - self._mean_8bit).div_(self._std_8bit), steps.canvas
         return (resized - self._mean).div_(self._std), steps.canvas
@@ -92,18 +89,7 @@ class MediaTransform:
         resized_CDHW = torch.stack(
             [_resize_volume(torch.from_numpy(_scaled(x, *band)), steps.resized) for band in bands for x in planes]
         )
-        return (_placed(resized_CDHW, steps) - self._mean).div_(self._std), steps.canvas
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Stored pixels are resized to `resized`, and of that `before` pixels are added at the start of each axis
-    (negative: cut) up to `size`."""
-
-    resized: tuple[int, ...]
-    before: tuple[int, ...]
-    size: tuple[int, ...]
-    canvas: Canvas
+        return (place(resized_CDHW, steps) - self._mean).div_(self._std), steps.canvas
 
 
 def processor_settings(preprocess: Preprocess) -> dict[str, Any]:
@@ -301,43 +287,6 @@ def _luma(array: np.ndarray) -> np.ndarray:
         red, green, blue = (array[..., c].astype(np.uint32) for c in range(3))
         return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)
     return array @ np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def _steps(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preprocess: Preprocess, member: str) -> Steps:
-    """To the declared spacing or size, then the centre. Raises DataError where a declared spacing cannot be made."""
-    if preprocess.spacing_mm is not None:
-        if stored_mm is None:
-            raise DataError(
-                f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go"
-                " without spacing_mm"
-            )
-        new = tuple(
-            max(round(n * mm / wanted), 1) for n, mm, wanted in zip(size, stored_mm, preprocess.spacing_mm, strict=True)
-        )
-        if math.prod(new) > MAX_RESAMPLED:
-            raise DataError(
-                f"{member}: {size} at {stored_mm} mm become {new}, more than {MAX_RESAMPLED:,} pixels; choose a coarser"
-                " preprocess.spacing_mm"
-            )
-    elif preprocess.fit == "crop":
-        short, edge = min(size), max(preprocess.size)
-        new = tuple(int(edge * n / short) for n in size)
-    else:
-        new = preprocess.size
-    before = tuple(
-        (wanted - n) // 2 if wanted > n else -((n - wanted) // 2)
-        for n, wanted in zip(new, preprocess.size, strict=True)
-    )
-    centred = Canvas(preprocess.size, (1.0,) * len(size), tuple(map(float, before)))
-    return Steps(new, before, preprocess.size, resize(size, new).then(centred))
-
-
-def _placed(resized: torch.Tensor, steps: Steps) -> torch.Tensor:
-    """The centre of the last axes cut out, and black (0) around what is smaller."""
-    if steps.resized == steps.size:
-        return resized
-    ends = [(b, wanted - n - b) for n, b, wanted in zip(steps.resized, steps.before, steps.size, strict=True)]
-    return pad(resized, [n for pair in reversed(ends) for n in pair]).contiguous()
 
 
 def _bicubic(pixels_CHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -1,0 +1,104 @@
+"""Where stored pixels go: resized, cut and filled up to an encoder's input. Pixels, masks and boxes take the same way.
+
+Axes: D H W depth, height, width, C channels, K masks that overlap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from medvlm.core.contracts import Preprocess
+from medvlm.core.errors import DataError
+from medvlm.core.geometry import Canvas, resize
+from medvlm.core.sample import Medium
+
+MAX_RESAMPLED = 1 << 28
+"""Pixels of a film or volume after resampling to a spacing: as float32, 1 GiB."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Stored pixels are resized to `resized`, and of that `before` pixels are added at the start of each axis
+    (negative: cut) up to `size`."""
+
+    resized: tuple[int, ...]
+    before: tuple[int, ...]
+    size: tuple[int, ...]
+    canvas: Canvas
+
+
+def steps_of(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preprocess: Preprocess, member: str) -> Steps:
+    """To the declared spacing or size, then the centre. Raises DataError where a declared spacing cannot be made."""
+    if preprocess.spacing_mm is not None:
+        if stored_mm is None:
+            raise DataError(
+                f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go"
+                " without spacing_mm"
+            )
+        new = tuple(
+            max(round(n * mm / wanted), 1) for n, mm, wanted in zip(size, stored_mm, preprocess.spacing_mm, strict=True)
+        )
+        if math.prod(new) > MAX_RESAMPLED:
+            raise DataError(
+                f"{member}: {size} at {stored_mm} mm become {new}, more than {MAX_RESAMPLED:,} pixels; choose a coarser"
+                " preprocess.spacing_mm"
+            )
+    elif preprocess.fit == "crop":
+        short, edge = min(size), max(preprocess.size)
+        new = tuple(int(edge * n / short) for n in size)
+    else:
+        new = preprocess.size
+    before = tuple(
+        (wanted - n) // 2 if wanted > n else -((n - wanted) // 2)
+        for n, wanted in zip(new, preprocess.size, strict=True)
+    )
+    centred = Canvas(preprocess.size, (1.0,) * len(size), tuple(map(float, before)))
+    return Steps(new, before, preprocess.size, resize(size, new).then(centred))
+
+
+def place(resized: torch.Tensor, steps: Steps) -> torch.Tensor:
+    """The centre of the last axes cut out, and black (0) around what is smaller."""
+    if steps.resized == steps.size:
+        return resized
+    ends = [(b, wanted - n - b) for n, b, wanted in zip(steps.resized, steps.before, steps.size, strict=True)]
+    return pad(resized, [n for pair in reversed(ends) for n in pair]).contiguous()
+
+
+def place_mask(mask: np.ndarray, member: str, medium: Medium, preprocess: Preprocess) -> np.ndarray:
+    """A mask of the medium on the canvas of its pixels: the nearest stored pixel at each, 0 around what is smaller.
+
+    mask: numbers [*size], or [K, *size] of masks that overlap. With `tiles` it is that of the whole film.
+    Raises DataError, naming the member, for a mask of another size than the medium's.
+    """
+    axes = len(preprocess.size)
+    size = mask.shape[-axes:]
+    if size != medium.size or mask.ndim not in (axes, axes + 1):
+        raise DataError(
+            f"{member}: a mask of shape {mask.shape}, but {medium.member} has {medium.size} ({medium.kind}); pack the"
+            " data set again"
+        )
+    steps = steps_of(size, medium.spacing_mm, preprocess, member)
+    for axis, (stored, new) in enumerate(zip(size, steps.resized, strict=True), mask.ndim - axes):
+        mask = mask.take(nearest(stored, new), axis)
+    for axis, (before, wanted) in enumerate(zip(steps.before, steps.size, strict=True), mask.ndim - axes):
+        mask = _fit(mask, axis, before, wanted)
+    return mask
+
+
+def nearest(stored: int, new: int) -> np.ndarray:
+    """Which of `stored` pixels each of `new` pixels shows: the one that its centre lies in, the latter of two where it
+    lies between them (torch's `nearest-exact`). In whole numbers, since rounding would move such a pixel."""
+    return (2 * np.arange(new) + 1) * stored // (2 * new)
+
+
+def _fit(mask: np.ndarray, axis: int, before: int, wanted: int) -> np.ndarray:
+    """`before` zeros at the start of an axis, or as many pixels cut, and `wanted` pixels in all."""
+    at = np.arange(wanted) - before
+    inside = (at >= 0) & (at < mask.shape[axis])
+    found = mask.take(np.where(inside, at, 0), axis)
+    return found if inside.all() else found * inside.reshape([-1 if i == axis else 1 for i in range(mask.ndim)])

@@ -1,0 +1,1 @@
+"""What reads an encoder's features and gives class scores or masks; one file a kind."""

@@ -1,0 +1,1 @@
+"""Losses of decoders: logits against labels, one file each."""

@@ -1,0 +1,133 @@
+"""Decoders: shapes known before any weight, every parameter used, masks at the place of what they mark."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medvlm.core.config import component, kinds
+from medvlm.core.contracts import Features
+from medvlm.core.errors import ShapeError
+from medvlm.decoders.conv_mask import sizes
+
+WIDTH = 12
+GRIDS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((4, 5), (3, 64, 80)),
+    ((7, 7), (1, 50, 61)),  # no axis is a multiple
+    ((3, 4), (3, 3, 4)),  # nothing to grow
+    ((2, 3, 3), (1, 8, 24, 24)),  # an axis grows 4 times, the others 8 times
+    ((5, 2, 2), (2, 5, 17, 9)),  # slices of a volume stay as many
+]
+
+
+def config_of(kind: str, **settings: Any) -> Any:
+    return component("decoders", kind).Config(kind=kind, **{"classes": ("ap", "pa", "lateral"), **settings})
+
+
+def built(kind: str, grid: tuple[int, ...], shape: tuple[int, ...], **settings: Any) -> nn.Module:
+    torch.manual_seed(0)
+    decoder: nn.Module = component("decoders", kind).build(config_of(kind, **settings), WIDTH, grid, shape)
+    return decoder
+
+
+def features(grid: tuple[int, ...], count: int = 2, device: str = "cpu") -> Features:
+    patches = torch.randn(count, math.prod(grid), WIDTH, device=device)
+    return Features(patches, torch.randn(count, WIDTH, device=device), grid)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize(("grid", "shape"), GRIDS, ids=str)
+@pytest.mark.parametrize("kind", kinds("decoders"))
+def test_the_output_has_the_shape_that_is_known_before_any_weight(
+    kind: str, grid: tuple[int, ...], shape: tuple[int, ...], exclusive: bool
+) -> None:
+    module, config = component("decoders", kind), config_of(kind, exclusive=exclusive)
+    stated = module.facts(config, WIDTH, grid, shape).shape
+    out = built(kind, grid, shape, exclusive=exclusive)(features(grid))
+    assert out.shape == (2, *stated)
+    maps = 3 + exclusive  # a background beside exclusive classes
+    assert stated == {"scores": (3,), "maps": (maps, *shape[1:])}[module.OUTPUT]
+    assert module.facts(config, None, None, shape).shape == stated
+    with torch.device("meta"):
+        on_meta = module.build(config, WIDTH, grid, shape)(features(grid, device="meta"))
+    assert on_meta.is_meta and on_meta.shape == out.shape
+
+
+@pytest.mark.parametrize("kind", kinds("decoders"))
+def test_every_parameter_is_used_and_every_image_is_read_by_itself(kind: str) -> None:
+    grid, shape = GRIDS[0]
+    decoder, seen = built(kind, grid, shape), features(grid, 3)
+    out = decoder(seen)
+    alone = [decoder(Features(seen.patches[i : i + 1], seen.pooled[i : i + 1], grid)) for i in range(3)]
+    torch.testing.assert_close(out, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in decoder.parameters())
+
+
+def test_linear_reads_the_pooled_features_or_the_mean_of_the_patches() -> None:
+    seen = features((2, 3))
+    pooled, mean = (built("linear", (2, 3), (3, 32, 48), reads=reads) for reads in ("pooled", "mean"))
+    layer = pooled.classify
+    torch.testing.assert_close(pooled(seen), seen.pooled @ layer.weight.T + layer.bias)
+    torch.testing.assert_close(mean(seen), seen.patches.mean(1) @ layer.weight.T + layer.bias)
+
+
+def test_sizes_grow_evenly_and_end_at_the_input() -> None:
+    assert sizes((14, 14), (224, 224), None) == [(28, 28), (56, 56), (112, 112), (224, 224)]
+    assert sizes((7, 7), (50, 61), None)[-1] == (50, 61) and len(sizes((7, 7), (50, 61), None)) == 4
+    assert sizes((4, 4, 4), (16, 64, 64), 2) == [(8, 16, 16), (16, 64, 64)]
+    assert sizes((3, 4), (3, 4), None) == [(3, 4)]
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_mask_can_be_learnt_from_tokens_and_lies_where_the_tokens_are(axes: int) -> None:
+    """One token differs from the others: the mask of its patch is fitted to more than nine tenths of its pixels."""
+    grid, side = (4,) * axes, 16
+    torch.manual_seed(0)
+    decoder = component("decoders", "conv_mask").build(
+        config_of("conv_mask", classes=("lesion",), width=16), WIDTH, grid, (1, *(side,) * axes)
+    )
+    marked = torch.randint(0, 4, (24, axes))
+    labels = torch.zeros(24, *(side,) * axes, dtype=torch.long)
+    patches = torch.zeros(24, *grid, WIDTH)
+    for number, at in enumerate(marked.tolist()):
+        one: Any = (number, *at)
+        patches[one] = 1
+        one = (number, *(slice(4 * i, 4 * i + 4) for i in at))
+        labels[one] = 1
+    seen = Features(patches.flatten(1, axes), patches.flatten(1, axes).mean(1), grid)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(decoder(seen), labels).backward()
+        optimizer.step()
+    predicted = decoder(seen).argmax(1)
+    assert 2 * ((predicted == 1) & (labels == 1)).sum() / ((predicted == 1).sum() + (labels == 1).sum()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("grid", "shape", "message"),
+    [
+        ((4, 4), (1, 8, 32, 32), "a mask of 8 x 32 x 32 pixels from a grid of 4 x 4 tokens, which has other axes"),
+        ((2, 4, 4), (3, 32, 32), "32 x 32 pixels from a grid of 2 x 4 x 4 tokens, which has other axes"),
+        ((8, 8), (3, 32, 6), "cannot shrink a grid of 8 x 8 tokens to a mask of 32 x 6 pixels"),
+    ],
+)
+def test_a_grid_that_does_not_fit_the_input_is_refused_before_anything_is_built(
+    grid: tuple[int, ...], shape: tuple[int, ...], message: str
+) -> None:
+    module = component("decoders", "conv_mask")
+    for refuse in (module.facts, module.build):
+        with pytest.raises(ShapeError, match=message):
+            refuse(config_of("conv_mask"), WIDTH, grid, shape)
+
+
+def test_classes_are_named_once() -> None:
+    with pytest.raises(ValueError, match="names 'ap' twice"):
+        config_of("linear", classes=("ap", "pa", "ap"))
+    with pytest.raises(ValueError, match="at least 1"):
+        config_of("linear", classes=())
