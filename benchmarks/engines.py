@@ -145,7 +145,8 @@ def micros_of(size: dict[str, Any], rank: int) -> list[Any]:
 
 def measured(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
     size = SIZES[device]
-    engine = make_engine(EngineConfig(kind=kind, precision="bf16-mixed", device=device, **case))  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"kind": kind, "precision": "bf16-mixed", "device": device, **case}
+    engine = make_engine(EngineConfig(**settings))
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

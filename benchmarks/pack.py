@@ -9,10 +9,8 @@ syncs. For each number of workers:
 
     of_decode    throughput over that of one plain process that decodes, times the number of workers
     of_decoders  over that of as many processes as there are workers, which decode at the same time and with the
-settings
-                 of memory that the decoders of packing have: cores of one machine share its memory
-    of_cpu       processor time of such decoding over that of packing, all processes together: holds on a busy machine
-too,
+                 settings of memory that the decoders of packing have: cores of one machine share its memory
+    of_cpu       CPU time of such decoding over that of packing, all processes together: holds on a busy machine too,
                  and is about what of_decoders comes to where there are no more cores than workers
 
 The time in which decoders start, half a second whatever the archive, is told apart (`start_s`). All numbers are medians
@@ -30,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -104,10 +103,9 @@ def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, An
         rounds.setdefault("decode", []).append(decoded(folder / "files", 1, {})[0])
         for n in WORKERS:
             decoding, decoding_cpu = decoded(folder / "files", n, ENVIRONMENT)
-            start, start_cpu = timed(lambda n=n: started(card, root, n))  # type: ignore[misc]
-            packing, packing_cpu = timed(
-                lambda n=n, i=i: pack(card, root, folder / f"{card.name}-{n}-{i}", workers=n, max_bad=0.2)  # type: ignore[misc]
-            )
+            start, start_cpu = timed(partial(started, card, root, n))
+            target = folder / f"{card.name}-{n}-{i}"
+            packing, packing_cpu = timed(partial(pack, card, root, target, workers=n, max_bad=0.2))
             found = {
                 "decoders": decoding,
                 "start": start,
@@ -123,13 +121,13 @@ def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, An
         "decode_per_s": round(len(files) / median(rounds["decode"]), 1),
     }
     for n in WORKERS:
-        ratio = lambda per, n=n: median(a / b / n for a, b in zip(rounds[per], rounds[f"pack_{n}"], strict=True))  # noqa: E731
+        pack_s = rounds[f"pack_{n}"]
         result[f"workers_{n}"] = {
             "per_s": round(len(files) / median(rounds[f"pack_{n}"]), 1),
             "decoders_per_s": round(n * len(files) / median(rounds[f"decoders_{n}"]), 1),
             "start_s": round(median(rounds[f"start_{n}"]), 2),
-            "of_decode": round(ratio("decode"), 2),
-            "of_decoders": round(ratio(f"decoders_{n}"), 2),
+            "of_decode": round(_median_ratio(rounds["decode"], pack_s) / n, 2),
+            "of_decoders": round(_median_ratio(rounds[f"decoders_{n}"], pack_s) / n, 2),
             "of_cpu": round(median(rounds[f"of_cpu_{n}"]), 2),
         }
     return result
@@ -157,6 +155,10 @@ def samples(card: Card, root: Path) -> Iterator[RawSample]:
     return (item for item in reader.read(card.reader, root) if isinstance(item, RawSample))
 
 
+def _median_ratio(above: list[float], below: list[float]) -> float:
+    return median(a / b for a, b in zip(above, below, strict=True))
+
+
 def started(card: Card, root: Path, workers: int) -> None:
     """A sample through each decoder."""
     with Decoders(card, workers, Limits()) as decoders:
@@ -166,10 +168,14 @@ def started(card: Card, root: Path, workers: int) -> None:
 
 def timed(do: Callable[[], object]) -> tuple[float, float]:
     """Seconds, and seconds of processors in this process and in those that ended within."""
-    used = lambda: sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # noqa: E731
-    before, before_cpu = time.perf_counter(), used()
+    before, before_cpu = time.perf_counter(), _cpu_s()
     do()
-    return time.perf_counter() - before, used() - before_cpu
+    return time.perf_counter() - before, _cpu_s() - before_cpu
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of its children that ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def pictures(folder: Path) -> list[Path]:

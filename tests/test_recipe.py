@@ -30,7 +30,8 @@ RECIPE = """\
 name: tiny
 model:
   encoders:
-    film: {kind: transformers, config: {model_type: siglip_vision_model, hidden_size: 64, image_size: 64, patch_size: 8}, connector: {kind: mlp}}
+    film: {kind: transformers, config: {model_type: siglip_vision_model, hidden_size: 64, image_size: 64, \
+patch_size: 8}, connector: {kind: mlp}}
   language: {kind: causal, config: {model_type: qwen2, hidden_size: 96}}
 data:
   films: {card: cards/films.yaml}

@@ -21,13 +21,17 @@ PHI = {
 PASSES_ON = {"public": "everybody", "private": "one's own group", "none": "nobody without leave of its owner"}
 
 LIMITS = """\
-For research on medical vision-language models. **This is not a medical device.** It must not be used for diagnosis, treatment, triage or any
-other decision about a patient. It answers fluently whether or not it is right, it was measured only on the held-out data listed below, and
+For research on medical vision-language models. **This is not a medical device.** It must not be used for \
+diagnosis, treatment, triage or any
+other decision about a patient. It answers fluently whether or not it is right, it was measured only on the \
+held-out data listed below, and
 it is not known to work on other scanners, hospitals, age groups, findings or kinds of images."""
 
 PRIVACY = """\
-No picture, report, question or answer of the training data is stored in this folder, and nothing that names a patient. What the
-weights have kept of them, and a tokenizer that was trained from their words, was not measured: treat what the model says as if
+No picture, report, question or answer of the training data is stored in this folder, and nothing that names a \
+patient. What the
+weights have kept of them, and a tokenizer that was trained from their words, was not measured: treat what the model \
+says as if
 it could repeat them. The folder was searched for paths of the machine it was made on and for access tokens."""
 
 WINDOW = {

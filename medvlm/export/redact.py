@@ -16,7 +16,9 @@ SECRET = re.compile(
 )
 """What access tokens look like."""
 ABSOLUTE = re.compile(
-    r"(?<![\w.:/~-])/(?:home|Users|root|mnt|data|scratch|srv|tmp|var|opt|workspace|gpfs|lustre|media|private|nfs)/[\w.-]+|\b[A-Za-z]:\\\\?Users\\"
+    r"(?<![\w.:/~-])"
+    r"/(?:home|Users|root|mnt|data|scratch|srv|tmp|var|opt|workspace|gpfs|lustre|media|private|nfs)/[\w.-]+"
+    r"|\b[A-Za-z]:\\\\?Users\\"
 )
 VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"}
 """Files of other people's words: `/home/user` may be a token."""

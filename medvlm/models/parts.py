@@ -29,24 +29,20 @@ def seeded(seed: int, name: str, build: Callable[[], T]) -> T:
 
 
 def build_encoders(configs: Mapping[str, Any], seed: int) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {
-            name: seeded(seed, f"encoders.{name}", lambda c=c: component("encoders", c.kind).build(c))  # type: ignore[misc]
-            for name, c in configs.items()
-        }
-    )
+    def build(name: str) -> nn.Module:
+        config = configs[name]
+        return seeded(seed, f"encoders.{name}", lambda: component("encoders", config.kind).build(config))
+
+    return nn.ModuleDict({name: build(name) for name in configs})
 
 
 def build_connectors(configs: Mapping[str, Any], encoders: nn.ModuleDict, width: int, seed: int) -> nn.ModuleDict:
-    def one(name: str, config: Any) -> nn.Module:
-        made: nn.Module = component("connectors", config.connector.kind).build(
-            config.connector, encoders[name].width, width, encoders[name].grid
-        )
-        return made
+    def build(name: str) -> nn.Module:
+        config, encoder = configs[name].connector, encoders[name]
+        make = component("connectors", config.kind).build
+        return seeded(seed, f"connectors.{name}", lambda: make(config, encoder.width, width, encoder.grid))
 
-    return nn.ModuleDict(
-        {name: seeded(seed, f"connectors.{name}", lambda n=name, c=c: one(n, c)) for name, c in configs.items()}  # type: ignore[misc]
-    )
+    return nn.ModuleDict({name: build(name) for name in configs})
 
 
 def preprocess_of(configs: Mapping[str, Any]) -> dict[str, Preprocess]:

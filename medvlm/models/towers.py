@@ -64,7 +64,7 @@ class DualEncoder(nn.Module):
         heads."""
         super().__init__()
         self.encoders, self.text = encoders, text
-        widths: dict[str, int] = {**{name: e.width for name, e in encoders.items()}, "text": text.width}  # type: ignore[dict-item]
+        widths: dict[str, Any] = {**{name: e.width for name, e in encoders.items()}, "text": text.width}
         if width is None and len(set(widths.values())) > 1:
             raise ShapeError(
                 f"a dual encoder without heads (width: null) needs towers of one width, found {widths}; give it a width"

@@ -3,6 +3,8 @@ plan."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -35,10 +37,10 @@ class Adapted(nn.Module):
     def __init__(self, base: nn.Linear, lora: Lora):
         super().__init__()
         self.base_layer, self.scaling = base, lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
-        kind = {"device": "meta", "dtype": base.weight.dtype}
+        kind: dict[str, Any] = {"device": "meta", "dtype": base.weight.dtype}
         self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(lora.dropout) if lora.dropout else nn.Identity()})
-        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, lora.rank, bias=False, **kind)})  # type: ignore[arg-type]
-        self.lora_B = nn.ModuleDict({"default": nn.Linear(lora.rank, base.out_features, bias=False, **kind)})  # type: ignore[arg-type]
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, lora.rank, bias=False, **kind)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(lora.rank, base.out_features, bias=False, **kind)})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.base_layer(x)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from medvlm import __version__
 from medvlm.report.markup import Child, Html, join, tag
-from medvlm.report.style import STYLE
 
+STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -53,7 +53,7 @@ def write_page(
                 tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
                 tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
                 tag("title", f"{title} \N{MIDDLE DOT} {eyebrow}"),
-                tag("style", Html(STYLE)),
+                tag("style", Html(STYLE.read_text("utf-8"))),
             ),
             tag("body", *body),
             Html("</html>\n"),

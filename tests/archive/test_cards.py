@@ -21,6 +21,7 @@ from medvlm.io.images import decode
 from medvlm.io.opening import open_shards
 from tests.archive import made_layouts, test_card_layouts
 
+MOSAIC = "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI"
 CARDS = Path(__file__).parents[2] / "data_cards"
 ROOTS = {
     "bccd": "bccd",
@@ -191,9 +192,7 @@ def test_all_of_the_real_data_packs_to_these_counts(packed):
         "dicom_pydicom": (31, 0, 15),
     }
     assert found["dicom_series"].left_out == {
-        "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI": (
-            20
-        ),
+        MOSAIC: 20,
         "a secondary capture: a picture of a screen or of a film": 1,
         "a tiled slide; read it as a whole slide": 8,
         "no image: it has no Rows": 4,

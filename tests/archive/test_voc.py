@@ -22,7 +22,8 @@ CONFIG = {
 def xml(*objects: tuple[Any, ...], size: tuple[int, int] = (100, 80)) -> str:
     """objects: (name, x1, y1, x2, y2). size: width, height."""
     body = "".join(
-        f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        f"<object><name>{name}</name>"
+        f"<bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
         for name, a, b, c, d in objects
     )
     return f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{body}</annotation>"

@@ -112,7 +112,8 @@ def test_pixel_shuffle_is_that_of_stock_internvl_key_by_key() -> None:
     ours = made("pixel_shuffle", (4, 4))
     ours.load_state_dict(stock.state_dict())
     patches = torch.randn(2, 16, 8)
-    shuffled: Any = InternVLModel.pixel_shuffle(SimpleNamespace(), patches.reshape(2, 4, 4, 8), 0.5)  # type: ignore[arg-type]
+    no_model: Any = SimpleNamespace()
+    shuffled: Any = InternVLModel.pixel_shuffle(no_model, patches.reshape(2, 4, 4, 8), 0.5)
     torch.testing.assert_close(ours(patches), stock(shuffled.reshape(2, 4, 32)), rtol=0, atol=1e-6)
 
 

@@ -332,20 +332,19 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     folder = tmp_path_factory.mktemp("varied")
     for fold in range(5):
         with ShardWriter(folder, f"fold{fold}") as writer:
-            for i, fields in enumerate(
-                [
-                    {"questions": (Question("How many?", Truth("count", "1", count=1), "count"),)},
-                    {"questions": (Question("Which?", Truth("choice", "a", ("a", "b")), "which"),)},
-                    {"report": "Clear."},
-                    {},
-                    {},
-                ]
-            ):
+            records: list[dict[str, Any]] = [
+                {"questions": (Question("How many?", Truth("count", "1", count=1), "count"),)},
+                {"questions": (Question("Which?", Truth("choice", "a", ("a", "b")), "which"),)},
+                {"report": "Clear."},
+                {},
+                {},
+            ]
+            for i, fields in enumerate(records):
                 media = tuple(
                     Medium(kind, "0.npy", (2, 2))
                     for kind in (("film",), ("film",), ("film",), ("volume",), ("film", "volume"))[i]
                 )
-                writer.write(Sample(f"s{fold}-{i}", "varied", f"fold{fold}", media, **fields), {"0.npy": b"x"})  # type: ignore[arg-type]
+                writer.write(Sample(f"s{fold}-{i}", "varied", f"fold{fold}", media, **fields), {"0.npy": b"x"})
     return open_shards(folder)
 
 

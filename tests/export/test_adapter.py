@@ -47,7 +47,7 @@ def test_adapters_are_where_peft_looks_for_them(receipt: ExportReceipt) -> None:
     from safetensors import safe_open
     from transformers import AutoModelForImageTextToText
 
-    config = PeftConfig.from_pretrained(receipt.folder)
+    config: Any = PeftConfig.from_pretrained(receipt.folder)
     modules = dict(AutoModelForImageTextToText.from_pretrained(receipt.folder / "base").named_modules())
     with safe_open(receipt.folder / "adapter_model.safetensors", "pt") as stored:
         layers = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in stored.keys()}  # noqa: SIM118
@@ -55,7 +55,7 @@ def test_adapters_are_where_peft_looks_for_them(receipt: ExportReceipt) -> None:
     assert layers <= modules.keys()
     assert {name for name in modules if re.fullmatch(str(config.target_modules), name)} == layers
     assert all(name.startswith(("model.language_model.layers.", "model.vision_tower.")) for name in layers)
-    assert config.task_type == "CAUSAL_LM" and config.modules_to_save is None and config.inference_mode  # type: ignore[attr-defined]
+    assert config.task_type == "CAUSAL_LM" and config.modules_to_save is None and config.inference_mode
 
 
 def test_the_card_tells_the_hub_that_it_is_an_adapter(receipt: ExportReceipt) -> None:
@@ -81,7 +81,7 @@ def test_adapters_without_effect_fail_the_proof(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.zero_()
-    with pytest.raises(parity.ParityError, match=r'"adapter_effect": \d\.\d*e-0[5-9]'):
+    with pytest.raises(parity.ParityError, match=r'"adapter_effect": (0\.0|\d\.\d*e-0[5-9])[,}]'):
         export(run, tmp_path / "out", trained, "adapter")
 
 

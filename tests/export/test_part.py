@@ -30,13 +30,15 @@ VIT = {
     "connector": {"kind": "mlp"},
     "preprocess": {"size": [32, 48], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "window": [0, 200]},
 }
+NEW: dict[str, Any] = {}
+"""`language` without settings of its own."""
 
 
 @pytest.fixture
 def exported(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(parity, "prove", prove_here)
 
-    def make(target: str, language: dict[str, Any] | None = {}, **encoders: Any) -> ExportReceipt:  # noqa: B006  never changed
+    def make(target: str, language: dict[str, Any] | None = NEW, **encoders: Any) -> ExportReceipt:
         return export(run, tmp_path / "out", trained_of(recipe_of({}, language, **encoders)), target)
 
     return make

@@ -61,9 +61,12 @@ def test_what_was_used_longest_ago_goes_first_and_the_bound_holds(tmp_path: Path
 def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path) -> None:
     cache, made, most = Cache(tmp_path, 50_000), [], []
 
+    def make(n: int) -> bytes:
+        made.append(n)
+        return entry(n % 20)
+
     def ask(n: int) -> bool:
-        found = cache.read(str(n % 20), 1000, 10, 20, lambda: made.append(n) or entry(n % 20))  # type: ignore[func-returns-value]
-        return found == entry(n % 20)[10:20]
+        return cache.read(str(n % 20), 1000, 10, 20, lambda: make(n)) == entry(n % 20)[10:20]
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(400)))

@@ -143,7 +143,8 @@ def documents(model: VLM, tokens: dict[str, int]) -> list[Document]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for names in ((), ("mine",), ("mine",) * 3, ("other",), ("other", "mine")):
-        media = [(n, torch.randn(model.encoders[n].input_shape, generator=generator)) for n in names]  # type: ignore[arg-type]
+        encoders: Any = model.encoders
+        media = [(n, torch.randn(encoders[n].input_shape, generator=generator)) for n in names]
         prefix = [1] + [IMAGE_ID for n in names for _ in range(tokens[n])] + [5, 6]
         made.append(
             Document(

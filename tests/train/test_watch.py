@@ -19,7 +19,8 @@ RANK = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
 from medvlm.train.watch import Watch
-folder, rank, world, stuck, stall_s = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float(sys.argv[5])
+folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+stuck, stall_s = sys.argv[4], float(sys.argv[5])
 with Watch(folder / "stalled.txt", rank, world, stall_s, ended=lambda why: (folder / "why").write_text(why)) as watch:
     for step in range(3):
         watch.at("reads", "align", step + 1)

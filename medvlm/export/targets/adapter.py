@@ -35,8 +35,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 processor, base = AutoProcessor.from_pretrained("PROCESSOR"), AutoModelForImageTextToText.from_pretrained("BASE")
 model = PeftModel.from_pretrained(base, "FOLDER")
-chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, {"type": "text", "text": "What does the image show?"}]}]
-inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, \
+{"type": "text", "text": "What does the image show?"}]}]
+inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, \
+return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 

@@ -29,11 +29,13 @@ import open_clip, torch
 from PIL import Image
 model, transform = open_clip.create_model_from_pretrained("local-dir:FOLDER")   # or hf-hub:ORG/NAME
 texts = open_clip.get_tokenizer("local-dir:FOLDER")(["a nodule in the left lung", "no finding"])
-scores = model.encode_image(transform(Image.open("IMAGE"))[None], normalize=True) @ model.encode_text(texts, normalize=True).T
+scores = model.encode_image(transform(Image.open("IMAGE"))[None], normalize=True) @ \
+model.encode_text(texts, normalize=True).T
 print(scores.tolist())
 ```
 
-open_clip resizes with Pillow, training with torchvision: next to hard edges single pixels differ by a few grey levels of 255."""
+open_clip resizes with Pillow, training with torchvision: next to hard edges single pixels differ by a few grey \
+levels of 255."""
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:

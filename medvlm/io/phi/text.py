@@ -17,7 +17,8 @@ from medvlm.io.phi.refusal import refusal
 
 _MONTH = (
     # May and march are words too, Oct and Dec abbreviations: these count when written as months are.
-    r"(?:(?-i:May|March|MAY|MARCH|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?|January|February|April|June|July|August|September|October|November|December"
+    r"(?:(?-i:May|March|MAY|MARCH|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?"
+    r"|January|February|April|June|July|August|September|October|November|December"
     r"|Januar|Februar|M[äa]rz|Mai|Juni|Juli|Oktober|Dezember"
     r"|janvier|f[ée]vrier|mars|avril|juin|juillet|ao[ûu]t|septembre|octobre|novembre|d[ée]cembre"
     r"|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre)"
@@ -45,8 +46,8 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     ),
     "date of birth": (
         (
-            r"\b(?:D\.?O\.?B\.?|date of birth|birth ?date|born(?: on)?|geb(?:oren)?\.?(?: am)?|n[ée]e? le|fecha de"
-            r" nacimiento)\W{0,3}\d"
+            r"\b(?:D\.?O\.?B\.?|date of birth|birth ?date|born(?: on)?|geb(?:oren)?\.?(?: am)?|n[ée]e? le"
+            r"|fecha de nacimiento)\W{0,3}\d"
         ),
     ),
     "age above 89": (
@@ -58,17 +59,18 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
         r"(?<![\w.+-])(?:\+?\d{1,3}[ .-])?(?:\(\d{2,5}\) ?|\d{3}[.-])\d{3}[ .-]\d{4}(?![\w-])",
         r"(?<!\w)\+\d{1,3}[ .-]?(?:\(\d+\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?!\w)",
         (
-            r"\b(?:tel(?:ephone|efon|[ée]fono|[ée]phone)?|t[ée]l|phone|fax|pager|beeper|mobile|cell)\b\.?(?:"
-            r" ?(?:no\.?|number|#))?[: ]{0,3}[+(]?\d[\d ()./-]{5,}"
+            r"\b(?:tel(?:ephone|efon|[ée]fono|[ée]phone)?|t[ée]l|phone|fax|pager|beeper|mobile|cell)\b\.?"
+            r"(?: ?(?:no\.?|number|#))?[: ]{0,3}[+(]?\d[\d ()./-]{5,}"
         ),
     ),
     "e-mail address": (r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+",),
     "social security number": (r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",),
     "record number": (
-        r"\b(?:M\.?R\.?N\.?|(?:medical"
-        r" )?record|acc(?:ession)?|patient(?:en)?|pat\.?|hospital|exam(?:ination)?|study|order|visit|encounter|account|case|folio|chart|NHS|SSN"
-        r"|insurance|policy|member|passport|licen[cs]e)\W{0,2}(?:(?:ID(?:entifier)?|no|nr|num(?:ber)?)[^\w\n]{1,4}|#"
-        r" ?)[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
+        (
+            r"\b(?:M\.?R\.?N\.?|(?:medical )?record|acc(?:ession)?|patient(?:en)?|pat\.?|hospital|exam(?:ination)?"
+            r"|study|order|visit|encounter|account|case|folio|chart|NHS|SSN|insurance|policy|member|passport|licen[cs]e)"
+            r"\W{0,2}(?:(?:ID(?:entifier)?|no|nr|num(?:ber)?)[^\w\n]{1,4}|# ?)[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)"
+        ),
         r"\b(?:MRN|accession|SSN)[^\w\n]{1,4}[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
     ),
     "long number": (r"(?<![\w.,-])(?!NCT|PMC|PMID|GSE|C\d{7}(?!\d))[A-Z]{0,3}\d{7,}(?!\w|[.,]\d)",),
@@ -87,12 +89,12 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
             rf" ?[:=] ?{_NAME}"
         ),
         (
-            r"\b(?:patient|paciente|physician|doctor|radiologist|technologist|attending|resident|consultant|surgeon|mother|father|spouse|next"
-            rf" of kin|contact) ?[:=] ?{_NAME},? {_NAME}"
+            r"\b(?:patient|paciente|physician|doctor|radiologist|technologist|attending|resident|consultant|surgeon"
+            rf"|mother|father|spouse|next of kin|contact) ?[:=] ?{_NAME},? {_NAME}"
         ),
         (
-            r"\b(?:dictated|signed|transcribed|verified|approved|interpreted|reported|requested|ordered|read|reviewed)(?:"
-            rf" electronically)? by ?: ?{_NAME}"
+            r"\b(?:dictated|signed|transcribed|verified|approved|interpreted|reported|requested|ordered|read|reviewed)"
+            rf"(?: electronically)? by ?: ?{_NAME}"
         ),
         rf"\b(?:dictated|signed|transcribed) by (?:the )?{_NAME}",
         rf"\b(?:courtesy of|credits? to|contributed by) {_NAME},? (?-i:[A-Z])",
@@ -102,8 +104,8 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "name with a caret": (r"(?<!\w)[^\W\d_]{2,40}\^[^\W\d_]",),
     "postal address": (
         (
-            rf"(?<![\w.])\d{{1,5}}[A-Za-z]? (?:(?-i:[NSEW])\.? )?(?:{_NAME}"
-            r" ){1,3}(?-i:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Highway|Hwy|Terrace|Square)(?!\w)"
+            rf"(?<![\w.])\d{{1,5}}[A-Za-z]? (?:(?-i:[NSEW])\.? )?(?:{_NAME} ){{1,3}}"
+            r"(?-i:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Highway|Hwy|Terrace|Square)(?!\w)"
         ),
         r"(?<!\w)(?-i:[A-ZÄÖÜ])[a-zäöüß-]{2,40}(?:stra(?:ße|sse)|str\.|weg|platz|allee|gasse) \d{1,4}\b",
         rf"(?<!\w){_NAME},? (?-i:{_STATE}),? \d{{5}}(?:-\d{{4}})?(?!\w)",
