@@ -196,8 +196,8 @@ class EncoderModule(Protocol):
 
 
 # --- stages: medvlm/stages/KIND.py ----------------------------------------------------------------------
-# Config: a StageConfig (core/stage_config.py). build(config, setup) -> what train/loop.Stage asks for; stages/_base.Base has
-# the parts that all kinds share.
+# Config: a StageConfig (core/stage_config.py). build(config, setup) -> what train/loop.Stage asks for;
+# stages/_base.Base has the parts that all kinds share.
 
 
 # --- rewards: medvlm/rewards/KIND.py ----------------------------------------------------------------

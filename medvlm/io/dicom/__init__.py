@@ -1,2 +1,1 @@
-"""DICOM: a folder of files becomes volumes, films and pictures with their values and their place in the patient, or is
-refused with a reason."""
+"""DICOM: from a folder of files to volumes and pictures with their geometry, or a refusal with its reason."""

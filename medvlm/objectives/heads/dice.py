@@ -1,8 +1,8 @@
 """Soft Dice loss of masks, for each sample and class by itself.
 
-1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) over the pixels of one class in one sample; p: softmax or sigmoid,
-t: 0 or 1. The mean over samples and classes is what MONAI's DiceLoss gives with smooth_nr = smooth_dr = smooth (V-Net,
-arXiv 1606.04797, squares the terms of the denominator; this does not).
+1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) over the pixels of one class in one sample; p: softmax or
+sigmoid, t: 0 or 1. The mean over samples and classes is what MONAI's DiceLoss gives with smooth_nr = smooth_dr =
+smooth (V-Net, arXiv 1606.04797, squares the terms of the denominator; this does not).
 """
 
 from __future__ import annotations
