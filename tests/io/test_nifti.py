@@ -349,6 +349,49 @@ VALUES = np.arange(120, dtype=np.int16).reshape(SHAPE)
 RIGHT = digest(np.ascontiguousarray(VALUES.transpose(2, 1, 0)[:, ::-1, ::-1]))
 
 
+LIES: dict[str, dict[str, Any]] = {
+    "270_GB": {"dim": [3, 30000, 30000, 150, 1, 1, 1, 1]},
+    "17_TB": {"dim": [3, 32767, 32767, 8192, 1, 1, 1, 1]},
+    "no_dims": {"dim": [0, 4, 5, 6, 1, 1, 1, 1]},
+    "8_dims": {"dim": [8, 4, 5, 6, 1, 1, 1, 1]},
+    "negative": {"dim": [3, 4, -5, 6, 1, 1, 1, 1]},
+    "zero": {"dim": [3, 4, 0, 6, 1, 1, 1, 1]},
+    "surface": {"dim": [3, -1, 1, 1, 1, 1, 1, 1]},
+    "many": {"dim": [4, 4, 5, 6, 32767, 1, 1, 1]},
+    "fewer": {"dim": [3, 4, 5, 5, 1, 1, 1, 1]},
+    "more_slices": {"dim": [3, 4, 5, 7, 1, 1, 1, 1]},
+    "7D": {"dim": [7, 2, 2, 2, 2, 2, 2, 2]},
+    "offset_nan": {"vox_offset": np.nan},
+    "offset_far": {"vox_offset": 1e30},
+    "offset_before": {"vox_offset": -5},
+    "offset_header": {"vox_offset": 0},
+    "offset_half": {"vox_offset": 352.5},
+    "offset_16M": {"vox_offset": 1 << 24},
+    "type_0": {"datatype": 0},
+    "type_bits": {"datatype": 1},
+    "type_rgb": {"datatype": 128, "bitpix": 24},
+    "type_complex": {"datatype": 32, "bitpix": 64},
+    "type_unknown": {"datatype": 9999},
+    "type_f128": {"datatype": 1536, "bitpix": 128},
+    "bitpix": {"bitpix": 32},
+    "slope_inf": {"scl_slope": np.inf},
+    "inter_nan": {"scl_slope": 1, "scl_inter": np.nan},
+    "slope_huge": {"scl_slope": 3e38},
+    "pixdim_nan": {"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1]},
+    "pixdim_other": {"pixdim": [1, 5, 5, 5, 1, 1, 1, 1]},
+    "sform_nan": {"srow_x": [np.nan, 0, 0, 0]},
+    "sform_inf": {"srow_x": [np.inf, 0, 0, 0]},
+    "sform_flat": {"srow_y": [0, 0, 0, 0]},
+    "sform_shear": {"srow_y": [0.7, 1.5, 0, 0]},
+    "quaternion": {"qform_code": 1, "quatern_b": 9},
+    "quaternion_nan": {"qform_code": 1, "quatern_b": np.nan},
+    "qfac": {"qform_code": 1, "pixdim": [7, *ZOOMS, 1, 1, 1, 1]},
+    "no_place": {"sform_code": 0, "qform_code": 0},
+    "unit": {"xyzt_units": 5},
+}
+"""Name -> fields of a header that are not true, or not supported."""
+
+
 def hostile(folder: Path) -> dict[str, Path]:
     """What fails, by name; each must be refused."""
     made: dict[str, Path] = {}
@@ -378,47 +421,7 @@ def hostile(folder: Path) -> dict[str, Path]:
     file("pair_by_name.nii", whole[:344] + b"ni1\0" + whole[348:])
     zeros = gzip.compress(bytes(16 << 20))
     file("bomb_behind.nii.gz", packed + zeros * 200)
-    lies: dict[str, dict[str, Any]] = {
-        "270_GB": {"dim": [3, 30000, 30000, 150, 1, 1, 1, 1]},
-        "17_TB": {"dim": [3, 32767, 32767, 8192, 1, 1, 1, 1]},
-        "no_dims": {"dim": [0, 4, 5, 6, 1, 1, 1, 1]},
-        "8_dims": {"dim": [8, 4, 5, 6, 1, 1, 1, 1]},
-        "negative": {"dim": [3, 4, -5, 6, 1, 1, 1, 1]},
-        "zero": {"dim": [3, 4, 0, 6, 1, 1, 1, 1]},
-        "surface": {"dim": [3, -1, 1, 1, 1, 1, 1, 1]},
-        "many": {"dim": [4, 4, 5, 6, 32767, 1, 1, 1]},
-        "fewer": {"dim": [3, 4, 5, 5, 1, 1, 1, 1]},
-        "more_slices": {"dim": [3, 4, 5, 7, 1, 1, 1, 1]},
-        "7D": {"dim": [7, 2, 2, 2, 2, 2, 2, 2]},
-        "offset_nan": {"vox_offset": np.nan},
-        "offset_far": {"vox_offset": 1e30},
-        "offset_before": {"vox_offset": -5},
-        "offset_header": {"vox_offset": 0},
-        "offset_half": {"vox_offset": 352.5},
-        "offset_16M": {"vox_offset": 1 << 24},
-        "type_0": {"datatype": 0},
-        "type_bits": {"datatype": 1},
-        "type_rgb": {"datatype": 128, "bitpix": 24},
-        "type_complex": {"datatype": 32, "bitpix": 64},
-        "type_unknown": {"datatype": 9999},
-        "type_f128": {"datatype": 1536, "bitpix": 128},
-        "bitpix": {"bitpix": 32},
-        "slope_inf": {"scl_slope": np.inf},
-        "inter_nan": {"scl_slope": 1, "scl_inter": np.nan},
-        "slope_huge": {"scl_slope": 3e38},
-        "pixdim_nan": {"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1]},
-        "pixdim_other": {"pixdim": [1, 5, 5, 5, 1, 1, 1, 1]},
-        "sform_nan": {"srow_x": [np.nan, 0, 0, 0]},
-        "sform_inf": {"srow_x": [np.inf, 0, 0, 0]},
-        "sform_flat": {"srow_y": [0, 0, 0, 0]},
-        "sform_shear": {"srow_y": [0.7, 1.5, 0, 0]},
-        "quaternion": {"qform_code": 1, "quatern_b": 9},
-        "quaternion_nan": {"qform_code": 1, "quatern_b": np.nan},
-        "qfac": {"qform_code": 1, "pixdim": [7, *ZOOMS, 1, 1, 1, 1]},
-        "no_place": {"sform_code": 0, "qform_code": 0},
-        "unit": {"xyzt_units": 5},
-    }
-    for name, fields in lies.items():
+    for name, fields in LIES.items():
         made[f"{name}.nii"] = save(folder / f"{name}.nii", VALUES, **fields)
     big = save(folder / "bomb_270_GB.nii.gz", VALUES, dim=[3, 30000, 30000, 150, 1, 1, 1, 1])
     big.write_bytes(big.read_bytes() + zeros * 200)

@@ -318,26 +318,10 @@ def test_the_odd_real_files_hold_pillows_values(real_data):
 NOISE = RNG.integers(0, 65535, (64, 48), dtype=np.uint16)
 
 
-def hostile(folder: Path) -> dict[str, Path]:
-    """What fails, by name; each must be refused, or (cut behind its pixels) read right."""
-    made: dict[str, Path] = {}
-
-    def file(name: str, data: bytes) -> None:
-        made[name] = folder / name
-        made[name].write_bytes(data)
-
-    layouts: dict[str, dict[str, Any]] = {
-        "strips": {"rowsperstrip": 10},
-        "tiles": {"tile": (16, 16)},
-        "zlib": {"compression": "zlib", "rowsperstrip": 16},
-        "lzw": {"compression": "lzw", "rowsperstrip": 16},
-    }
-    for name, layout in layouts.items():
-        data = written(folder / f"whole_{name}.tif", NOISE, **layout).read_bytes()
-        for end in sorted({0, 1, 3, 4, 7, 8, 9, 10, 40, 100, 200, 300, len(data) // 2, len(data) - 40, len(data) - 1}):
-            file(f"{name}_cut_{end}.tif", data[:end])
-    noise, tags, lie = bytes(range(64)), plain_tags(), partial(by_hand)
-    for name, changed in {
+def lies() -> dict[str, dict[int, tuple[int, int, int]]]:
+    """Name -> tags that are not true, or not supported."""
+    tags = plain_tags()
+    return {
         "270_GB": plain_tags(600_000, 450_000, counts=(4, 1, 64)),
         "wide": plain_tags(1 << 31, 1, counts=(4, 1, 64)),
         "huge_strip": tags | {278: (4, 1, 1 << 31), 257: (4, 1, 1 << 31)},
@@ -372,8 +356,30 @@ def hostile(folder: Path) -> dict[str, Path]:
         "no_size": {k: v for k, v in tags.items() if k != 256},
         "tile_0": tags | {322: (4, 1, 0), 323: (4, 1, 257), 324: (4, 1, 200), 325: (4, 1, 64)},
         "tile_4G": tags | {322: (4, 1, 0xFFFFFFF0), 323: (4, 1, 0xFFFFFFF0), 324: (4, 1, 200), 325: (4, 1, 64)},
-    }.items():
-        made[f"{name}.tif"] = lie(folder / f"{name}.tif", changed, noise)
+    }
+
+
+def hostile(folder: Path) -> dict[str, Path]:
+    """What fails, by name; each must be refused, or (cut behind its pixels) read right."""
+    made: dict[str, Path] = {}
+
+    def file(name: str, data: bytes) -> None:
+        made[name] = folder / name
+        made[name].write_bytes(data)
+
+    layouts: dict[str, dict[str, Any]] = {
+        "strips": {"rowsperstrip": 10},
+        "tiles": {"tile": (16, 16)},
+        "zlib": {"compression": "zlib", "rowsperstrip": 16},
+        "lzw": {"compression": "lzw", "rowsperstrip": 16},
+    }
+    for name, layout in layouts.items():
+        data = written(folder / f"whole_{name}.tif", NOISE, **layout).read_bytes()
+        for end in sorted({0, 1, 3, 4, 7, 8, 9, 10, 40, 100, 200, 300, len(data) // 2, len(data) - 40, len(data) - 1}):
+            file(f"{name}_cut_{end}.tif", data[:end])
+    noise, tags = bytes(range(64)), plain_tags()
+    for name, changed in lies().items():
+        made[f"{name}.tif"] = by_hand(folder / f"{name}.tif", changed, noise)
     made["loop_1.tif"] = by_hand(folder / "loop_1.tif", tags, noise, next_ifd=8)
     once = by_hand(folder / "first.tif", tags, noise).read_bytes()
     second = by_hand(folder / "second.tif", tags, noise, at=len(once), next_ifd=8).read_bytes()[len(once) :]

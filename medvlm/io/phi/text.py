@@ -68,7 +68,8 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "record number": (
         (
             r"\b(?:M\.?R\.?N\.?|(?:medical )?record|acc(?:ession)?|patient(?:en)?|pat\.?|hospital|exam(?:ination)?"
-            r"|study|order|visit|encounter|account|case|folio|chart|NHS|SSN|insurance|policy|member|passport|licen[cs]e)"
+            r"|study|order|visit|encounter|account|case|folio|chart|NHS|SSN|insurance|policy|member|passport"
+            r"|licen[cs]e)"
             r"\W{0,2}(?:(?:ID(?:entifier)?|no|nr|num(?:ber)?)[^\w\n]{1,4}|# ?)[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)"
         ),
         r"\b(?:MRN|accession|SSN)[^\w\n]{1,4}[A-Z]{0,5}[ -]?\d[\dA-Z-]{2,}(?!\w)",
