@@ -1,0 +1,118 @@
+"""Files of an older version: shards, a stopped run, saved evaluations and exports of 2cc587c are read, and go on.
+
+fixtures/make_first_format.py wrote them and says what they hold. Answers and the order of the samples are compared
+exactly, numbers to 1e-5: their last bits depend on the CPU, and 2cc587c once differed from itself in them.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.cli import EXIT_DONE, main
+from medvlm.core.sample import truth_from_json
+from medvlm.evaluate.saved import rescore
+from tests.fixtures.make_first_format import FOLDER, STOPPED, pull_film, read_embedding
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
+    return read
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the files in the current folder: the run says where its shards are relative to it."""
+    for archive in FOLDER.glob("*.tar.xz"):
+        with tarfile.open(archive) as opened:
+            opened.extractall(tmp_path, filter="data")
+    for name in ("card.yaml", "recipe.yaml"):
+        (tmp_path / name).write_text((FOLDER / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def without_truth(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "truth"}
+
+
+def call(*words: str) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(list(words)) == EXIT_DONE
+    finally:
+        torch.set_num_threads(threads)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "evaluate" / "results.json").read_text())
+    return rows
+
+
+def test_stopped_stages_resume_with_the_same_samples_and_losses(work: Path, expected: dict[str, Any]) -> None:
+    """Contrastive, supervised with adapters and dropout, GRPO with a reference: each goes on from its checkpoint."""
+    metrics = work / "runs/first/metrics.jsonl"
+    before = len(metrics.read_text().splitlines())
+    call("train", "recipe.yaml")
+    records = [json.loads(line) for line in metrics.read_text().splitlines()[before:]]
+    steps = [record for record in records if "loss" in record]
+    assert {record["stage"] for record in steps} == set(STOPPED), "the finished stages are reused"
+    for found, old in zip(steps, expected["steps"], strict=True):
+        where = f"{old['stage']}, step {old['step']}"
+        assert (found["stage"], found["step"], found["samples"]) == (old["stage"], old["step"], old["samples"]), where
+        for name in ("loss", "grad_norm", "lr"):
+            assert found[name] == pytest.approx(old[name], rel=TOLERANCE, abs=TOLERANCE), f"{where}: {name}"
+        assert found["terms"] == pytest.approx(old["terms"], rel=TOLERANCE, abs=TOLERANCE), where
+
+
+def test_a_run_is_evaluated_on_its_shards_with_the_same_answers_and_rows(work: Path, expected: dict[str, Any]) -> None:
+    saved = {name: (work / "runs/first/evaluate" / name).read_text() for name in ("answers.jsonl", "retrieval.jsonl")}
+    for name in ("answers.jsonl", "retrieval.jsonl", "results.json"):
+        (work / "runs/first/evaluate" / name).unlink()
+    (work / "runs/first/evaluate/protocol.json").unlink()
+    call("evaluate", "runs/first")
+    assert read_rows(work / "runs/first") == expected["rows"]
+    for name, text in saved.items():
+        old = [json.loads(line) for line in text.splitlines()]
+        new = [json.loads(line) for line in (work / "runs/first/evaluate" / name).read_text().splitlines()]
+        assert len(new) == len(old) > 0
+        for found, before in zip(new, old, strict=True):
+            if "truth" in before:  # how it is written may change, what is read from it may not
+                assert truth_from_json(found["truth"]) == truth_from_json(before["truth"]), before["question"]
+            assert without_truth({key: found[key] for key in before}) == without_truth(before), name
+
+
+def test_saved_records_are_scored_to_the_same_rows(work: Path, expected: dict[str, Any]) -> None:
+    rows = rescore(work / "runs/first/evaluate/answers.jsonl")
+    assert rows == expected["rows"] and {row["task"] for row in rows} == {
+        "vqa",
+        "count",
+        "boxes",
+        "retrieval",
+        "reward",
+    }
+
+
+def test_an_export_answers_and_is_evaluated_as_before(
+    work: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [word for question in expected["questions"] for word in ("--question", question)]
+    capsys.readouterr()
+    call("chat", "vlm", pull_film(work), "--kind", "film", *asked)
+    assert capsys.readouterr().out.splitlines() == expected["answers"]
+    call("evaluate", "vlm", "--on", "tiny:test")
+    assert read_rows(work / "vlm") == expected["rows_of_export"]
+
+
+def test_an_export_embeds_as_before(work: Path, expected: dict[str, Any]) -> None:
+    call("embed", "dual", pull_film(work), "--kind", "film", "--to", "film.parquet")
+    assert read_embedding(work / "film.parquet") == pytest.approx(expected["embedding"], abs=TOLERANCE)
