@@ -1,0 +1,254 @@
+"""Nothing but its own file names a kind: adding or removing one touches one file.
+
+A kind is the name of a file in a slot's folder. This looks in the syntax tree of every module of medvlm for a
+string constant equal to a kind in a comparison, a match, a dictionary key, a subscript, a Literal or a collection, for
+one that is handed to `component`, and for an import of a kind's module.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "medvlm"
+SLOTS = """
+answers/codecs archive/readers backbones compositions connectors decoders encoders evaluate/protocols export/targets
+families objectives/heads objectives/pairs rewards rollouts stages tasks tasks/codecs texts
+"""
+
+FAMILIES = "gemma3 idefics3 internvl llava llava_onevision mistral3 paligemma qwen2_5_vl qwen2_vl qwen3_vl smolvlm"
+# Kinds that are about to be files. Each entry goes when its file is there.
+COMING = {
+    "compositions": "vlm native dual encoder",
+    "evaluate/protocols": "answers retrieval",
+    "families": FAMILIES,
+    "rollouts": "local",
+    "stages": "heads",
+    "tasks": "choice open count boxes report labels mask",
+}
+OTHER_MEANING = {
+    ("archive/audit_receipt.py", "labels"): "key of the receipt",
+    ("archive/audit_scan.py", "report"): "a sample's report",
+    ("archive/audit_terms.py", "open"): "terms of access",
+    ("archive/masks.py", "labels"): "what the values of a mask are",
+    ("archive/phantom_text.py", "report"): "template of a question",
+    ("core/card.py", "open"): "terms of access",
+    ("core/config.py", "loc"): "pydantic's place of an error",
+    ("core/stage_config.py", "linear"): "schedule of the learning rate",
+    ("data/native.py", "labels"): "input of transformers' models",
+    ("data/prepare.py", "report"): "a sample's report is shown",
+    ("encoders/slices.py", "encoder"): "its own setting",
+    ("encoders/transformers.py", "clip"): "model_type of transformers",
+    ("encoders/transformers.py", "siglip"): "model_type of transformers",
+    ("export/card_front.py", "tags"): "key of the hub's model card",
+    ("export/card_text.py", "open"): "terms of access",
+    ("export/custom_child.py", "answers"): "content of a reference",
+    ("export/custom_child.py", "transformers"): "name of a library",
+    ("export/parity.py", "answers"): "content of a reference",
+    ("export/parity_child.py", "answers"): "content of a reference",
+    ("export/parity_child.py", "count"): "key of a reference",
+    ("export/parity_child.py", "open_clip"): "name of a library",
+    ("export/parity_child.py", "siglip"): "model_type of transformers",
+    ("export/parity_child.py", "timm"): "name of a library",
+    ("export/parity_child.py", "transformers"): "name of a library",
+    ("export/part.py", "heads"): "module of a dual encoder",
+    ("export/reference.py", "count"): "key of a reference",
+    ("export/targets/custom.py", "format"): "metadata of safetensors",
+    ("export/targets/idefics3.py", "encoder"): "module of a tower",
+    ("export/targets/open_clip.py", "format"): "metadata of safetensors",
+    ("init.py", "clip"): "model_type of transformers",
+    ("init.py", "heads"): "module of a dual encoder",
+    ("init.py", "report"): "key of a card's reader",
+    ("init.py", "siglip"): "model_type of transformers",
+    ("preflight/memory.py", "heads"): "module of a dual encoder",
+    ("preflight/samples.py", "report"): "a sample's report",
+    ("preflight/shrink.py", "heads"): "attention heads",
+    ("report/provenance.py", "open"): "terms of access",
+    ("report/stats_media.py", "slices"): "axis of a volume",
+    ("rules.py", "heads"): "module of a dual encoder",
+    ("stages/contrastive.py", "report"): "a sample's report is read",
+    ("stages/supervised.py", "answers"): "how tokens are weighed",
+    ("stages/supervised.py", "report"): "a sample's report is shown",
+    ("train/consolidate.py", "format"): "metadata of safetensors",
+    ("train/optim.py", "linear"): "schedule of the learning rate",
+}
+"""(file, word) -> what the word means there: it happens to be a kind too."""
+
+STILL_TO_GO = {
+    "answers/boxes.py": "box_2d loc",
+    "answers/codecs/bbox_2d.py": "thousandths",
+    "answers/codecs/bbox_2d_pixels.py": "bbox_2d",
+    "answers/codecs/box_2d.py": "thousandths",
+    "answers/codecs/tags.py": "thousandths",
+    "archive/audit_scan.py": "boxes open",
+    "archive/objects.py": "boxes count",
+    "archive/readers/folder.py": "table",
+    "archive/readers/hf_dataset.py": "table",
+    "archive/readers/llava_json.py": "open report",
+    "archive/readers/table.py": "count open report",
+    "core/families.py": FAMILIES,
+    "core/sample.py": "boxes choice count open report",
+    "data/augment.py": "boxes count",
+    "data/canvases.py": FAMILIES,
+    "data/prepare.py": "boxes count",
+    "encoders/fused.py": "timm transformers",
+    "encoders/inflated.py": "timm",
+    "encoders/slices.py": "fused timm transformers",
+    "evaluate/answerer.py": "dual vlm",
+    "evaluate/asking.py": "boxes choice count open",
+    "evaluate/majority.py": "boxes count report",
+    "evaluate/measures.py": "boxes choice count open",
+    "evaluate/run.py": "boxes count",
+    "evaluation.py": "grpo",
+    "export/about.py": "dual encoder vlm",
+    "export/card.py": "custom dual encoder thousandths vlm",
+    "export/card_front.py": "adapter clip dual encoder idefics3 llava siglip vlm",
+    "export/custom_child.py": "custom vlm",
+    "export/fits.py": "transformers",
+    "export/parity_child.py": "onnx tower",
+    "export/run.py": "custom encoder retrieval",
+    "export/servers.py": "adapter clip idefics3 llava native siglip",
+    "export/stock.py": "clip dual encoder idefics3 llava native onnx open_clip siglip timm tower vlm "
+    "vision_text_dual_encoder",
+    "export/targets/adapter.py": "vlm",
+    "export/targets/clip.py": "dual vision_text_dual_encoder",
+    "export/targets/custom.py": "causal dual vlm",
+    "export/targets/idefics3.py": "causal llava pixel_shuffle vlm",
+    "export/targets/llava.py": "mlp vlm",
+    "export/targets/native.py": "llava vlm",
+    "export/targets/onnx.py": "dual vlm",
+    "export/targets/open_clip.py": "dual transformers",
+    "export/targets/siglip.py": "dual",
+    "export/targets/timm.py": "dual vlm",
+    "export/targets/tower.py": "dual transformers vlm",
+    "export/targets/vision_text_dual_encoder.py": "dual transformers",
+    "exporting.py": "custom vlm",
+    "metrics/accuracy.py": "choice",
+    "metrics/majority.py": "boxes count",
+    "preflight/ready.py": FAMILIES,
+    "preflight/samples.py": "boxes choice count",
+    "preflight/shrink.py": "inflated",
+    "preflight/small_data.py": "boxes choice count report",
+    "preflight/staging.py": "grpo vlm",
+    "report/answers.py": "boxes",
+    "report/results.py": "boxes count retrieval",
+    "report/spread.py": "boxes report",
+    "report/stats.py": "open report",
+    "report/stats_media.py": "boxes count",
+    "rewards/format.py": "boxes choice count",
+    "rules.py": "dual vlm",
+    "stages/grpo.py": "boxes choice count",
+    "stages/supervised.py": "boxes",
+}
+"""File -> kinds that it still names. Only ever shrinks."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    file: str
+    line: int
+    word: str
+    what: str
+
+
+def kinds() -> dict[str, set[str]]:
+    """Kind -> the files that are it."""
+    files: dict[str, set[str]] = {}
+    for slot in SLOTS.split():
+        for path in (PACKAGE / slot).glob("*.py"):
+            if not path.name.startswith("_"):
+                files.setdefault(path.stem, set()).add(path.relative_to(PACKAGE).as_posix())
+    for slot, names in COMING.items():
+        for name in names.split():
+            files.setdefault(name, set()).add(f"{slot}/{name}.py")
+    return files
+
+
+def find(source: str, file: str, known: dict[str, set[str]]) -> Iterator[Finding]:
+    modules = {
+        "medvlm." + own.removesuffix(".py").replace("/", "."): own for owners in known.values() for own in owners
+    }
+    nodes = list(ast.walk(ast.parse(source)))
+    # LIBRARY, LOADER = "timm", "timm" is two assignments, no collection.
+    unpacked = [n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple)]
+    for node in nodes:
+        for part, what in () if node in unpacked else name_places(node):
+            if isinstance(part, ast.Constant) and part.value in known and file not in known[part.value]:
+                yield Finding(file, part.lineno, part.value, what)
+        for module in name_imports(node):
+            if isinstance(node, ast.stmt) and module in modules and modules[module] != file:
+                yield Finding(file, node.lineno, module.rpartition(".")[2], "import")
+
+
+def name_places(node: ast.AST) -> Iterator[tuple[ast.AST | None, str]]:
+    """The parts of a node in which a constant would name a kind, and what they are."""
+    match node:
+        case ast.Compare():
+            yield from ((part, "comparison") for part in (node.left, *node.comparators))
+        case ast.MatchValue():
+            yield node.value, "match"
+        case ast.Dict():
+            yield from ((key, "key") for key in node.keys)
+        case ast.Subscript():
+            yield node.slice, "subscript"
+        case ast.Tuple() | ast.List() | ast.Set():
+            yield from ((item, "collection") for item in node.elts)
+        case ast.Call(func=ast.Name(id="component")):
+            yield from ((part, "component") for part in node.args[1:])
+
+
+def name_imports(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def findings() -> list[Finding]:
+    known = kinds()
+    return [
+        finding
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for finding in find(path.read_text(encoding="utf-8"), path.relative_to(PACKAGE).as_posix(), known)
+    ]
+
+
+def test_no_file_names_a_kind_that_is_another_file() -> None:
+    to_go = {(file, word) for file, words in STILL_TO_GO.items() for word in words.split()}
+    wrong = [f for f in findings() if (f.file, f.word) not in to_go | OTHER_MEANING.keys()]
+    assert not wrong, "\n".join(f"{f.file}:{f.line}: {f.word!r} ({f.what})" for f in wrong)
+
+
+def test_every_entry_of_the_tables_is_needed() -> None:
+    found = {(f.file, f.word) for f in findings()}
+    to_go = {(file, word) for file, words in STILL_TO_GO.items() for word in words.split()}
+    assert sorted(to_go - found) == sorted(OTHER_MEANING.keys() - found) == sorted(to_go & OTHER_MEANING.keys()) == []
+    coming = [PACKAGE / slot / f"{name}.py" for slot, names in COMING.items() for name in names.split()]
+    assert [path for path in coming if path.is_file()] == [], "take it out of COMING"
+
+
+def test_every_way_to_name_a_kind_is_found() -> None:
+    known = {"mlp": {"connectors/mlp.py"}}
+    ways = {
+        'kind == "mlp"': "comparison",
+        'kind in ("a", "mlp")': "collection",
+        'Literal["mlp"]': "subscript",
+        'Literal["a", "mlp"]': "collection",
+        '{"mlp": 1}': "key",
+        'sizes["mlp"]': "subscript",
+        '["mlp"]': "collection",
+        '{"mlp"}': "collection",
+        'component("connectors", "mlp")': "component",
+        'match kind:\n    case "mlp": ...': "match",
+        "import medvlm.connectors.mlp": "import",
+        "from medvlm.connectors import mlp": "import",
+        "from medvlm.connectors.mlp import build": "import",
+    }
+    for source, what in ways.items():
+        assert [(f.word, f.what) for f in find(source, "rules.py", known)] == [("mlp", what)], source
+        assert list(find(source, "connectors/mlp.py", known)) == [], "its own file"
+    for source in ('say("mlp")', '"""mlp"""', 'LIBRARY, LOADER = "mlp", "mlp"', '{"kind": "mlp"}'):
+        assert list(find(source, "rules.py", known)) == [], source
