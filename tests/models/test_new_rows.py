@@ -9,7 +9,7 @@ import torch
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Lora, Optim
-from medvlm.models import lora
+from medvlm.models import lora, new_rows
 from medvlm.models.parts import evaluating, matches, set_trained
 from medvlm.models.restore import put
 from medvlm.models.vlm import VLM
@@ -74,6 +74,43 @@ def test_only_the_new_rows_move_also_under_weight_decay_and_fold_in(family: str)
     put(again, saved, ROWS, "words/step-3")
     with evaluating(again):
         torch.testing.assert_close(again(seen), learnt, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2"])
+def test_logits_and_gradients_are_those_of_peft(family: str) -> None:
+    """peft's trainable_token_indices computes the same, with a copy of the whole table in every step; docs/log.md says
+    what keeps us from it."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    ours, theirs = (vlm(family).language for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    is_tied = ours.get_output_embeddings().weight is ours.get_input_embeddings().weight
+    places = {"wte" if family == "gpt2" else "embed_tokens": list(NEW)} | ({} if is_tied else {"lm_head": list(NEW)})
+    layer = "c_attn" if family == "gpt2" else "q_proj"
+    new_rows.attach(ours, NEW)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=[layer], trainable_token_indices=places), theirs)
+    ids = torch.tensor([[1, NEW[0], 5, NEW[1], 9, NEW[0]]])
+    logits = [model(input_ids=ids, labels=ids) for model in (ours.eval(), theirs.eval())]
+    torch.testing.assert_close(logits[0].logits, logits[1].logits, rtol=1e-5, atol=1e-6)
+    for each in logits:
+        each.loss.backward()
+    rows = [p.grad for n, p in ours.named_parameters() if n.endswith("lora_rows")]
+    deltas = [p.grad for n, p in theirs.named_parameters() if "trainable_tokens_delta" in n]
+    torch.testing.assert_close(rows, deltas, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_with_a_bias_keeps_it() -> None:
+    """peft's layer for trained rows leaves it out."""
+    from transformers import PhiConfig, PhiForCausalLM
+
+    language = PhiForCausalLM(
+        PhiConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    ).eval()
+    torch.nn.init.normal_(language.lm_head.bias)
+    ids = torch.tensor([[1, NEW[0], 5, NEW[1]]])
+    before = language(input_ids=ids).logits
+    new_rows.attach(language, NEW)
+    torch.testing.assert_close(language(input_ids=ids).logits, before, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_are_learnt_beside_adapters() -> None:
