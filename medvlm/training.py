@@ -34,7 +34,7 @@ from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
 from medvlm.train.lease import Lease
-from medvlm.train.log import Log, TensorBoard, Wandb
+from medvlm.train.log import Log, make_trackers
 from medvlm.train.stopping import Preempted, end_with_torchrun, preemptible
 from medvlm.train.watch import Watch
 
@@ -89,7 +89,11 @@ def _train(
     if later and (unchecked := check_stages(recipe, later)) and engine.is_first:
         print(f"what later stages train was not checked beforehand: {unchecked}", flush=True)
     setup = _setup(loaded, run, engine, sources)
-    log = Log(run.metrics, engine.is_first, _trackers(loaded, run) if engine.is_first else [])
+    log = Log(
+        run.metrics,
+        engine.is_first,
+        make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root) if engine.is_first else [],
+    )
     for number, config in enumerate(recipe.stages, 1):
         if only and config.name != only:
             continue
@@ -287,12 +291,6 @@ def _lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource
             },
         },
     )
-
-
-def _trackers(loaded: LoadedRecipe, run: RunFolder) -> list[Any]:
-    track = loaded.recipe.track
-    made: list[Any] = [Wandb(track.wandb, loaded.resolve(), loaded.recipe.name, run.root)] if track.wandb else []
-    return [*made, TensorBoard(run.root)] if track.tensorboard else made
 
 
 @contextmanager

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from medvlm.core.config import Config
 
 
 class WandbConfig(Config):
     project: str
-    mode: str = "offline"
+    mode: Literal["offline", "online"] = "offline"
     """`offline` (the default) sends nothing; `online` needs WANDB_API_KEY in the environment."""
     entity: str = ""
 
@@ -24,10 +26,18 @@ class TrackConfig(Config):
     tensorboard: bool = False
 
 
+class Tracker(Protocol):
+    """What of lightning.fabric.loggers.Logger is used here."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
+
+    def save(self) -> None: ...
+
+
 class Log:
     """Appends one line a logged step. Only the first rank has one that writes."""
 
-    def __init__(self, path: Path, enabled: bool, trackers: list[Any]):
+    def __init__(self, path: Path, enabled: bool, trackers: Sequence[Tracker]):
         self.path, self.enabled, self.trackers = path, enabled, trackers
         if enabled:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,8 +57,10 @@ class Log:
             for k, v in {**record, **record.get("terms", {}), **validation, **sources}.items()
             if isinstance(v, int | float)
         }
+        metrics = {f"{record['stage']}/{name}": value for name, value in flat.items()}
         for tracker in self.trackers:
-            tracker.write(record["stage"], record["step"], flat)
+            tracker.log_metrics(metrics, record["step"])
+            tracker.save()
 
     def forget_after(self, stage: str, step: int) -> None:
         """Drops what a run that was cut off logged after the checkpoint it goes on from."""
@@ -73,44 +85,66 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def make_trackers(track: TrackConfig, recipe: dict[str, Any], name: str, folder: Path) -> list[Tracker]:
+    """What the recipe names, imported only then. recipe: as it was resolved. folder: of the run."""
+    made: list[Tracker] = []
+    if track.wandb:
+        made.append(Wandb(track.wandb, recipe, name, folder))
+    if track.tensorboard:
+        from lightning.fabric.loggers import TensorBoardLogger
+
+        made.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+    return made
+
+
 class Wandb:
+    """A run in wandb, which holds all attempts of the run folder.
+
+    Fabric has no logger for wandb. That of lightning.pytorch sets WANDB_MODE for the whole process and logs into any
+    run that is open in it.
+    """
+
     def __init__(self, config: WandbConfig, recipe: dict[str, Any], name: str, folder: Path):
         import wandb
 
+        # Offline, wandb cannot continue a run: of two with one id, the one synced later would replace the other.
+        run_id = _wandb_id(folder)
+        continued: dict[str, Any] = {"id": run_id, "resume": "allow"} if config.mode == "online" else {"group": run_id}
         self.run = wandb.init(
             project=config.project,
             entity=config.entity or None,
-            mode=config.mode,  # type: ignore[arg-type]
+            mode=config.mode,
             name=name,
             dir=folder,
-            config=redacted(recipe),
+            config=redact(recipe),
+            reinit="create_new",  # else a second recipe in this process would log into the run of the first
+            **continued,
         )
 
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        self.run.log({f"{stage}/{k}": v for k, v in values.items() if k != "step"} | {f"{stage}/step": step})
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.run.log(dict(metrics))
+
+    def save(self) -> None:
+        """wandb sends and stores by itself."""
 
 
-class TensorBoard:
-    def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(folder / "tensorboard")
-
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        for key, value in values.items():
-            self.writer.add_scalar(f"{stage}/{key}", value, step)
-        self.writer.flush()
+def _wandb_id(folder: Path) -> str:
+    path = folder / "wandb" / "id.txt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 SECRET_KEYS = ("token", "key", "secret", "password", "credential")
 
 
-def redacted(value: Any, key: str = "") -> Any:
+def redact(value: Any, key: str = "") -> Any:
     """The value with secrets and absolute paths taken out: what may leave the machine."""
     if isinstance(value, dict):
-        return {k: redacted(v, k) for k, v in value.items()}
+        return {k: redact(v, k) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [redacted(v, key) for v in value]
+        return [redact(v, key) for v in value]
     if isinstance(value, str):
         words = key.lower().replace("-", "_").split("_")
         secret = (

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medvlm.train.log import Log, Progress, redacted
+from medvlm.train.log import Log, Progress, TrackConfig, Wandb, WandbConfig, make_trackers, redact
 
 
 class Kept:
     def __init__(self) -> None:
-        self.written: list[tuple[str, int, dict[str, float]]] = []
+        self.written: list[tuple[int | None, dict[str, float]]] = []
 
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        self.written.append((stage, step, values))
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.written.append((step, dict(metrics)))
+
+    def save(self) -> None:
+        """Kept at once."""
 
 
 def line(stage: str, step: int, **more: Any) -> dict[str, Any]:
@@ -90,9 +97,51 @@ def test_trackers_get_the_numbers_flat(tmp_path: Path) -> None:
     log.write(line("pair", 2, terms={"scale": 10.0}, samples="1f"))
     log.write({"stage": "pair", "step": 2, "validation": {"loss": 0.5}})
     assert kept.written == [
-        ("pair", 2, {"step": 2, "loss": 0.5, "scale": 10.0}),
-        ("pair", 2, {"step": 2, "validation/loss": 0.5}),
+        (2, {"pair/step": 2, "pair/loss": 0.5, "pair/scale": 10.0}),
+        (2, {"pair/step": 2, "pair/validation/loss": 0.5}),
     ]
+
+
+def test_nothing_is_imported_that_the_recipe_does_not_name(tmp_path: Path) -> None:
+    code = "import sys; from medvlm.train.log import *; assert make_trackers(TrackConfig(), {}, 'n', None) == []; "
+    code += "assert not {'wandb', 'tensorboard', 'lightning'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tensorboard_keeps_all_attempts_of_a_run_in_one_folder(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in ((1, 2), (3,)):
+        trackers = make_trackers(TrackConfig(tensorboard=True), {}, "tiny", tmp_path)
+        log = Log(tmp_path / "metrics.jsonl", True, trackers)
+        for step in steps:
+            log.write(line("pair", step, sources={"films": {"samples": 4}}))
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("pair/loss")] == [(n, pytest.approx(1 / n)) for n in (1, 2, 3)]
+    assert found.Tags()["scalars"] == ["pair/step", "pair/loss", "pair/source/films/samples"]
+
+
+def test_wandb_offline_keeps_each_attempt_in_one_group_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    track = TrackConfig(wandb=WandbConfig(project="films"))
+    recipe = {"seed": 7, "data": {"root": "/srv/patients"}, "hub": {"token": "hf_0123456789"}}
+    groups = []
+    for step in (1, 2):
+        (tracker,) = make_trackers(track, recipe, "tiny", tmp_path)
+        Log(tmp_path / "metrics.jsonl", True, [tracker]).write(line("pair", step))
+        assert isinstance(tracker, Wandb) and tracker.run.settings.mode == "offline"
+        groups.append((tracker.run.id, tracker.run.group, dict(tracker.run.summary)["pair/loss"]))
+        assert tracker.run.config.as_dict() == {"seed": 7, "data": {"root": "[path]"}, "hub": {"token": "[redacted]"}}
+        tracker.run.finish()
+    assert "WANDB_MODE" not in os.environ
+    (first, group, loss), (second, other, later) = groups
+    assert first != second and group == other and (loss, later) == (1.0, 0.5)
+    stored = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(stored) == 2 and all(b"pair/loss" in path.read_bytes() for path in stored)
+    for path in (path for path in (tmp_path / "wandb").rglob("*") if path.is_file()):
+        assert b"hf_0123456789" not in path.read_bytes() and b"/srv/patients" not in path.read_bytes()
 
 
 def test_secrets_and_places_are_taken_out_of_what_leaves_the_machine() -> None:
@@ -108,7 +157,7 @@ def test_secrets_and_places_are_taken_out_of_what_leaves_the_machine() -> None:
         "max_new_tokens": 64,
         "tokens": 5,
     }
-    assert redacted(recipe) == {
+    assert redact(recipe) == {
         "name": "chest",
         "seed": 7,
         "track": {"wandb": {"project": "x", "api_key": "[redacted]"}},
