@@ -231,7 +231,9 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
     engine = make_engine(recipe.engine)
     run = RunFolder(runs / recipe.name)
     run.root.mkdir(parents=True, exist_ok=True)
-    setup = training._setup(loaded, run, engine, open_sources(loaded, runs, say=lambda _: None))
+    sources = open_sources(loaded, runs, say=lambda _: None)
+    assemblies = training._assemblies(loaded, run, engine, sources)
+    setup = training._setup(config, assemblies, loaded, run, engine, sources)
     before = allocated(on_gpu)
     with engine.device:
         stage = component("stages", config.kind).build(config, setup)

@@ -59,7 +59,7 @@ def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
     made = answerer.load_run(recipe, run, recipe.evaluate.max_new_tokens, stage)
     finished = [s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()]
     last = next(s for s in reversed(finished) if stage in ("", s.name))
-    is_vlm = component("stages", last.kind).MAKES == "vlm"
+    is_vlm = component("stages", last.kind).NEEDS == "answer"
     model: Any = made.vlm if is_vlm else made.dual
     return Trained(
         model=model.float().cpu().eval(),

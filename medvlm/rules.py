@@ -10,17 +10,16 @@ from typing import Any
 
 from medvlm import shapes
 from medvlm.core.card import Card
-from medvlm.core.config import Problem, component
+from medvlm.core.composition import Composition, composition_of_stage, name_of
+from medvlm.core.config import Problem
 from medvlm.core.document import KeyPath
-from medvlm.core.errors import ShapeError, did_you_mean
+from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
 from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
 from medvlm.export.servers import not_taken
 from medvlm.export.stock import resolve
 from medvlm.sections import Recipe, Source
 
-PARTS = {"vlm": ("encoders", "connectors", "language", "lora"), "dual": ("encoders", "text", "heads")}
-"""What a stage's model is made of, by what the stage makes: the first words that its `trains` may use."""
 RESERVED = ("cards", "evaluate", "export", "hub", "tokenizer")
 """Folders of a run that no stage may take."""
 
@@ -43,18 +42,32 @@ def _export(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(("export", "target"), f"{reason}; change it, or write `export: {{target: custom}}`")
 
 
-def serves(recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Encoder -> the kinds of media it encodes."""
-    return {name: encoder.serves or (name,) for name, encoder in recipe.model.encoders.items()}
+def serves(recipe: Recipe) -> dict[str, tuple[str, ...] | None]:
+    """Encoder -> the kinds of media it encodes, None for any kind."""
+    found = [composition.serves(recipe.model) for composition in compositions(recipe)]
+    return {name: media for served in found for name, media in served.items()}
 
 
-def encoders_of(recipe: Recipe) -> tuple[str, ...]:
-    """Names that stand behind `encoders.` and `connectors.`; a ready model has one of each."""
-    return ("image",) if recipe.model.pretrained else tuple(recipe.model.encoders)
+def kinds_of_media(recipe: Recipe) -> set[str] | None:
+    """The kinds of media that some encoder takes; None where any kind is taken."""
+    served = list(serves(recipe).values())
+    if any(media is None for media in served):
+        return None
+    return {kind for media in served if media is not None for kind in media}
 
 
-def parts_of(stage: Any) -> tuple[str, ...]:
-    return PARTS[component("stages", stage.kind).MAKES]
+def composition_at(recipe: Recipe, i: int) -> Composition | None:
+    """Of stage i; None where no composition fits, which `_compositions` reports."""
+    try:
+        return composition_of_stage(recipe.model, recipe.stages[i])
+    except RecipeError:
+        return None
+
+
+def compositions(recipe: Recipe) -> list[Composition]:
+    """Those of the stages, each once."""
+    found = (composition_at(recipe, i) for i in range(len(recipe.stages)))
+    return list({name_of(composition): composition for composition in found if composition is not None}.values())
 
 
 def used_sources(recipe: Recipe) -> set[str]:
@@ -101,11 +114,11 @@ def _names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
 
 def _blocks(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     """The modules that an engine's lines name are in some stage; that they have blocks is seen when it is built."""
-    parts = sorted({part for stage in recipe.stages for part in parts_of(stage)} - {"lora"})
+    parts = sorted({part for composition in compositions(recipe) for part in composition.PARTS} - {"lora"})
     for line in ("recompute", "compile"):
         for j, pattern in enumerate(getattr(recipe.engine, line)):
             first = pattern.partition(".")[0]
-            if first not in parts and "*" not in first:
+            if parts and first not in parts and "*" not in first:
                 yield Problem(
                     ("engine", line, j),
                     f"{first!r} is no part of any stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
@@ -150,20 +163,18 @@ def _fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
 
 
 def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """Every kind of media that is shown has exactly one encoder, and every encoder has something to encode. A ready
-    model takes all of them."""
+    """Every kind of media that is shown has exactly one encoder, and every encoder has something to encode."""
     served, used = serves(recipe), used_sources(recipe)
     present = {kind for name, card in cards.items() if name in used for kind in card.media}
-    if recipe.model.pretrained:
-        for kind in sorted(set(recipe.model.views) - present):
-            yield Problem(
-                ("model", "views", kind),
-                f"no data set in use has media of kind {kind!r}{did_you_mean(kind, present)} (they have"
-                f" {_list(present)})",
-            )
-        return
+    for kind in sorted(set(recipe.model.views) - present):
+        yield Problem(
+            ("model", "views", kind),
+            f"no data set in use has media of kind {kind!r}{did_you_mean(kind, present)} (they have {_list(present)})",
+        )
     owner: dict[str, str] = {}
     for encoder, media in served.items():
+        if media is None:
+            return
         path: KeyPath = ("model", "encoders", encoder)
         for kind in media:
             if owner.setdefault(kind, encoder) != encoder:
@@ -176,7 +187,7 @@ def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(
                 path, f"no data set in use has media of kind {_list(media)}{near} (they have {_list(present)})"
             )
-    for i, stage in enumerate(recipe.stages):
+    for i, stage in enumerate(recipe.stages if served else ()):
         for source in stage.mix if _shows_media(stage) else ():
             for kind in sorted(set(cards[source].media if source in cards else ()) - set(owner)):
                 near = did_you_mean(kind, owner)
@@ -207,22 +218,14 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             except ShapeError as reason:
                 yield Problem((*path, "preprocess"), str(reason))
     for i, stage in enumerate(recipe.stages):
-        if recipe.model.pretrained and "language" not in parts_of(stage):
-            yield Problem(
-                ("stages", i, "kind"),
-                f"a {stage.kind} stage trains towers with a text tower of their own, and model.pretrained is a whole"
-                " model; compose one from `encoders`",
-            )
-        if "language" in parts_of(stage) and recipe.model.language is None and not recipe.model.pretrained:
-            why = (
-                f"a {stage.kind} stage needs a language model; add model.language, e.g. {{kind: causal, model:"
-                " Qwen/Qwen3-4B-Instruct-2507}"
-            )
-            yield Problem(("stages", i, "kind"), why)
+        try:
+            composition_of_stage(recipe.model, stage)
+        except RecipeError as reason:
+            yield Problem(("stages", i, "kind"), f"a {stage.kind} stage {reason}")
 
 
 def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    media = {kind for kinds in serves(recipe).values() for kind in kinds}
+    media = kinds_of_media(recipe)
     for i, (source, split) in enumerate(recipe.evaluate.pairs()):
         path: KeyPath = ("evaluate", "on", i)
         if source not in recipe.data:
@@ -234,7 +237,7 @@ def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             )
         elif split != HELD_OUT and split not in _splits(cards[source]):
             yield Problem(path, f"its card deals no samples to {split!r} (it has {_list(_splits(cards[source]))})")
-        if not recipe.model.pretrained and (unseen := set(cards[source].media) - media):
+        if media and (unseen := set(cards[source].media) - media):
             yield Problem(path, f"no encoder serves its media of kind {_list(unseen)} (served are {_list(media)})")
 
 
@@ -265,7 +268,9 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
                 f"{source} has no samples to validate on (its card has {_list(splits)}); remove `validate`, or change"
                 " its splits",
             )
-    if "overlong" in type(stage).model_fields and stage.overlong == "reduce" and not recipe.model.pretrained:
+    composition = composition_at(recipe, i)
+    may_reduce = composition is None or composition.TAKES_ANY_SIZE
+    if "overlong" in type(stage).model_fields and stage.overlong == "reduce" and not may_reduce:
         yield Problem(
             (*path, "overlong"),
             "the encoders of this model take images of one size, so none can be reduced; use drop or error",
@@ -311,22 +316,18 @@ def _origin(recipe: Recipe, i: int) -> Iterator[Problem]:
 
 def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Problem]:
     """What a name in `trains` or `lr_of` can mean; that it matches parameters is seen when the model is built."""
-    stage = recipe.stages[i]
+    stage, composition = recipe.stages[i], composition_at(recipe, i)
     first, *rest = pattern.split(".")
-    if "*" in first:
+    if "*" in first or composition is None:
         return
-    parts = parts_of(stage)
+    parts, encoders = composition.PARTS, tuple(composition.serves(recipe.model))
     if first not in parts:
         yield Problem(
             path,
             f"{first!r} is no part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
         )
-    elif (
-        first in ("encoders", "connectors")
-        and rest
-        and not any(fnmatchcase(name, rest[0]) for name in encoders_of(recipe))
-    ):
-        yield Problem(path, _absent("encoder", rest[0], encoders_of(recipe), "model.encoders"))
+    elif first in ("encoders", "connectors") and rest and not any(fnmatchcase(name, rest[0]) for name in encoders):
+        yield Problem(path, _absent("encoder", rest[0], encoders, "model.encoders"))
 
 
 def _lora(recipe: Recipe, i: int) -> Iterator[Problem]:

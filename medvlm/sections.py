@@ -46,12 +46,16 @@ class Model(Config):
     language: Annotated[Any, Slot("backbones", optional=True)] = None
     """None: a dual encoder is the whole model."""
     boxes: Boxes = Boxes()
+    composition: Annotated[Any, Slot("compositions", optional=True)] = Field(
+        None, exclude_if=lambda named: named is None
+    )
+    """Which kind of model it is, for those of a plugin; by default the one that the parts fit."""
 
     @model_validator(mode="after")
     def _ready_or_composed(self) -> Model:
         if self.pretrained and (self.encoders or self.language is not None):
             raise ValueError("`pretrained` is a whole model; give it, or `encoders` and `language`, not both")
-        if not self.pretrained and not self.encoders:
+        if not self.pretrained and not self.encoders and self.composition is None:
             raise ValueError(
                 "is empty; give `encoders` (and `language`), or a ready model, e.g. pretrained:"
                 " Qwen/Qwen3-VL-8B-Instruct"

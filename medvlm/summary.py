@@ -27,7 +27,7 @@ def _model(recipe: Recipe) -> Iterator[str]:
         facts = facts_of(encoder)
         grid = " x ".join(map(str, facts.grid)) if facts.grid else None
         seen = f"{grid} tokens of width {facts.width}" if grid and facts.width else f"tokens {NOT_CHECKED}"
-        line = f"  encoder {name}: {encoder.kind}, {seen}, serves {', '.join(serves(recipe)[name])}"
+        line = f"  encoder {name}: {encoder.kind}, {seen}, serves {', '.join(serves(recipe)[name] or ('any media',))}"
         if encoder.connector is not None:
             tokens = image_tokens(encoder)
             line += f"; through {encoder.connector.kind} " + (

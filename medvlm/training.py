@@ -13,17 +13,15 @@ from typing import Any
 import torch
 
 from medvlm import __version__
-from medvlm.answers.boxes import Writing
+from medvlm.compositions._assemble import assemble
+from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, code_hash, write_json
 from medvlm.core.stage_config import StageConfig
-from medvlm.data.dialogue import Dialogue
-from medvlm.data.native import Processor, make_native_prepare
 from medvlm.data.order import below
-from medvlm.data.prepare import Prepare, make_prepare
-from medvlm.data.vocabulary import IMAGE, saved_tokenizer, train_tokenizer
-from medvlm.models.parts import module_of, preprocess_of, set_trained, tokens_of
+from medvlm.data.vocabulary import IMAGE, train_tokenizer
+from medvlm.models.parts import module_of, set_trained
 from medvlm.models.restore import modules_of
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe import LoadedRecipe
@@ -88,7 +86,7 @@ def _train(
     ][1:]
     if later and (unchecked := check_stages(recipe, later)) and engine.is_first:
         print(f"what later stages train was not checked beforehand: {unchecked}", flush=True)
-    setup = _setup(loaded, run, engine, sources)
+    assemblies = _assemblies(loaded, run, engine, sources)
     log = Log(
         run.metrics,
         engine.is_first,
@@ -97,7 +95,7 @@ def _train(
     for number, config in enumerate(recipe.stages, 1):
         if only and config.name != only:
             continue
-        _stage(config, number, loaded, run, engine, sources, setup, log, lease)
+        _stage(config, number, loaded, run, engine, sources, assemblies, log, lease)
         engine.release()
 
 
@@ -108,7 +106,7 @@ def _stage(
     run: RunFolder,
     engine: Engine,
     sources: dict[str, OpenSource],
-    setup: Setup,
+    assemblies: dict[str, Assembly],
     log: Log,
     lease: Lease | None,
 ) -> None:
@@ -123,6 +121,7 @@ def _stage(
         if engine.is_first:
             print(f"stage {number}/{len(loaded.recipe.stages)} {config.name}: finished before, reused", flush=True)
         return
+    setup = _setup(config, assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
     started, adapters = put_start(stage.model, config, origins, run, loaded.recipe.seed)
     set_trained(stage.model, config.trains, config.name)
@@ -198,9 +197,30 @@ def _stage(
     engine.barrier()
 
 
-def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> Setup:
+def _assemblies(
+    loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]
+) -> dict[str, Assembly]:
+    """By composition, see assemble(). The first rank makes what the run's folder lacks, the others load it."""
+
+    def train(size: int) -> Any:
+        assert engine.is_first, "the first rank makes the tokenizer"
+        return train_tokenizer(texts_of(sources), size, IMAGE)
+
+    made = assemble(loaded.recipe, run.tokenizer, train) if engine.is_first else None
+    engine.barrier()
+    return made or assemble(loaded.recipe, run.tokenizer, train)
+
+
+def _setup(
+    config: StageConfig,
+    assemblies: dict[str, Assembly],
+    loaded: LoadedRecipe,
+    run: RunFolder,
+    engine: Engine,
+    sources: dict[str, OpenSource],
+) -> Setup:
     recipe = loaded.recipe
-    tokenizer, image_token, prepare = _prepare(loaded, run, engine, sources)
+    composition = composition_of_stage(recipe.model, config)
 
     def quarantine(key: str, shard: str, reason: str) -> None:
         with run.quarantine.open("a") as file:
@@ -209,13 +229,8 @@ def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[s
             )
 
     return Setup(
-        seed=recipe.seed,
-        encoders=recipe.model.encoders,
-        language=recipe.model.language,
-        tokenizer=tokenizer,
-        image_token=image_token,
-        prepare=prepare,
-        pretrained=recipe.model.pretrained,
+        **vars(assemblies[name_of(composition)]),
+        composition=composition,
         open_source=lambda name, split, wants: sources[name].view(split, wants),
         augments={name: s.augment for name, s in recipe.data.items()},
         orders={name: s.order for name, s in recipe.data.items()},
@@ -223,55 +238,6 @@ def _setup(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[s
         workers=recipe.engine.workers,
         quarantine=quarantine,
     )
-
-
-def _prepare(
-    loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]
-) -> tuple[Any, str, Prepare]:
-    """Tokenizer, image token, and how samples become what the model takes. A ready model's processor is kept in the
-    run's folder."""
-    model = loaded.recipe.model
-    if model.pretrained:
-        if engine.is_first:
-            Processor.of_run(model.pretrained, model.processor, run.tokenizer)
-        engine.barrier()
-        processor = Processor(run.tokenizer)
-        return (
-            processor.tokenizer,
-            processor.soft,
-            make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale),
-        )
-    tokenizer, image_token = _tokenizer(loaded, run, engine, sources)
-    dialogue = Dialogue(tokenizer, image_token) if model.language else None
-    writing = Writing(model.boxes.codec or "thousandths", model.boxes.scale)
-    return (
-        tokenizer,
-        image_token,
-        make_prepare(model.encoders, preprocess_of(model.encoders), tokens_of(model.encoders), dialogue, writing),
-    )
-
-
-def _tokenizer(loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]) -> tuple[Any, str]:
-    """The run's tokenizer and its image token ("" without a language model): the language model's, or one trained from
-    the cards' text. None where every text tower brings its own."""
-    recipe = loaded.recipe
-
-    def trained(size: int) -> Any:
-        assert engine.is_first, "the first rank makes the tokenizer"
-        return train_tokenizer(texts_of(sources), size, IMAGE)
-
-    def make() -> Any:
-        if recipe.model.language:
-            return component("backbones", recipe.model.language.kind).tokenizer(
-                recipe.model.language, trained, run.tokenizer
-            )
-        towers = [s.text for s in recipe.stages if getattr(s, "text", None) and not s.text.model]
-        return saved_tokenizer(run.tokenizer, lambda: trained(towers[0].vocabulary)) if towers else None
-
-    made = make() if engine.is_first else None
-    engine.barrier()
-    made = made or make()
-    return made, made.image_token if recipe.model.language else ""
 
 
 def _lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:

@@ -325,7 +325,8 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ([NO_LANGUAGE], "4:123 model.encoders.film.connector: leads to a language model, and there is none"),
         (
             [NO_LANGUAGE, (", connector: {kind: mlp}", "")],
-            "16:5 stages.align.kind: a supervised stage needs a language model; add model.language",
+            "16:5 stages.align.kind: a supervised stage needs a model that can answer: no ready model is named in"
+            " model.pretrained, and model.language is missing; add it, e.g. {kind: causal",
         ),
         # what is trained
         (

@@ -20,7 +20,6 @@ FILES_TO_SPLIT = {
     "medvlm/preflight/ready.py",
     "medvlm/rules.py",
     "medvlm/train/loop.py",
-    "medvlm/training.py",
 }
 FUNCTIONS_TO_SPLIT = {
     "medvlm/evaluate/run.py: evaluate",

@@ -134,8 +134,10 @@ def staged(path: Path, runs: Path, name: str, *overrides: str) -> Any:
     loaded, engine = load(path, overrides), Engine(EngineConfig(device="cpu", workers=0))
     run = RunFolder(runs / loaded.recipe.name)
     run.root.mkdir(parents=True, exist_ok=True)
-    setup = training._setup(loaded, run, engine, open_sources(loaded, runs, say=lambda _: None))
+    sources = open_sources(loaded, runs, say=lambda _: None)
     (config,) = (stage for stage in loaded.recipe.stages if stage.name == name)
+    assemblies = training._assemblies(loaded, run, engine, sources)
+    setup = training._setup(config, assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
     if config.lora:
         attach(stage.model, config.lora, seed=0)

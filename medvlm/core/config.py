@@ -96,6 +96,13 @@ class Slot:
             raise _nested(problems_of(invalid, module.Config)) from None
 
 
+def slots_of(config: BaseModel, folder: str) -> dict[str, Any]:
+    """The fields of a config that hold a component of this slot -> the component's config, where one is given."""
+    slots = {name: slot for name, field in type(config).model_fields.items() for slot in field.metadata}
+    names = [name for name, slot in slots.items() if isinstance(slot, Slot) and slot.folder == folder]
+    return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+
+
 # --- components ----------------------------------------------------------------------------------
 
 

@@ -178,6 +178,12 @@ class Features:
     grid: tuple[int, ...]
 
 
+Outputs = dict[str, "torch.Tensor"]
+"""What a model's forward returns, by name: `logits_LV` of the trained tokens; `media_NP` and `texts_NP`, unit
+embeddings, with the `log_scale` of their similarity and its `bias`, where it has one; `patches.ENCODER`,
+`pooled.ENCODER`; `decoders.NAME`. A plain dict, whose tensors every engine finds."""
+
+
 class EncoderModule(Protocol):
     """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts.
     build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) ->

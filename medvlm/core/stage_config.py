@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.core.config import Config
+from medvlm.core.config import Config, slots_of
 
 
 class Optim(Config):
@@ -99,6 +99,10 @@ class StageConfig(Config):
     on_nan: Literal["stop", "skip"] = "stop"
     """When loss or gradient is not finite: `skip` leaves the update out, names the samples and goes on, up to 1 % of
     the steps (or 3)."""
+
+    def texts(self) -> dict[str, Any]:
+        """Its fields that hold a text tower -> the tower's config."""
+        return slots_of(self, "texts")
 
     @property
     def micro_batches(self) -> int:

@@ -90,6 +90,7 @@ class Processor:
                     f" {', '.join(sorted(set(known) - set(fixed)))})"
                 )
             setattr(self.stock.image_processor, name, value)
+        self.folder = folder
         self.tokenizer = self.stock.tokenizer
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

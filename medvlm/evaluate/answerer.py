@@ -136,7 +136,7 @@ def load_run(recipe: Any, run: RunFolder, max_new_tokens: int, stage: str = "", 
     tokenizer, prepare = _prepare(model, run)
     vlm: Answering | None = None
     dual, text_tokenizer = None, None
-    generative = [s for s in upto if component("stages", s.kind).MAKES == "vlm"]
+    generative = [s for s in upto if component("stages", s.kind).NEEDS == "answer"]
     if generative and isinstance(prepare, NativePrepare):
         vlm = build_native(run.tokenizer, prepare.processor.blank(), recipe.seed, weights=False)
     elif generative:
@@ -144,7 +144,7 @@ def load_run(recipe: Any, run: RunFolder, max_new_tokens: int, stage: str = "", 
     if vlm is not None:
         _fill(vlm, run, generative[-1].name)
         vlm.to(device)
-    pairs = [s for s in upto if component("stages", s.kind).MAKES == "dual"]
+    pairs = [s for s in upto if component("stages", s.kind).NEEDS == "embed"]
     if pairs:
         last, objective = pairs[-1], component("objectives.pairs", pairs[-1].loss.kind)
         text_tokenizer = component("texts", last.text.kind).tokenizer(last.text, tokenizer)

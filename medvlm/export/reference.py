@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medvlm.core.contracts import Preprocess
+from medvlm.core.contracts import Outputs, Preprocess
 from medvlm.core.run import write_json
 from medvlm.core.sample import Medium
 from medvlm.data.dialogue import Dialogue, Document
@@ -206,8 +206,8 @@ def _logits(
     """[T, V]: a document of which every token after the first is trained yields the logits of every place; the
     token added at the end has none of its own."""
     document = Document("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
-    logits: torch.Tensor = model(collate([document], counts, pad_id))
-    return logits
+    outputs: Outputs = model(collate([document], counts, pad_id))
+    return outputs["logits_LV"]
 
 
 def _answer(

@@ -167,7 +167,9 @@ def _learnt_from(trained: Trained) -> dict[str, Card]:
     language = trained.recipe.model.language
     used = {source for stage in trained.stages for source in stage.mix}
     own_tokenizer = any(
-        not part.model for part in [language, *(getattr(s, "text", None) for s in trained.stages)] if part is not None
+        not part.model
+        for part in [language, *(text for s in trained.stages for text in s.texts().values())]
+        if part is not None
     )
     return {name: card for name, card in trained.cards.items() if own_tokenizer or name in used}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from medvlm.core.composition import composition_of_stage
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import did_you_mean
 
@@ -36,7 +37,8 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
     target: a name out of `accepted`. model: the recipe's (encoders, language). stages: those that the exported model
     went through. What is only known by a hub id that is not here is taken to fit; the export looks at the built model.
     """
-    makes = component("stages", stages[-1].kind).MAKES if stages else "vlm" if model.language is not None else "dual"
+    answers = "answer" in composition_of_stage(model, stages[-1]).CAN if stages else model.language is not None
+    makes = "vlm" if answers else "dual"
     kind, _, part = target.partition(".")
     if kind in ("stock", "encoder"):
         reasons = []

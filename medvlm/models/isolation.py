@@ -41,7 +41,7 @@ def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
     family = f"model: {type(stock).__name__}"
     with evaluating(model):
         try:
-            shared = model(row)
+            shared = model(row)["logits_LV"]
         except Exception as error:
             raise ShapeError(
                 f"{family} cannot read several texts in one row ({type(error).__name__}: {error}); choose another"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medvlm.core.contracts import Outputs
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import Family, family_of
 from medvlm.core.sample import Batch
@@ -83,7 +84,7 @@ class Part(nn.Module):
 
 
 class NativeVLM(nn.Module):
-    """forward(batch) -> logits of the trained tokens [L, V].
+    """forward(batch) -> `logits_LV` of the trained tokens.
 
     stock: the family's ForConditionalGeneration. It is not registered as a module: its parts are, each once.
     blank: processor key -> tensor, of one small picture, so that a trained tower runs in micro-batches without media
@@ -111,10 +112,10 @@ class NativeVLM(nn.Module):
             f"{type(stock).__name__} has buffers outside its parts"
         )
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> Outputs:
         inputs, unused = self._inputs(batch)
         hidden_BTW = self.stock.model(**inputs, use_cache=False).last_hidden_state
-        return head(self.stock, hidden_BTW.flatten(0, 1)[batch.from_L]) + unused
+        return {"logits_LV": head(self.stock, hidden_BTW.flatten(0, 1)[batch.from_L]) + unused}
 
     def everywhere(self, batch: Batch) -> torch.Tensor:
         """Logits of every place [B, T, V], for comparisons."""

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from medvlm.core.config import component
+from medvlm.core.contracts import Outputs
 from medvlm.core.errors import ShapeError
 from medvlm.models.parts import build_encoders, completed, encode, is_trained, seeded
 
@@ -51,8 +52,7 @@ def build_dual(
 
 
 class DualEncoder(nn.Module):
-    """forward(pairs) -> unit image embeddings [N, P], unit text embeddings [N, P], log scale, bias (None without
-    one)."""
+    """forward(pairs) -> unit embeddings `media_NP` and `texts_NP`, `log_scale`, and `bias` where there is one."""
 
     runs_all = False
     """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
@@ -76,12 +76,13 @@ class DualEncoder(nn.Module):
         }
         self.heads = nn.ModuleDict({**heads, "scale": Scale(log_scale, bias)})
 
-    def forward(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        return (
-            self.embed_media(pairs.media)[pairs.order_N],
-            self.embed_texts(pairs.ids_BT, pairs.mask_BT),
-            *self.heads["scale"](),
-        )
+    def forward(self, pairs: Pairs) -> Outputs:
+        outputs = {
+            "media_NP": self.embed_media(pairs.media)[pairs.order_N],
+            "texts_NP": self.embed_texts(pairs.ids_BT, pairs.mask_BT),
+        }
+        log_scale, bias = self.heads["scale"]()
+        return {**outputs, "log_scale": log_scale, **({} if bias is None else {"bias": bias})}
 
     def embed_media(self, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         device = next(iter(media.values())).device

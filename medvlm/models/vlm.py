@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medvlm.core.config import component
+from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_connectors, build_encoders, completed, encode, is_trained, seeded
@@ -39,7 +40,7 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
 
 class VLM(nn.Module):
-    """forward(batch) -> logits of the trained tokens [L, V]. new_token_ids: the tokens that the recipe adds to the
+    """forward(batch) -> `logits_LV` of the trained tokens. new_token_ids: the tokens that the recipe adds to the
     language model's."""
 
     runs_all = False
@@ -58,7 +59,7 @@ class VLM(nn.Module):
         self.encoders, self.connectors, self.language = encoders, connectors, language
         self.image_token_id = image_token_id
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> Outputs:
         embeds_BTW = self.embed(batch)
         hidden_BTW = self._decoder()(
             inputs_embeds=embeds_BTW,
@@ -66,7 +67,7 @@ class VLM(nn.Module):
             position_ids=batch.positions_BT,
             use_cache=False,
         ).last_hidden_state
-        return head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])
+        return {"logits_LV": head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])}
 
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the

@@ -108,10 +108,14 @@ def _part(what: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[
 
 def _axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
     """Kind of medium -> axes of what its encoder takes."""
-    if recipe.model.pretrained:
-        return {kind: 3 if is_deep(kind) else 2 for card in cards.values() for kind in card.media}
-    sizes = {name: len(component("encoders", e.kind).preprocess(e).size) for name, e in recipe.model.encoders.items()}
-    return {kind: sizes[name] for name, kinds in serves(recipe).items() for kind in kinds}
+    axes: dict[str, int] = {}
+    for name, media in serves(recipe).items():
+        if media is None:
+            axes |= {kind: 3 if is_deep(kind) else 2 for card in cards.values() for kind in card.media}
+        else:
+            encoder = recipe.model.encoders[name]
+            axes |= dict.fromkeys(media, len(component("encoders", encoder.kind).preprocess(encoder).size))
+    return axes
 
 
 def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], folder: Path) -> Path:
@@ -169,10 +173,8 @@ def _short(stage: Any) -> Any:
         update["validate_"] = stage.validate_.model_copy(update={"every": 1, "samples": SAMPLES, "patience": 0})
     if stage.lora is not None:
         update["lora"] = stage.lora.model_copy(update={"rank": min(stage.lora.rank, 4)})
-    if getattr(stage, "text", None) is not None:
-        update["text"] = small_part(
-            stage.text, deep=any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains)
-        )
+    deep = any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains)
+    update |= {name: small_part(text, deep) for name, text in stage.texts().items()}
     if hasattr(stage, "rewards"):
         update["rewards"] = {**stage.rewards, "medvlm.preflight.spread": max(stage.rewards.values())}
     return stage.model_copy(update={key: value for key, value in update.items() if key in type(stage).model_fields})
@@ -214,7 +216,11 @@ def _exported(run: RunFolder, out: Path) -> str:
 
 def _not_checked(loaded: LoadedRecipe, made: Mapping[str, Made]) -> Iterator[Line]:
     recipe = loaded.recipe
-    parts = [*recipe.model.encoders.values(), recipe.model.language, *(getattr(s, "text", None) for s in recipe.stages)]
+    parts = [
+        *recipe.model.encoders.values(),
+        recipe.model.language,
+        *(text for s in recipe.stages for text in s.texts().values()),
+    ]
     models = sorted({part.model for part in parts if getattr(part, "model", "")} | ({recipe.model.pretrained} - {""}))
     for model in models:
         yield Line(f"weights, tokenizer and chat template of {model}", "")

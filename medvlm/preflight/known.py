@@ -97,12 +97,11 @@ def language(config: Any, where: str = "model.language") -> Any:
 
 
 def _stage(stage: StageConfig) -> StageConfig:
-    text = getattr(stage, "text", None)
-    return (
-        stage
-        if text is None
-        else stage.model_copy(update={"text": _part(text, f"stages.{stage.name}.text", lambda found: found.text)})
-    )
+    texts = {
+        name: _part(text, f"stages.{stage.name}.{name}", lambda found: found.text)
+        for name, text in stage.texts().items()
+    }
+    return stage.model_copy(update=texts)
 
 
 def tower(config: Any, where: str = "model.encoders") -> Any:

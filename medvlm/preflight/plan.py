@@ -237,7 +237,7 @@ def _modules(model: nn.Module) -> tuple[Module, ...]:
 
 def _knows_words(recipe: Recipe) -> bool:
     """Whether the tokenizers of the run are made from its own texts, so that lengths are exact."""
-    parts = [recipe.model.language, *(getattr(stage, "text", None) for stage in recipe.stages)]
+    parts = [recipe.model.language, *(text for stage in recipe.stages for text in stage.texts().values())]
     return not any(getattr(part, "model", "") for part in parts if part is not None)
 
 

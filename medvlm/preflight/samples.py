@@ -18,7 +18,7 @@ from medvlm.data.source import SourceView, splits_of
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.recipe import LoadedRecipe
-from medvlm.rules import serves
+from medvlm.rules import kinds_of_media
 from medvlm.sources import form_of, packed_at, salted
 
 COUNT = 64
@@ -125,10 +125,10 @@ def archived(card: Card, root: Path | None, count: int) -> list[RawSample]:
 def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
     """One sample of each medium of the card, with a report and a question of each task."""
     words = {what: " ".join(["finding"] * n) for what, n in ASSUMED_WORDS.items()}
-    served = {kind for kinds in serves(loaded.recipe).values() for kind in kinds}
+    taken = kinds_of_media(loaded.recipe)
     made = partial(Sample, source=name, split="train", report=words["report"], questions=tuple(_questions(words)))
     for kind in loaded.cards[name].media:
-        if kind in served or loaded.recipe.model.pretrained:
+        if taken is None or kind in taken:
             yield made(key=f"assumed-{kind}", media=(Medium(kind, "0.png", ()),))
 
 

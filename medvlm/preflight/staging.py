@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from medvlm.answers.boxes import Writing
+from medvlm.core.composition import composition_of_stage
 from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, RecipeError, UserError
@@ -76,10 +77,12 @@ def tokenizer_of(recipe: Recipe, looks: Mapping[str, Look]) -> Any:
     ]
     sizes = [
         part.vocabulary
-        for part in (recipe.model.language, *(getattr(s, "text", None) for s in recipe.stages))
+        for part in (recipe.model.language, *(text for s in recipe.stages for text in s.texts().values()))
         if part is not None
     ]
-    return train_tokenizer(texts or ["no text"], max(sizes, default=512), IMAGE)
+    tokenizer = train_tokenizer(texts or ["no text"], max(sizes, default=512), IMAGE)
+    tokenizer.image_token = IMAGE
+    return tokenizer
 
 
 def with_vocabulary(part: Any) -> Any:
@@ -133,26 +136,24 @@ def stage_on_meta(
 ) -> Any:
     """recipe: described (see known.described). model: a ready one. Raises RecipeError for what its `trains` and
     adapters do not find in the model."""
-    config, encoders = recipe.stages[number], recipe.model.encoders
-    lora = adapters_of(recipe, number) if component("stages", config.kind).MAKES == "vlm" else None
-    language = with_vocabulary(recipe.model.language)
-    if (text := getattr(config, "text", None)) is not None:
-        config = config.model_copy(update={"text": with_vocabulary(text)})
-    made: dict[str, Any] = {"tokenizer": tokenizer, "image_token": IMAGE, "pretrained": ""}
+    config = recipe.stages[number]
+    composition = composition_of_stage(recipe.model, config)
+    lora = adapters_of(recipe, number) if "lora" in composition.PARTS else None
+    changed: dict[str, Any] = {"language": with_vocabulary(recipe.model.language)}
+    config = config.model_copy(update={name: with_vocabulary(text) for name, text in config.texts().items()})
     if model:
-        processor = model.prepare.processor
-        made = {"tokenizer": processor.tokenizer, "image_token": processor.soft, "pretrained": str(model.folder)}
+        changed["pretrained"] = str(model.folder)
     setup = Setup(
+        model=recipe.model.model_copy(update=changed),
         seed=recipe.seed,
-        encoders=encoders,
-        language=language,
+        tokenizer=model.prepare.processor.tokenizer if model else tokenizer,
         prepare=model.prepare if model else _prepare(recipe, tokenizer, knows_words),
+        composition=composition,
         open_source=lambda *_: None,  # type: ignore[arg-type]
         augments={},
         engine=_alone(world),
         workers=0,
         quarantine=lambda *_: None,
-        **made,  # type: ignore[arg-type,return-value]
     )
     with torch.device("meta"):
         stage = component("stages", config.kind).build(config, setup)
@@ -185,10 +186,10 @@ def items_of(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tupl
     for source in config.mix:
         samples = looks[source].samples
         for i, sample in enumerate(
-            samples[:: max(1, len(samples) // LOOKED_AT)] if stage.setup.pretrained else samples
+            samples[:: max(1, len(samples) // LOOKED_AT)] if stage.setup.model.pretrained else samples
         ):
             try:
-                shown, files = pictured(sample) if stage.setup.pretrained else (sample, _Nothing())
+                shown, files = pictured(sample) if stage.setup.model.pretrained else (sample, _Nothing())
                 item = stage.prepare_sample(shown, files, 0, i)
                 made.setdefault(source, []).append(item)
             except (DataError, RecipeError) as reason:  # a run would leave such samples out, or stop

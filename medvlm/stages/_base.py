@@ -8,24 +8,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from medvlm.core.composition import Assembly, Composition
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.augment import Augment, augment
-from medvlm.data.native import NativePrepare
 from medvlm.data.order import Order, below, draw
 from medvlm.data.parts import parts_of
 from medvlm.data.pixels import decode
-from medvlm.data.prepare import Prepare
 from medvlm.data.source import SourceView
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
 from medvlm.io.shards import Entry
-from medvlm.models.generate import Answering
-from medvlm.models.native import build_native
 from medvlm.models.parts import group_of, matches, set_modes
-from medvlm.models.vlm import build_vlm
 from medvlm.train.accounts import SOURCE
 
 if TYPE_CHECKING:
@@ -34,34 +28,18 @@ if TYPE_CHECKING:
 Wants = Callable[[Entry], bool]
 
 
-@dataclass(frozen=True)
-class Setup:
-    """pretrained: a ready model, "" where it is composed. open_source(source, `train` or `val` or `test`, wants) -> the
-    samples of it that are wanted."""
+@dataclass(frozen=True, kw_only=True)
+class Setup(Assembly):
+    """composition: of the stage's model. open_source(source, `train` or `val` or `test`, wants) -> the samples of it
+    that are wanted."""
 
-    seed: int
-    encoders: Mapping[str, Any]
-    language: Any | None
-    tokenizer: Any
-    image_token: str
-    prepare: Prepare
+    composition: Composition
     open_source: Callable[[str, str, Wants], SourceView]
     augments: Mapping[str, Augment | None]
     engine: Engine
     workers: int
     quarantine: Callable[[str, str, str], None]
     orders: Mapping[str, Order] = field(default_factory=dict)
-    pretrained: str = ""
-
-
-def build_answering(setup: Setup) -> Answering:
-    """The model of a stage that trains answers."""
-    if isinstance(setup.prepare, NativePrepare):
-        with torch.device("cpu"):
-            blank = setup.prepare.processor.blank()
-        # On the meta device, to plan, there are no weights to load.
-        return build_native(setup.pretrained, blank, setup.seed, weights=not torch.empty(0).is_meta)
-    return build_vlm(setup.encoders, setup.language, setup.tokenizer, setup.image_token, setup.seed)
 
 
 class Base:

@@ -53,5 +53,5 @@ def uses_images(model: Any, batch: Batch) -> bool:
     blank = replace(
         batch, media={name: torch.ones_like(t) if t.is_floating_point() else t for name, t in batch.media.items()}
     )
-    shown, unseen = (log_probability(model(each), each.targets_L, 1.0) for each in (batch, blank))
+    shown, unseen = (log_probability(model(each)["logits_LV"], each.targets_L, 1.0) for each in (batch, blank))
     return not torch.equal(shown, unseen)

@@ -19,11 +19,11 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import below
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
-from medvlm.models.towers import Pairs, build_dual
+from medvlm.models.towers import Pairs
 from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.train.accumulate import Terms
 
-MAKES = "dual"
+NEEDS = "embed"
 
 
 class Config(StageConfig):
@@ -72,9 +72,8 @@ class Contrastive(Base):
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.objective = component("objectives.pairs", config.loss.kind)
-        self.tokenizer = component("texts", config.text.kind).tokenizer(config.text, setup.tokenizer)
-        log_scale, bias = self.objective.start(config.loss)
-        self.model = build_dual(setup.encoders, config.text, self.tokenizer, config.width, log_scale, bias, setup.seed)
+        self.tokenizer = setup.composition.text_tokenizer(setup, config)
+        self.model = setup.composition.build(setup, config)
 
     @property
     def wants(self) -> Wants:
@@ -106,17 +105,15 @@ class Contrastive(Base):
 
     def loss(self, model: nn.Module, micro: Pairs) -> tuple[torch.Tensor, Terms]:
         micro = micro.to(self.engine.device)
-        images, texts, log_scale, bias = model(micro)
-        images, texts, concepts = (
-            self.engine.gather(images),
-            self.engine.gather(texts),
-            self.engine.gather(micro.concepts_N),
-        )
+        outputs = model(micro)
+        media_NP, texts_NP = self.engine.gather(outputs["media_NP"]), self.engine.gather(outputs["texts_NP"])
+        concepts = self.engine.gather(micro.concepts_N)
+        log_scale, bias = outputs["log_scale"], outputs.get("bias")
         first = self.engine.rank * len(micro.keys)
         own = slice(first, first + len(micro.keys))
         same = concepts[:, None] == concepts[None, :]
-        loss = self.objective.pair_loss(self.config.loss, images, texts, own, log_scale, bias, same)
-        best = (images[own] @ texts.T).argmax(1)
+        loss = self.objective.pair_loss(self.config.loss, media_NP, texts_NP, own, log_scale, bias, same)
+        best = (media_NP[own] @ texts_NP.T).argmax(1)
         hits = float(same[own].gather(1, best[:, None]).sum())
         return loss, {"image_to_text_top1": (hits, len(micro.keys)), "scale": (float(log_scale.detach().exp()), 1.0)}
 

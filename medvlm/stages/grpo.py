@@ -17,17 +17,17 @@ from medvlm.data.dialogue import Document
 from medvlm.data.order import draw
 from medvlm.data.prepare import choose
 from medvlm.data.source import needs
-from medvlm.models.generate import Answering, end_ids, generate, without_image
+from medvlm.models.generate import end_ids, generate, without_image
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import log_probability
 from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
-from medvlm.stages._base import Base, Setup, Wants, build_answering, chunks
+from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.stages._image_check import ImageCheck
 from medvlm.train.accounts import SOURCE
 from medvlm.train.accumulate import Terms
 
-MAKES = "vlm"
+NEEDS = "answer"
 
 
 class Config(StageConfig):
@@ -93,7 +93,7 @@ class Grpo(Base):
 
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
-        self.model: Answering = build_answering(setup)
+        self.model = setup.composition.build(setup, config)
         self.image_check = ImageCheck(config.name, setup.engine)
         self.composer, self.updates = Composer(config.rewards), config.updates
         self.reference: dict[str, torch.Tensor] = {}
@@ -207,7 +207,9 @@ class Grpo(Base):
     def _log_probability(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[L] under the distribution that the answers were drawn from."""
         return log_probability(
-            without_image(model(batch), self.model.image_token_id), batch.targets_L, self.config.temperature
+            without_image(model(batch)["logits_LV"], self.model.image_token_id),
+            batch.targets_L,
+            self.config.temperature,
         )
 
     def _text(self, ids: list[int]) -> str:

@@ -19,12 +19,12 @@ from medvlm.data.prepare import Seen, choose
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
-from medvlm.stages._base import Base, Setup, Wants, build_answering, chunks
+from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.stages._image_check import ImageCheck
 from medvlm.train.accounts import SOURCE
 from medvlm.train.accumulate import Terms
 
-MAKES = "vlm"
+NEEDS = "answer"
 
 
 class Config(StageConfig):
@@ -79,7 +79,7 @@ class Supervised(Base):
 
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
-        self.model = build_answering(setup)
+        self.model = setup.composition.build(setup, config)
         self.image_check = ImageCheck(config.name, setup.engine)
 
     def set_modes(self) -> None:
@@ -150,9 +150,9 @@ class Supervised(Base):
         micro = micro.to(self.engine.device)
         if torch.is_grad_enabled():
             self.image_check.look(self.model, micro)
-        logits = model(micro)
-        right = float((logits.detach().argmax(-1) == micro.targets_L).sum())
-        losses_L = token_losses(logits, micro.targets_L)
+        logits_LV = model(micro)["logits_LV"]
+        right = float((logits_LV.detach().argmax(-1) == micro.targets_L).sum())
+        losses_L = token_losses(logits_LV, micro.targets_L)
         loss = (answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L).sum()
         return loss, {
             "token_accuracy": (right, len(micro.targets_L)),

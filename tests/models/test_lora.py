@@ -23,7 +23,7 @@ from tests.models.tiny import GROUPED, IMAGE_ID, Ids, batch_of, document, vlm
 
 def logits(model: VLM) -> torch.Tensor:
     with evaluating(model):
-        return model(batch_of(documents()))
+        return model(batch_of(documents()))["logits_LV"]
 
 
 def adapted(family: str = "qwen2", **settings: Any) -> VLM:
@@ -39,7 +39,7 @@ def train_a_little(model: VLM) -> None:
     batch = batch_of(documents())
     for _ in range(3):
         optimizer.zero_grad()
-        token_losses(model(batch), batch.targets_L).sum().backward()
+        token_losses(model(batch)["logits_LV"], batch.targets_L).sum().backward()
         optimizer.step()
 
 
@@ -131,9 +131,11 @@ def test_dropout_of_adapters_is_on_in_training_only() -> None:
     model = adapted(dropout=0.5)
     train_a_little(model)
     batch = batch_of(documents())
-    assert not torch.equal(model(batch), model(batch))
+    assert not torch.equal(model(batch)["logits_LV"], model(batch)["logits_LV"])
     assert torch.equal(logits(model), logits(model))
-    assert not torch.equal(model(batch), model(batch)), "evaluating left the model in eval mode"
+    assert not torch.equal(model(batch)["logits_LV"], model(batch)["logits_LV"]), (
+        "evaluating left the model in eval mode"
+    )
 
 
 def test_a_layer_whose_weight_is_read_by_another_gets_no_adapter() -> None:
@@ -215,17 +217,17 @@ def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_comput
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
     for _ in range(3):
         optimizer.zero_grad()
-        token_losses(model(batch), batch.targets_L).sum().backward()
+        token_losses(model(batch)["logits_LV"], batch.targets_L).sum().backward()
         optimizer.step()
     saved = model.state_dict()
     with evaluating(model):
-        before = model(batch)
+        before = model(batch)["logits_LV"]
     put(again, saved, Lora(rank=4, alpha=16), "instruct/step-3")
     with evaluating(again):
-        assert torch.equal(again(batch), before), "saved and read back"
+        assert torch.equal(again(batch)["logits_LV"], before), "saved and read back"
     assert lora.merge(model) == 14
     with evaluating(model):
-        torch.testing.assert_close(model(batch), before, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(batch)["logits_LV"], before, rtol=1e-4, atol=1e-5)
     assert not any(type(m).__name__ == "Linear4bit" for m in model.modules())
     model.language.save_pretrained(tmp_path / "merged")
     assert "quantization_config" not in (tmp_path / "merged" / "config.json").read_text()

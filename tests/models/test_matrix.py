@@ -157,7 +157,7 @@ def documents(model: VLM, tokens: dict[str, int]) -> list[Document]:
 def check(case: Case, folder: Path) -> None:
     model, tokens = build(case, seed=1), tokens_of(parts(case))
     batch = collate(documents(model, tokens), tokens, PAD_ID)
-    token_losses(model.train()(batch), batch.targets_L).sum().backward()
+    token_losses(model.train()(batch)["logits_LV"], batch.targets_L).sum().backward()
     still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
     assert not {n for n in still if n.startswith("connectors.")}
     for name, encoder in model.encoders.items():
@@ -166,11 +166,11 @@ def check(case: Case, folder: Path) -> None:
     save_file({n: t.clone() for n, t in model.state_dict().items()}, folder / "model.safetensors")
     again = build(case, seed=2)
     with evaluating(model), evaluating(again):
-        expected, fresh = model(batch), again(batch)
+        expected, fresh = model(batch)["logits_LV"], again(batch)["logits_LV"]
         assert expected.isfinite().all() and not torch.equal(fresh, expected)
         put(again, load_file(folder / "model.safetensors"), None, "folder")
-        assert torch.equal(again(batch), expected)
-        by_one = torch.cat([model(collate([d], tokens, PAD_ID)) for d in documents(model, tokens)])
+        assert torch.equal(again(batch)["logits_LV"], expected)
+        by_one = torch.cat([model(collate([d], tokens, PAD_ID))["logits_LV"] for d in documents(model, tokens)])
         torch.testing.assert_close(by_one, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -103,7 +103,7 @@ def test_several_samples_of_several_images_and_answers_have_the_logits_that_each
     documents = [document(prepare, images, ANSWERS[: 1 + n % 3], f"s{n}") for n, images in enumerate(shown)]
     batch = prepare.collate(documents, 0)
     with torch.no_grad():
-        got = model(batch)
+        got = model(batch)["logits_LV"]
     expected = [
         by_transformers(model, prepare, images, a, answer)
         for n, images in enumerate(shown)
@@ -215,13 +215,13 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else_does_with_images_and_w
         assert adapted and all(n.startswith(("language.model.", "encoders.image")) for n in adapted)
     set_trained(model, (trains,), "s")
     shown = document(prepare, pictures(1, 3), ["left"], "a")
-    model(prepare.collate([shown], 0)).logsumexp(-1).sum().backward()
+    model(prepare.collate([shown], 0))["logits_LV"].logsumexp(-1).sum().backward()
     got = {group_of(n) for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert got == {{"encoders": "encoders.image", "connectors": "connectors.image", "lora": "lora"}[trains]}
     if prepare.processor.family.reads_prompt_both_ways:
         return  # it has no text without an image
     model.zero_grad()
-    silent = model(prepare.collate([document(prepare, [], ["left"], "b")], 0))
+    silent = model(prepare.collate([document(prepare, [], ["left"], "b")], 0))["logits_LV"]
     expected = model.stock(input_ids=torch.tensor([[1, 5, 9]])).logits.shape[-1]
     assert silent.shape[-1] == expected
     silent.sum().backward()

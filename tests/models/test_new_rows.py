@@ -46,11 +46,11 @@ def test_only_the_new_rows_move_also_under_weight_decay_and_fold_in(family: str)
     model, seen = model_of(family), batch()
     before = [t.detach().clone() for t in tables(model)]
     with evaluating(model):
-        plain = model(seen)
+        plain = model(seen)["logits_LV"]
     lora.attach(model, ROWS, seed=0)
     with evaluating(model):
         torch.testing.assert_close(
-            model(seen), plain, rtol=1e-5, atol=1e-6
+            model(seen)["logits_LV"], plain, rtol=1e-5, atol=1e-6
         )  # putting them on changes nothing; two rows are summed in another order than 64
     set_trained(model, ("lora",), "words")
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
@@ -58,14 +58,14 @@ def test_only_the_new_rows_move_also_under_weight_decay_and_fold_in(family: str)
     optimizer = make_optimizer(model, Optim(lr=0.05, weight_decay=0.5), matches, "words")
     for _ in range(3):
         optimizer.zero_grad()
-        token_losses(model(seen), seen.targets_L).sum().backward()
+        token_losses(model(seen)["logits_LV"], seen.targets_L).sum().backward()
         optimizer.step()
     with evaluating(model):
-        learnt = model(seen)
+        learnt = model(seen)["logits_LV"]
     saved = {n: t.clone() for n, t in model.state_dict().items()}
     lora.merge(model)
     with evaluating(model):
-        torch.testing.assert_close(model(seen), learnt, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model(seen)["logits_LV"], learnt, rtol=1e-5, atol=1e-6)
     assert {n for n, _ in model.named_parameters()} == {n for n, _ in vlm(family).named_parameters()}
     for was, now in zip(before, tables(model), strict=True):
         moved = [i for i in range(len(was)) if not torch.equal(was[i], now[i])]
@@ -73,7 +73,7 @@ def test_only_the_new_rows_move_also_under_weight_decay_and_fold_in(family: str)
     again = model_of(family)
     put(again, saved, ROWS, "words/step-3")
     with evaluating(again):
-        torch.testing.assert_close(again(seen), learnt, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(again(seen)["logits_LV"], learnt, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2"])
@@ -117,7 +117,7 @@ def test_rows_are_learnt_beside_adapters() -> None:
     model, seen = model_of("qwen2"), batch()
     lora.attach(model, Lora(rank=2, tokens=True), seed=0)
     set_trained(model, ("lora",), "words")
-    token_losses(model(seen), seen.targets_L).sum().backward()
+    token_losses(model(seen)["logits_LV"], seen.targets_L).sum().backward()
     grown = {
         n.rpartition(".lora_")[2].split(".")[0]
         for n, p in model.named_parameters()

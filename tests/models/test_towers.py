@@ -61,7 +61,7 @@ def test_embeddings_and_similarities_are_those_of_the_stock_dual_encoder(vision:
     stock.logit_scale.data.fill_(1.5)
     with torch.no_grad():
         expected = stock.eval()(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, pixel_values=batch.media["film"])
-        images, texts, log_scale, bias = ours(batch)
+        images, texts, log_scale, bias = (ours(batch)[n] for n in ("media_NP", "texts_NP", "log_scale", "bias"))
     torch.testing.assert_close(images, expected.image_embeds, rtol=0, atol=1e-6)
     torch.testing.assert_close(texts, expected.text_embeds, rtol=0, atol=1e-6)
     torch.testing.assert_close(log_scale.exp() * images @ texts.T, expected.logits_per_image, rtol=0, atol=1e-5)
@@ -83,7 +83,7 @@ def test_pairs_of_two_encoders_come_back_in_their_own_order() -> None:
         batch, media={"volume": volumes, "film": batch.media["film"][:1]}, order_N=torch.tensor([1, 2, 0])
     )  # volume 1, the film, volume 0
     with torch.no_grad():
-        images, *_ = model(mixed)
+        images = model(mixed)["media_NP"]
         expected = torch.cat(
             [
                 model.embed_media({"volume": volumes[1:]}),
@@ -96,4 +96,4 @@ def test_pairs_of_two_encoders_come_back_in_their_own_order() -> None:
 
 
 def test_without_a_bias_there_is_none_to_train() -> None:
-    assert "heads.scale.bias" not in dict(dual(bias=None).named_parameters()) and dual(bias=None)(pairs())[3] is None
+    assert "heads.scale.bias" not in dict(dual(bias=None).named_parameters()) and "bias" not in dual(bias=None)(pairs())

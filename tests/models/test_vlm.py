@@ -69,7 +69,7 @@ def test_packed_rows_and_shared_prefixes_give_the_loss_and_gradients_of_each_tex
     model, made = vlm(family).double(), documents()
     batch = batch_of(made)
     assert len(batch.ids_BT) < len(made), "nothing was packed: the test shows nothing"
-    loss = token_losses(model(batch), batch.targets_L).sum()
+    loss = token_losses(model(batch)["logits_LV"], batch.targets_L).sum()
     expected = stock_loss(model, made)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     got, want = gradients(model, loss), gradients(model, expected)
@@ -94,7 +94,7 @@ def test_logits_of_trained_tokens_are_those_of_the_stock_model(
     ]
     batch = batch_of(made, pack)
     with torch.no_grad():
-        got = model(batch)
+        got = model(batch)["logits_LV"]
         expected = [
             lm(input_ids=torch.tensor([d.prefix + ids])).logits[0, len(d.prefix) + skipped - 1 : -1]
             for d in made
@@ -130,7 +130,7 @@ def test_a_frozen_tower_keeps_no_graph_and_its_connector_is_still_trained() -> N
     set_trained(model, ("connectors",), "align")
     kept = []
     model.encoders["film"].register_forward_hook(lambda module, args, out: kept.append(out.patches.requires_grad))
-    token_losses(model(batch_of(made)), batch_of(made).targets_L).sum().backward()
+    token_losses(model(batch_of(made))["logits_LV"], batch_of(made).targets_L).sum().backward()
     assert kept == [False]
     grown = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert grown == {n for n, _ in model.named_parameters() if n.startswith("connectors.")}
@@ -144,15 +144,17 @@ def test_a_trained_tower_without_media_runs_on_a_dummy_and_gets_a_gradient_of_ze
     set_trained(model, ("encoders", "connectors"), "align")
     set_modes(model)
     both = batch_of(documents())
-    reached = set(gradients(model, token_losses(model(both), both.targets_L).sum()))
+    reached = set(gradients(model, token_losses(model(both)["logits_LV"], both.targets_L).sum()))
     model.zero_grad()
     batch = batch_of([document(torch.Generator().manual_seed(0), media, 4, [(3, 0)])])
-    got = gradients(model, token_losses(model(batch), batch.targets_L).sum())
+    got = gradients(model, token_losses(model(batch)["logits_LV"], batch.targets_L).sum())
     assert got.keys() == reached, "with other parameters than where there are media of both kinds"
     assert {n for n in reached if got[n].any()} == {n for n in reached if n.split(".")[1] in media and got[n].any()}
     with evaluating(model):
-        plain = token_losses(model(batch), batch.targets_L).sum()
-    assert token_losses(model(batch), batch.targets_L).sum().item() == plain.item(), "the dummy changed the loss"
+        plain = token_losses(model(batch)["logits_LV"], batch.targets_L).sum()
+    assert token_losses(model(batch)["logits_LV"], batch.targets_L).sum().item() == plain.item(), (
+        "the dummy changed the loss"
+    )
 
 
 def test_a_tower_without_media_does_not_run_where_nothing_is_trained() -> None:

@@ -38,7 +38,8 @@ def test_the_loss_is_that_of_the_objective_on_the_embeddings_of_all_pairs(stage_
     stage.model.eval()
     (micro,) = stage.micros(first(stage), 1)
     loss, terms = stage.loss(stage.model, micro)
-    images, texts, log_scale, bias = stage.model(micro)
+    outputs = stage.model(micro)
+    images, texts, log_scale, bias = (outputs[name] for name in ("media_NP", "texts_NP", "log_scale", "bias"))
     same = micro.concepts_N[:, None] == micro.concepts_N[None]
     assert loss.item() == pytest.approx(
         siglip.pair_loss(stage.config.loss, images, texts, slice(0, 24), log_scale, bias, same).item(), rel=1e-6

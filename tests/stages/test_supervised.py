@@ -50,7 +50,7 @@ def test_the_loss_is_a_sum_over_tokens_and_its_weight_their_number(stage_of: Mak
     assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
     assert sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(whole.targets_L)
     assert len({stage.weight(p) for p in parts}) > 1, "all parts weigh alike: the test shows nothing"
-    right = int((stage.model(whole).argmax(-1) == whole.targets_L).sum())
+    right = int((stage.model(whole)["logits_LV"].argmax(-1) == whole.targets_L).sum())
     assert terms["token_accuracy"] == (right, len(whole.targets_L))
 
 
@@ -67,7 +67,7 @@ def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
         sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(answers)
         and len({len(a) for a in answers}) > 1
     )
-    surprise = -stage.model(whole).log_softmax(-1)[torch.arange(len(whole.targets_L)), whole.targets_L]
+    surprise = -stage.model(whole)["logits_LV"].log_softmax(-1)[torch.arange(len(whole.targets_L)), whole.targets_L]
     expected = sum(part.mean() for part in surprise.split([len(a) for a in answers]))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 

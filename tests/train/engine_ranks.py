@@ -83,7 +83,9 @@ class Answering(loop.Stage):
         return len(micro.targets_L)
 
     def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, loop.Terms]:
-        return token_losses(model(micro.to(self.engine.device)), micro.targets_L.to(self.engine.device)).sum(), {}
+        return token_losses(
+            model(micro.to(self.engine.device))["logits_LV"], micro.targets_L.to(self.engine.device)
+        ).sum(), {}
 
     def validate(self, model: nn.Module, samples: int) -> loop.Terms:
         """Each rank draws another number of answers, of its own length."""

@@ -18,7 +18,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.run import write_json
 from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account, named
-from medvlm.export.fits import one_tower, text_of
+from medvlm.export.fits import one_tower, pairing, text_of
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
 
@@ -47,7 +47,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
         return f"encoders.{name}.args are {encoder.args}, and open_clip builds {encoder.net} by its name alone"
     if encoder.preprocess.fit == "crop" and len(set(encoder.preprocess.size)) > 1:
         return f"encoders.{name}.preprocess crops to {list(encoder.preprocess.size)}, and open_clip crops to squares"
-    stage = next((stage for stage in reversed(stages) if getattr(stage, "text", None)), None)
+    stage = pairing(stages)
     if stage is None:
         return None
     if stage.text.kind != "transformers" or not _is_hub_id(stage.text.model):

@@ -13,7 +13,7 @@ from typing import Any
 from medvlm.export import reference as references
 from medvlm.export.audit import Audit
 from medvlm.export.dual import tower_configs, written
-from medvlm.export.fits import two_towers
+from medvlm.export.fits import pairing, two_towers
 from medvlm.export.trained import Trained
 
 MAKES, LIBRARY, LOADER = ("dual",), "transformers", "transformers"
@@ -38,7 +38,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """SigLIP's vision tower, SigLIP's text tower, no heads, and the sigmoid loss, whose bias the class has."""
     if why := two_towers(model, stages, "SigLIP", "siglip_vision_model", "siglip_text_model"):
         return why
-    stage = next((stage for stage in reversed(stages) if getattr(stage, "text", None)), None)
+    stage = pairing(stages)
     if stage is not None and stage.width is not None:
         return f"stages.{stage.name}.width is {stage.width}, and SigLIP has no linear heads: set it to null"
     if stage is not None and stage.loss.kind != "siglip":
