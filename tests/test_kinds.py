@@ -123,7 +123,7 @@ STILL_TO_GO = {
     "export/targets/timm.py": "dual vlm",
     "export/targets/tower.py": "dual transformers vlm",
     "export/targets/vision_text_dual_encoder.py": "dual transformers",
-    "exporting.py": "custom",
+    "exporting.py": "custom vlm",
     "metrics/accuracy.py": "choice",
     "metrics/majority.py": "boxes count",
     "preflight/ready.py": FAMILIES,
