@@ -130,9 +130,9 @@ def test_a_made_copy_packs_without_a_bad_sample(packed, name):
 
 
 @pytest.mark.parametrize("name", sorted([*PACKED, *READ]))
-def test_the_card_says_that_only_a_made_copy_was_read(name):
-    assert "made" in load_card(CARDS / f"{name}.yaml").limits.rpartition("Read so")[2], (
-        "limits: Read so far from a made copy ..."
+def test_the_card_says_that_only_a_synthetic_copy_was_read(name):
+    assert "synthetic" in load_card(CARDS / f"{name}.yaml").limits.rpartition("Tested so far")[2], (
+        "limits: Tested so far only on a synthetic copy ..."
     )
 
 
