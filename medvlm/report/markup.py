@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from html import escape
 
+from markupsafe import Markup, escape
+
+Html = Markup
+"""Text that is markup: what jinja2 escapes everything else into. Only this module and constants of this package make
+it; whatever is joined or added to it is escaped."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 VOID = frozenset({"meta", "img", "br", "input", "col"})
-
-
-class Html(str):
-    """Text that is markup. Only this module and constants of this package make it."""
-
-    __slots__ = ()
 
 
 Child = Html | str | int | float | None
@@ -26,11 +24,11 @@ def text(value: Child) -> Html:
         return value
     # A lone surrogate is legal in JSON but not in UTF-8; control characters are legal in neither HTML nor XML.
     plain = str(value).encode("utf-8", "replace").decode()
-    return Html(escape(CONTROL.sub("\N{REPLACEMENT CHARACTER}", plain)))
+    return escape(CONTROL.sub("\N{REPLACEMENT CHARACTER}", plain))
 
 
 def join(children: Iterable[Child], between: Child = "") -> Html:
-    return Html(text(between).join(text(c) for c in children if c is not None))
+    return text(between).join(text(c) for c in children if c is not None)
 
 
 def tag(name: str, /, *children: Child, **attributes: Attribute) -> Html:

@@ -17,7 +17,7 @@ ONE_PIXEL = bytes.fromhex(
 def test_text_is_escaped_and_markup_is_not():
     assert (
         tag("p", "a < b & <script>", Html("<b>c</b>"), title='"x"')
-        == '<p title="&quot;x&quot;">a &lt; b &amp; &lt;script&gt;<b>c</b></p>'
+        == '<p title="&#34;x&#34;">a &lt; b &amp; &lt;script&gt;<b>c</b></p>'
     )
 
 
