@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -73,6 +73,8 @@ def objects_in(mask_HW: np.ndarray, holds: Holds, threshold: int = 0) -> list[tu
 
     mask_HW: integers. The box of one pixel at (x, y) is (x, y, x + 1, y + 1).
     """
+    from scipy import ndimage
+
     marked_HW = mask_HW > threshold
     if holds in ("object", "area"):
         rows, columns = (np.flatnonzero(marked_HW.any(axis=axis)) for axis in (1, 0))
@@ -84,23 +86,13 @@ def objects_in(mask_HW: np.ndarray, holds: Holds, threshold: int = 0) -> list[tu
         values, found_HW = np.unique(np.where(marked_HW, mask_HW, 0), return_inverse=True)
         labels_HW = found_HW.reshape(mask_HW.shape) + (0 if values[0] == 0 else 1)
     else:
-        labels_HW, _ = _ndimage().label(marked_HW, structure=np.ones((3, 3)))
+        labels_HW, _ = ndimage.label(marked_HW, structure=np.ones((3, 3)))
     sizes_px = np.bincount(labels_HW.ravel())[1:]
-    slices = _ndimage().find_objects(labels_HW)
+    slices = ndimage.find_objects(labels_HW)
     return [
         ((float(x.start), float(y.start), float(x.stop), float(y.stop)), int(n))
         for (y, x), n in zip(slices, sizes_px, strict=True)
     ]
-
-
-def _ndimage() -> Any:
-    try:
-        from scipy import ndimage
-    except ModuleNotFoundError:
-        raise DataError(
-            "objects in masks are told apart by scipy, which is not installed; pip install 'medvlm[archives]'"
-        ) from None
-    return ndimage
 
 
 def percent(extent_HW: np.ndarray) -> int:
