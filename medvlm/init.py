@@ -13,9 +13,9 @@ from typing import Any
 from medvlm.archive.deal import keyed, split_of
 from medvlm.archive.records import cell_text, format_of, records
 from medvlm.core.card import Splits
+from medvlm.core.config import kinds
 from medvlm.core.document import as_yaml
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
-from medvlm.core.families import FAMILIES
 from medvlm.preflight.known import Known, known
 
 SOURCE = "table"
@@ -263,10 +263,10 @@ def _answers(rows: list[Row]) -> dict[str, Any]:
 
 def _tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
     """LoRA on the language model of a ready vision-language model."""
-    if found.config.get("model_type") not in FAMILIES:
+    if found.config.get("model_type") not in kinds("families"):
         raise RecipeError(
             f"{found.model}: a {found.config.get('model_type')!r} is no ready vision-language model (expected one of"
-            f" {', '.join(FAMILIES)}); with --captions towers of CLIP or SigLIP are trained"
+            f" {', '.join(kinds('families'))}); with --captions towers of CLIP or SigLIP are trained"
         )
     steps = _steps(train, BATCH)
     return {

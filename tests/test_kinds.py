@@ -18,12 +18,10 @@ answers/codecs archive/readers backbones compositions connectors decoders encode
 families objectives/heads objectives/pairs rewards rollouts stages tasks tasks/codecs texts
 """
 
-FAMILIES = "gemma3 idefics3 internvl llava llava_onevision mistral3 paligemma qwen2_5_vl qwen2_vl qwen3_vl smolvlm"
 # Kinds that are about to be files. Each entry goes when its file is there.
 COMING = {
     "compositions": "encoder",
     "evaluate/protocols": "answers retrieval",
-    "families": FAMILIES,
     "rollouts": "local",
     "stages": "heads",
     "tasks": "choice open count boxes report labels mask",
@@ -88,10 +86,8 @@ STILL_TO_GO = {
     "archive/readers/hf_dataset.py": "table",
     "archive/readers/llava_json.py": "open report",
     "archive/readers/table.py": "count open report",
-    "core/families.py": FAMILIES,
     "core/sample.py": "boxes choice count open report",
     "data/augment.py": "boxes count",
-    "data/canvases.py": FAMILIES,
     "data/prepare.py": "boxes count",
     "encoders/fused.py": "timm transformers",
     "encoders/inflated.py": "timm",
@@ -126,7 +122,6 @@ STILL_TO_GO = {
     "exporting.py": "custom vlm",
     "metrics/accuracy.py": "choice",
     "metrics/majority.py": "boxes count",
-    "preflight/ready.py": FAMILIES,
     "preflight/samples.py": "boxes choice count",
     "preflight/shrink.py": "inflated",
     "preflight/small_data.py": "boxes choice count report",

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from medvlm import evaluation, exporting
+from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.preflight.ready import FAMILIES, saved
+from medvlm.preflight.ready import saved
 from medvlm.recipe import load, load_run
 from medvlm.sources import open_sources
 from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
@@ -44,7 +45,9 @@ def recipe(model: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=[f if f == FAST else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
+@pytest.fixture(
+    scope="module", params=[f if f == FAST else pytest.param(f, marks=pytest.mark.slow) for f in kinds("families")]
+)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")

@@ -17,14 +17,12 @@ FILES_TO_SPLIT = {
     "medvlm/core/config.py",
     "medvlm/data/native.py",
     "medvlm/init.py",
-    "medvlm/preflight/ready.py",
     "medvlm/rules.py",
     "medvlm/train/loop.py",
 }
 FUNCTIONS_TO_SPLIT = {
     "medvlm/evaluate/run.py: evaluate",
     "medvlm/preflight/plan.py: _stage",
-    "medvlm/preflight/ready.py: _qwen",
     "medvlm/train/loop.py: run",
     "medvlm/training.py: _stage",
 }

@@ -14,10 +14,9 @@ import torch
 
 from medvlm.answers.boxes import Writing
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
-from medvlm.core.families import Family, family_of
+from medvlm.core.families import Family, Processed, family_of
 from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import BOXES_SLOT, Batch, Medium, Question, Sample, Truth
-from medvlm.data.canvases import canvas_of
 from medvlm.data.dialogue import Dialogue, Document, Turn
 from medvlm.data.prepare import Prepare, Seen
 from medvlm.data.rows import Stacked, collate
@@ -26,12 +25,6 @@ from medvlm.io.images import decode
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
 """What a processor gives beside the pixels."""
-PALIGEMMA = (
-    "{% if messages | length > 2 %}{{ raise_exception('PaliGemma answers one question') }}{% endif %}{% set asked ="
-    " messages[0]['content'] %}{% if asked is string %}{{ asked }}{% else %}{% for p in asked if p['type'] == 'image'"
-    " %}<image>{% endfor %}{% for p in asked if p['type'] == 'text' %}{{ p['text'] }}{% endfor %}{% endif %}"
-)
-"""Its processors come without a template: images, then the prompt, which the processor itself ends with a newline."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,8 @@ class Processor:
                 f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if it is gated, or give"
                 " the path of a folder"
             ) from None
-        if self.family.reads_prompt_both_ways and not self.stock.chat_template:
-            self.stock.chat_template = PALIGEMMA
+        if self.family.template and not self.stock.chat_template:
+            self.stock.chat_template = self.family.template
         if not self.stock.chat_template:
             raise RecipeError(
                 f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or"
@@ -135,11 +128,9 @@ class Processor:
         before, *after = text.split(self.stock.image_token)
         if len(after) != len(expansions):
             raise DataError(f"the chat template kept {len(after)} of {len(expansions)} image placeholders")
-        if self.family.reads_prompt_both_ways:  # as PaliGemmaProcessor.prepare_inputs_layout
-            *between, last = [before, *after]
-            after = [*between[1:], f"{self.tokenizer.bos_token}{last}\n"] if after else []
-            before = between[0] if after else f"{self.tokenizer.bos_token}{last}\n"
         bos = self.tokenizer.bos_token
+        if self.family.lay_out:
+            before, after = self.family.lay_out(before, after, bos)
         plain = bool(bos) and text.startswith(bos)  # a template that writes the first token itself: none is added
         whole = before + "".join(expansion + part for expansion, part in zip(expansions, after, strict=True))
         found: list[int] = self.tokenizer(whole, add_special_tokens=not plain).input_ids
@@ -213,15 +204,10 @@ class NativePrepare(Prepare):
         first, canvas = sample.media[0], None
         if is_flat(first, self._views(first)):
             stored, size = first.size[-2:], images[0].shape[:2]
-            processed = canvas_of(
-                self.processor.config.model_type,
-                self.processor.stock,
-                size,
-                made.tensors,
-                made.expansions[0],
-                len(images),
+            whole = self.processor.family.canvas(
+                Processed(self.processor.stock, size, made.tensors, made.expansions[0], len(images))
             )
-            canvas = processed if size == stored else resize(stored, size).then(processed)
+            canvas = whole if size == stored else resize(stored, size).then(whole)
         return Seen([("image", made)], canvas)
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:

@@ -135,7 +135,8 @@ class NativeVLM(nn.Module):
     ) -> torch.Tensor:
         """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its
         position."""
-        places = at_B[:, None].expand(3, -1, 1) if self._has_grids else at_B[:, None]
+        axes = self.family.position_axes
+        places = at_B[:, None].expand(axes, -1, 1) if axes > 1 else at_B[:, None]
         hidden_BTW = self.stock.model(
             input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=places, **cache
         ).last_hidden_state
@@ -156,11 +157,7 @@ class NativeVLM(nn.Module):
         """Arguments of the family's model, and 0 with whatever gradient a rank without media must take part in."""
         is_image_BT = (batch.ids_BT == self.image_token_id) & (batch.docs_BT >= 0)
         inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._positions(batch)}
-        blocks_BT = (
-            _runs(is_image_BT)
-            if self.family.types == "token_type_ids" and not self.family.reads_prompt_both_ways
-            else None
-        )
+        blocks_BT = _runs(is_image_BT) if self.family.sees_whole_pictures else None
         inputs["attention_mask"] = attention_mask(batch, self.stock.dtype, self.language.config, blocks_BT)
         if self.family.reads_prompt_both_ways:
             inputs[self.family.types] = self._answers(batch)
@@ -183,39 +180,10 @@ class NativeVLM(nn.Module):
         types.view(-1)[batch.from_L + 1] = 1
         return types
 
-    @property
-    def _has_grids(self) -> bool:
-        """Whether positions are of time, height and width (M-RoPE)."""
-        return hasattr(self.stock.model, "get_rope_index")
-
     def _positions(self, batch: Batch) -> torch.Tensor:
-        """[B, T], or [3, B, T] where image tokens stand in a grid: time, row and column (Qwen2-VL, arXiv 2409.12191,
-        section 2.1). What follows a document's images counts on from the largest position of them."""
+        """[B, T], or [axes, B, T] where the family places image tokens in a grid."""
         plain_BT = batch.positions_BT + self.family.first_position
-        if not self._has_grids:
-            return plain_BT
-        grids_N3, places = batch.media.get("image_grid_thw"), plain_BT.expand(3, -1, -1)
-        if grids_N3 is None or not len(batch.feature_rows):
-            return places
-        _, height_N, width_N = (
-            grids_N3
-            // torch.tensor([1, *[self.stock.config.vision_config.spatial_merge_size] * 2], device=grids_N3.device)
-        ).T
-        tokens_N = height_N * width_N
-        starts_N = tokens_N.cumsum(0) - tokens_N
-        picture_I = torch.searchsorted(starts_N, batch.feature_rows, right=True) - 1
-        at_I, width_I = batch.feature_rows - starts_N[picture_I], width_N[picture_I]
-        is_image_BT = batch.ids_BT == self.image_token_id
-        within_3I = torch.stack([torch.zeros_like(at_I), at_I // width_I, at_I % width_I])
-        within = torch.zeros_like(places).masked_scatter(is_image_BT, within_3I - at_I)
-        # A picture takes as many positions as its longer side has tokens; what comes after it moves up.
-        fewer_I = (at_I == tokens_N[picture_I] - 1) * (torch.maximum(height_N, width_N) - tokens_N)[picture_I]
-        fewer_BT = torch.zeros_like(plain_BT).masked_scatter(is_image_BT, fewer_I)
-        before_BT = fewer_BT.cumsum(1) - fewer_BT
-        begins_BT = torch.ones_like(is_image_BT)
-        begins_BT[:, 1:] = batch.docs_BT[:, 1:] != batch.docs_BT[:, :-1]
-        of_others_BT = before_BT.masked_fill(~begins_BT, 0).cummin(1).values  # it only ever falls
-        return places + within + before_BT - of_others_BT
+        return self.family.positions(plain_BT, batch, self.stock.config) if self.family.positions else plain_BT
 
 
 def _without(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Medium, Question, Sample, Truth
 from medvlm.core.stage_config import Lora
@@ -20,14 +21,16 @@ from medvlm.models.generate import generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.parts import group_of, set_trained
-from medvlm.preflight.ready import FAMILIES, saved
+from medvlm.preflight.ready import saved
 
 FAST = ("qwen3_vl", "gemma3", "idefics3", "paligemma")
 SIZES = ((61, 97), (131, 64), (50, 50))
 ANSWERS = ("left", "the right lung", "2")
 
 
-@pytest.fixture(scope="module", params=[f if f in FAST else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
+@pytest.fixture(
+    scope="module", params=[f if f in FAST else pytest.param(f, marks=pytest.mark.slow) for f in kinds("families")]
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
-from medvlm.core.families import FAMILIES
 from medvlm.preflight.known import FOLDER, described, known, known_models
 from medvlm.recipe import load
 from tests.models.tiny import Ids
@@ -27,7 +27,13 @@ def test_a_described_model_has_as_many_parameters_as_the_published_one(path: Pat
     config = dict(record["config"])
     kind = config.pop("model_type")
     towers = ("siglip", "clip", "dinov2", "bert", "longformer")
-    auto = AutoModelForImageTextToText if kind in FAMILIES else AutoModel if kind in towers else AutoModelForCausalLM
+    auto = (
+        AutoModelForImageTextToText
+        if kind in kinds("families")
+        else AutoModel
+        if kind in towers
+        else AutoModelForCausalLM
+    )
     with torch.device("meta"):
         model = auto.from_config(AutoConfig.for_model(kind, **config))
     assert record["parameters"] in (None, sum(p.numel() for p in model.parameters()))

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from medvlm.cli import main
+from medvlm.core.config import kinds
 from medvlm.preflight import gpus, known
 from medvlm.preflight.gpus import GIB, parse
 from medvlm.preflight.plan import plan
-from medvlm.preflight.ready import FAMILIES, saved
+from medvlm.preflight.ready import saved
 from medvlm.recipe import load, shipped
 from tests import tiny_run
 
@@ -98,7 +99,7 @@ def test_gpus_that_are_not_known_are_refused(text: str, written: Path, capsys: p
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", kinds("families"))
 def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, tmp_path: Path) -> None:
     stages = [
         {**ADAPTED, "trains": ["connectors", "lora"]},

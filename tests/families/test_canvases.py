@@ -11,11 +11,10 @@ import torch
 
 from medvlm.answers.boxes import Writing, parse
 from medvlm.core.config import kinds
-from medvlm.core.families import FAMILIES as FACTS
+from medvlm.core.families import Processed, family_of
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
-from medvlm.data.canvases import canvas_of
-from medvlm.preflight.ready import FAMILIES, made
+from medvlm.preflight.ready import made
 
 PLACED: list[tuple[tuple[int, int], Box]] = [
     ((61, 97), (20, 10, 60, 40)),
@@ -27,7 +26,7 @@ PLACED: list[tuple[tuple[int, int], Box]] = [
 GREY, BRIGHT = 60, 255
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=kinds("families"))
 def family(request: pytest.FixtureRequest) -> tuple[str, Any]:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")
@@ -118,7 +117,7 @@ def test_a_bright_box_is_where_the_canvas_says(
 ) -> None:
     name, processor = family
     made, expansion = seen(processor, size, box, pictures)
-    canvas = canvas_of(name, processor, size, made, expansion, pictures)
+    canvas = family_of(name).canvas(Processed(processor, size, made, expansion, pictures))
     whole = picture(name, processor, made, size, pictures)
     if not (name == "llava_onevision" and pictures == 1):
         assert whole.shape == canvas.size
@@ -139,8 +138,8 @@ def test_boxes_in_the_words_of_the_family_come_back_to_where_they_were(
 ) -> None:
     name, processor = family
     made, expansion = seen(processor, size, box, 1)
-    canvas = canvas_of(name, processor, size, made, expansion, 1)
-    writing = Writing(FACTS[name].codec)
+    canvas = family_of(name).canvas(Processed(processor, size, made, expansion, 1))
+    writing = Writing(family_of(name).codec)
     placed = writing.place(canvas, box)
     assert placed is not None
     read = parse(writing.write([placed], "a nodule"))

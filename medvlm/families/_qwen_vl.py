@@ -1,0 +1,86 @@
+"""What the generations of Qwen-VL share: pictures at their own size in patches, positions in a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from medvlm.core.families import Described, Processed
+from medvlm.core.geometry import Canvas, resize
+from medvlm.core.sample import Batch
+from medvlm.families._tiny import CHATML, TEXT, lay_over, make_tokenizer
+
+PATCH = 8
+VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+TOWER = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "patch_size": PATCH,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
+def canvas(made: Processed) -> Canvas:
+    _, rows, columns = made.tensors["image_grid_thw"][0].tolist()
+    patch = made.processor.image_processor.patch_size
+    return resize(made.size, (rows * patch, columns * patch))
+
+
+def positions(plain_BT: torch.Tensor, batch: Batch, config: Any) -> torch.Tensor:
+    """[3, B, T]: time, row and column of image tokens, which stand in a grid (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    What follows a document's images counts on from the largest position of them."""
+    grids_N3, places = batch.media.get("image_grid_thw"), plain_BT.expand(3, -1, -1)
+    if grids_N3 is None or not len(batch.feature_rows):
+        return places
+    merge = config.vision_config.spatial_merge_size
+    _, height_N, width_N = (grids_N3 // torch.tensor([1, merge, merge], device=grids_N3.device)).T
+    tokens_N = height_N * width_N
+    starts_N = tokens_N.cumsum(0) - tokens_N
+    picture_I = torch.searchsorted(starts_N, batch.feature_rows, right=True) - 1
+    at_I, width_I = batch.feature_rows - starts_N[picture_I], width_N[picture_I]
+    is_image_BT = batch.ids_BT == config.image_token_id
+    within_3I = torch.stack([torch.zeros_like(at_I), at_I // width_I, at_I % width_I])
+    within = torch.zeros_like(places).masked_scatter(is_image_BT, within_3I - at_I)
+    # A picture takes as many positions as its longer side has tokens; what comes after it moves up.
+    fewer_I = (at_I == tokens_N[picture_I] - 1) * (torch.maximum(height_N, width_N) - tokens_N)[picture_I]
+    fewer_BT = torch.zeros_like(plain_BT).masked_scatter(is_image_BT, fewer_I)
+    before_BT = fewer_BT.cumsum(1) - fewer_BT
+    begins_BT = torch.ones_like(is_image_BT)
+    begins_BT[:, 1:] = batch.docs_BT[:, 1:] != batch.docs_BT[:, :-1]
+    of_others_BT = before_BT.masked_fill(~begins_BT, 0).cummin(1).values  # it only ever falls
+    return places + within + before_BT - of_others_BT
+
+
+def make_tiny(
+    real: Described | None,
+    model_type: str,
+    processor: Callable[..., Any],
+    video: Callable[..., Any],
+    tower: Mapping[str, Any],
+) -> tuple[dict[str, Any], Any]:
+    """processor, video: classes of transformers. tower: its config."""
+    from transformers import Qwen2VLImageProcessor
+
+    words = make_tokenizer(["<|im_start|>", "<|im_end|>", *VISION], None, "<|im_end|>")
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    ids = dict(zip(names, words.convert_tokens_to_ids(VISION), strict=True))
+    small = {
+        "patch_size": PATCH,
+        "min_pixels": 16 * 16,
+        "max_pixels": 64 * 64,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    sizes = real.preprocessor if real else small
+    template = CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    made = processor(
+        Qwen2VLImageProcessor(**sizes), words, video(patch_size=sizes["patch_size"]), chat_template=template
+    )
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    text = {**TEXT, "vocab_size": len(words), "rope_parameters": rope, "head_dim": 8, "tie_word_embeddings": False}
+    tiny = {"vision_config": tower, "text_config": text, "tie_word_embeddings": False}
+    return lay_over(real, tiny, {"model_type": model_type, **ids}), made

@@ -1,0 +1,29 @@
+"""Idefics3: pixel-shuffled tiles of a SigLIP tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medvlm.core.families import Described, Family
+from medvlm.families._idefics3 import canvas, make_tiny
+
+
+def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+    return make_tiny(real, {}, _processor)
+
+
+def _processor(sizes: Mapping[str, Any], words: Any, settings: dict[str, Any]) -> Any:
+    from transformers import Idefics3ImageProcessor, Idefics3Processor
+
+    return Idefics3Processor(Idefics3ImageProcessor(**sizes), words, **settings)
+
+
+FAMILY = Family(
+    tower="vision_model",
+    connectors=("connector",),
+    language="text_model",
+    codec="thousandths",
+    canvas=canvas,
+    tiny=tiny,
+)

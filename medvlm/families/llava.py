@@ -1,0 +1,71 @@
+"""LLaVA 1.5 and its kin: CLIP's processing, one row of patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medvlm.core.families import Described, Family, Processed
+from medvlm.core.geometry import Canvas, crop, resize
+from medvlm.families._canvas import square
+from medvlm.families._tiny import TEXT, TOWER, lay_over, make_tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'].upper() + ':' }}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ '"
+    " <image>\n' }}{% endif %}{% endfor %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ ' ' + p['text'] +"
+    " (eos_token if m['role'] == 'assistant' else ' ') }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt"
+    " %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def canvas(made: Processed) -> Canvas:
+    """The short side resized and the centre cut, or with `do_pad` a square around the picture first."""
+    images, size = made.processor.image_processor, made.size
+    whole = square(size) if getattr(images, "do_pad", False) else resize(size, size)
+    new, (height, width) = images.size, (int(whole.size[0]), int(whole.size[1]))
+    if edge := new.get("shortest_edge"):
+        short, long = min(height, width), max(height, width)
+        scaled = edge, int(edge * long / short)
+        resized = scaled if height <= width else scaled[::-1]
+    else:
+        resized = new["height"], new["width"]
+    whole = whole.then(resize((height, width), resized))
+    if images.do_center_crop:
+        cut = images.crop_size["height"], images.crop_size["width"]
+        whole = whole.then(crop(resized, int((resized[0] - cut[0]) / 2), int((resized[1] - cut[1]) / 2), cut))
+    return whole
+
+
+def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+    from transformers import CLIPImageProcessor, LlavaProcessor
+
+    words = make_tokenizer(["<image>"], "<s>", "</s>")
+    images = CLIPImageProcessor(
+        **(real.preprocessor if real else {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}})
+    )
+    patch = real.vision["patch_size"] if real else 8
+    processor = LlavaProcessor(
+        images,
+        words,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        chat_template=TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+    tower = {"model_type": "clip_vision_model", **TOWER, "image_size": 32, "patch_size": 8}
+    tiny = {
+        "vision_config": tower,
+        "text_config": {"model_type": "llama", **TEXT, "vocab_size": len(words)},
+        "vision_feature_layer": -2,
+        "image_seq_length": 16,
+    }
+    return lay_over(real, tiny, {"image_token_index": words.convert_tokens_to_ids("<image>")}), processor
+
+
+FAMILY = Family(
+    tower="vision_tower",
+    connectors=("multi_modal_projector",),
+    language="language_model",
+    codec="relative",
+    canvas=canvas,
+    tiny=tiny,
+)

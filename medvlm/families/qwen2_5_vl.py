@@ -1,0 +1,28 @@
+"""Qwen2.5-VL: windows of attention in the tower, boxes in pixels of the canvas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medvlm.core.families import Described, Family
+from medvlm.families._qwen_vl import TOWER, canvas, make_tiny, positions
+
+
+def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
+
+    tower = {**TOWER, "intermediate_size": 48, "out_hidden_size": 32, "window_size": 32, "fullatt_block_indexes": [1]}
+    return make_tiny(real, "qwen2_5_vl", Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, tower)
+
+
+FAMILY = Family(
+    tower="visual",
+    connectors=("visual.merger",),
+    language="language_model",
+    codec="bbox_2d_pixels",
+    types="mm_token_type_ids",
+    position_axes=3,
+    positions=positions,
+    canvas=canvas,
+    tiny=tiny,
+)

@@ -1,0 +1,31 @@
+"""SmolVLM: Idefics3 with a processor for videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medvlm.core.families import Described, Family
+from medvlm.families._idefics3 import NAMES, canvas, make_tiny
+
+
+def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+    return make_tiny(real, NAMES, _processor)
+
+
+def _processor(sizes: Mapping[str, Any], words: Any, settings: dict[str, Any]) -> Any:
+    from transformers import SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
+
+    side = sizes["max_image_size"]
+    video = SmolVLMVideoProcessor(size=side, video_sampling={"fps": 1, "max_frames": 4, "video_size": side})
+    return SmolVLMProcessor(SmolVLMImageProcessor(**sizes), words, video, **settings)
+
+
+FAMILY = Family(
+    tower="vision_model",
+    connectors=("connector",),
+    language="text_model",
+    codec="thousandths",
+    canvas=canvas,
+    tiny=tiny,
+)
