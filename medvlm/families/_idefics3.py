@@ -26,10 +26,9 @@ NAMES = {
 
 def canvas(made: Processed) -> Canvas:
     tile = made.processor.image_processor.max_image_size["longest_edge"]
-    places = [(int(row), int(column)) for row, column in re.findall(r"<row_(\d+)_col_(\d+)>", made.expansion)] or [
-        (1, 1)
-    ]
-    return resize(made.size, (tile * max(r for r, _ in places), tile * max(c for _, c in places)))
+    tiles = [(int(row), int(column)) for row, column in re.findall(r"<row_(\d+)_col_(\d+)>", made.expansion)]
+    rows, columns = (max(numbers) for numbers in zip(*(tiles or [(1, 1)]), strict=True))
+    return resize(made.size, (tile * rows, tile * columns))
 
 
 def make_tiny(
