@@ -30,10 +30,11 @@ from medvlm.encoders import transformers
 from medvlm.models.parts import matches
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
-from medvlm.train.accumulate import Terms, accumulate
+from medvlm.train.accumulate import Update, accumulate, weigh
 from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
+from medvlm.train.terms import LOSS, Loss, Measured
 
 SIZES: dict[str, dict[str, Any]] = {
     "cuda": {
@@ -89,12 +90,15 @@ class Stage:
     def micros(self, prepared: list[Any], count: int) -> list[Any]:
         return prepared
 
-    def weight(self, micro: Any) -> float:
-        return len(micro.targets_L)
+    def updates(self, micros: list[Any], step: int) -> list[Update]:
+        return [Update()]
 
-    def loss(self, model: nn.Module, micro: Any) -> tuple[torch.Tensor, Terms]:
+    def weights(self, micro: Any) -> dict[str, float]:
+        return {LOSS: len(micro.targets_L)}
+
+    def loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
         micro = micro.to(self.engine.device)
-        return token_losses(model(micro), micro.targets_L).sum(), {}
+        return {LOSS: Loss(token_losses(model(micro), micro.targets_L).sum(), len(micro.targets_L))}
 
 
 def model_of(size: dict[str, Any]) -> VLM:
@@ -157,12 +161,13 @@ def measured(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
     model.train()
     model.runs_all = engine.is_sharded
     engine.place(model, matches)
-    wrapped = engine.setup(model, make_optimizer(model, Optim(lr=1e-4), matches, "benchmark", engine.steps_on))
+    optimizer = make_optimizer(model, Optim(lr=1e-4), matches, "benchmark", engine.steps_on)
+    wrapped = engine.setup(model, {"": optimizer})
     tokens = sum(int((m.docs_BT >= 0).sum()) for m in micros) * engine.world
     seconds, began = [], time.monotonic()
     for step in range(WARM + COUNTED):
         start = time.monotonic()
-        terms = accumulate(stage, wrapped, micros, engine)
+        terms = accumulate(stage.loss, wrapped, micros, engine, weigh(stage, micros, engine), step)
         engine.clip(1.0)
         engine.step()
         if device == "cuda":
@@ -175,7 +180,7 @@ def measured(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
         "step_s": round(statistics.median(seconds), 4),
         "peak_gib": peak and round(peak, 2),
         "warm_s": round(time.monotonic() - began - sum(seconds), 1),
-        "loss": round(terms["loss"][0] / terms["loss"][1], 4),
+        "loss": round(terms[LOSS].sum / terms[LOSS].weight, 4),
         "parameters": parameters,
         "tokens": tokens,
     }

@@ -39,6 +39,7 @@ from medvlm.recipe import LoadedRecipe, load
 from medvlm.sources import open_sources
 from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
+from medvlm.train.terms import share_of_loss, sum_of_losses
 
 GIB = 1 << 30
 CARD = {
@@ -215,8 +216,8 @@ def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, byt
     given = type(micro)(**{**vars(micro), "media": blank})
     step = simulate(
         stage.model,
-        lambda m: stage.loss(m, given)[0],
-        lambda: make_optimizer(stage.model, config.optim, matches, config.name),
+        lambda m: sum_of_losses(stage.loss(m, given, 0)),
+        lambda: [make_optimizer(stage.model, config.optim, matches, config.name)],
         group_of,
         recipe.engine.precision,
     )
@@ -244,7 +245,7 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
     stage.set_modes()
     figures: dict[str, Any] = {"weights": gib(allocated(on_gpu) - before)}
     optimizer = make_optimizer(stage.model, config.optim, matches, config.name, engine.steps_on)
-    model = engine.setup(stage.model, optimizer)
+    model = engine.setup(stage.model, {"": optimizer})
     batches, largest, longest = stage.batches(0), None, 0
     for number in range(steps):
         (micro,) = stage.micros(next(batches)[1], 1)
@@ -253,10 +254,10 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
             largest, longest = micro, tokens
         start = allocated(on_gpu)
         peak(on_gpu)
-        loss = stage.loss(model, micro)[0]
+        loss = share_of_loss(stage.loss(model, micro, number), stage.weights(micro))
         figures["held"] = gib(allocated(on_gpu) - start)
         figures["peak_forward"] = gib(peak(on_gpu))
-        engine.backward(loss / max(stage.weight(micro), 1.0))
+        engine.backward(loss)
         del loss
         figures["gradients"] = gib(allocated(on_gpu) - start)
         figures["peak_backward"] = gib(peak(on_gpu))

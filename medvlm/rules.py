@@ -349,13 +349,22 @@ def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
     """What an engine cannot do with a stage."""
     stage, engine = recipe.stages[i], recipe.engine.kind
     path: KeyPath = ("stages", i, "optim", "kind")
-    if engine.startswith("zero") and stage.optim.kind == "muon":
+    optimizers = stage.optimizers()
+    kinds = {optim.kind for optim in optimizers.values()}
+    if engine.startswith("zero") and len(optimizers) > 1:
+        others = [name for name in optimizers if name]
+        yield Problem(
+            ("stages", i, "kind"),
+            f"a {stage.kind} stage has optimizers of its own ({_list(others)}), and {engine} gives all parameters to one;"
+            " use engine.kind: ddp or fsdp2",
+        )
+    if engine.startswith("zero") and "muon" in kinds:
         yield Problem(
             path,
-            f"muon needs whole matrices, and {engine} gives the optimiser runs of a flat tensor; use adamw, or"
+            f"muon needs whole matrices, and {engine} gives the optimizer runs of a flat tensor; use adamw, or"
             " engine.kind: fsdp2",
         )
-    if (engine == "fsdp2" or engine.startswith("zero")) and stage.optim.kind == "adamw8bit":
+    if (engine == "fsdp2" or engine.startswith("zero")) and "adamw8bit" in kinds:
         yield Problem(
             path, f"adamw8bit cannot step what {engine} shards; use adamw (sharded over the ranks, it is small already)"
         )

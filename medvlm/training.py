@@ -129,7 +129,7 @@ def _stage(
         m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m)
         for m in modules_of([n for n, _ in stage.model.named_parameters()])
     }
-    engine.place(stage.model, stage.matches)
+    engine.place(stage.model, stage.matches, stage.extra_models())
     stage.begin()
     # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first
     # checkpoint starts the same.
@@ -158,18 +158,8 @@ def _stage(
         loaded.recipe.engine.stall_s,
         ended=lambda why: write_json(run.status, {"status": "stalled", "reason": why}),
     )
-    state, proof = loop.run(
-        stage,
-        config,
-        engine,
-        folder,
-        log,
-        fresh,
-        number,
-        len(loaded.recipe.stages),
-        watch,
-        lease.check if lease else _nothing,
-    )
+    place = loop.Place(folder, log, watch, number, len(loaded.recipe.stages), lease.check if lease else _nothing)
+    state, proof = loop.run(stage, config, engine, place, fresh)
     frozen = proof.check_frozen()
     if not engine.is_first:
         engine.barrier()

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from medvlm import cli, training
+from medvlm import training
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.lease import Lease
-from medvlm.train.log import Log
 from medvlm.train.proof import Proof
 from tests.tiny_run import (
     INSTRUCT,
@@ -34,6 +32,7 @@ from tests.tiny_run import (
     differing,
     recipe,
     samples,
+    stop_after,
     trace,
     trained,
     weights,
@@ -199,7 +198,7 @@ def test_without_the_state_of_the_optimiser_the_losses_are_others(
 
     def forgetful(self: Engine, read: Any, names: Any) -> None:
         load(self, read, names)
-        self.optimizer.state.clear()
+        self.optimizers[""].state.clear()
 
     monkeypatch.setattr(Engine, "load", forgetful)
     run = trained(killed("instruct"), runs, only="instruct")
@@ -262,25 +261,6 @@ def test_a_part_that_never_gets_a_gradient_does_not_stop_a_run_from_going_on(fol
 
 
 # --- told to stop ----------------------------------------------------------------------------------------
-
-
-def stop_after(path: Path, runs: Path, step: int) -> int:
-    """The exit code of `medvlm train` in this process, which gets SIGTERM after that step is logged."""
-    write = Log.write
-
-    def told(self: Log, record: dict[str, Any]) -> None:
-        write(self, record)
-        if record["step"] == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Log, "write", told)
-        try:
-            return cli.main(["train", str(path), "--runs", str(runs)])
-        finally:
-            torch.set_num_threads(threads)
 
 
 def test_a_run_that_is_told_to_stop_saves_says_so_and_goes_on_as_if_nothing_had_been(

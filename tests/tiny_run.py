@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
-from medvlm import training
+from medvlm import cli, training
 from medvlm.core.config import component
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.answerer import taken
@@ -26,6 +27,7 @@ from medvlm.sources import open_sources
 from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
 from medvlm.train.engine_config import EngineConfig
+from medvlm.train.log import Log
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("pair", "instruct", "reason")
@@ -154,6 +156,25 @@ def trained(path: Path, runs: Path, *overrides: str, **how: str) -> RunFolder:
         return training.train(load(path, overrides), runs, **how)
     finally:
         torch.set_num_threads(threads)
+
+
+def stop_after(path: Path, runs: Path, step: int) -> int:
+    """The exit code of `medvlm train` in this process, which gets SIGTERM after that step is logged."""
+    write = Log.write
+
+    def told(self: Log, record: dict[str, Any]) -> None:
+        write(self, record)
+        if record["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "write", told)
+        try:
+            return cli.main(["train", str(path), "--runs", str(runs)])
+        finally:
+            torch.set_num_threads(threads)
 
 
 def environment() -> dict[str, str]:

@@ -25,6 +25,13 @@ class Optim(Config):
     """Factor on `lr` for the parameters of a module, e.g. {encoders: 0.1}."""
 
 
+class OptimOf(Optim):
+    """Of a further optimizer of a stage."""
+
+    of: tuple[str, ...] = Field(min_length=1)
+    """Patterns of the trained parameters that it steps; the default optimizer steps the rest."""
+
+
 class Validate(Config):
     every: int = Field(gt=0)
     """Steps between validations."""
@@ -108,6 +115,10 @@ class StageConfig(Config):
     def micro_batches(self) -> int:
         """As the stage begins: where that is left to be found, there may be more later."""
         return 1 if self.accumulate == "auto" else self.accumulate
+
+    def optimizers(self) -> dict[str, Optim]:
+        """Name -> settings. "" is the default one; others are OptimOf. A kind with several overrides this."""
+        return {"": self.optim}
 
     @field_validator("mix")
     @classmethod

@@ -22,9 +22,10 @@ from medvlm.preflight.native import Ready, ready
 from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import items_of, length, longest, micro_of, optimizer_of, stage_on_meta, tokenizer_of
+from medvlm.preflight.staging import items_of, length, longest, micro_of, optimizers_of, stage_on_meta, tokenizer_of
 from medvlm.recipe import LoadedRecipe
 from medvlm.sections import Recipe
+from medvlm.train.terms import sum_of_losses
 
 MFU = 0.4
 """Share of a GPU's peak that training reaches, where nothing else is said."""
@@ -120,7 +121,7 @@ def _stage(
 ) -> StagePlan:
     config, world = recipe.stages[i], machines.world if machines else 1
     stage = stage_on_meta(recipe, i, tokenizer, knows, world, model)
-    optimizer_of(stage, config)  # its `lr_of` finds what it names
+    optimizers_of(stage, config)  # `lr_of` finds what it names
     modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
     items, notes = items_of(stage, config, looks)
     accumulate = config.micro_batches
@@ -138,8 +139,8 @@ def _stage(
     try:
         step = simulate(
             stage.model,
-            lambda m: stage.loss(m, make())[0],
-            lambda: optimizer_of(stage, config),
+            lambda m: sum_of_losses(stage.loss(m, make(), 0)),
+            lambda: optimizers_of(stage, config),
             group_of,
             precision,
             config.optim.kind == "adamw8bit",

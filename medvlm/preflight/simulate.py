@@ -39,13 +39,13 @@ class Step:
 def simulate(
     model: nn.Module,
     run: Callable[[Any], torch.Tensor],
-    optimizer: Callable[[], torch.optim.Optimizer],
+    optimizers: Callable[[], list[torch.optim.Optimizer]],
     part_of: Callable[[str], str],
     precision: str,
     eight_bit: bool = False,
 ) -> Step:
     """model: on the meta device, in the precision it is trained in. run: gives the loss of one micro-batch, called with
-    what stands for the wrapped model. optimizer: makes it, over the model as it then is. part_of: parameter ->
+    what stands for the wrapped model. optimizers: makes them, over the model as it then is. part_of: parameter ->
     encoders.film, language, ... eight_bit: whether its moments are kept in 8 bits.
     """
     _record_all(model)
@@ -55,7 +55,7 @@ def simulate(
     def at(deeper: str = "") -> dict[str, float]:
         with _shallow(stacks, {name: SHALLOW + (name == deeper) for name in stacks}):
             return _measure(
-                model, run, optimizer, part_of, precision, [s for s in stacks.values() if len(s)], eight_bit
+                model, run, optimizers, part_of, precision, [s for s in stacks.values() if len(s)], eight_bit
             )
 
     try:
@@ -140,7 +140,7 @@ def _shallow(stacks: Mapping[str, Any], depths: Mapping[str, int]) -> Iterator[N
 def _measure(
     model: nn.Module,
     run: Callable[[Any], torch.Tensor],
-    optimizer: Callable[[], torch.optim.Optimizer],
+    optimizers: Callable[[], list[torch.optim.Optimizer]],
     part_of: Callable[[str], str],
     precision: str,
     stacks: Sequence[Any],
@@ -162,7 +162,7 @@ def _measure(
             hooks.callback(
                 parameter.register_post_accumulate_grad_hook(lambda p: ledger.label(p.grad, "gradients")).remove
             )
-        made = optimizer()
+        made = optimizers()
         with ledger:
             ledger.section("forward")
             with ledger.of("loss"):
@@ -226,28 +226,33 @@ def _mark(ledger: Ledger, hooks: ExitStack, stack: Any, number: int, figures: di
     hooks.callback(layers[-1].register_forward_hook(leave).remove)
 
 
-def _step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], ledger: Ledger, eight_bit: bool) -> int:
-    """The first step of the optimiser. Returns the bytes of the states that it makes."""
+def _step(optimizers: list[torch.optim.Optimizer], trained: list[nn.Parameter], ledger: Ledger, eight_bit: bool) -> int:
+    """The first step of the optimizers. Returns the bytes of the states that they make."""
     ledger.section("step")
-    if type(optimizer) is torch.optim.AdamW:  # on a GPU one kernel does it, with nothing beside the moments
-        for parameter in trained:
-            if parameter.grad is not None:
-                optimizer.state[parameter] |= {
-                    moment: _moment(parameter, eight_bit) for moment in ("exp_avg", "exp_avg_sq")
-                }
-    else:
-        for group in optimizer.param_groups:
-            group["foreach"] = True  # as on a GPU
-        optimizer.step()
+    for optimizer in optimizers:
+        _make_states(optimizer, eight_bit)
     for parameter in trained:
         parameter.grad = None
-        for state in optimizer.state[parameter].values():
-            if isinstance(state, torch.Tensor):
-                ledger.label(state, "optimiser")
+    for state in (
+        state for optimizer in optimizers for states in optimizer.state.values() for state in states.values()
+    ):
+        if isinstance(state, torch.Tensor):
+            ledger.label(state, "optimiser")
     states = ledger.now["optimiser"]
     peak = ledger.peaks["step"]
     peak["work"] = peak.get("work", 0) - states
     return states
+
+
+def _make_states(optimizer: torch.optim.Optimizer, eight_bit: bool) -> None:
+    if type(optimizer) is torch.optim.AdamW:  # on a GPU one kernel does it, with nothing beside the moments
+        for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            moments = {moment: _moment(parameter, eight_bit) for moment in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] |= moments
+        return
+    for group in optimizer.param_groups:
+        group["foreach"] = True  # as on a GPU
+    optimizer.step()
 
 
 def _moment(parameter: nn.Parameter, eight_bit: bool) -> torch.Tensor:

@@ -30,7 +30,7 @@ from medvlm.preflight.samples import Look
 from medvlm.rules import starts_from
 from medvlm.sections import Recipe
 from medvlm.stages._base import Setup
-from medvlm.train.optim import make_optimizer
+from medvlm.train.optim import make_optimizers
 
 DRAWN = 32
 """Micro-batches that are drawn to find one as long as the longest of many steps."""
@@ -112,15 +112,18 @@ def check_stages(given: Recipe, numbers: Sequence[int]) -> str:
                 raise
             except Exception as reason:  # a part of a plugin that cannot be built without data may be built with it
                 return f"{config.name}: {type(reason).__name__}: {reason}"
-            optimizer_of(stage, config)
+            optimizers_of(stage, config)
     return ""
 
 
-def optimizer_of(stage: Any, config: StageConfig) -> torch.optim.Optimizer:
+def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer]:
     """Of a stage on meta. One in 8 bits is made on a GPU alone; here AdamW stands for it. Raises RecipeError where
     `lr_of` names nothing."""
-    optim = config.optim.model_copy(update={"kind": "adamw"}) if config.optim.kind == "adamw8bit" else config.optim
-    return make_optimizer(stage.model, optim, matches, config.name)
+    settings = {
+        name: optim.model_copy(update={"kind": "adamw"}) if optim.kind == "adamw8bit" else optim
+        for name, optim in stage.optimizers().items()
+    }
+    return list(make_optimizers(stage.model, settings, matches, config.name).values())
 
 
 def adapters_of(recipe: Recipe, number: int) -> Lora | None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from medvlm.core.composition import Assembly, Composition
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
-from medvlm.core.stage_config import StageConfig
+from medvlm.core.stage_config import Optim, StageConfig
 from medvlm.data.augment import Augment, augment
 from medvlm.data.order import Order, below, draw
 from medvlm.data.parts import parts_of
@@ -20,7 +22,8 @@ from medvlm.data.source import SourceView
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
 from medvlm.io.shards import Entry
 from medvlm.models.parts import group_of, matches, set_modes
-from medvlm.train.accounts import SOURCE
+from medvlm.train.accumulate import Update
+from medvlm.train.terms import Measured, OfSource, Term, Terms
 
 if TYPE_CHECKING:
     from medvlm.train.engine import Engine
@@ -43,18 +46,30 @@ class Setup(Assembly):
 
 
 class Base:
-    """The stream, augmentation and names of any stage. A subclass gives model, wants, prepare_sample, micros, weight,
-    loss, validate."""
+    """The stream, augmentation and names of any stage; one optimizer that makes one update a step. What a stage is
+    asked for is in train/stage.py; a subclass gives model, wants, prepare_sample, micros, weights, loss and validate."""
 
     model: Any
-    updates = 1
+    own_updates: tuple[str, ...] = ()
 
     def __init__(self, config: StageConfig, setup: Setup):
         self.config, self.setup, self.engine = config, setup, setup.engine
         self._dropped = Counter[str]()
 
     def begin(self) -> None:
-        """Called once the starting weights are in, before any resume."""
+        """Called when the model with its starting weights is on the device, before any resume."""
+
+    def optimizers(self) -> Mapping[str, Optim]:
+        return self.config.optimizers()
+
+    def extra_models(self) -> dict[str, nn.Module]:
+        return {}
+
+    def updates(self, micros: list[Any], step: int) -> Sequence[Update]:
+        return [Update()]
+
+    def after_step(self, step: int) -> None:
+        pass
 
     @property
     def wants(self) -> Wants:
@@ -103,15 +118,20 @@ class Base:
             )
         return stream
 
-    def used(self, consumed: int) -> dict[str, tuple[int, float]]:
-        """Of each source, how many samples the optimiser has used, and how many rounds through it these are."""
+    def usage(self, consumed: int) -> dict[str, tuple[int, float]]:
         return self.stream.used(consumed)
 
-    def counted(self, prepared: list[Any]) -> dict[str, tuple[float, float]]:
-        """Terms of this rank's samples of a step, and of what was left out for its length since the last, by source."""
-        found = {f"{SOURCE}{source}/dropped": (float(n), 0.0) for source, n in self._dropped.items()}
+    def count(self, prepared: list[Any]) -> Terms:
+        """By source, how many samples were left out for their length since the last step."""
+        found: Terms = {OfSource(source, "dropped"): Term(float(n)) for source, n in self._dropped.items()}
         self._dropped.clear()
         return found
+
+    def weights(self, micro: Any) -> dict[str, float]:
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
+        raise NotImplementedError
 
     def validation(self, samples: int) -> list[Any]:
         """This rank's prepared share of the first samples of the validation splits, the same at every validation and

@@ -21,7 +21,7 @@ from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs
 from medvlm.stages._base import Base, Setup, Wants, chunks
-from medvlm.train.accumulate import Terms
+from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
 
 NEEDS = "embed"
 
@@ -100,36 +100,36 @@ class Contrastive(Base):
     def micros(self, prepared: list[Pair], count: int) -> list[Pairs]:
         return [collate_pairs(part, self.tokenizer.pad_token_id) for part in chunks(prepared, count)]
 
-    def weight(self, micro: Pairs) -> float:
-        return len(micro.keys)
+    def weights(self, micro: Pairs) -> dict[str, float]:
+        return {LOSS: len(micro.keys)}
 
-    def loss(self, model: nn.Module, micro: Pairs) -> tuple[torch.Tensor, Terms]:
+    def loss(self, model: nn.Module, micro: Pairs, step: int) -> Measured:
         micro = micro.to(self.engine.device)
         outputs = model(micro)
         media_NP, texts_NP = self.engine.gather(outputs["media_NP"]), self.engine.gather(outputs["texts_NP"])
         concepts = self.engine.gather(micro.concepts_N)
         log_scale, bias = outputs["log_scale"], outputs.get("bias")
-        first = self.engine.rank * len(micro.keys)
-        own = slice(first, first + len(micro.keys))
+        first, count = self.engine.rank * len(micro.keys), len(micro.keys)
+        own = slice(first, first + count)
         same = concepts[:, None] == concepts[None, :]
         loss = self.objective.pair_loss(self.config.loss, media_NP, texts_NP, own, log_scale, bias, same)
         best = (media_NP[own] @ texts_NP.T).argmax(1)
         hits = float(same[own].gather(1, best[:, None]).sum())
-        return loss, {"image_to_text_top1": (hits, len(micro.keys)), "scale": (float(log_scale.detach().exp()), 1.0)}
+        return {
+            LOSS: Loss(loss, count),
+            "image_to_text_top1": Term(hits, count),
+            "scale": Term(float(log_scale.detach().exp()), 1.0),
+        }
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         pairs = self.validation(samples)
         size = min(self.config.batch // self.engine.world, len(pairs))
-        totals: dict[str, list[float]] = {"loss": [0.0, 0.0], "image_to_text_top1": [0.0, 0.0]}
+        found: dict[Name, Term] = {}
         with evaluating(self.model):
             for at in range(0, len(pairs) - size + 1, max(size, 1)):
                 micro = collate_pairs(pairs[at : at + size], self.tokenizer.pad_token_id)
-                loss, terms = self.loss(model, micro)
-                for name, (total, of) in {"loss": (float(loss), len(micro.keys)), **terms}.items():
-                    if name in totals:
-                        totals[name][0] += total
-                        totals[name][1] += of
-        return {name: (total, of) for name, (total, of) in totals.items()}
+                join(found, logged(self.loss(model, micro, self.config.steps)))
+        return {name: found[name] for name in (LOSS, "image_to_text_top1")}
 
 
 def sentences(report: str) -> list[str]:

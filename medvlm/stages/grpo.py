@@ -24,8 +24,8 @@ from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.stages._image_check import ImageCheck
-from medvlm.train.accounts import SOURCE
-from medvlm.train.accumulate import Terms
+from medvlm.train.accumulate import Update
+from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join
 
 NEEDS = "answer"
 
@@ -95,7 +95,7 @@ class Grpo(Base):
         super().__init__(config, setup)
         self.model = setup.composition.build(setup, config)
         self.image_check = ImageCheck(config.name, setup.engine)
-        self.composer, self.updates = Composer(config.rewards), config.updates
+        self.composer = Composer(config.rewards)
         self.reference: dict[str, torch.Tensor] = {}
 
     def begin(self) -> None:
@@ -123,22 +123,25 @@ class Grpo(Base):
     def micros(self, prepared: list[Prompt], count: int) -> list[Rollout]:
         return [self._roll_out(part) for part in chunks(prepared, count)]
 
-    def weight(self, micro: Rollout) -> float:
-        return len(micro.batch.targets_L)
+    def updates(self, micros: list[Rollout], step: int) -> list[Update]:
+        return [Update()] * self.config.updates
 
-    def loss(self, model: nn.Module, micro: Rollout) -> tuple[torch.Tensor, Terms]:
+    def weights(self, micro: Rollout) -> dict[str, float]:
+        return {LOSS: len(micro.batch.targets_L)}
+
+    def loss(self, model: nn.Module, micro: Rollout, step: int) -> Measured:
         batch = micro.batch.to(self.engine.device)
         self.image_check.look(self.model, batch)
         log_L = self._log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()
         loss_L, is_clipped_L = clipped(log_L, micro.drawn_L, micro.advantage_L.to(self.engine.device), self.config.clip)
-        terms = {**micro.terms, "clipped": (float(is_clipped_L.sum()), len(log_L))}
+        terms = {**micro.terms, "clipped": Term(float(is_clipped_L.sum()), len(log_L))}
         if micro.reference_L is not None:
             kl_L = divergence(log_L, micro.reference_L.to(self.engine.device))
             loss_L = loss_L + self.config.kl * kl_L
-            terms["kl"] = (float(kl_L.detach().sum()), len(kl_L))
-        return loss_L.sum(), terms
+            terms["kl"] = Term(float(kl_L.detach().sum()), len(kl_L))
+        return {**terms, LOSS: Loss(loss_L.sum(), len(log_L))}
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         """The reward of the greedy answer; its negative is the loss that `keep: best` and patience look at."""
@@ -148,7 +151,7 @@ class Grpo(Base):
                 part = prompts[at : at + 64]
                 answers = self._generate(part, copies=1, temperature=0.0)
                 total += sum(self.composer.score(self._text(a), p.truth)[0] for a, p in zip(answers, part, strict=True))
-        return {"loss": (-total, len(prompts)), "reward": (total, len(prompts))}
+        return {LOSS: Term(-total, len(prompts)), "reward": Term(total, len(prompts))}
 
     def _roll_out(self, prompts: list[Prompt]) -> Rollout:
         with evaluating(self.model), self.engine.unsharded(self.model):
@@ -170,9 +173,8 @@ class Grpo(Base):
         batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
         lengths = torch.tensor([len(a) for a in answers])
         advantage_L = advantage_PG.flatten().repeat_interleave(lengths)
-        terms = self._terms(rewards_PG, scored, lengths, int((batch.docs_BT >= 0).sum())) | _by_source(
-            prompts, rewards_PG
-        )
+        num_tokens = int((batch.docs_BT >= 0).sum())
+        terms = {**self._terms(rewards_PG, scored, lengths, num_tokens), **_terms_by_source(prompts, rewards_PG)}
         return Rollout(batch, advantage_L, self._reference(batch), terms)
 
     def _generate(self, prompts: list[Prompt], copies: int, temperature: float) -> list[list[int]]:
@@ -222,18 +224,16 @@ class Grpo(Base):
         lengths: torch.Tensor,
         num_tokens: int,
     ) -> Terms:
-        parts: dict[str, tuple[float, float]] = {}
+        parts: dict[Name, Term] = {}
         for _, by_name in (s for group in scored for s in group):
-            for name, value in by_name.items():
-                total, of = parts.get(f"reward/{name}", (0.0, 0.0))
-                parts[f"reward/{name}"] = (total + value, of + 1)
+            join(parts, {f"reward/{name}": Term(value, 1) for name, value in by_name.items()})
         telling = float((rewards_PG.max(1).values > rewards_PG.min(1).values).sum())
         return {
-            "reward": (float(rewards_PG.sum()), rewards_PG.numel()),
+            "reward": Term(float(rewards_PG.sum()), rewards_PG.numel()),
             **parts,
-            "groups_that_differ": (telling, len(rewards_PG)),
-            "tokens": (float(num_tokens), 0.0),
-            "answer_tokens": (float(lengths.sum()), len(lengths)),
+            "groups_that_differ": Term(telling, len(rewards_PG)),
+            TOKENS: Term(float(num_tokens)),
+            "answer_tokens": Term(float(lengths.sum()), len(lengths)),
         }
 
 
@@ -241,9 +241,8 @@ def _whole(document: Document) -> list[int]:
     return document.prefix + [i for ids, _ in document.branches for i in ids]
 
 
-def _by_source(prompts: list[Prompt], rewards_PG: torch.Tensor) -> Terms:
-    found: Terms = {}
+def _terms_by_source(prompts: list[Prompt], rewards_PG: torch.Tensor) -> Terms:
+    found: dict[Name, Term] = {}
     for prompt, rewards_G in zip(prompts, rewards_PG, strict=True):
-        total, of = found.get(f"{SOURCE}{prompt.source}/reward", (0.0, 0.0))
-        found[f"{SOURCE}{prompt.source}/reward"] = (total + float(rewards_G.sum()), of + len(rewards_G))
+        join(found, {OfSource(prompt.source, "reward"): Term(float(rewards_G.sum()), len(rewards_G))})
     return found

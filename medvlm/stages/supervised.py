@@ -21,8 +21,7 @@ from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.stages._image_check import ImageCheck
-from medvlm.train.accounts import SOURCE
-from medvlm.train.accumulate import Terms
+from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, logged
 
 NEEDS = "answer"
 
@@ -121,13 +120,11 @@ class Supervised(Base):
             )
         return fits
 
-    def counted(self, prepared: list[Document]) -> Terms:
+    def count(self, prepared: list[Document]) -> Terms:
         """With the mean scale of images, where they may be reduced."""
-        found = super().counted(prepared)
+        found = dict(super().count(prepared))
         for document in prepared if self.config.overlong == "reduce" else []:
-            name = f"{SOURCE}{document.source}/scale"
-            total, of = found.get(name, (0.0, 0.0))
-            found[name] = (total + document.scale, of + 1)
+            join(found, {OfSource(document.source, "scale"): Term(document.scale, 1)})
         return found
 
     def micros(self, prepared: list[Document], count: int) -> list[Batch]:
@@ -143,10 +140,11 @@ class Supervised(Base):
     def _collated(self, documents: list[Document]) -> Batch:
         return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
 
-    def weight(self, micro: Batch) -> float:
-        return len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())
+    def weights(self, micro: Batch) -> dict[str, float]:
+        return {LOSS: len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())}
 
-    def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, Terms]:
+    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        weight = self.weights(micro)[LOSS]
         micro = micro.to(self.engine.device)
         if torch.is_grad_enabled():
             self.image_check.look(self.model, micro)
@@ -154,33 +152,32 @@ class Supervised(Base):
         right = float((logits_LV.detach().argmax(-1) == micro.targets_L).sum())
         losses_L = token_losses(logits_LV, micro.targets_L)
         loss = (answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L).sum()
-        return loss, {
-            "token_accuracy": (right, len(micro.targets_L)),
-            "tokens": (float((micro.docs_BT >= 0).sum()), 0.0),
-            **_by_source(losses_L.detach(), micro),
+        return {
+            LOSS: Loss(loss, weight),
+            "token_accuracy": Term(right, len(micro.targets_L)),
+            TOKENS: Term(float((micro.docs_BT >= 0).sum())),
+            **_terms_by_source(losses_L.detach(), micro),
         }
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         documents = self.validation(samples)
         size = max(1, self.config.batch // self.engine.world)
-        total = of = right = tokens = 0.0
+        found: dict[Name, Term] = {}
         with evaluating(self.model):
             for at in range(0, len(documents), size):
                 (micro,) = self.micros(documents[at : at + size], 1)
-                loss, terms = self.loss(model, micro)
-                total, of = total + float(loss), of + self.weight(micro)
-                right, tokens = right + terms["token_accuracy"][0], tokens + terms["token_accuracy"][1]
-        return {"loss": (total, of), "token_accuracy": (right, tokens)}
+                join(found, logged(self.loss(model, micro, self.config.steps)))
+        return {name: found[name] for name in (LOSS, "token_accuracy")}
 
 
-def _by_source(losses_L: torch.Tensor, micro: Batch) -> Terms:
+def _terms_by_source(losses_L: torch.Tensor, micro: Batch) -> Terms:
     """Of each source its trained tokens and their mean loss."""
     names = sorted(set(micro.sources))
     of_answer = torch.tensor([names.index(source) for source in micro.sources], device=losses_L.device)
     tokens = of_answer[micro.answers_L].bincount(minlength=len(names)).tolist()
     losses = torch.zeros(len(names), device=losses_L.device).index_add(0, of_answer[micro.answers_L], losses_L).tolist()
-    return {
-        f"{SOURCE}{name}/{what}": pair
-        for name, n, loss in zip(names, tokens, losses, strict=True)
-        for what, pair in (("loss", (loss, float(n))), ("tokens", (float(n), 0.0)))
-    }
+    found: dict[Name, Term] = {}
+    for name, n, loss in zip(names, tokens, losses, strict=True):
+        found[OfSource(name, "loss")] = Term(loss, float(n))
+        found[OfSource(name, "tokens")] = Term(float(n))
+    return found

@@ -1,79 +1,122 @@
-"""The gradient of one step from its micro-batches, and how many there are when that is left to be found."""
+"""The gradient of one update from its micro-batches, and how many there are when that is left to be found."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
 from medvlm.core.errors import RecipeError
+from medvlm.train.terms import Measured, Name, Term, Terms, join, logged, share_of_loss
 
 if TYPE_CHECKING:
     from medvlm.train.engine import Engine
 
-Terms = dict[str, tuple[float, float]]
-"""Name -> (sum, weight): what is logged is the sum over ranks and micro-batches of both, divided."""
+LossOf = Callable[[nn.Module, Any, int], Measured]
+"""Model, micro-batch and step -> losses and terms of the micro-batch."""
 
 
-class Summed(Protocol):
+@dataclass(frozen=True)
+class Update:
+    """One step of one optimizer on the micro-batches of a step of the loop.
+
+    optimizer: its name. loss: what it trains; by default the `loss` of the stage. Gradients of parameters that belong to
+    other optimizers are dropped.
+    """
+
+    optimizer: str = ""
+    loss: LossOf | None = None
+
+
+class Summable(Protocol):
     """What of a stage a step is made of; loop.Stage says more of it."""
 
     def micros(self, prepared: list[Any], count: int) -> list[Any]: ...
 
-    def weight(self, micro: Any) -> float: ...
+    def weights(self, micro: Any) -> dict[str, float]: ...
 
-    def loss(self, model: nn.Module, micro: Any) -> tuple[torch.Tensor, Terms]: ...
+    def updates(self, micros: list[Any], step: int) -> Sequence[Update]: ...
+
+    def loss(self, model: nn.Module, micro: Any, step: int) -> Measured: ...
 
 
-def accumulate(stage: Summed, model: nn.Module, micros: list[Any], engine: Engine) -> Terms:
-    """Gradients of (sum of losses / sum of weights over all ranks and micro-batches)."""
-    (weight,) = engine.total([sum(stage.weight(m) for m in micros)])
-    return _backward(stage, model, micros, engine, weight, kept_local=len(micros) - 1)
+@dataclass(frozen=True)
+class Fitted:
+    """The first update of a step, as it fits into memory. count: micro-batches on each rank."""
+
+    micros: list[Any]
+    updates: Sequence[Update]
+    weights: dict[str, float]
+    terms: Terms
+    count: int
+
+
+def weigh(stage: Summable, micros: Sequence[Any], engine: Engine) -> dict[str, float]:
+    """Loss -> its weight over all micro-batches and ranks. Called on every rank."""
+    own = [stage.weights(micro) for micro in micros]
+    names = sorted(own[0])
+    assert all(sorted(weights) == names for weights in own), (
+        f"every micro-batch has to name the weights of the same losses, 0 where it has none of one: {own}"
+    )
+    totals = engine.total([sum(weights[name] for weights in own) for name in names])
+    return dict(zip(names, totals, strict=True))
+
+
+def accumulate(
+    loss_of: LossOf,
+    model: nn.Module,
+    micros: Sequence[Any],
+    engine: Engine,
+    weights: dict[str, float],
+    step: int,
+    kept_local: int | None = None,
+) -> Terms:
+    """Gradients of the sum over losses of (sum of it / weight of it, over all ranks and micro-batches).
+
+    weights: of the whole step (see `weigh`). kept_local: so many passes do not exchange gradients; by default all but
+    the last.
+    """
+    terms: dict[Name, Term] = {}
+    kept_local = len(micros) - 1 if kept_local is None else kept_local
+    for i, micro in enumerate(micros):
+        with engine.unsynchronised(enabled=i < kept_local):
+            measured = loss_of(model, micro, step)
+            engine.backward(share_of_loss(measured, weights))
+        join(terms, logged(measured))
+        del measured  # or the graph of this micro-batch is there while the next one is built
+    return terms
 
 
 def accumulate_what_fits(
-    stage: Summed, model: nn.Module, prepared: list[Any], engine: Engine, count: int
-) -> tuple[list[Any], Terms, int]:
-    """The same with `count` micro-batches, or more where any rank runs out of memory: micro-batches, terms, their
-    number.
+    stage: Summable, model: nn.Module, prepared: list[Any], engine: Engine, count: int, step: int
+) -> Fitted:
+    """The first update of a step with `count` micro-batches, or more where any rank runs out of memory.
 
     The ranks talk before and after the passes, never within: what one cannot do, all do again in smaller parts. So
     gradients are exchanged at the end, not beside the backward pass. Raises RecipeError when single samples do not fit.
     """
     while True:
         random = _random_state(engine)
-        micros, terms = None, None
+        micros, updates, terms = None, None, None
         with suppress(torch.OutOfMemoryError):
             micros = stage.micros(prepared, count)
         if not engine.total([micros is None])[0]:
             assert micros is not None
-            (weight,) = engine.total([sum(stage.weight(m) for m in micros)])
+            updates, weights = stage.updates(micros, step), weigh(stage, micros, engine)
             with suppress(torch.OutOfMemoryError):
-                terms = _backward(stage, model, micros, engine, weight, kept_local=len(micros))
+                terms = accumulate(updates[0].loss or stage.loss, model, micros, engine, weights, step, len(micros))
             if not engine.total([terms is None])[0]:
                 assert terms is not None
                 engine.reduce()
-                return micros, terms, count
-        micros = None  # or its tensors would still be there
+                return Fitted(micros, updates, weights, terms, count)
+        micros = updates = None  # or their tensors would still be there
         engine.drop()
         _set_random_state(random, engine)
         count = _next(count, len(prepared), engine)
-
-
-def _backward(
-    stage: Summed, model: nn.Module, micros: list[Any], engine: Engine, weight: float, kept_local: int
-) -> Terms:
-    terms: Terms = {}
-    for i, micro in enumerate(micros):
-        with engine.unsynchronised(enabled=i < kept_local):
-            loss, more = stage.loss(model, micro)
-            engine.backward(loss / max(weight, 1.0))
-        for name, (total, of) in {"loss": (float(loss.detach()), stage.weight(micro)), **more}.items():
-            before = terms.get(name, (0.0, 0.0))
-            terms[name] = (before[0] + total, before[1] + of)
-    return terms
 
 
 def _next(count: int, samples: int, engine: Engine) -> int:

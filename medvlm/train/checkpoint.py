@@ -174,11 +174,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every weight of a checkpoint, on the CPU. Raises CheckpointError when it is damaged."""
+def read_weights(folder: Path, extra_model: str = "") -> dict[str, torch.Tensor]:
+    """Every weight of the model of a checkpoint, or of a model that the stage keeps beside it, on the CPU. Raises
+    CheckpointError when the checkpoint is damaged."""
     require_whole(folder)
-    reader = Reader(folder / "tensors")
-    return {name.removeprefix("model."): reader.tensor(name) for name in reader.stored if name.startswith("model.")}
+    reader, prefix = Reader(folder / "tensors"), f"models.{extra_model}." if extra_model else "model."
+    return {name.removeprefix(prefix): reader.tensor(name) for name in reader.stored if name.startswith(prefix)}
 
 
 def require_whole(folder: Path) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,9 +23,11 @@ from medvlm.train.engine_config import SHARDING, EngineConfig
 from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
 
+Name = TypeVar("Name", str, tuple[str, str])
+
 
 class Engine:
-    """rank, world, device; sums and gathers over ranks; the model and the optimiser of a stage, from backward pass to
+    """rank, world, device; sums and gathers over ranks; the models and the optimizers of a stage, from backward pass to
     what is saved.
 
     One process, or DDP. Order of a stage's calls: `place`, `setup`, `load` where there is a checkpoint, and for each
@@ -34,7 +36,9 @@ class Engine:
 
     model: nn.Module
     """The stage's, as it was given to `setup`."""
-    optimizer: torch.optim.Optimizer
+    extra_models: Mapping[str, nn.Module]
+    """Those that the stage keeps beside it, as they were given to `place`."""
+    optimizers: Mapping[str, torch.optim.Optimizer]
     is_sharded = False
     """Whether the ranks gather weights from each other in every pass: then all of them run every module, equally
     often."""
@@ -62,7 +66,7 @@ class Engine:
             accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=precision
         )
         self.fabric.launch()
-        self.config = config
+        self.config, self.extra_models = config, {}
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         if self.world != world:
             raise RecipeError(
@@ -76,33 +80,36 @@ class Engine:
 
     @property
     def steps_on(self) -> torch.device:
-        """Where the optimiser's tensors lie."""
+        """Where the tensors of the optimizers are."""
         return torch.device("cpu") if self.config.offload else self.device
 
-    def place(self, model: nn.Module, matches: Matches) -> None:
+    def place(self, model: nn.Module, matches: Matches, extra_models: Mapping[str, nn.Module] | None = None) -> None:
         """On this rank's device (sharded where the engine does so), in the precision it is trained in, blocks as the
-        recipe says: before anything looks at its weights.
+        recipe says: before anything looks at its weights. The extra models get the same device, precision and shards.
 
         Raises RecipeError for a module in `recompute` or `compile` that has no blocks.
         """
         compile_blocks(model, self.config.compile, matches)
         recompute(model, self.config.recompute, matches)
-        self._place(model)
+        self.extra_models = dict(extra_models or {})
+        for each in (model, *self.extra_models.values()):
+            self._place(each)
 
     def _place(self, model: nn.Module) -> None:
         self.fabric.strategy.precision.convert_module(model).to(self.device)
 
-    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        """The model as the loop calls it. `optimizer` is the engine's from here on; its rates may be set at any
+    def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
+        """The model as the loop calls it. `optimizers` are the engine's from here on; their rates may be set at any
         time."""
-        self.model, self.optimizer = model, optimizer
-        self._wrapped, _ = self.fabric.setup(model, optimizer)
+        self.model, self.optimizers = model, optimizers
+        self._wrapped, *_ = self.fabric.setup(model, *optimizers.values())
         return self._wrapped  # type: ignore[no-any-return]
 
     def release(self) -> None:
-        """Lets go of the stage's model and optimiser: the next stage needs their memory."""
-        for name in ("model", "optimizer", "_wrapped"):
+        """Lets go of the stage's models and optimizers: the next stage needs their memory."""
+        for name in ("model", "optimizers", "_wrapped"):
             self.__dict__.pop(name, None)
+        self.extra_models = {}
         gc.collect()  # modules and hooks refer to each other, and the collector does not know how much a GPU holds
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -145,34 +152,33 @@ class Engine:
         """Whether this rank's part of a parameter has one, before a step. Called on every rank."""
         return holds_gradient(parameter)
 
-    def clip(self, max_norm: float) -> float:
-        """Scales the gradients down to this global norm, and returns the norm they had."""
-        return float(
-            self.whole(
-                torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], max_norm)
-            )
-        )
+    def clip(self, max_norm: float, optimizer: str = "") -> float:
+        """Scales the gradients of what an optimizer steps down to this norm, and returns the norm they had."""
+        own = {id(p) for group in self.optimizers[optimizer].param_groups for p in group["params"]}
+        stepped = [p for p in self.model.parameters() if id(p) in own]
+        return float(self.whole(torch.nn.utils.clip_grad_norm_(stepped, max_norm)))
 
-    def step(self) -> None:
-        """Applies the gradients, and forgets them."""
-        self.optimizer.step()
+    def step(self, optimizer: str = "") -> None:
+        """Applies the gradients of what an optimizer steps, and forgets all gradients."""
+        self.optimizers[optimizer].step()
         self.drop()
 
     def drop(self) -> None:
         """Forgets the gradients."""
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
 
     # --- what is saved -----------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Any]:
-        """`model` and `optim` for torch.distributed.checkpoint, by parameter name: references to the tensors as they
-        lie, or copies on the CPU. Called on every rank."""
-        return tensors_of(self.model, self.optimizer)
+        """`model`, `models.NAME` and `optim` for torch.distributed.checkpoint, by parameter name: references to the
+        tensors as they are, or copies on the CPU. Called on every rank."""
+        return tensors_of(self.model, self.optimizers, self.extra_models)
 
     def load(self, read: Read, names: Collection[str]) -> None:
         """Puts a checkpoint back; it may call `read` as often as it likes. names: what the checkpoint holds. Called on
         every rank."""
-        load_tensors(self.model, self.optimizer, read, names)
+        load_tensors(self.model, self.optimizers, read, names, self.extra_models)
 
     # --- between ranks -----------------------------------------------------------------------------
 
@@ -185,7 +191,7 @@ class Engine:
         dist.all_reduce(summed)
         return [float(v) for v in summed]
 
-    def union(self, names: Iterable[str]) -> list[str]:
+    def union(self, names: Iterable[Name]) -> list[Name]:
         """The names that any rank has, in order: what the ranks then sum must be alike on all of them."""
         if self.world == 1:
             return sorted(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -50,11 +50,12 @@ class Fsdp2(Engine):
         )
         self._check_sharded(model)
 
-    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        self.model, self.optimizer = model, optimizer
+    def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
+        self.model, self.optimizers = model, optimizers
         # The first module that runs becomes the root; where answers are drawn before the first step, that would be a
         # block.
-        model._get_fsdp_state()._lazy_init()
+        for each in (model, *self.extra_models.values()):
+            each._get_fsdp_state()._lazy_init()
         return model
 
     def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:

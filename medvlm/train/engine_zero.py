@@ -1,10 +1,10 @@
-"""ZeRO-1, -2 and -3: DeepSpeed around the same model and the same torch optimiser."""
+"""ZeRO-1, -2 and -3: DeepSpeed around the same model and the same torch optimizer."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -42,9 +42,16 @@ class Zero(Engine):
         if self.stage < 3:  # ZeRO-3 brings the weights there part by part
             model.to(self.device)
 
-    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+    def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
+        """Raises RecipeError for several optimizers, and for models beside the one that is trained."""
+        beside = [name for name in (*optimizers, *self.extra_models) if name]
+        if beside:
+            raise RecipeError(
+                f"engine.kind {self.config.kind} trains one model with one optimizer, and this stage has"
+                f" {', '.join(beside)} too; use ddp or fsdp2"
+            )
         deepspeed = _deepspeed(self.device)
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizers, optimizer = model, optimizers, optimizers[""]
         names = {id(p): n for n, p in self._trained().items()}
         self._grouped = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
         self._wrapped, self._zero, *_ = deepspeed.initialize(
@@ -54,6 +61,10 @@ class Zero(Engine):
         self._check_sharded(model)
         return self._wrapped  # type: ignore[no-any-return]
 
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizers[""]
+
     def release(self) -> None:
         if "_wrapped" in self.__dict__:
             self._wrapped.destroy()
@@ -61,7 +72,7 @@ class Zero(Engine):
                 for parameter in self.model.parameters():
                     for held in (parameter, parameter.ds_tensor):  # type: ignore[attr-defined]
                         held.data = held.data.new_empty(0)
-                self.optimizer.state.clear()
+                self._optimizer.state.clear()
                 self._zero.__dict__.clear()
             del self._zero, self._grouped
         super().release()
@@ -96,7 +107,7 @@ class Zero(Engine):
         grad = safe_get_full_grad(parameter) if parameter.requires_grad else None
         return grad is not None and bool(grad.any())
 
-    def clip(self, max_norm: float) -> float:
+    def clip(self, max_norm: float, optimizer: str = "") -> float:
         grads = self._gradients()
         norm = math.sqrt(self.total([sum(float(g.float().square().sum()) for g in grads)])[0])
         if (scale := max_norm / (norm + 1e-6)) < 1:  # torch.nn.utils.clip_grad_norm_
@@ -104,7 +115,7 @@ class Zero(Engine):
                 grad.mul_(scale)
         return norm
 
-    def step(self) -> None:
+    def step(self, optimizer: str = "") -> None:
         self._wrapped.step()
 
     def drop(self) -> None:
@@ -142,14 +153,14 @@ class Zero(Engine):
             whole = self.whole(tensor)
             if owner[name] == self.rank:
                 model[name] = whole.detach().cpu().clone()
-        step = next(iter(self.optimizer.state.values()))["step"].cpu()  # all are stepped together
+        step = next(iter(self._optimizer.state.values()))["step"].cpu()  # all are stepped together
         for name, parameter in self._trained().items():
             moments = {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
             if owner[name] == self.rank:
                 states[name] = {moment: value.cpu() for moment, value in moments.items()} | {"step": step.clone()}
         settings = [
             {**{k: v for k, v in g.items() if k != "params"}, "params": names}
-            for g, names in zip(self.optimizer.param_groups, self._grouped, strict=True)
+            for g, names in zip(self._optimizer.param_groups, self._grouped, strict=True)
         ]
         return {"model": model, "optim": {"state": states, "param_groups": settings}}
 
@@ -175,7 +186,7 @@ class Zero(Engine):
             for moment in MOMENTS:
                 self._put_float32(trained[name], state[moment], moment)
         for flat in self._flats() if states else ():
-            self.optimizer.state[flat]["step"].copy_(max(state["step"] for state in states.values()))
+            self._optimizer.state[flat]["step"].copy_(max(state["step"] for state in states.values()))
 
     @torch.no_grad()
     def _put(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
@@ -207,8 +218,8 @@ class Zero(Engine):
         """As the first step would; DeepSpeed looks for the moments of all groups once the first group has stepped, and
         a checkpoint needs a place to go."""
         for flat in self._flats():
-            state = self.optimizer.state[flat]
-            state["step"] = torch.zeros((), device=flat.device if self.optimizer.defaults.get("fused") else "cpu")
+            state = self._optimizer.state[flat]
+            state["step"] = torch.zeros((), device=flat.device if self._optimizer.defaults.get("fused") else "cpu")
             state.update({moment: torch.zeros_like(flat) for moment in MOMENTS})
         if self.stage < 3:
             self._zero._lazy_init_hp_params_optimizer_state()

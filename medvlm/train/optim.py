@@ -1,9 +1,9 @@
-"""The optimiser over parameter groups, and the learning rate as a function of the step alone."""
+"""The optimizers over parameter groups, and the learning rate as a function of the step alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,23 +11,55 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import Optim
+from medvlm.core.stage_config import Optim, OptimOf
 from medvlm.train.muon import Muon, hidden_matrices
 
 Matches = Callable[[str, str], bool]
 CPU = torch.device("cpu")
 
 
+def make_optimizers(
+    model: nn.Module, configs: Mapping[str, Optim], matches: Matches, stage: str, device: torch.device = CPU
+) -> dict[str, torch.optim.Optimizer]:
+    """Name -> optimizer of its share of what is trained. The default one, "", gets what no other one names.
+
+    device: where they will step. Raises RecipeError for a pattern that matches nothing trained, for parameters that two
+    optimizers name or none steps, and for a kind that cannot run here.
+    """
+    trained = dict(_trained(model))
+    owner: dict[str, str] = {}
+    for name, config in configs.items():
+        for pattern in config.of if isinstance(config, OptimOf) else ():
+            found = [parameter for parameter in trained if matches(parameter, pattern)]
+            if not found:
+                raise RecipeError(f"stages.{stage}: optimizer {name}: {pattern!r} matches no trained parameter")
+            for parameter in found:
+                if owner.setdefault(parameter, name) != name:
+                    raise RecipeError(f"stages.{stage}: optimizers {owner[parameter]} and {name} both step {parameter}")
+    if left := [parameter for parameter in trained if "" not in configs and parameter not in owner]:
+        raise RecipeError(f"stages.{stage}: no optimizer steps {left[0]} ({len(left)} parameters)")
+    return {
+        name: make_optimizer(model, config, matches, stage, device, {p for p in trained if owner.get(p, "") == name})
+        for name, config in configs.items()
+    }
+
+
 def make_optimizer(
-    model: nn.Module, config: Optim, matches: Matches, stage: str, device: torch.device = CPU
+    model: nn.Module,
+    config: Optim,
+    matches: Matches,
+    stage: str,
+    device: torch.device = CPU,
+    own: Collection[str] | None = None,
 ) -> torch.optim.Optimizer:
-    """Vectors and scalars (biases, norms, scales) get no weight decay. device: where it will step.
+    """Vectors and scalars (biases, norms, scales) get no weight decay. own: the trained parameters that are its; by
+    default all.
 
     Raises RecipeError for an `lr_of` that matches nothing trained, and for a kind that cannot run here.
     """
     matrices = {id(p) for p in hidden_matrices(model)} if config.kind == "muon" else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    trained = [(n, p) for n, p in _trained(model) if own is None or n in own]
     for pattern in config.lr_of:
         if not any(matches(name, pattern) for name, _ in trained):
             raise RecipeError(f"stages.{stage}.optim.lr_of: {pattern!r} matches no trained parameter")
@@ -49,8 +81,12 @@ def make_optimizer(
     return torch.optim.AdamW(options, lr=config.lr, betas=config.betas, fused=device.type == "cuda" or None)
 
 
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+
+
 def _eight_bit(options: list[dict[str, Any]], config: Optim, device: torch.device, stage: str) -> torch.optim.Optimizer:
-    """AdamW with moments in 8 bits, block by block (arXiv 2110.02861): a quarter of the optimiser's memory."""
+    """AdamW with moments in 8 bits, block by block (arXiv 2110.02861): a quarter of the optimizer's memory."""
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
             f"stages.{stage}.optim.kind: adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw"

@@ -38,21 +38,23 @@ def digest(tensors: list[torch.Tensor], whole: Whole = as_it_is) -> str:
 class Proof:
     """Groups of a model with what each is: a group is trained when one of its parameters is.
 
-    A group that is trained in part counts twice: its frozen tensors must stay as they are. whole: the engine's. Made
-    and asked on every rank, before the engine sets the model up.
+    A group that is trained in part counts twice: its frozen tensors must stay as they are. whole: the engine's.
+    moves_by_itself: whether a stage moves a parameter or buffer without an optimizer; these are not watched. Made and
+    asked on every rank, before the engine sets the model up.
     """
 
     model: nn.Module
     group_of: GroupOf
     stage: str
     whole: Whole = as_it_is
+    moves_by_itself: Callable[[str], bool] = lambda name: False
     start: dict[tuple[str, bool], str] = field(init=False)
     counts: dict[tuple[str, bool], int] = field(init=False)
     with_gradient: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.start = {key: digest(tensors, self.whole) for key, tensors in self._tensors().items()}
-        self.counts = {key: sum(t.numel() for t in tensors) for key, tensors in self._tensors().items()}
+        self.counts = {key: sum(t.numel() for t in tensors) for key, tensors in self._tensors(with_moving=True).items()}
 
     def table(self) -> str:
         """What is trained and what is frozen, for people."""
@@ -99,21 +101,26 @@ class Proof:
             group: digest(tensors, self.whole) for (group, trained), tensors in self._tensors().items() if not trained
         }
         changed = [group for group, found in now.items() if found != self.start[group, False]]
-        assert not changed, f"frozen parts changed during stage {self.stage}: {changed}"
+        assert not changed, (
+            f"frozen parts changed during stage {self.stage}: {changed}; what a stage moves itself belongs into its"
+            " own_updates"
+        )
         return now
 
     def trained_counts(self) -> dict[str, int]:
         return {group: number for (group, trained), number in self.counts.items() if trained}
 
-    def _tensors(self) -> dict[tuple[str, bool], list[torch.Tensor]]:
+    def _tensors(self, with_moving: bool = False) -> dict[tuple[str, bool], list[torch.Tensor]]:
         """Parameters by (group, trained); the buffers (batch statistics) of a module in eval mode belong to what is
-        frozen."""
+        frozen. with_moving: also those that the stage moves by itself."""
         found: dict[tuple[str, bool], list[torch.Tensor]] = {}
-        for name, parameter in self.model.named_parameters():
-            found.setdefault((self.group_of(name), parameter.requires_grad), []).append(parameter)
+        tensors = [(name, parameter, parameter.requires_grad) for name, parameter in self.model.named_parameters()]
         for name, buffer in self.model.named_buffers():
             if not self.model.get_submodule(name.rpartition(".")[0]).training:
-                found.setdefault((self.group_of(name), False), []).append(buffer)
+                tensors.append((name, buffer, False))
+        for name, tensor, is_trained in tensors:
+            if is_trained or with_moving or not self.moves_by_itself(name):
+                found.setdefault((self.group_of(name), is_trained), []).append(tensor)
         return found
 
 

@@ -1,10 +1,14 @@
-"""What a model and its torch optimiser are in a checkpoint: tensors by parameter name, each lying where and as it lies
-in training."""
+"""What models and their torch optimizers are in a checkpoint: tensors by parameter name, on the device and in the
+shards in which training keeps them.
+
+`model.PARAMETER` and `models.NAME.PARAMETER`; `optim.state.PARAMETER.*` of the default optimizer, and
+`optim.NAME.state.PARAMETER.*` of another.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,25 +23,44 @@ from torch.distributed.checkpoint.state_dict import (
 
 Read = Callable[[dict[str, Any]], None]
 """Fills the tensors of a nested dict from a checkpoint, in place."""
+Models = Mapping[str, nn.Module]
+Optimizers = Mapping[str, torch.optim.Optimizer]
+NONE: Models = {}
 
 
-def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """`model` and `optim`, for torch.distributed.checkpoint: references, not copies. Called on every rank."""
+def tensors_of(model: nn.Module, optimizers: Optimizers, extra_models: Models = NONE) -> dict[str, Any]:
+    """For torch.distributed.checkpoint: references, not copies. Called on every rank."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")  # that one process has no process group is meant
-        return {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer)}
+        states = {name: get_optimizer_state_dict(model, optimizer) for name, optimizer in optimizers.items()}
+        tensors = {"model": get_model_state_dict(model), "optim": {**states.pop("", {}), **states}}
+        if extra_models:
+            tensors["models"] = {name: get_model_state_dict(extra) for name, extra in extra_models.items()}
+    return tensors
 
 
-def load_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, read: Read, names: Collection[str]) -> None:
+def load_tensors(
+    model: nn.Module, optimizers: Optimizers, read: Read, names: Collection[str], extra_models: Models = NONE
+) -> None:
     """Puts a checkpoint back. names: what it holds (`optim.state.PARAMETER.step`, ...). Called on every rank."""
-    tensors = tensors_of(model, optimizer)
-    # A parameter that never got a gradient (SigLIP's head below a language model) has no optimiser state, and gets none
-    # here.
-    tensors["optim"]["state"] = {
-        name: state for name, state in tensors["optim"]["state"].items() if f"optim.state.{name}.step" in names
-    }
+    tensors = tensors_of(model, optimizers, extra_models)
+    for name in optimizers:
+        own, prefix = _optimizer_in(tensors, name)
+        # A parameter that never got a gradient (SigLIP's head below a language model) has no optimizer state, and gets
+        # none here.
+        own["state"] = {n: state for n, state in own["state"].items() if f"{prefix}.state.{n}.step" in names}
     read(tensors)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")
         set_model_state_dict(model, tensors["model"])
-        set_optimizer_state_dict(model, optimizer, tensors["optim"], options=StateDictOptions(strict=False))
+        for name, extra in extra_models.items():
+            set_model_state_dict(extra, tensors["models"][name])
+        for name, optimizer in optimizers.items():
+            own, _ = _optimizer_in(tensors, name)
+            own = {key: own[key] for key in ("state", "param_groups")}
+            set_optimizer_state_dict(model, optimizer, own, options=StateDictOptions(strict=False))
+
+
+def _optimizer_in(tensors: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """An optimizer's part of the tensors, and where it begins in the names of a checkpoint."""
+    return (tensors["optim"][name], f"optim.{name}") if name else (tensors["optim"], "optim")

@@ -17,6 +17,7 @@ from medvlm.data.dialogue import Document
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.preflight.ready import saved
 from medvlm.recipe import load
+from medvlm.train.terms import OfSource
 from tests.tiny_run import CARD, INSTRUCT, recipe, staged, written
 
 QUESTION = Question("Which side?", Truth("choice", "left", ("left", "right")), "side")
@@ -119,7 +120,7 @@ def test_a_stage_reduces_what_is_too_long_and_tells_the_scale(tmp_path: Path) ->
         all((scale < 1) == (len(d) > limit) for d, scale in zip(whole, scales.values(), strict=True))
         and min(scales.values()) < 1
     )
-    total, of = stage.counted(prepared)["source/films/scale"]
+    total, of = stage.count(prepared)[OfSource("films", "scale")]
     assert total / of == pytest.approx(sum(d.scale for d in prepared) / len(prepared))
     with pytest.raises(RecipeError, match="no smaller size of its images makes it fit"):
         next(staged(path, tmp_path / "runs", "instruct", "stages.0.max_tokens=12").batches(0))

@@ -31,7 +31,7 @@ def main(folder: Path, every: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(2, 16)).sum().backward()
     optimizer.step()
-    tensors = tensors_of(model, optimizer)
+    tensors = tensors_of(model, {"": optimizer})
     checkpoint.save(folder / "first", 1, tensors, {"step": 1}, rank=0)
     print(json.dumps({how: deaths(folder, how, every, tensors) for how in ("sync", "async")}))
 

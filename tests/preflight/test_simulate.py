@@ -17,6 +17,7 @@ from medvlm.preflight.simulate import Step
 from medvlm.preflight.staging import stage_on_meta, tokenizer_of
 from medvlm.recipe import LoadedRecipe, load
 from medvlm.train.optim import make_optimizer
+from medvlm.train.terms import sum_of_losses
 from tests import tiny_run
 
 FULL = {
@@ -52,8 +53,8 @@ def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[An
     media = {name: pixels.to("meta") for name, pixels in micro.media.items()}
     step = simulate.simulate(
         stage.model,
-        lambda m: stage.loss(m, replace(micro, media=media))[0],
-        lambda: optimizer_of(stage, config),
+        lambda m: sum_of_losses(stage.loss(m, replace(micro, media=media), 0)),
+        lambda: [optimizer_of(stage, config)],
         group_of,
         "32-true",
     )
@@ -80,7 +81,7 @@ def test_weights_gradients_and_optimiser_are_those_of_a_real_step_to_the_byte(
     (micro,) = real.micros(next(real.batches(0))[1], 1)
     saved = Saved(real.model)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda x: x):
-        loss = real.loss(real.model, micro)[0]
+        loss = sum_of_losses(real.loss(real.model, micro, 0))
     loss.backward()
     optimizer = optimizer_of(real, real.config)
     trained = [p for p in real.model.parameters() if p.requires_grad]

@@ -1,8 +1,12 @@
-"""What several tests of stages take from a stream."""
+"""What several tests of stages ask of a stage."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+
+from medvlm.train.terms import LOSS, sum_of_losses
 
 
 def first(stage: Any, consumed: int = 0) -> list[Any]:
@@ -12,3 +16,12 @@ def first(stage: Any, consumed: int = 0) -> list[Any]:
     assert position == consumed
     batches.close()
     return prepared  # type: ignore[no-any-return]
+
+
+def loss_of(stage: Any, micro: Any) -> torch.Tensor:
+    """The summed loss of a micro-batch in the first step."""
+    return sum_of_losses(stage.loss(stage.model, micro, 0))
+
+
+def weight_of(stage: Any, micro: Any) -> float:
+    return float(stage.weights(micro)[LOSS])

@@ -11,7 +11,8 @@ import torch
 from medvlm.core.errors import DataError
 from medvlm.objectives.pairs import siglip
 from medvlm.stages.contrastive import sentences, text_ids
-from tests.stages.batches import first
+from medvlm.train.terms import LOSS
+from tests.stages.batches import first, loss_of, weight_of
 
 Make = Callable[..., Any]
 
@@ -37,7 +38,8 @@ def test_the_loss_is_that_of_the_objective_on_the_embeddings_of_all_pairs(stage_
     stage = stage_of("contrastive", batch=24)
     stage.model.eval()
     (micro,) = stage.micros(first(stage), 1)
-    loss, terms = stage.loss(stage.model, micro)
+    terms = stage.loss(stage.model, micro, 0)
+    loss = terms[LOSS].sum
     outputs = stage.model(micro)
     images, texts, log_scale, bias = (outputs[name] for name in ("media_NP", "texts_NP", "log_scale", "bias"))
     same = micro.concepts_N[:, None] == micro.concepts_N[None]
@@ -46,7 +48,7 @@ def test_the_loss_is_that_of_the_objective_on_the_embeddings_of_all_pairs(stage_
     )
     best = (images @ texts.T).argmax(1)
     hits = sum(bool(micro.concepts_N[i] == micro.concepts_N[j]) for i, j in enumerate(best.tolist()))
-    assert terms["image_to_text_top1"] == (hits, 24) and stage.weight(micro) == 24
+    assert terms["image_to_text_top1"] == (hits, 24) and weight_of(stage, micro) == 24
 
 
 def test_validation_is_the_mean_over_whole_batches_and_moves_no_random_number(stage_of: Make) -> None:
@@ -58,7 +60,7 @@ def test_validation_is_the_mean_over_whole_batches_and_moves_no_random_number(st
     prepared = [stage.prepare_sample(*view.read(i), epoch=0, position=i) for i in range(min(len(view), 5))]
     stage.model.eval()
     whole = [prepared[i : i + 2] for i in range(0, len(prepared) - 1, 2)]
-    expected = sum(stage.loss(stage.model, stage.micros(pairs, 1)[0])[0].item() for pairs in whole)
+    expected = sum(loss_of(stage, stage.micros(pairs, 1)[0]).item() for pairs in whole)
     assert of == 2 * len(whole) and total == pytest.approx(expected, rel=1e-5)
 
 

@@ -13,7 +13,8 @@ import torch
 from medvlm.core.errors import RecipeError
 from medvlm.data.rows import collate
 from medvlm.objectives.policy import divergence
-from tests.stages.batches import first
+from medvlm.train.terms import LOSS
+from tests.stages.batches import first, weight_of
 
 Make = Callable[..., Any]
 
@@ -60,7 +61,8 @@ def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> 
     prompts = first(stage)
     (rollout,) = stage.micros(prompts, 1)
     assert rollout.advantage_L.unique().numel() > 2, "all answers earned the same: the test shows nothing"
-    loss, terms = stage.loss(stage.model, rollout)
+    terms = stage.loss(stage.model, rollout, 0)
+    loss = terms[LOSS].sum
     trained = [p for p in stage.model.parameters() if p.requires_grad]
     got = torch.autograd.grad(loss, trained)
 
@@ -81,14 +83,14 @@ def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> 
     for a, b in zip(got, torch.autograd.grad(expected_loss, trained), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) + 1e-7)
     assert rollout.batch.targets_L.tolist() == [i for a in stage.said[0] for i in a]
-    assert terms["reward"] == (pytest.approx(sum(seen)), len(seen)) and stage.weight(rollout) == at
+    assert terms["reward"] == (pytest.approx(sum(seen)), len(seen)) and weight_of(stage, rollout) == at
 
 
 def test_a_second_update_compares_with_the_policy_that_drew_the_answers(stage: Any) -> None:
     """The ratio is against the first update's log-probabilities, so what has moved too far is clipped."""
     prompts = first(stage)
     (rollout,) = stage.micros(prompts, 1)
-    _, terms = stage.loss(stage.model, rollout)
+    terms = stage.loss(stage.model, rollout, 0)
     assert terms["clipped"][0] == 0
     answers = list(zip([p for p in prompts for _ in range(3)], stage.said[-1], strict=True))
     with torch.no_grad():
@@ -97,7 +99,8 @@ def test_a_second_update_compares_with_the_policy_that_drew_the_answers(stage: A
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
         after = torch.cat([stock_log_probability(stage, p, a) for p, a in answers])
-    loss, terms = stage.loss(stage.model, rollout)
+    terms = stage.loss(stage.model, rollout, 0)
+    loss = terms[LOSS].sum
     ratio, advantage = (after - before).exp(), rollout.advantage_L
     expected = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
     assert loss.item() == pytest.approx(float(expected.sum()), rel=1e-3, abs=1e-3)
@@ -122,7 +125,7 @@ def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
     began = copy.deepcopy(stage.model)
     prompts = first(stage)
     (rollout,) = stage.micros(prompts, 1)
-    _, terms = stage.loss(stage.model, rollout)
+    terms = stage.loss(stage.model, rollout, 0)
     assert terms["kl"][0] == pytest.approx(0, abs=1e-5), "the policy has not moved yet"
 
     with torch.no_grad():
@@ -131,7 +134,8 @@ def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     moved = {n: p.detach().clone() for n, p in stage.model.named_parameters()}
     (rollout,) = stage.micros(prompts, 1)
-    loss, terms = stage.loss(stage.model, rollout)
+    terms = stage.loss(stage.model, rollout, 0)
+    loss = terms[LOSS].sum
     assert all(torch.equal(p, moved[n]) for n, p in stage.model.named_parameters()), "the policy was not put back"
     with torch.no_grad():
         answers = list(zip([p for p in prompts for _ in range(3)], stage.said[-1], strict=True))
@@ -146,7 +150,7 @@ def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
 def test_without_a_weight_there_is_no_reference(stage_of: Make) -> None:
     made = stage_of("grpo", kl=0)
     made.begin()
-    assert not made.reference and "kl" not in made.loss(made.model, made.micros(first(made), 1)[0])[1]
+    assert not made.reference and "kl" not in made.loss(made.model, made.micros(first(made), 1)[0], 0)
 
 
 def test_the_policy_that_is_trained_has_no_dropout(stage_of: Make) -> None:

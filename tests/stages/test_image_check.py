@@ -32,14 +32,14 @@ def test_images_that_are_lost_stop_the_stage(stage_of: Make, kind: str) -> None:
     with pytest.raises(
         ImageNotUsed, match=rf"stages\.{stage.config.name}: the answers to .* as probable with a blank image"
     ):
-        stage.loss(stage.model, micro)
+        stage.loss(stage.model, micro, 0)
 
 
 @pytest.mark.parametrize("kind", ["supervised", "grpo"])
 def test_images_that_are_seen_do_not(stage_of: Make, kind: str) -> None:
     stage = stage_of(kind)
     (micro,) = stage.micros(first(stage), 1)
-    stage.loss(stage.model, micro)
+    stage.loss(stage.model, micro, 0)
     assert uses_images(stage.model, micro.batch if kind == "grpo" else micro)
 
 
@@ -47,9 +47,9 @@ def test_a_connector_that_is_trained_from_zero_is_given_a_few_steps(stage_of: Ma
     stage = blind(stage_of("supervised"))
     (micro,) = stage.micros(first(stage), 1)
     for _ in range(GRACE):
-        stage.loss(stage.model, micro)
+        stage.loss(stage.model, micro, 0)
     with pytest.raises(ImageNotUsed):
-        stage.loss(stage.model, micro)
+        stage.loss(stage.model, micro, 0)
 
 
 def test_it_leaves_modes_and_random_state_alone(stage_of: Make) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medvlm.core.errors import DataError, RecipeError
-from tests.stages.batches import first
+from medvlm.train.terms import LOSS, OfSource
+from tests.stages.batches import first, loss_of, weight_of
 
 Make = Callable[..., Any]
 
@@ -46,10 +47,11 @@ def test_the_loss_is_a_sum_over_tokens_and_its_weight_their_number(stage_of: Mak
     prepared = first(stage)
     (whole,) = stage.micros(prepared, 1)
     parts = stage.micros(prepared, 4)
-    loss, terms = stage.loss(stage.model, whole)
-    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
-    assert sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(whole.targets_L)
-    assert len({stage.weight(p) for p in parts}) > 1, "all parts weigh alike: the test shows nothing"
+    terms = stage.loss(stage.model, whole, 0)
+    loss = terms[LOSS].sum
+    assert sum(loss_of(stage, p).item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
+    assert sum(weight_of(stage, p) for p in parts) == weight_of(stage, whole) == len(whole.targets_L)
+    assert len({weight_of(stage, p) for p in parts}) > 1, "all parts weigh alike: the test shows nothing"
     right = int((stage.model(whole)["logits_LV"].argmax(-1) == whole.targets_L).sum())
     assert terms["token_accuracy"] == (right, len(whole.targets_L))
 
@@ -60,11 +62,11 @@ def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
     prepared = first(stage)
     (whole,) = stage.micros(prepared, 1)
     parts = stage.micros(prepared, 4)
-    loss, _ = stage.loss(stage.model, whole)
-    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
+    loss = loss_of(stage, whole)
+    assert sum(loss_of(stage, p).item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
     answers = [ids[skipped:] for document in prepared for ids, skipped in document.branches]
     assert (
-        sum(stage.weight(p) for p in parts) == stage.weight(whole) == len(answers)
+        sum(weight_of(stage, p) for p in parts) == weight_of(stage, whole) == len(answers)
         and len({len(a) for a in answers}) > 1
     )
     surprise = -stage.model(whole)["logits_LV"].log_softmax(-1)[torch.arange(len(whole.targets_L)), whole.targets_L]
@@ -111,8 +113,8 @@ def test_documents_that_are_too_long_are_dropped_and_counted_by_source(stage_of:
     batches.close()
     assert all(len(d) <= limit and d.prefix.count(stage.model.image_token_id) == 4 for d in kept)
     # What was dropped is counted, also where a substitute was too long itself.
-    dropped = stage.counted([])["source/films/dropped"][0]
-    assert dropped >= sum(n > limit for n in lengths) > 0 and stage.counted([]) == {}
+    dropped = stage.count([])[OfSource("films", "dropped")].sum
+    assert dropped >= sum(n > limit for n in lengths) > 0 and stage.count([]) == {}
 
 
 def test_micro_batches_keep_within_their_tokens_and_train_the_same(stage_of: Make) -> None:
@@ -125,9 +127,7 @@ def test_micro_batches_keep_within_their_tokens_and_train_the_same(stage_of: Mak
     parts = bounded.micros(prepared, 1)
     assert len(parts) > 1 and all(part.ids_BT.numel() <= bound for part in parts)
     assert [key for part in parts for key in part.keys] == list(whole.keys)
-    assert sum(stage.loss(stage.model, p)[0].item() for p in parts) == pytest.approx(
-        stage.loss(stage.model, whole)[0].item(), rel=1e-5
-    )
+    assert sum(loss_of(stage, p).item() for p in parts) == pytest.approx(loss_of(stage, whole).item(), rel=1e-5)
     with pytest.raises(RecipeError, match="micro_tokens: 50 are fewer than max_tokens, 100"):
         stage_of("supervised", max_tokens=100, micro_tokens=50)
 

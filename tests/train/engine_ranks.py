@@ -3,6 +3,7 @@ plainly; rank R leaves FOLDER/rank-R.pt."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -16,20 +17,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Batch
-from medvlm.core.stage_config import Lora, Optim, StageConfig, Validate
+from medvlm.core.stage_config import Lora, Optim, OptimOf, StageConfig, Validate
 from medvlm.data.dialogue import Document
 from medvlm.models.generate import generate
 from medvlm.models.lora import attach
 from medvlm.models.parts import evaluating, group_of, matches, set_modes, set_trained
-from medvlm.objectives.next_token import token_losses
+from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._base import chunks
-from medvlm.train import accumulate, checkpoint, engine_zero, loop
+from medvlm.train import checkpoint, engine_zero, loop
+from medvlm.train.accumulate import Update
 from medvlm.train.engine import Engine
 from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from medvlm.train.log import Log
+from medvlm.train.stage import Stage
+from medvlm.train.storage import Reader
+from medvlm.train.terms import LOSS, Loss, Measured, Term, Terms
 from medvlm.train.watch import Watch
 from tests.models.tiny import batch_of, document, vlm
 
@@ -37,20 +42,20 @@ BATCH, STEPS, NORM = 8, 4, 2.0
 engine_zero.PERSISTENT = 0  # else everything so small stays whole
 
 
-class Answering(loop.Stage):
+class Answering(Stage):
     """The tiny vision-language model with adapters and a trained connector. In every second step, the later half of the
     batch has no image: all of the second rank's."""
 
-    updates = 1
+    own_updates: tuple[str, ...] = ()
 
-    def __init__(self, engine: Engine, trains: tuple[str, ...] = ("connectors", "lora")):
-        self.engine, self.model = engine, vlm()
+    def __init__(self, config: StageConfig, engine: Engine):
+        self.config, self.engine, self.model = config, engine, vlm()
         attach(self.model, Lora(rank=2, alpha=16, targets=("language",)), seed=3)
         with torch.no_grad():  # B starts at zero, and A without a gradient
             for name, parameter in self.model.named_parameters():
                 if ".lora_B" in name:
                     parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
-        set_trained(self.model, trains, "answer")
+        set_trained(self.model, config.trains, "answer")
         self.said: list[list[list[int]]] = []
 
     def batches(self, consumed: int) -> Iterator[tuple[int, list[Document]]]:
@@ -60,10 +65,22 @@ class Answering(loop.Stage):
             yield consumed, [self.prepared(position) for position in range(first, first + share)]
             consumed += BATCH
 
-    def used(self, consumed: int) -> dict[str, tuple[int, float]]:
+    def optimizers(self) -> dict[str, Optim]:
+        return self.config.optimizers()
+
+    def extra_models(self) -> dict[str, nn.Module]:
         return {}
 
-    def counted(self, prepared: list[Document]) -> loop.Terms:
+    def updates(self, micros: list[Batch], step: int) -> list[Update]:
+        return [Update()]
+
+    def after_step(self, step: int) -> None:
+        pass
+
+    def usage(self, consumed: int) -> dict[str, tuple[int, float]]:
+        return {}
+
+    def count(self, prepared: list[Document]) -> Terms:
         return {}
 
     def prepared(self, position: int) -> Document:
@@ -79,15 +96,18 @@ class Answering(loop.Stage):
     def micros(self, prepared: list[Document], count: int) -> list[Batch]:
         return [batch_of(part) for part in chunks(prepared, count)]
 
-    def weight(self, micro: Batch) -> float:
-        return len(micro.targets_L)
+    def weights(self, micro: Batch) -> dict[str, float]:
+        return {LOSS: len(micro.targets_L)}
 
-    def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, loop.Terms]:
-        return token_losses(
-            model(micro.to(self.engine.device))["logits_LV"], micro.targets_L.to(self.engine.device)
-        ).sum(), {}
+    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        return {LOSS: Loss(self.losses(model, micro).sum(), len(micro.targets_L))}
 
-    def validate(self, model: nn.Module, samples: int) -> loop.Terms:
+    def losses(self, model: nn.Module, micro: Batch) -> torch.Tensor:
+        """Of each token."""
+        logits_LV = model(micro.to(self.engine.device))["logits_LV"]
+        return token_losses(logits_LV, micro.targets_L.to(self.engine.device))
+
+    def validate(self, model: nn.Module, samples: int) -> Terms:
         """Each rank draws another number of answers, of its own length."""
         rank = self.engine.rank
         prompts = batch_of([self.prepared(1000 + i) for i in range(2 + rank)], pack=False)
@@ -95,7 +115,7 @@ class Answering(loop.Stage):
             self.said.append(
                 generate(self.model, prompts.to(self.engine.device), max_new_tokens=3 + 2 * rank, end_ids=[])
             )
-        return {"loss": (1.0, 1.0)}
+        return {LOSS: Term(1.0, 1.0)}
 
     def set_modes(self) -> None:
         set_modes(self.model)
@@ -108,15 +128,59 @@ class Answering(loop.Stage):
         return group_of(parameter)
 
 
+class Averaged(Answering):
+    """One optimizer for the connectors, which learn from tokens and from answers alike, and one for the adapters, which
+    learn from answers alone; an average of the weights beside the model, and a buffer that the stage itself moves.
+
+    Micro-batches and ranks have different shares of the two weights. In float64: in float32, AdamW makes a whole step of
+    a gradient that is rounding alone.
+    """
+
+    own_updates = ("steps_done",)
+
+    def __init__(self, config: StageConfig, engine: Engine):
+        super().__init__(config, engine)
+        self.model.double().register_buffer("steps_done", torch.zeros(()))
+
+    def optimizers(self) -> dict[str, Optim]:
+        own = OptimOf(of=("lora",), lr=3e-3, schedule="linear", warmup=0.5, max_norm=0.1)
+        return {"": self.config.optim, "adapters": own}
+
+    def extra_models(self) -> dict[str, nn.Module]:
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        return {"average": self.average}
+
+    def updates(self, micros: list[Batch], step: int) -> list[Update]:
+        return [Update(), Update("adapters", self.answer_loss)]
+
+    def weights(self, micro: Batch) -> dict[str, float]:
+        return {"tokens": len(micro.targets_L), "answers": len(micro.answers_L.unique())}
+
+    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        losses_L = self.losses(model, micro)
+        weights = self.weights(micro)
+        answers = (step + 1) * answer_losses(losses_L, micro.answers_L).sum()
+        return {"tokens": Loss(losses_L.sum(), weights["tokens"]), "answers": Loss(answers, weights["answers"])}
+
+    def answer_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        found = answer_losses(self.losses(model, micro), micro.answers_L).sum()
+        return {"answers": Loss(found, self.weights(micro)["answers"])}
+
+    def after_step(self, step: int) -> None:
+        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(now, 0.25)
+        self.model.steps_done += 1
+
+
 def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
     """Trains from what is in the folder to the end."""
-    trains, of = settings.pop("trains", ("connectors", "lora")), settings.pop("of", Answering)
+    of = settings.pop("of", Answering)
     config = StageConfig(
         **{  # type: ignore[arg-type]
             "kind": "answering",
             "name": "answer",
             "mix": {"x": 1.0},
-            "trains": trains,
+            "trains": ("connectors", "lora"),
             "steps": STEPS,
             "batch": BATCH,
             "accumulate": 4 // engine.world,
@@ -126,12 +190,11 @@ def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
             **settings,
         }
     )
-    stage, log = of(engine, trains), Log(folder / "metrics.jsonl", engine.is_first, [])
+    stage, log = of(config, engine), Log(folder / "metrics.jsonl", engine.is_first, [])
     watch = Watch(folder / "ranks", engine.rank, engine.world, 0.0)
-    engine.place(stage.model, stage.matches)
-    state, proof = loop.run(
-        stage, config, engine, folder / "answer", log, loop.State("same", meta={"stage": "answer"}), 1, 1, watch
-    )
+    engine.place(stage.model, stage.matches, stage.extra_models())
+    place = loop.Place(folder / "answer", log, watch)
+    state, proof = loop.run(stage, config, engine, place, loop.State("same", meta={"stage": "answer"}))
     proof.check_frozen()
     records = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if engine.is_first else []
@@ -140,19 +203,24 @@ def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
     found = {
         "loss": [r["loss"] for r in steps],
         "norm": [r["grad_norm"] for r in steps],
+        "terms": [r["terms"] for r in steps],
         "said": stage.said,
         "micros": state.accumulate,
         "weights": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}"),
+        "average": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}", "average"),
+        "stored": sorted(Reader(folder / "answer" / f"step-{STEPS}" / "tensors").stored),
     }
     moments = [
         moment
-        for state in engine.optimizer.state.values()
+        for optimizer in engine.optimizers.values()
+        for state in optimizer.state.values()
         for moment in state.values()
         if isinstance(moment, torch.Tensor)
     ]
-    tensors = [weakref.ref(tensor) for tensor in (*stage.model.parameters(), *moments)]
+    models = (stage.model, *engine.extra_models.values())
+    tensors = [weakref.ref(tensor) for tensor in (*(p for model in models for p in model.parameters()), *moments)]
     found["held"] = alive(tensors)
-    del stage, proof, state, moments
+    del stage, proof, state, moments, models
     engine.release()
     return {**found, "left": alive(tensors)}
 
@@ -176,18 +244,16 @@ def without_clipping_said(monkey: Any) -> None:
     monkey._settings = lambda: {k: v for k, v in settings(monkey).items() if k != "gradient_clipping"}
 
 
-def by_own_labels(stage: Any, model: nn.Module, micros: list[Any], engine: Engine) -> loop.Terms:
-    """The mean over each rank's own labels, averaged over ranks: what is done where nobody counts together."""
-    return accumulate._backward(
-        stage, model, micros, engine, sum(stage.weight(m) for m in micros) * engine.world, len(micros) - 1
-    )
+def weigh_own_labels(stage: Any, micros: list[Any], engine: Engine) -> dict[str, float]:
+    """For the mean over each rank's own labels, averaged over ranks: what is done where nobody counts together."""
+    return {LOSS: sum(stage.weights(m)[LOSS] for m in micros) * engine.world}
 
 
 class Narrow(Answering):
     """Whose second rank has no memory for more than two samples at a time."""
 
-    def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, loop.Terms]:
-        loss = super().loss(model, micro)
+    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        loss = super().loss(model, micro, step)
         if self.engine.rank == self.engine.world - 1 and len(micro.answers_L.unique()) > 4:
             raise torch.OutOfMemoryError("as a GPU would say")
         return loss
@@ -210,26 +276,29 @@ STAGES: dict[str, dict[str, Any]] = {
     "muon": {"optim": Optim(kind="muon", lr=1e-2, warmup=0), "trains": ("connectors",)},
     "auto": {"accumulate": "auto", "of": Narrow},
     "blind": {"of": Blind, "steps": 8},
+    "averaged": {"of": Averaged},
 }
 
 
 def case(folder: Path, name: str) -> dict[str, Any]:
     """KIND, and one word: `again` goes on from step 2 of KIND, another kind from step 2 of that one, the others are
     settings or faults."""
-    kind, word = (*name.split(), "")[:2]
+    kind, word, *more = (*name.split(), "")
     engine = make_engine(EngineConfig(kind=kind, device="cpu", **ENGINES.get(word, {})))  # type: ignore[arg-type]
     if word == "again" or (folder / word / "answer").exists():
         return again(folder / (kind if word == "again" else word), folder / name, engine)
+    if "again" in more:
+        return again(folder / f"{kind} {word}", folder / name, engine, **STAGES[word])
     if word == "clips":
         without_clipping_said(engine)
-    counted = loop.accumulate
-    loop.accumulate = by_own_labels if word == "own" else counted
+    weigh = loop.weigh
+    loop.weigh = weigh_own_labels if word == "own" else weigh  # type: ignore[assignment]
     try:
         return run(folder / name, engine, **STAGES.get(word, {}))
-    except DataError as refused:
+    except (DataError, RecipeError) as refused:
         return {"refused": str(refused)}
     finally:
-        loop.accumulate = counted
+        loop.weigh = weigh
 
 
 def main(folder: Path, names: list[str]) -> None:

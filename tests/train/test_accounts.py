@@ -7,21 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from medvlm.train.accounts import accounts, in_short
+from medvlm.train.accounts import account, summarize
 from tests.tiny_run import INSTRUCT, recipe, trained, written
 
 
 def test_terms_of_a_source_are_told_beside_what_was_used_of_it() -> None:
-    found = accounts(
-        {"loss": 2.0, "reward/choice": 0.1, "source/a/loss": 1.5, "source/a/tokens": 30.0},
-        {"a": (64, 1.23456), "b": (0, 0.0)},
-    )
+    found = account({"a": {"loss": 1.5, "tokens": 30.0}}, {"a": (64, 1.23456), "b": (0, 0.0)})
     assert found == {
         "a": {"samples": 64, "epochs": 1.2346, "loss": 1.5, "tokens": 30.0},
         "b": {"samples": 0, "epochs": 0.0},
     }
-    assert in_short(found) == "a 1.2 epochs, loss 1.5 | b 0 epochs"
-    assert in_short({"a": found["a"]}) == ""
+    assert summarize(found) == "a 1.2 epochs, loss 1.5 | b 0 epochs"
+    assert summarize({"a": found["a"]}) == ""
 
 
 def test_the_sources_of_a_stage_add_up(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from torch import nn
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch
-from medvlm.train import loop
 from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
+from medvlm.train.terms import Measured
 from tests.tiny_run import differing
 from tests.train.engine_ranks import Answering, run
 
@@ -23,8 +23,8 @@ class Fits(Answering):
 
     samples = 2
 
-    def loss(self, model: nn.Module, micro: Batch) -> tuple[torch.Tensor, loop.Terms]:
-        loss = super().loss(model, micro)
+    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        loss = super().loss(model, micro, step)
         torch.rand(1)  # as dropout would
         if len(micro.answers_L.unique()) > 2 * self.samples:
             raise torch.OutOfMemoryError("as a GPU would say")

@@ -71,7 +71,7 @@ def saved(folder: Path, steps: int = 3) -> tuple[Model, torch.optim.AdamW]:
     model = Model()
     optimizer = optimizer_of(model)
     train(model, optimizer, steps)
-    checkpoint.save(folder, steps, tensors_of(model, optimizer), {**STATE, "step": steps}, rank=0)
+    checkpoint.save(folder, steps, tensors_of(model, {"": optimizer}), {**STATE, "step": steps}, rank=0)
     return model, optimizer
 
 
@@ -81,7 +81,7 @@ def test_weights_optimiser_and_random_state_go_on_to_the_last_bit(tmp_path: Path
     other = Model(seed=1)
     resumed = optimizer_of(other)
     torch.manual_seed(999)
-    assert checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, resumed), rank=0) == STATE
+    assert checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, {"": resumed}), rank=0) == STATE
     assert train(other, resumed, 4) == expected
     assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
     assert [g["weight_decay"] for g in resumed.param_groups] == [0.1, 0.0] and other.head.weight is other.words.weight
@@ -92,7 +92,7 @@ def test_a_part_without_a_gradient_has_no_optimiser_state_before_or_after(tmp_pa
     _, optimizer = saved(tmp_path)
     other = Model(seed=1)
     resumed = optimizer_of(other)
-    checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, resumed), rank=0)
+    checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, {"": resumed}), rank=0)
     for made, found in ((optimizer, Model()), (resumed, other)):
         known = {id(p) for p in made.state}
         assert not known & {id(p) for p in found.unused.parameters()}
@@ -106,7 +106,7 @@ def test_without_the_random_state_dropout_differs(tmp_path: Path) -> None:
     (tmp_path / "step-3" / "random-0.pt").unlink()
     other = Model(seed=1)
     resumed = optimizer_of(other)
-    checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, resumed), rank=0)
+    checkpoint.restore(tmp_path / "step-3", partial(load_tensors, other, {"": resumed}), rank=0)
     assert train(other, resumed, 4) != expected
 
 
@@ -185,7 +185,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     model, optimizer = saved(folder)
     train(model, optimizer, 2)
-    checkpoint.save(folder, 5, tensors_of(model, optimizer), {**STATE, "step": 5}, rank=0)
+    checkpoint.save(folder, 5, tensors_of(model, {"": optimizer}), {**STATE, "step": 5}, rank=0)
     return folder
 
 
@@ -276,7 +276,7 @@ def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
     optimizer = optimizer_of(model)
     train(model, optimizer, 1)
     for n in (1, 2):
-        checkpoint.save(tmp_path / "pair", 5, tensors_of(model, optimizer), {**STATE, "step": 5}, rank=0)
+        checkpoint.save(tmp_path / "pair", 5, tensors_of(model, {"": optimizer}), {**STATE, "step": 5}, rank=0)
         assert not checkpoint.damaged(tmp_path / "pair" / "step-5") and (tmp_path / "pair" / f"step-5.bad-{n}").exists()
     assert (
         checkpoint.digest(tmp_path / "pair" / "step-5.bad-1")

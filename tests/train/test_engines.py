@@ -16,9 +16,23 @@ from medvlm.core.errors import RecipeError
 from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from tests.tiny_run import ROOT, differing, environment
-from tests.train.engine_ranks import run
+from tests.train.engine_ranks import Averaged, run
 
-FAST = ("ddp", "ddp auto", "ddp blind", "fsdp2", "fsdp2 again", "fsdp2 own", "zero2", "zero2 again")
+FAST = (
+    "ddp",
+    "ddp auto",
+    "ddp blind",
+    "ddp averaged",
+    "ddp averaged again",
+    "fsdp2",
+    "fsdp2 again",
+    "fsdp2 own",
+    "fsdp2 averaged",
+    "fsdp2 averaged again",
+    "zero2",
+    "zero2 again",
+    "zero2 averaged",
+)
 SLOW = (
     "ddp",
     "ddp again",
@@ -51,6 +65,13 @@ Ranks = list[dict[str, Any]]
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """In this process, with as many micro-batches as two ranks have together."""
     return run(tmp_path_factory.mktemp("one"), make_engine(EngineConfig(kind="single", device="cpu")))
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """In this process: two optimizers, a loss of two terms, and an average of the weights beside the model."""
+    engine = make_engine(EngineConfig(kind="single", device="cpu"))
+    return run(tmp_path_factory.mktemp("averaged"), engine, of=Averaged)
 
 
 def two_ranks(folder: Path, cases: tuple[str, ...]) -> Ranks:
@@ -157,6 +178,52 @@ def test_a_rank_out_of_memory_makes_all_take_smaller_parts_of_the_same_step(
 def test_ranks_that_are_shown_the_same_samples_are_stopped(fast: Ranks) -> None:
     for rank in found(fast, "ddp blind"):
         assert "ranks 0 and 1 were shown the same 16 samples (sample-0, sample-1, " in rank["refused"]
+
+
+@pytest.mark.parametrize(("kind", "atol"), [("ddp", 1e-9), ("fsdp2", 1e-4)])
+def test_several_optimizers_and_a_mean_of_the_weights_are_those_of_one_process(
+    kind: str, atol: float, fast: Ranks, averaged: dict[str, Any]
+) -> None:
+    """Each loss is a mean over its own weight on all ranks: tokens, of which the second rank has fewer, and answers.
+    Weights are float64; FSDP2 adds up gradients in float32, of which AdamW makes more where they are small."""
+    first, _ = found(fast, f"{kind} averaged")
+    for step, expected in zip(first["terms"], averaged["terms"], strict=True):
+        assert step.keys() == expected.keys() == {"answers", "lr/adapters", "grad_norm/adapters"}
+        assert step["answers"] == pytest.approx(expected["answers"], rel=1e-6)
+    assert off(first, averaged) < 1e-6 and first["norm"][0] == pytest.approx(averaged["norm"][0], rel=1e-6)
+    for name in ("weights", "average"):
+        for parameter, tensor in averaged[name].items():
+            torch.testing.assert_close(first[name][parameter], tensor, rtol=0, atol=atol, msg=f"{name} {parameter}")
+    moved = differing(averaged["average"], averaged["weights"])
+    assert any("lora" in name for name in moved) and any("connectors" in name for name in moved)
+    assert averaged["weights"]["steps_done"] == 4
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_several_optimizers_and_a_mean_of_the_weights_go_on_to_the_last_bit(kind: str, fast: Ranks) -> None:
+    for straight, resumed in zip(found(fast, f"{kind} averaged"), found(fast, f"{kind} averaged again"), strict=True):
+        assert resumed["loss"] == straight["loss"] and resumed["terms"] == straight["terms"]
+        for name in ("weights", "average"):
+            assert differing(resumed[name], straight[name]) == []
+
+
+def test_the_default_optimizer_keeps_its_names_in_a_checkpoint(averaged: dict[str, Any], one: dict[str, Any]) -> None:
+    """So that the checkpoints of stages with one optimizer stay as they were."""
+    own = {name.split(".")[0] for name in one["stored"]}
+    assert own == {"model", "optim"} and not one["average"]
+    adapter = next(name for name in averaged["weights"] if "lora_A" in name)
+    connector = next(name for name in averaged["weights"] if name.startswith("connectors"))
+    assert {f"optim.adapters.state.{adapter}.exp_avg", f"optim.state.{connector}.exp_avg"} <= {*averaged["stored"]}
+    assert f"optim.state.{adapter}.exp_avg" not in averaged["stored"]
+    assert f"optim.state.{adapter}.exp_avg" in one["stored"] and f"models.average.{adapter}" in averaged["stored"]
+
+
+def test_an_engine_that_flattens_parameters_refuses_several_optimizers(fast: Ranks) -> None:
+    (refused, _) = found(fast, "zero2 averaged")
+    assert (
+        "engine.kind zero2 trains one model with one optimizer, and this stage has adapters, average too"
+        in (refused["refused"])
+    )
 
 
 @pytest.mark.slow

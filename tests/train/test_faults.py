@@ -58,8 +58,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def at(*steps: int) -> None:
         clip, calls = Engine.clip, iter(range(1, 100))
 
-        def clipped(self: Engine, max_norm: float) -> float:
-            norm = clip(self, max_norm)
+        def clipped(self: Engine, max_norm: float, optimizer: str) -> float:
+            norm = clip(self, max_norm, optimizer)
             return math.nan if next(calls) in steps else norm
 
         monkeypatch.setattr(Engine, "clip", clipped)

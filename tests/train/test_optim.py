@@ -122,11 +122,11 @@ def test_moments_in_8_bits_step_almost_as_adamw_and_come_back_from_a_checkpoint(
     assert eight.state[small[0].weight]["state1"].dtype == torch.uint8  # type: ignore[index]
     torch.testing.assert_close(small[0].weight, large[0].weight, rtol=0, atol=0.01)  # type: ignore[index]
 
-    kept = copy.deepcopy(tensors_of(small, eight))
+    kept = copy.deepcopy(tensors_of(small, {"": eight}))
     step(small, eight, 3)
     other, resumed = made("adamw8bit")
     flat, _ = flatten_state_dict(kept)
-    load_tensors(other, resumed, lambda wanted: _fill(wanted, kept), flat.keys())
+    load_tensors(other, {"": resumed}, lambda wanted: _fill(wanted, kept), flat.keys())
     step(other, resumed, 3)
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), other.parameters(), strict=True))
 

@@ -111,6 +111,23 @@ def test_a_trained_group_that_has_not_moved_is_named() -> None:
         proof.check_trained(1)
 
 
+def test_what_a_stage_moves_itself_is_not_watched_and_its_neighbours_are() -> None:
+    model = Model()
+    model.encoders.requires_grad_(False)
+    model.encoders.register_buffer("codes", torch.zeros(3))
+    set_modes(model)
+    proof = Proof(model, group_of, "align", moves_by_itself=lambda name: name == "encoders.codes")
+    model.encoders.codes += 1  # type: ignore[operator]
+    step(model, proof)
+    proof.check_frozen()
+    assert "encoders.codes" in dict(model.named_buffers()) and "encoders.codes" in proof.table()
+    model.encoders["film"][1].running_mean += 1  # type: ignore[index, union-attr, operator]
+    with pytest.raises(
+        AssertionError, match=r"\['encoders.film'\]; what a stage moves itself belongs into its own_upd"
+    ):
+        proof.check_frozen()
+
+
 def test_the_table_counts_trained_and_frozen() -> None:
     _, proof = started("encoders", "language.0")
     lines = {words[0]: words[1:] for line in proof.table().splitlines() if (words := line.split())}

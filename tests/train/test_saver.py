@@ -32,6 +32,11 @@ def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
+def model_and_optimizers() -> tuple[nn.Linear, dict[str, torch.optim.Optimizer]]:
+    model, optimizer = model_and_optimizer()
+    return model, {"": optimizer}
+
+
 def model_and_optimizer() -> tuple[nn.Linear, torch.optim.AdamW]:
     torch.manual_seed(0)
     model = nn.Linear(5, 5)
@@ -51,7 +56,7 @@ def test_training_that_goes_on_does_not_reach_into_the_checkpoint(tmp_path: Path
     with Saver(tmp_path, 0, Keep()) as saver:
         for n in (1, 2):  # the second copy lies where the first one lay
             expected, random = {name: t.clone() for name, t in model.state_dict().items()}, torch.get_rng_state()
-            saver.save(n, tensors_of(model, optimizer), {"step": n})
+            saver.save(n, tensors_of(model, {"": optimizer}), {"step": n})
             step(model, optimizer)
             torch.rand(3)
             assert not (tmp_path / f"step-{n}").exists() and saver.under_way
@@ -65,7 +70,7 @@ def test_training_that_goes_on_does_not_reach_into_the_checkpoint(tmp_path: Path
 
 
 def test_in_the_background_and_not_the_bytes_are_the_same(tmp_path: Path) -> None:
-    tensors = tensors_of(*model_and_optimizer())
+    tensors = tensors_of(*model_and_optimizers())
     torch.manual_seed(1)
     for how in ("now", "later"):
         with Saver(tmp_path / how, 0, Keep()) as saver:
@@ -75,7 +80,7 @@ def test_in_the_background_and_not_the_bytes_are_the_same(tmp_path: Path) -> Non
 
 
 def test_a_second_save_waits_for_the_first(tmp_path: Path, held: threading.Event) -> None:
-    tensors = tensors_of(*model_and_optimizer())
+    tensors = tensors_of(*model_and_optimizers())
     with Saver(tmp_path, 0, Keep()) as saver:
         saver.save(1, tensors, {"step": 1})
         threading.Timer(0.3, held.set).start()
@@ -90,7 +95,7 @@ def failing(self: HashingFile, data: Any) -> None:
 
 
 def test_a_failure_is_seen_at_once_and_raised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = tensors_of(*model_and_optimizer())
+    tensors = tensors_of(*model_and_optimizers())
     monkeypatch.setattr(HashingFile, "write", failing)
     with Saver(tmp_path, 0, Keep()) as saver:
         saver.save(1, tensors, {"step": 1})
@@ -108,13 +113,13 @@ def test_a_failure_is_seen_at_once_and_raised_once(tmp_path: Path, monkeypatch: 
 def test_a_failure_that_nobody_asked_for_is_raised_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HashingFile, "write", failing)
     with pytest.raises(CheckpointError, match="step-1 was not saved"), Saver(tmp_path, 0, Keep()) as saver:
-        saver.save(1, tensors_of(*model_and_optimizer()), {"step": 1})
+        saver.save(1, tensors_of(*model_and_optimizers()), {"step": 1})
 
 
 def test_where_something_else_ends_the_stage_the_save_is_finished_and_its_failure_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensors, said = tensors_of(*model_and_optimizer()), []
+    tensors, said = tensors_of(*model_and_optimizers()), []
     with pytest.raises(ZeroDivisionError), Saver(tmp_path, 0, Keep()) as saver:
         saver.save(1, tensors, {"step": 1})
         raise ZeroDivisionError
@@ -133,7 +138,7 @@ def test_without_memory_for_a_copy_training_waits_and_it_is_said_once(
     said: list[str] = []
     with Saver(tmp_path, 0, Keep(), say=said.append) as slow:
         for n in (1, 2):
-            slow.save(n, tensors_of(*model_and_optimizer()), {"step": n})
+            slow.save(n, tensors_of(*model_and_optimizers()), {"step": n})
             assert not slow.under_way and (tmp_path / f"step-{n}").exists()
     assert said == ["training waits for each checkpoint: there is no memory for a copy of 0.0 GB a process"]
 
@@ -147,7 +152,7 @@ def test_a_wait_ticks_as_long_as_bytes_are_written(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(HashingFile, "write", slow)
     with Saver(tmp_path, 0, Keep(), tick=lambda: ticks.append(1)) as saver:
-        saver.save(1, tensors_of(*model_and_optimizer()), {"step": 1}, now=True)
+        saver.save(1, tensors_of(*model_and_optimizers()), {"step": 1}, now=True)
     assert ticks
 
 

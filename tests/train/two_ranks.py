@@ -15,9 +15,10 @@ import torch
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Optim
 from medvlm.train import checkpoint, loop
-from medvlm.train.accumulate import accumulate
+from medvlm.train.accumulate import accumulate, weigh
 from medvlm.train.optim import make_optimizer
 from medvlm.train.stopping import Preempted
+from medvlm.train.terms import LOSS, report
 from tests.tiny_run import staged, trained, weights
 
 CASES = {
@@ -30,15 +31,17 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     """Loss, terms and gradients of a stage's first step, before any clipping, and the keys of this rank's samples."""
     stage = staged(path, runs, name, *overrides)
     optimizer = make_optimizer(stage.model, Optim(), stage.matches, name)
-    model = stage.engine.setup(stage.model, optimizer)
+    model = stage.engine.setup(stage.model, {"": optimizer})
     batches = stage.batches(0)
     _, prepared = next(batches)
     batches.close()
     micros = stage.micros(prepared, stage.config.accumulate)
-    terms = accumulate(stage, model, micros, stage.engine)
+    weights = weigh(stage, micros, stage.engine)
+    terms = accumulate(stage.loss, model, micros, stage.engine, weights, 0)
+    found = report(terms, weights, stage.engine)
     return {
-        "keys": [item.key for item in prepared], "terms": loop._total(terms, stage.engine, {}),
-        "weight": sum(stage.weight(micro) for micro in micros),
+        "keys": [item.key for item in prepared], "terms": {**found.losses, **found.terms},
+        "weight": sum(stage.weights(micro)[LOSS] for micro in micros),
         "gradients": {n: p.grad.clone() for n, p in stage.model.named_parameters() if p.grad is not None},
     }  # fmt: skip
 
