@@ -355,8 +355,8 @@ def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
         others = [name for name in optimizers if name]
         yield Problem(
             ("stages", i, "kind"),
-            f"a {stage.kind} stage has optimizers of its own ({_list(others)}), and {engine} gives all parameters to one;"
-            " use engine.kind: ddp or fsdp2",
+            f"a {stage.kind} stage has optimizers of its own ({_list(others)}), and {engine} gives all parameters to"
+            " one; use engine.kind: ddp or fsdp2",
         )
     if engine.startswith("zero") and "muon" in kinds:
         yield Problem(

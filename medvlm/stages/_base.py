@@ -46,8 +46,11 @@ class Setup(Assembly):
 
 
 class Base:
-    """The stream, augmentation and names of any stage; one optimizer that makes one update a step. What a stage is
-    asked for is in train/stage.py; a subclass gives model, wants, prepare_sample, micros, weights, loss and validate."""
+    """The stream, augmentation and names of any stage; one optimizer that makes one update a step.
+
+    What a stage is asked for is in train/stage.py; a subclass gives model, wants, prepare_sample, micros, weights, loss
+    and validate.
+    """
 
     model: Any
     own_updates: tuple[str, ...] = ()

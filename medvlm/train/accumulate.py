@@ -24,8 +24,8 @@ LossOf = Callable[[nn.Module, Any, int], Measured]
 class Update:
     """One step of one optimizer on the micro-batches of a step of the loop.
 
-    optimizer: its name. loss: what it trains; by default the `loss` of the stage. Gradients of parameters that belong to
-    other optimizers are dropped.
+    optimizer: its name. loss: what it trains; by default the `loss` of the stage. Gradients of parameters that belong
+    to other optimizers are dropped.
     """
 
     optimizer: str = ""

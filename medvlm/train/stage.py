@@ -13,8 +13,8 @@ from medvlm.train.terms import Measured, Terms
 
 
 class Stage(Protocol):
-    """A prepared sample has a `key`; a micro-batch is whatever `micros` makes and `loss` takes. `step` counts the steps of
-    the stage from 0."""
+    """A prepared sample has a `key`; a micro-batch is whatever `micros` makes and `loss` takes. `step` counts the steps
+    of the stage from 0."""
 
     model: nn.Module
     own_updates: tuple[str, ...]

@@ -71,7 +71,8 @@ class Signals:
 
 @dataclass(frozen=True)
 class Report:
-    """A step, or a validation, over all ranks. losses: name -> mean of a trained term. sources: source -> name -> mean."""
+    """A step, or a validation, over all ranks. losses: name -> mean of a trained term. sources: source -> name ->
+    mean."""
 
     losses: dict[str, float] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)

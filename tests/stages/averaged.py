@@ -17,7 +17,7 @@ from medvlm.stages._base import Setup
 from medvlm.train.accumulate import Update
 from medvlm.train.terms import LOSS, Loss, Measured
 
-MAKES = "vlm"
+NEEDS = "answer"
 
 
 class Config(supervised.Config):

@@ -132,8 +132,8 @@ class Averaged(Answering):
     """One optimizer for the connectors, which learn from tokens and from answers alike, and one for the adapters, which
     learn from answers alone; an average of the weights beside the model, and a buffer that the stage itself moves.
 
-    Micro-batches and ranks have different shares of the two weights. In float64: in float32, AdamW makes a whole step of
-    a gradient that is rounding alone.
+    Micro-batches and ranks have different shares of the two weights. In float64: in float32, AdamW makes a whole step
+    of a gradient that is rounding alone.
     """
 
     own_updates = ("steps_done",)
