@@ -85,7 +85,7 @@ class Config(Loaded):
 def facts(config: Config) -> int | None:
     """Width of its token embeddings, where it is known without transformers. Raises ShapeError for heads that do not
     divide it."""
-    known = _known(config)
+    known = _read_config(config)
     width, heads, groups = (
         next((known[k] for k in names if isinstance(known.get(k), int)), None) for names in WIDTH_HEADS_GROUPS
     )
@@ -116,13 +116,13 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
 
     if (folder / "tokenizer_config.json").is_file():
         return AutoTokenizer.from_pretrained(folder)
-    made = _stock_tokenizer(config.model) if config.model else train(config.vocabulary)
+    made = _load_tokenizer(config.model) if config.model else train(config.vocabulary)
     if not made.chat_template:
         raise RecipeError(
             f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or"
             " add the template to its folder"
         )
-    image = reserved(made.get_vocab()) or IMAGE
+    image = find_image_token(made.get_vocab()) or IMAGE
     if not made.chat_template.startswith(FLATTEN.partition("IMAGE")[0]):
         made.chat_template = FLATTEN.replace("IMAGE", image) + made.chat_template
     before, after = config.around_image
@@ -146,7 +146,7 @@ def new_tokens(config: Config) -> list[str]:
     return list(dict.fromkeys([*re.findall(r"<[^<>]+>", "".join(config.around_image)), *config.special_tokens]))
 
 
-def reserved(vocabulary: dict[str, int]) -> str | None:
+def find_image_token(vocabulary: dict[str, int]) -> str | None:
     """The token of a vocabulary that can stand for an image: the first kind of RESERVED that it has, and of that the
     lowest number."""
     for pattern in RESERVED:
@@ -161,7 +161,7 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
 
     if config.model:
         model: Any = from_pretrained(
-            AutoModelForCausalLM, config.model, config, "model.language", **_quantization(config)
+            AutoModelForCausalLM, config.model, config, "model.language", **_quantization_args(config)
         )
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
@@ -180,7 +180,7 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
     )
 
 
-def _quantization(config: Config) -> dict[str, Any]:
+def _quantization_args(config: Config) -> dict[str, Any]:
     """As the paper has it: NormalFloat of 4 bits, whose scales are quantized too."""
     if config.quantize is None or on_meta():
         return {}
@@ -196,7 +196,7 @@ def _quantization(config: Config) -> dict[str, Any]:
     }
 
 
-def _stock_tokenizer(model: str) -> Any:
+def _load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
@@ -209,7 +209,7 @@ def _stock_tokenizer(model: str) -> Any:
         ) from None
 
 
-def _known(config: Config) -> dict[str, Any]:
+def _read_config(config: Config) -> dict[str, Any]:
     """The model's config as far as it can be read without transformers."""
     if config.config:
         return config.config

@@ -24,12 +24,12 @@ def check_heads(width: int | None, heads: int) -> None:
         )
 
 
-def as_map(patches_NTE: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+def to_maps(patches_NTE: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
     """[N, T, E] -> [N, E, *grid]."""
     return patches_NTE.transpose(1, 2).unflatten(2, grid)
 
 
-def shown(grid: tuple[int, ...]) -> str:
+def format_grid(grid: tuple[int, ...]) -> str:
     return " x ".join(map(str, grid))
 
 

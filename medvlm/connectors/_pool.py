@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
-from medvlm.connectors._layers import as_map, mlp, shown
+from medvlm.connectors._layers import to_maps, mlp, format_grid
 from medvlm.core.errors import ShapeError
 
 
@@ -17,7 +17,7 @@ def check(to: tuple[int, ...], grid: tuple[int, ...]) -> None:
     last = grid[-len(to) :]
     if len(grid) < len(to) or any(small > side for small, side in zip(to, last, strict=True)):
         raise ShapeError(
-            f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {shown(grid)} tokens; choose at most that"
+            f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {format_grid(grid)} tokens; choose at most that"
             " many along each axis"
         )
 
@@ -33,7 +33,7 @@ class Pool(nn.Module):
 
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
         kept = len(self.grid) - len(self.to)
-        maps = as_map(patches_NTE, self.grid).movedim(1, 1 + kept)  # [N, *kept axes, E, *pooled axes]
+        maps = to_maps(patches_NTE, self.grid).movedim(1, 1 + kept)  # [N, *kept axes, E, *pooled axes]
         flat = maps.flatten(0, kept)
         pool: Any = adaptive_avg_pool2d if len(self.to) == 2 else adaptive_avg_pool3d
         pooled = pool(flat, self.to)

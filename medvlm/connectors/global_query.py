@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medvlm.connectors._layers import check_heads, mlp, shown
+from medvlm.connectors._layers import check_heads, mlp, format_grid
 from medvlm.core.config import Config as Base
 from medvlm.core.errors import ShapeError
 
@@ -30,7 +30,7 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     """Raises ShapeError for an encoder of single images, and where the heads do not divide the width."""
     if len(grid) != 3 or grid[0] < 2:
         raise ShapeError(
-            f"reads a whole image and its tiles, and the encoder gives a grid of {shown(grid)}; use encoder kind"
+            f"reads a whole image and its tiles, and the encoder gives a grid of {format_grid(grid)}; use encoder kind"
             " `slices` with tiles: [2, 2]"
         )
     check_heads(width, config.heads)
@@ -48,7 +48,7 @@ class GlobalQuery(nn.Module):
         super().__init__()
         self.count = count
         self.embed = nn.Sequential(nn.LayerNorm(in_width, eps=1e-12), nn.Dropout(config.dropout))
-        self.blocks = nn.ModuleList(_Block(in_width, config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(_GlobalQueryBlock(in_width, config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(in_width, eps=1e-12)
         self.project = mlp(in_width, out_width)
 
@@ -60,7 +60,7 @@ class GlobalQuery(nn.Module):
         return self.project(self.norm(queries + whole))
 
 
-class _Block(nn.Module):
+class _GlobalQueryBlock(nn.Module):
     """Self-attention, then cross-attention to the tiles, each followed by its norm, as in BERT."""
 
     def __init__(self, width: int, config: Config):

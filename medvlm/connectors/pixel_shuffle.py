@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medvlm.connectors._layers import shown
+from medvlm.connectors._layers import format_grid
 from medvlm.core.config import Config as Base
 from medvlm.core.errors import ShapeError
 
@@ -27,7 +27,7 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     """Raises ShapeError for a grid that the factor does not tile."""
     if len(grid) < 2 or any(side % config.factor for side in grid[-2:]):
         raise ShapeError(
-            f"factor: {config.factor} does not tile a grid of {shown(grid)} tokens; choose one that divides its last"
+            f"factor: {config.factor} does not tile a grid of {format_grid(grid)} tokens; choose one that divides its last"
             " two axes, or another preprocess.size"
         )
     return math.prod(grid) // config.factor**2

@@ -43,7 +43,7 @@ class Resampler(nn.Module):
         super().__init__()
         self.positions = Positions(grid, in_width) if config.positions else nn.Identity()
         self.queries = nn.Parameter(torch.randn(config.tokens, in_width) * in_width**-0.5)
-        self.blocks = nn.ModuleList(_Block(in_width, config.heads) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(_ResamplerBlock(in_width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(in_width)
         self.project = nn.Linear(in_width, out_width)
 
@@ -54,7 +54,7 @@ class Resampler(nn.Module):
         return self.project(self.norm(queries))
 
 
-class _Block(nn.Module):
+class _ResamplerBlock(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.norm_queries, self.norm_patches, self.norm_mlp = (

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from medvlm.connectors._layers import check_heads, shown
+from medvlm.connectors._layers import check_heads, format_grid
 from medvlm.core.config import Config as Base
 from medvlm.core.errors import ShapeError
 
@@ -34,7 +34,7 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     """Raises ShapeError for an encoder that does not give two images, or whose width is not that of `layers` layers."""
     if len(grid) != 3 or grid[0] != 2:
         raise ShapeError(
-            f"compares two images, and the encoder gives a grid of {shown(grid)}; use encoder kind `slices` with"
+            f"compares two images, and the encoder gives a grid of {format_grid(grid)}; use encoder kind `slices` with"
             " stack: 2"
         )
     if width is not None and width % config.layers:
@@ -48,10 +48,10 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
 
 def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
     tokens(config, grid, in_width)
-    return Temporal(config, in_width // config.layers, out_width)
+    return TemporalAlignment(config, in_width // config.layers, out_width)
 
 
-class Temporal(nn.Module):
+class TemporalAlignment(nn.Module):
     """[N, 2 * T, layers * width] -> [N, T, out_width]; the prior image comes first, the current one second."""
 
     def __init__(self, config: Config, width: int, out_width: int):
@@ -66,7 +66,7 @@ class Temporal(nn.Module):
             counts.append(counts[-1] // 2 if counts[-1] > 3 else 1)
         steps = [(a, b) for a, b in pairwise(counts)] or [(1, 1)]
         self.LFE = nn.Sequential(
-            *[m for a, b in steps for m in (Excite(a, b), nn.Conv2d(a, b, kernel_size=1, bias=False))]
+            *[m for a, b in steps for m in (LayerExcitation(a, b), nn.Conv2d(a, b, kernel_size=1, bias=False))]
         )
         self.LFE_prior_bias = nn.Parameter(torch.zeros(()))
         self.cur_self_attention, self.prior_self_attention, self.cros_attention = attention(), attention(), attention()
@@ -97,7 +97,7 @@ class Temporal(nn.Module):
         return attended
 
 
-class Excite(nn.Module):
+class LayerExcitation(nn.Module):
     """Squeeze and excitation over layers (arXiv 1709.01507), as in torchvision's SqueezeExcitation with GELU."""
 
     def __init__(self, count: int, squeezed: int):

@@ -14,7 +14,7 @@ from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta
 
 
-def chosen(layer: Layers, count: int) -> tuple[int, ...]:
+def select_layers(layer: Layers, count: int) -> tuple[int, ...]:
     """Numbers from the end, in the order of the recipe. Raises ShapeError for one of a tower that has fewer layers."""
     numbers = tuple(range(-count, 0)) if layer == "all" else (layer,) if isinstance(layer, int) else tuple(layer)
     if beyond := [n for n in numbers if -n > count]:
@@ -22,7 +22,7 @@ def chosen(layer: Layers, count: int) -> tuple[int, ...]:
     return numbers
 
 
-def from_maps(maps: Sequence[torch.Tensor]) -> Features:
+def join_maps(maps: Sequence[torch.Tensor]) -> Features:
     """Maps [N, C, *grid] joined along their channels. Raises ShapeError for maps of different grids."""
     grids = [tuple(m.shape[2:]) for m in maps]
     if len(set(grids)) > 1:
@@ -34,7 +34,7 @@ def from_maps(maps: Sequence[torch.Tensor]) -> Features:
     return Features(patches, patches.mean(1), grids[0])
 
 
-def to_grid(patches_NTE: torch.Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> torch.Tensor:
+def resize_grid(patches_NTE: torch.Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> torch.Tensor:
     """Tokens of a 2D grid interpolated to another one; as they are where it is the same."""
     if grid == wanted:
         return patches_NTE
@@ -47,7 +47,7 @@ def to_grid(patches_NTE: torch.Tensor, grid: tuple[int, ...], wanted: tuple[int,
     )
 
 
-class Measured(nn.Module):
+class MeasuredEncoder(nn.Module):
     """A module whose width and grid are those of what it makes of zeros."""
 
     width: int

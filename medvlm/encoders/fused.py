@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from medvlm.core.config import Slot, component
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.encoders._features import to_grid
+from medvlm.encoders._features import resize_grid
 
 
 class Config(EncoderConfig):
@@ -49,7 +49,7 @@ def preprocess(config: Config) -> Preprocess:
 
 
 def build(config: Config) -> nn.Module:
-    return Fused(config)
+    return FusedEncoder(config)
 
 
 def standalone(config: Config, built: Any) -> Config:
@@ -62,7 +62,7 @@ def standalone(config: Config, built: Any) -> Config:
     )
 
 
-class Fused(nn.Module):
+class FusedEncoder(nn.Module):
     """[N, C, H, W] -> Features, on the grid of the first encoder; `sequence` has a grid (encoders, rows, columns)."""
 
     def __init__(self, config: Config):
@@ -97,7 +97,7 @@ class Fused(nn.Module):
 
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
         seen = [tower(self._for(number, tower, pixels_NCHW)) for number, tower in enumerate(self.towers)]
-        patches = [to_grid(f.patches, f.grid, self.one_grid) for f in seen]
+        patches = [resize_grid(f.patches, f.grid, self.one_grid) for f in seen]
         pooled = [f.pooled for f in seen]
         if self.join == "sequence":
             return Features(torch.cat(patches, 1), torch.stack(pooled).mean(0), self.grid)

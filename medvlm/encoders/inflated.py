@@ -16,7 +16,7 @@ from torch import nn
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta, read_file
-from medvlm.encoders._features import Measured, from_maps
+from medvlm.encoders._features import MeasuredEncoder, join_maps
 from medvlm.encoders.timm import create
 
 TOLERANCE = 1e-4
@@ -61,19 +61,19 @@ def preprocess(config: Config) -> Preprocess:
 
 
 def build(config: Config) -> nn.Module:
-    return Inflated(config)
+    return InflatedEncoder(config)
 
 
 def standalone(config: Config, built: nn.Module) -> Config:
     return config.model_copy(update={"pretrained": False, "weights": ""})
 
 
-class Inflated(Measured):
+class InflatedEncoder(MeasuredEncoder):
     """[N, C, D, H, W] -> Features, tokens in depth-height-width order."""
 
     def __init__(self, config: Config):
         super().__init__()
-        is_3d = bool(config.weights) and not on_meta() and _holds_3d(config.weights)
+        is_3d = bool(config.weights) and not on_meta() and _has_3d_weights(config.weights)
         flat = create(config.model_copy(update={"weights": ""}) if is_3d else config)
         probe = torch.randn(
             1,
@@ -82,7 +82,7 @@ class Inflated(Measured):
             generator=torch.Generator().manual_seed(0),
             device="cpu",
         )
-        seen_flat = None if on_meta() else _eval(flat, probe)
+        seen_flat = None if on_meta() else _run_in_eval_mode(flat, probe)
         self.tower: Any = inflate(flat, config.kernel, config.net)
         if seen_flat is not None:
             check_centre(self.tower, seen_flat, probe, min(config.preprocess.size[0], 32), config.net)
@@ -91,7 +91,7 @@ class Inflated(Measured):
         self.measure(config.preprocess.shape, facts(config))
 
     def forward(self, pixels_NCDHW: torch.Tensor) -> Features:
-        return from_maps([self.tower.forward_features(pixels_NCDHW)])
+        return join_maps([self.tower.forward_features(pixels_NCDHW)])
 
 
 def inflate(net: nn.Module, kernel: int, name: str) -> nn.Module:
@@ -103,7 +103,7 @@ def inflate(net: nn.Module, kernel: int, name: str) -> nn.Module:
             if any(True for _ in child.children()) and not isinstance(child, nn.BatchNorm2d):
                 continue
             if id(child) not in replaced:
-                replaced[id(child)] = _inflated(child, kernel, child is stem, name)
+                replaced[id(child)] = _inflate_layer(child, kernel, child is stem, name)
             setattr(parent, child_name, replaced[id(child)])
     return net
 
@@ -112,7 +112,7 @@ def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, sl
     """Raises ShapeError where a volume of so many equal slices is not seen, slice by slice, as the 2D network saw the
     slice."""
     try:
-        seen = _eval(net, probe_NCHW[:, :, None].expand(-1, -1, slices, -1, -1).contiguous())
+        seen = _run_in_eval_mode(net, probe_NCHW[:, :, None].expand(-1, -1, slices, -1, -1).contiguous())
     except (RuntimeError, AssertionError, TypeError, ValueError) as reason:
         raise ShapeError(
             f"encoders: {name} cannot be inflated ({type(reason).__name__}: {reason}); choose a plain CNN, e.g."
@@ -126,7 +126,7 @@ def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, sl
         )
 
 
-def _holds_3d(weights: str) -> bool:
+def _has_3d_weights(weights: str) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -136,7 +136,7 @@ def _holds_3d(weights: str) -> bool:
         return False  # read_file says what is wrong with it
 
 
-def _eval(net: Any, pixels: torch.Tensor) -> torch.Tensor:
+def _run_in_eval_mode(net: Any, pixels: torch.Tensor) -> torch.Tensor:
     training = net.training
     with torch.no_grad():
         seen: torch.Tensor = net.eval().forward_features(pixels)
@@ -144,11 +144,11 @@ def _eval(net: Any, pixels: torch.Tensor) -> torch.Tensor:
     return seen
 
 
-def _inflated(layer: nn.Module, kernel: int, is_stem: bool, name: str) -> nn.Module:
+def _inflate_layer(layer: nn.Module, kernel: int, is_stem: bool, name: str) -> nn.Module:
     if type(layer) is nn.Conv2d and not isinstance(layer.padding, str):
-        return _conv(layer, kernel, is_stem)
+        return _inflate_conv(layer, kernel, is_stem)
     if isinstance(layer, nn.BatchNorm2d):
-        return _batch_norm(layer)
+        return _inflate_batch_norm(layer)
     if type(layer) is nn.MaxPool2d:
         size, stride, padding = (_pair(x) for x in (layer.kernel_size, layer.stride, layer.padding))
         deep = (kernel, kernel // 2) if size[0] > 1 else (1, 0)
@@ -168,7 +168,7 @@ def _inflated(layer: nn.Module, kernel: int, is_stem: bool, name: str) -> nn.Mod
     return layer
 
 
-def _conv(flat: nn.Conv2d, kernel: int, is_stem: bool) -> nn.Conv3d:
+def _inflate_conv(flat: nn.Conv2d, kernel: int, is_stem: bool) -> nn.Conv3d:
     span = kernel if max(flat.kernel_size) > 1 else 1
     size, padding, stride = _pair(flat.kernel_size), _pair(flat.padding), _pair(flat.stride)
     deep = nn.Conv3d(
@@ -189,7 +189,7 @@ def _conv(flat: nn.Conv2d, kernel: int, is_stem: bool) -> nn.Conv3d:
     return deep
 
 
-def _batch_norm(flat: nn.BatchNorm2d) -> nn.Module:
+def _inflate_batch_norm(flat: nn.BatchNorm2d) -> nn.Module:
     """Also timm's, which has dropout and activation within."""
     deep = nn.BatchNorm3d(flat.num_features, flat.eps, flat.momentum, flat.affine, flat.track_running_stats)
     deep.load_state_dict({n: t for n, t in flat.state_dict().items() if n in deep.state_dict()})

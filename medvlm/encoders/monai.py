@@ -13,7 +13,7 @@ from torch import nn
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta, read_file
-from medvlm.encoders._features import Measured, chosen, from_maps
+from medvlm.encoders._features import MeasuredEncoder, select_layers, join_maps
 
 Side = tuple[float, float, float]
 
@@ -121,7 +121,7 @@ def standalone(config: Config, built: nn.Module) -> Config:
     return config.model_copy(update={"weights": ""})
 
 
-class Volume(Measured):
+class Volume(MeasuredEncoder):
     """[N, C, D, H, W] -> Features, tokens in depth-height-width order."""
 
     def __init__(self, config: Config):
@@ -131,13 +131,13 @@ class Volume(Measured):
         if config.weights and not on_meta():
             read_file(self.tower, config, "encoders")
         self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
-        self.layers = None if config.layer is None else chosen(config.layer, count(config))
+        self.layers = None if config.layer is None else select_layers(config.layer, count(config))
         self.measure(config.preprocess.shape, facts(config))
 
     def forward(self, pixels_NCDHW: torch.Tensor) -> Features:
         if not self.is_vit:
             stages = self.stages(self.tower, pixels_NCDHW)
-            return from_maps([stages[n] for n in self.layers or (-1,)])
+            return join_maps([stages[n] for n in self.layers or (-1,)])
         final, hidden = self.tower(pixels_NCDHW)
         patches = final if self.layers is None else torch.cat([hidden[n] for n in self.layers], -1)
         assert self.vit_grid is not None
@@ -147,7 +147,7 @@ class Volume(Measured):
 # --- the networks: (make, what each stage gives, number of stages) -----------------------------------
 
 
-def _vit(config: Config) -> nn.Module:
+def _make_vit(config: Config) -> nn.Module:
     from monai.networks.nets import ViT
 
     made: nn.Module = ViT(
@@ -165,7 +165,7 @@ def _vit(config: Config) -> nn.Module:
     return made
 
 
-def _swin(config: Config) -> nn.Module:
+def _make_swin(config: Config) -> nn.Module:
     """SwinUNETR's `swinViT`; the convolutions on its skip connections belong to the decoder."""
     from monai.networks.nets import SwinUNETR
 
@@ -176,7 +176,7 @@ def _swin(config: Config) -> nn.Module:
     return made.to(torch.empty(0).device)
 
 
-def _segresnet(config: Config) -> nn.Module:
+def _make_segresnet(config: Config) -> nn.Module:
     from monai.networks.nets import SegResNet
 
     made = SegResNet(in_channels=config.preprocess.channels, **config.args)
@@ -184,7 +184,7 @@ def _segresnet(config: Config) -> nn.Module:
     return made
 
 
-def _resnet(config: Config) -> nn.Module:
+def _make_resnet(config: Config) -> nn.Module:
     from monai.networks.nets import resnet
 
     if not hasattr(resnet, f"resnet{config.depth}"):
@@ -197,7 +197,7 @@ def _resnet(config: Config) -> nn.Module:
     return made
 
 
-def _densenet(config: Config) -> nn.Module:
+def _make_densenet(config: Config) -> nn.Module:
     from monai.networks.nets import densenet
 
     depth = 121 if "depth" not in config.model_fields_set else config.depth
@@ -211,13 +211,13 @@ def _densenet(config: Config) -> nn.Module:
     return features
 
 
-def _resnet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
+def _run_resnet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
     x = tower.act(tower.bn1(tower.conv1(x)))
     x = x if tower.no_max_pool else tower.maxpool(x)
-    return _after_each([tower.layer1, tower.layer2, tower.layer3, tower.layer4], x)
+    return _run_in_turn([tower.layer1, tower.layer2, tower.layer3, tower.layer4], x)
 
 
-def _densenet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
+def _run_densenet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
     """After each dense block; the last with its norm and the ReLU that stands before the classifier's pooling."""
     stages, named = [], dict(tower.features.named_children())
     for name, module in named.items():
@@ -227,7 +227,7 @@ def _densenet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
     return [*stages[:-1], torch.relu(x)]
 
 
-def _after_each(modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+def _run_in_turn(modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
     found = []
     for module in modules:
         x = module(x)
@@ -236,13 +236,13 @@ def _after_each(modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]
 
 
 NETS: dict[str, tuple[Callable[[Config], nn.Module], Callable[[Any, torch.Tensor], Any], Callable[[Config], int]]] = {
-    "ViT": (_vit, lambda tower, x: tower(x)[1], lambda config: config.layers),
-    "SwinUNETR": (_swin, lambda tower, x: tower(x), lambda config: 5),
+    "ViT": (_make_vit, lambda tower, x: tower(x)[1], lambda config: config.layers),
+    "SwinUNETR": (_make_swin, lambda tower, x: tower(x), lambda config: 5),
     "SegResNet": (
-        _segresnet,
+        _make_segresnet,
         lambda tower, x: tower.encode(x)[1],
         lambda config: len(config.args.get("blocks_down", (1, 2, 2, 4))),
     ),
-    "ResNet": (_resnet, _resnet_stages, lambda config: 4),
-    "DenseNet": (_densenet, _densenet_stages, lambda config: len(config.args.get("block_config", (6, 12, 24, 16)))),
+    "ResNet": (_make_resnet, _run_resnet_stages, lambda config: 4),
+    "DenseNet": (_make_densenet, _run_densenet_stages, lambda config: len(config.args.get("block_config", (6, 12, 24, 16)))),
 }

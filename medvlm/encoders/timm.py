@@ -11,7 +11,7 @@ from torch import nn
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta, read_file
-from medvlm.encoders._features import Measured, chosen, from_maps
+from medvlm.encoders._features import MeasuredEncoder, select_layers, join_maps
 
 
 class Config(EncoderConfig, LoadedFile):
@@ -58,7 +58,7 @@ def create(config: Any) -> nn.Module:
     return tower
 
 
-class Net(Measured):
+class Net(MeasuredEncoder):
     """[N, C, H, W] -> Features; prefix tokens (class, registers) are left out of the patches."""
 
     def __init__(self, config: Config):
@@ -73,7 +73,7 @@ class Net(Measured):
         if config.layer is not None:
             if not hasattr(self.tower, "forward_intermediates"):
                 raise ShapeError(f"encoders: timm gives no inner layers of {config.net}; leave out `layer`")
-            self.layers = chosen(config.layer, len(self.tower.feature_info))
+            self.layers = select_layers(config.layer, len(self.tower.feature_info))
         self.net = config.net
         self.measure(config.preprocess.shape, facts(config))
 
@@ -87,10 +87,10 @@ class Net(Measured):
                     strict=True,
                 )
             )
-            return from_maps([maps[n] for n in self.layers])
+            return join_maps([maps[n] for n in self.layers])
         features = self.tower.forward_features(pixels_NCHW)
         if features.ndim == 4:  # CNNs give [N, C, h, w], Swin-like nets [N, h, w, C], ViTs [N, T, C]
-            return from_maps([features.permute(0, 3, 1, 2) if self.is_channels_last else features])
+            return join_maps([features.permute(0, 3, 1, 2) if self.is_channels_last else features])
         patches = features[:, self.prefix :]
         if patches.shape[1] != math.prod(self.vit_grid):
             raise ShapeError(

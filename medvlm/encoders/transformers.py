@@ -17,7 +17,7 @@ from torch import nn
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, Loaded, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import from_pretrained
-from medvlm.encoders._features import Measured, chosen, from_maps
+from medvlm.encoders._features import MeasuredEncoder, select_layers, join_maps
 
 PLAIN = (
     "clip_vision_model",
@@ -66,7 +66,7 @@ class Config(EncoderConfig, Loaded):
 
 def facts(config: Config) -> EncoderFacts:
     """Raises ShapeError for a size that the tower is not made for, and for heads that do not divide its width."""
-    known, stated = _known(config), _stated(config)
+    known, stated = _read_config(config), _read_preprocess(config)
     if known.get("model_type") not in PLAIN:
         return EncoderFacts(width=None, grid=None)
     patch, size = known.get("patch_size"), stated.size if stated else None
@@ -88,9 +88,9 @@ def facts(config: Config) -> EncoderFacts:
 
 def preprocess(config: Config) -> Preprocess:
     """Raises ShapeError when nothing says how large the input is."""
-    if stated := _stated(config):
+    if stated := _read_preprocess(config):
         return stated
-    size = _auto_config(config).image_size if config.model else None
+    size = _load_auto_config(config).image_size if config.model else None
     if not isinstance(size, int):
         raise ShapeError("encoders: the image size of this tower is not known; set preprocess: {size: [height, width]}")
     return Preprocess(size=(size, size))
@@ -100,7 +100,7 @@ def build(config: Config) -> nn.Module:
     from transformers import AutoModel
 
     if not config.model:
-        return Tower(AutoModel.from_config(_auto_config(config)), config)
+        return Tower(AutoModel.from_config(_load_auto_config(config)), config)
     tower = from_pretrained(AutoModel, config.model, config, "encoders")
     # A whole CLIP or SigLIP checkpoint holds a text tower too; only the pixels' side is ours.
     return Tower(getattr(tower, "vision_model", tower), config)
@@ -117,7 +117,7 @@ def standalone(config: Config, built: Any) -> Config:
     return config.model_copy(update={"model": "", "config": own})
 
 
-class Tower(Measured):
+class Tower(MeasuredEncoder):
     """[N, C, H, W] -> Features; the class and register tokens are left out of the patches."""
 
     def __init__(self, tower: nn.Module, config: Config):
@@ -126,7 +126,7 @@ class Tower(Measured):
         known: Any = tower.config
         before = preprocess(config)
         count = known.num_hidden_layers if hasattr(known, "num_hidden_layers") else len(known.depths)
-        self.layers = () if config.layer == "normed" else chosen(config.layer, count)
+        self.layers = () if config.layer == "normed" else select_layers(config.layer, count)
         accepts = inspect.signature(tower.forward).parameters
         # DINOv2 stretches its position embeddings to any size; a tower that must be asked to is made for one size.
         is_fixed = "interpolate_pos_encoding" in accepts and before.size != (known.image_size, known.image_size)
@@ -141,14 +141,14 @@ class Tower(Measured):
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
         vit_grid = tuple(side // self.patch for side in pixels_NCHW.shape[2:])
         out = self.tower(
-            **(_patchified(pixels_NCHW, self.patch) if self.takes_patches else {"pixel_values": pixels_NCHW}),
+            **(_patchify(pixels_NCHW, self.patch) if self.takes_patches else {"pixel_values": pixels_NCHW}),
             output_hidden_states=True,
             **self.options,
         )
         hidden = out.get("reshaped_hidden_states") or out.hidden_states  # Swin's as maps
         states = [hidden[n] for n in self.layers] or [out.last_hidden_state]
         if states[0].ndim == 4:
-            features = from_maps(states)
+            features = join_maps(states)
         else:
             prefix = states[0].shape[1] - math.prod(vit_grid)
             if prefix < 0 or "ids_restore" in out:
@@ -172,7 +172,7 @@ def check_size(made_for: int, size: tuple[int, ...]) -> None:
         )
 
 
-def _patchified(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
+def _patchify(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
     """What a tower of variable resolution takes: each patch as a row of its pixels, channels last, as
     Siglip2ImageProcessor has it."""
     count, _, height, width = pixels_NCHW.shape
@@ -189,7 +189,7 @@ def _patchified(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor
     }
 
 
-def _auto_config(config: Config) -> Any:
+def _load_auto_config(config: Config) -> Any:
     from transformers import AutoConfig
 
     if config.model:
@@ -201,19 +201,19 @@ def _auto_config(config: Config) -> Any:
     return AutoConfig.for_model(config.config["model_type"], **rest)
 
 
-def _stated(config: Config) -> Preprocess | None:
+def _read_preprocess(config: Config) -> Preprocess | None:
     """The preprocessing as far as it is known without transformers."""
     if config.preprocess:
         return config.preprocess
     stored = Path(config.model) / "preprocessor_config.json"
     if config.model and stored.is_file():
-        return _from_processor(json.loads(stored.read_text()))
-    known = _known(config)
+        return _parse_processor(json.loads(stored.read_text()))
+    known = _read_config(config)
     size = known.get("image_size")
     return Preprocess(size=(size, size), channels=known.get("num_channels", 3)) if isinstance(size, int) else None
 
 
-def _known(config: Config) -> dict[str, Any]:
+def _read_config(config: Config) -> dict[str, Any]:
     """The tower's config as far as it can be read without transformers."""
     if config.config:
         return config.config
@@ -224,7 +224,7 @@ def _known(config: Config) -> dict[str, Any]:
     return {"model_type": found.get("model_type"), **found.get("vision_config", found)}
 
 
-def _from_processor(stored: dict[str, Any]) -> Preprocess:
+def _parse_processor(stored: dict[str, Any]) -> Preprocess:
     crop, size = stored.get("do_center_crop", False), stored.get("size", {})
     target = stored.get("crop_size") if crop else size
     if isinstance(target, int):

@@ -167,7 +167,7 @@ def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built
 def test_a_token_that_the_family_keeps_for_images_is_preferred_to_one_that_it_keeps_for_nobody(
     vocabulary: dict[str, int], expected: str | None
 ) -> None:
-    assert causal.reserved(vocabulary) == expected
+    assert causal.find_image_token(vocabulary) == expected
 
 
 @pytest.mark.parametrize("spare", ["<|image_pad|>", "<|reserved_special_token_0|>"])
