@@ -59,9 +59,9 @@ def _series(folder: Path) -> Any:
     """The one volume whose slices lie in a folder."""
     from medvlm.io.dicom.image import load_stack
     from medvlm.io.dicom.scan import scan
-    from medvlm.io.dicom.stack import Stack, stacks
+    from medvlm.io.dicom.stack import Stack, build_stacks
 
-    found = stacks([header for _, header in scan(folder) if not isinstance(header, DataError)])
+    found = build_stacks([header for _, header in scan(folder) if not isinstance(header, DataError)])
     whole = [stack for stack in found if isinstance(stack, Stack)]
     if len(whole) != 1:
         why = "; ".join(str(reason) for reason in found if isinstance(reason, DataError))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvlm.archive.deal import Share
-from medvlm.io.shards import Place
+from medvlm.io.shards import WritePosition
 
 
 class Bad(NamedTuple):
@@ -32,7 +32,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, begun: dict[str, Any]) -> None:
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, WritePosition] = {}
         self._path, self._crc, self._end, self._begun = path, 0, 0, begun
         if path.is_file():
             self._find_last_commit()
@@ -56,7 +56,7 @@ class Journal:
     def add(self, decided: Share | Bad) -> None:
         self._add({"share" if isinstance(decided, Share) else "bad": decided})
 
-    def commit(self, places: dict[str, Place]) -> None:
+    def commit(self, places: dict[str, WritePosition]) -> None:
         """places: what the writers' sync() gave, just now."""
         self._add({"places": places, "crc32": self._crc})
         self._file.flush()

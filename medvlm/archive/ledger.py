@@ -83,7 +83,7 @@ class Ledger:
 
     def full(self) -> list[Path]:
         """The parts to which nothing is added."""
-        return [part for writer in self._writers.values() for part in writer.full_parts()]
+        return [part for writer in self._writers.values() for part in writer.list_full_parts()]
 
     def finish(self) -> None:
         """The shards get their names."""

@@ -18,10 +18,10 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Medium, Sample, Unit
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, size_of, suffix_of
 from medvlm.io.phi import text as phi
-from medvlm.io.phi.header import gated
+from medvlm.io.phi.header import add_gate
 from medvlm.io.shard_index import Facts, facts_of
 from medvlm.io.shards import json_of
-from medvlm.io.strip import bare, orientation, upright
+from medvlm.io.strip import read_orientation, strip_metadata, turn_upright
 
 MAX_FILE_BYTES = 1 << 30
 """A larger file is not read."""
@@ -89,7 +89,7 @@ def to_store(
     checked: what the card says that people have looked at in headers (phi.checked).
     """
     if callable(value):
-        found = gated(value, checked)()
+        found = add_gate(value, checked)()
         if found.pixels.dtype not in DTYPES:
             raise DataError(
                 f"{member}: pixels of type {found.pixels.dtype}; expected one of {', '.join(map(str, DTYPES))}"
@@ -100,11 +100,11 @@ def to_store(
     data = value if isinstance(value, bytes) else _bytes_of(value, member)
     suffix = suffix_of(data)
     if suffix in ("png", "jpg"):
-        stripped = bare(data, member)
-        size, turn = size_of(stripped, member), orientation(data)
+        stripped = strip_metadata(data, member)
+        size, turn = size_of(stripped, member), read_orientation(data)
         if turn == 1:
             return suffix, stripped, size
-        pixels = upright(decode(stripped, member), turn)
+        pixels = turn_upright(decode(stripped, member), turn)
         return "png", encode_png(pixels), Decoded(pixels)
     array = decode(data, member)
     return "npy", _finite_npy(array, member), Decoded(array)  # written anew: nothing hides in the padding of its header

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medvlm.core.durable import sync_folder
 from medvlm.core.errors import DataError
-from medvlm.io.places import filesystem
+from medvlm.io.places import open_filesystem
 from medvlm.io.shards import RECEIPT
 
 UNFINISHED = "packing.tar.part"
@@ -77,7 +77,7 @@ class Remote(Target):
         self._url, self.beside = url.rstrip("/"), Path()
         self.name = f"{self._url.rpartition('/')[2]}-{hashlib.sha256(self._url.encode()).hexdigest()[:8]}"
         self._set_work()
-        self._files, self._root = filesystem(self._url)
+        self._files, self._root = open_filesystem(self._url)
 
     def __str__(self) -> str:
         return self._url

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
-from medvlm.connectors._layers import to_maps, mlp, format_grid
+from medvlm.connectors._layers import format_grid, mlp, to_maps
 from medvlm.core.errors import ShapeError
 
 
@@ -17,8 +17,8 @@ def check(to: tuple[int, ...], grid: tuple[int, ...]) -> None:
     last = grid[-len(to) :]
     if len(grid) < len(to) or any(small > side for small, side in zip(to, last, strict=True)):
         raise ShapeError(
-            f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {format_grid(grid)} tokens; choose at most that"
-            " many along each axis"
+            f"to: [{', '.join(map(str, to))}] cannot be pooled from a grid of {format_grid(grid)} tokens; choose at"
+            " most that many along each axis"
         )
 
 

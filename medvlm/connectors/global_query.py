@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medvlm.connectors._layers import check_heads, mlp, format_grid
+from medvlm.connectors._layers import check_heads, format_grid, mlp
 from medvlm.core.config import Config as Base
 from medvlm.core.errors import ShapeError
 

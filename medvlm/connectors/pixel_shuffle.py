@@ -27,8 +27,8 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     """Raises ShapeError for a grid that the factor does not tile."""
     if len(grid) < 2 or any(side % config.factor for side in grid[-2:]):
         raise ShapeError(
-            f"factor: {config.factor} does not tile a grid of {format_grid(grid)} tokens; choose one that divides its last"
-            " two axes, or another preprocess.size"
+            f"factor: {config.factor} does not tile a grid of {format_grid(grid)} tokens; choose one that divides its"
+            " last two axes, or another preprocess.size"
         )
     return math.prod(grid) // config.factor**2
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.io import images
-from medvlm.io.codestream import jpeg_frame
+from medvlm.io.codestream import find_jpeg_frame
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
@@ -27,7 +27,7 @@ def decode(data: bytes, member: str) -> np.ndarray:
 def _is_plain(data: bytes) -> bool:
     """Grey or colour, one image, of a size that may be decoded; what else there is io/images refuses with its
     reasons."""
-    frame = jpeg_frame(data)
+    frame = find_jpeg_frame(data)
     if (
         frame is None
         or frame.form != "JPEG"

@@ -96,14 +96,14 @@ class FusedEncoder(nn.Module):
         self.grid = (len(built), *self.one_grid) if config.join == "sequence" else self.one_grid
 
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
-        seen = [tower(self._for(number, tower, pixels_NCHW)) for number, tower in enumerate(self.towers)]
+        seen = [tower(self._adapt(number, tower, pixels_NCHW)) for number, tower in enumerate(self.towers)]
         patches = [resize_grid(f.patches, f.grid, self.one_grid) for f in seen]
         pooled = [f.pooled for f in seen]
         if self.join == "sequence":
             return Features(torch.cat(patches, 1), torch.stack(pooled).mean(0), self.grid)
         return Features(torch.cat(patches, -1), torch.cat(pooled, -1), self.grid)
 
-    def _for(self, number: int, tower: Any, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+    def _adapt(self, number: int, tower: Any, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """The first encoder's pixels as another takes them."""
         if number == 0:
             return pixels_NCHW

@@ -13,7 +13,7 @@ from torch import nn
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta, read_file
-from medvlm.encoders._features import MeasuredEncoder, select_layers, join_maps
+from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 
 Side = tuple[float, float, float]
 
@@ -244,5 +244,9 @@ NETS: dict[str, tuple[Callable[[Config], nn.Module], Callable[[Any, torch.Tensor
         lambda config: len(config.args.get("blocks_down", (1, 2, 2, 4))),
     ),
     "ResNet": (_make_resnet, _run_resnet_stages, lambda config: 4),
-    "DenseNet": (_make_densenet, _run_densenet_stages, lambda config: len(config.args.get("block_config", (6, 12, 24, 16)))),
+    "DenseNet": (
+        _make_densenet,
+        _run_densenet_stages,
+        lambda config: len(config.args.get("block_config", (6, 12, 24, 16))),
+    ),
 }

@@ -115,12 +115,15 @@ class Slices(nn.Module):
 
     def _encode(self, flat_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.chunk or self.chunk >= len(flat_NCHW):
-            return self._one(flat_NCHW)
+            return self._encode_at_once(flat_NCHW)
         parts = flat_NCHW.split(self.chunk)
         again = torch.is_grad_enabled() and any(p.requires_grad for p in self.each.parameters())
-        done = [checkpoint(self._one, part, use_reentrant=False) if again else self._one(part) for part in parts]
+        done = [
+            checkpoint(self._encode_at_once, part, use_reentrant=False) if again else self._encode_at_once(part)
+            for part in parts
+        ]
         return torch.cat([p for p, _ in done]), torch.cat([p for _, p in done])
 
-    def _one(self, pixels_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode_at_once(self, pixels_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.each(pixels_NCHW)
         return features.patches, features.pooled

@@ -11,7 +11,7 @@ from torch import nn
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta, read_file
-from medvlm.encoders._features import MeasuredEncoder, select_layers, join_maps
+from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 
 
 class Config(EncoderConfig, LoadedFile):

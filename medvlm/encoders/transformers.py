@@ -17,7 +17,7 @@ from torch import nn
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, Loaded, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import from_pretrained
-from medvlm.encoders._features import MeasuredEncoder, select_layers, join_maps
+from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 
 PLAIN = (
     "clip_vision_model",

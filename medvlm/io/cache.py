@@ -39,10 +39,10 @@ class Cache:
     def read(self, name: str, size: int, start: int, end: int, make: Callable[[], bytes]) -> bytes:
         """Bytes start..end of an entry of `size` bytes. What is not there is made, by one of those who ask for it; the
         others wait."""
-        found = self._part(name, size, start, end)
+        found = self._read_part(name, size, start, end)
         if found is None:
-            with self._locked(name):
-                found = self._part(name, size, start, end)
+            with self._lock(name):
+                found = self._read_part(name, size, start, end)
                 if found is None:
                     whole = make()
                     assert len(whole) == size, (name, len(whole), size)
@@ -50,27 +50,27 @@ class Cache:
                     found = whole[start:end]
         return found
 
-    def whole(self, name: str, make: Callable[[], bytes]) -> bytes:
+    def read_all(self, name: str, make: Callable[[], bytes]) -> bytes:
         """An entry of any size. Made as in read()."""
-        found = self._all(name)
+        found = self._read_file(name)
         if found is None:
-            with self._locked(name):
-                found = self._all(name)
+            with self._lock(name):
+                found = self._read_file(name)
                 if found is None:
                     self._put(name, found := make())
         return found
 
     def drop(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            self._path(name).unlink()
+            self._path_of(name).unlink()
 
-    def _path(self, name: str) -> Path:
+    def _path_of(self, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()
         return self.folder / digest[:2] / digest[2:40]
 
-    def _part(self, name: str, size: int, start: int, end: int) -> bytes | None:
+    def _read_part(self, name: str, size: int, start: int, end: int) -> bytes | None:
         try:
-            descriptor = os.open(self._path(name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            descriptor = os.open(self._path_of(name), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
             return None
         try:
@@ -81,9 +81,9 @@ class Cache:
         finally:
             os.close(descriptor)
 
-    def _all(self, name: str) -> bytes | None:
+    def _read_file(self, name: str) -> bytes | None:
         try:
-            path = self._path(name)
+            path = self._path_of(name)
             found = path.read_bytes()
             os.utime(path)
             return found
@@ -95,9 +95,9 @@ class Cache:
         before."""
         if len(data) > self.max_bytes:
             return
-        path = self._path(name)
+        path = self._path_of(name)
         part = path.with_name(f"{path.name}.part")
-        with self._locked("room", "room"):
+        with self._lock("room", "room"):
             self._make_room(len(data))
             path.parent.mkdir(exist_ok=True)
             try:
@@ -139,7 +139,7 @@ class Cache:
         return total
 
     @contextmanager
-    def _locked(self, name: str, lock: str = "") -> Iterator[None]:
+    def _lock(self, name: str, lock: str = "") -> Iterator[None]:
         """Opened anew each time, so that it also keeps the threads of one process apart; the system frees it when its
         holder dies."""
         number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % _NUM_LOCKS

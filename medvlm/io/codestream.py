@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-def codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
+def read_codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
     """(form, height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream;
     None where there is none."""
     if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 42:
@@ -13,12 +13,12 @@ def codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
         return "JPEG 2000", height - top, width - left, int.from_bytes(data[40:42], "big")
     if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file; not allowed in DICOM (PS3.5 A.4.4), but written
         at = data.find(b"jp2c\xff\x4f\xff\x51")
-        return codestream_header(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
-    frame = jpeg_frame(data)
+        return read_codestream_header(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
+    frame = find_jpeg_frame(data)
     return frame and (frame.form, frame.height, frame.width, frame.samples)
 
 
-class Frame(NamedTuple):
+class JpegFrame(NamedTuple):
     """What the frame header of a JPEG or JPEG-LS stream says, and where it stands: what else describes the image (EXIF,
     further images) is before it."""
 
@@ -29,14 +29,14 @@ class Frame(NamedTuple):
     at: int
 
 
-def jpeg_frame(data: bytes) -> Frame | None:
+def find_jpeg_frame(data: bytes) -> JpegFrame | None:
     at = 2
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in _FRAMES:
+        if data[at + 1] in _FRAME_MARKERS:
             height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-            return Frame("JPEG-LS" if data[at + 1] == 0xF7 else "JPEG", height, width, data[at + 9], at)
+            return JpegFrame("JPEG-LS" if data[at + 1] == 0xF7 else "JPEG", height, width, data[at + 9], at)
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
     return None
 
 
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
+_FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}

@@ -22,7 +22,7 @@ from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Task, Truth, Unit
 from medvlm.io import images, strip
-from medvlm.io.codestream import jpeg_frame
+from medvlm.io.codestream import find_jpeg_frame
 from medvlm.io.nifti import decode_nifti
 from medvlm.io.nifti_header import NiftiOptions
 from medvlm.io.shard_index import Facts
@@ -31,7 +31,7 @@ from medvlm.io.tar import Member
 _PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")
 
 
-class Ask(Config):
+class QuestionMembers(Config):
     """One question of every sample."""
 
     text: str = ""
@@ -44,7 +44,7 @@ class Ask(Config):
     """The answers there are; without, the answer is free text."""
 
     @model_validator(mode="after")
-    def _one_text(self) -> Ask:
+    def _one_text(self) -> QuestionMembers:
         if bool(self.text) == bool(self.text_from):
             raise ValueError("expected either `text`, the question, or `text_from`, the member that holds it")
         return self
@@ -65,7 +65,7 @@ class Members(Config):
     report: str = ""
     """The member with the text that belongs to the images: `txt`, or a field of a JSON member: `json:caption`,
     `json:meta.findings`."""
-    questions: tuple[Ask, ...] = ()
+    questions: tuple[QuestionMembers, ...] = ()
     concept: str = ""
     """The member that says what is found, equal where the findings are."""
     patient: str = ""
@@ -111,7 +111,7 @@ class Names(Protocol):
 
 
 @dataclass(frozen=True)
-class Foreign:
+class MemberReader:
     """What the members of a tar say, as a card declares them."""
 
     members: Members
@@ -129,7 +129,7 @@ class Foreign:
     def is_text(self, member: str) -> bool:
         return any(member == place.partition(":")[0] for place in self.members.places)
 
-    def lacks(self, group: list[Member], where: str) -> str:
+    def find_missing(self, group: list[Member], where: str) -> str:
         """The first of the declared members that a sample lacks, "" for none. Raises DataError for one that is not
         declared."""
         names = [m.name for m in group]
@@ -150,23 +150,23 @@ class Foreign:
             "an image" if not any(map(self.kind_of, names)) else next((text for text in texts if text not in names), "")
         )
 
-    def told(self, files: Mapping[str, bytes], where: str) -> Told:
+    def read_texts(self, files: Mapping[str, bytes], where: str) -> SampleTexts:
         """What its texts say. Raises DataError for one that cannot be read."""
         parsed: dict[str, Any] = {}
 
         def read(place: str) -> str:
-            return _text(place, files, parsed, where) if place else ""
+            return _read_text(place, files, parsed, where) if place else ""
 
         m = self.members
         questions = tuple(
-            _question(ask, ask.text or read(ask.text_from), read(ask.answer), where) for ask in m.questions
+            _build_question(ask, ask.text or read(ask.text_from), read(ask.answer), where) for ask in m.questions
         )
         groups = {name: value for name, place in m.groups.items() if (value := read(place))}
-        return Told(read(m.report), read(m.concept), read(m.patient), questions, groups)
+        return SampleTexts(read(m.report), read(m.concept), read(m.patient), questions, groups)
 
 
 @dataclass(frozen=True)
-class ForeignForm(Foreign):
+class ForeignForm(MemberReader):
     """A Form: foreign tars that are trained on as they are. source: what the samples say they are of."""
 
     names: Names = field(kw_only=True)
@@ -178,11 +178,11 @@ class ForeignForm(Foreign):
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def facts(self, group: list[Member], where: str) -> Facts | str:
-        if lacks := self.lacks(group, where):
+        if lacks := self.find_missing(group, where):
             return lacks
-        told = self.told({m.name: m.text for m in group if m.text is not None}, where)
+        told = self.read_texts({m.name: m.text for m in group if m.text is not None}, where)
         kinds = tuple(
-            dict.fromkeys(kind for name in in_order(tuple(m.name for m in group)) if (kind := self.kind_of(name)))
+            dict.fromkeys(kind for name in sort_members(tuple(m.name for m in group)) if (kind := self.kind_of(name)))
         )
         tasks = Counter(q.truth.task for q in told.questions)
         groups = {**told.groups, "concept": told.concept} if told.concept else told.groups
@@ -197,9 +197,9 @@ class ForeignForm(Foreign):
         )
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
-        told = self.told(files, where)
+        told = self.read_texts(files, where)
         media, decoded = [], dict[str, Any]()
-        for name in in_order(tuple(files)):
+        for name in sort_members(tuple(files)):
             if kind := self.kind_of(name):
                 medium, decoded[name] = self._medium(kind, name, files[name], where)
                 media.append(medium)
@@ -234,15 +234,17 @@ class ForeignForm(Foreign):
                     Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine),
                     volume.pixels,
                 )
-            frame = jpeg_frame(data)
+            frame = find_jpeg_frame(data)
             if frame is None and suffix == "jpg":
                 raise DataError("damaged, no size in its header")
-            turn = 1 if frame and b"Exif" not in data[: frame.at] else strip.orientation(data)
+            turn = 1 if frame and b"Exif" not in data[: frame.at] else strip.read_orientation(data)
             if turn != 1:
-                pixels = strip.upright(images.decode(data, name), turn)
+                pixels = strip.turn_upright(images.decode(data, name), turn)
                 return Medium(kind, name, pixels.shape[:2], m.spacing_mm, m.unit), pixels
             return (
-                Medium(kind, name, (frame.height, frame.width) if frame else _png_size(data), m.spacing_mm, m.unit),
+                Medium(
+                    kind, name, (frame.height, frame.width) if frame else _read_png_size(data), m.spacing_mm, m.unit
+                ),
                 data,
             )
         except DataError as reason:
@@ -250,7 +252,7 @@ class ForeignForm(Foreign):
 
 
 @dataclass(frozen=True)
-class Told:
+class SampleTexts:
     """As in Sample, but for patient: as the member has it."""
 
     report: str
@@ -260,7 +262,7 @@ class Told:
     groups: dict[str, str]
 
 
-def _question(ask: Ask, text: str, answer: str, where: str) -> Question:
+def _build_question(ask: QuestionMembers, text: str, answer: str, where: str) -> Question:
     template = hashlib.blake2b((ask.text or ask.text_from).encode(), digest_size=4).hexdigest()
     if not ask.choices:
         return Question(text, Truth("open", answer), template)
@@ -274,7 +276,7 @@ def _question(ask: Ask, text: str, answer: str, where: str) -> Question:
     return Question(text, Truth("choice", answer, ask.choices), template)
 
 
-def _text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], where: str) -> str:
+def _read_text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], where: str) -> str:
     """parsed: JSON members that were read before."""
     member, _, path = place.partition(":")
     try:
@@ -290,13 +292,13 @@ def _text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], where:
     return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
+def _read_png_size(data: bytes) -> tuple[int, int]:
     """(height, width)."""
     return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
 
 
 @lru_cache(maxsize=1024)  # samples of a data set have the same few members
-def in_order(names: tuple[str, ...]) -> tuple[str, ...]:
+def sort_members(names: tuple[str, ...]) -> tuple[str, ...]:
     """2.png before 10.png."""
     return tuple(
         sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
-from medvlm.io.shard_index import Facts, Index, Rows, facts_of, index_path, read_index, save_index
-from medvlm.io.tar import Member, Whole, grouped, members
+from medvlm.io.shard_index import Facts, Index, IndexBuilder, facts_of, index_path, read_index, save_index
+from medvlm.io.tar import Member, TarReader, group_by_key, read_members
 
 
 class Form(Protocol):
@@ -29,7 +29,7 @@ class Form(Protocol):
         """Of a sample's members the sample and what its media are decoded from. Raises DataError."""
 
 
-class Own:
+class OwnForm:
     """Shards of medvlm: `KEY.json` is the sample."""
 
     identity = ""
@@ -57,12 +57,12 @@ class Own:
         return parse_sample(files.pop("json"), where), files
 
 
-OWN = Own()
+OWN = OwnForm()
 
 
-def read_rows(whole: Whole, form: Form = OWN) -> Rows:
-    rows = Rows()
-    for number, group in enumerate(grouped(members(whole, form.is_text))):
+def read_rows(whole: TarReader, form: Form = OWN) -> IndexBuilder:
+    rows = IndexBuilder()
+    for number, group in enumerate(group_by_key(read_members(whole, form.is_text))):
         # Our keys mean nothing; those of others may name a patient.
         where, names = (
             f"{whole.tar}: sample {group[0].key if form is OWN else f'number {number}'}",
@@ -121,9 +121,9 @@ def load_index(tar: Path) -> Index:
 def build_index(tar: Path) -> Index:
     """Reads the whole tar once. Raises DataError naming the tar, and the key where one is known."""
     with tar.open("rb") as file:
-        return index_of(Whole(file, tar), OWN)
+        return index_of(TarReader(file, tar), OWN)
 
 
-def index_of(whole: Whole, form: Form) -> Index:
+def index_of(whole: TarReader, form: Form) -> Index:
     rows = read_rows(whole, form)
-    return rows.index(whole.tar, *whole.finish())
+    return rows.build(whole.tar, *whole.finish())

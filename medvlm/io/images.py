@@ -44,14 +44,14 @@ def decode(data: bytes, member: str) -> np.ndarray:
         return _decode_npy(data, member)
     if not suffix:
         raise DataError(f"{member}: not a PNG, JPEG or .npy{'' if data else ', but an empty file'}")
-    with _picture(data, member) as image:
+    with _open_picture(data, member) as image:
         return np.array(image)
 
 
 def size_of(data: bytes, member: str) -> tuple[int, int]:
     """(height, width) of a PNG or JPEG, all of which is decoded: raises what decode() raises. Without its copies into
     an array, which are a third of the time of a photograph."""
-    with _picture(data, member) as image:
+    with _open_picture(data, member) as image:
         return image.height, image.width
 
 
@@ -83,7 +83,7 @@ def encode_npy(array: np.ndarray) -> bytes:
 
 
 @contextmanager
-def _picture(data: bytes, member: str) -> Iterator[Any]:
+def _open_picture(data: bytes, member: str) -> Iterator[Any]:
     """A decoded image of PIL, of a mode that numpy takes as it is."""
     from PIL import Image
 
@@ -104,7 +104,7 @@ def _picture(data: bytes, member: str) -> Iterator[Any]:
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{member}: {getattr(image, 'n_frames', 1)} frames in one file; expected one image")
             image.load()
-            yield _plain(image, member)
+            yield _to_plain_mode(image, member)
     except DataError:
         raise
     except (
@@ -113,7 +113,7 @@ def _picture(data: bytes, member: str) -> Iterator[Any]:
         raise DataError(f"{member}: a damaged {form} ({type(reason).__name__})") from None
 
 
-def _plain(image: Any, member: str) -> Any:
+def _to_plain_mode(image: Any, member: str) -> Any:
     """Grey, 16-bit grey or RGB, without alpha."""
     see_through = image.info.get("transparency")
     if image.mode == "P":

@@ -51,8 +51,10 @@ def load_nifti(
     path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: what the card says its values are. Raises DataError
     for what is damaged, larger than it says, too large, or leaves order, spacing or values open, and what `gate`
     raises."""
-    with _reasons():
-        return _load(lambda: _header_file(path).open("rb"), lambda: _data_file(path).open("rb"), options, unit, gate)
+    with _convert_errors():
+        return _load(
+            lambda: _find_header_file(path).open("rb"), lambda: _find_data_file(path).open("rb"), options, unit, gate
+        )
 
 
 def decode_nifti(
@@ -63,7 +65,7 @@ def decode_nifti(
     def beside() -> IO[bytes]:
         raise DataError("its header says that the voxels are in another file; expected .nii or .nii.gz")
 
-    with _reasons():
+    with _convert_errors():
         return _load(lambda: io.BytesIO(data), beside, options, unit, gate)
 
 
@@ -78,23 +80,23 @@ def _load(
         import nibabel  # noqa: F401
     except ModuleNotFoundError:
         raise DataError("reading NIfTI needs nibabel; pip install 'medvlm[nifti]'") from None
-    with _inflated(header_file()) as (file, size):
+    with _open_inflated(header_file()) as (file, size):
         header, is_pair = read_header(file)
         if gate is not None:
             gate(header)
         layout = layout_of(header, is_pair, options)
         if not is_pair:
-            values_DHW = _read(file, size, layout, options)
+            values_DHW = _read_voxels(file, size, layout, options)
     if is_pair:
-        with _inflated(data_file()) as (file, size):
-            values_DHW = _read(file, size, layout, options)
+        with _open_inflated(data_file()) as (file, size):
+            values_DHW = _read_voxels(file, size, layout, options)
     if unit == "HU" and options.hu == "check":
         _check_hu(values_DHW)
     return Decoded(values_DHW, layout.spacing_mm, unit, "", layout.affine)
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def _convert_errors() -> Iterator[None]:
     """What reading raises, as a DataError."""
     try:
         yield
@@ -110,25 +112,25 @@ def _reasons() -> Iterator[None]:
 # --- the voxels -----------------------------------------------------------------------------------------
 
 
-def _read(file: IO[bytes], size: int | None, layout: Layout, options: NiftiOptions) -> np.ndarray:
+def _read_voxels(file: IO[bytes], size: int | None, layout: Layout, options: NiftiOptions) -> np.ndarray:
     """[D, H, W]. size: of a file that is not compressed."""
     end = layout.offset + layout.skip + layout.num_bytes + layout.rest
     if size is not None and size < end:
         raise DataError(f"it ends after {size} of the {end} bytes that its header says; copy it again")
     file.seek(layout.offset + layout.skip)
-    values_DHW = _whole(file, layout) if _stays(layout) else _by_slice(file, layout, options)
+    values_DHW = _read_at_once(file, layout) if _is_kept_as_stored(layout) else _read_by_slice(file, layout, options)
     file.seek(end)
     if file.read(_CHUNK).strip(b"\0") or file.read(1):  # reading on to the end also checks the gzip checksum
         raise DataError("it holds more than its header says")
     return values_DHW
 
 
-def _stays(layout: Layout) -> bool:
+def _is_kept_as_stored(layout: Layout) -> bool:
     """Whether the voxels are kept as they are stored."""
     return (layout.slope, layout.intercept) == (1, 0) and layout.stored in (np.uint8, np.uint16, np.int16)
 
 
-def _whole(file: IO[bytes], layout: Layout) -> np.ndarray:
+def _read_at_once(file: IO[bytes], layout: Layout) -> np.ndarray:
     """Read at once into the memory that is returned, with the axes turned: half the time of copying slice by slice."""
     x, y, z = layout.shape
     stored = np.empty(x * y * z, layout.stored)
@@ -137,29 +139,29 @@ def _whole(file: IO[bytes], layout: Layout) -> np.ndarray:
     while at < len(into):
         read = file.readinto(into[at:])  # type: ignore[attr-defined]
         if not read:
-            raise _cut(at // (x * y * layout.stored.itemsize), layout)
+            raise _cut_error(at // (x * y * layout.stored.itemsize), layout)
         at += read
     steps = tuple(slice(None, None, int(step)) for step in layout.turn[:, 1])
     return stored.reshape(layout.shape, order="F")[steps].transpose(np.argsort(layout.turn[:, 0]))
 
 
-def _by_slice(file: IO[bytes], layout: Layout, options: NiftiOptions) -> np.ndarray:
+def _read_by_slice(file: IO[bytes], layout: Layout, options: NiftiOptions) -> np.ndarray:
     """As they are stored, so that a wide type costs its width for one slice only."""
-    volume = _Volume(layout)
+    volume = _NiftiVolume(layout)
     x, y, z = layout.shape
     for k in range(z):
         data = file.read(x * y * layout.stored.itemsize)
         if len(data) < x * y * layout.stored.itemsize:
-            raise _cut(k, layout)
-        volume.put(k, _measured(np.frombuffer(data, layout.stored).reshape((x, y), order="F"), layout, options))
+            raise _cut_error(k, layout)
+        volume.put(k, _rescale(np.frombuffer(data, layout.stored).reshape((x, y), order="F"), layout, options))
     return volume.values_DHW
 
 
-def _cut(k: int, layout: Layout) -> DataError:
+def _cut_error(k: int, layout: Layout) -> DataError:
     return DataError(f"it ends within slice {k + 1} of the {layout.shape[2]} that its header says; copy it again")
 
 
-def _measured(slice_XY: np.ndarray, layout: Layout, options: NiftiOptions) -> np.ndarray:
+def _rescale(slice_XY: np.ndarray, layout: Layout, options: NiftiOptions) -> np.ndarray:
     """After slope and intercept and with what is not finite filled in: a stored type that fits, else float64."""
     is_known = np.isfinite(slice_XY) if slice_XY.dtype.kind == "f" else np.True_
     if not is_known.all() and options.nan is None:
@@ -169,7 +171,7 @@ def _measured(slice_XY: np.ndarray, layout: Layout, options: NiftiOptions) -> np
     return slice_XY if is_known.all() else np.where(is_known, slice_XY, np.float64(options.nan or 0))
 
 
-class _Volume:
+class _NiftiVolume:
     """Takes stored slices into [D, H, W]: integers as they are (int16 where they are wider), else float32."""
 
     def __init__(self, layout: Layout) -> None:
@@ -221,12 +223,12 @@ def _check_hu(values_DHW: np.ndarray) -> None:
 # --- files ----------------------------------------------------------------------------------------------
 
 
-def _header_file(path: Path) -> Path:
-    return _beside(path, ".img", ".hdr")
+def _find_header_file(path: Path) -> Path:
+    return _find_other_file(path, ".img", ".hdr")
 
 
-def _data_file(path: Path) -> Path:
-    found = _beside(path, ".hdr", ".img")
+def _find_data_file(path: Path) -> Path:
+    found = _find_other_file(path, ".hdr", ".img")
     if found == path and not path.name.lower().endswith((".img", ".img.gz")):
         raise DataError(
             "its header says that the voxels are in another file, and its name is not that of a .hdr/.img pair"
@@ -234,7 +236,7 @@ def _data_file(path: Path) -> Path:
     return found
 
 
-def _beside(path: Path, suffix: str, other: str) -> Path:
+def _find_other_file(path: Path, suffix: str, other: str) -> Path:
     """The other file of a pair: name.hdr for name.img, compressed or not. Raises DataError where it is not there."""
     lower = path.name.lower()
     for end in (suffix, suffix + ".gz"):
@@ -248,7 +250,7 @@ def _beside(path: Path, suffix: str, other: str) -> Path:
 
 
 @contextmanager
-def _inflated(file: IO[bytes]) -> Iterator[tuple[IO[bytes], int | None]]:
+def _open_inflated(file: IO[bytes]) -> Iterator[tuple[IO[bytes], int | None]]:
     """The bytes and how many there are, None where that is known at the end only: compressed by content, whatever the
     name."""
     with file:

@@ -110,8 +110,8 @@ def read_header(file: IO[bytes]) -> tuple[Nifti1Header, bool]:
 
 
 def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Layout:
-    stored = _stored_type(header)
-    shape, volumes = _shape(header, options)
+    stored = _read_stored_type(header)
+    shape, volumes = _read_shape(header, options)
     bytes_each, offset = math.prod(shape) * stored.itemsize, float(header["vox_offset"])
     if (
         math.prod(shape) > MAX_VOXELS
@@ -119,7 +119,7 @@ def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Lay
         or shape[0] * shape[1] * stored.itemsize > MAX_SLAB_BYTES
     ):
         raise DataError(
-            f"its header says {_by(shape)} voxels{f', {volumes} times' if volumes > 1 else ''}: more than the"
+            f"its header says {_format_shape(shape)} voxels{f', {volumes} times' if volumes > 1 else ''}: more than the"
             f" {MAX_VOXELS:,} that are read"
         )
     if not (0 if is_pair else header.sizeof_hdr) <= offset <= MAX_OFFSET or offset != int(offset):
@@ -129,7 +129,7 @@ def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Lay
         slope, intercept = 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise DataError("its scl_slope or scl_inter is not finite")
-    turn, spacing_mm, affine = _place(header, shape, options)
+    turn, spacing_mm, affine = _read_place(header, shape, options)
     before = (options.volume or 0) * bytes_each
     return Layout(
         shape,
@@ -145,7 +145,7 @@ def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Lay
     )
 
 
-def _stored_type(header: Nifti1Header) -> np.dtype:
+def _read_stored_type(header: Nifti1Header) -> np.dtype:
     from nibabel.spatialimages import HeaderDataError
 
     try:
@@ -160,7 +160,7 @@ def _stored_type(header: Nifti1Header) -> np.dtype:
     return stored
 
 
-def _shape(header: Nifti1Header, options: NiftiOptions) -> tuple[tuple[int, int, int], int]:
+def _read_shape(header: Nifti1Header, options: NiftiOptions) -> tuple[tuple[int, int, int], int]:
     """(x, y, z) and the number of such volumes. Raises DataError for several, unless one is chosen."""
     dims = [int(n) for n in header["dim"]]
     if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1:
@@ -180,13 +180,13 @@ def _shape(header: Nifti1Header, options: NiftiOptions) -> tuple[tuple[int, int,
 # --- its place in space ---------------------------------------------------------------------------------
 
 
-def _place(
+def _read_place(
     header: Nifti1Header, shape: tuple[int, int, int], options: NiftiOptions
 ) -> tuple[np.ndarray, tuple[float, ...] | None, Affine | None]:
     """How the stored axes turn into [D, H, W], and spacing and affine of the result."""
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-    stored = _affine(header)
+    stored = _read_affine(header)
     if stored is None and not options.orientation:
         raise DataError(
             "its header does not say where left and right are (sform_code and qform_code are 0); if you know, say"
@@ -194,11 +194,11 @@ def _place(
         )
     found = axcodes2ornt(tuple(options.orientation)) if stored is None else io_orientation(stored)
     turn = ornt_transform(found, axcodes2ornt(_CANONICAL))
-    mm = _mm(header, options)
+    mm = _mm_per_unit(header, options)
     if mm is None:
         return turn, None, None
     if stored is None:  # no origin: the spacing alone is known
-        sides = _pixdim(header)
+        sides = _read_pixdim(header)
         if min(sides) <= 0:
             raise DataError("its spacing (pixdim) is not positive")
         return turn, tuple(float(sides[i]) * mm for i in np.argsort(turn[:, 0])), None
@@ -208,7 +208,7 @@ def _place(
     return turn, spacing, rows
 
 
-def _affine(header: Nifti1Header) -> np.ndarray | None:
+def _read_affine(header: Nifti1Header) -> np.ndarray | None:
     """From the stored indices (x, y, z, 1) to RAS, 4 x 4: the sform, else the qform, else None.
 
     Raises DataError for one that is impossible, and where the two, or the pixdim, contradict each other: tools
@@ -221,7 +221,7 @@ def _affine(header: Nifti1Header) -> np.ndarray | None:
     try:
         forms = [
             form
-            for form, code in ((header.get_sform(), header["sform_code"]), (_qform(header), header["qform_code"]))
+            for form, code in ((header.get_sform(), header["sform_code"]), (_read_qform(header), header["qform_code"]))
             if int(code) > 0
         ]
     except (HeaderDataError, ValueError):
@@ -240,13 +240,13 @@ def _affine(header: Nifti1Header) -> np.ndarray | None:
         )
     if not forms:
         return None
-    sides, pixdim = np.linalg.norm(forms[0][:3, :3], axis=0), _pixdim(header)
+    sides, pixdim = np.linalg.norm(forms[0][:3, :3], axis=0), _read_pixdim(header)
     if any(p > 0 and abs(s - p) > SPACING_DIFFERS * p for s, p in zip(sides, pixdim, strict=True)):
         raise DataError("its sform and its pixdim say different spacings; correct the one that is wrong")
     return forms[0]
 
 
-def _qform(header: Nifti1Header) -> np.ndarray:
+def _read_qform(header: Nifti1Header) -> np.ndarray:
     """With qfac 0 read as 1, as the standard says; the identity where there is none."""
     if int(header["qform_code"]) <= 0:
         return np.eye(4)
@@ -256,14 +256,14 @@ def _qform(header: Nifti1Header) -> np.ndarray:
     return form
 
 
-def _pixdim(header: Nifti1Header) -> list[float]:
+def _read_pixdim(header: Nifti1Header) -> list[float]:
     found = [float(x) for x in header["pixdim"][1:4]]
     if not all(map(math.isfinite, found)):
         raise DataError("its spacing (pixdim) is not finite")
     return found
 
 
-def _mm(header: Nifti1Header, options: NiftiOptions) -> float | None:
+def _mm_per_unit(header: Nifti1Header, options: NiftiOptions) -> float | None:
     """Millimetres per unit of length; None where that is unknown and declared to be."""
     code = int(header["xyzt_units"]) & 7
     if code and code not in _UNIT_CODES:
@@ -277,5 +277,5 @@ def _mm(header: Nifti1Header, options: NiftiOptions) -> float | None:
     return _MM_OF.get(unit)
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))

@@ -18,10 +18,10 @@ from typing import Any
 from medvlm.core.errors import DataError
 from medvlm.io.cache import Cache
 from medvlm.io.forms import OWN, Form, index_of, load_index
-from medvlm.io.places import LocalTars, RemoteTars, filesystem, is_remote, patiently, shown
-from medvlm.io.shard_index import INDEX, Index, parse_index, text_of
+from medvlm.io.places import LocalTars, RemoteTars, hide_credentials, is_remote, open_filesystem, retry
+from medvlm.io.shard_index import INDEX, Index, dump_index, parse_index
 from medvlm.io.shards import RECEIPT, ShardSet
-from medvlm.io.tar import Whole
+from medvlm.io.tar import TarReader
 
 _AT_ONCE = 16
 """Indexes that are asked for at the same time: a thousand shards at 50 ms each would take a minute one after the
@@ -39,10 +39,10 @@ def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN,
     cache: keeps what comes from far away, and the indexes of tars of others. form: how the members are samples, where
     packing did not make the tars. say: gets a line now and then while tars are looked through. Raises DataError for
     nothing there, for shards whose writing was not finished or that are damaged, and as `form` does."""
-    shards = _remote(str(where), cache, form, say) if is_remote(where) else _local(where, cache, form, say)
+    shards = _open_remote(str(where), cache, form, say) if is_remote(where) else _open_local(where, cache, form, say)
     if not any(shards.count(split) for split in shards.splits):
         raise DataError(
-            f"{shown(str(where))}: the shards hold no samples"
+            f"{hide_credentials(str(where))}: the shards hold no samples"
             + "".join(f"; {n} lack {what}" for what, n in shards.left_out.items())
         )
     return shards
@@ -51,30 +51,32 @@ def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN,
 # --- on a disk ------------------------------------------------------------------------------------------
 
 
-def _local(where: Path | str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
+def _open_local(where: Path | str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
     folder = Path(where)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     receipt = (folder / RECEIPT).read_bytes() if RECEIPT in names else None
-    tars, listed = _listed(str(where), names, receipt) if folder.is_dir() else (_expanded(str(where)), {})
+    tars, listed = _list_tars(str(where), names, receipt) if folder.is_dir() else (_expand(str(where)), {})
     form = OWN if listed else form
     paths = [folder / tar if folder.is_dir() else Path(tar) for tar in tars]
     indexes = list(
-        _counted((load_index(path) if form is OWN else _foreign(path, cache, form) for path in paths), len(paths), say)
+        _report_progress(
+            (load_index(path) if form is OWN else _index_foreign(path, cache, form) for path in paths), len(paths), say
+        )
     )
-    _check(list(map(str, paths)), indexes, listed)
+    _check_receipt(list(map(str, paths)), indexes, listed)
     return ShardSet(LocalTars(paths, [index.bytes for index in indexes]), indexes, form, is_packed=bool(listed))
 
 
-def _foreign(tar: Path, cache: Cache | None, form: Form) -> Index:
+def _index_foreign(tar: Path, cache: Cache | None, form: Form) -> Index:
     if not tar.is_file():
         raise DataError(f"{tar}: the shard is missing")
     found = tar.stat()
 
     def build() -> Index:
         with tar.open("rb") as file:
-            return index_of(Whole(file, tar), form)
+            return index_of(TarReader(file, tar), form)
 
-    return _kept(cache, f"{tar.resolve()} {found.st_size} {found.st_mtime_ns} {form.identity}", build, str(tar))
+    return _load_cached(cache, f"{tar.resolve()} {found.st_size} {found.st_mtime_ns} {form.identity}", build, str(tar))
 
 
 # --- far away ---------------------------------------------------------------------------------------------
@@ -89,65 +91,65 @@ class _Object:
     version: str
 
 
-def _remote(where: str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
-    files, path = filesystem(where)
+def _open_remote(where: str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
+    files, path = open_filesystem(where)
     listed: dict[str, str] = {}
     if path.endswith(".tar"):
-        urls = _expanded(where)
+        urls = _expand(where)
     else:
-        found = patiently(lambda: files.ls(path, detail=False), shown(where))
+        found = retry(lambda: files.ls(path, detail=False), hide_credentials(where))
         names = [str(each).rstrip("/").rpartition("/")[2] for each in found]
         receipt = (
-            patiently(lambda: files.cat_file(f"{path.rstrip('/')}/{RECEIPT}"), shown(where))
+            retry(lambda: files.cat_file(f"{path.rstrip('/')}/{RECEIPT}"), hide_credentials(where))
             if RECEIPT in names
             else None
         )
-        tars, listed = _listed(shown(where), names, receipt)
+        tars, listed = _list_tars(hide_credentials(where), names, receipt)
         urls = [f"{where.rstrip('/')}/{tar}" for tar in tars]
         form = OWN if listed else form
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="index") as pool:
-        objects = list(pool.map(_object, urls))
+        objects = list(pool.map(_stat, urls))
         tars_ = RemoteTars(urls, [each.size for each in objects], [each.version for each in objects], cache)
         indexes = list(
-            _counted(
-                pool.map(lambda n: _index_of_remote(tars_, n, objects[n], cache, form), range(len(urls))),
+            _report_progress(
+                pool.map(lambda n: _index_remote(tars_, n, objects[n], cache, form), range(len(urls))),
                 len(urls),
                 say,
             )
         )
-    _check(list(tars_.names), indexes, listed)
+    _check_receipt(list(tars_.names), indexes, listed)
     return ShardSet(tars_, indexes, form, is_packed=bool(listed))
 
 
-def _object(url: str) -> _Object:
-    files, path = filesystem(url)
-    info = patiently(lambda: files.info(path), shown(url))
+def _stat(url: str) -> _Object:
+    files, path = open_filesystem(url)
+    info = retry(lambda: files.info(path), hide_credentials(url))
     if info.get("size") is None:
         raise DataError(
-            f"{shown(url)}: the server does not say how large it is, so it cannot be read in parts; copy the shards to"
-            " one that does"
+            f"{hide_credentials(url)}: the server does not report the file size, so byte ranges cannot be read; copy"
+            " the shards to a server that does"
         )
     tells = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
     return _Object(url, int(info["size"]), " ".join(str(info[key]) for key in tells if info.get(key)))
 
 
-def _index_of_remote(tars: RemoteTars, n: int, tar: _Object, cache: Cache | None, form: Form) -> Index:
+def _index_remote(tars: RemoteTars, n: int, tar: _Object, cache: Cache | None, form: Form) -> Index:
     def build() -> Index:
-        files, path = filesystem(tar.url)
-        if form is OWN and patiently(lambda: files.exists(path + INDEX), tars.names[n]):
-            index = parse_index(patiently(lambda: files.cat_file(path + INDEX), tars.names[n]), tars.names[n] + INDEX)
+        files, path = open_filesystem(tar.url)
+        if form is OWN and retry(lambda: files.exists(path + INDEX), tars.names[n]):
+            index = parse_index(retry(lambda: files.cat_file(path + INDEX), tars.names[n]), tars.names[n] + INDEX)
             if index.bytes != tar.size:
                 raise DataError(
                     f"{tars.names[n]}: {tar.size} bytes, its index says {index.bytes}: the shard is cut or was"
                     " replaced; copy it again"
                 )
             return index
-        return index_of(Whole(_Ahead(tars, n, tar.size), tars.names[n], size=tar.size), form)
+        return index_of(TarReader(_ReadAhead(tars, n, tar.size), tars.names[n], size=tar.size), form)
 
-    return _kept(cache, f"{tar.url} {tar.size} {tar.version} {form.identity}", build, tars.names[n])
+    return _load_cached(cache, f"{tar.url} {tar.size} {tar.version} {form.identity}", build, tars.names[n])
 
 
-class _Ahead:
+class _ReadAhead:
     """A tar behind a URL read from its start to its end."""
 
     def __init__(self, tars: RemoteTars, n: int, size: int) -> None:
@@ -171,7 +173,7 @@ class _Ahead:
 # --- both -------------------------------------------------------------------------------------------------
 
 
-def _counted(indexes: Iterable[Index], total: int, say: Say) -> Iterator[Index]:
+def _report_progress(indexes: Iterable[Index], total: int, say: Say) -> Iterator[Index]:
     """A tar without an index is read from end to end, once: hours, where they are many and far away."""
     said = time.monotonic()
     for number, index in enumerate(indexes, 1):
@@ -181,12 +183,12 @@ def _counted(indexes: Iterable[Index], total: int, say: Say) -> Iterator[Index]:
             say(f"looking through tars: {number} of {total}")
 
 
-def _kept(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) -> Index:
+def _load_cached(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) -> Index:
     """From the cache, or built and put there. What lies there damaged is built again."""
     if cache is None:
         return build()
     for _ in range(2):
-        text = cache.whole(f"index {name}", lambda: text_of(build()).encode())
+        text = cache.read_all(f"index {name}", lambda: dump_index(build()).encode())
         try:
             return parse_index(text, tar)
         except DataError:
@@ -194,29 +196,29 @@ def _kept(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) 
     return build()
 
 
-def _expanded(pattern: str) -> list[str]:
+def _expand(pattern: str) -> list[str]:
     """As a shell and webdataset have it: `{000..511}` becomes the numbers of that width, from the first to the last,
     `{train,val}` each of them."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         if set("{}*?[]") & set(pattern):
-            raise DataError(f"{shown(pattern)}: {_NO_PATTERN}")
+            raise DataError(f"{hide_credentials(pattern)}: {_NO_PATTERN}")
         return [pattern]
     if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", found[1]):
         names = [f"{n:0{len(numbers[1])}d}" for n in range(int(numbers[1]), int(numbers[2]) + 1)]
     else:
         names = found[1].split(",")
     if len(names) < 2 and not numbers:
-        raise DataError(f"{shown(pattern)}: {_NO_PATTERN}")
-    return [tar for name in names for tar in _expanded(pattern[: found.start()] + name + pattern[found.end() :])]
+        raise DataError(f"{hide_credentials(pattern)}: {_NO_PATTERN}")
+    return [tar for name in names for tar in _expand(pattern[: found.start()] + name + pattern[found.end() :])]
 
 
-def _listed(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[str], dict[str, str]]:
+def _list_tars(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[str], dict[str, str]]:
     """The tars of a folder in order, and for those that packing made their sha256 by name."""
     tars = sorted(name for name in names if name.endswith(".tar"))
     unfinished = [name for name in names if name.endswith(".tar.part")]
     if receipt is not None:
-        listed = _of_receipt(receipt, folder)
+        listed = _parse_receipt(receipt, folder)
         if missing := sorted(listed.keys() - set(tars)):
             raise DataError(
                 f"{folder}: {len(missing)} of its {len(listed)} shards are missing ({missing[0]} ...); copy or pack"
@@ -234,7 +236,7 @@ def _listed(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[
     return tars, {}
 
 
-def _of_receipt(receipt: bytes, folder: str) -> dict[str, str]:
+def _parse_receipt(receipt: bytes, folder: str) -> dict[str, str]:
     try:
         record: dict[str, Any] = json.loads(receipt)
         return dict(record["shards"])
@@ -242,7 +244,7 @@ def _of_receipt(receipt: bytes, folder: str) -> dict[str, str]:
         raise DataError(f"{folder}/{RECEIPT}: not a receipt of packing; delete the folder and pack again") from None
 
 
-def _check(tars: list[str], indexes: list[Index], listed: dict[str, str]) -> None:
+def _check_receipt(tars: list[str], indexes: list[Index], listed: dict[str, str]) -> None:
     for tar, index in zip(tars, indexes, strict=True):
         if listed.get(tar.rpartition("/")[2], index.sha256) != index.sha256:
             raise DataError(

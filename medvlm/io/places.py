@@ -45,13 +45,13 @@ class LocalTars:
         return {**vars(self), "_open": {}}
 
     def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        handle = self._handle(tar)  # held by name: it closes when it is pushed out and nobody holds it
+        handle = self._open_tar(tar)  # held by name: it closes when it is pushed out and nobody holds it
         return [os.pread(handle.descriptor, size, offset) for offset, size in zip(offsets, sizes, strict=True)]
 
     def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
         return False
 
-    def _handle(self, tar: int) -> _Handle:
+    def _open_tar(self, tar: int) -> _Handle:
         # Without a lock, which a fork could copy while it is held: at worst two threads open the same tar.
         handle = self._open.get(tar)
         if handle is None:
@@ -85,30 +85,31 @@ class RemoteTars:
     two of them."""
 
     def __init__(self, urls: Sequence[str], sizes: Sequence[int], versions: Sequence[str], cache: Cache | None) -> None:
-        self.names: Sequence[str] = [shown(url) for url in urls]
+        self.names: Sequence[str] = [hide_credentials(url) for url in urls]
         self._urls, self._sizes, self._versions, self._cache = list(urls), list(sizes), list(versions), cache
 
     def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """In one request, with what lies between them."""
-        start, end = _span(offsets, sizes)
+        start, end = _span_of(offsets, sizes)
         if self._cache is None:
             whole = self.fetch(tar, start, end)
         else:
             whole = b"".join(
-                self._block(tar, n, max(start - n * BLOCK, 0), min(end - n * BLOCK, BLOCK)) for n in _blocks(start, end)
+                self._read_block(tar, n, max(start - n * BLOCK, 0), min(end - n * BLOCK, BLOCK))
+                for n in _blocks_of(start, end)
             )
         return [whole[offset - start : offset - start + size] for offset, size in zip(offsets, sizes, strict=True)]
 
     def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
         if self._cache is not None:
-            for n in _blocks(*_span(offsets, sizes)):
-                self._cache.drop(self._name(tar, n))
+            for n in _blocks_of(*_span_of(offsets, sizes)):
+                self._cache.drop(self._block_name(tar, n))
         return self._cache is not None
 
     def fetch(self, tar: int, start: int, end: int) -> bytes:
         """Past the cache."""
-        files, path = filesystem(self._urls[tar])
-        data: bytes = patiently(lambda: files.cat_file(path, start=start, end=end), self.names[tar])
+        files, path = open_filesystem(self._urls[tar])
+        data: bytes = retry(lambda: files.cat_file(path, start=start, end=end), self.names[tar])
         if len(data) > end - start:
             raise DataError(
                 f"{self.names[tar]}: asked for {end - start} bytes, the server sent {len(data)}: it does not serve"
@@ -121,20 +122,22 @@ class RemoteTars:
             )
         return data
 
-    def _block(self, tar: int, n: int, start: int, end: int) -> bytes:
+    def _read_block(self, tar: int, n: int, start: int, end: int) -> bytes:
         assert self._cache is not None
         first, last = n * BLOCK, min((n + 1) * BLOCK, self._sizes[tar])
-        return self._cache.read(self._name(tar, n), last - first, start, end, lambda: self.fetch(tar, first, last))
+        return self._cache.read(
+            self._block_name(tar, n), last - first, start, end, lambda: self.fetch(tar, first, last)
+        )
 
-    def _name(self, tar: int, n: int) -> str:
+    def _block_name(self, tar: int, n: int) -> str:
         return f"{self._urls[tar]} {self._versions[tar]} {n}"
 
 
-def _span(offsets: Sequence[int], sizes: Sequence[int]) -> tuple[int, int]:
+def _span_of(offsets: Sequence[int], sizes: Sequence[int]) -> tuple[int, int]:
     return min(offsets), max(offset + size for offset, size in zip(offsets, sizes, strict=True))
 
 
-def _blocks(start: int, end: int) -> range:
+def _blocks_of(start: int, end: int) -> range:
     return range(start // BLOCK, -(-end // BLOCK))
 
 
@@ -142,7 +145,7 @@ def is_remote(where: Path | str) -> bool:
     return "://" in str(where)
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str) -> tuple[Any, str]:
     """File system and path. Raises DataError where the package for it is missing."""
     import fsspec
 
@@ -150,12 +153,13 @@ def filesystem(url: str) -> tuple[Any, str]:
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as reason:
         raise DataError(
-            f"{shown(url)}: cannot be reached ({reason}); s3:// needs the package s3fs, gs:// gcsfs, https:// aiohttp"
+            f"{hide_credentials(url)}: cannot be reached ({reason}); s3:// needs the package s3fs, gs:// needs gcsfs,"
+            " https:// needs aiohttp"
         ) from None
     return files, path
 
 
-def patiently(read: Callable[[], Any], name: str) -> Any:
+def retry(read: Callable[[], Any], name: str) -> Any:
     """What `read` gives, tried again while the network is away. A sample that cannot be reached is no bad sample:
     nothing takes its place.
 
@@ -179,6 +183,6 @@ def patiently(read: Callable[[], Any], name: str) -> Any:
             time.sleep(wait)
 
 
-def shown(url: str) -> str:
+def hide_credentials(url: str) -> str:
     """Without user, password and signed query."""
     return re.sub(r"^([a-z0-9+]+://)[^/@]*@", r"\1", url.partition("?")[0])

@@ -86,7 +86,7 @@ def parse_index(text: bytes, where: str) -> Index:
         ) from None
 
 
-def text_of(index: Index) -> str:
+def dump_index(index: Index) -> str:
     record: dict[str, Any] = {"version": VERSION, "bytes": index.bytes, "sha256": index.sha256}
     record |= {"splits": index.splits, "media": index.media, "members": index.members}
     record |= {name: getattr(index, name).tolist() for name in _COLUMNS if name != "keys_N"}
@@ -99,7 +99,7 @@ def text_of(index: Index) -> str:
 def save_index(index: Index, path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("w") as file:
-        file.write(text_of(index))
+        file.write(dump_index(index))
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
@@ -188,7 +188,7 @@ def facts_of(sample: Sample) -> Facts:
     )
 
 
-class Rows:
+class IndexBuilder:
     """The rows of an index, while its tar is read or written."""
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class Rows:
     def leave_out(self, lacks: str) -> None:
         self._left_out[lacks] += 1
 
-    def index(self, tar: Path | str, bytes_: int, sha256: str) -> Index:
+    def build(self, tar: Path | str, bytes_: int, sha256: str) -> Index:
         """Of the whole tar. Raises DataError for a key that is there twice."""
         rows = self._samples
         if len({row[0] for row in rows}) != len(rows):

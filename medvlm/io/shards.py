@@ -25,16 +25,16 @@ from medvlm.core.sample import Sample
 from medvlm.io.checksum import crc32
 from medvlm.io.forms import OWN, Form, read_rows
 from medvlm.io.places import Tars
-from medvlm.io.shard_index import TASKS, Facts, Index, Rows, facts_of, index_path, save_index
-from medvlm.io.tar import Whole, tar_header
+from medvlm.io.shard_index import TASKS, Facts, Index, IndexBuilder, facts_of, index_path, save_index
+from medvlm.io.tar import TarReader, build_tar_header
 
 RECEIPT = "packed.json"
 
 
-Place = tuple[int, int, str]
+WritePosition = tuple[int, int, str]
 """Number of the tar that a writer has come to, how many bytes of it are written, and their sha256."""
 
-_START: Place = (0, 0, "")
+_START: WritePosition = (0, 0, "")
 
 
 class ShardWriter:
@@ -46,13 +46,13 @@ class ShardWriter:
     was before it is damaged.
     """
 
-    def __init__(self, folder: Path, split: str, max_bytes: int = 256 << 20, place: Place = _START) -> None:
+    def __init__(self, folder: Path, split: str, max_bytes: int = 256 << 20, place: WritePosition = _START) -> None:
         self.folder, self.split, self.max_bytes = folder, split, max_bytes
         self._number, self._bytes, _ = place
         self._file: IO[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         if self._bytes:
-            self._go_on(place)
+            self._resume(place)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -65,8 +65,8 @@ class ShardWriter:
         else:
             self.release()
             for number in range(self._number + 1):
-                self._part(number).unlink(missing_ok=True)
-                index_path(self._tar(number)).unlink(missing_ok=True)
+                self._part_path(number).unlink(missing_ok=True)
+                index_path(self._tar_path(number)).unlink(missing_ok=True)
 
     def write(self, sample: Sample, files: Mapping[str, bytes]) -> None:
         """files: the bytes of each medium's member, and of whatever else belongs to the sample.
@@ -86,12 +86,12 @@ class ShardWriter:
         places = []
         for name in sorted(members):
             data = members[name]
-            header = tar_header(f"{facts.key}.{name}", len(data))
+            header = build_tar_header(f"{facts.key}.{name}", len(data))
             places.append((name, self._bytes + len(header), len(data), crc32(data)))
             self._emit(header, data, bytes(-len(data) % tarfile.BLOCKSIZE))
         self._rows.add(facts, places)
 
-    def sync(self) -> Place:
+    def sync(self) -> WritePosition:
         """Where a writer may go on, also after a power cut."""
         if self._file is not None:
             self._file.flush()
@@ -99,15 +99,15 @@ class ShardWriter:
             return self._number, self._bytes, self._sha256.hexdigest()
         return _START
 
-    def full_parts(self) -> list[Path]:
+    def list_full_parts(self) -> list[Path]:
         """Those to which nothing is added. Once sync() was called, they may be moved elsewhere; their indexes must
         stay."""
-        return [self._part(number) for number in range(self._number)]
+        return [self._part_path(number) for number in range(self._number)]
 
     def close(self) -> list[Path]:
         """The tars that are here, in order, now under their own names."""
         self._finish_tar()
-        here = [part for number in range(self._number + 1) if (part := self._part(number)).is_file()]
+        here = [part for number in range(self._number + 1) if (part := self._part_path(number)).is_file()]
         return [part.rename(part.with_suffix("")) for part in here]
 
     def release(self) -> None:
@@ -116,17 +116,17 @@ class ShardWriter:
             self._file.close()
             self._file = None
 
-    def _part(self, number: int) -> Path:
-        return self.folder / f"{self._tar(number).name}.part"
+    def _part_path(self, number: int) -> Path:
+        return self.folder / f"{self._tar_path(number).name}.part"
 
-    def _tar(self, number: int) -> Path:
+    def _tar_path(self, number: int) -> Path:
         return self.folder / f"{self.split}-{number:06d}.tar"
 
-    def _go_on(self, place: Place) -> None:
-        part = self._part(self._number)
+    def _resume(self, place: WritePosition) -> None:
+        part = self._part_path(self._number)
         self._file = part.open("r+b")
         os.truncate(part, min(self._bytes, part.stat().st_size))
-        whole = Whole(self._file, part, unfinished=True)
+        whole = TarReader(self._file, part, may_end_early=True)
         self._rows, self._sha256 = read_rows(whole), whole.sha256
         if (self._number, whole.at, self._sha256.hexdigest()) != place:
             raise DataError(f"{part}: its first {self._bytes} bytes are not those that were written; delete it")
@@ -135,8 +135,8 @@ class ShardWriter:
         if self._file is not None:
             self._finish_tar()
             self._number += 1
-        self._file, self._bytes = self._part(self._number).open("wb"), 0
-        self._rows, self._sha256 = Rows(), hashlib.sha256()
+        self._file, self._bytes = self._part_path(self._number).open("wb"), 0
+        self._rows, self._sha256 = IndexBuilder(), hashlib.sha256()
 
     def _emit(self, *blocks: bytes) -> None:
         assert self._file is not None
@@ -152,8 +152,10 @@ class ShardWriter:
         self._emit(bytes(end + -(self._bytes + end) % tarfile.RECORDSIZE))
         self.sync()
         self.release()
-        part = self._part(self._number)
-        save_index(self._rows.index(part, self._bytes, self._sha256.hexdigest()), index_path(self._tar(self._number)))
+        part = self._part_path(self._number)
+        save_index(
+            self._rows.build(part, self._bytes, self._sha256.hexdigest()), index_path(self._tar_path(self._number))
+        )
 
 
 def json_of(sample: Sample) -> bytes:
@@ -220,7 +222,7 @@ class ShardSet:
         return int(self._ends[split][-1])
 
     def entry(self, split: str, i: int) -> Entry:
-        tar, row = self._place(split, i)
+        tar, row = self._locate(split, i)
         index = self._indexes[tar]
         tasks = {task: int(n) for task, n in zip(TASKS, index.tasks_NK[row], strict=True) if n}
         groups = {name: values[codes[row]] for name, (values, codes) in index.groups.items() if codes[row]}
@@ -230,12 +232,12 @@ class ShardSet:
 
     def tar(self, split: str, i: int) -> str:
         """The shard that holds a sample."""
-        return self._tars.names[self._place(split, i)[0]]
+        return self._tars.names[self._locate(split, i)[0]]
 
     def read(self, split: str, i: int) -> tuple[Sample, dict[str, Any]]:
         """The sample and, by member, what its media are decoded from, checked against the index. Raises DataError
         naming shard and key."""
-        tar, row = self._place(split, i)
+        tar, row = self._locate(split, i)
         index = self._indexes[tar]
         key = index.keys_N[row].decode()
         where = f"{self._tars.names[tar]}: sample {key}"
@@ -243,7 +245,7 @@ class ShardSet:
         offsets, sizes, crcs = (column[places].tolist() for column in (index.offset_M, index.size_M, index.crc_M))
         members = [index.members[code] for code in index.member_M[places]]
 
-        def checked() -> dict[str, bytes]:
+        def read_checked() -> dict[str, bytes]:
             files = dict(zip(members, self._tars.read(tar, offsets, sizes), strict=True))
             for (member, data), size, crc in zip(files.items(), sizes, crcs, strict=True):
                 if len(data) != size:
@@ -259,14 +261,14 @@ class ShardSet:
             return files
 
         try:
-            files = checked()
+            files = read_checked()
         except DataError:
             if not self._tars.forget(tar, offsets, sizes):
                 raise
-            files = checked()  # what lay in the cache was damaged, not the shard
+            files = read_checked()  # what lay in the cache was damaged, not the shard
         return self._form.sample(key, index.splits[index.split_N[row]], files, where)
 
-    def _place(self, split: str, i: int) -> tuple[int, int]:
+    def _locate(self, split: str, i: int) -> tuple[int, int]:
         """Tar and row of the i-th sample of a split."""
         if not 0 <= i < self.count(split):
             raise IndexError(f"sample {i} of {self.count(split)} in {split}")

@@ -32,23 +32,23 @@ _CODING = range(0xC0, 0xE0)
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
-def bare(data: bytes, member: str) -> bytes:
+def strip_metadata(data: bytes, member: str) -> bytes:
     """The same PNG or JPEG with only what its pixels need, cut after its end.
 
     Raises DataError for another format and for a file that ends early or whose chunks are damaged.
     """
     if data.startswith(PNG_MAGIC):
-        return _bare_png(data, member)
+        return _strip_png(data, member)
     if data.startswith(JPEG_MAGIC):
-        return _bare_jpeg(data, member)
+        return _strip_jpeg(data, member)
     raise DataError(f"{member}: not a PNG or JPEG file")
 
 
-def orientation(data: bytes) -> int:
+def read_orientation(data: bytes) -> int:
     """The EXIF orientation of a PNG or JPEG, 1..8; 1 is upright, and what a file without one has."""
     from PIL import Image
 
-    if data.startswith(PNG_MAGIC) and not _MAY_TURN & set(_chunk_names(data)):
+    if data.startswith(PNG_MAGIC) and not _MAY_TURN & set(_list_chunk_names(data)):
         return 1  # where Pillow finds no EXIF it decodes the whole PNG, to see whether one comes after the pixels
     if data.startswith(JPEG_MAGIC) and _APP1 not in data:
         return 1  # neither EXIF nor XMP
@@ -57,7 +57,7 @@ def orientation(data: bytes) -> int:
     return found if found in range(1, 9) else 1
 
 
-def upright(pixels_HW: np.ndarray, turn: int) -> np.ndarray:
+def turn_upright(pixels_HW: np.ndarray, turn: int) -> np.ndarray:
     """Rows and columns as every viewer shows them: what the report and the annotator speak of.
 
     pixels_HW: [H, W] or [H, W, 3]. turn: the EXIF orientation (EXIF 2.32, section 4.6.5 A).
@@ -77,14 +77,14 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _chunk_names(data: bytes) -> Iterator[bytes]:
+def _list_chunk_names(data: bytes) -> Iterator[bytes]:
     at = len(PNG_MAGIC)
     while at + 12 <= len(data):
         yield data[at + 4 : at + 8]
         at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 
-def _bare_png(data: bytes, member: str) -> bytes:
+def _strip_png(data: bytes, member: str) -> bytes:
     view, kept, at = memoryview(data), [memoryview(PNG_MAGIC)], len(PNG_MAGIC)
     while at + 12 <= len(data):
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -101,7 +101,7 @@ def _bare_png(data: bytes, member: str) -> bytes:
     raise DataError(f"{member}: a damaged PNG: it ends at byte {len(data)} without its end chunk")
 
 
-def _bare_jpeg(data: bytes, member: str) -> bytes:
+def _strip_jpeg(data: bytes, member: str) -> bytes:
     kept, at = [b"\xff\xd8"], 2
     while True:
         while data[at : at + 2] == b"\xff\xff":  # fill bytes before a marker
@@ -117,7 +117,7 @@ def _bare_jpeg(data: bytes, member: str) -> bytes:
             raise DataError(
                 f"{member}: a damaged JPEG: segment at byte {at} is longer than the file ({len(data)} bytes)"
             )
-        if (needed := _needed(code, body)) is not None:
+        if (needed := _keep_needed(code, body)) is not None:
             kept.append(b"\xff" + marker + (len(needed) + 2).to_bytes(2, "big") + needed)
         at += 2 + length
         if code == _SOS:
@@ -128,7 +128,7 @@ def _bare_jpeg(data: bytes, member: str) -> bytes:
             at = end.start()
 
 
-def _needed(code: int, body: bytes) -> bytes | None:
+def _keep_needed(code: int, body: bytes) -> bytes | None:
     """What of a segment decides the pixels; None for nothing."""
     if code == _APP0 and body.startswith(b"JFIF\0"):
         return body[:12] + b"\0\0"  # the two bytes are the size of a thumbnail that would follow

@@ -45,11 +45,11 @@ class Readable(Protocol):
     def fileno(self) -> int: ...
 
 
-def tar_header(name: str, size: int) -> bytes:
+def build_tar_header(name: str, size: int) -> bytes:
     """Of a plain file that anybody may read: as tarfile writes it, which takes ten times as long."""
     short = name.encode()
     if len(short) > tarfile.LENGTH_NAME or not short.isascii() or size >= 8**11:
-        return _header(name, size)
+        return _build_pax_header(name, size)
     block = bytearray(_PLAIN)
     block[: len(short)] = short
     block[124:135] = b"%011o" % size
@@ -57,32 +57,32 @@ def tar_header(name: str, size: int) -> bytes:
     return bytes(block)
 
 
-def _header(name: str, size: int) -> bytes:
+def _build_pax_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o444
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-_PLAIN = _header("", 0)[:148] + b" " * 8 + _header("", 0)[156:]
+_PLAIN = _build_pax_header("", 0)[:148] + b" " * 8 + _build_pax_header("", 0)[156:]
 """Its sum is taken with blanks in place of it (POSIX.1-1988 ustar)."""
 
 
-class Whole:
+class TarReader:
     """A tar read from its first to its last byte, hashed on the way. unfinished: it may end without the blocks that end
     a tar.
 
     tar: as it is named in messages. size: of a file that the system does not know, in bytes.
     """
 
-    def __init__(self, file: Readable, tar: Path | str, unfinished: bool = False, size: int | None = None) -> None:
+    def __init__(self, file: Readable, tar: Path | str, may_end_early: bool = False, size: int | None = None) -> None:
         self.tar, self.at = tar, 0
         self._file, self.sha256 = file, hashlib.sha256()
         self._bytes = os.fstat(file.fileno()).st_size if size is None else size
-        self._unfinished = unfinished
+        self._may_end_early = may_end_early
 
     @property
-    def ends_here(self) -> bool:
-        return self._unfinished and self.at == self._bytes
+    def is_at_end(self) -> bool:
+        return self._may_end_early and self.at == self._bytes
 
     def read(self, size: int, what: str) -> bytes:
         if self.at + size > self._bytes:
@@ -106,14 +106,16 @@ class Whole:
         return self._bytes, self.sha256.hexdigest()
 
 
-def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member == "json") -> Iterator[Member]:
+def read_members(
+    whole: TarReader, is_text: Callable[[str], bool] = lambda member: member == "json"
+) -> Iterator[Member]:
     """The files that belong to a sample, in the order of the tar. is_text: says of a member's name whether its bytes
     are wanted.
 
     Raises DataError for a tar that is cut, and for one with links or with names that lead out of it.
     """
     renamed: dict[str, str] = {}  # what a long-name or pax header says of the next member
-    while not whole.ends_here:
+    while not whole.is_at_end:
         at = whole.at
         block = whole.read(_BLOCK, f"the header at byte {at} (a whole tar ends with empty blocks)")
         if block == bytes(_BLOCK):
@@ -128,11 +130,11 @@ def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member
             raise DataError(f"{whole.tar}: a member of {info.size} bytes at byte {at}; refused")
         size = int(renamed.pop("size", info.size))
         if info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-            renamed |= _extension(info.type, _payload(whole, info.size, at)[2] or b"", whole.tar, at)
+            renamed |= _parse_extension(info.type, _read_payload(whole, info.size, at)[2] or b"", whole.tar, at)
             continue
         name = renamed.pop("path", info.name)
         if info.type in (tarfile.XGLTYPE, tarfile.DIRTYPE):
-            _payload(whole, size, at)
+            _read_payload(whole, size, at)
             continue
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             raise DataError(
@@ -142,18 +144,18 @@ def members(whole: Whole, is_text: Callable[[str], bool] = lambda member: member
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise DataError(f"{whole.tar}: {name!r} at byte {at} leads out of the tar; refused")
         match = _NAME.match(name.removeprefix("./"))
-        offset, crc, text = _payload(whole, size, at, keep=bool(match and is_text(match[2])))
+        offset, crc, text = _read_payload(whole, size, at, keep=bool(match and is_text(match[2])))
         if match:  # others (README, hidden files) belong to no sample, as in webdataset
             yield Member(match[1], match[2], offset, size, crc, text)
 
 
-def grouped(found: Iterator[Member]) -> Iterator[list[Member]]:
+def group_by_key(found: Iterator[Member]) -> Iterator[list[Member]]:
     """The members of each sample: neighbours of one key."""
     for _, group in groupby(found, key=lambda member: member.key):
         yield list(group)
 
 
-def _payload(whole: Whole, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:
+def _read_payload(whole: TarReader, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:
     """Offset, crc32 and, for what is kept, the bytes of what follows a header; leaves the reader at the next header."""
     what = f"the {size} bytes of the member at byte {header_at}"
     offset, crc, left, kept = whole.at, 0, size, []
@@ -168,7 +170,7 @@ def _payload(whole: Whole, size: int, header_at: int, keep: bool = True) -> tupl
     return offset, crc, b"".join(kept) if keep else None
 
 
-def _extension(kind: bytes, data: bytes, tar: Path | str, at: int) -> dict[str, str]:
+def _parse_extension(kind: bytes, data: bytes, tar: Path | str, at: int) -> dict[str, str]:
     """Path and size from a GNU long name or from pax records (`LENGTH KEY=VALUE\\n`)."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}

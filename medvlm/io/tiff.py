@@ -18,11 +18,11 @@ import numpy as np
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
-from medvlm.io.codestream import codestream_header
+from medvlm.io.codestream import read_codestream_header
+from medvlm.io.errors import convert_errors
 from medvlm.io.images import MAX_PIXELS
-from medvlm.io.refusing import refusing
-from medvlm.io.strip import upright
-from medvlm.io.tiff_values import as_quantity, as_shades, is_shades
+from medvlm.io.strip import turn_upright
+from medvlm.io.tiff_values import is_shades, to_quantity, to_shades
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -55,9 +55,9 @@ def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | Non
     depths between 8 and 16 bits are stretched to 16, so that the largest value is white; `raw` values stay as they are.
     The resolution is not taken for a spacing: it is that of a print. Raises DataError.
     """
-    with opened(path) as tiff:
-        pages = [page for page in all_pages(tiff) if not page.subfiletype & 5]
-        chosen = _chosen(pages, options)
+    with open_tiff(path) as tiff:
+        pages = [page for page in read_pages(tiff) if not page.subfiletype & 5]
+        chosen = _choose_pages(pages, options)
         for page in chosen:
             check_page(page)
             if page.imagewidth * page.imagelength > MAX_PIXELS:
@@ -73,14 +73,14 @@ def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | Non
                 f"it takes more than the {MAX_BYTES >> 20} MiB that are decoded; choose one page, or tile it"
             )
         meant = unit or ("display" if is_shades(first) else "raw")
-        images = [_image(tiff, page, meant) for page in chosen]
+        images = [_read_image(tiff, page, meant) for page in chosen]
     pixels = np.stack(images) if options.page == "all" else images[0]
     if pixels.ndim == 4:
         raise DataError("its pages are in colour: they make no volume; choose one, tiff: {page: 0}")
     return Decoded(pixels, unit=meant)
 
 
-def _chosen(pages: list[TiffPage], options: TiffOptions) -> list[TiffPage]:
+def _choose_pages(pages: list[TiffPage], options: TiffOptions) -> list[TiffPage]:
     if not pages:
         raise DataError("it has no page with an image")
     if options.page == "all":
@@ -95,18 +95,18 @@ def _chosen(pages: list[TiffPage], options: TiffOptions) -> list[TiffPage]:
     return [pages[options.page or 0]]
 
 
-def _image(tiff: TiffFile, page: TiffPage, unit: Unit) -> np.ndarray:
+def _read_image(tiff: TiffFile, page: TiffPage, unit: Unit) -> np.ndarray:
     samples_HWS = read_area(tiff, page, (0, 0), (page.imagelength, page.imagewidth))
-    image = as_shades(samples_HWS, page) if unit == "display" else as_quantity(samples_HWS, page)
+    image = to_shades(samples_HWS, page) if unit == "display" else to_quantity(samples_HWS, page)
     turn = page.tags.get(274)  # Orientation
-    return upright(image, turn.value if turn and turn.value in range(1, 9) else 1)
+    return turn_upright(image, turn.value if turn and turn.value in range(1, 9) else 1)
 
 
 # --- what whole slides use too ---------------------------------------------------------------------------
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[TiffFile]:
+def open_tiff(path: Path) -> Iterator[TiffFile]:
     """The file, with whatever goes wrong within as a DataError. tifffile logs damage and goes on; here that is an
     error."""
     try:
@@ -115,8 +115,8 @@ def opened(path: Path) -> Iterator[TiffFile]:
     except ModuleNotFoundError:
         raise DataError("reading TIFF needs tifffile and imagecodecs; pip install 'medvlm[tiff]'") from None
     with (
-        refusing("not a TIFF file, or damaged ({})"),
-        _listening() as complaints,
+        convert_errors("not a TIFF file, or damaged ({})"),
+        _collect_errors() as complaints,
         path.open("rb") as file,
         TiffFile(file) as tiff,
     ):
@@ -125,7 +125,7 @@ def opened(path: Path) -> Iterator[TiffFile]:
             raise DataError("its structure is damaged (an IFD, a tag or a tile lies where it cannot)")
 
 
-def all_pages(tiff: TiffFile) -> list[TiffPage]:
+def read_pages(tiff: TiffFile) -> list[TiffPage]:
     """The pages of the main chain. Raises DataError for a chain that is too long, or runs in a circle."""
     pages: dict[int, Any] = {}
     for page in tiff.pages:
@@ -186,13 +186,13 @@ def read_area(
     area_HWS = np.zeros((*size, page.samplesperpixel), page.dtype)
     if blank is not None:
         area_HWS[:] = blank
-    for index, plane, top, left in _touched(page, start, size, planes):
-        data = _chunk_bytes(tiff, page, index)
+    for index, plane, top, left in _find_tiles(page, start, size, planes):
+        data = _read_tile(tiff, page, index)
         if data is None and blank is not None:
             continue
         if data is None:
             raise DataError("a tile or strip is missing, or reaches beyond the end of the file; copy it again")
-        tile_HWS = _decoded(page, data, index)
+        tile_HWS = _decode_tile(page, data, index)
         put_top, put_left = max(top - start[0], 0), max(left - start[1], 0)
         cut = tile_HWS[max(start[0] - top, 0) :, max(start[1] - left, 0) :][: size[0] - put_top, : size[1] - put_left]
         place = area_HWS[put_top : put_top + cut.shape[0], put_left : put_left + cut.shape[1]]
@@ -200,7 +200,7 @@ def read_area(
     return area_HWS
 
 
-def _touched(
+def _find_tiles(
     page: TiffPage, start: tuple[int, int], size: tuple[int, int], planes: int
 ) -> Iterator[tuple[int, int, int, int]]:
     """(index, plane, top, left) of the tiles or strips that share pixels with the area."""
@@ -212,7 +212,7 @@ def _touched(
                 yield (plane * down + row) * across + column, plane, row * height, column * width
 
 
-def _chunk_bytes(tiff: TiffFile, page: TiffPage, index: int) -> bytes | None:
+def _read_tile(tiff: TiffFile, page: TiffPage, index: int) -> bytes | None:
     """None for one that was left out, or that is not wholly in the file."""
     offset, count, file = int(page.dataoffsets[index]), int(page.databytecounts[index]), tiff.filehandle
     if offset <= 0 or count <= 0 or offset + count > file.size:
@@ -221,21 +221,21 @@ def _chunk_bytes(tiff: TiffFile, page: TiffPage, index: int) -> bytes | None:
     return bytes(file.read(count))
 
 
-def _decoded(page: TiffPage, data: bytes, index: int) -> np.ndarray:
+def _decode_tile(page: TiffPage, data: bytes, index: int) -> np.ndarray:
     """[H, W, S] of one tile or strip, cut to the image."""
     height, width = chunk_size(page)
     if page.compression not in _PLAIN:
-        found = codestream_header(data)
+        found = read_codestream_header(data)
         if found is None or found[1] > height or found[2] != width:
             raise DataError("a compressed tile has another size than the page says")
     found_DHWS, place, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     if found_DHWS is None or found_DHWS.shape[1] < min(shape[1], page.imagelength - place[2]):
         raise DataError("a tile or strip holds fewer pixels than the page says")
     tile_HWS: np.ndarray = found_DHWS[0, : page.imagelength - place[2], : page.imagewidth - place[3]]
-    return _rgb(tile_HWS) if page.compression == _APERIO_YCBCR and page.samplesperpixel == 3 else tile_HWS
+    return _to_rgb(tile_HWS) if page.compression == _APERIO_YCBCR and page.samplesperpixel == 3 else tile_HWS
 
 
-def _rgb(tile_HWS: np.ndarray) -> np.ndarray:
+def _to_rgb(tile_HWS: np.ndarray) -> np.ndarray:
     """Of the luma and chroma that Aperio stores where its page says RGB; imagecodecs gives them as they are."""
     from PIL import Image
 
@@ -249,7 +249,7 @@ def _rgb(tile_HWS: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _listening() -> Iterator[list[int]]:
+def _collect_errors() -> Iterator[list[int]]:
     """Levels of what tifffile logs as an error; nothing of it is shown."""
     found: list[int] = []
 

@@ -25,7 +25,7 @@ def is_shades(page: TiffPage) -> bool:
     return page.dtype.kind in "bu" and page.bitspersample <= 16
 
 
-def as_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
+def to_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     """[H, W] or [H, W, 3], uint8 or uint16 over their full range. Raises DataError for transparency, and for what are
     no shades."""
     if not is_shades(page):
@@ -34,26 +34,28 @@ def as_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
             " recipe"
         )
     if page.photometric == _PALETTE:
-        return _looked_up(samples_HWS, page)
+        return _apply_palette(samples_HWS, page)
     bits = page.bitspersample
     top = (1 << bits) - 1
-    samples_HWS = _opaque(samples_HWS, page, top)
+    samples_HWS = _drop_alpha(samples_HWS, page, top)
     if page.photometric == _WHITE_IS_ZERO:
         samples_HWS = top - samples_HWS.astype(np.uint16)
     full = 255 if bits <= 8 else 65535
     if top != full:  # 1, 2 and 4 bits divide 255; 12 bits do not divide 65535, and are rounded
         samples_HWS = (samples_HWS.astype(np.uint32) * full + top // 2) // top
-    return _squeezed(samples_HWS.astype(np.uint8 if bits <= 8 else np.uint16))
+    return _squeeze(samples_HWS.astype(np.uint8 if bits <= 8 else np.uint16))
 
 
-def as_quantity(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
+def to_quantity(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     """[H, W] or [H, W, 3] with the values as they are: uint8, uint16 or int16 where they fit, else float32."""
     if page.photometric in (_WHITE_IS_ZERO, _PALETTE):
         raise DataError(
             "its values are shades by its own account (white is 0, or a palette), not a quantity; say unit: display"
         )
     assert page.dtype is not None
-    values = _squeezed(_opaque(samples_HWS, page, (1 << page.bitspersample) - 1 if page.dtype.kind in "bu" else None))
+    values = _squeeze(
+        _drop_alpha(samples_HWS, page, (1 << page.bitspersample) - 1 if page.dtype.kind in "bu" else None)
+    )
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
@@ -74,7 +76,7 @@ def as_quantity(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _opaque(samples_HWS: np.ndarray, page: TiffPage, top: int | None) -> np.ndarray:
+def _drop_alpha(samples_HWS: np.ndarray, page: TiffPage, top: int | None) -> np.ndarray:
     """Without the alpha channel, if there is one and every pixel is opaque."""
     if not page.extrasamples:
         return samples_HWS
@@ -86,7 +88,7 @@ def _opaque(samples_HWS: np.ndarray, page: TiffPage, top: int | None) -> np.ndar
     return samples_HWS[..., :-1]
 
 
-def _looked_up(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
+def _apply_palette(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     """Colours of a palette, uint8. Its entries have 16 bits; some write 8 of them into the low byte."""
     table_S3 = np.asarray(page.colormap).T
     if page.extrasamples or samples_HWS.max() >= len(table_S3):
@@ -95,5 +97,5 @@ def _looked_up(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     return (colours >> (8 if int(table_S3.max()) > 255 else 0)).astype(np.uint8)
 
 
-def _squeezed(samples_HWS: np.ndarray) -> np.ndarray:
+def _squeeze(samples_HWS: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(samples_HWS[..., 0] if samples_HWS.shape[-1] == 1 else samples_HWS)

@@ -58,16 +58,16 @@ def load_video(path: Path, options: VideoOptions) -> Decoded:
     """uint8 [D, H, W, 3], or [D, H, W] where the video is grey. Raises DataError for what is damaged, cut or too
     large."""
     limit = time.monotonic() + MAX_SECONDS
-    with _opened(path) as (container, stream):
-        times = _times(container, stream)
+    with _open_video(path) as (container, stream):
+        times = _read_times(container, stream)
         rate = float(stream.time_base or 0)
-    chosen = _chosen(times, rate, options)
-    with _opened(path) as (container, stream):
-        frames = _decoded(container, stream, {times[i] for i in chosen}, options, limit)
+    chosen = _choose_frames(times, rate, options)
+    with _open_video(path) as (container, stream):
+        frames = _decode_frames(container, stream, {times[i] for i in chosen}, options, limit)
     return Decoded(np.stack([frames[times[i]] for i in chosen]))
 
 
-def _chosen(times: list[int], rate: float, options: VideoOptions) -> list[int]:
+def _choose_frames(times: list[int], rate: float, options: VideoOptions) -> list[int]:
     """Numbers of the frames that are shown at the wanted moments. times: when each is shown, ascending, in units of
     `rate` seconds."""
     seconds = [(t - times[0]) * rate for t in times]
@@ -81,7 +81,7 @@ def _chosen(times: list[int], rate: float, options: VideoOptions) -> list[int]:
     return [max(bisect_right(seconds, moment + 1e-6) - 1, 0) for moment in wanted]
 
 
-def _times(container: InputContainer, stream: VideoStream) -> list[int]:
+def _read_times(container: InputContainer, stream: VideoStream) -> list[int]:
     """When each frame is shown, in units of the stream's time base, ascending; read from the packets, without
     decoding."""
     found = []
@@ -102,7 +102,7 @@ def _times(container: InputContainer, stream: VideoStream) -> list[int]:
     return times
 
 
-def _decoded(
+def _decode_frames(
     container: InputContainer, stream: VideoStream, wanted: set[int], options: VideoOptions, limit: float
 ) -> dict[int, np.ndarray]:
     """The frames that are shown at these times. Raises DataError when one of them cannot be decoded."""
@@ -112,7 +112,7 @@ def _decoded(
             raise DataError(f"decoding took more than {MAX_SECONDS} s; cut it into scenes")
         at = frame.pts if frame.pts is not None else frame.dts
         if at in wanted and at not in found:
-            found[at] = _pixels(frame, options)
+            found[at] = _to_pixels(frame, options)
             if found[at].nbytes * len(wanted) > MAX_BYTES:
                 height, width = found[at].shape[:2]
                 raise DataError(
@@ -128,7 +128,7 @@ def _decoded(
     )
 
 
-def _pixels(frame: VideoFrame, options: VideoOptions) -> np.ndarray:
+def _to_pixels(frame: VideoFrame, options: VideoOptions) -> np.ndarray:
     """As players show it: turned upright (phones film sideways), in 8 bits. A pixel that is not square stays as it
     is."""
     from PIL import Image
@@ -151,14 +151,14 @@ def _pixels(frame: VideoFrame, options: VideoOptions) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         import av
     except ModuleNotFoundError:
         raise DataError("reading video needs PyAV; pip install 'medvlm[video]'") from None
     try:
         with path.open("rb") as file:
-            kind = _kind(file.read(64))
+            kind = _detect_container(file.read(64))
             file.seek(0)
             with av.open(file, mode="r", format=kind) as container:
                 if len(container.streams.video) != 1:
@@ -185,7 +185,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise DataError(f"its structure is damaged ({type(reason).__name__})") from None
 
 
-def _kind(head: bytes) -> str:
+def _detect_container(head: bytes) -> str:
     """ffmpeg's name of the container. Raises DataError for one that is not read: playlists above all."""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mov"

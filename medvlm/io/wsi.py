@@ -22,7 +22,7 @@ from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded
 from medvlm.io.images import MAX_PIXELS
-from medvlm.io.tiff import all_pages, check_page, opened, read_area
+from medvlm.io.tiff import check_page, open_tiff, read_area, read_pages
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -59,18 +59,18 @@ class SlideOptions(Config):
 
 def load_slide(path: Path, options: SlideOptions) -> Decoded:
     """The whole slide, uint8 [H, W, 3]. Raises DataError, also for a scale finer than the slide's."""
-    with _slide(path, options) as slide:
-        return _decoded(slide.area((0, 0), slide.size_at(options.mpp), options.mpp), options)
+    with _open_slide(path, options) as slide:
+        return _to_decoded(slide.read_area((0, 0), slide.size_at(options.mpp), options.mpp), options)
 
 
 def load_tile(path: Path, options: SlideOptions, row: int, column: int) -> Decoded:
     """One tile of the grid over the slide, uint8 [tile_px, tile_px, 3]."""
-    with _slide(path, options) as slide:
+    with _open_slide(path, options) as slide:
         height, width = slide.size_at(options.mpp)
         top, left, side = row * options.tile_px, column * options.tile_px, options.tile_px
         if not (0 <= top <= height - side and 0 <= left <= width - side):
             raise DataError(f"it has no tile in row {row}, column {column}")
-        return _decoded(slide.area((top, left), (side, side), options.mpp), options)
+        return _to_decoded(slide.read_area((top, left), (side, side), options.mpp), options)
 
 
 def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
@@ -79,7 +79,7 @@ def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
 
     Only whole tiles count; what is narrower at the right and lower edge is not used. Raises DataError.
     """
-    with _slide(path, options) as slide:
+    with _open_slide(path, options) as slide:
         height, width = slide.size_at(options.mpp)
         rows, columns = height // options.tile_px, width // options.tile_px
         if not 0 < rows * columns <= MAX_TILES:
@@ -87,22 +87,22 @@ def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
                 f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to"
                 f" {MAX_TILES:,}, choose another mpp or tile_px"
             )
-        overview_HW3 = slide.area(
+        overview_HW3 = slide.read_area(
             (0, 0), (rows * OVERVIEW_PX, columns * OVERVIEW_PX), options.mpp * options.tile_px / OVERVIEW_PX
         )
-    share = tissue_share(overview_HW3, OVERVIEW_PX, options.stained).ravel()
+    share = measure_tissue(overview_HW3, OVERVIEW_PX, options.stained).ravel()
     best = [int(i) for i in np.argsort(-share, kind="stable") if share[i] >= options.tissue][: options.tiles]
     return [divmod(i, columns) for i in sorted(best)]
 
 
-def tissue_share(picture_HW3: np.ndarray, tile_px: int, stained: int) -> np.ndarray:
+def measure_tissue(picture_HW3: np.ndarray, tile_px: int, stained: int) -> np.ndarray:
     """Share of the pixels in each whole tile whose colours differ by `stained` or more, [rows, columns]."""
     rows, columns = picture_HW3.shape[0] // tile_px, picture_HW3.shape[1] // tile_px
     is_stained = np.ptp(picture_HW3[: rows * tile_px, : columns * tile_px], axis=2) >= stained
     return is_stained.reshape(rows, tile_px, columns, tile_px).mean(axis=(1, 3))
 
 
-def _decoded(pixels_HW3: np.ndarray, options: SlideOptions) -> Decoded:
+def _to_decoded(pixels_HW3: np.ndarray, options: SlideOptions) -> Decoded:
     return Decoded(pixels_HW3, (options.mpp / 1000, options.mpp / 1000), "display", "SM")
 
 
@@ -134,7 +134,7 @@ class _Slide:
             raise DataError(f"at {mpp:g} micrometres per pixel nothing is left of it")
         return height, width
 
-    def area(self, start: tuple[int, int], out: tuple[int, int], mpp: float) -> np.ndarray:
+    def read_area(self, start: tuple[int, int], out: tuple[int, int], mpp: float) -> np.ndarray:
         """uint8 [*out, 3] from row and column `start` on, both at `mpp`: each pixel the mean of the base pixels that it
         covers."""
         if math.prod(out) > MAX_PIXELS:
@@ -142,7 +142,7 @@ class _Slide:
                 f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded;"
                 " choose a larger mpp"
             )
-        page = self._level(min(mpp / own for own in self.mpp))
+        page = self._choose_level(min(mpp / own for own in self.mpp))
         # Pixels of the level per pixel of the result.
         step = mpp / self.mpp[0] * page.imagelength / self.size[0], mpp / self.mpp[1] * page.imagewidth / self.size[1]
         origin = start[0] * step[0], start[1] * step[1]
@@ -151,15 +151,17 @@ class _Slide:
         for y in range(0, out[0], block):
             for x in range(0, out[1], block):
                 here = made_HW3[y : y + block, x : x + block]
-                here[:] = self._block(page, (origin[0] + y * step[0], origin[1] + x * step[1]), step, here.shape[:2])
+                here[:] = self._read_block(
+                    page, (origin[0] + y * step[0], origin[1] + x * step[1]), step, here.shape[:2]
+                )
         return made_HW3
 
-    def _level(self, step: float) -> TiffPage:
+    def _choose_level(self, step: float) -> TiffPage:
         """The coarsest level that still has a pixel for each of `step` base pixels."""
         fits = [page for page in self.levels if self.size[0] / page.imagelength <= step * _SAME_SCALE]
         return fits[-1] if fits else self.levels[0]
 
-    def _block(
+    def _read_block(
         self, page: TiffPage, origin: tuple[float, float], step: tuple[float, float], out: tuple[int, int]
     ) -> np.ndarray:
         from PIL import Image
@@ -177,13 +179,13 @@ class _Slide:
 
 
 @contextmanager
-def _slide(path: Path, options: SlideOptions) -> Iterator[_Slide]:
-    with opened(path) as tiff:
-        pages = all_pages(tiff)
+def _open_slide(path: Path, options: SlideOptions) -> Iterator[_Slide]:
+    with open_tiff(path) as tiff:
+        pages = read_pages(tiff)
         if not pages:
             raise DataError("it has no page with an image")
-        levels = _levels(pages)
-        own = (options.scanned_mpp, options.scanned_mpp) if options.scanned_mpp else _mpp(pages[0])
+        levels = _find_levels(pages)
+        own = (options.scanned_mpp, options.scanned_mpp) if options.scanned_mpp else _read_mpp(pages[0])
         if own is None:
             raise DataError(
                 "it does not say how many micrometres a pixel is (Aperio MPP, OME PhysicalSizeX, or a resolution); say"
@@ -192,7 +194,7 @@ def _slide(path: Path, options: SlideOptions) -> Iterator[_Slide]:
         yield _Slide(tiff, levels, own)
 
 
-def _levels(pages: list[TiffPage]) -> list[TiffPage]:
+def _find_levels(pages: list[TiffPage]) -> list[TiffPage]:
     """The base and its tiled reductions of the same shape, whether they follow it or hang below it (SubIFDs)."""
     base = pages[0]
     below = [page.aspage() for page in base.pages or ()] if base.subifds else []
@@ -214,13 +216,13 @@ def _levels(pages: list[TiffPage]) -> list[TiffPage]:
     return sorted(found, key=lambda page: -page.imagelength)
 
 
-def _mpp(page: TiffPage) -> tuple[float, float] | None:
+def _read_mpp(page: TiffPage) -> tuple[float, float] | None:
     """Along (height, width), from what the base page says; None where it does not."""
     aperio = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description)
     if aperio and page.description.startswith("Aperio"):
-        found = [_number(aperio[1])] * 2
+        found = [_parse_number(aperio[1])] * 2
     elif pixels := re.search(r"<Pixels\s[^>]*>", page.description):
-        found = [_ome_um(pixels[0], axis) for axis in "YX"]
+        found = [_parse_ome_um(pixels[0], axis) for axis in "YX"]
     else:
         per_um = {3: 1e4, 2: 25400.0}.get(int(page.resolutionunit))
         found = [per_um / n if per_um and n > 0 else 0.0 for n in reversed(page.resolution)]
@@ -228,12 +230,12 @@ def _mpp(page: TiffPage) -> tuple[float, float] | None:
     return (found[0], found[1]) if all(low <= x <= high for x in found) else None
 
 
-def _ome_um(pixels: str, axis: str) -> float:
+def _parse_ome_um(pixels: str, axis: str) -> float:
     size, unit = (re.search(rf'\sPhysicalSize{axis}{end}="([^"]*)"', pixels) for end in ("", "Unit"))
-    return _number(size[1] if size else "") * _TO_UM.get(unit[1] if unit else "", 0.0)
+    return _parse_number(size[1] if size else "") * _TO_UM.get(unit[1] if unit else "", 0.0)
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:

@@ -15,7 +15,7 @@ import pytest
 
 from medvlm.archive.target import UNFINISHED
 from medvlm.io.opening import open_shards
-from medvlm.io.places import filesystem
+from medvlm.io.places import open_filesystem
 from medvlm.io.shards import RECEIPT
 from tests.archive.test_pack import archive, card, contents
 from tests.io import served
@@ -39,7 +39,7 @@ def server() -> Iterator[tuple[str, int]]:
 
 
 def there(name: str) -> dict[str, str]:
-    files, _ = filesystem("s3://shards")
+    files, _ = open_filesystem("s3://shards")
     files.invalidate_cache()
     return {path.rpartition("/")[2]: sha256(files.cat_file(path)).hexdigest() for path in files.find(f"shards/{name}")}
 

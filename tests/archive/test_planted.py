@@ -37,7 +37,7 @@ from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.io.images import encode_png
-from medvlm.io.phi.header import check, gated
+from medvlm.io.phi.header import add_gate, check
 from medvlm.io.strip import PNG_CHUNKS
 from tests.io.phi.made import clean, nested, written
 
@@ -584,7 +584,7 @@ def test_what_a_dicom_header_holds_is_refused_or_left_behind(tmp_path, plant, ca
     (load,) = raw.files.values()
     refused, told = "", [raw.sample.report, raw.where]
     try:
-        told.append(repr(gated(load, ())()))
+        told.append(repr(add_gate(load, ())()))
     except DataError as reason:
         refused = str(reason)
     expected = plant.finding.strip("-")

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from medvlm.io.places import filesystem
+from medvlm.io.places import open_filesystem
 
 
 class Server:
@@ -90,7 +90,7 @@ def s3(bucket: str) -> Iterator[tuple[str, int]]:
         }.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()  # or one that speaks to an earlier server is handed out again
-        filesystem(f"s3://{bucket}")[0].mkdir(bucket)
+        open_filesystem(f"s3://{bucket}")[0].mkdir(bucket)
         yield host, port
         urlopen(
             Request(f"http://{host}:{port}/moto-api/reset", method="POST")

@@ -37,7 +37,7 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
         return entry(7)
 
     assert [cache.read("a", 1000, start, start + 5, make) for start in (0, 995)] == [entry(7)[:5]] * 2
-    assert cache.whole("a", make) == entry(7) and len(made) == 1
+    assert cache.read_all("a", make) == entry(7) and len(made) == 1
     cache.drop("a")
     assert cache.read("a", 1000, 0, 1000, make) == entry(7) and len(made) == 2
 
@@ -52,7 +52,7 @@ def test_what_was_used_longest_ago_goes_first_and_the_bound_holds(tmp_path: Path
         cache.read(str(n), 1000, 0, 1, lambda: pytest.fail("made again"))
     cache.read("new", 1000, 0, 1, lambda: entry(99))
     assert held(cache) <= 10_000
-    there = {n for n in range(10) if cache._path(str(n)).exists()}
+    there = {n for n in range(10) if cache._path_of(str(n)).exists()}
     assert {0, 3} <= there and not {1, 2} & there
     cache.read("huge", 20_000, 0, 1, lambda: entry(1, 20_000))  # larger than all of it: passed on
     assert held(cache) <= 10_000
@@ -75,7 +75,7 @@ def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path)
 
     def squeeze(n: int) -> bool:
         found = small.read(str(n % 40), 1000, 0, 1000, lambda: entry(n % 40))
-        with small._locked("room", "room"):  # counted while nobody writes
+        with small._lock("room", "room"):  # counted while nobody writes
             most.append(held(small))
         return found == entry(n % 40)
 
@@ -88,7 +88,7 @@ def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path)
 def test_an_entry_of_another_size_is_never_taken(tmp_path: Path, torn: bytes) -> None:
     cache = Cache(tmp_path, 10_000)
     cache.read("a", 1000, 0, 1, lambda: entry(7))
-    cache._path("a").write_bytes(torn)
+    cache._path_of("a").write_bytes(torn)
     assert cache.read("a", 1000, 0, 1000, lambda: entry(8)) == entry(8)
 
 

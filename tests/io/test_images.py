@@ -9,7 +9,7 @@ from PIL import Image
 
 from medvlm.core.errors import DataError
 from medvlm.io.images import MAX_PIXELS, decode, encode_npy, encode_png, fits_png, size_of, suffix_of
-from medvlm.io.strip import bare
+from medvlm.io.strip import strip_metadata
 
 
 def saved(image: Image.Image, form: str, **settings: Any) -> bytes:
@@ -213,10 +213,12 @@ def test_every_real_png_has_the_expected_verdict(real_data):
     for path, reason in zip(found, PNGS.values(), strict=True):
         if not reason:
             with Image.open(path) as reference:
-                assert np.array_equal(decode(bare(path.read_bytes(), "x"), "x"), np.asarray(reference.convert("RGB")))
+                assert np.array_equal(
+                    decode(strip_metadata(path.read_bytes(), "x"), "x"), np.asarray(reference.convert("RGB"))
+                )
             continue
         with pytest.raises(DataError, match=reason):
-            decode(bare(path.read_bytes(), "x"), "x")
+            decode(strip_metadata(path.read_bytes(), "x"), "x")
 
 
 def test_the_reason_of_a_refusal_is_the_same_every_time():

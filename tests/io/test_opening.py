@@ -149,7 +149,7 @@ def test_a_server_without_ranges_and_a_missing_tar_are_said(server: Server) -> N
 
 
 def test_no_password_or_signature_is_ever_shown() -> None:
-    assert places.shown("https://user:pass@host/a.tar?X-Amz-Signature=abc") == "https://host/a.tar"
+    assert places.hide_credentials("https://user:pass@host/a.tar?X-Amz-Signature=abc") == "https://host/a.tar"
 
 
 def test_a_tar_without_index_behind_http_is_read_once(folder: Path, server: Server, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def s3() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_folder_on_s3_is_the_folder_on_the_disk(folder: Path, s3: str, tmp_path: Path) -> None:
-    files, _ = places.filesystem(s3)
+    files, _ = places.open_filesystem(s3)
     for path in folder.iterdir():
         files.put_file(str(path), f"shards/made/{path.name}")
     far, near = open_shards(f"{s3}/made", Cache(tmp_path, 1 << 30)), open_shards(folder)
@@ -218,7 +218,7 @@ def test_a_foreign_tar_on_s3_is_indexed_without_a_copy(s3: str) -> None:
             info = tarfile.TarInfo(f"{i}.json")
             info.size = 2
             tar.addfile(info, io.BytesIO(b"{}"))
-    files, _ = places.filesystem(s3)
+    files, _ = places.open_filesystem(s3)
     files.pipe_file("shards/foreign/a.tar", out.getvalue())
     with pytest.raises(DataError, match="not a sample of medvlm"):
         open_shards(f"{s3}/foreign")

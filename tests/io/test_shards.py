@@ -21,7 +21,7 @@ from medvlm.io.forms import build_index, load_index
 from medvlm.io.opening import open_shards
 from medvlm.io.shard_index import index_path
 from medvlm.io.shards import Entry, ShardWriter
-from medvlm.io.tar import tar_header
+from medvlm.io.tar import build_tar_header
 
 KINDS = ("film", "volume")
 
@@ -128,7 +128,7 @@ def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path):
 def test_a_header_is_that_of_tarfile(name, size):
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o444
-    assert tar_header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    assert build_tar_header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def test_the_index_that_grows_with_the_tar_is_the_one_of_the_whole_tar(tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from medvlm.core.errors import DataError
 from medvlm.io.images import decode
-from medvlm.io.strip import bare, orientation, upright
+from medvlm.io.strip import read_orientation, strip_metadata, turn_upright
 
 SECRET = b"JANE DOE 1961"
 
@@ -52,7 +52,7 @@ def talkative_png() -> bytes:
 )
 def test_a_bare_jpeg_has_the_same_pixels_and_none_of_the_rest(settings):
     data = talkative_jpeg(**settings)
-    stripped = bare(data, "x")
+    stripped = strip_metadata(data, "x")
     assert data.count(SECRET) >= 6 and SECRET not in stripped
     assert np.array_equal(decode(stripped, "x"), decode(data, "x"))
     assert not Image.open(io.BytesIO(stripped)).info.keys() - {
@@ -67,7 +67,7 @@ def test_a_bare_jpeg_has_the_same_pixels_and_none_of_the_rest(settings):
 
 def test_a_bare_png_has_the_same_pixels_and_none_of_the_rest():
     data = talkative_png()
-    stripped = bare(data, "x")
+    stripped = strip_metadata(data, "x")
     assert data.count(SECRET) >= 4 and SECRET not in stripped
     assert np.array_equal(decode(stripped, "x"), decode(data, "x"))
     assert Image.open(io.BytesIO(stripped)).info == {}
@@ -75,7 +75,7 @@ def test_a_bare_png_has_the_same_pixels_and_none_of_the_rest():
 
 def test_stripping_again_changes_nothing():
     for data in (talkative_jpeg(), talkative_png()):
-        assert bare(bare(data, "x"), "x") == bare(data, "x")
+        assert strip_metadata(strip_metadata(data, "x"), "x") == strip_metadata(data, "x")
 
 
 def test_adobe_colour_transform_stays():
@@ -83,7 +83,7 @@ def test_adobe_colour_transform_stays():
     out = io.BytesIO()
     noise().save(out, "JPEG", keep_rgb=True)
     assert b"Adobe" in out.getvalue()
-    assert np.array_equal(decode(bare(out.getvalue(), "x"), "x"), decode(out.getvalue(), "x"))
+    assert np.array_equal(decode(strip_metadata(out.getvalue(), "x"), "x"), decode(out.getvalue(), "x"))
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -91,31 +91,31 @@ def test_an_image_is_turned_as_viewers_turn_it(turn):
     out = io.BytesIO()
     noise().save(out, "PNG", exif=exif(turn))
     data = out.getvalue()
-    assert orientation(data) == turn
+    assert read_orientation(data) == turn
     assert np.array_equal(
-        upright(decode(data, "x"), turn), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        turn_upright(decode(data, "x"), turn), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     )
 
 
 def test_what_ends_early_or_is_damaged_is_refused():
-    jpeg, png = bare(talkative_jpeg(), "x"), bare(talkative_png(), "x")
+    jpeg, png = strip_metadata(talkative_jpeg(), "x"), strip_metadata(talkative_png(), "x")
     for data in (jpeg, png):
         for end in range(3, len(data) - 1, 29):
             with pytest.raises(DataError):
-                bare(data[:end], "x")
+                strip_metadata(data[:end], "x")
     flipped = bytearray(png)
     flipped[60] ^= 1
     with pytest.raises(DataError, match="checksum"):
-        bare(bytes(flipped), "x")
+        strip_metadata(bytes(flipped), "x")
 
 
 def test_fill_bytes_before_a_marker_go():
     """ISO 10918-1 B.1.1.2: any marker may follow any number of FF."""
-    data = bare(talkative_jpeg(restart_marker_rows=1), "x")
+    data = strip_metadata(talkative_jpeg(restart_marker_rows=1), "x")
     filled = data[:-2] + b"\xff\xff\xff" + data[-2:]
     assert (
         filled.count(b"\xff\xd0")
-        and bare(filled, "x") == data
+        and strip_metadata(filled, "x") == data
         and np.array_equal(decode(filled, "x"), decode(data, "x"))
     )
 
@@ -126,4 +126,4 @@ def test_real_images_keep_their_pixels(real_data, folder):
     assert len(paths) > 20
     for path in paths:
         data = path.read_bytes()
-        assert np.array_equal(decode(bare(data, path.name), path.name), decode(data, path.name)), path.name
+        assert np.array_equal(decode(strip_metadata(data, path.name), path.name), decode(data, path.name)), path.name

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from medvlm.core.errors import DataError
-from medvlm.io.wsi import SlideOptions, find_tiles, load_slide, load_tile, tissue_share
+from medvlm.io.wsi import SlideOptions, find_tiles, load_slide, load_tile, measure_tissue
 
 from .limited import digest, verdicts
 
@@ -121,8 +121,8 @@ def test_the_share_of_tissue_is_counted():
     picture = np.full((4, 8, 3), 200, np.uint8)
     picture[0, :3, 1] = 190  # three pixels that differ by 10
     picture[2, 5, 1] = 191
-    assert tissue_share(picture, 4, 10).tolist() == [[3 / 16, 0]]
-    assert tissue_share(picture, 4, 9).tolist() == [[3 / 16, 1 / 16]]
+    assert measure_tissue(picture, 4, 10).tolist() == [[3 / 16, 0]]
+    assert measure_tissue(picture, 4, 9).tolist() == [[3 / 16, 1 / 16]]
 
 
 def test_what_cannot_be_known_or_invented_is_refused(tmp_path):

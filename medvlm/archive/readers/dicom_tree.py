@@ -24,7 +24,7 @@ from medvlm.io.dicom.dataset import NotDicom
 from medvlm.io.dicom.header import ATTRIBUTES, CONCERNS, MEASURED, SHOWN, SLICED, Accepted, Header, NotAnImage
 from medvlm.io.dicom.image import load_cine, load_image, load_stack
 from medvlm.io.dicom.scan import scan
-from medvlm.io.dicom.stack import stacks
+from medvlm.io.dicom.stack import build_stacks
 
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber")
 """What finds patients and reports. None of it is stored but as a keyed hash."""
@@ -174,7 +174,7 @@ def _parts(config: Config, headers: list[Header], left_out: Counter[str]) -> Ite
             f"{header.series}/{header.instance}", _kind(config, header), partial(load, header.path, accept), [header]
         )
     of_path = {header.path: header for header in sliced}
-    for number, stack in enumerate(stacks(sliced, accept)):
+    for number, stack in enumerate(build_stacks(sliced, accept)):
         key = f"{sliced[0].series}/{number}"
         if isinstance(stack, DataError):
             yield BadSample(key, str(stack))

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Sample
-from medvlm.io.foreign import Foreign, Members, in_order
+from medvlm.io.foreign import MemberReader, Members, sort_members
 from medvlm.io.images import suffix_of
 from medvlm.io.nifti import decode_nifti
-from medvlm.io.tar import Member, Whole, grouped, members
+from medvlm.io.tar import Member, TarReader, group_by_key, read_members
 
 
 class Config(Members):
@@ -30,25 +30,25 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     tars = sorted(root.rglob("*.tar"))
     if not tars:
         raise DataError(f"{root}: no tars (*.tar) in there")
-    form = Foreign(config)
+    form = MemberReader(config)
     for shard, tar in enumerate(tars):
         with tar.open("rb") as file:
-            whole = Whole(file, tar)
-            wanted = members(whole, lambda member: form.is_text(member) or form.kind_of(member) is not None)
-            for number, group in enumerate(grouped(wanted)):
+            whole = TarReader(file, tar)
+            wanted = read_members(whole, lambda member: form.is_text(member) or form.kind_of(member) is not None)
+            for number, group in enumerate(group_by_key(wanted)):
                 yield _sample(config, form, group, f"tar {shard} sample number {number}")
             whole.finish()
 
 
-def _sample(config: Config, form: Foreign, group: list[Member], where: str) -> RawSample | BadSample | LeftOut:
-    if lacks := form.lacks(group, where):
+def _sample(config: Config, form: MemberReader, group: list[Member], where: str) -> RawSample | BadSample | LeftOut:
+    if lacks := form.find_missing(group, where):
         return LeftOut(f"lacks {lacks}")
     key, files = group[0].key, {m.name: m.text for m in group if m.text is not None}
     try:
-        told = form.told(files, where)
+        told = form.read_texts(files, where)
     except DataError as reason:
         return BadSample(key, str(reason).removeprefix(f"{where}: "), where)
-    named = [(kind, files[name]) for name in in_order(tuple(files)) if (kind := form.kind_of(name))]
+    named = [(kind, files[name]) for name in sort_members(tuple(files)) if (kind := form.kind_of(name))]
     media = tuple(Medium(kind, str(i), (), config.spacing_mm, config.unit) for i, (kind, _) in enumerate(named))
     sample = Sample(key, "", "", media, told.report, told.concept, told.questions, told.patient, told.groups)
     return RawSample(sample, {str(i): _file(data, config) for i, (_, data) in enumerate(named)}, where)

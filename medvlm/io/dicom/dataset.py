@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvlm.core.errors import DataError
-from medvlm.io.refusing import refusing
+from medvlm.io.errors import convert_errors
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -48,7 +48,7 @@ class NotDicom(DataError):
     """A file of another kind: no fault of an archive that holds other things too."""
 
 
-class Heavy(DataError):
+class LongHeader(DataError):
     """A header that may take long: to be read where that harms nobody."""
 
 
@@ -63,15 +63,15 @@ def read_header(path: Path, keywords: tuple[str, ...], light: bool = False) -> D
     dataset = _read(path, LIGHT_BYTES, light=True, **how)
     # Sequences of a stated length are parsed when they are asked for.
     if any(
-        isinstance(element.value, bytes) and _num_items(element.value) > LIGHT_ITEMS for element in dataset.values()
+        isinstance(element.value, bytes) and _count_items(element.value) > LIGHT_ITEMS for element in dataset.values()
     ):
-        raise Heavy("a long header")
+        raise LongHeader("a long header")
     return dataset
 
 
-def image_names(dicomdir: Path, light: bool = False) -> list[str]:
+def read_image_names(dicomdir: Path, light: bool = False) -> list[str]:
     """What a DICOMDIR names its images, parts joined by a backslash. Raises as read_header()."""
-    with quiet():
+    with silence_pydicom():
         records = items(read_header(dicomdir, ("DirectoryRecordSequence",), light), "DirectoryRecordSequence")
         return [
             text(record, "ReferencedFileID") for record in records if text(record, "DirectoryRecordType") == "IMAGE"
@@ -88,7 +88,7 @@ def read_whole(path: Path, gate: Gate | None) -> Dataset:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_pydicom() -> Iterator[None]:
     """pydicom warns and logs with values of the header; within this it keeps silent, and passes what it can read."""
     import pydicom.config
 
@@ -109,7 +109,7 @@ def quiet() -> Iterator[None]:
 def numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
     """Finite numbers, as many as `count`; None where the attribute is absent or empty. Raises DataError for anything
     else."""
-    value = _value(dataset, keyword)
+    value = _get_value(dataset, keyword)
     if value is None:
         return None
     try:
@@ -138,13 +138,13 @@ def whole(dataset: Dataset, keyword: str, least: int = 0) -> int:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """As it is written; "" where it is absent or empty."""
-    value = _value(dataset, keyword)
+    value = _get_value(dataset, keyword)
     return "" if value is None else "\\".join(map(str, value)) if _is_many(value) else str(value).strip()
 
 
 def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """Code strings in upper case, e.g. ("ORIGINAL", "PRIMARY", "AXIAL"); () where there are none."""
-    value = _value(dataset, keyword)
+    value = _get_value(dataset, keyword)
     if value is None:
         return ()
     return tuple(str(x).strip().upper() for x in (value if _is_many(value) else [value]))
@@ -152,7 +152,7 @@ def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 def content(dataset: Dataset, keyword: str) -> bytes:
     """Raises DataError where the attribute is absent, empty, or no bytes."""
-    value = _value(dataset, keyword)
+    value = _get_value(dataset, keyword)
     if not isinstance(value, bytes):
         raise DataError(f"it has no {keyword}" if value is None else f"its {keyword} is not made of bytes")
     return value
@@ -161,9 +161,9 @@ def content(dataset: Dataset, keyword: str) -> bytes:
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence; none where it is absent. Raises DataError for what is no sequence."""
     raw = dataset.get_item(keyword).value if keyword in dataset else None
-    if isinstance(raw, bytes) and _num_items(raw) > MAX_ITEMS:
+    if isinstance(raw, bytes) and _count_items(raw) > MAX_ITEMS:
         raise DataError(f"its {keyword} has more than {MAX_ITEMS:,} items")
-    value = _value(dataset, keyword)
+    value = _get_value(dataset, keyword)
     if value is None:
         return []
     if isinstance(value, (str, bytes)) or not all(hasattr(item, "get_item") for item in value):
@@ -171,12 +171,12 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     return list(value)
 
 
-def _num_items(raw: bytes) -> int:
+def _count_items(raw: bytes) -> int:
     """Of a sequence that is not parsed yet, with those within them, in either order of bytes."""
     return raw.count(b"\xfe\xff\x00\xe0") + raw.count(b"\xff\xfe\xe0\x00")
 
 
-def _value(dataset: Dataset, keyword: str) -> Any:
+def _get_value(dataset: Dataset, keyword: str) -> Any:
     try:
         value = dataset.get(keyword)
     except Exception as reason:  # raw values are parsed here, with whatever that raises
@@ -195,8 +195,8 @@ def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
     """most: bytes that are read of it at most. light: and few attributes, else Heavy is raised."""
     import pydicom
 
-    with refusing("its file is damaged ({})"):
-        with _Bounded(path, math.inf) as file:
+    with convert_errors("its file is damaged ({})"):
+        with _BoundedFile(path, math.inf) as file:
             if file.read(132)[128:] != b"DICM":
                 raise NotDicom(
                     "not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew,"
@@ -207,12 +207,12 @@ def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
                     f"a file of {file.size >> 20} MiB, more than the {MAX_FILE_BYTES >> 20} MiB that are read; split it"
                 )
             _check_inflated(file, light)
-        with _Bounded(path, most, light) as file:
+        with _BoundedFile(path, most, light) as file:
             dataset = pydicom.dcmread(file, **how)
     return dataset
 
 
-class _Bounded(io.BufferedReader):
+class _BoundedFile(io.BufferedReader):
     """A file that refuses to be read beyond its end, which pydicom passes over, and in all beyond `most` bytes and
     MAX_READS: lengths in a damaged header reach 4 GB, and an item has 8 bytes."""
 
@@ -234,7 +234,7 @@ class _Bounded(io.BufferedReader):
             )
         self._reads -= 1
         if self._light and ((size or 0) > self._left or self._reads < 0):
-            raise Heavy("a long header")
+            raise LongHeader("a long header")
         if (size or 0) > self._left or self._reads < 0:
             raise DataError(
                 f"its header has more than the {MAX_HEADER_BYTES >> 20} MiB or the {MAX_READS // 2:,} attributes that"
@@ -245,7 +245,7 @@ class _Bounded(io.BufferedReader):
         return found
 
 
-def _check_inflated(file: _Bounded, light: bool) -> None:
+def _check_inflated(file: _BoundedFile, light: bool) -> None:
     """Raises DataError for a deflated data set that is too large, before pydicom inflates it, and parses it unbounded:
     Heavy, where it is to be light."""
     from pydicom.filereader import _read_file_meta_info
@@ -258,7 +258,7 @@ def _check_inflated(file: _Bounded, light: bool) -> None:
     while data and not stream.eof:
         found += len(stream.decompress(data, 1 << 20))
         if light and found > LIGHT_INFLATED:
-            raise Heavy("a long header")
+            raise LongHeader("a long header")
         if found > MAX_INFLATED_BYTES:
             raise DataError(f"a deflated file of more than {MAX_INFLATED_BYTES >> 20} MiB; inflate it first")
         data = stream.unconsumed_tail or file.read(1 << 16)

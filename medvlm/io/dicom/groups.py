@@ -20,7 +20,7 @@ class Groups:
             items(dataset, "PerFrameFunctionalGroupsSequence"),
             items(dataset, "SharedFunctionalGroupsSequence"),
         )
-        self.enhanced = bool(self._own or self._shared)
+        self.is_enhanced = bool(self._own or self._shared)
         if self._own and len(self._own) != count:
             raise DataError(f"it has {len(self._own)} per-frame functional groups for {count} frames")
         if len(self._shared) > 1:
@@ -28,7 +28,7 @@ class Groups:
 
     def group(self, frame: int, sequence: str) -> Dataset | None:
         """The frame's own group, else the shared one, else None; of an object without groups, the object itself."""
-        if not self.enhanced:
+        if not self.is_enhanced:
             return self._dataset
         for groups in (self._own[frame : frame + 1], self._shared):
             if groups and (found := items(groups[0], sequence)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from medvlm.core.errors import DataError
-from medvlm.io.dicom.dataset import Heavy, codes, number, numbers, quiet, read_header, text, whole
+from medvlm.io.dicom.dataset import LongHeader, codes, number, numbers, read_header, silence_pydicom, text, whole
 from medvlm.io.dicom.groups import Groups
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
-_TOLD_APART: tuple[tuple[str, str], ...] = (
+_VARYING: tuple[tuple[str, str], ...] = (
     ("", "AcquisitionNumber"),
     ("", "EchoNumbers"),
     ("", "EchoTime"),
@@ -72,22 +72,22 @@ _TOLD_APART: tuple[tuple[str, str], ...] = (
 PS3.3 C.7.6.16.2.2, C.8.13.5."""
 
 
-def _terms(words: str) -> frozenset[str]:
+def _split_terms(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
 ATTRIBUTES: dict[str, frozenset[str]] = {
     "Modality": frozenset((*MEASURED, *SHOWN)),
-    "BodyPartExamined": _terms(
+    "BodyPartExamined": _split_terms(
         "ABDOMEN ABDOMENPELVIS ANKLE ARM BRAIN BREAST CHEST CHESTABDOMEN CHESTABDPELVIS CLAVICLE CSPINE ELBOW EXTREMITY"
         " EYE FEMUR FINGER FOOT FOREARM HAND HEAD HEADNECK HEART HIP HUMERUS JAW KIDNEY KNEE LEG LIVER LSPINE LUNG NECK"
         " PANCREAS PELVIS PROSTATE RIB SHOULDER SKULL SPINE SSPINE STERNUM TIBIA TOE TSPINE UTERUS WHOLEBODY WRIST"
     ),
-    "ViewPosition": _terms("AP PA LL RL LLD RLD LLO RLO LAO RAO LPO RPO CC MLO ML LM XCCL XCCM"),
-    "Laterality": _terms("L R"),
-    "ImageLaterality": _terms("L R B U"),
-    "PatientPosition": _terms("HFP HFS HFDR HFDL FFDR FFDL FFP FFS"),
-    "PatientSex": _terms("M F O"),
+    "ViewPosition": _split_terms("AP PA LL RL LLD RLD LLO RLO LAO RAO LPO RPO CC MLO ML LM XCCL XCCM"),
+    "Laterality": _split_terms("L R"),
+    "ImageLaterality": _split_terms("L R B U"),
+    "PatientPosition": _split_terms("HFP HFS HFDR HFDL FFDR FFDL FFP FFS"),
+    "PatientSex": _split_terms("M F O"),
 }
 """Attributes that texts may use, with the terms that count: anything else an institution wrote there counts as missing,
 so that no free text gets into a sample (PS3.3 C.7.3.1, C.7.1.1, C.8.11.3; PS3.16 Annex L)."""
@@ -115,7 +115,7 @@ _KEYWORDS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
     *ATTRIBUTES,
-    *(name for _, name in _TOLD_APART),
+    *(name for _, name in _VARYING),
 )
 
 MAX_FRAMES = 20_000
@@ -129,14 +129,14 @@ class Frame:
 
     position: of the centre of its first pixel; None (as orientation) where it has no place in the patient.
     orientation: unit vectors along its rows and along its columns. spacing: mm between rows, between columns.
-    told_apart: what may differ between images at the same place, as (name, value).
+    varying: what may differ between images at the same place, as (name, value).
     """
 
     number: int
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
-    told_apart: tuple[tuple[str, str], ...]
+    varying: tuple[tuple[str, str], ...]
     concerns: frozenset[Concern]
 
 
@@ -163,14 +163,14 @@ class NotAnImage(DataError):
     """A DICOM object of another kind (report, plan, segmentation ...): no fault of an archive."""
 
 
-def header_of(path: Path, light: bool = False) -> Header:
+def read_image_header(path: Path, light: bool = False) -> Header:
     """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things; light: Heavy
     for one that may take longer than a second."""
-    with quiet():
+    with silence_pydicom():
         dataset = read_header(path, _KEYWORDS, light)
         modality = modality_of(dataset)
-        if light and num_frames(dataset) > LIGHT_FRAMES:
-            raise Heavy("a long header")
+        if light and count_frames(dataset) > LIGHT_FRAMES:
+            raise LongHeader("a long header")
         return Header(
             path,
             text(dataset, "StudyInstanceUID"),
@@ -185,11 +185,11 @@ def header_of(path: Path, light: bool = False) -> Header:
             tuple(
                 (name, found) for name, terms in ATTRIBUTES.items() if (found := text(dataset, name).upper()) in terms
             ),
-            tuple(_frames(dataset, modality)),
+            tuple(_read_frames(dataset, modality)),
         )
 
 
-def num_frames(dataset: Dataset) -> int:
+def count_frames(dataset: Dataset) -> int:
     count = number(dataset, "NumberOfFrames")
     if count is not None and (count != int(count) or not 1 <= count <= MAX_FRAMES):
         raise DataError(f"its NumberOfFrames is out of range; expected 1 to {MAX_FRAMES}")
@@ -205,7 +205,7 @@ def modality_of(dataset: Dataset) -> str:
     if sop_class.startswith(_WHOLE_SLIDE):
         raise NotAnImage("a tiled slide; read it as a whole slide")
     if number(dataset, "Rows") is None:
-        if not sop_class or "Image Storage" in _name_of(sop_class):
+        if not sop_class or "Image Storage" in _class_name_of(sop_class):
             raise DataError(f"it has no Rows{'' if sop_class else ' and no SOPClassUID'}: it is cut off or damaged")
         raise NotAnImage("no image: it has no Rows")
     if not modality and sop_class.startswith(_SECONDARY_CAPTURE):
@@ -215,64 +215,64 @@ def modality_of(dataset: Dataset) -> str:
     return modality
 
 
-def _name_of(sop_class: str) -> str:
+def _class_name_of(sop_class: str) -> str:
     from pydicom.uid import UID
 
     return UID(sop_class).name
 
 
-def _frames(dataset: Dataset, modality: str) -> Iterator[Frame]:
-    count = num_frames(dataset)
+def _read_frames(dataset: Dataset, modality: str) -> Iterator[Frame]:
+    count = count_frames(dataset)
     groups = Groups(dataset, count)
-    if groups.enhanced or count == 1:
-        yield from (_frame(dataset, groups, index, modality) for index in range(count))
+    if groups.is_enhanced or count == 1:
+        yield from (_read_frame(dataset, groups, index, modality) for index in range(count))
     else:  # what is said of the one is all that is known of the others
-        first = replace(_frame(dataset, groups, 0, modality), position=None)
+        first = replace(_read_frame(dataset, groups, 0, modality), position=None)
         yield from (replace(first, number=index, concerns=first.concerns | {"cine"}) for index in range(count))
 
 
-def _frame(dataset: Dataset, groups: Groups, index: int, modality: str) -> Frame:
+def _read_frame(dataset: Dataset, groups: Groups, index: int, modality: str) -> Frame:
     place, plane, measures = (
         groups.group(index, name)
         for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     )
-    kind = _frame_type(dataset, groups, index, modality)
+    kind = _read_frame_type(dataset, groups, index, modality)
     position = numbers(place, "ImagePositionPatient", 3) if place is not None else None
-    concerns = _concerns(dataset, modality, kind)
-    if groups.enhanced and num_frames(dataset) > 1 and (position is None or modality not in SLICED):
+    concerns = _find_concerns(dataset, modality, kind)
+    if groups.is_enhanced and count_frames(dataset) > 1 and (position is None or modality not in SLICED):
         concerns.add("cine")
     return Frame(
         index,
         position,
         numbers(plane, "ImageOrientationPatient", 6) if plane is not None else None,
         numbers(measures, "PixelSpacing", 2) if measures is not None else None,
-        tuple(_told_apart(groups, index, kind)),
+        tuple(_read_varying(groups, index, kind)),
         frozenset(concerns),
     )
 
 
-def _told_apart(groups: Groups, index: int, kind: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _read_varying(groups: Groups, index: int, kind: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     yield "ImageType", "\\".join(kind)
-    for sequence, name in _TOLD_APART:
+    for sequence, name in _VARYING:
         # Of an enhanced object, what stands at the top is the same for all its frames.
         if (
-            bool(sequence) == groups.enhanced
+            bool(sequence) == groups.is_enhanced
             and (group := groups.group(index, sequence)) is not None
             and (value := text(group, name))
         ):
             yield name, value
 
 
-def _frame_type(dataset: Dataset, groups: Groups, index: int, modality: str) -> tuple[str, ...]:
+def _read_frame_type(dataset: Dataset, groups: Groups, index: int, modality: str) -> tuple[str, ...]:
     group = (
         groups.group(index, {"PT": "PETFrameTypeSequence"}.get(modality, f"{modality}ImageFrameTypeSequence"))
-        if groups.enhanced
+        if groups.is_enhanced
         else None
     )
     return codes(group, "FrameType") if group is not None else codes(dataset, "ImageType")
 
 
-def _concerns(dataset: Dataset, modality: str, kind: tuple[str, ...]) -> set[Concern]:
+def _find_concerns(dataset: Dataset, modality: str, kind: tuple[str, ...]) -> set[Concern]:
     """kind: the ImageType. Films and pictures are DERIVED as a rule (processed for display), which says nothing
     there."""
     found: set[Concern] = set()

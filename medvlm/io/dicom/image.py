@@ -15,12 +15,21 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
-from medvlm.io.dicom.dataset import Gate, numbers, quiet, read_whole, text, whole
+from medvlm.io.dicom.dataset import Gate, numbers, read_whole, silence_pydicom, text, whole
 from medvlm.io.dicom.groups import Groups
-from medvlm.io.dicom.header import CONCERNS, MEASURED, SLICED, Accepted, Concern, header_of, modality_of, num_frames
-from medvlm.io.dicom.pixels import MAX_BYTES, frames
-from medvlm.io.dicom.stack import Stack, stacks
-from medvlm.io.dicom.values import AIR_HU, check_hu, is_hu, measured, shades
+from medvlm.io.dicom.header import (
+    CONCERNS,
+    MEASURED,
+    SLICED,
+    Accepted,
+    Concern,
+    count_frames,
+    modality_of,
+    read_image_header,
+)
+from medvlm.io.dicom.pixels import MAX_BYTES, decode_frames
+from medvlm.io.dicom.stack import Stack, build_stacks
+from medvlm.io.dicom.values import AIR_HU, check_hu, is_hu, to_quantity, to_shades
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -35,13 +44,13 @@ def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
 
     Raises DataError (NotDicom for a file of another kind) with the reason why it is refused.
     """
-    header = header_of(path)
-    refuse(frozenset().union(*(frame.concerns for frame in header.frames)), accept)
+    header = read_image_header(path)
+    refuse_concerns(frozenset().union(*(frame.concerns for frame in header.frames)), accept)
     if len(header.frames) == 1:
         return load_image(path, accept, gate)
     if header.modality not in SLICED or header.frames[0].position is None:
         return load_cine(path, accept, gate)
-    found = stacks([header], accept)
+    found = build_stacks([header], accept)
     if len(found) > 1:
         raise DataError(
             f"it holds {len(found)} volumes; read it with the reader dicom_tree, which makes a medium of each"
@@ -51,7 +60,7 @@ def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
     return load_stack(found[0], accept, gate)
 
 
-def refuse(concerns: frozenset[Concern], accept: frozenset[Accepted]) -> None:
+def refuse_concerns(concerns: frozenset[Concern], accept: frozenset[Accepted]) -> None:
     """Raises DataError for the first concern that is not accepted."""
     for concern in sorted(concerns - accept):
         remedy = "" if concern == "mosaic" else f"; if it is wanted, accept: [{concern}]"
@@ -61,57 +70,59 @@ def refuse(concerns: frozenset[Concern], accept: frozenset[Accepted]) -> None:
 def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Gate | None = None) -> Decoded:
     """A volume [D, H, W]: int16 where that is exact (CT in HU), else float32. Raises DataError."""
     _check_bytes(math.prod(stack.size) * (2 if stack.offsets is None else 4))
-    with quiet():
-        volume, hu = _Volume((len(stack.slices), *stack.size[1:])), True
-        for index, slice_HW, says_hu in _slices(stack.slices, gate):
+    with silence_pydicom():
+        volume, hu = _DicomVolume((len(stack.slices), *stack.size[1:])), True
+        for index, slice_HW, says_hu in _read_slices(stack.slices, gate):
             volume.put(index, slice_HW)
             hu &= says_hu
-        for index, (copy_HW, _) in zip((at for at, _, _ in stack.copies), _copies(stack, gate), strict=True):
+        for index, (copy_HW, _) in zip((at for at, _, _ in stack.copies), _read_copies(stack, gate), strict=True):
             if not np.array_equal(volume.values_DHW[index], copy_HW):
                 raise DataError(
                     "two different images at the same place, and nothing in their headers tells which is which; keep"
                     " one, or separate the series"
                 )
     values_DHW = (
-        volume.values_DHW if stack.offsets is None else _evened(volume.values_DHW, stack.offsets, stack.size[0])
+        volume.values_DHW
+        if stack.offsets is None
+        else _resample_evenly(volume.values_DHW, stack.offsets, stack.size[0])
     )
-    values_DHW, unit = _as_quantity(values_DHW, stack.modality, hu, accept)
+    values_DHW, unit = _check_quantity(values_DHW, stack.modality, hu, accept)
     return Decoded(values_DHW, stack.spacing_mm, unit, stack.modality, stack.affine)
 
 
 def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
     """The single image of a file: shades or colours for a screen, or (of CT, MR, PT and NM) a quantity. Raises
     DataError."""
-    with quiet():
+    with silence_pydicom():
         dataset = read_whole(path, gate)
-        if num_frames(dataset) > 1:
-            raise DataError(f"it has {num_frames(dataset)} frames; expected one image")
-        pixels, unit = _frames(dataset, accept)
-        return Decoded(pixels[0], _spacing(dataset, Groups(dataset, 1)), unit, modality_of(dataset))
+        if count_frames(dataset) > 1:
+            raise DataError(f"it has {count_frames(dataset)} frames; expected one image")
+        pixels, unit = _read_frames(dataset, accept)
+        return Decoded(pixels[0], _read_spacing(dataset, Groups(dataset, 1)), unit, modality_of(dataset))
 
 
 def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
     """All frames of a file in their order, [D, H, W] or in colour [D, H, W, 3], without a place in space. Raises
     DataError."""
-    with quiet():
+    with silence_pydicom():
         dataset = read_whole(path, gate)
-        pixels, unit = _frames(dataset, accept)
+        pixels, unit = _read_frames(dataset, accept)
         return Decoded(pixels, None, unit, modality_of(dataset))
 
 
-def _frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
+def _read_frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
     """[D, H, W] or [D, H, W, 3] of all frames."""
-    count, modality = num_frames(dataset), modality_of(dataset)
+    count, modality = count_frames(dataset), modality_of(dataset)
     groups, is_measured = (
         Groups(dataset, count),
         modality in MEASURED and "MONOCHROME" in text(dataset, "PhotometricInterpretation").upper(),
     )
     _check_bytes(count * whole(dataset, "Rows", 1) * whole(dataset, "Columns", 1) * (4 if is_measured else 3))
-    stored = enumerate(frames(dataset, list(range(count))))
+    stored = enumerate(decode_frames(dataset, list(range(count))))
     if is_measured:
-        values = np.stack([_smallest(measured(each, dataset, groups, i)) for i, each in stored])
-        return _as_quantity(values, modality, all(is_hu(dataset, groups, i) for i in range(count)), accept)
-    seen = np.stack([each if each.ndim == 3 else shades(each, dataset, groups, i) for i, each in stored])
+        values = np.stack([_to_int16_if_exact(to_quantity(each, dataset, groups, i)) for i, each in stored])
+        return _check_quantity(values, modality, all(is_hu(dataset, groups, i) for i in range(count)), accept)
+    seen = np.stack([each if each.ndim == 3 else to_shades(each, dataset, groups, i) for i, each in stored])
     _refuse_blank(seen)
     return seen, "display"
 
@@ -121,7 +132,7 @@ def _check_bytes(count: int) -> None:
         raise DataError(f"more than {MAX_BYTES >> 20} MiB of pixels; split it")
 
 
-class _Volume:
+class _DicomVolume:
     """Takes slices as int16 as long as that is exact, then as float32."""
 
     def __init__(self, size: tuple[int, int, int]) -> None:
@@ -136,24 +147,24 @@ class _Volume:
         self.values_DHW[index] = slice_HW
 
 
-def _slices(places: tuple[tuple[Path, int], ...], gate: Gate | None) -> Iterator[tuple[int, np.ndarray, bool]]:
+def _read_slices(places: tuple[tuple[Path, int], ...], gate: Gate | None) -> Iterator[tuple[int, np.ndarray, bool]]:
     """(index, the values of the slice, whether they say to be HU), file by file."""
     for path, group in groupby(sorted(enumerate(places), key=lambda x: (x[1][0], x[1][1])), key=lambda x: x[1][0]):
         wanted = [(index, frame) for index, (_, frame) in group]
         dataset = read_whole(path, gate)
-        groups = Groups(dataset, num_frames(dataset))
-        for (index, frame), stored in zip(wanted, frames(dataset, [frame for _, frame in wanted]), strict=True):
+        groups = Groups(dataset, count_frames(dataset))
+        for (index, frame), stored in zip(wanted, decode_frames(dataset, [frame for _, frame in wanted]), strict=True):
             if stored.ndim != 2:
                 raise DataError("a slice in colour: its values are no quantity")
-            yield index, _smallest(measured(stored, dataset, groups, frame)), is_hu(dataset, groups, frame)
+            yield index, _to_int16_if_exact(to_quantity(stored, dataset, groups, frame)), is_hu(dataset, groups, frame)
 
 
-def _copies(stack: Stack, gate: Gate | None) -> Iterator[tuple[np.ndarray, bool]]:
+def _read_copies(stack: Stack, gate: Gate | None) -> Iterator[tuple[np.ndarray, bool]]:
     for _, path, frame in stack.copies:
-        yield from ((values, hu) for _, values, hu in _slices(((path, frame),), gate))
+        yield from ((values, hu) for _, values, hu in _read_slices(((path, frame),), gate))
 
 
-def _smallest(values: np.ndarray) -> np.ndarray:
+def _to_int16_if_exact(values: np.ndarray) -> np.ndarray:
     """float32 as int16 where that loses nothing."""
     if not np.isfinite(values).all():
         raise DataError("its rescale gives values that are not finite")
@@ -163,7 +174,7 @@ def _smallest(values: np.ndarray) -> np.ndarray:
     return whole if np.array_equal(whole, values) else values
 
 
-def _as_quantity(
+def _check_quantity(
     values_DHW: np.ndarray, modality: str, says_hu: bool, accept: frozenset[Accepted]
 ) -> tuple[np.ndarray, Unit]:
     _refuse_blank(values_DHW)
@@ -180,7 +191,7 @@ def _as_quantity(
     return values_DHW, "HU"
 
 
-def _evened(values_DHW: np.ndarray, offsets: tuple[float, ...], count: int) -> np.ndarray:
+def _resample_evenly(values_DHW: np.ndarray, offsets: tuple[float, ...], count: int) -> np.ndarray:
     """Linear between the neighbours along the normal, float32; slices that lie where an even one does stay as they
     are."""
     even_DHW = np.empty((count, *values_DHW.shape[1:]), np.float32)
@@ -196,7 +207,7 @@ def _refuse_blank(pixels: np.ndarray) -> None:
         raise DataError("all its pixels have the same value")
 
 
-def _spacing(dataset: Dataset, groups: Groups) -> tuple[float, ...] | None:
+def _read_spacing(dataset: Dataset, groups: Groups) -> tuple[float, ...] | None:
     """Of one image, (between rows, between columns) in mm: calibrated, else at the detector, where a film is larger
     than the patient. Zeros, which some write, say nothing."""
     measures = groups.group(0, "PixelMeasuresSequence")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvlm.core.errors import DataError
-from medvlm.io.codestream import codestream_header
+from medvlm.io.codestream import read_codestream_header
 from medvlm.io.dicom.dataset import content, text, whole
-from medvlm.io.dicom.header import num_frames
-from medvlm.io.refusing import refusing
+from medvlm.io.dicom.header import count_frames
+from medvlm.io.errors import convert_errors
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -43,7 +43,7 @@ _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 
 
-def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
+def decode_frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
     """The frames with these numbers: [H, W] of whole numbers, or uint8 [H, W, 3] in RGB.
 
     Raises DataError for what cannot be decoded, for more than MAX_PIXELS and for depths and colours that have no exact
@@ -51,10 +51,10 @@ def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
     """
     from pydicom.pixels import pixel_array
 
-    photometric, size = _check(dataset)
+    photometric, size = _check_layout(dataset)
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     for index in wanted:
-        with refusing("its pixels cannot be decoded ({}): they are damaged or cut off"):
+        with convert_errors("its pixels cannot be decoded ({}): they are damaged or cut off"):
             if syntax not in _NATIVE:
                 _check_codestream(dataset, index, syntax)
             found = pixel_array(
@@ -62,13 +62,13 @@ def frames(dataset: Dataset, wanted: list[int]) -> Iterator[np.ndarray]:
             )
         if found.shape != ((*size, 3) if photometric in _COLOURS else size) or found.dtype.kind not in "iu":
             raise DataError("its pixels have another size or type than its header says")
-        low, high = stored_range(dataset)
+        low, high = range_of_stored(dataset)
         if found.min() < low or found.max() > high:
             raise DataError("its pixels have values for which the BitsStored of its header are too few")
-        yield _painted(found, dataset) if photometric == "PALETTE COLOR" else found
+        yield _apply_palette(found, dataset) if photometric == "PALETTE COLOR" else found
 
 
-def stored_range(dataset: Dataset) -> tuple[int, int]:
+def range_of_stored(dataset: Dataset) -> tuple[int, int]:
     """The smallest and the largest value that a pixel can have."""
     bits = whole(dataset, "BitsStored", 1)
     return (
@@ -78,11 +78,11 @@ def stored_range(dataset: Dataset) -> tuple[int, int]:
     )
 
 
-def _painted(indices_HW: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _apply_palette(indices_HW: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Colours of a palette, uint8 [H, W, 3]."""
     from pydicom.pixels.processing import apply_color_lut
 
-    low, high = stored_range(dataset)
+    low, high = range_of_stored(dataset)
     try:
         table = apply_color_lut(np.arange(high + 1, dtype=np.uint16), dataset)
     except Exception as reason:  # segments and descriptors that contradict each other fail in a dozen ways
@@ -94,7 +94,7 @@ def _painted(indices_HW: np.ndarray, dataset: Dataset) -> np.ndarray:
     return np.take(table, indices_HW, axis=0)
 
 
-def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
+def _check_layout(dataset: Dataset) -> tuple[str, tuple[int, int]]:
     """Photometric interpretation and (rows, columns), after everything that can be checked without decoding."""
     size, samples = (whole(dataset, "Rows", 1), whole(dataset, "Columns", 1)), whole(dataset, "SamplesPerPixel", 1)
     photometric, bits = text(dataset, "PhotometricInterpretation").upper(), whole(dataset, "BitsAllocated", 1)
@@ -116,7 +116,7 @@ def _check(dataset: Dataset) -> tuple[str, tuple[int, int]]:
     _check_syntax(dataset)
     if text(dataset.file_meta, "TransferSyntaxUID") in _NATIVE:
         samples = 2 if photometric == "YBR_FULL_422" else samples
-        _check_length(len(stored), size[0] * size[1] * samples * bits // 8, num_frames(dataset))
+        _check_length(len(stored), size[0] * size[1] * samples * bits // 8, count_frames(dataset))
     return photometric, size
 
 
@@ -153,13 +153,13 @@ def _check_codestream(dataset: Dataset, index: int, syntax: str) -> None:
     """Raises DataError where the compressed image says another size than the header, before memory is taken for it."""
     from pydicom.encaps import get_frame
 
-    data = get_frame(content(dataset, "PixelData"), index, number_of_frames=num_frames(dataset))
+    data = get_frame(content(dataset, "PixelData"), index, number_of_frames=count_frames(dataset))
     size = tuple(whole(dataset, name) for name in ("Rows", "Columns", "SamplesPerPixel"))
     if syntax == _RLE:  # what does not repeat grows by 1/128
         if len(data) > math.prod(size) * whole(dataset, "BitsAllocated") // 4 + 1024:
             raise DataError("its compressed image has more bytes than its pixels would have without")
         return
-    found = codestream_header(data)
+    found = read_codestream_header(data)
     if found is None or found[0] != _FORMS.get(syntax, "JPEG 2000"):
         raise DataError(
             f"its compressed image is damaged or of another kind: there is no {_FORMS.get(syntax, 'JPEG 2000')} header"

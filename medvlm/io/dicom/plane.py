@@ -26,16 +26,16 @@ def directions(orientation: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, 
     return row, column, np.cross(row, column)
 
 
-def along(group: list[Slice]) -> np.ndarray:
+def depths_mm(group: list[Slice]) -> np.ndarray:
     """mm along the normal of the first slice's plane."""
     assert group[0][1].orientation is not None
     found: np.ndarray = np.array([frame.position for _, frame in group], float) @ directions(group[0][1].orientation)[2]
     return found
 
 
-def places(group: list[Slice]) -> list[int]:
+def place_numbers(group: list[Slice]) -> list[int]:
     """Number of the place of each slice along the normal."""
-    found = along(group)
+    found = depths_mm(group)
     order = np.argsort(found, kind="stable")
     number = np.empty(len(group), int)
     number[order] = np.cumsum(np.diff(found[order], prepend=found[order[0]]) > SAME_PLACE_MM)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medvlm.core.errors import DataError
-from medvlm.io.dicom.apart import header_apart, image_names_apart
-from medvlm.io.dicom.dataset import Heavy, image_names
-from medvlm.io.dicom.header import Header, header_of
+from medvlm.io.dicom.child import read_header_in_child, read_image_names_in_child
+from medvlm.io.dicom.dataset import LongHeader, read_image_names
+from medvlm.io.dicom.header import Header, read_image_header
 
 
 def scan(place: Path) -> Iterator[tuple[Path, Header | DataError]]:
@@ -20,39 +20,39 @@ def scan(place: Path) -> Iterator[tuple[Path, Header | DataError]]:
     Raises DataError for a place that is neither a folder nor a DICOMDIR.
     """
     if place.is_dir():
-        found = _files(place)
+        found = _list_files(place)
     elif place.is_file():
-        found = _named_by(place)
+        found = _list_dicomdir(place)
     else:
         raise DataError(f"{place}: there is no such folder or DICOMDIR")
     for path in found:
         try:
-            yield path, _header(path)
+            yield path, _read_header(path)
         except DataError as reason:
             yield path, reason
 
 
-def _header(path: Path) -> Header:
+def _read_header(path: Path) -> Header:
     """Long ones are read in another process: hostile ones take memory and time."""
     try:
-        return header_of(path, light=True)
-    except Heavy:
-        return header_apart(path)
+        return read_image_header(path, light=True)
+    except LongHeader:
+        return read_header_in_child(path)
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     """All regular files (links to such too) below a folder; links to folders are not followed, they can run in
     circles."""
     return sorted(Path(at) / name for at, _, names in os.walk(folder) for name in names if (Path(at) / name).is_file())
 
 
-def _named_by(dicomdir: Path) -> list[Path]:
+def _list_dicomdir(dicomdir: Path) -> list[Path]:
     """Files of the image records, whether they are there or not. Raises DataError for what is no DICOMDIR, and for a
     path out of its folder."""
     try:
-        names = image_names(dicomdir, light=True)
-    except Heavy:
-        names = image_names_apart(dicomdir)
+        names = read_image_names(dicomdir, light=True)
+    except LongHeader:
+        names = read_image_names_in_child(dicomdir)
     if not names:
         raise DataError(f"{dicomdir}: names no images; expected a DICOMDIR, or a folder that is searched without one")
     found = []

@@ -13,9 +13,9 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Affine
-from medvlm.io.dicom.grouping import by, one_plane, volumes
+from medvlm.io.dicom.grouping import group_by, group_by_plane, split_volumes
 from medvlm.io.dicom.header import Accepted, Header
-from medvlm.io.dicom.plane import SAME_PLACE_MM, Slice, along, directions, places
+from medvlm.io.dicom.plane import SAME_PLACE_MM, Slice, depths_mm, directions, place_numbers
 
 UNEVEN = 0.01
 """Steps may differ from the median step by this share of it, or by 0.01 mm: headers are rounded."""
@@ -46,53 +46,53 @@ class Stack:
     offsets: tuple[float, ...] | None = None
 
 
-def stacks(headers: Iterable[Header], accept: frozenset[Accepted] = frozenset()) -> list[Stack | DataError]:
+def build_stacks(headers: Iterable[Header], accept: frozenset[Accepted] = frozenset()) -> list[Stack | DataError]:
     """The volumes of one series, each as it is or with the reason why it is refused, in the order of their first files.
 
     Images that are not accepted (Frame.concerns) have to be taken out before.
     """
     slices = [(header, frame) for header in headers for frame in header.frames]
     try:
-        groups = one_plane(slices)
+        groups = group_by_plane(slices)
     except DataError as reason:
         return [reason]
     found: list[Stack | DataError] = []
     for group in groups:
         try:
-            found += [each for part in volumes(group) for each in _built(part, accept)]
+            found += [each for part in split_volumes(group) for each in _stack_part(part, accept)]
         except DataError as reason:
             found.append(reason)
     return found
 
 
-def _built(part: list[Slice], accept: frozenset[Accepted]) -> list[Stack | DataError]:
+def _stack_part(part: list[Slice], accept: frozenset[Accepted]) -> list[Stack | DataError]:
     """The volume, or one for each acquisition where only these are even; filling gaps comes last."""
     for accepted in (accept - {"gap"}, accept):
-        together = _tried(part, accepted)
+        together = _try_stack(part, accepted)
         if isinstance(together, Stack):
             return [together]
-        pieces = [_tried(each, accepted) for each in by(part, ("AcquisitionNumber",))]
+        pieces = [_try_stack(each, accepted) for each in group_by(part, ("AcquisitionNumber",))]
         if all(isinstance(piece, Stack) for piece in pieces):
             return pieces
     return [together]
 
 
-def _tried(part: list[Slice], accept: frozenset[Accepted]) -> Stack | DataError:
+def _try_stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack | DataError:
     try:
-        return _stack(part, accept)
+        return _build_stack(part, accept)
     except DataError as reason:
         return reason
 
 
-def _stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
+def _build_stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
     """Raises DataError for slices that do not make a volume: too few, uneven, tilted, with an impossible plane."""
     header, frame = part[0]
     assert frame.orientation is not None and frame.spacing is not None
     row, column, normal = directions(frame.orientation)
     if min(frame.spacing) <= 0:
         raise DataError("its PixelSpacing is not positive: sizes in mm are unknown")
-    order = np.argsort(along(part), kind="stable")
-    place = np.asarray(places(part))[order]
+    order = np.argsort(depths_mm(part), kind="stable")
+    place = np.asarray(place_numbers(part))[order]
     is_first = np.diff(place, prepend=-1) > 0
     chosen = [part[i] for i in order[is_first]]
     copies = tuple(
@@ -109,7 +109,7 @@ def _stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
             " which belong together"
         )
     steps = np.diff(positions @ normal)
-    offsets = _offsets(steps) if "gap" in accept else None
+    offsets = _find_offsets(steps) if "gap" in accept else None
     if offsets is None:
         _check_even(steps)
     count = len(chosen) if offsets is None else round(offsets[-1]) + 1
@@ -145,7 +145,7 @@ def _check_even(steps: np.ndarray) -> None:
         )
 
 
-def _offsets(steps: np.ndarray) -> tuple[float, ...] | None:
+def _find_offsets(steps: np.ndarray) -> tuple[float, ...] | None:
     """Of the slices, in steps of the even volume that replaces them (as fine as the median step); None where they are
     even."""
     median = float(np.median(steps))

@@ -13,7 +13,7 @@ import numpy as np
 from medvlm.core.errors import DataError
 from medvlm.io.dicom.dataset import items, number, numbers, text, whole
 from medvlm.io.dicom.groups import Groups
-from medvlm.io.dicom.pixels import stored_range
+from medvlm.io.dicom.pixels import range_of_stored
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -22,11 +22,11 @@ AIR_HU = -1024
 """Nothing is thinner: what lies below is the padding around a round field of view, and becomes this."""
 
 
-def measured(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
+def to_quantity(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
     """The quantity, float32 [H, W]: lookup table, or slope and intercept, of this frame."""
     if items(dataset, "ModalityLUTSequence"):
-        return _looked_up(stored_HW, items(dataset, "ModalityLUTSequence")[0], dataset)[0].astype(np.float32)
-    slope, intercept = _rescale(dataset, groups, frame)
+        return _look_up(stored_HW, items(dataset, "ModalityLUTSequence")[0], dataset)[0].astype(np.float32)
+    slope, intercept = _read_rescale(dataset, groups, frame)
     return stored_HW.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
@@ -61,39 +61,41 @@ def check_hu(hu: np.ndarray) -> None:
             )
 
 
-def shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
+def to_shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
     """Black 0 to white (255 in uint8 where 8 bits or fewer are shown, else 65535 in uint16), [H, W].
 
     The modality's rescale or table, then the VOI table, or the first window, or the whole range that can be stored;
     inverted for MONOCHROME1. Padding becomes black.
     """
-    low, high = stored_range(dataset)
-    table = _shades_of(np.arange(low, high + 1), dataset, groups, frame)  # at most 65536: less than there are pixels
+    low, high = range_of_stored(dataset)
+    table = _build_shade_table(
+        np.arange(low, high + 1), dataset, groups, frame
+    )  # at most 65536: less than there are pixels
     return np.take(table, stored_HW.astype(np.int32) - low)
 
 
-def _shades_of(stored: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
+def _build_shade_table(stored: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
     """stored: all values that a pixel can have, ascending."""
     bits, inverted = whole(dataset, "BitsStored", 1), _is_inverted(dataset)
     if luts := items(dataset, "ModalityLUTSequence"):
-        values, top = _looked_up(stored, luts[0], dataset)
+        values, top = _look_up(stored, luts[0], dataset)
         low, high, bits = 0.0, float(top), top.bit_length()
     else:
-        slope, intercept = _rescale(dataset, groups, frame)
+        slope, intercept = _read_rescale(dataset, groups, frame)
         values = stored * slope + intercept
         low, high = float(values.min()), float(values.max())
     if luts := items(dataset, "VOILUTSequence"):
-        entries, top = _looked_up(np.rint(values).astype(np.int64), luts[0], dataset)
+        entries, top = _look_up(np.rint(values).astype(np.int64), luts[0], dataset)
         share, bits = entries / top, top.bit_length()
     else:
-        share = _windowed(values, groups.group(frame, "FrameVOILUTSequence"), low, high)
+        share = _apply_window(values, groups.group(frame, "FrameVOILUTSequence"), low, high)
     if inverted:
         share = 1 - share
-    share = np.where(_padding(stored, dataset), 0, share)
+    share = np.where(_find_padding(stored, dataset), 0, share)
     return np.rint(share * 255).astype(np.uint8) if bits <= 8 else np.rint(share * 65535).astype(np.uint16)
 
 
-def _rescale(dataset: Dataset, groups: Groups, frame: int) -> tuple[float, float]:
+def _read_rescale(dataset: Dataset, groups: Groups, frame: int) -> tuple[float, float]:
     group = groups.group(frame, "PixelValueTransformationSequence")
     slope, intercept = (
         (None, None) if group is None else (number(group, "RescaleSlope"), number(group, "RescaleIntercept"))
@@ -103,7 +105,7 @@ def _rescale(dataset: Dataset, groups: Groups, frame: int) -> tuple[float, float
     return (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
 
 
-def _looked_up(values: np.ndarray, lut: Dataset, dataset: Dataset) -> tuple[np.ndarray, int]:
+def _look_up(values: np.ndarray, lut: Dataset, dataset: Dataset) -> tuple[np.ndarray, int]:
     """Entries of a table for whole numbers, and its largest possible one. Below and above, its first and last count."""
     descriptor = numbers(lut, "LUTDescriptor", 3)
     if descriptor is None:
@@ -111,7 +113,7 @@ def _looked_up(values: np.ndarray, lut: Dataset, dataset: Dataset) -> tuple[np.n
     count, first, depth = int(descriptor[0]) & 0xFFFF or 1 << 16, int(descriptor[1]), int(descriptor[2])
     if first > 0x7FFF and whole(dataset, "PixelRepresentation") == 1:
         first -= 1 << 16  # written as unsigned
-    table = _entries(lut, dataset)
+    table = _read_entries(lut, dataset)
     if len(table) < count or not 1 <= depth <= 16:
         raise DataError(
             f"its lookup table has {len(table)} entries of the {count} that it says, or an impossible depth"
@@ -119,7 +121,7 @@ def _looked_up(values: np.ndarray, lut: Dataset, dataset: Dataset) -> tuple[np.n
     return table[np.clip(values.astype(np.int64) - first, 0, count - 1)], (1 << depth) - 1
 
 
-def _entries(lut: Dataset, dataset: Dataset) -> np.ndarray:
+def _read_entries(lut: Dataset, dataset: Dataset) -> np.ndarray:
     data = lut.get("LUTData")
     if not isinstance(data, bytes):
         return np.array(numbers(lut, "LUTData") or (), np.int64) & 0xFFFF
@@ -127,7 +129,7 @@ def _entries(lut: Dataset, dataset: Dataset) -> np.ndarray:
     return np.frombuffer(data[: len(data) // 2 * 2], "<u2" if little else ">u2").astype(np.int64)
 
 
-def _windowed(values: np.ndarray, group: Dataset | None, low: float, high: float) -> np.ndarray:
+def _apply_window(values: np.ndarray, group: Dataset | None, low: float, high: float) -> np.ndarray:
     """Share of white. Without a window, of the range that can be stored. PS3.3 C.11.2.1.2 and C.11.2.1.3."""
     centres, widths = (None, None) if group is None else (numbers(group, "WindowCenter"), numbers(group, "WindowWidth"))
     if group is None or centres is None or widths is None:
@@ -159,7 +161,7 @@ def _is_inverted(dataset: Dataset) -> bool:
     return first_is_white
 
 
-def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _find_padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Pixels outside the image (PS3.3 C.7.5.1.1.2)."""
     value, limit = number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")
     if value is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from medvlm.core.card import Checked
 from medvlm.core.errors import DataError
 from medvlm.io.phi.profile import REMOVED, SAFE_PRIVATE
-from medvlm.io.phi.refusal import refusal
+from medvlm.io.phi.refusal import make_refusal
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -54,49 +54,51 @@ def check(dataset: Dataset, checked: Collection[Checked] = ()) -> None:
     accepts."""
     found: Counter[str] = Counter()
     words: set[Checked] = set()
-    for kind, accepted_by in (*_of_image(dataset), *_of_elements(dataset)):
+    for kind, accepted_by in (*_find_in_image(dataset), *_find_in_elements(dataset)):
         if not set(accepted_by) & set(checked):
             found[kind] += 1
             words.add(accepted_by[0])
     if found:
-        raise refusal("its header", found, words, "de-identify it, e.g. with CTP, dicognito or deid")
+        raise make_refusal("its header", found, words, "de-identify it, e.g. with CTP, dicognito or deid")
 
 
-def _of_image(dataset: Dataset) -> Iterator[Finding]:
+def _find_in_image(dataset: Dataset) -> Iterator[Finding]:
     """What the header says of the image as a whole."""
-    if _at(dataset, 0x00120062).upper() != "YES":
+    if _text_at(dataset, 0x00120062).upper() != "YES":
         yield "PatientIdentityRemoved (0012,0062) is not YES", ("pseudonyms", "identity")
-    burned, kinds = _at(dataset, 0x00280301).upper(), _at(dataset, 0x00080008).upper()
-    captured = _at(dataset, 0x00080016).startswith(_SECONDARY_CAPTURE) or "SCREEN" in kinds
-    if burned != "NO" and (burned == "YES" or captured or _at(dataset, 0x00080060).upper() in BURNED_IN):
+    burned, kinds = _text_at(dataset, 0x00280301).upper(), _text_at(dataset, 0x00080008).upper()
+    captured = _text_at(dataset, 0x00080016).startswith(_SECONDARY_CAPTURE) or "SCREEN" in kinds
+    if burned != "NO" and (burned == "YES" or captured or _text_at(dataset, 0x00080060).upper() in BURNED_IN):
         yield "BurnedInAnnotation (0028,0301) is not NO", ("pixels",)
-    if _at(dataset, 0x00280302).upper() == "YES":
+    if _text_at(dataset, 0x00280302).upper() == "YES":
         yield "RecognizableVisualFeatures (0028,0302) is YES", ("pixels",)
 
 
-def _of_elements(dataset: Dataset) -> Iterator[Finding]:
+def _find_in_elements(dataset: Dataset) -> Iterator[Finding]:
     """Of every element of every item, without recursion: files nest deeper than Python's stack."""
-    if _at(getattr(dataset, "file_meta", None) or {}, 0x00020102):
+    if _text_at(getattr(dataset, "file_meta", None) or {}, 0x00020102):
         yield "PrivateInformation (0002,0102)", ("private",)
     waiting = [dataset]
     while waiting:
         part = waiting.pop()
         for element in part.values():  # as they were read: converting an odd value could raise with it
-            tag, vr = int(element.tag), _vr(element)
-            items = _items(part, tag) if vr == "SQ" else []
+            tag, vr = int(element.tag), _vr_of(element)
+            items = _read_items(part, tag) if vr == "SQ" else []
             waiting += items
-            if (words := _words(part, tag, vr)) and (any(map(len, items)) or (vr != "SQ" and not _is_dummy(element))):
-                yield _named(tag), words
+            if (words := _words_accepting(part, tag, vr)) and (
+                any(map(len, items)) or (vr != "SQ" and not _is_dummy(element))
+            ):
+                yield _describe(tag), words
 
 
-def _words(part: Dataset, tag: int, vr: str) -> Words | None:
+def _words_accepting(part: Dataset, tag: int, vr: str) -> Words | None:
     """What accepts an element that isn't empty; None for one that anybody may know."""
     group, element = tag >> 16, tag & 0xFFFF
     if group % 2:
         return None if _is_safe_private(part, group, element) else ("private",)
     if tag in REMOVED:
-        is_name = tag in (_PATIENT_NAME, _PATIENT_ID) and not any(map(str.isdigit, _at(part, tag)))
-        is_old = tag == _PATIENT_AGE and _years(_at(part, tag)) > _OLDEST
+        is_name = tag in (_PATIENT_NAME, _PATIENT_ID) and not any(map(str.isdigit, _text_at(part, tag)))
+        is_old = tag == _PATIENT_AGE and _parse_years(_text_at(part, tag)) > _OLDEST
         return ("identity",) if is_name or is_old else REMOVED[tag]
     if 0x5000 <= group <= 0x501E or (0x6000 <= group <= 0x601E and element in (0x3000, 0x4000)):
         return ("pixels",)
@@ -108,12 +110,12 @@ def _words(part: Dataset, tag: int, vr: str) -> Words | None:
 def _is_safe_private(part: Dataset, group: int, element: int) -> bool:
     """The creator of a block (PS3.5 7.8.1) counts with the block: other creators' names are text like any other."""
     if element <= 0xFF:
-        return element == 0 or (group, _at(part, (group << 16) | element)) in SAFE_PRIVATE
-    creator = _at(part, (group << 16) | (element >> 8))
+        return element == 0 or (group, _text_at(part, (group << 16) | element)) in SAFE_PRIVATE
+    creator = _text_at(part, (group << 16) | (element >> 8))
     return element & 0xFF in SAFE_PRIVATE.get((group, creator), ())
 
 
-def _named(tag: int) -> str:
+def _describe(tag: int) -> str:
     """Of private attributes the group alone: their names are their makers' business, and there can be hundreds."""
     from pydicom.datadict import keyword_for_tag
 
@@ -128,7 +130,7 @@ def _is_known(tag: int) -> bool:
     return dictionary_has_tag(tag) or repeater_has_tag(tag)
 
 
-def _vr(element: Any) -> str:
+def _vr_of(element: Any) -> str:
     """As it is written, or of the dictionary where that is left open."""
     from pydicom.datadict import dictionary_VR
 
@@ -138,12 +140,12 @@ def _vr(element: Any) -> str:
     )
 
 
-def _items(part: Dataset, tag: int) -> list[Dataset]:
+def _read_items(part: Dataset, tag: int) -> list[Dataset]:
     try:
         return list(part[tag].value or ())
     except Exception as reason:
         raise DataError(
-            f"its {_named(tag)} cannot be read ({type(reason).__name__}), so nobody knows what it holds"
+            f"its {_describe(tag)} cannot be read ({type(reason).__name__}), so nobody knows what it holds"
         ) from None
 
 
@@ -152,16 +154,16 @@ def _is_dummy(element: Any) -> bool:
     if value is None and getattr(element, "length", None):  # left in its file until it is asked for
         return False
     return (
-        _DUMMY.fullmatch(_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value))
+        _DUMMY.fullmatch(_to_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value))
         is not None
     )
 
 
-def _at(part: Any, tag: int) -> str:
-    return _text(part.get_item(tag).value) if tag in part else ""
+def _text_at(part: Any, tag: int) -> str:
+    return _to_text(part.get_item(tag).value) if tag in part else ""
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     """Bytes as Latin-1, several values as they stand in a file; "" where there is none."""
     if isinstance(value, bytes):
         return value.decode("latin-1").strip(" \0")
@@ -170,7 +172,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
-def _years(age: str) -> int:
+def _parse_years(age: str) -> int:
     """Whole years of an age string such as 095Y; 0 where it isn't one."""
     found = re.fullmatch(r"(\d+)\s*([DWMY])?", age.strip(), re.I)
     return int(int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12}.get((found[2] or "Y").upper(), 1)) if found else 0

@@ -20,6 +20,6 @@ def check(header: Any, checked: Collection[Checked] = ()) -> None:
     (dicom.check if hasattr(header, "iterall") else nifti.check)(header, checked)
 
 
-def gated(load: Callable[..., Decoded], checked: Collection[Checked]) -> Callable[[], Decoded]:
+def add_gate(load: Callable[..., Decoded], checked: Collection[Checked]) -> Callable[[], Decoded]:
     """`load` with the gate of a card where it reads files with a header, which its parameter `gate` says."""
     return partial(load, gate=partial(check, checked=checked)) if "gate" in signature(load).parameters else load

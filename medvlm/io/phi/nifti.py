@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from medvlm.core.card import Checked
-from medvlm.io.phi.refusal import refusal
+from medvlm.io.phi.refusal import make_refusal
 
 _ACCEPTED_BY: dict[str, Checked] = {
     "db_name": "pseudonyms",
@@ -42,15 +42,15 @@ def check(header: Any, checked: Collection[Checked] = ()) -> None:
     fields and counts, never a value."""
     found: Counter[str] = Counter()
     words: set[Checked] = set()
-    for kind, word in (*_of_fields(header), *_of_extensions(header)):
+    for kind, word in (*_find_in_fields(header), *_find_in_extensions(header)):
         if word not in checked:
             found[kind] += 1
             words.add(word)
     if found:
-        raise refusal("its header", found, words, "clear it, e.g. with nibabel")
+        raise make_refusal("its header", found, words, "clear it, e.g. with nibabel")
 
 
-def _of_fields(header: Any) -> Iterator[tuple[str, Checked]]:
+def _find_in_fields(header: Any) -> Iterator[tuple[str, Checked]]:
     for name, (kind, *_) in (header.structarr.dtype.fields or {}).items():
         if kind.kind == "S" and not _is_known(name, bytes(header.structarr[name])):
             yield name, _ACCEPTED_BY.get(name, "descriptions")
@@ -62,7 +62,7 @@ def _is_known(name: str, value: bytes) -> bool:
     return not text or (name in _KNOWN and _KNOWN[name].fullmatch(text) is not None)
 
 
-def _of_extensions(header: Any) -> Iterator[tuple[str, Checked]]:
+def _find_in_extensions(header: Any) -> Iterator[tuple[str, Checked]]:
     """Those that nibabel has read; of a header without its file, that there is room for some."""
     extensions = list(getattr(header, "extensions", ()))
     for extension in extensions:

@@ -75,7 +75,7 @@ _TABLE: dict[str, str] = {
 """Words of a card, any of which accepts -> group:element,element ... in hex."""
 
 
-def _parsed(words: str, lines: str) -> dict[int, tuple[Checked, ...]]:
+def _parse(words: str, lines: str) -> dict[int, tuple[Checked, ...]]:
     groups = (part.split(":") for part in lines.split())
     return {
         (int(group, 16) << 16) | int(element, 16): tuple(words.split())  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def _parsed(words: str, lines: str) -> dict[int, tuple[Checked, ...]]:
 
 
 REMOVED: dict[int, tuple[Checked, ...]] = {
-    tag: found for words, lines in _TABLE.items() for tag, found in _parsed(words, lines).items()
+    tag: found for words, lines in _TABLE.items() for tag, found in _parse(words, lines).items()
 }
 """Tag -> words, any of which accepts it where it isn't empty."""
 

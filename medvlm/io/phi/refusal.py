@@ -11,7 +11,7 @@ _SHOWN = 6
 """Kinds of findings that a message names; the others are counted."""
 
 
-def refusal(what: str, found: Mapping[str, int], words: Collection[Checked], remedy: str) -> DataError:
+def make_refusal(what: str, found: Mapping[str, int], words: Collection[Checked], remedy: str) -> DataError:
     """what: was looked at, e.g. `its header`. found: kind -> how often; kinds are ours, such as a keyword and its tag.
 
     words: what the card would have to declare. remedy: what else to do, with the programs that do it.

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from medvlm.core.card import Checked
-from medvlm.io.phi.refusal import refusal
+from medvlm.io.phi.refusal import make_refusal
 
 _MONTH = (
     # May and march are words too, Oct and Dec abbreviations: these count when written as months are.
@@ -121,18 +121,18 @@ _PLACEHOLDER = re.compile(r"\[\*\*[^\]\n]{0,80}\*\*\]")
 """What MIMIC's de-identification writes in place of names and dates, with dates that are shifted."""
 
 
-def findings(text: str, identifiers: Iterable[str] = ()) -> Counter[str]:
+def count_findings(text: str, identifiers: Iterable[str] = ()) -> Counter[str]:
     """Kind -> how often it occurs. identifiers: of the sample in its archive, which its text must not hold."""
-    found = Counter(_by_pattern(text))
+    found = Counter(_count_by_pattern(text))
     found["identifier of the archive"] = sum(
-        _is_telling(each) and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text, re.I) is not None
+        _is_distinctive(each) and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text, re.I) is not None
         for each in set(identifiers)
     )
     return +found
 
 
 @lru_cache(maxsize=1024)  # of many questions there are a few wordings
-def _by_pattern(text: str) -> dict[str, int]:
+def _count_by_pattern(text: str) -> dict[str, int]:
     text = _PLACEHOLDER.sub(" ", text)
     return {kind: sum(1 for pattern in patterns for _ in pattern.finditer(text)) for kind, patterns in _KINDS.items()}
 
@@ -140,10 +140,10 @@ def _by_pattern(text: str) -> dict[str, int]:
 def check(what: str, text: str, checked: Collection[Checked] = (), identifiers: Iterable[str] = ()) -> None:
     """what: is said in the error, e.g. `its report`. Raises DataError with kinds and counts for a text that could
     identify a person."""
-    if "text" not in checked and (found := findings(text, identifiers)):
-        raise refusal(what, found, {"text"}, "de-identify it, e.g. with presidio or philter")
+    if "text" not in checked and (found := count_findings(text, identifiers)):
+        raise make_refusal(what, found, {"text"}, "de-identify it, e.g. with presidio or philter")
 
 
-def _is_telling(identifier: str) -> bool:
+def _is_distinctive(identifier: str) -> bool:
     """A number of a few digits, a plain word, or a stain such as Ki-67 stands in texts by chance."""
     return len(identifier) >= 5 and re.search(r"(?:\d\D*){3}|[\s^,]", identifier) is not None

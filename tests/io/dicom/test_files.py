@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvlm.io.dicom.dataset import quiet, read_whole
+from medvlm.io.dicom.dataset import read_whole, silence_pydicom
 from medvlm.io.dicom.image import NAMED, load_file
-from medvlm.io.dicom.pixels import frames
+from medvlm.io.dicom.pixels import decode_frames
 from tests.io.dicom.known_files import FOLDERS, LEGAL, READ, REFUSED
 from tests.io.dicom.verdicts import verdicts
 
@@ -165,8 +165,8 @@ def test_native_pixels_are_the_last_bytes_of_their_files(path_of):
 def stored(real_data: Path, folder: str) -> list[np.ndarray]:
     """Of mosaics, which are refused as volumes."""
     paths = sorted((real_data / "dicom_series" / folder / "In").glob("*.dcm"))
-    with quiet():
-        return [next(frames(read_whole(path, None), [0])) for path in paths]
+    with silence_pydicom():
+        return [next(decode_frames(read_whole(path, None), [0])) for path in paths]
 
 
 def test_nine_encodings_of_one_mosaic_hold_the_same_values(real_data):

@@ -24,7 +24,7 @@ from medvlm.io.dicom import dataset, grouping, header, image, pixels
 from medvlm.io.dicom.dataset import NotDicom
 from medvlm.io.dicom.header import NotAnImage
 from medvlm.io.dicom.scan import scan
-from medvlm.io.dicom.stack import stacks
+from medvlm.io.dicom.stack import build_stacks
 from tests.io.dicom.hostile import PATIENT, cut, good, lies, mislaid, nests, streams, written
 from tests.io.dicom.series import as_syntax, enhanced, save, slices
 from tests.io.dicom.variations import one_series
@@ -118,8 +118,8 @@ def test_what_is_larger_than_a_limit_is_refused(module, name, limit, why, tmp_pa
 def test_more_orientations_than_a_scan_has_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(grouping, "MAX_PLANES", 2)
     fan = [ds for degrees in (0, 5, 10) for ds in one_series(slices(), slices(turn=(degrees, 0, 0)))]
-    headers = [header.header_of(path) for path in save(one_series(fan), tmp_path)]
-    assert [str(x) for x in stacks(headers)] == ["more than 2 orientations in one series"]
+    headers = [header.read_image_header(path) for path in save(one_series(fan), tmp_path)]
+    assert [str(x) for x in build_stacks(headers)] == ["more than 2 orientations in one series"]
 
 
 # --- directories ---------------------------------------------------------------------------------------
@@ -222,10 +222,10 @@ def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, mo
     dicomdir(["a\\" + path.name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     ((_, here),) = scan(tmp_path / "DICOMDIR")
     monkeypatch.setattr(dataset, "LIGHT_READS", 5)
-    with pytest.raises(dataset.Heavy):
-        header.header_of(path, light=True)
-    with pytest.raises(dataset.Heavy):
-        dataset.image_names(tmp_path / "DICOMDIR", light=True)
+    with pytest.raises(dataset.LongHeader):
+        header.read_image_header(path, light=True)
+    with pytest.raises(dataset.LongHeader):
+        dataset.read_image_names(tmp_path / "DICOMDIR", light=True)
     ((_, apart),) = scan(tmp_path / "DICOMDIR")
     assert isinstance(here, header.Header) and here == apart
     path.write_bytes(b"x" * 4000)
@@ -258,5 +258,5 @@ def test_a_hostile_header_costs_the_packer_a_second_at_most(tmp_path):
     assert (
         len(found) == 5
         and isinstance(found[4], header.Header)
-        and all(isinstance(x, (DataError, header.Header)) and not isinstance(x, dataset.Heavy) for x in found)
+        and all(isinstance(x, (DataError, header.Header)) and not isinstance(x, dataset.LongHeader) for x in found)
     )

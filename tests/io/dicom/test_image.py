@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGBaseline8Bit,
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded
-from medvlm.io.dicom.header import CONCERNS, header_of
+from medvlm.io.dicom.header import CONCERNS, read_image_header
 from medvlm.io.dicom.image import NAMED, load_file
 from tests.io.dicom.series import SECONDARY_CAPTURE, as_syntax, changed, enhanced, image, save, slices
 
@@ -229,7 +229,7 @@ def test_frames_of_ultrasound_with_places_are_not_taken_for_one_picture(tmp_path
     made = enhanced(slices(modality="MR", bits=16))
     made.Modality = "US"
     path = save([made], tmp_path)[0]
-    assert all(frame.concerns >= {"cine"} for frame in header_of(path).frames)
+    assert all(frame.concerns >= {"cine"} for frame in read_image_header(path).frames)
 
 
 def test_a_file_of_one_volume_is_a_volume_and_one_of_two_is_refused(tmp_path):

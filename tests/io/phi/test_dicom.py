@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from medvlm.core.card import Checked
 from medvlm.core.errors import DataError
-from medvlm.io.dicom.dataset import quiet, read_whole
+from medvlm.io.dicom.dataset import read_whole, silence_pydicom
 from medvlm.io.phi.dicom import check
 from medvlm.io.phi.profile import REMOVED
 from tests.io.phi.made import clean, nested, within, written
@@ -65,7 +65,7 @@ def holding(tag: int) -> Dataset:
 
 def says(dataset: Dataset, checked: Iterable[Checked] = ()) -> str:
     """ "" for a header that passes."""
-    with quiet():
+    with silence_pydicom():
         try:
             check(dataset, tuple(checked))
         except DataError as reason:
@@ -357,7 +357,7 @@ def test_every_encoding_says_the_same(tmp_path, syntax):
     if syntax == ExplicitVRBigEndian:
         spoilt["PixelData"].VR = "OW"
     path = written(spoilt, tmp_path / "a.dcm")
-    with quiet(), pytest.raises(DataError) as refused:
+    with silence_pydicom(), pytest.raises(DataError) as refused:
         read_whole(path, check)
     assert str(refused.value) == expected and "PatientBirthDate" in expected
 
@@ -375,7 +375,7 @@ def test_a_sequence_that_hides_as_unknown_bytes_is_opened():
 
 def test_a_value_that_was_left_in_its_file_counts(tmp_path):
     path = written(clean(PatientComments="Kowalczyk1 " * 99), tmp_path / "a.dcm")
-    with quiet():
+    with silence_pydicom():
         assert "PatientComments (0010,4000)" in says(dcmread(path, defer_size=256))
 
 
@@ -398,7 +398,7 @@ def test_a_thousand_sequences_within_each_other_are_searched():
 def test_a_published_file_needs_the_words_of_what_its_makers_kept(real_data):
     """ACRIN-FLT-Breast of TCIA: retained were patient characteristics, dates (shifted), descriptions; TCIA adds private
     attributes."""
-    with quiet():
+    with silence_pydicom():
         dataset = read_whole(real_data / "dicom_series/dicom/testdata/1.dcm", None)
     kept: tuple[Checked, ...] = ("pseudonyms", "dates", "descriptions", "patient", "private", "pixels")
     assert says(dataset, kept) == ""
@@ -412,7 +412,7 @@ def test_no_real_file_passes_undeclared_and_no_error_shows_what_it_holds(real_da
         {p.parent for name in ("dicom_series", "dicom_pydicom") for p in (real_data / name).rglob("*") if p.is_file()}
     ):
         for path in sorted(p for p in folder.iterdir() if p.is_file() and p.stat().st_size < 1 << 20)[:2]:
-            with quiet():
+            with silence_pydicom():
                 try:
                     dataset = read_whole(path, None)
                 except DataError:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from medvlm.core.errors import DataError
-from medvlm.io.phi.text import check, findings
+from medvlm.io.phi.text import check, count_findings
 
 IDENTIFYING = {
     "date with a day": [
@@ -148,12 +148,12 @@ HARMLESS = [
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in IDENTIFYING.items() for text in texts])
 def test_what_identifies_is_found_alone_within_a_sentence_and_in_a_line_of_its_own(kind, text):
     for whole in (text, f"No effusion. {text}. No pneumothorax.", f"Findings:\n{text}\nImpression: normal"):
-        assert kind in findings(whole), whole
+        assert kind in count_findings(whole), whole
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_reports_say_as_a_rule_is_not_taken_for_more(text):
-    assert findings(text) == {}
+    assert count_findings(text) == {}
 
 
 def test_findings_are_counted_and_never_shown():
@@ -186,7 +186,7 @@ def test_findings_are_counted_and_never_shown():
     ],
 )
 def test_the_name_that_a_sample_has_in_its_archive_is_found(identifier, text, is_found):
-    assert ("identifier of the archive" in findings(text, [identifier, ""])) == is_found
+    assert ("identifier of the archive" in count_findings(text, [identifier, ""])) == is_found
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_name_that_a_sample_has_in_its_archive_is_found(identifier, text, is
 def test_a_long_text_takes_no_longer_than_its_length(hostile):
     text = hostile * (40_000 // len(hostile))
     began = time.process_time()
-    findings(text)
+    count_findings(text)
     assert time.process_time() - began < 5, "a pattern goes back and forth"
 
 
@@ -210,15 +210,15 @@ def notes(folder):
 def test_no_false_alarm_in_143_case_notes(real_data):
     texts = [row["clinical_notes"] for row in notes(real_data / "nc/cxr_cohen")]
     assert len(texts) == 143 and sum(map(len, texts)) > 50_000
-    assert [text for text in texts if findings(text)] == []
+    assert [text for text in texts if count_findings(text)] == []
 
 
 def test_the_three_notes_with_a_date_are_found_and_no_other(real_data):
     texts = [row["clinical_notes"] for row in notes(real_data / "cxr_cohen_by")]
-    assert [text for text in texts if findings(text)] == [text for text in texts if "January 2020" in text] and len(
-        texts
-    ) == 7
-    assert sum(map(len, texts)) > 1000 and sum(findings(text)["date with a day"] for text in texts) == 3
+    assert [text for text in texts if count_findings(text)] == [
+        text for text in texts if "January 2020" in text
+    ] and len(texts) == 7
+    assert sum(map(len, texts)) > 1000 and sum(count_findings(text)["date with a day"] for text in texts) == 3
 
 
 def test_names_of_authors_and_days_of_the_same_archive_are_found(real_data):
@@ -229,15 +229,15 @@ def test_names_of_authors_and_days_of_the_same_archive_are_found(real_data):
         for row in rows
         if "courtesy" in row["other_notes"].lower() or "credit" in row["other_notes"].lower()
     ]
-    missed = [text for text in thanks if not {"name after a title", "name after a label"} & findings(text).keys()]
+    missed = [text for text in thanks if not {"name after a title", "name after a label"} & count_findings(text).keys()]
     # Of these the accented letters were lost before the archive was published.
     assert len(thanks) == 93 and len(missed) == 5 and all("?" in text for text in missed)
     days = [row["date"] for row in rows if "," in row["date"] or "/" in row["date"]]
-    assert len(days) == 12 and all("date with a day" in findings(day) for day in days)
+    assert len(days) == 12 and all("date with a day" in count_findings(day) for day in days)
 
 
 def test_no_false_alarm_in_questions_and_answers(real_data):
     vqa = json.loads((real_data / "vqa_rad/VQA_RAD Dataset Public.json").read_text())
     slake = json.loads((real_data / "slake_questions/validate.json").read_text())
     texts = [f"{row['question']} {row['answer']}" for row in vqa + slake]
-    assert len(texts) == 1812 + 2099 and [text for text in texts if findings(text)] == []
+    assert len(texts) == 1812 + 2099 and [text for text in texts if count_findings(text)] == []

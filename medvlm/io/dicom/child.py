@@ -1,7 +1,7 @@
 """Headers that are long, read in a process of their own, so that a hostile one costs its limits there and not a
 packer's.
 
-`python -m medvlm.io.dicom.apart header|directory PATH`. Answers are JSON, never pickles.
+`python -m medvlm.io.dicom.child header|directory PATH`. Answers are JSON, never pickles.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.core.errors import DataError
-from medvlm.io.dicom.dataset import NotDicom, image_names
-from medvlm.io.dicom.header import Frame, Header, NotAnImage, header_of
+from medvlm.io.dicom.dataset import NotDicom, read_image_names
+from medvlm.io.dicom.header import Frame, Header, NotAnImage, read_image_header
 
 MEMORY_BYTES, SECONDS = 2 << 30, 60
 _KINDS: dict[str, type[DataError]] = {kind.__name__: kind for kind in (DataError, NotDicom, NotAnImage)}
 
 
-def header_apart(path: Path) -> Header:
-    """As header_of(), which may take SECONDS and MEMORY_BYTES."""
-    found = _asked("header", path)
-    frames = tuple(map(_frame, found["frames"]))
+def read_header_in_child(path: Path) -> Header:
+    """As read_image_header(), which may take SECONDS and MEMORY_BYTES."""
+    found = _ask_child("header", path)
+    frames = tuple(map(_parse_frame, found["frames"]))
     return Header(
         **{
             **found,
             "path": path,
             "size": tuple(found["size"]),
-            "attributes": _pairs(found["attributes"]),
+            "attributes": _parse_pairs(found["attributes"]),
             "frames": frames,
         }
     )
 
 
-def image_names_apart(dicomdir: Path) -> list[str]:
-    return list(_asked("directory", dicomdir))
+def read_image_names_in_child(dicomdir: Path) -> list[str]:
+    return list(_ask_child("directory", dicomdir))
 
 
-def _frame(found: dict[str, Any]) -> Frame:
+def _parse_frame(found: dict[str, Any]) -> Frame:
     places = {name: found[name] and tuple(found[name]) for name in ("position", "orientation", "spacing")}
     return Frame(
-        **{**found, **places, "told_apart": _pairs(found["told_apart"]), "concerns": frozenset(found["concerns"])}
+        **{**found, **places, "varying": _parse_pairs(found["varying"]), "concerns": frozenset(found["concerns"])}
     )
 
 
-def _pairs(pairs: list[list[str]]) -> tuple[tuple[str, str], ...]:
+def _parse_pairs(pairs: list[list[str]]) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs)
 
 
-def _asked(what: str, path: Path) -> Any:
+def _ask_child(what: str, path: Path) -> Any:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path)}
     try:
         done = subprocess.run(
@@ -77,7 +77,7 @@ def main(what: str, path: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold what the file holds
     try:
         answer: dict[str, Any] = {
-            "found": asdict(header_of(Path(path))) if what == "header" else image_names(Path(path))
+            "found": asdict(read_image_header(Path(path))) if what == "header" else read_image_names(Path(path))
         }
     except DataError as reason:
         answer = {"refused": str(reason), "kind": type(reason).__name__}

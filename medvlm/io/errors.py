@@ -9,7 +9,7 @@ from medvlm.core.errors import DataError
 
 
 @contextmanager
-def refusing(damaged: str) -> Iterator[None]:
+def convert_errors(damaged: str) -> Iterator[None]:
     """DataErrors pass; all else becomes one. Libraries raise a dozen types on damaged bytes, from struct.error to
     RecursionError, and quote what they could not read. damaged: what is said of the file then, with `{}` for the
     type."""
