@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from medvlm.core.measure import mean
 from medvlm.core.run import RunFolder
 from medvlm.evaluation import evaluate
-from medvlm.metrics.bootstrap import interval, mean, resampled
+from medvlm.metrics.bootstrap import interval, resampled
 from medvlm.recipe import load
 from medvlm.training import train
 

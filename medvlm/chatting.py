@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.core.sample import Medium, Question, Truth
+from medvlm.core.sample import Medium, Question, make_truth
 from medvlm.own_files import sample_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _ours(answers: RunAnswerer, paths: Sequence[Path], kind: str) -> Talk:
     sample, files = sample_of(paths, kind_of(answers.prepare, kind))
 
     def ask(question: str) -> str:
-        asked = Ask(sample, files, Question(question, Truth("open", ""), "own"), "media" if paths else "none")
+        asked = Ask(sample, files, Question(question, make_truth("open"), "own"), "media" if paths else "none")
         return answers.answer([asked])[0]
 
     return ask

@@ -41,7 +41,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
         if is_exported(run_folder)
         else load_answerer(recipe, run, limit, stage, device)
     )
-    rewards: dict[str, float] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
+    rewards: dict[str, Any] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
     rows = []
     for name, split in asked:
         source, settings = sources[name], recipe.evaluate

@@ -82,10 +82,10 @@ def is_exported(folder: Path) -> bool:
 
 def answerer_of(recipe: Any, folder: Path, max_new_tokens: int, device: str = "cpu") -> answerer.RunAnswerer:
     """The model of such a folder, ready to answer. recipe: of `medvlm.recipe.load_run(folder)`."""
-    from medvlm.answers.boxes import Writing
     from medvlm.data.dialogue import Dialogue
     from medvlm.data.prepare import make_prepare
     from medvlm.models.parts import tokens_of
+    from medvlm.tasks._writing import Writing
 
     made = load(folder)
     manifest = made.manifest

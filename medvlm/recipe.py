@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvlm.core.card import Card, load_card
-from medvlm.core.config import Problem, inlined, refusal
-from medvlm.core.config import validate as validate_config
+from medvlm.core.config import inlined, permit
 from medvlm.core.document import COMMAND_LINE, Document, KeyPath, as_yaml, dotted, laid_over, read_yaml, with_value
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.problems import Problem, refusal
+from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
 from medvlm.export.redact import SECRET
 from medvlm.rules import problems
@@ -103,6 +104,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         raise refusal(secrets, document)
     plugins = document.data.get("plugins")
     context = {"plugins": tuple(plugins) if isinstance(plugins, list) else ()}
+    permit(context["plugins"])
     recipe: Recipe = validate_config(Recipe, document, context)
     paths = {name: _card_of(name, source.card, found.parent, document) for name, source in recipe.data.items()}
     cards = {name: load_card(paths[name], source.card, recipe.plugins) for name, source in recipe.data.items()}

@@ -11,9 +11,9 @@ from typing import Any
 from medvlm import shapes
 from medvlm.core.card import Card
 from medvlm.core.composition import Composition, composition_of_stage, name_of
-from medvlm.core.config import Problem
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
+from medvlm.core.problems import Problem
 from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
 from medvlm.export.servers import not_taken

@@ -20,14 +20,14 @@ Split = Literal["train", "val", "test"]
 
 class Boxes(Config):
     codec: str = ""
-    """How they are written, a file of answers/codecs: by default as the ready model was taught, else `thousandths`."""
+    """How they are written, a file of tasks/codecs: by default as the ready model was taught, else `thousandths`."""
     scale: int = Field(1000, gt=0)
     """`thousandths` writes integers 0..scale of the image that the model perceives."""
 
     @field_validator("codec")
     @classmethod
     def _codec_is_known(cls, codec: str) -> str:
-        known = kinds("answers.codecs")
+        known = kinds("tasks.codecs")
         if codec and codec not in known:
             raise ValueError(f"unknown codec {codec!r}{did_you_mean(codec, known)} (accepts {', '.join(known)})")
         return codec

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medvlm.core.card import Card
-from medvlm.core.config import Problem, component
+from medvlm.core.config import component
 from medvlm.core.contracts import EncoderFacts
 from medvlm.core.errors import RecipeError, ShapeError
+from medvlm.core.problems import Problem
 from medvlm.preflight.known import language, tower
 from medvlm.sections import Recipe
 

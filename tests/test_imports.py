@@ -80,3 +80,16 @@ except RecipeError as error:
 """
     loaded, _ = loaded_by(code, BEYOND_TORCH)
     assert loaded == []
+
+
+def test_short_answers_and_counts_are_scored_without_torch_numpy_and_scipy() -> None:
+    """Rewards may be tried, and saved answers looked at, in a process that starts at once."""
+    code = """
+from medvlm.core.sample import make_truth
+from medvlm.rewards._compose import Composer
+composer = Composer({'choice': 1, 'boxes': 1, 'count': 1, 'format': 1})
+composer.score('3', make_truth('count', count=3))
+composer.score('left', make_truth('choice', 'left', choices=('left', 'right')))
+composer.score('[0, 0, 9, 9]', make_truth('boxes', boxes=((0, 0, 10, 10),)))
+"""
+    assert loaded_by(code, ("torch", "numpy", "scipy"))[0] == []

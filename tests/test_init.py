@@ -90,8 +90,8 @@ def test_five_words_lead_to_a_tuned_model(model: Path, tmp_path: Path, capsys: p
     assert set(patients) == {"train", "val", "test"} and sum(map(len, patients.values())) == 10 == len(
         set.union(*patients.values())
     )
-    question = shards.read("train", 0)[0].questions[0]
-    assert question.truth.task == "choice" and set(question.truth.choices) == {"yes", "no"}
+    truth: Any = shards.read("train", 0)[0].questions[0].truth
+    assert truth.task == "choice" and set(truth.choices) == {"yes", "no"}
     kept = [path for path in run.rglob("*") if path.is_file() and path.name != "places.json"]
     assert not [path.name for path in kept if salt.read_bytes().strip() in path.read_bytes()], (
         "the secret has left its file"

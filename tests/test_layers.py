@@ -14,15 +14,16 @@ PARTS = ("encoders", "connectors", "decoders", "texts", "backbones", "families")
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "io": {"core"},
-    "answers": {"core"},
-    "rewards": {"answers", "core"},
-    "metrics": {"answers", "core"},
+    "metrics": {"core"},
+    # A measure of a task is a statistic over items.
+    "tasks": {"metrics", "core"},
+    "rewards": {"core"},
     "objectives": {"core"},
-    "archive": {"io", "answers", "core"},
-    "data": {"io", "answers", "core"},
+    "archive": {"io", "tasks", "core"},
+    "data": {"io", "tasks", "core"},
     "models": {"core"},
     "train": {"core"},
-    "compositions": {"data", "models", "train", "io", "answers", "core"},
+    "compositions": {"data", "models", "train", "io", "tasks", "core"},
     # Slices of a volume through a 2D network: an encoder may build on another one.
     **{part: {part, "core"} for part in PARTS},
 }
@@ -35,7 +36,7 @@ MAY_IMPORT["stages"] = {
     "metrics",
     "train",
     "io",
-    "answers",
+    "tasks",
     "core",
 }
 MAY_IMPORT["evaluate"] = MAY_IMPORT["export"] = MAY_IMPORT["stages"]
@@ -54,7 +55,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import hides which layer it reaches"
-            # `from medvlm import answers` imports a folder as much as `import medvlm.answers` does.
+            # `from medvlm import tasks` imports a folder as much as `import medvlm.tasks` does.
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue

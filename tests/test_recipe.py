@@ -448,7 +448,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [("{choice: 1}", "{choise: 1}")],
-            "31:5 stages.reason.rewards: unknown reward 'choise', did you mean 'choice'?",
+            "31:15 stages.reason.rewards.choise: unknown reward 'choise', did you mean 'choice'?",
         ),
         # export
         (

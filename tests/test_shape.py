@@ -14,7 +14,6 @@ TABLES = {"medvlm/cli.py: _parser"}
 FILES_TO_SPLIT = {
     "medvlm/archive/readers/table.py",
     "medvlm/cli.py",
-    "medvlm/core/config.py",
     "medvlm/data/native.py",
     "medvlm/init.py",
     "medvlm/rules.py",

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from medvlm.answers.choice import words
 from medvlm.archive.audit_picture import WORDS, Look, look
 from medvlm.core.card import Card, load_card
+from medvlm.core.config import is_available
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Question, Sample
+from medvlm.core.tasks import find_task
 from medvlm.io.images import decode
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import RECEIPT, ShardSet
+from medvlm.tasks._words import words
 
 Progress = Callable[[str], None]
 
@@ -183,12 +185,15 @@ def _count(question: Question, counts: Counts) -> None:
     truth = question.truth
     counts.tasks[truth.task] += 1
     counts.words["question"][len(question.text.split())] += 1
-    if truth.task != "boxes":
+    if not is_available("tasks", truth.task):
+        return
+    task = find_task(truth.task)
+    if not task.NEEDS_CANVAS:  # else the answer is written when the image is seen
         counts.words["answer"][len(truth.answer.split())] += 1
-    if truth.task in ("open", "report"):
+    if task.FREE_TEXT:
         return
     if question.template in counts.labels or len(counts.labels) < _MOST_TEMPLATES:
-        label = str(len(truth.boxes)) if truth.task == "boxes" else truth.answer
+        label = task.summarise(truth)
         answers = counts.labels.setdefault(question.template, Counter())
         if label in answers or len(answers) < _MOST_ANSWERS:
             answers[label] += 1

@@ -1,8 +1,8 @@
 """The process that decodes: `python -m medvlm.archive.decoder MEMORY_BYTES SECONDS`, its standard input a socket.
 
-It gets a card, then samples, and answers each in turn with what is to be stored or with what is wrong. Answers are JSON
-and bytes, never pickles: a file that takes over this process gets no further. Imports nothing heavy, since it is
-started anew whenever a sample breaks it.
+It gets the plugins that are permitted, a card, then samples, and answers each in turn with what is to be stored or with
+what is wrong. Answers are JSON and bytes, never pickles: a file that takes over this process gets no further. Imports
+nothing heavy, since it is started anew whenever a sample breaks it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from medvlm.archive.stored import Stored, stored
 from medvlm.core.card import Card
+from medvlm.core.config import permit
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.io.shard_index import Facts
@@ -33,6 +34,8 @@ def main(memory_bytes: int, seconds: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the packer's, who ends this process
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold what the files hold
+    plugins = json.loads(receive(connection))
+    permit(plugins)
     card = pickle.loads(receive(connection))
     os.dup2(os.open(os.devnull, os.O_RDWR), 2)  # libraries print names and values of what they cannot read
     send(connection, json.dumps({"ready": True}).encode())
@@ -68,7 +71,7 @@ def read_answer(connection: socket.socket, max_bytes: int) -> dict[str, Any] | S
         return dict(answer)
     facts = answer["facts"]
     return Stored(
-        Facts(**{**facts, "kinds": tuple(facts["kinds"]), "tasks": tuple(facts["tasks"])}),
+        Facts(**{**facts, "kinds": tuple(facts["kinds"])}),
         answer["patient"],
         tuple(answer["images"]),
         {name: _exactly(connection, size, max_bytes) for name, size in answer["members"].items()},

@@ -6,6 +6,7 @@ ends by itself at the limit of memory, and is replaced whenever it is gone.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import select
@@ -24,6 +25,7 @@ from types import TracebackType
 from medvlm.archive.decoder import read_answer, send
 from medvlm.archive.stored import Stored
 from medvlm.core.card import Card
+from medvlm.core.config import permitted
 from medvlm.core.contracts import BadSample, Deferred, RawSample
 from medvlm.core.errors import DataError
 
@@ -193,6 +195,7 @@ class _Decoder:
         command = [sys.executable, "-m", "medvlm.archive.decoder", str(limits.memory_bytes), str(limits.seconds)]
         self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=env)
         theirs.close()
+        self._send(json.dumps(permitted()).encode())
         self._send(pickle.dumps(card))
 
     def has(self, num_jobs: int) -> bool:

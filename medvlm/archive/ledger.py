@@ -102,7 +102,13 @@ class Ledger:
                 raise outcome
             num_bytes, facts = sum(map(len, outcome.members.values())), outcome.facts
             share = Share(
-                facts.key, facts.split, outcome.patient, outcome.images, sum(facts.tasks), num_bytes, outcome.left_out
+                facts.key,
+                facts.split,
+                outcome.patient,
+                outcome.images,
+                sum(facts.tasks.values()),
+                num_bytes,
+                outcome.left_out,
             )
             self.dealt.check(share)
             return share

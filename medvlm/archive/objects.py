@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from pydantic import Field, model_validator
 
 from medvlm.archive.wording import choose
 from medvlm.core.config import Config
-from medvlm.core.sample import BOXES_SLOT, Box, Question, Truth
+from medvlm.core.sample import Box, Question, Truth, make_truth
 
 
 class ObjectClass(Config):
@@ -77,14 +77,29 @@ def sorted_in(
 
 def questions(config: AsksAboutObjects, boxes: Boxes, key: str, uncounted: Container[str] = ()) -> Iterator[Question]:
     """uncounted: classes of which there are more than have boxes: these are not asked to be counted or found."""
-    for kind, asked in (("count", config.count), ("boxes", config.boxes), ("presence", config.presence)):
-        for name in (asked.classes or config.classes) if asked else ():
-            assert asked is not None
-            truth = _truth(kind, boxes[name], config.classes[name].one, asked.max_boxes, name in uncounted)
-            if truth is not None:
-                yield Question(
-                    named(choose(asked.wordings, key, kind, name), config.classes[name]), truth, f"{kind}:{name}"
-                )
+    yield from _ask("count", config.count, _count, config, boxes, key, uncounted)
+    yield from _ask("boxes", config.boxes, _locate, config, boxes, key, uncounted)
+    yield from _ask("presence", config.presence, _tell_presence, config, boxes, key, uncounted)
+
+
+def _ask(
+    what: str,
+    asked: ObjectQuestions | None,
+    truth_of: Callable[[Sequence[Box], str, ObjectQuestions, bool], Truth | None],
+    config: AsksAboutObjects,
+    boxes: Boxes,
+    key: str,
+    uncounted: Container[str],
+) -> Iterator[Question]:
+    """what: of the card's keys. It begins the templates."""
+    for name in (asked.classes or config.classes) if asked else ():
+        assert asked is not None
+        # From left to right: a model that writes them in a fixed order has one right text, not one for every order.
+        ordered = tuple(sorted(boxes[name]))
+        truth = truth_of(ordered, config.classes[name].one, asked, name in uncounted)
+        if truth is not None:
+            text = named(choose(asked.wordings, key, what, name), config.classes[name])
+            yield Question(text, truth, f"{what}:{name}")
 
 
 def named(wording: str, names: ObjectClass) -> str:
@@ -108,16 +123,18 @@ def _clipped(box: Box, size: tuple[int, int]) -> Box:
     return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
 
 
-def _truth(kind: str, boxes: Sequence[Box], label: str, max_boxes: int, more: bool) -> Truth | None:
-    """None where the question is not asked. more: there are others than these boxes."""
-    # From left to right: a model that writes them in a fixed order has one right text, not one for every order.
-    ordered = tuple(sorted(boxes))
-    if kind == "presence":
-        return Truth("choice", "yes" if boxes or more else "no", ("yes", "no"), label=label)
-    if more:
+# more: there are others than these boxes. None where the question is not asked.
+
+
+def _count(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth | None:
+    return None if more else make_truth("count", count=len(boxes), boxes=boxes, label=label)
+
+
+def _locate(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth | None:
+    if more or not boxes or (asked.max_boxes and len(boxes) > asked.max_boxes):
         return None
-    if kind == "count":
-        return Truth("count", str(len(boxes)), count=len(boxes), boxes=ordered, label=label)
-    if not boxes or (max_boxes and len(boxes) > max_boxes):
-        return None
-    return Truth("boxes", BOXES_SLOT, boxes=ordered, label=label)
+    return make_truth("boxes", boxes=boxes, label=label)
+
+
+def _tell_presence(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth:
+    return make_truth("choice", "yes" if boxes or more else "no", choices=("yes", "no"), label=label)

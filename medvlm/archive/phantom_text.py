@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from medvlm.archive.phantom_finding import KINDS, MAX_CLIPS, SHARE_NORMAL, SIDES, SIZES_MM, ZONES, Finding
-from medvlm.core.sample import BOXES_SLOT, Box, Question, Truth
+from medvlm.core.sample import Box, Question, Truth, make_truth
 
 FINDING = (
     "There is a {size} {kind} in the {side} {zone} zone.",
@@ -117,20 +117,20 @@ def ask(
         return Question(_one_of(rng, ASK[template]).format(image=image, kind=kind), truth, template)
 
     if finding is not None:
-        yield question("side", Truth("choice", finding.side, SIDES))
-        yield question("zone", Truth("choice", finding.zone, ZONES))
-        yield question("kind", Truth("choice", finding.kind, KINDS))
-        yield question("size", Truth("choice", finding.size, tuple(SIZES_MM)))
+        yield question("side", make_truth("choice", finding.side, choices=SIDES))
+        yield question("zone", make_truth("choice", finding.zone, choices=ZONES))
+        yield question("kind", make_truth("choice", finding.kind, choices=KINDS))
+        yield question("size", make_truth("choice", finding.size, choices=tuple(SIZES_MM)))
     kind = _asked_kind(rng, finding)
     yield question(
         "presence",
-        Truth("choice", "yes" if finding is not None and kind == finding.kind else "no", ("yes", "no")),
+        make_truth("choice", "yes" if finding is not None and kind == finding.kind else "no", choices=("yes", "no")),
         kind,
     )
-    yield question("count:clip", Truth("count", str(num_clips), count=num_clips, boxes=clip_boxes, label="clip"))
+    yield question("count:clip", make_truth("count", count=num_clips, boxes=clip_boxes, label="clip"))
     if finding_box is not None:
-        yield question("boxes:finding", Truth("boxes", BOXES_SLOT, boxes=(finding_box,), label="finding"))
-    yield question("report", Truth("report", report))
+        yield question("boxes:finding", make_truth("boxes", boxes=(finding_box,), label="finding"))
+    yield question("report", make_truth("report", report))
 
 
 def _asked_kind(rng: np.random.Generator, finding: Finding | None) -> str:

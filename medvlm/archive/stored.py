@@ -4,10 +4,11 @@ hash."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from medvlm.archive.deal import keyed, split_of
 from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Decoded, Medium, Sample, Unit
+from medvlm.core.sample import Decoded, Medium, Sample, Truth, Unit
+from medvlm.core.tasks import find_task
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, size_of, suffix_of
 from medvlm.io.phi import text as phi
 from medvlm.io.phi.header import add_gate
@@ -76,7 +78,7 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
     patient = keyed(sample.patient, card.naming_salt, "patient") if sample.patient else ""
     key = keyed(f"{card.name}/{sample.key}", card.naming_salt, "key")
     stored = replace(sample, key=key, source=card.name, media=tuple(media), patient=patient)
-    _check_boxes(stored)
+    _check_truths(stored)
     return stored, files
 
 
@@ -175,26 +177,34 @@ def _check_texts(sample: Sample, card: Card) -> None:
     ]
     for question in sample.questions:
         phi.check("a question", question.text, card.phi.checked, names)
-        truth = question.truth
         texts += [
-            ("an answer", truth.answer),
             ("a template", question.template),
-            ("a label", truth.label),
-            *(("a choice", each) for each in truth.choices),
+            *((f"`{name}` of a truth", text) for name, text in _texts_of(question.truth)),
         ]
     phi.check("its report", sample.report, card.phi.checked, names)
     for what, text in texts:
         phi.check(what, text, card.phi.checked)
 
 
-def _check_boxes(sample: Sample) -> None:
+def _texts_of(truth: Truth) -> Iterator[tuple[str, str]]:
+    """Every text of a truth, whatever its task, with the name of its field."""
+    waiting: list[tuple[str, Any]] = [(name, value) for name, value in truth.to_json().items() if name != "task"]
+    while waiting:
+        name, value = waiting.pop(0)
+        if isinstance(value, str):
+            yield name, value
+        elif isinstance(value, dict):
+            waiting += [(name, each) for item in value.items() for each in item]
+        elif isinstance(value, list | tuple):
+            waiting += [(name, each) for each in value]
+
+
+def _check_truths(sample: Sample) -> None:
     for question in sample.questions:
-        for x1, y1, x2, y2 in question.truth.boxes:
-            height, width = sample.media[0].size[-2:] if sample.media else (0, 0)
-            if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-                raise DataError(
-                    f"a box of {question.template} is empty or reaches beyond the image of {width} x {height} pixels"
-                )
+        try:
+            find_task(question.truth.task).check(question.truth, sample.media)
+        except DataError as reason:
+            raise DataError(f"{question.template}: {reason}") from None
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
 from medvlm.data.dialogue import Dialogue
 from medvlm.data.prepare import Prepare, make_prepare
 from medvlm.data.vocabulary import saved_tokenizer
 from medvlm.models.parts import preprocess_of, tokens_of
+from medvlm.tasks._writing import Writing
 
 
 def encoders_reason(model: Any) -> str | None:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from medvlm.core.config import Config, Slot, validate
+from medvlm.core.config import Config, Slot, permit
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import DataError
+from medvlm.core.problems import validate
 
 
 class Licence(Config):
@@ -109,6 +110,8 @@ class Card(Config):
     limits: str = ""
     """Known flaws and what the data cannot show."""
     splits: Splits = Splits()
+    plugins: tuple[str, ...] = ()
+    """Packages whose readers and tasks it may name, as `mylab.readers.ct`."""
     reader: Annotated[Any, Slot("archive.readers")]
     _secret: str = PrivateAttr("")
 
@@ -142,13 +145,17 @@ SHIPPED_CARDS = "data_cards"
 def load_card(path: Path, shown: str | None = None, plugins: Sequence[str] = ()) -> Card:
     """Raises RecipeError with file:line for a card that is wrong, DataError when there is none.
 
-    plugins: packages that its reader may come from.
+    plugins: packages that its reader and tasks may come from, beside those that the card lists.
     """
     if not path.is_file():
         raise DataError(
             f"{shown or path}: there is no such data card; every data set needs one (see data_cards/ for examples)"
         )
-    card: Card = validate(Card, read_yaml(path, shown), {"plugins": plugins})
+    document = read_yaml(path, shown)
+    own = document.data.get("plugins") if isinstance(document.data, dict) else None
+    allowed = (*plugins, *(own if isinstance(own, list) else ()))
+    permit(allowed)
+    card: Card = validate(Card, document, {"plugins": allowed})
     return card
 
 

@@ -209,13 +209,21 @@ class EncoderModule(Protocol):
 # --- rewards: medvlm/rewards/KIND.py ----------------------------------------------------------------
 
 
+class RewardConfig(Config):
+    weight: float = Field(gt=0)
+    """Relative to the other rewards that can judge the same answer."""
+
+
 class Reward(Protocol):
-    """A module with EXAMPLES: list of (completion, Truth, expected score), and:"""
+    """A module. In a recipe a bare number stands for a Config with this weight. A task's own score is a reward of the
+    task's name and needs no module."""
 
+    Config: type[RewardConfig]
     EXAMPLES: list[tuple[str, Truth, float]]
+    """(completion, truth, expected score) of a Config with nothing but a weight."""
 
-    def applies(self, truth: Truth) -> bool:
+    def applies(self, truth: Truth, config: Any) -> bool:
         """Whether this reward can judge an answer to that truth."""
 
-    def score(self, completion: str, truth: Truth) -> float:
+    def score(self, completion: str, truth: Truth, config: Any) -> float:
         """In [0, 1]; 0 for text it cannot read."""

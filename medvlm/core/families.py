@@ -66,7 +66,7 @@ class Family:
     language: str
     """The language model, whose head is `lm_head`."""
     codec: str
-    """How it was taught to write boxes: a file of answers/codecs."""
+    """How it was taught to write boxes: a file of tasks/codecs."""
     canvas: Callable[[Processed], Canvas]
     """Where the stored picture lies on what the model perceives: resized, padded, cropped, tiled. Tiles of a picture
     and its small overview show the same whole: the canvas is that whole."""

@@ -7,20 +7,19 @@ right: a box that covers the whole of a 128 x 96 (width x height) image is (0, 0
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from medvlm.core.config import component, is_available
+from medvlm.core.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-Task = Literal["choice", "open", "count", "boxes", "report"]
 Box = tuple[float, float, float, float]
 Unit = Literal["display", "HU", "raw"]
 Affine = tuple[tuple[float, float, float, float], ...]
-
-BOXES_SLOT = "{boxes}"
-"""Where an answer holds this text, the boxes are written in the coordinates of what the model sees."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,76 @@ class Decoded:
     affine: Affine | None = None
 
 
+_FLAT = "choices, count, boxes, label"
+"""Fields that every record of a truth had before each task had its own. Where a task has no use for one, it is
+empty."""
+
+
 @dataclass(frozen=True)
 class Truth:
-    """What the right answer is, in a form that can be scored.
+    """The right answer to a question, in a form that can be scored. Each task (medvlm/tasks/KIND.py) has a subclass.
 
-    task `choice`: `answer` is one of `choices`. `open`: free short text. `count`: `count` objects called
-    `label`. `boxes`: `boxes` of `label` on medium 0 in stored pixels. `report`: free long text.
-    A `count` may carry the boxes of what is counted, so that it can follow a crop.
+    answer: what a language model should write. "" where the task makes it of its other fields.
     """
 
-    task: Task
-    answer: str
-    choices: tuple[str, ...] = ()
-    count: int | None = None
-    boxes: tuple[Box, ...] = ()
-    label: str = ""
+    answer: str = ""
+
+    @property
+    def task(self) -> str:
+        """The kind: the name of the task's file, or of its module where that is a plugin's (`mylab.tasks.angle`)."""
+        return type(self).__module__.removeprefix("medvlm.tasks.")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"task": self.task, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """Reads the flat records of old shards too. Raises DataError for a field that the task does not have, TypeError
+        where one is missing."""
+        own = {f.name for f in fields(cls)}
+        for name, value in record.items():
+            if (
+                name not in own
+                and name != "task"
+                and (name not in _FLAT.split(", ") or value not in (None, "", [], ()))
+            ):
+                raise DataError(f"a truth of task {record['task']!r} has no field {name!r} (it has {', '.join(own)})")
+        return cls(**{name: _freeze(value) for name, value in record.items() if name in own})
+
+
+@dataclass(frozen=True)
+class UnknownTruth(Truth):
+    """A truth of a task that is not installed here: kept as it is stored, so that stages that do not ask its question
+    can use the rest of the sample. Whatever needs the task raises DataError (see core/tasks.find_task)."""
+
+    record: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def task(self) -> str:
+        return str(self.record["task"])
+
+    def to_json(self) -> dict[str, Any]:
+        return self.record
+
+
+def make_truth(task: str, answer: str = "", **own: Any) -> Truth:
+    """task: a kind of medvlm/tasks, or the module of a plugin. own: the other fields of its truth."""
+    truth: Truth = component("tasks", task).Truth(answer=answer, **own)
+    return truth
+
+
+def truth_from_json(record: dict[str, Any]) -> Truth:
+    """Raises DataError or TypeError for a record that is not one of its task."""
+    task = record["task"]
+    if not is_available("tasks", task):
+        return UnknownTruth(str(record.get("answer", "")), record)
+    truth: Truth = component("tasks", task).Truth.from_json(record)
+    return truth
+
+
+def _freeze(value: Any) -> Any:
+    """JSON has lists where a truth has tuples."""
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -108,7 +162,8 @@ class Sample:
     groups: dict[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
-        record = asdict(self)
+        questions = [{"text": q.text, "truth": q.truth.to_json(), "template": q.template} for q in self.questions]
+        record = {**asdict(replace(self, questions=())), "questions": questions}
         return record if self.groups else {name: value for name, value in record.items() if name != "groups"}
 
     @staticmethod
@@ -129,11 +184,6 @@ class Sample:
             Question(q["text"], truth_from_json(q["truth"]), q["template"]) for q in record.get("questions", ())
         )
         return Sample(**{**record, "media": media, "questions": questions})
-
-
-def truth_from_json(record: dict[str, Any]) -> Truth:
-    boxes = tuple((b[0], b[1], b[2], b[3]) for b in record.get("boxes", ()))
-    return Truth(**{**record, "choices": tuple(record.get("choices", ())), "boxes": boxes})
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Random changes of 2D training images, made on the stored pixels; boxes, counts and questions follow. Axes: H height,
+"""Random changes of 2D training images, made on the stored pixels; questions and their truths follow. Axes: H height,
 W width."""
 
 from __future__ import annotations
@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from medvlm.answers import count as count_text
-from medvlm.core.config import Config
-from medvlm.core.errors import RecipeError
+from medvlm.core.config import Config, is_available
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.geometry import Canvas, crop, flip, identity, rot90
-from medvlm.core.sample import Sample, Task, Truth
+from medvlm.core.sample import Question, Sample
+from medvlm.core.tasks import find_task
 
 if TYPE_CHECKING:
     import numpy as np
-
-FOLLOWING: tuple[Task, ...] = ("count", "boxes")
-"""Tasks whose truth can follow a crop."""
 
 
 class Augment(Config):
@@ -31,8 +28,9 @@ class Augment(Config):
     rotate90: bool = False
     """Turn by 0, 90, 180 or 270 degrees. Only where no answer depends on what is up (smears, sections)."""
     crop: tuple[float, float] | None = None
-    """[low, high]: cut out a random share of the area, in the image's own proportions. Of the questions only counts
-    (counted anew) and boxes remain, since any other answer may lie outside; a sample that has neither stays whole.
+    """[low, high]: cut out a random share of the area, in the image's own proportions. Of the questions only those
+    remain whose answers can follow (counts, counted again, and boxes), since any other answer may lie outside; a sample
+    that has none of them stays whole.
     Reports stay as they are: do not crop a source whose reports a stage pairs with its images."""
     shift_px: int = Field(0, ge=0)
     """Move by up to this many stored pixels along each axis; the edge is repeated. Keep it small: only counts and boxes
@@ -66,18 +64,18 @@ def augment(array: np.ndarray, sample: Sample, config: Augment, rng: np.random.G
     share, top, left, down, right, mirrored, turned = rng.random(
         7
     )  # all of them, so that one option does not shift another's numbers
-    if config.crop is not None and any(q.truth.task in FOLLOWING for q in sample.questions):
+    if config.crop is not None and any(map(_follows_crops, sample.questions)):
         cut = _cut(array.shape, config.crop[0] + share * (config.crop[1] - config.crop[0]), top, left)
-        countable = _countable(sample)
-        inside = _followed(countable, cut)
-        if _tasks(inside) == _tasks(countable):
+        croppable = _keep_croppable(sample)
+        inside = _follow(croppable, cut)
+        if _tasks(inside) == _tasks(croppable):
             y, x = int(-cut.offset[0]), int(-cut.offset[1])
             array, sample = array[y : y + cut.size[0], x : x + cut.size[1]], inside
     canvas = identity(array.shape[:2])
     if config.shift_px:
         dy, dx = (int(np.floor(n * (2 * config.shift_px + 1))) - config.shift_px for n in (down, right))
         moved = crop(_size(canvas), -dy, -dx, _size(canvas))
-        if _tasks(_followed(sample, moved)) == _tasks(sample):
+        if _tasks(_follow(sample, moved)) == _tasks(sample):
             array, canvas = _shifted(array, dy, dx), moved
     if config.flip and mirrored < 0.5:
         array, canvas = array[:, ::-1], canvas.then(flip(_size(canvas)))
@@ -86,7 +84,7 @@ def augment(array: np.ndarray, sample: Sample, config: Augment, rng: np.random.G
         array, canvas = np.rot90(array, turns), canvas.then(rot90(_size(canvas), turns))
     if config.gain or config.brightness or config.noise:
         array = _relit(array, sample, config, rng)
-    return np.ascontiguousarray(array), _followed(sample, canvas)
+    return np.ascontiguousarray(array), _follow(sample, canvas)
 
 
 def _cut(shape: tuple[int, ...], share: float, top: float, left: float) -> Canvas:
@@ -96,28 +94,36 @@ def _cut(shape: tuple[int, ...], share: float, top: float, left: float) -> Canva
     return crop((shape[0], shape[1]), y, x, (height, width))
 
 
-def _countable(sample: Sample) -> Sample:
-    """Only what is still true of a part of the image. Raises RecipeError for a count that nothing tells how to count
-    anew."""
-    questions = tuple(q for q in sample.questions if q.truth.task in FOLLOWING)
+def _keep_croppable(sample: Sample) -> Sample:
+    """Only the questions that a part of the image still answers. Raises RecipeError for one that says it would need to
+    know more."""
+    questions = tuple(q for q in sample.questions if _follows_crops(q))
     for q in questions:
-        if q.truth.task == "count" and len(q.truth.boxes) != q.truth.count:
+        try:
+            find_task(q.truth.task).check_crop(q.truth)
+        except DataError as reason:
             raise RecipeError(
-                f"data.{sample.source}.augment.crop: sample {sample.key} counts {q.truth.count} ({q.template}) but has"
-                f" {len(q.truth.boxes)} boxes, so a part of it cannot be counted anew; remove `crop`, or give the"
-                " counts of this data set their boxes"
-            )
+                f"data.{sample.source}.augment.crop: sample {sample.key} cannot be cropped: {q.template}: {reason}, or"
+                " remove `crop`"
+            ) from None
     return replace(sample, questions=questions)
 
 
-def _followed(sample: Sample, canvas: Canvas) -> Sample:
-    """The sample with boxes, counts, size and spacing of the canvas in place of those of the stored image."""
+def _follows_crops(question: Question) -> bool:
+    task = question.truth.task
+    return is_available("tasks", task) and find_task(task).FOLLOWS_CROPS
+
+
+def _follow(sample: Sample, canvas: Canvas) -> Sample:
+    """The sample with truths, size and spacing of the canvas in place of those of the stored image."""
     medium = sample.media[0]
     spacing_mm = canvas.spacing_mm(medium.spacing_mm) if medium.spacing_mm else None
     questions = []
     for q in sample.questions:
-        truth = _truth_on(q.truth, canvas)
-        if truth.boxes or not q.truth.boxes or truth.task != "boxes":
+        # What is not known here is not asked either.
+        known = is_available("tasks", q.truth.task)
+        truth = find_task(q.truth.task).follow(q.truth, canvas) if known else q.truth
+        if truth is not None:
             questions.append(replace(q, truth=truth))
     return replace(
         sample,
@@ -126,16 +132,7 @@ def _followed(sample: Sample, canvas: Canvas) -> Sample:
     )
 
 
-def _truth_on(truth: Truth, canvas: Canvas) -> Truth:
-    boxes = tuple(box for box in map(canvas.visible_box, truth.boxes) if box is not None)
-    if list(truth.boxes) == sorted(truth.boxes):  # from left to right, and so they stay
-        boxes = tuple(sorted(boxes))
-    if truth.task == "count" and len(truth.boxes) == truth.count != len(boxes):
-        return replace(truth, boxes=boxes, count=len(boxes), answer=count_text.write(len(boxes)))
-    return replace(truth, boxes=boxes)
-
-
-def _tasks(sample: Sample) -> set[Task]:
+def _tasks(sample: Sample) -> set[str]:
     return {q.truth.task for q in sample.questions}
 
 

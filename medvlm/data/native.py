@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from medvlm.answers.boxes import Writing
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.core.families import Family, Processed, family_of
-from medvlm.core.geometry import Canvas, resize
-from medvlm.core.sample import BOXES_SLOT, Batch, Medium, Question, Sample, Truth
+from medvlm.core.geometry import resize
+from medvlm.core.sample import Batch, Medium, Question, Sample
 from medvlm.data.dialogue import Dialogue, Document, Turn
 from medvlm.data.prepare import Prepare, Seen
 from medvlm.data.rows import Stacked, collate
 from medvlm.data.views import Views, is_flat, pictures
 from medvlm.io.images import decode
+from medvlm.tasks._writing import Writing
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
 """What a processor gives beside the pixels."""
@@ -209,15 +209,6 @@ class NativePrepare(Prepare):
             )
             canvas = whole if size == stored else resize(stored, size).then(whole)
         return Seen([("image", made)], canvas)
-
-    def truth(self, question: Question, canvas: Canvas | None) -> Truth:
-        """Raises DataError for boxes on slices that are not those they were drawn on."""
-        if canvas is None and BOXES_SLOT in question.truth.answer:
-            raise DataError(
-                f"{question.template}: its boxes lie on stored slices, and model.views shows another plane; use plane:"
-                " stored, or leave `boxes` out of `tasks`"
-            )
-        return super().truth(question, canvas)
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True

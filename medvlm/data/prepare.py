@@ -4,20 +4,20 @@ template."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvlm.answers import count as count_text
-from medvlm.answers.boxes import Writing
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
-from medvlm.core.sample import BOXES_SLOT, Batch, Question, Sample, Truth
+from medvlm.core.sample import Batch, Question, Sample, Truth
+from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, Document, Turn, document
 from medvlm.data.order import draw
 from medvlm.data.rows import collate
 from medvlm.data.transforms import MediaTransform, perceived
+from medvlm.tasks._writing import Writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,24 +83,14 @@ class Prepare:
         return torch.stack([films[-1]] * (size - len(films)) + films, 1)
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
-        """The truth in answer coordinates: boxes in the units they are written in, and BOXES_SLOT is written out.
+        """The truth as the model perceives it: coordinates in the units they are written in.
 
-        A preprocessing that crops may leave boxes behind: a count with boxes is counted anew.
-        Raises DataError when boxes are asked for and none of them lies on the canvas.
+        Raises DataError when nothing of the answer lies on the canvas.
         """
-        truth = question.truth
-        if canvas is None or not (truth.boxes or truth.task == "boxes"):
-            return truth
-        placed = [self.boxes.place(canvas, box) for box in truth.boxes]
-        kept = tuple(box for box in placed if box is not None)
-        if truth.task == "boxes" and truth.boxes and not kept:
-            raise DataError(
-                f"{question.template}: no box lies on what the model sees; use preprocess.fit: squash, or drop the"
-                " question"
-            )
-        if truth.task == "count" and len(kept) < len(truth.boxes):
-            return replace(truth, boxes=kept, count=len(kept), answer=count_text.write(len(kept)))
-        return replace(truth, boxes=kept, answer=truth.answer.replace(BOXES_SLOT, self.boxes.write(kept, truth.label)))
+        try:
+            return find_task(question.truth.task).place(question.truth, canvas, self.boxes)
+        except DataError as reason:
+            raise DataError(f"{question.template}: {reason}") from None
 
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
         """shows: `media` and/or `report`: what the model is given beside the question."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvlm.answers.boxes import Writing
 from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
@@ -25,6 +24,7 @@ from medvlm.models.parts import evaluating, preprocess_of, tokens_of
 from medvlm.models.restore import put
 from medvlm.models.towers import DualEncoder, build_dual
 from medvlm.models.vlm import build_vlm
+from medvlm.tasks._writing import Writing
 from medvlm.train import checkpoint
 
 if TYPE_CHECKING:

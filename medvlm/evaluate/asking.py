@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from medvlm.core.sample import Sample
+from medvlm.core.sample import Question, Sample
+from medvlm.core.tasks import find_task, is_scored
 from medvlm.evaluate.majority import Majority
 from medvlm.evaluate.protocol import Answerer, Ask, Files, Progress, Shards
 from medvlm.evaluate.shuffle import partners
@@ -17,8 +17,6 @@ Record = dict[str, Any]
 Place = tuple[str, int]
 """Split of the shards and number within it."""
 
-ASKED = ("choice", "open", "count", "boxes")
-"""Tasks that are asked. Reports are not: nothing here scores free text."""
 CHUNK = 64
 
 
@@ -42,7 +40,7 @@ def ask_all(
     samples = [shards.read(*place)[0] for place in places]
     partner = partners(samples, seed) if "shuffled" in baselines else [None] * len(samples)
     clusters: dict[str, int] = {}
-    total = sum(question.truth.task in ASKED for sample in samples for question in sample.questions)
+    total = sum(len(list_asked(sample)) for sample in samples)
     done, shown = 0, set[str]()
     asks = _asks(shards, places, partner)
     while chunk := list(islice(asks, CHUNK)):
@@ -59,24 +57,32 @@ def ask_all(
             if ask.sample.key not in shown and len(shown) < thumbs:
                 shown.add(ask.sample.key)
                 _save(gallery / f"{ask.sample.key}.png", answerer, ask)
+            truth = ask.question.truth
+            is_placed = find_task(truth.task).has_coordinates(truth)
             yield {
                 "key": ask.sample.key,
                 "cluster": clusters.setdefault(ask.sample.patient or f"sample {ask.sample.key}", len(clusters)),
                 "template": ask.question.template,
-                "task": ask.question.truth.task,
+                "task": truth.task,
                 "question": ask.question.text,
-                "truth": asdict(answerer.seen(ask) if ask.question.truth.boxes else ask.question.truth),
+                "truth": (answerer.seen(ask) if is_placed else truth).to_json(),
                 "answer": answers[number],
                 "blind": blind[number],
                 "shuffled": shuffled[number],
                 "majority": majority.answer(ask.question) if majority else None,
+                "constants": majority.list_others(ask.question) if majority else {},
                 "thumb": (
                     f"{gallery.name}/{ask.sample.key}.png" if ask.sample.key in shown and ask.sample.media else None
                 ),
-                "scale": list(answerer.box_extent(ask)) if ask.question.truth.boxes else None,
+                "scale": list(answerer.box_extent(ask)) if is_placed else None,
             }
         done += len(chunk)
         progress("questions", done, total)
+
+
+def list_asked(sample: Sample) -> list[Question]:
+    """Questions that a text can answer and that can be scored. Reports are not: nothing here scores free text."""
+    return [question for question in sample.questions if is_scored(question.truth)]
 
 
 def _asks(
@@ -85,7 +91,7 @@ def _asks(
     """Each ask, and the sample whose media the `shuffled` baseline shows; both are read when their turn comes."""
     for number, place in enumerate(places):
         sample, files = shards.read(*place)
-        asked = [question for question in sample.questions if question.truth.task in ASKED]
+        asked = list_asked(sample)
         other = partner[number]
         shown = shards.read(*places[other]) if asked and other is not None else None
         for question in asked:

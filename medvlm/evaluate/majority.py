@@ -5,40 +5,50 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Question, Truth
+from medvlm.core.tasks import find_task, is_scored
 from medvlm.evaluate.protocol import Answerer, Ask, Progress, Shards
-from medvlm.metrics.majority import best_constant
 
 FIT_SAMPLES = 20_000
 """Training samples that are read, at equal distances: a constant is known long before."""
-FIT_BOXES = 400
-"""Questions for boxes of a template whose images are looked at: the model's canvas is needed to place boxes."""
+FIT_PLACED = 400
+"""Questions of a template whose images are looked at, where answers are written in coordinates of what the model
+sees."""
 
 T = TypeVar("T")
-Kind = tuple[str, str]
-"""(template, how it is answered: `short`, `count` or `boxes`)."""
+Family = tuple[str, str]
+"""(template, group of the measures): a choice and an open answer to one template (`Which plane?`, where most are of a
+few) share a constant."""
+Constants = dict[str, Any]
+"""Metric -> the best constant answer for it; "" for the task's first measure, and for those that are not listed."""
 
 
-def kind_of(question: Question) -> Kind:
-    """A choice and an open answer to one template (`Which plane?`, where most are of a few) share a constant."""
-    task = question.truth.task
-    return question.template, task if task in ("count", "boxes") else "short"
+def family_of(question: Question) -> Family:
+    measures = find_task(question.truth.task).MEASURES
+    return question.template, measures[0].group if measures else question.truth.task
 
 
 @dataclass(frozen=True)
 class Majority:
-    """constants: by (template, kind of answer), and by ("", kind) over all templates, for a template that training does
-    not have."""
+    """constants: by (template, group), and by ("", group) over all templates, for a template that training does not
+    have."""
 
-    constants: dict[Kind, str]
+    constants: dict[Family, Constants]
 
-    def answer(self, question: Question) -> str | None:
+    def answer(self, question: Question) -> Any:
         """None where training has no question that is answered in this way."""
-        template, how = kind_of(question)
-        return self.constants.get((template, how), self.constants.get(("", how)))
+        return self._constants(question).get("")
+
+    def list_others(self, question: Question) -> Constants:
+        """Metric -> its own best constant, where that is another answer."""
+        return {metric: answer for metric, answer in self._constants(question).items() if metric}
+
+    def _constants(self, question: Question) -> Constants:
+        template, group = family_of(question)
+        return self.constants.get((template, group)) or self.constants.get(("", group)) or {}
 
 
 def fit_majority(
@@ -51,20 +61,34 @@ def fit_majority(
             " `majority` out of evaluate.baselines"
         )
     places = _spread(training, FIT_SAMPLES)
-    truths: dict[Kind, list[Truth]] = defaultdict(list)
-    boxed: dict[Kind, list[tuple[str, int, int]]] = defaultdict(list)
+    truths: dict[Family, list[Truth]] = defaultdict(list)
+    unplaced: dict[Family, list[tuple[str, int, int]]] = defaultdict(list)
     for done, (split, i) in enumerate(places):
         for number, question in enumerate(shards.read(split, i)[0].questions):
-            if question.truth.task == "boxes":
-                boxed[kind_of(question)].append((split, i, number))
-            elif question.truth.task != "report":
-                truths[kind_of(question)].append(question.truth)
+            if not is_scored(question.truth):
+                continue
+            if find_task(question.truth.task).NEEDS_CANVAS:
+                unplaced[family_of(question)].append((split, i, number))
+            else:
+                truths[family_of(question)].append(question.truth)
         progress("majority", done + 1, len(places))
-    for kind, asked in boxed.items():
-        truths[kind] = [_seen(answerer, shards, *place) for place in _spread(asked, FIT_BOXES)]
-    for (_, how), of_template in list(truths.items()):
-        truths["", how] += of_template
-    return Majority({kind: best_constant(found) for kind, found in truths.items()})
+    for family, asked in unplaced.items():
+        truths[family] += [_seen(answerer, shards, *place) for place in _spread(asked, FIT_PLACED)]
+    for (_, group), of_template in list(truths.items()):
+        truths["", group] += of_template
+    return Majority({family: _fit(found) for family, found in truths.items()})
+
+
+def _fit(truths: Sequence[Truth]) -> Constants:
+    """truths: of one group. Its tasks answer in one form, so the first can speak for all."""
+    task = find_task(truths[0].task)
+    if task.best_constant is None:
+        return {}
+    constants = {"": task.best_constant(truths, None)}
+    for measure in task.MEASURES:
+        if (constant := task.best_constant(truths, measure)) != constants[""]:
+            constants[measure.metric] = constant
+    return constants
 
 
 def _seen(answerer: Answerer, shards: Shards, split: str, i: int, number: int) -> Truth:

@@ -1,102 +1,69 @@
-"""What is measured: for each metric the questions it is about, what an answer adds to it, and which way is better."""
+"""What is measured: the measures of the tasks that were asked, and those of the rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
-from typing import Literal
+from typing import Any
 
+from medvlm.core.config import is_available
+from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Truth
-from medvlm.metrics import accuracy, boxes, count
-from medvlm.metrics.bootstrap import Statistic, mean
+from medvlm.core.tasks import find_task, list_tasks
 from medvlm.rewards._compose import Composer
 
 VERSION = 1
 """Goes up whenever a number would change its meaning; saved with the answers."""
 
-CLOSED = "closed:"
-"""Templates that start so hold the questions that their archive calls closed (VQA-RAD: answer_type CLOSED), whatever
-their answers."""
 
-Columns = Callable[[str, Truth], tuple[float, ...]]
-"""What one answer adds; sums over questions go into the statistic."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """better: None where a row only informs (no paired difference). by_template: a row of each template as well."""
-
-    task: str
-    metric: str
-    is_about: Callable[[str, Truth], bool]
-    """(template, truth) -> whether the question counts."""
-    columns: Columns
-    better: Literal["higher", "lower"] | None = "higher"
-    by_template: bool = False
-    statistic: Statistic = mean
+def list_measures(tasks: Iterable[str], rewards: Mapping[str, Any] | None) -> list[Measure]:
+    """Each may be asked about a truth of any task. tasks: those of the truths. rewards: of a composer, whose total and
+    parts are measured too."""
+    return [*join_measures(tasks), *(_measure_rewards(Composer(rewards)) if rewards else [])]
 
 
-def measures(rewards: Mapping[str, float] | None) -> list[Measure]:
-    """rewards: weights of a composer, whose total and parts are measured too."""
-    return [*MEASURES, *(_rewards(Composer(rewards)) if rewards else [])]
+def join_measures(tasks: Iterable[str]) -> list[Measure]:
+    """Those of several tasks; measures of one name, such as `accuracy` of choices and of open answers, become one."""
+    found: dict[tuple[str, str], dict[str, Measure]] = {}
+    for kind in _in_order(tasks):
+        for measure in find_task(kind).MEASURES:
+            found.setdefault((measure.group, measure.metric), {})[kind] = measure
+    return [_join(by_task) for by_task in found.values()]
 
 
-def each(score: Callable[[str, Truth], float]) -> Columns:
-    """Columns of the mean of a score."""
-    return lambda answer, truth: (float(score(answer, truth)), 1.0)
+def _join(by_task: Mapping[str, Measure]) -> Measure:
+    def is_about(template: str, truth: Truth) -> bool:
+        return truth.task in by_task and by_task[truth.task].is_about(template, truth)
+
+    def add_columns(answer: Any, truth: Truth) -> tuple[float, ...]:
+        return by_task[truth.task].columns(answer, truth)
+
+    joined = {replace(measure, is_about=is_about, columns=add_columns) for measure in by_task.values()}
+    assert len(joined) == 1, f"tasks {', '.join(by_task)} mean different things by one measure: {joined}"
+    return joined.pop()
 
 
-def is_short(template: str, truth: Truth) -> bool:
-    return truth.task in ("choice", "open")
+def _in_order(tasks: Iterable[str]) -> list[str]:
+    """Our own in their fixed order, then those of plugins; without those that are not installed here."""
+    own = list_tasks()
+    there = {kind for kind in tasks if is_available("tasks", kind)}
+    return [*(kind for kind in own if kind in there), *sorted(there - set(own))]
 
 
-def is_closed(template: str, truth: Truth) -> bool:
-    return truth.task == "choice" or (truth.task == "open" and template.startswith(CLOSED))
-
-
-def is_open(template: str, truth: Truth) -> bool:
-    return truth.task == "open" and not template.startswith(CLOSED)
-
-
-def is_count(template: str, truth: Truth) -> bool:
-    return truth.task == "count"
-
-
-def is_boxes(template: str, truth: Truth) -> bool:
-    return truth.task == "boxes"
-
-
-MEASURES = [
-    Measure("vqa", "accuracy", is_short, each(accuracy.correct), by_template=True),
-    Measure("vqa", "accuracy_closed", is_closed, each(accuracy.correct)),
-    Measure("vqa", "accuracy_open", is_open, each(accuracy.correct)),
-    Measure("vqa", "f1_open", is_open, each(accuracy.f1)),
-    Measure("count", "mae", is_count, each(count.error), better="lower", by_template=True),
-    Measure("count", "correlation", is_count, count.moments, by_template=True, statistic=count.correlation),
-    Measure("count", "exact", is_count, each(count.exact), by_template=True),
-    Measure("count", "unreadable", is_count, each(count.unreadable), better=None),
-    Measure("boxes", "mean_iou", is_boxes, each(boxes.mean_iou), by_template=True),
-    Measure("boxes", "hit_rate", is_boxes, each(boxes.hit_rate), by_template=True),
-    Measure("boxes", "unreadable", is_boxes, each(boxes.unreadable), better=None),
-]
-
-
-def _rewards(composer: Composer) -> list[Measure]:
+def _measure_rewards(composer: Composer) -> list[Measure]:
     scored = cache(composer.score)  # the total and each part ask about the same answers
 
-    def judged(template: str, truth: Truth) -> bool:
+    def applies(template: str, truth: Truth) -> bool:
         return composer.applies(truth)
 
-    def part(name: str) -> Measure:
+    def measure_part(name: str) -> Measure:
         return Measure(
-            "reward",
             name,
+            "reward",
+            average(lambda answer, truth: scored(answer, truth)[1][name]),
             lambda template, truth: composer.judges(name, truth),
-            each(lambda answer, truth: scored(answer, truth)[1][name]),
         )
 
-    return [
-        Measure("reward", "total", judged, each(lambda answer, truth: scored(answer, truth)[0])),
-        *map(part, composer.weights),
-    ]
+    total = Measure("total", "reward", average(lambda answer, truth: scored(answer, truth)[0]), applies, headline=True)
+    return [total, *map(measure_part, composer.weights)]

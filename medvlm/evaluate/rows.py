@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 import numpy as np
 
+from medvlm.core.measure import Measure, mean
 from medvlm.core.sample import truth_from_json
-from medvlm.evaluate.measures import Measure, measures
+from medvlm.evaluate.measures import list_measures
 from medvlm.evaluate.protocol import Paired, Row
-from medvlm.metrics.bootstrap import interval, mean, resampled, value
+from medvlm.metrics.bootstrap import interval, resampled, value
 
 Record = dict[str, Any]
+MAJORITY = "majority"
 DIGITS = 6
 """Numbers are rounded to so many decimals."""
 
@@ -26,15 +29,15 @@ def rows_of(answers: Sequence[Record], pairs: Sequence[Record], settings: Record
 def _answer_rows(answers: Sequence[Record], settings: Record) -> list[Row]:
     truths = [truth_from_json(record["truth"]) for record in answers]
     rows = []
-    for measure in measures(settings["rewards"]):
+    for measure in list_measures({truth.task for truth in truths}, settings["rewards"]):
         about = [n for n, record in enumerate(answers) if measure.is_about(record["template"], truths[n])]
         columns = {
-            who: np.array([measure.columns(answers[n][who], truths[n]) for n in about])
+            who: np.array([measure.columns(_said_by(who, answers[n], measure), truths[n]) for n in about])
             for who in ("answer", *settings["baselines"])
             # A baseline that could not answer every question (no partner to shuffle with) is left out of the row.
             if about and all(answers[n][who] is not None for n in about)
         }
-        if not columns:
+        if not columns or isnan(value(columns["answer"], measure.statistic)):
             continue
         clusters = [answers[n]["cluster"] for n in about]
         rows.append(_row(measure, measure.metric, columns, clusters, settings))
@@ -42,10 +45,16 @@ def _answer_rows(answers: Sequence[Record], settings: Record) -> list[Row]:
         for template in templates:
             chosen = [at for at, n in enumerate(about) if answers[n]["template"] == template]
             of_template = {who: items_NK[chosen] for who, items_NK in columns.items()}
-            rows.append(
-                _row(measure, f"{measure.metric}:{template}", of_template, [clusters[at] for at in chosen], settings)
-            )
+            if not isnan(value(of_template["answer"], measure.statistic)):
+                own = [clusters[at] for at in chosen]
+                rows.append(_row(measure, f"{measure.metric}:{template}", of_template, own, settings))
     return rows
+
+
+def _said_by(who: str, record: Record, measure: Measure) -> Any:
+    """An answer; of the majority baseline the constant for this measure, where it has one of its own."""
+    constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
+    return constants.get(measure.metric, record[who])
 
 
 def _row(measure: Measure, metric: str, columns: dict[str, np.ndarray], clusters: list[int], settings: Record) -> Row:
@@ -62,7 +71,7 @@ def _row(measure: Measure, metric: str, columns: dict[str, np.ndarray], clusters
     return {
         "dataset": settings["dataset"],
         "split": settings["split"],
-        "task": measure.task,
+        "task": measure.group,
         "metric": metric,
         "value": _short(own),
         "ci": _ci(own_R),

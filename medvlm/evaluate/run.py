@@ -9,15 +9,14 @@ from typing import Any
 import medvlm
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.core.run import RunFolder
-from medvlm.core.sample import Truth, truth_from_json
+from medvlm.core.sample import truth_from_json
+from medvlm.core.tasks import find_task
 from medvlm.evaluate.asking import Place, Record, ask_all
 from medvlm.evaluate.majority import fit_majority
 from medvlm.evaluate.measures import VERSION
 from medvlm.evaluate.pairing import pair_all
 from medvlm.evaluate.protocol import Answerer, Progress, Row, Shards
 from medvlm.evaluate.saved import save
-from medvlm.metrics.accuracy import correct
-from medvlm.rewards import boxes, count
 from medvlm.rewards._compose import Composer
 
 BASELINES = ("blind", "shuffled", "majority")
@@ -41,7 +40,7 @@ def evaluate(
     training: Sequence[Place],
     out: RunFolder,
     baselines: Sequence[str] = BASELINES,
-    rewards: Mapping[str, float] | None = None,
+    rewards: Mapping[str, Any] | None = None,
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
@@ -50,8 +49,8 @@ def evaluate(
     """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
 
     dataset, split: what the rows are called. places: its samples. training: those that constant answers are fitted on.
-    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights by name, for rows of the composed
-    reward. progress: called as (what, done, total).
+    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of the
+    composed reward. progress: called as (what, done, total).
     Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
     """
     for name in baselines:
@@ -97,7 +96,7 @@ def evaluate(
             "limit": limit,
         },
         "baselines": list(baselines),
-        "rewards": dict(rewards) if rewards else None,
+        "rewards": composer.to_json() if composer else None,
         "decoding": "greedy",
         "resamples": resamples,
         "seed": seed,
@@ -123,10 +122,5 @@ def _scored(record: Record, composer: Composer | None) -> Record:
     truth = truth_from_json(record["truth"])
     judged = composer is not None and composer.applies(truth)
     rewards: dict[str, Any] = composer.score(record["answer"], truth)[1] if composer and judged else {}
-    return {**record, "score": _score(record["answer"], truth), "rewards": rewards}
-
-
-def _score(answer: str, truth: Truth) -> float:
-    if truth.task == "count":
-        return count.score(answer, truth)
-    return boxes.score(answer, truth) if truth.task == "boxes" else correct(answer, truth)
+    score = find_task(truth.task).score
+    return {**record, "score": score(record["answer"], truth) if score else None, "rewards": rewards}

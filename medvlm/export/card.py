@@ -260,7 +260,7 @@ def _preprocessing(about: About) -> str:
             f" {', '.join(f'{k} {v}' for k, v in views.items() if v)}; the pictures come before the question."
         )
     if about.codec not in ("", "thousandths"):
-        written = " ".join((component("answers.codecs", about.codec).__doc__ or "").split())
+        written = " ".join((component("tasks.codecs", about.codec).__doc__ or "").split())
         lines.append(f"- Boxes in answers: {written}")
     elif boxes and about.makes == "vlm":
         lines.append(

@@ -9,23 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Task, Truth, Unit
+from medvlm.core.sample import Medium, Question, Sample, Unit, make_truth
+from medvlm.core.tasks import CardTask, read_truth
 from medvlm.io import images, strip
 from medvlm.io.codestream import find_jpeg_frame
 from medvlm.io.nifti import decode_nifti
 from medvlm.io.nifti_header import NiftiOptions
-from medvlm.io.shard_index import Facts
+from medvlm.io.shard_index import Facts, count_tasks
 from medvlm.io.tar import Member
 
 _PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")
@@ -41,13 +41,23 @@ class QuestionMembers(Config):
     answer: str
     """The member that holds the answer. With `choices` also their number, from 0."""
     choices: tuple[str, ...] = ()
-    """The answers there are; without, the answer is free text."""
+    """The answers there are; without, the answer is what `task` says."""
+    task: CardTask = "open"
+    """By its name or with its settings, e.g. count, or {kind: count, label: nodule}."""
 
     @model_validator(mode="after")
     def _one_text(self) -> QuestionMembers:
         if bool(self.text) == bool(self.text_from):
             raise ValueError("expected either `text`, the question, or `text_from`, the member that holds it")
         return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there was `task`, where it is the default: the index of a tar is found by what its card says."""
+        plain: dict[str, Any] = handler(self)
+        if self.task == type(self).model_fields["task"].default:
+            plain.pop("task", None)
+        return plain
 
 
 class Members(Config):
@@ -184,7 +194,6 @@ class ForeignForm(MemberReader):
         kinds = tuple(
             dict.fromkeys(kind for name in sort_members(tuple(m.name for m in group)) if (kind := self.kind_of(name)))
         )
-        tasks = Counter(q.truth.task for q in told.questions)
         groups = {**told.groups, "concept": told.concept} if told.concept else told.groups
         split = self.names.split(group[0].key, told.patient)
         return Facts(
@@ -192,7 +201,7 @@ class ForeignForm(MemberReader):
             split,
             kinds,
             bool(told.report),
-            tuple(tasks[task] for task in get_args(Task)),
+            count_tasks(told.questions),
             groups,
         )
 
@@ -265,7 +274,10 @@ class SampleTexts:
 def _build_question(ask: QuestionMembers, text: str, answer: str, where: str) -> Question:
     template = hashlib.blake2b((ask.text or ask.text_from).encode(), digest_size=4).hexdigest()
     if not ask.choices:
-        return Question(text, Truth("open", answer), template)
+        truth = read_truth(ask.task, answer)
+        if truth is None:
+            raise DataError(f"{where}: the answer in {ask.answer!r} cannot be read as its task (reader.questions.task)")
+        return Question(text, truth, template)
     if answer not in ask.choices:
         if not (answer.isdecimal() and int(answer) < len(ask.choices)):
             raise DataError(
@@ -273,7 +285,7 @@ def _build_question(ask: QuestionMembers, text: str, answer: str, where: str) ->
                 f" {len(ask.choices) - 1}"
             )
         answer = ask.choices[int(answer)]
-    return Question(text, Truth("choice", answer, ask.choices), template)
+    return Question(text, make_truth("choice", answer, choices=ask.choices), template)
 
 
 def _read_text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], where: str) -> str:

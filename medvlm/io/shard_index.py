@@ -9,35 +9,39 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Sample, Task
+from medvlm.core.sample import Question, Sample
+from medvlm.core.tasks import FIRST_TASKS
 
-VERSION = 1
+VERSION = 2
+"""Version 1 did not name the tasks of its columns: they are FIRST_TASKS. Such an index is read as it is and stays as it
+is."""
 INDEX = ".index.json"
-TASKS: tuple[str, ...] = get_args(Task)
 
 
 @dataclass(frozen=True)
 class Index:
-    """Axes: N samples, M members, K kinds of tasks.
+    """Axes: N samples, M members, K tasks.
 
-    bytes, sha256: of the whole tar. keys_N: UTF-8. splits, media, members: the distinct values that the codes of
-    the columns stand for. tasks_NK: questions of each task. first_N1: sample i has members first_N1[i]..first_N1[i +
-    1]. crc_M: zlib.crc32 of the member's bytes. groups: name (site, concept ...) -> its values, the first of them ""
-    for samples without one, and for each sample which value it has. left_out: samples of the tar that lack a member, by
-    what they lack."""
+    bytes, sha256: of the whole tar. keys_N: UTF-8. splits, media, members: the distinct values that the codes of the
+    columns stand for. tasks: by name; one that is not installed here is no damage. tasks_NK: questions of each.
+    first_N1: sample i has members first_N1[i]..first_N1[i + 1]. crc_M: zlib.crc32 of the member's bytes. groups: name
+    (site, concept ...) -> its values, the first of them "" for samples without one, and for each sample which value it
+    has. left_out: samples of the tar that lack a member, by what they lack."""
 
     bytes: int
     sha256: str
     splits: tuple[str, ...]
     media: tuple[tuple[str, ...], ...]
     members: tuple[str, ...]
+    tasks: tuple[str, ...]
     keys_N: np.ndarray
     split_N: np.ndarray
     media_N: np.ndarray
@@ -73,10 +77,10 @@ def read_index(path: Path) -> Index:
 def parse_index(text: bytes, where: str) -> Index:
     try:
         record = json.loads(text)
-        if record["version"] != VERSION:
+        if record["version"] not in (1, VERSION):
             raise DataError(
-                f"{where}: an index of version {record['version']}, expected {VERSION}; delete it, it is built again"
-                " when the tar is opened"
+                f"{where}: an index of version {record['version']}, expected at most {VERSION}; update medvlm, or"
+                " delete the index: it is built again when the tar is opened"
             )
         return _from_json(record)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
@@ -88,7 +92,7 @@ def parse_index(text: bytes, where: str) -> Index:
 
 def dump_index(index: Index) -> str:
     record: dict[str, Any] = {"version": VERSION, "bytes": index.bytes, "sha256": index.sha256}
-    record |= {"splits": index.splits, "media": index.media, "members": index.members}
+    record |= {"splits": index.splits, "media": index.media, "members": index.members, "tasks": index.tasks}
     record |= {name: getattr(index, name).tolist() for name in _COLUMNS if name != "keys_N"}
     record["report_N"] = index.report_N.astype(int).tolist()
     record["keys_N"] = [key.decode() for key in index.keys_N.tolist()]
@@ -110,7 +114,10 @@ def _from_json(record: dict[str, Any]) -> Index:
     columns: dict[str, np.ndarray] = {
         name: np.array(record[name], dtype=kind) for name, kind in _COLUMNS.items() if name != "keys_N"
     }
-    columns["tasks_NK"] = columns["tasks_NK"].reshape(len(keys), len(TASKS))
+    tasks = tuple(record["tasks"]) if record["version"] > 1 else FIRST_TASKS
+    if not all(isinstance(task, str) for task in tasks) or len(set(tasks)) != len(tasks):
+        raise ValueError("a task without a name of its own")
+    columns["tasks_NK"] = columns["tasks_NK"].reshape(len(keys), len(tasks))
     media = tuple(tuple(m) for m in record["media"])
     groups = {
         name: ([str(v) for v in values], [int(c) for c in codes])
@@ -122,6 +129,7 @@ def _from_json(record: dict[str, Any]) -> Index:
         tuple(record["splits"]),
         media,
         tuple(record["members"]),
+        tasks,
         keys_N=keys,
         **columns,
         groups=groups,
@@ -164,28 +172,31 @@ def _check_columns(index: Index) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the index says of a sample. kinds: those of its media, each once. tasks: number of questions of each of
-    TASKS. groups: what it can be balanced by or held out by: name -> value."""
+    """What the index says of a sample. kinds: those of its media, each once. tasks: task -> number of its
+    questions. groups: what it can be balanced by or held out by: name -> value."""
 
     key: str
     split: str
     kinds: tuple[str, ...]
     has_report: bool
-    tasks: tuple[int, ...]
+    tasks: dict[str, int]
     groups: dict[str, str] = field(default_factory=dict)
 
 
 def facts_of(sample: Sample) -> Facts:
-    tasks = Counter(q.truth.task for q in sample.questions)
     groups = {**sample.groups, "concept": sample.concept} if sample.concept else sample.groups
     return Facts(
         sample.key,
         sample.split,
         tuple(dict.fromkeys(m.kind for m in sample.media)),
         bool(sample.report),
-        tuple(tasks[t] for t in get_args(Task)),
+        count_tasks(sample.questions),
         groups,
     )
+
+
+def count_tasks(questions: Iterable[Question]) -> dict[str, int]:
+    return dict(Counter(question.truth.task for question in questions))
 
 
 class IndexBuilder:
@@ -195,7 +206,8 @@ class IndexBuilder:
         self._splits: dict[str, int] = {}
         self._media: dict[tuple[str, ...], int] = {}
         self._members: dict[str, int] = {}
-        self._samples: list[tuple[bytes, int, int, bool, tuple[int, ...]]] = []
+        self._tasks: dict[str, int] = {}
+        self._samples: list[tuple[bytes, int, int, bool, dict[int, int]]] = []
         self._places: list[tuple[int, int, int, int]] = []
         self._first = [0]
         self._groups: dict[str, dict[str, int]] = {}
@@ -212,7 +224,8 @@ class IndexBuilder:
             self._splits.setdefault(facts.split, len(self._splits)),
             self._media.setdefault(facts.kinds, len(self._media)),
         )
-        self._samples.append((facts.key.encode(), split, kinds, facts.has_report, facts.tasks))
+        tasks = {self._tasks.setdefault(task, len(self._tasks)): n for task, n in facts.tasks.items()}
+        self._samples.append((facts.key.encode(), split, kinds, facts.has_report, tasks))
         self._places += [
             (self._members.setdefault(name, len(self._members)), offset, size, crc32)
             for name, offset, size, crc32 in places
@@ -231,14 +244,15 @@ class IndexBuilder:
                 f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of"
                 " this key"
             )
-        keys, split, kind, report, tasks_NK = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+        keys, split, kind, report, asked = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+        tasks_NK = [[tasks.get(code, 0) for code in range(len(self._tasks))] for tasks in asked]
         member, offset, size, crc = zip(*self._places, strict=True) if self._places else ((), (), (), ())
         values = {
             "keys_N": keys, "split_N": split, "media_N": kind, "report_N": report, "tasks_NK": tasks_NK,
             "first_N1": self._first, "member_M": member, "offset_M": offset, "size_M": size, "crc_M": crc,
         }  # fmt: skip
         columns: dict[str, np.ndarray] = {name: np.array(values[name], dtype=kind) for name, kind in _COLUMNS.items()}
-        columns["tasks_NK"] = columns["tasks_NK"].reshape(len(rows), len(TASKS))
+        columns["tasks_NK"] = columns["tasks_NK"].reshape(len(rows), len(self._tasks))
         groups = {name: (list(self._groups[name]), self._group_codes[name]) for name in sorted(self._groups)}
         return Index(
             bytes_,
@@ -246,6 +260,7 @@ class IndexBuilder:
             tuple(self._splits),
             tuple(self._media),
             tuple(self._members),
+            tuple(self._tasks),
             **columns,
             groups=groups,
             left_out=dict(self._left_out),

@@ -25,7 +25,7 @@ from medvlm.core.sample import Sample
 from medvlm.io.checksum import crc32
 from medvlm.io.forms import OWN, Form, read_rows
 from medvlm.io.places import Tars
-from medvlm.io.shard_index import TASKS, Facts, Index, IndexBuilder, facts_of, index_path, save_index
+from medvlm.io.shard_index import Facts, Index, IndexBuilder, facts_of, index_path, save_index
 from medvlm.io.tar import TarReader, build_tar_header
 
 RECEIPT = "packed.json"
@@ -224,7 +224,7 @@ class ShardSet:
     def entry(self, split: str, i: int) -> Entry:
         tar, row = self._locate(split, i)
         index = self._indexes[tar]
-        tasks = {task: int(n) for task, n in zip(TASKS, index.tasks_NK[row], strict=True) if n}
+        tasks = {task: int(n) for task, n in zip(index.tasks, index.tasks_NK[row], strict=True) if n}
         groups = {name: values[codes[row]] for name, (values, codes) in index.groups.items() if codes[row]}
         return Entry(
             index.keys_N[row].decode(), tasks, bool(index.report_N[row]), index.media[index.media_N[row]], groups

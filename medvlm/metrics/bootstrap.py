@@ -2,31 +2,28 @@
 
 Questions about one image, or images of one patient, are not independent: an interval that draws single
 questions is too narrow. So clusters are drawn with replacement, as many as there are, and a metric is a
-function of sums over what was drawn. The interval is the plain percentile one (Efron 1979): it has no width
-where all clusters agree (every answer right), which understates what is not known for few clusters.
+function of sums over what was drawn, or of the items and how often each was drawn. The interval is the plain
+percentile one (Efron 1979): it has no width where all clusters agree (every answer right), which understates what is
+not known for few clusters.
 
 Axes: N items, K summed columns of an item, C clusters, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""Sums [R, K] -> the metric [R]."""
+from medvlm.core.measure import OfItems, Statistic
 
 _DRAWS_AT_ONCE = 1 << 21  # 16 MiB of draws
 
 
-def mean(totals_RK: np.ndarray) -> np.ndarray:
-    """Of columns (value, 1)."""
-    return totals_RK[:, 0] / totals_RK[:, 1]
-
-
 def value(items_NK: np.ndarray, statistic: Statistic) -> float:
-    """The metric over all items, each once."""
+    """The metric over all items, each once; NaN where they do not define it."""
+    if isinstance(statistic, OfItems):
+        return float(statistic.metric(items_NK, np.ones((1, len(items_NK))))[0])
     return float(statistic(items_NK.sum(axis=0, keepdims=True))[0])
 
 
@@ -36,38 +33,44 @@ def resampled(
     """The metric on each of `resamples` draws of clusters, float64 [R].
 
     clusters: the cluster of each item. Two calls with equal clusters, resamples and seed draw the same, so the
-    difference of their results is the paired difference. A metric must be defined for any one cluster alone.
+    difference of their results is the paired difference. A metric of sums must be defined for any one cluster alone;
+    one of items may be NaN where the draw does not define it.
     """
-    sums_CK = _sums(np.asarray(items_NK, dtype=np.float64), clusters)
-    num_clusters = len(sums_CK)
+    of_item, num_clusters = _number(clusters)
+    assert len(items_NK) == len(of_item) > 0, (items_NK.shape, len(of_item))
+    items_NK = np.asarray(items_NK, dtype=np.float64)
+    sums_CK = np.zeros((num_clusters, items_NK.shape[1]))
+    np.add.at(sums_CK, of_item, items_NK)
     rng = np.random.default_rng(seed)
-    block = max(1, _DRAWS_AT_ONCE // num_clusters)
-    metric = [_draw(rng, min(block, resamples - start), sums_CK, statistic) for start in range(0, resamples, block)]
+    widest = len(items_NK) if isinstance(statistic, OfItems) else num_clusters
+    block = max(1, _DRAWS_AT_ONCE // widest)
+    metric = []
+    for start in range(0, resamples, block):
+        times_RC = _draw(rng, min(block, resamples - start), num_clusters)
+        if isinstance(statistic, OfItems):
+            metric.append(statistic.metric(items_NK, times_RC[:, of_item]))
+        else:
+            # einsum and not @: a BLAS sums in an order that depends on its threads, and saved answers must score
+            # bit-equal.
+            metric.append(statistic(np.einsum("rc,ck->rk", times_RC, sums_CK)))
     return np.concatenate(metric)
 
 
 def interval(metric_R: np.ndarray) -> tuple[float, float]:
-    """The middle 95 %."""
-    low, high = np.quantile(metric_R, [0.025, 0.975])
+    """The middle 95 % of the draws that define the metric; NaN where none does."""
+    defined_D = metric_R[~np.isnan(metric_R)]
+    low, high = np.quantile(defined_D, [0.025, 0.975]) if len(defined_D) else (np.nan, np.nan)
     return float(low), float(high)
 
 
-def _draw(rng: np.random.Generator, rows: int, sums_CK: np.ndarray, statistic: Statistic) -> np.ndarray:
-    num_clusters = len(sums_CK)
+def _draw(rng: np.random.Generator, rows: int, num_clusters: int) -> np.ndarray:
+    """How often each cluster is drawn, float64 [rows, C]."""
     drawn_RC = rng.integers(0, num_clusters, size=(rows, num_clusters))
     drawn_RC += num_clusters * np.arange(rows)[:, None]
-    times_RC = (
-        np.bincount(drawn_RC.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters).astype(np.float64)
-    )
-    # einsum and not @: a BLAS sums in an order that depends on its threads, and saved answers must score bit-equal.
-    return statistic(np.einsum("rc,ck->rk", times_RC, sums_CK))
+    return np.bincount(drawn_RC.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters).astype(np.float64)
 
 
-def _sums(items_NK: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    """[C, K], clusters in the order of their first item."""
-    assert len(items_NK) == len(clusters) > 0, (items_NK.shape, len(clusters))
+def _number(clusters: Sequence[Hashable]) -> tuple[list[int], int]:
+    """The number of each item's cluster, in the order of their first items, and how many there are."""
     number: dict[Hashable, int] = {}
-    of_item = [number.setdefault(cluster, len(number)) for cluster in clusters]
-    sums_CK = np.zeros((len(number), items_NK.shape[1]))
-    np.add.at(sums_CK, of_item, items_NK)
-    return sums_CK
+    return [number.setdefault(cluster, len(number)) for cluster in clusters], len(number)

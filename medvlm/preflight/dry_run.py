@@ -26,6 +26,7 @@ from medvlm.core.run import RunFolder
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView
 from medvlm.evaluate.answerer import taken
 from medvlm.io.opening import open_shards
+from medvlm.preflight import spread
 from medvlm.preflight.known import described, known
 from medvlm.preflight.native import is_deep
 from medvlm.preflight.ready import saved
@@ -140,6 +141,7 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], fol
     plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
     plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
     plain["track"] = {}
+    plain["plugins"].append(spread.__name__.partition(".")[0])
     path = folder / "recipe.yaml"
     path.write_text(as_yaml(plain), encoding="utf-8")
     return path
@@ -176,7 +178,8 @@ def _short(stage: Any) -> Any:
     deep = any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains)
     update |= {name: small_part(text, deep) for name, text in stage.texts().items()}
     if hasattr(stage, "rewards"):
-        update["rewards"] = {**stage.rewards, "medvlm.preflight.spread": max(stage.rewards.values())}
+        heaviest = max(each.weight for each in stage.rewards.values())
+        update["rewards"] = {**stage.rewards, spread.__name__: spread.Config(weight=heaviest)}
     return stage.model_copy(update={key: value for key, value in update.items() if key in type(stage).model_fields})
 
 

@@ -4,16 +4,18 @@ made up."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+
+import numpy as np
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Task, Truth
+from medvlm.core.sample import Medium, Question, Sample
+from medvlm.core.tasks import find_task, list_text_tasks
 from medvlm.data.source import SourceView, splits_of
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
@@ -126,17 +128,23 @@ def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
     """One sample of each medium of the card, with a report and a question of each task."""
     words = {what: " ".join(["finding"] * n) for what, n in ASSUMED_WORDS.items()}
     taken = kinds_of_media(loaded.recipe)
-    made = partial(Sample, source=name, split="train", report=words["report"], questions=tuple(_questions(words)))
+    made = partial(Sample, source=name, split="train", report=words["report"])
     for kind in loaded.cards[name].media:
         if taken is None or kind in taken:
-            yield made(key=f"assumed-{kind}", media=(Medium(kind, "0.png", ()),))
+            yield made(
+                key=f"assumed-{kind}",
+                media=(Medium(kind, "0.png", ()),),
+                questions=tuple(_questions(kind, words)),
+            )
 
 
-def _questions(words: dict[str, str]) -> Iterator[Question]:
-    for task in get_args(Task):
-        answers = {"choice": "yes", "count": "2", "report": words["report"], "boxes": words["question"]}
-        yield Question(
-            words["question"],
-            Truth(task, answers.get(task, words["answer"]), ("yes", "no"), count=2 if task == "count" else None),
-            task,
-        )
+def _questions(kind: str, words: dict[str, str]) -> Iterator[Question]:
+    """Of the tasks that allow it without an image's size; free text as long as it usually is."""
+    for name in list_text_tasks():
+        task = find_task(name)
+        made = task.example and task.example(np.random.default_rng(0), (Medium(kind, "0.png", ()),), words["report"])
+        if made:
+            truth = made[1]
+            if task.FREE_TEXT:
+                truth = replace(truth, answer=max(truth.answer, words["answer"], key=len))
+            yield Question(words["question"], truth, name)

@@ -3,11 +3,11 @@ tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from medvlm.archive.stored import prepared
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Task, Truth
+from medvlm.core.sample import Medium, Question, Sample
+from medvlm.core.tasks import find_task, list_text_tasks
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView, splits_of
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
@@ -24,26 +25,9 @@ from medvlm.io.shards import ShardWriter
 from medvlm.preflight.samples import archived
 from medvlm.recipe import LoadedRecipe
 from medvlm.sources import form_of, packed_at, salted
+from medvlm.tasks._made_up import WORDS
 
 PER_SPLIT = 12
-WORDS = (
-    "clear",
-    "opacity",
-    "left",
-    "right",
-    "upper",
-    "lower",
-    "zone",
-    "effusion",
-    "nodule",
-    "normal",
-    "heart",
-    "lung",
-    "small",
-    "large",
-    "no",
-    "seen",
-)
 
 
 @dataclass(frozen=True)
@@ -146,7 +130,6 @@ def _made_up(
             media.append(medium)
             files[medium.member] = data
         report = " ".join(rng.choice(WORDS, 12))
-        size = media[0].size[-2:] if media else (0, 0)
         yield (
             Sample(
                 f"made{i:04d}",
@@ -155,7 +138,7 @@ def _made_up(
                 tuple(media),
                 report,
                 str(rng.choice(WORDS)),
-                tuple(_questions(rng, report, size)),
+                tuple(_questions(rng, media, report)),
                 groups=dict.fromkeys(groups, WORDS[i % 4]),
             ),
             files,
@@ -170,32 +153,8 @@ def _medium(kind: str, number: int, axes: int, rng: Any) -> tuple[Medium, bytes]
     return Medium(kind, f"{number}.npy", voxels.shape, (3.0, 2.0, 2.0), "HU", "CT"), encode_npy(voxels)
 
 
-def _questions(rng: Any, report: str, size: tuple[int, ...]) -> Iterator[Question]:
-    for task in get_args(Task):
-        text = f"{task}: {' '.join(rng.choice(WORDS, 4))}?"
-        if task == "boxes" and not all(size):
-            continue
-        yield Question(text, _truth(task, rng, report, size), task)
-
-
-def _truth(task: Task, rng: Any, report: str, size: tuple[int, ...]) -> Truth:
-    number = int(rng.integers(4))
-    made = {
-        "choice": Truth("choice", str(rng.choice(["yes", "no"])), ("yes", "no")),
-        "count": Truth(
-            "count",
-            str(number),
-            count=number,
-            boxes=tuple(_box(i, size) for i in range(number)) if all(size) else (),
-            label="nodule",
-        ),
-        "boxes": Truth("boxes", BOXES_SLOT, boxes=(_box(number, size),), label="nodule"),
-        "report": Truth("report", report),
-    }
-    return made.get(task) or Truth(task, str(rng.choice(WORDS)))
-
-
-def _box(number: int, size: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """One of four beside each other, in the middle of the image."""
-    height, width = size[-2:]
-    return (width * (0.1 + 0.2 * number), height * 0.3, width * (0.25 + 0.2 * number), height * 0.6)
+def _questions(rng: Any, media: Sequence[Medium], report: str) -> Iterator[Question]:
+    for name in list_text_tasks():
+        example = find_task(name).example
+        if example and (made := example(rng, media, report)):
+            yield Question(*made, name)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from medvlm.answers.boxes import Writing
 from medvlm.core.composition import composition_of_stage
 from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess
@@ -30,6 +29,7 @@ from medvlm.preflight.samples import Look
 from medvlm.rules import starts_from
 from medvlm.sections import Recipe
 from medvlm.stages._base import Setup
+from medvlm.tasks._writing import Writing
 from medvlm.train.optim import make_optimizers
 
 DRAWN = 32

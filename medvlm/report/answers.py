@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from medvlm.answers import boxes as box_text
-from medvlm.core.sample import BOXES_SLOT, Box
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Box, truth_from_json
+from medvlm.core.tasks import Drawing, find_task
 from medvlm.report import numbers
 from medvlm.report.images import Drawn, box_key, picture, png_size
 from medvlm.report.markup import Child, Html, join, tag
@@ -42,7 +43,8 @@ def gallery_section(answers: list[Record], folder: Path) -> Section | None:
         f"The first images{of} in the evaluation, {len(cards)} in all, not chosen by their answers. Each is drawn as"
         " the model was given it."
     )
-    boxed = any((a.get("truth") or {}).get("boxes") or _predicted(a) for _, asked in cards.values() for a in asked)
+    drawings = [_drawing(a) for _, asked in cards.values() for a in asked]
+    boxed = any(drawing.boxes or drawing.found for drawing in drawings)
     legend = box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
     only = tag(
         "label",
@@ -70,7 +72,7 @@ def _thumb(name: object, folder: Path) -> bytes | None:
 
 
 def _card(png: bytes, asked: list[Record]) -> Html:
-    boxes = [b for a in asked for b in _boxes_of(a)]
+    boxes = [b for a in asked for b in _boxes_of(_drawing(a))]
     frame = next((_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
     alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
     all_right = all(mark_of(a) == "right" for a in asked)
@@ -85,23 +87,24 @@ def _frame(scale: Any) -> tuple[float, float]:
     return float(width), float(height)
 
 
-def _boxes_of(answer: Record) -> Iterable[Drawn]:
-    truth = answer.get("truth") or {}
-    label = str(truth.get("label") or "box")
-    yield from (Drawn(b, "truth", f"truth: {label}") for b in _boxes_in(truth))
-    yield from (Drawn(b, "answer", f"answer: {label}") for b in _predicted(answer))
+def _drawing(answer: Record) -> Drawing:
+    """What cannot be read as an answer of its task, in a run that is damaged or of another installation, is shown as
+    text."""
+    record, said = answer.get("truth") or {}, answer.get("answer")
+    try:
+        truth = truth_from_json(record)
+        return find_task(truth.task).describe(said, truth)
+    except (DataError, KeyError, TypeError, ValueError):
+        return Drawing(str(record.get("answer", "")))
 
 
-def _boxes_in(truth: Record) -> list[Box]:
-    return [(float(b[0]), float(b[1]), float(b[2]), float(b[3])) for b in truth.get("boxes") or []]
+def _boxes_of(drawing: Drawing) -> Iterable[Drawn]:
+    yield from (Drawn(_floats(box), "truth", f"truth: {label}") for box, label in drawing.boxes or ())
+    yield from (Drawn(_floats(box), "answer", f"answer: {label}") for box, label in drawing.found)
 
 
-def _predicted(answer: Record) -> Sequence[Box]:
-    """The boxes in the answer's text, read by the parser that rewards and metrics use; a box the parser refuses is not
-    drawn."""
-    if (answer.get("truth") or {}).get("task") != "boxes" or not isinstance(answer.get("answer"), str):
-        return ()
-    return box_text.parse(answer["answer"]) or ()
+def _floats(box: Box) -> Box:
+    return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
 def mark_of(answer: Record) -> str:
@@ -113,7 +116,6 @@ def mark_of(answer: Record) -> str:
 
 
 def _question(answer: Record) -> Html:
-    truth = answer.get("truth") or {}
     rewards = {str(n): v for n, v in (answer.get("rewards") or {}).items() if isinstance(v, int | float)}
     chips = (tag("span", f"{n} {numbers.value(v)}", class_="chip") for n, v in rewards.items())
     other = [
@@ -126,7 +128,7 @@ def _question(answer: Record) -> Html:
         tag("dt", "answer"),
         tag("dd", _cut(answer.get("answer"))),
         tag("dt", "truth"),
-        tag("dd", _cut(_truth_text(truth))),
+        tag("dd", _cut(_drawing(answer).truth)),
     ]
     return tag(
         "div",
@@ -152,11 +154,6 @@ def _verdict(answer: Record) -> Html:
     if kind == "partly":
         return tag("span", f"\N{CIRCLE WITH LEFT HALF BLACK} score {numbers.value(answer['score'])}", class_="part")
     return tag("span", "not scored", class_="muted")
-
-
-def _truth_text(truth: Record) -> str:
-    """The true answer; a placeholder for boxes becomes their numbers."""
-    return str(truth.get("answer", "")).replace(BOXES_SLOT, box_text.write(_boxes_in(truth)))
 
 
 def _cut(value: object) -> Html:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 
-from medvlm.evaluate.measures import MEASURES
+from medvlm.core.measure import Measure
+from medvlm.core.tasks import find_task, list_tasks
+from medvlm.evaluate.measures import join_measures
 from medvlm.report import numbers
 from medvlm.report.bars import bar, bar_axis, bar_ruler, baseline_key
 from medvlm.report.markup import Child, Html, join, tag
@@ -13,19 +16,38 @@ from medvlm.report.page import Section, section, table
 from medvlm.report.reading import Record
 from medvlm.report.scales import Axis
 
-LOWER_IS_BETTER = frozenset(m.metric for m in MEASURES if m.better == "lower")
-INFORMS = frozenset(m.metric for m in MEASURES if m.better is None)
-HEADLINE = frozenset(
-    {"accuracy", "accuracy_closed", "mae", "correlation", "mean_iou", "hit_rate", "image_to_text_top1", "total"}
-)
-"""What a glance needs; the rest is in the table."""
-SPOKEN = {
-    "mae": "mean absolute error",
-    "mean_iou": "mean IoU",
-    "image_to_text_top1": "image to text, top 1",
-    "text_to_image_top1": "text to image, top 1",
-}
-TASKS = {"vqa": "Questions", "count": "Counts", "boxes": "Boxes", "retrieval": "Retrieval", "reward": "Reward"}
+HEADLINE = frozenset({"image_to_text_top1", "total"})
+"""Beside the measures of tasks that say so: what a glance needs; the rest is in the table."""
+SPOKEN = {"image_to_text_top1": "image to text, top 1", "text_to_image_top1": "text to image, top 1"}
+
+
+def add_measures(results: list[Record], answers: list[Record]) -> list[Record]:
+    """Results with the measure that each is a row of, under `measure`. answers: say which tasks there are."""
+    tasks = {str((answer.get("truth") or {}).get("task", "")) for answer in answers}
+    found = {(measure.group, measure.metric): measure for measure in join_measures(tasks)}
+    return [{**row, "measure": found.get(_name_of(row))} for row in results]
+
+
+def _measure(row: Record) -> Measure | None:
+    """None for a row of no task, or of one that is not installed here."""
+    return row.get("measure") or _our_measures().get(_name_of(row))
+
+
+def _name_of(row: Record) -> tuple[str, str]:
+    return str(row.get("task", "")), _split_metric(row)[0]
+
+
+@cache
+def _our_measures() -> dict[tuple[str, str], Measure]:
+    return {(measure.group, measure.metric): measure for measure in join_measures(list_tasks())}
+
+
+@cache
+def title_of(group: str) -> str:
+    """Of a group of measures, as its tasks call it."""
+    ours = map(find_task, list_tasks())
+    titles = (task.TITLE for task in ours if any(measure.group == group for measure in task.MEASURES))
+    return next(filter(None, titles), group[:1].upper() + group[1:])
 
 
 def is_usable(row: Record) -> bool:
@@ -34,14 +56,15 @@ def is_usable(row: Record) -> bool:
 
 
 def lower_is_better(row: Record) -> bool:
-    return _split_metric(row)[0] in LOWER_IS_BETTER
+    measure = _measure(row)
+    return measure is not None and measure.better == "lower"
 
 
 def headline_section(results: list[Record]) -> Section | None:
     """Each overall metric as a bar with its interval and its baselines; parts of a metric (`accuracy:side`) stay in the
     table."""
     usable = [r for r in results if is_usable(r)]
-    overall = [r for r in usable if r.get("metric") in HEADLINE and not _is_repeated(r, usable)] or [
+    overall = [r for r in usable if _is_headline(r) and not _is_repeated(r, usable)] or [
         r for r in usable if not _split_metric(r)[1]
     ]
     if not overall:
@@ -76,6 +99,11 @@ def headline_section(results: list[Record]) -> Section | None:
     return section("Results at a glance", "headline", *blocks, about=about)
 
 
+def _is_headline(row: Record) -> bool:
+    measure = _measure(row)
+    return not _split_metric(row)[1] and (row.get("metric") in HEADLINE or (measure is not None and measure.headline))
+
+
 def _is_repeated(row: Record, rows: list[Record]) -> bool:
     """Where all questions are closed, their accuracy is the accuracy."""
     same = [r for r in rows if all(r.get(k) == row.get(k) for k in ("dataset", "split", "task", "n", "value"))]
@@ -96,7 +124,7 @@ def _row(row: Record, names: list[str], axis: Axis, ruler: bool = False) -> Html
         "div",
         tag(
             "div",
-            tag("b", f"{TASKS.get(row.get('task', ''), str(row.get('task', '')))}: {metric_words(row)}"),
+            tag("b", f"{title_of(str(row.get('task', '')))}: {metric_words(row)}"),
             tag("span", where + n),
             class_="bar-name",
         ),
@@ -176,7 +204,7 @@ def _table(caption: str, results: list[Record]) -> Html:
         baselines, paired = _baselines(row), row.get("paired") or {}
         arrow = (
             ""
-            if _split_metric(row)[0] in INFORMS
+            if (measure := _measure(row)) is not None and measure.better is None
             else "\N{DOWNWARDS ARROW}"
             if lower_is_better(row)
             else "\N{UPWARDS ARROW}"
@@ -211,7 +239,9 @@ def baseline_names(results: list[Record]) -> list[str]:
 def metric_words(row: Record) -> str:
     """`accuracy:side` is `accuracy, side`; abbreviations are written out."""
     name, part = _split_metric(row)
-    return SPOKEN.get(name, name.replace("_", " ")) + (f", {part.replace('_', ' ')}" if part else "")
+    measure = _measure(row)
+    words = (measure.words if measure else "") or SPOKEN.get(name, name.replace("_", " "))
+    return words + (f", {part.replace('_', ' ')}" if part else "")
 
 
 def _split_metric(row: Record) -> tuple[str, str]:

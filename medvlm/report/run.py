@@ -12,7 +12,7 @@ from medvlm.report.page import facts, notes, section, write_page
 from medvlm.report.parts import parts_table
 from medvlm.report.provenance import data_section, licence_words, licences, lineage_section
 from medvlm.report.reading import RunRecord, read_run
-from medvlm.report.results import headline_section, results_section
+from medvlm.report.results import add_measures, headline_section, results_section
 from medvlm.report.training import curves_section, proof_section, stages_table
 
 
@@ -22,12 +22,13 @@ def write_report(run: RunFolder) -> Path:
     Whatever is missing, damaged or not finished is said at the top; nothing missing raises.
     """
     record = read_run(run)
+    results = add_measures(record.results, record.answers)
     made = [part for part in (stages_table(record), parts_table(record)) if part]
     sections = [
-        headline_section(record.results),
+        headline_section(results),
         section("What was trained on what", "made", *made) if made else None,
         curves_section(record),
-        results_section(record.results),
+        results_section(results),
         gallery_section(record.answers, run.results.parent),
         proof_section(record),
         data_section(record),

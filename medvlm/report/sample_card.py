@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from medvlm.answers import boxes as box_text
+from medvlm.core.config import is_available
 from medvlm.core.errors import DataError
-from medvlm.core.sample import BOXES_SLOT, Box, Medium, Question, Sample
+from medvlm.core.sample import Box, Medium, Question, Sample, Truth
+from medvlm.core.tasks import Drawing, find_task
 from medvlm.report.display import displayed
 from medvlm.report.images import Drawn, picture
 from medvlm.report.markup import Html, tag
@@ -52,7 +53,13 @@ def _medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) 
 
 def marked(sample: Sample) -> list[tuple[str, Box]]:
     """(label, box) of all questions. One that counts and one that locates carry the same boxes: each is there once."""
-    return list(dict.fromkeys((q.truth.label or "box", b) for q in sample.questions for b in q.truth.boxes))
+    boxes = (each for question in sample.questions for each in draw(question.truth).boxes or ())
+    return list(dict.fromkeys((label, box) for box, label in boxes))
+
+
+def draw(truth: Truth) -> Drawing:
+    """Of a task that is not installed here the text alone."""
+    return find_task(truth.task).describe(None, truth) if is_available("tasks", truth.task) else Drawing(truth.answer)
 
 
 def _facts_of(medium: Medium, words: str) -> Html:
@@ -74,13 +81,10 @@ def _facts_of(medium: Medium, words: str) -> Html:
 
 
 def _question(question: Question) -> Html:
-    truth = question.truth
-    written = tag("bdi", truth.answer.replace(BOXES_SLOT, box_text.write(truth.boxes)))
-    folded = truth.answer == BOXES_SLOT and len(truth.boxes) > MANY
-    answer = (
-        tag("details", tag("summary", f"{len(truth.boxes)} boxes, drawn"), tag("p", written)) if folded else written
-    )
-    others = ", ".join(c for c in truth.choices if c != truth.answer)
-    rest = tag("span", f" \N{EM DASH} not {others}", class_="muted") if others else None
+    drawing = draw(question.truth)
+    written = tag("bdi", drawing.truth)
+    folded = drawing.summary and len(drawing.boxes or ()) > MANY
+    answer = tag("details", tag("summary", drawing.summary), tag("p", written)) if folded else written
+    rest = tag("span", f" \N{EM DASH} {drawing.aside}", class_="muted") if drawing.aside else None
     head = tag("p", tag("span", question.template, class_="muted verdicts"), tag("strong", question.text), class_="q")
     return tag("div", head, tag("p", answer, rest), class_="qa")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medvlm.core.sample import Sample, Truth
+from medvlm.core.tasks import find_task, is_scored
 from medvlm.io.shards import ShardSet
 from medvlm.report import numbers
 from medvlm.report.bars import shares
@@ -60,7 +61,7 @@ def answers_section(samples: list[Sample], total: int) -> Section | None:
     without looking."""
     spread: dict[str, Counter[str]] = {}
     for sample in samples:
-        for question in (q for q in sample.questions if q.truth.task != "report"):
+        for question in (q for q in sample.questions if is_scored(q.truth)):
             spread.setdefault(question.template, Counter())[_short_answer(question.truth)] += 1
     if not spread:
         return None
@@ -88,6 +89,5 @@ def answers_section(samples: list[Sample], total: int) -> Section | None:
 
 
 def _short_answer(truth: Truth) -> str:
-    if truth.task == "boxes":
-        return f"{len(truth.boxes)} {'box' if len(truth.boxes) == 1 else 'boxes'}"
-    return truth.answer if len(truth.answer) <= 60 else truth.answer[:57] + "\N{HORIZONTAL ELLIPSIS}"
+    words = find_task(truth.task).summarise(truth)
+    return words if len(words) <= 60 else words[:57] + "\N{HORIZONTAL ELLIPSIS}"

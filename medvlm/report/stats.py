@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvlm.archive.audit_receipt import AUDIT, audits_of
-from medvlm.core.sample import Sample
+from medvlm.core.config import is_available
+from medvlm.core.sample import Sample, Truth
+from medvlm.core.tasks import find_task
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet
 from medvlm.report import numbers
@@ -95,12 +97,16 @@ def _audit(shards: ShardSet, where: Path) -> Section:
     return section("Audit", "audit", remedy or audit_words(audit))
 
 
+def _is_free_text(truth: Truth) -> bool:
+    return is_available("tasks", truth.task) and find_task(truth.task).FREE_TEXT
+
+
 def _texts(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Section | None:
     import numpy as np
 
     texts = {
         "questions": lambda s: [q.text for q in s.questions],
-        "free answers": lambda s: [q.truth.answer for q in s.questions if q.truth.task in ("open", "report")],
+        "free answers": lambda s: [q.truth.answer for q in s.questions if _is_free_text(q.truth)],
         "reports": lambda s: [s.report] if s.report else [],
     }
     figures = []

@@ -16,7 +16,7 @@ from medvlm.report import numbers
 from medvlm.report.histogram import histogram
 from medvlm.report.markup import Child, Html, tag
 from medvlm.report.page import Section, section, table
-from medvlm.report.sample_card import marked
+from medvlm.report.sample_card import draw, marked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +166,7 @@ def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
     images: Counter[str] = Counter()
     for sample in samples:
         boxes = marked(sample)
-        if not any(q.truth.task in ("boxes", "count") for q in sample.questions) or not sample.media:
+        if all(draw(q.truth).boxes is None for q in sample.questions) or not sample.media:
             continue
         per_image[sample.split].append(len(boxes))
         images.update({label for label, _ in boxes})

@@ -1,1 +1,1 @@
-"""A completion and its truth to a score in [0, 1]; each file carries its own EXAMPLES."""
+"""What is paid for a completion beyond its task's own score; a number in [0, 1], and each file carries its EXAMPLES."""

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
-from types import ModuleType
+from typing import Any
 
-from medvlm.core.config import component, kinds
-from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.config import permitted
+from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Truth
+from medvlm.core.tasks import find_task, list_tasks
+from medvlm.rewards._config import dump_rewards, find_reward, read_rewards
 
 
 class Composer:
-    """weights: reward name (a file of medvlm/rewards, or `package.module` of a plugin) -> weight above 0.
+    """rewards: name (a file of medvlm/rewards, a task, or `package.module` of a plugin) -> weight above 0, or settings
+    with a weight.
 
     Weights count relative to each other, and only among the rewards that apply: with {choice: 0.8, boxes: 0.8,
     format: 0.2} a choice is judged by `choice` and `format`, 0.8 to 0.2, so every truth can reach 1.
-    Raises RecipeError for a reward that is not there (with the nearest name) and for a weight that is not positive.
+    Raises RecipeError for a reward that is not there (with the nearest name), whose package is not permitted, or whose
+    settings are wrong.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        if not weights:
-            raise RecipeError(
-                "rewards: empty, expected at least one with a weight, e.g. {choice: 0.8, format: 0.2} (accepts"
-                f" {', '.join(kinds('rewards'))})"
-            )
-        for name, weight in weights.items():
-            if not (isfinite(weight) and weight > 0):
-                raise RecipeError(
-                    f"rewards.{name}: found weight {weight}, expected a number above 0; leave out a reward that should"
-                    " not count"
-                )
-        self.weights = dict(weights)
-        self._modules = {name: _reward(name) for name in weights}
+    def __init__(self, rewards: Mapping[str, Any]) -> None:
+        self.configs, problems = read_rewards(rewards, permitted())
+        for problem in problems:
+            raise RecipeError(f"{'.'.join(map(str, ('rewards', *problem.path)))}: {problem}")
+        self.weights = {name: config.weight for name, config in self.configs.items()}
+        self._judges = {name: find_reward(name) for name in self.configs}
 
     def applies(self, truth: Truth) -> bool:
         """Whether any of the rewards can judge an answer to that truth."""
@@ -40,7 +35,17 @@ class Composer:
 
     def judges(self, name: str, truth: Truth) -> bool:
         """Whether one of the rewards can."""
-        return bool(self._modules[name].applies(truth))
+        return bool(self._judges[name].applies(truth, self.configs[name]))
+
+    def list_judged_tasks(self) -> tuple[str, ...]:
+        """Tasks with an example that some reward can judge."""
+        own = (name for name, judge in self._judges.items() if "." in name and judge.is_task)
+        return tuple(
+            kind
+            for kind in (*list_tasks(), *own)
+            if find_task(kind).ANSWERED_BY == "text"
+            and any(self.applies(truth) for _, truth, _ in find_task(kind).EXAMPLES)
+        )
 
     def score(self, completion: str, truth: Truth) -> tuple[float, dict[str, float]]:
         """The weighted mean in [0, 1], and the score of each reward that applies.
@@ -48,8 +53,8 @@ class Composer:
         Raises RecipeError when none applies to the truth, or when one leaves [0, 1].
         """
         parts = {
-            name: float(module.score(completion, truth))
-            for name, module in self._modules.items()
+            name: float(judge.score(completion, truth, self.configs[name]))
+            for name, judge in self._judges.items()
             if self.judges(name, truth)
         }
         if not parts:
@@ -63,14 +68,6 @@ class Composer:
         whole = sum(self.weights[name] for name in parts)
         return sum(self.weights[name] / whole * part for name, part in parts.items()), parts
 
-
-def _reward(name: str) -> ModuleType:
-    accepted = kinds("rewards")
-    if "." not in name and name not in accepted:
-        raise RecipeError(
-            f"rewards.{name}: unknown reward{did_you_mean(name, accepted)} (accepts {', '.join(accepted)})"
-        )
-    try:
-        return component("rewards", name)
-    except ModuleNotFoundError as missing:
-        raise RecipeError(f"rewards.{name}: cannot be imported: {missing}; install the package that holds it") from None
+    def to_json(self) -> dict[str, Any]:
+        """What makes this composer again."""
+        return dump_rewards(self.configs)

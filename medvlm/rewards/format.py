@@ -1,19 +1,32 @@
 """1 when the completion is in the form that the question asks for and holds nothing else, right or wrong.
 
-A choice is one of the choices as written, a count is digits alone, boxes are as one of answers/codecs writes them.
-Blanks around the answer, and within boxes, are free: tokenizers differ in where they put them.
+What the form is, the task says. Blanks around the answer are free: tokenizers differ in where they put them.
 """
 
 from __future__ import annotations
 
-import re
+from medvlm.core.contracts import RewardConfig
+from medvlm.core.sample import Truth, make_truth
+from medvlm.core.tasks import find_task
 
-from medvlm.answers import boxes
-from medvlm.core.sample import Truth
 
-_SIDE = Truth("choice", "left", choices=("left", "right"))
-_FOUR = Truth("count", "4", count=4)
-_BOX = Truth("boxes", "{boxes}", boxes=((0, 0, 100, 100),))
+class Config(RewardConfig):
+    pass
+
+
+def applies(truth: Truth, config: Config) -> bool:
+    return find_task(truth.task).is_formatted is not None
+
+
+def score(completion: str, truth: Truth, config: Config) -> float:
+    is_formatted = find_task(truth.task).is_formatted
+    assert is_formatted is not None, truth
+    return float(is_formatted(completion.strip(), truth))
+
+
+_SIDE = make_truth("choice", "left", choices=("left", "right"))
+_FOUR = make_truth("count", count=4)
+_BOX = make_truth("boxes", boxes=((0, 0, 100, 100),))
 
 EXAMPLES = [
     ("left", _SIDE, 1.0),
@@ -29,16 +42,3 @@ EXAMPLES = [
     ("[3, 4, 1, 2]", _BOX, 0.0),
     ("[1.5, 2, 3, 4]", _BOX, 0.0),
 ]
-
-
-def applies(truth: Truth) -> bool:
-    return truth.task in ("choice", "count", "boxes")
-
-
-def score(completion: str, truth: Truth) -> float:
-    text = completion.strip()
-    if truth.task == "choice":
-        return float(text in truth.choices)
-    if truth.task == "count":
-        return float(re.fullmatch(r"0|[1-9][0-9]{0,8}", text) is not None)
-    return float(boxes.is_written(text, truth.label))

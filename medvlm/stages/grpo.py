@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, model_validator
 from torch import nn
 
-from medvlm.core.config import did_you_mean, kinds
-from medvlm.core.sample import Batch, Sample, Task, Truth
+from medvlm.core.config import plugins_in
+from medvlm.core.contracts import RewardConfig
+from medvlm.core.sample import Batch, Sample, Truth
 from medvlm.core.stage_config import StageConfig
+from medvlm.core.tasks import TextTask
 from medvlm.data.dialogue import Document
 from medvlm.data.order import draw
 from medvlm.data.prepare import choose
@@ -22,6 +24,7 @@ from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import log_probability
 from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
+from medvlm.rewards._config import Rewards, read_rewards
 from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.stages._image_check import ImageCheck
 from medvlm.train.accumulate import Update
@@ -32,11 +35,13 @@ NEEDS = "answer"
 
 class Config(StageConfig):
     kind: Literal["grpo"]
-    rewards: dict[str, float]
-    """Reward -> weight; those that cannot judge a question leave it to the others."""
+    rewards: Annotated[dict[str, RewardConfig], Rewards()]
+    """Reward, or task whose score it is -> weight, or settings with a weight; those that cannot judge a question leave
+    it to the others."""
     group: int = Field(8, gt=1)
     """Answers per question."""
-    tasks: tuple[Task, ...] = ("choice", "count", "boxes")
+    tasks: tuple[TextTask, ...] = ()
+    """Which questions; by default those that one of the rewards can judge."""
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(32, gt=0)
     updates: int = Field(1, gt=0)
@@ -47,18 +52,13 @@ class Config(StageConfig):
     scale_by_deviation: bool = True
     """GRPO's division by the group's deviation; off is Dr. GRPO."""
 
-    @field_validator("rewards")
+    @model_validator(mode="before")
     @classmethod
-    def _rewards_are_there(cls, rewards: dict[str, float]) -> dict[str, float]:
-        known = kinds("rewards")
-        for name, weight in rewards.items():
-            if name not in known and "." not in name:  # a plugin's is looked up when the stage is built
-                raise ValueError(f"unknown reward {name!r}{did_you_mean(name, known)} (accepts {', '.join(known)})")
-            if weight <= 0:
-                raise ValueError(f"{name}: {weight} is not a weight above 0")
-        if not rewards:
-            raise ValueError(f"give at least one reward, e.g. {{{known[0]}: 1.0}}")
-        return rewards
+    def _ask_what_rewards_judge(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, dict) or values.get("tasks"):
+            return values
+        rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
+        return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,16 @@ alone."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.errors import RecipeError
-from medvlm.core.sample import Batch, Sample, Task
+from medvlm.core.sample import Batch, Sample
 from medvlm.core.stage_config import StageConfig
+from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.data.budget import Overlong, TooLong, partition, reduced
 from medvlm.data.dialogue import Document
 from medvlm.data.prepare import Seen, choose
@@ -31,8 +32,9 @@ class Config(StageConfig):
     shows: tuple[Literal["media", "report"], ...] = ("media",)
     """What the model is given beside the question. [report] alone teaches reading: no image is decoded, no tower
     runs."""
-    tasks: tuple[Task, ...] = ()
-    """Which questions; by default all, without images all but `boxes`. [report] is captioning."""
+    tasks: tuple[TextTask, ...] = ()
+    """Which questions; by default all that a text answers, without images all but those that are answered in
+    coordinates, such as `boxes`. [report] is captioning."""
     questions: int = Field(1, gt=0)
     """Questions per sample and step. They share the sample's images, which are read once."""
     weigh: Literal["tokens", "answers"] = "tokens"
@@ -47,12 +49,13 @@ class Config(StageConfig):
     number on every rank. 0: no bound."""
 
     @model_validator(mode="after")
-    def _boxes_need_an_image(self) -> Config:
-        if "boxes" in self.tasks and "media" not in self.shows:
-            raise ValueError(
-                "tasks: boxes are written in coordinates of an image, and `shows` has no media; add it, or leave"
-                " boxes out"
-            )
+    def _coordinates_need_an_image(self) -> Config:
+        for task in self.tasks if "media" not in self.shows else ():
+            if find_task(task).NEEDS_CANVAS:
+                raise ValueError(
+                    f"tasks: {task} are written in coordinates of an image, and `shows` has no media; add it, or leave"
+                    f" {task} out"
+                )
         return self
 
     @model_validator(mode="after")
@@ -65,8 +68,10 @@ class Config(StageConfig):
         return self
 
     @property
-    def asked(self) -> tuple[Task, ...]:
-        return self.tasks or tuple(task for task in get_args(Task) if task != "boxes" or "media" in self.shows)
+    def asked(self) -> tuple[str, ...]:
+        return self.tasks or tuple(
+            task for task in list_text_tasks() if "media" in self.shows or not find_task(task).NEEDS_CANVAS
+        )
 
 
 def build(config: Config, setup: Setup) -> Supervised:

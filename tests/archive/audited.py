@@ -14,7 +14,7 @@ from PIL import Image
 
 from medvlm.archive.deal import keyed
 from medvlm.core.card import Card
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import decode, encode_npy, encode_png, suffix_of
 from medvlm.io.shards import ShardWriter
 
@@ -103,7 +103,7 @@ def _sample(number: int, row: Row, source: str, salt: str) -> tuple[Sample, dict
         pixels, suffix = decode(data, "x"), suffix_of(data)
         media.append(Medium("film", f"{i}.{suffix}", pixels.shape if suffix == "npy" else pixels.shape[:2]))
         files[f"{i}.{suffix}"] = data
-    questions = tuple(Question(text, Truth("choice", "yes", choices=("yes", "no")), "q") for text in row.asks)
+    questions = tuple(Question(text, make_truth("choice", "yes", choices=("yes", "no")), "q") for text in row.asks)
     patient = keyed(row.patient, salt, "patient") if row.patient else ""
     return (
         Sample(

@@ -8,7 +8,7 @@ import pytest
 from medvlm.archive.readers.coco import Config, count, read
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import make_truth
 from medvlm.io.images import encode_png
 
 CONFIG = {
@@ -50,7 +50,7 @@ def read_all(root: Path, **settings: Any) -> list[Any]:
     return list(read(Config.model_validate({**CONFIG, **settings}), root))
 
 
-def truths(raw: RawSample) -> dict[str, Truth]:
+def truths(raw: RawSample) -> dict[str, Any]:
     return {question.template: question.truth for question in raw.sample.questions}
 
 
@@ -63,12 +63,12 @@ def test_boxes_have_a_corner_and_a_size_and_are_counted_by_category(tmp_path):
     first, second = read_all(tmp_path)
     red = ((2.0, 3.0, 6.0, 8.0), (30.0, 5.0, 40.0, 17.5))
     assert truths(first) == {
-        "count:R": Truth("count", "2", count=2, boxes=red, label="red cell"),
-        "count:W": Truth("count", "1", count=1, boxes=((0, 0, 4, 4),), label="white cell"),
-        "boxes:R": Truth("boxes", "{boxes}", boxes=red, label="red cell"),
-        "boxes:W": Truth("boxes", "{boxes}", boxes=((0, 0, 4, 4),), label="white cell"),
-        "presence:R": Truth("choice", "yes", ("yes", "no"), label="red cell"),
-        "presence:W": Truth("choice", "yes", ("yes", "no"), label="white cell"),
+        "count:R": make_truth("count", "2", count=2, boxes=red, label="red cell"),
+        "count:W": make_truth("count", "1", count=1, boxes=((0, 0, 4, 4),), label="white cell"),
+        "boxes:R": make_truth("boxes", boxes=red, label="red cell"),
+        "boxes:W": make_truth("boxes", boxes=((0, 0, 4, 4),), label="white cell"),
+        "presence:R": make_truth("choice", "yes", choices=("yes", "no"), label="red cell"),
+        "presence:W": make_truth("choice", "yes", choices=("yes", "no"), label="white cell"),
     }
     assert first.sample.report == "2 red cells and 1 white cell." and first.sample.media[0].size == (80, 100)
     assert second.sample.report == "No red cells and no white cells." and set(truths(second)) == {

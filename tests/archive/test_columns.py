@@ -12,7 +12,7 @@ import pytest
 from medvlm.archive.readers.table import Config, read
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import make_truth
 from medvlm.io.images import encode_png
 
 PNG = encode_png(np.zeros((2, 3), np.uint8))
@@ -166,7 +166,7 @@ def test_the_members_of_a_pair_are_in_order_and_its_texts_may_speak_of_both(tmp_
     first, second = good(tmp_path, **PAIRS, questions=[question])
     assert [medium.member for medium in second.sample.media] == ["0", "1"] and first.sample.questions == ()
     assert [(q.text, q.truth) for q in second.sample.questions] == [
-        ("Before: note a. And now?", Truth("open", "note b"))
+        ("Before: note a. And now?", make_truth("open", "note b"))
     ]
 
 
@@ -264,6 +264,6 @@ def test_a_count_is_a_whole_number_and_a_long_answer_a_report(tmp_path):
     ]
     items = list(read(config(questions=asked), tmp_path))
     assert [[q.truth for q in item.sample.questions] for item in items if isinstance(item, RawSample)] == [
-        [Truth("count", "1", count=1), Truth("report", "note a")], [Truth("report", "note b")],
+        [make_truth("count", "1", count=1), make_truth("report", "note a")], [make_truth("report", "note b")],
     ]  # fmt: skip
     assert LeftOut("no text or no answer for the question n", 1) in items

@@ -9,7 +9,7 @@ from medvlm.archive.masks import objects_in, percent
 from medvlm.archive.readers.folder import Config, count, read
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import make_truth
 from medvlm.io.images import encode_png
 
 CONFIG: dict[str, Any] = {
@@ -51,7 +51,7 @@ def made(item: RawSample | Deferred) -> RawSample | DataError:
         return reason
 
 
-def truths(raw: RawSample) -> dict[str, Truth]:
+def truths(raw: RawSample) -> dict[str, Any]:
     return {question.template: question.truth for question in raw.sample.questions}
 
 
@@ -102,9 +102,9 @@ def test_one_mask_an_object_gives_counts_and_boxes(tmp_path):
     (raw,) = read_all(tmp_path)
     boxes = ((2, 1, 4, 2), (9, 3, 12, 9))
     assert truths(raw) == {
-        "count:cell": Truth("count", "2", count=2, boxes=boxes, label="cell"),
-        "boxes:cell": Truth("boxes", "{boxes}", boxes=boxes, label="cell"),
-        "eye": Truth("choice", "left", ("left", "right")),
+        "count:cell": make_truth("count", "2", count=2, boxes=boxes, label="cell"),
+        "boxes:cell": make_truth("boxes", boxes=boxes, label="cell"),
+        "eye": make_truth("choice", "left", choices=("left", "right")),
     }
     assert (raw.sample.key, raw.sample.patient, raw.sample.report) == ("images/1L.png", "1", "2 cells.")
     assert raw.sample.media[0].size == (20, 30) and raw.files == {"0": tmp_path / "images" / "1L.png"}
@@ -122,9 +122,9 @@ def test_a_tissue_is_measured_and_not_counted(tmp_path):
     }
     left, right = read_all(tmp_path, **settings)
     assert truths(left) == {
-        "presence:cell": Truth("choice", "yes", ("yes", "no"), label="cell"),
-        "area:cell": Truth("count", "50", count=50, label="percent"),
-        "eye": Truth("choice", "left", ("left", "right")),
+        "presence:cell": make_truth("choice", "yes", choices=("yes", "no"), label="cell"),
+        "area:cell": make_truth("count", "50", count=50, label="percent"),
+        "eye": make_truth("choice", "left", choices=("left", "right")),
     }
     assert left.sample.report == "The left eye. The cells cover 50 percent of the image."
     assert truths(right)["presence:cell"].answer == "no" and truths(right)["area:cell"].count == 0

@@ -12,7 +12,7 @@ from medvlm.archive import arrow_files
 from medvlm.archive.readers.hf_dataset import Config, count, read
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import Question, make_truth
 from medvlm.io.images import encode_png
 
 pa = pytest.importorskip("pyarrow")
@@ -68,6 +68,10 @@ def good(root: Path, **settings: Any) -> list[RawSample]:
     return [item for item in read(config(**settings), root) if isinstance(item, RawSample)]
 
 
+def asked(raw: RawSample) -> list[tuple[Question, Any]]:
+    return [(question, question.truth) for question in raw.sample.questions]
+
+
 def same(a: list[RawSample], b: list[RawSample]) -> bool:
     return [(x.sample, x.files) for x in a] == [(x.sample, x.files) for x in b]
 
@@ -76,7 +80,7 @@ def test_rows_with_the_same_image_are_one_sample_with_several_questions(tmp_path
     raws = good(written(tmp_path), concept="{label}")
     assert [raw.files for raw in raws] == [{"0": PNG[0]}, {"0": PNG[1]}, {"0": PNG[2]}]
     assert [(q.text, q.truth) for q in raws[0].sample.questions] == [
-        ("Clear?", Truth("choice", "yes", ("yes", "no"))), ("Which side?", Truth("open", "right")),
+        ("Clear?", make_truth("choice", "yes", choices=("yes", "no"))), ("Which side?", make_truth("open", "right")),
     ]  # fmt: skip
     assert [raw.sample.concept for raw in raws] == ["well", "ill", ""], "the names of the classes; -1 is none"
     assert raws[0].where == "record 1, 3 of file 1 of data", "never by the name that a file has in the archive"
@@ -183,7 +187,7 @@ def test_boxes_of_a_column_are_asked_about(tmp_path):
     ]
     items = list(read(config(objects=objects, questions=[]), written(tmp_path, rows, features={})))
     raws = [item for item in items if isinstance(item, RawSample)]
-    assert [{q.template: (q.truth.answer, q.truth.boxes) for q in raw.sample.questions} for raw in raws] == [
+    assert [{q.template: (truth.answer, truth.boxes) for q, truth in asked(raw)} for raw in raws] == [
         {"count:polyp": ("2", ((0, 0, 1, 1), (2, 1, 4, 3))), "count:tool": ("1", ((1, 1, 2, 2),)),
          "boxes:polyp": ("{boxes}", ((0, 0, 1, 1), (2, 1, 4, 3))), "boxes:tool": ("{boxes}", ((1, 1, 2, 2),))},
         {"count:polyp": ("0", ()), "count:tool": ("0", ())},
@@ -194,7 +198,7 @@ def test_boxes_of_a_column_are_asked_about(tmp_path):
     ]
     assert LeftOut("object of a class that the card does not name", 1) in items
     raw, *_ = good(tmp_path, objects={**objects, "form": "xywh"}, questions=[])
-    assert raw.sample.questions[0].truth.boxes == ((0, 0, 1, 1), (2, 1, 6, 4))
+    assert asked(raw)[0][1].boxes == ((0, 0, 1, 1), (2, 1, 6, 4))
 
 
 def test_a_data_set_that_is_not_what_the_card_says_is_refused(tmp_path):

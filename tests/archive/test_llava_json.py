@@ -8,7 +8,7 @@ import pytest
 from medvlm.archive.readers.llava_json import Config, read
 from medvlm.core.contracts import BadSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import make_truth
 from medvlm.io.images import encode_png
 
 
@@ -84,11 +84,11 @@ def test_a_turn_can_have_the_turns_before_it_above_it(tmp_path):
 def test_answers_are_choices_where_the_card_names_them_and_texts_or_reports_elsewhere(tmp_path):
     (raw,) = read_all(tmp_path, record("<image>\nClear?", "YES", "Where?", "Left."), choices=["yes", "no"])
     assert [question.truth for question in raw.sample.questions] == [
-        Truth("choice", "yes", ("yes", "no")),
-        Truth("open", "Left."),
+        make_truth("choice", "yes", choices=("yes", "no")),
+        make_truth("open", "Left."),
     ]
     (raw,) = read_all(tmp_path, record("<image>\nDescribe.", "Long."), task="report")
-    assert raw.sample.questions[0].truth == Truth("report", "Long.")
+    assert raw.sample.questions[0].truth == make_truth("report", "Long.")
 
 
 def test_a_conversation_may_be_without_image_and_begin_with_the_system(tmp_path):

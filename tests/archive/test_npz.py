@@ -9,7 +9,7 @@ import pytest
 from medvlm.archive.readers.npz import Config, count, read
 from medvlm.core.contracts import BadSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import make_truth
 
 CONFIG = {
     "kind": "npz",
@@ -44,7 +44,7 @@ def test_each_image_has_the_name_of_its_label(tmp_path):
     )
     settings = {"splits": {"train": "train", "test": "test"}}
     first, second, third = read_all(tmp_path, **settings)
-    assert [q.truth for q in first.sample.questions] == [Truth("choice", "mucus", ("fat", "mucus"))]
+    assert [q.truth for q in first.sample.questions] == [make_truth("choice", "mucus", choices=("fat", "mucus"))]
     assert (second.sample.report, second.sample.concept, second.sample.split, third.sample.split) == (
         "fat",
         "fat",

@@ -347,7 +347,7 @@ def test_boxes_beyond_the_stored_image_are_bad(tmp_path):
     assert sum(receipt.samples.values()) == 1
     assert reasons == [
         "annotated for 32 x 16 pixels, its image has 24 x 16",
-        "a box of count:c is empty or reaches beyond the image of 24 x 16 pixels",
+        "count:c: a box is empty or reaches beyond the image of 24 x 16 pixels",
     ]
 
 

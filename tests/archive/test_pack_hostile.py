@@ -16,6 +16,7 @@ from medvlm.archive import decoders
 from medvlm.archive.decoders import Limits
 from medvlm.archive.pack import PackReceipt, pack
 from medvlm.core.card import Card, load_card
+from medvlm.core.config import permit
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium
 from medvlm.io.images import decode, encode_png
@@ -50,6 +51,7 @@ BROKEN = {
 
 def card(*cases: str, **settings: object) -> Card:
     reader = {"kind": "tests.archive.hostile_reader", "cases": cases, **settings}
+    permit(["tests"])
     return Card.model_validate({**CARD, "access": "generated", "reader": reader}, context={"plugins": ["tests"]})
 
 
@@ -186,6 +188,7 @@ import json, resource, sys
 from pathlib import Path
 from medvlm.archive import decoders
 from medvlm.archive.pack import pack
+from medvlm.core.config import permit
 from medvlm.core.card import load_card
 decoders.MAX_HELD_BYTES = 8 << 20
 pack(load_card(Path(sys.argv[1]), plugins=["tests"]), None, Path(sys.argv[2]), workers=2)

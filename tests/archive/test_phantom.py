@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from medvlm.archive.phantom_volume import draw_volume
 from medvlm.archive.readers.phantom import Config, film_study, patient_of, read, volume_study
 from medvlm.core.card import load_card
 from medvlm.core.contracts import RawSample
-from medvlm.core.sample import BOXES_SLOT, Question
+from medvlm.core.sample import Question
+from medvlm.tasks.boxes import SLOT as BOXES_SLOT
 
 CARDS = Path(__file__).parents[2] / "data_cards"
 NUM_SAID = 8000
@@ -175,7 +177,7 @@ def test_every_attribute_is_reported_in_at_least_six_wordings() -> None:
 
 def test_a_normal_study_is_not_asked_what_it_cannot_answer() -> None:
     for concept, report, num_clips, questions in said()[:500]:
-        truths = {q.template: q.truth for q in questions}
+        truths: dict[str, Any] = {q.template: q.truth for q in questions}
         if concept == "normal":
             assert (
                 set(truths) - {"boxes:finding"} == {"presence", "count:clip", "report"}
@@ -200,7 +202,7 @@ def test_every_question_has_four_wordings() -> None:
 def test_a_finding_lies_on_the_named_side_and_is_as_large_as_said() -> None:
     """The patient's left is the image's right."""
     for study in films():
-        truths = {q.template: q.truth for q in study.sample.questions}
+        truths: dict[str, Any] = {q.template: q.truth for q in study.sample.questions}
         if study.sample.concept == "normal":
             continue
         x1, y1, x2, y2 = truths["boxes:finding"].boxes[0]
@@ -218,7 +220,7 @@ def test_a_finding_lies_on_the_named_side_and_is_as_large_as_said() -> None:
 def test_zones_stand_one_below_the_other_and_do_not_overlap() -> None:
     rows = defaultdict(list)
     for study in films():
-        truths = {q.template: q.truth for q in study.sample.questions}
+        truths: dict[str, Any] = {q.template: q.truth for q in study.sample.questions}
         if "zone" in truths:
             _, y1, _, y2 = truths["boxes:finding"].boxes[0]
             rows[truths["zone"].answer].append((y1 + y2) / 2)
@@ -227,8 +229,8 @@ def test_zones_stand_one_below_the_other_and_do_not_overlap() -> None:
 
 def test_a_finding_is_brighter_than_the_lung_around_it() -> None:
     for study in films():
-        boxes = next((q.truth.boxes for q in study.sample.questions if q.template == "boxes:finding"), ())
-        for x1, y1, x2, y2 in boxes:
+        truth: Any = next((q.truth for q in study.sample.questions if q.template == "boxes:finding"), None)
+        for x1, y1, x2, y2 in truth.boxes if truth else ():
             pixels = study.files["0.png"].astype(float)
             inside = pixels[int(y1) : int(y2), int(x1) : int(x2)]
             around = pixels[max(int(y1) - 4, 0) : int(y2) + 4, int(x1) - 4 : int(x2) + 4]
@@ -238,7 +240,7 @@ def test_a_finding_is_brighter_than_the_lung_around_it() -> None:
 def test_clips_are_the_only_white_things_and_as_many_as_said() -> None:
     """Counted anew in the pixels by flood fill."""
     for study in films():
-        truth = next(q.truth for q in study.sample.questions if q.template == "count:clip")
+        truth: Any = next(q.truth for q in study.sample.questions if q.template == "count:clip")
         assert sum(size >= 6 for size in spots(study.files["0.png"] > 250)) == truth.count == len(truth.boxes)
         for x1, y1, x2, y2 in truth.boxes:
             assert study.files["0.png"][int(y1) : int(y2), int(x1) : int(x2)].max() == 255
@@ -251,7 +253,7 @@ def test_a_volume_holds_lungs_bone_and_as_many_clips_as_said() -> None:
         assert hu.dtype == np.int16 and hu.shape == (24, 64, 64) and -1024 <= hu.min() < -900 < 400 < hu.max()
         assert min(np.median(hu[12, 20:44, 14:22]), np.median(hu[12, 20:44, 42:50])) < -600
         assert np.median(hu[12, 28:32, 31:33]) > -50
-        truth = next(q.truth for q in study.sample.questions if q.template == "count:clip")
+        truth: Any = next(q.truth for q in study.sample.questions if q.template == "count:clip")
         assert len(spots(hu == 2500)) == truth.count
         assert not truth.boxes and "boxes:finding" not in {q.template for q in study.sample.questions}
 

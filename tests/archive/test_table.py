@@ -11,7 +11,7 @@ import pytest
 from medvlm.archive.readers.table import Config, count, read
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import Question, make_truth
 from medvlm.io.images import encode_png
 
 ROWS = [
@@ -62,7 +62,11 @@ def test_a_sample_says_its_groups_and_its_rows_agree_on_them(tmp_path):
 def test_an_answer_among_the_choices_is_a_choice_and_any_other_is_open(tmp_path):
     write_csv(tmp_path, ROWS)
     truths = [q.truth for raw in samples(read(config(questions=[QUESTION]), tmp_path)) for q in raw.sample.questions]
-    assert truths == [Truth("choice", "yes", ("yes", "no")), Truth("open", "left"), Truth("open", "4")]
+    assert truths == [
+        make_truth("choice", "yes", choices=("yes", "no")),
+        make_truth("open", "left"),
+        make_truth("open", "4"),
+    ]
 
 
 def test_every_text_is_a_template_and_is_missing_where_a_column_is(tmp_path):
@@ -324,13 +328,17 @@ OBJECTS = {
 }
 
 
+def asked(raw: RawSample) -> list[tuple[Question, Any]]:
+    return [(question, question.truth) for question in raw.sample.questions]
+
+
 def test_a_row_may_be_an_object_with_its_box(tmp_path):
     write_csv(tmp_path, BOXES)
     a, b = samples(read(config(objects=OBJECTS), tmp_path))
-    assert [(q.text, q.truth.count, q.truth.boxes) for q in a.sample.questions] == [
+    assert [(q.text, truth.count, truth.boxes) for q, truth in asked(a)] == [
         ("How many cysts?", 2, ((0, 0.5, 2, 2), (1, 0, 3, 1)))
     ]
-    assert [q.truth.count for q in b.sample.questions] == [0]
+    assert [truth.count for _, truth in asked(b)] == [0]
 
 
 @pytest.mark.parametrize("left", ["x", "nan", ""])

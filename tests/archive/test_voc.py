@@ -7,7 +7,7 @@ import pytest
 from medvlm.archive.readers.voc import Config, count, objects_in, read
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import make_truth
 from medvlm.io.images import encode_png
 
 CONFIG = {
@@ -42,7 +42,7 @@ def read_all(root: Path, **settings: Any) -> list[Any]:
     return list(read(Config.model_validate({**CONFIG, **settings}), root))
 
 
-def truths(raw: RawSample) -> dict[str, Truth]:
+def truths(raw: RawSample) -> dict[str, Any]:
     return {q.template: q.truth for q in raw.sample.questions}
 
 
@@ -52,11 +52,11 @@ def test_objects_are_counted_found_and_described(tmp_path):
     red = ((10.0, 20.0, 25.0, 30.0), (30.0, 5.0, 40.0, 15.0))
     white = ((50.0, 50.0, 90.0, 70.0),)
     assert truths(raw) == {
-        "count:R": Truth("count", "2", count=2, boxes=red, label="red cell"),
-        "count:W": Truth("count", "1", count=1, boxes=white, label="white cell"),
-        "boxes:R": Truth("boxes", "{boxes}", boxes=red, label="red cell"),
-        "boxes:W": Truth("boxes", "{boxes}", boxes=white, label="white cell"),
-        "presence:W": Truth("choice", "yes", ("yes", "no"), label="white cell"),
+        "count:R": make_truth("count", "2", count=2, boxes=red, label="red cell"),
+        "count:W": make_truth("count", "1", count=1, boxes=white, label="white cell"),
+        "boxes:R": make_truth("boxes", boxes=red, label="red cell"),
+        "boxes:W": make_truth("boxes", boxes=white, label="white cell"),
+        "presence:W": make_truth("choice", "yes", choices=("yes", "no"), label="white cell"),
     }
     assert [q.text for q in raw.sample.questions[::2]] == [
         "How many red cells?",

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from medvlm.core.config import Config, Problem, Slot, kinds, refusal, validate
+from medvlm.core.config import Config, Slot, kinds
 from medvlm.core.document import parse
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.problems import Problem, refusal, validate
 
 
 class Inner(Config):

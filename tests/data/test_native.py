@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.data.views import Views
 from medvlm.preflight.ready import made, saved
@@ -31,7 +31,7 @@ def prepare(folder: Path, **views: Any) -> NativePrepare:
 
 
 def held(truth: Truth | None = None) -> Sample:
-    question = Question("Which side?", truth or Truth("open", "left"), "side")
+    question = Question("Which side?", truth or make_truth("open", "left"), "side")
     return Sample("s", "made", "train", (Medium("ct", "0.npy", VOLUME.shape),), questions=(question,))
 
 
@@ -55,7 +55,7 @@ def test_a_volume_is_its_slices_before_the_question_within_the_budget_of_tokens(
 
 
 def test_boxes_lie_on_stored_slices_and_not_on_turned_ones(folder: Path) -> None:
-    boxed = held(Truth("boxes", BOXES_SLOT, boxes=((14.0, 10.0, 28.0, 20.0),), label="mass"))
+    boxed = held(make_truth("boxes", boxes=((14.0, 10.0, 28.0, 20.0),), label="mass"))
     flat = document(prepare(folder, max_slices=1), boxed)
     text = Processor(folder).tokenizer.decode(flat.prefix + flat.branches[0][0])
     assert '[{"bbox_2d": [250, 250, 500, 500], "label": "mass"}]' in text
@@ -65,7 +65,7 @@ def test_boxes_lie_on_stored_slices_and_not_on_turned_ones(folder: Path) -> None
             "media": (Medium("ct", "0.npy", VOLUME.shape, affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),),
         }
     )  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="shows another plane"):
+    with pytest.raises(DataError, match="the model is shown another plane"):
         document(prepare(folder, plane="coronal"), turned)
 
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from medvlm.answers.boxes import Writing
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError
-from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.data.dialogue import Dialogue
 from medvlm.data.prepare import Prepare, choose, make_prepare
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.io.images import encode_png
+from medvlm.tasks._writing import Writing
+from medvlm.tasks.boxes import SLOT as BOXES_SLOT
 
 TOKENIZER = train_tokenizer(["Where is the finding? Which lung? left right The lungs are clear."] * 4, 400, IMAGE)
 IMAGE_ID = TOKENIZER.convert_tokens_to_ids(IMAGE)
@@ -37,7 +38,7 @@ def prepare(fit: str = "squash", scale: int = 100) -> Prepare:
 def question(task: str = "choice", answer: str = "left", **truth: Any) -> Question:
     return Question(
         {"choice": "Which lung?", "boxes": "Where is the finding?", "count": "How many?"}[task],
-        Truth(task, answer, **truth),  # type: ignore[arg-type]
+        make_truth(task, answer, **truth),  # type: ignore[arg-type]
         task,
     )
 
@@ -110,7 +111,7 @@ def test_a_kind_that_no_encoder_serves_is_refused_by_name() -> None:
 def test_boxes_are_written_as_integers_of_the_canvas() -> None:
     """A squashed film is perceived whole, so a box keeps its share of width and height: 20/80, 10/40, 60/80, 30/40."""
     asked = question("boxes", f"at {BOXES_SLOT}", boxes=(BOX,), label="finding")
-    truth = prepare().truth(asked, prepare().see(*sample("film")).canvas)
+    truth: Any = prepare().truth(asked, prepare().see(*sample("film")).canvas)
     assert (truth.boxes, truth.answer) == (((25, 25, 75, 75),), "at [25, 25, 75, 75]")
 
 
@@ -118,14 +119,14 @@ def test_boxes_follow_a_crop_and_what_it_leaves_behind_is_not_counted() -> None:
     """The middle 40 columns of 80 are seen. Of the boxes one lies within, one is seen by half, one not at all."""
     boxes = ((30.0, 10.0, 50.0, 20.0), (10.0, 0.0, 30.0, 40.0), (0.0, 0.0, 10.0, 10.0))
     canvas = prepare("crop").see(*sample("film")).canvas
-    truth = prepare("crop").truth(question("count", "3", boxes=boxes, count=3, label="clip"), canvas)
+    truth: Any = prepare("crop").truth(question("count", "3", boxes=boxes, count=3, label="clip"), canvas)
     assert (truth.count, truth.answer, truth.boxes) == (2, "2", ((25, 25, 75, 50), (0, 0, 25, 100)))
     with pytest.raises(DataError, match=r"no box lies on what the model sees; use preprocess.fit: squash"):
         prepare("crop").truth(question("boxes", BOXES_SLOT, boxes=boxes[2:], label="clip"), canvas)
 
 
 def test_no_boxes_are_said_to_be_none() -> None:
-    truth = prepare().truth(question("boxes", BOXES_SLOT, label="clip"), prepare().see(*sample("film")).canvas)
+    truth: Any = prepare().truth(question("boxes", BOXES_SLOT, label="clip"), prepare().see(*sample("film")).canvas)
     assert not truth.boxes and truth.answer == "none"
 
 
@@ -166,7 +167,7 @@ def test_without_a_language_model_nothing_can_be_asked() -> None:
 
 # --- which question when -----------------------------------------------------------------------------
 
-FIVE = tuple(Question(str(n), Truth("choice" if n < 3 else "count", str(n)), str(n)) for n in range(5))
+FIVE = tuple(Question(str(n), make_truth("choice" if n < 3 else "count", str(n)), str(n)) for n in range(5))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medvlm.core.errors import RecipeError
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.data.budget import reduced
 from medvlm.data.dialogue import Document
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
@@ -20,7 +20,7 @@ from medvlm.recipe import load
 from medvlm.train.terms import OfSource
 from tests.tiny_run import CARD, INSTRUCT, recipe, staged, written
 
-QUESTION = Question("Which side?", Truth("choice", "left", ("left", "right")), "side")
+QUESTION = Question("Which side?", make_truth("choice", "left", choices=("left", "right")), "side")
 
 
 @pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])

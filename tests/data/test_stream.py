@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Sampling
 from medvlm.data.order import RANDOM, Order
 from medvlm.data.parts import parts_of
@@ -333,8 +333,8 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     for fold in range(5):
         with ShardWriter(folder, f"fold{fold}") as writer:
             records: list[dict[str, Any]] = [
-                {"questions": (Question("How many?", Truth("count", "1", count=1), "count"),)},
-                {"questions": (Question("Which?", Truth("choice", "a", ("a", "b")), "which"),)},
+                {"questions": (Question("How many?", make_truth("count", "1", count=1), "count"),)},
+                {"questions": (Question("Which?", make_truth("choice", "a", choices=("a", "b")), "which"),)},
                 {"report": "Clear."},
                 {},
                 {},

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
-from medvlm.core.config import component, problems_of
+from medvlm.core.config import component
 from medvlm.core.errors import ShapeError
+from medvlm.core.problems import problems_of
 from medvlm.encoders import fused, inflated, monai, slices
 from medvlm.models.parts import tokens_of
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvlm.answers.boxes import parse
-from medvlm.answers.matching import iou
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.core.sample import Question, Sample, Truth
+from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.evaluate.majority import fit_majority
 from medvlm.evaluate.protocol import Row
 from medvlm.evaluate.run import evaluate, quiet
 from medvlm.evaluate.saved import rescore
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
+from medvlm.tasks._matching import iou
+from medvlm.tasks.boxes import parse
 from tests.evaluate.toy import NOISE, Noisy, is_noisy, make_sample, scaled, write_shards
 
 SAMPLES = [make_sample("test", i)[0] for i in range(200)]
@@ -390,15 +390,19 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
 def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: ShardSet) -> None:
     fitted = fit_majority(Noisy(), shards, of(shards, "train"), quiet)
     counts = [int(a) for a in answers_to("count:nodule", TRAIN)]
-    assert fitted.answer(Question("How many cysts?", Truth("count", "1", count=1), "count:cyst")) == str(
+    assert fitted.answer(Question("How many cysts?", make_truth("count", "1", count=1), "count:cyst")) == str(
         median_low(counts)
     )
     short = Counter(a for template in ("side", "place", "closed:hilum") for a in answers_to(template, TRAIN))
-    assert fitted.answer(Question("Sure?", Truth("open", "yes"), "sure")) == short.most_common(1)[0][0]
+    assert fitted.answer(Question("Sure?", make_truth("open", "yes"), "sure")) == short.most_common(1)[0][0]
 
 
 def test_a_choice_and_an_open_answer_to_one_template_share_their_constant(tmp_path: Path) -> None:
-    asked = [Truth("choice", "axial", ("axial", "sagittal")), Truth("open", "oblique"), Truth("open", "oblique")]
+    asked = [
+        make_truth("choice", "axial", choices=("axial", "sagittal")),
+        make_truth("open", "oblique"),
+        make_truth("open", "oblique"),
+    ]
     with ShardWriter(tmp_path, "train") as writer:
         writer.write(
             Sample("k", "toy", "train", questions=tuple(Question("Which plane?", truth, "plane") for truth in asked)),
@@ -407,4 +411,4 @@ def test_a_choice_and_an_open_answer_to_one_template_share_their_constant(tmp_pa
     made = open_shards(tmp_path)
     fitted = fit_majority(Noisy(), made, of(made, "train"), quiet)
     assert fitted.answer(Question("Which plane?", asked[0], "plane")) == "oblique"
-    assert fitted.answer(Question("How many?", Truth("count", "1", count=1), "count")) is None
+    assert fitted.answer(Question("How many?", make_truth("count", "1", count=1), "count")) is None

@@ -9,15 +9,16 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from medvlm.answers import boxes
-from medvlm.core.sample import BOXES_SLOT, Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
 from medvlm.evaluate.protocol import Ask
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
+from medvlm.tasks import _brackets as boxes
 
 HEIGHT, WIDTH = 100, 200
 NOISE = 0.3
@@ -31,12 +32,12 @@ def make_sample(split: str, i: int) -> tuple[Sample, dict[str, bytes]]:
     x, y = (20 if side == "left" else 120) + rng.randint(0, 10), rng.randint(0, 50)
     box = (float(x), float(y), x + 40.0, y + 30.0)
     questions = (
-        Question("Which side?", Truth("choice", side, ("left", "right")), "side"),
-        Question("Where exactly?", Truth("open", place), "place"),
-        Question("Is it at the hilum?", Truth("open", "yes" if place == "hilum" else "no"), "closed:hilum"),
-        Question("How many?", Truth("count", str(count), count=count, label="nodule"), "count:nodule"),
-        Question("Locate it.", Truth("boxes", BOXES_SLOT, boxes=(box,), label="nodule"), "boxes:nodule"),
-        Question("Describe.", Truth("report", f"{count} nodules."), "report"),
+        Question("Which side?", make_truth("choice", side, choices=("left", "right")), "side"),
+        Question("Where exactly?", make_truth("open", place), "place"),
+        Question("Is it at the hilum?", make_truth("open", "yes" if place == "hilum" else "no"), "closed:hilum"),
+        Question("How many?", make_truth("count", str(count), count=count, label="nodule"), "count:nodule"),
+        Question("Locate it.", make_truth("boxes", boxes=(box,), label="nodule"), "boxes:nodule"),
+        Question("Describe.", make_truth("report", f"{count} nodules."), "report"),
     )
     concept = f"{side} {place}"
     media = (Medium("film", "0.bin", (HEIGHT, WIDTH)),)
@@ -51,11 +52,13 @@ def make_sample(split: str, i: int) -> tuple[Sample, dict[str, bytes]]:
         questions,
         patient=f"{split} patient {i // 2}",
     )
-    answers = {q.template: boxes.write(scaled(q.truth).boxes) if q.truth.boxes else q.truth.answer for q in questions}
+    answers = {
+        q.template: boxes.write(scaled(q.truth).boxes) if q.truth.task == "boxes" else q.truth.answer for q in questions
+    }
     return sample, {"0.bin": json.dumps({"concept": concept, "answers": answers}).encode()}
 
 
-def scaled(truth: Truth) -> Truth:
+def scaled(truth: Any) -> Any:
     """Boxes of stored pixels in thousandths of the image."""
     placed = tuple(
         (x1 / WIDTH * 1000, y1 / HEIGHT * 1000, x2 / WIDTH * 1000, y2 / HEIGHT * 1000) for x1, y1, x2, y2 in truth.boxes

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from medvlm.answers.boxes import Writing, parse
 from medvlm.core.config import kinds
 from medvlm.core.families import Processed, family_of
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
 from medvlm.preflight.ready import made
+from medvlm.tasks._writing import Writing, parse
 
 PLACED: list[tuple[tuple[int, int], Box]] = [
     ((61, 97), (20, 10, 60, 40)),
@@ -151,7 +151,7 @@ def test_boxes_in_the_words_of_the_family_come_back_to_where_they_were(
     assert np.abs(np.subtract(back, canvas.to_stored(visible))).max() <= unit
 
 
-@pytest.mark.parametrize("codec", kinds("answers.codecs"))
+@pytest.mark.parametrize("codec", kinds("tasks.codecs"))
 def test_what_a_codec_writes_is_read_back_in_its_units_amid_other_words(codec: str) -> None:
     writing, canvas = Writing(codec), Canvas((300, 400), (1.0, 1.0), (0.0, 0.0))
     placed = [

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.forms import build_index, load_index
 from medvlm.io.opening import open_shards
 from medvlm.io.shard_index import index_path
@@ -29,7 +29,7 @@ KINDS = ("film", "volume")
 def sample(i: int, split: str = "train") -> tuple[Sample, dict[str, bytes]]:
     """Sample i has i % 3 questions, a report when i is even, and one medium."""
     questions = tuple(
-        Question(f"How many? {k}", Truth("count", str(k), count=k, boxes=((0.0, 1.0, 2.5, 3.0),)), "count:x")
+        Question(f"How many? {k}", make_truth("count", str(k), count=k, boxes=((0.0, 1.0, 2.5, 3.0),)), "count:x")
         for k in range(i % 3)
     )
     media = (Medium(KINDS[i % 2], "0.bin", (4, 5), (0.5, 0.5)),)

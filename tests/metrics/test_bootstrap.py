@@ -7,7 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from medvlm.metrics.bootstrap import interval, mean, resampled, value
+from medvlm.core.measure import mean
+from medvlm.metrics.bootstrap import interval, resampled, value
 
 
 def columns(values: np.ndarray) -> np.ndarray:

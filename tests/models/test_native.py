@@ -13,7 +13,7 @@ import torch
 
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Lora
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor, make_native_prepare
 from medvlm.io.images import encode_png
@@ -54,7 +54,7 @@ def pictures(number: int, seed: int) -> list[np.ndarray]:
 
 def document(prepare: NativePrepare, images: list[np.ndarray], answers: Sequence[str], key: str) -> Any:
     media = tuple(Medium("film", f"{i}.png", image.shape[:2]) for i, image in enumerate(images))
-    asked = [Question(f"Which side? {n}", Truth("open", answer), "side") for n, answer in enumerate(answers)]
+    asked = [Question(f"Which side? {n}", make_truth("open", answer), "side") for n, answer in enumerate(answers)]
     held = Sample(key, "made", "train", media, questions=tuple(asked))
     seen = prepare.see(held, {f"{i}.png": encode_png(image) for i, image in enumerate(images)})
     return prepare.document(held, asked, seen, ["media"])

@@ -11,7 +11,7 @@ from medvlm.cli import main
 from medvlm.core.config import kinds
 from medvlm.preflight.known import known, known_models
 from medvlm.preflight.shrink import shrunk
-from medvlm.preflight.spread import EXAMPLES, score
+from medvlm.preflight.spread import EXAMPLES, Config, score
 from medvlm.recipe import shipped
 from tests import tiny_run
 
@@ -66,5 +66,5 @@ def test_a_described_model_is_made_small_without_becoming_another(model: str) ->
 
 
 def test_the_reward_that_stands_in_is_none_that_a_recipe_finds() -> None:
-    assert all(score(text, truth) == value for text, truth, value in EXAMPLES)
+    assert all(score(text, truth, Config(weight=1)) == value for text, truth, value in EXAMPLES)
     assert "spread" not in kinds("rewards")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
@@ -38,9 +38,9 @@ def film():
 def sample(key, split, side):
     film = Medium("film", "0.png", (HEIGHT, WIDTH), (0.2, 0.1), "display", "DX")
     questions = (
-        Question("On which side?", Truth("choice", side, choices=("left", "right")), "side"),
-        Question("Where?", Truth("boxes", "{boxes}", boxes=(BOX,), label="nodule"), "where"),
-        Question("How many?", Truth("count", "1", count=1, boxes=(BOX,), label="nodule"), "count"),
+        Question("On which side?", make_truth("choice", side, choices=("left", "right")), "side"),
+        Question("Where?", make_truth("boxes", boxes=(BOX,), label="nodule"), "where"),
+        Question("How many?", make_truth("count", "1", count=1, boxes=(BOX,), label="nodule"), "count"),
     )
     return Sample(
         key,

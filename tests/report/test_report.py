@@ -160,6 +160,9 @@ def test_the_headline_leaves_parts_of_a_metric_to_the_table(run, parse):
     assert "Questions: accuracy" in names and not any("side" in n for n in names)
 
 
+TASK_OF = {"accuracy": "vqa", "mae": "count"}
+
+
 @pytest.mark.parametrize(
     ("metric", "difference", "ci", "says"),
     [
@@ -179,7 +182,17 @@ def test_the_headline_leaves_parts_of_a_metric_to_the_table(run, parse):
 def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says, parse):
     paired = {"against": "majority", "difference": difference, "ci": ci}
     assert (
-        parse(verdict({"metric": metric, "value": 1.0, "baselines": {"majority": 0.5}, "paired": paired})).words()
+        parse(
+            verdict(
+                {
+                    "task": TASK_OF[metric],
+                    "metric": metric,
+                    "value": 1.0,
+                    "baselines": {"majority": 0.5},
+                    "paired": paired,
+                }
+            )
+        ).words()
         == says
     )
 

@@ -7,7 +7,7 @@ from medvlm.archive.audit import audit
 from medvlm.archive.audit_receipt import receipt_of
 from medvlm.archive.audit_scan import open_set
 from medvlm.core.run import write_json
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.shards import ShardWriter
 from medvlm.report.histogram import histogram
@@ -54,9 +54,9 @@ def film(seed, height, width):
 def asked(height, width):
     boxes = ((0.0, 0.0, width / 2, height / 2), (0.0, 0.0, width / 10, height / 10))
     return (
-        Question("Where is each nodule?", Truth("boxes", "{boxes}", boxes=boxes, label="nodule"), "where"),
-        Question("Any?", Truth("choice", "yes", choices=("yes", "no")), "any"),
-        Question("Describe <b>it</b>.", Truth("open", "a b c d"), "open"),
+        Question("Where is each nodule?", make_truth("boxes", boxes=boxes, label="nodule"), "where"),
+        Question("Any?", make_truth("choice", "yes", choices=("yes", "no")), "any"),
+        Question("Describe <b>it</b>.", make_truth("open", "a b c d"), "open"),
     )
 
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from medvlm.core import config
 from medvlm.core.errors import RecipeError
-from medvlm.core.sample import Truth
+from medvlm.core.sample import make_truth
 from medvlm.rewards._compose import Composer
 
-SIDE = Truth("choice", "left", choices=("left", "right"))
-FOUR = Truth("count", "4", count=4)
+SIDE = make_truth("choice", "left", choices=("left", "right"))
+FOUR = make_truth("count", "4", count=4)
 
 
 def test_weights_are_shared_among_the_rewards_that_apply() -> None:
@@ -26,7 +29,7 @@ def test_each_task_can_reach_one() -> None:
 
 def test_a_truth_that_no_reward_can_judge_is_an_error_that_names_the_task() -> None:
     composer = Composer({"choice": 1, "count": 1})
-    report = Truth("report", "Normal chest.")
+    report = make_truth("report", "Normal chest.")
     assert not composer.applies(report)
     with pytest.raises(RecipeError, match=r"choice, count.*'report'"):
         composer.score("Normal chest.", report)
@@ -35,7 +38,7 @@ def test_a_truth_that_no_reward_can_judge_is_an_error_that_names_the_task() -> N
 def test_an_unknown_reward_names_the_nearest() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"rewards\.chioce: unknown reward, did you mean 'choice'\? \(accepts boxes, choice, count, format\)",
+        match=r"rewards\.chioce: unknown reward 'chioce', did you mean 'choice'\? \(accepts format, choice,",
     ):
         Composer({"chioce": 1})
 
@@ -51,17 +54,59 @@ def test_no_rewards_are_refused() -> None:
         Composer({})
 
 
-def test_a_plugin_s_reward_is_used_and_kept_in_range(tmp_path, monkeypatch) -> None:
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with a reward that has a setting of its own, and a task that scores its answers."""
     package = tmp_path / "shortlab"
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "short.py").write_text(
-        "def applies(truth):\n    return True\n\ndef score(completion, truth):\n    return 2 - len(completion)\n"
+        "from medvlm.core.contracts import RewardConfig\n"
+        "class Config(RewardConfig):\n    most: int = 2\n"
+        "def applies(truth, config):\n    return truth.task != 'report'\n"
+        "def score(completion, truth, config):\n    return config.most - len(completion)\n"
+    )
+    (package / "angle.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from medvlm.core.config import Config as Base\n"
+        "from medvlm.core.sample import Truth as BaseTruth\n"
+        "class Config(Base):\n    kind: str\n"
+        "@dataclass(frozen=True)\nclass Truth(BaseTruth):\n    degrees: float = 0\n"
+        "def score(answer, truth):\n    return max(0, 1 - abs(float(answer) - truth.degrees) / 90)\n"
+        "EXAMPLES = [('0', Truth(degrees=0), 1.0)]\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    composer = Composer({"shortlab.short": 1})
-    assert composer.score("x", SIDE) == (1.0, {"shortlab.short": 1.0})
+    monkeypatch.setattr(config, "_PERMITTED", {"shortlab"})
+
+
+def test_a_plugin_s_reward_has_settings_and_is_kept_in_range(tmp_path, monkeypatch) -> None:
+    plugin(tmp_path, monkeypatch)
+    assert Composer({"shortlab.short": 1}).score("x", SIDE) == (1.0, {"shortlab.short": 1.0})
+    composer = Composer({"choice": 0.5, "shortlab.short": {"weight": 0.5, "most": 1}})
+    assert composer.score("x", SIDE) == (0.0, {"choice": 0.0, "shortlab.short": 0.0})
+    assert composer.to_json() == {"choice": 0.5, "shortlab.short": {"weight": 0.5, "most": 1}}
+    assert Composer(composer.to_json()).score("", SIDE) == composer.score("", SIDE)
     with pytest.raises(RecipeError, match=r"shortlab\.short: scored 2"):
-        composer.score("", SIDE)
-    with pytest.raises(RecipeError, match=r"shortlab\.long: cannot be imported"):
+        Composer({"shortlab.short": 1}).score("", SIDE)
+    with pytest.raises(RecipeError, match=r"rewards\.shortlab\.short\.least: unknown key \(accepts weight, most\)"):
+        Composer({"shortlab.short": {"weight": 1, "least": 3}})
+    with pytest.raises(RecipeError, match=r"rewards\.shortlab\.long: cannot import 'shortlab\.long'"):
         Composer({"shortlab.long": 1})
+
+
+def test_the_score_of_a_plugin_s_task_is_a_reward(tmp_path, monkeypatch) -> None:
+    plugin(tmp_path, monkeypatch)
+    composer = Composer({"shortlab.angle": 1, "choice": 1})
+    angle = make_truth("shortlab.angle", degrees=30.0)
+    assert composer.score("75", angle) == (0.5, {"shortlab.angle": 0.5})
+    assert composer.list_judged_tasks() == ("choice", "shortlab.angle")
+
+
+def test_an_installed_module_that_no_plugins_list_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"rewards\.xml\.dom\.minidom: .* add `plugins: \[xml\]` to the recipe"):
+        Composer({"xml.dom.minidom": 1})
+
+
+def test_the_tasks_of_a_stage_are_those_that_its_rewards_can_judge() -> None:
+    assert Composer({"format": 1}).list_judged_tasks() == ("choice", "count", "boxes")
+    assert Composer({"choice": 0.4, "count": 0.6}).list_judged_tasks() == ("choice", "count")
+    assert Composer({"open": 1}).list_judged_tasks() == ("open",)

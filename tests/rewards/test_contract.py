@@ -1,25 +1,26 @@
-"""What every reward must keep, for each file of the folder."""
+"""What every reward must keep: the files of the folder, and the scores of tasks."""
 
 from __future__ import annotations
 
 import time
-from types import ModuleType
 
 import pytest
 
 from medvlm.core.config import component, kinds
-from medvlm.core.sample import Truth
+from medvlm.core.contracts import RewardConfig
+from medvlm.core.sample import Truth, make_truth
+from medvlm.rewards._config import Judge, find_reward, list_rewards
 
-REWARDS = [component("rewards", name) for name in kinds("rewards")]
+REWARDS = list_rewards()
 BOXES = tuple((10.0 * i, 10.0 * i, 10.0 * i + 50, 10.0 * i + 50) for i in range(20))
 TRUTHS = [
-    Truth("choice", "left", choices=("left", "right", "upper left", "a")),
-    Truth("open", "right upper lobe"),
-    Truth("count", "12", count=12, label="RBC", boxes=BOXES),
-    Truth("count", "0", count=0),
-    Truth("boxes", "{boxes}", boxes=BOXES, label="RBC"),
-    Truth("boxes", "{boxes}"),
-    Truth("report", "Two nodules."),
+    make_truth("choice", "left", choices=("left", "right", "upper left", "a")),
+    make_truth("open", "right upper lobe"),
+    make_truth("count", "12", count=12, label="RBC", boxes=BOXES),
+    make_truth("count", "0", count=0),
+    make_truth("boxes", boxes=BOXES, label="RBC"),
+    make_truth("boxes"),
+    make_truth("report", "Two nodules."),
 ]
 KB_100 = 100_000
 GARBAGE = {
@@ -40,43 +41,58 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("reward", REWARDS, ids=lambda r: r.__name__)
-def test_examples_score_what_they_say(reward: ModuleType) -> None:
-    for completion, truth, expected in reward.EXAMPLES:
-        assert reward.applies(truth), (completion, truth)
-        assert reward.score(completion, truth) == pytest.approx(expected), (completion, truth)
+@pytest.mark.parametrize("name", REWARDS)
+def test_examples_score_what_they_say(name: str) -> None:
+    reward, config = find(name)
+    for completion, truth, expected in examples_of(name):
+        assert reward.applies(truth, config), (completion, truth)
+        assert reward.score(completion, truth, config) == pytest.approx(expected), (completion, truth)
 
 
-@pytest.mark.parametrize("reward", REWARDS, ids=lambda r: r.__name__)
-def test_examples_hold_a_full_and_an_empty_score(reward: ModuleType) -> None:
-    scores = [expected for _, _, expected in reward.EXAMPLES]
+@pytest.mark.parametrize("name", REWARDS)
+def test_examples_hold_a_full_and_an_empty_score(name: str) -> None:
+    scores = [expected for _, _, expected in examples_of(name)]
     assert max(scores) == 1
     assert min(scores) == 0
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
-@pytest.mark.parametrize("reward", REWARDS, ids=lambda r: r.__name__)
-def test_garbage_scores_in_range_and_in_time(reward: ModuleType, garbage: str) -> None:
+@pytest.mark.parametrize("name", REWARDS)
+def test_garbage_scores_in_range_and_in_time(name: str, garbage: str) -> None:
+    reward, config = find(name)
     for truth in TRUTHS:
-        if reward.applies(truth):
-            score, seconds = timed(reward, garbage, truth)
+        if reward.applies(truth, config):
+            score, seconds = timed(reward, garbage, truth, config)
             assert 0 <= score <= 1, truth
             assert seconds < 0.05, truth
 
 
-@pytest.mark.parametrize("reward", REWARDS, ids=lambda r: r.__name__)
-def test_a_reward_is_a_function_of_its_arguments(reward: ModuleType) -> None:
-    for completion, truth, _ in reward.EXAMPLES:
-        assert reward.score(completion, truth) == reward.score(completion, truth)
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_reward_is_a_function_of_its_arguments(name: str) -> None:
+    reward, config = find(name)
+    for completion, truth, _ in examples_of(name):
+        assert reward.score(completion, truth, config) == reward.score(completion, truth, config)
 
 
-def timed(reward: ModuleType, completion: str, truth: Truth) -> tuple[float, float]:
+def find(name: str) -> tuple[Judge, RewardConfig]:
+    reward = find_reward(name)
+    return reward, reward.Config(weight=1)
+
+
+def examples_of(name: str) -> list[tuple[str, Truth, float]]:
+    """Of a file of the folder, or of a task."""
+    folder = "rewards" if name in kinds("rewards") else "tasks"
+    found: list[tuple[str, Truth, float]] = component(folder, name).EXAMPLES
+    return found
+
+
+def timed(reward: Judge, completion: str, truth: Truth, config: RewardConfig) -> tuple[float, float]:
     """The score and the processor time of the fastest of up to three tries: a busy machine slows down any one of
     them."""
     score, fastest = 0.0, float("inf")
     for _ in range(3):
         start = time.process_time()
-        score = reward.score(completion, truth)
+        score = reward.score(completion, truth, config)
         fastest = min(fastest, time.process_time() - start)
         if fastest < 0.05:
             break

@@ -179,7 +179,7 @@ def test_validation_scores_the_greedy_answer(stage: Any) -> None:
 
 @pytest.mark.parametrize(("rewards", "message"), [
     ({"chioce": 1.0}, "unknown reward 'chioce', did you mean 'choice'"),
-    ({"choice": 0.0}, "choice: 0.0 is not a weight above 0"),
+    ({"choice": 0.0}, "expected more than 0"),
     ({}, "give at least one reward"),
 ])  # fmt: skip
 def test_rewards_that_cannot_be_used_are_refused(stage_of: Make, rewards: dict[str, float], message: str) -> None:

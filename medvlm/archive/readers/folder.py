@@ -32,7 +32,7 @@ from medvlm.archive.readers.table import TableQuestion, question_of
 from medvlm.archive.wording import choose
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
+from medvlm.core.sample import Medium, Question, Sample, Unit, make_truth
 
 
 class Config(AsksAboutObjects, FileOptions):
@@ -138,7 +138,7 @@ def _areas(config: Config, extents: Mapping[str, np.ndarray], key: str) -> Itera
         covered = percent(extents[name])
         yield Question(
             named(choose(asked.wordings, key, "area", name), config.classes[name]),
-            Truth("count", str(covered), count=covered, label="percent"),
+            make_truth("count", count=covered, label="percent"),
             f"area:{name}",
         )
 

@@ -18,7 +18,8 @@ from medvlm.archive.split_files import Files, by_split
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
+from medvlm.core.tasks import CardTask, read_truth
 
 IMAGE = "<image>"
 
@@ -36,8 +37,9 @@ class Config(Base):
     modality: str = ""
     turns: tuple[str, ...] = ("conversations", "conversatons")
     """Keys of the turns, of which a record has one; the second is how LLaVA-Med spells it."""
-    task: Literal["open", "report"] = "open"
-    """`report` where the answers are long texts, such as captions."""
+    task: CardTask = "open"
+    """`report` where the answers are long texts, such as captions; another task by its name or with its settings. An
+    answer that says nothing to the task leaves its question out."""
     choices: tuple[str, ...] = ()
     """An answer that is one of these, whatever its case, makes the question a choice between them."""
     history: bool = False
@@ -90,8 +92,9 @@ def _questions(config: Config, record: dict[str, Any], num_images: int) -> Itera
         text, seen = _without_images(asked, seen, num_images)
         lowered = {choice.lower(): choice for choice in config.choices}
         choice = lowered.get(answer.lower())
-        truth = Truth("choice", choice, config.choices) if choice else Truth(config.task, answer)
-        yield Question(before + text, truth, config.template)
+        truth = make_truth("choice", choice, choices=config.choices) if choice else read_truth(config.task, answer)
+        if truth is not None:
+            yield Question(before + text, truth, config.template)
         before += f"{text}\n{answer}\n\n" if config.history else ""
 
 

@@ -15,7 +15,7 @@ from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import MAX_ARRAY_BYTES
 
 # Axes: N images, D H W depth, height, width, L columns of labels.
@@ -68,11 +68,15 @@ def count(config: Config, root: Path | None) -> int:
 
 def _questions(config: Config, names: list[str], key: str) -> Iterator[Question]:
     if config.which and len(names) == 1:
-        yield Question(choose(config.which, key, "which"), Truth("choice", names[0], config.labels), "which")
+        yield Question(
+            choose(config.which, key, "which"), make_truth("choice", names[0], choices=config.labels), "which"
+        )
     for label in config.labels if config.has else ():
         text = choose(config.has, key, label).replace("{label}", label)
         yield Question(
-            text, Truth("choice", "yes" if label in names else "no", ("yes", "no"), label=label), f"has:{label}"
+            text,
+            make_truth("choice", "yes" if label in names else "no", choices=("yes", "no"), label=label),
+            f"has:{label}",
         )
 
 

@@ -27,7 +27,8 @@ from medvlm.archive.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
-from medvlm.core.sample import Medium, Question, Sample, Truth, Unit
+from medvlm.core.sample import Medium, Question, Sample, Unit, make_truth
+from medvlm.core.tasks import CardTask, read_truth
 
 
 class TableMedium(FileOptions):
@@ -48,8 +49,10 @@ class TableQuestion(Base):
     text: tuple[str, ...]
     """One wording, or several of which each sample gets one."""
     answer: str
-    task: Literal["open", "count", "report"] = "open"
-    """What an answer outside `choices` is: short text, a number of things, or long text."""
+    task: CardTask = "open"
+    """What an answer outside `choices` is: short text (`open`), a number of things (`count`), long text (`report`), or
+    another task by its name or with its settings, e.g. {kind: choice, choices: [yes, no]}. A text that says nothing to
+    the task leaves the question out."""
     template: str = "question"
     """Groups questions that ask the same thing: the majority answer, a baseline, is found within each group."""
     choices: tuple[str, ...] = ()
@@ -223,17 +226,10 @@ def question_of(asked: TableQuestion, row: Row, key: str) -> Question | None:
         return None
     if asked.lower:
         answer, template, choices = answer.lower(), template.lower(), tuple(choice.lower() for choice in choices)
-    truth = Truth("choice", answer, choices) if answer in choices else _free(asked.task, answer)
+    truth = make_truth("choice", answer, choices=choices) if answer in choices else read_truth(asked.task, answer)
     if truth is None:
         return None
     return Question(choose(wordings, key, asked.template), truth, template or "question")
-
-
-def _free(task: Literal["open", "count", "report"], answer: str) -> Truth | None:
-    """None for a count that is not a whole number."""
-    if task != "count":
-        return Truth(task, answer)
-    return Truth("count", answer, count=int(answer)) if answer.isdecimal() else None
 
 
 def _grouped(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:

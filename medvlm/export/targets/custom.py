@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
-from medvlm.core.config import Config, Slot, component
+from medvlm.core.config import Config, Slot, component, permit
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import write_json
@@ -83,7 +83,7 @@ class Manifest(Config):
     has_bias: bool = False
     image_token: str = ""
     box_codec: str = "thousandths"
-    """How boxes in answers are written, see answers/codecs."""
+    """How boxes in answers are written, see tasks/codecs."""
     box_scale: int = 1000
     shared: dict[str, str] = {}
     """Tied tensor -> the one that is stored for both."""
@@ -140,7 +140,9 @@ def load(folder: Path) -> Exported:
 
     try:
         written = json.loads((folder / MANIFEST).read_text())
-        manifest: Manifest = Manifest.model_validate(written, context={"plugins": tuple(written.get("plugins", ()))})
+        plugins = tuple(written.get("plugins", ()))
+        permit(plugins)
+        manifest: Manifest = Manifest.model_validate(written, context={"plugins": plugins})
     except (OSError, ValueError) as reason:
         raise CheckpointError(
             f"{folder}: is no model folder of medvlm ({MANIFEST}: {type(reason).__name__}); `medvlm export` makes one"

@@ -1,1 +1,0 @@
-"""Text to structured answer and back, one file an idea."""

@@ -1,1 +1,0 @@
-"""How a family of models writes boxes, one file a way; `answers/boxes` reads them all."""

@@ -1,0 +1,121 @@
+"""The `rewards` of a recipe: name -> weight, or the name's settings with a weight among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+from medvlm.core.config import component, inlined, kinds, look_up, permitted, plugins_in
+from medvlm.core.contracts import RewardConfig
+from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.problems import Problem, nested, problems_of
+from medvlm.core.sample import Truth
+from medvlm.core.tasks import find_task, list_tasks
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reward's module, or a task's score in the form of one."""
+
+    Config: type[RewardConfig]
+    applies: Callable[[Truth, Any], bool]
+    score: Callable[[str, Truth, Any], float]
+    is_task: bool = False
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The type of a field: `Annotated[dict[str, RewardConfig], Rewards()]`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(dump_rewards)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        weight = {"type": "number", "exclusiveMinimum": 0}
+        known = {
+            name: {"anyOf": [weight, inlined(find_reward(name).Config.model_json_schema())]} for name in list_rewards()
+        }
+        return {
+            "type": "object",
+            "properties": known,
+            "patternProperties": {r"\.": {"anyOf": [weight, {"type": "object"}]}},
+            "additionalProperties": False,
+            "minProperties": 1,
+        }
+
+    def validate(self, value: Any, info: ValidationInfo) -> dict[str, RewardConfig]:
+        read, problems = read_rewards(value, plugins_in(info))
+        if problems:
+            raise nested(problems)
+        return read
+
+
+def list_rewards() -> list[str]:
+    """Those of medvlm: the files of the folder, and the tasks that score texts."""
+    tasks = (kind for kind in list_tasks() if find_task(kind).score and find_task(kind).ANSWERED_BY == "text")
+    return [*kinds("rewards"), *tasks]
+
+
+def find_reward(name: str, plugins: Sequence[str] | None = None) -> Judge:
+    """A file of medvlm/rewards, else a task. plugins: packages that it may come from, by default those permitted.
+
+    Raises RecipeError for a name that is neither.
+    """
+    if "." in name:
+        module = look_up("rewards", name, permitted() if plugins is None else plugins)
+        if not hasattr(module, "Truth"):
+            return Judge(module.Config, module.applies, module.score)
+    elif name in kinds("rewards"):
+        module = component("rewards", name)
+        return Judge(module.Config, module.applies, module.score)
+    elif name not in (known := list_rewards()):
+        raise RecipeError(f"unknown reward {name!r}{did_you_mean(name, known)} (accepts {', '.join(known)})")
+    score = find_task(name).score
+    if score is None:
+        raise RecipeError(f"task {name!r} has no score, so it cannot be a reward")
+    return Judge(
+        RewardConfig,
+        lambda truth, config: truth.task == name,
+        lambda completion, truth, config: score(completion, truth),
+        is_task=True,
+    )
+
+
+def read_rewards(value: Any, plugins: Sequence[str]) -> tuple[dict[str, RewardConfig], list[Problem]]:
+    """The typed settings, and what is wrong with them."""
+    if not isinstance(value, Mapping):
+        return {}, [Problem((), expected="rewards with their weights", found=shorten(value))]
+    if not value:
+        return {}, [Problem((), f"give at least one reward, e.g. {{{list_rewards()[0]}: 1.0}}")]
+    read: dict[str, RewardConfig] = {}
+    problems: list[Problem] = []
+    for name, settings in value.items():
+        if isinstance(settings, RewardConfig):
+            read[name] = settings
+            continue
+        is_number = isinstance(settings, int | float) and not isinstance(settings, bool)
+        if not is_number and not isinstance(settings, Mapping):
+            problems.append(Problem((name,), expected="a weight, or settings with a weight", found=shorten(settings)))
+            continue
+        try:
+            config = find_reward(name, plugins).Config
+            read[name] = config.model_validate({"weight": settings} if is_number else dict(settings))
+        except RecipeError as reason:
+            problems.append(Problem((name,), str(reason)))
+        except ValidationError as invalid:
+            for problem in problems_of(invalid, config):
+                path = () if is_number else problem.path
+                problems.append(Problem((name, *path), problem.message, problem.expected, problem.found))
+    return read, problems
+
+
+def dump_rewards(rewards: Mapping[str, RewardConfig]) -> dict[str, Any]:
+    """As JSON has them: a bare weight where nothing else is set."""
+    plain = {name: config.model_dump(mode="json", exclude_defaults=True) for name, config in rewards.items()}
+    return {name: each["weight"] if len(each) == 1 else each for name, each in plain.items()}

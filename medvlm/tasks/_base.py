@@ -1,0 +1,60 @@
+"""What a task is where its file does not say otherwise; see core/tasks.Task for what each of these means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medvlm.core.geometry import Canvas
+from medvlm.core.measure import Measure
+from medvlm.core.sample import Medium, Truth
+from medvlm.core.tasks import Drawing
+
+ANSWERED_BY = "text"
+NEEDS_CANVAS = False
+FOLLOWS_CROPS = False
+FREE_TEXT = False
+TITLE = ""
+MEASURES: tuple[Measure, ...] = ()
+
+score = None
+is_formatted = None
+best_constant = None
+example = None
+from_text = None
+
+
+def write(truth: Truth) -> str:
+    return truth.answer
+
+
+def parse(text: str, truth: Truth) -> Any:
+    return text
+
+
+def check(truth: Truth, media: Sequence[Medium]) -> None:
+    pass
+
+
+def has_coordinates(truth: Truth) -> bool:
+    return False
+
+
+def place(truth: Truth, canvas: Canvas | None, writing: Any) -> Truth:
+    return truth
+
+
+def check_crop(truth: Truth) -> None:
+    pass
+
+
+def follow(truth: Truth, canvas: Canvas) -> Truth | None:
+    return truth
+
+
+def summarise(truth: Truth) -> str:
+    return truth.answer
+
+
+def describe(answer: Any, truth: Truth) -> Drawing:
+    return Drawing(truth.answer)

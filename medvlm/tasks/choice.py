@@ -1,0 +1,119 @@
+"""One of several named answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from medvlm.core import sample
+from medvlm.core.config import Config as Base
+from medvlm.core.measure import Measure, average
+from medvlm.core.sample import Medium
+from medvlm.core.tasks import Drawing
+from medvlm.tasks import _words
+from medvlm.tasks._made_up import draw_answer, make_question
+from medvlm.tasks._words import ARTICLES, all_words, normalise, words
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Truth(sample.Truth):
+    """`answer` is one of `choices`. label: what is asked about, where that is one thing of several."""
+
+    choices: tuple[str, ...] = ()
+    label: str = ""
+
+
+class Config(Base):
+    kind: Literal["choice"]
+    choices: tuple[str, ...] = Field(min_length=2)
+    """A text is one of these, whatever its case; any other is no answer."""
+
+
+TITLE = _words.TITLE
+best_constant = _words.most_frequent
+
+
+def parse(text: str, truth: Truth) -> str | None:
+    """The choice that the text is, or the only one that it names as whole words; None otherwise.
+
+    A choice inside a longer one does not count as named: `left lower zone` names `left lower`, not `left`.
+    Known limit: negation is not read, so `not left` names `left`.
+    """
+    by_form, pattern, keeps_articles = _forms(truth.choices)
+    if (exact := by_form.get(normalise(text))) is not None:
+        return exact
+    plain = " ".join(all_words(text)) if keeps_articles else normalise(text)
+    named, end = set(), 0
+    for match in pattern.finditer(plain):
+        if match.end(1) > end:
+            named.add(match[1])
+            end = match.end(1)
+    return by_form[named.pop()] if len(named) == 1 else None
+
+
+def score(answer: str, truth: Truth) -> float:
+    """1 where the right choice is named and no other, else 0."""
+    found = parse(answer, truth)
+    return float(found is not None and normalise(found) == normalise(truth.answer))
+
+
+def is_formatted(answer: str, truth: Truth) -> bool:
+    """One of the choices, as written and nothing else."""
+    return answer in truth.choices
+
+
+MEASURES = (
+    Measure("accuracy", _words.GROUP, average(score), by_template=True, headline=True),
+    Measure("accuracy_closed", _words.GROUP, average(score), headline=True),
+)
+
+
+def from_text(text: str, config: Config) -> Truth | None:
+    choice = {each.casefold(): each for each in config.choices}.get(text.casefold())
+    return Truth(choice, config.choices) if choice else None
+
+
+def example(rng: np.random.Generator, media: Sequence[Medium], report: str) -> tuple[str, Truth]:
+    question = make_question(rng, "choice")
+    _, answer = draw_answer(rng)
+    return question, Truth(answer, ("yes", "no"))
+
+
+def describe(answer: Any, truth: Truth) -> Drawing:
+    others = ", ".join(choice for choice in truth.choices if choice != truth.answer)
+    return Drawing(truth.answer, aside=f"not {others}" if others else "")
+
+
+@lru_cache(maxsize=1024)
+def _forms(choices: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str], bool]:
+    """Choice by its normalised form, a pattern of the longest form at each word, and whether some form is an
+    article."""
+    by_form = {normalise(choice): choice for choice in reversed(choices) if words(choice)}
+    longest_first = "|".join(re.escape(form) for form in sorted(by_form, key=len, reverse=True)) or r"(?!)"
+    return by_form, re.compile(rf"(?<!\S)(?=({longest_first})(?!\S))"), not ARTICLES.isdisjoint(by_form)
+
+
+_SIDE = Truth("left", ("left", "right", "both"))
+_LETTER = Truth("B", ("A", "B", "C"))
+
+EXAMPLES = [
+    ("left", _SIDE, 1.0),
+    (" LEFT.\n", _SIDE, 1.0),
+    ("The lesion is on the left.", _SIDE, 1.0),
+    ("B", _LETTER, 1.0),
+    ("right", _SIDE, 0.0),
+    # Naming more than one, all of them, or none is not an answer.
+    ("left or right", _SIDE, 0.0),
+    ("left right both", _SIDE, 0.0),
+    ("A B C", _LETTER, 0.0),
+    ("leftright", _SIDE, 0.0),
+    ("", _SIDE, 0.0),
+]

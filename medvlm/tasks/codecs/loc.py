@@ -1,0 +1,41 @@
+"""`<loc0012><loc0345><loc0678><loc0901> label ; ...`: y1, x1, y2, x2 in 1024ths of the image: PaliGemma (arXiv
+2407.07726, section 3.2.5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from medvlm.core.geometry import Canvas
+from medvlm.core.sample import Box
+from medvlm.tasks._brackets import MAX_BOXES, NONE, keep_boxes
+
+MARK = "<loc"
+_FOUR = re.compile(r"\s*".join([r"<loc([0-9]{1,4})>"] * 4))
+
+
+def extent(canvas: Canvas, scale: int) -> tuple[float, float]:
+    """What (width, height) of the canvas are in this writing's units."""
+    return 1024, 1024
+
+
+def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
+    """A stored box in this writing's units; None where less than half of it lies on the canvas. The last token is 1023:
+    what touches the edge ends there."""
+    placed = canvas.answer_box(box, (1024, 1024))
+    return placed and (min(placed[0], 1022), min(placed[1], 1022), min(placed[2], 1023), min(placed[3], 1023))
+
+
+def write(boxes: Sequence[Box], label: str) -> str:
+    written = (
+        "".join(f"<loc{round(value):04d}>" for value in (y1, x1, y2, x2)) + f" {label}" for x1, y1, x2, y2 in boxes
+    )
+    return " ; ".join(w.strip() for w in written) or NONE
+
+
+def parse(text: str, repair: bool = False) -> list[Box] | None:
+    """None for location tokens that are not four by four."""
+    found = [tuple(map(float, four.groups())) for four in _FOUR.finditer(text)]
+    if not found or len(found) * 4 != text.count(MARK) or len(found) > MAX_BOXES:
+        return None
+    return keep_boxes(((x1, y1, x2, y2) for y1, x1, y2, x2 in found), repair) or None

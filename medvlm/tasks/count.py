@@ -1,0 +1,236 @@
+"""How many there are: digits or an English number word.
+
+An answer that names no number, or several, is not left out: its error is max(1, the true number), where the
+score is 0 as well; for the correlation it is a 0. How many there were is a metric of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median_low
+from typing import TYPE_CHECKING, Any, Literal
+
+from medvlm.core import sample
+from medvlm.core.config import Config as Base
+from medvlm.core.errors import DataError
+from medvlm.core.geometry import Canvas
+from medvlm.core.measure import Measure, average
+from medvlm.core.sample import Box, Medium
+from medvlm.core.tasks import Drawing
+from medvlm.tasks._boxes import check_boxes, follow_boxes, is_sized, make_box, mark
+from medvlm.tasks._made_up import draw_answer, make_question
+from medvlm.tasks._writing import Writing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Truth(sample.Truth):
+    """`count` objects called `label`. boxes: of what is counted, on medium 0 in stored pixels, so that the count can
+    follow a crop; none where they are not known."""
+
+    count: int = 0
+    boxes: tuple[Box, ...] = ()
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.count, int):
+            raise DataError(f"a count is a whole number, found {self.count!r}")
+        if not self.answer:
+            object.__setattr__(self, "answer", str(self.count))
+
+
+class Config(Base):
+    kind: Literal["count"]
+    label: str = ""
+    """What is counted."""
+
+
+FOLLOWS_CROPS = True
+TITLE = "Counts"
+
+NUMBER_WORDS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+]  # fmt: skip
+_VALUE = {word: n for n, word in enumerate(NUMBER_WORDS)} | {"none": 0}
+# Ranges, decimals, signs and thousands (3-4, 3.5, -3, 1,000) are caught whole, so that they are refused and not read in
+# part. Nothing after the digits can make the pattern fail: a text of many digits costs one pass, not one for each
+# digit.
+_NUMBER = re.compile(rf"(?<!\w)([-+]?[0-9]+(?:[.,/:-][0-9]+)*)(\w*)|\b({'|'.join(_VALUE)})\b")
+
+
+# --- text -------------------------------------------------------------------------------------------
+
+
+def write(truth: Truth) -> str:
+    return str(truth.count)
+
+
+def parse(text: str, truth: Truth | None = None) -> int | None:
+    """The number that the text names; None if it names none, or several that differ.
+
+    Read: digits and the words zero to twenty and `none`. Not read: ranges, decimals, signed numbers, digits
+    that touch letters (`T2`, `3cm`), numbers of more than nine digits.
+    """
+    found = None
+    for match in _NUMBER.finditer(text.lower()):
+        digits, unit, word = match.groups()
+        if unit:
+            continue
+        number = _VALUE[word] if word else _whole(digits)
+        if number is None or found not in (None, number):
+            return None
+        found = number
+    return found
+
+
+def is_formatted(answer: str, truth: Truth) -> bool:
+    """Digits alone."""
+    return re.fullmatch(r"0|[1-9][0-9]{0,8}", answer) is not None
+
+
+def from_text(text: str, config: Config) -> Truth | None:
+    """None for a text that is not a whole number."""
+    return Truth(text, int(text), label=config.label) if text.isdecimal() else None
+
+
+def _whole(digits: str) -> int | None:
+    return int(digits) if digits.isdecimal() and len(digits) <= 9 else None
+
+
+# --- geometry ---------------------------------------------------------------------------------------
+
+
+def check(truth: Truth, media: Sequence[Medium]) -> None:
+    check_boxes(truth.boxes, media)
+
+
+def has_coordinates(truth: Truth) -> bool:
+    return bool(truth.boxes)
+
+
+def place(truth: Truth, canvas: Canvas | None, writing: Writing) -> Truth:
+    """A preprocessing that crops may leave boxes behind: then the count is that of the others."""
+    if canvas is None or not truth.boxes:
+        return truth
+    kept = writing.place_all(canvas, truth.boxes)
+    if len(kept) < len(truth.boxes):
+        return Truth(count=len(kept), boxes=kept, label=truth.label)
+    return replace(truth, boxes=kept)
+
+
+def check_crop(truth: Truth) -> None:
+    if len(truth.boxes) != truth.count:
+        raise DataError(
+            f"counts {truth.count} but has {len(truth.boxes)} boxes, so a part of the image cannot be counted again;"
+            " give the counts of this data set their boxes"
+        )
+
+
+def follow(truth: Truth, canvas: Canvas) -> Truth:
+    boxes = follow_boxes(truth.boxes, canvas)
+    if len(truth.boxes) == truth.count != len(boxes):
+        return Truth(count=len(boxes), boxes=boxes, label=truth.label)
+    return replace(truth, boxes=boxes)
+
+
+# --- score and measures -----------------------------------------------------------------------------
+
+
+def score(answer: str, truth: Truth) -> float:
+    """1 for the right number, falling in a straight line to 0 where it is off by the whole of it.
+
+    max(0, 1 - |found - n| / max(1, n)): a line, and not a bell such as exp(-|found - n|), because the expected
+    reward is then largest at a median of what the model believes, as it is for the mean absolute error that the
+    evaluation reports. A bell rewards the likeliest single number and is flat where a model that is far off starts.
+    """
+    found = parse(answer)
+    return 0.0 if found is None else max(0.0, 1 - abs(found - truth.count) / max(1, truth.count))
+
+
+def error(answer: str, truth: Truth) -> float:
+    """|found - true|."""
+    found = parse(answer)
+    return float(max(1, truth.count) if found is None else abs(found - truth.count))
+
+
+def is_exact(answer: str, truth: Truth) -> float:
+    return float(parse(answer) == truth.count)
+
+
+def is_unreadable(answer: str, truth: Truth) -> float:
+    return float(parse(answer) is None)
+
+
+def moments(answer: str, truth: Truth) -> tuple[float, ...]:
+    """(1, x, y, xx, yy, xy) of the found x and the true y: their sums over questions give the correlation."""
+    x, y = float(parse(answer) or 0), float(truth.count)
+    return 1.0, x, y, x * x, y * y, x * y
+
+
+def correlation(totals_RK: np.ndarray) -> np.ndarray:
+    """Pearson's r from sums of `moments`, [R, 6] -> [R]; 0 where either side is constant: a constant tells nothing
+    apart."""
+    import numpy as np
+
+    n, x, y, xx, yy, xy = np.asarray(totals_RK, dtype=np.float64).T
+    spread_x, spread_y = n * xx - x * x, n * yy - y * y
+    # Sums of squares are exact below 2^53; above, what is left of a constant's spread is rounding.
+    varies = (spread_x > 1e-12 * n * xx) & (spread_y > 1e-12 * n * yy)
+    r = (n * xy - x * y) / np.sqrt(np.where(varies, spread_x * spread_y, 1.0))
+    return np.where(varies, np.clip(r, -1, 1), 0.0)
+
+
+def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
+    """The (lower) median, which has the smallest mean absolute error; of the other measures too."""
+    return str(median_low(truth.count for truth in truths))
+
+
+MEASURES = (
+    Measure(
+        "mae", "count", average(error), better="lower", by_template=True, headline=True, words="mean absolute error"
+    ),
+    Measure("correlation", "count", moments, by_template=True, statistic=correlation, headline=True),
+    Measure("exact", "count", average(is_exact), by_template=True),
+    Measure("unreadable", "count", average(is_unreadable), better=None),
+)
+
+
+# --- rehearsal and report ---------------------------------------------------------------------------
+
+
+def example(rng: np.random.Generator, media: Sequence[Medium], report: str) -> tuple[str, Truth]:
+    question = make_question(rng, "count")
+    number, _ = draw_answer(rng)
+    boxes = tuple(make_box(i, media[0].size) for i in range(number)) if is_sized(media) else ()
+    return question, Truth(count=number, boxes=boxes, label="nodule")
+
+
+def describe(answer: Any, truth: Truth) -> Drawing:
+    return Drawing(truth.answer, boxes=mark(truth.boxes, truth.label))
+
+
+_FOUR = Truth(count=4, label="WBC")
+_ZERO = Truth(count=0, label="WBC")
+
+EXAMPLES = [
+    ("4", _FOUR, 1.0),
+    ("There are four.", _FOUR, 1.0),
+    ("3", _FOUR, 0.75),
+    ("5", _FOUR, 0.75),
+    ("8", _FOUR, 0.0),
+    ("100", _FOUR, 0.0),
+    ("many", _FOUR, 0.0),
+    ("none", _ZERO, 1.0),
+    ("1", _ZERO, 0.0),
+    # Several numbers, a range, or a number in parts are not an answer.
+    ("3 or 4", _FOUR, 0.0),
+    ("1 2 3 4 5", _FOUR, 0.0),
+    ("3-5", _FOUR, 0.0),
+    ("-4", _FOUR, 0.0),
+    ("4.0", _FOUR, 0.0),
+]

@@ -1,0 +1,94 @@
+"""Free short answers: equal after normalisation, or by how many words they share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from medvlm.core import sample
+from medvlm.core.config import Config as Base
+from medvlm.core.measure import Measure, average
+from medvlm.core.sample import Medium
+from medvlm.tasks import _words
+from medvlm.tasks._made_up import WORDS, draw_answer, make_question
+from medvlm.tasks._words import normalise, words
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLOSED = "closed:"
+"""Templates that start so hold the questions that their archive calls closed (VQA-RAD: answer_type CLOSED), whatever
+their answers."""
+
+
+@dataclass(frozen=True)
+class Truth(sample.Truth):
+    pass
+
+
+class Config(Base):
+    kind: Literal["open"]
+
+
+FREE_TEXT = True
+TITLE = _words.TITLE
+best_constant = _words.most_frequent
+
+
+def score(answer: str, truth: Truth) -> float:
+    """1 for the same words in the same order, without case, punctuation and articles."""
+    return float(normalise(answer) == normalise(truth.answer))
+
+
+def token_f1(answer: str, truth: Truth) -> float:
+    """Harmonic mean of the precision and recall of words, each counted as often as it stands; 1 for two empty texts.
+
+    Source: Rajpurkar et al. 2016 (SQuAD), section 6.1, with the normalisation of `_words.words`.
+    """
+    found, expected = Counter(words(answer)), Counter(words(truth.answer))
+    if not found or not expected:
+        return float(found == expected)
+    shared = (found & expected).total()
+    return 2 * shared / (found.total() + expected.total())
+
+
+def is_closed(template: str, truth: sample.Truth) -> bool:
+    return template.startswith(CLOSED)
+
+
+def is_open(template: str, truth: sample.Truth) -> bool:
+    return not template.startswith(CLOSED)
+
+
+MEASURES = (
+    Measure("accuracy", _words.GROUP, average(score), by_template=True, headline=True),
+    Measure("accuracy_closed", _words.GROUP, average(score), is_closed, headline=True),
+    Measure("accuracy_open", _words.GROUP, average(score), is_open),
+    Measure("f1_open", _words.GROUP, average(token_f1), is_open),
+)
+
+
+def from_text(text: str, config: Config) -> Truth:
+    return Truth(text)
+
+
+def example(rng: np.random.Generator, media: Sequence[Medium], report: str) -> tuple[str, Truth]:
+    question = make_question(rng, "open")
+    draw_answer(rng)
+    return question, Truth(str(rng.choice(WORDS)))
+
+
+_PLACE = Truth("right upper lobe")
+
+EXAMPLES = [
+    ("right upper lobe", _PLACE, 1.0),
+    ("The right upper lobe.", _PLACE, 1.0),
+    ("left upper lobe", _PLACE, 0.0),
+    ("upper right lobe", _PLACE, 0.0),
+    # Saying more, or everything, does not make it right.
+    ("right upper lobe or left upper lobe", _PLACE, 0.0),
+    ("right upper lobe " * 20, _PLACE, 0.0),
+    ("", _PLACE, 0.0),
+]

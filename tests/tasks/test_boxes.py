@@ -1,0 +1,88 @@
+"""Boxes: what overlaps earn, and which constant is the best."""
+
+from __future__ import annotations
+
+import random
+from statistics import mean
+
+import pytest
+
+from medvlm.core.sample import Box
+from medvlm.tasks._brackets import write
+from medvlm.tasks.boxes import Truth, best_constant, hit_rate, mean_iou, parse, score
+
+
+def boxes(*found: Box) -> Truth:
+    return Truth(boxes=found)
+
+
+def test_boxes_by_hand() -> None:
+    truth = Truth(boxes=((0, 0, 10, 10), (20, 20, 30, 30)))
+    answer = write([(0, 0, 10, 8), (20, 20, 30, 24), (50, 50, 60, 60), (70, 70, 80, 80)])
+    assert mean_iou(answer, truth) == pytest.approx((0.8 + 0.4) / 4)
+    assert hit_rate(answer, truth) == pytest.approx(1 / 4)
+    assert hit_rate(write(truth.boxes), truth) == 1
+    assert mean_iou("no idea", truth) == 0
+
+
+def test_nothing_to_find() -> None:
+    nothing = Truth()
+    assert mean_iou("none", nothing) == hit_rate("none", nothing) == 1
+    for answer in ("[0, 0, 1, 1]", "no idea"):
+        assert mean_iou(answer, nothing) == hit_rate(answer, nothing) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_more_box_than_there_are_never_pays_unless_it_fits_better(seed: int) -> None:
+    """With at least as many boxes as there are, a further box that overlaps nothing costs its share."""
+    rng = random.Random(seed)
+    truth_boxes = tuple(random_box(rng) for _ in range(4))
+    truth = Truth(boxes=truth_boxes)
+    found = [random_box(rng) for _ in range(4 + seed % 3)]
+    before = score(write(found), truth)
+    after = score(write([*found, (2000, 2000, 2100, 2100)]), truth)
+    assert after == pytest.approx(before * len(found) / (len(found) + 1))
+
+
+def test_a_grid_of_boxes_scores_little() -> None:
+    truth = Truth(boxes=((105, 205, 195, 295),))
+    grid: list[Box] = [(x, y, x + 100, y + 100) for x in range(0, 1000, 100) for y in range(0, 1000, 100)]
+    assert score(write(grid), truth) == pytest.approx(0.81 / 100)
+
+
+def test_the_box_is_where_most_boxes_are_and_not_between_two_sides() -> None:
+    """60 objects left, 40 right: the coordinate-wise median of two sides would overlap with neither much."""
+    rng = random.Random(1)
+
+    def near(x: int) -> Truth:
+        dx, dy = rng.randint(-10, 10), rng.randint(-10, 10)
+        return boxes((x + dx, 400 + dy, x + dx + 100, 500 + dy))
+
+    truths = [near(100) for _ in range(60)] + [near(800) for _ in range(40)]
+    rng.shuffle(truths)
+    found = parse(best_constant(truths))
+    assert found is not None and len(found) == 1
+    assert abs(found[0][0] - 100) <= 10
+
+
+def test_the_median_box_is_taken_where_it_is_better() -> None:
+    """Boxes that jitter about one place: no single one of them is as central as their median."""
+    rng = random.Random(2)
+    corners = [
+        (rng.randint(380, 420), rng.randint(380, 420), rng.randint(580, 620), rng.randint(580, 620)) for _ in range(200)
+    ]
+    truths = [boxes(corner) for corner in corners]
+    constant = best_constant(truths)
+    score = mean(mean_iou(constant, truth) for truth in truths)
+    assert score >= max(mean(mean_iou(f"{list(corner)}", truth) for truth in truths) for corner in corners[:20])
+
+
+def test_several_boxes_and_none() -> None:
+    two = boxes((0, 0, 50, 50), (100, 100, 150, 150))
+    assert best_constant([two, two, boxes((0, 0, 50, 50))]) == "[0, 0, 50, 50], [100, 100, 150, 150]"
+    assert best_constant([boxes(), boxes(), two]) == "none"
+
+
+def random_box(rng: random.Random) -> Box:
+    x, y = rng.randint(0, 800), rng.randint(0, 800)
+    return x, y, x + rng.randint(50, 200), y + rng.randint(50, 200)
