@@ -28,7 +28,7 @@ from medvlm.archive.objects import (
     report,
     sorted_in,
 )
-from medvlm.archive.readers.table import TableQuestion, question_of
+from medvlm.archive.readers._rows import TableQuestion, make_question
 from medvlm.archive.wording import choose
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
@@ -115,7 +115,7 @@ def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> R
     row = {name: config.rename.get(name, {}).get(text, text) for name, text in groups.items()}
     asked = list(questions(config, boxes, path, {name for name in extents if marked.extents[name].any()}))
     asked += _areas(config, marked.extents, path)
-    asked += [question for each in config.questions if (question := question_of(each, row, path))]
+    asked += [question for each in config.questions if (question := make_question(each, row, path))]
     shown = _shown(config, boxes, {name: marked.extents[name] for name in sorted(extents)})
     text = " ".join(part for part in (filled(config.report, row), shown) if part)
     medium = Medium(

@@ -20,16 +20,16 @@ from pydantic import Field
 from medvlm.archive import arrow_files
 from medvlm.archive.columns import Columns, Row, columns_in, file_in
 from medvlm.archive.objects import AsksAboutObjects, questions, sorted_in
-from medvlm.archive.readers.table import (
+from medvlm.archive.readers._rows import (
     Numbered,
     Rows,
-    agreed,
     check_columns,
-    columns_of,
-    grouped,
-    place_of,
-    row_of,
-    sample_of,
+    find_common,
+    group_rows,
+    list_columns,
+    make_sample,
+    read_row,
+    say_place,
 )
 from medvlm.archive.records import cell_text
 from medvlm.archive.split_files import Files, by_split
@@ -75,9 +75,9 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     says."""
     assert root is not None, "a data set has a root"
     columns = Columns(
-        config, root, columns_of(config) | {c for medium in config.media for c in columns_in(medium.modality)}
+        config, root, list_columns(config) | {c for medium in config.media for c in columns_in(medium.modality)}
     )
-    samples, others = grouped(config, config.key or _IMAGES, _rows(config, root, columns), columns)
+    samples, others = group_rows(config, config.key or _IMAGES, _rows(config, root, columns), columns)
     yield from others
     first = {rows[0][:2]: (key, rows) for key, rows in samples.items()}
     for _, name, file in _files(config, root):
@@ -95,18 +95,18 @@ def count(config: Config, root: Path | None) -> int:
 def _sample(
     config: Config, root: Path, key: str, rows: list[Numbered], record: dict[str, Any]
 ) -> Iterator[RawSample | BadSample | LeftOut]:
-    where = place_of(rows)
+    where = say_place(rows)
     try:
-        agreed(_IMAGES, rows, "their images")
+        find_common(_IMAGES, rows, "their images")
         left_out: Counter[str] = Counter()
         media: list[Medium] = []
         files: dict[str, bytes | Path] = {}
         for each in config.media:
-            modality = agreed(each.modality, rows, "modality")
+            modality = find_common(each.modality, rows, "modality")
             for image in _listed(record[each.column]):
                 files[str(len(media))] = _image(image, root)
                 media.append(Medium(each.kind, str(len(media)), (), unit=each.unit, modality=modality))
-        raw, unasked = sample_of(config, key, rows, tuple(media), files, where)
+        raw, unasked = make_sample(config, key, rows, tuple(media), files, where)
         if config.objects:
             boxes, left_out = sorted_in(
                 [found for _, _, row in rows for found in json.loads(row[_OBJECTS])], (0, 0), config.objects.classes
@@ -139,7 +139,7 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
 
 def _row(config: Config, root: Path, record: dict[str, Any], columns: Columns, split: str) -> Row | str:
     """The row with what is known of its images and objects, or what is wrong with it."""
-    row = row_of(record, columns, config, split)
+    row = read_row(record, columns, config, split)
     if isinstance(row, str):
         return row
     try:

@@ -1,0 +1,197 @@
+"""Rows with named cells, wherever they come from, become samples: what the readers of tables share.
+
+Every field of a card that takes text takes a template: `{column}` is replaced by the row's value, the rest stays. A
+template with a column that is missing in a row is itself missing there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from medvlm.archive.columns import Columns, MoreColumns, Row, columns_in, filled, with_prior
+from medvlm.archive.records import NAMES_FIRST, Format, cell_text, word_for
+from medvlm.archive.split_files import SPLIT
+from medvlm.archive.wording import choose
+from medvlm.core.config import Config
+from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.errors import DataError, did_you_mean
+from medvlm.core.sample import Medium, Question, Sample, make_truth
+from medvlm.core.tasks import CardTask, read_truth
+
+Numbered = tuple[str, int, Row]
+"""File, number of the line or record, and what stands there."""
+
+
+class TableQuestion(Config):
+    text: tuple[str, ...]
+    """One wording, or several of which each sample gets one."""
+    answer: str
+    task: CardTask = "open"
+    """What an answer outside `choices` is: short text (`open`), a number of things (`count`), long text (`report`), or
+    another task by its name or with its settings, e.g. {kind: choice, choices: [yes, no]}. A text that says nothing to
+    the task leaves the question out."""
+    template: str = "question"
+    """Groups questions that ask the same thing: the majority answer, a baseline, is found within each group."""
+    choices: tuple[str, ...] = ()
+    """An answer that is one of these makes the question a choice between them; any other answer leaves it open."""
+    lower: bool = False
+    """Answer, choices and template in lower case."""
+
+    @field_validator("text", mode="before", json_schema_input_type=str | tuple[str, ...])
+    @classmethod
+    def _one_wording(cls, text: Any) -> Any:
+        return [text] if isinstance(text, str) else text
+
+
+class Rows(MoreColumns):
+    """How rows become samples, wherever the rows come from."""
+
+    key: str = ""
+    """Rows with the same key are one sample; by default those with the same file of the first medium."""
+    patient: str = ""
+    report: str = ""
+    """Where the rows of a sample say different things, each is a line of its report."""
+    concept: str = ""
+    """Equal for samples that show the same; contrastive training takes them as duplicates."""
+    groups: dict[str, str] = Field(default_factory=dict)
+    """What sources are balanced by or groups held out by, e.g. {site: "{hospital}"}; never a patient."""
+    split: str = ""
+    """For a card whose `splits.by` is `column`; by default the split that `file` says."""
+    questions: tuple[TableQuestion, ...] = ()
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Column -> values that are kept; rows with others are left out."""
+    rename: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Column -> value in the table -> value to use; comes before `missing` and `where`."""
+    missing: tuple[str, ...] = ()
+    """Values that mean there is none, such as NULL or todo. Empty always does."""
+
+    @model_validator(mode="after")
+    def _names_pairs(self) -> Rows:
+        if self.prior and not self.key:
+            raise ValueError(
+                "expected `key` (which column names a sample) beside `prior`: its first medium is that of another row"
+            )
+        return self
+
+
+def make_sample(
+    config: Rows, key: str, rows: list[Numbered], media: tuple[Medium, ...], files: Mapping[str, Any], where: str
+) -> tuple[RawSample, Counter[str]]:
+    """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that
+    disagree."""
+    asked = [(each.template, make_question(each, row, key)) for _, _, row in rows for each in config.questions]
+    sample = Sample(
+        key=key,
+        source="",
+        split=find_common(config.split or SPLIT, rows, "split"),
+        media=media,
+        report="\n".join(dict.fromkeys(filter(None, (filled(config.report, row) for _, _, row in rows)))),
+        concept=find_common(config.concept, rows, "concept"),
+        questions=tuple(question for _, question in asked if question),
+        patient=find_common(config.patient, rows, "patient"),
+        groups={
+            name: value for name, template in config.groups.items() if (value := find_common(template, rows, name))
+        },
+    )
+    return RawSample(sample, files, where), Counter(template for template, question in asked if not question)
+
+
+def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
+    """None where its text or its answer is missing."""
+    wordings = [text for wording in asked.text if (text := filled(wording, row))]
+    answer, template, choices = filled(asked.answer, row), filled(asked.template, row), asked.choices
+    if not wordings or not answer:
+        return None
+    if asked.lower:
+        answer, template, choices = answer.lower(), template.lower(), tuple(choice.lower() for choice in choices)
+    truth = make_truth("choice", answer, choices=choices) if answer in choices else read_truth(asked.task, answer)
+    if truth is None:
+        return None
+    return Question(choose(wordings, key, asked.template), truth, template or "question")
+
+
+def find_common(template: str, rows: list[Numbered], what: str) -> str:
+    """What all rows of a sample that say anything say. Raises DataError where they differ."""
+    found = {filled(template, row) for _, _, row in rows} - {""}
+    if len(found) > 1:
+        raise DataError(f"its rows differ in {what}; expected one value per key")
+    return found.pop() if found else ""
+
+
+def say_place(rows: list[Numbered], form: Format | None = None) -> str:
+    """`line 2, 4 of t.csv`."""
+    file = rows[0][0]
+    numbers = [str(number) for other, number, _ in rows if other == file]
+    return f"{word_for(file, form)} {', '.join(numbers[:5])}{' ...' if len(numbers) > 5 else ''} of {file}"
+
+
+def group_rows(
+    config: Rows, key: str, rows: Iterable[tuple[str, int, Row | str]], columns: Columns, form: Format | None = None
+) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:
+    """Key -> its rows with their places, and what became of the other rows. key: a template. rows: or what is wrong
+    with one."""
+    kept: list[Numbered] = []
+    bad: list[BadSample | LeftOut] = []
+    left_out: Counter[str] = Counter()
+    for file, number, row in rows:
+        where = f"{word_for(file, form)} {number} of {file}"
+        if isinstance(row, str):
+            bad.append(BadSample(where, row, where))
+        elif other := next((column for column, values in config.where.items() if row[column] not in values), ""):
+            left_out[f"{other} is not {' or '.join(config.where[other])}"] += 1
+        else:
+            kept.append((file, number, row))
+    has_prior = with_prior([row for _, _, row in kept], config.prior) if config.prior else []
+    samples: dict[str, list[Numbered]] = {}
+    for index, (file, number, row) in enumerate(kept):
+        if config.prior and config.prior.needed and not has_prior[index]:
+            left_out["no earlier study of the patient"] += 1
+        elif name := filled(key, row):
+            samples.setdefault(name, []).append((file, number, row))
+        else:
+            where = say_place([(file, number, row)], form)
+            bad.append(BadSample(where, f"no value for {key}", where))
+    left_out += columns.left_out
+    return samples, bad + [LeftOut(reason, n) for reason, n in left_out.items()]
+
+
+def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
+    if unknown := sorted(columns.own - seen):
+        found = f"{len(seen)} others" if seen else "no rows"
+        raise DataError(
+            f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], sorted(seen))} ({found}; {NAMES_FIRST})"
+        )
+
+
+def list_columns(config: Rows) -> set[str]:
+    """The columns that the card speaks of."""
+    templates = [config.key, config.patient, config.report, config.concept, config.split, *config.groups.values()]
+    templates += [text for asked in config.questions for text in (*asked.text, asked.answer, asked.template)]
+    return {column for text in templates for column in columns_in(text)} | set(config.where) | set(config.rename)
+
+
+def read_row(record: object, columns: Columns, config: Rows, split: str) -> Row | str:
+    """The row with all its columns, or what is wrong with it."""
+    if not isinstance(record, dict):
+        return "not a record of columns and values"
+    if None in record:  # where csv.DictReader puts what is beyond the header
+        return "more values than the table has columns"
+    row = {}
+    for column in columns.own:
+        text = cell_text(record.get(column))
+        if text is None:
+            return f"{column} holds a nested record; expected text, a number, or a list of them"
+        row[column] = text
+    try:
+        columns.complete(row)
+    except DataError as reason:
+        return str(reason)
+    for column, text in row.items():
+        text = config.rename.get(column, {}).get(text, text)
+        row[column] = "" if text in config.missing else text
+    return {**row, SPLIT[1:-1]: split}
