@@ -1,1 +1,1 @@
-"""Language models; each file offers Config, facts(), tokenizer(), new_tokens() and build()."""
+"""Language models. Each file offers Config, facts(), tokenizer(), new_tokens() and build()."""

@@ -1,4 +1,5 @@
-"""Any causal language model of transformers: by hub id, by folder, or from a config, then started from scratch."""
+"""Any causal language model of transformers: from a hub id, from a folder, or from a config, which starts from
+scratch."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.weights import from_pretrained, on_meta
 
 IMAGE = "<image>"
-"""The text that stands for an image where the tokenizer has no token to spare; it then gets this one as a new token."""
+"""The image token of a tokenizer without a reserved one; it is added as a new token."""
 RESERVED = (
     r"<image>",
     r"<\|image_pad\|>",
@@ -34,12 +35,12 @@ RESERVED = (
     r"<\|extra_id_\d+\|>",
     r"<SPECIAL_\d+>",
 )
-"""Tokens that families keep for images or for nobody: they have rows already, so nothing is resized and every adapter
-and server can take the model."""
+"""Tokens that model families reserve for images or leave unused, as patterns in order of preference. They already have
+an embedding row, so nothing is resized, and adapters and servers accept the model unchanged."""
 
 CONTENT = "'content': part.text"
-# Templates of text-only models take a message as text, processors hand it over as a list of parts. This
-# turns lists into text first, so that the very same template serves training, evaluation and the export.
+# Chat templates of text-only models expect a message's content as text, but processors pass a list of parts. This
+# prefix turns lists into text first, so one template serves training, evaluation and the exported model.
 FLATTEN = (
     "{%- set flat = namespace(messages=[]) -%}{%- for m in messages -%}{%- set part = namespace(text='') -%}"
     "{%- if m['content'] is string -%}{%- set part.text = m['content'] -%}{%- else -%}{%- for p in m['content'] -%}"
@@ -55,19 +56,20 @@ class Config(Loaded):
     model: str = ""
     """Hub id or local folder with weights and tokenizer."""
     config: dict[str, Any] = {}
-    """Without `model`: {model_type: qwen2, hidden_size: ...}, from scratch, with a tokenizer trained from the cards'
-    text."""
+    """Instead of `model`: the config of a model that starts from scratch, {model_type: qwen2, hidden_size: ...}, with a
+    tokenizer trained on the cards' text."""
     vocabulary: int = Field(2048, gt=300)
-    """Size of a tokenizer that is trained; at least the 256 bytes and the special tokens."""
+    """Vocabulary size of a tokenizer that is trained. Must hold at least the 256 bytes and the special tokens."""
     around_image: tuple[str, str] = ("", "")
-    """Text before and after the tokens of each image, where each <word> is one token: [<Img>, </Img>] as in MiniGPT-4
+    """Text before and after the tokens of each image. Each <word> in it is one token: [<Img>, </Img>] as in MiniGPT-4
     and XrayGPT, [<fake_token_around_image><global-img>, <fake_token_around_image>] as in Idefics3."""
     special_tokens: tuple[str, ...] = ()
-    """Further ones, each a row of its own: [<end_of_utterance>]."""
+    """Further special tokens; each gets its own embedding row: [<end_of_utterance>]."""
 
     quantize: Literal["nf4"] | None = None
-    """Reads the model into 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train
-    adapters only. Exports hold the weights as they were computed with. Needs `pip install 'medvlm[quantized]'`."""
+    """Loads the model in 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train
+    adapters only. Exports hold the dequantized weights that were computed with. Needs `pip install
+    'medvlm[quantized]'`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -75,7 +77,7 @@ class Config(Loaded):
             raise ValueError("give either `model` (hub id or folder) or `config` (from scratch)")
         if self.quantize and not self.model:
             raise ValueError(
-                "quantize is for a model with weights; a model that starts from nothing is trained in full"
+                "quantize needs `model`: a model that starts from scratch is trained in full; remove quantize"
             )
         if self.config and "model_type" not in self.config:
             raise ValueError("config.model_type is missing, e.g. qwen2, llama, gpt2")
@@ -83,8 +85,8 @@ class Config(Loaded):
 
 
 def facts(config: Config) -> int | None:
-    """Width of its token embeddings, where it is known without transformers. Raises ShapeError for heads that do not
-    divide it."""
+    """Width of the token embeddings, or None if it can't be read without transformers. Raises ShapeError for heads that
+    do not divide it."""
     known = _read_config(config)
     width, heads, groups = (
         next((known[k] for k in names if isinstance(known.get(k), int)), None) for names in WIDTH_HEADS_GROUPS
@@ -103,15 +105,15 @@ WIDTH_HEADS_GROUPS = (
     ("num_attention_heads", "n_head", "num_heads"),
     ("num_key_value_heads",),
 )
-"""What families call them."""
+"""The names that model families use for width, heads, and key and value heads."""
 
 
 def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
-    """The tokenizer of the run: loaded from `folder` when it is there, else made and saved into it.
+    """The tokenizer of the run: loaded from `folder`, or made and saved there if the folder has none.
 
-    train: makes one of a given size from the cards' text, for a model that starts from scratch. It holds `image_token`
-    as one token, a reserved one of its vocabulary where there is one, and a chat template that accepts both texts and
-    lists of parts."""
+    train: trains a tokenizer of a given size on the cards' text, for a model that starts from scratch. The result has
+    an `image_token`, which is a reserved token of the vocabulary if there is one, and a chat template that accepts both
+    texts and lists of parts."""
     from transformers import AutoTokenizer
 
     if (folder / "tokenizer_config.json").is_file():
@@ -120,7 +122,7 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     if not made.chat_template:
         raise RecipeError(
             f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or"
-            " add the template to its folder"
+            " add a template to its folder"
         )
     image = find_image_token(made.get_vocab()) or IMAGE
     if not made.chat_template.startswith(FLATTEN.partition("IMAGE")[0]):
@@ -135,6 +137,7 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     )
     if made.pad_token is None:
         made.pad_token = made.eos_token
+    # Loaded again to set image_token, which is then saved too.
     made.save_pretrained(folder)
     made = AutoTokenizer.from_pretrained(folder, image_token=image)
     made.save_pretrained(folder)
@@ -142,13 +145,14 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
 
 
 def new_tokens(config: Config) -> list[str]:
-    """What the recipe adds to the vocabulary, beside the token of an image: the words around it, and special_tokens."""
+    """Tokens that the recipe adds to the vocabulary, apart from the image token: the words of `around_image`, and
+    `special_tokens`."""
     return list(dict.fromkeys([*re.findall(r"<[^<>]+>", "".join(config.around_image)), *config.special_tokens]))
 
 
 def find_image_token(vocabulary: dict[str, int]) -> str | None:
-    """The token of a vocabulary that can stand for an image: the first kind of RESERVED that it has, and of that the
-    lowest number."""
+    """The token of a vocabulary that can stand for an image: the one with the lowest id that matches the first pattern
+    of RESERVED with any match. None if nothing matches."""
     for pattern in RESERVED:
         if found := [token for token in vocabulary if re.fullmatch(pattern, token)]:
             return min(found, key=lambda token: vocabulary[token])
@@ -156,7 +160,7 @@ def find_image_token(vocabulary: dict[str, int]) -> str | None:
 
 
 def build(config: Config, tokenizer: Any) -> nn.Module:
-    """Rows for new tokens are added at the end of the embedding table."""
+    """Loads or initialises the model. Rows for new tokens are added at the end of the embedding table."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if config.model:
@@ -167,9 +171,8 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
             model.resize_token_embeddings(len(tokenizer))
         language: nn.Module = model
         return language
-    rest = {
-        k: deepcopy(v) for k, v in config.config.items() if k != "model_type"
-    }  # transformers writes into nested settings
+    # Copied, because transformers writes into nested settings.
+    rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}
     ids = {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -181,7 +184,7 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
 
 
 def _quantization_args(config: Config) -> dict[str, Any]:
-    """As the paper has it: NormalFloat of 4 bits, whose scales are quantized too."""
+    """As in the QLoRA paper: 4-bit NormalFloat with double quantization of the scales."""
     if config.quantize is None or on_meta():
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -205,12 +208,12 @@ def _load_tokenizer(model: str) -> Any:
         first = str(reason).strip().splitlines()[0]
         raise RecipeError(
             f"model.language.model: cannot read the tokenizer of {model!r} ({first}); check the id, log in with `hf"
-            " auth login` if access is granted by request, or give the folder of a copy"
+            " auth login` if the model is gated, or give the folder of a copy"
         ) from None
 
 
 def _read_config(config: Config) -> dict[str, Any]:
-    """The model's config as far as it can be read without transformers."""
+    """The language model's config, if the recipe or a local folder gives it, else {}; transformers is not imported."""
     if config.config:
         return config.config
     stored = Path(config.model) / "config.json"

@@ -1,1 +1,2 @@
-"""Encoder tokens to language-model width; each file offers Config, tokens() and build()."""
+"""Connectors: from encoder tokens to tokens of the language model's width. Each file offers Config, tokens() and
+build()."""

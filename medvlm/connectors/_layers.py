@@ -1,4 +1,4 @@
-"""What several connectors are made of."""
+"""Layers and checks that several connectors share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def mlp(in_width: int, out_width: int) -> nn.Sequential:
 
 
 def check_heads(width: int | None, heads: int) -> None:
-    """Raises ShapeError where the attention's heads do not divide its width; None is not checked."""
+    """Raises ShapeError if the attention heads do not divide the width. A width of None (not known yet) passes."""
     if width is not None and width % heads:
         raise ShapeError(
             f"heads: {heads} do not divide the width of {width}; choose one of"
@@ -34,8 +34,8 @@ def format_grid(grid: tuple[int, ...]) -> str:
 
 
 class Positions(nn.Module):
-    """Adds a learned embedding for each place on each axis of the grid: for readers of sets, which see no order. Starts
-    at zero."""
+    """Adds a learned embedding of the position on each grid axis, for attention that would otherwise ignore the order
+    of the patches. Initialised to zero, so training starts from the model without positions."""
 
     def __init__(self, grid: tuple[int, ...], width: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tokens averaged over blocks of their grid, then two layers: what pool2d and pool3d share."""
+"""Average pooling of tokens over blocks of their grid, then a two-layer MLP. Shared by pool2d and pool3d."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvlm.core.errors import ShapeError
 
 
 def check(to: tuple[int, ...], grid: tuple[int, ...]) -> None:
-    """Raises ShapeError where a grid has too few axes, or would have to grow."""
+    """Raises ShapeError if the grid has too few axes, or fewer tokens along an axis than `to` asks for."""
     last = grid[-len(to) :]
     if len(grid) < len(to) or any(small > side for small, side in zip(to, last, strict=True)):
         raise ShapeError(
@@ -23,8 +23,8 @@ def check(to: tuple[int, ...], grid: tuple[int, ...]) -> None:
 
 
 class Pool(nn.Module):
-    """[N, T, in_width] -> [N, tokens, out_width]: means over the last axes of the grid (adaptive where it is no
-    multiple), the others are kept."""
+    """[N, T, in_width] -> [N, tokens, out_width]. Averages over the last len(to) axes of the grid and keeps the others.
+    Pooling is adaptive where an axis is not a multiple of its target."""
 
     def __init__(self, to: tuple[int, ...], in_width: int, out_width: int, grid: tuple[int, ...]):
         super().__init__()

@@ -1,9 +1,9 @@
-"""The tokens of the whole image read those of all its tiles: as many tokens whatever the tiling (PA-LLaVA's
-scale-invariant connector).
+"""The tokens of the whole image attend to the tokens of all its tiles, so the number of tokens does not depend on the
+tiling (PA-LLaVA's scale-invariant connector).
 
-Source: ddw2AIGROUP2CQUPT/PA-LLaVA at 49427be, xtuner_add/pallava/projector.py: a BERT without feed-forward layers whose
-queries are the global tokens, plus those, norm, two layers. There every image has its own number of tiles; here all
-have the same."""
+Source: ddw2AIGROUP2CQUPT/PA-LLaVA at 49427be, xtuner_add/pallava/projector.py: a BERT without feed-forward layers. Its
+queries are the tokens of the whole image, which are added to its output before a norm and a two-layer MLP. Deviation:
+in PA-LLaVA the number of tiles differs from image to image; here all images have the same number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Config(Base):
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
-    """Raises ShapeError for an encoder of single images, and where the heads do not divide the width."""
+    """Raises ShapeError for an encoder that gives no tiles, or heads that do not divide the width."""
     if len(grid) != 3 or grid[0] < 2:
         raise ShapeError(
             f"reads a whole image and its tiles, and the encoder gives a grid of {format_grid(grid)}; use encoder kind"
@@ -61,7 +61,7 @@ class GlobalQuery(nn.Module):
 
 
 class _GlobalQueryBlock(nn.Module):
-    """Self-attention, then cross-attention to the tiles, each followed by its norm, as in BERT."""
+    """Self-attention, then cross-attention to the tiles, each followed by a norm as in BERT."""
 
     def __init__(self, width: int, config: Config):
         super().__init__()

@@ -1,4 +1,4 @@
-"""One linear layer per token, as in the first LLaVA, XrayGPT and Merlin's report stage."""
+"""One linear layer, applied to every token, as in the first LLaVA, XrayGPT and Merlin's report stage."""
 
 from __future__ import annotations
 

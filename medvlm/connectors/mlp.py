@@ -1,4 +1,4 @@
-"""Two linear layers with GELU between them, as in LLaVA-1.5: the connector that stock LLaVA holds."""
+"""Two linear layers with GELU between them, as in LLaVA-1.5. The connector of transformers' LLaVA model."""
 
 from __future__ import annotations
 

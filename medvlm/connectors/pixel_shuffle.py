@@ -1,5 +1,5 @@
-"""Neighbouring tokens joined along their channels, then a projection: fewer, wider tokens, as in InternVL and
-Idefics3."""
+"""Concatenates each block of neighbouring tokens along the channels, then projects: fewer and wider tokens, as in
+InternVL and Idefics3."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from medvlm.core.errors import ShapeError
 class Config(Base):
     kind: Literal["pixel_shuffle"]
     factor: int = Field(2, gt=1)
-    """Tokens that are joined along each of the last two axes: 2 leaves a quarter of them."""
+    """Tokens joined along each of the last two axes: 2 leaves a quarter of the tokens."""
     layers: Literal[1, 2] = 2
-    """2: norm and two layers with GELU (InternVL). 1: one matrix without bias (Idefics3, SmolVLM)."""
+    """2: a norm and two linear layers with GELU (InternVL). 1: one linear layer without bias (Idefics3, SmolVLM)."""
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
@@ -62,8 +62,8 @@ class PixelShuffle(nn.Module):
 
 
 def shuffle(patches_NTE: torch.Tensor, grid: tuple[int, ...], factor: int) -> torch.Tensor:
-    """[N, T, E] -> [N, T / factor^2, factor^2 * E], each block row by row. Other axes than the last two are left
-    alone."""
+    """[N, T, E] -> [N, T / factor^2, factor^2 * E]; the tokens of a block are concatenated row by row. Only the last
+    two axes of the grid are joined."""
     rows, columns = grid[-2] // factor, grid[-1] // factor
     blocks = patches_NTE.reshape(patches_NTE.shape[0], -1, rows, factor, columns, factor, patches_NTE.shape[-1])
     return blocks.transpose(3, 4).flatten(4).flatten(1, 3)

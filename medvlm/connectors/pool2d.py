@@ -1,5 +1,5 @@
-"""Fewer tokens by averaging blocks of rows and columns, as in Gemma 3 and Honeybee; of a volume's slices each by
-itself."""
+"""Averages tokens over blocks of rows and columns, as in Gemma 3 and Honeybee. The slices of a volume are pooled
+separately."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Side = Annotated[int, Field(gt=0)]
 class Config(Base):
     kind: Literal["pool2d"]
     to: tuple[Side, Side]
-    """Tokens that are left along rows and columns, e.g. [8, 8]."""
+    """Number of tokens left along rows and columns, e.g. [8, 8]."""
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
-    """Raises ShapeError for a grid that would have to grow, or has fewer than 2 axes."""
+    """Raises ShapeError for a grid that is smaller than `to`, or has fewer than 2 axes."""
     _pool.check(config.to, grid)
     return math.prod(grid[:-2]) * math.prod(config.to)
 

@@ -1,4 +1,4 @@
-"""Fewer tokens of a volume by averaging blocks of slices, rows and columns, as in M3D-LaMed's spatial pooling."""
+"""Averages the tokens of a volume over blocks of slices, rows and columns, as in M3D-LaMed's spatial pooling."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Side = Annotated[int, Field(gt=0)]
 class Config(Base):
     kind: Literal["pool3d"]
     to: tuple[Side, Side, Side]
-    """Tokens that are left along slices, rows and columns, e.g. [4, 8, 8]."""
+    """Number of tokens left along slices, rows and columns, e.g. [4, 8, 8]."""
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
-    """Raises ShapeError for a grid that would have to grow, or has fewer than 3 axes."""
+    """Raises ShapeError for a grid that is smaller than `to`, or has fewer than 3 axes."""
     _pool.check(config.to, grid)
     return math.prod(grid[:-3]) * math.prod(config.to)
 

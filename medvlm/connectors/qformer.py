@@ -1,5 +1,5 @@
-"""BLIP-2's Q-Former: learned queries through a BERT that reads the patch tokens in every second layer (arXiv
-2301.12597, section 3.1)."""
+"""BLIP-2's Q-Former: learned queries pass through a BERT that cross-attends to the patch tokens in every second layer
+(arXiv 2301.12597, section 3.1)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from medvlm.core.weights import on_meta, read_file
 
 
 class Config(LoadedFile):
-    """`weights`: a file of a BLIP-2 model, whose other parts are listed in `allow_unexpected`, and its projection in
-    `allow_missing`."""
+    """`weights`: a file of a BLIP-2 model. List its other parts in `allow_unexpected`; if the file lacks the
+    projection, list that in `allow_missing`."""
 
     kind: Literal["qformer"]
     tokens: int = Field(32, gt=0)
-    """Queries, which are the image tokens that reach the language model."""
+    """Number of queries: the image tokens that reach the language model."""
     width: int = Field(768, gt=0)
     layers: int = Field(12, gt=0)
     heads: int = Field(12, gt=0)
     every: int = Field(2, gt=0)
-    """Every so many layers one reads the patches; the first does."""
+    """Cross-attend to the patches in every `every`-th layer, starting with the first."""
     dropout: float = Field(0.1, ge=0, lt=1)
     positions: bool = False
-    """As of `resampler`: an embedding of row, column and slice is added to the patches."""
+    """Adds a learned embedding of row, column and slice to the patches, as in `resampler`."""
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
-    """Raises ShapeError where the heads do not divide the Q-Former's own width."""
+    """Raises ShapeError if the heads do not divide the Q-Former's own width."""
     check_heads(config.width, config.heads)
     return config.tokens
 

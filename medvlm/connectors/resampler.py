@@ -1,5 +1,5 @@
-"""A fixed number of learned queries that read the patch tokens by cross-attention (Perceiver resampler, Flamingo,
-section 2.1)."""
+"""A fixed number of learned queries that cross-attend to the patch tokens (Perceiver resampler, Flamingo, section
+2.1)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from medvlm.core.config import Config as Base
 class Config(Base):
     kind: Literal["resampler"]
     tokens: int = Field(64, gt=0)
-    """Image tokens that reach the language model, whatever the grid."""
+    """Number of image tokens that reach the language model, whatever the grid."""
     layers: int = Field(2, gt=0)
     heads: int = Field(4, gt=0)
     positions: bool = False
-    """Adds a learned embedding of row, column and slice to the patches: for encoders whose tokens do not say where they
-    are from, e.g. `slices`."""
+    """Adds a learned embedding of row, column and slice to the patches. For encoders whose tokens carry no position,
+    e.g. `slices`, which encodes every slice alike."""
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
-    """Raises ShapeError where the heads do not divide the width."""
+    """Raises ShapeError if the heads do not divide the width."""
     check_heads(width, config.heads)
     return config.tokens
 
@@ -36,8 +36,8 @@ def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) 
 
 
 class Resampler(nn.Module):
-    """[N, T, in_width] -> [N, tokens, out_width]. As in Flamingo, keys and values are the patches and the queries
-    together."""
+    """[N, T, in_width] -> [N, tokens, out_width]. As in Flamingo, keys and values are the patches concatenated with the
+    queries."""
 
     def __init__(self, config: Config, in_width: int, out_width: int, grid: tuple[int, ...]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The current image compared with the one before it, over all layers of the tower (Libra's Temporal Alignment
+"""Compares the current image with the prior one, over all layers of the vision tower (Libra's Temporal Alignment
 Connector).
 
 Source: X-iZhang/Libra at 3948165, libra/model/multimodal_projector/builder.py, class TAC, and arXiv 2411.19378, section
@@ -24,14 +24,14 @@ from medvlm.core.errors import ShapeError
 class Config(Base):
     kind: Literal["temporal"]
     layers: int = Field(12, gt=0)
-    """Layers of the tower that its tokens are made of: as many as the encoder's `layer` lists."""
+    """Number of tower layers that the tokens are made of: as many as the encoder's `layer` lists."""
     heads: int = Field(8, gt=0)
-    """Libra takes those of its language model, 32."""
+    """Attention heads. Libra uses as many as its language model, 32."""
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
-    """Raises ShapeError for an encoder that does not give two images, or whose width is not that of `layers` layers."""
+    """Raises ShapeError for an encoder that does not give two images, or whose width `layers` does not divide."""
     if len(grid) != 3 or grid[0] != 2:
         raise ShapeError(
             f"compares two images, and the encoder gives a grid of {format_grid(grid)}; use encoder kind `slices` with"
@@ -39,8 +39,8 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
         )
     if width is not None and width % config.layers:
         raise ShapeError(
-            f"layers: {config.layers} do not divide the encoder's width of {width}; say how many layers its `layer`"
-            " lists"
+            f"layers: {config.layers} do not divide the encoder's width of {width}; say how many layers its"
+            " `layer` lists"
         )
     check_heads(width and width // config.layers, config.heads)
     return math.prod(grid[1:])
@@ -61,6 +61,7 @@ class TemporalAlignment(nn.Module):
         def attention() -> nn.Module:
             return nn.MultiheadAttention(width, config.heads, batch_first=True, add_bias_kv=True)
 
+        # Libra halves the number of layers from step to step: 12, 6, 3, 1.
         counts = [config.layers]
         while counts[-1] > 1:
             counts.append(counts[-1] // 2 if counts[-1] > 3 else 1)
@@ -85,6 +86,7 @@ class TemporalAlignment(nn.Module):
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
         by_layer = patches_NTE.unflatten(2, (self.layers, -1)).movedim(2, 1)  # [N, layers, 2 T, width]
         prior, current = (self.LFE(half).squeeze(1) for half in by_layer.chunk(2, dim=2))
+        # The more the images resemble each other, the more of the learned bias is added to the prior image.
         alike = ((cosine_similarity(current.flatten(1), prior.flatten(1), dim=-1, eps=1e-6) + 1) / 2) ** 8
         prior = prior + (alike * self.LFE_prior_bias)[:, None, None]
         now = self.norm1(current + self._attend(self.cur_self_attention, current, current))
@@ -98,7 +100,7 @@ class TemporalAlignment(nn.Module):
 
 
 class LayerExcitation(nn.Module):
-    """Squeeze and excitation over layers (arXiv 1709.01507), as in torchvision's SqueezeExcitation with GELU."""
+    """Squeeze-and-excitation over layers (arXiv 1709.01507), like torchvision's SqueezeExcitation with GELU."""
 
     def __init__(self, count: int, squeezed: int):
         super().__init__()

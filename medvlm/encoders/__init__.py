@@ -1,1 +1,1 @@
-"""Pixels to named tokens; each file offers Config, facts() and build()."""
+"""Encoders: from pixels to tokens. Each file offers Config, facts(), preprocess(), build() and standalone()."""

@@ -1,4 +1,4 @@
-"""What encoders share: layers by number, maps to tokens, width and grid from one look at what comes out."""
+"""Code that encoders share: selecting layers, feature maps to tokens, and measuring the output width and grid."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from medvlm.core.weights import on_meta
 
 
 def select_layers(layer: Layers, count: int) -> tuple[int, ...]:
-    """Numbers from the end, in the order of the recipe. Raises ShapeError for one of a tower that has fewer layers."""
+    """The chosen layers as negative indices, in the order of the recipe. count: layers of the tower.
+
+    Raises ShapeError for a layer that the tower does not have."""
     numbers = tuple(range(-count, 0)) if layer == "all" else (layer,) if isinstance(layer, int) else tuple(layer)
     if beyond := [n for n in numbers if -n > count]:
-        raise ShapeError(f"encoders: layer {beyond[0]} of a tower with {count} layers")
+        raise ShapeError(f"encoders: layer {beyond[0]} does not exist: the tower has {count} layers")
     return numbers
 
 
 def join_maps(maps: Sequence[torch.Tensor]) -> Features:
-    """Maps [N, C, *grid] joined along their channels. Raises ShapeError for maps of different grids."""
+    """Features from maps [N, C, *grid], which are concatenated along the channels. Raises ShapeError if the grids
+    differ."""
     grids = [tuple(m.shape[2:]) for m in maps]
     if len(set(grids)) > 1:
         raise ShapeError(
-            f"encoders: the layers have grids of {', '.join(map(str, grids))}, which cannot be joined; choose layers of"
-            " one stage of the network"
+            f"encoders: the chosen layers have different grids ({', '.join(map(str, grids))}) and cannot be joined;"
+            " choose layers of one stage of the network"
         )
     patches = (torch.cat(list(maps), 1) if len(maps) > 1 else maps[0]).flatten(2).transpose(1, 2).contiguous()
     return Features(patches, patches.mean(1), grids[0])
 
 
 def resize_grid(patches_NTE: torch.Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> torch.Tensor:
-    """Tokens of a 2D grid interpolated to another one; as they are where it is the same."""
+    """Tokens of a 2D grid, interpolated to the `wanted` grid; unchanged if that is the same."""
     if grid == wanted:
         return patches_NTE
     maps = patches_NTE.transpose(1, 2).unflatten(2, grid)
@@ -48,7 +51,7 @@ def resize_grid(patches_NTE: torch.Tensor, grid: tuple[int, ...], wanted: tuple[
 
 
 class MeasuredEncoder(nn.Module):
-    """A module whose width and grid are those of what it makes of zeros."""
+    """Base of encoders whose output width and grid are measured with one forward pass over zeros."""
 
     width: int
     grid: tuple[int, ...]
@@ -56,7 +59,8 @@ class MeasuredEncoder(nn.Module):
 
     def measure(self, input_shape: tuple[int, ...], facts: EncoderFacts) -> None:
         self.input_shape = input_shape
-        if on_meta() and facts.width and facts.grid:  # some code reads numbers out of tensors, which have none there
+        if on_meta() and facts.width and facts.grid:
+            # Some networks read values out of tensors in forward(), which fails on the meta device.
             self.width, self.grid = facts.width, facts.grid
             return
         training = self.training

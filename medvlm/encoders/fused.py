@@ -1,5 +1,5 @@
-"""Several 2D encoders on one image, their tokens joined: a semantic tower beside one that sees detail, as in Prismatic
-(DINOv2 and SigLIP, arXiv 2402.07865)."""
+"""Joins the tokens of several 2D encoders that see the same image: a semantic tower and one that keeps detail, as in
+Prismatic (SigLIP and DINOv2, arXiv 2402.07865)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from medvlm.encoders._features import resize_grid
 class Config(EncoderConfig):
     kind: Literal["fused"]
     encoders: tuple[Annotated[Any, Slot("encoders", only=("timm", "transformers"))], ...] = Field(min_length=2)
-    """The image is read once, by the preprocess of the first; for each other it is resized, and given its mean and
-    standard deviation."""
+    """The image is preprocessed once, as the first encoder wants it. For every other encoder it is resized and
+    normalised again to that encoder's mean and standard deviation."""
     join: Literal["channels", "sequence"] = "channels"
-    """`channels`: as many tokens as the first has, as wide as all together. `sequence`: the tokens of all, of one
-    width."""
+    """`channels`: the token count of the first encoder; the widths add up. `sequence`: the tokens of all encoders one
+    after the other; all must have the same width."""
 
     @model_validator(mode="after")
-    def _connector_is_of_the_whole(self) -> Config:
+    def _parts_have_no_connector(self) -> Config:
         for i, encoder in enumerate(self.encoders):
             if encoder.connector is not None or encoder.serves:
                 raise ValueError(
-                    f"encoders.{i}: connector and serves belong to the whole; write them beside `encoders`"
+                    f"encoders.{i}: connector and serves apply to the fused encoder as a whole; write them next to"
+                    " `encoders`"
                 )
         return self
 
@@ -53,17 +54,18 @@ def build(config: Config) -> nn.Module:
 
 
 def standalone(config: Config, built: Any) -> Config:
-    def one(encoder: Any, tower: nn.Module) -> Any:
+    def resolve(encoder: Any, tower: nn.Module) -> Any:
         kind = component("encoders", encoder.kind)
         return kind.standalone(encoder.model_copy(update={"preprocess": kind.preprocess(encoder)}), tower)
 
     return config.model_copy(
-        update={"encoders": tuple(one(e, t) for e, t in zip(config.encoders, built.towers, strict=True))}
+        update={"encoders": tuple(resolve(e, t) for e, t in zip(config.encoders, built.towers, strict=True))}
     )
 
 
 class FusedEncoder(nn.Module):
-    """[N, C, H, W] -> Features, on the grid of the first encoder; `sequence` has a grid (encoders, rows, columns)."""
+    """[N, C, H, W] -> Features on the grid of the first encoder. With `sequence` the grid is (encoders, rows,
+    columns)."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -75,9 +77,10 @@ class FusedEncoder(nn.Module):
         for number, one in enumerate(before):
             if one.channels != before[0].channels:
                 raise ShapeError(
-                    f"encoders: the encoders see {before[0].channels} and {one.channels} channels of one image; give"
-                    " both the same preprocess.channels"
+                    f"encoders: the encoders expect {before[0].channels} and {one.channels} channels of the same image;"
+                    " give all of them the same preprocess.channels"
                 )
+            # Undoing the first normalisation and applying this one is a single scale and shift per channel.
             shape = (-1, 1, 1)
             self.register_buffer(
                 f"scale_{number}", (torch.tensor(before[0].std) / torch.tensor(one.std)).view(shape), persistent=False
@@ -89,8 +92,8 @@ class FusedEncoder(nn.Module):
             )
         if config.join == "sequence" and len(set(widths)) > 1:
             raise ShapeError(
-                f"encoders: the encoders are {' and '.join(map(str, widths))} wide, and tokens of one sequence have one"
-                " width; use join: channels"
+                f"encoders: the encoders have widths {' and '.join(map(str, widths))}, but all tokens of a sequence"
+                " need the same width; use join: channels"
             )
         self.width: int = widths[0] if config.join == "sequence" else sum(widths)
         self.grid = (len(built), *self.one_grid) if config.join == "sequence" else self.one_grid
@@ -104,7 +107,7 @@ class FusedEncoder(nn.Module):
         return Features(torch.cat(patches, -1), torch.cat(pooled, -1), self.grid)
 
     def _adapt(self, number: int, tower: Any, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """The first encoder's pixels as another takes them."""
+        """The first encoder's pixels, resized and normalised for encoder `number`."""
         if number == 0:
             return pixels_NCHW
         size = tower.input_shape[1:]

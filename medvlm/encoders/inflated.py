@@ -1,8 +1,8 @@
-"""A 2D CNN of timm over volumes: its kernels in the centre of 3D kernels that are zero elsewhere (I3D, arXiv
-1705.07750; Merlin, arXiv 2406.06512).
+"""A 2D CNN of timm inflated to volumes: each 2D kernel becomes the centre slice of a 3D kernel that is zero elsewhere
+(I3D, arXiv 1705.07750; Merlin, arXiv 2406.06512).
 
-At the start every slice of a volume whose slices are alike is seen as the 2D network sees it; that is checked when it
-is built. As in Merlin, depth is halved where height and width are, but not by the stem.
+Before training, a volume of identical slices gives in every slice what the 2D network gives for that slice. This is
+checked when the encoder is built. As in Merlin, depth is halved wherever height and width are, except in the stem.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from medvlm.encoders._features import MeasuredEncoder, join_maps
 from medvlm.encoders.timm import create
 
 TOLERANCE = 1e-4
-"""Of the largest response. Adding zeros changes the order of sums alone: 1e-6 in float32."""
+"""Allowed difference, as a share of the largest response. The zeros only change the order of the sums, which costs
+about 1e-6 in float32."""
 
 
 class Config(EncoderConfig, LoadedFile):
-    """`weights`: a file of the 2D network, or of an inflated one, such as Merlin's."""
+    """`weights`: a file of the 2D network, or of an already inflated one such as Merlin's."""
 
     kind: Literal["inflated"]
     net: str
-    """A CNN of timm.list_models() that is made of convolutions, batch norms and pools: resnet152, densenet121, ..."""
+    """A CNN of timm.list_models() made of convolutions, batch norms and pooling only: resnet152, densenet121, ..."""
     pretrained: bool = False
     args: dict[str, Any] = {}
-    """Passed on to timm.create_model."""
+    """Extra arguments of timm.create_model."""
     kernel: int = Field(3, gt=0)
-    """Slices that a kernel larger than 1 x 1 spans."""
+    """Depth of the inflated kernels, in slices. 1 x 1 kernels stay one slice deep."""
     preprocess: Preprocess
 
     @field_validator("kernel")
     @classmethod
     def _has_a_centre(cls, kernel: int) -> int:
         if kernel % 2 == 0:
-            raise ValueError(f"{kernel} slices have no centre; expected an odd number")
+            raise ValueError(f"a kernel of {kernel} slices has no centre slice; expected an odd number")
         return kernel
 
     @model_validator(mode="after")
@@ -95,13 +96,15 @@ class InflatedEncoder(MeasuredEncoder):
 
 
 def inflate(net: nn.Module, kernel: int, name: str) -> nn.Module:
-    """Every layer of a 2D network replaced by its 3D one, in place. Raises ShapeError for a layer that has none."""
+    """Replaces every layer of a 2D network by its 3D counterpart, in place. Raises ShapeError for a layer without
+    one."""
     stem = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
     replaced: dict[int, nn.Module] = {}
     for parent in list(net.modules()):
         for child_name, child in list(parent.named_children()):
             if any(True for _ in child.children()) and not isinstance(child, nn.BatchNorm2d):
                 continue
+            # A layer that is used in several places must stay one layer.
             if id(child) not in replaced:
                 replaced[id(child)] = _inflate_layer(child, kernel, child is stem, name)
             setattr(parent, child_name, replaced[id(child)])
@@ -109,8 +112,8 @@ def inflate(net: nn.Module, kernel: int, name: str) -> nn.Module:
 
 
 def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, slices: int, name: str) -> None:
-    """Raises ShapeError where a volume of so many equal slices is not seen, slice by slice, as the 2D network saw the
-    slice."""
+    """Raises ShapeError unless a volume of `slices` copies of the probe gives in every slice what the 2D network gave
+    for the probe (seen_flat)."""
     try:
         seen = _run_in_eval_mode(net, probe_NCHW[:, :, None].expand(-1, -1, slices, -1, -1).contiguous())
     except (RuntimeError, AssertionError, TypeError, ValueError) as reason:
@@ -121,7 +124,7 @@ def check_centre(net: Any, seen_flat: torch.Tensor, probe_NCHW: torch.Tensor, sl
     off = float((seen - seen_flat[:, :, None]).abs().max() / seen_flat.abs().max().clamp_min(1e-12))
     if not off <= TOLERANCE:
         raise ShapeError(
-            f"encoders: {name} does not see slices in 3D as in 2D once it is inflated (off by {off:.1e}); choose a"
+            f"encoders: {name} gives other features in 3D than in 2D once it is inflated (off by {off:.1e}); choose a"
             " plain CNN, e.g. resnet50"
         )
 
@@ -133,7 +136,7 @@ def _has_3d_weights(weights: str) -> bool:
         with safe_open(weights, "pt") as file:
             return any(len(file.get_slice(name).get_shape()) == 5 for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError):
-        return False  # read_file says what is wrong with it
+        return False  # read_file reports what is wrong with the file
 
 
 def _run_in_eval_mode(net: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -190,7 +193,7 @@ def _inflate_conv(flat: nn.Conv2d, kernel: int, is_stem: bool) -> nn.Conv3d:
 
 
 def _inflate_batch_norm(flat: nn.BatchNorm2d) -> nn.Module:
-    """Also timm's, which has dropout and activation within."""
+    """The 3D batch norm, followed by the dropout and activation that timm's BatchNormAct2d contains."""
     deep = nn.BatchNorm3d(flat.num_features, flat.eps, flat.momentum, flat.affine, flat.track_running_stats)
     deep.load_state_dict({n: t for n, t in flat.state_dict().items() if n in deep.state_dict()})
     inner = [m for m in flat.children() if not isinstance(m, nn.Identity)]

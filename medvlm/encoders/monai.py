@@ -1,4 +1,5 @@
-"""3D networks of MONAI over volumes: ViT, and the encoders of SwinUNETR, SegResNet, ResNet and DenseNet."""
+"""MONAI's 3D networks as encoders of volumes: ViT, ResNet, DenseNet, and the encoder halves of SwinUNETR and
+SegResNet."""
 
 from __future__ import annotations
 
@@ -22,22 +23,23 @@ class Config(EncoderConfig, LoadedFile):
     kind: Literal["monai"]
     net: Literal["ViT", "SwinUNETR", "SegResNet", "ResNet", "DenseNet"] = "ViT"
     patch: tuple[int, int, int] | None = None
-    """ViT: voxels of the resized volume per token, along depth, height and width."""
+    """ViT: patch size in voxels of the resized volume, along depth, height and width."""
     patch_mm: Side | None = None
-    """ViT: the same in mm; needs preprocess.spacing_mm, of which it is a multiple on each axis."""
+    """ViT: patch size in mm, instead of `patch`. Needs preprocess.spacing_mm and must be a multiple of it on each
+    axis."""
     width: int = 128
     """ViT: width of a token."""
     layers: int = 4
-    """ViT: transformer blocks."""
+    """ViT: number of transformer blocks."""
     heads: int = 4
-    """ViT: attention heads."""
+    """ViT: number of attention heads."""
     depth: int = Field(50, gt=0)
-    """ResNet (10, 18, 34, 50, 101, 152, 200) and DenseNet (121, 169, 201, 264): which one."""
+    """Depth of a ResNet (10, 18, 34, 50, 101, 152, 200) or DenseNet (121, 169, 201, 264)."""
     layer: Layers | None = None
-    """By default what the encoder gives at its end. -2: the last but one block of a ViT, or stage of the others."""
+    """By default the output of the network. -2 is the second to last block of a ViT, or stage of the others."""
     args: dict[str, Any] = {}
-    """Passed on to the network's class, e.g. {feature_size: 48, use_v2: true} of SwinUNETR, {init_filters: 32} of
-    SegResNet."""
+    """Extra arguments of the network's class, e.g. {feature_size: 48, use_v2: true} for SwinUNETR, {init_filters: 32}
+    for SegResNet."""
     preprocess: Preprocess
 
     @model_validator(mode="after")
@@ -47,11 +49,11 @@ class Config(EncoderConfig, LoadedFile):
             raise ValueError(f"preprocess.size is {list(size)}: a 3D encoder needs [depth, height, width]")
         if self.net != "ViT":
             if self.patch or self.patch_mm:
-                raise ValueError(f"patch and patch_mm are the ViT's; a {self.net} has strides of its own")
+                raise ValueError(f"patch and patch_mm are for the ViT; {self.net} has fixed strides; remove them")
             if self.net == "SwinUNETR" and any(side % 32 for side in size):
                 raise ValueError(
-                    f"preprocess.size is {list(size)}: a SwinUNETR halves it five times, so each side has to be a"
-                    " multiple of 32"
+                    f"preprocess.size is {list(size)}: SwinUNETR halves it five times, so each side must be a multiple"
+                    " of 32"
                 )
             return self
         if bool(self.patch) == bool(self.patch_mm):
@@ -59,7 +61,7 @@ class Config(EncoderConfig, LoadedFile):
         if self.patch_mm:
             if spacing is None:
                 raise ValueError(
-                    "patch_mm needs preprocess.spacing_mm: without it a voxel has another size in every sample"
+                    "patch_mm needs preprocess.spacing_mm: without it the size of a voxel differs from sample to sample"
                 )
             if any(
                 abs(p / mm - round(p / mm)) > 0.01 or round(p / mm) < 1
@@ -67,8 +69,8 @@ class Config(EncoderConfig, LoadedFile):
             ):
                 near = [max(round(p / mm), 1) * mm for p, mm in zip(self.patch_mm, spacing, strict=True)]
                 raise ValueError(
-                    f"patch_mm {list(self.patch_mm)} is no multiple of preprocess.spacing_mm {list(spacing)}; nearest"
-                    f" is {near}"
+                    f"patch_mm {list(self.patch_mm)} is not a multiple of preprocess.spacing_mm {list(spacing)}; the"
+                    f" nearest is {near}"
                 )
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide the width of {self.width}; change one of them")
@@ -78,7 +80,7 @@ class Config(EncoderConfig, LoadedFile):
 
     @property
     def voxels(self) -> tuple[int, int, int]:
-        """Of a ViT's patch."""
+        """Patch size of the ViT in voxels: `patch`, or `patch_mm` divided by the spacing."""
         if self.patch:
             return self.patch
         d, h, w = (round(p / mm) for p, mm in zip(self.patch_mm or (), self.preprocess.spacing_mm or (), strict=True))
@@ -144,7 +146,7 @@ class Volume(MeasuredEncoder):
         return Features(patches, patches.mean(1), self.vit_grid)
 
 
-# --- the networks: (make, what each stage gives, number of stages) -----------------------------------
+# --- the networks ------------------------------------------------------------------------------------
 
 
 def _make_vit(config: Config) -> nn.Module:
@@ -166,10 +168,10 @@ def _make_vit(config: Config) -> nn.Module:
 
 
 def _make_swin(config: Config) -> nn.Module:
-    """SwinUNETR's `swinViT`; the convolutions on its skip connections belong to the decoder."""
+    """SwinUNETR's `swinViT`. The convolutions on its skip connections are part of the decoder and left out."""
     from monai.networks.nets import SwinUNETR
 
-    with torch.device("cpu"):  # MONAI reads the rates of its stochastic depth out of a tensor
+    with torch.device("cpu"):  # MONAI reads its stochastic depth rates out of a tensor, which fails on the meta device
         made: nn.Module = SwinUNETR(
             in_channels=config.preprocess.channels, out_channels=1, **{"feature_size": 24, **config.args}
         ).swinViT
@@ -218,7 +220,7 @@ def _run_resnet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _run_densenet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
-    """After each dense block; the last with its norm and the ReLU that stands before the classifier's pooling."""
+    """The output of each dense block; the last after its norm and the ReLU that precedes the classifier's pooling."""
     stages, named = [], dict(tower.features.named_children())
     for name, module in named.items():
         x = module(x)
@@ -228,6 +230,7 @@ def _run_densenet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _run_in_turn(modules: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+    """The output of every module, each fed with the one before it."""
     found = []
     for module in modules:
         x = module(x)
@@ -250,3 +253,4 @@ NETS: dict[str, tuple[Callable[[Config], nn.Module], Callable[[Any, torch.Tensor
         lambda config: len(config.args.get("block_config", (6, 12, 24, 16))),
     ),
 }
+"""Network -> (function that builds it, function that gives the output of every stage, number of stages)."""

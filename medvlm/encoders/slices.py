@@ -1,5 +1,5 @@
-"""A 2D encoder over the slices of a volume, the frames of a video, a film and the one before it, or a film and its
-tiles."""
+"""Applies a 2D encoder to each slice of a volume, each frame of a video, a radiograph and its prior, or a radiograph
+and its tiles."""
 
 from __future__ import annotations
 
@@ -17,39 +17,41 @@ from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preproc
 class Config(EncoderConfig):
     kind: Literal["slices"]
     encoder: Annotated[Any, Slot("encoders", only=("timm", "transformers", "fused"))]
-    """What sees each slice; its preprocess says size, windows and channels of one."""
+    """The 2D encoder; its preprocess gives the size, windows and channels of one slice."""
     slices: int | None = Field(None, gt=0)
-    """A volume or video is resized to this many slices (with slice_mm: cut or filled up around the centre)."""
+    """Number of slices that a volume or video is resized to. With slice_mm it is cropped or padded to it around the
+    centre instead."""
     slice_mm: float | None = Field(None, gt=0)
-    """Distance of slices; with spacing_mm of the encoder's preprocess."""
+    """Distance between slices in mm; set together with spacing_mm of the encoder's preprocess."""
     stack: int | None = Field(None, gt=1)
-    """In place of `slices`: so many films of a sample are one input, e.g. 2 for the prior film and the current one
-    (preprocess.stack)."""
+    """Instead of `slices`: number of radiographs of a sample that form one input, e.g. 2 for the prior and the current
+    one (preprocess.stack)."""
     tiles: tuple[int, int] | None = None
-    """In place of `slices`: a film as a whole and in (rows, columns) of tiles (preprocess.tiles)."""
+    """Instead of `slices`: the input is the whole radiograph and its tiles in (rows, columns) (preprocess.tiles)."""
     out: Literal["patches", "pooled", "mean"] = "patches"
-    """`patches` of all slices, one `pooled` token a slice, or the `mean` of the slices' patches."""
+    """`patches`: the tokens of all slices. `pooled`: one token per slice. `mean`: the tokens averaged over the
+    slices."""
     chunk: int = Field(0, ge=0)
-    """Slices that go through the encoder at a time; 0: all. Bounds memory: in training a chunk's activations are
-    computed again backwards."""
+    """Slices that are encoded at a time; 0: all. Bounds memory: in training, the activations of a chunk are recomputed
+    in the backward pass."""
 
     @model_validator(mode="after")
     def _one_kind_of_view(self) -> Config:
         if sum(x is not None for x in (self.slices, self.stack, self.tiles)) != 1:
             raise ValueError(
-                "give one of `slices` (volumes, videos), `stack` (several films of a sample) and `tiles` (of one film),"
-                " e.g. slices: 32"
+                "give one of `slices` (volumes, videos), `stack` (several radiographs of a sample) and `tiles` (of one"
+                " radiograph), e.g. slices: 32"
             )
         if self.encoder.connector is not None or self.encoder.serves:
             raise ValueError(
-                "connector and serves belong to the whole, not to the encoder of its slices; write them beside"
-                " `encoder`"
+                "connector and serves apply to the volume as a whole, not to the encoder of its slices; write them next"
+                " to `encoder`"
             )
         if self.slice_mm is not None and self.slices is None:
-            raise ValueError("slice_mm is the distance of `slices`; remove it")
+            raise ValueError("slice_mm only applies to `slices`; remove it")
         stated = getattr(self.encoder, "preprocess", None)
         if stated is not None and (len(stated.size) != 2 or stated.stack > 1 or stated.tiles):
-            raise ValueError("encoder.preprocess is of one slice: size: [height, width], without stack and tiles")
+            raise ValueError("encoder.preprocess describes one slice: size: [height, width], without stack and tiles")
         if stated is not None and self.slices is not None and (stated.spacing_mm is None) != (self.slice_mm is None):
             raise ValueError("slice_mm and encoder.preprocess.spacing_mm go together: give both or neither")
         return self
@@ -69,12 +71,12 @@ def facts(config: Config) -> EncoderFacts:
 
 
 def preprocess(config: Config) -> Preprocess:
-    """Of the whole, from that of one slice."""
+    """The preprocessing of the whole input, derived from that of one slice."""
     one: Preprocess = component("encoders", config.encoder.kind).preprocess(config.encoder)
     if config.slices is None:
         return one.model_copy(update={"stack": config.stack or 1, "tiles": config.tiles})
     deep = {"size": (config.slices, *one.size)}
-    if one.spacing_mm is None:  # a volume without a spacing is resized along every axis
+    if one.spacing_mm is None:  # without a spacing, every axis is resized on its own
         return one.model_copy(update={**deep, "fit": "squash"})
     return one.model_copy(update={**deep, "spacing_mm": (config.slice_mm, *one.spacing_mm)})
 
@@ -90,7 +92,8 @@ def standalone(config: Config, built: Any) -> Config:
 
 
 class Slices(nn.Module):
-    """[N, C, V, H, W] -> Features; the grid of `patches` is (V, rows, columns)."""
+    """[N, C, V, H, W] -> Features, V views (slices, radiographs or tiles). The grid of `patches` is (V, rows,
+    columns)."""
 
     def __init__(self, config: Config):
         super().__init__()

@@ -17,14 +17,14 @@ from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 class Config(EncoderConfig, LoadedFile):
     kind: Literal["timm"]
     net: str
-    """A name of timm.list_models(), or hf-hub:ORG/NAME. One of the hub that is made for another size than
-    preprocess.size needs args: {img_size: [H, W]}; of timm's own names that is known."""
+    """A name of timm.list_models(), or hf-hub:ORG/NAME. A hub model made for another size than preprocess.size needs
+    args: {img_size: [H, W]}; for timm's own models this is set automatically."""
     pretrained: bool = False
     layer: Layers | None = None
-    """By default what the network gives at its end, after its last norm. -2: the last but one block of a ViT, or stage
-    of a CNN."""
+    """By default the output of the network after its last norm. -2 is the second to last block of a ViT, or stage of a
+    CNN."""
     args: dict[str, Any] = {}
-    """Passed on to timm.create_model, e.g. {depth: 4, embed_dim: 128}."""
+    """Extra arguments of timm.create_model, e.g. {depth: 4, embed_dim: 128}."""
     preprocess: Preprocess
 
 
@@ -45,7 +45,7 @@ def standalone(config: Config, built: nn.Module) -> Config:
 
 
 def create(config: Any) -> nn.Module:
-    """The network of `net`, `pretrained`, `weights` and `args`, without its head."""
+    """The timm network that `net`, `pretrained`, `weights` and `args` describe, without its head."""
     import timm
 
     before = config.preprocess
@@ -59,7 +59,7 @@ def create(config: Any) -> nn.Module:
 
 
 class Net(MeasuredEncoder):
-    """[N, C, H, W] -> Features; prefix tokens (class, registers) are left out of the patches."""
+    """[N, C, H, W] -> Features. The patches exclude prefix tokens (class, registers)."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -67,12 +67,12 @@ class Net(MeasuredEncoder):
         size = config.preprocess.size
         self.prefix: int = getattr(self.tower, "num_prefix_tokens", 0)
         self.is_channels_last = getattr(self.tower, "output_fmt", "") == "NHWC"
-        # A hybrid's stem strides too, so the patch of its embedding says nothing: timm notes the whole reduction.
+        # In a hybrid the stem strides too, so the patch size alone is not the reduction; timm reports the total.
         self.vit_grid = tuple(side // self.tower.feature_info[-1]["reduction"] for side in size)
         self.layers = None
         if config.layer is not None:
             if not hasattr(self.tower, "forward_intermediates"):
-                raise ShapeError(f"encoders: timm gives no inner layers of {config.net}; leave out `layer`")
+                raise ShapeError(f"encoders: timm does not expose the inner layers of {config.net}; remove `layer`")
             self.layers = select_layers(config.layer, len(self.tower.feature_info))
         self.net = config.net
         self.measure(config.preprocess.shape, facts(config))
@@ -89,20 +89,20 @@ class Net(MeasuredEncoder):
             )
             return join_maps([maps[n] for n in self.layers])
         features = self.tower.forward_features(pixels_NCHW)
-        if features.ndim == 4:  # CNNs give [N, C, h, w], Swin-like nets [N, h, w, C], ViTs [N, T, C]
+        if features.ndim == 4:  # CNNs return [N, C, h, w], Swin-like networks [N, h, w, C], ViTs [N, T, C]
             return join_maps([features.permute(0, 3, 1, 2) if self.is_channels_last else features])
         patches = features[:, self.prefix :]
         if patches.shape[1] != math.prod(self.vit_grid):
             raise ShapeError(
-                f"encoders: {self.net} gives {features.shape[1]} tokens for {list(pixels_NCHW.shape[2:])}, expected a"
-                f" grid of {list(self.vit_grid)} and {self.prefix} before it; choose a preprocess.size that its patches"
-                " tile, or another network"
+                f"encoders: {self.net} gives {features.shape[1]} tokens for {list(pixels_NCHW.shape[2:])} pixels;"
+                f" expected {self.prefix} prefix tokens and a grid of {list(self.vit_grid)}; choose a preprocess.size"
+                " that its patches tile, or another network"
             )
         return Features(patches, patches.mean(1), self.vit_grid)
 
 
 def _size_args(net: str, size: tuple[int, ...]) -> dict[str, Any]:
-    """What tells a network that is made for one input size (a ViT, a Swin) about another one."""
+    """The argument that sets the input size of a network made for one size (ViT, Swin)."""
     import timm
 
     if not timm.is_model(net):

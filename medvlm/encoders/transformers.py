@@ -1,5 +1,5 @@
-"""Vision towers of transformers: CLIP, SigLIP, SigLIP 2, DINOv2 and v3, ViT, ConvNeXt, Swin and whatever else AutoModel
-builds with patch tokens."""
+"""Vision towers of transformers: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT, ConvNeXt, Swin and any other model with
+patch tokens that AutoModel can build."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ PLAIN = (
     "siglip",
     "siglip2",
 )
-"""Model types whose tokens are one per patch and as wide as `hidden_size`; of others that is known when they are
-built."""
+"""Model types with one token per patch, `hidden_size` wide. Other types are measured after they are built."""
 ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
-"""Of these, those that take any size; the others are made for one."""
+"""Members of PLAIN that take any input size; the others are made for one."""
 
 
 class Config(EncoderConfig, Loaded):
@@ -45,15 +44,16 @@ class Config(EncoderConfig, Loaded):
     model: str = ""
     """Hub id or local folder with weights."""
     config: dict[str, Any] = {}
-    """Without `model`: {model_type: siglip_vision_model, hidden_size: ...}, started from scratch."""
+    """Instead of `model`: the config of a tower that starts from scratch, {model_type: siglip_vision_model,
+    hidden_size: ...}."""
     layer: Layers | Literal["normed"] = -1
-    """Which hidden state gives the patch tokens, counted from the end (LLaVA's vision_feature_layer): -2, [-5, -2], or
-    `all` that come after a layer. `normed`: the last one after the tower's final norm, as Idefics3 takes it."""
+    """The hidden state that gives the patch tokens, counted from the end (LLaVA's vision_feature_layer): -2, [-5, -2],
+    or `all` for the output of every layer. `normed`: the last one after the tower's final norm, as in Idefics3."""
     interpolate: bool = False
-    """Stretches the position embeddings of a tower that is made for one size to preprocess.size."""
+    """Interpolates the position embeddings of a tower made for one size to preprocess.size."""
     preprocess: Preprocess | None = None
-    """By default from the model's own preprocessor_config.json, else the image size of its config and mean = std =
-    0.5."""
+    """By default read from the model's preprocessor_config.json; without one, the image size of its config and mean =
+    std = 0.5."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -65,7 +65,7 @@ class Config(EncoderConfig, Loaded):
 
 
 def facts(config: Config) -> EncoderFacts:
-    """Raises ShapeError for a size that the tower is not made for, and for heads that do not divide its width."""
+    """Raises ShapeError for a size that the tower is not made for, or heads that do not divide its width."""
     known, stated = _read_config(config), _read_preprocess(config)
     if known.get("model_type") not in PLAIN:
         return EncoderFacts(width=None, grid=None)
@@ -87,12 +87,14 @@ def facts(config: Config) -> EncoderFacts:
 
 
 def preprocess(config: Config) -> Preprocess:
-    """Raises ShapeError when nothing says how large the input is."""
+    """Raises ShapeError if neither the recipe nor the model says how large the input is."""
     if stated := _read_preprocess(config):
         return stated
     size = _load_auto_config(config).image_size if config.model else None
     if not isinstance(size, int):
-        raise ShapeError("encoders: the image size of this tower is not known; set preprocess: {size: [height, width]}")
+        raise ShapeError(
+            "encoders: the config of this tower has no image size; set preprocess: {size: [height, width]}"
+        )
     return Preprocess(size=(size, size))
 
 
@@ -102,7 +104,7 @@ def build(config: Config) -> nn.Module:
     if not config.model:
         return Tower(AutoModel.from_config(_load_auto_config(config)), config)
     tower = from_pretrained(AutoModel, config.model, config, "encoders")
-    # A whole CLIP or SigLIP checkpoint holds a text tower too; only the pixels' side is ours.
+    # A full CLIP or SigLIP checkpoint also has a text tower; only the vision tower is used.
     return Tower(getattr(tower, "vision_model", tower), config)
 
 
@@ -118,7 +120,7 @@ def standalone(config: Config, built: Any) -> Config:
 
 
 class Tower(MeasuredEncoder):
-    """[N, C, H, W] -> Features; the class and register tokens are left out of the patches."""
+    """[N, C, H, W] -> Features. The patches exclude class and register tokens."""
 
     def __init__(self, tower: nn.Module, config: Config):
         super().__init__()
@@ -128,7 +130,7 @@ class Tower(MeasuredEncoder):
         count = known.num_hidden_layers if hasattr(known, "num_hidden_layers") else len(known.depths)
         self.layers = () if config.layer == "normed" else select_layers(config.layer, count)
         accepts = inspect.signature(tower.forward).parameters
-        # DINOv2 stretches its position embeddings to any size; a tower that must be asked to is made for one size.
+        # DINOv2 always interpolates its position embeddings. A tower that only does so on request is made for one size.
         is_fixed = "interpolate_pos_encoding" in accepts and before.size != (known.image_size, known.image_size)
         if is_fixed and not config.interpolate:
             check_size(known.image_size, before.size)
@@ -145,7 +147,7 @@ class Tower(MeasuredEncoder):
             output_hidden_states=True,
             **self.options,
         )
-        hidden = out.get("reshaped_hidden_states") or out.hidden_states  # Swin's as maps
+        hidden = out.get("reshaped_hidden_states") or out.hidden_states  # Swin gives its maps under this name
         states = [hidden[n] for n in self.layers] or [out.last_hidden_state]
         if states[0].ndim == 4:
             features = join_maps(states)
@@ -153,8 +155,8 @@ class Tower(MeasuredEncoder):
             prefix = states[0].shape[1] - math.prod(vit_grid)
             if prefix < 0 or "ids_restore" in out:
                 raise ShapeError(
-                    "encoders: this tower leaves patches out and shuffles them (a masked autoencoder); read its weights"
-                    " as a plain tower, e.g. model_type vit"
+                    "encoders: this tower masks and shuffles its patches (a masked autoencoder); load its weights as a"
+                    " plain tower, e.g. model_type vit"
                 )
             patches = torch.cat([s[:, prefix:] for s in states], -1) if len(states) > 1 else states[0][:, prefix:]
             features = Features(patches, patches.mean(1), vit_grid)
@@ -173,13 +175,12 @@ def check_size(made_for: int, size: tuple[int, ...]) -> None:
 
 
 def _patchify(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
-    """What a tower of variable resolution takes: each patch as a row of its pixels, channels last, as
-    Siglip2ImageProcessor has it."""
+    """The inputs of a tower of variable resolution: each patch flattened to a row of pixels, channels last, as by
+    Siglip2ImageProcessor."""
     count, _, height, width = pixels_NCHW.shape
     rows, columns = height // patch, width // patch
-    blocks = pixels_NCHW.unflatten(3, (columns, patch)).unflatten(
-        2, (rows, patch)
-    )  # [N, C, rows, patch, columns, patch]
+    # [N, C, rows, patch, columns, patch]
+    blocks = pixels_NCHW.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
     patches = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     mask = torch.ones(count, rows * columns, dtype=torch.long, device=pixels_NCHW.device)
     return {
@@ -195,26 +196,25 @@ def _load_auto_config(config: Config) -> Any:
     if config.model:
         found = AutoConfig.from_pretrained(config.model)
         return getattr(found, "vision_config", found)
-    rest = {
-        k: deepcopy(v) for k, v in config.config.items() if k != "model_type"
-    }  # transformers writes into nested settings
+    # Copied, because transformers writes into nested settings.
+    rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}
     return AutoConfig.for_model(config.config["model_type"], **rest)
 
 
 def _read_preprocess(config: Config) -> Preprocess | None:
-    """The preprocessing as far as it is known without transformers."""
+    """The preprocessing, if the recipe or a local folder gives it; transformers is not imported."""
     if config.preprocess:
         return config.preprocess
     stored = Path(config.model) / "preprocessor_config.json"
     if config.model and stored.is_file():
-        return _parse_processor(json.loads(stored.read_text()))
+        return parse_processor(json.loads(stored.read_text()))
     known = _read_config(config)
     size = known.get("image_size")
     return Preprocess(size=(size, size), channels=known.get("num_channels", 3)) if isinstance(size, int) else None
 
 
 def _read_config(config: Config) -> dict[str, Any]:
-    """The tower's config as far as it can be read without transformers."""
+    """The tower's config, if the recipe or a local folder gives it, else {}; transformers is not imported."""
     if config.config:
         return config.config
     stored = Path(config.model) / "config.json"
@@ -224,7 +224,7 @@ def _read_config(config: Config) -> dict[str, Any]:
     return {"model_type": found.get("model_type"), **found.get("vision_config", found)}
 
 
-def _parse_processor(stored: dict[str, Any]) -> Preprocess:
+def parse_processor(stored: dict[str, Any]) -> Preprocess:
     crop, size = stored.get("do_center_crop", False), stored.get("size", {})
     target = stored.get("crop_size") if crop else size
     if isinstance(target, int):

@@ -128,7 +128,7 @@ def tower(config: Any, where: str = "model.encoders") -> Any:
 def _preprocess(config: Any, found: Known) -> Any:
     from medvlm.core.config import component
 
-    return component("encoders", config.kind)._from_processor(found.preprocessor)
+    return component("encoders", config.kind).parse_processor(found.preprocessor)
 
 
 def _part(config: Any, where: str, pick: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Text towers of dual encoders; each file offers Config and build()."""
+"""Text towers of dual encoders. Each file offers Config, tokenizer() and build()."""

@@ -1,4 +1,4 @@
-"""Text towers of transformers for dual encoders: BERT-like and CLIP-like."""
+"""Text towers of transformers for dual encoders: BERT-like, CLIP-like and SigLIP."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class Config(Loaded):
     model: str = ""
     """Hub id or local folder with weights and tokenizer."""
     config: dict[str, Any] = {}
-    """Without `model`: {model_type: bert, hidden_size: ...}, from scratch, with the run's tokenizer."""
+    """Instead of `model`: the config of a tower that starts from scratch with the run's tokenizer, {model_type: bert,
+    hidden_size: ...}."""
     vocabulary: int = Field(2048, gt=300)
-    """Size of the tokenizer that is trained for it when the recipe has no language model to share one with."""
+    """Vocabulary size of the tokenizer that is trained if the recipe has no language model to share one with."""
     max_tokens: int = Field(256, gt=0)
     overlong: Literal["refuse", "cut"] = "refuse"
-    """A longer text is refused (its sample is quarantined), or, where that is said here, cut to its first `max_tokens`,
-    of which the last is the token that ends a text: CLIP's towers of 77 tokens were trained so."""
+    """What happens to a longer text. `refuse`: its sample is quarantined. `cut`: only the first `max_tokens` are kept,
+    the last of them being the end token; CLIP's towers of 77 tokens were trained this way."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -35,7 +36,7 @@ class Config(Loaded):
 
 
 def tokenizer(config: Config, run_tokenizer: Any) -> Any:
-    """The tower's own tokenizer, or the run's with start and end tokens put around every text."""
+    """The tower's own tokenizer, or a copy of the run's that puts a start and an end token around every text."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if config.model:
@@ -58,7 +59,7 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
 
 
 class Text(nn.Module):
-    """ids_BT, mask_BT -> pooled [B, width], by the tower's own pooler (what VisionTextDualEncoderModel uses too)."""
+    """ids_BT, mask_BT -> pooled [B, width]. Uses the tower's own pooler, like VisionTextDualEncoderModel."""
 
     def __init__(self, config: Config, tokenizer: Any):
         super().__init__()
@@ -74,12 +75,11 @@ class Text(nn.Module):
                 "bos_token_id": tokenizer.bos_token_id,
                 "eos_token_id": tokenizer.eos_token_id,
             }
-            rest = {
-                k: deepcopy(v) for k, v in config.config.items() if k != "model_type"
-            }  # transformers writes into nested settings
+            # Copied, because transformers writes into nested settings.
+            rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}
             known = {"vocab_size": len(tokenizer), "max_position_embeddings": config.max_tokens, **ids, **rest}
             made = AutoConfig.for_model(config.config["model_type"], **known)
-            # The only tower of its kind that AutoModel does not know by itself.
+            # SiglipTextModel is the only text tower that AutoModel cannot build.
             self.tower = (
                 SiglipTextModel(made) if made.model_type == "siglip_text_model" else AutoModel.from_config(made)
             )
@@ -89,13 +89,13 @@ class Text(nn.Module):
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         if self.is_siglip:
-            # SigLIP pools at the last place and was trained on texts filled up to the full length, without a mask
-            # (arXiv 2303.15343; transformers' SiglipTextModel): another length would be another embedding.
+            # SigLIP pools at the last position and was trained on texts padded to the full length, without a mask
+            # (arXiv 2303.15343; transformers' SiglipTextModel). A shorter input would give another embedding.
             known: Any = self.tower.config
             if ids_BT.shape[1] > known.max_position_embeddings:
                 raise ShapeError(
-                    f"text: {ids_BT.shape[1]} tokens, and this tower reads {known.max_position_embeddings}; set"
-                    " text.max_tokens to that"
+                    f"text: {ids_BT.shape[1]} tokens, but this tower reads at most {known.max_position_embeddings}; set"
+                    " text.max_tokens to that number"
                 )
             ids_BT = torch.nn.functional.pad(
                 ids_BT.masked_fill(mask_BT == 0, self.pad_id),

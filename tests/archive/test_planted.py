@@ -39,7 +39,7 @@ from medvlm.core.errors import DataError
 from medvlm.io.images import encode_png
 from medvlm.io.phi.header import add_gate, check
 from medvlm.io.strip import PNG_CHUNKS
-from tests.io.phi.made import clean, nested, written
+from tests.io.phi.clean_files import make_clean, nest, write
 
 ROOT = Path(__file__).parents[2]
 CARD = {
@@ -483,7 +483,7 @@ def at(keyword: str, value: str, depth: int = 0, finding: str = "") -> InHeader:
     def plant(dataset: Dataset, value: str) -> None:
         item = Dataset()
         setattr(item, keyword, value)
-        dataset.update(nested(item, depth))
+        dataset.update(nest(item, depth))
 
     return InHeader(f"{keyword} at depth {depth}", value, plant, finding or f"{keyword} (")
 
@@ -576,9 +576,9 @@ TREE = Config.model_validate(
 
 @pytest.mark.parametrize("plant", DICOM, ids=lambda plant: plant.where)
 def test_what_a_dicom_header_holds_is_refused_or_left_behind(tmp_path, plant, capfd, caplog):
-    spoilt = clean(Modality="CR", SOPClassUID="1.2.840.10008.5.1.4.1.1.1")
+    spoilt = make_clean(Modality="CR", SOPClassUID="1.2.840.10008.5.1.4.1.1.1")
     plant.plant(spoilt, plant.value)
-    path = written(spoilt, tmp_path / f"{plant.value.split()[0]}.dcm")
+    path = write(spoilt, tmp_path / f"{plant.value.split()[0]}.dcm")
     assert plant.value.encode() in path.read_bytes(), "it was never planted"
     (raw,) = (item for item in read(TREE, tmp_path) if isinstance(item, RawSample))
     (load,) = raw.files.values()
@@ -622,8 +622,8 @@ def test_what_a_nifti_header_holds_is_refused(tmp_path, field, value):
 def test_packing_asks_the_gate_and_the_card_may_answer_it(tmp_path, kind):
     (root := tmp_path / "root").mkdir()
     if kind == "dicom":
-        spoilt = clean(Modality="CR", SOPClassUID="1.2.840.10008.5.1.4.1.1.1", InstitutionName="Zqclinic")
-        written(spoilt, root / "a.dcm")
+        spoilt = make_clean(Modality="CR", SOPClassUID="1.2.840.10008.5.1.4.1.1.1", InstitutionName="Zqclinic")
+        write(spoilt, root / "a.dcm")
         reader, word, found = (
             {"kind": "dicom_tree", "media": [{"kind": "film", "modality": ["CR"]}]},
             "institution",

@@ -20,7 +20,7 @@ from medvlm.io.dicom.image import NAMED, load_file
 from medvlm.io.images import decode
 from medvlm.io.opening import open_shards
 from tests.archive.test_planted import traces
-from tests.io.phi.made import clean, written
+from tests.io.phi.clean_files import make_clean, write
 
 RNG = np.random.default_rng(0)
 LABEL = (13, 37, 71)
@@ -257,10 +257,10 @@ def test_label_and_macro_images_are_in_no_medium(packed):
 
 def test_a_video_within_dicom_is_refused_and_its_tags_stay_unsaid(tmp_path):
     video(tmp_path / "v.mp4", words_of("a.mp4"))
-    made = clean(
+    made = make_clean(
         Modality="ES", SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.1.1", BurnedInAnnotation="NO", NumberOfFrames=5
     )
-    path = written(made, tmp_path / "v.dcm")
+    path = write(made, tmp_path / "v.dcm")
     import pydicom
     from pydicom.encaps import encapsulate
 

@@ -1,4 +1,4 @@
-"""Language models and tokenizers from a config and from a folder."""
+"""Language models and their tokenizers, from a config and from a folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SMALL = {
 }
 
 
-def scratch(**changes: Any) -> causal.Config:
+def make_scratch_config(**changes: Any) -> causal.Config:
     return causal.Config(kind="causal", config=SMALL, vocabulary=320, **changes)
 
 
-def trained(size: int) -> Any:
+def train_small(size: int) -> Any:
     return train_tokenizer(TEXTS, size, IMAGE)
 
 
 def stored_model(folder: Path, template: str | None = TEMPLATE, spare: str = "<none>", rows: int = 0) -> Path:
-    """A small pretrained model. spare: a token that its vocabulary holds for later."""
+    """A small pretrained model. spare: a reserved token of its vocabulary."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = train_tokenizer(TEXTS, 320, spare)
@@ -45,30 +45,30 @@ def stored_model(folder: Path, template: str | None = TEMPLATE, spare: str = "<n
     return folder
 
 
-def test_a_tokenizer_is_made_once_and_read_back_afterwards(tmp_path: Path) -> None:
-    first = causal.tokenizer(scratch(), trained, tmp_path)
+def test_a_tokenizer_is_trained_once_and_then_loaded(tmp_path: Path) -> None:
+    first = causal.tokenizer(make_scratch_config(), train_small, tmp_path)
 
     def never(size: int) -> Any:
         raise AssertionError("trained a second time")
 
-    again = causal.tokenizer(scratch(), never, tmp_path)
+    again = causal.tokenizer(make_scratch_config(), never, tmp_path)
     assert again.get_vocab() == first.get_vocab() and again.chat_template == first.chat_template
 
 
 def test_an_image_is_one_token_and_a_model_from_scratch_has_a_row_for_every_token(tmp_path: Path) -> None:
-    tokenizer = causal.tokenizer(scratch(), trained, tmp_path)
+    tokenizer = causal.tokenizer(make_scratch_config(), train_small, tmp_path)
     assert (
         tokenizer(f"a{IMAGE}b", add_special_tokens=False).input_ids.count(tokenizer.convert_tokens_to_ids(IMAGE)) == 1
     )
-    model: Any = causal.build(scratch(), tokenizer)
+    model: Any = causal.build(make_scratch_config(), tokenizer)
     assert model.config.vocab_size == len(tokenizer) and model.config.eos_token_id == tokenizer.eos_token_id
 
 
-def test_a_pretrained_model_keeps_its_rows_and_gets_one_for_the_image(tmp_path: Path) -> None:
+def test_a_pretrained_model_keeps_its_rows_and_gains_one_for_the_image_token(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     config = causal.Config(kind="causal", model=str(stored_model(tmp_path / "model")))
-    tokenizer = causal.tokenizer(config, trained, tmp_path / "run")
+    tokenizer = causal.tokenizer(config, train_small, tmp_path / "run")
     ours: Any = causal.build(config, tokenizer).eval()
     stock: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     old = stock.config.vocab_size
@@ -77,13 +77,13 @@ def test_a_pretrained_model_keeps_its_rows_and_gets_one_for_the_image(tmp_path: 
     torch.testing.assert_close(ours(ids).logits[..., :old], stock(ids).logits, rtol=0, atol=1e-6)
 
 
-def test_a_message_as_text_and_as_a_list_of_parts_becomes_the_same_prompt(tmp_path: Path) -> None:
-    """Training hands over texts, the processor of an exported model lists of parts."""
+def test_text_and_a_list_of_parts_give_the_same_prompt(tmp_path: Path) -> None:
+    """Training passes texts; the processor of an exported model passes lists of parts."""
     for name, config in {
-        "scratch": scratch(),
+        "scratch": make_scratch_config(),
         "stored": causal.Config(kind="causal", model=str(stored_model(tmp_path / "model"))),
     }.items():
-        tokenizer = causal.tokenizer(config, trained, tmp_path / name)
+        tokenizer = causal.tokenizer(config, train_small, tmp_path / name)
         parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Is there a nodule?"}]
         as_text = tokenizer.apply_chat_template(
             [{"role": "user", "content": f"{IMAGE}{IMAGE}Is there a nodule?"}],
@@ -99,28 +99,28 @@ def test_a_message_as_text_and_as_a_list_of_parts_becomes_the_same_prompt(tmp_pa
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     config = causal.Config(kind="causal", model=str(stored_model(tmp_path / "model", template=None)))
     with pytest.raises(RecipeError, match="has no chat template; use an instruction-tuned model"):
-        causal.tokenizer(config, trained, tmp_path / "run")
+        causal.tokenizer(config, train_small, tmp_path / "run")
 
 
-def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(tmp_path: Path) -> None:
     folder = stored_model(tmp_path / "model")
     from transformers import AutoTokenizer
 
     bare = AutoTokenizer.from_pretrained(folder)
     bare.pad_token = None
     bare.save_pretrained(folder)
-    tokenizer = causal.tokenizer(causal.Config(kind="causal", model=str(folder)), trained, tmp_path / "run")
+    tokenizer = causal.tokenizer(causal.Config(kind="causal", model=str(folder)), train_small, tmp_path / "run")
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("settings", [{}, {"model": "x", "config": SMALL}, {"config": {"hidden_size": 16}}])
-def test_a_config_names_one_source_and_its_type(settings: dict[str, Any]) -> None:
+def test_a_config_needs_one_source_and_a_model_type(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"either `model`|model_type is missing"):
         causal.Config(kind="causal", **settings)
 
 
 def test_the_width_is_known_without_building() -> None:
-    assert causal.facts(scratch()) == 16
+    assert causal.facts(make_scratch_config()) == 16
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_width_is_known_without_building() -> None:
         ({"model_type": "qwen2"}, None),
     ],
 )
-def test_families_call_their_width_differently(config: dict[str, Any], width: int | None) -> None:
+def test_the_width_is_found_under_the_name_of_each_family(config: dict[str, Any], width: int | None) -> None:
     assert causal.facts(causal.Config(kind="causal", config=config)) == width
 
 
@@ -147,9 +147,7 @@ def test_the_width_of_a_folder_is_read_from_its_config(tmp_path: Path) -> None:
         ({"num_attention_heads": 8, "num_key_value_heads": 3}, "3 key and value heads do not divide the 8 heads"),
     ],
 )
-def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built(
-    changes: dict[str, int], message: str
-) -> None:
+def test_heads_that_do_not_divide_the_width_are_refused_before_building(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         causal.facts(causal.Config(kind="causal", config={**SMALL, **changes}))
 
@@ -164,20 +162,18 @@ def test_heads_that_do_not_divide_the_width_are_refused_before_anything_is_built
     ({"<unused0>": 1, "<image_soft_token>": 7}, "<image_soft_token>"),
     ({"<|endoftext|>": 1}, None),
 ])  # fmt: skip
-def test_a_token_that_the_family_keeps_for_images_is_preferred_to_one_that_it_keeps_for_nobody(
-    vocabulary: dict[str, int], expected: str | None
-) -> None:
+def test_an_image_token_is_preferred_to_an_unused_one(vocabulary: dict[str, int], expected: str | None) -> None:
     assert causal.find_image_token(vocabulary) == expected
 
 
 @pytest.mark.parametrize("spare", ["<|image_pad|>", "<|reserved_special_token_0|>"])
-def test_a_reserved_token_stands_for_an_image_and_no_row_is_added(spare: str, tmp_path: Path) -> None:
+def test_a_reserved_token_serves_as_image_token_without_a_new_row(spare: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     folder = stored_model(tmp_path / "model", spare=spare, rows=400)
     config = causal.Config(kind="causal", model=str(folder))
-    tokenizer = causal.tokenizer(config, trained, tmp_path / "run")
-    again = causal.tokenizer(config, trained, tmp_path / "run")
+    tokenizer = causal.tokenizer(config, train_small, tmp_path / "run")
+    again = causal.tokenizer(config, train_small, tmp_path / "run")
     assert tokenizer.image_token == again.image_token == spare and len(tokenizer) == len(again) == len(
         AutoTokenizer.from_pretrained(folder)
     )
@@ -199,22 +195,22 @@ def test_a_language_model_whose_weights_lack_a_key_is_refused(tmp_path: Path) ->
     weights = load_file(folder / "model.safetensors")
     save_file({n: t for n, t in weights.items() if "up_proj" not in n}, folder / "model.safetensors", {"format": "pt"})
     config = causal.Config(kind="causal", model=str(folder))
-    tokenizer = causal.tokenizer(config, trained, tmp_path / "run")
+    tokenizer = causal.tokenizer(config, train_small, tmp_path / "run")
     with pytest.raises(
         CheckpointError, match=r"model.language: the weights lack model.layers.0.mlp.up_proj.weight \(1 keys\)"
     ):
         causal.build(config, tokenizer)
 
 
-def test_a_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"cannot read the tokenizer of 'nobody/nothing'.*give the folder of a copy"):
-        causal.tokenizer(causal.Config(kind="causal", model="nobody/nothing"), trained, tmp_path)
+        causal.tokenizer(causal.Config(kind="causal", model="nobody/nothing"), train_small, tmp_path)
 
 
-def test_building_leaves_the_recipe_as_it_is() -> None:
-    """What a stage is resumed by is a hash of its settings."""
+def test_building_does_not_change_the_config() -> None:
+    """A stage resumes by a hash of its settings, so building must not change them."""
     rope = {"rope_type": "linear", "factor": 2.0}
     config = causal.Config(kind="causal", config={**SMALL, "rope_scaling": rope, "rope_theta": 20000.0}, vocabulary=320)
     before = config.model_dump_json()
-    causal.build(config, trained(320))
+    causal.build(config, train_small(320))
     assert config.model_dump_json() == before

@@ -1,4 +1,4 @@
-"""Connectors against the stock module they are named after, or their paper's definition."""
+"""Connectors compared with the stock module they are named after, or with the definition in their paper."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GRIDS = {
 }
 
 
-def made(
+def make_connector(
     kind: str, grid: tuple[int, ...] | None = None, in_width: int = 8, out_width: int = 12, **settings: Any
 ) -> nn.Module:
     module = component("connectors", kind)
@@ -50,14 +50,14 @@ def made(
     return connector
 
 
-def test_every_kind_is_tried_here() -> None:
+def test_every_connector_kind_is_tested_here() -> None:
     assert set(SMALL) == set(GRIDS) == set(kinds("connectors"))
 
 
 @pytest.mark.parametrize("kind", kinds("connectors"))
-def test_the_number_of_tokens_is_known_before_any_weight_and_every_image_is_read_by_itself(kind: str) -> None:
+def test_tokens_agrees_with_the_output_and_images_do_not_affect_each_other(kind: str) -> None:
     grid, module = GRIDS[kind], component("connectors", kind)
-    connector, patches = made(kind), torch.randn(2, math.prod(grid), 8)
+    connector, patches = make_connector(kind), torch.randn(2, math.prod(grid), 8)
     out = connector(patches)
     assert out.shape == (2, module.tokens(module.Config(kind=kind, **SMALL[kind]), grid, 8), 12)
     torch.testing.assert_close(out, torch.cat([connector(p[None]) for p in patches]), rtol=1e-5, atol=1e-6)
@@ -65,9 +65,9 @@ def test_the_number_of_tokens_is_known_before_any_weight_and_every_image_is_read
 
 @pytest.mark.parametrize("kind", kinds("connectors"))
 def test_every_parameter_of_a_connector_is_used(kind: str) -> None:
-    connector = made(kind).train()
+    connector = make_connector(kind).train()
     connector(torch.randn(2, math.prod(GRIDS[kind]), 8)).square().sum().backward()
-    # The bias of keys moves all scores of a query alike, which softmax does not see.
+    # A bias of the keys adds the same number to all scores of a query, which softmax cancels.
     unused = [
         n
         for n, p in connector.named_parameters()
@@ -76,7 +76,7 @@ def test_every_parameter_of_a_connector_is_used(kind: str) -> None:
     assert not unused
 
 
-def test_the_mlp_is_the_projector_of_stock_llava_key_by_key() -> None:
+def test_mlp_has_the_keys_and_output_of_stock_llava() -> None:
     from transformers import CLIPVisionConfig, LlavaConfig, Qwen2Config
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -91,7 +91,7 @@ def test_the_mlp_is_the_projector_of_stock_llava_key_by_key() -> None:
     torch.testing.assert_close(ours(PATCHES), stock(PATCHES), rtol=0, atol=1e-6)
 
 
-def test_linear_is_one_matrix_per_token() -> None:
+def test_linear_applies_one_matrix_to_every_token() -> None:
     ours = linear.build(linear.Config(kind="linear"), 8, 12, (2, 3))
     torch.testing.assert_close(ours(PATCHES)[1, 4], ours.weight @ PATCHES[1, 4] + ours.bias)
 
@@ -99,7 +99,7 @@ def test_linear_is_one_matrix_per_token() -> None:
 # --- fewer tokens --------------------------------------------------------------------------------------
 
 
-def test_pixel_shuffle_is_that_of_stock_internvl_key_by_key() -> None:
+def test_pixel_shuffle_has_the_keys_and_output_of_stock_internvl() -> None:
     from transformers import InternVLConfig, InternVLModel
     from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
@@ -109,7 +109,7 @@ def test_pixel_shuffle_is_that_of_stock_internvl_key_by_key() -> None:
             text_config={"model_type": "qwen2", "hidden_size": 12},
         )
     )
-    ours = made("pixel_shuffle", (4, 4))
+    ours = make_connector("pixel_shuffle", (4, 4))
     ours.load_state_dict(stock.state_dict())
     patches = torch.randn(2, 16, 8)
     no_model: Any = SimpleNamespace()
@@ -117,7 +117,7 @@ def test_pixel_shuffle_is_that_of_stock_internvl_key_by_key() -> None:
     torch.testing.assert_close(ours(patches), stock(shuffled.reshape(2, 4, 32)), rtol=0, atol=1e-6)
 
 
-def test_pixel_shuffle_with_one_layer_is_that_of_stock_idefics3_key_by_key() -> None:
+def test_pixel_shuffle_with_one_layer_has_the_keys_and_output_of_stock_idefics3() -> None:
     from transformers import Idefics3Config
     from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 
@@ -128,7 +128,7 @@ def test_pixel_shuffle_with_one_layer_is_that_of_stock_idefics3_key_by_key() -> 
             scale_factor=2,
         )
     )
-    ours = made("pixel_shuffle", (4, 4), layers=1)
+    ours = make_connector("pixel_shuffle", (4, 4), layers=1)
     ours.load_state_dict({n.removeprefix("modality_projection."): t for n, t in stock.state_dict().items()})
     patches = torch.randn(2, 16, 8)
     torch.testing.assert_close(ours(patches), stock(patches), rtol=0, atol=1e-6)
@@ -143,7 +143,7 @@ def test_pixel_shuffle_of_a_volume_joins_within_each_slice() -> None:
 def test_pooling_takes_the_mean_of_each_block_in_row_major_order() -> None:
     patches = torch.randn(2, 2 * 4 * 6, 8)
     for module, to in ((pool2d, (2, 3)), (pool3d, (1, 2, 3))):
-        connector = made(module.__name__.rpartition(".")[2], (2, 4, 6), to=to)
+        connector = make_connector(module.__name__.rpartition(".")[2], (2, 4, 6), to=to)
         means = patches.reshape(2, 2, 2, 2, 3, 2, 8).mean((3, 5))  # [N, slices, rows, columns, E]
         means = means if module is pool2d else means.mean(1, keepdim=True)
         torch.testing.assert_close(connector(patches), connector.project(means.flatten(1, 3)), rtol=1e-5, atol=1e-6)
@@ -152,25 +152,25 @@ def test_pooling_takes_the_mean_of_each_block_in_row_major_order() -> None:
 # --- queries -------------------------------------------------------------------------------------------
 
 
-def test_a_resampler_reads_a_set_the_order_of_patches_does_not_matter() -> None:
-    ours = made("resampler", (2, 3), positions=False)
+def test_a_resampler_without_positions_ignores_the_order_of_patches() -> None:
+    ours = make_connector("resampler", (2, 3), positions=False)
     torch.testing.assert_close(ours(PATCHES[:, torch.tensor([5, 0, 3, 1, 4, 2])]), ours(PATCHES), rtol=1e-5, atol=1e-6)
     assert (ours(PATCHES + 1.0 * torch.randn(3, 6, 8)) - ours(PATCHES)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["resampler", "qformer"])
-def test_positions_change_nothing_at_first_and_tell_places_apart_once_trained(kind: str) -> None:
-    ours, swapped = made(kind, (2, 3)), PATCHES[:, torch.tensor([5, 0, 3, 1, 4, 2])]
+def test_positions_start_without_effect_and_then_distinguish_patches(kind: str) -> None:
+    ours, swapped = make_connector(kind, (2, 3)), PATCHES[:, torch.tensor([5, 0, 3, 1, 4, 2])]
     torch.testing.assert_close(ours(swapped), ours(PATCHES), rtol=1e-5, atol=1e-6)
     for name, parameter in ours.named_parameters():
-        if parameter.ndim > 1:  # BERT starts with weights so small that nothing shows
+        if parameter.ndim > 1:  # BERT's initial weights are too small to show an effect
             nn.init.normal_(parameter, std=1.0 if "positions" in name else 0.3)
     assert (ours(swapped) - ours(PATCHES)).abs().max() > 1e-2
     added = ours.positions(torch.zeros(1, 6, 8))[0]
     assert torch.equal(added[4], ours.positions.axes[0][1] + ours.positions.axes[1][1])  # row 1, column 1
 
 
-def test_the_qformer_is_that_of_stock_blip2_key_by_key(tmp_path: Path) -> None:
+def test_qformer_has_the_keys_and_output_of_stock_blip2(tmp_path: Path) -> None:
     from safetensors.torch import save_file
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
@@ -208,11 +208,11 @@ def test_the_qformer_is_that_of_stock_blip2_key_by_key(tmp_path: Path) -> None:
         tmp_path / "blip2.safetensors",
     )
     others = ("vision_model.*", "language_model.*")
-    ours = made(
+    ours = make_connector(
         "qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"), allow_unexpected=others
     )
     with pytest.raises(CheckpointError, match="allow_unexpected"):
-        made("qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"))
+        make_connector("qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"))
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         seen = stock.get_image_features(pixels)
@@ -222,15 +222,15 @@ def test_the_qformer_is_that_of_stock_blip2_key_by_key(tmp_path: Path) -> None:
         )
 
 
-# --- two images, an image and its tiles ------------------------------------------------------------------
+# --- two images, or an image and its tiles ---------------------------------------------------------------
 
 
-def test_global_queries_are_a_bert_without_feed_forward_layers() -> None:
-    """Against BertLayer's attention blocks, with the same weights."""
+def test_global_query_is_a_bert_without_feed_forward_layers() -> None:
+    """Compared with BertLayer's attention blocks of the same weights."""
     from transformers import BertConfig
     from transformers.models.bert.modeling_bert import BertAttention
 
-    ours = made("global_query", (3, 1, 2), layers=1, heads=2)
+    ours = make_connector("global_query", (3, 1, 2), layers=1, heads=2)
     patches = torch.randn(2, 6, 8)
     config = BertConfig(hidden_size=8, num_attention_heads=2, is_decoder=False, attn_implementation="eager")
     whole, tiles = patches[:, :2], patches[:, 2:]
@@ -257,17 +257,17 @@ def test_global_queries_are_a_bert_without_feed_forward_layers() -> None:
     torch.testing.assert_close(ours(patches), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_order_of_tiles_does_not_matter_and_that_of_the_whole_image_does() -> None:
-    ours, patches = made("global_query", (3, 1, 2)), torch.randn(1, 6, 8)
+def test_global_query_ignores_the_order_of_tiles_but_not_which_is_the_whole_image() -> None:
+    ours, patches = make_connector("global_query", (3, 1, 2)), torch.randn(1, 6, 8)
     torch.testing.assert_close(ours(patches[:, [0, 1, 4, 5, 2, 3]]), ours(patches), rtol=1e-5, atol=1e-6)
     assert (ours(patches[:, [2, 3, 0, 1, 4, 5]]) - ours(patches)).abs().max() > 1e-3
 
 
-def test_temporal_layers_are_those_of_libra() -> None:
-    """Squeezed 12 to 6 to 3 to 1, with torchvision's block of the same weights."""
+def test_temporal_layers_match_libra() -> None:
+    """The layers shrink from 12 to 6 to 3 to 1; each block equals torchvision's with the same weights."""
     from torchvision.ops import SqueezeExcitation
 
-    ours = made("temporal", (2, 2, 3), in_width=12 * 8, layers=12, heads=2)
+    ours = make_connector("temporal", (2, 2, 3), in_width=12 * 8, layers=12, heads=2)
     assert [tuple(p.shape[:2]) for n, p in ours.LFE.named_parameters() if n.endswith("weight") and ".fc" not in n] == [
         (6, 12),
         (3, 6),
@@ -279,10 +279,10 @@ def test_temporal_layers_are_those_of_libra() -> None:
     torch.testing.assert_close(ours.LFE[0](maps), stock(maps), rtol=1e-5, atol=1e-6)
 
 
-def test_the_prior_image_is_raised_by_the_bias_as_far_as_it_resembles_the_current_one() -> None:
-    """Equal images have a cosine of 1, so the whole bias is added; the result depends on the prior, and on the current
-    one more."""
-    ours, half, other = made("temporal", (2, 2, 3)), torch.randn(2, 6, 8), torch.randn(2, 6, 8)
+def test_the_bias_is_added_to_the_prior_image_by_its_similarity() -> None:
+    """Equal images have a cosine of 1, so the whole bias is added. The result depends on the prior image, and more on
+    the current one."""
+    ours, half, other = make_connector("temporal", (2, 2, 3)), torch.randn(2, 6, 8), torch.randn(2, 6, 8)
     seen: list[torch.Tensor] = []
     ours.prior_self_attention.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     ours.cur_self_attention.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -294,7 +294,7 @@ def test_the_prior_image_is_raised_by_the_bias_as_far_as_it_resembles_the_curren
     assert 1e-4 < of_prior < of_current
 
 
-# --- what is refused -----------------------------------------------------------------------------------
+# --- refused settings ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_the_prior_image_is_raised_by_the_bias_as_far_as_it_resembles_the_curren
         ("temporal", {"layers": 2, "heads": 3}, (2, 4, 4), 8, "heads: 3 do not divide the width of 4"),
     ],
 )
-def test_what_cannot_fit_is_refused_from_the_settings_alone(
+def test_settings_that_cannot_fit_are_refused_before_building(
     kind: str, settings: dict[str, Any], grid: tuple[int, ...], width: int | None, message: str
 ) -> None:
     module = component("connectors", kind)

@@ -1,4 +1,4 @@
-"""2D networks over slices, films and tiles, inflated into 3D, and side by side, against the 2D network itself."""
+"""2D networks applied to slices, films and tiles, inflated to 3D, and fused, compared with the 2D network itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESNET: dict[str, Any] = {
 }
 
 
-def built(settings: dict[str, Any]) -> Any:
+def build_encoder(settings: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     kind = component("encoders", settings["kind"])
     return kind.build(kind.Config.model_validate(settings)).eval()
@@ -39,10 +39,11 @@ def built(settings: dict[str, Any]) -> Any:
 # --- slices ------------------------------------------------------------------------------------------
 
 
-def test_slices_are_what_the_2d_encoder_makes_of_each() -> None:
+def test_each_slice_gives_the_features_of_the_2d_encoder() -> None:
     pixels = torch.randn(2, 3, 4, 16, 16)
     outs = {
-        out: built({"kind": "slices", "encoder": VIT, "slices": 4, "out": out}) for out in ("patches", "pooled", "mean")
+        out: build_encoder({"kind": "slices", "encoder": VIT, "slices": 4, "out": out})
+        for out in ("patches", "pooled", "mean")
     }
     each = [[outs["patches"].each(pixels[n, :, d][None]) for d in range(4)] for n in range(2)]
     patches = torch.stack([torch.cat([f.patches for f in row]) for row in each])  # [N, D, T, E]
@@ -55,9 +56,9 @@ def test_slices_are_what_the_2d_encoder_makes_of_each() -> None:
         torch.testing.assert_close(encoder(pixels).pooled, pooled.mean(1), rtol=1e-5, atol=1e-6)
 
 
-def test_chunks_change_neither_features_nor_gradients() -> None:
+def test_chunking_changes_neither_features_nor_gradients() -> None:
     pixels = torch.randn(1, 3, 5, 16, 16)
-    whole, parts = (built({"kind": "slices", "encoder": VIT, "slices": 5, "chunk": chunk}) for chunk in (0, 2))
+    whole, parts = (build_encoder({"kind": "slices", "encoder": VIT, "slices": 5, "chunk": chunk}) for chunk in (0, 2))
     for encoder in (whole, parts):
         encoder(pixels).patches.square().sum().backward()
     torch.testing.assert_close(parts(pixels).patches, whole(pixels).patches, rtol=1e-5, atol=1e-6)
@@ -67,7 +68,7 @@ def test_chunks_change_neither_features_nor_gradients() -> None:
             torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_the_whole_is_preprocessed_as_its_slices_are() -> None:
+def test_preprocess_of_the_volume_follows_from_that_of_a_slice() -> None:
     vit = {**VIT, "preprocess": {"size": (16, 16), "fit": "crop", "mean": (0.1, 0.2, 0.3)}}
     volume = slices.preprocess(slices.Config(kind="slices", encoder=vit, slices=8))
     assert (volume.size, volume.fit, volume.mean, volume.shape) == (
@@ -93,10 +94,10 @@ def test_the_whole_is_preprocessed_as_its_slices_are() -> None:
 # --- inflated ----------------------------------------------------------------------------------------
 
 
-def test_at_the_start_an_inflated_network_sees_each_of_equal_slices_as_the_2d_network_does() -> None:
+def test_an_inflated_network_starts_with_the_2d_features_for_identical_slices() -> None:
     import timm
 
-    encoder = built(RESNET)
+    encoder = build_encoder(RESNET)
     torch.manual_seed(0)
     flat = timm.create_model("resnet10t", num_classes=0, in_chans=1, **RESNET["args"]).eval()
     film = torch.randn(2, 1, 32, 64)
@@ -110,8 +111,9 @@ def test_at_the_start_an_inflated_network_sees_each_of_equal_slices_as_the_2d_ne
     assert kernel.shape[2] == 3 and not kernel[:, :, [0, 2]].any() and kernel.requires_grad
 
 
-def test_without_pooling_over_depth_the_centre_slice_alone_decides() -> None:
-    """A kernel that is zero off its centre sees one slice: of any volume, each slice's response is the 2D network's."""
+def test_without_pooling_over_depth_only_the_centre_slice_matters() -> None:
+    """A kernel that is zero off its centre sees one slice, so every slice of any volume gives the 2D network's
+    response."""
     flat = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)
     ).eval()
@@ -120,15 +122,15 @@ def test_without_pooling_over_depth_the_centre_slice_alone_decides() -> None:
     torch.testing.assert_close(inflated.inflate(flat, 3, "net").eval()(volume), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_depth_is_halved_where_height_and_width_are_but_not_by_the_stem() -> None:
-    """Merlin's ResNet makes 10 x 7 x 7 tokens of 160 x 224 x 224 voxels."""
+def test_depth_is_halved_like_height_and_width_except_in_the_stem() -> None:
+    """Merlin's ResNet turns 160 x 224 x 224 voxels into 10 x 7 x 7 tokens."""
     with torch.device("meta"):
         config = inflated.Config(kind="inflated", net="resnet152", preprocess={"size": (160, 224, 224)})
         encoder = inflated.build(config)
     assert (encoder.grid, encoder.width) == ((10, 7, 7), 2048)
 
 
-def test_weights_of_the_2d_network_are_inflated_and_those_of_an_inflated_one_are_read_as_they_are(
+def test_two_d_weights_are_inflated_and_3d_weights_are_read_unchanged(
     tmp_path: Any,
 ) -> None:
     import timm
@@ -136,37 +138,37 @@ def test_weights_of_the_2d_network_are_inflated_and_those_of_an_inflated_one_are
     torch.manual_seed(3)
     flat = timm.create_model("resnet10t", num_classes=0, in_chans=1, **RESNET["args"])
     save_file(flat.state_dict(), tmp_path / "2d.safetensors")
-    kernel = built({**RESNET, "weights": str(tmp_path / "2d.safetensors")}).tower.layer1[0].conv1.weight
+    kernel = build_encoder({**RESNET, "weights": str(tmp_path / "2d.safetensors")}).tower.layer1[0].conv1.weight
     assert torch.equal(kernel[:, :, 1], flat.layer1[0].conv1.weight) and not kernel[:, :, [0, 2]].any()
-    source = built(RESNET)
+    source = build_encoder(RESNET)
     with torch.no_grad():
-        source.tower.layer1[0].conv1.weight.normal_()  # trained since, off its centre too
+        source.tower.layer1[0].conv1.weight.normal_()  # as after training: no longer zero off its centre
     save_file(
         {**{f"image.{n}": t for n, t in source.tower.state_dict().items()}, "text.x": torch.zeros(1)},
         tmp_path / "3d.safetensors",
     )
-    again = built({**RESNET, "weights": str(tmp_path / "3d.safetensors"), "prefix": "image."})
+    again = build_encoder({**RESNET, "weights": str(tmp_path / "3d.safetensors"), "prefix": "image."})
     volume = torch.randn(1, *source.input_shape)
     assert torch.equal(again(volume).patches, source(volume).patches)
 
 
-def test_networks_that_are_no_plain_cnn_are_refused() -> None:
+def test_networks_that_are_not_plain_cnns_are_refused() -> None:
     with pytest.raises(
         ShapeError, match="convnext_atto has a LayerNorm2d, which cannot be inflated; choose a plain CNN"
     ):
-        built({**RESNET, "net": "convnext_atto", "args": {}})
+        build_encoder({**RESNET, "net": "convnext_atto", "args": {}})
 
 
 # --- fused -------------------------------------------------------------------------------------------
 
 
-def test_fused_tokens_are_those_of_each_encoder_given_its_own_mean_and_size() -> None:
+def test_each_fused_encoder_gets_pixels_of_its_own_size_and_mean() -> None:
     second = {
         **VIT,
         "config": {**VIT["config"], "image_size": 32},
         "preprocess": {"size": (32, 32), "mean": (0.2, 0.3, 0.4), "std": (0.1, 0.2, 0.5)},
     }
-    encoder = built({"kind": "fused", "encoders": (VIT, second)})
+    encoder = build_encoder({"kind": "fused", "encoders": (VIT, second)})
     film = torch.rand(2, 3, 16, 16)
     mean, std = (torch.tensor(second["preprocess"][k]).view(3, 1, 1) for k in ("mean", "std"))
     resized = nn.functional.interpolate(film, size=(32, 32), mode="bicubic", align_corners=False)
@@ -180,11 +182,11 @@ def test_fused_tokens_are_those_of_each_encoder_given_its_own_mean_and_size() ->
     )
 
 
-def test_tokens_of_one_sequence_have_one_width() -> None:
+def test_joining_encoders_of_different_widths_in_a_sequence_is_refused() -> None:
     with pytest.raises(
-        ShapeError, match="are 16 and 8 wide, and tokens of one sequence have one width; use join: channels"
+        ShapeError, match="have widths 16 and 8, but all tokens of a sequence need the same width; use join: channels"
     ):
-        built(
+        build_encoder(
             {
                 "kind": "fused",
                 "join": "sequence",
@@ -193,7 +195,7 @@ def test_tokens_of_one_sequence_have_one_width() -> None:
         )
 
 
-# --- what is refused, and what is read -----------------------------------------------------------------
+# --- settings and weights ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -203,11 +205,11 @@ def test_tokens_of_one_sequence_have_one_width() -> None:
         ({"kind": "slices", "encoder": VIT, "slices": 4, "stack": 2}, "give one of `slices`"),
         (
             {"kind": "slices", "encoder": {**VIT, "connector": {"kind": "mlp"}}, "slices": 4},
-            "connector and serves belong to the whole",
+            "connector and serves apply to the volume as a whole",
         ),
-        ({"kind": "slices", "encoder": VIT, "stack": 2, "slice_mm": 3}, "slice_mm is the distance of `slices`"),
+        ({"kind": "slices", "encoder": VIT, "stack": 2, "slice_mm": 3}, "slice_mm only applies to `slices`"),
         ({"kind": "fused", "encoders": (VIT,)}, "at least 2 items|too_short"),
-        ({**RESNET, "kernel": 2}, "2 slices have no centre"),
+        ({**RESNET, "kernel": 2}, "a kernel of 2 slices has no centre slice"),
         ({**RESNET, "preprocess": {"size": (16, 16)}}, r"an inflated network needs \[depth, height, width\]"),
         (
             {"kind": "monai", "patch_mm": (5, 8, 8), "preprocess": {"size": (4, 8, 8), **GREY}},
@@ -219,24 +221,24 @@ def test_tokens_of_one_sequence_have_one_width() -> None:
                 "patch_mm": (5, 7, 8),
                 "preprocess": {"size": (4, 8, 8), "spacing_mm": (2.5, 2, 2), "fit": "crop", **GREY},
             },
-            r"is no multiple of preprocess.spacing_mm \[2.5, 2.0, 2.0\]; nearest is \[5.0, 8.0, 8.0\]",
+            r"is not a multiple of preprocess.spacing_mm \[2.5, 2.0, 2.0\]; the nearest is \[5.0, 8.0, 8.0\]",
         ),
         (
             {"kind": "monai", "net": "SwinUNETR", "preprocess": {"size": (16, 32, 32), **GREY}},
-            "each side has to be a multiple of 32",
+            "each side must be a multiple of 32",
         ),
         (
             {"kind": "monai", "net": "ResNet", "patch": (2, 2, 2), "preprocess": {"size": (16, 32, 32), **GREY}},
-            "patch and patch_mm are the ViT's",
+            "patch and patch_mm are for the ViT",
         ),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         component("encoders", settings["kind"]).Config.model_validate(settings)
 
 
-def test_only_a_2d_encoder_looks_at_slices() -> None:
+def test_slices_accepts_only_2d_encoders() -> None:
     with pytest.raises(ValidationError) as refused:
         slices.Config.model_validate(
             {"kind": "slices", "encoder": {"kind": "slices", "encoder": VIT, "slices": 2}, "slices": 4}
@@ -246,7 +248,7 @@ def test_only_a_2d_encoder_looks_at_slices() -> None:
     )
 
 
-def test_the_encoder_of_a_segmentation_network_is_read_out_of_the_whole_of_it(tmp_path: Any) -> None:
+def test_encoder_weights_are_read_from_a_full_segmentation_checkpoint(tmp_path: Any) -> None:
     from monai.networks.nets import SegResNet, SwinUNETR
 
     torch.manual_seed(1)
@@ -260,7 +262,7 @@ def test_the_encoder_of_a_segmentation_network_is_read_out_of_the_whole_of_it(tm
         "args": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 2},
         "preprocess": {"size": (32, 32, 32), **GREY},
     }
-    ours = built({**settings, "weights": str(tmp_path / "swin.safetensors"), "prefix": "swinViT."})
+    ours = build_encoder({**settings, "weights": str(tmp_path / "swin.safetensors"), "prefix": "swinViT."})
     pixels = torch.randn(1, 1, 32, 32, 32)
     assert torch.equal(ours(pixels).patches[0, 0], swin.eval().swinViT(pixels)[-1].flatten())
     seg = SegResNet(in_channels=1)
@@ -271,12 +273,12 @@ def test_the_encoder_of_a_segmentation_network_is_read_out_of_the_whole_of_it(tm
         "preprocess": {"size": (16, 16, 16), **GREY},
         "weights": str(tmp_path / "seg.safetensors"),
     }
-    ours = built({**settings, "allow_unexpected": ["up_layers", "up_samples", "conv_final"]})
+    ours = build_encoder({**settings, "allow_unexpected": ["up_layers", "up_samples", "conv_final"]})
     pixels = torch.randn(1, 1, 16, 16, 16)
     assert torch.equal(ours(pixels).patches, seg.eval().encode(pixels)[0].flatten(2).transpose(1, 2))
 
 
-def test_a_composed_encoder_is_written_down_without_ids_and_paths(tmp_path: Any) -> None:
+def test_a_standalone_config_has_no_ids_or_paths(tmp_path: Any) -> None:
     from transformers import ViTConfig, ViTModel
 
     ViTModel(ViTConfig(**SMALL, image_size=16, patch_size=8)).save_pretrained(tmp_path)
@@ -287,7 +289,7 @@ def test_a_composed_encoder_is_written_down_without_ids_and_paths(tmp_path: Any)
     assert slices.build(alone).state_dict().keys() == slices.build(config).state_dict().keys()
 
 
-def test_tokens_are_counted_from_the_settings() -> None:
+def test_tokens_of_composed_encoders_are_known_from_their_settings() -> None:
     pair = slices.Config(kind="slices", encoder=VIT, stack=2, connector={"kind": "temporal", "layers": 1, "heads": 2})
     tiled = slices.Config(kind="slices", encoder=VIT, tiles=(2, 2), connector={"kind": "global_query", "heads": 2})
     two = fused.Config(kind="fused", encoders=(VIT, VIT), join="sequence", connector={"kind": "mlp"})

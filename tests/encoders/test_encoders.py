@@ -1,4 +1,5 @@
-"""Every encoder with every connector: shapes, gradients, saved weights, and facts that agree with what is built."""
+"""Every encoder with every connector: shapes, gradients, saved weights, and whether facts() agrees with the built
+module."""
 
 from __future__ import annotations
 
@@ -173,37 +174,36 @@ def config_of(name: str, connector: str | None = None) -> EncoderConfig:
     return made
 
 
-def built(config: Any) -> nn.Module:
+def build_encoder(config: Any) -> nn.Module:
     torch.manual_seed(0)
     model: nn.Module = component("encoders", config.kind).build(config)
     return model
 
 
-def test_every_kind_is_tried_here() -> None:
+def test_every_encoder_kind_is_tested_here() -> None:
     assert {c["kind"] for c in ENCODERS.values()} == set(kinds("encoders"))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_facts_and_preprocessing_agree_with_what_is_built(name: str) -> None:
+def test_facts_and_preprocess_agree_with_the_built_encoder(name: str) -> None:
     config, kind = config_of(name), component("encoders", ENCODERS[name]["kind"])
-    encoder, facts, preprocess = built(config).eval(), kind.facts(config), kind.preprocess(config)
+    encoder, facts, preprocess = build_encoder(config).eval(), kind.facts(config), kind.preprocess(config)
     pixels = torch.randn(2, *preprocess.shape)
     features = encoder(pixels)
     assert encoder.input_shape == preprocess.shape
     assert features.grid == encoder.grid and features.patches.shape == (2, math.prod(encoder.grid), encoder.width)
     assert features.pooled.shape == (2, encoder.width)
     assert facts.width in (None, encoder.width) and facts.grid in (None, encoder.grid)
-    # Other encoders are known without building; of timm's the grid is known from a build on meta.
+    # For timm the grid comes from a build on the meta device; for the others from facts().
     assert tokens_of({name: config_of(name, "linear")}) == {name: math.prod(encoder.grid)}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_gradients_reach_the_first_layer_and_on_meta_the_shapes_are_the_same(name: str) -> None:
-    encoder = built(config_of(name))
+def test_gradients_reach_the_first_layer_and_shapes_are_the_same_on_meta(name: str) -> None:
+    encoder = build_encoder(config_of(name))
     encode(encoder, torch.randn(2, *encoder.input_shape), name).patches.square().sum().backward()
-    first = next(
-        p for n, p in encoder.named_parameters() if p.ndim > 3 or "patch_embedding.weight" in n
-    )  # the patch embedding or the first convolution
+    # The patch embedding or the first convolution.
+    first = next(p for n, p in encoder.named_parameters() if p.ndim > 3 or "patch_embedding.weight" in n)
     assert first.grad is not None and first.grad.any()
     with torch.device("meta"):
         shapes = component("encoders", ENCODERS[name]["kind"]).build(config_of(name))
@@ -214,12 +214,12 @@ def test_gradients_reach_the_first_layer_and_on_meta_the_shapes_are_the_same(nam
 @pytest.mark.parametrize("name", ENCODERS)
 def test_saved_weights_give_the_same_features(name: str) -> None:
     one, other = (
-        built(config_of(name)).eval(),
+        build_encoder(config_of(name)).eval(),
         component("encoders", ENCODERS[name]["kind"]).build(config_of(name)).eval(),
     )
     pixels = torch.randn(1, *one.input_shape)
     assert not torch.equal(one(pixels).patches, other(pixels).patches), (
-        "two random starts are alike: the test shows nothing"
+        "two random initialisations give the same output: the test would pass without loading"
     )
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(pixels).patches, other(pixels).patches) and torch.equal(
@@ -245,10 +245,10 @@ def test_saved_weights_give_the_same_features(name: str) -> None:
         "fused",
     ],
 )
-def test_patches_stand_row_by_row_in_the_grid(name: str) -> None:
-    """A change of one patch of the image changes its token most, where attention mixes little: class tokens are not
-    among them."""
-    encoder = built(config_of(name)).eval()
+def test_patch_tokens_are_in_row_major_order(name: str) -> None:
+    """At random initialisation attention mixes little, so changing one patch of the image changes its own token most.
+    This would fail if a class token were among the patches."""
+    encoder = build_encoder(config_of(name)).eval()
     size, grid = encoder.input_shape[1:], encoder.grid
     patch = [side // n for side, n in zip(size, grid, strict=True)]
     base = torch.zeros(1, *encoder.input_shape)
@@ -265,9 +265,9 @@ def test_patches_stand_row_by_row_in_the_grid(name: str) -> None:
         assert moved.argmax() == place
 
 
-def test_maps_of_a_cnn_and_of_a_swin_become_tokens_row_by_row() -> None:
+def test_maps_of_cnn_and_swin_become_tokens_in_row_major_order() -> None:
     for name in ("CNN of one channel", "Swin of timm"):
-        encoder = built(config_of(name)).eval()
+        encoder = build_encoder(config_of(name)).eval()
         pixels = torch.randn(1, *encoder.input_shape)
         found = encoder.tower.forward_features(pixels)
         rows = found[0].permute(1, 2, 0) if name.startswith("CNN") else found[0]
@@ -275,10 +275,10 @@ def test_maps_of_a_cnn_and_of_a_swin_become_tokens_row_by_row() -> None:
         assert len(expected) > 1 and torch.equal(encoder(pixels).patches[0], expected)
 
 
-def test_the_patch_tokens_are_the_hidden_state_that_stock_llava_takes() -> None:
+def test_patch_tokens_are_the_hidden_state_that_stock_llava_uses() -> None:
     """LLaVA's vision_feature_layer -2 with the strategy `default`, which drops CLIP's class token."""
     config = component("encoders", "transformers").Config.model_validate({**ENCODERS["CLIP"], "layer": -2})
-    encoder = built(config).eval()
+    encoder = build_encoder(config).eval()
     pixels = torch.randn(1, 3, 32, 32)
     expected = encoder.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
     assert torch.equal(encoder(pixels).patches, expected)
@@ -287,7 +287,7 @@ def test_the_patch_tokens_are_the_hidden_state_that_stock_llava_takes() -> None:
 # --- weights from files ------------------------------------------------------------------------------
 
 
-def test_a_tower_of_a_folder_is_read_with_its_weights_and_its_preprocessing(tmp_path: Path) -> None:
+def test_a_tower_is_loaded_from_a_folder_with_weights_and_preprocessing(tmp_path: Path) -> None:
     from transformers import SiglipConfig, SiglipModel
 
     torch.manual_seed(0)
@@ -308,10 +308,10 @@ def test_a_tower_of_a_folder_is_read_with_its_weights_and_its_preprocessing(tmp_
     assert (kind.preprocess(config).mean, kind.preprocess(config).std) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 
 
-def test_weights_of_a_timm_network_are_read_from_a_file_and_a_key_too_few_is_an_error(tmp_path: Path) -> None:
+def test_timm_weights_are_read_from_a_file_and_a_missing_key_is_an_error(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    source = built(config_of("ViT of timm")).eval()
+    source = build_encoder(config_of("ViT of timm")).eval()
     weights = source.tower.state_dict()
     kind = component("encoders", "timm")
 
@@ -342,21 +342,21 @@ def refusals() -> Iterator[tuple[dict[str, Any], str]]:
             r" interpolate: true"
         ),
     )
-    yield {**ENCODERS["CLIP"], "layer": -5}, "layer -5 of a tower with 2 layers"
+    yield {**ENCODERS["CLIP"], "layer": -5}, "layer -5 does not exist: the tower has 2 layers"
     yield (
         {"kind": "transformers", "config": {"model_type": "clip_vision_model", **SMALL}},
-        r"the image size of this tower is not known; set preprocess",
+        r"the config of this tower has no image size; set preprocess",
     )
     yield (
         {"kind": "timm", "net": "volo_d1_224", "preprocess": {"size": (64, 64)}},
-        r"volo_d1_224 gives 17 tokens for \[64, 64\], expected a grid of \[4, 4\] and 0 before it",
+        r"volo_d1_224 gives 17 tokens for \[64, 64\] pixels; expected 0 prefix tokens and a grid of \[4, 4\]",
     )
 
 
 @pytest.mark.parametrize(("settings", "message"), refusals())
-def test_a_tower_that_cannot_take_its_input_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_an_input_that_does_not_fit_the_tower_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
-        built(component("encoders", settings["kind"]).Config.model_validate(settings))
+        build_encoder(component("encoders", settings["kind"]).Config.model_validate(settings))
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), [
@@ -365,6 +365,6 @@ def test_a_tower_that_cannot_take_its_input_is_refused(settings: dict[str, Any],
     ("CLIP", {"model": "openai/clip"}, "either `model`"),
     ("CLIP", {"config": {"hidden_size": 16}}, "model_type is missing"),
 ])  # fmt: skip
-def test_a_config_that_contradicts_itself_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+def test_a_contradicting_config_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         component("encoders", ENCODERS[name]["kind"]).Config.model_validate({**ENCODERS[name], **changes})

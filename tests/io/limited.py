@@ -30,7 +30,7 @@ class Verdict:
         return bool(self.pixels)
 
 
-def verdicts(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Verdict]:
+def judge(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Verdict]:
     """Name -> what became of the call. A crash, a hang, any error but DataError and anything written to stderr fail the
     test."""
     command = [sys.executable, "-c", "from tests.io.limited import child; child()"]

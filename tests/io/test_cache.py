@@ -21,7 +21,7 @@ def entry(n: int, size: int = 1000) -> bytes:
     return bytes([n % 251]) * size
 
 
-def held(cache: Cache) -> int:
+def bytes_held_by(cache: Cache) -> int:
     total = 0
     for path in cache.folder.glob("??/*"):
         with suppress(FileNotFoundError):  # gone since it was listed
@@ -47,15 +47,15 @@ def test_what_was_used_longest_ago_goes_first_and_the_bound_holds(tmp_path: Path
     for n in range(10):
         cache.read(str(n), 1000, 0, 1, partial(entry, n))
         time.sleep(0.01)
-    assert held(cache) == 10_000
+    assert bytes_held_by(cache) == 10_000
     for n in (0, 3):  # used again
         cache.read(str(n), 1000, 0, 1, lambda: pytest.fail("made again"))
     cache.read("new", 1000, 0, 1, lambda: entry(99))
-    assert held(cache) <= 10_000
+    assert bytes_held_by(cache) <= 10_000
     there = {n for n in range(10) if cache._path_of(str(n)).exists()}
     assert {0, 3} <= there and not {1, 2} & there
     cache.read("huge", 20_000, 0, 1, lambda: entry(1, 20_000))  # larger than all of it: passed on
-    assert held(cache) <= 10_000
+    assert bytes_held_by(cache) <= 10_000
 
 
 def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path)
     def squeeze(n: int) -> bool:
         found = small.read(str(n % 40), 1000, 0, 1000, lambda: entry(n % 40))
         with small._lock("room", "room"):  # counted while nobody writes
-            most.append(held(small))
+            most.append(bytes_held_by(small))
         return found == entry(n % 40)
 
     with ThreadPoolExecutor(8) as pool:
@@ -110,10 +110,10 @@ for n in range(10**6):
         child.send_signal(signal.SIGKILL)
         child.communicate()
     cache = Cache(tmp_path, 3 << 20)
-    assert held(cache) > 1 << 20
+    assert bytes_held_by(cache) > 1 << 20
     for n in range(97):
         assert cache.read(str(n), 65536, 0, 65536, partial(entry, n, 65536)) == bytes([n]) * 65536
-    assert held(cache) <= 3 << 20
+    assert bytes_held_by(cache) <= 3 << 20
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that nobody can write")

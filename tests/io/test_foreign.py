@@ -85,13 +85,13 @@ def write(path: Path, samples: list[dict[str, Any]]) -> Path:
     return path
 
 
-def opened(path: Path, tmp_path: Path, **how: Any) -> ShardSet:
+def open_with_card(path: Path, tmp_path: Path, **how: Any) -> ShardSet:
     return open_shards(path, Cache(tmp_path / "cache", 1 << 30), form_of(card(**how)))
 
 
 def test_a_tar_of_webdatasets_writer_is_read_as_declared(tmp_path: Path) -> None:
     tar = write(tmp_path / "a.tar", [members(i) for i in range(6)])
-    shards = opened(tar, tmp_path)
+    shards = open_with_card(tar, tmp_path)
     assert shards.is_foreign and shards.count("train") == 6 and not (tmp_path / "a.tar.index.json").exists()
     for i in range(6):
         sample, files = shards.read("train", i)
@@ -124,10 +124,16 @@ def test_a_tar_of_webdatasets_writer_is_read_as_declared(tmp_path: Path) -> None
 
 def test_what_the_card_changes_is_another_data_set_and_what_it_does_not_is_the_same(tmp_path: Path) -> None:
     tar = write(tmp_path / "a.tar", [members(i) for i in range(3)])
-    base = opened(tar, tmp_path).fingerprint
-    assert opened(tar, tmp_path).fingerprint == base == opened(tar, tmp_path, title="Another title").fingerprint
-    assert opened(tar, tmp_path, reader={**READER, "report": "", "ignore": ["txt"]}).fingerprint != base
-    assert opened(tar, tmp_path, splits={"by": "image", "ratios": {"train": 0.5, "test": 0.5}}).fingerprint != base
+    base = open_with_card(tar, tmp_path).fingerprint
+    assert (
+        open_with_card(tar, tmp_path).fingerprint
+        == base
+        == open_with_card(tar, tmp_path, title="Another title").fingerprint
+    )
+    assert open_with_card(tar, tmp_path, reader={**READER, "report": "", "ignore": ["txt"]}).fingerprint != base
+    assert (
+        open_with_card(tar, tmp_path, splits={"by": "image", "ratios": {"train": 0.5, "test": 0.5}}).fingerprint != base
+    )
 
 
 def test_volumes_are_decoded_with_their_place_in_the_patient(tmp_path: Path) -> None:
@@ -143,7 +149,7 @@ def test_volumes_are_decoded_with_their_place_in_the_patient(tmp_path: Path) -> 
         "unit": "HU",
         "nifti": {"hu": "as_is"},
     }
-    sample, files = opened(tar, tmp_path, reader=reader, media=["volume"]).read("train", 0)
+    sample, files = open_with_card(tar, tmp_path, reader=reader, media=["volume"]).read("train", 0)
     (medium,) = sample.media
     assert medium.size == (7, 6, 5) and medium.spacing_mm == pytest.approx((2.5, 0.8, 0.7)) and medium.unit == "HU"
     # RAS as stored; here to the head, to the back, to the left.
@@ -154,14 +160,16 @@ def test_an_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     tar = write(tmp_path / "a.tar", [{"__key__": "x", "jpg": picture(3, "JPEG", exif=exif.tobytes())}])
-    sample, files = opened(tar, tmp_path, reader={"kind": "webdataset", "media": {"film": ["jpg"]}}).read("train", 0)
+    sample, files = open_with_card(tar, tmp_path, reader={"kind": "webdataset", "media": {"film": ["jpg"]}}).read(
+        "train", 0
+    )
     assert sample.media[0].size == (30, 23) == files["jpg"].shape[:2]
 
 
 def test_samples_that_lack_a_member_are_left_out_and_counted(tmp_path: Path) -> None:
     samples = [members(i) for i in range(10)]
     del samples[2]["txt"], samples[5]["txt"], samples[7]["jpg"], samples[7]["0.png"]
-    shards = opened(write(tmp_path / "a.tar", samples), tmp_path)
+    shards = open_with_card(write(tmp_path / "a.tar", samples), tmp_path)
     assert shards.count("train") == 7 and shards.left_out == {"txt": 2, "an image": 1}
     assert [shards.read("train", i)[0].report for i in range(7)] == [f"Räport {i}." for i in (0, 1, 3, 4, 6, 8, 9)]
 
@@ -181,8 +189,8 @@ def test_what_the_card_does_not_name_is_refused_or_ignored_and_never_unpickled(t
     with pytest.raises(
         DataError, match=r"a\.tar: sample number 0: its card does not say what '(pyd|extra\.pth)' is; .*reader\.ignore"
     ):
-        opened(tar, tmp_path)
-    shards = opened(tar, tmp_path, reader={**READER, "ignore": ["pyd", "*.pth"]})
+        open_with_card(tar, tmp_path)
+    shards = open_with_card(tar, tmp_path, reader={**READER, "ignore": ["pyd", "*.pth"]})
     assert shards.read("train", 1)[0].report == "Räport 1." and set(shards.read("train", 1)[1]) == {"jpg", "0.png"}
     assert not trap.exists()
     with pytest.raises(ValidationError, match="would be unpickled"):
@@ -197,12 +205,12 @@ def test_what_cannot_be_read_is_named_by_number_without_the_key(tmp_path: Path) 
     ]:
         tar = write(tmp_path / "a.tar", [members(0), {**members(1), **broken}])
         with pytest.raises(DataError, match=rf"a\.tar: sample number 1: .*{reason}") as caught:
-            opened(tar, tmp_path)
+            open_with_card(tar, tmp_path)
         assert "patient_" not in str(caught.value)
 
 
 def test_images_that_lie_are_found_when_they_are_read(tmp_path: Path) -> None:
-    shards = opened(
+    shards = open_with_card(
         write(tmp_path / "a.tar", [{**members(0), "jpg": b"\xff\xd8\xff and no more"}, members(1)]), tmp_path
     )
     with pytest.raises(DataError, match="jpg: damaged"):
@@ -220,7 +228,7 @@ def test_patients_stay_in_one_split(tmp_path: Path) -> None:
         "patient": "json:who",
         "ignore": ["txt", "cls", "*.png"],
     }
-    shards = opened(
+    shards = open_with_card(
         write(tmp_path / "a.tar", samples), tmp_path, reader=reader, splits={"ratios": {"train": 0.5, "test": 0.5}}
     )
     patients = {
@@ -242,4 +250,6 @@ def test_tars_whose_members_do_not_stand_together_are_refused(tmp_path: Path) ->
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     with pytest.raises(DataError, match=r"no samples; 2 lack txt; 2 lack an image"):
-        opened(tmp_path / "a.tar", tmp_path, reader={"kind": "webdataset", "media": {"film": ["jpg"]}, "report": "txt"})
+        open_with_card(
+            tmp_path / "a.tar", tmp_path, reader={"kind": "webdataset", "media": {"film": ["jpg"]}, "report": "txt"}
+        )

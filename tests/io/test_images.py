@@ -12,7 +12,7 @@ from medvlm.io.images import MAX_PIXELS, decode, encode_npy, encode_png, fits_pn
 from medvlm.io.strip import strip_metadata
 
 
-def saved(image: Image.Image, form: str, **settings: Any) -> bytes:
+def encode(image: Image.Image, form: str, **settings: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, form, **settings)
     return out.getvalue()
@@ -75,27 +75,27 @@ def test_grey_of_1_2_and_4_bits_spans_black_to_white():
 def test_opaque_alpha_is_dropped_and_transparency_is_refused():
     rgb = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     opaque = np.dstack([rgb, np.full((4, 4), 255, np.uint8)])
-    assert np.array_equal(decode(saved(Image.fromarray(opaque), "PNG"), "x"), rgb)
+    assert np.array_equal(decode(encode(Image.fromarray(opaque), "PNG"), "x"), rgb)
     opaque[2, 1, 3] = 254
     with pytest.raises(DataError, match="transparent"):
-        decode(saved(Image.fromarray(opaque), "PNG"), "x")
+        decode(encode(Image.fromarray(opaque), "PNG"), "x")
 
 
 def test_a_palette_becomes_its_colours():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((1, 0), 1)
-    assert decode(saved(image, "PNG"), "x").tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    assert decode(encode(image, "PNG"), "x").tolist() == [[[10, 20, 30], [200, 100, 50]]]
     with pytest.raises(DataError, match="transparent"):
-        decode(saved(image, "PNG", transparency=1), "x")
+        decode(encode(image, "PNG", transparency=1), "x")
 
 
 def test_cmyk_and_animations_are_refused():
     with pytest.raises(DataError, match="CMYK"):
-        decode(saved(Image.new("CMYK", (4, 4)), "JPEG"), "x")
+        decode(encode(Image.new("CMYK", (4, 4)), "JPEG"), "x")
     frames = [Image.new("L", (4, 4), value) for value in (0, 255)]
     with pytest.raises(DataError, match="2 frames"):
-        decode(saved(frames[0], "PNG", save_all=True, append_images=frames[1:]), "x")
+        decode(encode(frames[0], "PNG", save_all=True, append_images=frames[1:]), "x")
 
 
 def test_a_bomb_is_refused_by_its_header():
@@ -107,7 +107,7 @@ def test_a_bomb_is_refused_by_its_header():
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_no_truncated_image_is_decoded(form):
     noise = np.random.default_rng(2).integers(0, 256, (32, 32), dtype=np.uint8)
-    whole = saved(Image.fromarray(noise), form)
+    whole = encode(Image.fromarray(noise), form)
     for end in range(0, len(whole) - 64, 37):
         with pytest.raises(DataError):
             decode(whole[:end], "x")
@@ -157,14 +157,14 @@ def test_npy_that_says_another_size_than_it_has_is_refused():
 
 def test_the_format_is_told_by_content():
     assert suffix_of(encode_png(np.zeros((1, 1), np.uint8))) == "png"
-    assert suffix_of(saved(Image.new("L", (1, 1)), "JPEG")) == "jpg"
+    assert suffix_of(encode(Image.new("L", (1, 1)), "JPEG")) == "jpg"
     assert suffix_of(encode_npy(np.zeros(1))) == "npy"
     assert suffix_of(b"II*\0") == ""
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
 def test_the_size_is_that_of_the_array(mode):
-    data = saved(
+    data = encode(
         (
             Image.fromarray(np.full((5, 7), 300, np.uint16))
             if mode == "I;16"
@@ -177,13 +177,13 @@ def test_the_size_is_that_of_the_array(mode):
 
 def test_for_the_size_all_pixels_are_decoded():
     for form, mode in (("PNG", "L"), ("JPEG", "RGB")):
-        data = saved(
+        data = encode(
             Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).convert(mode), form
         )
         with pytest.raises(DataError, match=f"a damaged {form}"):
             size_of(data[: len(data) // 2], "x")
     with pytest.raises(DataError, match="transparent"):
-        size_of(saved(Image.new("RGBA", (4, 4), (1, 2, 3, 128)), "PNG"), "x")
+        size_of(encode(Image.new("RGBA", (4, 4), (1, 2, 3, 128)), "PNG"), "x")
 
 
 # --- real files ------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ ORIENTATIONS = [
 SHAPE, ZOOMS = (4, 5, 6), (0.7, 1.5, 2.25)
 
 
-def turned(codes: str, tilt: float = 0.0) -> np.ndarray:
+def affine_of(codes: str, tilt: float = 0.0) -> np.ndarray:
     """The affine of a file whose axes point to `codes`, turned by `tilt` about all three axes of the patient."""
     affine = np.eye(4)
     affine[:3, :3] = 0
@@ -58,7 +58,7 @@ def save(
     **fields: Any,
 ) -> Path:
     """fields: of the header, written over what nibabel made of it."""
-    image = kind(array, turned("RAS") if affine is None else affine, dtype=array.dtype)
+    image = kind(array, affine_of("RAS") if affine is None else affine, dtype=array.dtype)
     image.header.set_xyzt_units(unit)
     nib.save(image, path)
     return rewrite(path, **fields) if fields else path
@@ -85,7 +85,7 @@ def rewrite(path: Path, **fields: Any) -> Path:
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_every_voxel_of_every_orientation_is_where_the_affine_says(codes, tilt, tmp_path):
     """All 48, straight and oblique: a value is found at the place in the patient that it was made for."""
-    affine = turned(codes, tilt)
+    affine = affine_of(codes, tilt)
     found = load_nifti(save(tmp_path / "x.nii", at(affine, SHAPE), affine))
     assert found.affine is not None and found.spacing_mm is not None
     assert np.allclose(found.pixels, at(np.array(found.affine), found.pixels.shape), rtol=1e-5, atol=0.2)
@@ -98,19 +98,19 @@ def test_every_voxel_of_every_orientation_is_where_the_affine_says(codes, tilt, 
 
 @pytest.mark.parametrize(("unit", "mm"), [("mm", 1.0), ("meter", 1000.0), ("micron", 0.001)])
 def test_spacing_and_affine_are_in_mm_whatever_the_file_counts_in(unit, mm, tmp_path):
-    found = load_nifti(save(tmp_path / "x.nii", np.zeros(SHAPE, np.int16), turned("SPL"), unit))
+    found = load_nifti(save(tmp_path / "x.nii", np.zeros(SHAPE, np.int16), affine_of("SPL"), unit))
     assert found.spacing_mm == pytest.approx([zoom * mm for zoom in ZOOMS])
     assert np.array(found.affine)[:, 3] == pytest.approx([11 * mm, -7 * mm, 3 * mm])
 
 
 def test_an_unknown_unit_is_refused_or_what_the_card_says_and_never_guessed(tmp_path):
-    path = save(tmp_path / "x.nii", np.zeros(SHAPE, np.int16), turned("SPL"), "unknown")
+    path = save(tmp_path / "x.nii", np.zeros(SHAPE, np.int16), affine_of("SPL"), "unknown")
     with pytest.raises(DataError, match=r"does not say the unit of its spacing .* nifti: \{length: mm\}"):
         load_nifti(path)
     assert load_nifti(path, NiftiOptions(length="um")).spacing_mm == pytest.approx([zoom / 1000 for zoom in ZOOMS])
     without = load_nifti(path, NiftiOptions(length="unknown"))
     assert (without.spacing_mm, without.affine) == (None, None)
-    said = save(tmp_path / "y.nii", np.zeros(SHAPE, np.int16), turned("SPL"), "mm")
+    said = save(tmp_path / "y.nii", np.zeros(SHAPE, np.int16), affine_of("SPL"), "mm")
     assert load_nifti(said, NiftiOptions(length="um")).spacing_mm == pytest.approx(ZOOMS)
 
 
@@ -128,24 +128,24 @@ def test_a_file_that_does_not_say_left_and_right_needs_its_orientation_in_the_ca
 
 
 def test_the_qform_counts_where_there_is_no_sform_and_a_contradiction_is_refused(tmp_path):
-    affine = turned("LPI", 0.2)
+    affine = affine_of("LPI", 0.2)
     image = nib.Nifti1Image(at(affine, SHAPE).astype(np.float32), None)
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, 1)
     nib.save(image, tmp_path / "q.nii")
     found = load_nifti(tmp_path / "q.nii")
     assert np.allclose(found.pixels, at(np.array(found.affine), found.pixels.shape), rtol=1e-4, atol=1)
-    image.set_sform(turned("RPI", 0.2), 2)
+    image.set_sform(affine_of("RPI", 0.2), 2)
     nib.save(image, tmp_path / "both.nii")
     with pytest.raises(DataError, match="sform and its qform differ"):
         load_nifti(tmp_path / "both.nii")
 
 
 def test_a_qfac_of_0_is_1_as_the_standard_says(tmp_path):
-    path, values = tmp_path / "x.nii", at(turned("RAS"), SHAPE).astype(np.float32)
+    path, values = tmp_path / "x.nii", at(affine_of("RAS"), SHAPE).astype(np.float32)
     image = nib.Nifti1Image(values, None)
     image.header.set_xyzt_units("mm")
-    image.set_qform(turned("RAS"), 1)
+    image.set_qform(affine_of("RAS"), 1)
     nib.save(image, path)
     expected = load_nifti(path)
     found = load_nifti(rewrite(path, pixdim=[0, *ZOOMS, 1, 1, 1, 1]))
@@ -167,7 +167,7 @@ def as_nibabel(path: Path) -> np.ndarray:
 def test_every_type_holds_what_nibabel_reads(dtype, order, slope, intercept, tmp_path):
     rng = np.random.default_rng(0)
     whole = rng.integers(0, 120, SHAPE) if dtype[0] != "f" else rng.normal(0, 50, SHAPE)
-    image = nib.Nifti1Image(whole.astype(dtype), turned("PSR"), nib.Nifti1Header(endianness=order))
+    image = nib.Nifti1Image(whole.astype(dtype), affine_of("PSR"), nib.Nifti1Header(endianness=order))
     image.header.set_data_dtype(np.dtype(order + dtype))
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(slope, intercept)
@@ -458,7 +458,7 @@ def test_a_bomb_within_what_its_header_says_costs_what_it_says(tmp_path):
 def test_the_bytes_of_a_file_give_what_the_file_gives(codes: str, dtype: str, tmp_path: Path) -> None:
     array = np.random.default_rng(1).integers(0, 200, SHAPE).astype(dtype)
     for name in ("a.nii", "a.nii.gz"):
-        path = save(tmp_path / name, array, turned(codes))
+        path = save(tmp_path / name, array, affine_of(codes))
         from_file, from_bytes = load_nifti(path, MM), decode_nifti(path.read_bytes(), MM)
         assert from_file.spacing_mm == from_bytes.spacing_mm and from_file.affine == from_bytes.affine
         assert from_file.pixels.dtype == from_bytes.pixels.dtype and np.array_equal(from_file.pixels, from_bytes.pixels)

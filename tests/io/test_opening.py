@@ -44,12 +44,12 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def everything(shards: ShardSet) -> list[tuple[Sample, dict[str, Any]]]:
+def read_all(shards: ShardSet) -> list[tuple[Sample, dict[str, Any]]]:
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(lambda i: shards.read("train", i), range(shards.count("train"))))
 
 
-def fetched(server: Server) -> int:
+def count_fetched(server: Server) -> int:
     return sum(
         int(last) + 1 - int(first)
         for path, part in server.asked
@@ -67,7 +67,7 @@ def test_what_lies_behind_http_is_what_lies_on_the_disk(
         open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30) if cached else None),
     )
     assert far.fingerprint == near.fingerprint and far.count("train") == N
-    assert everything(far) == everything(near)
+    assert read_all(far) == read_all(near)
 
 
 def test_a_sample_costs_its_bytes_and_with_a_cache_its_blocks_once(
@@ -76,20 +76,20 @@ def test_a_sample_costs_its_bytes_and_with_a_cache_its_blocks_once(
     plain = open_shards(f"{server.url}/{PATTERN}")
     server.asked.clear()
     plain.read("train", 3)
-    assert 3000 < fetched(server) < 6000 and len(server.asked) == 1
+    assert 3000 < count_fetched(server) < 6000 and len(server.asked) == 1
     cached = open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30))
     server.asked.clear()
-    everything(cached)
+    read_all(cached)
     whole = sum(tar.stat().st_size for tar in folder.glob("*.tar"))
-    assert 0.9 * whole < fetched(server) <= whole  # each byte once, and of the end of a tar none
+    assert 0.9 * whole < count_fetched(server) <= whole  # each byte once, and of the end of a tar none
     server.asked.clear()
-    everything(open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30)))
+    read_all(open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30)))
     assert server.asked == []  # nothing again, the indexes included
 
 
 def test_a_cache_too_small_for_an_epoch_gives_the_same(folder: Path, server: Server, tmp_path: Path) -> None:
     cache = Cache(tmp_path, 40_000)
-    assert everything(open_shards(f"{server.url}/{PATTERN}", cache)) == everything(open_shards(folder))
+    assert read_all(open_shards(f"{server.url}/{PATTERN}", cache)) == read_all(open_shards(folder))
     assert sum(path.stat().st_size for path in tmp_path.glob("??/*")) <= 40_000
 
 
@@ -97,11 +97,11 @@ def test_damage_in_the_cache_is_fetched_again_and_damage_in_the_shard_is_named(
     folder: Path, server: Server, tmp_path: Path
 ) -> None:
     shards = open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path / "cache", 1 << 30))
-    everything(shards)
+    read_all(shards)
     for path in (tmp_path / "cache").glob("??/*"):
         path.write_bytes(bytes(path.stat().st_size))  # as after a power cut: the right size, and nothing in it
-    assert everything(shards) == everything(open_shards(folder))
-    assert everything(open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path / "cache", 1 << 30))) == everything(shards)
+    assert read_all(shards) == read_all(open_shards(folder))
+    assert read_all(open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path / "cache", 1 << 30))) == read_all(shards)
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     data = bytearray((broken / "train-000000.tar").read_bytes())
@@ -159,7 +159,7 @@ def test_a_tar_without_index_behind_http_is_read_once(folder: Path, server: Serv
     cache = Cache(tmp_path / "cache", 1 << 30)
     with http(tar.parent) as bare:
         first = open_shards(f"{bare.url}/{tar.name}", cache)
-        assert fetched(bare) == tar.stat().st_size
+        assert count_fetched(bare) == tar.stat().st_size
         bare.asked.clear()
         again = open_shards(f"{bare.url}/{tar.name}", cache)
         assert bare.asked == [] and again.fingerprint == first.fingerprint == open_shards(folder / tar.name).fingerprint
@@ -200,9 +200,9 @@ def test_a_folder_on_s3_is_the_folder_on_the_disk(folder: Path, s3: str, tmp_pat
     for path in folder.iterdir():
         files.put_file(str(path), f"shards/made/{path.name}")
     far, near = open_shards(f"{s3}/made", Cache(tmp_path, 1 << 30)), open_shards(folder)
-    assert far.fingerprint == near.fingerprint and everything(far) == everything(near)
+    assert far.fingerprint == near.fingerprint and read_all(far) == read_all(near)
     part = open_shards(f"{s3}/made/train-{{000001..000002}}.tar")
-    assert everything(part) == everything(near)[-part.count("train") :]
+    assert read_all(part) == read_all(near)[-part.count("train") :]
     files.put_file(str(folder / "train-000000.tar"), "shards/half/train-000000.tar.part")
     with pytest.raises(DataError, match=r"never finished"):
         open_shards(f"{s3}/half")
@@ -225,9 +225,9 @@ def test_a_foreign_tar_on_s3_is_indexed_without_a_copy(s3: str) -> None:
 
 
 def test_a_pattern_names_tars_by_number_or_one_by_one(folder: Path) -> None:
-    near = everything(open_shards(folder))
-    assert everything(open_shards(f"{folder}/train-00000{{0,1,2}}.tar")) == near
-    assert everything(open_shards(f"{folder}/{{train-000000,train-000001,train-000002}}.tar")) == near
+    near = read_all(open_shards(folder))
+    assert read_all(open_shards(f"{folder}/train-00000{{0,1,2}}.tar")) == near
+    assert read_all(open_shards(f"{folder}/{{train-000000,train-000001,train-000002}}.tar")) == near
     for wrong in ("train-{000000}.tar", "train-*.tar", "train-{0..}.tar"):
         with pytest.raises(DataError, match="not a pattern of tars"):
             open_shards(folder / wrong)

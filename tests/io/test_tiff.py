@@ -26,12 +26,12 @@ GREY = RNG.integers(0, 256, (37, 53), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (37, 53, 3), dtype=np.uint8)
 
 
-def written(path: Path, array: np.ndarray, **how: Any) -> Path:
+def write(path: Path, array: np.ndarray, **how: Any) -> Path:
     tifffile.imwrite(path, array, **{"photometric": "rgb" if array.shape[-1] == 3 else "minisblack", **how})
     return path
 
 
-def by_hand(
+def write_by_hand(
     path: Path, tags: dict[int, tuple[int, int, int]], data: bytes, order: str = "<", next_ifd: int = 0, at: int = 8
 ) -> Path:
     """A TIFF of one IFD at byte `at`, behind it the data. tags: number -> (type, count, value); "data" stands for where
@@ -93,7 +93,7 @@ def plain_tags(
 )
 @pytest.mark.parametrize("order", "<>")
 def test_a_16_bit_ramp_keeps_every_level_in_every_layout_and_byte_order(layout, order, tmp_path):
-    found = load_tiff(written(tmp_path / "x.tif", RAMP, byteorder=order, **layout))
+    found = load_tiff(write(tmp_path / "x.tif", RAMP, byteorder=order, **layout))
     assert found.unit == "display"
     assert found.pixels.dtype == np.uint16 and np.array_equal(found.pixels, RAMP)
 
@@ -122,7 +122,7 @@ def test_12_bits_are_stretched_so_that_white_is_white(tmp_path):
     ramp = np.arange(0, 4096, 16, dtype=np.uint32)
     first, second = ramp[0::2], ramp[1::2]
     data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
-    path = by_hand(tmp_path / "x.tif", plain_tags(16, 16, 12), data)
+    path = write_by_hand(tmp_path / "x.tif", plain_tags(16, 16, 12), data)
     found = load_tiff(path).pixels
     assert found.ravel().tolist() == [int(x * 65535 / 4095 + 0.5) for x in ramp]
     assert len(np.unique(found)) == 256
@@ -132,7 +132,7 @@ def test_12_bits_are_stretched_so_that_white_is_white(tmp_path):
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_few_bits_span_black_to_white_as_in_pillow(bits, tmp_path):
     data = bytes(range(8 * bits))
-    path = by_hand(tmp_path / "x.tif", plain_tags(8, 8, bits), data)
+    path = write_by_hand(tmp_path / "x.tif", plain_tags(8, 8, bits), data)
     packed = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(-1, bits) @ (1 << np.arange(bits)[::-1])
     assert np.array_equal(load_tiff(path).pixels.ravel(), packed * 255 // (2**bits - 1))
 
@@ -140,7 +140,7 @@ def test_few_bits_span_black_to_white_as_in_pillow(bits, tmp_path):
 @pytest.mark.parametrize("bits", [8, 16])
 def test_where_white_is_zero_it_is_turned_round(bits, tmp_path):
     values = np.arange(64, dtype=f"u{bits // 8}") * 3
-    path = by_hand(tmp_path / "x.tif", plain_tags(8, 8, bits, photometric=(3, 1, 0)), values.tobytes())
+    path = write_by_hand(tmp_path / "x.tif", plain_tags(8, 8, bits, photometric=(3, 1, 0)), values.tobytes())
     assert np.array_equal(load_tiff(path).pixels.ravel(), np.iinfo(values.dtype).max - values)
     with pytest.raises(DataError, match="white is 0"):
         load_tiff(path, unit="raw")
@@ -159,7 +159,7 @@ def test_where_white_is_zero_it_is_turned_round(bits, tmp_path):
     ],
 )
 def test_signed_and_floating_values_stay_what_they_are(values, dtype, tmp_path):
-    found = load_tiff(written(tmp_path / "x.tif", values))
+    found = load_tiff(write(tmp_path / "x.tif", values))
     assert (found.unit, found.pixels.dtype) == ("raw", dtype)
     assert np.array_equal(found.pixels, values)
     with pytest.raises(DataError, match="no black and white; say unit: raw"):
@@ -173,9 +173,9 @@ def test_values_without_an_exact_form_are_refused(tmp_path):
         np.array([[1, 1e300]], np.float64),
     ):
         with pytest.raises(DataError, match=r"would be rounded|NaN or infinite"):
-            load_tiff(written(tmp_path / "x.tif", values))
+            load_tiff(write(tmp_path / "x.tif", values))
     with pytest.raises(DataError, match="not integers or floats"):
-        load_tiff(written(tmp_path / "x.tif", np.ones((4, 4), np.complex64)))
+        load_tiff(write(tmp_path / "x.tif", np.ones((4, 4), np.complex64)))
 
 
 # --- colours, alpha, orientation, pages --------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_values_without_an_exact_form_are_refused(tmp_path):
 def test_colours_lie_in_the_last_axis_however_they_are_stored(dtype, planar, tmp_path):
     colour = RNG.integers(0, np.iinfo(dtype).max, (40, 60, 3)).astype(dtype)
     stored = colour if planar == "contig" else np.ascontiguousarray(colour.transpose(2, 0, 1))
-    path = written(tmp_path / "x.tif", stored, photometric="rgb", planarconfig=planar, tile=(16, 16))
+    path = write(tmp_path / "x.tif", stored, photometric="rgb", planarconfig=planar, tile=(16, 16))
     assert np.array_equal(load_tiff(path).pixels, colour)
 
 
@@ -198,11 +198,11 @@ def test_a_palette_becomes_its_colours(tmp_path):
 
 def test_opaque_alpha_is_dropped_and_transparency_is_refused(tmp_path):
     rgba = np.dstack([COLOUR, np.full(GREY.shape, 255, np.uint8)])
-    path = written(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
+    path = write(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
     assert np.array_equal(load_tiff(path).pixels, COLOUR)
     rgba[3, 4, 3] = 254
     with pytest.raises(DataError, match="transparent"):
-        load_tiff(written(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"]))
+        load_tiff(write(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"]))
 
 
 # TIFF 6.0, Orientation: where the first stored row, and the first stored column, are seen.
@@ -221,7 +221,9 @@ SEEN = {
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_a_turned_page_is_put_upright(turn, tmp_path):
     values = RNG.integers(0, 255, (4, 16), dtype=np.uint8)
-    found = load_tiff(by_hand(tmp_path / "x.tif", plain_tags(16, 4, orientation=(3, 1, turn)), values.tobytes())).pixels
+    found = load_tiff(
+        write_by_hand(tmp_path / "x.tif", plain_tags(16, 4, orientation=(3, 1, turn)), values.tobytes())
+    ).pixels
     edges = {"top": found[0], "bottom": found[-1], "left": found[:, 0], "right": found[:, -1]}
     row, column = (edges[name] for name in SEEN[turn])
     # Along the first row the columns go from where the first column is seen to the other side.
@@ -235,7 +237,7 @@ def test_jpeg_in_tiff_is_near_what_went_in_and_what_pillow_reads(writer, tmp_pat
     y, x = np.mgrid[:120, :160]
     smooth = np.stack([x, y * 2, 250 - x], 2).astype(np.uint8)
     if writer == "tifffile":
-        written(tmp_path / "x.tif", smooth, compression="jpeg", compressionargs={"level": 98}, tile=(64, 64))
+        write(tmp_path / "x.tif", smooth, compression="jpeg", compressionargs={"level": 98}, tile=(64, 64))
     else:
         Image.fromarray(smooth).save(tmp_path / "x.tif", compression="jpeg", quality=98)
     found = load_tiff(tmp_path / "x.tif").pixels.astype(int)
@@ -244,13 +246,13 @@ def test_jpeg_in_tiff_is_near_what_went_in_and_what_pillow_reads(writer, tmp_pat
 
 
 def test_jpeg_2000_without_loss_is_exact(tmp_path):
-    path = written(tmp_path / "x.tif", RAMP, compression="jpeg2000", tile=(32, 32))
+    path = write(tmp_path / "x.tif", RAMP, compression="jpeg2000", tile=(32, 32))
     assert np.array_equal(load_tiff(path).pixels, RAMP)
 
 
 def test_pages_are_chosen_or_stacked_as_declared(tmp_path):
     stack = RNG.integers(0, 65535, (5, 20, 30), dtype=np.uint16)
-    path = written(tmp_path / "x.tif", stack, metadata=None)
+    path = write(tmp_path / "x.tif", stack, metadata=None)
     with pytest.raises(DataError, match=r"5 pages; choose one, e\.g\. tiff: \{page: 0\}"):
         load_tiff(path)
     assert np.array_equal(load_tiff(path, TiffOptions(page=3)).pixels, stack[3])
@@ -374,17 +376,17 @@ def hostile(folder: Path) -> dict[str, Path]:
         "lzw": {"compression": "lzw", "rowsperstrip": 16},
     }
     for name, layout in layouts.items():
-        data = written(folder / f"whole_{name}.tif", NOISE, **layout).read_bytes()
+        data = write(folder / f"whole_{name}.tif", NOISE, **layout).read_bytes()
         for end in sorted({0, 1, 3, 4, 7, 8, 9, 10, 40, 100, 200, 300, len(data) // 2, len(data) - 40, len(data) - 1}):
             file(f"{name}_cut_{end}.tif", data[:end])
     noise, tags = bytes(range(64)), plain_tags()
     for name, changed in lies().items():
-        made[f"{name}.tif"] = by_hand(folder / f"{name}.tif", changed, noise)
-    made["loop_1.tif"] = by_hand(folder / "loop_1.tif", tags, noise, next_ifd=8)
-    once = by_hand(folder / "first.tif", tags, noise).read_bytes()
-    second = by_hand(folder / "second.tif", tags, noise, at=len(once), next_ifd=8).read_bytes()[len(once) :]
+        made[f"{name}.tif"] = write_by_hand(folder / f"{name}.tif", changed, noise)
+    made["loop_1.tif"] = write_by_hand(folder / "loop_1.tif", tags, noise, next_ifd=8)
+    once = write_by_hand(folder / "first.tif", tags, noise).read_bytes()
+    second = write_by_hand(folder / "second.tif", tags, noise, at=len(once), next_ifd=8).read_bytes()[len(once) :]
     file("loop_2.tif", once[:118] + struct.pack("<I", len(once)) + once[122:] + second)
-    made["next_beyond.tif"] = by_hand(folder / "next_beyond.tif", tags, noise, next_ifd=1 << 30)
+    made["next_beyond.tif"] = write_by_hand(folder / "next_beyond.tif", tags, noise, next_ifd=1 << 30)
     file(
         "chain_of_9000.tif",
         b"II*\0"
@@ -396,10 +398,10 @@ def hostile(folder: Path) -> dict[str, Path]:
     file("big_tiff_cut.tif", b"II+\0\x08\0\0\0" + struct.pack("<Q", 1 << 60))
     for name, bomb in {"jpeg_bomb": jpeg(60_000, 60_000), "jpeg_other_size": jpeg(16, 8)}.items():
         changed = plain_tags(compression=(3, 1, 7), counts=(4, 1, len(bomb)))
-        made[f"{name}.tif"] = by_hand(folder / f"{name}.tif", changed, bomb)
+        made[f"{name}.tif"] = write_by_hand(folder / f"{name}.tif", changed, bomb)
     bomb = zlib.compress(bytes(64 << 20), 9)
     changed = plain_tags(40_000, 40_000, compression=(3, 1, 8), counts=(4, 1, len(bomb)))
-    made["zlib_bomb.tif"] = by_hand(folder / "zlib_bomb.tif", changed, bomb)
+    made["zlib_bomb.tif"] = write_by_hand(folder / "zlib_bomb.tif", changed, bomb)
     made["folder.tif"] = folder / "folder.tif"
     made["folder.tif"].mkdir()
     return made
@@ -427,7 +429,7 @@ def test_hostile_files_are_refused_with_one_line_in_2_GB(tmp_path):
 def test_a_deflate_bomb_in_a_small_page_is_inflated_no_further_than_the_page(tmp_path):
     """64 MB of zeros behind a strip of 64 bytes do not fit, and are not inflated."""
     bomb = zlib.compress(bytes(64 << 20), 9)
-    path = by_hand(tmp_path / "x.tif", plain_tags(compression=(3, 1, 8), counts=(4, 1, len(bomb))), bomb)
+    path = write_by_hand(tmp_path / "x.tif", plain_tags(compression=(3, 1, 8), counts=(4, 1, len(bomb))), bomb)
     (found,) = verdicts({"x": partial(load_tiff, path)}).values()
     assert "damaged" in found.reason
 
@@ -436,14 +438,14 @@ def test_more_pixels_or_bytes_than_are_decoded_are_refused_by_the_header(tmp_pat
     from medvlm.io import tiff
 
     side = int(MAX_PIXELS**0.5) + 1
-    path = by_hand(
+    path = write_by_hand(
         tmp_path / "x.tif",
         plain_tags(side, side, rows=(4, 1, side // 2 + 1), offsets=(3, 2, 8), counts=(3, 2, 64)),
         bytes(64),
     )
     with pytest.raises(DataError, match=rf"{side} x {side} pixels, more than the {MAX_PIXELS:,}"):
         load_tiff(path)
-    stack = written(tmp_path / "stack.tif", np.zeros((4, 20, 30), np.uint16), metadata=None)
+    stack = write(tmp_path / "stack.tif", np.zeros((4, 20, 30), np.uint16), metadata=None)
     monkeypatch.setattr(tiff, "MAX_BYTES", 4 * 20 * 30 * 2 - 1)
     with pytest.raises(DataError, match="more than the 0 MiB that are decoded"):
         load_tiff(stack, TiffOptions(page="all"))

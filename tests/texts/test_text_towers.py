@@ -14,19 +14,19 @@ SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "nu
 RUN_TOKENIZER = train_tokenizer(["A small nodule in the left upper zone."] * 4, 320, IMAGE)
 
 
-def scratch(**changes: Any) -> texts.Config:
+def make_scratch_config(**changes: Any) -> texts.Config:
     return texts.Config(kind="transformers", config={"model_type": "bert", **SMALL}, max_tokens=24, **changes)
 
 
-def test_the_runs_tokens_stand_between_a_start_and_an_end() -> None:
-    made = texts.tokenizer(scratch(), RUN_TOKENIZER)
+def test_the_runs_tokenizer_gets_a_start_and_an_end_token() -> None:
+    made = texts.tokenizer(make_scratch_config(), RUN_TOKENIZER)
     inner = RUN_TOKENIZER("A nodule.", add_special_tokens=False).input_ids
     assert made("A nodule.").input_ids == [RUN_TOKENIZER.bos_token_id, *inner, RUN_TOKENIZER.eos_token_id]
     assert RUN_TOKENIZER("A nodule.").input_ids == inner, "the language model's tokenizer was changed"
 
 
-def test_a_tower_from_scratch_has_the_tokenizers_vocabulary_and_the_length_that_texts_may_have() -> None:
-    tower = texts.build(scratch(), texts.tokenizer(scratch(), RUN_TOKENIZER))
+def test_a_tower_from_scratch_has_the_tokenizers_vocabulary_and_max_tokens_positions() -> None:
+    tower = texts.build(make_scratch_config(), texts.tokenizer(make_scratch_config(), RUN_TOKENIZER))
     assert (tower.tower.config.vocab_size, tower.tower.config.max_position_embeddings, tower.width) == (
         len(RUN_TOKENIZER),
         24,
@@ -34,7 +34,7 @@ def test_a_tower_from_scratch_has_the_tokenizers_vocabulary_and_the_length_that_
     )
 
 
-def test_a_stored_tower_pools_as_the_stock_model_does(tmp_path: Path) -> None:
+def test_a_stored_tower_pools_like_the_stock_model(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def test_a_stored_tower_pools_as_the_stock_model_does(tmp_path: Path) -> None:
     assert torch.equal(tower(ids, mask), stock(input_ids=ids, attention_mask=mask).pooler_output)
 
 
-def test_of_a_clip_checkpoint_the_text_side_is_taken(tmp_path: Path) -> None:
+def test_a_clip_checkpoint_gives_its_text_tower(tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)

@@ -21,27 +21,27 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.io.dicom.series import as_syntax, changed, enhanced, slices
+from tests.io.dicom.series import as_syntax, change, slices, to_enhanced
 
 PATIENT = ("4711", "Mustermann", "0815", "1.2.826")
 """Words of the made patient, and of the UIDs, that no message may hold."""
 
 
-def good(**header: Any) -> Dataset:
+def make_good(**header: Any) -> Dataset:
     """A slice of CT that reads."""
     return slices(size=(1, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500, **header)[0]
 
 
-def written(ds: Dataset) -> bytes:
+def to_bytes(ds: Dataset) -> bytes:
     out = io.BytesIO()
     ds.save_as(out, enforce_file_format=True)
     return out.getvalue()
 
 
-def cut(ds: Dataset, name: str) -> Iterator[tuple[str, bytes]]:
+def cut_everywhere(ds: Dataset, name: str) -> Iterator[tuple[str, bytes]]:
     """At every structural boundary: before an element, before its length, before its value, and in the middle of
     that."""
-    data = written(ds)
+    data = to_bytes(ds)
     where = {0, 64, 128, 130, 132, 144}
     for begin, value, length in elements(data):
         where |= {begin, begin + 6, value, value + length // 2}
@@ -63,9 +63,9 @@ def elements(data: bytes) -> Iterator[tuple[int, int, int]]:
 LONG = (b"OB", b"OW", b"SQ", b"UN", b"UT")
 
 
-def mislaid(ds: Dataset) -> Iterator[tuple[str, bytes]]:
+def misstate_lengths(ds: Dataset) -> Iterator[tuple[str, bytes]]:
     """Every element with a length that is not its own."""
-    data = written(ds)
+    data = to_bytes(ds)
     for begin, value, length in elements(data):
         tag = data[begin : begin + 4]
         name = f"{int.from_bytes(tag[:2], 'little'):04x},{int.from_bytes(tag[2:], 'little'):04x}"
@@ -75,7 +75,7 @@ def mislaid(ds: Dataset) -> Iterator[tuple[str, bytes]]:
             yield f"{name} with length {found:#x}", data[: value - len(size)] + size + data[value:]
 
 
-def lies() -> Iterator[tuple[str, bytes]]:
+def contradict_pixels() -> Iterator[tuple[str, bytes]]:
     """Headers that say what the pixels are not."""
     headers: dict[str, dict[str, Any]] = {
         "65535 x 65535": {"Rows": 65535, "Columns": 65535},
@@ -109,27 +109,27 @@ def lies() -> Iterator[tuple[str, bytes]]:
         "two lines in a name": {"PatientID": "a\nb"},
     }
     for name, header in headers.items():
-        yield name, written(changed(good(), **header))
+        yield name, to_bytes(change(make_good(), **header))
     for name in ("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "PixelSpacing", "InstanceNumber"):
         for word in ("NaN", "inf", "1e308", "-1e39", "steep"):
             yield (
                 f"{name} {word}",
-                written(changed(good(), **{name: [77777, 1] if name == "PixelSpacing" else 77777})).replace(
+                to_bytes(change(make_good(), **{name: [77777, 1] if name == "PixelSpacing" else 77777})).replace(
                     b"77777", word.ljust(5).encode()
                 ),
             )
-    frames = enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))
-    yield "groups of none of 4 frames", written(changed(frames, PerFrameFunctionalGroupsSequence=[]))
+    frames = to_enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))
+    yield "groups of none of 4 frames", to_bytes(change(frames, PerFrameFunctionalGroupsSequence=[]))
     yield (
         "groups of 1000 frames",
-        written(changed(frames, NumberOfFrames=1000, PerFrameFunctionalGroupsSequence=[Dataset()] * 1000)),
+        to_bytes(change(frames, NumberOfFrames=1000, PerFrameFunctionalGroupsSequence=[Dataset()] * 1000)),
     )
-    yield "text where groups should be", written(good()).replace(b"\x28\x00\x02\x00US", b"\x00\x52\x30\x92LO", 1)
+    yield "text where groups should be", to_bytes(make_good()).replace(b"\x28\x00\x02\x00US", b"\x00\x52\x30\x92LO", 1)
 
 
 def streams() -> Iterator[tuple[str, bytes]]:
     """Compressed images that are none, or are others."""
-    jls, j2k, rle = (as_syntax(good(), syntax) for syntax in (JPEGLSLossless, JPEG2000Lossless, RLELossless))
+    jls, j2k, rle = (as_syntax(make_good(), syntax) for syntax in (JPEGLSLossless, JPEG2000Lossless, RLELossless))
     code = next(pydicom.encaps.generate_frames(j2k.PixelData, number_of_frames=1))
     large = struct.pack(">8I", 8000, 8000, 0, 0, 8000, 8000, 0, 0)
     segments = struct.Struct("<16I")
@@ -151,7 +151,7 @@ def streams() -> Iterator[tuple[str, bytes]]:
         ("JPEG 2000 with noise in it", j2k, encapsulate([code[:300] + noise(len(code) - 300)])),
         (
             "JPEG 2000 of 64 M pixels",
-            changed(as_syntax(good(), JPEG2000Lossless), Rows=8000, Columns=8000),
+            change(as_syntax(make_good(), JPEG2000Lossless), Rows=8000, Columns=8000),
             encapsulate([code[:8] + large + code[40:]]),
         ),
         ("RLE of 2^32 - 1 segments", rle, encapsulate([b"\xff" * 64 + bytes(64)])),
@@ -162,16 +162,16 @@ def streams() -> Iterator[tuple[str, bytes]]:
             encapsulate([segments.pack(2, 64, 64 + (1 << 20), *[0] * 13) + b"\x81\x07" * (1 << 20)]),
         ),
     ):
-        yield name, written(changed(ds, PixelData=data))
+        yield name, to_bytes(change(ds, PixelData=data))
     for name, ds, syntax in (
-        ("JPEG 2000 said to be JPEG", as_syntax(good(), JPEG2000Lossless), JPEGBaseline8Bit),
-        ("JPEG-LS said to be a video", as_syntax(good(), JPEGLSLossless), "1.2.840.10008.1.2.4.100"),
-        ("RLE said to be JPEG-LS", as_syntax(good(), RLELossless), JPEGLSLossless),
+        ("JPEG 2000 said to be JPEG", as_syntax(make_good(), JPEG2000Lossless), JPEGBaseline8Bit),
+        ("JPEG-LS said to be a video", as_syntax(make_good(), JPEGLSLossless), "1.2.840.10008.1.2.4.100"),
+        ("RLE said to be JPEG-LS", as_syntax(make_good(), RLELossless), JPEGLSLossless),
     ):
         ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-        yield name, written(ds)
-    yield "JPEG-LS of two frames", written(changed(as_syntax(good(), JPEGLSLossless), NumberOfFrames=2))
-    body = written(good())[len(meta("1.2.840.10008.1.2.1")) :]
+        yield name, to_bytes(ds)
+    yield "JPEG-LS of two frames", to_bytes(change(as_syntax(make_good(), JPEGLSLossless), NumberOfFrames=2))
+    body = to_bytes(make_good())[len(meta("1.2.840.10008.1.2.1")) :]
     for syntax in (JPEG2000Lossless, RLELossless, ImplicitVRLittleEndian, "1.2.3.4", "", "1.2.840.10008.1.2.2"):
         yield f"explicit said to be {syntax or 'nothing'}", meta(syntax) + body
     yield "deflated noise", meta(DeflatedExplicitVRLittleEndian) + noise(5000)
@@ -186,7 +186,7 @@ def streams() -> Iterator[tuple[str, bytes]]:
 
 def nests() -> Iterator[tuple[str, bytes]]:
     """Sequences before the pixels, whose depth, number or lengths are wrong."""
-    data = written(good())
+    data = to_bytes(make_good())
     at = data.index(b"\x10\x00\x10\x00PN")  # PatientName
     known, private = b"\x08\x00\x15\x11SQ\0\0", b"\x09\x00\x10\x10SQ\0\0"
     endless, closed = b"\xff" * 4, b"\xfe\xff\xdd\xe0" + bytes(4)
@@ -218,7 +218,7 @@ def noise(count: int) -> bytes:
 
 def meta(syntax: str) -> bytes:
     """Preamble and file meta information alone."""
-    ds = good()
+    ds = make_good()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     out: Any = io.BytesIO()
     out.write(bytes(128) + b"DICM")

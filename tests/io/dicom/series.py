@@ -104,7 +104,7 @@ def slices(
         ds.PixelSpacing, ds.SliceThickness = [spacing[1], spacing[2]], spacing[0]
         if modality in ("CT", "PT") or (slope, intercept) != (1, 0):
             ds.RescaleSlope, ds.RescaleIntercept = slope, intercept
-        made.append(changed(ds, **header))
+        made.append(change(ds, **header))
     return made
 
 
@@ -129,10 +129,10 @@ def image(stored: np.ndarray, *, modality: str, signed: bool = False, bits: int 
     ds.PixelData = (stored & ((1 << bits) - 1)).astype(f"<u{ds.BitsAllocated // 8}").tobytes()
     if signed and bits < ds.BitsAllocated:
         ds.PixelData = stored.astype(f"<i{ds.BitsAllocated // 8}").tobytes()
-    return changed(ds, **header)
+    return change(ds, **header)
 
 
-def changed(ds: Dataset, **header: Any) -> Dataset:
+def change(ds: Dataset, **header: Any) -> Dataset:
     """With attributes that are added or replaced; None takes one away."""
     for name, value in header.items():
         if value is not None:
@@ -142,7 +142,7 @@ def changed(ds: Dataset, **header: Any) -> Dataset:
     return ds
 
 
-def enhanced(parts: list[Dataset], order: Iterable[int] | None = None) -> Dataset:
+def to_enhanced(parts: list[Dataset], order: Iterable[int] | None = None) -> Dataset:
     """The same slices as the frames of one enhanced object, in this order."""
     parts = [parts[i] for i in order] if order is not None else parts
     ds = copy.deepcopy(parts[0])
@@ -176,7 +176,7 @@ def enhanced(parts: list[Dataset], order: Iterable[int] | None = None) -> Datase
         "RescaleIntercept",
         "TemporalPositionIdentifier",
     )
-    return changed(ds, **dict.fromkeys(gone))
+    return change(ds, **dict.fromkeys(gone))
 
 
 def as_syntax(ds: Dataset, syntax: str) -> Dataset:

@@ -12,7 +12,7 @@ from medvlm.io.dicom.dataset import read_whole, silence_pydicom
 from medvlm.io.dicom.image import NAMED, load_file
 from medvlm.io.dicom.pixels import decode_frames
 from tests.io.dicom.known_files import FOLDERS, LEGAL, READ, REFUSED
-from tests.io.dicom.verdicts import verdicts
+from tests.io.dicom.verdicts import judge
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def path_of(real_data):
 @pytest.fixture(scope="module")
 def found(path_of):
     names = sorted({name for files in (*READ.values(), *REFUSED.values()) for name in files})
-    return dict(zip(names, verdicts(path_of(name) for name in names), strict=True))
+    return dict(zip(names, judge(path_of(name) for name in names), strict=True))
 
 
 def test_the_tables_name_every_file(path_of, found):
@@ -162,7 +162,7 @@ def test_native_pixels_are_the_last_bytes_of_their_files(path_of):
     assert len(data) - 2 * (at + len(expected)) < 200, "but for the padding that follows"
 
 
-def stored(real_data: Path, folder: str) -> list[np.ndarray]:
+def decode_first_frames(real_data: Path, folder: str) -> list[np.ndarray]:
     """Of mosaics, which are refused as volumes."""
     paths = sorted((real_data / "dicom_series" / folder / "In").glob("*.dcm"))
     with silence_pydicom():
@@ -170,7 +170,7 @@ def stored(real_data: Path, folder: str) -> list[np.ndarray]:
 
 
 def test_nine_encodings_of_one_mosaic_hold_the_same_values(real_data):
-    first, *others = stored(real_data, "dcm_qa_ts")
+    first, *others = decode_first_frames(real_data, "dcm_qa_ts")
     assert len(others) == 8
     for other in others:
         np.testing.assert_array_equal(other, first)
@@ -178,7 +178,7 @@ def test_nine_encodings_of_one_mosaic_hold_the_same_values(real_data):
 
 def test_what_stands_in_bits_that_are_not_stored_is_nothing(real_data):
     """Its README: 12 bits of 16, stripes of 0x0F0F and 0xFFFF painted over; signed, these are -241 and -1."""
-    signed, scan, striped = stored(real_data, "dcm_qa_12bit")
+    signed, scan, striped = decode_first_frames(real_data, "dcm_qa_12bit")
     assert (scan.min(), scan.max()) == (0, 2908)
     is_stripe = striped != scan
     assert is_stripe.any() and set(striped[is_stripe]) == {3855, 4095} and set(signed[is_stripe]) == {-241, -1}

@@ -25,10 +25,19 @@ from medvlm.io.dicom.dataset import NotDicom
 from medvlm.io.dicom.header import NotAnImage
 from medvlm.io.dicom.scan import scan
 from medvlm.io.dicom.stack import build_stacks
-from tests.io.dicom.hostile import PATIENT, cut, good, lies, mislaid, nests, streams, written
-from tests.io.dicom.series import as_syntax, enhanced, save, slices
+from tests.io.dicom.hostile import (
+    PATIENT,
+    contradict_pixels,
+    cut_everywhere,
+    make_good,
+    misstate_lengths,
+    nests,
+    streams,
+    to_bytes,
+)
+from tests.io.dicom.series import as_syntax, save, slices, to_enhanced
 from tests.io.dicom.variations import one_series
-from tests.io.dicom.verdicts import verdicts
+from tests.io.dicom.verdicts import judge
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -48,16 +57,18 @@ UNSEEN = {"JPEG 2000 with noise in it"}
 tells."""
 
 
-def made(kind: str) -> Iterator[tuple[str, bytes]]:
+def make_hostile(kind: str) -> Iterator[tuple[str, bytes]]:
     match kind:
         case "cut":
-            yield from cut(good(), "native")
-            yield from cut(as_syntax(good(), RLELossless), "RLE")
-            yield from cut(enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500)), "enhanced")
+            yield from cut_everywhere(make_good(), "native")
+            yield from cut_everywhere(as_syntax(make_good(), RLELossless), "RLE")
+            yield from cut_everywhere(
+                to_enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500)), "enhanced"
+            )
         case "mislaid":
-            yield from mislaid(good())
+            yield from misstate_lengths(make_good())
         case "lies":
-            yield from lies()
+            yield from contradict_pixels()
         case "streams":
             yield from streams()
         case "nests":
@@ -74,11 +85,11 @@ def made(kind: str) -> Iterator[tuple[str, bytes]]:
     ],
 )
 def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
-    files = [("good", written(good())), *made(kind)]
+    files = [("good", to_bytes(make_good())), *make_hostile(kind)]
     paths = [tmp_path / f"{i:04d}" for i in range(len(files))]
     for path, (_, data) in zip(paths, files, strict=True):
         path.write_bytes(data)
-    first, *others = verdicts(paths, timeout_s=600)
+    first, *others = judge(paths, timeout_s=600)
     assert "read" in first and len(others) >= least
     wrong = []
     for (name, _), verdict in zip(files[1:], others, strict=True):
@@ -108,7 +119,7 @@ def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_larger_than_a_limit_is_refused(module, name, limit, why, tmp_path, monkeypatch):
-    path = save([enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path)[0]
+    path = save([to_enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path)[0]
     image.load_file(path)
     monkeypatch.setattr(module, name, limit)
     with pytest.raises(DataError, match=why):
@@ -218,7 +229,7 @@ def test_a_place_that_is_not_there_is_said_so(tmp_path):
 
 
 def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, monkeypatch):
-    path = save([enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path / "a")[0]
+    path = save([to_enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path / "a")[0]
     dicomdir(["a\\" + path.name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     ((_, here),) = scan(tmp_path / "DICOMDIR")
     monkeypatch.setattr(dataset, "LIGHT_READS", 5)
@@ -235,7 +246,7 @@ def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, mo
 def test_a_hostile_header_costs_the_packer_a_second_at_most(tmp_path):
     """60,000 attributes, 30,000 items of a stated length and without one, 15,000 frames, 2 MiB deflated: each too much
     for the process that packs."""
-    data, known = written(good()), b"\x08\x00\x15\x11SQ\0\0"
+    data, known = to_bytes(make_good()), b"\x08\x00\x15\x11SQ\0\0"
     at = data.index(b"\x10\x00\x10\x00PN")
     items_of_it = (b"\xfe\xff\x00\xe0" + bytes(4)) * 30_000
     for i, sequence in enumerate(
@@ -247,7 +258,7 @@ def test_a_hostile_header_costs_the_packer_a_second_at_most(tmp_path):
     ):
         where = at if i != 1 else data.index(b"\xe0\x7f\x10\x00O")
         (tmp_path / f"{i}.dcm").write_bytes(data[:where] + sequence + data[where:])
-    many = good(NumberOfFrames=15_000)
+    many = make_good(NumberOfFrames=15_000)
     many.save_as(tmp_path / "3.dcm", enforce_file_format=True)
     as_syntax(slices(size=(1, 1024, 1024))[0], DeflatedExplicitVRLittleEndian).save_as(
         tmp_path / "4.dcm", enforce_file_format=True

@@ -17,14 +17,14 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded
 from medvlm.io.dicom.header import CONCERNS, read_image_header
 from medvlm.io.dicom.image import NAMED, load_file
-from tests.io.dicom.series import SECONDARY_CAPTURE, as_syntax, changed, enhanced, image, save, slices
+from tests.io.dicom.series import SECONDARY_CAPTURE, as_syntax, change, image, save, slices, to_enhanced
 
 STEPS = np.array([[0, 1, 999, 1000], [1001, 2047, 2048, 4095]])
 """Of 12 bits."""
 COLOURS = np.random.default_rng(11).integers(0, 256, (32, 40, 3))
 
 
-def loaded(ds: Dataset, folder: Path, **how: Any) -> Decoded:
+def save_and_load(ds: Dataset, folder: Path, **how: Any) -> Decoded:
     return load_file(save([ds], folder)[0], **how)
 
 
@@ -47,14 +47,15 @@ def lut(first: int, entries: list[int], bits: int) -> list[Dataset]:
 
 
 def test_without_a_window_the_whole_range_that_can_be_stored_is_shown(tmp_path):
-    shown = loaded(film(), tmp_path)
+    shown = save_and_load(film(), tmp_path)
     assert (str(shown.unit), shown.modality, shown.pixels.dtype.name) == ("display", "DX", "uint16")
     np.testing.assert_array_equal(shown.pixels, np.rint(STEPS / 4095 * 65535))
 
 
 def test_monochrome1_is_inverted(tmp_path):
     np.testing.assert_array_equal(
-        loaded(film(PhotometricInterpretation="MONOCHROME1"), tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535)
+        save_and_load(film(PhotometricInterpretation="MONOCHROME1"), tmp_path).pixels,
+        np.rint((1 - STEPS / 4095) * 65535),
     )
 
 
@@ -70,7 +71,7 @@ def test_a_quantity_is_never_inverted_nor_windowed(modality, tmp_path):
         RescaleSlope=1,
         RescaleIntercept=0,
     )
-    shown = loaded(ds, tmp_path)
+    shown = save_and_load(ds, tmp_path)
     np.testing.assert_array_equal(shown.pixels, stored)
     assert shown.unit == ("HU" if modality == "CT" else "raw")
 
@@ -78,53 +79,53 @@ def test_a_quantity_is_never_inverted_nor_windowed(modality, tmp_path):
 def test_a_linear_window_is_that_of_c_11_2_1_2(tmp_path):
     """Centre 2048, width 4096 is the identity of 12 bits; centre 1000, width 3 goes from 998.5 to 1000.5."""
     np.testing.assert_array_equal(
-        loaded(film(**window(2048, 4096)), tmp_path / "a").pixels, np.rint(STEPS / 4095 * 65535)
+        save_and_load(film(**window(2048, 4096)), tmp_path / "a").pixels, np.rint(STEPS / 4095 * 65535)
     )
-    narrow = loaded(film(**window(1000, 3)), tmp_path / "b").pixels
+    narrow = save_and_load(film(**window(1000, 3)), tmp_path / "b").pixels
     np.testing.assert_array_equal(narrow, np.rint(np.array([[0, 0, 0.25, 0.75], [1, 1, 1, 1]]) * 65535))
-    step = loaded(film(**window(1000, 1)), tmp_path / "c").pixels
+    step = save_and_load(film(**window(1000, 1)), tmp_path / "c").pixels
     np.testing.assert_array_equal(step, np.array([[0, 0, 0, 1], [1, 1, 1, 1]]) * 65535)
 
 
 def test_linear_exact_and_sigmoid_windows_are_those_of_c_11_2_1_3(tmp_path):
-    exact = loaded(film(**window(1000, 4, "LINEAR_EXACT")), tmp_path / "a").pixels
+    exact = save_and_load(film(**window(1000, 4, "LINEAR_EXACT")), tmp_path / "a").pixels
     np.testing.assert_array_equal(exact, np.rint(np.array([[0, 0, 0.25, 0.5], [0.75, 1, 1, 1]]) * 65535))
-    bent = loaded(film(**window(1000, 4, "SIGMOID")), tmp_path / "b").pixels
+    bent = save_and_load(film(**window(1000, 4, "SIGMOID")), tmp_path / "b").pixels
     np.testing.assert_array_equal(bent, np.rint(65535 / (1 + np.exp(-4 * np.clip(STEPS - 1000.0, -150, 150) / 4))))
 
 
 def test_the_first_of_several_windows_counts_and_monochrome1_is_inverted_after_it(tmp_path):
     ds = film(**window([1000, 40], [3, 80]), PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_array_equal(
-        loaded(ds, tmp_path).pixels, np.rint(np.array([[1, 1, 0.75, 0.25], [0, 0, 0, 0]]) * 65535)
+        save_and_load(ds, tmp_path).pixels, np.rint(np.array([[1, 1, 0.75, 0.25], [0, 0, 0, 0]]) * 65535)
     )
 
 
 def test_a_window_is_in_units_of_the_rescaled_values(tmp_path):
     ds = film(RescaleSlope=2, RescaleIntercept=-500, **window(1500, 3))
     np.testing.assert_array_equal(
-        loaded(ds, tmp_path).pixels, np.rint(np.array([[0, 0, 0, 0.75], [1, 1, 1, 1]]) * 65535)
+        save_and_load(ds, tmp_path).pixels, np.rint(np.array([[0, 0, 0, 0.75], [1, 1, 1, 1]]) * 65535)
     )
 
 
 def test_a_negative_slope_turns_the_shades_around(tmp_path):
     ds = film(RescaleSlope=-1, RescaleIntercept=4095)
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535))
+    np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535))
 
 
 def test_a_voi_table_takes_its_first_and_last_entry_for_what_lies_outside(tmp_path):
     ds = film(VOILUTSequence=lut(1000, [10, 20, 255], 8))
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, [[10, 10, 10, 10], [20, 255, 255, 255]])
+    np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, [[10, 10, 10, 10], [20, 255, 255, 255]])
 
 
 def test_a_voi_table_comes_before_a_window(tmp_path):
     ds = film(VOILUTSequence=lut(0, list(range(4095, -1, -1)), 12), **window(40, 400))
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint((4095 - STEPS) / 4095 * 65535))
+    np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, np.rint((4095 - STEPS) / 4095 * 65535))
 
 
 def test_a_table_of_signed_pixels_can_begin_below_zero(tmp_path):
     ds = image(np.array([[-3, -2], [-1, 5]]), modality="CR", signed=True, VOILUTSequence=lut(0x10000 - 2, [7, 8, 9], 8))
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, [[7, 7], [8, 9]])
+    np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, [[7, 7], [8, 9]])
 
 
 def test_a_modality_table_comes_before_the_window(tmp_path):
@@ -135,7 +136,7 @@ def test_a_modality_table_comes_before_the_window(tmp_path):
         ModalityLUTSequence=lut(0, [0, 100, 1000, 1001], 12),
         **window(1000, 3),
     )
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, np.rint(np.array([[0, 0], [0.75, 1]]) * 65535))
+    np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, np.rint(np.array([[0, 0], [0.75, 1]]) * 65535))
 
 
 def test_tables_and_windows_read_alike_in_big_endian(tmp_path):
@@ -145,12 +146,13 @@ def test_tables_and_windows_read_alike_in_big_endian(tmp_path):
     swapped = ds()
     swapped.VOILUTSequence[0].LUTData = np.arange(4096).astype(">u2").tobytes()
     np.testing.assert_array_equal(
-        loaded(as_syntax(swapped, ExplicitVRBigEndian), tmp_path / "a").pixels, loaded(ds(), tmp_path / "b").pixels
+        save_and_load(as_syntax(swapped, ExplicitVRBigEndian), tmp_path / "a").pixels,
+        save_and_load(ds(), tmp_path / "b").pixels,
     )
 
 
 def test_eight_bits_stay_eight_bits(tmp_path):
-    shown = loaded(image(np.array([[0, 7], [128, 255]]), modality="US", bits=8), tmp_path).pixels
+    shown = save_and_load(image(np.array([[0, 7], [128, 255]]), modality="US", bits=8), tmp_path).pixels
     assert shown.dtype == np.uint8
     np.testing.assert_array_equal(shown, [[0, 7], [128, 255]])
 
@@ -159,13 +161,13 @@ def test_eight_bits_stay_eight_bits(tmp_path):
 def test_padding_is_black(photometric, tmp_path):
     ds = film(PhotometricInterpretation=photometric, PixelPaddingValue=999, PixelPaddingRangeLimit=1001)
     ds["PixelPaddingValue"].VR = ds["PixelPaddingRangeLimit"].VR = "US"
-    shown = loaded(ds, tmp_path).pixels
+    shown = save_and_load(ds, tmp_path).pixels
     assert shown[0, 2] == shown[0, 3] == shown[1, 0] == 0 and shown[1, 1] > 0
 
 
 def test_ct_around_a_round_field_of_view_becomes_air(tmp_path):
     ds = image(np.array([[-2000, -1024], [0, 60]]), modality="CT", signed=True, RescaleSlope=1, RescaleIntercept=-100)
-    np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, [[-1024, -1024], [-100, -40]])
+    np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, [[-1024, -1024], [-100, -40]])
 
 
 @pytest.mark.parametrize(
@@ -178,9 +180,9 @@ def test_ct_around_a_round_field_of_view_becomes_air(tmp_path):
         (window(1000, -4, "LINEAR_EXACT"), "window is impossible"),
         (window(1000, 4, "GAMMA"), "window is impossible"),
         ({"VOILUTSequence": lut(0, [1, 2, 3], 8), "PixelData": bytes(16)}, "the same value"),
-        ({"VOILUTSequence": [changed(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[4, 0, 8])]}, "3 entries of the 4"),
-        ({"VOILUTSequence": [changed(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[3, 0, 0])]}, "impossible depth"),
-        ({"VOILUTSequence": [changed(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=None)]}, "no LUTDescriptor"),
+        ({"VOILUTSequence": [change(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[4, 0, 8])]}, "3 entries of the 4"),
+        ({"VOILUTSequence": [change(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[3, 0, 0])]}, "impossible depth"),
+        ({"VOILUTSequence": [change(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=None)]}, "no LUTDescriptor"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "slope is 0"),
         ({"PixelRepresentation": 2}, "PixelRepresentation"),
         ({"BitsAllocated": 12}, "12 bits a pixel"),
@@ -192,7 +194,7 @@ def test_a_film_whose_shades_are_not_known_is_refused(header, why, tmp_path):
         if "LUTDescriptor" in table:
             table["LUTDescriptor"].VR = "US"
     with pytest.raises(DataError, match=why):
-        loaded(film(**header), tmp_path)
+        save_and_load(film(**header), tmp_path)
 
 
 # --- what is refused unless it is wanted ---------------------------------------------------------------
@@ -219,29 +221,29 @@ def test_of_a_named_file_derived_images_and_captures_are_taken(tmp_path):
         SOPClassUID=SECONDARY_CAPTURE,
         ImageType=["DERIVED", "SECONDARY"],
     )
-    shown = loaded(capture, tmp_path)
+    shown = save_and_load(capture, tmp_path)
     assert (shown.modality, shown.unit) == ("OT", "display")
     with pytest.raises(DataError, match="secondary capture"):
-        loaded(capture, tmp_path, accept=frozenset())
+        save_and_load(capture, tmp_path, accept=frozenset())
 
 
 def test_frames_of_ultrasound_with_places_are_not_taken_for_one_picture(tmp_path):
-    made = enhanced(slices(modality="MR", bits=16))
+    made = to_enhanced(slices(modality="MR", bits=16))
     made.Modality = "US"
     path = save([made], tmp_path)[0]
     assert all(frame.concerns >= {"cine"} for frame in read_image_header(path).frames)
 
 
 def test_a_file_of_one_volume_is_a_volume_and_one_of_two_is_refused(tmp_path):
-    assert loaded(enhanced(slices()), tmp_path / "one").pixels.shape == (8, 20, 24)
+    assert save_and_load(to_enhanced(slices()), tmp_path / "one").pixels.shape == (8, 20, 24)
     two = slices(modality="MR") + slices(modality="MR", turn=(-90, 0, 0))
     for part, k in zip(two, range(16), strict=True):
         part.TemporalPositionIdentifier = 1 + k // 8
-    made = enhanced(two)
+    made = to_enhanced(two)
     for group, part in zip(made.PerFrameFunctionalGroupsSequence, two, strict=True):
-        group.PlaneOrientationSequence = [changed(Dataset(), ImageOrientationPatient=part.ImageOrientationPatient)]
+        group.PlaneOrientationSequence = [change(Dataset(), ImageOrientationPatient=part.ImageOrientationPatient)]
     with pytest.raises(DataError, match="2 volumes"):
-        loaded(made, tmp_path / "two")
+        save_and_load(made, tmp_path / "two")
 
 
 def test_every_concern_says_what_it_is():
@@ -263,7 +265,7 @@ def test_every_concern_says_what_it_is():
     ],
 )  # fmt: skip
 def test_the_spacing_is_that_in_the_patient_before_that_at_the_detector(header, spacing_mm, tmp_path):
-    assert loaded(film(**header), tmp_path).spacing_mm == spacing_mm
+    assert save_and_load(film(**header), tmp_path).spacing_mm == spacing_mm
 
 
 # --- colours -------------------------------------------------------------------------------------------
@@ -276,14 +278,14 @@ def picture(**header: Any) -> Dataset:
 def test_rgb_reads_as_it_is_by_pixel_and_by_plane(tmp_path):
     by_plane = picture(PlanarConfiguration=1, PixelData=np.moveaxis(COLOURS, -1, 0).astype(np.uint8).tobytes())
     for ds in (picture(), by_plane, as_syntax(picture(), ExplicitVRBigEndian)):
-        shown = loaded(ds, tmp_path)
+        shown = save_and_load(ds, tmp_path)
         assert shown.unit == "display" and shown.pixels.dtype == np.uint8
         np.testing.assert_array_equal(shown.pixels, COLOURS)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
 def test_compressed_rgb_reads_as_it_was(syntax, tmp_path):
-    np.testing.assert_array_equal(loaded(as_syntax(picture(), syntax), tmp_path).pixels, COLOURS)
+    np.testing.assert_array_equal(save_and_load(as_syntax(picture(), syntax), tmp_path).pixels, COLOURS)
 
 
 def to_ybr(rgb: np.ndarray) -> np.ndarray:
@@ -294,12 +296,12 @@ def to_ybr(rgb: np.ndarray) -> np.ndarray:
 
 def test_luminance_and_chrominance_become_rgb(tmp_path):
     full = picture(PhotometricInterpretation="YBR_FULL", PixelData=to_ybr(COLOURS).tobytes())
-    assert np.abs(loaded(full, tmp_path).pixels.astype(int) - COLOURS).max() <= 2
+    assert np.abs(save_and_load(full, tmp_path).pixels.astype(int) - COLOURS).max() <= 2
     pairs = np.repeat(COLOURS[:, ::2], 2, axis=1)
     ybr = to_ybr(pairs)
     halved = np.stack([ybr[:, ::2, 0], ybr[:, 1::2, 0], ybr[:, ::2, 1], ybr[:, ::2, 2]], axis=-1)
     half = image(pairs, modality="US", PhotometricInterpretation="YBR_FULL_422", PixelData=halved.tobytes())
-    assert np.abs(loaded(half, tmp_path).pixels.astype(int) - pairs).max() <= 2
+    assert np.abs(save_and_load(half, tmp_path).pixels.astype(int) - pairs).max() <= 2
 
 
 def test_jpeg_as_it_is_written_in_practice_becomes_rgb(tmp_path):
@@ -311,7 +313,7 @@ def test_jpeg_as_it_is_written_in_practice_becomes_rgb(tmp_path):
     ds = image(smooth, modality="US", PhotometricInterpretation="YBR_FULL_422")
     ds.PixelData = encapsulate([out.getvalue()])
     ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    assert np.abs(loaded(ds, tmp_path).pixels.astype(int) - smooth).max() <= 6
+    assert np.abs(save_and_load(ds, tmp_path).pixels.astype(int) - smooth).max() <= 6
 
 
 def palette(entries: np.ndarray, bits: int, **header: Any) -> Dataset:
@@ -336,7 +338,7 @@ TABLE = np.array([[0, 10, 20], [255, 0, 3], [9, 200, 7], [1, 2, 99]])
 def test_palettes_of_8_and_16_bits_become_rgb(tmp_path):
     expected = TABLE[np.arange(16).reshape(4, 4) % 4]
     for ds in (palette(TABLE, 8), palette(TABLE * 257, 16), palette(TABLE, 16)):
-        np.testing.assert_array_equal(loaded(ds, tmp_path).pixels, expected)
+        np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, expected)
 
 
 def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
@@ -344,7 +346,7 @@ def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
     ds = palette(np.array([[0, 0, 0], [200, 200, 200], [255, 100, 0], [65535, 65535, 65535]]), 16)
     ds.PixelData = (np.arange(16) % 3).astype(np.uint8).tobytes()
     with pytest.raises(DataError, match="the same value"):
-        loaded(ds, tmp_path)
+        save_and_load(ds, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -357,15 +359,15 @@ def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
         ),
         (lambda: picture(PhotometricInterpretation="YBR_PARTIAL_420"), "PhotometricInterpretation with 3 samples"),
         (lambda: picture(PhotometricInterpretation="MONOCHROME2"), "PhotometricInterpretation with 3 samples"),
-        (lambda: changed(palette(TABLE, 8), RedPaletteColorLookupTableData=b"\0\0"), "its palette is damaged"),
-        (lambda: changed(palette(TABLE, 8), BluePaletteColorLookupTableData=None), "its palette is damaged"),
-        (lambda: changed(palette(TABLE, 8), PixelRepresentation=1), "signed"),
+        (lambda: change(palette(TABLE, 8), RedPaletteColorLookupTableData=b"\0\0"), "its palette is damaged"),
+        (lambda: change(palette(TABLE, 8), BluePaletteColorLookupTableData=None), "its palette is damaged"),
+        (lambda: change(palette(TABLE, 8), PixelRepresentation=1), "signed"),
         (lambda: image(np.full((4, 4, 3), 8), modality="US"), "the same value"),
     ],
 )
 def test_colours_without_an_exact_form_are_refused(ds, why, tmp_path):
     with pytest.raises(DataError, match=why):
-        loaded(ds(), tmp_path)
+        save_and_load(ds(), tmp_path)
 
 
 def test_a_jpeg_of_another_size_than_the_header_is_not_decoded(tmp_path):
@@ -374,4 +376,4 @@ def test_a_jpeg_of_another_size_than_the_header_is_not_decoded(tmp_path):
     ds = image(np.arange(16).reshape(4, 4), modality="US", bits=8, PixelData=encapsulate([out.getvalue()]))
     ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     with pytest.raises(DataError, match="another size than its header says"):
-        loaded(ds, tmp_path)
+        save_and_load(ds, tmp_path)

@@ -24,21 +24,21 @@ from medvlm.archive.readers import dicom_tree
 from medvlm.core.contracts import BadSample, LeftOut
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded
-from tests.io.dicom.series import SECONDARY_CAPTURE, Field, changed, enhanced, ramp, save, slices, waves
+from tests.io.dicom.series import SECONDARY_CAPTURE, Field, change, ramp, save, slices, to_enhanced, waves
 from tests.io.dicom.variations import (
     by_number_only,
     curved,
     each,
-    encoded,
+    encode,
     frames_in,
     garbage_in_high_bits,
     in_colour,
     interleaved,
     near_lossless,
-    numbered,
     one_series,
     one_study,
     over_time,
+    set_numbers,
     thirds,
     twice,
     uneven,
@@ -84,13 +84,13 @@ REFORMATION = (
 CASES: dict[str, Right | Refused] = {
     # order
     "axial": Right(slices),
-    "numbers shuffled": Right(lambda: numbered(slices(), [5, 2, 8, 1, 7, 3, 6, 4])),
-    "numbered from the head": Right(lambda: numbered(slices(), list(range(8, 0, -1)))),
-    "no numbers": Right(lambda: numbered(slices(), [None] * 8)),
-    "all of one number": Right(lambda: numbered(slices(), [1] * 8)),
+    "numbers shuffled": Right(lambda: set_numbers(slices(), [5, 2, 8, 1, 7, 3, 6, 4])),
+    "numbered from the head": Right(lambda: set_numbers(slices(), list(range(8, 0, -1)))),
+    "no numbers": Right(lambda: set_numbers(slices(), [None] * 8)),
+    "all of one number": Right(lambda: set_numbers(slices(), [1] * 8)),
     # orientation
     "oblique": Right(lambda: slices(turn=(17, 0, 0))),
-    "doubly oblique, shuffled": Right(lambda: numbered(slices(turn=(12, -20, 33)), [3, 1, 2, 8, 6, 7, 5, 4])),
+    "doubly oblique, shuffled": Right(lambda: set_numbers(slices(turn=(12, -20, 33)), [3, 1, 2, 8, 6, 7, 5, 4])),
     "sagittal": Right(lambda: slices(turn=(-90, 0, 90))),
     "coronal": Right(lambda: slices(turn=(-90, 0, 0))),
     "prone": Right(lambda: slices(turn=(0, 0, 180))),
@@ -115,13 +115,13 @@ CASES: dict[str, Right | Refused] = {
     "MONOCHROME1 CT is not inverted": Right(lambda: slices(PhotometricInterpretation="MONOCHROME1")),
     "a window says nothing of HU": Right(lambda: slices(WindowCenter=40, WindowWidth=400)),
     # enhanced objects
-    "enhanced": Right(lambda: [enhanced(slices())]),
+    "enhanced": Right(lambda: [to_enhanced(slices())]),
     "enhanced, frames shuffled, oblique": Right(
-        lambda: [enhanced(slices(turn=(12, -20, 33)), [3, 0, 7, 1, 6, 2, 5, 4])]
+        lambda: [to_enhanced(slices(turn=(12, -20, 33)), [3, 0, 7, 1, 6, 2, 5, 4])]
     ),
-    "enhanced, slope of each frame": Right(lambda: [enhanced(slices(rescale=thirds))], within=1.2, dtype="float32"),
-    "enhanced, over time": Right(lambda: [enhanced(over_time(2))], (0, 200), unit="raw"),
-    "enhanced, one file a slice": Right(lambda: one_series(*([enhanced([ds])] for ds in slices()))),
+    "enhanced, slope of each frame": Right(lambda: [to_enhanced(slices(rescale=thirds))], within=1.2, dtype="float32"),
+    "enhanced, over time": Right(lambda: [to_enhanced(over_time(2))], (0, 200), unit="raw"),
+    "enhanced, one file a slice": Right(lambda: one_series(*([to_enhanced([ds])] for ds in slices()))),
     # what belongs together
     "two series": Right(lambda: one_study(slices(), slices(offset=60)), (0, 60)),
     "two orientations in one series": Right(lambda: one_series(slices(), slices(turn=(-90, 0, 0), offset=60)), (0, 60)),
@@ -150,7 +150,7 @@ CASES: dict[str, Right | Refused] = {
     "kernels that alternate": Right(lambda: interleaved(EchoTime=(4.6, 9.2)), (0, 0), unit="raw"),
     "acquisitions that alternate": Right(lambda: interleaved(AcquisitionNumber=(1, 2)), (0, 0), unit="raw"),
     "a helical scan that goes on in a new acquisition": Right(
-        lambda: [changed(ds, AcquisitionNumber=1 + k // 4) for k, ds in enumerate(slices())]
+        lambda: [change(ds, AcquisitionNumber=1 + k // 4) for k, ds in enumerate(slices())]
     ),
     "magnitude and phase that alternate": Right(
         lambda: interleaved(ImageType=(["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"])), (0, 0), unit="raw"
@@ -172,20 +172,20 @@ CASES: dict[str, Right | Refused] = {
         left_out=(("a secondary capture: a picture of a screen or of a film", 1),),
     ),
     # as they are stored
-    "implicit": Right(lambda: encoded(slices(), ImplicitVRLittleEndian)),
-    "big endian": Right(lambda: encoded(slices(), ExplicitVRBigEndian)),
-    "deflated": Right(lambda: encoded(slices(), DeflatedExplicitVRLittleEndian)),
-    "RLE": Right(lambda: encoded(slices(), RLELossless)),
-    "JPEG-LS": Right(lambda: encoded(slices(signed=False), JPEGLSLossless)),
-    "JPEG-LS, signed": Right(lambda: encoded(slices(), JPEGLSLossless)),
+    "implicit": Right(lambda: encode(slices(), ImplicitVRLittleEndian)),
+    "big endian": Right(lambda: encode(slices(), ExplicitVRBigEndian)),
+    "deflated": Right(lambda: encode(slices(), DeflatedExplicitVRLittleEndian)),
+    "RLE": Right(lambda: encode(slices(), RLELossless)),
+    "JPEG-LS": Right(lambda: encode(slices(signed=False), JPEGLSLossless)),
+    "JPEG-LS, signed": Right(lambda: encode(slices(), JPEGLSLossless)),
     "JPEG-LS near lossless": Right(near_lossless, within=2.6),
-    "JPEG 2000": Right(lambda: encoded(slices(signed=False, bits=12, **LARGER), JPEG2000Lossless), size=LARGER["size"]),
-    "JPEG 2000, signed": Right(lambda: encoded(slices(**LARGER), JPEG2000Lossless), size=LARGER["size"]),
-    "enhanced RLE": Right(lambda: encoded([enhanced(slices())], RLELossless)),
+    "JPEG 2000": Right(lambda: encode(slices(signed=False, bits=12, **LARGER), JPEG2000Lossless), size=LARGER["size"]),
+    "JPEG 2000, signed": Right(lambda: encode(slices(**LARGER), JPEG2000Lossless), size=LARGER["size"]),
+    "enhanced RLE": Right(lambda: encode([to_enhanced(slices())], RLELossless)),
     "enhanced JPEG 2000": Right(
-        lambda: encoded([enhanced(slices(**LARGER), [3, 0, 7, 1, 6, 2, 5, 4])], JPEG2000Lossless), size=LARGER["size"]
+        lambda: encode([to_enhanced(slices(**LARGER), [3, 0, 7, 1, 6, 2, 5, 4])], JPEG2000Lossless), size=LARGER["size"]
     ),
-    "enhanced JPEG-LS": Right(lambda: encoded([enhanced(slices())], JPEGLSLossless)),
+    "enhanced JPEG-LS": Right(lambda: encode([to_enhanced(slices())], JPEGLSLossless)),
     # wanted, and said so
     "tilt accepted": Right(lambda: slices(tilt_degrees=15), accept=("tilt",)),
     "gap accepted": Right(
@@ -215,7 +215,7 @@ CASES: dict[str, Right | Refused] = {
         lambda: (made := slices()) + [with_other_pixels(ds) for ds in made], "two different images at the same place"
     ),
     "slabs beside each other": Refused(
-        lambda: numbered(one_series(slices(), slices(shift=(30, 0, 0))), [*range(1, 16, 2), *range(2, 17, 2)]),
+        lambda: set_numbers(one_series(slices(), slices(shift=(30, 0, 0))), [*range(1, 16, 2), *range(2, 17, 2)]),
         "beside each other",
     ),
     "tilted": Refused(lambda: slices(tilt_degrees=15), "tilted by 15.0 degrees"),
@@ -270,11 +270,11 @@ CASES: dict[str, Right | Refused] = {
         lambda: (made := slices())[:4] + each(made[4:], PatientID="PAT-4712"), "belong to 2 patients"
     ),
     "a slice cut off": Refused(
-        lambda: [*(made := slices())[:-1], changed(made[-1], PixelData=made[-1].PixelData[:-100])],
+        lambda: [*(made := slices())[:-1], change(made[-1], PixelData=made[-1].PixelData[:-100])],
         "PixelData has 860 bytes",
     ),
     "a slice too long by a frame": Refused(
-        lambda: [*(made := slices())[:-1], changed(made[-1], PixelData=made[-1].PixelData * 2)],
+        lambda: [*(made := slices())[:-1], change(made[-1], PixelData=made[-1].PixelData * 2)],
         "PixelData has 1,920 bytes",
     ),
     "no pixels": Refused(lambda: each(slices(), PixelData=None), "no PixelData"),

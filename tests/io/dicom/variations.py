@@ -9,22 +9,22 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import JPEGLSNearLossless
 
-from tests.io.dicom.series import as_syntax, changed, enhanced, image, slices, uid
+from tests.io.dicom.series import as_syntax, change, image, slices, to_enhanced, uid
 
 
-def numbered(made: list[Dataset], numbers: list[int | None]) -> list[Dataset]:
-    return [changed(ds, InstanceNumber=number) for ds, number in zip(made, numbers, strict=True)]
+def set_numbers(made: list[Dataset], numbers: list[int | None]) -> list[Dataset]:
+    return [change(ds, InstanceNumber=number) for ds, number in zip(made, numbers, strict=True)]
 
 
 def one_series(*volumes: list[Dataset]) -> list[Dataset]:
     """As if one scan had made them."""
     names = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     first = volumes[0][0]
-    return [changed(ds, **{name: first[name].value for name in names}) for volume in volumes for ds in volume]
+    return [change(ds, **{name: first[name].value for name in names}) for volume in volumes for ds in volume]
 
 
 def one_study(*volumes: list[Dataset]) -> list[Dataset]:
-    return [changed(ds, StudyInstanceUID=volumes[0][0].StudyInstanceUID) for volume in volumes for ds in volume]
+    return [change(ds, StudyInstanceUID=volumes[0][0].StudyInstanceUID) for volume in volumes for ds in volume]
 
 
 def without(made: list[Dataset], *places: int) -> list[Dataset]:
@@ -32,14 +32,14 @@ def without(made: list[Dataset], *places: int) -> list[Dataset]:
 
 
 def twice(ds: Dataset, **header: Any) -> Dataset:
-    return changed(copy.deepcopy(ds), SOPInstanceUID=uid(), **header)
+    return change(copy.deepcopy(ds), SOPInstanceUID=uid(), **header)
 
 
 def each(made: list[Dataset], **header: Any) -> list[Dataset]:
-    return [changed(ds, **header) for ds in made]
+    return [change(ds, **header) for ds in made]
 
 
-def encoded(made: list[Dataset], syntax: str) -> list[Dataset]:
+def encode(made: list[Dataset], syntax: str) -> list[Dataset]:
     return [as_syntax(ds, syntax) for ds in made]
 
 
@@ -59,7 +59,7 @@ def garbage_in_high_bits() -> list[Dataset]:
 
 def with_image(made: list[Dataset], kind: list[str], **header: Any) -> list[Dataset]:
     """One more image of another kind in the series, in the middle."""
-    return [*made, changed(twice(made[4]), ImageType=kind, **header)]
+    return [*made, change(twice(made[4]), ImageType=kind, **header)]
 
 
 def over_time(count: int, **header: Any) -> list[Dataset]:
@@ -71,14 +71,14 @@ def over_time(count: int, **header: Any) -> list[Dataset]:
 def by_number_only() -> list[Dataset]:
     """Two volumes of which only the instance numbers tell, one after the other."""
     first, second = slices(modality="MR"), slices(modality="MR", offset=300)
-    return one_series(first, numbered(second, list(range(9, 17))))[::-1]
+    return one_series(first, set_numbers(second, list(range(9, 17))))[::-1]
 
 
 def interleaved(**varied: tuple[object, object]) -> list[Dataset]:
     """Every second slice is of another kind, at a place of its own."""
     made = slices(modality="MR", size=(16, 20, 24), spacing=(1.25, 0.7, 0.9))
     for k, ds in enumerate(made):
-        changed(ds, **{name: values[k % 2] for name, values in varied.items()})
+        change(ds, **{name: values[k % 2] for name, values in varied.items()})
     return made
 
 
@@ -101,11 +101,11 @@ def frames_in(made: list[Dataset], **header: Any) -> list[Dataset]:
     """One file with several frames, and no functional groups that say where they lie."""
     whole = copy.deepcopy(made[0])
     whole.PixelData, whole.NumberOfFrames = b"".join(ds.PixelData for ds in made), len(made)
-    return [changed(whole, **header)]
+    return [change(whole, **header)]
 
 
 def with_groups_lost() -> list[Dataset]:
-    ds = enhanced(slices())
+    ds = to_enhanced(slices())
     ds.PerFrameFunctionalGroupsSequence = ds.PerFrameFunctionalGroupsSequence[:-1]
     return [ds]
 
@@ -137,6 +137,6 @@ def in_colour() -> list[Dataset]:
         "PixelRepresentation",
     )
     return [
-        changed(ds, **{n: picture[n].value for n in names}, **dict.fromkeys(gone))
+        change(ds, **{n: picture[n].value for n in names}, **dict.fromkeys(gone))
         for ds, picture in zip(made, pictures, strict=True)
     ]

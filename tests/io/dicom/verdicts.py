@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 MEMORY_BYTES = 2 << 30
 
 
-def verdicts(paths: Iterable[Path], timeout_s: int = 120) -> list[dict[str, Any]]:
+def judge(paths: Iterable[Path], timeout_s: int = 120) -> list[dict[str, Any]]:
     """One for each path: {"refused": reason} or {"read": modality, unit, type and size, "mean": float,
     "crc": of the values}, and "seconds" of the processor.
 

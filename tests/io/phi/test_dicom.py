@@ -20,7 +20,7 @@ from medvlm.core.errors import DataError
 from medvlm.io.dicom.dataset import read_whole, silence_pydicom
 from medvlm.io.phi.dicom import check
 from medvlm.io.phi.profile import REMOVED
-from tests.io.phi.made import clean, nested, within, written
+from tests.io.phi.clean_files import make_clean, nest, put_deep, write
 
 WORDS: tuple[Checked, ...] = get_args(Checked)
 VALUES: dict[str, Any] = {
@@ -55,7 +55,7 @@ def value_of(vr: str) -> Any:
     return VALUES.get(vr, "Kowalczyk1")
 
 
-def holding(tag: int) -> Dataset:
+def make_holding(tag: int) -> Dataset:
     """A data set with one element of the table; of tags that pydicom doesn't know, of unknown form."""
     made = Dataset()
     vr = dictionary_VR(tag).split(" or ")[0] if keyword_for_tag(tag) else "UN"
@@ -63,7 +63,7 @@ def holding(tag: int) -> Dataset:
     return made
 
 
-def says(dataset: Dataset, checked: Iterable[Checked] = ()) -> str:
+def reason_of(dataset: Dataset, checked: Iterable[Checked] = ()) -> str:
     """ "" for a header that passes."""
     with silence_pydicom():
         try:
@@ -74,25 +74,25 @@ def says(dataset: Dataset, checked: Iterable[Checked] = ()) -> str:
 
 
 def test_a_header_that_was_de_identified_passes():
-    assert says(clean()) == ""
+    assert reason_of(make_clean()) == ""
 
 
 @pytest.mark.parametrize("depth", [0, 3])
 def test_each_attribute_of_the_table_is_refused_at_any_depth_and_accepted_by_its_words_alone(depth):
     assert len(REMOVED) > 580
-    spoilt = clean()
+    spoilt = make_clean()
     for tag, words in REMOVED.items():
-        planted = nested(holding(tag), depth)
+        planted = nest(make_holding(tag), depth)
         spoilt.update(planted)
-        said = says(spoilt)
+        said = reason_of(spoilt)
         assert f"({tag >> 16:04X},{tag & 0xFFFF:04X})" in said and keyword_for_tag(tag) in said, f"{tag:08X}"
         assert "owalczyk" not in said.lower() and "7137" not in said and "1937" not in said
-        assert says(spoilt, [word for word in WORDS if word not in words]) == said, f"{tag:08X}"
+        assert reason_of(spoilt, [word for word in WORDS if word not in words]) == said, f"{tag:08X}"
         for word in words:
-            assert says(spoilt, [word]) == "", f"{tag:08X} {word}"
+            assert reason_of(spoilt, [word]) == "", f"{tag:08X} {word}"
         for element in planted:
             del spoilt[element.tag]
-    assert says(spoilt) == ""
+    assert reason_of(spoilt) == ""
 
 
 def test_the_table_holds_what_the_standard_lists():
@@ -141,7 +141,7 @@ def test_what_belongs_together_is_no_secret():
     "value", ["", "  ", "\0\0", "ANONYMIZED", "anonymous", "Removed by CTP", "XXXX", "unknown", "NONE", "n/a", "^^^^"]
 )
 def test_empty_and_dummy_values_pass(value):
-    assert says(clean(PatientName=value, StudyDescription=value, InstitutionName=value)) == ""
+    assert reason_of(make_clean(PatientName=value, StudyDescription=value, InstitutionName=value)) == ""
 
 
 @pytest.mark.parametrize(
@@ -154,19 +154,23 @@ def test_empty_and_dummy_values_pass(value):
     ],
 )
 def test_dummies_of_dates_times_ages_and_sequences_pass(keyword, value):
-    assert says(clean(**{keyword: value})) == ""
+    assert reason_of(make_clean(**{keyword: value})) == ""
 
 
 @pytest.mark.parametrize("value", ["ANONYMIZED Kowalczyk", "XKowalczyk", "19000102", "none of your business"])
 def test_a_dummy_with_more_is_none(value):
-    assert "StudyDescription (0008,1030)" in says(clean(StudyDescription=value))
+    assert "StudyDescription (0008,1030)" in reason_of(make_clean(StudyDescription=value))
 
 
 @pytest.mark.parametrize("value", ["Kowalczyk^Ewa", "Ewa Kowalczyk", "KOWALCZYK"])
 def test_a_name_is_no_pseudonym(value):
     for keyword in ("PatientName", "PatientID"):
-        assert says(clean(**{keyword: value}), ["pseudonyms"]) != "" == says(clean(**{keyword: value}), ["identity"])
-    assert says(clean(PatientName="LIDC-0007", PatientID="LIDC-0007"), ["pseudonyms"]) == ""
+        assert (
+            reason_of(make_clean(**{keyword: value}), ["pseudonyms"])
+            != ""
+            == reason_of(make_clean(**{keyword: value}), ["identity"])
+        )
+    assert reason_of(make_clean(PatientName="LIDC-0007", PatientID="LIDC-0007"), ["pseudonyms"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -183,16 +187,16 @@ def test_a_name_is_no_pseudonym(value):
     ],
 )
 def test_an_age_above_89_identifies(age, is_old):
-    assert (says(clean(PatientAge=age), ["patient"]) != "") == is_old
+    assert (reason_of(make_clean(PatientAge=age), ["patient"]) != "") == is_old
     nested = Dataset()
     nested.PatientAge = age
-    assert (says(within(nested, 2), ["patient"]) != "") == is_old
+    assert (reason_of(put_deep(nested, 2), ["patient"]) != "") == is_old
 
 
 # --- what no table lists -----------------------------------------------------------------------------
 
 
-def private(
+def make_private(
     creator: str, group: int, element: int, block: int = 0x10, value: Any = b"Kowalczyk1", vr: str = "OB"
 ) -> Dataset:
     made = Dataset()
@@ -205,43 +209,43 @@ def private(
 @pytest.mark.parametrize(
     ("made", "is_safe"),
     [
-        (private("SIEMENS MR HEADER", 0x0019, 0x0C), True),
-        (private("SIEMENS MR HEADER", 0x0019, 0x0C, block=0x23), True),
-        (private("GEMS_PARM_01", 0x0043, 0x39), True),
-        (private("GEMS_PARM_01", 0x0043, 0x38), False),
-        (private("SIEMENS CSA HEADER", 0x0029, 0x10), False),
-        (private("Kowalczyk", 0x0019, 0x0C, block=0x11), False),
-        (private("Kowalczyk", 0x0019, 0x0C), False),
-        (private("Kowalczyk", 0x0019, 0x0C, value=b""), False),
-        (private("SIEMENS MR HEADER", 0x0029, 0x0C), False),
+        (make_private("SIEMENS MR HEADER", 0x0019, 0x0C), True),
+        (make_private("SIEMENS MR HEADER", 0x0019, 0x0C, block=0x23), True),
+        (make_private("GEMS_PARM_01", 0x0043, 0x39), True),
+        (make_private("GEMS_PARM_01", 0x0043, 0x38), False),
+        (make_private("SIEMENS CSA HEADER", 0x0029, 0x10), False),
+        (make_private("Kowalczyk", 0x0019, 0x0C, block=0x11), False),
+        (make_private("Kowalczyk", 0x0019, 0x0C), False),
+        (make_private("Kowalczyk", 0x0019, 0x0C, value=b""), False),
+        (make_private("SIEMENS MR HEADER", 0x0029, 0x0C), False),
     ],
 )
 def test_private_attributes_pass_by_a_list_of_makers_and_elements(made, is_safe, depth):
-    spoilt = clean()
-    spoilt.update(nested(made, depth))
-    said = says(spoilt)
+    spoilt = make_clean()
+    spoilt.update(nest(made, depth))
+    said = reason_of(spoilt)
     assert (said == "") == is_safe and "owalczyk" not in said and "SIEMENS" not in said
-    assert says(spoilt, ["private"]) == ""
+    assert reason_of(spoilt, ["private"]) == ""
 
 
 def test_a_private_element_without_a_maker_is_refused():
-    spoilt = clean()
+    spoilt = make_clean()
     spoilt.add_new((0x0019, 0x100C), "LO", "Kowalczyk1")
-    assert "private attributes of group 0019" in says(spoilt)
+    assert "private attributes of group 0019" in reason_of(spoilt)
 
 
 def test_hundreds_of_private_attributes_are_one_finding():
-    spoilt = clean()
+    spoilt = make_clean()
     spoilt.add_new((0x2005, 0x0010), "LO", "Kowalczyk")
     for element in range(0x1000, 0x1100):
         spoilt.add_new((0x2005, element), "LO", "Kowalczyk1")
-    assert "private attributes of group 2005 x 257" in says(spoilt)
+    assert "private attributes of group 2005 x 257" in reason_of(spoilt)
 
 
 def test_what_the_dictionary_does_not_know_is_refused():
-    spoilt = clean()
+    spoilt = make_clean()
     spoilt.add_new((0x0008, 0xFFF0), "LO", "Kowalczyk1")
-    assert "an unknown attribute (0008,FFF0)" in says(spoilt) and says(spoilt, ["private"]) == ""
+    assert "an unknown attribute (0008,FFF0)" in reason_of(spoilt) and reason_of(spoilt, ["private"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,7 @@ def test_what_the_dictionary_does_not_know_is_refused():
     ],
 )
 def test_overlays_curves_long_texts_and_padding_are_refused(tag, vr, value, word):
-    spoilt = clean()
+    spoilt = make_clean()
     if word is None:  # ProtocolContextSequence: its item holds a text that the table doesn't name
         item = Dataset()
         item.add_new((0x0040, 0xA160), "UT", "Kowalczyk1")
@@ -268,12 +272,12 @@ def test_overlays_curves_long_texts_and_padding_are_refused(tag, vr, value, word
         word = "descriptions"
     else:
         spoilt.add_new(tag, vr, value)
-    said = says(spoilt)
+    said = reason_of(spoilt)
     assert (
         said
         and "owalczyk" not in said
-        and says(spoilt, [word]) == ""
-        and says(spoilt, [w for w in WORDS if w != word]) != ""
+        and reason_of(spoilt, [word]) == ""
+        and reason_of(spoilt, [w for w in WORDS if w != word]) != ""
     )
 
 
@@ -287,13 +291,15 @@ def test_overlays_curves_long_texts_and_padding_are_refused(tag, vr, value, word
 )
 def test_names_dates_and_long_texts_are_known_by_their_form(keyword, value, word):
     assert tag_for_keyword(keyword) not in REMOVED
-    assert keyword in says(clean(**{keyword: value})) and says(clean(**{keyword: value}), [word]) == ""
+    assert (
+        keyword in reason_of(make_clean(**{keyword: value})) and reason_of(make_clean(**{keyword: value}), [word]) == ""
+    )
 
 
 def test_private_information_of_the_file_meta_group_is_refused():
-    spoilt = clean()
+    spoilt = make_clean()
     spoilt.file_meta.add_new((0x0002, 0x0102), "OB", b"Kowalczyk1")
-    assert "PrivateInformation (0002,0102)" in says(spoilt) and says(spoilt, ["private"]) == ""
+    assert "PrivateInformation (0002,0102)" in reason_of(spoilt) and reason_of(spoilt, ["private"]) == ""
 
 
 # --- the image as a whole ------------------------------------------------------------------------------
@@ -301,13 +307,13 @@ def test_private_information_of_the_file_meta_group_is_refused():
 
 @pytest.mark.parametrize("value", ["NO", "", "KOWALCZYK", None])
 def test_a_file_that_does_not_say_that_the_identity_was_removed_is_refused(value):
-    spoilt = clean()
+    spoilt = make_clean()
     if value is None:
         del spoilt.PatientIdentityRemoved
     else:
         spoilt.PatientIdentityRemoved = value
-    assert "PatientIdentityRemoved (0012,0062) is not YES" in says(spoilt)
-    assert says(spoilt, ["pseudonyms"]) == says(spoilt, ["identity"]) == ""
+    assert "PatientIdentityRemoved (0012,0062) is not YES" in reason_of(spoilt)
+    assert reason_of(spoilt, ["pseudonyms"]) == reason_of(spoilt, ["identity"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -328,8 +334,8 @@ def test_a_file_that_does_not_say_that_the_identity_was_removed_is_refused(value
     ],
 )
 def test_text_burnt_into_pixels_must_be_denied_where_it_is_usual(attributes, passes):
-    assert (says(clean(**attributes)) == "") == passes
-    assert says(clean(**attributes), ["pixels"]) == ""
+    assert (reason_of(make_clean(**attributes)) == "") == passes
+    assert reason_of(make_clean(**attributes), ["pixels"]) == ""
 
 
 def test_a_claim_of_the_file_accepts_nothing():
@@ -340,7 +346,7 @@ def test_a_claim_of_the_file_accepts_nothing():
         "DCM",
         "Retain Longitudinal Temporal Information Modified Dates Option",
     )
-    assert "StudyDate" in says(clean(StudyDate="19370513", DeidentificationMethodCodeSequence=[code]))
+    assert "StudyDate" in reason_of(make_clean(StudyDate="19370513", DeidentificationMethodCodeSequence=[code]))
 
 
 # --- bytes ----------------------------------------------------------------------------------------------
@@ -350,13 +356,13 @@ def test_a_claim_of_the_file_accepts_nothing():
 def test_every_encoding_says_the_same(tmp_path, syntax):
     item = Dataset()
     item.PatientBirthDate, item.PatientComments = "19370513", "Kowalczyk1"
-    spoilt = within(item, 3)
-    spoilt.update(private("Kowalczyk", 0x0019, 0x0C))
-    expected = says(spoilt)
+    spoilt = put_deep(item, 3)
+    spoilt.update(make_private("Kowalczyk", 0x0019, 0x0C))
+    expected = reason_of(spoilt)
     spoilt.file_meta.TransferSyntaxUID = syntax
     if syntax == ExplicitVRBigEndian:
         spoilt["PixelData"].VR = "OW"
-    path = written(spoilt, tmp_path / "a.dcm")
+    path = write(spoilt, tmp_path / "a.dcm")
     with silence_pydicom(), pytest.raises(DataError) as refused:
         read_whole(path, check)
     assert str(refused.value) == expected and "PatientBirthDate" in expected
@@ -366,30 +372,30 @@ def test_a_sequence_that_hides_as_unknown_bytes_is_opened():
     """As private gateways write them: VR UN, implicit little endian within (PS3.5 6.2.2)."""
     name = b"\x10\x00\x10\x00\x0c\x00\x00\x00Kowalczyk^Ew"
     item = b"\xfe\xff\x00\xe0" + len(name).to_bytes(4, "little") + name
-    spoilt = clean()
+    spoilt = make_clean()
     spoilt[0x00082218] = RawDataElement(
         Tag(0x00082218), "UN", len(item), item, 0, False, True
     )  # AnatomicRegionSequence
-    assert "PatientName (0010,0010)" in says(spoilt)
+    assert "PatientName (0010,0010)" in reason_of(spoilt)
 
 
 def test_a_value_that_was_left_in_its_file_counts(tmp_path):
-    path = written(clean(PatientComments="Kowalczyk1 " * 99), tmp_path / "a.dcm")
+    path = write(make_clean(PatientComments="Kowalczyk1 " * 99), tmp_path / "a.dcm")
     with silence_pydicom():
-        assert "PatientComments (0010,4000)" in says(dcmread(path, defer_size=256))
+        assert "PatientComments (0010,4000)" in reason_of(dcmread(path, defer_size=256))
 
 
 def test_a_sequence_that_cannot_be_read_is_refused_without_its_bytes():
-    spoilt = clean()
+    spoilt = make_clean()
     spoilt[0x00082218] = RawDataElement(Tag(0x00082218), "SQ", 3, b"Kow", 0, False, True)
-    said = says(spoilt)
+    said = reason_of(spoilt)
     assert "AnatomicRegionSequence (0008,2218) cannot be read" in said and "Kow" not in said
 
 
 def test_a_thousand_sequences_within_each_other_are_searched():
     item = Dataset()
     item.PatientBirthDate = "19370513"
-    assert "PatientBirthDate" in says(within(item, 1000))
+    assert "PatientBirthDate" in reason_of(put_deep(item, 1000))
 
 
 # --- real files -------------------------------------------------------------------------------------------
@@ -401,9 +407,9 @@ def test_a_published_file_needs_the_words_of_what_its_makers_kept(real_data):
     with silence_pydicom():
         dataset = read_whole(real_data / "dicom_series/dicom/testdata/1.dcm", None)
     kept: tuple[Checked, ...] = ("pseudonyms", "dates", "descriptions", "patient", "private", "pixels")
-    assert says(dataset, kept) == ""
+    assert reason_of(dataset, kept) == ""
     for word in kept:
-        assert says(dataset, [w for w in kept if w != word]) != "", word
+        assert reason_of(dataset, [w for w in kept if w != word]) != "", word
 
 
 def test_no_real_file_passes_undeclared_and_no_error_shows_what_it_holds(real_data):
@@ -422,9 +428,9 @@ def test_no_real_file_passes_undeclared_and_no_error_shows_what_it_holds(real_da
                     for e in (*dataset.group_dataset(0x0008), *dataset.group_dataset(0x0010))
                     if e.VR in ("PN", "LO", "SH", "DA", "TM", "ST", "LT")
                 }
-            said = says(dataset)
+            said = reason_of(dataset)
             assert "may identify a person" in said, path.name
-            assert says(dataset, WORDS) == "", path.name
+            assert reason_of(dataset, WORDS) == "", path.name
             assert not [
                 value
                 for value in values

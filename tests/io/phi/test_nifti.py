@@ -15,7 +15,7 @@ from medvlm.io.phi.nifti import check
 WORDS: tuple[Checked, ...] = get_args(Checked)
 
 
-def saved(path, kind: Any = nibabel.Nifti1Image, extension: bytes = b"", **fields: str | bytes):
+def save_and_read_header(path, kind: Any = nibabel.Nifti1Image, extension: bytes = b"", **fields: str | bytes):
     """The header as it is read from a file."""
     image = kind(np.zeros((2, 3, 4), np.int16), np.eye(4))
     for name, value in fields.items():
@@ -26,7 +26,7 @@ def saved(path, kind: Any = nibabel.Nifti1Image, extension: bytes = b"", **field
     return nibabel.load(path).header
 
 
-def says(header: Any, checked: tuple[Checked, ...] = ()) -> str:
+def reason_of(header: Any, checked: tuple[Checked, ...] = ()) -> str:
     try:
         check(header, checked)
     except DataError as reason:
@@ -36,11 +36,11 @@ def says(header: Any, checked: tuple[Checked, ...] = ()) -> str:
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 def test_a_plain_file_passes(tmp_path, kind):
-    assert says(saved(tmp_path / "a.nii.gz", kind)) == ""
+    assert reason_of(save_and_read_header(tmp_path / "a.nii.gz", kind)) == ""
 
 
 def test_a_pair_passes(tmp_path):
-    assert says(saved(tmp_path / "a.hdr", nibabel.Nifti1Pair)) == ""
+    assert reason_of(save_and_read_header(tmp_path / "a.hdr", nibabel.Nifti1Pair)) == ""
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_pair_passes(tmp_path):
     ],
 )
 def test_what_programs_write_passes(tmp_path, field, value):
-    assert says(saved(tmp_path / "a.nii", **{field: value})) == ""
+    assert reason_of(save_and_read_header(tmp_path / "a.nii", **{field: value})) == ""
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,16 @@ def test_what_programs_write_passes(tmp_path, field, value):
     ],
 )
 def test_other_text_is_refused_by_the_name_of_its_field(tmp_path, field, value, word):
-    header = saved(tmp_path / "a.nii", **{field: value})
-    said = says(header)
+    header = save_and_read_header(tmp_path / "a.nii", **{field: value})
+    said = reason_of(header)
     assert f"may identify a person: {field};" in said and "owalczyk" not in said and f"add {word} to" in said
-    assert says(header, (word,)) == "" and says(header, tuple(w for w in WORDS if w != word)) != ""
+    assert reason_of(header, (word,)) == "" and reason_of(header, tuple(w for w in WORDS if w != word)) != ""
 
 
 def test_analyze_names_a_patient(tmp_path):
     header = nibabel.AnalyzeHeader()
     header["patient_id"], header["exp_date"] = "Kowalczyk", "1937051312"
-    said = says(header)
+    said = reason_of(header)
     assert (
         "patient_id, exp_date" in said
         and "add dates, pseudonyms to" in said
@@ -95,18 +95,18 @@ def test_analyze_names_a_patient(tmp_path):
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 def test_an_extension_is_refused(tmp_path, kind):
-    header = saved(tmp_path / "a.nii", kind, extension=b"Kowalczyk")
-    said = says(header)
-    assert "header extension of code 6" in said and "owalczyk" not in said and says(header, ("private",)) == ""
+    header = save_and_read_header(tmp_path / "a.nii", kind, extension=b"Kowalczyk")
+    said = reason_of(header)
+    assert "header extension of code 6" in said and "owalczyk" not in said and reason_of(header, ("private",)) == ""
 
 
 @pytest.mark.parametrize(("kind", "size"), [(nibabel.Nifti1Header, 348), (nibabel.Nifti2Header, 540)])
 def test_a_header_without_its_file_tells_that_there_is_room_for_an_extension(tmp_path, kind, size):
     image = nibabel.Nifti1Image if size == 348 else nibabel.Nifti2Image
     for extension, passes in ((b"", True), (b"Kowalczyk", False)):
-        saved(tmp_path / "a.nii", image, extension=extension)
+        save_and_read_header(tmp_path / "a.nii", image, extension=extension)
         header = kind((tmp_path / "a.nii").read_bytes()[:size], check=False)
-        assert (says(header) == "") == passes and says(header, ("private",)) == ""
+        assert (reason_of(header) == "") == passes and reason_of(header, ("private",)) == ""
 
 
 def test_real_volumes_pass_but_for_those_with_words(real_data):
@@ -118,7 +118,7 @@ def test_real_volumes_pass_but_for_those_with_words(real_data):
             continue
         if isinstance(header, nibabel.Nifti1Header):
             seen += 1
-            refused |= {path.name: said} if (said := says(header)) else {}
+            refused |= {path.name: said} if (said := reason_of(header)) else {}
     assert seen > 60
     # A colour map over what lay in memory, drawings and label names in extensions, and a leftover of an older FSL.
     assert refused.keys() == {

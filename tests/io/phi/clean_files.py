@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 
-def clean(**attributes: Any) -> Dataset:
+def make_clean(**attributes: Any) -> Dataset:
     """A CT slice of which PS3.15's Basic Profile would remove nothing, with a file meta group; attributes: keyword ->
     value."""
     made = Dataset()
@@ -38,7 +38,7 @@ def clean(**attributes: Any) -> Dataset:
     return made
 
 
-def nested(item: Dataset, depth: int) -> Dataset:
+def nest(item: Dataset, depth: int) -> Dataset:
     """The item in so many sequences within sequences; itself for none."""
     for _ in range(depth):
         outer = Dataset()
@@ -47,13 +47,13 @@ def nested(item: Dataset, depth: int) -> Dataset:
     return item
 
 
-def within(item: Dataset, depth: int) -> Dataset:
+def put_deep(item: Dataset, depth: int) -> Dataset:
     """A clean slice that holds the item so deep."""
-    made = clean()
-    made.update(nested(item, depth))
+    made = make_clean()
+    made.update(nest(item, depth))
     return made
 
 
-def written(dataset: Dataset, path: Path) -> Path:
+def write(dataset: Dataset, path: Path) -> Path:
     dataset.save_as(path, enforce_file_format=True)
     return path
