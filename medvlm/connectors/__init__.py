@@ -1,2 +1,1 @@
-"""Connectors: from encoder tokens to tokens of the language model's width. Each file offers Config, tokens() and
-build()."""
+"""Connectors, from encoder tokens to the language model's width. Each file offers Config, tokens() and build()."""

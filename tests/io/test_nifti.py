@@ -17,7 +17,7 @@ from medvlm.core.errors import DataError
 from medvlm.io.nifti import decode_nifti, load_nifti
 from medvlm.io.nifti_header import NiftiOptions
 
-from .limited import digest, verdicts
+from .limited import digest, judge
 
 MM = NiftiOptions(length="mm")
 ORIENTATIONS = [
@@ -311,7 +311,7 @@ def real_files(real_data: Path) -> dict[str, Path]:
 def test_every_real_file_has_the_expected_verdict(real_data):
     files = real_files(real_data)
     assert len(files) >= 100
-    found = verdicts({name: partial(load_nifti, path, MM) for name, path in files.items()})
+    found = judge({name: partial(load_nifti, path, MM) for name, path in files.items()})
     assert {name: verdict.reason for name, verdict in found.items() if not verdict.is_read}.keys() == REFUSED.keys()
     for name, reason in REFUSED.items():
         assert reason in found[name].reason, name
@@ -439,7 +439,7 @@ def test_hostile_files_are_refused_with_one_line_in_2_GB(tmp_path):
     files = hostile(tmp_path)
     assert len(files) >= 75
     calls: dict[str, Any] = {name: partial(load_nifti, path) for name, path in files.items()}
-    found = verdicts({"whole": partial(load_nifti, tmp_path / "whole.nii.gz"), **calls})
+    found = judge({"whole": partial(load_nifti, tmp_path / "whole.nii.gz"), **calls})
     assert found.pop("whole").pixels == RIGHT
     assert [name for name, verdict in found.items() if verdict.is_read] == []
     assert all(str(tmp_path) not in verdict.reason and name not in verdict.reason for name, verdict in found.items())
@@ -449,7 +449,7 @@ def test_a_bomb_within_what_its_header_says_costs_what_it_says(tmp_path):
     """512 x 512 x 60 zeros from 30 kB: a volume like any other, read slice by slice."""
     header = save(tmp_path / "x.nii", VALUES, dim=[3, 512, 512, 60, 1, 1, 1, 1]).read_bytes()[:352]
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(header) + gzip.compress(bytes(512 * 512 * 60 * 2)))
-    (found,) = verdicts({"x": partial(load_nifti, tmp_path / "x.nii.gz")}).values()
+    (found,) = judge({"x": partial(load_nifti, tmp_path / "x.nii.gz")}).values()
     assert found.is_read
 
 

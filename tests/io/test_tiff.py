@@ -18,7 +18,7 @@ from medvlm.core.errors import DataError
 from medvlm.io.images import MAX_PIXELS
 from medvlm.io.tiff import TiffOptions, load_tiff
 
-from .limited import digest, verdicts
+from .limited import digest, judge
 
 RNG = np.random.default_rng(0)
 RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
@@ -295,7 +295,7 @@ VERDICTS = {
 
 def test_every_real_tiff_has_the_expected_verdict(real_data):
     files = [p for p in sorted((real_data / "broken").rglob("*")) if p.name.lower().endswith((".tif", ".tiff", ".svs"))]
-    found = verdicts({str(p.relative_to(real_data)): partial(load_tiff, p) for p in files})
+    found = judge({str(p.relative_to(real_data)): partial(load_tiff, p) for p in files})
     assert found.keys() == VERDICTS.keys()
     for name, reason in VERDICTS.items():
         assert found[name].is_read == (not reason) and reason in found[name].reason, (name, found[name])
@@ -420,7 +420,7 @@ def jpeg(width: int, height: int) -> bytes:
 def test_hostile_files_are_refused_with_one_line_in_2_GB(tmp_path):
     files = hostile(tmp_path)
     assert len(files) >= 90
-    found = verdicts({name: partial(load_tiff, path) for name, path in files.items()})
+    found = judge({name: partial(load_tiff, path) for name, path in files.items()})
     read = {name for name, verdict in found.items() if verdict.is_read}
     assert all("_cut_" in name and found[name].pixels == digest(NOISE) for name in read), read
     assert all(str(tmp_path) not in verdict.reason and name not in verdict.reason for name, verdict in found.items())
@@ -430,7 +430,7 @@ def test_a_deflate_bomb_in_a_small_page_is_inflated_no_further_than_the_page(tmp
     """64 MB of zeros behind a strip of 64 bytes do not fit, and are not inflated."""
     bomb = zlib.compress(bytes(64 << 20), 9)
     path = write_by_hand(tmp_path / "x.tif", plain_tags(compression=(3, 1, 8), counts=(4, 1, len(bomb))), bomb)
-    (found,) = verdicts({"x": partial(load_tiff, path)}).values()
+    (found,) = judge({"x": partial(load_tiff, path)}).values()
     assert "damaged" in found.reason
 
 

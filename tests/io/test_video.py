@@ -16,7 +16,7 @@ from medvlm.core.errors import DataError
 from medvlm.io import video
 from medvlm.io.video import VideoOptions, load_video
 
-from .limited import digest, verdicts
+from .limited import digest, judge
 
 STEP = 5
 """Frame i is grey of i * STEP, with a red corner at the upper left."""
@@ -193,7 +193,7 @@ def test_hostile_videos_are_refused_or_read_right_in_2_GB(tmp_path):
     files = hostile(tmp_path)
     assert len(files) >= 38
     options = VideoOptions(frames=8)
-    found = verdicts({name: partial(load_video, path, options) for name, path in files.items()})
+    found = judge({name: partial(load_video, path, options) for name, path in files.items()})
     right = {digest(load_video(tmp_path / name, options).pixels) for name in ("whole.mp4", "whole.mkv", "whole.avi")}
     read = {name for name, verdict in found.items() if verdict.is_read}
     assert {found[name].pixels for name in read} <= right, read

@@ -14,7 +14,7 @@ from PIL import Image
 from medvlm.core.errors import DataError
 from medvlm.io.wsi import SlideOptions, find_tiles, load_slide, load_tile, measure_tissue
 
-from .limited import digest, verdicts
+from .limited import digest, judge
 
 RNG = np.random.default_rng(0)
 BASE = np.asarray(
@@ -275,7 +275,7 @@ def test_hostile_slides_are_refused_or_read_right_in_2_GB(tmp_path):
         tmp_path / "laughs.ome.tif", BASE, photometric="rgb", tile=(64, 64), metadata=None, description=laughs
     )
     calls["a billion laughs"] = partial(load_slide, tmp_path / "laughs.ome.tif", options)
-    found = verdicts(calls)
+    found = judge(calls)
     right = {digest(load_slide(tmp_path / f"{form}.tif", options).pixels) for form in ("ome", "aperio")}
     read = {name for name, verdict in found.items() if verdict.is_read}
     assert {"ome", "aperio", "all of it"} <= read
