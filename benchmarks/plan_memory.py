@@ -28,13 +28,14 @@ from medvlm.core.run import RunFolder
 from medvlm.models import lora
 from medvlm.models.parts import group_of, matches, set_trained
 from medvlm.preflight import memory as bytes_of
-from medvlm.preflight.known import described, known
+from medvlm.preflight.draft import make_draft
+from medvlm.preflight.known import known
 from medvlm.preflight.plan import plan
 from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import look
 from medvlm.preflight.shrink import shrunk
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import stage_on_meta, tokenizer_of
+from medvlm.preflight.staging import stage_on_meta
 from medvlm.recipe import LoadedRecipe, load
 from medvlm.sources import open_sources
 from medvlm.train.engines import make_engine
@@ -208,9 +209,10 @@ def parts_of(step: Step) -> dict[str, Any]:
 
 
 def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, bytes_of.Weights]:
-    recipe, looks = described(loaded.recipe), look(loaded, runs)
-    config = recipe.stages[0]
-    stage = stage_on_meta(recipe, 0, tokenizer_of(recipe, looks), True, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = make_draft(loaded.recipe, look(loaded, runs), Path(folder))
+        stage = stage_on_meta(draft, 0, 1)
+    recipe, config = draft.recipe, draft.recipe.stages[0]
     weights_in(stage.model, recipe.engine.precision)
     blank = {name: torch.empty(pixels.shape, device="meta") for name, pixels in micro.media.items()}
     given = type(micro)(**{**vars(micro), "media": blank})

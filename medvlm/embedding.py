@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm.chatting import answerer, kind_of, pictures
-from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.run import RunFolder
+from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Sample
 from medvlm.own_files import sample_of
 
@@ -38,8 +36,8 @@ def embed(
     except ImportError:
         raise RecipeError("embed writes parquet: pip install 'medvlm[archives]'") from None
 
-    folder, count = Path(model), 0
-    rows = _ours(folder, sources, stage, kind) if RunFolder(folder).recipe.is_file() else _stock(model, sources)
+    count = 0
+    rows = _rows(model, sources, stage, kind)
     schema = pa.schema(
         [("key", pa.string()), ("source", pa.string()), ("medium", pa.int32()), ("embedding", pa.list_(pa.float32()))]
     )
@@ -57,65 +55,15 @@ def embed(
     return count
 
 
-def _ours(folder: Path, sources: Sequence[str], stage: str, kind: str) -> Iterator[Row]:
-    from medvlm.models.parts import encode, evaluating
+def _rows(model: str, sources: Sequence[str], stage: str, kind: str) -> Iterator[Row]:
+    from medvlm.compositions._open import open_model
+    from medvlm.compositions._opened import find
 
-    made = answerer(folder, stage)
-    model: Any = made.dual or made.vlm
-
-    def vectors(sample: Sample, files: Any) -> Iterator[Any]:
-        with evaluating(model):
-            for name, pixels in made.prepare.see(sample, files).media:
-                batch = pixels[None].to(next(model.parameters()).device)
-                yield (
-                    model.embed_media({name: batch})[0]
-                    if made.dual
-                    else encode(model.encoders[name], batch, name).pooled[0]
-                )
-
-    if not made.prepare.transforms:
-        raise RecipeError(
-            f"{folder}: its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual"
-            " encoders and composed models"
-        )
-    for key, source, sample, files in _samples(sources, kind_of(made.prepare, kind)):
-        for medium, vector in enumerate(vectors(sample, files)):
+    opened = open_model(model, stage, needs="embed", device="auto")
+    made = find(opened, "embed") or opened[0]
+    for key, source, sample, files in _samples(sources, lambda axes: made.kind_of(axes, kind)):
+        for medium, vector in enumerate(made.vectors(sample, files)):
             yield {"key": key, "source": source, "medium": medium, "embedding": vector.float().cpu().numpy()}
-
-
-def _stock(model: str, sources: Sequence[str]) -> Iterator[Row]:
-    import torch
-    from transformers import AutoImageProcessor, AutoModel
-
-    try:
-        processor, tower = AutoImageProcessor.from_pretrained(model), AutoModel.from_pretrained(model).eval()
-    except (OSError, ValueError) as reason:
-        raise RecipeError(
-            f"{model}: neither a run nor a dual encoder or tower that transformers opens"
-            f" ({str(reason).splitlines()[0]})"
-        ) from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tower.to(device)
-    for key, source, sample, files in _samples(sources, lambda axes: "own"):
-        for number, medium in enumerate(sample.media):
-            shown = pictures(medium, files[medium.member])
-            if len(shown) > 1:
-                raise DataError(f"{key}: a volume, and {model} takes pictures")
-            with torch.no_grad():
-                vector = _vector(tower, processor(images=shown, return_tensors="pt").to(device))
-            yield {"key": key, "source": source, "medium": number, "embedding": vector.float().cpu().numpy()}
-
-
-def _vector(tower: Any, inputs: Any) -> Any:
-    """Unit vectors of a dual encoder, or what a tower pools; the mean of its tokens where it pools nothing."""
-    from torch.nn.functional import normalize
-
-    if hasattr(tower, "get_image_features"):
-        out = tower.get_image_features(**inputs)
-        return normalize(out.pooler_output if hasattr(out, "pooler_output") else out, dim=-1)[0]
-    out = tower(**inputs)
-    pooled = out.get("pooler_output")
-    return out.last_hidden_state.mean(1)[0] if pooled is None else pooled.flatten(1)[0]
 
 
 def _samples(sources: Sequence[str], kind: Callable[[int], str]) -> Iterator[tuple[str, str, Sample, Any]]:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medvlm.compositions._open import open_run
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.run import RunFolder
-from medvlm.evaluate.answerer import load_run as load_answerer
 from medvlm.evaluate.run import evaluate as evaluate_split
-from medvlm.exporting import answerer_of, is_exported
 from medvlm.recipe import load_run
 from medvlm.sections import Evaluate
 from medvlm.sources import open_sources
@@ -35,18 +34,13 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
                 f" {', '.join(sources)})"
             )
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
-    limit = recipe.evaluate.max_new_tokens
-    answerer = (
-        answerer_of(recipe, run_folder, limit, device)
-        if is_exported(run_folder)
-        else load_answerer(recipe, run, limit, stage, device)
-    )
+    models = open_run(recipe, run_folder, stage, device, recipe.evaluate.max_new_tokens)
     rewards: dict[str, Any] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
     rows = []
     for name, split in asked:
         source, settings = sources[name], recipe.evaluate
         rows += evaluate_split(
-            answerer,
+            models,
             source.shards,
             dataset=source.card.name,
             split=split,

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from medvlm.core.config import component
+from medvlm.compositions._open import finished_stages, open_stage
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.evaluate import answerer
 from medvlm.export.hub import PREFIX, Upload, prepare
 from medvlm.export.run import ExportReceipt
 from medvlm.export.run import export as export_model
 from medvlm.export.stock import unknown
-from medvlm.export.targets.custom import MANIFEST, load
 from medvlm.export.trained import Trained
 from medvlm.models.parts import preprocess_of
 from medvlm.recipe import LoadedRecipe, load_run
@@ -56,47 +53,17 @@ def push(where: Path, name: str, targets: Sequence[str] = (), stage: str = "", i
 def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
     """What a finished stage left, by default the last one. Raises CheckpointError when there is none."""
     recipe = loaded.recipe
-    made = answerer.load_run(recipe, run, recipe.evaluate.max_new_tokens, stage)
-    finished = [s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()]
-    last = next(s for s in reversed(finished) if stage in ("", s.name))
-    is_vlm = component("stages", last.kind).NEEDS == "answer"
-    model: Any = made.vlm if is_vlm else made.dual
+    last = finished_stages(recipe, run, stage)[-1]
+    opened = open_stage(recipe, run, last)
     return Trained(
-        model=model.float().cpu().eval(),
-        tokenizer=made.tokenizer if is_vlm else made.text_tokenizer,
+        model=opened.model.float().cpu().eval(),
+        tokenizer=opened.tokenizer,
         preprocess=preprocess_of(recipe.model.encoders),
         stage=last.name,
         recipe=recipe,
         plain=loaded.resolve(),
         recipe_hash=loaded.recipe_hash,
         cards=loaded.cards,
-        is_last=last is finished[-1],
-        prepare=made.prepare,
+        is_last=last is finished_stages(recipe, run)[-1],
+        prepare=opened.prepare,
     )
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether this is a folder of `export.target: custom`, which `medvlm evaluate` takes in the place of a run."""
-    return (folder / MANIFEST).is_file()
-
-
-def answerer_of(recipe: Any, folder: Path, max_new_tokens: int, device: str = "cpu") -> answerer.RunAnswerer:
-    """The model of such a folder, ready to answer. recipe: of `medvlm.recipe.load_run(folder)`."""
-    from medvlm.data.dialogue import Dialogue
-    from medvlm.data.prepare import make_prepare
-    from medvlm.models.parts import tokens_of
-    from medvlm.tasks._writing import Writing
-
-    made = load(folder)
-    manifest = made.manifest
-    dialogue = Dialogue(made.tokenizer, manifest.image_token) if manifest.makes == "vlm" else None
-    prepare = make_prepare(
-        manifest.encoders,
-        made.preprocess,
-        tokens_of(manifest.encoders),
-        dialogue,
-        Writing(manifest.box_codec, manifest.box_scale),
-    )
-    model: Any = made.model.to(device)
-    vlm, dual = (model, None) if manifest.makes == "vlm" else (None, model)
-    return answerer.RunAnswerer(prepare, made.tokenizer, vlm, dual, made.text_tokenizer, max_new_tokens)

@@ -9,7 +9,6 @@ from typing import Any
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Lora, StageConfig
-from medvlm.evaluate.answerer import taken
 from medvlm.models import lora
 from medvlm.models.parts import module_of
 from medvlm.models.restore import modules_of, put
@@ -33,7 +32,7 @@ def put_start(
         if found := next((name for name in chain if module in held[name][0]), None):
             plan.setdefault(found, set()).add(module)
     for name, modules in plan.items():
-        folder = taken(run.stage(name))
+        folder = checkpoint.find_final(run.stage(name))
         weights = checkpoint.read_weights(folder)
         # A tower taken from a stage whose adapters sit in the language model has none to bring along.
         saved = held[name][1] if any(".lora_" in n and module_of(n) in modules for n in weights) else None
@@ -55,7 +54,7 @@ def put_start(
 def _held(run: RunFolder, stage: str) -> tuple[set[str], Lora | None]:
     """The modules that a finished stage's checkpoint holds, and the adapters in them."""
     record = json.loads((run.stage(stage) / "stage.json").read_text())
-    saved = checkpoint.read_state(taken(run.stage(stage)))["meta"]["adapters"]
+    saved = checkpoint.read_state(checkpoint.find_final(run.stage(stage)))["meta"]["adapters"]
     return set(record["parameters"]), Lora(**saved) if saved else None
 
 

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"io", "tasks", "core"},
     "models": {"core"},
     "train": {"core"},
-    "compositions": {"data", "models", "train", "io", "tasks", "core"},
+    "compositions": {"", "data", "models", "train", "io", "tasks", "core"},  # "": the recipe
     # Slices of a volume through a 2D network: an encoder may build on another one.
     **{part: {part, "core"} for part in PARTS},
 }

@@ -19,7 +19,6 @@ import yaml
 from medvlm import cli, training
 from medvlm.core.config import component
 from medvlm.core.run import RunFolder
-from medvlm.evaluate.answerer import taken
 from medvlm.models.lora import attach
 from medvlm.models.parts import set_trained
 from medvlm.recipe import load
@@ -205,7 +204,7 @@ def samples(run: RunFolder, stage: str) -> list[str]:
 
 def weights(run: RunFolder, stage: str) -> dict[str, torch.Tensor]:
     """As the finished stage hands them on."""
-    return checkpoint.read_weights(taken(run.stage(stage)))
+    return checkpoint.read_weights(checkpoint.find_final(run.stage(stage)))
 
 
 def differing(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:

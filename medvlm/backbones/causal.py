@@ -17,7 +17,7 @@ from torch import nn
 
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import RecipeError, ShapeError
-from medvlm.core.weights import from_pretrained, on_meta
+from medvlm.core.weights import describe, from_pretrained, on_meta
 
 IMAGE = "<image>"
 """The image token of a tokenizer without a reserved one; it is added as a new token."""
@@ -181,6 +181,13 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
     return AutoModelForCausalLM.from_config(
         AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest})
     )
+
+
+def standalone(config: Config, built: Any) -> Config:
+    """A config that builds the same without an id or a path."""
+    if not config.model:
+        return config
+    return config.model_copy(update={"model": "", "config": describe(built), "quantize": None})
 
 
 def _quantization_args(config: Config) -> dict[str, Any]:

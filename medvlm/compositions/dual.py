@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from medvlm.compositions._composed import encoders_reason, load_tokenizer, make_data_path, serve
+import torch
+
+from medvlm.compositions._composed import (
+    ComposedManifest,
+    describe_parts,
+    encoders_reason,
+    load_tokenizer,
+    make_data_path,
+    restore_data_path,
+    serve,
+)
+from medvlm.compositions._opened import AssembledModel
+from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
-from medvlm.core.config import component
+from medvlm.core.config import Slot, component
+from medvlm.core.sample import Sample
+from medvlm.data.estimate import EstimatedTokenizer
+from medvlm.models.parts import evaluating
 from medvlm.models.towers import DualEncoder, build_dual
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CAN = frozenset({"embed"})
 PARTS = ("encoders", "text", "heads")
 TAKES_ANY_SIZE = False
+TOKENIZER = "text_tokenizer"
+KIND = "dual"
 serves = serve
 reason = encoders_reason
 
@@ -30,11 +50,65 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> DualEncoder:
     """stage: has `text`, the text tower, `width` of the shared space, and `loss`, which says where the scale starts."""
     log_scale, bias = component("objectives.pairs", stage.loss.kind).start(stage.loss)
-    tokenizer = text_tokenizer(assembly, stage)
-    encoders = assembly.model.encoders
+    tokenizer, encoders = _tower_tokenizer(assembly, stage), assembly.model.encoders
     return build_dual(encoders, stage.text, tokenizer, stage.width, log_scale, bias, assembly.seed)
 
 
 def text_tokenizer(assembly: Assembly, stage: Any) -> Any:
     """What the text tower of a stage reads its texts with."""
+    tokenizer = _tower_tokenizer(assembly, stage)
+    return tokenizer if assembly.knows_words else EstimatedTokenizer(tokenizer)
+
+
+def _tower_tokenizer(assembly: Assembly, stage: Any) -> Any:
     return component("texts", stage.text.kind).tokenizer(stage.text, assembly.tokenizer)
+
+
+class EmbeddingModel(AssembledModel):
+    """tokenizer: of the text tower."""
+
+    def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
+        return torch.stack([next(self.vectors(sample, files)).float().cpu() for sample, files in items]).numpy()
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        rows: list[torch.Tensor] = []
+        with evaluating(self.model):
+            for text in texts:
+                ids = torch.tensor([self.tokenizer(text).input_ids], device=self.device)
+                rows.append(self.model.embed_texts(ids, torch.ones_like(ids))[0].float().cpu())
+        return torch.stack(rows).numpy()
+
+    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        for name, pixels in self.prepare.see(sample, files).media:
+            with evaluating(self.model):
+                embedded = self.model.embed_media({name: pixels[None].to(self.device)})
+            yield embedded[0]
+
+
+def open(assembly: Assembly, stage: Any, model: DualEncoder) -> EmbeddingModel:
+    return EmbeddingModel(CAN, model, assembly.prepare, text_tokenizer(assembly, stage))
+
+
+class Manifest(ComposedManifest):
+    text: Annotated[Any, Slot("texts")]
+    width: int | None
+    has_bias: bool = False
+
+
+def describe(model: DualEncoder, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
+    return Manifest.model_construct(
+        **describe_parts(model, recipe, KIND),
+        text=component("texts", stage.text.kind).standalone(stage.text, model.text),
+        width=stage.width,
+        has_bias=model.heads["scale"].bias is not None,
+    )
+
+
+def restore(manifest: Manifest, tokenizer: Any) -> EmbeddingModel:
+    bias = 0.0 if manifest.has_bias else None
+    model = build_dual(manifest.encoders, manifest.text, tokenizer, manifest.width, 0.0, bias, seed=0)
+    return EmbeddingModel(CAN, model, restore_data_path(manifest, None), tokenizer)
+
+
+def open_published(where: str, device: str) -> None:
+    """A published dual encoder is asked through its own processor."""

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from medvlm.compositions._opened import AnsweringModel
+from medvlm.compositions._stock import OWN
+from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
+from medvlm.core.config import kinds
+from medvlm.core.errors import RecipeError
+from medvlm.core.families import IMAGE
+from medvlm.core.sample import Sample
 from medvlm.core.weights import on_meta
-from medvlm.data.native import Processor, make_native_prepare
-from medvlm.models.native import IMAGE, NativeVLM, build_native
+from medvlm.data.native import make_native_prepare
+from medvlm.data.processor import Processor
+from medvlm.models.native import NativeVLM, build_native
 
 CAN = frozenset({"answer"})
 PARTS = ("encoders", "connectors", "language", "lora")
 TAKES_ANY_SIZE = True
+BOX_SCALE = 1000
+"""Of boxes that a published model writes in thousandths."""
 
 
 class Config(CompositionConfig):
@@ -44,3 +55,31 @@ def build(assembly: Assembly, stage: Any, weights: bool = True) -> NativeVLM:
         blank = assembly.prepare.processor.blank()
     source = assembly.model.pretrained if weights else assembly.prepare.processor.folder
     return build_native(source, blank, assembly.seed, weights=weights and not on_meta())
+
+
+class ReadyModel(AnsweringModel):
+    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        raise RecipeError(
+            "its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual encoders and"
+            " composed models"
+        )
+
+
+def open(assembly: Assembly, stage: Any, model: NativeVLM) -> ReadyModel:
+    return ReadyModel(CAN, model, assembly.prepare, assembly.tokenizer)
+
+
+def open_published(where: str, device: str) -> ReadyModel | None:
+    """A folder or hub id with the config of a known family, in the precision it is stored in."""
+    from transformers import AutoConfig
+
+    try:
+        known = AutoConfig.from_pretrained(where).model_type in kinds("families")
+    except (OSError, ValueError):
+        return None
+    if not known:
+        return None
+    processor = Processor(where)
+    path = replace(make_native_prepare(processor, {}, "", BOX_SCALE), beyond_8_bits=OWN)
+    model = build_native(where, processor.blank(), seed=0, dtype="auto").to(device)
+    return ReadyModel(CAN, model.eval(), path, processor.tokenizer)

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from medvlm.compositions._composed import encoders_reason, load_tokenizer, make_data_path, serve
+import torch
+
+from medvlm.compositions._composed import (
+    ComposedManifest,
+    describe_parts,
+    encoders_reason,
+    load_tokenizer,
+    make_data_path,
+    restore_data_path,
+    serve,
+)
+from medvlm.compositions._opened import AnsweringModel
+from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
+from medvlm.core.config import Slot, component
+from medvlm.core.sample import Sample
 from medvlm.data.dialogue import Dialogue
+from medvlm.models.parts import encode, evaluating
 from medvlm.models.vlm import VLM, build_vlm
 
 CAN = frozenset({"answer"})
 PARTS = ("encoders", "connectors", "language", "lora")
 TAKES_ANY_SIZE = False
+TOKENIZER = "tokenizer"
+KIND = "vlm"
 serves = serve
 
 
@@ -39,3 +56,41 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> VLM:
     model, tokenizer = assembly.model, assembly.tokenizer
     return build_vlm(model.encoders, model.language, tokenizer, tokenizer.image_token, assembly.seed)
+
+
+class SplicedModel(AnsweringModel):
+    """Encoders spliced into a language model."""
+
+    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        for name, pixels in self.prepare.see(sample, files).media:
+            with evaluating(self.model):
+                pooled = encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled
+            yield pooled[0]
+
+
+def open(assembly: Assembly, stage: Any, model: VLM) -> SplicedModel:
+    return SplicedModel(CAN, model, assembly.prepare, assembly.tokenizer)
+
+
+class Manifest(ComposedManifest):
+    language: Annotated[Any, Slot("backbones")]
+    image_token: str
+
+
+def describe(model: VLM, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
+    language = recipe.model.language
+    return Manifest.model_construct(
+        **describe_parts(model, recipe, KIND),
+        language=component("backbones", language.kind).standalone(language, model.language),
+        image_token=tokenizer.convert_ids_to_tokens(model.image_token_id),
+    )
+
+
+def restore(manifest: Manifest, tokenizer: Any) -> SplicedModel:
+    model = build_vlm(manifest.encoders, manifest.language, tokenizer, manifest.image_token, seed=0)
+    path = restore_data_path(manifest, Dialogue(tokenizer, manifest.image_token))
+    return SplicedModel(CAN, model, path, tokenizer)
+
+
+def open_published(where: str, device: str) -> None:
+    """Composed models are published as the families that they are exported to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,12 +25,17 @@ class Assembly:
     """What a model is built from, beside the settings of its stage.
 
     model: the recipe's section `model`. tokenizer: of the run, None where every text tower brings its own. prepare: the
-    data path."""
+    data path. knows_words: False in a plan where the tokenizers of the model are not here."""
 
     model: Any
     seed: int
     tokenizer: Any
     prepare: Any
+    knows_words: bool = True
+
+    def estimate(self, knows_words: bool) -> Assembly:
+        """The same for a plan, which reads no files."""
+        return replace(self, prepare=self.prepare.estimate(knows_words), knows_words=knows_words)
 
 
 class Composition(Protocol):
@@ -38,13 +43,16 @@ class Composition(Protocol):
 
     Config: of `model.composition`. CAN: what its models can be asked: `answer` questions, `embed` media and texts in
     one space, `decode` media into scores or maps. PARTS: the first words of the patterns in `trains`. TAKES_ANY_SIZE:
-    whether images can be made smaller so that a sample has fewer tokens.
+    whether images can be made smaller so that a sample has fewer tokens. Manifest: what a model folder of it says.
+    TOKENIZER: folder of its tokenizer there.
     """
 
     Config: type[CompositionConfig]
     CAN: frozenset[str]
     PARTS: tuple[str, ...]
     TAKES_ANY_SIZE: bool
+    Manifest: Any
+    TOKENIZER: str
 
     def reason(self, model: Any) -> str | None:
         """Why a recipe's section `model` does not describe this composition, or None. No weights are read."""
@@ -61,6 +69,19 @@ class Composition(Protocol):
         """The model that a stage trains; its forward gives Outputs. On the meta device under torch.device("meta").
 
         stage: the config of the stage. weights: False where all of them are loaded over what is built."""
+
+    def open(self, assembly: Assembly, stage: Any, model: Any) -> Any:
+        """The model that a stage has trained, as one that can be asked: a compositions._opened.AssembledModel."""
+
+    def describe(self, model: Any, tokenizer: Any, recipe: Any, stage: Any) -> Any:
+        """The Manifest of a trained model, see compositions/_folder.py; of its parts none is named by an id or path."""
+
+    def restore(self, manifest: Any, tokenizer: Any) -> Any:
+        """The model that a Manifest describes, as `open` gives it, with weights that are loaded over."""
+
+    def open_published(self, where: str, device: str) -> Any:
+        """A folder or hub id of transformers as a model that can be asked, or None where this composition does not know
+        it."""
 
     def text_tokenizer(self, assembly: Assembly, stage: Any) -> Any:
         """What the text tower of a stage reads its texts with. Only of compositions that embed."""

@@ -56,6 +56,10 @@ class Described(Protocol):
         """The config of its tower."""
 
 
+IMAGE = "image"
+"""What the only encoder of a ready model is called."""
+
+
 @dataclass(frozen=True)
 class Family:
     """Paths are of modules or parameters below the `model` of the family's ForConditionalGeneration class."""

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def describe(built: Any) -> dict[str, Any]:
+    """The config of a model of transformers, from which the same starts from scratch."""
+    kept: dict[str, Any] = built.config.to_dict()
+    for key in ("architectures", "transformers_version", "dtype", "_name_or_path", "quantization_config"):
+        kept.pop(key, None)
+    return kept
+
+
 def on_meta() -> bool:
     """Whether modules are being built on the meta device: shapes alone, so there is nothing to load."""
     import torch

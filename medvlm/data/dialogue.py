@@ -90,7 +90,7 @@ class Document:
         return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)
 
 
-def document(key: str, turns: Sequence[Turn], media: list[tuple[str, Any]]) -> Document:
+def join_turns(key: str, turns: Sequence[Turn], media: list[tuple[str, Any]]) -> Document:
     """Turns about the same media as one document: what their prompts share is its prefix."""
     shared = common_prefix([t.prompt for t in turns])
     branches = [(t.prompt[shared:] + t.answer, len(t.prompt) - shared) for t in turns]

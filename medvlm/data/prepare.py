@@ -1,22 +1,18 @@
-"""A sample to what a stage trains on: pixels through the declared preprocessing, questions through the chat
-template."""
+"""A sample to what a stage trains on and what a model is asked: pixels through the declared preprocessing, questions
+through the chat template. ComposedPrepare does it for models of encoders, NativePrepare for ready ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Question, Sample, Truth
 from medvlm.core.tasks import find_task
-from medvlm.data.dialogue import Dialogue, Document, Turn, document
+from medvlm.data.dialogue import Document, Turn
 from medvlm.data.order import draw
-from medvlm.data.rows import collate
-from medvlm.data.transforms import MediaTransform, perceived
 from medvlm.tasks._writing import Writing
 
 if TYPE_CHECKING:
@@ -32,110 +28,82 @@ class Seen:
     canvas: Canvas | None
 
 
-@dataclass(frozen=True)
-class Prepare:
-    """transforms: encoder -> its preprocessing. routes: kind of medium -> encoder. image_tokens: encoder -> tokens
-    per medium in the language model. boxes: how they are written."""
+class Prepare(Protocol):
+    """The data path of a composition: the same in training, evaluation, chat and, without pixels, in a plan."""
 
-    transforms: Mapping[str, MediaTransform]
-    routes: Mapping[str, str]
-    dialogue: Dialogue | None
-    image_tokens: Mapping[str, int]
-    boxes: Writing
+    @property
+    def is_slow(self) -> bool:
+        """Whether a sample takes up to a tenth of a second, so that a plan looks at a few only."""
+
+    @property
+    def boxes(self) -> Writing:
+        """How boxes are written in answers."""
+
+    def takes(self, kind: str) -> bool:
+        """Whether media of this kind are perceived."""
+
+    def kind_of(self, axes: int, asked: str = "") -> str:
+        """What kind a file is taken for that says none. axes: 2 for a picture, 3 for a volume. asked: by the user.
+
+        Raises DataError where nothing perceives such media."""
 
     def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
-        """Where an encoder takes several films as one input, those of a sample are stacked in the place of the first.
+        """scale: of the sides of all images, for models that take images of any size.
 
-        scale: of the sides of all images, for models that take any size; encoders have one size, so here it is 1.
-        Raises DataError for a medium that no encoder serves or that cannot be decoded, and for more films than an input
-        has."""
-        assert scale == 1.0, scale
-        media: list[tuple[str, Any]] = []
-        canvas, stacks = None, dict[str, list[Any]]()
-        for number, medium in enumerate(sample.media):
-            if medium.kind not in self.routes:
-                raise DataError(
-                    f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are"
-                    f" {', '.join(self.routes)})"
-                )
-            name = self.routes[medium.kind]
-            pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
-            canvas = drawn_on if number == 0 else canvas
-            if self.transforms[name].preprocess.stack > 1:
-                if name not in stacks:
-                    media.append((name, None))
-                stacks.setdefault(name, []).append(pixels)
-            else:
-                media.append((name, pixels))
-        return Seen(
-            [(name, self._stacked(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
-            canvas,
-        )
-
-    def _stacked(self, name: str, films: list[Any], sample: Sample) -> Any:
-        """[C, stack, H, W]; where there are fewer films, the last one also stands in front (Libra's missing prior)."""
-        size = self.transforms[name].preprocess.stack
-        if len(films) > size:
-            raise DataError(
-                f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one"
-                " input; raise its `stack`, or leave some out in the card"
-            )
-        return torch.stack([films[-1]] * (size - len(films)) + films, 1)
+        Raises DataError for a medium that is not perceived or cannot be decoded."""
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         """The truth as the model perceives it: coordinates in the units they are written in.
 
-        Raises DataError when nothing of the answer lies on the canvas.
-        """
-        try:
-            return find_task(question.truth.task).place(question.truth, canvas, self.boxes)
-        except DataError as reason:
-            raise DataError(f"{question.template}: {reason}") from None
+        Raises DataError when nothing of the answer lies on the canvas."""
 
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
-        """shows: `media` and/or `report`: what the model is given beside the question."""
-        if self.dialogue is None:
-            raise DataError("this recipe has no language model, so nothing can be asked")
-        text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
-        return self.dialogue.turn(
-            text,
-            self.expansions(seen) if "media" in shows else [],
-            self.truth(question, seen.canvas).answer if answered else None,
-        )
+        """shows: `media` and/or `report`: what the model is given beside the question. answered: with the answer."""
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
     ) -> Document:
-        turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
-        return document(sample.key, turns, seen.media if "media" in shows else [])
+        """The questions about one sample, which share its media."""
 
-    def expansions(self, seen: Seen) -> Sequence[Any]:
-        """What the dialogue puts in the place of each image: here the number of its tokens."""
-        return [self.image_tokens[name] for name, _ in seen.media]
-
-    def num_image_tokens(self, seen: Seen) -> int:
-        return sum(self.image_tokens[name] for name, _ in seen.media)
+    def num_image_tokens(self, seen: Seen) -> int: ...
 
     def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
         """pack: several documents in a row where they fit; off for generation."""
-        return collate(documents, self.image_tokens, pad_id, pack)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         """What the model sees of medium 0, 8-bit [H, W] or [H, W, 3]: a film whole, of a volume the middle slice."""
-        name, pixels = self.see(sample, files).media[0]
-        return perceived(pixels, self.transforms[name].preprocess)
+
+    def estimate(self, knows_words: bool) -> Prepare:
+        """The same for a plan: files are not read, pixels have sizes and no values. knows_words: whether its tokenizer
+        is the model's own; else the length of a text is estimated from its characters."""
 
 
-def make_prepare(
-    encoders: Mapping[str, Any],
-    preprocess: Mapping[str, Any],
-    image_tokens: Mapping[str, int],
-    dialogue: Dialogue | None,
-    boxes: Writing,
-) -> Prepare:
-    """encoders: name -> its config. An encoder serves the kinds it lists, or the kind it is named after."""
-    routes = {kind: name for name, config in encoders.items() for kind in config.serves or (name,)}
-    return Prepare({name: MediaTransform(p) for name, p in preprocess.items()}, routes, dialogue, image_tokens, boxes)
+class Phrases(Protocol):
+    """What asks a question in the words of a chat template."""
+
+    def turn(self, text: str, image_tokens: Sequence[Any], answer: str | None) -> Turn:
+        """image_tokens: what stands for each image. answer: None where it is to be generated."""
+
+
+def ask(
+    dialogue: Phrases,
+    sample: Sample,
+    question: Question,
+    images: Sequence[Any],
+    shows: Sequence[str],
+    answer: str | None,
+) -> Turn:
+    """One question about a sample, with its report and images as far as they are shown."""
+    text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
+    return dialogue.turn(text, images if "media" in shows else [], answer)
+
+
+def place_truth(question: Question, canvas: Canvas | None, boxes: Writing) -> Truth:
+    """See Prepare.truth. boxes: how they are written."""
+    try:
+        return find_task(question.truth.task).place(question.truth, canvas, boxes)
+    except DataError as reason:
+        raise DataError(f"{question.template}: {reason}") from None
 
 
 def choose(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:

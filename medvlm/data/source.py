@@ -142,14 +142,14 @@ class HoldOut(Config):
 
 
 def needs(
-    tasks: Collection[str] | None = None, report: bool = False, media: Collection[str] | None = None
+    tasks: Collection[str] | None = None, report: bool = False, media: Callable[[str], bool] | None = None
 ) -> Callable[[Entry], bool]:
     """Whether a stage can use a sample. tasks: it has a question of one of them (of any task when empty).
-    media: it has some, all of these kinds."""
+    media: it has some, and their kinds are all taken."""
 
     def keep(entry: Entry) -> bool:
         asked = tasks is None or (any(task in tasks for task in entry.tasks) if tasks else bool(entry.tasks))
-        seen = media is None or (bool(entry.media) and all(kind in media for kind in entry.media))
+        seen = media is None or (bool(entry.media) and all(map(media, entry.media)))
         return asked and seen and (entry.has_report or not report)
 
     return keep

@@ -7,10 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from medvlm.core.ask import Ask, Files
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task, is_scored
 from medvlm.evaluate.majority import Majority
-from medvlm.evaluate.protocol import Answerer, Ask, Files, Progress, Shards
+from medvlm.evaluate.protocol import Answerer, Progress, Shards
 from medvlm.evaluate.shuffle import partners
 
 Record = dict[str, Any]

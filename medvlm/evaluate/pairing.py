@@ -17,8 +17,8 @@ CHUNK = 64
 
 
 def pair_all(answerer: Answerer, shards: Shards, places: Sequence[Place], progress: Progress) -> list[Record]:
-    """A record for every image (direction `image_to_text`) and every text (`text_to_image`); [] without a dual encoder
-    or pairs.
+    """A record for every image (direction `image_to_text`) and every text (`text_to_image`); [] where there
+    are no two different texts.
 
     The candidates are one text for each concept, that of its first sample; two samples with one concept, or
     without a concept but with equal text, are right for each other. So no image has two texts that say the same.
@@ -33,18 +33,15 @@ def pair_all(answerer: Answerer, shards: Shards, places: Sequence[Place], progre
             if s.media and s.report
         ]
         if items:
-            embedded = answerer.embed_media(items)
-            if embedded is None:
-                return []
-            images.append(embedded)
+            images.append(answerer.embed_media(items))
             paired += [sample for sample, _ in items]
         progress("retrieval", min(start + CHUNK, len(places)), len(places))
     text_of: dict[str, str] = {}
     for sample in paired:
         text_of.setdefault(_concept(sample), sample.report)
-    texts = answerer.embed_texts(list(text_of.values())) if len(text_of) > 1 else None
-    if texts is None:
+    if len(text_of) < 2:
         return []
+    texts = answerer.embed_texts(list(text_of.values()))
     column = {concept: number for number, concept in enumerate(text_of)}
     is_target_NC = np.array([column[_concept(sample)] for sample in paired])[:, None] == np.arange(len(column))
     similarity_NC = np.concatenate(images) @ texts.T

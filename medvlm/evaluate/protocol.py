@@ -1,40 +1,23 @@
-"""What an evaluation asks, and what it needs from whatever answers: a run, an exported folder, a service."""
+"""What an evaluation needs from whatever answers: a run, an exported folder, a service."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
-from medvlm.core.sample import Question, Sample, Truth
+from medvlm.core.ask import Ask, Files
+from medvlm.core.sample import Sample, Truth
 
 if TYPE_CHECKING:
     import numpy as np
 
-Files = Mapping[str, bytes]
-"""A sample's members, e.g. `0.png` -> its bytes."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question about one sample.
-
-    shows: `none` asks without the media. media_of: another sample, whose media are shown in place of this one's.
-    """
-
-    sample: Sample
-    files: Files
-    question: Question
-    shows: Literal["media", "none"] = "media"
-    media_of: tuple[Sample, Files] | None = None
-
 
 class Answerer(Protocol):
-    """Equal asks get equal answers: nothing is drawn at random."""
+    """Equal asks get equal answers: nothing is drawn at random. What it cannot do is not called."""
 
     @property
-    def can_answer(self) -> bool:
-        """False for a dual encoder alone: only retrieval is evaluated."""
+    def can(self) -> Collection[str]:
+        """`answer`, `embed`."""
 
     def box_extent(self, ask: Ask) -> tuple[float, float]:
         """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
@@ -48,11 +31,11 @@ class Answerer(Protocol):
     def thumbnail(self, ask: Ask) -> bytes:
         """PNG of the perceived canvas."""
 
-    def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray | None:
-        """Unit vectors [N, E]; None when there is no dual encoder."""
+    def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
+        """Unit vectors [N, E]."""
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray | None:
-        """Unit vectors [N, E]; None when there is no dual encoder."""
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [N, E]."""
 
 
 class Shards(Protocol):

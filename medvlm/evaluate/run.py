@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import medvlm
+from medvlm.compositions._opened import find
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import truth_from_json
@@ -31,7 +32,7 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def evaluate(
-    answerer: Answerer,
+    models: Sequence[Answerer],
     shards: Shards,
     *,
     dataset: str,
@@ -48,9 +49,10 @@ def evaluate(
 ) -> list[Row]:
     """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
 
-    dataset, split: what the rows are called. places: its samples. training: those that constant answers are fitted on.
-    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of the
-    composed reward. progress: called as (what, done, total).
+    models: the first that answers and the first that embeds are asked. dataset, split: what the rows are called.
+    places: its samples. training: those that constant answers are fitted on.
+    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of
+    the composed reward. progress: called as (what, done, total).
     Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
     """
     for name in baselines:
@@ -62,7 +64,8 @@ def evaluate(
     composer = Composer(rewards) if rewards else None
     places = _drawn(places, limit, seed)
     answers: list[Record] = []
-    if answerer.can_answer:
+    answerer = find(models, "answer")
+    if answerer is not None:
         majority = fit_majority(answerer, shards, training, progress) if "majority" in baselines else None
         gallery = out.answers.parent / "gallery"
         asked = ask_all(
@@ -77,11 +80,12 @@ def evaluate(
             progress=progress,
         )
         answers = [_scored(record, composer) for record in asked]
-    pairs = pair_all(answerer, shards, places, progress)
+    embedder = find(models, "embed")
+    pairs = pair_all(embedder, shards, places, progress) if embedder is not None else []
     if not answers and not pairs:
         what = (
             "no question that can be scored, and no pair for retrieval"
-            if answerer.can_answer
+            if answerer is not None
             else "no two different texts with images, and the model cannot answer questions"
         )
         raise DataError(f"{dataset}:{split}: {what} in {len(places)} samples; evaluate another split or data set")

@@ -13,30 +13,26 @@ from typing import Any
 import torch
 
 from medvlm import __version__
+from medvlm.compositions._folder import open_folder, read_manifest
 from medvlm.core.run import write_json
 from medvlm.export import reference as references
-from medvlm.export.targets.custom import load
 from medvlm.export.trained import Trained
+from medvlm.models.parts import preprocess_of
 
 
 def main(reference: Path, folder: Path) -> None:
-    exported = load(folder)
+    opened = open_folder(folder)
     again = reference / "again"
     again.mkdir()
-    write = references.answers if exported.manifest.makes == "vlm" else references.embeddings
-    write(
-        Trained(
-            exported.model, exported.tokenizer or exported.text_tokenizer, exported.preprocess, "", None, {}, "", {}
-        ),
-        again,
-    )
+    preprocess = preprocess_of(read_manifest(folder).encoders)
+    references.write(opened.can, Trained(opened.model, opened.tokenizer, preprocess, "", None, {}, "", {}), again)
     wanted, found = (json.loads((where / "reference.json").read_text()) for where in (reference, again))
     tensors, own = (torch.load(where / "reference.pt", weights_only=True) for where in (reference, again))
     compare = compare_answers if wanted["kind"] == "answers" else compare_embeddings
     import transformers
 
     versions = {"medvlm": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    shown = {"class": type(exported.model).__name__, "loading": {}, "versions": versions}
+    shown = {"class": type(opened.model).__name__, "loading": {}, "versions": versions}
     write_json(reference / "result.json", {**shown, **compare(wanted, found, tensors, own)})
 
 

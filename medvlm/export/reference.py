@@ -6,7 +6,7 @@ It is computed by this package's own data path and model, adapters not yet folde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,15 @@ def features(trained: Trained, folder: Path, compute: Callable[[Any, torch.Tenso
         },
         tensors,
     )
+
+
+WRITERS = {"answer": answers, "embed": embeddings}
+"""What a model can be asked -> what is compared."""
+
+
+def write(can: Collection[str], trained: Trained, folder: Path) -> None:
+    """What a whole model computes, by what it can be asked."""
+    next(write for need, write in WRITERS.items() if need in can)(trained, folder)
 
 
 def save(folder: Path, expected: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:

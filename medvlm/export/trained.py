@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medvlm.core.card import Card
+from medvlm.core.composition import Composition, composition_of_stage
 from medvlm.core.contracts import Preprocess
 from medvlm.export.audit import Audit
 from medvlm.models.parts import matches
@@ -40,6 +41,15 @@ class Trained:
         names = [s.name for s in self.recipe.stages]
         through: Sequence[Any] = self.recipe.stages[: names.index(self.stage) + 1]
         return through
+
+    @property
+    def config(self) -> Any:
+        """Of the stage that left it."""
+        return self.stages[-1]
+
+    @property
+    def composition(self) -> Composition:
+        return composition_of_stage(self.recipe.model, self.config)
 
     @property
     def encoder(self) -> str:

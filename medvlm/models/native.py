@@ -18,21 +18,22 @@ from torch import nn
 
 from medvlm.core.contracts import Outputs
 from medvlm.core.errors import RecipeError
-from medvlm.core.families import Family, family_of
+from medvlm.core.families import IMAGE, Family, family_of
 from medvlm.core.sample import Batch
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import is_trained, seeded
 from medvlm.models.vlm import attention_mask, head
 
-IMAGE = "image"
-"""What its only encoder is called."""
-
 
 def build_native(
-    pretrained: str | Path, blank: Mapping[str, torch.Tensor], seed: int, weights: bool = True
+    pretrained: str | Path,
+    blank: Mapping[str, torch.Tensor],
+    seed: int,
+    weights: bool = True,
+    dtype: str = "float32",
 ) -> NativeVLM:
     """pretrained: hub id or folder. blank: what its processor makes of one picture. Without `weights` they are random,
-    to be loaded over.
+    to be loaded over. dtype: of the weights that are read; `auto` as they are stored.
 
     Raises RecipeError for a model that is not there or of no known family, ShapeError where shared rows change what it
     computes."""
@@ -43,7 +44,7 @@ def build_native(
         family_of(config.model_type)
         if weights:
             stock, loading = AutoModelForImageTextToText.from_pretrained(
-                pretrained, dtype="float32", output_loading_info=True
+                pretrained, dtype=dtype, output_loading_info=True
             )
         else:
             stock, loading = (
@@ -67,7 +68,8 @@ def build_native(
             " computed already"
         )
     model = NativeVLM(stock, blank)
-    if not next(model.parameters()).is_meta:
+    first = next(model.parameters())
+    if not first.is_meta and first.dtype == torch.float32:  # lower precisions differ by more than a fault does
         check_isolated(model, stock, model.family.types if model.family.reads_prompt_both_ways else "")
     return model
 

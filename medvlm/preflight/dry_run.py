@@ -23,12 +23,11 @@ from medvlm.core.config import component
 from medvlm.core.document import as_yaml
 from medvlm.core.errors import CheckpointError, RecipeError, UserError
 from medvlm.core.run import RunFolder
+from medvlm.data.estimate import is_deep
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView
-from medvlm.evaluate.answerer import taken
 from medvlm.io.opening import open_shards
 from medvlm.preflight import spread
 from medvlm.preflight.known import described, known
-from medvlm.preflight.native import is_deep
 from medvlm.preflight.ready import saved
 from medvlm.preflight.shrink import small_encoder, small_part
 from medvlm.preflight.small_data import Made, small_data
@@ -192,12 +191,12 @@ def _trained(small: LoadedRecipe, run: RunFolder, name: str) -> str:
 
     train(small, run.root.parent, only=name)
     folder = run.stage(name)
-    first = checkpoint.read_weights(taken(folder))
+    first = checkpoint.read_weights(checkpoint.find_final(folder))
     record = json.loads((folder / "stage.json").read_text())
-    shutil.rmtree(taken(folder))
+    shutil.rmtree(checkpoint.find_final(folder))
     (folder / "stage.json").unlink()
     train(small, run.root.parent, only=name)
-    again = checkpoint.read_weights(taken(folder))
+    again = checkpoint.read_weights(checkpoint.find_final(folder))
     if differing := [n for n in first if not torch.equal(first[n], again[n])]:
         raise CheckpointError(f"went on from step 1 to other weights ({differing[0]}); please report this")
     trained = ", ".join(f"{group} {each['parameters']:,}" for group, each in record["trains"].items())

@@ -15,14 +15,13 @@ from torch import nn
 from medvlm.core.stage_config import StageConfig
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
+from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.gpus import GIB, Machines
-from medvlm.preflight.known import described
 from medvlm.preflight.memory import ENGINES, Memory, Recompute, every_stack
-from medvlm.preflight.native import Ready, ready
 from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import items_of, length, longest, micro_of, optimizers_of, stage_on_meta, tokenizer_of
+from medvlm.preflight.staging import items_of, length, longest, micro_of, optimizers_of, stage_on_meta
 from medvlm.recipe import LoadedRecipe
 from medvlm.sections import Recipe
 from medvlm.train.terms import sum_of_losses
@@ -85,16 +84,13 @@ class Plan:
 def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float = MFU) -> Plan:
     """Raises RecipeError for a model that nothing is known of, and for `trains`, `lr_of` and adapters that match
     nothing in the real model."""
-    given, recipe = loaded.recipe, described(loaded.recipe)
-    looks = look(loaded, runs)
+    given, looks = loaded.recipe, look(loaded, runs)
     with TemporaryDirectory() as folder:
-        model = ready(given.model, Path(folder))
-        tokenizer, knows = tokenizer_of(recipe, looks), model.is_exact if model else _knows_words(given)
-        stages = tuple(
-            _stage(recipe, i, looks, tokenizer, knows, machines, mfu, model) for i in range(len(recipe.stages))
-        )
+        draft = make_draft(given, looks, Path(folder))
+        recipe = draft.recipe
+        stages = tuple(_stage(draft, i, looks, machines, mfu) for i in range(len(recipe.stages)))
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
-    if not knows:
+    if not draft.knows_words:
         missing.append(
             "text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters"
             " / 3.5"
@@ -110,17 +106,15 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
 
 
 def _stage(
-    recipe: Recipe,
+    draft: Draft,
     i: int,
     looks: Mapping[str, Look],
-    tokenizer: Any,
-    knows: bool,
     machines: Machines | None,
     mfu: float,
-    model: Ready | None,
 ) -> StagePlan:
-    config, world = recipe.stages[i], machines.world if machines else 1
-    stage = stage_on_meta(recipe, i, tokenizer, knows, world, model)
+    recipe, world = draft.recipe, machines.world if machines else 1
+    config = recipe.stages[i]
+    stage = stage_on_meta(draft, i, world)
     optimizers_of(stage, config)  # `lr_of` finds what it names
     modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
     items, notes = items_of(stage, config, looks)
@@ -234,12 +228,6 @@ def _modules(model: nn.Module) -> tuple[Module, ...]:
     for name, parameter in model.named_parameters():
         counts.setdefault(group_of(name), [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
     return tuple(Module(name, trained, frozen) for name, (trained, frozen) in counts.items())
-
-
-def _knows_words(recipe: Recipe) -> bool:
-    """Whether the tokenizers of the run are made from its own texts, so that lengths are exact."""
-    parts = [recipe.model.language, *(text for stage in recipe.stages for text in stage.texts().values())]
-    return not any(getattr(part, "model", "") for part in parts if part is not None)
 
 
 def _recomputed(recipe: Recipe) -> Recompute | None:

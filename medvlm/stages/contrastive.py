@@ -77,7 +77,7 @@ class Contrastive(Base):
 
     @property
     def wants(self) -> Wants:
-        return needs(report=True, media=self.setup.prepare.routes)
+        return needs(report=True, media=self.setup.prepare.takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]

@@ -112,7 +112,7 @@ class Grpo(Base):
 
     @property
     def wants(self) -> Wants:
-        return needs(tasks=self.config.tasks, media=self.setup.prepare.routes)
+        return needs(tasks=self.config.tasks, media=self.setup.prepare.takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)

@@ -92,8 +92,8 @@ class Supervised(Base):
 
     @property
     def wants(self) -> Wants:
-        kinds = self.setup.prepare.routes if "media" in self.config.shows else None
-        return needs(tasks=self.config.asked, report="report" in self.config.shows, media=kinds)
+        takes = self.setup.prepare.takes if "media" in self.config.shows else None
+        return needs(tasks=self.config.asked, report="report" in self.config.shows, media=takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Document:
         questions = choose(sample, self.config.asked, self.config.questions, epoch, self.setup.seed, self.config.name)

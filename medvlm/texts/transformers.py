@@ -11,7 +11,7 @@ from torch import nn
 
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import from_pretrained
+from medvlm.core.weights import describe, from_pretrained
 
 
 class Config(Loaded):
@@ -56,6 +56,11 @@ def tokenizer(config: Config, run_tokenizer: Any) -> Any:
 
 def build(config: Config, tokenizer: Any) -> nn.Module:
     return Text(config, tokenizer)
+
+
+def standalone(config: Config, built: Any) -> Config:
+    """A config that builds the same without an id or a path."""
+    return config.model_copy(update={"model": "", "config": describe(built.tower)}) if config.model else config
 
 
 class Text(nn.Module):

@@ -49,6 +49,11 @@ class Keep:
         }
 
 
+def find_final(stage_folder: Path) -> Path:
+    """The checkpoint that a finished stage hands on."""
+    return stage_folder / str(json.loads((stage_folder / "stage.json").read_text())["take"])
+
+
 def save(
     stage_folder: Path,
     step: int,

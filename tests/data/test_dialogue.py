@@ -9,7 +9,7 @@ import pytest
 
 from medvlm.backbones.causal import FLATTEN
 from medvlm.core.errors import DataError
-from medvlm.data.dialogue import Dialogue, Turn, document
+from medvlm.data.dialogue import Dialogue, Turn, join_turns
 from medvlm.data.rows import collate
 from medvlm.data.vocabulary import IMAGE, TEMPLATE, train_tokenizer
 
@@ -83,7 +83,7 @@ def test_no_placeholder_and_no_prompt_is_ever_a_target(template: str, media: tup
         made.turn(q, media, a)
         for q, a in (("Which lung is affected?", "left"), ("How many clips are there?", "3"), ("Which zone?", "upper"))
     ]
-    batch = collate([document("k", turns, [("film", torch.zeros(1)) for _ in media])], {"film": 4}, 0)
+    batch = collate([join_turns("k", turns, [("film", torch.zeros(1)) for _ in media])], {"film": 4}, 0)
     answers = [i for t in turns for i in t.answer]
     assert batch.targets_L.tolist() == answers
     image = tokenizer(template).convert_tokens_to_ids(IMAGE)
@@ -95,7 +95,7 @@ def test_questions_about_the_same_images_share_all_up_to_where_they_differ() -> 
     turns = [
         made.turn(q, (4,), a) for q, a in (("Which lung is affected?", "left"), ("Which zone is affected?", "upper"))
     ]
-    shared = document("k", turns, [])
+    shared = join_turns("k", turns, [])
     assert shared.prefix == turns[0].prompt[: len(shared.prefix)] == turns[1].prompt[: len(shared.prefix)]
     assert turns[0].prompt[len(shared.prefix)] != turns[1].prompt[len(shared.prefix)]
     for turn, (ids, untrained) in zip(turns, shared.branches, strict=True):
@@ -105,7 +105,7 @@ def test_questions_about_the_same_images_share_all_up_to_where_they_differ() -> 
 
 def test_one_question_is_all_prefix_and_its_answer_the_branch() -> None:
     turn = dialogue().turn("Which lung is affected?", (4,), "left")
-    alone = document("k", [turn], [])
+    alone = join_turns("k", [turn], [])
     assert (alone.prefix, alone.branches) == (turn.prompt, [(turn.answer, 0)])
 
 

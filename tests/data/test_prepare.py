@@ -14,8 +14,9 @@ import torch
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
+from medvlm.data.composed import ComposedPrepare, make_prepare
 from medvlm.data.dialogue import Dialogue
-from medvlm.data.prepare import Prepare, choose, make_prepare
+from medvlm.data.prepare import choose
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.io.images import encode_png
 from medvlm.tasks._writing import Writing
@@ -26,7 +27,7 @@ IMAGE_ID = TOKENIZER.convert_tokens_to_ids(IMAGE)
 BOX = (20.0, 10.0, 60.0, 30.0)  # of a film of 80 x 40 (width x height)
 
 
-def prepare(fit: str = "squash", scale: int = 100) -> Prepare:
+def prepare(fit: str = "squash", scale: int = 100) -> ComposedPrepare:
     encoders: dict[str, Any] = {"film": SimpleNamespace(serves=("film", "smear")), "volume": SimpleNamespace(serves=())}
     seen = {
         "film": Preprocess(size=(16, 16), fit=fit),
@@ -70,7 +71,7 @@ def test_media_go_to_the_encoder_that_serves_their_kind_in_the_order_of_the_samp
     torch.testing.assert_close(seen.media[2][1], torch.full((3, 16, 16), (102 / 255 - 0.5) / 0.5), rtol=0, atol=1e-6)
 
 
-def stacking(size: int = 2) -> Prepare:
+def stacking(size: int = 2) -> ComposedPrepare:
     return make_prepare(
         {"film": SimpleNamespace(serves=())},
         {"film": Preprocess(size=(16, 16), stack=size)},

@@ -40,7 +40,7 @@ def run_it(answerer: Noisy, shards: ShardSet, folder: Path, **changed: Any) -> l
     settings: dict[str, Any] = {"dataset": "toy", "split": "test", "resamples": 200, **changed}
     places, training = settings.pop("places", None) or of(shards, "test"), settings.pop("training", None)
     return evaluate(
-        answerer,
+        [answerer],
         shards,
         places=places,
         training=of(shards, "train") if training is None else training,
@@ -338,7 +338,7 @@ def test_folds_are_evaluated_as_the_test_split(tmp_path: Path) -> None:
 
 def test_a_dual_encoder_alone_is_evaluated_on_retrieval(shards: ShardSet, tmp_path: Path) -> None:
     class Dual(Noisy):
-        can_answer = False
+        can = ("embed",)
 
         def answer(self, asks: Any) -> list[str]:
             raise AssertionError("has no language model")
@@ -348,18 +348,17 @@ def test_a_dual_encoder_alone_is_evaluated_on_retrieval(shards: ShardSet, tmp_pa
 
 def test_without_a_dual_encoder_there_is_no_retrieval(shards: ShardSet, tmp_path: Path) -> None:
     class Language(Noisy):
-        def embed_media(self, items: Any) -> None:
-            return None
+        can = ("answer",)
+
+        def embed_media(self, items: Any) -> Any:
+            raise AssertionError("has no common space")
 
     assert "retrieval" not in {row["task"] for row in run_it(Language(), shards, tmp_path, limit=20)}
 
 
 def test_nothing_to_evaluate_is_said(shards: ShardSet, tmp_path: Path) -> None:
     class Nothing(Noisy):
-        can_answer = False
-
-        def embed_media(self, items: Any) -> None:
-            return None
+        can = ()
 
     with pytest.raises(DataError, match=r"toy:test: .*cannot answer"):
         run_it(Nothing(), shards, tmp_path)

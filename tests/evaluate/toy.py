@@ -6,15 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medvlm.core.ask import Ask
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
-from medvlm.evaluate.protocol import Ask
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
@@ -74,7 +74,7 @@ class Noisy:
     """Reads the answer from the image it is shown, and errs on 30 % of the (sample, template) pairs. Without an image
     it says a constant."""
 
-    can_answer = True
+    can: Collection[str] = ("answer", "embed")
     wrong: Mapping[str, str] = {
         "side": "neither",
         "place": "liver",
@@ -116,7 +116,7 @@ class Noisy:
     def thumbnail(self, ask: Ask) -> bytes:
         return encode_png(np.zeros((8, 16), dtype=np.uint8))
 
-    def embed_media(self, items: Sequence[tuple[Sample, Mapping[str, bytes]]]) -> np.ndarray | None:
+    def embed_media(self, items: Sequence[tuple[Sample, Mapping[str, bytes]]]) -> np.ndarray:
         """The concept's axis, or for noisy samples an axis that belongs to no text."""
         return np.stack(
             [
@@ -125,7 +125,7 @@ class Noisy:
             ]
         )
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         return np.stack([axis_of(text.rstrip(".").partition(", ")[2]) for text in texts])
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from medvlm.compositions._folder import is_model_folder, open_folder
+from medvlm.compositions._open import open_run
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.export import parity
 from medvlm.export.run import export
-from medvlm.export.targets.custom import load, manifest_of, save
+from medvlm.export.targets.custom import write
 from medvlm.models.parts import evaluating
 
 from .conftest import PICTURE, SMALL, recipe_of, trained_of, unproven
@@ -59,16 +60,15 @@ def test_films_and_volumes_in_one_model_are_proven_with_medvlm(tmp_path: Path, r
 
 def test_a_custom_folder_is_a_recipe_too(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """`medvlm evaluate FOLDER` reads recipe and cards where a run has them."""
-    from medvlm.exporting import answerer_of, is_exported
     from medvlm.recipe import load_run
 
     monkeypatch.setattr(parity, "prove", unproven)
     receipt = export(run, tmp_path / "out", trained_of(recipe_of({}, {})), "custom")
     recipe = load_run(receipt.folder).recipe
-    assert is_exported(receipt.folder) and recipe.name == "tiny" and recipe.export.target == "custom"
-    answerer = answerer_of(recipe, receipt.folder, max_new_tokens=8)
-    assert answerer.vlm is not None and answerer.dual is None
-    assert set(answerer.prepare.routes) == {"film", "smear"}
+    assert is_model_folder(receipt.folder) and recipe.name == "tiny" and recipe.export.target == "custom"
+    (opened,) = open_run(recipe, receipt.folder)
+    assert opened.can == {"answer"}
+    assert [opened.prepare.takes(kind) for kind in ("film", "smear", "ct")] == [True, True, False]
 
 
 def test_parts_that_came_from_elsewhere_are_whole_without_it(tmp_path: Path, no_children: None) -> None:
@@ -90,10 +90,10 @@ def test_parts_that_came_from_elsewhere_are_whole_without_it(tmp_path: Path, no_
     with evaluating(model):
         before = model.language(input_ids=ids).logits
     (tmp_path / "out").mkdir()
-    save(model, manifest_of(trained), trained.tokenizer, tmp_path / "out")
+    write(trained, tmp_path / "out")
     for name in ("tower", "language"):
         (tmp_path / name).rename(tmp_path / f"{name}-is-gone")
-    made: Any = load(tmp_path / "out")
+    made = open_folder(tmp_path / "out")
     with evaluating(made.model):
         torch.testing.assert_close(made.model.language(input_ids=ids).logits, before, rtol=0, atol=1e-5)
     assert str(tmp_path).encode() not in (tmp_path / "out" / "model.json").read_bytes()
@@ -101,8 +101,8 @@ def test_parts_that_came_from_elsewhere_are_whole_without_it(tmp_path: Path, no_
 
 def test_a_dual_encoder_comes_back_with_its_bias(tmp_path: Path, no_children: None) -> None:
     trained = trained_of(recipe_of({}, None))
-    save(trained.model, manifest_of(trained), trained.tokenizer, tmp_path)
-    made: Any = load(tmp_path).model
+    write(trained, tmp_path)
+    made = open_folder(tmp_path).model
     assert made.heads["scale"].bias.item() == -10.0 and made.heads["scale"].log_scale.item() == pytest.approx(2.3)
 
 
@@ -110,17 +110,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, no_children: None) ->
     from safetensors.torch import load_file, save_file
 
     trained = trained_of(recipe_of({}, {}))
-    save(trained.model, manifest_of(trained), trained.tokenizer, tmp_path)
+    write(trained, tmp_path)
     weights = load_file(tmp_path / "weights.safetensors")
     save_file({n.replace("linear_1", "linear_9"): t for n, t in weights.items()}, tmp_path / "weights.safetensors")
     with pytest.raises(CheckpointError, match=r"connectors\.film\.linear_1\.bias is missing"):
-        load(tmp_path)
+        open_folder(tmp_path)
     with pytest.raises(CheckpointError, match="is no model folder of medvlm"):
-        load(tmp_path / "nowhere")
+        open_folder(tmp_path / "nowhere")
 
 
 def test_the_stage_says_which_text_tower(no_children: None) -> None:
     trained = trained_of(recipe_of({}, None))
-    assert manifest_of(trained).width == 24
-    with pytest.raises(StopIteration):
-        manifest_of(replace(trained, stage="no-such-stage"))
+    assert trained.composition.describe(trained.model, trained.tokenizer, trained.recipe, trained.config).width == 24

@@ -105,7 +105,8 @@ def test_only_towers_of_transformers_fit(stages: list[str], reason: str | None) 
         kind = "mylab.bag_of_words"
 
     class Stage:
-        text = Text()
+        def texts(self) -> dict[str, Any]:
+            return {"text": Text()}
 
     found = reason_of(recipe_of({}, None).model, [Stage()] * len(stages))
     assert found is None if reason is None else found is not None and found.startswith(reason)

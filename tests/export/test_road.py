@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from medvlm.cli import EXIT_DONE, main
-from medvlm.evaluate.answerer import taken
 from medvlm.export import parity
 from medvlm.train import checkpoint
 from tests.tiny_run import INSTRUCT, recipe, written
@@ -41,7 +40,7 @@ def test_from_audit_to_model_card(
     assert "exports as llava" in medvlm("validate", path)
     medvlm("train", path, "--runs", tmp_path / "runs")
     run = tmp_path / "runs" / "tiny"
-    assert checkpoint.read_state(taken(run / "instruct"))["meta"]["audits"] == {"films": receipt}
+    assert checkpoint.read_state(checkpoint.find_final(run / "instruct"))["meta"]["audits"] == {"films": receipt}
     said = medvlm("export", f"{run}:instruct", "--to", tmp_path / "model")
     assert f"{tmp_path / 'model' / 'stock'}: loads with plain transformers" in said and "loads with plain peft" in said
     for target in ("stock", "adapter"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ import torch
 
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import ledger, simulate
-from medvlm.preflight.known import described
+from medvlm.preflight.draft import make_draft
 from medvlm.preflight.samples import look
 from medvlm.preflight.simulate import Step
-from medvlm.preflight.staging import stage_on_meta, tokenizer_of
+from medvlm.preflight.staging import stage_on_meta
 from medvlm.recipe import LoadedRecipe, load
 from medvlm.train.optim import make_optimizer
 from medvlm.train.terms import sum_of_losses
@@ -45,10 +46,10 @@ def optimizer_of(stage: Any, config: Any) -> torch.optim.Optimizer:
 
 def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[Any, Step]:
     """The stage on the meta device with the sizes that its real tokenizer gave, and its step on that micro-batch."""
-    recipe = described(loaded.recipe)
-    number, config = next((i, s) for i, s in enumerate(recipe.stages) if s.name == real.config.name)
-    looks = look(loaded, runs)
-    stage = stage_on_meta(recipe, number, tokenizer_of(recipe, looks), True, 1)
+    with TemporaryDirectory() as folder:
+        draft = make_draft(loaded.recipe, look(loaded, runs), Path(folder))
+        number, config = next((i, s) for i, s in enumerate(draft.recipe.stages) if s.name == real.config.name)
+        stage = stage_on_meta(draft, number, 1)
     stage.model = shrunk(stage.model, real.model)
     media = {name: pixels.to("meta") for name, pixels in micro.media.items()}
     step = simulate.simulate(

@@ -1,0 +1,60 @@
+"""A model folder of medvlm: model.json says what the parts are, weights.safetensors holds them, and a tokenizer lies
+beside them. Written by the export target `custom`, opened here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from medvlm.compositions._opened import AssembledModel
+from medvlm.core.config import Config, component, permit
+from medvlm.core.errors import CheckpointError
+from medvlm.models.restore import put
+
+WEIGHTS, MANIFEST = "weights.safetensors", "model.json"
+
+
+class Manifest(Config):
+    """model.json; a composition's own says what its parts are. makes: the composition."""
+
+    format: Literal[1] = 1
+    makes: str
+    plugins: tuple[str, ...] = ()
+    shared: dict[str, str] = {}
+    """Tied tensor -> the one that is stored for both."""
+
+
+def is_model_folder(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Any:
+    """Raises CheckpointError for a folder that is none."""
+    try:
+        written = json.loads((folder / MANIFEST).read_text())
+        plugins = tuple(written.get("plugins", ()))
+        permit(plugins)
+        composition = component("compositions", written["makes"])
+        return composition.Manifest.model_validate(written, context={"plugins": plugins})
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise CheckpointError(
+            f"{folder}: is no model folder of medvlm ({MANIFEST}: {type(reason).__name__}); `medvlm export` makes one"
+        ) from None
+
+
+def open_folder(folder: Path) -> AssembledModel:
+    """The model on the CPU, in float32. Raises CheckpointError for a folder that is none or whose weights do not
+    fit."""
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    manifest = read_manifest(folder)
+    weights = load_file(folder / WEIGHTS)
+    weights |= {name: weights[first] for name, first in manifest.shared.items()}
+    composition = component("compositions", manifest.makes)
+    tokenizer = AutoTokenizer.from_pretrained(folder / composition.TOKENIZER, local_files_only=True)
+    opened: AssembledModel = composition.restore(manifest, tokenizer)
+    put(opened.model, weights, None, f"{folder.name}/{WEIGHTS}")
+    opened.model.eval()
+    return opened

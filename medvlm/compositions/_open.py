@@ -1,0 +1,91 @@
+"""Where a run, a stage of it, a model folder or a hub id becomes a model that can be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlm.compositions._composed import refuse_to_train
+from medvlm.compositions._folder import is_model_folder, open_folder
+from medvlm.compositions._opened import AssembledModel, Opened
+from medvlm.compositions._stock import StockAnswering, StockTower
+from medvlm.core.composition import composition_of_stage, name_of
+from medvlm.core.config import component, kinds
+from medvlm.core.errors import CheckpointError
+from medvlm.core.run import RunFolder
+from medvlm.core.stage_config import Lora
+from medvlm.models.restore import put
+from medvlm.recipe import load_run
+from medvlm.train import checkpoint
+
+
+def open_model(
+    where: str | Path, stage: str = "", needs: str = "answer", device: str = "cpu", max_new_tokens: int = 256
+) -> list[Opened]:
+    """The models of a run after `stage` (by default the last finished one), one for each composition, the latest first;
+    or that of a model folder or hub id.
+
+    needs: what a model of others is opened for, `answer` or `embed`. device: `auto` is the GPU, where there is one.
+    max_new_tokens: where an answer is cut off. Raises UserError for what cannot be opened."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = Path(where)
+    if RunFolder(folder).recipe.is_file():
+        return [*open_run(load_run(folder).recipe, folder, stage, device, max_new_tokens)]
+    if needs == "embed":
+        return [StockTower(str(where), device)]
+    return [_open_published(str(where), device, max_new_tokens)]
+
+
+def open_run(
+    recipe: Any, folder: Path, stage: str = "", device: str = "cpu", max_new_tokens: int = 256
+) -> list[AssembledModel]:
+    """As open_model, of a run or a model folder whose recipe is loaded. recipe: typed (seed, stages, model).
+
+    Raises CheckpointError when no stage is finished or a checkpoint is damaged."""
+    if is_model_folder(folder):
+        opened = [open_folder(folder)]
+        opened[0].model.to(device)
+    else:
+        last: dict[str, Any] = {}  # composition -> the last stage that trained it
+        for config in finished_stages(recipe, RunFolder(folder), stage):
+            name = name_of(composition_of_stage(recipe.model, config))
+            last.pop(name, None)
+            last[name] = config
+        opened = [open_stage(recipe, RunFolder(folder), config, device) for config in reversed(last.values())]
+    for model in opened:
+        model.max_new_tokens = max_new_tokens
+    return opened
+
+
+def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> AssembledModel:
+    """The model that a finished stage trained, as it left it. stage: its config."""
+    composition = composition_of_stage(recipe.model, stage)
+    assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
+    model = composition.build(assembly, stage, weights=False)
+    folder = checkpoint.find_final(run.stage(stage.name))
+    adapters = checkpoint.read_state(folder)["meta"]["adapters"]
+    weights = checkpoint.read_weights(folder)
+    put(model, weights, Lora(**adapters) if adapters else None, f"{stage.name}/{folder.name}")
+    opened: AssembledModel = composition.open(assembly, stage, model.to(device))
+    return opened
+
+
+def finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:
+    """Configs of the finished stages, in order, up to `stage`. Raises CheckpointError when it, or none, is finished."""
+    finished = {s.name: s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()}
+    if not finished:
+        raise CheckpointError(f"{run.root.name}: no finished stage; train it first")
+    if stage and stage not in finished:
+        raise CheckpointError(f"{run.root.name}: stage {stage!r} is not finished (finished: {', '.join(finished)})")
+    return list(finished.values())[: list(finished).index(stage) + 1] if stage else list(finished.values())
+
+
+def _open_published(where: str, device: str, max_new_tokens: int) -> Opened:
+    """By the composition that knows it, else as transformers opens any vision-language model."""
+    found = (component("compositions", kind).open_published(where, device) for kind in kinds("compositions"))
+    opened: Opened = next((model for model in found if model is not None), None) or StockAnswering(where, device)
+    opened.max_new_tokens = max_new_tokens
+    return opened

@@ -1,0 +1,111 @@
+"""A model that can be asked: what evaluation, chat and embed call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medvlm.core.ask import Ask, Files
+from medvlm.core.errors import RecipeError
+from medvlm.core.sample import Sample, Truth
+from medvlm.data.dialogue import join_turns
+from medvlm.data.prepare import Prepare, Seen
+from medvlm.io.images import encode_png
+from medvlm.models.generate import end_ids, generate
+from medvlm.models.parts import evaluating
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH = 64
+
+
+class Opened:
+    """can: what it can be asked, see core/composition.py; what it cannot raises RecipeError. max_new_tokens: where an
+    answer is cut off."""
+
+    can: frozenset[str] = frozenset()
+    max_new_tokens = 256
+
+    def kind_of(self, axes: int, asked: str = "") -> str:
+        """What kind of medium a file is taken for that says none, see data/prepare.Prepare."""
+        raise NotImplementedError
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        """Greedy answers, in the order of the asks. Equal asks get equal answers."""
+        raise RecipeError("this model does not answer questions")
+
+    def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
+        """Unit vectors [N, P] of each sample's first medium."""
+        raise RecipeError("this model does not embed images and texts in one space")
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [N, P] of the same space."""
+        raise RecipeError("this model does not embed images and texts in one space")
+
+    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        """A vector for each medium of a sample: of the shared space where there is one, else what its encoder pools."""
+        raise RecipeError("this model gives no vector for an image by itself")
+
+
+class AssembledModel(Opened):
+    """A model of a composition, with its data path."""
+
+    def __init__(self, can: frozenset[str], model: Any, prepare: Prepare, tokenizer: Any):
+        self.can, self.model, self.prepare, self.tokenizer = can, model, prepare, tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    def kind_of(self, axes: int, asked: str = "") -> str:
+        return self.prepare.kind_of(axes, asked)
+
+    def box_extent(self, ask: Ask) -> tuple[float, float]:
+        """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
+        canvas = self.prepare.see(ask.sample, ask.files).canvas
+        return self.prepare.boxes.extent(canvas) if canvas else (1.0, 1.0)
+
+    def seen(self, ask: Ask) -> Truth:
+        """The truth with its boxes in answer coordinates."""
+        return self.prepare.truth(ask.question, self.prepare.see(ask.sample, ask.files).canvas)
+
+    def thumbnail(self, ask: Ask) -> bytes:
+        """What the model saw of medium 0, as PNG: a film whole, of a volume the middle slice."""
+        return encode_png(self.prepare.picture(ask.sample, ask.files))
+
+
+class AnsweringModel(AssembledModel):
+    """One that answers in text."""
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        """Sorting by length would pad less, but answers must not depend on their neighbours' order: batches are as
+        asked."""
+        texts: list[str] = []
+        for at in range(0, len(asks), BATCH):
+            texts += self._answer(asks[at : at + BATCH])
+        return texts
+
+    def _answer(self, asks: Sequence[Ask]) -> list[str]:
+        documents = []
+        perceived_once: dict[str, Seen] = {}  # questions about one sample share its pixels, so they are encoded once
+        for ask in asks:
+            sample, files = ask.media_of or (ask.sample, ask.files)
+            if sample.key not in perceived_once:
+                perceived_once[sample.key] = self.prepare.see(sample, files)
+            seen = perceived_once[sample.key]
+            shows = ["media"] if ask.shows == "media" else []
+            turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
+            documents.append(join_turns(ask.sample.key, [turn], seen.media if shows else []))
+        batch = self.prepare.collate(documents, self.tokenizer.pad_token_id, pack=False).to(self.device)
+        ends = end_ids(self.model, self.tokenizer)
+        with evaluating(self.model):
+            ids = generate(self.model, batch, max_new_tokens=self.max_new_tokens, end_ids=ends)
+        return [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
+
+
+def find(opened: Iterable[Any], need: str) -> Any | None:
+    """The first model that can do it, or None."""
+    return next((model for model in opened if need in model.can), None)

@@ -1,0 +1,124 @@
+"""Models of transformers by folder or hub id, asked through their own processors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+
+from medvlm.compositions._opened import Opened
+from medvlm.core.ask import Ask, Files
+from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.sample import Medium, Sample
+from medvlm.data.views import Views, pictures
+from medvlm.io.images import decode
+
+OWN = Views(percentiles=(0.5, 99.5))
+"""How media of more than 8 bits are shown that nothing is known of."""
+
+
+class StockAnswering(Opened):
+    """Any vision-language model of transformers, adapters on their base included."""
+
+    can = frozenset({"answer"})
+
+    def __init__(self, where: str, device: str):
+        """Raises RecipeError for what transformers cannot open as a vision-language model."""
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        base, adapters = _base_of(where)
+        try:
+            self.processor = AutoProcessor.from_pretrained(base)
+            model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        except (OSError, ValueError) as reason:
+            raise RecipeError(
+                f"{where}: neither a run nor a vision-language model that transformers opens"
+                f" ({str(reason).splitlines()[0]})"
+            ) from None
+        if adapters:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, where)
+        self.model = model.to(device).eval()
+
+    def kind_of(self, axes: int, asked: str = "") -> str:
+        return asked or "own"
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        return [self._answer(ask) for ask in asks]
+
+    def _answer(self, ask: Ask) -> str:
+        sample, files = ask.media_of or (ask.sample, ask.files)
+        shown = [p for m in sample.media for p in show(m, files[m.member])] if ask.shows == "media" else []
+        content = [*({"type": "image", "image": image} for image in shown), {"type": "text", "text": ask.question.text}]
+        inputs = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self.model.device, self.model.dtype)
+        with torch.no_grad():
+            out = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
+        return str(self.processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+
+
+class StockTower(Opened):
+    """A dual encoder or a vision tower of transformers, which gives vectors of pictures."""
+
+    def __init__(self, where: str, device: str):
+        """Raises RecipeError for what transformers cannot open so."""
+        from transformers import AutoImageProcessor, AutoModel
+
+        try:
+            self.processor, tower = AutoImageProcessor.from_pretrained(where), AutoModel.from_pretrained(where)
+        except (OSError, ValueError) as reason:
+            raise RecipeError(
+                f"{where}: neither a run nor a dual encoder or tower that transformers opens"
+                f" ({str(reason).splitlines()[0]})"
+            ) from None
+        self.where, self.device, self.tower = where, device, tower.to(device).eval()
+
+    def kind_of(self, axes: int, asked: str = "") -> str:
+        return asked or "own"
+
+    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        """Unit vectors of a dual encoder, or what a tower pools; the mean of its tokens where it pools nothing."""
+        for medium in sample.media:
+            shown = show(medium, files[medium.member])
+            if len(shown) > 1:
+                raise DataError(f"{sample.key}: a volume, and {self.where} takes pictures")
+            with torch.no_grad():
+                yield self._vector(self.processor(images=shown, return_tensors="pt").to(self.device))
+
+    def _vector(self, inputs: Any) -> torch.Tensor:
+        if hasattr(self.tower, "get_image_features"):
+            out = self.tower.get_image_features(**inputs)
+            return normalize(out.pooler_output if hasattr(out, "pooler_output") else out, dim=-1)[0]
+        out = self.tower(**inputs)
+        pooled: torch.Tensor | None = out.get("pooler_output")
+        tokens: torch.Tensor = out.last_hidden_state
+        return tokens.mean(1)[0] if pooled is None else pooled.flatten(1)[0]
+
+
+def show(medium: Medium, stored: Any) -> list[Any]:
+    """8-bit pictures for models that take nothing else: a film, or slices of a volume; windowed by its own percentiles
+    where it has more bits."""
+    from PIL import Image
+
+    array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
+    views = Views() if array.dtype == "uint8" else OWN
+    return [Image.fromarray(picture) for picture in pictures(array, medium, views)]
+
+
+def _base_of(where: str) -> tuple[str, bool]:
+    """What adapters in a folder name as their base, and whether there are any."""
+    folder, adapters = Path(where), Path(where) / "adapter_config.json"
+    if not adapters.is_file():
+        return where, False
+    beside = folder / "base"
+    return str(beside) if beside.is_dir() else str(json.loads(adapters.read_text())["base_model_name_or_path"]), True

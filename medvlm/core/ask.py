@@ -1,0 +1,23 @@
+"""One question about one sample, as a model is asked it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from medvlm.core.sample import Question, Sample
+
+Files = Mapping[str, bytes]
+"""A sample's members, e.g. `0.png` -> its bytes."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """shows: `none` asks without the media. media_of: another sample, whose media are shown in place of this one's."""
+
+    sample: Sample
+    files: Files
+    question: Question
+    shows: Literal["media", "none"] = "media"
+    media_of: tuple[Sample, Files] | None = None

@@ -1,0 +1,136 @@
+"""Samples for models that are composed of encoders: each medium goes to the encoder that serves its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medvlm.core.contracts import Preprocess
+from medvlm.core.errors import DataError
+from medvlm.core.geometry import Canvas
+from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
+from medvlm.data.dialogue import Dialogue, Document, Turn, join_turns
+from medvlm.data.estimate import BlankTransform, EstimatedDialogue
+from medvlm.data.prepare import Prepare, Seen, ask, place_truth
+from medvlm.data.rows import collate
+from medvlm.data.transforms import MediaTransform, perceived
+from medvlm.tasks._writing import Writing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Transform = Callable[[Any, str, Medium], tuple[torch.Tensor, Canvas | None]]
+
+
+@dataclass(frozen=True)
+class ComposedPrepare:
+    """preprocess: encoder -> its preprocessing. transforms: the same as functions. routes: kind of medium -> encoder.
+    dialogue: None for a model that answers no questions. image_tokens: encoder -> tokens per medium in the language
+    model. boxes: how they are written."""
+
+    preprocess: Mapping[str, Preprocess]
+    transforms: Mapping[str, Transform]
+    routes: Mapping[str, str]
+    dialogue: Dialogue | EstimatedDialogue | None
+    image_tokens: Mapping[str, int]
+    boxes: Writing
+    is_slow: bool = False
+
+    def takes(self, kind: str) -> bool:
+        return kind in self.routes
+
+    def kind_of(self, axes: int, asked: str = "") -> str:
+        """The first kind whose encoder takes so many axes."""
+        fitting = [kind for kind, name in self.routes.items() if len(self.preprocess[name].size) == axes]
+        served = f"served are {', '.join(self.routes)}"
+        if asked and asked not in self.routes:
+            raise DataError(f"--kind {asked}: no encoder serves it ({served})")
+        if not asked and not fitting:
+            raise DataError(f"no encoder of this model takes {'volumes' if axes == 3 else 'films'} ({served})")
+        return asked or fitting[0]
+
+    def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
+        """Where an encoder takes several films as one input, those of a sample are stacked in the place of the first.
+
+        scale: encoders have one size, so here it is 1. Raises DataError for more films than an input has."""
+        assert scale == 1.0, scale
+        media: list[tuple[str, Any]] = []
+        canvas, stacks = None, dict[str, list[Any]]()
+        for number, medium in enumerate(sample.media):
+            if medium.kind not in self.routes:
+                raise DataError(
+                    f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are"
+                    f" {', '.join(self.routes)})"
+                )
+            name = self.routes[medium.kind]
+            pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
+            canvas = drawn_on if number == 0 else canvas
+            if self.preprocess[name].stack > 1:
+                if name not in stacks:
+                    media.append((name, None))
+                stacks.setdefault(name, []).append(pixels)
+            else:
+                media.append((name, pixels))
+        return Seen(
+            [(name, self._stacked(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
+            canvas,
+        )
+
+    def _stacked(self, name: str, films: list[Any], sample: Sample) -> Any:
+        """[C, stack, H, W]; where there are fewer films, the last one also stands in front (Libra's missing prior)."""
+        size = self.preprocess[name].stack
+        if len(films) > size:
+            raise DataError(
+                f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one"
+                " input; raise its `stack`, or leave some out in the card"
+            )
+        return torch.stack([films[-1]] * (size - len(films)) + films, 1)
+
+    def truth(self, question: Question, canvas: Canvas | None) -> Truth:
+        return place_truth(question, canvas, self.boxes)
+
+    def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
+        if self.dialogue is None:
+            raise DataError("this model has no language model, so nothing can be asked")
+        images = [self.image_tokens[name] for name, _ in seen.media]
+        answer = self.truth(question, seen.canvas).answer if answered else None
+        return ask(self.dialogue, sample, question, images, shows, answer)
+
+    def document(
+        self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
+    ) -> Document:
+        turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
+        return join_turns(sample.key, turns, seen.media if "media" in shows else [])
+
+    def num_image_tokens(self, seen: Seen) -> int:
+        return sum(self.image_tokens[name] for name, _ in seen.media)
+
+    def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
+        return collate(documents, self.image_tokens, pad_id, pack)
+
+    def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
+        name, pixels = self.see(sample, files).media[0]
+        return perceived(pixels, self.preprocess[name])
+
+    def estimate(self, knows_words: bool) -> Prepare:
+        dialogue = self.dialogue
+        if not knows_words and isinstance(dialogue, Dialogue):
+            dialogue = EstimatedDialogue(dialogue.tokenizer.convert_tokens_to_ids(dialogue.image_token))
+        blank = {name: BlankTransform(preprocess) for name, preprocess in self.preprocess.items()}
+        return replace(self, transforms=blank, dialogue=dialogue)
+
+
+def make_prepare(
+    encoders: Mapping[str, Any],
+    preprocess: Mapping[str, Preprocess],
+    image_tokens: Mapping[str, int],
+    dialogue: Dialogue | None,
+    boxes: Writing,
+) -> ComposedPrepare:
+    """encoders: name -> its config. An encoder serves the kinds it lists, or the kind it is named after."""
+    routes = {kind: name for name, config in encoders.items() for kind in config.serves or (name,)}
+    transforms = {name: MediaTransform(each) for name, each in preprocess.items()}
+    return ComposedPrepare(preprocess, transforms, routes, dialogue, image_tokens, boxes)

@@ -1,0 +1,98 @@
+"""Stand-ins for what a plan does not read: files, pixels, and the words of tokenizers that are not here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from medvlm.core.contracts import Preprocess
+from medvlm.core.sample import Medium, Sample
+from medvlm.data.dialogue import Turn
+from medvlm.data.processor import Processor
+
+CHARS_PER_TOKEN = 3.5
+TEMPLATE_TOKENS = 5
+"""Of a chat template before and after a message."""
+ASSUMED_PX = 1024
+"""Of pictures whose size nothing says, along each side."""
+ASSUMED_VOLUME = (32, 512, 512)
+
+
+class NoFiles(dict[str, bytes]):
+    """The files of a sample that nobody reads."""
+
+    def __missing__(self, key: str) -> bytes:
+        return b""
+
+
+@dataclass(frozen=True)
+class BlankTransform:
+    """A preprocessing that gives pixels without values, whatever is stored."""
+
+    preprocess: Preprocess
+
+    def __call__(self, stored: Any, member: str, medium: Medium) -> tuple[torch.Tensor, None]:
+        shape = self.preprocess.shape if self.preprocess.tiles else (self.preprocess.channels, *self.preprocess.size)
+        return torch.empty(shape, device="meta"), None
+
+
+@dataclass(frozen=True)
+class EstimatedDialogue:
+    """Turns of about the right length. image_id: of the token that stands for an image."""
+
+    image_id: int
+
+    def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
+        around = [3] * TEMPLATE_TOKENS
+        prompt = [*around, *[self.image_id] * sum(image_tokens), *[4] * round(len(text) / CHARS_PER_TOKEN), *around]
+        return Turn(prompt, [] if answer is None else [5] * (1 + round(len(answer) / CHARS_PER_TOKEN)))
+
+
+@dataclass(frozen=True)
+class EstimatedNativeDialogue:
+    """Turns of about the right length, with the placeholders that the processor of a ready model writes."""
+
+    processor: Processor
+
+    def turn(self, text: str, image_tokens: Sequence[str], answer: str | None) -> Turn:
+        tokenizer = self.processor.tokenizer
+        images = tokenizer("".join(image_tokens), add_special_tokens=False).input_ids if image_tokens else []
+        word = len(tokenizer) - 1  # the special tokens come first
+        length = round(len(text) / CHARS_PER_TOKEN + TEMPLATE_TOKENS)
+        prompt = [*[word] * TEMPLATE_TOKENS, *images, *[word] * length]
+        return Turn(prompt, [] if answer is None else [word] * (1 + round(len(answer) / CHARS_PER_TOKEN)))
+
+
+@dataclass(frozen=True)
+class EstimatedTokenizer:
+    """Texts of about the right length for a text tower."""
+
+    tokenizer: Any
+
+    def __call__(self, text: str) -> Any:
+        return SimpleNamespace(input_ids=[4] * (2 + round(len(text) / CHARS_PER_TOKEN)))
+
+    @property
+    def pad_token_id(self) -> int:
+        pad: int = self.tokenizer.pad_token_id
+        return pad
+
+
+def draw_ramps(sample: Sample) -> tuple[Sample, Mapping[str, Any]]:
+    """The sample with grey ramps for pictures, of the sizes that its media have or are taken to have."""
+    media = tuple(m if m.size else replace(m, size=_assume_size(m)) for m in sample.media)
+    return replace(sample, media=media), {m.member: np.resize(np.arange(256, dtype=np.uint8), m.size) for m in media}
+
+
+def is_deep(kind: str) -> bool:
+    """Whether media of this kind are volumes or videos, by their name."""
+    return any(word in kind for word in ("volume", "video", "scan"))
+
+
+def _assume_size(medium: Medium) -> tuple[int, ...]:
+    return ASSUMED_VOLUME if is_deep(medium.kind) else (ASSUMED_PX, ASSUMED_PX)

@@ -1,0 +1,166 @@
+"""A ready model's processor and the words of its chat template."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medvlm.core.errors import DataError, RecipeError, did_you_mean
+from medvlm.core.families import Family, family_of
+from medvlm.data.dialogue import Turn
+
+TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
+"""What a processor gives beside the pixels."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the processor makes of a sample's pictures. tensors: by the name the model takes them by, pictures along the
+    first axis or flattened into it. expansions, counts: the text that stands for each picture, and how many image
+    tokens are in it."""
+
+    tensors: Mapping[str, torch.Tensor]
+    expansions: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+class Processor:
+    """A family's processor of transformers (`stock`) with the model's config.
+
+    settings: of its image processor, e.g. {size: {shortest_edge: 65536, longest_edge: 1048576}}.
+    Raises RecipeError for a processor that is not there, has no chat template, or no such setting.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any] | None = None):
+        from transformers import AutoConfig, AutoProcessor
+
+        try:
+            self.config: Any = AutoConfig.from_pretrained(folder)
+            self.family: Family = family_of(self.config.model_type)
+            self.stock: Any = AutoProcessor.from_pretrained(folder)
+        except (OSError, ImportError) as reason:
+            first = str(reason).strip().splitlines()[0]
+            raise RecipeError(
+                f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if it is gated, or give"
+                " the path of a folder"
+            ) from None
+        if self.family.template and not self.stock.chat_template:
+            self.stock.chat_template = self.family.template
+        if not self.stock.chat_template:
+            raise RecipeError(
+                f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or"
+                " add chat_template.jinja to its folder"
+            )
+        fixed = {
+            **getattr(type(self.stock), "images_kwargs", {}),
+            **getattr(self.stock.valid_processor_kwargs, "_defaults", {}).get("images_kwargs", {}),
+        }
+        for name, value in (settings or {}).items():
+            known = [n for n in self.stock.image_processor.to_dict() if not n.endswith("_type")]
+            if name not in known:
+                raise RecipeError(
+                    f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such"
+                    f" setting{did_you_mean(name, known)} (it has {', '.join(sorted(known))})"
+                )
+            if name in fixed and fixed[name] != value:
+                raise RecipeError(
+                    f"model.processor.{name}: {type(self.stock).__name__} sets it to {fixed[name]} in every call,"
+                    " whatever its files say; choose another setting (it has"
+                    f" {', '.join(sorted(set(known) - set(fixed)))})"
+                )
+            setattr(self.stock.image_processor, name, value)
+        self.folder = folder
+        self.tokenizer = self.stock.tokenizer
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.soft = str(self.tokenizer.convert_ids_to_tokens(self.config.image_token_id))
+
+    @classmethod
+    def of_run(cls, pretrained: str, settings: Mapping[str, Any], folder: Path) -> Processor:
+        """As `folder` holds it, saved there first when it is not."""
+        if not (folder / "config.json").is_file():
+            made = cls(pretrained, settings)
+            made.save(folder)
+        return cls(folder)
+
+    def save(self, folder: Path) -> None:
+        """Processor and config, without weights: what evaluation and export build the model from."""
+        self.stock.save_pretrained(folder)
+        self.config.save_pretrained(folder)
+
+    def look(self, images: Sequence[np.ndarray]) -> Pictures:
+        """images: uint8 [H, W, 3]."""
+        from PIL import Image
+
+        made = self.stock(
+            images=[[Image.fromarray(image) for image in images]], text=[self.stock.image_token * len(images)],
+            return_tensors="pt", return_text_replacement_offsets=True,
+        )  # fmt: skip
+        expansions = tuple(sys.intern(offset["replacement"]) for offset in made["text_replacement_offsets"][0])
+        tensors = {name: value for name, value in made.items() if name not in TEXTS}
+        return Pictures(tensors, expansions, tuple(text.count(self.soft) for text in expansions))
+
+    def blank(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of one small black picture."""
+        return self.look([np.zeros((32, 32, 3), np.uint8)]).tensors
+
+    def ids(self, messages: Sequence[Mapping[str, Any]], expansions: Sequence[str], ask: bool) -> list[int]:
+        """Token ids of a conversation as the processor's apply_chat_template gives them. messages: with {"type":
+        "image"} where a picture stands.
+
+        ask: whether the template's opening of an answer follows. Raises DataError where the template keeps another
+        number of pictures."""
+        text: str = self.stock.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
+        before, *after = text.split(self.stock.image_token)
+        if len(after) != len(expansions):
+            raise DataError(f"the chat template kept {len(after)} of {len(expansions)} image placeholders")
+        bos = self.tokenizer.bos_token
+        if self.family.lay_out:
+            before, after = self.family.lay_out(before, after, bos)
+        plain = bool(bos) and text.startswith(bos)  # a template that writes the first token itself: none is added
+        whole = before + "".join(expansion + part for expansion, part in zip(expansions, after, strict=True))
+        found: list[int] = self.tokenizer(whole, add_special_tokens=not plain).input_ids
+        return found
+
+
+class NativeDialogue:
+    """Turns in the words of the processor's chat template; an image stands as the text that the processor expands it
+    to."""
+
+    def __init__(self, processor: Processor):
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.image_token = processor.stock.image_token
+        self._turn = lru_cache(maxsize=512)(self._make_turn)
+
+    def turn(self, text: str, image_tokens: Sequence[Any], answer: str | None) -> Turn:
+        """image_tokens: the expansion of each picture, in order; the pictures come before the text.
+
+        Raises DataError when a text holds a placeholder, or the template rewrites the prompt once an answer follows.
+        """
+        for token in {self.image_token, self.processor.soft}:
+            if token in text or (answer and token in answer):
+                raise DataError(f"a text holds {token}, which stands for an image; remove it from the archive's text")
+        return self._turn(text, tuple(image_tokens), answer)
+
+    def _make_turn(self, text: str, expansions: tuple[str, ...], answer: str | None) -> Turn:
+        asked = {"role": "user", "content": [*({"type": "image"} for _ in expansions), {"type": "text", "text": text}]}
+        prompt = self.processor.ids([asked], expansions, ask=True)
+        if answer is None:
+            return Turn(prompt, [])
+        if self.processor.family.reads_prompt_both_ways:
+            return Turn(prompt, self.tokenizer(answer + self.tokenizer.eos_token, add_special_tokens=False).input_ids)
+        whole = self.processor.ids(
+            [asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}], expansions, ask=False
+        )
+        if whole[: len(prompt)] != prompt:
+            raise DataError(
+                "the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced"
+            )
+        return Turn(prompt, whole[len(prompt) :])
