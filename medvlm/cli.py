@@ -321,13 +321,17 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 
 def _init(args: argparse.Namespace) -> None:
     from medvlm.core.errors import RecipeError
-    from medvlm.init import Columns, init
+    from medvlm.first_recipe import TableColumns
+    from medvlm.init import init
 
     if bool(args.captions) == bool(args.question or args.answer) or bool(args.question) != bool(args.answer):
         raise RecipeError("init: give --question and --answer, or --captions, each with the name of a column")
     print(
         *init(
-            args.model, args.csv, Columns(args.image, args.question, args.answer, args.captions, args.patient), args.to
+            args.model,
+            args.csv,
+            TableColumns(args.image, args.question, args.answer, args.captions, args.patient),
+            args.to,
         ),
         sep="\n",
     )

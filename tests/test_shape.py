@@ -13,7 +13,6 @@ TABLES = {"medvlm/cli.py: _parser"}
 
 FILES_TO_SPLIT = {
     "medvlm/cli.py",
-    "medvlm/init.py",
     "medvlm/rules.py",
 }
 FUNCTIONS_TO_SPLIT = {
