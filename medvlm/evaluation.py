@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,31 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
             )
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
     models = open_run(recipe, run_folder, stage, device, recipe.evaluate.max_new_tokens)
-    rewards: dict[str, Any] = next((s.rewards for s in reversed(recipe.stages) if s.kind == "grpo"), {})
-    rows = []
+    settings, rows = recipe.evaluate, []
     for name, split in asked:
-        source, settings = sources[name], recipe.evaluate
+        source = sources[name]
         rows += evaluate_split(
             models,
             source.shards,
             dataset=source.card.name,
             split=split,
             places=source.places(split),
-            training=source.places("train") if "majority" in settings.baselines else (),
+            training=partial(source.places, "train"),
             out=run,
+            protocols=settings.protocols,
             baselines=settings.baselines,
-            rewards=rewards or None,
+            rewards=find_rewards(recipe.stages),
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,
             progress=Progress(),
         )
     return rows
+
+
+def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:
+    """Of the last stage that has some: they are measured too."""
+    return next((stage.rewards for stage in reversed(stages) if "rewards" in type(stage).model_fields), {})
 
 
 class Progress:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medvlm.compositions._open import finished_stages, open_stage
+from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.core.stage_config import StageConfig
+from medvlm.evaluate.saved import rescore
 from medvlm.export.hub import PREFIX, Upload, prepare
 from medvlm.export.run import ExportReceipt
 from medvlm.export.run import export as export_model
@@ -64,6 +68,13 @@ def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
         plain=loaded.resolve(),
         recipe_hash=loaded.recipe_hash,
         cards=loaded.cards,
-        is_last=last is finished_stages(recipe, run)[-1],
+        results=_results(run, last) if last is finished_stages(recipe, run)[-1] else (),
         prepare=opened.prepare,
     )
+
+
+def _results(run: RunFolder, stage: StageConfig) -> Sequence[Any]:
+    """Rows of the last evaluation, of the protocols that asked the model of this stage."""
+    if not run.results.is_file():
+        return ()
+    return rescore(run.answers.parent, [component("stages", stage.kind).NEEDS])

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, did_you_mean, kinds
+from medvlm.core.problems import Problem, nested
+from medvlm.core.protocols import list_baselines, read_protocols, refuse_baseline
 from medvlm.data.augment import Augment
 from medvlm.data.order import Order
 from medvlm.data.source import HELD_OUT, HoldOut
@@ -101,7 +103,11 @@ class CacheConfig(Config):
 class Evaluate(Config):
     on: tuple[str, ...] = ()
     """SOURCE:SPLIT; SOURCE alone is its test split."""
-    baselines: tuple[Literal["blind", "shuffled", "majority"], ...] = ("blind", "shuffled", "majority")
+    protocols: tuple[Annotated[Any, Slot("evaluate.protocols", or_name=True)], ...] = ()
+    """What is asked: files of evaluate/protocols, by name or with settings. By default all that the model can serve."""
+    baselines: tuple[str, ...] | None = None
+    """What the model is compared with; by default all that the protocols have. Those of `answers` are the same model
+    without images (`blind`) or with another sample's (`shuffled`), and the best constant answers (`majority`)."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)
@@ -118,6 +124,19 @@ class Evaluate(Config):
                     f"{one!r} names no split: expected SOURCE:test, SOURCE:val, SOURCE:train or SOURCE:{HELD_OUT}"
                 )
         return on
+
+    @model_validator(mode="after")
+    def _baselines_exist(self) -> Evaluate:
+        protocols = read_protocols(self.protocols)
+        wrong = [(i, refuse_baseline(name, protocols)) for i, name in enumerate(self.baselines or ())]
+        if problems := [Problem(("baselines", i), reason) for i, reason in wrong if reason]:
+            raise nested(problems)
+        return self
+
+    @property
+    def all_baselines(self) -> tuple[str, ...]:
+        """Those that are measured."""
+        return tuple(list_baselines(read_protocols(self.protocols))) if self.baselines is None else self.baselines
 
     def pairs(self) -> list[tuple[str, str]]:
         """(source, split) of each entry of `on`."""

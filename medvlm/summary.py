@@ -63,7 +63,7 @@ def _mix(mix: Mapping[str, float]) -> str:
 
 def _outputs(recipe: Recipe) -> Iterator[str]:
     for source, split in recipe.evaluate.pairs():
-        yield f"  evaluates on {source}:{split} against {', '.join(recipe.evaluate.baselines) or 'no baseline'}"
+        yield f"  evaluates on {source}:{split} against {', '.join(recipe.evaluate.all_baselines) or 'no baseline'}"
     for target in recipe.export.targets:
         kind, part, _ = resolve(target, recipe.model, recipe.stages)
         yield (

@@ -15,8 +15,11 @@ import pytest
 import torch
 
 from medvlm.cli import EXIT_DONE, main
+from medvlm.core.run import RunFolder
 from medvlm.core.sample import truth_from_json
 from medvlm.evaluate.saved import rescore
+from medvlm.exporting import trained
+from medvlm.recipe import load_run
 from tests.fixtures.make_first_format import FOLDER, STOPPED, pull_film, read_embedding
 
 TOLERANCE = 1e-5
@@ -92,7 +95,7 @@ def test_a_run_is_evaluated_on_its_shards_with_the_same_answers_and_rows(work: P
 
 
 def test_saved_records_are_scored_to_the_same_rows(work: Path, expected: dict[str, Any]) -> None:
-    rows = rescore(work / "runs/first/evaluate/answers.jsonl")
+    rows = rescore(work / "runs/first/evaluate")
     assert rows == expected["rows"] and {row["task"] for row in rows} == {
         "vqa",
         "count",
@@ -100,6 +103,13 @@ def test_saved_records_are_scored_to_the_same_rows(work: Path, expected: dict[st
         "retrieval",
         "reward",
     }
+
+
+def test_an_export_takes_the_rows_of_its_own_model(work: Path, expected: dict[str, Any]) -> None:
+    """The run was evaluated after `instruct`; retrieval was asked of the model of `pair`."""
+    loaded, run = load_run(work / "runs/first"), RunFolder(work / "runs/first")
+    assert trained(loaded, run).results == [row for row in expected["rows"] if row["task"] != "retrieval"]
+    assert list(trained(loaded, run, "pair").results) == []
 
 
 def test_an_export_answers_and_is_evaluated_as_before(

@@ -1,30 +1,31 @@
-"""Evaluates whatever answers on one split, with its baselines, and writes what the report reads."""
+"""Evaluates a model on one split by its protocols, with their baselines, and writes what the report reads."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import medvlm
 from medvlm.compositions._opened import find
-from medvlm.core.errors import DataError, RecipeError, did_you_mean
+from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.protocols import (
+    Place,
+    Progress,
+    ProtocolConfig,
+    Record,
+    Row,
+    Shards,
+    Split,
+    find_protocol,
+    list_baselines,
+    read_protocols,
+    refuse_baseline,
+)
 from medvlm.core.run import RunFolder
-from medvlm.core.sample import truth_from_json
-from medvlm.core.tasks import find_task
-from medvlm.evaluate.asking import Place, Record, ask_all
-from medvlm.evaluate.majority import fit_majority
 from medvlm.evaluate.measures import VERSION
-from medvlm.evaluate.pairing import pair_all
-from medvlm.evaluate.protocol import Answerer, Progress, Row, Shards
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
-
-BASELINES = ("blind", "shuffled", "majority")
-"""The same model without the images; with another sample's images; the best constant per template, fitted on training
-data."""
-GALLERY = 24
-"""Samples of which the report shows what the model saw."""
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -32,15 +33,16 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def evaluate(
-    models: Sequence[Answerer],
+    models: Sequence[Any],
     shards: Shards,
     *,
     dataset: str,
     split: str,
     places: Sequence[Place],
-    training: Sequence[Place],
+    training: Callable[[], Sequence[Place]],
     out: RunFolder,
-    baselines: Sequence[str] = BASELINES,
+    protocols: Sequence[Any] = (),
+    baselines: Sequence[str] | None = None,
     rewards: Mapping[str, Any] | None = None,
     limit: int = 0,
     resamples: int = 1000,
@@ -49,57 +51,40 @@ def evaluate(
 ) -> list[Row]:
     """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
 
-    models: the first that answers and the first that embeds are asked. dataset, split: what the rows are called.
-    places: its samples. training: those that constant answers are fitted on.
-    limit: at most so many samples, drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of
-    the composed reward. progress: called as (what, done, total).
+    models: a protocol asks the first that can do what it needs, and is left out where none can. dataset, split:
+    what the rows are called. places: its samples. training: gives those that baselines are fitted on. protocols: names
+    or settings; by default all of medvlm. baselines: by default all of the protocols. limit: at most so many samples,
+    drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of the composed reward. progress:
+    called as (what, done, total).
     Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
     """
-    for name in baselines:
-        if name not in BASELINES:
-            raise RecipeError(
-                f"evaluate.baselines: unknown baseline {name!r}{did_you_mean(name, BASELINES)} (accepts"
-                f" {', '.join(BASELINES)})"
-            )
+    known = read_protocols(protocols)
+    names = list_baselines(known) if baselines is None else list(baselines)
+    for reason in filter(None, (refuse_baseline(name, known) for name in names)):
+        raise RecipeError(f"evaluate.baselines: {reason}")
     composer = Composer(rewards) if rewards else None
-    places = _drawn(places, limit, seed)
-    answers: list[Record] = []
-    answerer = find(models, "answer")
-    if answerer is not None:
-        majority = fit_majority(answerer, shards, training, progress) if "majority" in baselines else None
-        gallery = out.answers.parent / "gallery"
-        asked = ask_all(
-            answerer,
-            shards,
-            places,
-            baselines=baselines,
-            majority=majority,
-            seed=seed,
-            gallery=gallery,
-            thumbs=GALLERY,
-            progress=progress,
-        )
-        answers = [_scored(record, composer) for record in asked]
-    embedder = find(models, "embed")
-    pairs = pair_all(embedder, shards, places, progress) if embedder is not None else []
-    if not answers and not pairs:
-        what = (
-            "no question that can be scored, and no pair for retrieval"
-            if answerer is not None
-            else "no two different texts with images, and the model cannot answer questions"
-        )
-        raise DataError(f"{dataset}:{split}: {what} in {len(places)} samples; evaluate another split or data set")
+    places, fitted_on = _draw(places, limit, seed), _Once(training)
+    gallery = out.answers.parent / "gallery"
+    records: dict[str, list[Record]] = {}
+    for config, model in _pair(known, models):
+        protocol = find_protocol(config)
+        own = [name for name in protocol.BASELINES if name in names]
+        asked = Split(shards, places, fitted_on, own, rewards or {}, seed, gallery, progress)
+        records[config.kind] = list(protocol.ask(config, model, asked))
+    if not any(records.values()):
+        raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
     settings = {
         "dataset": dataset,
         "split": split,
         "shards": {
             "fingerprint": shards.fingerprint,
             "splits": _splits(places),
-            "train_splits": _splits(training),
+            "train_splits": _splits(fitted_on.places),
             "samples": len(places),
             "limit": limit,
         },
-        "baselines": list(baselines),
+        "protocols": [config.model_dump(mode="json") for config in known if config.kind in records],
+        "baselines": names,
         "rewards": composer.to_json() if composer else None,
         "decoding": "greedy",
         "resamples": resamples,
@@ -107,24 +92,41 @@ def evaluate(
         "measures": VERSION,
         "medvlm": medvlm.__version__,
     }
-    rows = save(out, settings, answers, pairs)
+    rows = save(out, settings, records)
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+
+
+class _Once:
+    """The training places, read when a baseline is fitted for the first time."""
+
+    def __init__(self, read: Callable[[], Sequence[Place]]):
+        self.read = read
+        self.places: Sequence[Place] = ()
+
+    def __call__(self) -> Sequence[Place]:
+        self.places = self.places or self.read()
+        return self.places
+
+
+def _pair(protocols: Sequence[ProtocolConfig], models: Sequence[Any]) -> list[tuple[ProtocolConfig, Any]]:
+    """Each protocol with the first model that it can ask."""
+    found = [(config, find(models, find_protocol(config).NEEDS)) for config in protocols]
+    return [(config, model) for config, model in found if model is not None]
+
+
+def _explain(protocols: Sequence[ProtocolConfig], models: Sequence[Any]) -> str:
+    """Why there is nothing to evaluate."""
+    asked = [find_protocol(config).NOTHING for config, _ in _pair(protocols, models)]
+    needs = dict.fromkeys(find_protocol(config).NEEDS for config in protocols)
+    cannot = [f"the model cannot {need}" for need in needs if find(models, need) is None]
+    return f"{', and '.join([*asked, *cannot])}; evaluate another split, data set or model"
 
 
 def _splits(places: Sequence[Place]) -> list[str]:
     return list(dict.fromkeys(split for split, _ in places))
 
 
-def _drawn(places: Sequence[Place], limit: int, seed: int) -> Sequence[Place]:
+def _draw(places: Sequence[Place], limit: int, seed: int) -> Sequence[Place]:
     if not limit or limit >= len(places):
         return places
     return [places[i] for i in sorted(random.Random(seed).sample(range(len(places)), limit))]
-
-
-def _scored(record: Record, composer: Composer | None) -> Record:
-    """With `score`, in [0, 1], as the gallery marks it, and the parts of the reward."""
-    truth = truth_from_json(record["truth"])
-    judged = composer is not None and composer.applies(truth)
-    rewards: dict[str, Any] = composer.score(record["answer"], truth)[1] if composer and judged else {}
-    score = find_task(truth.task).score
-    return {**record, "score": score(record["answer"], truth) if score else None, "rewards": rewards}

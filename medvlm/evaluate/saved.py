@@ -1,6 +1,6 @@
-"""The evaluate folder of a run: what was asked and answered, under which settings, and the results that follow from it.
+"""The evaluate folder of a run: what was asked and answered, under which settings, and the results of it.
 
-`answers.jsonl` (a question a line), `retrieval.jsonl` (a query a line), `protocol.json` (the settings of each
+KIND.jsonl (a record a line of what a protocol asked, e.g. `answers.jsonl`) and `protocol.json` (the settings of each
 split) are what was measured; `results.json` is computed from them alone, so it can be computed again.
 """
 
@@ -8,62 +8,74 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from medvlm.core.config import component, kinds
 from medvlm.core.errors import DataError
+from medvlm.core.protocols import FOLDER, Record, Row
 from medvlm.core.run import RunFolder, write_json
-from medvlm.evaluate.protocol import Row
-from medvlm.evaluate.rows import rows_of
 
-Record = dict[str, Any]
+SETTINGS = "protocol.json"
 
 
-def rescore(answers: Path) -> list[Row]:
-    """The rows of every split whose answers are saved, bit-equal to those of the evaluation; no model is needed.
+def rescore(folder: Path, needs: Collection[str] | None = None) -> list[Row]:
+    """The rows of every split whose records are saved, bit-equal to those of the evaluation; no model is needed.
 
-    answers: an answers.jsonl, with retrieval.jsonl and protocol.json beside it. Raises DataError when one is missing or
-    damaged."""
-    protocol, retrieval = _beside(answers)
-    asked, pairs = list(_lines(answers)), list(_lines(retrieval))
+    folder: RUN/evaluate. needs: only of protocols that need one of these of a model. Raises DataError when a file is
+    missing or damaged."""
     rows: list[Row] = []
-    for settings in _read_json(protocol):
-        of_split = [a for a in asked if _is_of(a, settings)], [p for p in pairs if _is_of(p, settings)]
-        found = [len(records) for records in of_split]
-        if found != settings["records"]:
-            expected = " answers and ".join(map(str, settings["records"]))
-            raise DataError(
-                f"{answers}: {found[0]} answers and {found[1]} queries of {settings['dataset']}:{settings['split']},"
-                f" expected {expected}; evaluate again"
-            )
-        rows += rows_of(*of_split, settings)
+    read: dict[str, list[Record]] = {}
+    for settings in _read_json(folder / SETTINGS):
+        for kind, expected in count_records(settings).items():
+            if kind not in read:
+                read[kind] = list(_lines(folder / f"{kind}.jsonl"))
+            records = [record for record in read[kind] if _is_of(record, settings)]
+            if len(records) != expected:
+                raise DataError(
+                    f"{folder / f'{kind}.jsonl'}: {len(records)} records of {settings['dataset']}:{settings['split']},"
+                    f" expected {expected}; evaluate again"
+                )
+            protocol = component(FOLDER, kind)
+            if needs is None or protocol.NEEDS in needs:
+                rows += protocol.rows_of(records, settings)
     return rows
 
 
-def save(run: RunFolder, settings: Record, answers: Sequence[Record], pairs: Sequence[Record]) -> list[Row]:
+def count_records(settings: Record) -> dict[str, int]:
+    """Protocol -> how many records a split has. An entry of before there were protocols lists the counts of two."""
+    counts: dict[str, int] | list[int] = settings["records"]
+    if isinstance(counts, dict):
+        return counts
+    found: dict[str, int] = {}
+    for kind in kinds(FOLDER):
+        place = getattr(component(FOLDER, kind), "PLACE_IN_OLD_COUNTS", None)
+        if place is not None:
+            found[kind] = counts[place]
+    return found
+
+
+def save(run: RunFolder, settings: Record, records: Mapping[str, Sequence[Record]]) -> list[Row]:
     """Puts one split's records in place of those it had, keeps the other splits', and writes the results of all, which
-    it returns.
+    it returns. records: by protocol.
 
     The results are written last: whoever finds them finds what they come from.
     """
-    protocol, retrieval = _beside(run.answers)
-    run.answers.parent.mkdir(parents=True, exist_ok=True)
-    for path, records in ((run.answers, answers), (retrieval, pairs)):
+    folder = run.answers.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = _read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else []
+    before = {kind for entry in entries if _is_of(entry, settings) for kind in count_records(entry)}
+    for kind in sorted(before | records.keys()):
+        path = folder / f"{kind}.jsonl"
         kept = [record for record in _lines(path) if not _is_of(record, settings)] if path.exists() else []
-        _write_lines(
-            path,
-            [*kept, *({"dataset": settings["dataset"], "split": settings["split"], **record} for record in records)],
-        )
-    others = [entry for entry in _read_json(protocol) if not _is_of(entry, settings)] if protocol.exists() else []
-    write_json(protocol, [*others, {**settings, "records": [len(answers), len(pairs)]}])
-    rows = rescore(run.answers)
+        name = {"dataset": settings["dataset"], "split": settings["split"]}
+        _write_lines(path, [*kept, *({**name, **record} for record in records.get(kind, ()))])
+    counts = {kind: len(of_kind) for kind, of_kind in records.items()}
+    others = [entry for entry in entries if not _is_of(entry, settings)]
+    write_json(folder / SETTINGS, [*others, {**settings, "records": counts}])
+    rows = rescore(folder)
     write_json(run.results, rows)
     return rows
-
-
-def _beside(answers: Path) -> tuple[Path, Path]:
-    return answers.with_name("protocol.json"), answers.with_name("retrieval.jsonl")
 
 
 def _is_of(record: Record, settings: Record) -> bool:

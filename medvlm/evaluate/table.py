@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medvlm.evaluate.protocol import Row
+from medvlm.core.protocols import Row
 
 WIDTH = 110
 _MARGIN = 2

@@ -106,7 +106,7 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     them."""
     notes = folder / "medvlm"
     write_json(notes / "lineage.json", without_paths(_read(run.lineage, {})))
-    write_json(notes / "results.json", without_paths(_results(run, trained)))
+    write_json(notes / "results.json", without_paths(list(trained.results)))
     write_json(
         notes / "preprocessing.json", {name: p.model_dump(mode="json") for name, p in trained.preprocess.items()}
     )
@@ -146,7 +146,7 @@ def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: di
             name: source["audit"] for name, source in (lineage.get("sources") or {}).items() if source.get("audit")
         },
         stages={name: done for name, done in stages.items() if done},
-        results=[] if kind in NEAREST["encoder"] else _results(run, trained),
+        results=[] if kind in NEAREST["encoder"] else list(trained.results),
         preprocess=(
             {trained.encoder: trained.preprocess[trained.encoder]} if kind in NEAREST["encoder"] else trained.preprocess
         ),
@@ -172,12 +172,6 @@ def _learnt_from(trained: Trained) -> dict[str, Card]:
         if part is not None
     )
     return {name: card for name, card in trained.cards.items() if own_tokenizer or name in used}
-
-
-def _results(run: RunFolder, trained: Trained) -> list[dict[str, Any]]:
-    """What was measured of this model: of a run with both, retrieval is the dual encoder's and the rest the other's."""
-    retrieves = isinstance(trained.model, DualEncoder)
-    return [row for row in _read(run.results, []) if trained.is_last and (row["task"] == "retrieval") == retrieves]
 
 
 def _read(path: Path, missing: Any) -> Any:

@@ -19,8 +19,8 @@ class Trained:
     """What is exported. model: as `stage` left it, adapters still on it, float32, on the CPU.
 
     tokenizer: of the language model, or of the text tower of a dual encoder. recipe: typed (model, stages, plugins).
-    plain: the same with every key, without where data lies. cards: source -> its data card. is_last: whether no later
-    stage is finished, so that the run's evaluation is of this model. part: the encoder that `encoder.NAME` means.
+    plain: the same with every key, without where data lies. cards: source -> its data card. results: rows of the
+    run's evaluation that are of this model. part: the encoder that `encoder.NAME` means.
     prepare: the data path."""
 
     model: Any
@@ -31,7 +31,7 @@ class Trained:
     plain: dict[str, Any]
     recipe_hash: str
     cards: Mapping[str, Card]
-    is_last: bool = True
+    results: Sequence[dict[str, Any]] = ()
     part: str = ""
     prepare: Any = None
 

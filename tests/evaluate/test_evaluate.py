@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, make_truth
-from medvlm.evaluate.majority import fit_majority
-from medvlm.evaluate.protocol import Row
+from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.run import evaluate, quiet
 from medvlm.evaluate.saved import rescore
 from medvlm.io.opening import open_shards
@@ -43,7 +43,7 @@ def run_it(answerer: Noisy, shards: ShardSet, folder: Path, **changed: Any) -> l
         [answerer],
         shards,
         places=places,
-        training=of(shards, "train") if training is None else training,
+        training=lambda: of(shards, "train") if training is None else training,
         out=RunFolder(folder),
         **settings,
     )
@@ -199,10 +199,17 @@ def test_saved_answers_score_bit_equal_without_the_model(
 ) -> None:
     shutil.copytree(RunFolder(done[0]).answers.parent, tmp_path / "elsewhere")
     assert (
-        rescore(tmp_path / "elsewhere" / "answers.jsonl")
-        == json.loads(RunFolder(done[0]).results.read_text())
-        == list(done[1].values())
+        rescore(tmp_path / "elsewhere") == json.loads(RunFolder(done[0]).results.read_text()) == list(done[1].values())
     )
+
+
+def test_the_rows_of_one_model_are_those_of_the_protocols_that_asked_it(
+    done: tuple[Path, dict[str, Row], Noisy],
+) -> None:
+    rows = list(done[1].values())
+    folder = RunFolder(done[0]).answers.parent
+    assert rescore(folder, ["embed"]) == [row for row in rows if row["task"] == "retrieval"]
+    assert rescore(folder, ["answer"]) == [row for row in rows if row["task"] != "retrieval"]
 
 
 def test_a_changed_answer_changes_the_score(done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path) -> None:
@@ -212,7 +219,7 @@ def test_a_changed_answer_changes_the_score(done: tuple[Path, dict[str, Row], No
     at = next(n for n, line in enumerate(lines) if line["template"] == "side" and line["answer"] == "neither")
     lines[at]["answer"] = lines[at]["truth"]["answer"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (row,) = [row for row in rescore(path) if row["metric"] == "accuracy:side"]
+    (row,) = [row for row in rescore(path.parent) if row["metric"] == "accuracy:side"]
     assert row["value"] == pytest.approx(done[1]["vqa accuracy:side"]["value"] + 1 / 200)
 
 
@@ -221,15 +228,15 @@ def test_lost_lines_are_noticed(done: tuple[Path, dict[str, Row], Noisy], tmp_pa
     path = tmp_path / "elsewhere" / "answers.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
-    with pytest.raises(DataError, match="999 answers and 206 queries of toy:test, expected 1000"):
-        rescore(path)
+    with pytest.raises(DataError, match=r"answers\.jsonl: 999 records of toy:test, expected 1000"):
+        rescore(path.parent)
     path.write_text("".join(lines)[:-30])
     with pytest.raises(DataError, match=r"answers\.jsonl:1000: not a JSON line"):
-        rescore(path)
+        rescore(path.parent)
     path.with_name("retrieval.jsonl").unlink()
     path.write_text("".join(lines))
     with pytest.raises(DataError, match=r"retrieval\.jsonl: cannot be read"):
-        rescore(path)
+        rescore(path.parent)
 
 
 def test_the_gallery_has_the_first_samples(done: tuple[Path, dict[str, Row], Noisy]) -> None:
@@ -338,7 +345,7 @@ def test_folds_are_evaluated_as_the_test_split(tmp_path: Path) -> None:
 
 def test_a_dual_encoder_alone_is_evaluated_on_retrieval(shards: ShardSet, tmp_path: Path) -> None:
     class Dual(Noisy):
-        can = ("embed",)
+        can = frozenset({"embed"})
 
         def answer(self, asks: Any) -> list[str]:
             raise AssertionError("has no language model")
@@ -348,19 +355,19 @@ def test_a_dual_encoder_alone_is_evaluated_on_retrieval(shards: ShardSet, tmp_pa
 
 def test_without_a_dual_encoder_there_is_no_retrieval(shards: ShardSet, tmp_path: Path) -> None:
     class Language(Noisy):
-        can = ("answer",)
+        can = frozenset({"answer"})
 
         def embed_media(self, items: Any) -> Any:
-            raise AssertionError("has no common space")
+            raise AssertionError("has no dual encoder")
 
     assert "retrieval" not in {row["task"] for row in run_it(Language(), shards, tmp_path, limit=20)}
 
 
 def test_nothing_to_evaluate_is_said(shards: ShardSet, tmp_path: Path) -> None:
     class Nothing(Noisy):
-        can = ()
+        can = frozenset()
 
-    with pytest.raises(DataError, match=r"toy:test: .*cannot answer"):
+    with pytest.raises(DataError, match=r"toy:test: the model cannot answer, and the model cannot embed"):
         run_it(Nothing(), shards, tmp_path)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from medvlm.core.sample import Medium, Sample
-from medvlm.evaluate.shuffle import partners
+from medvlm.evaluate.protocols._shuffle import partners
 
 
 def sample(key: str, patient: str = "", *kinds: str) -> Sample:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from medvlm.evaluate.protocol import Row
+from medvlm.core.protocols import Row
 from medvlm.evaluate.table import WIDTH, table
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Noisy:
     """Reads the answer from the image it is shown, and errs on 30 % of the (sample, template) pairs. Without an image
     it says a constant."""
 
-    can: Collection[str] = ("answer", "embed")
+    can = frozenset({"answer", "embed"})
     wrong: Mapping[str, str] = {
         "side": "neither",
         "place": "liver",

@@ -131,7 +131,7 @@ def trained_of(recipe: Recipe) -> Trained:
         )
     plain = recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True})
     cards = {name: load_card(shipped("data_cards") / card) for name, card in CARDS.items()}
-    return Trained(model, tokenizer, preprocess_of(encoders), stage.name, recipe, plain, "0123abcd", cards)
+    return Trained(model, tokenizer, preprocess_of(encoders), stage.name, recipe, plain, "0123abcd", cards, RESULTS)
 
 
 RESULTS = [
@@ -175,7 +175,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             "model": {"parameters": {"language": 12345}},
         },
     )
-    write_json(run.results, RESULTS)
     write_json(
         run.stage("instruct") / "stage.json",
         {"name": "instruct", "kind": "supervised", "finished": True, "step": 30, "trains": {"lora": {"parameters": 9}}},

@@ -161,25 +161,10 @@ def test_a_model_without_an_evaluation_says_so(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(parity, "prove", unproven)
     bare = RunFolder(tmp_path / "runs" / "bare")
     write_json(bare.lineage, {})
-    receipt = export(bare, tmp_path / "out", trained_of(recipe_of({}, {})), "stock")
+    receipt = export(bare, tmp_path / "out", replace(trained_of(recipe_of({}, {})), results=()), "stock")
     text = (receipt.folder / "README.md").read_text()
     assert "This model was not evaluated" in text
     assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
-
-
-def test_an_evaluation_of_another_model_is_left_out(
-    tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run was evaluated after its last stage, and retrieval is what its dual encoder does."""
-    monkeypatch.setattr(parity, "prove", unproven)
-    retrieval = {"dataset": "bccd", "split": "test", "task": "retrieval", "metric": "top1", "value": 0.5, "n": 9}
-    mixed = RunFolder(tmp_path / "runs" / "mixed")
-    write_json(mixed.results, [*RESULTS, retrieval])
-    trained = trained_of(recipe_of({}, {}))
-    last = export(mixed, tmp_path / "last", trained, "stock").folder
-    assert json.loads((last / "medvlm" / "results.json").read_text()) == RESULTS
-    earlier = export(mixed, tmp_path / "earlier", replace(trained_of(recipe_of({}, {})), is_last=False), "stock").folder
-    assert "This model was not evaluated" in (earlier / "README.md").read_text()
 
 
 def test_data_that_was_only_looked_at_binds_nobody(no_children: None) -> None:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
+from medvlm.core.protocols import Answerer, Progress, Shards
 from medvlm.core.sample import Question, Truth
 from medvlm.core.tasks import find_task, is_scored
-from medvlm.evaluate.protocol import Answerer, Progress, Shards
 
 FIT_SAMPLES = 20_000
 """Training samples that are read, at equal distances: a constant is known long before."""

@@ -1,0 +1,153 @@
+"""What a protocol of evaluation offers, and what it is given: medvlm/evaluate/protocols/KIND.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Protocol as Typed
+
+from medvlm.core import config
+from medvlm.core.ask import Ask, Files
+from medvlm.core.config import component, kinds
+from medvlm.core.errors import did_you_mean
+from medvlm.core.sample import Sample, Truth
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLDER = "evaluate.protocols"
+Place = tuple[str, int]
+"""Split of the shards and number within it."""
+Record = dict[str, Any]
+"""What was asked and answered once, in plain JSON: enough to be scored without the model."""
+
+
+class Answerer(Typed):
+    """A model that is evaluated. Equal asks get equal answers: nothing is drawn at random."""
+
+    @property
+    def can(self) -> frozenset[str]:
+        """What it can be asked, see a protocol's NEEDS."""
+
+    def box_extent(self, ask: Ask) -> tuple[float, float]:
+        """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        """Greedy answers, in the order of the asks."""
+
+    def seen(self, ask: Ask) -> Truth:
+        """The truth with its boxes in answer coordinates."""
+
+    def thumbnail(self, ask: Ask) -> bytes:
+        """PNG of the perceived canvas."""
+
+    def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
+        """Unit vectors [N, E]."""
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [N, E]."""
+
+
+class Shards(Typed):
+    """What is read of medvlm.io.shards.ShardSet."""
+
+    fingerprint: str
+
+    def read(self, split: str, i: int) -> tuple[Sample, dict[str, bytes]]: ...
+
+
+class Progress(Typed):
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is evaluated: samples of one data set, and how.
+
+    places: the samples, in order. training: the places of the training samples, for baselines that are fitted.
+    baselines: those of the protocol that were asked for. rewards: weights or settings by name, as a stage had them; {}
+    for none. gallery: a folder for pictures of what the model saw.
+    """
+
+    shards: Shards
+    places: Sequence[Place]
+    training: Callable[[], Sequence[Place]]
+    baselines: Sequence[str]
+    rewards: Mapping[str, Any]
+    seed: int
+    gallery: Path
+    progress: Progress
+
+
+class Paired(TypedDict):
+    """value minus the baseline's, on the same draws of patients: above 0 is better, except where less is better
+    (mae)."""
+
+    against: str
+    difference: float
+    ci: list[float]
+
+
+class Row(TypedDict):
+    """One result. metric: `accuracy`, or `accuracy:TEMPLATE` for the questions of one template. ci: 95 %."""
+
+    dataset: str
+    split: str
+    task: str
+    metric: str
+    value: float
+    ci: list[float]
+    n: int
+    baselines: dict[str, float]
+    paired: Paired | None
+
+
+class ProtocolConfig(config.Config):
+    """`evaluate.protocols` of a recipe. A protocol may have keys of its own."""
+
+    kind: str
+
+
+class Protocol(Typed):
+    """A module. Its records go into evaluate/KIND.jsonl, a line each."""
+
+    Config: type[ProtocolConfig]
+    NEEDS: str
+    """What the model must be able to do: `answer`, `embed` or `decode`."""
+    BASELINES: tuple[str, ...]
+    """Those that `evaluate.baselines` can choose from; by default all are measured."""
+    NOTHING: str
+    """What was looked for in vain where there are no records: `no question that can be scored`."""
+
+    def ask(self, config: Any, model: Any, split: Split) -> Iterator[Record]:
+        """What the model and its baselines said, in the order of the places."""
+
+    def rows_of(self, records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
+        """The results of one split, from its records alone. settings: its entry of protocol.json (dataset, split,
+        baselines, resamples, seed, rewards). evaluate/rows.py makes a row of a measure."""
+
+
+def find_protocol(config: ProtocolConfig) -> Protocol:
+    found: Any = component(FOLDER, config.kind)
+    return found  # type: ignore[no-any-return]
+
+
+def read_protocols(named: Sequence[Any]) -> list[ProtocolConfig]:
+    """Settings of protocols that are given by name or with settings; of none: every protocol of medvlm."""
+    given = named or kinds(FOLDER)
+    return [component(FOLDER, each).Config(kind=each) if isinstance(each, str) else each for each in given]
+
+
+def list_baselines(protocols: Sequence[ProtocolConfig]) -> list[str]:
+    """All that these protocols have."""
+    return list(dict.fromkeys(name for each in protocols for name in find_protocol(each).BASELINES))
+
+
+def refuse_baseline(name: str, protocols: Sequence[ProtocolConfig]) -> str:
+    """Why a name is no baseline of these protocols; "" for one that is."""
+    known = list_baselines(protocols)
+    if name in known:
+        return ""
+    return f"unknown baseline {name!r}{did_you_mean(name, known)} (accepts {', '.join(known)})"

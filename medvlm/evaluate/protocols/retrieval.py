@@ -1,0 +1,101 @@
+"""Image-text retrieval over the gallery of distinct findings, as records that can be scored without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from medvlm.core.measure import mean
+from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
+from medvlm.core.sample import Sample
+from medvlm.evaluate.rows import find_interval, shorten
+from medvlm.metrics.bootstrap import resampled, value
+from medvlm.metrics.retrieval import chance, ranks
+
+NEEDS = "embed"
+BASELINES = ()
+NOTHING = "no two different texts with images"
+PLACE_IN_OLD_COUNTS = 1
+CHUNK = 64
+
+
+class Config(ProtocolConfig):
+    kind: Literal["retrieval"] = "retrieval"
+
+
+def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
+    """A record for every image (direction `image_to_text`) and every text (`text_to_image`); none without pairs.
+
+    The candidates are one text for each concept, that of its first sample; two samples with one concept, or
+    without a concept but with equal text, are right for each other. So no image has two texts that say the same.
+    rank: how many wrong candidates stand before the right one. chance: of rank 0, for a random order.
+    """
+    images, paired = _embed_images(model, split)
+    text_of: dict[str, str] = {}
+    for sample in paired:
+        text_of.setdefault(_concept(sample), sample.report)
+    if len(text_of) < 2:
+        return
+    texts = model.embed_texts(list(text_of.values()))
+    column = {concept: number for number, concept in enumerate(text_of)}
+    is_target_NC = np.array([column[_concept(sample)] for sample in paired])[:, None] == np.arange(len(column))
+    similarity_NC = np.concatenate(images) @ texts.T
+    by_image = zip(paired, ranks(similarity_NC, is_target_NC).tolist(), chance(is_target_NC).tolist(), strict=True)
+    by_text = zip(ranks(similarity_NC.T, is_target_NC.T).tolist(), chance(is_target_NC.T).tolist(), strict=True)
+    clusters: dict[str, int] = {}
+    for sample, rank, p in by_image:
+        cluster = clusters.setdefault(sample.patient or f"sample {sample.key}", len(clusters))
+        yield {"direction": "image_to_text", "key": sample.key, "cluster": cluster, "rank": rank, "chance": p}
+    for number, (rank, p) in enumerate(by_text):
+        yield {"direction": "text_to_image", "key": "", "cluster": number, "rank": rank, "chance": p}
+
+
+def _embed_images(model: Any, split: Split) -> tuple[list[np.ndarray], list[Sample]]:
+    """Of every sample that has an image and a text."""
+    images: list[np.ndarray] = []
+    paired: list[Sample] = []
+    for start in range(0, len(split.places), CHUNK):
+        read = [split.shards.read(*place) for place in split.places[start : start + CHUNK]]
+        items = [(sample, files) for sample, files in read if sample.media and sample.report]
+        if items:
+            images.append(model.embed_media(items))
+            paired += [sample for sample, _ in items]
+        split.progress("retrieval", min(start + CHUNK, len(split.places)), len(split.places))
+    return images, paired
+
+
+def _concept(sample: Sample) -> str:
+    return sample.concept or f"text {' '.join(sample.report.split())}"
+
+
+def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
+    """Top-1 with the gallery as it is: images (of patients) or texts are drawn again, the candidates are not."""
+    rows: list[Row] = []
+    for direction in ("image_to_text", "text_to_image"):
+        found = [record for record in records if record["direction"] == direction]
+        if not found:
+            continue
+        items_NK = np.array([(float(record["rank"] == 0), 1.0) for record in found])
+        gain_NK = items_NK - [(record["chance"], 0.0) for record in found]
+        clusters = [record["cluster"] for record in found]
+        own_R, gain_R = (
+            resampled(items, clusters, mean, settings["resamples"], settings["seed"]) for items in (items_NK, gain_NK)
+        )
+        rows.append({
+            "dataset": settings["dataset"],
+            "split": settings["split"],
+            "task": "retrieval",
+            "metric": f"{direction}_top1",
+            "value": shorten(value(items_NK, mean)),
+            "ci": find_interval(own_R),
+            "n": len(found),
+            "baselines": {"chance": shorten(float(np.mean([record["chance"] for record in found])))},
+            "paired": {
+                "against": "chance",
+                "difference": shorten(value(gain_NK, mean)),
+                "ci": find_interval(gain_R),
+            },
+        })  # fmt: skip
+    return rows
