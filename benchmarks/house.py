@@ -58,12 +58,13 @@ ORDER: dict[str, set[str]] = {
     "stages": {*ANSWERING, "train", "io", "core"},
     "evaluate": {*ANSWERING, "train", "io", "core"},
     "export": {*ANSWERING, "train", "io", "core"},
-    "compositions": {"recipe", "models", "data", "tasks", "families", "knowledge", "train", "core"},
+    "compositions": {"recipe", "models", "data", "tasks", "families", "knowledge", "train", "io", "core"},
     "recipe": {"core"},
     "archive": {"io", "tasks", "core"},
     "data": {"io", "tasks", "families", "core"},
     **{part: {"core"} for part in (*PARTS, "models", "rollouts", "train", "objectives", "families", "io")},
-    **{part: {"core"} for part in ("tasks", "rewards", "metrics", "knowledge")},
+    **{part: {"core"} for part in ("rewards", "metrics", "knowledge")},
+    "tasks": {"metrics", "core"},  # a measure of a task is a statistic over items
     "core": set(),
 }
 """Folder -> those that it may import beside itself. A module of the slots comes by its kind, without an import."""
@@ -72,7 +73,7 @@ HOMES = {
     "__main__": "cli",
     **dict.fromkeys(("recipe", "sections", "rules", "shapes", "summary", "sources"), "recipe"),
     **dict.fromkeys(("training", "starts", "evaluation", "exporting", "auditing", "chatting", "embedding"), "commands"),
-    **dict.fromkeys(("own_files", "init", "demo", "lineage"), "commands"),
+    **dict.fromkeys(("own_files", "init", "first_recipe", "demo", "lineage"), "commands"),
 }
 """Where older folders and modules beside the folders belong in this order."""
 
@@ -159,7 +160,8 @@ def files_of(root: Path, slot: str, package: dict[Path, ast.Module], places: Pla
     for path, tree in package.items():
         if path.parts[1] == SLOTS[slot]:
             continue
-        named = {(line, kind) for line, kind in strings(tree) if kind in kinds}
+        # A kind of another slot may be called the same, and says so: connectors/linear.py.
+        named = {(line, kind) for line, kind in strings(tree) if kind in kinds and kind != path.stem}
         named |= {
             (line, kind)
             for line, name in imports(tree)
