@@ -23,6 +23,7 @@ from torch import nn
 
 from medvlm.backbones import causal
 from medvlm.connectors import mlp
+from medvlm.core.engine_config import EngineConfig
 from medvlm.core.stage_config import Optim
 from medvlm.data.dialogue import Document
 from medvlm.data.rows import collate
@@ -31,7 +32,6 @@ from medvlm.models.parts import matches
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from medvlm.train.accumulate import Update, accumulate, weigh
-from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
 from medvlm.train.terms import LOSS, Loss, Measured

@@ -36,8 +36,8 @@ from typing import Any
 
 import numpy as np
 
-from medvlm.archive.decoders import ENVIRONMENT, Decoders, Limits
-from medvlm.archive.pack import pack
+from medvlm.archive.packing.decoders import ENVIRONMENT, Decoders, Limits
+from medvlm.archive.packing.pack import pack
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample

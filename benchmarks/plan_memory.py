@@ -22,22 +22,22 @@ from typing import Any
 import torch
 import yaml
 
-from medvlm import training
+from medvlm.commands import train as training
 from medvlm.core.config import component
 from medvlm.core.run import RunFolder
 from medvlm.models import lora
 from medvlm.models.parts import group_of, matches, set_trained
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import make_draft
-from medvlm.preflight.known import known
 from medvlm.preflight.plan import plan
 from medvlm.preflight.precision import weights_in
+from medvlm.preflight.rehearsal.shrink import shrunk
 from medvlm.preflight.samples import look
-from medvlm.preflight.shrink import shrunk
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import stage_on_meta
-from medvlm.recipe import LoadedRecipe, load
-from medvlm.sources import open_sources
+from medvlm.recipe.known import known
+from medvlm.recipe.load import LoadedRecipe, load
+from medvlm.recipe.sources import open_sources
 from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
 from medvlm.train.terms import share_of_loss, sum_of_losses

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from medvlm.commands.evaluate import evaluate
+from medvlm.commands.train import train
 from medvlm.core.measure import mean
 from medvlm.core.run import RunFolder
-from medvlm.evaluation import evaluate
 from medvlm.metrics.bootstrap import interval, resampled
-from medvlm.recipe import load
-from medvlm.training import train
+from medvlm.recipe.load import load
 
 
 def main() -> None:

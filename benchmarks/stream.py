@@ -49,7 +49,7 @@ from medvlm.io.nifti import decode_nifti
 from medvlm.io.nifti_header import NiftiOptions
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet
-from medvlm.sources import form_of
+from medvlm.recipe.sources import form_of
 
 SUFFIX = {"jpg": "jpg", "png": "png", "nii": "nii.gz"}
 COUNT = {"jpg": 480, "png": 128, "nii": 32}

@@ -320,9 +320,9 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(args: argparse.Namespace) -> None:
+    from medvlm.commands.first_recipe import TableColumns
+    from medvlm.commands.init import init
     from medvlm.core.errors import RecipeError
-    from medvlm.first_recipe import TableColumns
-    from medvlm.init import init
 
     if bool(args.captions) == bool(args.question or args.answer) or bool(args.question) != bool(args.answer):
         raise RecipeError("init: give --question and --answer, or --captions, each with the name of a column")
@@ -338,14 +338,14 @@ def _init(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from medvlm.recipe import load
-    from medvlm.training import train
+    from medvlm.commands.train import train
+    from medvlm.recipe.load import load
 
     train(load(args.recipe, args.overrides), args.runs, args.stage, args.again_from)
 
 
 def _validate(args: argparse.Namespace) -> None:
-    from medvlm.recipe import validate
+    from medvlm.recipe.load import validate
 
     print("\n".join(validate(args.recipe, args.overrides)))
 
@@ -359,15 +359,15 @@ def _plan(args: argparse.Namespace) -> None:
     from medvlm.preflight.gpus import parse
     from medvlm.preflight.plan import plan
     from medvlm.preflight.table import table
-    from medvlm.recipe import load
+    from medvlm.recipe.load import load
 
     made = plan(load(args.recipe, args.overrides), args.runs, parse(args.gpus) if args.gpus else None, args.mfu)
     print(json.dumps(made.to_json(), indent=1) if args.json else table(made))
 
 
 def _dry_run(args: argparse.Namespace) -> None:
-    from medvlm.preflight.dry_run import dry_run
-    from medvlm.recipe import load
+    from medvlm.commands.dry_run import dry_run
+    from medvlm.recipe.load import load
 
     print(
         "\n".join(
@@ -379,8 +379,8 @@ def _dry_run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from medvlm.commands.evaluate import evaluate
     from medvlm.evaluate.table import table
-    from medvlm.evaluation import evaluate
 
     print(table(evaluate(args.run_folder, args.on, args.stage)))
 
@@ -393,9 +393,9 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from medvlm.commands.export import export, push
     from medvlm.core.run import RunFolder
     from medvlm.export.hub import PREFIX, send
-    from medvlm.exporting import export, push
 
     folder, _, stage = args.run_folder.partition(":")
     if not args.to.startswith(PREFIX):
@@ -411,20 +411,20 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _consolidate(args: argparse.Namespace) -> None:
-    from medvlm.lineage import find_checkpoint
+    from medvlm.commands.lineage import find_checkpoint
     from medvlm.train.consolidate import consolidate
 
     consolidate(find_checkpoint(args.checkpoint), args.to)
 
 
 def _lineage(args: argparse.Namespace) -> None:
-    from medvlm.lineage import lineage
+    from medvlm.commands.lineage import lineage
 
     print("\n".join(lineage(args.checkpoint)))
 
 
 def _chat(args: argparse.Namespace) -> None:
-    from medvlm.chatting import talk
+    from medvlm.commands.chat import talk
 
     ask = talk(args.model, args.files, args.kind, args.stage)
     for question in args.question:
@@ -437,14 +437,14 @@ def _chat(args: argparse.Namespace) -> None:
 
 
 def _embed(args: argparse.Namespace) -> None:
-    from medvlm.embedding import embed
+    from medvlm.commands.embed import embed
 
     count = embed(args.model, args.sources, args.to, args.stage, args.kind)
     print(f"{args.to}: {count} embeddings")
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from medvlm.demo import demo
+    from medvlm.commands.demo import demo
 
     demo(args.runs, args.overrides)
 
@@ -452,17 +452,17 @@ def _demo(args: argparse.Namespace) -> None:
 def _schema(args: argparse.Namespace) -> None:
     import json
 
-    from medvlm.recipe import schema
+    from medvlm.recipe.load import schema
 
     print(json.dumps(schema(args.what), indent=1))
 
 
 def _pack(args: argparse.Namespace) -> None:
-    from medvlm.archive.deal import read_salt
-    from medvlm.archive.pack import pack
+    from medvlm.archive.packing.deal import read_salt
+    from medvlm.archive.packing.pack import pack
     from medvlm.core.card import load_card
     from medvlm.core.errors import DataError
-    from medvlm.recipe import find_card
+    from medvlm.recipe.load import find_card
 
     found = find_card(args.card)
     if found is None:
@@ -480,8 +480,8 @@ def _pack(args: argparse.Namespace) -> None:
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from medvlm.archive.deal import read_salt
-    from medvlm.auditing import run_audit
+    from medvlm.archive.packing.deal import read_salt
+    from medvlm.commands.audit import run_audit
 
     run_audit(args.sets, args.against, args.to, args.strict, print, read_salt(args.salt_file) if args.salt_file else "")
 

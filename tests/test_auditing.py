@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from medvlm.archive.audit_receipt import read_audit
+from medvlm.archive.audit.receipt import read_audit
 from medvlm.cli import EXIT_DONE, EXIT_USER, main
-from medvlm.export.about import About
 from medvlm.export.audit import Audit
-from medvlm.export.card import _data
-from medvlm.sections import CacheConfig
-from medvlm.sources import open_sources
+from medvlm.export.card.about import About
+from medvlm.export.card.page import _data
+from medvlm.recipe.schema import CacheConfig
+from medvlm.recipe.sources import open_sources
 from tests.archive.audited import SECRET, Row, card, jpeg, picture, shards
 
 ROWS = [Row("train", f"{SECRET}-1", 1), Row("train", f"{SECRET}-2", 2), Row("test", f"{SECRET}-3", 3)]

@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from medvlm.chatting import talk
 from medvlm.cli import EXIT_USER, main
+from medvlm.commands.chat import talk
+from medvlm.commands.files import sample_of
 from medvlm.compositions._stock import show
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Medium, Sample
-from medvlm.export import parity
+from medvlm.export.proof import parity
 from medvlm.export.run import export
 from medvlm.io.shards import ShardWriter
-from medvlm.own_files import sample_of
 from tests.export.conftest import recipe_of, trained_of, unproven, with_film
 from tests.export.test_custom import VOLUME
 from tests.io.dicom.series import save, slices

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medvlm.cli import EXIT_DONE, EXIT_USER, main
-from medvlm.recipe import shipped
+from medvlm.recipe.load import shipped
 
 ROOT = Path(__file__).parent.parent
 RECIPE = next(path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medvlm.core.config import component
-from medvlm.recipe import load, validate
+from medvlm.recipe.load import load, validate
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from medvlm.cli import EXIT_DONE, main
+from medvlm.commands.export import trained
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import truth_from_json
 from medvlm.evaluate.saved import rescore
-from medvlm.exporting import trained
-from medvlm.recipe import load_run
+from medvlm.recipe.load import load_run
 from tests.fixtures.make_first_format import FOLDER, STOPPED, pull_film, read_embedding
 
 TOLERANCE = 1e-5

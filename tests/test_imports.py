@@ -72,7 +72,7 @@ def test_checking_a_recipe_loads_torch_at_most(path: Path) -> None:
     """The others cost 3 s each. A base recipe is no whole one, but what it lacks is found by the same road."""
     code = f"""
 from medvlm.core.errors import RecipeError
-from medvlm.recipe import validate
+from medvlm.recipe.load import validate
 try:
     validate({str(path)!r})
 except RecipeError as error:

@@ -15,8 +15,8 @@ import yaml
 from medvlm.cli import main
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
-from medvlm.preflight.ready import saved
-from medvlm.recipe import load
+from medvlm.preflight.rehearsal.ready import saved
+from medvlm.recipe.load import load
 
 SHORT = [
     "stages.instruct.steps=2",

@@ -12,9 +12,9 @@ import pytest
 from safetensors.torch import load_file
 
 from medvlm import cli
+from medvlm.commands.lineage import find_checkpoint, lineage
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder, code_hash
-from medvlm.lineage import find_checkpoint, lineage
 from medvlm.train import checkpoint
 from tests.tiny_run import INSTRUCT, PAIR, recipe, trained, weights, written
 

@@ -21,8 +21,8 @@ from medvlm.core.card import Card, load_card
 from medvlm.core.config import Slot, component, kinds
 from medvlm.core.document import Document, KeyPath, read_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.recipe import load, shipped
-from medvlm.sections import Recipe
+from medvlm.recipe.load import load, shipped
+from medvlm.recipe.schema import Recipe
 
 RECIPES = sorted(shipped("recipes").rglob("*.yaml"))
 CARDS = sorted(shipped("data_cards").rglob("*.yaml"))

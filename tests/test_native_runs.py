@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from medvlm import evaluation, exporting
+from medvlm.commands import evaluate as evaluation
+from medvlm.commands import export as exporting
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.preflight.ready import saved
-from medvlm.recipe import load, load_run
-from medvlm.sources import open_sources
+from medvlm.preflight.rehearsal.ready import saved
+from medvlm.recipe.load import load, load_run
+from medvlm.recipe.sources import open_sources
 from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
 
 FAST = "qwen3_vl"

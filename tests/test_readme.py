@@ -11,7 +11,7 @@ import pytest
 from medvlm.cli import _parser
 from medvlm.core.card import load_card
 from medvlm.core.errors import RecipeError
-from medvlm.recipe import validate
+from medvlm.recipe.load import validate
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,7 +10,7 @@ import pytest
 
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.recipe import LoadedRecipe, find_card, load, load_run, shipped, validate
+from medvlm.recipe.load import LoadedRecipe, find_card, load, load_run, shipped, validate
 
 RECIPES = sorted(shipped("recipes").rglob("*.yaml"))
 WHOLE = [path for path in RECIPES if path.parent.name != "base"]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from medvlm.cli import main
-from medvlm.recipe import load, shipped
+from medvlm.recipe.load import load, shipped
 
 SMALL = {"phantom": {"films": 90}, "mixed": {"films": 60, "volumes": 60}}
 """Source -> how much of it is generated here."""

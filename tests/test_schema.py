@@ -11,7 +11,7 @@ import pytest
 
 from medvlm.core.config import kinds
 from medvlm.core.document import read_yaml
-from medvlm.recipe import schema, shipped
+from medvlm.recipe.load import schema, shipped
 
 RECIPES = sorted(shipped("recipes").rglob("*.yaml"))
 CARDS = sorted(shipped("data_cards").rglob("*.yaml"))

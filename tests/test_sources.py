@@ -13,8 +13,8 @@ from PIL import Image
 
 from medvlm.core.errors import DataError
 from medvlm.data.source import group_of
-from medvlm.recipe import load
-from medvlm.sources import open_sources
+from medvlm.recipe.load import load
+from medvlm.recipe.sources import open_sources
 from tests.io.served import http
 from tests.tiny_run import CARD, INSTRUCT, recipe, trace, trained, written
 

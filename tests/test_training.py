@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from medvlm import training
+from medvlm.commands import train as training
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint, loop

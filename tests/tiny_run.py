@@ -16,16 +16,17 @@ import pytest
 import torch
 import yaml
 
-from medvlm import cli, training
+from medvlm import cli
+from medvlm.commands import train as training
 from medvlm.core.config import component
+from medvlm.core.engine_config import EngineConfig
 from medvlm.core.run import RunFolder
 from medvlm.models.lora import attach
 from medvlm.models.parts import set_trained
-from medvlm.recipe import load
-from medvlm.sources import open_sources
+from medvlm.recipe.load import load
+from medvlm.recipe.sources import open_sources
 from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
-from medvlm.train.engine_config import EngineConfig
 from medvlm.train.log import Log
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from medvlm.archive.columns import Row, columns_in
+from medvlm.archive.tables.columns import Row, columns_in
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box

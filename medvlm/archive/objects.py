@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 
 from pydantic import Field, model_validator
 
-from medvlm.archive.wording import choose
+from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
 from medvlm.core.sample import Box, Question, Truth, make_truth
 

@@ -17,7 +17,7 @@ from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Lora
 from medvlm.models.restore import put
-from medvlm.recipe import load_run
+from medvlm.recipe.load import load_run
 from medvlm.train import checkpoint
 
 

@@ -13,11 +13,11 @@ import torch
 from medvlm.core.errors import ShapeError
 from medvlm.data.transforms import processor_settings
 from medvlm.export.audit import Audit, account, named
-from medvlm.export.stock import REMEDY
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import DualEncoder
+from medvlm.recipe.targets import REMEDY
 
 
 def tower_configs(model: DualEncoder) -> dict[str, Any]:

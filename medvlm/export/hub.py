@@ -13,8 +13,8 @@ from typing import Any
 from medvlm.core.card import Card, load_card
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
+from medvlm.export.proof.seal import FILES, changed
 from medvlm.export.redact import leaks
-from medvlm.export.seal import FILES, changed
 
 PREFIX, RECIPE = "hub:", "recipe.resolved.yaml"
 ALLOWED = (

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import ShapeError
-from medvlm.export.stock import REMEDY
 from medvlm.models.generate import end_ids
 from medvlm.models.vlm import VLM
+from medvlm.recipe.targets import REMEDY
 
 
 def generation_config(model: VLM, tokenizer: Any) -> Any:

@@ -8,13 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from medvlm.core.secrets import SECRET
+
 # A path inside a longer text: from / or ~/ (not within a word or a URL) to the next blank or quote.
 INSIDE = re.compile(r"(?<![\w.:/~-])(?:~?/[^\s'\",;]+/[^\s'\",;]*|~/[^\s'\",;]+)")
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
-SECRET = re.compile(
-    r"hf_[A-Za-z0-9]{20}|sk-[A-Za-z0-9_-]{20}|gh[pousr]_[A-Za-z0-9]{20}|AKIA[0-9A-Z]{16}|://[^/\s:@]+:[^/\s@]+@"
-)
-"""What access tokens look like."""
 ABSOLUTE = re.compile(
     r"(?<![\w.:/~-])"
     r"/(?:home|Users|root|mnt|data|scratch|srv|tmp|var|opt|workspace|gpfs|lustre|media|private|nfs)/[\w.-]+"

@@ -16,15 +16,15 @@ from medvlm.core.config import component
 from medvlm.core.document import as_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder, write_json
-from medvlm.export import parity
-from medvlm.export.about import About
 from medvlm.export.audit import Audit
-from medvlm.export.card import model_card
+from medvlm.export.card.about import About
+from medvlm.export.card.page import model_card
+from medvlm.export.proof import parity
+from medvlm.export.proof.seal import seal
 from medvlm.export.redact import traces, without_paths
-from medvlm.export.seal import seal
-from medvlm.export.stock import NEAREST, REMEDY, resolve
 from medvlm.export.trained import Trained
 from medvlm.models.towers import DualEncoder
+from medvlm.recipe.targets import NEAREST, REMEDY, resolve
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Target(Protocol):
     """medvlm/export/targets/NAME.py.
 
     MAKES: of which models, `vlm` and `dual` as stages make them. LIBRARY: the Hub's library_name. LOADER: how the proof
-    loads it (a function of parity_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in
+    loads it (a function of stock_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in
     them, or a function of the base that adapters name.
     """
 

@@ -11,10 +11,10 @@ from typing import Any
 from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
-from medvlm.preflight.known import described, known
-from medvlm.preflight.ready import planned
+from medvlm.preflight.rehearsal.ready import planned
 from medvlm.preflight.samples import Look
-from medvlm.sections import Model, Recipe
+from medvlm.recipe.known import described, known
+from medvlm.recipe.schema import Model, Recipe
 
 
 @dataclass(frozen=True)

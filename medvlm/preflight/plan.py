@@ -22,8 +22,8 @@ from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import items_of, length, longest, micro_of, optimizers_of, stage_on_meta
-from medvlm.recipe import LoadedRecipe
-from medvlm.sections import Recipe
+from medvlm.recipe.load import LoadedRecipe
+from medvlm.recipe.schema import Recipe
 from medvlm.train.terms import sum_of_losses
 
 MFU = 0.4

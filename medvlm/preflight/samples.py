@@ -19,9 +19,9 @@ from medvlm.core.tasks import find_task, list_text_tasks
 from medvlm.data.source import SourceView, splits_of
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
-from medvlm.recipe import LoadedRecipe
-from medvlm.rules import kinds_of_media
-from medvlm.sources import form_of, packed_at, salted
+from medvlm.recipe.load import LoadedRecipe
+from medvlm.recipe.rules import kinds_of_media
+from medvlm.recipe.sources import form_of, packed_at, salted
 
 COUNT = 64
 """Samples that are looked at."""

@@ -22,8 +22,8 @@ from medvlm.models.parts import matches, set_trained
 from medvlm.preflight import adapters
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.samples import Look
-from medvlm.rules import starts_from
-from medvlm.sections import Recipe
+from medvlm.recipe.rules import starts_from
+from medvlm.recipe.schema import Recipe
 from medvlm.stages._base import Setup
 from medvlm.train.optim import make_optimizers
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvlm.archive.audit_receipt import AUDIT, audits_of
+from medvlm.archive.audit.receipt import AUDIT, audits_of
 from medvlm.core.config import is_available
 from medvlm.core.sample import Sample, Truth
 from medvlm.core.tasks import find_task

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from medvlm.core.engine_config import SHARDING, EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.blocks import Matches, compile_blocks, recompute
-from medvlm.train.engine_config import SHARDING, EngineConfig
 from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
 

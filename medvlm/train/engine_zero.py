@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
+from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.engine import Engine
-from medvlm.train.engine_config import EngineConfig
 from medvlm.train.tensors import Read
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from medvlm.core.engine_config import EngineConfig
 from medvlm.train.engine import Engine
-from medvlm.train.engine_config import EngineConfig
 
 
 def make_engine(config: EngineConfig) -> Engine:

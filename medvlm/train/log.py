@@ -9,21 +9,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from medvlm.core.config import Config
-
-
-class WandbConfig(Config):
-    project: str
-    mode: Literal["offline", "online"] = "offline"
-    """`offline` (the default) sends nothing; `online` needs WANDB_API_KEY in the environment."""
-    entity: str = ""
-
-
-class TrackConfig(Config):
-    wandb: WandbConfig | None = None
-    tensorboard: bool = False
+from medvlm.core.track_config import TrackConfig, WandbConfig
 
 
 class Tracker(Protocol):

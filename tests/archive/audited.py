@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from medvlm.archive.deal import keyed
+from medvlm.archive.packing.deal import keyed
 from medvlm.core.card import Card
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import decode, encode_npy, encode_png, suffix_of

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from medvlm.archive.audit import audit
-from medvlm.archive.audit_receipt import audits_of, read_audit, receipt_of
-from medvlm.archive.audit_scan import open_set
+from medvlm.archive.audit.receipt import audits_of, read_audit, receipt_of
+from medvlm.archive.audit.run import audit
+from medvlm.archive.audit.scan import open_set
 from medvlm.core.errors import DataError
 from medvlm.core.run import write_json
 from medvlm.io.images import encode_png

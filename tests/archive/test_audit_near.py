@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from medvlm.archive.audit_near import DISTANCE, near_within, turned_within
-from medvlm.archive.audit_picture import Look, look, turned
+from medvlm.archive.audit.near import DISTANCE, near_within, turned_within
+from medvlm.archive.audit.picture import Look, look, turned
 from medvlm.io.images import decode
 from tests.archive.audited import HEIGHT, WIDTH, jpeg, picture, resized
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlm.archive.audit import audit
-from medvlm.archive.audit_near import DISTANCE, near_within
-from medvlm.archive.audit_picture import look
-from medvlm.archive.audit_scan import open_set
-from medvlm.archive.pack import pack
+from medvlm.archive.audit.near import DISTANCE, near_within
+from medvlm.archive.audit.picture import look
+from medvlm.archive.audit.run import audit
+from medvlm.archive.audit.scan import open_set
+from medvlm.archive.packing.pack import pack
 from medvlm.core.card import Card, load_card
 
 CARDS = Path(__file__).parents[2] / "data_cards"

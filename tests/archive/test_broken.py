@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from medvlm.archive.pack import pack
+from medvlm.archive.packing.pack import pack
 from medvlm.core.card import Card
 from medvlm.io.images import decode
 from medvlm.io.opening import open_shards

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from medvlm.archive.deal import keyed, read_salt, require_secret, split_of
+from medvlm.archive.packing.deal import keyed, read_salt, require_secret, split_of
 from medvlm.core.card import Card, Splits
 from medvlm.core.errors import DataError
 

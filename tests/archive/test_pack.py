@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlm.archive import pack as packing
-from medvlm.archive.pack import card_hash, pack, pack_once, read_receipt
-from medvlm.archive.target import target_of
+from medvlm.archive.packing import pack as packing
+from medvlm.archive.packing.pack import card_hash, pack, pack_once, read_receipt
+from medvlm.archive.packing.target import target_of
 from medvlm.cli import main
 from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
@@ -408,7 +408,7 @@ def test_of_several_processes_one_packs_and_all_get_the_receipt(tmp_path):
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from medvlm.archive import pack as packing
+from medvlm.archive.packing import pack as packing
 from medvlm.core.card import load_card
 card, root, out = sys.argv[1:]
 plain, calls = packing.Ledger.take, [0]

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvlm.archive import decoders
-from medvlm.archive.decoders import Limits
-from medvlm.archive.pack import PackReceipt, pack
+from medvlm.archive.packing import decoders
+from medvlm.archive.packing.decoders import Limits
+from medvlm.archive.packing.pack import PackReceipt, pack
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import permit
 from medvlm.core.errors import DataError
@@ -186,8 +186,8 @@ def test_a_slow_sample_holds_nobody_up_and_comes_in_its_place(tmp_path):
 PEAK = """
 import json, resource, sys
 from pathlib import Path
-from medvlm.archive import decoders
-from medvlm.archive.pack import pack
+from medvlm.archive.packing import decoders
+from medvlm.archive.packing.pack import pack
 from medvlm.core.config import permit
 from medvlm.core.card import load_card
 decoders.MAX_HELD_BYTES = 8 << 20

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from medvlm.archive import pack as packing
-from medvlm.archive import target
-from medvlm.archive.journal import Journal
-from medvlm.archive.ledger import Ledger
-from medvlm.archive.pack import pack
-from medvlm.archive.target import Target
+from medvlm.archive.packing import pack as packing
+from medvlm.archive.packing import target
+from medvlm.archive.packing.journal import Journal
+from medvlm.archive.packing.ledger import Ledger
+from medvlm.archive.packing.pack import pack
+from medvlm.archive.packing.target import Target
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 from medvlm.io import shards

@@ -13,7 +13,7 @@ from hashlib import sha256
 
 import pytest
 
-from medvlm.archive.target import UNFINISHED
+from medvlm.archive.packing.target import UNFINISHED
 from medvlm.io.opening import open_shards
 from medvlm.io.places import open_filesystem
 from medvlm.io.shards import RECEIPT
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 PACK = """
 import sys
 from pathlib import Path
-from medvlm.archive import pack as packing
+from medvlm.archive.packing import pack as packing
 from medvlm.core.card import load_card
 packing.COMMIT_SECONDS, packing.SHARD_BYTES = 0.0, 12 << 10
 packing.pack(load_card(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3], workers=1)

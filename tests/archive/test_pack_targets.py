@@ -10,10 +10,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from medvlm.archive import pack as packing
-from medvlm.archive.ledger import Ledger
-from medvlm.archive.pack import pack
-from medvlm.archive.target import UNFINISHED, Remote
+from medvlm.archive.packing import pack as packing
+from medvlm.archive.packing.ledger import Ledger
+from medvlm.archive.packing.pack import pack
+from medvlm.archive.packing.target import UNFINISHED, Remote
 from medvlm.core.errors import DataError
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import RECEIPT

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvlm.archive.phantom_film import FILM_MM
-from medvlm.archive.phantom_finding import (
+from medvlm.archive.phantom.film import FILM_MM
+from medvlm.archive.phantom.finding import (
     KINDS,
     SHARE_NORMAL,
     SIDES,
@@ -23,8 +23,8 @@ from medvlm.archive.phantom_finding import (
     concept_of,
     draw_finding,
 )
-from medvlm.archive.phantom_text import ASK, NUMBERS, ask, write_report
-from medvlm.archive.phantom_volume import draw_volume
+from medvlm.archive.phantom.text import ASK, NUMBERS, ask, write_report
+from medvlm.archive.phantom.volume import draw_volume
 from medvlm.archive.readers.phantom import Config, film_study, patient_of, read, volume_study
 from medvlm.core.card import load_card
 from medvlm.core.contracts import RawSample

@@ -30,7 +30,7 @@ from PIL import Image, PngImagePlugin
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from medvlm.archive.pack import pack as pack_archive
+from medvlm.archive.packing.pack import pack as pack_archive
 from medvlm.archive.readers.dicom_tree import Config, read
 from medvlm.cli import main
 from medvlm.core.card import Card

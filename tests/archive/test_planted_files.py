@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from medvlm.archive.pack import pack
+from medvlm.archive.packing.pack import pack
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 from medvlm.io.dicom.image import NAMED, load_file

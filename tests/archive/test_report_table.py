@@ -2,7 +2,7 @@
 
 import pytest
 
-from medvlm.archive.report_table import ReportTable
+from medvlm.archive.tables.report_table import ReportTable
 from medvlm.core.errors import DataError
 
 TABLE = "study,findings,impression\n1.2,Clear lungs.,Normal.\n1.3,,Effusion.\n"

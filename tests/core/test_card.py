@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from medvlm.core.card import Card
-from medvlm.recipe import schema
+from medvlm.recipe.load import schema
 
 PLAIN: dict[str, Any] = {
     "name": "made",

@@ -13,7 +13,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.data.views import Views
-from medvlm.preflight.ready import made, saved
+from medvlm.preflight.rehearsal.ready import made, saved
 
 VOLUME = np.random.default_rng(0).integers(0, 256, (20, 40, 56), dtype=np.uint8)
 

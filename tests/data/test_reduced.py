@@ -15,8 +15,8 @@ from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.data.budget import reduced
 from medvlm.data.dialogue import Document
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
-from medvlm.preflight.ready import saved
-from medvlm.recipe import load
+from medvlm.preflight.rehearsal.ready import saved
+from medvlm.recipe.load import load
 from medvlm.train.terms import OfSource
 from tests.tiny_run import CARD, INSTRUCT, recipe, staged, written
 

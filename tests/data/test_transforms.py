@@ -288,8 +288,8 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
     ids=lambda s: next(iter(s)),
 )
 def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(settings: dict[str, Any]) -> None:
-    from medvlm.export.stock import resolve
-    from medvlm.sections import Model
+    from medvlm.recipe.schema import Model
+    from medvlm.recipe.targets import resolve
     from tests.tiny_run import TOWER
 
     (name, *_), preprocess = settings, Preprocess(size=(32, 32), **settings)
@@ -300,7 +300,7 @@ def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(setting
 
 
 def test_every_setting_is_part_of_the_recipes_hash() -> None:
-    from medvlm.recipe import load
+    from medvlm.recipe.load import load
 
     recipe, place = Path(__file__).parents[2] / "recipes" / "phantom_3d.yaml", "model.encoders.volume.preprocess"
     changes = [

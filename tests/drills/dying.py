@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medvlm import training
-from medvlm.recipe import load
+from medvlm.commands import train as training
+from medvlm.recipe.load import load
 from medvlm.train import checkpoint
 from medvlm.train.log import Log
 from medvlm.train.saver import Saver

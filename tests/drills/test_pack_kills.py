@@ -23,7 +23,7 @@ FILMS, POINTS = 200, 10
 PACK = """
 import sys
 from pathlib import Path
-from medvlm.archive import pack as packing
+from medvlm.archive.packing import pack as packing
 from medvlm.core.card import load_card
 packing.COMMIT_SECONDS, packing.SHARD_BYTES = 0.05, 256 << 10
 packing.pack(load_card(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), workers=int(sys.argv[4]), max_bad=0.1)

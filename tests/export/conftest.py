@@ -14,14 +14,14 @@ from medvlm.core.card import load_card
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.stage_config import Lora
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
-from medvlm.export import parity, parity_child, reference
+from medvlm.export.proof import parity, reference, stock_child
 from medvlm.export.trained import Trained
 from medvlm.models.lora import attach
 from medvlm.models.parts import preprocess_of
 from medvlm.models.towers import build_dual
 from medvlm.models.vlm import build_vlm
-from medvlm.recipe import shipped
-from medvlm.sections import Recipe
+from medvlm.recipe.load import shipped
+from medvlm.recipe.schema import Recipe
 
 WORDS = [
     "How many red cells are there? 3 on the left side",
@@ -195,7 +195,7 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prove_here(folder: Path, made: Path, loader: str = "transformers") -> dict[str, Any]:
     """The proof without a process of its own, for compositions of a target whose process is started by another test."""
-    return parity.judge(json.loads((made / "reference.json").read_text()), parity_child.compared(made, folder, loader))
+    return parity.judge(json.loads((made / "reference.json").read_text()), stock_child.compared(made, folder, loader))
 
 
 def unproven(*args: Any) -> dict[str, Any]:

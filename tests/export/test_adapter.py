@@ -11,13 +11,13 @@ import pytest
 
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.run import RunFolder
-from medvlm.export import parity
+from medvlm.export.proof import parity
 from medvlm.export.run import ExportReceipt, export
 from medvlm.export.targets.adapter import pattern_of
 from medvlm.export.trained import Trained
 from medvlm.models.lora import attach
-from medvlm.preflight.ready import saved
-from medvlm.sections import Recipe
+from medvlm.preflight.rehearsal.ready import saved
+from medvlm.recipe.schema import Recipe
 
 from .conftest import prove_here, recipe_of, trained_of
 

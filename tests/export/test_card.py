@@ -15,8 +15,8 @@ import yaml
 
 from medvlm.core.card import Licence
 from medvlm.core.run import RunFolder, write_json
-from medvlm.export import parity
-from medvlm.export.licence import HUB, hub_licence, licence_words
+from medvlm.export.card.licence import HUB, hub_licence, licence_words
+from medvlm.export.proof import parity
 from medvlm.export.redact import traces, without_paths
 from medvlm.export.run import export
 

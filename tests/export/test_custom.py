@@ -13,7 +13,7 @@ from medvlm.compositions._folder import is_model_folder, open_folder
 from medvlm.compositions._open import open_run
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.export import parity
+from medvlm.export.proof import parity
 from medvlm.export.run import export
 from medvlm.export.targets.custom import write
 from medvlm.models.parts import evaluating
@@ -60,7 +60,7 @@ def test_films_and_volumes_in_one_model_are_proven_with_medvlm(tmp_path: Path, r
 
 def test_a_custom_folder_is_a_recipe_too(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """`medvlm evaluate FOLDER` reads recipe and cards where a run has them."""
-    from medvlm.recipe import load_run
+    from medvlm.recipe.load import load_run
 
     monkeypatch.setattr(parity, "prove", unproven)
     receipt = export(run, tmp_path / "out", trained_of(recipe_of({}, {})), "custom")

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from medvlm.core.run import RunFolder
-from medvlm.export import parity
+from medvlm.export.proof import parity
 from medvlm.export.run import export
-from medvlm.export.stock import resolve
 from medvlm.export.targets.vision_text_dual_encoder import reason as reason_of
+from medvlm.recipe.targets import resolve
 
 from .conftest import SMALL, prove_here, recipe_of, trained_of
 

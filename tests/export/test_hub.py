@@ -16,8 +16,8 @@ from medvlm.cli import EXIT_USER, main
 from medvlm.core.card import Card
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.export import parity
 from medvlm.export.hub import forbidden, prepare
+from medvlm.export.proof import parity
 from medvlm.export.run import export
 
 from .conftest import recipe_of, trained_of, unproven

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from medvlm.core.run import RunFolder
-from medvlm.export import parity
+from medvlm.export.proof import parity
 from medvlm.export.run import ExportReceipt, export
-from medvlm.export.stock import resolve, unknown
+from medvlm.recipe.targets import resolve, unknown
 
 from .conftest import prove_here, recipe_of, trained_of
 from .test_custom import VOLUME

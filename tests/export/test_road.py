@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from medvlm.cli import EXIT_DONE, main
-from medvlm.export import parity
+from medvlm.export.proof import parity
 from medvlm.train import checkpoint
 from tests.tiny_run import INSTRUCT, recipe, written
 

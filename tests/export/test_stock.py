@@ -12,12 +12,12 @@ import torch
 
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.run import RunFolder
-from medvlm.export import parity
-from medvlm.export import reference as references
 from medvlm.export.language import renamed
+from medvlm.export.proof import parity
+from medvlm.export.proof import reference as references
 from medvlm.export.run import ExportReceipt, export
-from medvlm.export.stock import resolve
 from medvlm.export.targets import idefics3, llava
+from medvlm.recipe.targets import resolve
 
 from .conftest import prove_here, recipe_of, tiny_tokenizer, trained_of, with_film
 

@@ -13,7 +13,7 @@ from medvlm.core.config import kinds
 from medvlm.core.families import Processed, family_of
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
-from medvlm.preflight.ready import made
+from medvlm.preflight.rehearsal.ready import made
 from medvlm.tasks._writing import Writing, parse
 
 PLACED: list[tuple[tuple[int, int], Box]] = [

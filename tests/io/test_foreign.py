@@ -25,7 +25,7 @@ from medvlm.io.cache import Cache
 from medvlm.io.foreign import Members
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet
-from medvlm.sources import form_of
+from medvlm.recipe.sources import form_of
 
 READER = {
     "kind": "webdataset",

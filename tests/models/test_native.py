@@ -21,7 +21,7 @@ from medvlm.models.generate import generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.parts import group_of, set_trained
-from medvlm.preflight.ready import saved
+from medvlm.preflight.rehearsal.ready import saved
 
 FAST = ("qwen3_vl", "gemma3", "idefics3", "paligemma")
 SIZES = ((61, 97), (131, 64), (50, 50))

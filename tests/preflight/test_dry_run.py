@@ -9,10 +9,10 @@ import pytest
 
 from medvlm.cli import main
 from medvlm.core.config import kinds
-from medvlm.preflight.known import known, known_models
-from medvlm.preflight.shrink import shrunk
-from medvlm.preflight.spread import EXAMPLES, Config, score
-from medvlm.recipe import shipped
+from medvlm.preflight.rehearsal.fake_reward import EXAMPLES, Config, score
+from medvlm.preflight.rehearsal.shrink import shrunk
+from medvlm.recipe.known import known, known_models
+from medvlm.recipe.load import shipped
 from tests import tiny_run
 
 WHOLE = [path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]

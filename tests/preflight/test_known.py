@@ -10,8 +10,8 @@ import torch
 
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
-from medvlm.preflight.known import FOLDER, described, known, known_models
-from medvlm.recipe import load
+from medvlm.recipe.known import FOLDER, described, known, known_models
+from medvlm.recipe.load import load
 from tests.models.tiny import Ids
 
 FILES = sorted(FOLDER.glob("*.json"))

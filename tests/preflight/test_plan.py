@@ -11,11 +11,12 @@ import yaml
 
 from medvlm.cli import main
 from medvlm.core.config import kinds
-from medvlm.preflight import gpus, known
+from medvlm.preflight import gpus
 from medvlm.preflight.gpus import GIB, parse
 from medvlm.preflight.plan import plan
-from medvlm.preflight.ready import saved
-from medvlm.recipe import load, shipped
+from medvlm.preflight.rehearsal.ready import saved
+from medvlm.recipe import known
+from medvlm.recipe.load import load, shipped
 from tests import tiny_run
 
 WHOLE = [path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]

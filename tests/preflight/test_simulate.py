@@ -16,7 +16,7 @@ from medvlm.preflight.draft import make_draft
 from medvlm.preflight.samples import look
 from medvlm.preflight.simulate import Step
 from medvlm.preflight.staging import stage_on_meta
-from medvlm.recipe import LoadedRecipe, load
+from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.train.optim import make_optimizer
 from medvlm.train.terms import sum_of_losses
 from tests import tiny_run

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from medvlm.archive.audit import audit
-from medvlm.archive.audit_receipt import receipt_of
-from medvlm.archive.audit_scan import open_set
+from medvlm.archive.audit.receipt import receipt_of
+from medvlm.archive.audit.run import audit
+from medvlm.archive.audit.scan import open_set
 from medvlm.core.run import write_json
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import encode_npy, encode_png

@@ -10,7 +10,7 @@ import torch
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.recipe import load
+from medvlm.recipe.load import load
 from medvlm.train import checkpoint
 from tests.tiny_run import INSTRUCT, differing, recipe, stop_after, trace, trained, written
 

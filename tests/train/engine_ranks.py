@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Batch
 from medvlm.core.stage_config import Lora, Optim, OptimOf, StageConfig, Validate
@@ -29,7 +30,6 @@ from medvlm.stages._base import chunks
 from medvlm.train import checkpoint, engine_zero, loop
 from medvlm.train.accumulate import Update
 from medvlm.train.engine import Engine
-from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from medvlm.train.log import Log
 from medvlm.train.stage import Stage

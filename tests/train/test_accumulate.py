@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch
-from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from medvlm.train.terms import Measured
 from tests.tiny_run import differing

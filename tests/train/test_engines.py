@@ -12,8 +12,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import RecipeError
-from medvlm.train.engine_config import EngineConfig
 from medvlm.train.engines import make_engine
 from tests.tiny_run import ROOT, differing, environment
 from tests.train.engine_ranks import Averaged, run

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from medvlm import training
+from medvlm.commands import train as training
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint

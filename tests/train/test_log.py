@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from medvlm.train.log import Log, Progress, TrackConfig, Wandb, WandbConfig, make_trackers, redact
+from medvlm.core.track_config import TrackConfig, WandbConfig
+from medvlm.train.log import Log, Progress, Wandb, make_trackers, redact
 
 
 class Kept:
@@ -103,7 +104,8 @@ def test_trackers_get_the_numbers_flat(tmp_path: Path) -> None:
 
 
 def test_nothing_is_imported_that_the_recipe_does_not_name(tmp_path: Path) -> None:
-    code = "import sys; from medvlm.train.log import *; assert make_trackers(TrackConfig(), {}, 'n', None) == []; "
+    code = "import sys; from medvlm.core.track_config import *; from medvlm.train.log import *; "
+    code += "assert make_trackers(TrackConfig(), {}, 'n', None) == []; "
     code += "assert not {'wandb', 'tensorboard', 'lightning'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
 

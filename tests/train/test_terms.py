@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from medvlm.core.engine_config import EngineConfig
 from medvlm.train.accumulate import accumulate, weigh
 from medvlm.train.engine import Engine
-from medvlm.train.engine_config import EngineConfig
 from medvlm.train.terms import Loss, Measured, OfSource, Signals, Term, join, report
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.columns import Columns, MoreColumns, Row, columns_in, filled, with_prior
-from medvlm.archive.records import NAMES_FIRST, Format, cell_text, word_for
-from medvlm.archive.split_files import SPLIT
-from medvlm.archive.wording import choose
+from medvlm.archive.tables.columns import Columns, MoreColumns, Row, columns_in, filled, with_prior
+from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, word_for
+from medvlm.archive.tables.split_files import SPLIT
+from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean

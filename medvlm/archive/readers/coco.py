@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from medvlm.archive.columns import columns_in, file_in, filled
 from medvlm.archive.objects import AsksAboutObjects, questions, report, sorted_in
-from medvlm.archive.records import cell_text, document
-from medvlm.archive.split_files import Files, by_split
+from medvlm.archive.tables.columns import columns_in, file_in, filled
+from medvlm.archive.tables.records import cell_text, document
+from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Box, Medium, Sample

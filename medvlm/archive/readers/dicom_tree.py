@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.columns import columns_in, filled
-from medvlm.archive.report_table import Reports, ReportTable
+from medvlm.archive.tables.columns import columns_in, filled
+from medvlm.archive.tables.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.columns import Row, columns_in, filled
 from medvlm.archive.masks import MaskFiles, percent, read_masks
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import (
@@ -29,7 +28,8 @@ from medvlm.archive.objects import (
     sorted_in,
 )
 from medvlm.archive.readers._rows import TableQuestion, make_question
-from medvlm.archive.wording import choose
+from medvlm.archive.tables.columns import Row, columns_in, filled
+from medvlm.archive.tables.wording import choose
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Unit, make_truth

@@ -18,7 +18,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medvlm.archive import arrow_files
-from medvlm.archive.columns import Columns, Row, columns_in, file_in
 from medvlm.archive.objects import AsksAboutObjects, questions, sorted_in
 from medvlm.archive.readers._rows import (
     Numbered,
@@ -31,8 +30,9 @@ from medvlm.archive.readers._rows import (
     read_row,
     say_place,
 )
-from medvlm.archive.records import cell_text
-from medvlm.archive.split_files import Files, by_split
+from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in
+from medvlm.archive.tables.records import cell_text
+from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from medvlm.archive.columns import file_in
-from medvlm.archive.records import Format, cell_text, format_of, records, word_for
-from medvlm.archive.split_files import Files, by_split
+from medvlm.archive.tables.columns import file_in
+from medvlm.archive.tables.records import Format, cell_text, format_of, records, word_for
+from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError

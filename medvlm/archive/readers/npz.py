@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from medvlm.archive.wording import choose
+from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, RawSample
 from medvlm.core.errors import DataError

@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from medvlm.archive.phantom_film import FILM_MM, draw_film
-from medvlm.archive.phantom_finding import MAX_CLIPS, concept_of, draw_finding
-from medvlm.archive.phantom_text import ask, write_report
-from medvlm.archive.phantom_volume import VOLUME_MM, draw_volume
+from medvlm.archive.phantom.film import FILM_MM, draw_film
+from medvlm.archive.phantom.finding import MAX_CLIPS, concept_of, draw_finding
+from medvlm.archive.phantom.text import ask, write_report
+from medvlm.archive.phantom.volume import VOLUME_MM, draw_volume
 from medvlm.core import config
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.sample import Medium, Sample

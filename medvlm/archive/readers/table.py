@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from medvlm.archive.columns import Columns, Row, columns_in, file_in, filled
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import questions, sorted_in
 from medvlm.archive.readers._rows import (
@@ -30,9 +29,10 @@ from medvlm.archive.readers._rows import (
     read_row,
     say_place,
 )
-from medvlm.archive.records import Format, format_of, records
-from medvlm.archive.row_objects import RowObjects, objects_of
-from medvlm.archive.split_files import SPLIT, Files, by_split
+from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, filled
+from medvlm.archive.tables.records import Format, format_of, records
+from medvlm.archive.tables.row_objects import RowObjects, objects_of
+from medvlm.archive.tables.split_files import SPLIT, Files, by_split
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Unit

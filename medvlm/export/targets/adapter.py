@@ -23,9 +23,9 @@ from medvlm.core.config import component
 from medvlm.core.errors import ShapeError
 from medvlm.core.run import write_json
 from medvlm.export.audit import Audit
-from medvlm.export.stock import resolve
 from medvlm.export.trained import Trained
 from medvlm.models.lora import take_off
+from medvlm.recipe.targets import resolve
 
 MAKES, LIBRARY, LOADER = ("vlm",), "peft", "peft"
 LINES = """\

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit
 from medvlm.export.dual import tower_configs, written
 from medvlm.export.fits import two_towers
+from medvlm.export.proof import reference as references
 from medvlm.export.targets.vision_text_dual_encoder import LOADING, PLACES
 from medvlm.export.trained import Trained
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from medvlm.compositions._folder import MANIFEST, WEIGHTS
 from medvlm.core.run import write_json
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit
-from medvlm.export.parity import OURS
+from medvlm.export.proof import reference as references
+from medvlm.export.proof.parity import OURS
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
 

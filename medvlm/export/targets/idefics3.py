@@ -16,10 +16,10 @@ import torch
 
 from medvlm.core.contracts import Preprocess
 from medvlm.data.transforms import PIL_BICUBIC
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account, named
 from medvlm.export.fits import model_type, one_tower
 from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left, renamed
+from medvlm.export.proof import reference as references
 from medvlm.export.targets.llava import LOADING
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge

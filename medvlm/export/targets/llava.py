@@ -16,13 +16,13 @@ import torch
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.data.transforms import processor_settings
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account, named
 from medvlm.export.fits import model_type, one_tower
 from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left
-from medvlm.export.stock import REMEDY
+from medvlm.export.proof import reference as references
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
+from medvlm.recipe.targets import REMEDY
 
 MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
 LOADING = """\

@@ -10,9 +10,9 @@ import torch
 
 from medvlm.data.dialogue import Document
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account
-from medvlm.export.reference import MAX_NEW_TOKENS, QUESTIONS, SAID, proof_images
+from medvlm.export.proof import reference as references
+from medvlm.export.proof.reference import MAX_NEW_TOKENS, QUESTIONS, SAID, proof_images
 from medvlm.export.targets.llava import LOADING, generation_config
 from medvlm.export.trained import Trained
 from medvlm.models.generate import end_ids, generate

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from medvlm.core.errors import RecipeError
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit
 from medvlm.export.fits import encoder_of
 from medvlm.export.part import tower_audit
+from medvlm.export.proof import reference as references
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
 from medvlm.models.towers import DualEncoder

@@ -16,9 +16,9 @@ import torch
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import write_json
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit, account, named
 from medvlm.export.fits import one_tower, pairing, text_of
+from medvlm.export.proof import reference as references
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit
 from medvlm.export.fits import behind_stock, encoder_of
 from medvlm.export.part import tower_audit
+from medvlm.export.proof import reference as references
 from medvlm.export.trained import Trained
 
 MAKES, LIBRARY, LOADER = ("vlm", "dual"), "timm", "timm"

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from medvlm.data.transforms import processor_settings
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit
 from medvlm.export.fits import behind_stock, encoder_of
 from medvlm.export.part import tower_audit
+from medvlm.export.proof import reference as references
 from medvlm.export.trained import Trained
 
 MAKES, LIBRARY, LOADER = ("vlm", "dual"), "transformers", "tower"

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm.export import reference as references
 from medvlm.export.audit import Audit
 from medvlm.export.dual import check_pooling, tower_configs, written
 from medvlm.export.fits import model_type, one_tower, text_of
+from medvlm.export.proof import reference as references
 from medvlm.export.trained import Trained
 
 MAKES, LIBRARY, LOADER = ("dual",), "transformers", "transformers"

@@ -1,0 +1,1 @@
+"""Overlap of patients and images between splits and data sets, and licences together."""

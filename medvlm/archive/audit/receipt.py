@@ -1,0 +1,132 @@
+"""The receipt of an audit: what was found, of which shards, under a hash of its own, so that checkpoints and model
+cards can name it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import medvlm
+from medvlm.archive.audit.near import DISTANCE
+from medvlm.archive.audit.picture import BITS
+from medvlm.archive.audit.run import Audited
+from medvlm.archive.audit.scan import Seen
+from medvlm.core.errors import DataError
+
+AUDIT = "audit.json"
+_FORM = 1
+_ANSWERS = 20
+"""Answers of a template that are listed, the commonest."""
+
+
+def receipt_of(audited: Audited) -> dict[str, Any]:
+    """Nothing in it depends on when and where, and no free text of a sample is in it.
+
+    sources, against: name -> fingerprint of the shards, and for each split its counts. findings: as Finding. passed:
+    there is no error among them. hash: over everything else.
+    """
+    record = {
+        "form": _FORM,
+        "medvlm": medvlm.__version__,
+        "sources": _described(audited.seen),
+        "against": _described(audited.benchmarks),
+        "near_images": {"bits": BITS, "distance": DISTANCE},
+        "terms": audited.terms,
+        "findings": [asdict(f) for f in audited.findings],
+        "passed": all(f.severity != "error" for f in audited.findings),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(record))
+    return {**plain, "hash": _hash(plain)}
+
+
+def read_audit(path: Path) -> dict[str, Any]:
+    """Raises DataError for a file that is no receipt, or was changed."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        if record["form"] != _FORM or record["hash"] != _hash({k: v for k, v in record.items() if k != "hash"}):
+            raise ValueError("its hash is not that of its content")
+    except (ValueError, KeyError, TypeError, RecursionError) as reason:
+        raise DataError(
+            f"{path}: not a receipt of an audit, or changed since ({reason}); delete it and run `medvlm data audit`"
+            " again"
+        ) from None
+    return record
+
+
+def audits_of(fingerprints: Mapping[str, str], paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """For each source that a receipt was made of: its hash, whether it passed, what it found of this source, and which
+    of the other sources were compared with it. The receipt that covers most of them counts.
+
+    fingerprints: source -> fingerprint of its shards. paths: where receipts may lie.
+    """
+    receipts = [read_audit(path) for path in dict.fromkeys(paths) if path.is_file()]
+    out = {}
+    for source, fingerprint in fingerprints.items():
+        names = [{s["fingerprint"]: name for name, s in receipt["sources"].items()} for receipt in receipts]
+        covering = [i for i, known in enumerate(names) if fingerprint in known]
+        if covering:
+            best = max(covering, key=lambda i: sum(each in names[i] for each in fingerprints.values()))
+            out[source] = _summary(
+                receipts[best],
+                names[best][fingerprint],
+                [s for s, each in fingerprints.items() if s != source and each in names[best]],
+            )
+    return out
+
+
+def _summary(receipt: dict[str, Any], name: str, compared: list[str]) -> dict[str, Any]:
+    mine = [f for f in receipt["findings"] if any(each.partition(":")[0] == name for each in f["between"])]
+    return {
+        "hash": receipt["hash"],
+        "passed": all(f["severity"] != "error" for f in mine),
+        "compared_with": compared,
+        "against": sorted(receipt["against"]),
+        "findings": [{"severity": f["severity"], "text": f["text"]} for f in mine],
+    }
+
+
+def _described(seen: Sequence[Seen]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for each in seen:
+        source = out.setdefault(each.source.name, {"fingerprint": each.source.shards.fingerprint, "splits": {}})
+        counts = each.counts
+        source["splits"][each.split] = {
+            "samples": counts.samples,
+            "patients": len(each.patients),
+            "without_patient": counts.without_patient,
+            "images": counts.images,
+            "blank_images": counts.blank_images,
+            "questions": dict(sorted(counts.tasks.items())),
+            "words": {what: _spread(lengths) for what, lengths in counts.words.items() if lengths},
+            "labels": {template: _commonest(answers) for template, answers in sorted(counts.labels.items())},
+        }
+    return out
+
+
+def _spread(lengths: Counter[int]) -> dict[str, int]:
+    """Of how many words half of the texts are, 95 % and all, at most."""
+    total, below = lengths.total(), 0
+    at: dict[str, int] = {}
+    for length in sorted(lengths):
+        below += lengths[length]
+        at |= {
+            name: length
+            for name, share in (("median", 0.5), ("p95", 0.95), ("max", 1.0))
+            if name not in at and below >= share * total
+        }
+    return at
+
+
+def _commonest(answers: Counter[str]) -> dict[str, int]:
+    ordered = sorted(answers.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(n for _, n in ordered[_ANSWERS:])
+    return dict(ordered[:_ANSWERS]) | ({"(others)": rest} if rest else {})
+
+
+def _hash(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,303 @@
+"""From an archive to shards, once: read, check, strip, name by hash, deal into splits, write.
+
+Samples are decoded in processes of their own and written in the order of reading, so the same archive and the same card
+give the same bytes, with any number of processes and however often packing was killed: it goes on where it was. The
+folder appears under its name when it is whole. Names, patient ids and whatever cameras and viewers wrote into image
+files stay behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+import medvlm
+from medvlm.archive.packing.deal import Dealt, require_secret
+from medvlm.archive.packing.decoders import Decoders, Item, Limits, num_decoders
+from medvlm.archive.packing.ledger import Changed, Ledger
+from medvlm.archive.packing.progress import Progress, Watch
+from medvlm.archive.packing.target import Target, target_of
+from medvlm.core.card import Card
+from medvlm.core.config import component
+from medvlm.core.contracts import LeftOut
+from medvlm.core.durable import write_durably
+from medvlm.core.errors import DataError
+from medvlm.io.shard_index import INDEX, index_path, read_index
+from medvlm.io.shards import RECEIPT
+
+FORM = 1
+"""Counts up when the same archive and card give other shards than before."""
+JOURNAL = 2
+"""Counts up when what a journal holds of a sample changes: an older one is not gone on from."""
+LIMITS = Limits()
+COMMIT_SECONDS = 10.0
+"""How much work a kill costs at most; each commit waits for the disk."""
+SHARD_BYTES = 256 << 20
+QUARANTINE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True)
+class PackReceipt:
+    """What packing made: `packed.json`. Nothing in it depends on when and where.
+
+    card_hash: of what decides the shards (see card_hash()). samples, questions, patients: by split. bytes: of all
+    tars. quarantined: samples that could not be used (`quarantine.jsonl`). left_out: by reason, as the card asks.
+    shards: tar -> its sha256. salt_id: tells with which secret salt patients and keys were hashed; "": with that of the
+    card."""
+
+    card: str
+    card_hash: str
+    medvlm: str
+    samples: dict[str, int]
+    questions: dict[str, int]
+    patients: dict[str, int]
+    bytes: int
+    quarantined: int
+    left_out: dict[str, int]
+    shards: dict[str, str]
+    salt_id: str = ""
+    done: bool = True
+
+
+def pack(
+    card: Card, root: Path | None, out: Path | str, *, progress: Progress | None = None, max_bad: float = 0.01,
+    workers: int | None = None, limits: Limits = LIMITS,
+) -> PackReceipt:  # fmt: skip
+    """Packs into the folder `out`, or a place that fsspec reaches (`s3://bucket/name`); where that is done already, its
+    receipt.
+
+    root: the folder of the archive; None for generated data. progress: gets a line about once a second.
+    max_bad: share of the samples that may be bad; above it nothing is published. workers: processes that decode; by
+    default one for each processor. limits: what one sample may take.
+    Raises DataError for an archive or a card that is wrong, for `out` that holds something else, and when another
+    process is packing there.
+    """
+    if workers is not None and workers < 1:
+        raise DataError(f"workers is {workers}; expected at least 1 process that decodes")
+    target = target_of(out)
+    with _lock(target, wait=False):
+        return _pack(card, root, target, progress, max_bad, workers, limits)
+
+
+def pack_once(
+    card: Card,
+    root: Path | None,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    max_bad: float = 0.01,
+    workers: int | None = None,
+) -> PackReceipt:
+    """As pack(), for several processes that need the same shards: one packs, the others wait for it and get the same
+    receipt."""
+    target = target_of(out)
+    if (out / RECEIPT).is_file():  # no lock then: the folder may be read-only
+        return _finished(card, target)
+    with _lock(target, wait=True):
+        return _pack(card, root, target, progress, max_bad, workers, LIMITS)
+
+
+def card_hash(card: Card) -> str:
+    """Over what decides the shards: name, media, reader, splits, what people checked, the secret of its names by its
+    id. A corrected citation or licence does not pack anew.
+
+    Settings at their default are left out, so that a later version with more settings finds its shards again.
+    """
+    reader, splits = (
+        part.model_dump(mode="json", by_alias=True, exclude_defaults=True) for part in (card.reader, card.splits)
+    )
+    decides = {
+        "form": FORM,
+        "name": card.name,
+        "media": card.media,
+        "kind": card.reader.kind,
+        "reader": reader,
+        "splits": splits,
+    }
+    decides |= {key: value for key, value in (("checked", sorted(card.phi.checked)), ("salt", card.salt_id)) if value}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def read_receipt(where: Path | str) -> PackReceipt:
+    """Of a folder or URL. Raises DataError where packing did not finish."""
+    receipt = target_of(where).receipt()
+    if receipt is None:
+        raise DataError(f"{where}/{RECEIPT}: no receipt of packing; delete all that is there and pack again")
+    return _parsed(receipt, where)
+
+
+def _parsed(receipt: bytes, where: object) -> PackReceipt:
+    try:
+        return PackReceipt(**json.loads(receipt))
+    except (ValueError, TypeError) as reason:
+        raise DataError(
+            f"{where}: its {RECEIPT} is no receipt of packing ({type(reason).__name__}); delete it all and pack again"
+        ) from None
+
+
+def _finished(card: Card, target: Target) -> PackReceipt:
+    receipt = _parsed(target.receipt() or b"", target)
+    if receipt.card_hash != card_hash(card):
+        raise DataError(
+            f"{target}: was packed with another card or salt ({receipt.card}, {receipt.card_hash[:12]}; this one is"
+            f" {card.name}, {card_hash(card)[:12]}); pack to another place, or delete this one"
+        )
+    return receipt
+
+
+@contextmanager
+def _lock(target: Target, wait: bool) -> Iterator[None]:
+    """The lock file stays: taking it away would let two processes hold two files of the same name."""
+    try:
+        target.beside.mkdir(parents=True, exist_ok=True)
+        lock = (target.beside / f".{target.name}.lock").open("w")
+    except OSError as reason:
+        raise DataError(f"{target}: cannot write beside it ({reason.strerror}); choose another folder") from None
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise DataError(f"{target}: another process is packing into it; wait for it to finish") from None
+        yield
+
+
+def _pack(
+    card: Card,
+    root: Path | None,
+    target: Target,
+    progress: Progress | None,
+    max_bad: float,
+    workers: int | None,
+    limits: Limits,
+) -> PackReceipt:
+    """Under the lock."""
+    if target.receipt() is not None:
+        receipt = _finished(card, target)
+        target.forget()
+        return receipt
+    _check_root(card, root)
+    require_secret(card)
+    fill = partial(_filled, card, root, target, progress, max_bad, workers or num_decoders(), limits)
+    try:
+        target.begin()
+        try:
+            receipt = fill()
+        except Changed as reason:
+            if progress:
+                progress(f"packing {card.name}: {reason}; it begins anew")
+            target.forget()
+            target.begin()
+            receipt = fill()
+        target.publish()
+    except OSError as reason:  # a full disk, an archive that is no longer mounted
+        raise DataError(
+            f"{target}: packing stopped ({reason.strerror or type(reason).__name__}); pack again, and it goes on from"
+            " there"
+        ) from None
+    except _TooManyBad as reason:
+        kept = target.beside / f"{target.name}.quarantine.jsonl"
+        (target.work / QUARANTINE).replace(kept)
+        target.forget()
+        raise DataError(f"{reason}; all of them are listed in {kept}") from None
+    except DataError:
+        target.forget()
+        raise
+    return receipt
+
+
+def _check_root(card: Card, root: Path | None) -> None:
+    if card.access == "generated":
+        return
+    if root is None:
+        raise DataError(
+            f"{card.name}: its card says that the data exist, so packing needs a root: the folder that holds them"
+            f" ({card.homepage or card.title})"
+        )
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: there is no such folder; the root of {card.name} is where its files are"
+            f" ({card.homepage or card.title})"
+        )
+
+
+class _TooManyBad(DataError):
+    pass
+
+
+def _filled(
+    card: Card,
+    root: Path | None,
+    target: Target,
+    progress: Progress | None,
+    max_bad: float,
+    workers: int,
+    limits: Limits,
+) -> PackReceipt:
+    """Fills the work folder of the target, from where it was. Raises Changed where going on is not possible."""
+    reader = component("archive.readers", card.reader.kind)
+    watch = Watch(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
+    begun = {
+        "card": card_hash(card),
+        "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(),
+        "medvlm": medvlm.__version__,
+        "journal": JOURNAL,
+    }
+    left_out = Counter[str]()
+    items = _countable(reader.read(card.reader, root), left_out)
+    with Ledger(card, target, begun, SHARD_BYTES) as ledger, Decoders(card, workers, limits) as decoders:
+        watch.resume(*ledger.go_on(items))
+        saved = time.monotonic()
+        for item, outcome in decoders.outcomes(items):
+            watch.show(*ledger.take(item, outcome))
+            if time.monotonic() - saved > COMMIT_SECONDS:
+                ledger.commit()
+                target.keep(ledger.full())
+                saved = time.monotonic()
+        ledger.commit()
+        ledger.write_quarantine(target.work / QUARANTINE)
+        good, bad = ledger.dealt.samples.total(), ledger.bad
+        if bad.total() > max_bad * (good + bad.total()):
+            reasons = "; ".join(f"{n} x {reason}" for reason, n in bad.most_common(3))
+            raise _TooManyBad(
+                f"{card.name}: {bad.total()} of {good + bad.total()} samples are bad, at most {max_bad:.2%} are"
+                f" accepted: {reasons}"
+            )
+        if not good:
+            raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")
+        ledger.finish()
+    receipt = _receipt(card, target.work, ledger.dealt, left_out + ledger.dealt.left_out, bad.total())
+    write_durably(
+        target.work / "card.yaml", yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False)
+    )
+    write_durably(target.work / RECEIPT, json.dumps(asdict(receipt), indent=1, ensure_ascii=False) + "\n")
+    return receipt
+
+
+def _countable(items: Iterable[Item | LeftOut], left_out: Counter[str]) -> Iterator[Item]:
+    for item in items:
+        if isinstance(item, LeftOut):
+            left_out[item.reason] += item.count
+        else:
+            yield item
+
+
+def _receipt(card: Card, work: Path, dealt: Dealt, left_out: Counter[str], num_bad: int) -> PackReceipt:
+    tars = sorted(path.with_name(path.name.removesuffix(INDEX)) for path in work.glob(f"*{INDEX}"))
+    indexes = [read_index(index_path(tar)) for tar in tars]
+    return PackReceipt(
+        card=card.name, card_hash=card_hash(card), medvlm=medvlm.__version__,
+        samples=dict(sorted(dealt.samples.items())), questions=dict(sorted(dealt.questions.items())),
+        patients=dict(sorted(Counter(dealt.patients.values()).items())),
+        bytes=sum(index.bytes for index in indexes), quarantined=num_bad, left_out=dict(sorted(left_out.items())),
+        shards={tar.name: index.sha256 for tar, index in zip(tars, indexes, strict=True)}, salt_id=card.salt_id,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Made-up radiographs and volumes with known findings."""

@@ -1,0 +1,64 @@
+"""Reports that came as a table beside the images, found by an identifier that the images carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, format_of, records
+from medvlm.core.config import Config
+from medvlm.core.errors import DataError, did_you_mean
+
+
+class ReportTable(Config):
+    file: str
+    """The table, under the root: CSV, TSV, JSON lines or a JSON list."""
+    format: Format | None = None
+    """By the file's suffix when absent."""
+    column: str
+    """Which column holds the identifier."""
+    holds: Literal["StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID"]
+    """Which identifier it holds."""
+
+    def load(self, root: Path, columns: set[str]) -> Reports:
+        """The rows, with these columns. Raises DataError for a table without them, and for one that says two things of
+        one identifier."""
+        path, wanted, seen, rows = root / self.file, {self.column, *columns}, set[str](), dict[str, dict[str, str]]()
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such table; reader.reports.file is relative to the root {root}")
+        for number, record in records(path, self.format or format_of(self.file)):
+            if not isinstance(record, dict) or None in record:
+                raise DataError(f"{path}: record {number} is not one value for each column")
+            seen |= set(record)
+            row = {column: cell_text(record.get(column)) or "" for column in wanted}
+            key = row[self.column]
+            if key and rows.setdefault(key, row) != row:
+                raise DataError(
+                    f"{path}: record {number} has the {self.holds} of an earlier one but another text; expected one"
+                    " text each"
+                )
+        if missing := sorted(wanted - seen):
+            raise DataError(
+                f"{path}: no column {missing[0]!r}{did_you_mean(missing[0], seen)}"
+                f" ({f'{len(seen)} others' if seen else 'no rows'}; {NAMES_FIRST})"
+            )
+        return Reports(self.holds, tuple(sorted(columns)), rows)
+
+
+@dataclass(frozen=True)
+class Reports:
+    """rows: identifier -> the row that it finds. holds: which identifier; "" where there is no table."""
+
+    holds: str = ""
+    columns: tuple[str, ...] = ()
+    rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> dict[str, str]:
+        return dict.fromkeys(self.columns, "")
+
+    def find(self, identifiers: Mapping[str, str]) -> Mapping[str, str] | None:
+        """The row of what carries these; {} without a table, None where it has none."""
+        return self.rows.get(identifiers[self.holds]) if self.holds else {}

@@ -1,0 +1,119 @@
+"""`medvlm data audit`: cards and shards by their names, findings in lines, the receipt beside the shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from medvlm.archive.audit.receipt import AUDIT, receipt_of
+from medvlm.archive.audit.run import Audited, Finding, audit, made_strict
+from medvlm.archive.audit.scan import AuditSet, open_set
+from medvlm.archive.packing.pack import pack
+from medvlm.core.card import Card, load_card
+from medvlm.core.errors import DataError
+from medvlm.core.run import write_json
+from medvlm.recipe.load import find_card
+from medvlm.report.provenance import licence_words
+
+Say = Callable[[str], None]
+
+
+def run_audit(
+    words: Sequence[str], against: Sequence[str], to: Path | None, strict: bool, say: Say, secret: str = ""
+) -> None:
+    """words: shards (a folder, a tar, a pattern), a card, or CARD=ROOT for an archive that is packed for this audit
+    only. A card alone stands in for the copy beside shards of its name; without such shards its terms count and nothing
+    else. against: the same, with :SPLIT for one split; without it a benchmark's `test`, or all of one that has none.
+    secret: the salt of those that are packed here.
+
+    The receipt goes to `to`, or as audit.json into each folder of shards that can be written. Raises DataError after
+    all findings were said and written when one of them is an error, or, where `strict`, a warning.
+    """
+    with ExitStack() as stack:
+        alone = [_card(word) for word in words if _is_card(word) and not _needs_packing(word)]
+        cards = {card.name: card for card in alone}
+        opened = [
+            (word, _open(word, cards, (), stack, say, secret))
+            for word in words
+            if not _is_card(word) or _needs_packing(word)
+        ]
+        sets = [each for _, each in opened]
+        for card in alone:
+            if card.name not in {each.name for each in sets}:
+                say(f"note: {card.name}: only its card was given: its terms count, no sample of it was looked at")
+        benchmarks = [_benchmark(word, cards, stack, say, secret) for word in against]
+        found = audit(sets, benchmarks, say, alone)
+    findings = [made_strict(f) if strict else f for f in found.findings]
+    for line in _lines(found, findings):
+        say(line)
+    receipt = receipt_of(Audited(found.seen, found.benchmarks, findings, found.terms))
+    folders = [Path(word) for word, _ in opened if Path(word).is_dir() and os.access(word, os.W_OK)]
+    for path in [to] if to else [folder / AUDIT for folder in folders]:
+        write_json(path, receipt)
+        say(f"receipt {receipt['hash'][:16]}: {path}")
+    if errors := sum(f.severity == "error" for f in findings):
+        raise DataError(
+            f"the audit failed: {errors} of {len(findings)} findings {'is an error' if errors == 1 else 'are errors'}"
+        )
+
+
+def _lines(found: Audited, findings: list[Finding]) -> list[str]:
+    lines = []
+    for each in [*found.seen, *found.benchmarks]:
+        counts, patients = each.counts, len(each.patients)
+        known = f"{patients} patients" if patients else "patients unknown"
+        lines.append(
+            f"{each}: {counts.samples} samples, {known}, {counts.images} images, {counts.tasks.total()} questions"
+        )
+    lines += [f"{f.severity}: {f.text}" for f in findings]
+    if all(f.severity == "note" or f.kind == "terms" for f in findings):
+        lines.append("nothing is on two sides that could be compared")
+    if terms := found.terms:
+        lines.append(
+            f"terms together: {licence_words(terms)} ({', '.join(terms['ids'])}); access: {terms['access']}; patient"
+            f" data: {terms['phi']}"
+        )
+    return lines
+
+
+def _is_card(word: str) -> bool:
+    return word.partition("=")[0].endswith((".yaml", ".yml"))
+
+
+def _needs_packing(word: str) -> bool:
+    return "=" in word or _card(word).access == "generated"
+
+
+def _card(word: str) -> Card:
+    name = word.partition("=")[0]
+    found = find_card(name)
+    if found is None:
+        raise DataError(f"{name}: there is no such data card; give a card, or a folder of shards")
+    return load_card(found, name)
+
+
+def _open(
+    word: str, cards: dict[str, Card], splits: tuple[str, ...], stack: ExitStack, say: Say, secret: str
+) -> AuditSet:
+    if not _is_card(word):
+        return open_set(word, cards, splits)
+    if not _needs_packing(word):
+        raise DataError(f"{word}: a card alone holds no samples; write {word}=ROOT, or pack it and give its shards")
+    root = word.partition("=")[2]
+    out = Path(stack.enter_context(TemporaryDirectory(prefix="medvlm-audit-"))) / "shards"
+    card = _card(word)
+    pack(card.with_secret(secret) if secret else card, Path(root) if root else None, out, progress=say)
+    return open_set(out, cards, splits)
+
+
+def _benchmark(word: str, cards: dict[str, Card], stack: ExitStack, say: Say, secret: str) -> AuditSet:
+    where, _, split = word.rpartition(":")
+    if not where or not split.isalnum():
+        where, split = word, ""
+    opened = _open(where, cards, (split,) if split else (), stack, say, secret)
+    if not split and "test" in opened.splits:
+        return AuditSet(opened.name, opened.shards, opened.card, opened.salt, ("test",))
+    return opened

@@ -1,0 +1,236 @@
+"""`medvlm dry-run`: every stage of a recipe for two steps on small random weights of the same kinds, and all that comes
+after."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from medvlm.core.card import Card
+from medvlm.core.config import component
+from medvlm.core.document import as_yaml
+from medvlm.core.errors import CheckpointError, RecipeError, UserError
+from medvlm.core.run import RunFolder
+from medvlm.data.estimate import is_deep
+from medvlm.data.source import KINDS_OF_GROUPS, SourceView
+from medvlm.io.opening import open_shards
+from medvlm.preflight.rehearsal import fake_reward as spread
+from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.shrink import small_encoder, small_part
+from medvlm.preflight.rehearsal.small_data import Made, small_data
+from medvlm.recipe.known import described, known
+from medvlm.recipe.load import LoadedRecipe, load
+from medvlm.recipe.rules import serves
+from medvlm.recipe.schema import Recipe
+from medvlm.train import checkpoint
+
+STEPS, BATCH, GROUP, SAMPLES = 2, 4, 4, 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was tried. done: what came of it, "" where it was not checked."""
+
+    what: str
+    done: str
+    seconds: float = 0.0
+
+
+def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> list[Line]:
+    """What was exercised, and what was not checked. Nothing is left on the disk.
+
+    Raises UserError where a part of the recipe does not run: the message begins with which.
+    """
+    recipe = described(loaded.recipe)
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:
+        folder = Path(place)
+        with _part("data", lines, say) as note:
+            made = small_data(loaded, runs, folder / "data", _axes(recipe, loaded.cards))
+            note("; ".join(f"{name}: {each.how}" for name, each in made.items()))
+        small, target = _loaded(_written(loaded, recipe, made, folder))
+        run = RunFolder(folder / "runs" / small.recipe.name)
+        for stage in small.recipe.stages:
+            with _part(f"stage {stage.name}", lines, say) as note:
+                note(_trained(small, run, stage.name))
+        if small.recipe.evaluate.on:
+            with _part("evaluate", lines, say) as note:
+                note(_evaluated(run))
+        with _part("export", lines, say) as note:
+            note(_exported(run, folder / "exported"))
+        with _part("report", lines, say) as note:
+            from medvlm.report.run import write_report
+
+            note(f"a page of {write_report(run).stat().st_size >> 10} KiB")
+    unproven = [Line(f"export to {target}, which takes published models", "")] if target else []
+    return [*lines, *unproven, *_not_checked(loaded, made)]
+
+
+def table(lines: list[Line]) -> str:
+    width = max(len(line.what) for line in lines)
+    return "\n".join(
+        f"  {line.what:<{width}}  {line.done + f' ({line.seconds:.0f} s)' if line.done else 'not checked'}"
+        for line in lines
+    )
+
+
+@contextlib.contextmanager
+def _part(what: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Runs quietly; an error says in which part it was."""
+    said: list[str] = []
+    began, heard = time.monotonic(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(heard):
+            yield said.append
+    except UserError as reason:
+        raise type(reason)(f"{what}: {reason}") from reason
+    except Exception:
+        say(heard.getvalue())
+        raise
+    lines.append(Line(what, said[0], time.monotonic() - began))
+    say(table(lines[-1:]))
+
+
+# --- the small recipe -----------------------------------------------------------------------------
+
+
+def _axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
+    """Kind of medium -> axes of what its encoder takes."""
+    axes: dict[str, int] = {}
+    for name, media in serves(recipe).items():
+        if media is None:
+            axes |= {kind: 3 if is_deep(kind) else 2 for card in cards.values() for kind in card.media}
+        else:
+            encoder = recipe.model.encoders[name]
+            axes |= dict.fromkeys(media, len(component("encoders", encoder.kind).preprocess(encoder).size))
+    return axes
+
+
+def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], folder: Path) -> Path:
+    """The recipe with small models, few samples and two steps, as a file of its own."""
+    changed: dict[str, Any] = {
+        "encoders": {name: small_encoder(e) for name, e in recipe.model.encoders.items()},
+        "language": small_part(recipe.model.language),
+    }
+    if recipe.model.pretrained:
+        family = known(recipe.model.pretrained).config["model_type"]
+        changed |= {"pretrained": str(saved(family, folder / "model")), "processor": {}}
+    model = recipe.model.model_copy(update=changed)
+    stages = tuple(_short(stage) for stage in recipe.stages)
+    plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
+        mode="json", by_alias=True, exclude={"extends": True}
+    )
+    for name, source in plain["data"].items():
+        shutil.copyfile(loaded.card_paths[name], folder / f"{name}.yaml")
+        source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(made[name].folder)}
+        if (hold := recipe.data[name].hold_out) is not None and hold.by not in KINDS_OF_GROUPS:
+            source["hold_out"] = {"by": hold.by, "values": [_a_group(made[name].folder, hold.by)]}
+    plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
+    plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
+    plain["track"] = {}
+    plain["plugins"].append(spread.__name__.partition(".")[0])
+    path = folder / "recipe.yaml"
+    path.write_text(as_yaml(plain), encoding="utf-8")
+    return path
+
+
+def _a_group(folder: Path, by: str) -> str:
+    """One of those that the samples are in: of so few, a share of the groups may be none."""
+    shards = open_shards(folder)
+    return next(name for name in SourceView(shards, shards.splits).groups(by) if name)
+
+
+def _loaded(path: Path) -> tuple[LoadedRecipe, str]:
+    """The small recipe, and the export target that holds no small model: then it is exported in our own format."""
+    try:
+        return load(path), ""
+    except RecipeError as reason:
+        if " export.target:" not in str(reason):
+            raise
+    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    target = plain["export"]["target"]
+    plain["export"] = {"target": "custom"}
+    path.write_text(as_yaml(plain), encoding="utf-8")
+    return load(path), str(target)
+
+
+def _short(stage: Any) -> Any:
+    accumulate = 2 if stage.micro_batches > 1 else 1
+    update: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "accumulate": accumulate, "save_every": 1, "keep": "last"}
+    update |= {"max_new_tokens": 8, "group": GROUP, "max_tokens": 1 << 15, "temperature": 1.0}
+    if stage.validate_ is not None:
+        update["validate_"] = stage.validate_.model_copy(update={"every": 1, "samples": SAMPLES, "patience": 0})
+    if stage.lora is not None:
+        update["lora"] = stage.lora.model_copy(update={"rank": min(stage.lora.rank, 4)})
+    deep = any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains)
+    update |= {name: small_part(text, deep) for name, text in stage.texts().items()}
+    if hasattr(stage, "rewards"):
+        heaviest = max(each.weight for each in stage.rewards.values())
+        update["rewards"] = {**stage.rewards, spread.__name__: spread.Config(weight=heaviest)}
+    return stage.model_copy(update={key: value for key, value in update.items() if key in type(stage).model_fields})
+
+
+# --- what is run ------------------------------------------------------------------------------------
+
+
+def _trained(small: LoadedRecipe, run: RunFolder, name: str) -> str:
+    """Two steps; then the second again, from what the first had saved, to the same bits."""
+    from medvlm.commands.train import train
+
+    train(small, run.root.parent, only=name)
+    folder = run.stage(name)
+    first = checkpoint.read_weights(checkpoint.find_final(folder))
+    record = json.loads((folder / "stage.json").read_text())
+    shutil.rmtree(checkpoint.find_final(folder))
+    (folder / "stage.json").unlink()
+    train(small, run.root.parent, only=name)
+    again = checkpoint.read_weights(checkpoint.find_final(folder))
+    if differing := [n for n in first if not torch.equal(first[n], again[n])]:
+        raise CheckpointError(f"went on from step 1 to other weights ({differing[0]}); please report this")
+    trained = ", ".join(f"{group} {each['parameters']:,}" for group, each in record["trains"].items())
+    return f"{STEPS} steps, saved, resumed to the same bits; trained {trained}"
+
+
+def _evaluated(run: RunFolder) -> str:
+    from medvlm.commands.evaluate import evaluate
+
+    rows = evaluate(run.root)
+    return f"{len(rows)} results: {', '.join(dict.fromkeys(row['task'] for row in rows))}"
+
+
+def _exported(run: RunFolder, out: Path) -> str:
+    from medvlm.commands.export import export
+
+    return "; ".join(str(receipt).splitlines()[0].removeprefix(f"{receipt.folder}: ") for receipt in export(run, out))
+
+
+def _not_checked(loaded: LoadedRecipe, made: Mapping[str, Made]) -> Iterator[Line]:
+    recipe = loaded.recipe
+    parts = [
+        *recipe.model.encoders.values(),
+        recipe.model.language,
+        *(text for s in recipe.stages for text in s.texts().values()),
+    ]
+    models = sorted({part.model for part in parts if getattr(part, "model", "")} | ({recipe.model.pretrained} - {""}))
+    for model in models:
+        yield Line(f"weights, tokenizer and chat template of {model}", "")
+    for name, each in made.items():
+        if not each.is_real:
+            yield Line(f"the samples of {name}", "")
+    if recipe.engine.precision != "32-true" or recipe.engine.kind not in ("auto", "single"):
+        yield Line(
+            f"engine {recipe.engine.kind}, {recipe.engine.precision} (a single process in float32 ran instead)", ""
+        )
+    yield Line("time and memory of the real sizes (medvlm plan)", "")

@@ -1,0 +1,92 @@
+"""`medvlm embed`: a vector for every image of shards or files, as parquet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medvlm.commands.files import sample_of
+from medvlm.core.errors import RecipeError
+from medvlm.core.sample import Sample
+
+ROWS = 1024
+"""A group of rows is written at once."""
+Row = dict[str, Any]
+
+
+def embed(
+    model: str,
+    sources: Sequence[str],
+    to: Path,
+    stage: str = "",
+    kind: str = "",
+    progress: Callable[[int], None] = lambda n: None,
+) -> int:
+    """Writes columns key, source, medium and embedding, a row an image, and returns their number. The file appears when
+    it is whole.
+
+    model: a run or an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources:
+    folders of shards, tars, or files as `medvlm chat` takes them. Dual encoders give unit vectors of the shared space,
+    towers their pooled output."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise RecipeError("embed writes parquet: pip install 'medvlm[archives]'") from None
+
+    count = 0
+    rows = _rows(model, sources, stage, kind)
+    schema = pa.schema(
+        [("key", pa.string()), ("source", pa.string()), ("medium", pa.int32()), ("embedding", pa.list_(pa.float32()))]
+    )
+    to.parent.mkdir(parents=True, exist_ok=True)
+    part = to.with_name(f"{to.name}.{os.getpid()}.part")
+    try:
+        with pq.ParquetWriter(part, schema) as writer:
+            for group in _groups(rows):
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                count += len(group)
+                progress(count)
+        part.replace(to)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _rows(model: str, sources: Sequence[str], stage: str, kind: str) -> Iterator[Row]:
+    from medvlm.compositions._open import open_model
+    from medvlm.compositions._opened import find
+
+    opened = open_model(model, stage, needs="embed", device="auto")
+    made = find(opened, "embed") or opened[0]
+    for key, source, sample, files in _samples(sources, lambda axes: made.kind_of(axes, kind)):
+        for medium, vector in enumerate(made.vectors(sample, files)):
+            yield {"key": key, "source": source, "medium": medium, "embedding": vector.float().cpu().numpy()}
+
+
+def _samples(sources: Sequence[str], kind: Callable[[int], str]) -> Iterator[tuple[str, str, Sample, Any]]:
+    from medvlm.io.opening import open_shards
+
+    for where in sources:
+        if Path(where).is_file() and not where.endswith(".tar"):
+            yield where, "", *sample_of([Path(where)], kind)
+            continue
+        shards = open_shards(where)
+        for split in shards.splits:
+            for i in range(shards.count(split)):
+                sample, files = shards.read(split, i)
+                if sample.media:
+                    yield sample.key, sample.source, sample, files
+
+
+def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == ROWS:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,82 @@
+"""`medvlm evaluate`: a run on the splits that its recipe, or the user, names."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medvlm.compositions._open import open_run
+from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.run import RunFolder
+from medvlm.evaluate.run import evaluate as evaluate_split
+from medvlm.recipe.load import load_run
+from medvlm.recipe.schema import Evaluate
+from medvlm.recipe.sources import open_sources
+
+
+def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[Any]:
+    """The rows of results.json that were measured now."""
+    import torch
+
+    run, loaded = RunFolder(run_folder), load_run(run_folder)
+    recipe = loaded.recipe
+    asked = Evaluate(on=tuple(on)).pairs() if on else recipe.evaluate.pairs()
+    if not asked:
+        raise RecipeError("evaluate.on is empty: say what to evaluate on with --on SOURCE:SPLIT")
+    sources = open_sources(loaded, run_folder.parent, say=print)
+    for name, _ in asked:
+        if name not in sources:
+            raise RecipeError(
+                f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources:"
+                f" {', '.join(sources)})"
+            )
+    device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
+    models = open_run(recipe, run_folder, stage, device, recipe.evaluate.max_new_tokens)
+    settings, rows = recipe.evaluate, []
+    for name, split in asked:
+        source = sources[name]
+        rows += evaluate_split(
+            models,
+            source.shards,
+            dataset=source.card.name,
+            split=split,
+            places=source.places(split),
+            training=partial(source.places, "train"),
+            out=run,
+            protocols=settings.protocols,
+            baselines=settings.baselines,
+            rewards=find_rewards(recipe.stages),
+            limit=settings.samples,
+            resamples=settings.bootstrap,
+            seed=recipe.seed,
+            progress=Progress(),
+        )
+    return rows
+
+
+def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:
+    """Of the last stage that has some: they are measured too."""
+    return next((stage.rewards for stage in reversed(stages) if "rewards" in type(stage).model_fields), {})
+
+
+class Progress:
+    """A line on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.shown = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now, terminal = time.monotonic(), sys.stdout.isatty()
+        if now - self.shown >= (0.2 if terminal else 5):
+            self.shown = now
+            print(
+                f"\revaluate: {what} {done}/{total}\033[K" if terminal else f"evaluate: {what} {done}/{total}",
+                end="" if terminal else "\n",
+                flush=True,
+            )
+        if done == total and terminal:
+            print("\r\033[K", end="", flush=True)

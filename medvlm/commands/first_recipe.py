@@ -1,0 +1,163 @@
+"""The recipe and the data card that `medvlm init` writes for a table of images and texts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from medvlm.core.card import Splits
+from medvlm.core.config import kinds
+from medvlm.core.errors import RecipeError
+from medvlm.recipe.known import Known
+
+SOURCE = "table"
+"""What the recipe calls the data."""
+MAX_CHOICES, MIN_EACH = 12, 3
+"""Answers that are few, each given a few times, are choices."""
+EPOCHS, BATCH = 3, 16
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Names of the table's columns; "" where there is none. Either question and answer, or captions."""
+
+    image: str
+    question: str = ""
+    answer: str = ""
+    captions: str = ""
+    patient: str = ""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """place: `line 7`."""
+
+    place: str
+    image: str
+    answer: str
+    patient: str
+
+
+def make_tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
+    """LoRA on the language model of a ready vision-language model."""
+    if found.config.get("model_type") not in kinds("families"):
+        raise RecipeError(
+            f"{found.model}: a {found.config.get('model_type')!r} is no ready vision-language model (expected one of"
+            f" {', '.join(kinds('families'))}); with --captions towers of CLIP or SigLIP are trained"
+        )
+    steps = _steps(train, BATCH)
+    return {
+        "name": name,
+        "seed": 0,
+        "model": {"pretrained": found.folder or found.model},
+        "data": {},
+        "stages": [
+            {
+                "name": "instruct",
+                "kind": "supervised",
+                "mix": {SOURCE: 1},
+                "trains": ["lora"],
+                "lora": {"rank": 16, "alpha": 32},
+                "batch": BATCH,
+                "accumulate": 4,
+                "steps": steps,
+                "optim": {"lr": 1.0e-4},
+                "validate": {"every": max(1, steps // 6), "samples": 200},
+                "keep": "best",
+            }
+        ],
+        "engine": {"precision": "bf16-mixed", "recompute": ["language"]},
+        "evaluate": {"on": [f"{SOURCE}:test"]},
+        "export": {"target": "stock"},
+    }
+
+
+def make_pairing(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
+    """Both towers of a CLIP or SigLIP model, each against the other."""
+    family = str(found.config.get("model_type"))
+    if family not in ("clip", "siglip", "siglip2") or kind != "image":
+        raise RecipeError(
+            f"{found.model}: captions train the two towers of a CLIP or SigLIP model on pictures; this is a {family!r}"
+            f" and the table holds media of kind {kind!r}"
+        )
+    where, batch = found.folder or found.model, 64
+    length = found.text.get("max_position_embeddings", 77 if family == "clip" else 64)
+    steps = _steps(train, batch)
+    return {
+        "name": name,
+        "seed": 0,
+        "model": {"encoders": {kind: {"kind": "transformers", "model": where}}},
+        "data": {},
+        "stages": [
+            {
+                "name": "pair",
+                "kind": "contrastive",
+                "mix": {SOURCE: 1},
+                "trains": ["encoders", "text", "heads"],
+                "text": {"kind": "transformers", "model": where, "max_tokens": length, "overlong": "cut"},
+                "loss": {"kind": "clip" if family == "clip" else "siglip"},
+                **({"width": found.config.get("projection_dim", 512)} if family == "clip" else {"width": None}),
+                "alike": "text",
+                "batch": batch,
+                "steps": steps,
+                "optim": {"lr": 1.0e-5},
+                "validate": {"every": max(1, steps // 6), "samples": 500},
+                "keep": "best",
+            }
+        ],
+        "engine": {"precision": "bf16-mixed"},
+        "evaluate": {"on": [f"{SOURCE}:test"]},
+        "export": {"target": "stock"},
+    }
+
+
+def _steps(train: int, batch: int) -> int:
+    return max(20, math.ceil(EPOCHS * train / batch))
+
+
+def make_card(
+    name: str, file: str, kind: str, columns: TableColumns, rows: list[TableRow], splits: Splits
+) -> dict[str, Any]:
+    reader: dict[str, Any] = {"kind": "table", "file": file, "media": [{"file": f"{{{columns.image}}}", "kind": kind}]}
+    if columns.patient:
+        reader["patient"] = f"{{{columns.patient}}}"
+    if columns.captions:
+        reader["report"] = f"{{{columns.captions}}}"
+    else:
+        reader["questions"] = [{"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}", **_answers(rows)}]
+    return {
+        "name": name,
+        "title": name,
+        "summary": (
+            f"Images with {'captions' if columns.captions else 'questions and answers'}. Say here what they are, where"
+            " they come from and who wrote the texts."
+        ),
+        "licence": {"id": "custom", "commercial": False, "redistribute": False},
+        "access": "credentialed",
+        "terms": (
+            "Not stated yet. Until you say otherwise the data and what is trained on them are taken to be for"
+            " yourselves."
+        ),
+        "phi": {
+            "status": "unknown",
+            "note": (
+                "Not stated yet: say who de-identified the images and texts, and how. Packing refuses what it finds."
+            ),
+        },
+        "patient_key": columns.patient,
+        "media": [kind],
+        "limits": "Not stated yet." if columns.patient else "Not stated yet. No patients are known.",
+        "splits": splits.model_dump(mode="json", exclude={"folds"}),
+        "reader": reader,
+    }
+
+
+def _answers(rows: list[TableRow]) -> dict[str, Any]:
+    given = Counter(row.answer for row in rows)
+    lower = Counter(row.answer.lower() for row in rows)
+    if len(lower) <= MAX_CHOICES and min(lower.values()) >= MIN_EACH:
+        return {"choices": sorted(lower), "lower": True} if len(lower) < len(given) else {"choices": sorted(given)}
+    words = sorted(len(row.answer.split()) for row in rows)
+    return {"task": "report"} if words[len(words) // 2] > 12 else {}

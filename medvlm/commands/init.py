@@ -1,0 +1,192 @@
+"""`medvlm init`: a table of images and texts becomes a recipe, a data card and a split that keeps patients apart."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from medvlm.archive.packing.deal import keyed, split_of
+from medvlm.archive.tables.records import cell_text, format_of, records
+from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_pairing, make_tuning
+from medvlm.core.card import Splits
+from medvlm.core.document import as_yaml
+from medvlm.core.errors import DataError, RecipeError, did_you_mean
+from medvlm.recipe.known import known
+
+MAX_BAD = 0.01
+"""As in packing: more rows that cannot be used are a mistake to be mended first."""
+KINDS = {
+    ".png": "image",
+    ".jpg": "image",
+    ".jpeg": "image",
+    ".tif": "image",
+    ".tiff": "image",
+    ".dcm": "image",
+    ".dicom": "image",
+    ".nii": "volume",
+    ".gz": "volume",
+}
+"""What the card calls the media, by the suffix of their files."""
+
+
+def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
+    """Writes recipe.yaml, card.yaml and the secret file `salt` into `to`; returns what to tell.
+
+    Raises DataError for a table that cannot be used, naming lines and columns, and RecipeError for a model that is not
+    there or of the wrong kind."""
+    found = known(model)
+    if to.exists() and any((to / name).exists() for name in ("recipe.yaml", "card.yaml", "salt")):
+        raise RecipeError(
+            f"{to}: holds a recipe, card or salt already; choose another folder with --to, or remove them"
+        )
+    rows, notes = _rows(table, columns)
+    root, file = _root(table, rows)
+    kind = _kind(rows)
+    groups = Counter(row.patient or row.image for row in rows)
+    splits, dealt = _splits(table.stem, groups, bool(columns.patient))
+    name = _name(table.stem)
+    recipe = (
+        make_pairing(name, found, kind, dealt["train"])
+        if columns.captions
+        else make_tuning(name, found, kind, dealt["train"])
+    )
+    to.mkdir(parents=True, exist_ok=True)
+    recipe["data"] = {SOURCE: {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}}
+    head = f"# Made by medvlm init from {table.name}: look it over, it is yours.\n"
+    (to / "card.yaml").write_text(head + as_yaml(make_card(name, file, kind, columns, rows, splits)), encoding="utf-8")
+    (to / "recipe.yaml").write_text(head + as_yaml(recipe), encoding="utf-8")
+    with os.fdopen(os.open(to / "salt", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as secret:
+        secret.write(secrets.token_hex(32) + "\n")
+    what = "patients" if columns.patient else "images"
+    return [
+        (
+            f"{to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret: it hides patients and file names in"
+            " the shards; keep it, and out of version control)"
+        ),
+        f"{len(rows)} rows, {len({row.image for row in rows})} images; {what} dealt out: "
+        + ", ".join(f"{split} {n}" for split, n in dealt.items()),
+        *notes,
+        *(
+            []
+            if columns.patient
+            else [
+                "no --patient: images are dealt out one by one, so images of one patient may stand on both sides and"
+                " the results look better than they are"
+            ]
+        ),
+        *(
+            []
+            if found.folder
+            else [
+                f"{model}: whether you may download it was not checked; a gated model needs `hf auth login`, without a"
+                " network give --model the path of its folder"
+            ]
+        ),
+        f"next: medvlm validate {to / 'recipe.yaml'}; medvlm plan ...; medvlm dry-run ...; medvlm train ...",
+    ]
+
+
+def _rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list[str]]:
+    """The rows that can be used, and what is said of the others."""
+    wanted = [
+        name for name in (columns.image, columns.question, columns.answer, columns.captions, columns.patient) if name
+    ]
+    rows: list[TableRow] = []
+    bad: list[tuple[str, str]] = []
+    for number, record in records(table, format_of(table.name)):
+        if not rows and not bad:
+            _check_columns(table, wanted, record)
+        place, cells = f"line {number}", {name: cell_text(record.get(name)) or "" for name in wanted}
+        if empty := [name for name, text in cells.items() if not text]:
+            bad.append((place, f"no value in column {empty[0]}"))
+        elif not (table.parent / cells[columns.image]).is_file():
+            bad.append((place, f"the file in column {columns.image} is not there"))
+        else:
+            rows.append(
+                TableRow(
+                    place,
+                    cells[columns.image],
+                    cells.get(columns.answer) or cells[columns.captions],
+                    cells.get(columns.patient, ""),
+                )
+            )
+    told = "; ".join(f"{place}: {why}" for place, why in bad[:5]) + (
+        f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    )
+    if not rows or len(bad) > MAX_BAD * (len(rows) + len(bad)):
+        raise DataError(
+            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({told or 'it has none'}); paths are"
+            " relative to the table's folder, or absolute"
+        )
+    return rows, [f"{len(bad)} rows cannot be used and will be quarantined ({told})"] if bad else []
+
+
+def _check_columns(table: Path, wanted: list[str], record: Any) -> None:
+    names = [str(name) for name in record] if isinstance(record, dict) else []
+    for name in wanted:
+        if name not in names:
+            raise DataError(
+                f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must"
+                " hold their names)"
+            )
+
+
+def _root(table: Path, rows: list[TableRow]) -> tuple[Path, str]:
+    """The folder that holds table and images, and the table's path in it."""
+    folders = {table.parent.resolve(), *(Path(row.image).parent for row in rows if Path(row.image).is_absolute())}
+    root = Path(os.path.commonpath(folders))
+    if root != table.parent.resolve() and not all(Path(row.image).is_absolute() for row in rows):
+        raise DataError(
+            f"{table}: some paths are relative and others lead out of its folder; make all of them relative to it, or"
+            " all absolute"
+        )
+    return root, table.resolve().relative_to(root).as_posix()
+
+
+def _kind(rows: list[TableRow]) -> str:
+    kinds: dict[str, str] = {}
+    for row in rows:
+        suffix = Path(row.image).suffix.lower()
+        if suffix not in KINDS:
+            raise DataError(
+                f"{row.place}: a file that ends in {suffix or 'nothing'} is no picture or volume that is read here"
+                f" (expected {', '.join(KINDS)})"
+            )
+        kinds.setdefault(KINDS[suffix], row.place)
+    if len(kinds) > 1:
+        raise DataError(
+            "pictures and volumes in one table ("
+            + ", ".join(f"{kind}: {place}" for kind, place in kinds.items())
+            + "); make a table and a card for each"
+        )
+    return next(iter(kinds))
+
+
+def _splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, Counter[str]]:
+    """A salt whose hash gives every split about its share of the patients, however few there are."""
+    if len(groups) < 3:
+        raise DataError(
+            f"{len(groups)} {'patients' if by_patient else 'images'} cannot be dealt into train, val and test; expected"
+            " 3 at least, and some dozens for a result that means something"
+        )
+    tried: list[tuple[float, Splits, Counter[str]]] = []
+    for attempt in range(64):
+        splits = Splits(by="patient" if by_patient else "image", salt=f"{name}-{attempt}" if attempt else name)
+        dealt: Counter[str] = Counter(dict.fromkeys(splits.ratios, 0))
+        for group in groups:
+            dealt[split_of(keyed(group, splits.salt, "patient") if by_patient else group, splits)] += 1
+        off = max(abs(dealt[split] / len(groups) - ratio) for split, ratio in splits.ratios.items())
+        tried.append((off if all(dealt.values()) else math.inf, splits, dealt))
+        if off < 0.02 and all(dealt.values()):
+            break
+    _, splits, dealt = min(tried, key=lambda each: each[0])
+    return splits, dealt
+
+
+def _name(stem: str) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem).strip("_-")
+    return kept[:80] or "own_table"

@@ -1,0 +1,87 @@
+"""The front matter of a model card: what the Hub, its search and its licence filter read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from medvlm.core.card import Card
+from medvlm.core.config import component
+from medvlm.export.card.about import About
+from medvlm.export.card.licence import hub_licence
+from medvlm.export.card.text import interval_words
+
+TASKS = {"vlm": "image-text-to-text", "dual": "zero-shot-image-classification", "encoder": "image-feature-extraction"}
+NAMED = ("llava", "idefics3", "clip", "siglip")
+"""Targets whose name is a tag that people look for."""
+
+
+def front_matter(about: About) -> dict[str, Any]:
+    """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to
+    say."""
+    task = TASKS[about.makes]
+    bases = base_models(about.recipe)
+    front: dict[str, Any] = {
+        **hub_licence([card.licence for card in about.cards.values()], bool(bases)),
+        "pipeline_tag": task,
+    }
+    front["library_name"] = component("export.targets", about.kind).LIBRARY
+    if about.cards:
+        front["datasets"] = [_dataset(card) for card in about.cards.values()]
+    if language := sorted({code for card in about.cards.values() for code in card.language}):
+        front["language"] = language
+    if bases:
+        front["base_model"] = bases
+        front["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
+    front["tags"] = [
+        "medical",
+        "medvlm",
+        *([about.kind] if about.kind in NAMED else []),
+        *sorted({m for c in about.cards.values() for m in c.media}),
+    ]
+    if results := _model_index(about, task):
+        front["model-index"] = [{"name": about.recipe["name"], "results": results}]
+    return front
+
+
+def _dataset(card: Card) -> str:
+    """Its id on the Hub, where that is its home, else its name."""
+    found = re.fullmatch(r"https://huggingface\.co/datasets/([\w.-]+/[\w.-]+)/?", card.homepage)
+    return found[1] if found else card.name
+
+
+def base_models(recipe: Mapping[str, Any]) -> list[str]:
+    """Hub ids of the parts; folders of somebody's disk say nothing to others."""
+    model = recipe.get("model") or {}
+    texts = [s["text"] for s in recipe.get("stages") or () if s.get("text")]
+    parts = [*(model.get("encoders") or {}).values(), model.get("language") or {}, *texts]
+    ids = [str(model.get("pretrained") or ""), *(str(p.get("model") or "") for p in parts)]
+    return list(dict.fromkeys(i for i in ids if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", i)))
+
+
+def _model_index(about: About, task: str) -> list[dict[str, Any]]:
+    titles = {card.name: card.title for card in about.cards.values()}
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in about.results:
+        if isinstance(row.get("value"), int | float):
+            grouped.setdefault((row["dataset"], row["split"], row["task"]), []).append(row)
+    out = []
+    for (dataset, split, kind), rows in grouped.items():
+        metrics = [
+            {
+                "type": row["metric"],
+                "value": row["value"],
+                "name": f"{row['metric']}{interval_words(row)}",
+                "args": {"ci95": row.get("ci"), "n": row.get("n"), "baselines": row.get("baselines") or {}},
+            }
+            for row in rows
+        ]
+        out.append(
+            {
+                "task": {"type": task, "name": kind},
+                "dataset": {"type": dataset, "name": titles.get(dataset, dataset), "split": split},
+                "metrics": metrics,
+            }
+        )
+    return out

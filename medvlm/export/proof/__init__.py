@@ -1,0 +1,1 @@
+"""The proof that an exported folder computes what the model computes."""

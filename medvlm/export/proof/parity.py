@@ -1,0 +1,149 @@
+"""The parity proof: a fresh process without medvlm loads the exported folder and must compute what the trained model
+does.
+
+reference.py writes what is expected, stock_child.py loads and compares; here is who judges.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from medvlm.export.proof.reference import SIZES
+
+TOLERANCE = 1e-4
+"""Largest difference of two logits. Two float32 programs that sum in another order differ by about 1e-6 at this
+scale."""
+MEAN_GREY_LEVELS = 1.0
+"""How far Pillow's bicubic may be from torchvision's, of 255. Both cut off what overshoots at hard edges after the
+first axis, and Pillow takes the cheaper axis first: on the proof's noise 10 levels in single pixels and 0.5 in the mean
+were seen."""
+OURS = "medvlm"
+"""The loader of a folder that needs this package."""
+
+
+class ParityError(RuntimeError):
+    """The exported folder does not compute what the trained model computes; the message has the numbers.
+
+    record: what was compared, None when the folder did not even load.
+    """
+
+    def __init__(self, message: str, record: dict[str, Any] | None = None):
+        super().__init__(message)
+        self.record = record
+
+
+def prove(model: Path, reference: Path, loader: str = "transformers") -> dict[str, Any]:
+    """The record of a passed proof. loader: how the folder is loaded, see stock_child.py. Raises ParityError when it
+    differs from the reference or does not load.
+
+    No network, no cache of earlier downloads, no GPU: what is in the folder is all there is.
+    """
+    shut = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HOME": str(reference / "hf"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    # For a child that needs medvlm, wherever this one was imported from; -I ignores it.
+    shut["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    child = (
+        ("-m", "medvlm.export.proof.custom_child")
+        if loader == OURS
+        else ("-I", str(Path(__file__).with_name("stock_child.py")))
+    )
+    command = [sys.executable, *child, str(reference.resolve()), str(model.resolve()), loader]
+    done = subprocess.run(command, cwd=reference, env={**os.environ, **shut}, capture_output=True, text=True)
+    if done.returncode:
+        raise ParityError(
+            f"export: the exported folder could not be loaded in a fresh process:\n{done.stderr.strip()[-2000:]}"
+        )
+    return judge(
+        json.loads((reference / "reference.json").read_text()), json.loads((reference / "result.json").read_text())
+    )
+
+
+def judge(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    return judge_answers(expected, result) if expected["kind"] == "answers" else judge_vectors(expected, result)
+
+
+def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    cases = []
+    for wanted, found in zip(expected["cases"], result["cases"], strict=True):
+        shown = {
+            "images": len(wanted["images"]),
+            "question": wanted["question"],
+            "expected": wanted["text"],
+            "tokens": len(wanted["ids"]),
+        }
+        cases.append({**shown, **found, "same_text": found["text"] == wanted["text"]})
+    diff = max((c["diff"] for c in cases if c["diff"] is not None), default=None)
+    record: dict[str, Any] = {
+        "passed": False,
+        "max_abs_logit_diff": diff,
+        "tolerance": TOLERANCE,
+        "same_ids": all(c["same_ids"] for c in cases),
+        "same_text": all(c["same_text"] for c in cases),
+        "golden": len(expected["golden"]),
+        "golden_that_differ": result["golden_that_differ"],
+        "image_effect": expected["image_effect"],
+        "image_sizes": [list(size) for size in SIZES],
+        **{key: result[key] for key in ("class", "versions", "loading", "adapter_effect") if key in result},
+        "cases": cases,
+    }
+    is_same = record["same_ids"] and record["same_text"] and not record["golden_that_differ"]
+    record["passed"] = (
+        _agrees(diff)
+        and is_same
+        and not any(result["loading"].values())
+        and result.get("adapter_effect", 1) > TOLERANCE
+    )
+    return _passed(record)
+
+
+def judge_vectors(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Of a dual encoder or of a single tower."""
+    diff = max(result["diffs"].values())
+    texts = {"same_ids": result["same_ids"], "texts": len(expected["texts"])} if "texts" in expected else {}
+    record: dict[str, Any] = {
+        "passed": False,
+        "max_abs_embedding_diff": diff,
+        "tolerance": TOLERANCE,
+        "image_sizes": [list(size) for size in SIZES],
+        **texts,
+        **{key: result[key] for key in ("class", "versions", "loading", "diffs", "pixels") if key in result},
+    }
+    is_same = result.get("same_ids", True) and _nearly_the_same(result.get("pixels"))
+    record["passed"] = _agrees(diff) and is_same and not any(result["loading"].values())
+    return _passed(record)
+
+
+def _nearly_the_same(pixels: dict[str, Any] | None) -> bool:
+    """Of a library that resizes with Pillow and not with torchvision. Another size, crop, mean or std is off by tens of
+    levels."""
+    return pixels is None or bool(pixels["mean_grey_levels"] <= MEAN_GREY_LEVELS)
+
+
+def _agrees(diff: float | None) -> bool:
+    """NaN, too, is a difference."""
+    return diff is not None and diff <= TOLERANCE
+
+
+def _passed(record: dict[str, Any]) -> dict[str, Any]:
+    if not record["passed"]:
+        numbers = {k: v for k, v in record.items() if k not in ("cases", "versions", "image_sizes", "passed")}
+        first = next(
+            (c for c in record.get("cases", ()) if not (c["same_ids"] and c["same_text"] and _agrees(c["diff"]))), None
+        )
+        raise ParityError(
+            f"export: the exported folder does not answer as the trained model does: {json.dumps(numbers)}"
+            + (f"; first case that differs: {json.dumps(first, ensure_ascii=False)}" if first else ""),
+            record,
+        )
+    return record

@@ -1,0 +1,1 @@
+"""The dry run: every stage of a recipe at toy size."""

@@ -1,0 +1,1 @@
+"""The recipe as one thing: file, schema, rules, shapes, summary, sources."""

@@ -1,0 +1,197 @@
+"""A recipe's data sources as shards: opened, or packed first where only the archive is given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from medvlm.archive.audit.receipt import AUDIT, audits_of
+from medvlm.archive.packing.deal import keyed, read_salt, require_secret, split_of
+from medvlm.archive.packing.pack import card_hash, pack_once, read_receipt
+from medvlm.core.card import Card
+from medvlm.core.errors import DataError
+from medvlm.data.source import HELD_OUT, HoldOut, SourceView, splits_of
+from medvlm.io.cache import Cache
+from medvlm.io.foreign import ForeignForm, Members
+from medvlm.io.forms import OWN, Form
+from medvlm.io.opening import open_shards
+from medvlm.io.places import is_remote
+from medvlm.io.shards import Entry, ShardSet
+from medvlm.recipe.load import LoadedRecipe
+from medvlm.recipe.schema import Source
+
+TOKENIZER_SAMPLES = 20_000
+"""Samples whose text a tokenizer is trained from; more changes little and takes minutes."""
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """audit: what the receipt of an audit beside the shards or in the run's folder says of it (see audits_of); empty
+    where there is none."""
+
+    name: str
+    card: Card
+    shards: ShardSet
+    fold: int | None
+    receipt: dict[str, Any]
+    audit: dict[str, Any] = field(default_factory=dict)
+    hold_out: HoldOut | None = None
+
+    def view(self, split: str, wants: Callable[[Entry], bool] | None = None) -> SourceView:
+        """split: train, val or test, without what is held out; or held_out, of all splits."""
+        if self.hold_out is None:
+            return SourceView(self.shards, splits_of(self.shards, split, self.fold), wants)
+        held = self.hold_out.holds
+        if split == HELD_OUT:
+            return SourceView(
+                self.shards, self.shards.splits, lambda entry: held(entry) and (wants is None or wants(entry))
+            )
+        return SourceView(
+            self.shards,
+            splits_of(self.shards, split, self.fold),
+            lambda entry: not held(entry) and (wants is None or wants(entry)),
+        )
+
+    def places(self, split: str) -> list[tuple[str, int]]:
+        """Of all samples of the split: split of the shards, and number within it."""
+        view = self.view(split)
+        return [view.locate(i) for i in range(len(view))]
+
+    def describe(self) -> dict[str, Any]:
+        """For lineage, report and model card: what it is, never where it lies."""
+        counts = {split: self.shards.count(split) for split in self.shards.splits}
+        return {
+            "card": self.card.model_dump(mode="json", by_alias=True),
+            "fingerprint": self.shards.fingerprint,
+            "counts": counts,
+            "patients": self.receipt.get("patients", {}),
+            "quarantined": self.receipt.get("quarantined", 0),
+            "fold": self.fold,
+            "audit": self.audit,
+            **({"hold_out": self.hold_out.model_dump(mode="json")} if self.hold_out else {}),
+        }
+
+
+def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> dict[str, OpenSource]:
+    """Every source of the recipe. What is not packed yet is packed into runs/shards/, once, whoever comes first."""
+    opened, places = {}, [runs / loaded.recipe.name / AUDIT]
+    cache = Cache(
+        Path(loaded.recipe.cache.folder).expanduser() if loaded.recipe.cache.folder else runs / "cache",
+        int(loaded.recipe.cache.gib * 2**30),
+    )
+    for name, source in loaded.recipe.data.items():
+        card = salted(loaded.cards[name], source)
+        where: Path | str = source.shards
+        if not where:
+            root = _root(source)
+            where = packed_at(card, source, runs)
+            pack_once(card, root, where, progress=say)
+        shards = open_shards(where, cache, form_of(card), say)
+        if shards.is_foreign:
+            _check_foreign(name, card, shards, say)
+        receipt = asdict(read_receipt(where)) if shards.is_packed else {}
+        opened[name] = OpenSource(name, card, shards, source.fold, receipt, hold_out=source.hold_out)
+        if not is_remote(where):
+            places.append((Path(where) if Path(where).is_dir() else Path(where).parent) / AUDIT)
+    audits = audits_of({name: source.shards.fingerprint for name, source in opened.items()}, places)
+    for name in (name for name, audit in audits.items() if not audit["passed"]):
+        say(f"{name}: the audit of its shards failed, and the model card will say so (medvlm data audit)")
+    return {name: replace(source, audit=audits.get(name, {})) for name, source in opened.items()}
+
+
+def form_of(card: Card) -> Form:
+    """How the members of this card's tars are samples, where they were not packed."""
+    members = card.reader
+    return ForeignForm(members, names=_Names(card), source=card.name) if isinstance(members, Members) else OWN
+
+
+@dataclass(frozen=True)
+class _Names:
+    """As packing calls them."""
+
+    card: Card
+
+    @property
+    def identity(self) -> str:
+        decides = {
+            "card": self.card.name,
+            "splits": self.card.splits.model_dump(mode="json"),
+            "salt": self.card.salt_id,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def key(self, text: str) -> str:
+        return keyed(f"{self.card.name}/{text}", self.card.naming_salt, "key")
+
+    def patient(self, text: str) -> str:
+        return keyed(text, self.card.naming_salt, "patient")
+
+    def split(self, key: str, patient: str) -> str:
+        """By the public salt. Raises DataError for a sample that does not say what the card splits by."""
+        by, salt = self.card.splits.by, self.card.splits.salt
+        if by == "patient" and not patient:
+            raise DataError(
+                f"{self.card.name}: a sample has no patient, but the card splits by patient; set reader.patient, or"
+                " splits.by: image"
+            )
+        if by == "column":
+            raise DataError(
+                f"{self.card.name}: tars that are not packed have no column to split by; use splits.by: patient or"
+                " image, e.g. with ratios {train: 1}"
+            )
+        return split_of(
+            keyed(patient, salt, "patient") if by == "patient" else keyed(f"{self.card.name}/{key}", salt, "key"),
+            self.card.splits,
+        )
+
+
+def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str], None]) -> None:
+    """Says what is left out. Raises DataError for what only packing may let in, and where too many samples lack
+    something."""
+    require_secret(card)
+    if card.phi.status == "unknown":
+        raise DataError(
+            f"data.{name}: its card does not know whether the data identify anybody (phi.status: unknown), and tars of"
+            " others are not looked through; pack them (`root` instead of `shards`), or say in the card what is known"
+        )
+    missing, there = shards.left_out.total(), sum(shards.count(split) for split in shards.splits)
+    if missing:
+        what = ", ".join(f"{n} {member}" for member, n in shards.left_out.most_common())
+        if missing > card.reader.max_incomplete * (missing + there):
+            raise DataError(
+                f"data.{name}: {missing} of {missing + there} samples lack a member ({what}), at most"
+                f" {card.reader.max_incomplete:.0%} may (reader.max_incomplete)"
+            )
+        say(f"{name}: {missing} of {missing + there} samples lack a member and are left out ({what})")
+
+
+def texts_of(sources: Mapping[str, OpenSource]) -> list[str]:
+    """Reports, questions and answers of the training splits: what a tokenizer is trained from."""
+    texts: list[str] = []
+    for source in sources.values():
+        view = source.view("train")
+        for i in range(min(len(view), TOKENIZER_SAMPLES // len(sources))):
+            sample, _ = view.read(i)
+            texts += [sample.report, *(t for q in sample.questions for t in (q.text, q.truth.answer))]
+    return [t for t in texts if t]
+
+
+def packed_at(card: Card, source: Source, runs: Path) -> Path:
+    """Where the shards of a source without `shards` are, or will be. Its name tells one card and one place from others;
+    the place cannot be read from it."""
+    root = _root(source)
+    identity = hashlib.sha256(f"{card_hash(card)}|{root.resolve() if root else ''}".encode()).hexdigest()[:12]
+    return runs / "shards" / f"{card.name}-{identity}"
+
+
+def salted(card: Card, source: Source) -> Card:
+    """The card with the secret of the source, where it has one."""
+    return card.with_secret(read_salt(Path(source.salt_file).expanduser())) if source.salt_file else card
+
+
+def _root(source: Source) -> Path | None:
+    return Path(source.root).expanduser() if source.root else None
