@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from medvlm.core.config import component, kinds
+from medvlm.core.config import component, is_available, kinds, permitted
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.geometry import Canvas
 
@@ -97,13 +97,16 @@ class Family:
 
 
 def family_of(model_type: str) -> Family:
-    """Raises RecipeError for a model that is of none."""
+    """The family of medvlm, or of a permitted plugin, in PLUGIN/families/MODEL_TYPE.py.
+
+    Raises RecipeError for a model that is of none."""
     known = kinds("families")
-    if model_type not in known:
-        near = did_you_mean(model_type, known)
-        raise RecipeError(
-            f"model.pretrained: a {model_type!r} is no vision-language model that medvlm knows{near} (known are"
-            f" {', '.join(known)}); add families/{model_type}.py"
-        )
-    family: Family = component("families", model_type).FAMILY
-    return family
+    for kind in (model_type, *(f"{plugin}.families.{model_type}" for plugin in permitted())):
+        if is_available("families", kind):
+            family: Family = component("families", kind).FAMILY
+            return family
+    raise RecipeError(
+        f"model.pretrained: a {model_type!r} is no vision-language model that medvlm"
+        f" knows{did_you_mean(model_type, known)} (known are {', '.join(known)}); a plugin can add"
+        f" families/{model_type}.py"
+    )

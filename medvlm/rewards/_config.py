@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
@@ -69,7 +70,7 @@ def find_reward(name: str, plugins: Sequence[str] | None = None) -> Judge:
     """
     if "." in name:
         module = look_up("rewards", name, permitted() if plugins is None else plugins)
-        if not hasattr(module, "Truth"):
+        if not _is_task(module):
             return Judge(module.Config, module.applies, module.score)
     elif name in kinds("rewards"):
         module = component("rewards", name)
@@ -85,6 +86,11 @@ def find_reward(name: str, plugins: Sequence[str] | None = None) -> Judge:
         lambda completion, truth, config: score(completion, truth),
         is_task=True,
     )
+
+
+def _is_task(module: ModuleType) -> bool:
+    """A task has a Truth of its own; a reward's module may have imported one."""
+    return getattr(getattr(module, "Truth", None), "__module__", "") == module.__name__
 
 
 def read_rewards(value: Any, plugins: Sequence[str]) -> tuple[dict[str, RewardConfig], list[Problem]]:
