@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 LINE, FILE, FUNCTION = 120, 320, 60
-TABLES = {"medvlm/cli.py: _parser"}
+TABLES = {"medvlm/commands/arguments.py: make_parser"}
 
 SLOTS = {"task": "tasks", "stage": "stages", "composition": "compositions", "decoder": "decoders"}
 BEFORE = {"task": ("choice", "open", "count", "boxes", "report"), "composition": ("vlm", "dual", "native")}

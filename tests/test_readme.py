@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medvlm.cli import _parser
+from medvlm.commands.arguments import make_parser
 from medvlm.core.card import load_card
 from medvlm.core.errors import RecipeError
 from medvlm.recipe.load import validate
@@ -51,7 +51,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_its_commands_are_understood(command: str) -> None:
     words = shlex.split(command.replace("[", "").replace(" ...]", ""))
-    args, rest = _parser().parse_known_args(words[1:])
+    args, rest = make_parser().parse_known_args(words[1:])
     assert all("=" in word for word in rest), rest
     assert args.run is not None
 

@@ -1,0 +1,223 @@
+"""medvlm from Python: a function for each command, which does what the command line does and raises where that exits.
+
+    from medvlm import api
+    run = api.train("recipe.yaml", ["stages.align.steps=10"])
+    rows = api.evaluate(run)
+
+Every function may be called as often as one likes in one process. Libraries are imported when a function needs them:
+importing this module does not load torch. Raises UserError for what the caller can mend (the command line exits with 2)
+and Preempted after a clean save (75).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from medvlm.archive.packing.pack import PackReceipt
+    from medvlm.commands.dry_run import Line
+    from medvlm.export.run import ExportReceipt
+    from medvlm.preflight.plan import Plan
+
+Where = str | Path
+
+
+def init(
+    model: str,
+    table: Where,
+    *,
+    image: str,
+    question: str = "",
+    answer: str = "",
+    captions: str = "",
+    patient: str = "",
+    to: Where = ".",
+) -> list[str]:
+    """Write a recipe and a data card for a table of images; returns what was written and found, in lines.
+
+    image, question, answer, captions, patient: names of columns. Give question and answer, or captions."""
+    from medvlm.commands.first_recipe import TableColumns
+    from medvlm.commands.init import init as run
+
+    return run(model, Path(table), TableColumns(image, question, answer, captions, patient), Path(to))
+
+
+def validate(recipe: Where, overrides: Sequence[str] = ()) -> list[str]:
+    """Check a recipe without reading weights; returns what was checked, in lines. overrides: key.path=value."""
+    from medvlm.recipe.load import validate as run
+
+    return run(recipe, overrides)
+
+
+def plan(
+    recipe: Where, overrides: Sequence[str] = (), *, runs: Where = "runs", gpus: str = "", mfu: float = 0.4
+) -> Plan:
+    """Parameters, tokens, memory and time of a recipe, on the meta device. gpus: NAME:GPUS[xNODES], e.g. h200:8x2."""
+    from medvlm.preflight.gpus import parse
+    from medvlm.preflight.plan import plan as run
+    from medvlm.recipe.load import load
+
+    return run(load(recipe, overrides), Path(runs), parse(gpus) if gpus else None, mfu)
+
+
+def dry_run(
+    recipe: Where,
+    overrides: Sequence[str] = (),
+    *,
+    runs: Where = "runs",
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Line]:
+    """Run the whole recipe at toy size; returns what was exercised and what was not checked. say: gets progress."""
+    from medvlm.commands.dry_run import dry_run as run
+    from medvlm.recipe.load import load
+
+    return run(load(recipe, overrides), Path(runs), say)
+
+
+def train(
+    recipe: Where,
+    overrides: Sequence[str] = (),
+    *,
+    runs: Where = "runs",
+    stage: str = "",
+    again_from: str = "",
+) -> Path:
+    """Train the stages of a recipe, or only `stage`; returns the run folder. Called again, it resumes.
+
+    again_from: sets this stage and the later ones aside and trains them anew."""
+    from medvlm.commands.train import train as run
+    from medvlm.recipe.load import load
+
+    return run(load(recipe, overrides), Path(runs), stage, again_from).root
+
+
+def evaluate(run_folder: Where, on: Sequence[str] = (), *, stage: str = "") -> list[dict[str, Any]]:
+    """Evaluate a run or an exported folder; returns the rows of results.json. on: SOURCE[:SPLIT]."""
+    from medvlm.commands.evaluate import evaluate as run
+
+    return run(Path(run_folder), on, stage)
+
+
+def report(run_folder: Where) -> Path:
+    """Write the HTML report of a run; returns its path."""
+    from medvlm.core.run import RunFolder
+    from medvlm.report.run import write_report
+
+    return write_report(RunFolder(Path(run_folder)))
+
+
+def export(run_folder: Where, to: Where, *, stage: str = "", targets: Sequence[str] = ()) -> list[ExportReceipt]:
+    """Write a model folder with its proof and model card; one receipt a target (default: the recipe's targets)."""
+    from medvlm.commands.export import export as run
+    from medvlm.core.run import RunFolder
+
+    return run(RunFolder(Path(run_folder)), Path(to), targets, stage)
+
+
+def push(
+    where: Where, name: str, *, stage: str = "", targets: Sequence[str] = (), public: bool = False, send: bool = False
+) -> str:
+    """What would go to the hub as ORG/NAME, in words; with `send`, send it and return its address."""
+    from medvlm.commands.export import push as prepare
+    from medvlm.export.hub import send as send_upload
+
+    upload = prepare(Path(where), name, targets, stage, public)
+    return send_upload(upload) if send else str(upload)
+
+
+def chat(
+    model: Where, files: Sequence[Where] = (), *, kind: str = "", stage: str = "", max_new_tokens: int = 256
+) -> Callable[[str], str]:
+    """A function from question to answer about the files: a run, an exported folder, or a model of transformers."""
+    from medvlm.commands.chat import talk
+
+    return talk(str(model), [Path(file) for file in files], kind, stage, max_new_tokens)
+
+
+def embed(model: Where, sources: Sequence[Where], to: Where, *, stage: str = "", kind: str = "") -> int:
+    """Write a vector for every image of shards or files into a parquet file; returns their number."""
+    from medvlm.commands.embed import embed as run
+
+    return run(str(model), [str(source) for source in sources], Path(to), stage, kind)
+
+
+def consolidate(checkpoint: Where, to: Where) -> list[Path]:
+    """Write the weights of a checkpoint, or of RUN[:STAGE], as safetensors files; returns their paths."""
+    from medvlm.commands.lineage import find_checkpoint
+    from medvlm.train.consolidate import consolidate as run
+
+    return run(find_checkpoint(str(checkpoint)), Path(to))
+
+
+def lineage(checkpoint: Where) -> list[str]:
+    """What a checkpoint, or RUN[:STAGE], came from, in lines."""
+    from medvlm.commands.lineage import lineage as run
+
+    return run(str(checkpoint))
+
+
+def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
+    """The JSON schema of recipes or data cards."""
+    from medvlm.recipe.load import schema as run
+
+    return run(what)
+
+
+def demo(overrides: Sequence[str] = (), *, runs: Where = "runs") -> None:
+    """Train, evaluate, export and report on generated data."""
+    from medvlm.commands.demo import demo as run
+
+    run(Path(runs), overrides)
+
+
+def pack(
+    card: Where,
+    out: Where,
+    *,
+    root: Where | None = None,
+    salt_file: Where | None = None,
+    max_bad: float = 0.01,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> PackReceipt:
+    """Pack an archive into shards. root: folder of the original files; None for generated data."""
+    from medvlm.commands.pack import pack as run
+
+    place = str(out) if "://" in str(out) else Path(out)
+    return run(
+        str(card), Path(root) if root else None, place, Path(salt_file) if salt_file else None, max_bad, workers, say
+    )
+
+
+def audit(
+    sets: Sequence[Where],
+    *,
+    against: Sequence[Where] = (),
+    to: Where | None = None,
+    strict: bool = False,
+    salt_file: Where | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Check patient and image overlap and licences; writes a receipt. Raises DataError when a finding is an error."""
+    from medvlm.archive.packing.deal import read_salt
+    from medvlm.commands.audit import run_audit
+
+    secret = read_salt(Path(salt_file)) if salt_file else ""
+    run_audit([str(s) for s in sets], [str(s) for s in against], Path(to) if to else None, strict, say, secret)
+
+
+def stats(shards: Where, to: Where) -> Path:
+    """Write a page with counts, sizes, intensities, answers and text lengths; returns its path."""
+    from medvlm.report.stats import write_stats
+
+    return write_stats(str(shards), Path(to))
+
+
+def show(shards: Where, to: Where, *, split: str | None = None, count: int = 48) -> Path:
+    """Write a page with samples, their boxes and questions; returns its path."""
+    from medvlm.io.opening import open_shards
+    from medvlm.report.show import write_gallery
+
+    return write_gallery(open_shards(str(shards)), Path(to), split, count)

@@ -1,0 +1,277 @@
+"""What the command line accepts: every verb with its arguments. It imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from medvlm import __version__
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line. `verb` of what it parses is the verb's name, e.g. `dry_run`."""
+    parser = argparse.ArgumentParser(
+        prog="medvlm", description="Train, evaluate and export medical vision-language models from a YAML recipe."
+    )
+    parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = _verb(verbs, "init", "write a recipe and a data card for a table of images with questions or captions")
+    init.add_argument(
+        "--model",
+        required=True,
+        metavar="PATH_OR_ID",
+        help="folder or hub id of a pretrained vision-language model (with --captions: of a CLIP or SigLIP model)",
+    )
+    init.add_argument(
+        "--csv",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the table (.csv, .tsv, .jsonl or .json); the first line of a CSV or TSV file names the columns",
+    )
+    init.add_argument(
+        "--image",
+        required=True,
+        metavar="COL",
+        help="column with the path of the image, absolute or relative to the table's folder",
+    )
+    init.add_argument("--question", default="", metavar="COL", help="column with the question")
+    init.add_argument("--answer", default="", metavar="COL", help="column with the answer")
+    init.add_argument(
+        "--captions",
+        default="",
+        metavar="COL",
+        help="column with the text that belongs to the image; replaces --question and --answer",
+    )
+    init.add_argument(
+        "--patient",
+        default="",
+        metavar="COL",
+        help="column that identifies the patient; no patient will be in more than one split",
+    )
+    init.add_argument(
+        "--to", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: the current folder)"
+    )
+
+    train = _verb(verbs, "train", "run the stages of a recipe; run the same command again to resume")
+    _recipe(train)
+    train.add_argument("--stage", default="", help="run only this stage")
+    train.add_argument(
+        "--from",
+        dest="again_from",
+        default="",
+        metavar="STAGE",
+        help="train this stage and all later ones again; their earlier results are set aside",
+    )
+
+    _recipe(_verb(verbs, "validate", "check a recipe, its cards and its shapes without reading weights"))
+
+    plan = _verb(
+        verbs,
+        "plan",
+        "show what a recipe trains, its memory and its time, computed on the meta device; say whether it fits and what"
+        " would help",
+    )
+    _recipe(plan)
+    plan.add_argument(
+        "--gpus",
+        default="",
+        metavar="NAME:GPUS[xNODES]",
+        help="GPUs to plan for: model, number per node, number of nodes, e.g. h200:8x2",
+    )
+    plan.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        help="assumed share of the GPU's peak performance that training reaches (default: 0.4)",
+    )
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+    _recipe(
+        _verb(
+            verbs,
+            "dry-run",
+            "run the whole recipe at toy size on a CPU: every stage for two steps on small random weights, with saving,"
+            " resuming, evaluation and export",
+        )
+    )
+
+    evaluate = _verb(verbs, "evaluate", "evaluate a run on held-out data, with baselines and intervals")
+    evaluate.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME")
+    evaluate.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        metavar="SOURCE[:SPLIT]",
+        help="data to evaluate on; may be repeated (default: evaluate.on of the recipe)",
+    )
+    evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
+
+    _verb(verbs, "report", "write the HTML report of a run").add_argument(
+        "run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME"
+    )
+
+    export = _verb(
+        verbs,
+        "export",
+        "write a model folder that stock transformers loads, with a proof of equal outputs and a model card",
+    )
+    export.add_argument(
+        "run_folder", metavar="RUN[:STAGE]", help="a run folder, or an exported folder to send to the hub"
+    )
+    export.add_argument(
+        "--to",
+        required=True,
+        metavar="DIR|hub:ORG/NAME",
+        help="folder to write to; hub:ORG/NAME lists what would be sent to the hub, and sends it with --yes",
+    )
+    export.add_argument("--yes", action="store_true", help="send the model to the hub")
+    export.add_argument("--public", action="store_true", help="make the model public on the hub (default: private)")
+    export.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="export target, e.g. stock, adapter, encoder; may be repeated (default: export.target of the recipe)",
+    )
+
+    consolidate = _verb(
+        verbs,
+        "consolidate",
+        "write the weights of a checkpoint as safetensors files, holding one tensor at a time in memory",
+    )
+    consolidate.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
+    consolidate.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+    come_from = _verb(
+        verbs,
+        "lineage",
+        "show what a checkpoint was made from (stages, data, audits, code) and whether its files are unchanged",
+    )
+    come_from.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
+
+    chat = _verb(verbs, "chat", "ask a model questions about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
+    chat.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a transformers model")
+    chat.add_argument("files", nargs="*", type=Path, metavar="FILE", help="the files to ask about")
+    chat.add_argument(
+        "--question",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a question; may be repeated (default: read questions from the terminal)",
+    )
+    _of_run(chat)
+
+    embed = _verb(verbs, "embed", "write an embedding of every image in files or shards to a parquet file")
+    embed.add_argument(
+        "model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or encoder of transformers"
+    )
+    embed.add_argument("sources", nargs="+", metavar="FILE_OR_SHARDS", help="image files or folders of shards")
+    embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet", help="file to write to")
+    _of_run(embed)
+
+    demo = _verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
+    demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
+    demo.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+
+    schema = _verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
+    schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe", help="default: recipe")
+
+    data = _verb(verbs, "data", "pack, audit and inspect data sets").add_subparsers(required=True, metavar="COMMAND")
+    pack = _verb(data, "pack", "convert a data set to shards")
+    pack.add_argument("card", help="its data card: a YAML file, or the name of a shipped card")
+    pack.add_argument(
+        "--root",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of the original files; omit it for generated data",
+    )
+    pack.add_argument(
+        "--out", required=True, metavar="DIR", help="where to write the shards: a folder, s3://... or gs://..."
+    )
+    pack.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="number of processes that decode (default: one per CPU core)",
+    )
+    pack.add_argument(
+        "--salt-file",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="file with the secret with which patients and keys are hashed; the shards do not contain it",
+    )
+    pack.add_argument(
+        "--max-bad", type=float, default=0.01, help="largest share of unreadable samples allowed (default: 0.01)"
+    )
+    audit = _verb(
+        data,
+        "audit",
+        "check that no patient and no image is in two splits or in a benchmark, and what the licences allow together",
+    )
+    audit.add_argument(
+        "sets", nargs="+", metavar="CARD_OR_SHARDS", help="shards, a card, or CARD=ROOT to read original files"
+    )
+    audit.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="SHARDS[:SPLIT]",
+        help="a benchmark that must not be trained on; may be repeated (default: its test split)",
+    )
+    audit.add_argument(
+        "--salt-file",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="file with the secret for the data sets given as CARD=ROOT, as in pack",
+    )
+    audit.add_argument(
+        "--to",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="where to write the receipt (default: audit.json in each folder of shards)",
+    )
+    audit.add_argument(
+        "--strict",
+        action="store_true",
+        help="treat warnings (near duplicates, shared questions, doubtful terms) as errors",
+    )
+    stats = _verb(data, "stats", "write a page with counts, sizes, intensities, answers and text lengths")
+    stats.add_argument("shards", help="a folder of shards")
+    stats.add_argument(
+        "--to", type=Path, default=Path("stats.html"), metavar="FILE", help="file to write to (default: stats.html)"
+    )
+    show = _verb(data, "show", "write a page with samples, their boxes and questions")
+    show.add_argument("shards", help="a folder of shards")
+    show.add_argument(
+        "--to", type=Path, default=Path("gallery.html"), metavar="FILE", help="file to write to (default: gallery.html)"
+    )
+    show.add_argument("--split", default=None, help="show only this split (default: all)")
+    show.add_argument("--count", type=int, default=48, help="number of samples (default: 48)")
+    return parser
+
+
+def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    made.set_defaults(verb=name.replace("-", "_"))
+    return made
+
+
+def _of_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kind", default="", help="kind of media of the files (default: the first kind that the model can encode)"
+    )
+    parser.add_argument("--stage", default="", help="use the model of this stage of a run (default: the last one)")
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
