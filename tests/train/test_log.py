@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,11 @@ def test_wandb_offline_keeps_each_attempt_in_one_group_and_no_secret(
     (first, group, loss), (second, other, later) = groups
     assert first != second and group == other and (loss, later) == (1.0, 0.5)
     stored = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(stored) == 2 and all(b"pair/loss" in path.read_bytes() for path in stored)
+    assert len(stored) == 2
+    late = time.monotonic() + 60
+    while not all(b"pair/loss" in path.read_bytes() for path in stored):  # its service writes on after finish()
+        assert time.monotonic() < late, "wandb stored no metrics"
+        time.sleep(0.1)
     for path in (path for path in (tmp_path / "wandb").rglob("*") if path.is_file()):
         assert b"hf_0123456789" not in path.read_bytes() and b"/srv/patients" not in path.read_bytes()
 
