@@ -9,7 +9,7 @@ Reads the source of a checkout (by default this one) and prints one JSON line:
                     a key of a dictionary, a Literal or a collection, and where it imports the kind's module. Words
                     that mean other things too count as well, so this is an upper bound. None: there is no such slot
     top_level       modules beside the folders of the package
-    against_order   imports between folders that ORDER does not allow, in functions too
+    against_order   imports between folders that the order of tests/test_layers.py does not allow, in functions too
     long_functions  functions of more than 60 lines, but for the tables of TABLES
     long_files      files of the package with more than 320 lines
     long_lines      lines of more than 120 characters, tests and benchmarks too
@@ -27,6 +27,7 @@ import argparse
 import ast
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -44,33 +45,11 @@ SLOTS = {"task": "tasks", "stage": "stages", "composition": "compositions", "dec
 BEFORE = {"task": ("choice", "open", "count", "boxes", "report"), "composition": ("vlm", "dual", "native")}
 """Kinds that had no folder of their own once."""
 
-PARTS = ("encoders", "connectors", "decoders", "texts", "backbones")
-ANSWERING = {"compositions", "data", "models", "objectives", "tasks", "rewards", "metrics", "rollouts", "knowledge"}
-EVERYTHING_BELOW = {
-    *ANSWERING, *PARTS, "stages", "evaluate", "export", "train", "archive", "recipe", "families", "io", "core",
-}  # fmt: skip
-ORDER: dict[str, set[str]] = {
-    "cli": {"commands", "preflight", "report", *EVERYTHING_BELOW},
-    "api": {"commands", "preflight", "report", *EVERYTHING_BELOW},
-    "commands": {"preflight", "report", *EVERYTHING_BELOW},
-    "preflight": EVERYTHING_BELOW,
-    "report": EVERYTHING_BELOW,
-    "stages": {*ANSWERING, "train", "io", "core"},
-    "evaluate": {*ANSWERING, "train", "io", "core"},
-    "export": {*ANSWERING, "train", "io", "core"},
-    "compositions": {"recipe", "models", "data", "tasks", "families", "knowledge", "train", "io", "core"},
-    "recipe": {"core"},
-    "archive": {"io", "tasks", "core"},
-    "data": {"io", "tasks", "families", "core"},
-    **{part: {"core"} for part in (*PARTS, "models", "rollouts", "train", "objectives", "families", "io")},
-    **{part: {"core"} for part in ("rewards", "metrics", "knowledge")},
-    "tasks": {"metrics", "core"},  # a measure of a task is a statistic over items
-    "core": set(),
-}
-"""Folder -> those that it may import beside itself. A module of the slots comes by its kind, without an import."""
+LAYERS = Path(__file__).parent.parent / "tests" / "test_layers.py"
+ORDER: dict[str, set[str]] = runpy.run_path(str(LAYERS))["MAY_IMPORT"]
+"""Folder -> those that it may import beside itself: the order that the tests of this checkout enforce."""
 HOMES = {
     "answers": "tasks",
-    "__main__": "cli",
     **dict.fromkeys(("recipe", "sections", "rules", "shapes", "summary", "sources"), "recipe"),
     **dict.fromkeys(("training", "starts", "evaluation", "exporting", "auditing", "chatting", "embedding"), "commands"),
     **dict.fromkeys(("own_files", "init", "first_recipe", "demo", "lineage"), "commands"),
@@ -212,8 +191,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def is_allowed(path: Path, name: str) -> bool:
     own, other = home_of(path.with_suffix("").parts[1]), home_of(name.split(".")[1])
-    is_shared = len(name.split(".")) > 2 and name.split(".")[2].startswith("_")  # what the kinds of a slot share
-    return own in ("__init__", other) or other in ORDER.get(own, set()) or (is_shared and own in PARTS)
+    return own in ("cli", "api", "__main__", "__init__", other) or other in ORDER[own]
 
 
 def home_of(room: str) -> str:
