@@ -78,7 +78,7 @@ STILL_TO_GO = {
     "encoders/inflated.py": "timm",
     "encoders/slices.py": "fused timm transformers",
     "export/card/about.py": "dual encoder vlm",
-    "export/card/page.py": "custom dual encoder thousandths vlm",
+    "export/card/page.py": "custom dual encoder vlm",
     "export/card/front.py": "adapter clip dual encoder idefics3 llava siglip vlm",
     "export/fits.py": "transformers",
     "export/proof/stock_child.py": "onnx tower",
@@ -100,7 +100,6 @@ STILL_TO_GO = {
     "export/targets/vision_text_dual_encoder.py": "dual transformers",
     "preflight/rehearsal/shrink.py": "inflated",
     "preflight/staging.py": "grpo",
-    "report/stats_media.py": "boxes",
 }
 """File -> kinds that it still names. Only ever shrinks."""
 

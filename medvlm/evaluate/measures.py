@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from medvlm.core.config import is_available
 from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
@@ -24,7 +23,10 @@ def list_measures(tasks: Iterable[str], rewards: Mapping[str, Any] | None) -> li
 
 
 def join_measures(tasks: Iterable[str]) -> list[Measure]:
-    """Those of several tasks; measures of one name, such as `accuracy` of choices and of open answers, become one."""
+    """Those of several tasks; measures of one name, such as `accuracy` of choices and of open answers, become one.
+
+    Raises DataError for a task that is not known here.
+    """
     found: dict[tuple[str, str], dict[str, Measure]] = {}
     for kind in _in_order(tasks):
         for measure in find_task(kind).MEASURES:
@@ -45,10 +47,9 @@ def _join(by_task: Mapping[str, Measure]) -> Measure:
 
 
 def _in_order(tasks: Iterable[str]) -> list[str]:
-    """Our own in their fixed order, then those of plugins; without those that are not installed here."""
-    own = list_tasks()
-    there = {kind for kind in tasks if is_available("tasks", kind)}
-    return [*(kind for kind in own if kind in there), *sorted(there - set(own))]
+    """Our own in their fixed order, then the others."""
+    own, asked = list_tasks(), set(tasks)
+    return [*(kind for kind in own if kind in asked), *sorted(asked - set(own))]
 
 
 def _measure_rewards(composer: Composer) -> list[Measure]:

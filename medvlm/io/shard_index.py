@@ -115,8 +115,10 @@ def _from_json(record: dict[str, Any]) -> Index:
         name: np.array(record[name], dtype=kind) for name, kind in _COLUMNS.items() if name != "keys_N"
     }
     tasks = tuple(record["tasks"]) if record["version"] > 1 else FIRST_TASKS
-    if not all(isinstance(task, str) for task in tasks) or len(set(tasks)) != len(tasks):
-        raise ValueError("a task without a name of its own")
+    if not isinstance(record.get("tasks", []), list) or not all(isinstance(task, str) for task in tasks):
+        raise ValueError("tasks that are not a list of names")
+    if len(set(tasks)) != len(tasks):
+        raise ValueError("two columns of one task")
     columns["tasks_NK"] = columns["tasks_NK"].reshape(len(keys), len(tasks))
     media = tuple(tuple(m) for m in record["media"])
     groups = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medvlm.core.config import permit
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
@@ -91,6 +92,8 @@ def in_order(splits: Iterable[str]) -> list[str]:
 def read_run(run: RunFolder) -> RunRecord:
     notes: list[str] = []
     recipe = _recipe(run.recipe, notes)
+    plugins = recipe.get("plugins")
+    permit(plugins if isinstance(plugins, list) else ())  # whose tasks the answers may be of
     logs = _logs(run.metrics, notes)
     written = [s for s in recipe.get("stages") or [] if isinstance(s, dict)]
     settings = {str(s.get("name", f"stage {i + 1}")): s for i, s in enumerate(written)}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from functools import cache
 
+from medvlm.core.config import is_available
 from medvlm.core.measure import Measure
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.evaluate.measures import join_measures
@@ -22,10 +23,15 @@ SPOKEN = {"image_to_text_top1": "image to text, top 1", "text_to_image_top1": "t
 
 
 def add_measures(results: list[Record], answers: list[Record]) -> list[Record]:
-    """Results with the measure that each is a row of, under `measure`. answers: say which tasks there are."""
+    """Results with the measure that each is a row of, and what its task is called. answers: say which tasks there
+    are."""
     tasks = {str((answer.get("truth") or {}).get("task", "")) for answer in answers}
+    tasks = {task for task in tasks if is_available("tasks", task)}
     found = {(measure.group, measure.metric): measure for measure in join_measures(tasks)}
-    return [{**row, "measure": found.get(_name_of(row))} for row in results]
+    titles = {measure.group: find_task(task).TITLE for task in tasks for measure in find_task(task).MEASURES}
+    return [
+        {**row, "measure": found.get(_name_of(row)), "title": titles.get(str(row.get("task", "")))} for row in results
+    ]
 
 
 def _measure(row: Record) -> Measure | None:
@@ -124,7 +130,7 @@ def _row(row: Record, names: list[str], axis: Axis, ruler: bool = False) -> Html
         "div",
         tag(
             "div",
-            tag("b", f"{title_of(str(row.get('task', '')))}: {metric_words(row)}"),
+            tag("b", f"{row.get('title') or title_of(str(row.get('task', '')))}: {metric_words(row)}"),
             tag("span", where + n),
             class_="bar-name",
         ),

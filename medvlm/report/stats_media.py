@@ -184,7 +184,7 @@ def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
         ]
         for label in sorted(areas, key=lambda label: -len(areas[label]))
     ]
-    columns = ["label", "boxes", "images", "area, 5th percentile", "median", "95th percentile"]
+    columns = ["label", "number of boxes", "images", "area, 5th percentile", "median", "95th percentile"]
     figures = [
         histogram("boxes in an image", {split: np.array(n) for split, n in per_image.items()}),
         *(histogram(label, {"": np.array(areas[label])}, "% of the image") for label in list(areas)[:5]),

@@ -16,7 +16,7 @@ from medvlm.archive.packing.pack import card_hash, pack, pack_once, read_receipt
 from medvlm.archive.packing.target import target_of
 from medvlm.cli import main
 from medvlm.core.card import Card, load_card
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.io.images import decode, encode_npy, encode_png
 from medvlm.io.opening import open_shards
 
@@ -437,3 +437,30 @@ def test_pack_does_not_wait_for_another_process(tmp_path):
     ):
         pack(card(), archive(tmp_path / "raw"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_card_names_a_plugin_s_task_and_the_decoders_know_it(tmp_path, monkeypatch):
+    """Other processes decode and check the samples: what the card permits, they permit."""
+    monkeypatch.setattr("medvlm.core.config._PERMITTED", set())
+    (tmp_path / "raw").mkdir()
+    with (tmp_path / "raw" / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "who", "note", "part", "answer"])
+        writer.writeheader()
+        for i, answer in enumerate(["ill", "well", "perhaps"] * 4):
+            (tmp_path / "raw" / f"{i}.png").write_bytes(encode_png(noise(i)))
+            writer.writerow({"image": f"{i}.png", "who": i, "note": "", "part": "train", "answer": answer})
+    asked = {"text": "How likely is it?", "answer": "{answer}", "task": "tests.evaluate.risk"}
+    path = tmp_path / "card.yaml"
+    reader: dict[str, Any] = {**CARD["reader"], "questions": [asked]}  # type: ignore[dict-item]
+    path.write_text(json.dumps({**CARD, "reader": reader}))
+    with pytest.raises(RecipeError, match=r"reader\.questions\.0\.task: 'tests\.evaluate\.risk' is a plugin's"):
+        load_card(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "plugins": ["tests"]}))
+    receipt = pack(load_card(path), tmp_path / "raw", tmp_path / "out")
+    assert sum(receipt.questions.values()) == 8, "what a text does not say is not asked"
+    shards = open_shards(tmp_path / "out")
+    samples = [shards.read(split, i)[0] for split in shards.splits for i in range(shards.count(split))]
+    truths: list[Any] = [question.truth for sample in samples for question in sample.questions]
+    assert sorted(truth.is_ill for truth in truths) == [False] * 4 + [True] * 4
+    assert {truth.task for truth in truths} == {"tests.evaluate.risk"}
+    assert load_card(tmp_path / "out" / "card.yaml").plugins == ("tests",)

@@ -1,6 +1,7 @@
 import csv
 import json
 import pickle
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from medvlm.archive.readers.table import Config, count, read
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
-from medvlm.core.errors import DataError
+from medvlm.core.document import parse
+from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.problems import validate
 from medvlm.core.sample import Question, make_truth
 from medvlm.io.images import encode_png
 
@@ -67,6 +70,52 @@ def test_an_answer_among_the_choices_is_a_choice_and_any_other_is_open(tmp_path)
         make_truth("open", "left"),
         make_truth("open", "4"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("open", make_truth("open", "4")),
+        ("report", make_truth("report", "4")),
+        ("count", make_truth("count", count=4)),
+        ({"kind": "count", "label": "cyst"}, make_truth("count", count=4, label="cyst")),
+        ({"kind": "choice", "choices": ["4", "5"]}, make_truth("choice", "4", choices=("4", "5"))),
+        ("boxes", None),
+        ({"kind": "choice", "choices": ["a", "b"]}, None),
+    ],
+    ids=str,
+)
+def test_a_question_names_the_task_that_makes_its_truth(tmp_path, task, expected):
+    write_csv(tmp_path, ROWS)
+    raws = samples(read(config(questions=[{"text": "{q}", "answer": "{a}", "task": task}]), tmp_path))
+    asked = {raw.sample.key: [q.truth for q in raw.sample.questions] for raw in raws}
+    assert asked["b.png"] == ([expected] if expected else []), "a text that says nothing to the task is left out"
+
+
+def test_boxes_may_be_written_in_a_cell(tmp_path):
+    cells = {"a.png": "[1, 0, 3, 2], [0, 0, 1, 1]", "b.png": "none"}
+    write_csv(tmp_path, [{"image": image, "where": where} for image, where in cells.items()])
+    asked = {"text": "Where?", "answer": "{where}", "task": {"kind": "boxes", "label": "cyst"}}
+    a, b = samples(read(config(questions=[asked]), tmp_path))
+    assert [q.truth for raw in (a, b) for q in raw.sample.questions] == [
+        make_truth("boxes", boxes=((0, 0, 1, 1), (1, 0, 3, 2)), label="cyst"),
+        make_truth("boxes", label="cyst"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("cuont", "unknown kind of tasks 'cuont', did you mean 'count'"),
+        ("choice", "task 'choice' needs settings; write {kind: choice, choices: ...}"),
+        ({"kind": "choice", "choices": ["a"]}, "at least 2"),
+    ],
+    ids=str,
+)
+def test_a_task_that_cannot_be_made_is_refused_in_the_card(tmp_path, task, message):
+    text = {"file": "t.csv", "media": [], "key": "{who}", "questions": [{"text": "?", "answer": "{a}", "task": task}]}
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        validate(Config, parse(json.dumps({"kind": "table", **text}), "card.yaml"))
 
 
 def test_every_text_is_a_template_and_is_missing_where_a_column_is(tmp_path):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from medvlm.core.config import Config, Slot, kinds
+from medvlm.core.config import Config, Kind, Slot, component, is_available, kinds, permit, permitted
 from medvlm.core.document import parse
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
 from medvlm.core.problems import Problem, refusal, validate
@@ -229,12 +229,10 @@ def test_values_never_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["encoders", "connectors", "texts", "backbones", "stages", "objectives.pairs", "archive.readers"]
+    "folder", ["encoders", "connectors", "texts", "backbones", "stages", "objectives.pairs", "archive.readers", "tasks"]
 )
 def test_every_component_says_its_kind(folder: str) -> None:
     """A file of a slot's folder is a component: its Config knows its own name and refuses another."""
-    from medvlm.core.config import component
-
     assert kinds(folder), f"medvlm/{folder.replace('.', '/')} is empty"
     for kind in kinds(folder):
         config = component(folder, kind).Config
@@ -274,3 +272,64 @@ def test_a_refusal_names_list_items_by_their_name() -> None:
         str(refusal([Problem(("stages", 0, "lora", "rank"), "is odd")], document))
         == "r.yaml:2:26 stages.align.lora.rank: is odd"
     )
+
+
+# --- what may be imported -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvlm.core.config._PERMITTED", set())
+
+
+@pytest.mark.parametrize("folder", ["encoders", "tasks", "rewards", "archive.readers", "stages", "decoders"])
+def test_an_installed_module_that_no_plugins_list_is_not_imported(folder: str, nothing_permitted: None) -> None:
+    """A kind comes from a file, perhaps a stranger's, and importing a module runs it."""
+    name = "xml.dom.minidom"
+    sys.modules.pop(name, None)
+    with pytest.raises(RecipeError, match=r"'xml\.dom\.minidom' is a plugin's, .* add `plugins: \[xml\]`"):
+        component(folder, name)
+    assert name not in sys.modules and not is_available(folder, name)
+    permit(["xml"])
+    assert component(folder, name).__name__ == name and permitted() == ("xml",)
+
+
+def test_what_is_not_a_name_permits_nothing(nothing_permitted: None) -> None:
+    permit([1, None, "mylab"])  # type: ignore[list-item]
+    assert permitted() == ("mylab",)
+
+
+class Asked(Config):
+    tasks: tuple[Annotated[str, Kind("tasks")], ...] = ()
+    made: Annotated[Any, Slot("tasks", or_name=True)] = "open"
+
+
+def ask(text: str, plugins: tuple[str, ...] = ()) -> Any:
+    return validate(Asked, parse(text, "r.yaml"), {"plugins": plugins})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tasks: [count, chioce]", "r.yaml:1:16 tasks.1: unknown kind of tasks 'chioce', did you mean 'choice'?"),
+        ("made: cuont", "r.yaml:1:1 made: unknown kind of tasks 'cuont', did you mean 'count'?"),
+        ("made: {kind: cuont}", "r.yaml:1:8 made.kind: unknown kind of tasks 'cuont', did you mean 'count'?"),
+        ("made: {kind: count, lable: x}", "r.yaml:1:21 made.lable: unknown key, did you mean 'label'?"),
+        ("tasks: [xml.dom]", "r.yaml:1:9 tasks.0: 'xml.dom' is a plugin's, but 'xml' is not listed"),
+        ("made: xml.dom", "r.yaml:1:1 made: 'xml.dom' is a plugin's, but 'xml' is not listed"),
+        ("tasks: [3]", "r.yaml:1:9 tasks.0: expected text, found 3"),
+    ],
+)
+def test_the_name_of_a_kind_is_checked_where_it_stands(text: str, message: str, nothing_permitted: None) -> None:
+    with pytest.raises(RecipeError) as refused:
+        ask(text)
+    assert str(refused.value).startswith(message)
+
+
+def test_a_bare_name_stays_text_and_settings_are_typed() -> None:
+    assert ask("tasks: [count, open]\nmade: count").model_dump() == {"tasks": ("count", "open"), "made": "count"}
+    assert ask("made: {kind: count, label: cyst}").made.label == "cyst"
+    assert ask("{}").model_dump(exclude_defaults=True) == ask("made: open").model_dump(exclude_defaults=True) == {}
+    options = Asked.model_json_schema()["properties"]
+    assert "count" in options["tasks"]["items"]["anyOf"][0]["enum"]
+    assert any("count" in option.get("enum", ()) for option in options["made"]["anyOf"])

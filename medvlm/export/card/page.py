@@ -13,6 +13,7 @@ from medvlm.export.card.about import About
 from medvlm.export.card.front import base_models, front_matter
 from medvlm.export.card.licence import licence_words
 from medvlm.export.card.text import ACCESS, LIMITS, PASSES_ON, PHI, PRIVACY, WINDOW, number, span, table
+from medvlm.tasks._writing import Writing
 
 WHAT = {
     "vlm": "A vision-language model that reads images and answers in text",
@@ -259,7 +260,7 @@ def _preprocessing(about: About) -> str:
             f"- Media of kind `{kind}` are shown as pictures by:"
             f" {', '.join(f'{k} {v}' for k, v in views.items() if v)}; the pictures come before the question."
         )
-    if about.codec not in ("", "thousandths"):
+    if about.codec not in ("", Writing().codec):
         written = " ".join((component("tasks.codecs", about.codec).__doc__ or "").split())
         lines.append(f"- Boxes in answers: {written}")
     elif boxes and about.makes == "vlm":
