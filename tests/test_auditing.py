@@ -177,7 +177,25 @@ def test_the_model_card_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     a, b = shards(tmp_path / "a", TORN, card("a")), shards(tmp_path / "b", [Row("train", "p", 7)], card("b"))
     run(capsys, a, b)
     audits = {name: s.audit for name, s in sources(tmp_path, a=a, b=b).items()}
-    about = About("llava", "vlm", {}, {n: card(n) for n in "abc"}, {}, {}, [], {}, {}, Audit(), "", "", audits=audits)
+    about = About(
+        kind="llava",
+        what="",
+        task="",
+        is_part=False,
+        needs_medvlm=False,
+        parts=(),
+        recipe={},
+        cards={n: card(n) for n in "abc"},
+        counts={},
+        stages={},
+        results=[],
+        preprocess={},
+        parity={},
+        audit=Audit(),
+        recipe_hash="",
+        version="",
+        audits=audits,
+    )
     text, receipt = _data(about), json.loads((a / "audit.json").read_text())["hash"][:16]
     assert (
         f"- a: **failed**, compared with b (receipt `{receipt}`)\n  - error: 1 of the 2 patients of a:test are also in"

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CAN = frozenset({"embed"})
 PARTS = ("encoders", "text", "heads")
 TAKES_ANY_SIZE = False
+MODEL = DualEncoder
+NOUN, HUB_TASK = "a dual encoder", "zero-shot-image-classification"
+SUMMARY = "An image and a text encoder that map both to one space"
 TOKENIZER = "text_tokenizer"
 KIND = "dual"
 serves = serve

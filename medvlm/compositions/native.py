@@ -25,6 +25,10 @@ from medvlm.models.native import NativeVLM, build_native
 CAN = frozenset({"answer"})
 PARTS = ("encoders", "connectors", "language", "lora")
 TAKES_ANY_SIZE = True
+MODEL = NativeVLM
+NOUN, HUB_TASK = "a ready vision-language model", "image-text-to-text"
+SUMMARY = "A vision-language model that reads images and answers in text"
+Manifest = None
 BOX_SCALE = 1000
 """Of boxes that a published model writes in thousandths."""
 

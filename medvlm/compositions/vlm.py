@@ -29,6 +29,9 @@ from medvlm.models.vlm import VLM, build_vlm
 CAN = frozenset({"answer"})
 PARTS = ("encoders", "connectors", "language", "lora")
 TAKES_ANY_SIZE = False
+MODEL = VLM
+NOUN, HUB_TASK = "a vision-language model", "image-text-to-text"
+SUMMARY = "A vision-language model that reads images and answers in text"
 TOKENIZER = "tokenizer"
 KIND = "vlm"
 serves = serve

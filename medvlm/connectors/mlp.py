@@ -19,6 +19,11 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     return math.prod(grid)
 
 
+def stock_class(config: Config) -> str:
+    """The module of transformers that computes the same, with the same names."""
+    return "LlavaMultiModalProjector"
+
+
 def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
     return Mlp(in_width, out_width)
 

@@ -33,6 +33,11 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
     return math.prod(grid) // config.factor**2
 
 
+def stock_class(config: Config) -> str:
+    """The module of transformers that computes the same; "" where there is none."""
+    return "Idefics3Connector" if config.layers == 1 else ""
+
+
 def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
     tokens(config, grid)
     return PixelShuffle(config, in_width, out_width, grid)

@@ -43,14 +43,19 @@ class Composition(Protocol):
 
     Config: of `model.composition`. CAN: what its models can be asked: `answer` questions, `embed` media and texts in
     one space, `decode` media into scores or maps. PARTS: the first words of the patterns in `trains`. TAKES_ANY_SIZE:
-    whether images can be made smaller so that a sample has fewer tokens. Manifest: what a model folder of it says.
-    TOKENIZER: folder of its tokenizer there.
+    whether images can be made smaller so that a sample has fewer tokens. MODEL: the class of its models, by which
+    export targets say what they hold. NOUN, SUMMARY, HUB_TASK: for messages and the model card. Manifest: what a model
+    folder says of it, None where it is published as its family's own class; TOKENIZER: folder of its tokenizer there.
     """
 
     Config: type[CompositionConfig]
     CAN: frozenset[str]
     PARTS: tuple[str, ...]
     TAKES_ANY_SIZE: bool
+    MODEL: type[nn.Module]
+    NOUN: str
+    SUMMARY: str
+    HUB_TASK: str
     Manifest: Any
     TOKENIZER: str
 

@@ -188,13 +188,15 @@ class EncoderModule(Protocol):
     """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts.
     build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) ->
     Features; on the meta device without weights. standalone(config, built) -> a config that builds the same without an
-    id or a path."""
+    id or a path. Where its `tower` is a model of another library that an export is for: LIBRARY, its name, and
+    not_stock(config) -> why the library does not compute the encoder by itself, or ""."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------
 # tokens(config, grid, width=None) -> int, raising ShapeError for a grid (or, where it is given, an encoder width) that
 # the connector cannot take; build(config, in_width, out_width, grid) -> nn.Module, [N, T, in] -> [N, tokens, out],
-# raising the same.
+# raising the same. stock_class(config) -> the module of transformers that computes the same, or "": where there may be
+# one.
 
 
 # --- decoders: medvlm/decoders/KIND.py, and their losses: medvlm/objectives/heads/KIND.py ------------------

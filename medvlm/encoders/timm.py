@@ -13,6 +13,9 @@ from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta, read_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 
+LIBRARY = "timm"
+"""Of whose classes `tower` is one."""
+
 
 class Config(EncoderConfig, LoadedFile):
     kind: Literal["timm"]
@@ -34,6 +37,11 @@ def facts(config: Config) -> EncoderFacts:
 
 def preprocess(config: Config) -> Preprocess:
     return config.preprocess
+
+
+def not_stock(config: Config) -> str:
+    """Why timm does not compute this encoder by itself: it does."""
+    return ""
 
 
 def build(config: Config) -> nn.Module:

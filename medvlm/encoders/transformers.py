@@ -38,6 +38,9 @@ PLAIN = (
 ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """Members of PLAIN that take any input size; the others are made for one."""
 
+LIBRARY = "transformers"
+"""Of whose classes `tower` is one."""
+
 
 class Config(EncoderConfig, Loaded):
     kind: Literal["transformers"]
@@ -96,6 +99,13 @@ def preprocess(config: Config) -> Preprocess:
             "encoders: the config of this tower has no image size; set preprocess: {size: [height, width]}"
         )
     return Preprocess(size=(size, size))
+
+
+def not_stock(config: Config) -> str:
+    """Why the classes of transformers do not compute this encoder by themselves; "" where they do."""
+    if config.interpolate:
+        return "interpolate is true, and stock classes do not stretch the position embeddings by themselves"
+    return ""
 
 
 def build(config: Config) -> nn.Module:

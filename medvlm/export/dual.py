@@ -19,6 +19,24 @@ from medvlm.models.parts import evaluating
 from medvlm.models.towers import DualEncoder
 from medvlm.recipe.targets import REMEDY
 
+LOADING_PAIRS = """\
+```python
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER")
+texts = ["a nodule in the left lung", "no finding"]
+inputs = processor(images=Image.open("IMAGE"), text=texts, padding=True, return_tensors="pt")
+print(dict(zip(texts, model(**inputs).logits_per_image.softmax(-1)[0].tolist())))
+```"""
+
+PLACES = {
+    "encoders.FILM.tower.": "vision_model.",
+    "text.tower.": "text_model.",
+    "heads.FILM.weight": "visual_projection.weight",
+    "heads.text.weight": "text_projection.weight",
+    "heads.scale.log_scale": "logit_scale",
+}
+
 
 def tower_configs(model: DualEncoder) -> dict[str, Any]:
     """vision_config and text_config of a stock class, as plain data."""

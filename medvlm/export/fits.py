@@ -7,21 +7,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medvlm.core.config import component
 from medvlm.data.transforms import not_stock
 
+TRANSFORMERS, TIMM = "transformers", "timm"
 
-def one_tower(model: Any, kind: str = "transformers") -> str | None:
-    """Why it is not one encoder of this kind behind a stock image processor, or None."""
+
+def library_of(slot: str, part: Any) -> str:
+    """Of whose classes the `tower` of an encoder or text tower is one; "" where it is code of its own."""
+    library: str = getattr(component(slot, part.kind), "LIBRARY", "")
+    return library
+
+
+def stock_class_of(connector: Any) -> str:
+    """The module of transformers that computes what a connector computes, with the same names; "" where there is
+    none."""
+    find: Any = getattr(component("connectors", connector.kind), "stock_class", None)
+    return find(connector) if find else ""
+
+
+def one_tower(model: Any, library: str = TRANSFORMERS) -> str | None:
+    """Why it is not one encoder of this library behind a stock image processor, or None."""
     if len(model.encoders) != 1:
         return f"it has {len(model.encoders)} encoders ({', '.join(model.encoders)}), and the stock class holds one"
     ((name, encoder),) = model.encoders.items()
-    if encoder.kind != kind:
-        return f"encoders.{name} is of kind {encoder.kind}, and the stock class holds a tower of {kind}"
+    if library_of("encoders", encoder) != library:
+        return f"encoders.{name} is of kind {encoder.kind}, and the stock class holds a tower of {library}"
     return behind_stock(name, encoder)
 
 
 def encoder_of(model: Any, part: str) -> tuple[str, Any, str]:
     """(name, its config, "") of the one encoder that is meant, or ("", None, why there is none)."""
+    if not model.encoders:
+        return "", None, "the encoder of a ready model is not exported by itself"
     if not part and len(model.encoders) == 1:
         ((name, encoder),) = model.encoders.items()
         return name, encoder, ""
@@ -45,11 +63,8 @@ def behind_stock(name: str, encoder: Any) -> str | None:
     A preprocess.window fits: it is applied before the stock processor, and the model card says how.
     """
     before = encoder.preprocess
-    if encoder.kind == "transformers" and encoder.interpolate:
-        return (
-            f"encoders.{name}.interpolate is true, and stock classes do not stretch the position embeddings by"
-            " themselves"
-        )
+    if reason := component("encoders", encoder.kind).not_stock(encoder):
+        return f"encoders.{name}.{reason}"
     if before is not None and (reason := not_stock(before)):
         return f"encoders.{name}.preprocess.{reason}"
     if before is not None and before.channels != 3:
@@ -66,7 +81,7 @@ def two_towers(model: Any, stages: Sequence[Any], family: str, vision: str, text
         return why
     ((name, encoder),) = model.encoders.items()
     tower = text_of(stages)
-    if tower is not None and tower.kind != "transformers":
+    if tower is not None and library_of("texts", tower) != TRANSFORMERS:
         return f"the text tower is of kind {tower.kind}, and {family} holds a {text}"
     for what, part, wanted, key in (
         (f"encoders.{name}", encoder, vision, "vision_config"),

@@ -15,6 +15,18 @@ from medvlm.models.generate import end_ids
 from medvlm.models.vlm import VLM
 from medvlm.recipe.targets import REMEDY
 
+LOADING_ANSWERS = """\
+```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModelForImageTextToText.from_pretrained("FOLDER")
+chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, \
+{"type": "text", "text": "What does the image show?"}]}]
+inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, \
+return_tensors="pt")
+print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
+
 
 def generation_config(model: VLM, tokenizer: Any) -> Any:
     """Greedy and never saying the placeholder of an image, as the model was evaluated.

@@ -23,8 +23,9 @@ from medvlm.export.proof import parity
 from medvlm.export.proof.seal import seal
 from medvlm.export.redact import traces, without_paths
 from medvlm.export.trained import Trained
-from medvlm.models.towers import DualEncoder
-from medvlm.recipe.targets import NEAREST, REMEDY, resolve
+from medvlm.recipe.targets import REMEDY, STOCK, resolve
+
+PART, PART_TASK = "One image encoder out of a larger model", "image-feature-extraction"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class ExportReceipt:
     def __str__(self) -> str:
         diff = self.parity.get("max_abs_logit_diff", self.parity.get("max_abs_embedding_diff"))
         library = component("export.targets", self.kind).LIBRARY
-        what = "loads with medvlm" if library == "medvlm" else f"loads with plain {library} as {self.parity['class']}"
+        what = (
+            f"loads with {library}"
+            if library == parity.OURS
+            else f"loads with plain {library} as {self.parity['class']}"
+        )
         return (
             f"{self.folder}: {what}; parity proven in a fresh process (largest difference {diff:.1g})\ntensors:"
             f" {self.audit.line()}"
@@ -125,7 +130,7 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     plain.setdefault("export", {})["target"] = f"{kind}.{trained.part}" if trained.part else kind
     for source in trained.cards:
         plain["data"][source]["card"] = f"cards/{source}.yaml"
-    where = folder if kind == "custom" else notes
+    where = folder if component("export.targets", kind).LOADER == parity.OURS else notes
     for source, card in trained.cards.items():
         copied = where / "cards" / f"{source}.yaml"
         copied.parent.mkdir(parents=True, exist_ok=True)
@@ -135,10 +140,15 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
 
 def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: dict[str, Any], audit: Audit) -> About:
     lineage = _read(run.lineage, {})
+    is_part, composition = component("export.targets", kind).HOLDS.is_part, trained.composition
     stages = {s.name: _read(run.stage(s.name) / "stage.json", {}) for s in trained.stages}
     return About(
         kind=kind,
-        makes="encoder" if kind in NEAREST["encoder"] else "dual" if isinstance(trained.model, DualEncoder) else "vlm",
+        what=PART if is_part else composition.SUMMARY,
+        task=PART_TASK if is_part else composition.HUB_TASK,
+        is_part=is_part,
+        needs_medvlm=component("export.targets", kind).LOADER == parity.OURS,
+        parts=composition.PARTS,
         recipe=without_paths(trained.plain),
         cards=_learnt_from(trained),
         counts={name: source.get("counts") or {} for name, source in (lineage.get("sources") or {}).items()},
@@ -146,17 +156,15 @@ def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: di
             name: source["audit"] for name, source in (lineage.get("sources") or {}).items() if source.get("audit")
         },
         stages={name: done for name, done in stages.items() if done},
-        results=[] if kind in NEAREST["encoder"] else list(trained.results),
-        preprocess=(
-            {trained.encoder: trained.preprocess[trained.encoder]} if kind in NEAREST["encoder"] else trained.preprocess
-        ),
+        results=[] if is_part else list(trained.results),
+        preprocess={trained.encoder: trained.preprocess[trained.encoder]} if is_part else trained.preprocess,
         base=_read(folder / "adapter_config.json", {}).get("base_model_name_or_path", ""),
         parity=record,
         audit=audit,
         recipe_hash=trained.recipe_hash,
         version=__version__,
         codec=trained.prepare.boxes.codec if trained.prepare else "",
-        why_custom=resolve("stock", trained.recipe.model, trained.stages)[2],
+        why_custom=resolve(STOCK, trained.recipe.model, trained.stages)[2],
         parameters=(lineage.get("model") or {}).get("parameters") or {},
     )
 

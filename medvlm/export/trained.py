@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from medvlm.core.card import Card
 from medvlm.core.composition import Composition, composition_of_stage
 from medvlm.core.contracts import Preprocess
@@ -65,15 +67,31 @@ class Trained:
         return replace(self, preprocess={n: p.model_copy(update={"window": None}) for n, p in self.preprocess.items()})
 
 
+@dataclass(frozen=True)
+class Holds:
+    """Which models a target holds, and who takes it.
+
+    models: their classes. order: its place among the targets that `stock`, or `encoder` where is_part, tries; None: it
+    is only named. is_part: it is one encoder of a model. servers: programs that load it; None: that depends on the
+    model. tags, relation: for the hub: words that people look for, and what it is to the models it started from."""
+
+    models: type[nn.Module] | tuple[type[nn.Module], ...]
+    order: int | None = None
+    is_part: bool = False
+    servers: tuple[str, ...] | None = ()
+    tags: tuple[str, ...] = ()
+    relation: str = "finetune"
+
+
 class Target(Protocol):
     """medvlm/export/targets/NAME.py.
 
-    MAKES: of which models, `vlm` and `dual` as stages make them. LIBRARY: the Hub's library_name. LOADER: how the proof
-    loads it (a function of stock_child.py, or `medvlm`). LOADING: lines for the model card, with FOLDER and IMAGE in
-    them, or a function of the base that adapters name.
+    HOLDS: which models. LIBRARY: the Hub's library_name. LOADER: how the proof loads it, a function of stock_child.py,
+    or OURS for what needs this package. LOADING: lines for the model card, with FOLDER and IMAGE in them, or a function
+    of the base that adapters name.
     """
 
-    MAKES: tuple[str, ...]
+    HOLDS: Holds
     LIBRARY: str
     LOADER: str
     LOADING: str | Callable[[str], str]

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from medvlm.core.sample import Batch
-from medvlm.models.native import NativeVLM
-from medvlm.models.vlm import VLM
 
-Answering = VLM | NativeVLM
-"""What answers: composed of parts, or ready-made."""
 Draw = Callable[[int], Sequence[float]]
 """Token number -> one uniform number in [0, 1) for each copy of one prompt."""
+
+
+class Answering(Protocol):
+    """A model that continues prompts."""
+
+    image_token_id: int
+
+    @property
+    def language(self) -> Any:
+        """The language model, with `config` and `generation_config`."""
+
+    @property
+    def cached(self) -> Any:
+        """The module of transformers that takes the cache."""
+
+    def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
+        left."""
+
+    def step(
+        self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Logits after one more token of each row [B, V]. seen_BT: 1 for every token so far, 0 for padding. at_B: its
+        position."""
 
 
 @torch.no_grad()
@@ -84,8 +104,7 @@ def _new_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.language.config)
-    called = model.stock.model if isinstance(model, NativeVLM) else model.language
-    name = "cache" if "cache" in inspect.signature(called.forward).parameters else "past_key_values"
+    name = "cache" if "cache" in inspect.signature(model.cached.forward).parameters else "past_key_values"
     return cache, {name: cache, "use_cache": True}
 
 

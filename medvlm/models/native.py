@@ -123,6 +123,10 @@ class NativeVLM(nn.Module):
         """Logits of every place [B, T, V], for comparisons."""
         return head(self.stock, self.stock.model(**self._inputs(batch)[0], use_cache=False).last_hidden_state)
 
+    @property
+    def cached(self) -> Any:
+        return self.stock.model
+
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
         left."""

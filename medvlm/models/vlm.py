@@ -69,6 +69,10 @@ class VLM(nn.Module):
         ).last_hidden_state
         return {"logits_LV": head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])}
 
+    @property
+    def cached(self) -> nn.Module:
+        return self.language
+
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
         left."""

@@ -2,61 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from medvlm.core.composition import composition_of_stage
+from medvlm.core.composition import Composition, composition_of_stage
 from medvlm.core.config import component, kinds
-from medvlm.core.errors import did_you_mean
+from medvlm.core.errors import RecipeError, did_you_mean
 
-NEAREST = {
-    "vlm": ("llava", "idefics3"),
-    "dual": ("siglip", "clip", "vision_text_dual_encoder", "open_clip"),
-    "encoder": ("tower", "timm", "onnx"),
-}
-"""What `stock` stands for, by what the stages make, and what `encoder` stands for: the first in order that holds the
-model."""
+STOCK, ENCODER = "stock", "encoder"
+"""The nearest class that others load without our code; the same for one encoder of the model."""
 REMEDY = "set export.target: custom"
 
 
 def accepted() -> list[str]:
-    return ["stock", "encoder", *kinds("export.targets")]
+    return [STOCK, ENCODER, *kinds("export.targets")]
+
+
+def split(target: str) -> tuple[str, str]:
+    """(kind, encoder): `onnx.ct` is the encoder `ct` as ONNX; other names with a dot are those of plugins."""
+    kind, _, part = target.partition(".")
+    return (kind, part) if kind in accepted() else (target, "")
 
 
 def unknown(target: str) -> str | None:
-    """Why this is no name of a target, or None. `encoder.NAME` is the encoder of that name."""
-    kind, _, part = target.partition(".")
-    if kind in accepted() and (not part or kind == "encoder" or kind in NEAREST["encoder"]):
+    """Why this is no name of a target, or None."""
+    kind, part = split(target)
+    if kind in (STOCK, ENCODER):
+        is_known = not part or kind == ENCODER
+    elif "." in kind:
+        try:
+            component("export.targets", kind)
+        except (RecipeError, ImportError) as reason:
+            return str(reason)
+        is_known = True
+    else:
+        is_known = kind in accepted() and (not part or component("export.targets", kind).HOLDS.is_part)
+    if is_known:
         return None
-    return f"there is no export target {target!r}{did_you_mean(kind, accepted())} (accepts {', '.join(accepted())})"
+    first = target.partition(".")[0]
+    return f"there is no export target {target!r}{did_you_mean(first, accepted())} (accepts {', '.join(accepted())})"
 
 
 def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, str]:
-    """(kind, part, "") of the target that is written, or ("", "", why there is none).
+    """(kind, encoder, "") of the target that is written, or ("", "", why there is none).
 
-    target: a name out of `accepted`. model: the recipe's (encoders, language). stages: those that the exported model
-    went through. What is only known by a hub id that is not here is taken to fit; the export looks at the built model.
+    target: a name that is not unknown. model: the recipe's section. stages: those that the exported model went through,
+    at least one. What is only known by a hub id that is not here is taken to fit; the export looks at the built model.
     """
-    answers = "answer" in composition_of_stage(model, stages[-1]).CAN if stages else model.language is not None
-    makes = "vlm" if answers else "dual"
-    kind, _, part = target.partition(".")
-    if kind in ("stock", "encoder"):
+    composition = composition_of_stage(model, stages[-1])
+    kind, part = split(target)
+    if kind in (STOCK, ENCODER):
         reasons = []
-        for near in (
-            ("native",) if model.pretrained and kind == "stock" else NEAREST[makes if kind == "stock" else kind]
-        ):
+        for near in _nearest(composition, is_part=kind == ENCODER):
             if (reason := component("export.targets", near).reason(model, stages, part)) is None:
                 return near, part, ""
             reasons.append(reason)
-        what = "no stock class holds this model" if kind == "stock" else "no encoder to export"
+        what = "no stock class holds this model" if kind == STOCK else "no encoder to export"
         return "", "", f"{what}: {'; '.join(dict.fromkeys(reasons))}"
-    module = component("export.targets", kind)
-    if makes not in module.MAKES:
-        wanted, other = (
-            ("a dual encoder", "answers in text")
-            if module.MAKES == ("dual",)
-            else ("a model that answers in text", "is a dual encoder")
-        )
-        return "", "", f"{target} is {wanted}, and what stage {stages[-1].name} makes {other}"
+    module: Any = component("export.targets", kind)
+    if not issubclass(composition.MODEL, module.HOLDS.models):
+        return "", "", f"{target} does not hold {composition.NOUN}, which stage {stages[-1].name} makes"
     reason = module.reason(model, stages, part)
     return ("", "", f"{target} does not hold this model: {reason}") if reason else (kind, part, "")
+
+
+def _nearest(composition: Composition, is_part: bool) -> Iterator[str]:
+    """The targets that hold models of its class, in the order in which they are tried."""
+    ordered = []
+    for kind in kinds("export.targets"):
+        holds = component("export.targets", kind).HOLDS
+        if holds.order is not None and holds.is_part == is_part and issubclass(composition.MODEL, holds.models):
+            ordered.append((holds.order, kind))
+    yield from (kind for _, kind in sorted(ordered))

@@ -13,6 +13,9 @@ from medvlm.core.contracts import Loaded
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import describe, from_pretrained
 
+LIBRARY = "transformers"
+"""Of whose classes `tower` is one."""
+
 
 class Config(Loaded):
     kind: Literal["transformers"]

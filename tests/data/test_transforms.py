@@ -290,13 +290,15 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(settings: dict[str, Any]) -> None:
     from medvlm.recipe.schema import Model
     from medvlm.recipe.targets import resolve
+    from tests.export.conftest import recipe_of
     from tests.tiny_run import TOWER
 
     (name, *_), preprocess = settings, Preprocess(size=(32, 32), **settings)
     with pytest.raises(ShapeError, match=rf"preprocess\.{name} is set: .*; use export\.target: custom"):
         processor_settings(preprocess)
     model = Model.model_validate({"encoders": {"film": {**TOWER, "preprocess": preprocess.model_dump()}}})
-    assert f"encoders.film.preprocess.{name} is set" in resolve("stock", model, ())[2]
+    stages = recipe_of({}, None).stages
+    assert f"encoders.film.preprocess.{name} is set" in resolve("stock", model, stages)[2]
 
 
 def test_every_setting_is_part_of_the_recipes_hash() -> None:

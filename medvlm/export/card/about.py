@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from medvlm.core.card import Card
 from medvlm.core.contracts import Preprocess
@@ -16,11 +16,16 @@ class About:
     """recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
     audits: source -> what the audit of its shards found, where there was one.
     stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
-    kind: the export target. makes: `vlm` answers, `dual` embeds images and texts, `encoder` is one tower.
+    kind: the export target. what, task: in a sentence, and for the hub. is_part: one encoder of a larger model.
+    needs_medvlm: to be loaded. parts: of the whole model.
     """
 
     kind: str
-    makes: Literal["vlm", "dual", "encoder"]
+    what: str
+    task: str
+    is_part: bool
+    needs_medvlm: bool
+    parts: Sequence[str]
     recipe: dict[str, Any]
     cards: Mapping[str, Card]
     counts: Mapping[str, Mapping[str, int]]

@@ -12,15 +12,12 @@ from medvlm.export.card.about import About
 from medvlm.export.card.licence import hub_licence
 from medvlm.export.card.text import interval_words
 
-TASKS = {"vlm": "image-text-to-text", "dual": "zero-shot-image-classification", "encoder": "image-feature-extraction"}
-NAMED = ("llava", "idefics3", "clip", "siglip")
-"""Targets whose name is a tag that people look for."""
-
 
 def front_matter(about: About) -> dict[str, Any]:
     """Keys as in huggingface.co/docs/hub/model-cards; `datasets` and `model-index` as far as there is something to
     say."""
-    task = TASKS[about.makes]
+    holds = component("export.targets", about.kind).HOLDS
+    task = about.task
     bases = base_models(about.recipe)
     front: dict[str, Any] = {
         **hub_licence([card.licence for card in about.cards.values()], bool(bases)),
@@ -33,11 +30,11 @@ def front_matter(about: About) -> dict[str, Any]:
         front["language"] = language
     if bases:
         front["base_model"] = bases
-        front["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
+        front["base_model_relation"] = holds.relation
     front["tags"] = [
         "medical",
         "medvlm",
-        *([about.kind] if about.kind in NAMED else []),
+        *holds.tags,
         *sorted({m for c in about.cards.values() for m in c.media}),
     ]
     if results := _model_index(about, task):

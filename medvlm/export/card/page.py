@@ -15,11 +15,6 @@ from medvlm.export.card.licence import licence_words
 from medvlm.export.card.text import ACCESS, LIMITS, PASSES_ON, PHI, PRIVACY, WINDOW, number, span, table
 from medvlm.tasks._writing import Writing
 
-WHAT = {
-    "vlm": "A vision-language model that reads images and answers in text",
-    "dual": "An image and a text encoder that map both to one space",
-    "encoder": "One image encoder out of a larger model",
-}
 ORDER = {"train": 0, "val": 1, "test": 2}
 
 
@@ -50,9 +45,7 @@ def _what(about: About) -> str:
         [name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""]
         for name, description in _parts(about)
     ]
-    return f"{WHAT[about.makes]}, trained with medvlm from a recipe.\n\n" + table(
-        ["part", "what it is", "parameters"], rows
-    )
+    return f"{about.what}, trained with medvlm from a recipe.\n\n" + table(["part", "what it is", "parameters"], rows)
 
 
 def _parts(about: About) -> list[tuple[str, str]]:
@@ -64,7 +57,7 @@ def _parts(about: About) -> list[tuple[str, str]]:
         parts.append((f"encoders.{name}", _described(encoder)))
         if encoder.get("connector"):
             parts.append((f"connectors.{name}", _described(encoder["connector"])))
-    if model.get("language") and about.makes != "dual":
+    if model.get("language") and "language" in about.parts:
         return [*parts, ("language", _described(model["language"]))]
     texts = [stage["text"] for stage in about.recipe["stages"] if stage["name"] in about.stages and stage.get("text")]
     return [*parts, *(("text", _described(text)) for text in texts[-1:])]
@@ -82,7 +75,7 @@ def _described(part: Mapping[str, Any]) -> str:
 def _loading(about: About) -> str:
     target: Any = component("export.targets", about.kind)
     lines = target.LOADING(about.base) if callable(target.LOADING) else target.LOADING
-    if about.kind == "custom":
+    if about.needs_medvlm:
         why = about.why_custom or "its recipe asks for that (export.target: custom)"
         return f"## How to load\n\nThis folder needs the package medvlm: {why}.\n\n{lines}"
     return f"## How to load\n\nPlain {target.LIBRARY}, no code from this folder:\n\n{lines}"
@@ -194,7 +187,7 @@ def _training(about: About) -> str:
 
 
 def _results(about: About) -> str:
-    if about.makes == "encoder":
+    if about.is_part:
         return "## Results\n\nMeasured was the whole model that it was trained in, not this encoder by itself."
     if not about.results:
         return "## Results\n\nThis model was not evaluated: nothing here says how good it is."
@@ -248,7 +241,7 @@ def _preprocessing(about: About) -> str:
             f"- `{name}`: {fit} {' x '.join(map(str, before.size))} px, {before.channels} channels{seen}, mean"
             f" {list(before.mean)}, std {list(before.std)}."
         )
-        if about.kind != "custom":
+        if not about.needs_medvlm:
             lines.append(
                 WINDOW["window" if before.window else "plain"].format(
                     low=(before.window or (0, 0))[0], high=(before.window or (0, 0))[1]
@@ -263,7 +256,7 @@ def _preprocessing(about: About) -> str:
     if about.codec not in ("", Writing().codec):
         written = " ".join((component("tasks.codecs", about.codec).__doc__ or "").split())
         lines.append(f"- Boxes in answers: {written}")
-    elif boxes and about.makes == "vlm":
+    elif boxes and "language" in about.parts and not about.is_part:
         lines.append(
             f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this"
             " preprocessing, origin at the upper left."
@@ -278,11 +271,11 @@ def _proof(about: About) -> str:
             " answers"
         )
     else:
-        vectors, ids = ("unit embedding", ", same token ids") if about.makes == "dual" else ("feature", "")
+        vectors, ids = ("unit embedding", ", same token ids") if "texts" in about.parity else ("feature", "")
         found = f"largest difference of a {vectors} {about.parity['max_abs_embedding_diff']:.2g}{ids}"
     where = (
         "with medvlm"
-        if about.kind == "custom"
+        if about.needs_medvlm
         else f"without medvlm, by plain {component('export.targets', about.kind).LIBRARY},"
     )
     versions = ", ".join(f"{k} {v}" for k, v in about.parity["versions"].items())

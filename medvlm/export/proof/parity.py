@@ -37,7 +37,7 @@ class ParityError(RuntimeError):
         self.record = record
 
 
-def prove(model: Path, reference: Path, loader: str = "transformers") -> dict[str, Any]:
+def prove(model: Path, reference: Path, loader: str = "stock") -> dict[str, Any]:
     """The record of a passed proof. loader: how the folder is loaded, see stock_child.py. Raises ParityError when it
     differs from the reference or does not load.
 

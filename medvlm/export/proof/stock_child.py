@@ -36,19 +36,18 @@ def compared(reference: Path, folder: Path, loader: str) -> Found:
 
     expected = json.loads((reference / "reference.json").read_text())
     tensors = torch.load(reference / "reference.pt", weights_only=True)
-    stock = answers if expected["kind"] == "answers" else embeddings
-    compare = {
-        "transformers": stock,
-        "peft": adapted_answers,
-        "tower": tower,
-        "timm": timm_tower,
-        "onnx": onnx_graph,
-        "open_clip": open_clip_embeddings,
-    }[loader]
+    loaders = (stock, adapted_answers, vision_tower, timm_tower, onnx_graph, open_clip_embeddings)
+    compare = next(function for function in loaders if function.__name__ == loader)
     with torch.inference_mode():
         result = compare(folder, reference, expected, tensors)
     libraries = ("torch", "torchvision", "transformers", "peft", "timm", "open_clip", "onnxruntime")
     return {**result, "versions": {name: sys.modules[name].__version__ for name in libraries if name in sys.modules}}
+
+
+def stock(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    """A whole model of transformers."""
+    compare = answers if expected["kind"] == "answers" else embeddings
+    return compare(folder, reference, expected, tensors)
 
 
 # --- models that answer -----------------------------------------------------------------------------
@@ -209,7 +208,7 @@ def open_clip_embeddings(folder: Path, reference: Path, expected: Found, tensors
 # --- single towers ----------------------------------------------------------------------------------
 
 
-def tower(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+def vision_tower(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
     """A vision tower of transformers with its image processor."""
     import torchvision  # noqa: F401
     from transformers import AutoImageProcessor, AutoModel

@@ -23,11 +23,14 @@ from medvlm.core.config import component
 from medvlm.core.errors import ShapeError
 from medvlm.core.run import write_json
 from medvlm.export.audit import Audit
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import take_off
+from medvlm.models.native import NativeVLM
+from medvlm.models.vlm import VLM
 from medvlm.recipe.targets import resolve
 
-MAKES, LIBRARY, LOADER = ("vlm",), "peft", "peft"
+LIBRARY, LOADER = "peft", "adapted_answers"
+HOLDS = Holds((VLM, NativeVLM), servers=("vllm",), relation="adapter")
 LINES = """\
 ```python
 from peft import PeftModel

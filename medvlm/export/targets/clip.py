@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.export.audit import Audit
-from medvlm.export.dual import tower_configs, written
+from medvlm.export.dual import LOADING_PAIRS, PLACES, tower_configs, written
 from medvlm.export.fits import two_towers
 from medvlm.export.proof import reference as references
-from medvlm.export.targets.vision_text_dual_encoder import LOADING, PLACES
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
+from medvlm.models.towers import DualEncoder
 
-MAKES, LIBRARY, LOADER = ("dual",), "transformers", "transformers"
-__all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "reason", "reference", "write"]
+LIBRARY, LOADER = "transformers", "stock"
+HOLDS = Holds(DualEncoder, order=2, servers=("vllm",), tags=("clip",))
+LOADING = LOADING_PAIRS
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:

@@ -14,14 +14,16 @@ import torch
 from torch import nn
 
 from medvlm.compositions._folder import MANIFEST, WEIGHTS
+from medvlm.core.composition import composition_of_stage
 from medvlm.core.run import write_json
 from medvlm.export.audit import Audit
 from medvlm.export.proof import reference as references
 from medvlm.export.proof.parity import OURS
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
 
-MAKES, LIBRARY, LOADER = ("vlm", "dual"), "medvlm", OURS
+LIBRARY, LOADER = "medvlm", OURS
+HOLDS = Holds(nn.Module)
 LOADING = """\
 ```
 pip install medvlm
@@ -31,7 +33,9 @@ medvlm evaluate FOLDER --on SOURCE:SPLIT
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """It holds whatever medvlm composes."""
-    return "a ready model is exported as its family's own class (stock)" if model.pretrained else None
+    if composition_of_stage(model, stages[-1]).Manifest is None:
+        return "a ready model is exported as its family's own class (stock)"
+    return None
 
 
 def reference(trained: Trained, folder: Path) -> None:

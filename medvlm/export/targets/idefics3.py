@@ -17,16 +17,18 @@ import torch
 from medvlm.core.contracts import Preprocess
 from medvlm.data.transforms import PIL_BICUBIC
 from medvlm.export.audit import Audit, account, named
-from medvlm.export.fits import model_type, one_tower
-from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left, renamed
+from medvlm.export.fits import model_type, one_tower, stock_class_of
+from medvlm.export.language import LOADING_ANSWERS, generation_config, head_is_linear, module_name, padded_left, renamed
 from medvlm.export.proof import reference as references
-from medvlm.export.targets.llava import LOADING
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
+from medvlm.models.vlm import VLM
 
-MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
-__all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "places", "reason", "reference", "write"]
+LIBRARY, LOADER = "transformers", "stock"
+HOLDS = Holds(VLM, order=2, servers=("vllm", "gguf"), tags=("idefics3",))
+LOADING = LOADING_ANSWERS
 AROUND = ("<fake_token_around_image><global-img>", "<fake_token_around_image>")
+CONNECTOR = "Idefics3Connector"
 IMAGE = "<image>"
 """What Idefics3Processor calls the token of an image."""
 END = "<end_of_utterance>"
@@ -39,9 +41,9 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
         return why
     ((name, encoder),) = model.encoders.items()
     at, connector, language = f"encoders.{name}", encoder.connector, model.language
-    if connector.kind != "pixel_shuffle" or connector.layers != 1:
-        found = connector.kind if connector.kind != "pixel_shuffle" else f"pixel_shuffle with {connector.layers} layers"
-        return f"{at}.connector is {found}, and Idefics3 holds {{kind: pixel_shuffle, layers: 1}}"
+    if stock_class_of(connector) != CONNECTOR:
+        given = ", ".join(f"{key}: {value}" for key, value in connector.model_dump().items())
+        return f"{at}.connector is {{{given}}}, and Idefics3 holds {{kind: pixel_shuffle, layers: 1}}"
     known = model_type(encoder)
     if known and known != "siglip_vision_model":
         return f"{at} is a {known}, and Idefics3 holds a siglip_vision_model"
@@ -53,7 +55,8 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
             f"{at}.preprocess makes {list(before.size)} with fit: {before.fit}, and Idefics3's processor squashes to"
             " squares"
         )
-    if language.kind == "causal" and (tuple(language.around_image) != AROUND or END not in language.special_tokens):
+    says_words = "around_image" in type(language).model_fields
+    if says_words and (tuple(language.around_image) != AROUND or END not in language.special_tokens):
         return (
             f"language has other words around images than Idefics3: set around_image: {list(AROUND)} and"
             f" special_tokens: [{END}]"

@@ -17,25 +17,18 @@ from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.data.transforms import processor_settings
 from medvlm.export.audit import Audit, account, named
-from medvlm.export.fits import model_type, one_tower
-from medvlm.export.language import generation_config, head_is_linear, module_name, padded_left
+from medvlm.export.fits import model_type, one_tower, stock_class_of
+from medvlm.export.language import LOADING_ANSWERS, generation_config, head_is_linear, module_name, padded_left
 from medvlm.export.proof import reference as references
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
+from medvlm.models.vlm import VLM
 from medvlm.recipe.targets import REMEDY
 
-MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
-LOADING = """\
-```python
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModelForImageTextToText.from_pretrained("FOLDER")
-chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, \
-{"type": "text", "text": "What does the image show?"}]}]
-inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, \
-return_tensors="pt")
-print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```"""
+LIBRARY, LOADER = "transformers", "stock"
+HOLDS = Holds(VLM, order=1, servers=("vllm",), tags=("llava",))
+LOADING = LOADING_ANSWERS
+CONNECTOR = "LlavaMultiModalProjector"
 TOWERS = {
     # tower's model_type -> (vision_feature_select_strategy, tokens beside the patches): CLIP has a class token, which
     # "default" drops; SigLIP has none, and "default" would drop the first patch instead.
@@ -49,7 +42,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     if why := one_tower(model):
         return why
     ((name, encoder),) = model.encoders.items()
-    if encoder.connector.kind != "mlp":
+    if stock_class_of(encoder.connector) != CONNECTOR:
         return f"encoders.{name}.connector is of kind {encoder.connector.kind}, and LLaVA holds `mlp`"
     known = model_type(encoder)
     if known and known not in TOWERS:

@@ -11,17 +11,18 @@ import torch
 from medvlm.data.dialogue import Document
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor
 from medvlm.export.audit import Audit, account
+from medvlm.export.language import LOADING_ANSWERS, generation_config
 from medvlm.export.proof import reference as references
 from medvlm.export.proof.reference import MAX_NEW_TOKENS, QUESTIONS, SAID, proof_images
-from medvlm.export.targets.llava import LOADING, generation_config
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 from medvlm.models.generate import end_ids, generate
 from medvlm.models.lora import merge
 from medvlm.models.native import NativeVLM
 from medvlm.models.parts import evaluating
 
-MAKES, LIBRARY, LOADER = ("vlm",), "transformers", "transformers"
-__all__ = ["LIBRARY", "LOADER", "LOADING", "MAKES", "places", "reason", "reference", "write"]
+LIBRARY, LOADER = "transformers", "stock"
+HOLDS = Holds(NativeVLM, order=1, servers=None)
+LOADING = LOADING_ANSWERS
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:

@@ -20,11 +20,11 @@ from medvlm.export.audit import Audit
 from medvlm.export.fits import encoder_of
 from medvlm.export.part import tower_audit
 from medvlm.export.proof import reference as references
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
-from medvlm.models.towers import DualEncoder
 
-MAKES, LIBRARY, LOADER = ("vlm", "dual"), "onnx", "onnx"
+LIBRARY, LOADER = "onnx", "onnx_graph"
+HOLDS = Holds(nn.Module, order=3, is_part=True)
 LOADING = """\
 ```python
 import numpy, onnxruntime
@@ -108,15 +108,15 @@ class Embedding(nn.Module):
 
 def _behind(trained: Trained) -> nn.Module:
     model, name = trained.model, trained.encoder
-    return Embedding(model.heads[name]) if isinstance(model, DualEncoder) else Tokens(model.connectors[name])
+    return Embedding(model.heads[name]) if _embeds(trained) else Tokens(model.connectors[name])
+
+
+def _embeds(trained: Trained) -> bool:
+    return "embed" in trained.composition.CAN
 
 
 def _outputs(trained: Trained) -> list[str]:
-    return [
-        "image_patches",
-        "image_pooled",
-        "image_embeds" if isinstance(trained.model, DualEncoder) else "image_tokens",
-    ]
+    return ["image_patches", "image_pooled", "image_embeds" if _embeds(trained) else "image_tokens"]
 
 
 def _is_large(module: nn.Module) -> bool:

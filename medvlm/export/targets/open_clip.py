@@ -17,12 +17,14 @@ import torch
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import write_json
 from medvlm.export.audit import Audit, account, named
-from medvlm.export.fits import one_tower, pairing, text_of
+from medvlm.export.fits import TIMM, TRANSFORMERS, library_of, one_tower, pairing, text_of
 from medvlm.export.proof import reference as references
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
+from medvlm.models.towers import DualEncoder
 
-MAKES, LIBRARY, LOADER = ("dual",), "open_clip", "open_clip"
+LIBRARY, LOADER = "open_clip", "open_clip_embeddings"
+HOLDS = Holds(DualEncoder, order=4)
 LOADING = """\
 ```python
 import open_clip, torch
@@ -40,7 +42,7 @@ levels of 255."""
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """One timm network as its name makes it, and a text tower known to the hub."""
-    if why := one_tower(model, "timm"):
+    if why := one_tower(model, TIMM):
         return why
     ((name, encoder),) = model.encoders.items()
     if encoder.args:
@@ -50,7 +52,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     stage = pairing(stages)
     if stage is None:
         return None
-    if stage.text.kind != "transformers" or not _is_hub_id(stage.text.model):
+    if library_of("texts", stage.text) != TRANSFORMERS or not _is_hub_id(stage.text.model):
         return (
             f"stages.{stage.name}.text has no hub id as its model, and open_clip takes the config of the text tower"
             " from the hub"

@@ -14,9 +14,11 @@ from medvlm.export.audit import Audit
 from medvlm.export.dual import tower_configs, written
 from medvlm.export.fits import pairing, two_towers
 from medvlm.export.proof import reference as references
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
+from medvlm.models.towers import DualEncoder
 
-MAKES, LIBRARY, LOADER = ("dual",), "transformers", "transformers"
+LIBRARY, LOADER = "transformers", "stock"
+HOLDS = Holds(DualEncoder, order=1, servers=("vllm",), tags=("siglip",))
 LOADING = """\
 ```python
 from PIL import Image

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from medvlm.export.audit import Audit
-from medvlm.export.fits import behind_stock, encoder_of
+from medvlm.export.fits import behind_stock, encoder_of, library_of
 from medvlm.export.part import tower_audit
 from medvlm.export.proof import reference as references
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 
-MAKES, LIBRARY, LOADER = ("vlm", "dual"), "timm", "timm"
+LIBRARY, LOADER = "timm", "timm_tower"
+HOLDS = Holds(nn.Module, order=2, is_part=True)
 LOADING = """\
 ```python
 import timm
@@ -30,7 +32,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     name, encoder, why = encoder_of(model, part)
     if why:
         return why
-    if encoder.kind != "timm":
+    if library_of("encoders", encoder) != LIBRARY:
         return f"encoders.{name} is of kind {encoder.kind}, no network of timm"
     if encoder.preprocess.fit == "crop" and len(set(encoder.preprocess.size)) > 1:
         return f"encoders.{name}.preprocess crops to {list(encoder.preprocess.size)}, and timm crops to squares"

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from medvlm.data.transforms import processor_settings
 from medvlm.export.audit import Audit
-from medvlm.export.fits import behind_stock, encoder_of
+from medvlm.export.fits import behind_stock, encoder_of, library_of
 from medvlm.export.part import tower_audit
 from medvlm.export.proof import reference as references
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
 
-MAKES, LIBRARY, LOADER = ("vlm", "dual"), "transformers", "tower"
+LIBRARY, LOADER = "transformers", "vision_tower"
+HOLDS = Holds(nn.Module, order=1, is_part=True)
 LOADING = """\
 ```python
 from PIL import Image
@@ -33,7 +35,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
         return why
     return (
         f"encoders.{name} is of kind {encoder.kind}, no tower of transformers"
-        if encoder.kind != "transformers"
+        if library_of("encoders", encoder) != LIBRARY
         else behind_stock(name, encoder)
     )
 

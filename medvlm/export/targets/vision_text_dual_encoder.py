@@ -12,28 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.export.audit import Audit
-from medvlm.export.dual import check_pooling, tower_configs, written
-from medvlm.export.fits import model_type, one_tower, text_of
+from medvlm.export.dual import LOADING_PAIRS, PLACES, check_pooling, tower_configs, written
+from medvlm.export.fits import TRANSFORMERS, library_of, model_type, one_tower, text_of
 from medvlm.export.proof import reference as references
-from medvlm.export.trained import Trained
+from medvlm.export.trained import Holds, Trained
+from medvlm.models.towers import DualEncoder
 
-MAKES, LIBRARY, LOADER = ("dual",), "transformers", "transformers"
-LOADING = """\
-```python
-from PIL import Image
-from transformers import AutoModel, AutoProcessor
-processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModel.from_pretrained("FOLDER")
-texts = ["a nodule in the left lung", "no finding"]
-inputs = processor(images=Image.open("IMAGE"), text=texts, padding=True, return_tensors="pt")
-print(dict(zip(texts, model(**inputs).logits_per_image.softmax(-1)[0].tolist())))
-```"""
-PLACES = {
-    "encoders.FILM.tower.": "vision_model.",
-    "text.tower.": "text_model.",
-    "heads.FILM.weight": "visual_projection.weight",
-    "heads.text.weight": "text_projection.weight",
-    "heads.scale.log_scale": "logit_scale",
-}
+LIBRARY, LOADER = "transformers", "stock"
+HOLDS = Holds(DualEncoder, order=3)
+LOADING = LOADING_PAIRS
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
@@ -41,7 +28,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     if why := one_tower(model):
         return why
     text = text_of(stages)
-    if text is not None and text.kind != "transformers":
+    if text is not None and library_of("texts", text) != TRANSFORMERS:
         return f"the text tower is of kind {text.kind}, and the stock class holds a tower of transformers"
     if text is not None and model_type(text, "text_config") == "siglip_text_model":
         return "the text tower is a siglip_text_model, which transformers loads within SigLIP alone"
