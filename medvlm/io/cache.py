@@ -1,7 +1,7 @@
-"""A folder of bytes that came from far away: bounded, shared by processes, what was used longest ago goes first.
+"""An LRU cache on disk for bytes read over a network: bounded in size and shared by processes.
 
-An entry appears under its name when it is written whole. After a power cut it may still hold anything: who reads it
-checks it, as every member of a shard is checked against its index, and drop()s what is damaged.
+An entry appears under its name only when it is completely written. After a power cut its content may still be wrong, so
+readers must check it (every member of a shard is checked against its index) and drop() what is damaged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from medvlm.core.errors import StorageError
 
 _ROOM = 0.9
-"""What is left of the bound when room is made, so that it is not made for every entry."""
+"""Eviction goes down to this share of the bound, so that it does not run for every new entry."""
 _NUM_LOCKS = 256
 
 
@@ -32,16 +32,16 @@ class Cache:
             (folder / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as reason:
             raise StorageError(
-                f"cache.folder: nothing can be written in there ({reason.strerror}); choose a folder on a disk of this"
-                " machine"
+                f"cache.folder: the folder is not writable ({reason.strerror}); choose a folder on a local disk"
             ) from None
 
     def read(self, name: str, size: int, start: int, end: int, make: Callable[[], bytes]) -> bytes:
-        """Bytes start..end of an entry of `size` bytes. What is not there is made, by one of those who ask for it; the
-        others wait."""
+        """Bytes start..end of an entry of `size` bytes. A missing entry is made by the first caller; others wait for
+        it."""
         found = self._read_part(name, size, start, end)
         if found is None:
             with self._lock(name):
+                # Another process may have made it while this one waited.
                 found = self._read_part(name, size, start, end)
                 if found is None:
                     whole = make()
@@ -51,7 +51,7 @@ class Cache:
         return found
 
     def read_all(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """An entry of any size. Made as in read()."""
+        """A whole entry of any size. A missing entry is made as in read()."""
         found = self._read_file(name)
         if found is None:
             with self._lock(name):
@@ -76,7 +76,7 @@ class Cache:
         try:
             if os.fstat(descriptor).st_size != size:
                 return None
-            os.utime(descriptor)  # when it was last used; file systems that note this themselves do so once a day
+            os.utime(descriptor)  # time of last use; many file systems update the access time only once a day
             return os.pread(descriptor, end - start, start)
         finally:
             os.close(descriptor)
@@ -91,8 +91,8 @@ class Cache:
             return None
 
     def _put(self, name: str, data: bytes) -> None:
-        """One writer at a time, so that the bound holds at every moment; what is slow, the network, is waited for
-        before."""
+        """Writes an entry. Only one process writes at a time, so the bound always holds; the slow part, the network
+        request, happens before the lock."""
         if len(data) > self.max_bytes:
             return
         path = self._path_of(name)
@@ -105,13 +105,15 @@ class Cache:
             except OSError as reason:
                 part.unlink(missing_ok=True)
                 raise StorageError(
-                    f"cache.folder: writing stopped ({reason.strerror}); lower cache.gib, or choose a larger disk"
+                    f"cache.folder: writing failed ({reason.strerror}); lower cache.gib, or choose a larger disk"
                 ) from None
             part.replace(path)
 
     def _make_room(self, size: int) -> None:
-        """The sum of all entries is kept in a file: it counts what is about to be written, so after a kill it is too
-        high, never too low."""
+        """Evicts entries if `size` more bytes would exceed the bound.
+
+        The total size is kept in a file and is increased before an entry is written, so after a kill it can be too
+        high, but never too low."""
         note = self.folder / "bytes"
         try:
             total = int(note.read_text()) + size
@@ -122,10 +124,10 @@ class Cache:
         note.write_text(str(total))
 
     def _evict(self, bound: int) -> int:
-        """Removes what was used longest ago until what is left fits, and returns how much that is."""
+        """Removes the least recently used entries until at most `bound` bytes are left; returns how many are left."""
         entries = []
         for path in self.folder.glob("??/*"):
-            if path.suffix == ".part":  # of a process that was killed: nobody else writes now
+            if path.suffix == ".part":  # left by a killed process: the caller holds the write lock
                 path.unlink()
             else:
                 with suppress(FileNotFoundError):
@@ -140,8 +142,8 @@ class Cache:
 
     @contextmanager
     def _lock(self, name: str, lock: str = "") -> Iterator[None]:
-        """Opened anew each time, so that it also keeps the threads of one process apart; the system frees it when its
-        holder dies."""
+        """Holds the lock of an entry, or the named lock. The file is opened each time, because flock() excludes other
+        threads only for separate descriptors. The system releases the lock if its holder dies."""
         number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % _NUM_LOCKS
         with (self.folder / "locks" / (lock or f"{number:03d}")).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""What a compressed image says of itself, read before a decoder takes memory for it."""
+"""Size and format from the header of a compressed image, read before a decoder allocates memory for it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 def read_codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
-    """(form, height, width, samples) in the header of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) stream;
-    None where there is none."""
+    """(form, height, width, samples) from the header of a JPEG or JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker)
+    stream; None if there is no such header."""
     if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 42:
         width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
         return "JPEG 2000", height - top, width - left, int.from_bytes(data[40:42], "big")
-    if data[:4] == b"\0\0\0\x0c":  # boxes of a JP2 file; not allowed in DICOM (PS3.5 A.4.4), but written
+    if data[:4] == b"\0\0\0\x0c":  # a JP2 file around the stream: not allowed in DICOM (PS3.5 A.4.4), but it occurs
         at = data.find(b"jp2c\xff\x4f\xff\x51")
         return read_codestream_header(data[at + 4 : at + 64]) if 0 <= at < 4096 else None
     frame = find_jpeg_frame(data)
@@ -19,8 +19,8 @@ def read_codestream_header(data: bytes) -> tuple[str, int, int, int] | None:
 
 
 class JpegFrame(NamedTuple):
-    """What the frame header of a JPEG or JPEG-LS stream says, and where it stands: what else describes the image (EXIF,
-    further images) is before it."""
+    """Content of the frame header of a JPEG or JPEG-LS stream. at: its position; other descriptions of the image (EXIF,
+    thumbnails) come before it."""
 
     form: str
     height: int
@@ -30,6 +30,7 @@ class JpegFrame(NamedTuple):
 
 
 def find_jpeg_frame(data: bytes) -> JpegFrame | None:
+    """The first frame header (SOF marker) of a JPEG or JPEG-LS stream; None if there is none."""
     at = 2
     while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in _FRAME_MARKERS:

@@ -1,4 +1,4 @@
-"""What libraries raise on a file, as one line that quotes nothing of it."""
+"""Turns the exceptions that libraries raise on a bad file into DataErrors that quote nothing of the file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from medvlm.core.errors import DataError
 
 @contextmanager
 def convert_errors(damaged: str) -> Iterator[None]:
-    """DataErrors pass; all else becomes one. Libraries raise a dozen types on damaged bytes, from struct.error to
-    RecursionError, and quote what they could not read. damaged: what is said of the file then, with `{}` for the
-    type."""
+    """DataErrors pass through; every other exception becomes a DataError.
+
+    Libraries raise a dozen types on damaged bytes, from struct.error to RecursionError, and their messages quote the
+    bytes they could not read. damaged: the message, with `{}` for the type of the original exception."""
     try:
         yield
     except DataError:
@@ -20,6 +21,6 @@ def convert_errors(damaged: str) -> Iterator[None]:
     except OSError as reason:
         raise DataError(f"its file cannot be read ({type(reason).__name__})") from None
     except MemoryError:
-        raise DataError("it needs more memory than there is") from None
+        raise DataError("it needs more memory than is available") from None
     except Exception as reason:
         raise DataError(damaged.format(type(reason).__name__)) from None

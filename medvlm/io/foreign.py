@@ -1,7 +1,7 @@
-"""Tars of others: what their members are is declared in a card, and nothing else of them is touched.
+"""Foreign tars: WebDataset tars that medvlm did not pack. A card declares what their members are.
 
-Nothing is ever unpickled, and there is no decoder for anything but images, volumes and text. A member that the card
-does not name is refused, unless the card says to ignore it.
+Nothing is ever unpickled; only images, volumes and text are decoded. A member that the card does not name is refused,
+unless the card ignores it.
 """
 
 from __future__ import annotations
@@ -32,28 +32,29 @@ _PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")
 
 
 class QuestionMembers(Config):
-    """One question of every sample."""
+    """One question of every sample, and where its text and answer are."""
 
     text: str = ""
-    """The question itself ..."""
+    """The question itself. Give either `text` or `text_from`."""
     text_from: str = ""
-    """... or the member that holds it, see Members.report."""
+    """The member that holds the question, written as in Members.report."""
     answer: str
-    """The member that holds the answer. With `choices` also their number, from 0."""
+    """The member that holds the answer. With `choices` it may also hold the index of a choice, from 0."""
     choices: tuple[str, ...] = ()
-    """The answers there are; without, the answer is what `task` says."""
+    """The possible answers. Without them, the answer is read as `task` says."""
     task: CardTask = "open"
-    """By its name or with its settings, e.g. count, or {kind: count, label: nodule}."""
+    """The task by name or with its settings, e.g. count, or {kind: count, label: nodule}."""
 
     @model_validator(mode="after")
     def _one_text(self) -> QuestionMembers:
         if bool(self.text) == bool(self.text_from):
-            raise ValueError("expected either `text`, the question, or `text_from`, the member that holds it")
+            raise ValueError("expected either `text` (the question) or `text_from` (the member that holds it)")
         return self
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As before there was `task`, where it is the default: the index of a tar is found by what its card says."""
+        """Leaves out `task` if it is the default. Cached indexes are found by a hash of these settings, so those made
+        before `task` existed stay valid."""
         plain: dict[str, Any] = handler(self)
         if self.task == type(self).model_fields["task"].default:
             plain.pop("task", None)
@@ -61,46 +62,46 @@ class QuestionMembers(Config):
 
 
 class Members(Config):
-    """What the members of a sample are. A member is named without the sample's key: `jpg` is that of KEY.jpg, `0.png`
-    of KEY.0.png."""
+    """What the members of a sample are. A member is named without the sample's key: `jpg` for KEY.jpg, `0.png` for
+    KEY.0.png."""
 
     media: dict[str, tuple[str, ...]] = Field(min_length=1)
-    """Kind of medium -> its members, * stands for anything: {film: [jpg, png, "*.png"]}. JPEG, PNG, .npy, .nii and
-    .nii.gz, told by content."""
+    """Kind of medium -> its members, where * matches anything: {film: [jpg, png, "*.png"]}. The format is detected from
+    the content: JPEG, PNG, .npy, .nii or .nii.gz."""
     unit: Unit = "display"
-    """What a stored intensity is."""
+    """The unit of the stored intensities."""
     spacing_mm: tuple[float, ...] | None = None
-    """Of images, (height, width); NIfTI files say it themselves."""
+    """Spacing of images, (height, width). NIfTI files have their own."""
     nifti: NiftiOptions = NiftiOptions()
     report: str = ""
-    """The member with the text that belongs to the images: `txt`, or a field of a JSON member: `json:caption`,
-    `json:meta.findings`."""
+    """The member with the report: `txt`, or a field of a JSON member: `json:caption`, `json:meta.findings`."""
     questions: tuple[QuestionMembers, ...] = ()
     concept: str = ""
-    """The member that says what is found, equal where the findings are."""
+    """The member that names the finding; samples with the same finding have the same value."""
     patient: str = ""
-    """The member that says whose it is."""
+    """The member that identifies the patient."""
     groups: dict[str, str] = {}
-    """What sources are balanced by or groups held out by -> the member that says it: {site: "json:hospital"}."""
+    """Name of a group, for balancing or holding out samples -> the member that holds its value: {site:
+    "json:hospital"}."""
     ignore: tuple[str, ...] = ()
-    """Members that are not read, * stands for anything. Any other that is not named here is refused."""
+    """Members that are not read; * matches anything. A member that is named nowhere in the card is refused."""
     max_incomplete: float = Field(0.01, ge=0, le=1)
-    """Share of the samples that may lack a named member; they are left out and counted, and above it the data set is
-    refused."""
+    """Share of the samples that may lack a named member. They are left out and counted; if there are more, the data set
+    is refused."""
 
     @model_validator(mode="after")
     def _no_pickles(self) -> Members:
         for place in (p for patterns in self.media.values() for p in patterns):
             if place.rpartition(".")[2] in _PICKLES:
                 raise ValueError(
-                    f"media: {place!r} would be unpickled, which runs whatever is in it; expected jpg, png, npy, nii or"
+                    f"media: {place!r} is a pickle, and unpickling runs arbitrary code; expected jpg, png, npy, nii or"
                     " nii.gz"
                 )
         return self
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where texts are."""
+        """All members, or fields of members, that hold text."""
         asked = (place for ask in self.questions for place in (ask.text_from, ask.answer))
         return tuple(
             dict.fromkeys(filter(None, (self.report, self.concept, self.patient, *self.groups.values(), *asked)))
@@ -108,7 +109,8 @@ class Members(Config):
 
 
 class Names(Protocol):
-    """How samples and patients are called, and dealt into splits. identity: of everything that decides it."""
+    """Turns names in a foreign tar into medvlm's keys, patients and splits. identity: a hash of the settings that
+    affect the result."""
 
     @property
     def identity(self) -> str: ...
@@ -122,14 +124,14 @@ class Names(Protocol):
 
 @dataclass(frozen=True)
 class MemberReader:
-    """What the members of a tar say, as a card declares them."""
+    """Reads the members of samples as a card declares them."""
 
     members: Members
     _kinds: dict[str, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def kind_of(self, member: str) -> str | None:
-        """The kind of medium that a member is, None for text and what is ignored."""
-        if member not in self._kinds:  # samples of a data set have the same few members
+        """The kind of medium of a member; None for text and for ignored members."""
+        if member not in self._kinds:  # cached, because the samples of a data set have the same few members
             kinds = (
                 kind for kind, patterns in self.members.media.items() if any(fnmatchcase(member, p) for p in patterns)
             )
@@ -140,7 +142,7 @@ class MemberReader:
         return any(member == place.partition(":")[0] for place in self.members.places)
 
     def find_missing(self, group: list[Member], where: str) -> str:
-        """The first of the declared members that a sample lacks, "" for none. Raises DataError for one that is not
+        """The first declared member that a sample lacks, "" if it has all. Raises DataError for a member that is not
         declared."""
         names = [m.name for m in group]
         for name in names:
@@ -149,11 +151,11 @@ class MemberReader:
                 and not self.is_text(name)
                 and not any(fnmatchcase(name, p) for p in self.members.ignore)
             ):
-                # A name with digits may be the rest of a number that means somebody: keys end at their first dot.
+                # Keys end at their first dot, so a name with digits may be part of an identifier; it is not shown.
                 shown = f"*.{name.rpartition('.')[2]}" if any(letter.isdigit() for letter in name) else name
                 raise DataError(
-                    f"{where}: its card does not say what {shown!r} is; name it in reader.media or reader.report, or in"
-                    " reader.ignore"
+                    f"{where}: its card does not declare the member {shown!r}; name it in reader.media or"
+                    " reader.report, or in reader.ignore"
                 )
         texts = [place.partition(":")[0] for place in self.members.places]
         return (
@@ -161,7 +163,7 @@ class MemberReader:
         )
 
     def read_texts(self, files: Mapping[str, bytes], where: str) -> SampleTexts:
-        """What its texts say. Raises DataError for one that cannot be read."""
+        """The texts of a sample. Raises DataError for one that cannot be read."""
         parsed: dict[str, Any] = {}
 
         def read(place: str) -> str:
@@ -177,51 +179,60 @@ class MemberReader:
 
 @dataclass(frozen=True)
 class ForeignForm(MemberReader):
-    """A Form: foreign tars that are trained on as they are. source: what the samples say they are of."""
+    """The Form of foreign tars that are used for training without packing. source: the source name of the samples."""
 
     names: Names = field(kw_only=True)
     source: str = field(kw_only=True)
 
     @property
     def identity(self) -> str:
-        decides = {"members": self.members.model_dump(mode="json"), "names": self.names.identity}
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        settings = {"members": self.members.model_dump(mode="json"), "names": self.names.identity}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def facts(self, group: list[Member], where: str) -> Facts | str:
         if lacks := self.find_missing(group, where):
             return lacks
-        told = self.read_texts({m.name: m.text for m in group if m.text is not None}, where)
+        texts = self.read_texts({m.name: m.text for m in group if m.text is not None}, where)
         kinds = tuple(
             dict.fromkeys(kind for name in sort_members(tuple(m.name for m in group)) if (kind := self.kind_of(name)))
         )
-        groups = {**told.groups, "concept": told.concept} if told.concept else told.groups
-        split = self.names.split(group[0].key, told.patient)
+        groups = {**texts.groups, "concept": texts.concept} if texts.concept else texts.groups
+        split = self.names.split(group[0].key, texts.patient)
         return Facts(
             self.names.key(group[0].key),
             split,
             kinds,
-            bool(told.report),
-            count_tasks(told.questions),
+            bool(texts.report),
+            count_tasks(texts.questions),
             groups,
         )
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
-        told = self.read_texts(files, where)
+        texts = self.read_texts(files, where)
         media, decoded = [], dict[str, Any]()
         for name in sort_members(tuple(files)):
             if kind := self.kind_of(name):
-                medium, decoded[name] = self._medium(kind, name, files[name], where)
+                medium, decoded[name] = self._read_medium(kind, name, files[name], where)
                 media.append(medium)
-        patient = self.names.patient(told.patient) if told.patient else ""
+        patient = self.names.patient(texts.patient) if texts.patient else ""
         return (
             Sample(
-                key, self.source, split, tuple(media), told.report, told.concept, told.questions, patient, told.groups
+                key,
+                self.source,
+                split,
+                tuple(media),
+                texts.report,
+                texts.concept,
+                texts.questions,
+                patient,
+                texts.groups,
             ),
             decoded,
         )
 
-    def _medium(self, kind: str, name: str, data: bytes, where: str) -> tuple[Medium, Any]:
-        """The medium, and its bytes or, where these do not lie as a viewer shows them, its pixels."""
+    def _read_medium(self, kind: str, name: str, data: bytes, where: str) -> tuple[Medium, Any]:
+        """The medium, and its bytes; or its pixels if the bytes cannot be used as they are: .npy, NIfTI, and images
+        that EXIF turns."""
         m = self.members
         try:
             suffix = images.suffix_of(data)
@@ -245,7 +256,7 @@ class ForeignForm(MemberReader):
                 )
             frame = find_jpeg_frame(data)
             if frame is None and suffix == "jpg":
-                raise DataError("damaged, no size in its header")
+                raise DataError("a damaged JPEG: no size in its header")
             turn = 1 if frame and b"Exif" not in data[: frame.at] else strip.read_orientation(data)
             if turn != 1:
                 pixels = strip.turn_upright(images.decode(data, name), turn)
@@ -262,7 +273,7 @@ class ForeignForm(MemberReader):
 
 @dataclass(frozen=True)
 class SampleTexts:
-    """As in Sample, but for patient: as the member has it."""
+    """The texts of a sample as in Sample, except `patient`, which is the raw text of the member."""
 
     report: str
     concept: str
@@ -276,20 +287,22 @@ def _build_question(ask: QuestionMembers, text: str, answer: str, where: str) ->
     if not ask.choices:
         truth = read_truth(ask.task, answer)
         if truth is None:
-            raise DataError(f"{where}: the answer in {ask.answer!r} cannot be read as its task (reader.questions.task)")
+            raise DataError(
+                f"{where}: the answer in {ask.answer!r} cannot be read as its task; check reader.questions.task"
+            )
         return Question(text, truth, template)
     if answer not in ask.choices:
         if not (answer.isdecimal() and int(answer) < len(ask.choices)):
             raise DataError(
-                f"{where}: the answer in {ask.answer!r} is none of {', '.join(ask.choices)} nor a number from 0 to"
-                f" {len(ask.choices) - 1}"
+                f"{where}: the answer in {ask.answer!r} is neither one of {', '.join(ask.choices)} nor a number from 0"
+                f" to {len(ask.choices) - 1}"
             )
         answer = ask.choices[int(answer)]
     return Question(text, make_truth("choice", answer, choices=ask.choices), template)
 
 
 def _read_text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], where: str) -> str:
-    """parsed: JSON members that were read before."""
+    """The text of a member, or of a field of a JSON member. parsed: a cache of the JSON members."""
     member, _, path = place.partition(":")
     try:
         if not path:
@@ -305,13 +318,13 @@ def _read_text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], w
 
 
 def _read_png_size(data: bytes) -> tuple[int, int]:
-    """(height, width)."""
+    """(height, width) from the header of a PNG."""
     return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
 
 
-@lru_cache(maxsize=1024)  # samples of a data set have the same few members
+@lru_cache(maxsize=1024)  # the samples of a data set have the same few members
 def sort_members(names: tuple[str, ...]) -> tuple[str, ...]:
-    """2.png before 10.png."""
+    """Member names in natural order: 2.png before 10.png."""
     return tuple(
         sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
     )

@@ -1,4 +1,4 @@
-"""From a tar to its index: how its members are samples, read from its first to its last byte."""
+"""Builds the index of a tar: how its members make up samples, from one pass over the tar."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from medvlm.io.tar import Member, TarReader, group_by_key, read_members
 
 
 class Form(Protocol):
-    """How the members of a tar are samples. identity: of everything that decides an index; "" for shards of medvlm."""
+    """How the members of a tar make up samples. identity: a hash of all settings that affect the index; "" for medvlm's
+    own shards."""
 
     @property
     def identity(self) -> str: ...
 
     def is_text(self, member: str) -> bool:
-        """Whether the index depends on what is in a member of this name."""
+        """Whether the index depends on the content of a member of this name."""
 
     def facts(self, group: list[Member], where: str) -> Facts | str:
-        """What the index says of a sample, or the member that it lacks. Raises DataError for what is refused."""
+        """The facts of a sample for the index, or the name of a member that it lacks. Raises DataError for a sample
+        that is refused."""
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
-        """Of a sample's members the sample and what its media are decoded from. Raises DataError."""
+        """The sample, and by member name the bytes or arrays that its media are decoded from. Raises DataError."""
 
 
 class OwnForm:
-    """Shards of medvlm: `KEY.json` is the sample."""
+    """The form of medvlm's own shards: `KEY.json` holds the sample."""
 
     identity = ""
 
@@ -42,13 +44,13 @@ class OwnForm:
         text = next((m.text for m in group if m.text is not None), None)
         if text is None:
             raise DataError(
-                f"{where} has no {key}.json; tars of others need a card whose reader is webdataset, or are packed with"
-                " `medvlm data pack`"
+                f"{where} has no {key}.json; tars not packed by medvlm need a card with the reader webdataset, or pack"
+                " them with `medvlm data pack`"
             )
         sample = parse_sample(text, where)
         if sample.key != key or not {m.member for m in sample.media} <= set(names):
             raise DataError(
-                f"{where}: its json is of sample {sample.key} with media {[m.member for m in sample.media]}, found"
+                f"{where}: its json describes sample {sample.key} with media {[m.member for m in sample.media]}, found"
                 f" {names}"
             )
         return facts_of(sample)
@@ -60,16 +62,16 @@ class OwnForm:
 OWN = OwnForm()
 
 
-def read_rows(whole: TarReader, form: Form = OWN) -> IndexBuilder:
+def read_rows(reader: TarReader, form: Form = OWN) -> IndexBuilder:
     rows = IndexBuilder()
-    for number, group in enumerate(group_by_key(read_members(whole, form.is_text))):
-        # Our keys mean nothing; those of others may name a patient.
+    for number, group in enumerate(group_by_key(read_members(reader, form.is_text))):
+        # medvlm's keys are hashes; keys of foreign tars may name a patient and are not shown.
         where, names = (
-            f"{whole.tar}: sample {group[0].key if form is OWN else f'number {number}'}",
+            f"{reader.tar}: sample {group[0].key if form is OWN else f'number {number}'}",
             [m.name for m in group],
         )
         if len(set(names)) != len(names):
-            raise DataError(f"{where} holds a member twice ({', '.join(sorted(names))})")
+            raise DataError(f"{where} has a member twice ({', '.join(sorted(names))})")
         facts = form.facts(group, where)
         if isinstance(facts, str):
             rows.leave_out(facts)
@@ -90,15 +92,16 @@ def parse_sample(text: bytes, where: str) -> Sample:
         return sample
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as reason:
         raise DataError(
-            f"{where}: its json is not a sample of medvlm ({type(reason).__name__}: {reason}); pack the archive with"
+            f"{where}: its json is not a medvlm sample ({type(reason).__name__}: {reason}); pack the archive with"
             " `medvlm data pack`"
         ) from None
 
 
 def load_index(tar: Path) -> Index:
-    """The index beside the tar; a tar without one is indexed now, and the index kept where the folder can be written.
+    """The index stored next to the tar. A tar without one is indexed now, and the index is saved if the folder is
+    writable.
 
-    Raises DataError for a tar that is not whole, whose size is not the index's, or that holds other things than
+    Raises DataError for a tar that is truncated, whose size differs from the index, or that holds anything but
     samples."""
     beside = index_path(tar)
     if not tar.is_file():
@@ -112,18 +115,18 @@ def load_index(tar: Path) -> Index:
     found = tar.stat().st_size
     if found != index.bytes:
         raise DataError(
-            f"{tar}: {found} bytes, its index says {index.bytes}: the shard is cut or was replaced; copy it again, or"
-            f" delete {beside.name}"
+            f"{tar}: {found} bytes, but its index says {index.bytes}: the shard is truncated or was replaced; copy it"
+            f" again, or delete {beside.name}"
         )
     return index
 
 
 def build_index(tar: Path) -> Index:
-    """Reads the whole tar once. Raises DataError naming the tar, and the key where one is known."""
+    """The index of a tar on disk, from one pass over it. Raises DataError that names the tar, and the key if known."""
     with tar.open("rb") as file:
         return index_of(TarReader(file, tar), OWN)
 
 
-def index_of(whole: TarReader, form: Form) -> Index:
-    rows = read_rows(whole, form)
-    return rows.build(whole.tar, *whole.finish())
+def index_of(reader: TarReader, form: Form) -> Index:
+    rows = read_rows(reader, form)
+    return rows.build(reader.tar, *reader.finish())

@@ -1,4 +1,4 @@
-"""PNG, JPEG and .npy bytes to arrays and back, at the depth they were stored with.
+"""Converts PNG, JPEG and .npy bytes to arrays and back, at the stored bit depth.
 
 Axes: H W height, width.
 """
@@ -20,24 +20,26 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 NPY_MAGIC = b"\x93NUMPY"
 
 MAX_PIXELS = 80_000_000
-"""Above this a header is taken for a bomb (8944 x 8944; a mammogram has 20 M). Below Pillow's own limit of 89 M,
-which only warns."""
+"""Larger images are refused as decompression bombs (8944 x 8944; a mammogram has 20 M). This is below Pillow's own
+limit of 89 M, which only warns."""
 MAX_ARRAY_BYTES = 4 << 30
 
 
 def suffix_of(data: bytes) -> str:
-    """`png`, `jpg` or `npy` by the content (names lie: some .jpg are PNG); "" for anything else."""
+    """`png`, `jpg` or `npy`, detected from the content because suffixes can be wrong (some .jpg files are PNG); ""
+    for anything else."""
     return next(
         (s for s, magic in (("png", PNG_MAGIC), ("jpg", JPEG_MAGIC), ("npy", NPY_MAGIC)) if data.startswith(magic)), ""
     )
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
-    """[H, W] or [H, W, 3], uint8 or uint16, of a PNG or JPEG; any shape and numeric type of a .npy.
+    """The pixels of a PNG or JPEG, [H, W] or [H, W, 3], uint8 or uint16; or the array of a .npy, of any shape and
+    numeric type.
 
-    An alpha channel is dropped when every pixel is opaque. ICC profiles and gamma are not applied.
-    member: how the error names it. Raises DataError for damage, for more than MAX_PIXELS (before decoding), and
-    for what has no exact form here: transparency, CMYK, 16-bit colour, animation.
+    An alpha channel is dropped if every pixel is opaque. ICC profiles and gamma are not applied. member: the name used
+    in errors. Raises DataError for damaged files, for more than MAX_PIXELS (before decoding), and for images that
+    cannot be represented exactly here: transparency, CMYK, 16-bit colour, animation.
     """
     suffix = suffix_of(data)
     if suffix == "npy":
@@ -49,21 +51,22 @@ def decode(data: bytes, member: str) -> np.ndarray:
 
 
 def size_of(data: bytes, member: str) -> tuple[int, int]:
-    """(height, width) of a PNG or JPEG, all of which is decoded: raises what decode() raises. Without its copies into
-    an array, which are a third of the time of a photograph."""
+    """(height, width) of a PNG or JPEG. The image is fully decoded, so this raises what decode() raises, but it is not
+    copied into an array, which saves a third of the time for a photograph."""
     with _open_picture(data, member) as image:
         return image.height, image.width
 
 
 def fits_png(array: np.ndarray) -> bool:
-    """Whether PNG holds it without loss: uint8 [H, W] or [H, W, 3], uint16 [H, W]."""
+    """Whether PNG can store the array without loss: uint8 [H, W] or [H, W, 3], or uint16 [H, W]."""
     if array.dtype == np.uint16:
         return array.ndim == 2
     return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """decode() gives the same values back. Raises ValueError for what does not fit, see fits_png()."""
+    """PNG bytes from which decode() restores the same values. Raises ValueError for an array that PNG cannot store, see
+    fits_png()."""
     from PIL import Image
 
     if not fits_png(array):
@@ -84,14 +87,14 @@ def encode_npy(array: np.ndarray) -> bytes:
 
 @contextmanager
 def _open_picture(data: bytes, member: str) -> Iterator[Any]:
-    """A decoded image of PIL, of a mode that numpy takes as it is."""
+    """A decoded PIL image in a mode that converts to numpy without loss."""
     from PIL import Image
 
     form = "PNG" if data.startswith(PNG_MAGIC) else "JPEG"
     if form == "PNG" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
-        # Pillow would cut it to 8 bits without a word.
+        # Pillow would silently truncate to 8 bits.
         raise DataError(
-            f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit: convert it, or store it as"
+            f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit; convert it, or store it as"
             " .npy"
         )
     try:
@@ -107,14 +110,13 @@ def _open_picture(data: bytes, member: str) -> Iterator[Any]:
             yield _to_plain_mode(image, member)
     except DataError:
         raise
-    except (
-        Exception
-    ) as reason:  # Pillow raises a dozen types on damaged bytes; some of its messages hold an address in memory
+    except Exception as reason:
+        # Pillow raises a dozen types on damaged bytes, and some of its messages contain memory addresses.
         raise DataError(f"{member}: a damaged {form} ({type(reason).__name__})") from None
 
 
 def _to_plain_mode(image: Any, member: str) -> Any:
-    """Grey, 16-bit grey or RGB, without alpha."""
+    """The image as grey, 16-bit grey or RGB, without alpha. Raises DataError if any pixel is transparent."""
     see_through = image.info.get("transparency")
     if image.mode == "P":
         image = image.convert("RGB" if see_through is None else "RGBA")
@@ -123,16 +125,14 @@ def _to_plain_mode(image: Any, member: str) -> Any:
     if image.mode in ("LA", "RGBA"):
         lowest, _ = image.getchannel("A").getextrema()
         if lowest < 255:
-            raise DataError(
-                f"{member}: has transparent pixels, and what lies under them is not defined; flatten it first"
-            )
+            raise DataError(f"{member}: has transparent pixels, whose values are undefined; flatten it first")
         image = image.convert("RGB" if image.mode == "RGBA" else "L")
     elif image.mode == "1":
         image = image.convert("L")
     if image.mode not in ("L", "RGB", "I;16"):
         raise DataError(f"{member}: pixel mode {image.mode}; expected grey (8 or 16 bit) or RGB (8 bit)")
     if image.mode == "I;16" and see_through is not None and bool((np.array(image) == see_through).any()):
-        raise DataError(f"{member}: has transparent pixels, and what lies under them is not defined; flatten it first")
+        raise DataError(f"{member}: has transparent pixels, whose values are undefined; flatten it first")
     return image
 
 
@@ -142,15 +142,15 @@ def _decode_npy(data: bytes, member: str) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(stream)
-    except Exception as reason:  # the header is parsed by numpy as a Python literal, with whatever that raises
+    except Exception as reason:  # numpy parses the header as a Python literal, which can raise anything
         raise DataError(f"{member}: a damaged .npy header ({type(reason).__name__})") from None
     if dtype.kind not in "biuf":
         raise DataError(f"{member}: .npy of type {dtype}; expected numbers (pickled objects are never loaded)")
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if min(shape, default=0) < 0 or expected != found or expected > MAX_ARRAY_BYTES:
         raise DataError(
-            f"{member}: .npy says {dtype} {list(shape)} = {expected} bytes, found {found} (at most {MAX_ARRAY_BYTES}"
-            " are read)"
+            f"{member}: the .npy header says {dtype} {list(shape)} = {expected} bytes, found {found} (at most"
+            f" {MAX_ARRAY_BYTES} are read)"
         )
     stream.seek(0)
     array: np.ndarray = np.load(stream, allow_pickle=False)

@@ -1,8 +1,8 @@
-"""NIfTI files to volumes: values after slope and intercept, in one order of axes, with their place in the patient.
+"""Reads NIfTI files as volumes: values after slope and intercept, a fixed order of axes, and an affine to the patient.
 
-Axes: D to the head, H to the back, W to the patient's left: an axial slice [H, W] lies as a radiologist reads it, and
-as io/dicom gives it for the usual axial scan. Voxels are only put in order, never interpolated: an oblique volume stays
-oblique, and its affine says so. x, y, z are the axes as they are stored, x fastest.
+Axes: D towards the head, H towards the back, W towards the patient's left. An axial slice [H, W] is oriented as a
+radiologist views it, and as io/dicom returns the usual axial scan. Axes are only permuted and flipped, never
+interpolated: an oblique volume stays oblique, and its affine records that. x, y, z are the stored axes, x fastest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medvlm.io.nifti_header import Layout, NiftiOptions, layout_of, read_header
 
 _open_gzip: Callable[..., Any] = gzip.open
 _DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error)
-try:  # the same bytes and checks in half of the time; part of medvlm[nifti]
+try:  # same bytes and checks, twice as fast; part of medvlm[nifti]
     from isal import igzip, isal_zlib
 except ModuleNotFoundError:
     pass
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 Gate = Callable[["Nifti1Header"], None]
-"""Looks at a header, as nibabel has it, before any voxel is read; raises DataError for one that must not be used. Must
-pickle."""
+"""Checks a nibabel header before any voxel is read; raises DataError for one that must not be used. Must be
+picklable."""
 MAX_EXACT = 1 << 24
-"""The largest whole number up to which float32 holds all of them."""
+"""float32 represents every whole number up to this one."""
 _CHUNK = 1 << 20
 
 
 def load_nifti(
     path: Path, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
 ) -> Decoded:
-    """A volume [D, H, W]: int16 (uint8, uint16 as stored) where that is exact, else float32.
+    """A volume [D, H, W]: int16 (or uint8 or uint16, as stored) if that is exact, else float32.
 
-    path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: what the card says its values are. Raises DataError
-    for what is damaged, larger than it says, too large, or leaves order, spacing or values open, and what `gate`
-    raises."""
+    path: .nii, .nii.gz, or either file of a .hdr/.img pair. unit: the unit of its values according to the card. Raises
+    DataError for a file that is damaged, larger than its header says, too large, or ambiguous in orientation, spacing
+    or values; and whatever `gate` raises."""
     with _convert_errors():
         return _load(
             lambda: _find_header_file(path).open("rb"), lambda: _find_data_file(path).open("rb"), options, unit, gate
@@ -60,13 +60,13 @@ def load_nifti(
 def decode_nifti(
     data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
 ) -> Decoded:
-    """As load_nifti(), of the bytes of a .nii or .nii.gz."""
+    """As load_nifti(), from the bytes of a .nii or .nii.gz."""
 
-    def beside() -> IO[bytes]:
+    def refuse() -> IO[bytes]:
         raise DataError("its header says that the voxels are in another file; expected .nii or .nii.gz")
 
     with _convert_errors():
-        return _load(lambda: io.BytesIO(data), beside, options, unit, gate)
+        return _load(lambda: io.BytesIO(data), refuse, options, unit, gate)
 
 
 def _load(
@@ -97,7 +97,7 @@ def _load(
 
 @contextmanager
 def _convert_errors() -> Iterator[None]:
-    """What reading raises, as a DataError."""
+    """Turns the exceptions that reading can raise into DataErrors."""
     try:
         yield
     except OSError as reason:  # BadGzipFile is one
@@ -106,32 +106,33 @@ def _convert_errors() -> Iterator[None]:
     except _DAMAGED:
         raise DataError("its gzip stream is cut or damaged; copy the file again") from None
     except MemoryError:
-        raise DataError("it needs more memory than there is") from None
+        raise DataError("it needs more memory than is available") from None
 
 
 # --- the voxels -----------------------------------------------------------------------------------------
 
 
 def _read_voxels(file: IO[bytes], size: int | None, layout: Layout, options: NiftiOptions) -> np.ndarray:
-    """[D, H, W]. size: of a file that is not compressed."""
+    """The voxels [D, H, W]. size: bytes of the file, None if it is compressed."""
     end = layout.offset + layout.skip + layout.num_bytes + layout.rest
     if size is not None and size < end:
         raise DataError(f"it ends after {size} of the {end} bytes that its header says; copy it again")
     file.seek(layout.offset + layout.skip)
     values_DHW = _read_at_once(file, layout) if _is_kept_as_stored(layout) else _read_by_slice(file, layout, options)
     file.seek(end)
-    if file.read(_CHUNK).strip(b"\0") or file.read(1):  # reading on to the end also checks the gzip checksum
-        raise DataError("it holds more than its header says")
+    if file.read(_CHUNK).strip(b"\0") or file.read(1):  # reading to the end also verifies the gzip checksum
+        raise DataError("it holds more bytes than its header says")
     return values_DHW
 
 
 def _is_kept_as_stored(layout: Layout) -> bool:
-    """Whether the voxels are kept as they are stored."""
+    """Whether the stored voxels are returned without any conversion."""
     return (layout.slope, layout.intercept) == (1, 0) and layout.stored in (np.uint8, np.uint16, np.int16)
 
 
 def _read_at_once(file: IO[bytes], layout: Layout) -> np.ndarray:
-    """Read at once into the memory that is returned, with the axes turned: half the time of copying slice by slice."""
+    """Reads the whole volume into the returned array and permutes the axes as a view: twice as fast as copying slice by
+    slice."""
     x, y, z = layout.shape
     stored = np.empty(x * y * z, layout.stored)
     into: Any = memoryview(stored.view(np.uint8))  # type: ignore[arg-type]
@@ -146,7 +147,7 @@ def _read_at_once(file: IO[bytes], layout: Layout) -> np.ndarray:
 
 
 def _read_by_slice(file: IO[bytes], layout: Layout, options: NiftiOptions) -> np.ndarray:
-    """As they are stored, so that a wide type costs its width for one slice only."""
+    """Reads and converts one slice at a time, so that a wide stored type needs its memory for one slice only."""
     volume = _NiftiVolume(layout)
     x, y, z = layout.shape
     for k in range(z):
@@ -162,17 +163,21 @@ def _cut_error(k: int, layout: Layout) -> DataError:
 
 
 def _rescale(slice_XY: np.ndarray, layout: Layout, options: NiftiOptions) -> np.ndarray:
-    """After slope and intercept and with what is not finite filled in: a stored type that fits, else float64."""
+    """A slice after slope and intercept, with non-finite values replaced. Without either, its stored type; else
+    float64."""
     is_known = np.isfinite(slice_XY) if slice_XY.dtype.kind == "f" else np.True_
     if not is_known.all() and options.nan is None:
-        raise DataError("it holds NaN or infinite voxels; say what they become, e.g. nifti: {nan: 0}")
+        raise DataError("it holds NaN or infinite voxels; choose a value to replace them, e.g. nifti: {nan: 0}")
     if (layout.slope, layout.intercept) != (1, 0):
         slice_XY = slice_XY.astype(np.float64) * layout.slope + layout.intercept
     return slice_XY if is_known.all() else np.where(is_known, slice_XY, np.float64(options.nan or 0))
 
 
 class _NiftiVolume:
-    """Takes stored slices into [D, H, W]: integers as they are (int16 where they are wider), else float32."""
+    """Collects stored slices into [D, H, W].
+
+    uint8 and uint16 keep their type. Other integers become int16, or float32 as soon as a value does not fit. All other
+    values become float32."""
 
     def __init__(self, layout: Layout) -> None:
         self._turn, self._shape = layout.turn, layout.shape
@@ -198,23 +203,23 @@ class _NiftiVolume:
         with np.errstate(over="ignore"):
             self._as_stored()[:, :, k] = slice_XY
         if self.values_DHW.dtype == np.float32 and not np.isfinite(self._as_stored()[:, :, k]).all():
-            raise DataError("it holds values beyond what float32 can")
+            raise DataError("it holds values beyond the range of float32")
 
     def _as_stored(self) -> np.ndarray:
-        """The same memory with the axes in the order and direction of the file."""
+        """A view of the volume with the axes in the order and direction of the file."""
         seen = self.values_DHW.transpose(self._turn[:, 0].astype(int))
         return seen[tuple(slice(None, None, int(step)) for step in self._turn[:, 1])]
 
 
 def _check_hu(values_DHW: np.ndarray) -> None:
-    """As io/dicom: raises DataError for values that no CT has, and what is thinner than air becomes air."""
+    """Raises DataError for values that no CT has. Clips values below air to AIR_HU in place, as io/dicom does."""
     from medvlm.io.dicom.values import AIR_HU, check_hu
 
     try:
         check_hu(values_DHW)
     except DataError as reason:
         raise DataError(
-            f"{str(reason).partition(';')[0]}; correct the unit in the card, or take them as they are with nifti: {{hu:"
+            f"{str(reason).partition(';')[0]}; correct the unit in the card, or accept the values with nifti: {{hu:"
             " as_is}"
         ) from None
     np.maximum(values_DHW, AIR_HU, out=values_DHW)
@@ -231,13 +236,14 @@ def _find_data_file(path: Path) -> Path:
     found = _find_other_file(path, ".hdr", ".img")
     if found == path and not path.name.lower().endswith((".img", ".img.gz")):
         raise DataError(
-            "its header says that the voxels are in another file, and its name is not that of a .hdr/.img pair"
+            "its header says that the voxels are in another file, but its name does not end in .hdr or .img"
         )
     return found
 
 
 def _find_other_file(path: Path, suffix: str, other: str) -> Path:
-    """The other file of a pair: name.hdr for name.img, compressed or not. Raises DataError where it is not there."""
+    """The other file of a pair, compressed or not: name.hdr for name.img. `path` itself if its suffix is not `suffix`.
+    Raises DataError if the other file is missing."""
     lower = path.name.lower()
     for end in (suffix, suffix + ".gz"):
         if lower.endswith(end):
@@ -245,14 +251,14 @@ def _find_other_file(path: Path, suffix: str, other: str) -> Path:
             for name in (stem + other, stem + other + ".gz"):
                 if path.with_name(name).is_file():
                     return path.with_name(name)
-            raise DataError(f"the {other} file of a .hdr/.img pair is not there")
+            raise DataError(f"the {other} file of a .hdr/.img pair is missing")
     return path
 
 
 @contextmanager
 def _open_inflated(file: IO[bytes]) -> Iterator[tuple[IO[bytes], int | None]]:
-    """The bytes and how many there are, None where that is known at the end only: compressed by content, whatever the
-    name."""
+    """The decompressed file and its size in bytes; the size is None for gzip, where it is only known at the end. Gzip
+    is detected from the content, not from the name."""
     with file:
         is_gzip = file.read(2) == b"\x1f\x8b"
         size = file.seek(0, 2)

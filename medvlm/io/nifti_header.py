@@ -1,7 +1,7 @@
-"""What the header of a NIfTI file says: which voxels lie where in the file, and where they lie in the patient.
+"""Reads the header of a NIfTI file: where the voxels are in the file, and where they are in the patient.
 
-nibabel parses it; what it would pass, repair or guess without a word is refused here. Of the header nothing else is
-passed on, and no error shows a value that could be text.
+nibabel parses the header. Whatever it would silently accept, repair or guess is refused here. Nothing else of the
+header is passed on, and no error shows a value that could be text.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
 MAX_VOXELS = 1 << 28
-"""Of one volume: 1024 slices of 512 x 512. As float32, 1 GiB."""
+"""Limit for one volume: 1024 slices of 512 x 512, which is 1 GiB as float32."""
 MAX_SLAB_BYTES = 1 << 28
-"""Of one slice as it is stored; a volume is read slice by slice."""
+"""Limit for one slice as stored; volumes are read slice by slice."""
 MAX_STORED_BYTES = 4 << 30
-"""Of all volumes of a file, before compression: so much is inflated at most."""
+"""Limit for all volumes of a file together, decompressed."""
 MAX_OFFSET = 1 << 24
-"""Of the voxels within the file; before them lie header and extensions."""
+"""Limit for the position of the voxels in the file; the header and its extensions come before them."""
 SHEAR = 0.01
-"""Axes that are not at right angles make a volume smaller than the product of its spacings; more than this share is
-refused."""
+"""Axes that are not orthogonal make a volume smaller than the product of its spacings; a file where it is smaller by
+more than this share is refused."""
 SPACING_DIFFERS = 0.01
-"""Share by which sform and pixdim may differ: both are rounded to float32."""
+"""Allowed relative difference between sform and pixdim: both are rounded to float32."""
 
 _CANONICAL = ("S", "P", "L")
 _MM_OF = {"m": 1000.0, "mm": 1.0, "um": 0.001}
@@ -40,20 +40,20 @@ _UNIT_CODES = {1: "m", 2: "mm", 3: "um"}
 
 
 class NiftiOptions(Config):
-    """What a card says of its NIfTI files where they do not say it themselves."""
+    """Settings of a card for NIfTI files, for what the files themselves leave open."""
 
     volume: int | None = None
-    """Which volume of a 4D file, from 0; by default such a file is refused."""
+    """Index of the volume to read from a 4D file, from 0. By default 4D files are refused."""
     nan: float | None = None
-    """What NaN and infinite voxels become; by default a file with any is refused."""
+    """Value that replaces NaN and infinite voxels. By default files with such voxels are refused."""
     length: Literal["mm", "m", "um", "unknown"] | None = None
-    """Unit of the spacing of files that do not say it (xyzt_units 0: nibabel writes that unless told otherwise).
-    `unknown` takes them without spacing and affine; by default they are refused."""
+    """Unit of the spacing for files that do not give one (xyzt_units is 0, which nibabel writes by default). With
+    `unknown` they are read without spacing and affine. By default they are refused."""
     orientation: str = ""
-    """Where the axes of files that do not say it (sform_code and qform_code 0) point to, e.g. LAS: first axis to the
-    left, second to the front, third to the head. By default they are refused."""
+    """Directions of the axes for files that do not give them (sform_code and qform_code are 0), e.g. LAS: first axis to
+    the left, second to the front, third to the head. By default such files are refused."""
     hu: Literal["check", "as_is"] = "check"
-    """Of media with `unit: HU`: whether values that no CT has are refused."""
+    """For media with `unit: HU`: `check` refuses values that no CT has, `as_is` accepts them."""
 
     @field_validator("orientation")
     @classmethod
@@ -67,10 +67,11 @@ class NiftiOptions(Config):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the voxels lie in the file and in space.
+    """Where the voxels are in the file and in space.
 
-    shape: (x, y, z) as stored, x fastest. turn: for each stored axis (the axis of the result, 1 or -1), as nibabel's
-    orientations. offset, skip, rest: bytes before the first volume, before the chosen one, and behind it.
+    shape: (x, y, z) as stored, x fastest. turn: for each stored axis its axis in the result and its direction (1 or
+    -1), as in nibabel's orientations. offset: bytes before the first volume. skip: bytes from there to the chosen
+    volume. rest: bytes after it.
     """
 
     shape: tuple[int, int, int]
@@ -90,7 +91,7 @@ class Layout:
 
 
 def read_header(file: IO[bytes]) -> tuple[Nifti1Header, bool]:
-    """The header, and whether the voxels lie in another file. Raises DataError for any other kind of file."""
+    """The header, and whether the voxels are in another file. Raises DataError for any other kind of file."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -101,10 +102,10 @@ def read_header(file: IO[bytes]) -> tuple[Nifti1Header, bool]:
     if not block:
         raise DataError("an empty file")
     if block.lstrip()[:1] == b"<":
-        raise DataError("a web page (or XML) saved under this name; download the file itself")
+        raise DataError("a web page or XML file, not NIfTI; download the file itself")
     if {block[:4], block[:4][::-1]} & {(348).to_bytes(4, "little")}:
         raise DataError(
-            "an Analyze file, which does not say where left and right are; convert it to NIfTI with its orientation"
+            "an Analyze file, which does not record left and right; convert it to NIfTI with the right orientation"
         )
     raise DataError("not a NIfTI file, or cut within its header")
 
@@ -119,13 +120,13 @@ def layout_of(header: Nifti1Header, is_pair: bool, options: NiftiOptions) -> Lay
         or shape[0] * shape[1] * stored.itemsize > MAX_SLAB_BYTES
     ):
         raise DataError(
-            f"its header says {_format_shape(shape)} voxels{f', {volumes} times' if volumes > 1 else ''}: more than the"
-            f" {MAX_VOXELS:,} that are read"
+            f"its header gives {_format_shape(shape)} voxels{f' and {volumes} volumes' if volumes > 1 else ''}; at most"
+            f" {MAX_VOXELS:,} voxels are read"
         )
     if not (0 if is_pair else header.sizeof_hdr) <= offset <= MAX_OFFSET or offset != int(offset):
-        raise DataError("its header says an impossible vox_offset")
+        raise DataError("its vox_offset is impossible")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or math.isnan(slope):  # "no scaling", in the standard and as some write it
+    if slope == 0 or math.isnan(slope):  # 0 means no scaling in the standard; some programs write NaN
         slope, intercept = 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise DataError("its scl_slope or scl_inter is not finite")
@@ -151,20 +152,20 @@ def _read_stored_type(header: Nifti1Header) -> np.dtype:
     try:
         stored = header.get_data_dtype()
     except (HeaderDataError, KeyError):
-        raise DataError("its header says an unknown data type") from None
+        raise DataError("its data type is unknown") from None
     if stored.kind not in "iuf" or stored.itemsize > 8:
-        what = {"c": "complex numbers", "V": "colours (RGB)"}.get(stored.kind, "a data type")
-        raise DataError(f"it holds {what}; expected integers or floating-point numbers of at most 64 bits")
+        what = {"c": "complex numbers", "V": "colours (RGB)"}.get(stored.kind, "of an unsupported type")
+        raise DataError(f"its voxels are {what}; expected integers or floating-point numbers of at most 64 bits")
     if int(header["bitpix"]) not in (0, 8 * stored.itemsize):
         raise DataError("its datatype and its bitpix contradict each other")
     return stored
 
 
 def _read_shape(header: Nifti1Header, options: NiftiOptions) -> tuple[tuple[int, int, int], int]:
-    """(x, y, z) and the number of such volumes. Raises DataError for several, unless one is chosen."""
+    """(x, y, z) and the number of volumes. Raises DataError for several volumes, unless one is chosen."""
     dims = [int(n) for n in header["dim"]]
     if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1:
-        raise DataError("its header says impossible dimensions")
+        raise DataError("its dimensions are impossible")
     sides = dims[1 : dims[0] + 1] + [1] * (3 - dims[0])
     more = [n for n in sides[3:] if n > 1]
     if len(more) > 1:
@@ -173,31 +174,31 @@ def _read_shape(header: Nifti1Header, options: NiftiOptions) -> tuple[tuple[int,
     if volumes > 1 and options.volume is None:
         raise DataError(f"it holds {volumes} volumes (4D); choose one with nifti: {{volume: 0}}, or split it")
     if not 0 <= (options.volume or 0) < volumes:
-        raise DataError(f"volume {options.volume} is chosen, and it holds {volumes} (counted from 0)")
+        raise DataError(f"volume {options.volume} is chosen, but it has {volumes} (counted from 0)")
     return (sides[0], sides[1], sides[2]), volumes
 
 
-# --- its place in space ---------------------------------------------------------------------------------
+# --- position in space ----------------------------------------------------------------------------------
 
 
 def _read_place(
     header: Nifti1Header, shape: tuple[int, int, int], options: NiftiOptions
 ) -> tuple[np.ndarray, tuple[float, ...] | None, Affine | None]:
-    """How the stored axes turn into [D, H, W], and spacing and affine of the result."""
+    """How the stored axes become [D, H, W] (see Layout.turn), and the spacing and affine of the result."""
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
     stored = _read_affine(header)
     if stored is None and not options.orientation:
         raise DataError(
-            "its header does not say where left and right are (sform_code and qform_code are 0); if you know, say"
-            " nifti: {orientation: LAS} or whichever it is"
+            "its header does not give an orientation (sform_code and qform_code are 0); if you know it, set e.g."
+            " nifti: {orientation: LAS}"
         )
     found = axcodes2ornt(tuple(options.orientation)) if stored is None else io_orientation(stored)
     turn = ornt_transform(found, axcodes2ornt(_CANONICAL))
     mm = _mm_per_unit(header, options)
     if mm is None:
         return turn, None, None
-    if stored is None:  # no origin: the spacing alone is known
+    if stored is None:  # without an origin only the spacing is known
         sides = _read_pixdim(header)
         if min(sides) <= 0:
             raise DataError("its spacing (pixdim) is not positive")
@@ -209,10 +210,10 @@ def _read_place(
 
 
 def _read_affine(header: Nifti1Header) -> np.ndarray | None:
-    """From the stored indices (x, y, z, 1) to RAS, 4 x 4: the sform, else the qform, else None.
+    """The 4 x 4 affine from stored indices (x, y, z, 1) to RAS: the sform, else the qform, else None.
 
-    Raises DataError for one that is impossible, and where the two, or the pixdim, contradict each other: tools
-    differ in which they believe.
+    Raises DataError if one is impossible, or if sform, qform and pixdim contradict each other: tools differ in which of
+    them they use.
     """
     from nibabel.orientations import aff2axcodes
     from nibabel.spatialimages import HeaderDataError
@@ -233,21 +234,19 @@ def _read_affine(header: Nifti1Header) -> np.ndarray | None:
             or min(sides) <= 0
             or abs(np.linalg.det(form[:3, :3])) < (1 - SHEAR) * math.prod(sides)
         ):
-            raise DataError("its sform or qform is impossible or sheared: axes of no length, or far from right angles")
+            raise DataError("its sform or qform is impossible: an axis has no length, or the axes are not orthogonal")
     if len(forms) == 2 and aff2axcodes(forms[0]) != aff2axcodes(forms[1]):
-        raise DataError(
-            "its sform and its qform differ in where left, front or head are; correct the one that is wrong"
-        )
+        raise DataError("its sform and its qform give different orientations; correct the one that is wrong")
     if not forms:
         return None
     sides, pixdim = np.linalg.norm(forms[0][:3, :3], axis=0), _read_pixdim(header)
     if any(p > 0 and abs(s - p) > SPACING_DIFFERS * p for s, p in zip(sides, pixdim, strict=True)):
-        raise DataError("its sform and its pixdim say different spacings; correct the one that is wrong")
+        raise DataError("its sform and its pixdim give different spacings; correct the one that is wrong")
     return forms[0]
 
 
 def _read_qform(header: Nifti1Header) -> np.ndarray:
-    """With qfac 0 read as 1, as the standard says; the identity where there is none."""
+    """The qform, with a qfac of 0 read as 1 as the standard requires; the identity if there is none."""
     if int(header["qform_code"]) <= 0:
         return np.eye(4)
     if float(header["pixdim"][0]) == 0:
@@ -264,15 +263,15 @@ def _read_pixdim(header: Nifti1Header) -> list[float]:
 
 
 def _mm_per_unit(header: Nifti1Header, options: NiftiOptions) -> float | None:
-    """Millimetres per unit of length; None where that is unknown and declared to be."""
+    """Millimetres per unit of length; None if the card declares it `unknown`."""
     code = int(header["xyzt_units"]) & 7
     if code and code not in _UNIT_CODES:
-        raise DataError("its unit of length (xyzt_units) is none of m, mm and um")
+        raise DataError("its unit of length (xyzt_units) is not m, mm or um")
     unit = _UNIT_CODES.get(code) or options.length
     if unit is None:
         raise DataError(
-            "its header does not say the unit of its spacing (xyzt_units is 0); say nifti: {length: mm}, or unknown to"
-            " go without spacing"
+            "its header does not give the unit of its spacing (xyzt_units is 0); set nifti: {length: mm}, or length:"
+            " unknown to read it without spacing"
         )
     return _MM_OF.get(unit)
 

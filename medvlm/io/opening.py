@@ -1,7 +1,6 @@
-"""From where shards are said to lie to a ShardSet: a folder, a tar, a pattern of tars; on a disk or behind http(s)://,
-s3://, gs://.
+"""Opens a ShardSet from a folder, a tar or a tar pattern, on disk or at http(s)://, s3:// or gs://.
 
-A tar without an index is indexed once: one of medvlm on a disk keeps its index beside it, any other in the cache.
+A tar without an index is indexed once. The index of a medvlm tar on disk is saved next to it, any other in the cache.
 """
 
 from __future__ import annotations
@@ -24,21 +23,19 @@ from medvlm.io.shards import RECEIPT, ShardSet
 from medvlm.io.tar import TarReader
 
 _AT_ONCE = 16
-"""Indexes that are asked for at the same time: a thousand shards at 50 ms each would take a minute one after the
-other."""
+"""Indexes requested in parallel. One after the other, a thousand shards at 50 ms each would take a minute."""
 _READ_AHEAD = 8 << 20
 SAY_SECONDS = 5.0
 Say = Callable[[str], None]
-_NO_PATTERN = "not a pattern of tars; expected a folder or e.g. shards/{train,val}-{000000..000011}.tar"
+_NO_PATTERN = "not a tar pattern; expected a folder or e.g. shards/{train,val}-{000000..000011}.tar"
 
 
 def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN, say: Say = lambda _: None) -> ShardSet:
-    """where: a folder of shards, or a tar, or a pattern of tars (`{train,val}-{000..511}.tar`), each of them also as a
-    URL.
+    """where: a folder of shards, a tar, or a tar pattern (`{train,val}-{000..511}.tar`); also as a URL.
 
-    cache: keeps what comes from far away, and the indexes of tars of others. form: how the members are samples, where
-    packing did not make the tars. say: gets a line now and then while tars are looked through. Raises DataError for
-    nothing there, for shards whose writing was not finished or that are damaged, and as `form` does."""
+    cache: keeps data read over a network, and the indexes of foreign tars. form: how the members of a foreign tar make
+    up samples. say: receives a progress line now and then while tars are indexed. Raises DataError if there are no
+    shards, if they are unfinished or damaged, and whenever `form` does."""
     shards = _open_remote(str(where), cache, form, say) if is_remote(where) else _open_local(where, cache, form, say)
     if not any(shards.count(split) for split in shards.splits):
         raise DataError(
@@ -48,7 +45,7 @@ def open_shards(where: Path | str, cache: Cache | None = None, form: Form = OWN,
     return shards
 
 
-# --- on a disk ------------------------------------------------------------------------------------------
+# --- on disk --------------------------------------------------------------------------------------------
 
 
 def _open_local(where: Path | str, cache: Cache | None, form: Form, say: Say) -> ShardSet:
@@ -79,12 +76,12 @@ def _index_foreign(tar: Path, cache: Cache | None, form: Form) -> Index:
     return _load_cached(cache, f"{tar.resolve()} {found.st_size} {found.st_mtime_ns} {form.identity}", build, str(tar))
 
 
-# --- far away ---------------------------------------------------------------------------------------------
+# --- over a network ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Object:
-    """A tar behind a URL. version: changes when another takes its place."""
+    """A tar at a URL. version: changes when the file at the URL does."""
 
     url: str
     size: int
@@ -140,8 +137,8 @@ def _index_remote(tars: RemoteTars, n: int, tar: _Object, cache: Cache | None, f
             index = parse_index(retry(lambda: files.cat_file(path + INDEX), tars.names[n]), tars.names[n] + INDEX)
             if index.bytes != tar.size:
                 raise DataError(
-                    f"{tars.names[n]}: {tar.size} bytes, its index says {index.bytes}: the shard is cut or was"
-                    " replaced; copy it again"
+                    f"{tars.names[n]}: {tar.size} bytes, but its index says {index.bytes}: the shard is truncated or"
+                    " was replaced; copy it again"
                 )
             return index
         return index_of(TarReader(_ReadAhead(tars, n, tar.size), tars.names[n], size=tar.size), form)
@@ -150,7 +147,7 @@ def _index_remote(tars: RemoteTars, n: int, tar: _Object, cache: Cache | None, f
 
 
 class _ReadAhead:
-    """A tar behind a URL read from its start to its end."""
+    """A tar at a URL as a file that is read from start to end, in large requests."""
 
     def __init__(self, tars: RemoteTars, n: int, size: int) -> None:
         self._tars, self._n, self._size = tars, n, size
@@ -167,24 +164,24 @@ class _ReadAhead:
         return b"".join(parts)
 
     def fileno(self) -> int:
-        raise OSError("not a file of this machine")
+        raise OSError("not a local file")
 
 
 # --- both -------------------------------------------------------------------------------------------------
 
 
 def _report_progress(indexes: Iterable[Index], total: int, say: Say) -> Iterator[Index]:
-    """A tar without an index is read from end to end, once: hours, where they are many and far away."""
+    """Passes the indexes on and reports progress. Indexing reads whole tars, which can take hours over a network."""
     said = time.monotonic()
     for number, index in enumerate(indexes, 1):
         yield index
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
-            say(f"looking through tars: {number} of {total}")
+            say(f"indexing tars: {number} of {total}")
 
 
 def _load_cached(cache: Cache | None, name: str, build: Callable[[], Index], tar: str) -> Index:
-    """From the cache, or built and put there. What lies there damaged is built again."""
+    """The index from the cache, or built and cached. A damaged cache entry is built again."""
     if cache is None:
         return build()
     for _ in range(2):
@@ -197,8 +194,8 @@ def _load_cached(cache: Cache | None, name: str, build: Callable[[], Index], tar
 
 
 def _expand(pattern: str) -> list[str]:
-    """As a shell and webdataset have it: `{000..511}` becomes the numbers of that width, from the first to the last,
-    `{train,val}` each of them."""
+    """The tars of a brace pattern, as in a shell or webdataset: `{000..511}` becomes all numbers of that width,
+    `{train,val}` becomes each name."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         if set("{}*?[]") & set(pattern):
@@ -214,7 +211,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _list_tars(folder: str, names: list[str], receipt: bytes | None) -> tuple[list[str], dict[str, str]]:
-    """The tars of a folder in order, and for those that packing made their sha256 by name."""
+    """The tars of a folder in order; and if medvlm packed them, their sha256 by name (else {})."""
     tars = sorted(name for name in names if name.endswith(".tar"))
     unfinished = [name for name in names if name.endswith(".tar.part")]
     if receipt is not None:
@@ -227,11 +224,11 @@ def _list_tars(folder: str, names: list[str], receipt: bytes | None) -> tuple[li
         return sorted(listed), listed
     if unfinished:
         raise DataError(
-            f"{folder}: {len(unfinished)} shards were never finished (*.tar.part); delete the folder and pack again"
+            f"{folder}: {len(unfinished)} shards are unfinished (*.tar.part); delete the folder and pack again"
         )
     if not tars:
         raise DataError(
-            f"{folder}: no shards (*.tar) in there; make them with `medvlm data pack CARD --root DIR --out {folder}`"
+            f"{folder}: no shards (*.tar) found; make them with `medvlm data pack CARD --root DIR --out {folder}`"
         )
     return tars, {}
 
@@ -241,12 +238,14 @@ def _parse_receipt(receipt: bytes, folder: str) -> dict[str, str]:
         record: dict[str, Any] = json.loads(receipt)
         return dict(record["shards"])
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{folder}/{RECEIPT}: not a receipt of packing; delete the folder and pack again") from None
+        raise DataError(
+            f"{folder}/{RECEIPT}: not a receipt of `medvlm data pack`; delete the folder and pack again"
+        ) from None
 
 
 def _check_receipt(tars: list[str], indexes: list[Index], listed: dict[str, str]) -> None:
     for tar, index in zip(tars, indexes, strict=True):
         if listed.get(tar.rpartition("/")[2], index.sha256) != index.sha256:
             raise DataError(
-                f"{tar}: is not the shard that {RECEIPT} beside it lists; copy the folder again or pack again"
+                f"{tar}: not the shard that {RECEIPT} in its folder lists; copy the folder again or pack again"
             )

@@ -1,5 +1,4 @@
-"""Where the tars of a shard set lie: on a disk, or at a place that is read over a network in ranges (http, s3, gs,
-memory)."""
+"""Reads byte ranges of a shard set's tars, from disk or over a network (http, s3, gs, memory)."""
 
 from __future__ import annotations
 
@@ -14,25 +13,25 @@ from medvlm.core.errors import DataError, StorageError
 from medvlm.io.cache import Cache
 
 MAX_OPEN = 256
-"""Tars kept open in a process: four sources of 512 shards would not fit the usual limit of 1024 files."""
+"""Tars that a process keeps open. Four sources of 512 shards would exceed the usual limit of 1024 open files."""
 BLOCK = 4 << 20
-"""What is fetched and kept at a time where there is a cache. A request takes as long as 1 to 5 MB of it."""
+"""Bytes fetched and cached at a time. The latency of a request equals the time for 1 to 5 MB."""
 _WAITS = (0.5, 2.0, 8.0, 30.0)
-"""Seconds between the attempts to read."""
+"""Seconds to wait between attempts to read."""
 
 
 class Tars(Protocol):
-    """Tars by number, read at any place by any number of threads. names: as they are shown, without credentials."""
+    """Tars by number. Any number of threads may read. names: as shown to users, without credentials."""
 
     @property
     def names(self) -> Sequence[str]: ...
 
     def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """The bytes of members that stand together. Raises DataError for a tar that is missing, cut or replaced,
-        StorageError where it cannot be reached for a minute."""
+        """The bytes of neighbouring members. Raises DataError for a tar that is missing, truncated or replaced, and
+        StorageError if it cannot be reached for a minute."""
 
     def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
-        """Whether these bytes came from a cache, which they are now taken out of: they are damaged."""
+        """Drops these bytes, which are damaged, from the cache. Returns whether they may have come from a cache."""
 
 
 class LocalTars:
@@ -45,14 +44,14 @@ class LocalTars:
         return {**vars(self), "_open": {}}
 
     def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        handle = self._open_tar(tar)  # held by name: it closes when it is pushed out and nobody holds it
+        handle = self._open_tar(tar)  # this reference keeps it open even if another thread evicts it
         return [os.pread(handle.descriptor, size, offset) for offset, size in zip(offsets, sizes, strict=True)]
 
     def forget(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
         return False
 
     def _open_tar(self, tar: int) -> _Handle:
-        # Without a lock, which a fork could copy while it is held: at worst two threads open the same tar.
+        # No lock, because a fork could copy it while it is held. At worst two threads open the same tar.
         handle = self._open.get(tar)
         if handle is None:
             handle = _Handle(self._paths[tar], self._sizes[tar])
@@ -61,7 +60,7 @@ class LocalTars:
 
 
 class _Handle:
-    """An open tar; closed when nobody holds it any more, so never under the hands of a thread that reads."""
+    """An open tar. Closed when the last reference to it is gone, so never while a thread still reads."""
 
     def __init__(self, path: Path, bytes_: int) -> None:
         try:
@@ -71,8 +70,8 @@ class _Handle:
         found = os.fstat(self.descriptor).st_size
         if found != bytes_:
             raise DataError(
-                f"{path}: {found} bytes, its index says {bytes_}: the shard was cut or replaced; copy it again or pack"
-                " again"
+                f"{path}: {found} bytes, but its index says {bytes_}: the shard was truncated or replaced; copy it"
+                " again or pack again"
             )
 
     def __del__(self) -> None:
@@ -81,15 +80,15 @@ class _Handle:
 
 
 class RemoteTars:
-    """urls: of one file system of fsspec. versions: change when what is at the url does, so that a cache never mixes
-    two of them."""
+    """Tars at URLs of one fsspec file system. versions: each changes when the file at its URL does, so that the cache
+    never mixes two versions."""
 
     def __init__(self, urls: Sequence[str], sizes: Sequence[int], versions: Sequence[str], cache: Cache | None) -> None:
         self.names: Sequence[str] = [hide_credentials(url) for url in urls]
         self._urls, self._sizes, self._versions, self._cache = list(urls), list(sizes), list(versions), cache
 
     def read(self, tar: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """In one request, with what lies between them."""
+        """Reads the whole range from the first to the last byte in one request (without a cache)."""
         start, end = _span_of(offsets, sizes)
         if self._cache is None:
             whole = self.fetch(tar, start, end)
@@ -107,18 +106,18 @@ class RemoteTars:
         return self._cache is not None
 
     def fetch(self, tar: int, start: int, end: int) -> bytes:
-        """Past the cache."""
+        """Reads a range over the network, without the cache."""
         files, path = open_filesystem(self._urls[tar])
         data: bytes = retry(lambda: files.cat_file(path, start=start, end=end), self.names[tar])
         if len(data) > end - start:
             raise DataError(
-                f"{self.names[tar]}: asked for {end - start} bytes, the server sent {len(data)}: it does not serve"
-                " ranges; copy the shards to one that does"
+                f"{self.names[tar]}: asked for {end - start} bytes, but the server sent {len(data)}: it does not"
+                " support range requests; copy the shards to a server that does"
             )
         if len(data) < end - start:
             raise DataError(
-                f"{self.names[tar]}: ends within the {end - start} bytes from {start} on ({len(data)} came): it was cut"
-                " or replaced since it was opened"
+                f"{self.names[tar]}: asked for {end - start} bytes from {start} on, got {len(data)}: the shard was"
+                " truncated or replaced after it was opened; run the command again"
             )
         return data
 
@@ -146,7 +145,7 @@ def is_remote(where: Path | str) -> bool:
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """File system and path. Raises DataError where the package for it is missing."""
+    """The fsspec file system and the path of a URL. Raises DataError if the package for it is missing."""
     import fsspec
 
     try:
@@ -160,10 +159,10 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def retry(read: Callable[[], Any], name: str) -> Any:
-    """What `read` gives, tried again while the network is away. A sample that cannot be reached is no bad sample:
-    nothing takes its place.
+    """The result of `read`, which is tried again while the network fails. A sample that cannot be reached is not a bad
+    sample, so it is not skipped.
 
-    Raises DataError where the file is not there, StorageError where it must not be read, and after 40 seconds.
+    Raises DataError if the file is missing; StorageError if access is denied, and after 40 seconds of failures.
     """
     for wait in (*_WAITS, None):
         try:
@@ -172,9 +171,9 @@ def retry(read: Callable[[], Any], name: str) -> Any:
             raise DataError(f"{name}: the shard is missing") from None
         except PermissionError as reason:
             raise StorageError(
-                f"{name}: must not be read with the credentials that this process has ({type(reason).__name__})"
+                f"{name}: access is denied with the credentials of this process ({type(reason).__name__}); check them"
             ) from None
-        except Exception as reason:  # each file system has errors of its own for a network that is away
+        except Exception as reason:  # every file system has its own exceptions for network failures
             if wait is None:
                 raise StorageError(
                     f"{name}: cannot be read, tried {len(_WAITS) + 1} times ({type(reason).__name__}); run the same"
@@ -184,5 +183,5 @@ def retry(read: Callable[[], Any], name: str) -> Any:
 
 
 def hide_credentials(url: str) -> str:
-    """Without user, password and signed query."""
+    """The URL without user, password and query, which may hold a signature."""
     return re.sub(r"^([a-z0-9+]+://)[^/@]*@", r"\1", url.partition("?")[0])

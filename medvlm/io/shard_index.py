@@ -1,7 +1,8 @@
-"""What is in a tar and where: one row a sample, one a member, in columns, so that millions of samples fit in memory.
+"""The index of a tar: what it holds and where, one row per sample and one per member. Stored in columns, so that
+millions of samples fit in memory.
 
-`NAME.tar.index.json` lies beside `NAME.tar`. It is built from the tar alone, the same way for
-tars of ours and of others.
+`NAME.tar.index.json` is stored next to `NAME.tar`. It is built from the tar alone, in the same way for medvlm's own and
+foreign tars.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import FIRST_TASKS
 
 VERSION = 2
-"""Version 1 did not name the tasks of its columns: they are FIRST_TASKS. Such an index is read as it is and stays as it
-is."""
+"""Version 1 did not name its tasks; they are FIRST_TASKS. Such an index is still read, and is not rewritten."""
 INDEX = ".index.json"
 
 
@@ -30,11 +30,11 @@ INDEX = ".index.json"
 class Index:
     """Axes: N samples, M members, K tasks.
 
-    bytes, sha256: of the whole tar. keys_N: UTF-8. splits, media, members: the distinct values that the codes of the
-    columns stand for. tasks: by name; one that is not installed here is no damage. tasks_NK: questions of each.
-    first_N1: sample i has members first_N1[i]..first_N1[i + 1]. crc_M: zlib.crc32 of the member's bytes. groups: name
-    (site, concept ...) -> its values, the first of them "" for samples without one, and for each sample which value it
-    has. left_out: samples of the tar that lack a member, by what they lack."""
+    bytes, sha256: of the whole tar. keys_N: UTF-8. splits, media, members: the distinct values that the codes in
+    split_N, media_N and member_M stand for. tasks: their names; a task that is not installed here is allowed. tasks_NK:
+    number of questions of each task. first_N1: sample i has the members first_N1[i]..first_N1[i + 1]. crc_M: zlib.crc32
+    of the member's bytes. groups: name (site, concept ...) -> (its values, the first of them "" for samples without
+    one; the index of each sample's value). left_out: missing member -> number of samples left out for it."""
 
     bytes: int
     sha256: str
@@ -70,23 +70,24 @@ def index_path(tar: Path) -> Path:
 
 
 def read_index(path: Path) -> Index:
-    """Raises DataError for a file that is not an index of this version."""
+    """Reads an index from a file. Raises as parse_index()."""
     return parse_index(path.read_bytes(), str(path))
 
 
 def parse_index(text: bytes, where: str) -> Index:
+    """Reads an index from its JSON. Raises DataError if it is damaged or of a newer version."""
     try:
         record = json.loads(text)
         if record["version"] not in (1, VERSION):
             raise DataError(
-                f"{where}: an index of version {record['version']}, expected at most {VERSION}; update medvlm, or"
+                f"{where}: the index has version {record['version']}, expected at most {VERSION}; update medvlm, or"
                 " delete the index: it is built again when the tar is opened"
             )
         return _from_json(record)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
         raise DataError(
-            f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, it is built again when the tar"
-            " is opened"
+            f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, and it is built again when the"
+            " tar is opened"
         ) from None
 
 
@@ -142,7 +143,7 @@ def _from_json(record: dict[str, Any]) -> Index:
 
 
 def _check_columns(index: Index) -> None:
-    """Raises ValueError where the columns do not fit together, so that no later access can be out of range."""
+    """Raises ValueError if the columns do not fit together, so that no later access can be out of range."""
     rows = {len(getattr(index, name)) for name in ("split_N", "media_N", "report_N")}
     places = {len(getattr(index, name)) for name in ("member_M", "offset_M", "size_M", "crc_M")}
     first = index.first_N1
@@ -166,7 +167,7 @@ def _check_columns(index: Index) -> None:
         or (index.size_M < 0).any()
         or (index.offset_M + index.size_M > index.bytes).any()
     ):
-        raise ValueError("a member outside of the tar")
+        raise ValueError("a member outside the tar")
 
 
 # --- building ---------------------------------------------------------------------------------------
@@ -174,8 +175,8 @@ def _check_columns(index: Index) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the index says of a sample. kinds: those of its media, each once. tasks: task -> number of its
-    questions. groups: what it can be balanced by or held out by: name -> value."""
+    """What the index records of a sample. kinds: the kinds of its media, each once. tasks: task -> number of questions.
+    groups: name -> value, to balance sampling or hold samples out by."""
 
     key: str
     split: str
@@ -202,7 +203,7 @@ def count_tasks(questions: Iterable[Question]) -> dict[str, int]:
 
 
 class IndexBuilder:
-    """The rows of an index, while its tar is read or written."""
+    """Collects the rows of an index while its tar is read or written."""
 
     def __init__(self) -> None:
         self._splits: dict[str, int] = {}
@@ -238,13 +239,13 @@ class IndexBuilder:
         self._left_out[lacks] += 1
 
     def build(self, tar: Path | str, bytes_: int, sha256: str) -> Index:
-        """Of the whole tar. Raises DataError for a key that is there twice."""
+        """The index of the complete tar. Raises DataError for a key that occurs twice."""
         rows = self._samples
         if len({row[0] for row in rows}) != len(rows):
             twice = next(key for key, n in Counter(row[0] for row in rows).items() if n > 1)
             raise DataError(
-                f"{tar}: the members of sample {twice.decode()} do not stand together, or there are two samples of"
-                " this key"
+                f"{tar}: the members of sample {twice.decode()} are not consecutive, or two samples have this key;"
+                " pack again"
             )
         keys, split, kind, report, asked = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         tasks_NK = [[tasks.get(code, 0) for code in range(len(self._tasks))] for tasks in asked]

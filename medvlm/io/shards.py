@@ -1,7 +1,7 @@
-"""Shards: webdataset tars of samples, written whole or not at all, and read at any place by offset.
+"""Shards: webdataset tars of samples, written completely or not at all, with random access by offset.
 
-A folder of shards holds `SPLIT-000000.tar` (`KEY.json` = Sample.to_json(), `KEY.0.png` ...), beside each its index,
-and, where packing made it, `card.yaml` and the receipt `packed.json`.
+A folder of shards holds `SPLIT-000000.tar` (`KEY.json` = Sample.to_json(), `KEY.0.png` ...) and the index of each tar.
+If packing made it, it also holds `card.yaml` and the receipt `packed.json`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ RECEIPT = "packed.json"
 
 
 WritePosition = tuple[int, int, str]
-"""Number of the tar that a writer has come to, how many bytes of it are written, and their sha256."""
+"""Number of the tar being written, the bytes written to it so far, and their sha256."""
 
 _START: WritePosition = (0, 0, "")
 
 
 class ShardWriter:
-    """Writes the samples of one split in the order they come. Same samples, same bytes.
+    """Writes the samples of one split in the order they come. The same samples give the same bytes.
 
-    The tars are called `.part` until close(), which renames them; leaving the `with` block by an exception removes
-    them. `max_bytes` bounds a tar, except for one that holds a single larger sample. `place`: where sync() of another
-    process came to; what was written after it is cut off, and the writing goes on there. Raises DataError where what
-    was before it is damaged.
+    The tars end in `.part` until close() renames them; leaving the `with` block with an exception removes them.
+    max_bytes: limit for a tar, unless it holds a single larger sample. place: where to resume, as returned by sync() of
+    an earlier process; whatever that process wrote after it is cut off. Raises DataError if the bytes before it are
+    damaged.
     """
 
     def __init__(self, folder: Path, split: str, max_bytes: int = 256 << 20, place: WritePosition = _START) -> None:
@@ -69,7 +69,7 @@ class ShardWriter:
                 index_path(self._tar_path(number)).unlink(missing_ok=True)
 
     def write(self, sample: Sample, files: Mapping[str, bytes]) -> None:
-        """files: the bytes of each medium's member, and of whatever else belongs to the sample.
+        """files: the bytes of each medium's member, and of any other member of the sample.
 
         Raises DataError, before anything is written, for text that is not Unicode.
         """
@@ -77,7 +77,7 @@ class ShardWriter:
         self.put(facts_of(sample), {"json": json_of(sample), **files})
 
     def put(self, facts: Facts, members: Mapping[str, bytes]) -> None:
-        """As write(), of a sample whose `json` is among its members."""
+        """As write(), for a sample whose members already include its `json`."""
         assert facts.split == self.split, (facts.key, facts.split)
         assert "." not in facts.key and "/" not in facts.key, facts.key
         size = sum(512 + len(data) + -len(data) % 512 for data in members.values())
@@ -92,7 +92,7 @@ class ShardWriter:
         self._rows.add(facts, places)
 
     def sync(self) -> WritePosition:
-        """Where a writer may go on, also after a power cut."""
+        """Flushes to disk and returns where a writer can resume, even after a power cut."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -100,18 +100,18 @@ class ShardWriter:
         return _START
 
     def list_full_parts(self) -> list[Path]:
-        """Those to which nothing is added. Once sync() was called, they may be moved elsewhere; their indexes must
-        stay."""
+        """The finished parts, which are not written to any more. After sync() they may be moved elsewhere; their
+        indexes must stay."""
         return [self._part_path(number) for number in range(self._number)]
 
     def close(self) -> list[Path]:
-        """The tars that are here, in order, now under their own names."""
+        """Finishes the last tar and renames all parts. Returns the tars that are still in the folder, in order."""
         self._finish_tar()
         here = [part for number in range(self._number + 1) if (part := self._part_path(number)).is_file()]
         return [part.rename(part.with_suffix("")) for part in here]
 
     def release(self) -> None:
-        """Lets go of the part that is being written, as it is."""
+        """Closes the part that is being written, and leaves it as it is."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -126,10 +126,10 @@ class ShardWriter:
         part = self._part_path(self._number)
         self._file = part.open("r+b")
         os.truncate(part, min(self._bytes, part.stat().st_size))
-        whole = TarReader(self._file, part, may_end_early=True)
-        self._rows, self._sha256 = read_rows(whole), whole.sha256
-        if (self._number, whole.at, self._sha256.hexdigest()) != place:
-            raise DataError(f"{part}: its first {self._bytes} bytes are not those that were written; delete it")
+        reader = TarReader(self._file, part, may_end_early=True)
+        self._rows, self._sha256 = read_rows(reader), reader.sha256
+        if (self._number, reader.at, self._sha256.hexdigest()) != place:
+            raise DataError(f"{part}: its first {self._bytes} bytes have changed since they were written; delete it")
 
     def _next_tar(self) -> None:
         if self._file is not None:
@@ -159,19 +159,19 @@ class ShardWriter:
 
 
 def json_of(sample: Sample) -> bytes:
-    """Raises DataError for text that is not Unicode."""
+    """The sample as UTF-8 JSON. Raises DataError for text that is not Unicode."""
     try:
         return json.dumps(sample.to_json(), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"sample {sample.key}: its text holds a lone surrogate; repair the encoding of the archive's text"
+            f"sample {sample.key}: its text has a lone surrogate; repair the encoding of the archive's text"
         ) from None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index says of a sample. tasks: task -> number of questions. media: the kinds of its media. groups: name
-    -> value."""
+    """The index entry of a sample. tasks: task -> number of questions. media: the kinds of its media. groups: name ->
+    value."""
 
     key: str
     tasks: dict[str, int]
@@ -183,8 +183,8 @@ class Entry:
 class ShardSet:
     """Samples by split and position, in the order of the tars. Safe to use from threads, forked and spawned processes.
 
-    fingerprint: a hash of the contents in this order, wherever the files lie. left_out: samples that lack a member, by
-    what they lack. is_packed: the receipt of packing lies beside them.
+    fingerprint: a hash of the contents in this order, independent of where the files are. left_out: missing member ->
+    number of samples left out for it. is_packed: whether the folder has the receipt of packing.
     """
 
     def __init__(self, tars: Tars, indexes: list[Index], form: Form = OWN, is_packed: bool = False) -> None:
@@ -194,7 +194,7 @@ class ShardSet:
             "".join([form.identity, *(index.sha256 for index in indexes)]).encode()
         ).hexdigest()
         self.left_out = sum((Counter(index.left_out) for index in indexes), Counter[str]())
-        # For each split: the rows of each tar that belong to it, and how many there are up to and with each tar.
+        # For each split: its rows in each tar, and the cumulative number of them.
         self._rows = {s: [_rows_of(index, s) for index in indexes] for s in self.splits}
         self._ends = {s: np.cumsum([len(rows) for rows in per_tar]).tolist() for s, per_tar in self._rows.items()}
 
@@ -206,7 +206,7 @@ class ShardSet:
 
     @property
     def group_names(self) -> list[str]:
-        """What samples say of themselves beside tasks and media."""
+        """Names of the groups that samples carry, e.g. site or concept."""
         return sorted({name for index in self._indexes for name in index.groups})
 
     @property
@@ -214,7 +214,7 @@ class ShardSet:
         return self._form.identity != ""
 
     def count(self, split: str) -> int:
-        """Raises DataError for a split that these shards do not have."""
+        """Number of samples of a split. Raises DataError for a split that these shards do not have."""
         if split not in self._ends:
             raise DataError(
                 f"{Path(self._tars.names[0]).parent}: there is no split {split!r} (found {', '.join(self.splits)})"
@@ -235,8 +235,8 @@ class ShardSet:
         return self._tars.names[self._locate(split, i)[0]]
 
     def read(self, split: str, i: int) -> tuple[Sample, dict[str, Any]]:
-        """The sample and, by member, what its media are decoded from, checked against the index. Raises DataError
-        naming shard and key."""
+        """The sample, and by member name what its media are decoded from. The bytes are checked against the index.
+        Raises DataError that names shard and key."""
         tar, row = self._locate(split, i)
         index = self._indexes[tar]
         key = index.keys_N[row].decode()
@@ -255,8 +255,8 @@ class ShardSet:
                     )
                 if crc32(data) != crc:
                     raise DataError(
-                        f"{where}: {member} has crc32 {crc32(data):08x}, its index says {crc:08x}; copy the shard again"
-                        " or pack again"
+                        f"{where}: {member} has crc32 {crc32(data):08x}, but its index says {crc:08x}; copy the shard"
+                        " again or pack again"
                     )
             return files
 
@@ -265,7 +265,7 @@ class ShardSet:
         except DataError:
             if not self._tars.forget(tar, offsets, sizes):
                 raise
-            files = read_checked()  # what lay in the cache was damaged, not the shard
+            files = read_checked()  # the cached copy was damaged; now it is read from the shard
         return self._form.sample(key, index.splits[index.split_N[row]], files, where)
 
     def _locate(self, split: str, i: int) -> tuple[int, int]:

@@ -1,7 +1,6 @@
-"""An image file without anything but its image: cameras, viewers and hospitals write names, dates and thumbnails into
-the rest.
+"""Strips an image file of its metadata: cameras, viewers and hospitals store names, dates and thumbnails there.
 
-What stays is listed, not what goes. The compressed pixels are copied as they are, so nothing is lost.
+The code lists what is kept, and drops everything else. The compressed pixels are copied unchanged, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ from medvlm.io.checksum import crc32
 from medvlm.io.images import JPEG_MAGIC, PNG_MAGIC
 
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"})
-"""sBIT says that 12 of 16 bits are used. Gamma, ICC profile, resolution, text, time and EXIF go: decode() applies none
-of them."""
+"""PNG chunks that are kept. sBIT records that e.g. 12 of 16 bits are used. Gamma, ICC profile, resolution, text, time
+and EXIF are dropped; decode() applies none of them."""
 
 _MAY_TURN = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
-"""Chunks in which Pillow looks for an orientation."""
+"""Chunks in which Pillow searches for an orientation."""
 
 _APP0, _APP14, _SOS, _EOI = 0xE0, 0xEE, 0xDA, 0xD9
 _APP1 = b"\xff\xe1"
 _CODING = range(0xC0, 0xE0)
-"""Frame, scan and table segments; what lies above are application segments, extensions and comments."""
-# Within a scan, FF00 is a stuffed byte and FFD0..FFD7 are restarts: both belong to the pixels.
-# It begins with one byte, for which `re` searches forty times faster than for several of it.
+"""Codes of frame, scan and table segments. Higher codes are application segments, extensions and comments."""
+# Within a scan, FF00 is a stuffed byte and FFD0..FFD7 are restart markers: both belong to the pixels.
+# The pattern starts with one fixed byte, which `re` finds forty times faster than a pattern that starts with `\xff+`.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def strip_metadata(data: bytes, member: str) -> bytes:
-    """The same PNG or JPEG with only what its pixels need, cut after its end.
+    """The same PNG or JPEG with only the parts that its pixels need. Bytes after its end are dropped.
 
-    Raises DataError for another format and for a file that ends early or whose chunks are damaged.
+    Raises DataError for any other format, and for a file that ends early or has damaged chunks.
     """
     if data.startswith(PNG_MAGIC):
         return _strip_png(data, member)
@@ -45,20 +44,20 @@ def strip_metadata(data: bytes, member: str) -> bytes:
 
 
 def read_orientation(data: bytes) -> int:
-    """The EXIF orientation of a PNG or JPEG, 1..8; 1 is upright, and what a file without one has."""
+    """The EXIF orientation of a PNG or JPEG, 1..8. 1 is upright and the default."""
     from PIL import Image
 
     if data.startswith(PNG_MAGIC) and not _MAY_TURN & set(_list_chunk_names(data)):
-        return 1  # where Pillow finds no EXIF it decodes the whole PNG, to see whether one comes after the pixels
+        return 1  # a shortcut: without EXIF, Pillow decodes the whole PNG to look for one after the pixels
     if data.startswith(JPEG_MAGIC) and _APP1 not in data:
-        return 1  # neither EXIF nor XMP
+        return 1  # no EXIF and no XMP
     with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
         found = image.getexif().get(0x0112, 1)
     return found if found in range(1, 9) else 1
 
 
 def turn_upright(pixels_HW: np.ndarray, turn: int) -> np.ndarray:
-    """Rows and columns as every viewer shows them: what the report and the annotator speak of.
+    """The pixels turned as every viewer shows them, which is what reports and annotations refer to.
 
     pixels_HW: [H, W] or [H, W, 3]. turn: the EXIF orientation (EXIF 2.32, section 4.6.5 A).
     """
@@ -90,7 +89,7 @@ def _strip_png(data: bytes, member: str) -> bytes:
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
         if end > len(data) or crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise DataError(f"{member}: a damaged PNG: chunk at byte {at} is cut or its checksum is wrong")
+            raise DataError(f"{member}: a damaged PNG: the chunk at byte {at} is truncated or its checksum is wrong")
         if name == b"acTL":
             raise DataError(f"{member}: an animated PNG; expected one image")
         if name in PNG_CHUNKS:
@@ -115,7 +114,7 @@ def _strip_jpeg(data: bytes, member: str) -> bytes:
         body = data[at + 4 : at + 2 + length]
         if length < 2 or len(body) != length - 2:
             raise DataError(
-                f"{member}: a damaged JPEG: segment at byte {at} is longer than the file ({len(data)} bytes)"
+                f"{member}: a damaged JPEG: the segment at byte {at} is longer than the file ({len(data)} bytes)"
             )
         if (needed := _keep_needed(code, body)) is not None:
             kept.append(b"\xff" + marker + (len(needed) + 2).to_bytes(2, "big") + needed)
@@ -129,9 +128,9 @@ def _strip_jpeg(data: bytes, member: str) -> bytes:
 
 
 def _keep_needed(code: int, body: bytes) -> bytes | None:
-    """What of a segment decides the pixels; None for nothing."""
+    """The part of a segment that affects the pixels; None if nothing does."""
     if code == _APP0 and body.startswith(b"JFIF\0"):
-        return body[:12] + b"\0\0"  # the two bytes are the size of a thumbnail that would follow
+        return body[:12] + b"\0\0"  # without its thumbnail: the last two bytes are the thumbnail's size
     if code == _APP14 and body.startswith(b"Adobe"):
-        return body[:12]  # names the colour transform
+        return body[:12]  # the colour transform
     return body if code in _CODING else None

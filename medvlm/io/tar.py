@@ -1,7 +1,7 @@
-"""The members of a tar from its first to its last byte, without extracting anything: a member's name is only a name.
+"""Reads the members of a tar in order, without extracting anything to disk.
 
-Python's tarfile ends without an error where a tar is cut within a header; a shard that lost half its samples would
-look whole. Here only the empty blocks that end a tar end it.
+Python's tarfile stops without an error if a tar is truncated within a header, so a shard that lost half its samples
+would look complete. Here a tar ends only at the empty blocks that mark its end.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from medvlm.io.checksum import crc32
 MAX_JSON_BYTES = 64 << 20
 
 _BLOCK = 512
-# As webdataset groups: the key is the path up to the first dot of the file name, the rest is the member.
+# Same grouping as webdataset: the key is the path up to the first dot of the file name, the rest is the member.
 _NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file that belongs to a sample: `KEY.NAME`. offset, size, crc32: of its bytes within the tar. text: the bytes,
-    where they were asked for."""
+    """A file that belongs to a sample, `KEY.NAME`. offset, size, crc32: of its bytes in the tar. text: the bytes
+    themselves if they were asked for, else None."""
 
     key: str
     name: str
@@ -46,7 +46,7 @@ class Readable(Protocol):
 
 
 def build_tar_header(name: str, size: int) -> bytes:
-    """Of a plain file that anybody may read: as tarfile writes it, which takes ten times as long."""
+    """The header of a plain, world-readable file. Same bytes as tarfile writes, ten times as fast."""
     short = name.encode()
     if len(short) > tarfile.LENGTH_NAME or not short.isascii() or size >= 8**11:
         return _build_pax_header(name, size)
@@ -64,14 +64,15 @@ def _build_pax_header(name: str, size: int) -> bytes:
 
 
 _PLAIN = _build_pax_header("", 0)[:148] + b" " * 8 + _build_pax_header("", 0)[156:]
-"""Its sum is taken with blanks in place of it (POSIX.1-1988 ustar)."""
+"""Header of an empty file without a name. The checksum is computed with blanks in its own field (POSIX.1-1988
+ustar)."""
 
 
 class TarReader:
-    """A tar read from its first to its last byte, hashed on the way. unfinished: it may end without the blocks that end
-    a tar.
+    """Reads a tar from its first to its last byte and hashes it on the way.
 
-    tar: as it is named in messages. size: of a file that the system does not know, in bytes.
+    tar: its name in messages. may_end_early: accept a tar without the empty blocks that mark its end, which a writer
+    has not finished. size: bytes of a file object without a descriptor.
     """
 
     def __init__(self, file: Readable, tar: Path | str, may_end_early: bool = False, size: int | None = None) -> None:
@@ -87,7 +88,7 @@ class TarReader:
     def read(self, size: int, what: str) -> bytes:
         if self.at + size > self._bytes:
             raise DataError(
-                f"{self.tar}: the tar ends at byte {self._bytes} within {what}; it is cut, copy or pack it again"
+                f"{self.tar}: the tar ends at byte {self._bytes} within {what}; it is truncated, copy or pack it again"
             )
         data = self._file.read(size)
         self.sha256.update(data)
@@ -95,78 +96,78 @@ class TarReader:
         return data
 
     def finish(self) -> tuple[int, str]:
-        """Length and sha256 of the tar, of which only empty blocks may be left."""
+        """Length and sha256 of the tar. Raises DataError if anything but empty blocks is left."""
         while self.at < self._bytes:
             at = self.at
             if self.read(min(1 << 20, self._bytes - at), "its end").strip(b"\0"):
                 raise DataError(
-                    f"{self.tar}: there is more after its end at byte {at}; tars that were joined with `cat` must be"
+                    f"{self.tar}: more data follows its end at byte {at}; tars that were joined with `cat` must be"
                     " unpacked and packed again"
                 )
         return self._bytes, self.sha256.hexdigest()
 
 
 def read_members(
-    whole: TarReader, is_text: Callable[[str], bool] = lambda member: member == "json"
+    reader: TarReader, is_text: Callable[[str], bool] = lambda member: member == "json"
 ) -> Iterator[Member]:
-    """The files that belong to a sample, in the order of the tar. is_text: says of a member's name whether its bytes
-    are wanted.
+    """The files that belong to samples, in the order of the tar. is_text: from a member's name to whether its bytes are
+    wanted.
 
-    Raises DataError for a tar that is cut, and for one with links or with names that lead out of it.
+    Raises DataError for a tar that is truncated, or that has links or names leading out of it.
     """
-    renamed: dict[str, str] = {}  # what a long-name or pax header says of the next member
-    while not whole.is_at_end:
-        at = whole.at
-        block = whole.read(_BLOCK, f"the header at byte {at} (a whole tar ends with empty blocks)")
+    renamed: dict[str, str] = {}  # path and size of the next member, from a long-name or pax header
+    while not reader.is_at_end:
+        at = reader.at
+        block = reader.read(_BLOCK, f"the header at byte {at} (a whole tar ends with empty blocks)")
         if block == bytes(_BLOCK):
             return
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as reason:
             raise DataError(
-                f"{whole.tar}: no tar header at byte {at} ({reason}); expected an uncompressed tar"
+                f"{reader.tar}: no tar header at byte {at} ({reason}); expected an uncompressed tar"
             ) from None
         if info.size < 0:
-            raise DataError(f"{whole.tar}: a member of {info.size} bytes at byte {at}; refused")
+            raise DataError(f"{reader.tar}: a member of {info.size} bytes at byte {at}; refused")
         size = int(renamed.pop("size", info.size))
         if info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-            renamed |= _parse_extension(info.type, _read_payload(whole, info.size, at)[2] or b"", whole.tar, at)
+            renamed |= _parse_extension(info.type, _read_payload(reader, info.size, at)[2] or b"", reader.tar, at)
             continue
         name = renamed.pop("path", info.name)
         if info.type in (tarfile.XGLTYPE, tarfile.DIRTYPE):
-            _read_payload(whole, size, at)
+            _read_payload(reader, size, at)
             continue
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             raise DataError(
-                f"{whole.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links"
+                f"{reader.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links"
                 " or devices"
             )
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise DataError(f"{whole.tar}: {name!r} at byte {at} leads out of the tar; refused")
+            raise DataError(f"{reader.tar}: {name!r} at byte {at} leads out of the tar; refused")
         match = _NAME.match(name.removeprefix("./"))
-        offset, crc, text = _read_payload(whole, size, at, keep=bool(match and is_text(match[2])))
-        if match:  # others (README, hidden files) belong to no sample, as in webdataset
+        offset, crc, text = _read_payload(reader, size, at, keep=bool(match and is_text(match[2])))
+        if match:  # as in webdataset, other files (README, hidden files) belong to no sample
             yield Member(match[1], match[2], offset, size, crc, text)
 
 
 def group_by_key(found: Iterator[Member]) -> Iterator[list[Member]]:
-    """The members of each sample: neighbours of one key."""
+    """The members of each sample: consecutive members with the same key."""
     for _, group in groupby(found, key=lambda member: member.key):
         yield list(group)
 
 
-def _read_payload(whole: TarReader, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:
-    """Offset, crc32 and, for what is kept, the bytes of what follows a header; leaves the reader at the next header."""
+def _read_payload(reader: TarReader, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:
+    """Offset, crc32 and, if `keep`, the bytes of the data after a header. Leaves the reader at the next header."""
     what = f"the {size} bytes of the member at byte {header_at}"
-    offset, crc, left, kept = whole.at, 0, size, []
+    offset, crc, left, kept = reader.at, 0, size, []
     if keep and size > MAX_JSON_BYTES:
-        raise DataError(f"{whole.tar}: {size} bytes of text at byte {header_at}; at most {MAX_JSON_BYTES} are read")
+        raise DataError(f"{reader.tar}: {size} bytes of text at byte {header_at}; at most {MAX_JSON_BYTES} are read")
     while left:
-        data = whole.read(min(1 << 20, left), what)
+        data = reader.read(min(1 << 20, left), what)
         crc, left = crc32(data, crc), left - len(data)
         if keep:
             kept.append(data)
-    whole.read(-size % _BLOCK, what)
+    reader.read(-size % _BLOCK, what)
     return offset, crc, b"".join(kept) if keep else None
 
 

@@ -1,7 +1,7 @@
-"""TIFF pages to pixels at the depth they were stored with: strips and tiles, grey and colour, integers and floats.
+"""Reads TIFF pages as pixels at the stored depth: strips and tiles, grey and colour, integers and floats.
 
-tifffile parses the file and imagecodecs decodes; sizes, places and kinds are checked before either takes memory for
-them. Errors never show what a tag holds. Axes: H W height, width, S samples (colours).
+tifffile parses the file and imagecodecs decodes it. Sizes, positions and types are checked before either of them
+allocates memory. Errors never show the content of a tag. Axes: H W height, width, S samples (colours).
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
 SUFFIXES = (".tif", ".tiff")
 MAX_PAGES = 4096
 MAX_BYTES = 1 << 29
-"""Of the samples of all pages that are taken: 1000 slices of 512 x 512 in 16 bits."""
+"""Limit for the samples of all chosen pages: 1000 slices of 512 x 512 in 16 bits."""
 
 _PLAIN, _JPEG = (1, 5, 8, 32773, 32946, 50000), (7,)
 _APERIO_YCBCR = 33003
 _COMPRESSIONS = (*_PLAIN, *_JPEG, _APERIO_YCBCR, 33005, 34712)
-"""None, LZW, deflate (two numbers), PackBits, zstd; JPEG; JPEG 2000 (Aperio's two, and plain). Others, such as fax and
-the old JPEG, are left to converters: what they do to damaged data was not checked."""
+"""Uncompressed, LZW, deflate (two codes), PackBits, zstd; JPEG; JPEG 2000 (Aperio's two codes, and the plain one).
+Others, such as fax and old-style JPEG, are refused: how their decoders treat damaged data was not checked."""
 _GREY, _RGB, _PALETTE, _YCBCR = (0, 1), 2, 3, 6
 
 
 class TiffOptions(Config):
-    """What a card says of its TIFF files."""
+    """Settings of a card for TIFF files."""
 
     page: int | Literal["all"] | None = None
-    """Which page of several, from 0, or `all`: pages of one size are the slices of a volume. By default a file with
-    several is refused. Thumbnails and masks are not counted."""
+    """Index of the page to read, from 0; or `all`, if the pages are the slices of a volume. By default a file with
+    several pages is refused. Thumbnails and masks are not counted."""
 
 
 def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | None = None) -> Decoded:
-    """An image [H, W] or [H, W, 3], or with `page: all` a volume [D, H, W].
+    """An image [H, W] or [H, W, 3], or a volume [D, H, W] with `page: all`.
 
-    unit: what the card says; by default `display` for unsigned integers of up to 16 bits, else `raw`. For `display`
-    depths between 8 and 16 bits are stretched to 16, so that the largest value is white; `raw` values stay as they are.
-    The resolution is not taken for a spacing: it is that of a print. Raises DataError.
+    unit: the unit given by the card; by default `display` for unsigned integers of up to 16 bits, else `raw`. With
+    `display`, depths between 8 and 16 bits are scaled to 16 so that the largest value is white; `raw` values are kept.
+    The resolution tag is not used as spacing, because it describes a print. Raises DataError.
     """
     with open_tiff(path) as tiff:
         pages = [page for page in read_pages(tiff) if not page.subfiletype & 5]
@@ -70,28 +70,28 @@ def load_tiff(path: Path, options: TiffOptions = TiffOptions(), unit: Unit | Non
             raise DataError(f"its {len(chosen)} pages differ in size or type; choose one, tiff: {{page: 0}}")
         if sum(page.nbytes for page in chosen) > MAX_BYTES:
             raise DataError(
-                f"it takes more than the {MAX_BYTES >> 20} MiB that are decoded; choose one page, or tile it"
+                f"its pixels take more than the {MAX_BYTES >> 20} MiB that are decoded; choose one page, or tile it"
             )
         meant = unit or ("display" if is_shades(first) else "raw")
         images = [_read_image(tiff, page, meant) for page in chosen]
     pixels = np.stack(images) if options.page == "all" else images[0]
     if pixels.ndim == 4:
-        raise DataError("its pages are in colour: they make no volume; choose one, tiff: {page: 0}")
+        raise DataError("its pages are in colour and cannot form a volume; choose one, tiff: {page: 0}")
     return Decoded(pixels, unit=meant)
 
 
 def _choose_pages(pages: list[TiffPage], options: TiffOptions) -> list[TiffPage]:
     if not pages:
-        raise DataError("it has no page with an image")
+        raise DataError("it has no image page")
     if options.page == "all":
         return pages
     if options.page is None and len(pages) > 1:
         raise DataError(
-            f"it has {len(pages)} pages; choose one, e.g. tiff: {{page: 0}}, or say that they are slices, tiff: {{page:"
+            f"it has {len(pages)} pages; choose one, e.g. tiff: {{page: 0}}, or read them as slices, tiff: {{page:"
             " all}"
         )
     if not 0 <= (options.page or 0) < len(pages):
-        raise DataError(f"page {options.page} is chosen, and it has {len(pages)} (counted from 0)")
+        raise DataError(f"page {options.page} is chosen, but it has {len(pages)} (counted from 0)")
     return [pages[options.page or 0]]
 
 
@@ -102,13 +102,12 @@ def _read_image(tiff: TiffFile, page: TiffPage, unit: Unit) -> np.ndarray:
     return turn_upright(image, turn.value if turn and turn.value in range(1, 9) else 1)
 
 
-# --- what whole slides use too ---------------------------------------------------------------------------
+# --- also used for whole slides --------------------------------------------------------------------------
 
 
 @contextmanager
 def open_tiff(path: Path) -> Iterator[TiffFile]:
-    """The file, with whatever goes wrong within as a DataError. tifffile logs damage and goes on; here that is an
-    error."""
+    """The open file. Any exception within becomes a DataError, and so does damage that tifffile only logs."""
     try:
         import imagecodecs  # noqa: F401  (tifffile would only say so at the first compressed tile)
         from tifffile import TiffFile
@@ -122,24 +121,24 @@ def open_tiff(path: Path) -> Iterator[TiffFile]:
     ):
         yield tiff
         if complaints:
-            raise DataError("its structure is damaged (an IFD, a tag or a tile lies where it cannot)")
+            raise DataError("its structure is damaged (the offset of an IFD, a tag or a tile is impossible)")
 
 
 def read_pages(tiff: TiffFile) -> list[TiffPage]:
-    """The pages of the main chain. Raises DataError for a chain that is too long, or runs in a circle."""
+    """The pages of the main chain. Raises DataError for a chain that is too long, or a cycle."""
     pages: dict[int, Any] = {}
     for page in tiff.pages:
         if len(pages) == MAX_PAGES or page.offset in pages:
-            raise DataError(f"its chain of pages runs in a circle, or is longer than the {MAX_PAGES} that are read")
+            raise DataError(f"its chain of pages is a cycle, or longer than the {MAX_PAGES} that are read")
         pages[page.offset] = page.aspage()
     return list(pages.values())
 
 
 def check_page(page: TiffPage) -> None:
-    """Raises DataError for what has no exact form here, and for tiles that cannot be where or what the page says."""
+    """Raises DataError for a page that cannot be represented exactly here, or whose tiles contradict its size."""
     if page.compression not in _COMPRESSIONS:
         raise DataError(
-            "its compression is not one that is read (none, LZW, deflate, PackBits, zstd, JPEG, JPEG 2000); convert it"
+            "its compression is not supported (only none, LZW, deflate, PackBits, zstd, JPEG, JPEG 2000); convert it"
             " without loss"
         )
     if (
@@ -152,9 +151,9 @@ def check_page(page: TiffPage) -> None:
     photometric, samples = int(page.photometric), page.samplesperpixel
     grey, colour = photometric in _GREY, photometric == _RGB or (photometric == _YCBCR and page.compression in _JPEG)
     if not (grey or colour or (photometric == _PALETTE and page.colormap is not None)):
-        raise DataError("its colours are none of grey, RGB, palette and YCbCr in JPEG; convert it to RGB")
+        raise DataError("its colours are not grey, RGB, palette or YCbCr in JPEG; convert it to RGB")
     if samples - len(page.extrasamples) != (3 if colour else 1) or len(page.extrasamples) > 1:
-        raise DataError(f"it has {samples} samples a pixel; expected grey or RGB, with at most an alpha channel")
+        raise DataError(f"it has {samples} samples per pixel; expected grey or RGB, with at most an alpha channel")
     height, width = chunk_size(page)
     planes = samples if page.planarconfig == 2 else 1
     expected = (
@@ -163,7 +162,7 @@ def check_page(page: TiffPage) -> None:
     if not 0 < height * width <= MAX_PIXELS or min(page.imagelength, page.imagewidth) < 1 or page.dtype.itemsize > 8:
         raise DataError("its image or its tiles have an impossible size")
     if not len(page.dataoffsets) == len(page.databytecounts) == expected:
-        raise DataError(f"it has {len(page.dataoffsets)} tiles or strips of the {expected} that its size needs")
+        raise DataError(f"it has {len(page.dataoffsets)} tiles or strips, but its size needs {expected}")
 
 
 def chunk_size(page: TiffPage) -> tuple[int, int]:
@@ -176,10 +175,11 @@ def chunk_size(page: TiffPage) -> tuple[int, int]:
 def read_area(
     tiff: TiffFile, page: TiffPage, start: tuple[int, int], size: tuple[int, int], blank: int | None = None
 ) -> np.ndarray:
-    """[H, W, S] from row and column `start` on, as the samples are stored; only the tiles that it touches are decoded.
+    """The stored samples [H, W, S] of an area from row and column `start` on. Only the tiles that overlap it are
+    decoded.
 
-    The page must have passed check_page(). blank: the value of tiles that were left out of the file, as some scanners
-    do with background; by default such a page is refused.
+    The page must have passed check_page(). blank: the value of tiles that are missing from the file, because some
+    scanners omit background; by default such a page is refused.
     """
     assert page.dtype is not None
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
@@ -191,7 +191,7 @@ def read_area(
         if data is None and blank is not None:
             continue
         if data is None:
-            raise DataError("a tile or strip is missing, or reaches beyond the end of the file; copy it again")
+            raise DataError("a tile or strip is missing or extends beyond the end of the file; copy the file again")
         tile_HWS = _decode_tile(page, data, index)
         put_top, put_left = max(top - start[0], 0), max(left - start[1], 0)
         cut = tile_HWS[max(start[0] - top, 0) :, max(start[1] - left, 0) :][: size[0] - put_top, : size[1] - put_left]
@@ -203,7 +203,7 @@ def read_area(
 def _find_tiles(
     page: TiffPage, start: tuple[int, int], size: tuple[int, int], planes: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """(index, plane, top, left) of the tiles or strips that share pixels with the area."""
+    """(index, plane, top, left) of the tiles or strips that overlap the area."""
     height, width = chunk_size(page)
     down, across = math.ceil(page.imagelength / height), math.ceil(page.imagewidth / width)
     for plane in range(planes):
@@ -213,7 +213,7 @@ def _find_tiles(
 
 
 def _read_tile(tiff: TiffFile, page: TiffPage, index: int) -> bytes | None:
-    """None for one that was left out, or that is not wholly in the file."""
+    """The compressed bytes of a tile or strip; None if it was left out or is not completely in the file."""
     offset, count, file = int(page.dataoffsets[index]), int(page.databytecounts[index]), tiff.filehandle
     if offset <= 0 or count <= 0 or offset + count > file.size:
         return None
@@ -222,12 +222,12 @@ def _read_tile(tiff: TiffFile, page: TiffPage, index: int) -> bytes | None:
 
 
 def _decode_tile(page: TiffPage, data: bytes, index: int) -> np.ndarray:
-    """[H, W, S] of one tile or strip, cut to the image."""
+    """One tile or strip [H, W, S], cropped to the image."""
     height, width = chunk_size(page)
     if page.compression not in _PLAIN:
         found = read_codestream_header(data)
         if found is None or found[1] > height or found[2] != width:
-            raise DataError("a compressed tile has another size than the page says")
+            raise DataError("a compressed tile has a different size than the page says")
     found_DHWS, place, shape = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
     if found_DHWS is None or found_DHWS.shape[1] < min(shape[1], page.imagelength - place[2]):
         raise DataError("a tile or strip holds fewer pixels than the page says")
@@ -236,7 +236,7 @@ def _decode_tile(page: TiffPage, data: bytes, index: int) -> np.ndarray:
 
 
 def _to_rgb(tile_HWS: np.ndarray) -> np.ndarray:
-    """Of the luma and chroma that Aperio stores where its page says RGB; imagecodecs gives them as they are."""
+    """RGB from YCbCr. Aperio stores YCbCr although the page says RGB, and imagecodecs does not convert it."""
     from PIL import Image
 
     if tile_HWS.dtype != np.uint8:
@@ -250,7 +250,8 @@ def _to_rgb(tile_HWS: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _collect_errors() -> Iterator[list[int]]:
-    """Levels of what tifffile logs as an error; nothing of it is shown."""
+    """The log levels of the errors that tifffile logs meanwhile. Its messages are dropped, because they may quote
+    values."""
     found: list[int] = []
 
     class Listener(logging.Handler):

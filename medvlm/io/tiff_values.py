@@ -1,4 +1,4 @@
-"""Samples of a TIFF page to what they mean: shades from black to white, colours, or a quantity.
+"""Converts the samples of a TIFF page to shades from black to white, colours, or a quantity.
 
 Axes: H W height, width, S samples.
 """
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 MAX_EXACT = 1 << 24
-"""The largest whole number up to which float32 holds all of them."""
+"""float32 represents every whole number up to this one."""
 _WHITE_IS_ZERO, _PALETTE = 0, 3
 
 
 def is_shades(page: TiffPage) -> bool:
-    """Whether its samples are unsigned integers of at most 16 bits (or indices of a palette)."""
+    """Whether the samples are unsigned integers of at most 16 bits (or palette indices)."""
     assert page.dtype is not None
     return page.dtype.kind in "bu" and page.bitspersample <= 16
 
 
 def to_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
-    """[H, W] or [H, W, 3], uint8 or uint16 over their full range. Raises DataError for transparency, and for what are
-    no shades."""
+    """[H, W] or [H, W, 3], uint8 or uint16 scaled to their full range. Raises DataError for transparent pixels, and for
+    samples that have no black and white."""
     if not is_shades(page):
         raise DataError(
-            f"{page.dtype} samples have no black and white; say unit: raw, and preprocess.window or percentiles in the"
-            " recipe"
+            f"{page.dtype} samples have no black and white; set unit: raw in the card, and preprocess.window or"
+            " percentiles in the recipe"
         )
     if page.photometric == _PALETTE:
         return _apply_palette(samples_HWS, page)
@@ -41,16 +41,16 @@ def to_shades(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
     if page.photometric == _WHITE_IS_ZERO:
         samples_HWS = top - samples_HWS.astype(np.uint16)
     full = 255 if bits <= 8 else 65535
-    if top != full:  # 1, 2 and 4 bits divide 255; 12 bits do not divide 65535, and are rounded
+    if top != full:  # exact for 1, 2 and 4 bits (255 is a multiple of their maximum); 12 bits are rounded
         samples_HWS = (samples_HWS.astype(np.uint32) * full + top // 2) // top
     return _squeeze(samples_HWS.astype(np.uint8 if bits <= 8 else np.uint16))
 
 
 def to_quantity(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
-    """[H, W] or [H, W, 3] with the values as they are: uint8, uint16 or int16 where they fit, else float32."""
+    """[H, W] or [H, W, 3] with the stored values: uint8, uint16 or int16 if they fit, else float32."""
     if page.photometric in (_WHITE_IS_ZERO, _PALETTE):
         raise DataError(
-            "its values are shades by its own account (white is 0, or a palette), not a quantity; say unit: display"
+            "its tags say that its values are shades (white is 0, or a palette), not a quantity; set unit: display"
         )
     assert page.dtype is not None
     values = _squeeze(
@@ -61,7 +61,7 @@ def to_quantity(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
             values = values.astype(np.float32)
         if not np.isfinite(values).all():
             raise DataError(
-                "it holds NaN or infinite pixels, or values beyond what float32 can; repair it in the archive"
+                "it holds NaN or infinite pixels, or values beyond the range of float32; repair it in the archive"
             )
         return values
     if values.dtype in (np.uint8, np.uint16, np.int16):
@@ -77,22 +77,23 @@ def to_quantity(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
 
 
 def _drop_alpha(samples_HWS: np.ndarray, page: TiffPage, top: int | None) -> np.ndarray:
-    """Without the alpha channel, if there is one and every pixel is opaque."""
+    """The samples without the alpha channel, if there is one. Raises DataError if any pixel is not opaque. top: the
+    value of an opaque pixel."""
     if not page.extrasamples:
         return samples_HWS
     if top is None or (samples_HWS[..., -1] != top).any():
         raise DataError(
-            "has transparent pixels (or a channel beyond colour), and what lies under them is not defined; flatten it"
-            " first"
+            "it has transparent pixels, whose values are undefined (or another extra channel); flatten it first"
         )
     return samples_HWS[..., :-1]
 
 
 def _apply_palette(samples_HWS: np.ndarray, page: TiffPage) -> np.ndarray:
-    """Colours of a palette, uint8. Its entries have 16 bits; some write 8 of them into the low byte."""
+    """The colours of a palette image, uint8. Palette entries have 16 bits; some programs write 8 bits into the low
+    byte."""
     table_S3 = np.asarray(page.colormap).T
     if page.extrasamples or samples_HWS.max() >= len(table_S3):
-        raise DataError("its palette has fewer colours than its pixels use, or transparency")
+        raise DataError("its palette has fewer colours than its pixels use, or the image is transparent")
     colours = table_S3[samples_HWS[..., 0].astype(np.intp)]
     return (colours >> (8 if int(table_S3.max()) > 255 else 0)).astype(np.uint8)
 

@@ -1,7 +1,7 @@
-"""Whole slides at a stated scale: the slide as one picture, or the tiles of it that hold tissue.
+"""Reads whole slides at a given scale: the slide as one image, or its tiles that contain tissue.
 
-Through tifffile: Aperio SVS, OME-TIFF and other tiled TIFF pyramids (OpenSlide reads fewer of these, and would be a
-second way into the same files). The label and macro images, which show names, are never touched.
+Uses tifffile: Aperio SVS, OME-TIFF and other tiled TIFF pyramids. (OpenSlide reads fewer of these and would be a second
+reader for the same files.) The label and macro images, which show names, are never read.
 "Base" pixels are those of the full resolution; mpp is micrometres per pixel. Axes: H W height, width.
 """
 
@@ -29,36 +29,36 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".svs", ".tif", ".tiff")
 OVERVIEW_PX = 16
-"""Side of a tile in the overview in which tissue is looked for."""
+"""Side of a tile in the overview in which tissue is detected."""
 MAX_TILES = 65_536
 _SOURCE_PX = 4096
-"""Side of what is decoded at once."""
+"""Side of the area that is decoded at a time."""
 _SAME_SCALE = 1.01
 _PLAUSIBLE_MPP = (0.05, 20.0)
-"""What a resolution tag can mean for a slide; 72 dots per inch would be 353."""
+"""Range of plausible resolutions of a slide; a resolution tag of 72 dots per inch would give 353."""
 _TO_UM = {"": 1.0, "µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
 
 
 class SlideOptions(Config):
-    """What of a slide is taken, and at which scale."""
+    """Which part of a slide is read, and at which scale."""
 
     mpp: float = Field(gt=0)
-    """Micrometres per pixel of what comes out, e.g. 0.5 for tiles (20x), 8 for a whole slide."""
+    """Micrometres per pixel of the result, e.g. 0.5 for tiles (20x), 8 for a whole slide."""
     tile_px: int = Field(0, ge=0)
-    """Side of the tiles; 0 takes the whole slide as one picture."""
+    """Side of the tiles; 0 reads the whole slide as one image."""
     tiles: int = Field(16, gt=0)
-    """At most so many, those with the most tissue."""
+    """Largest number of tiles; those with the most tissue are chosen."""
     tissue: float = Field(0.1, ge=0, le=1)
     """Share of a tile that must be tissue; tiles with less are background and left out."""
     stained: int = Field(15, ge=0, le=255)
-    """A pixel is tissue where its largest and smallest colour differ by so much: stains are coloured; glass, dust and
-    black marker are grey, and JPEG adds up to about 10."""
+    """A pixel is tissue if its largest and smallest colour values differ by at least this. Stains are coloured; glass,
+    dust and black marker are grey, and JPEG adds a difference of up to about 10."""
     scanned_mpp: float | None = Field(None, gt=0)
-    """Of the full resolution, for files that do not say it; by default they are refused."""
+    """Micrometres per pixel of the full resolution, for files that do not record it; by default they are refused."""
 
 
 def load_slide(path: Path, options: SlideOptions) -> Decoded:
-    """The whole slide, uint8 [H, W, 3]. Raises DataError, also for a scale finer than the slide's."""
+    """The whole slide, uint8 [H, W, 3]. Raises DataError, for example if `mpp` is finer than the scan."""
     with _open_slide(path, options) as slide:
         return _to_decoded(slide.read_area((0, 0), slide.size_at(options.mpp), options.mpp), options)
 
@@ -74,10 +74,9 @@ def load_tile(path: Path, options: SlideOptions, row: int, column: int) -> Decod
 
 
 def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
-    """(row, column) of the tiles with the most tissue, in the order of rows: at most `tiles`, none with less than
-    `tissue`.
+    """(row, column) of the tiles with the most tissue, in row order: at most `tiles`, none with less than `tissue`.
 
-    Only whole tiles count; what is narrower at the right and lower edge is not used. Raises DataError.
+    Only whole tiles count; partial tiles at the right and bottom edge are not used. Raises DataError.
     """
     with _open_slide(path, options) as slide:
         height, width = slide.size_at(options.mpp)
@@ -85,7 +84,7 @@ def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
         if not 0 < rows * columns <= MAX_TILES:
             raise DataError(
                 f"at this scale it has {rows} x {columns} tiles of {options.tile_px} pixels; expected 1 to"
-                f" {MAX_TILES:,}, choose another mpp or tile_px"
+                f" {MAX_TILES:,}; choose another mpp or tile_px"
             )
         overview_HW3 = slide.read_area(
             (0, 0), (rows * OVERVIEW_PX, columns * OVERVIEW_PX), options.mpp * options.tile_px / OVERVIEW_PX
@@ -96,7 +95,7 @@ def find_tiles(path: Path, options: SlideOptions) -> list[tuple[int, int]]:
 
 
 def measure_tissue(picture_HW3: np.ndarray, tile_px: int, stained: int) -> np.ndarray:
-    """Share of the pixels in each whole tile whose colours differ by `stained` or more, [rows, columns]."""
+    """Share of stained pixels in each whole tile, [rows, columns]. See SlideOptions.stained."""
     rows, columns = picture_HW3.shape[0] // tile_px, picture_HW3.shape[1] // tile_px
     is_stained = np.ptp(picture_HW3[: rows * tile_px, : columns * tile_px], axis=2) >= stained
     return is_stained.reshape(rows, tile_px, columns, tile_px).mean(axis=(1, 3))
@@ -111,8 +110,7 @@ def _to_decoded(pixels_HW3: np.ndarray, options: SlideOptions) -> Decoded:
 
 @dataclass
 class _Slide:
-    """levels: pages from the finest to the coarsest. mpp: of the base, along rows and columns of pixels (height,
-    width)."""
+    """levels: pages from the finest to the coarsest. mpp: of the base pixels, (height, width)."""
 
     tiff: TiffFile
     levels: list[TiffPage]
@@ -123,20 +121,20 @@ class _Slide:
         return self.levels[0].imagelength, self.levels[0].imagewidth
 
     def size_at(self, mpp: float) -> tuple[int, int]:
-        """(height, width) of the whole slide at that scale. Raises DataError for one that the slide does not have."""
+        """(height, width) of the whole slide at a scale. Raises DataError for a scale finer than the scan."""
         if max(self.mpp) > mpp * _SAME_SCALE:
             raise DataError(
-                f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, and {mpp:g} is asked for: details cannot"
-                " be invented"
+                f"it was scanned at {max(self.mpp):.3g} micrometres per pixel, which is coarser than the mpp of"
+                f" {mpp:g}; choose a larger mpp"
             )
         height, width = (int(n * own / mpp + 1e-6) for n, own in zip(self.size, self.mpp, strict=True))
         if not height * width:
-            raise DataError(f"at {mpp:g} micrometres per pixel nothing is left of it")
+            raise DataError(f"at {mpp:g} micrometres per pixel it is smaller than a pixel; choose a smaller mpp")
         return height, width
 
     def read_area(self, start: tuple[int, int], out: tuple[int, int], mpp: float) -> np.ndarray:
-        """uint8 [*out, 3] from row and column `start` on, both at `mpp`: each pixel the mean of the base pixels that it
-        covers."""
+        """uint8 [*out, 3] from row and column `start` on; `start` and `out` are in pixels of `mpp`. Each pixel is the
+        mean of the pixels it covers in the coarsest level that is fine enough."""
         if math.prod(out) > MAX_PIXELS:
             raise DataError(
                 f"at this scale it has {out[0]} x {out[1]} pixels, more than the {MAX_PIXELS:,} that are decoded;"
@@ -157,7 +155,7 @@ class _Slide:
         return made_HW3
 
     def _choose_level(self, step: float) -> TiffPage:
-        """The coarsest level that still has a pixel for each of `step` base pixels."""
+        """The coarsest level with at least one pixel for every `step` base pixels."""
         fits = [page for page in self.levels if self.size[0] / page.imagelength <= step * _SAME_SCALE]
         return fits[-1] if fits else self.levels[0]
 
@@ -168,7 +166,7 @@ class _Slide:
 
         near = [min(math.floor(o), n - 1) for o, n in zip(origin, (page.imagelength, page.imagewidth), strict=True)]
         end = [o + s * n for o, s, n in zip(origin, step, out, strict=True)]
-        # An end that rounding moved past a pixel's edge must not ask for the next one.
+        # Rounding errors may move the end just past a pixel edge; that must not include the next pixel.
         far = [min(math.ceil(e - 1e-6), n) for e, n in zip(end, (page.imagelength, page.imagewidth), strict=True)]
         size = max(far[0] - near[0], 1), max(far[1] - near[1], 1)
         source_HW3 = read_area(self.tiff, page, (near[0], near[1]), size, blank=255)
@@ -183,19 +181,20 @@ def _open_slide(path: Path, options: SlideOptions) -> Iterator[_Slide]:
     with open_tiff(path) as tiff:
         pages = read_pages(tiff)
         if not pages:
-            raise DataError("it has no page with an image")
+            raise DataError("it has no image page")
         levels = _find_levels(pages)
         own = (options.scanned_mpp, options.scanned_mpp) if options.scanned_mpp else _read_mpp(pages[0])
         if own is None:
             raise DataError(
-                "it does not say how many micrometres a pixel is (Aperio MPP, OME PhysicalSizeX, or a resolution); say"
+                "it does not record micrometres per pixel (Aperio MPP, OME PhysicalSizeX, or a resolution); set"
                 " slide: {scanned_mpp: ...}"
             )
         yield _Slide(tiff, levels, own)
 
 
 def _find_levels(pages: list[TiffPage]) -> list[TiffPage]:
-    """The base and its tiled reductions of the same shape, whether they follow it or hang below it (SubIFDs)."""
+    """The base page and its tiled reductions, which are following pages or SubIFDs of the base. Pages with another
+    aspect ratio (label, macro) are left out."""
     base = pages[0]
     below = [page.aspage() for page in base.pages or ()] if base.subifds else []
     found = [base]
@@ -212,12 +211,12 @@ def _find_levels(pages: list[TiffPage]) -> list[TiffPage]:
     for page in found:
         check_page(page)
         if page.dtype != np.uint8 or page.samplesperpixel != 3:
-            raise DataError("it is no slide in 8-bit RGB; fluorescence and grey slides are not read")
+            raise DataError("it is not a slide in 8-bit RGB; fluorescence and grey slides are not supported")
     return sorted(found, key=lambda page: -page.imagelength)
 
 
 def _read_mpp(page: TiffPage) -> tuple[float, float] | None:
-    """Along (height, width), from what the base page says; None where it does not."""
+    """Micrometres per pixel (height, width) from the tags of the base page; None if they do not give it."""
     aperio = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description)
     if aperio and page.description.startswith("Aperio"):
         found = [_parse_number(aperio[1])] * 2

@@ -43,12 +43,12 @@ ROOTS = {
     "dicom_pydicom": "dicom_pydicom",
 }
 REFUSED = {
-    "dicom_series": {"1 slice, fewer than the 3 that make a volume": 3},
+    "dicom_series": {"1 slice; a volume needs at least 3": 3},
     "dicom_pydicom": {
-        "1 slice, fewer than the 3 that make a volume": 21,
+        "1 slice; a volume needs at least 3": 21,
         "there is a sample of the same key already": 19,
         "a colour image of more than 8 bits": 4,
-        "32 bits a pixel": 2,
+        "32 bits per pixel": 2,
         "it has no Rows and no SOPClassUID": 1,
         "its slices are not evenly spaced": 1,
         "it has no PixelData": 1,
@@ -195,10 +195,10 @@ def test_all_of_the_real_data_packs_to_these_counts(packed):
         MOSAIC: 20,
         "a secondary capture: a picture of a screen or of a film": 1,
         "a tiled slide; read it as a whole slide": 8,
-        "no image: it has no Rows": 4,
+        "not an image: it has no Rows": 4,
         "computed from other images (ImageType DERIVED or SECONDARY), such as a reformation or a projection": 11,
         "not a DICOM file": 46,
-        f"no image to look at: its Modality is none of {', '.join((*MEASURED, *SHOWN))}": 12,
+        f"not an image for viewing: its Modality is not one of {', '.join((*MEASURED, *SHOWN))}": 12,
         "of modality DX, which the card does not name": 1,
     }
 

@@ -1,5 +1,5 @@
-"""Calls loaders in a child process that has 2 GiB of address space and a minute a file, as packing's children are
-limited."""
+"""Calls loaders in a child process limited to 2 GiB of address space and a minute per file, like the child processes of
+packing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Verdict:
-    """pixels: hash of shape, type and values, "" where it was refused. reason: of the refusal, one line."""
+    """pixels: hash of shape, type and values, "" if the file was refused. reason: of the refusal, one line."""
 
     pixels: str
     reason: str
@@ -31,8 +31,7 @@ class Verdict:
 
 
 def judge(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Verdict]:
-    """Name -> what became of the call. A crash, a hang, any error but DataError and anything written to stderr fail the
-    test."""
+    """Name -> result of the call. A crash, a hang, any error but DataError, and any output on stderr fail the test."""
     command = [sys.executable, "-c", "from tests.io.limited import child; child()"]
     root = str(Path(__file__).parents[2])
     ran = subprocess.run(
@@ -64,7 +63,7 @@ def child() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for name, call in pickle.load(sys.stdin.buffer).items():
-        signal.alarm(SECONDS)  # nobody handles it, so a hang ends the child
+        signal.alarm(SECONDS)  # the signal is not handled, so a hang ends the child
         try:
             found = {"pixels": digest(call().pixels), "reason": ""}
         except DataError as reason:

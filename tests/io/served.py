@@ -1,4 +1,5 @@
-"""A folder behind http, with ranges or without, and counted requests; and behind s3, where moto is installed."""
+"""Serves a folder over http, with or without range requests, and records the requests; and over s3 if moto is
+installed."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from medvlm.io.places import open_filesystem
 
 
 class Server:
-    """fail: so many of the next requests get a 503. ranges: whether parts are served. asked: (path, range) of each
-    GET."""
+    """fail: number of following requests that get a 503. ranges: whether range requests are supported. asked: (path,
+    range) of each GET."""
 
     def __init__(self, folder: Path) -> None:
         self.fail, self.ranges, self.asked = 0, True, list[tuple[str, str]]()
@@ -31,22 +32,22 @@ class _Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def __init__(self, server_: Server, *args: Any, **how: Any) -> None:
-        self.told = server_
+        self.state = server_
         super().__init__(*args, **how)
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range", "")
-        self.told.asked.append((self.path, asked))
+        self.state.asked.append((self.path, asked))
         path = Path(self.translate_path(self.path))
-        if self.told.fail:
-            self.told.fail -= 1
+        if self.state.fail:
+            self.state.fail -= 1
             self.send_error(503)
         elif not path.is_file():
             self.send_error(404)
         else:
             data = path.read_bytes()
             first, _, last = asked.removeprefix("bytes=").partition("-")
-            is_part = bool(asked) and self.told.ranges
+            is_part = bool(asked) and self.state.ranges
             body = data[int(first) : int(last) + 1 if last else None] if is_part else data
             self.send_response(206 if is_part else 200)
             self.send_header("Content-Length", str(len(body)))
@@ -75,7 +76,7 @@ def http(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def s3(bucket: str) -> Iterator[tuple[str, int]]:
-    """Host and port of a server of this machine with an empty bucket, which `s3://` reaches meanwhile."""
+    """Host and port of a local s3 server with an empty bucket; `s3://` URLs go there meanwhile."""
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
     server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     with pytest.MonkeyPatch.context() as patch:
@@ -89,17 +90,17 @@ def s3(bucket: str) -> Iterator[tuple[str, int]]:
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()  # or one that speaks to an earlier server is handed out again
+        s3fs.S3FileSystem.clear_instance_cache()  # a cached instance would still use an earlier server
         open_filesystem(f"s3://{bucket}")[0].mkdir(bucket)
         yield host, port
-        urlopen(
-            Request(f"http://{host}:{port}/moto-api/reset", method="POST")
-        ).close()  # the next server of this process would have its buckets
+        # Without a reset, the next server in this process would have the same buckets.
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         running.stop()
 
 
 class Line:
-    """A line to a server that is cut, with a call of `on_cut`, when so many bytes went there. sent: how many did."""
+    """A proxy to a server that cuts the connection after `cut_after` bytes were sent, and then calls `on_cut`. sent:
+    bytes sent so far."""
 
     def __init__(self, server: tuple[str, int], cut_after: float, on_cut: Callable[[], object]) -> None:
         self.sent = 0

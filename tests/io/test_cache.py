@@ -1,4 +1,4 @@
-"""A bounded cache under threads and processes that are killed, against the sum of what lies in its folder."""
+"""The cache with many threads and killed processes; its bound is compared with the actual size of its folder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def entry(n: int, size: int = 1000) -> bytes:
 def bytes_held_by(cache: Cache) -> int:
     total = 0
     for path in cache.folder.glob("??/*"):
-        with suppress(FileNotFoundError):  # gone since it was listed
+        with suppress(FileNotFoundError):  # evicted meanwhile
             total += path.stat().st_size
     return total
 
 
-def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+def test_a_cached_entry_is_not_made_again(tmp_path: Path) -> None:
     cache, made = Cache(tmp_path, 10_000), []
 
     def make() -> bytes:
@@ -42,7 +42,7 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     assert cache.read("a", 1000, 0, 1000, make) == entry(7) and len(made) == 2
 
 
-def test_what_was_used_longest_ago_goes_first_and_the_bound_holds(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_evicted_and_the_bound_holds(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 10_000)
     for n in range(10):
         cache.read(str(n), 1000, 0, 1, partial(entry, n))
@@ -54,11 +54,11 @@ def test_what_was_used_longest_ago_goes_first_and_the_bound_holds(tmp_path: Path
     assert bytes_held_by(cache) <= 10_000
     there = {n for n in range(10) if cache._path_of(str(n)).exists()}
     assert {0, 3} <= there and not {1, 2} & there
-    cache.read("huge", 20_000, 0, 1, lambda: entry(1, 20_000))  # larger than all of it: passed on
+    cache.read("huge", 20_000, 0, 1, lambda: entry(1, 20_000))  # larger than the cache: not stored
     assert bytes_held_by(cache) <= 10_000
 
 
-def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path) -> None:
+def test_many_threads_make_each_entry_once_and_keep_the_bound(tmp_path: Path) -> None:
     cache, made, most = Cache(tmp_path, 50_000), [], []
 
     def make(n: int) -> bytes:
@@ -75,7 +75,7 @@ def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path)
 
     def squeeze(n: int) -> bool:
         found = small.read(str(n % 40), 1000, 0, 1000, lambda: entry(n % 40))
-        with small._lock("room", "room"):  # counted while nobody writes
+        with small._lock("room", "room"):  # no other thread writes while the size is taken
             most.append(bytes_held_by(small))
         return found == entry(n % 40)
 
@@ -85,14 +85,14 @@ def test_many_threads_ask_once_for_each_and_never_pass_the_bound(tmp_path: Path)
 
 
 @pytest.mark.parametrize("torn", [b"", b"x" * 999, b"x" * 1001])
-def test_an_entry_of_another_size_is_never_taken(tmp_path: Path, torn: bytes) -> None:
+def test_an_entry_of_the_wrong_size_is_made_again(tmp_path: Path, torn: bytes) -> None:
     cache = Cache(tmp_path, 10_000)
     cache.read("a", 1000, 0, 1, lambda: entry(7))
     cache._path_of("a").write_bytes(torn)
     assert cache.read("a", 1000, 0, 1000, lambda: entry(8)) == entry(8)
 
 
-def test_processes_that_are_killed_while_they_write_leave_nothing_that_is_torn_and_no_lock(tmp_path: Path) -> None:
+def test_killed_writers_leave_no_torn_entry_and_no_lock(tmp_path: Path) -> None:
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
@@ -117,6 +117,6 @@ for n in range(10**6):
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that nobody can write")
-def test_a_folder_that_cannot_be_written_is_said() -> None:
+def test_a_folder_that_is_not_writable_is_an_error() -> None:
     with pytest.raises(StorageError, match=r"cache\.folder"):
         Cache(Path("/proc/medvlm"), 1000)

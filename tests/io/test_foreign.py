@@ -1,4 +1,4 @@
-"""Tars of others, written by webdataset itself: images as Pillow reads them, texts as they were written, nothing
+"""Foreign tars, written by webdataset itself: images equal Pillow's, texts equal what was written, nothing is
 unpickled."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def card(reader: Mapping[str, Any] = READER, **fields: Any) -> Card:
         {
             "name": "theirs",
             "title": "Theirs",
-            "summary": "Tars of others.",
+            "summary": "Foreign tars.",
             "licence": {"id": "CC0-1.0", "commercial": True},
             "access": "open",
             "phi": {"status": "deidentified"},
@@ -89,7 +89,7 @@ def open_with_card(path: Path, tmp_path: Path, **how: Any) -> ShardSet:
     return open_shards(path, Cache(tmp_path / "cache", 1 << 30), form_of(card(**how)))
 
 
-def test_a_tar_of_webdatasets_writer_is_read_as_declared(tmp_path: Path) -> None:
+def test_a_webdataset_tar_is_read_as_its_card_declares(tmp_path: Path) -> None:
     tar = write(tmp_path / "a.tar", [members(i) for i in range(6)])
     shards = open_with_card(tar, tmp_path)
     assert shards.is_foreign and shards.count("train") == 6 and not (tmp_path / "a.tar.index.json").exists()
@@ -122,7 +122,7 @@ def test_a_tar_of_webdatasets_writer_is_read_as_declared(tmp_path: Path) -> None
     assert pickle.loads(pickle.dumps(shards)).read("train", 2)[0] == shards.read("train", 2)[0]
 
 
-def test_what_the_card_changes_is_another_data_set_and_what_it_does_not_is_the_same(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_only_with_settings_that_affect_the_samples(tmp_path: Path) -> None:
     tar = write(tmp_path / "a.tar", [members(i) for i in range(3)])
     base = open_with_card(tar, tmp_path).fingerprint
     assert (
@@ -136,7 +136,7 @@ def test_what_the_card_changes_is_another_data_set_and_what_it_does_not_is_the_s
     )
 
 
-def test_volumes_are_decoded_with_their_place_in_the_patient(tmp_path: Path) -> None:
+def test_volumes_are_decoded_with_their_affine(tmp_path: Path) -> None:
     affine = np.diag([0.7, 0.8, 2.5, 1.0])
     array = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
     image = nib.Nifti1Image(array, affine)
@@ -152,7 +152,7 @@ def test_volumes_are_decoded_with_their_place_in_the_patient(tmp_path: Path) -> 
     sample, files = open_with_card(tar, tmp_path, reader=reader, media=["volume"]).read("train", 0)
     (medium,) = sample.media
     assert medium.size == (7, 6, 5) and medium.spacing_mm == pytest.approx((2.5, 0.8, 0.7)) and medium.unit == "HU"
-    # RAS as stored; here to the head, to the back, to the left.
+    # Stored as RAS; the result points to the head, the back and the left.
     assert np.array_equal(files["nii.gz"], array.transpose(2, 1, 0)[:, ::-1, ::-1])
 
 
@@ -175,31 +175,32 @@ def test_samples_that_lack_a_member_are_left_out_and_counted(tmp_path: Path) -> 
 
 
 class Trap:
-    """Tells when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return (Path("/tmp/medvlm-was-unpickled").touch, ())
 
 
-def test_what_the_card_does_not_name_is_refused_or_ignored_and_never_unpickled(tmp_path: Path) -> None:
+def test_undeclared_members_are_refused_or_ignored_and_never_unpickled(tmp_path: Path) -> None:
     trap = Path("/tmp/medvlm-was-unpickled")
     trap.unlink(missing_ok=True)
     samples = [{**members(i), "pyd": pickle.dumps(Trap()), "extra.pth": pickle.dumps(Trap())} for i in range(2)]
     tar = write(tmp_path / "a.tar", samples)
     with pytest.raises(
-        DataError, match=r"a\.tar: sample number 0: its card does not say what '(pyd|extra\.pth)' is; .*reader\.ignore"
+        DataError,
+        match=r"a\.tar: sample number 0: its card does not declare the member '(pyd|extra\.pth)'; .*reader\.ignore",
     ):
         open_with_card(tar, tmp_path)
     shards = open_with_card(tar, tmp_path, reader={**READER, "ignore": ["pyd", "*.pth"]})
     assert shards.read("train", 1)[0].report == "Räport 1." and set(shards.read("train", 1)[1]) == {"jpg", "0.png"}
     assert not trap.exists()
-    with pytest.raises(ValidationError, match="would be unpickled"):
+    with pytest.raises(ValidationError, match="is a pickle"):
         Members(media={"film": ("pth",)})
 
 
-def test_what_cannot_be_read_is_named_by_number_without_the_key(tmp_path: Path) -> None:
+def test_unreadable_samples_are_reported_by_number_without_their_key(tmp_path: Path) -> None:
     for broken, reason in [
-        ({"cls": b"7"}, r"none of yes, no nor a number from 0 to 1"),
+        ({"cls": b"7"}, r"neither one of yes, no nor a number from 0 to 1"),
         ({"json": b"{"}, r"'json:.*' cannot be read"),
         ({"json": b'{"finding": {"name": {}}}'}, r"is a dict"),
     ]:
@@ -209,11 +210,11 @@ def test_what_cannot_be_read_is_named_by_number_without_the_key(tmp_path: Path) 
         assert "patient_" not in str(caught.value)
 
 
-def test_images_that_lie_are_found_when_they_are_read(tmp_path: Path) -> None:
+def test_a_damaged_image_is_found_when_it_is_read(tmp_path: Path) -> None:
     shards = open_with_card(
         write(tmp_path / "a.tar", [{**members(0), "jpg": b"\xff\xd8\xff and no more"}, members(1)]), tmp_path
     )
-    with pytest.raises(DataError, match="jpg: damaged"):
+    with pytest.raises(DataError, match="jpg: a damaged JPEG"):
         shards.read("train", 0)
     assert shards.read("train", 1)
 
@@ -238,7 +239,7 @@ def test_patients_stay_in_one_split(tmp_path: Path) -> None:
     assert not any("P" in patient for split in patients.values() for patient in split)
 
 
-def test_tars_whose_members_do_not_stand_together_are_refused(tmp_path: Path) -> None:
+def test_tars_with_scattered_members_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, data in [
             ("a.jpg", picture(0, "JPEG")),

@@ -19,7 +19,7 @@ def encode(image: Image.Image, form: str, **settings: Any) -> bytes:
 
 
 def png_of(width: int, height: int, depth: int, colour: int, pixels: bytes) -> bytes:
-    """A PNG written by hand: what Pillow does not write itself."""
+    """A PNG built by hand, for formats that Pillow cannot write."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -28,20 +28,20 @@ def png_of(width: int, height: int, depth: int, colour: int, pixels: bytes) -> b
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
-def test_a_16_bit_ramp_keeps_all_its_65536_levels():
+def test_a_16_bit_ramp_keeps_all_65536_levels():
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     back = decode(encode_png(ramp), "ramp")
     assert back.dtype == np.uint16
     assert np.array_equal(back, ramp)
 
 
-def test_a_16_bit_png_of_another_writer_keeps_its_values():
+def test_a_16_bit_png_not_written_by_pillow_keeps_its_values():
     rows = b"".join(b"\0" + struct.pack(">4H", *row) for row in ([0, 1, 255, 256], [4095, 32768, 65534, 65535]))
     assert decode(png_of(4, 2, 16, 0, rows), "x").tolist() == [[0, 1, 255, 256], [4095, 32768, 65534, 65535]]
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
-def test_8_bit_arrays_come_back_as_they_were(shape):
+def test_eight_bit_arrays_are_restored_exactly(shape):
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     assert np.array_equal(decode(encode_png(array), "x"), array)
 
@@ -55,13 +55,13 @@ def test_8_bit_arrays_come_back_as_they_were(shape):
         np.zeros((2, 2), np.int16),
     ],
 )
-def test_png_refuses_what_it_would_change(array):
+def test_arrays_that_png_would_change_are_refused(array):
     assert not fits_png(array)
     with pytest.raises(ValueError, match="without loss"):
         encode_png(array)
 
 
-def test_16_bit_colour_is_refused_rather_than_cut_to_8_bits():
+def test_sixteen_bit_colour_is_refused_rather_than_truncated_to_8_bits():
     with pytest.raises(DataError, match="16-bit"):
         decode(png_of(1, 1, 16, 2, b"\0" + bytes(6)), "x")
 
@@ -98,14 +98,14 @@ def test_cmyk_and_animations_are_refused():
         decode(encode(frames[0], "PNG", save_all=True, append_images=frames[1:]), "x")
 
 
-def test_a_bomb_is_refused_by_its_header():
+def test_a_decompression_bomb_is_refused_by_its_header():
     side = int(MAX_PIXELS**0.5) + 1
     with pytest.raises(DataError, match="more than"):
         decode(png_of(side, side, 8, 0, b""), "bomb")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
-def test_no_truncated_image_is_decoded(form):
+def test_truncated_images_are_refused(form):
     noise = np.random.default_rng(2).integers(0, 256, (32, 32), dtype=np.uint8)
     whole = encode(Image.fromarray(noise), form)
     for end in range(0, len(whole) - 64, 37):
@@ -127,12 +127,12 @@ def test_the_error_names_the_member():
         np.zeros((0, 3)),
     ],
 )
-def test_npy_of_any_shape_comes_back(array):
+def test_npy_of_any_shape_is_restored_exactly(array):
     back = decode(encode_npy(array), "x.npy")
     assert back.dtype == array.dtype and np.array_equal(back, array)
 
 
-def test_npy_in_fortran_order_comes_back():
+def test_npy_in_fortran_order_is_restored_exactly():
     out = io.BytesIO()
     np.save(out, np.asfortranarray(np.arange(6).reshape(2, 3)))
     assert decode(out.getvalue(), "x").tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -145,7 +145,7 @@ def test_a_pickle_in_npy_is_never_loaded():
         decode(out.getvalue(), "x")
 
 
-def test_npy_that_says_another_size_than_it_has_is_refused():
+def test_npy_whose_header_contradicts_its_size_is_refused():
     whole = encode_npy(np.zeros((8, 8), np.float32))
     for wrong in (whole[:-1], whole + b"\0", whole[:90], whole.replace(b"(8, 8)", b"(8, 9)")):
         with pytest.raises(DataError):
@@ -155,7 +155,7 @@ def test_npy_that_says_another_size_than_it_has_is_refused():
         decode(huge, "x")
 
 
-def test_the_format_is_told_by_content():
+def test_the_format_is_detected_from_the_content():
     assert suffix_of(encode_png(np.zeros((1, 1), np.uint8))) == "png"
     assert suffix_of(encode(Image.new("L", (1, 1)), "JPEG")) == "jpg"
     assert suffix_of(encode_npy(np.zeros(1))) == "npy"
@@ -163,7 +163,7 @@ def test_the_format_is_told_by_content():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
-def test_the_size_is_that_of_the_array(mode):
+def test_size_of_equals_the_size_of_the_decoded_array(mode):
     data = encode(
         (
             Image.fromarray(np.full((5, 7), 300, np.uint16))
@@ -175,7 +175,7 @@ def test_the_size_is_that_of_the_array(mode):
     assert size_of(data, "x") == decode(data, "x").shape[:2] == (5, 7)
 
 
-def test_for_the_size_all_pixels_are_decoded():
+def test_size_of_decodes_all_pixels():
     for form, mode in (("PNG", "L"), ("JPEG", "RGB")):
         data = encode(
             Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).convert(mode), form
@@ -198,11 +198,11 @@ PNGS = {
     "broken/pillow/truncated_end_chunk.png": "a damaged PNG",
     "broken/pillow/truncated_image.png": "a damaged PNG",
 }
-"""Why packing refuses a file; "" where it is read."""
+"""Why packing refuses a file; "" if it is read."""
 
 
 def test_every_real_png_has_the_expected_verdict(real_data):
-    """As packing takes it: stripped of what is no pixels, then decoded."""
+    """As packing reads them: metadata is stripped, then the image is decoded."""
     found = [
         p
         for folder in ("broken", "volumes")
@@ -221,8 +221,8 @@ def test_every_real_png_has_the_expected_verdict(real_data):
             decode(strip_metadata(path.read_bytes(), "x"), "x")
 
 
-def test_the_reason_of_a_refusal_is_the_same_every_time():
-    """It goes into the quarantine file, which is the same for the same archive."""
+def test_the_reason_of_a_refusal_is_reproducible():
+    """Reasons go into the quarantine file, which must be the same for the same archive."""
     cut = encode_png(np.zeros((32, 32), np.uint8))[:40]
     reasons = set()
     for _ in range(3):

@@ -105,7 +105,7 @@ def test_spacing_and_affine_are_in_mm_whatever_the_file_counts_in(unit, mm, tmp_
 
 def test_an_unknown_unit_is_refused_or_what_the_card_says_and_never_guessed(tmp_path):
     path = save(tmp_path / "x.nii", np.zeros(SHAPE, np.int16), affine_of("SPL"), "unknown")
-    with pytest.raises(DataError, match=r"does not say the unit of its spacing .* nifti: \{length: mm\}"):
+    with pytest.raises(DataError, match=r"does not give the unit of its spacing .* nifti: \{length: mm\}"):
         load_nifti(path)
     assert load_nifti(path, NiftiOptions(length="um")).spacing_mm == pytest.approx([zoom / 1000 for zoom in ZOOMS])
     without = load_nifti(path, NiftiOptions(length="unknown"))
@@ -117,7 +117,7 @@ def test_an_unknown_unit_is_refused_or_what_the_card_says_and_never_guessed(tmp_
 def test_a_file_that_does_not_say_left_and_right_needs_its_orientation_in_the_card(tmp_path):
     values = np.arange(120, dtype=np.int16).reshape(SHAPE)
     path = save(tmp_path / "x.nii", values, sform_code=0, qform_code=0)
-    with pytest.raises(DataError, match=r"does not say where left and right are .*\{orientation: LAS\}"):
+    with pytest.raises(DataError, match=r"does not give an orientation .*\{orientation: LAS\}"):
         load_nifti(path)
     found = load_nifti(path, NiftiOptions(orientation="LAS"))
     assert np.array_equal(found.pixels, values.transpose(2, 1, 0)[:, ::-1])  # z up, y turned to the back, x to the left
@@ -137,7 +137,7 @@ def test_the_qform_counts_where_there_is_no_sform_and_a_contradiction_is_refused
     assert np.allclose(found.pixels, at(np.array(found.affine), found.pixels.shape), rtol=1e-4, atol=1)
     image.set_sform(affine_of("RPI", 0.2), 2)
     nib.save(image, tmp_path / "both.nii")
-    with pytest.raises(DataError, match="sform and its qform differ"):
+    with pytest.raises(DataError, match="sform and its qform give different orientations"):
         load_nifti(tmp_path / "both.nii")
 
 
@@ -286,8 +286,8 @@ REFUSED = {
     "volumes/nibabel/example4d.nii.gz": FOUR_D,
     "volumes/nibabel/example_nifti2.nii.gz": FOUR_D,
     "volumes/nibabel/functional.nii": FOUR_D,
-    "volumes/nibabel/nifti1.hdr": ".img file of a .hdr/.img pair is not there",
-    "volumes/nibabel/nifti2.hdr": ".img file of a .hdr/.img pair is not there",
+    "volumes/nibabel/nifti1.hdr": ".img file of a .hdr/.img pair is missing",
+    "volumes/nibabel/nifti2.hdr": ".img file of a .hdr/.img pair is missing",
     "volumes/nibabel/resampled_anat_moved.nii": "NaN or infinite",
     "volumes/nibabel/row_major.dconn.nii": "5 dimensions",
     "volumes/nifti-reader-js/5D_small.nii": FOUR_D,

@@ -1,4 +1,4 @@
-"""Shards that lie behind http and s3 are those that lie on the disk; and what a server does wrong is found."""
+"""Shards over http and s3 give the same samples as on disk, and faults of a server are reported."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ def count_fetched(server: Server) -> int:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_what_lies_behind_http_is_what_lies_on_the_disk(
-    folder: Path, server: Server, tmp_path: Path, cached: bool
-) -> None:
+def test_shards_over_http_equal_those_on_disk(folder: Path, server: Server, tmp_path: Path, cached: bool) -> None:
     near, far = (
         open_shards(folder),
         open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30) if cached else None),
@@ -70,7 +68,7 @@ def test_what_lies_behind_http_is_what_lies_on_the_disk(
     assert read_all(far) == read_all(near)
 
 
-def test_a_sample_costs_its_bytes_and_with_a_cache_its_blocks_once(
+def test_a_sample_fetches_its_bytes_and_a_cache_fetches_each_block_once(
     folder: Path, server: Server, tmp_path: Path
 ) -> None:
     plain = open_shards(f"{server.url}/{PATTERN}")
@@ -81,25 +79,25 @@ def test_a_sample_costs_its_bytes_and_with_a_cache_its_blocks_once(
     server.asked.clear()
     read_all(cached)
     whole = sum(tar.stat().st_size for tar in folder.glob("*.tar"))
-    assert 0.9 * whole < count_fetched(server) <= whole  # each byte once, and of the end of a tar none
+    assert 0.9 * whole < count_fetched(server) <= whole  # each byte once; the padding at the end of a tar is not read
     server.asked.clear()
     read_all(open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path, 1 << 30)))
-    assert server.asked == []  # nothing again, the indexes included
+    assert server.asked == []  # everything is cached, indexes included
 
 
-def test_a_cache_too_small_for_an_epoch_gives_the_same(folder: Path, server: Server, tmp_path: Path) -> None:
+def test_a_cache_smaller_than_an_epoch_gives_the_same_samples(folder: Path, server: Server, tmp_path: Path) -> None:
     cache = Cache(tmp_path, 40_000)
     assert read_all(open_shards(f"{server.url}/{PATTERN}", cache)) == read_all(open_shards(folder))
     assert sum(path.stat().st_size for path in tmp_path.glob("??/*")) <= 40_000
 
 
-def test_damage_in_the_cache_is_fetched_again_and_damage_in_the_shard_is_named(
+def test_damage_in_the_cache_is_fetched_again_and_damage_in_the_shard_is_reported(
     folder: Path, server: Server, tmp_path: Path
 ) -> None:
     shards = open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path / "cache", 1 << 30))
     read_all(shards)
     for path in (tmp_path / "cache").glob("??/*"):
-        path.write_bytes(bytes(path.stat().st_size))  # as after a power cut: the right size, and nothing in it
+        path.write_bytes(bytes(path.stat().st_size))  # as after a power cut: the right size, but zeros
     assert read_all(shards) == read_all(open_shards(folder))
     assert read_all(open_shards(f"{server.url}/{PATTERN}", Cache(tmp_path / "cache", 1 << 30))) == read_all(shards)
     broken = tmp_path / "broken"
@@ -114,7 +112,7 @@ def test_damage_in_the_cache_is_fetched_again_and_damage_in_the_shard_is_named(
         assert shards.read("train", 6)
 
 
-def test_what_takes_the_place_of_a_tar_is_not_mixed_with_what_is_cached(tmp_path: Path, server: Server) -> None:
+def test_a_replaced_tar_is_not_mixed_with_cached_blocks_of_the_old_one(tmp_path: Path, server: Server) -> None:
     cache = Cache(tmp_path / "cache", 1 << 30)
     for report in ("old", "new"):
         with ShardWriter(tmp_path / report, "train") as writer:
@@ -126,7 +124,7 @@ def test_what_takes_the_place_of_a_tar_is_not_mixed_with_what_is_cached(tmp_path
             assert shards.read("train", 0)[0].report == report, port
 
 
-def test_a_network_that_is_away_for_a_moment_is_waited_for_and_one_that_stays_away_is_no_bad_sample(
+def test_short_network_failures_are_retried_and_long_ones_are_a_storage_error(
     server: Server,
 ) -> None:
     shards = open_shards(f"{server.url}/{PATTERN}")
@@ -139,10 +137,10 @@ def test_a_network_that_is_away_for_a_moment_is_waited_for_and_one_that_stays_aw
         shards.read("train", 0)
 
 
-def test_a_server_without_ranges_and_a_missing_tar_are_said(server: Server) -> None:
+def test_a_server_without_ranges_and_a_missing_tar_are_errors(server: Server) -> None:
     shards = open_shards(f"{server.url}/{PATTERN}")
     server.ranges = False
-    with pytest.raises(DataError, match="does not serve ranges"):
+    with pytest.raises(DataError, match="does not support range requests"):
         shards.read("train", 0)
     with pytest.raises(DataError, match=r"train-000003\.tar: the shard is missing"):
         open_shards(f"{server.url}/train-{{000002..000003}}.tar")
@@ -152,7 +150,7 @@ def test_no_password_or_signature_is_ever_shown() -> None:
     assert places.hide_credentials("https://user:pass@host/a.tar?X-Amz-Signature=abc") == "https://host/a.tar"
 
 
-def test_a_tar_without_index_behind_http_is_read_once(folder: Path, server: Server, tmp_path: Path) -> None:
+def test_a_tar_without_index_over_http_is_read_once(folder: Path, server: Server, tmp_path: Path) -> None:
     tar = tmp_path / "bare" / "train-000000.tar"
     tar.parent.mkdir()
     shutil.copy(folder / tar.name, tar)
@@ -195,7 +193,7 @@ def s3() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_folder_on_s3_is_the_folder_on_the_disk(folder: Path, s3: str, tmp_path: Path) -> None:
+def test_a_folder_on_s3_equals_the_folder_on_disk(folder: Path, s3: str, tmp_path: Path) -> None:
     files, _ = places.open_filesystem(s3)
     for path in folder.iterdir():
         files.put_file(str(path), f"shards/made/{path.name}")
@@ -204,7 +202,7 @@ def test_a_folder_on_s3_is_the_folder_on_the_disk(folder: Path, s3: str, tmp_pat
     part = open_shards(f"{s3}/made/train-{{000001..000002}}.tar")
     assert read_all(part) == read_all(near)[-part.count("train") :]
     files.put_file(str(folder / "train-000000.tar"), "shards/half/train-000000.tar.part")
-    with pytest.raises(DataError, match=r"never finished"):
+    with pytest.raises(DataError, match=r"are unfinished"):
         open_shards(f"{s3}/half")
     with pytest.raises(DataError, match=r"no shards|missing"):
         open_shards(f"{s3}/nothing")
@@ -220,7 +218,7 @@ def test_a_foreign_tar_on_s3_is_indexed_without_a_copy(s3: str) -> None:
             tar.addfile(info, io.BytesIO(b"{}"))
     files, _ = places.open_filesystem(s3)
     files.pipe_file("shards/foreign/a.tar", out.getvalue())
-    with pytest.raises(DataError, match="not a sample of medvlm"):
+    with pytest.raises(DataError, match="not a medvlm sample"):
         open_shards(f"{s3}/foreign")
 
 
@@ -229,11 +227,11 @@ def test_a_pattern_names_tars_by_number_or_one_by_one(folder: Path) -> None:
     assert read_all(open_shards(f"{folder}/train-00000{{0,1,2}}.tar")) == near
     assert read_all(open_shards(f"{folder}/{{train-000000,train-000001,train-000002}}.tar")) == near
     for wrong in ("train-{000000}.tar", "train-*.tar", "train-{0..}.tar"):
-        with pytest.raises(DataError, match="not a pattern of tars"):
+        with pytest.raises(DataError, match="not a tar pattern"):
             open_shards(folder / wrong)
 
 
-def test_long_looking_through_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_indexing_reports_progress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     open_shards(folder, say=said.append)
     assert said == []

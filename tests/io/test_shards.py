@@ -44,7 +44,7 @@ def write(folder: Path, n: int = 10, split: str = "train", first: int = 0, max_b
     return sorted(folder.glob(f"{split}-*.tar"))
 
 
-def test_what_was_written_is_read_back(tmp_path):
+def test_samples_are_read_back_as_written(tmp_path):
     write(tmp_path, 10, max_bytes=5000)
     write(tmp_path, 3, "test", first=10)
     shards = open_shards(tmp_path)
@@ -57,14 +57,14 @@ def test_what_was_written_is_read_back(tmp_path):
         assert shards.read("test", i) == sample(10 + i, "test")
 
 
-def test_an_entry_tells_what_a_sample_has_without_reading_it(tmp_path):
+def test_entry_describes_a_sample_without_reading_it(tmp_path):
     write(tmp_path, 10, max_bytes=5000)
     shards = open_shards(tmp_path)
     assert shards.entry("train", 5) == Entry(f"{5:016x}", {"count": 2}, False, ("volume",), {"concept": "c5"})
     assert shards.entry("train", 6) == Entry(f"{6:016x}", {}, True, ("film",), {"concept": "c6"})
 
 
-def test_a_place_that_is_not_there_is_an_error(tmp_path):
+def test_an_index_out_of_range_or_an_unknown_split_is_an_error(tmp_path):
     write(tmp_path, 3)
     shards = open_shards(tmp_path)
     for i in (-1, 3):
@@ -74,7 +74,7 @@ def test_a_place_that_is_not_there_is_an_error(tmp_path):
         shards.count("val")
 
 
-def test_no_tar_is_larger_than_asked(tmp_path):
+def test_no_tar_exceeds_max_bytes(tmp_path):
     tars = write(tmp_path, 40, max_bytes=20480)
     assert len(tars) > 2
     assert all(tar.stat().st_size <= 20480 + 10240 for tar in tars)  # a tar ends at a full record of 10240 bytes
@@ -92,13 +92,13 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
     assert open_shards(tmp_path / "c").fingerprint != open_shards(tmp_path / "a").fingerprint
 
 
-def test_tars_name_nobody_and_no_time(tmp_path):
+def test_tars_record_no_user_and_no_time(tmp_path):
     (tar,) = write(tmp_path, 3)
     with tarfile.open(tar) as opened:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in opened.getmembers()} == {(0, 0, 0, "", "")}
 
 
-def test_webdataset_reads_them(tmp_path):
+def test_webdataset_reads_the_tars(tmp_path):
     import webdataset
 
     tars = write(tmp_path, 10, max_bytes=9000)
@@ -108,7 +108,7 @@ def test_webdataset_reads_them(tmp_path):
     assert [item["0.bin"] for item in found] == [sample(i)[1]["0.bin"] for i in range(10)]
 
 
-def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path):
+def test_the_bytes_equal_those_of_webdatasets_writer(tmp_path):
     from webdataset.writer import TarWriter
 
     (tar,) = write(tmp_path, 10)
@@ -125,38 +125,38 @@ def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path):
     "name", ["0123456789abcdef.json", "0123456789abcdef.0.png", "x" * 95 + ".json", "x" * 96 + ".json", "ü.json"]
 )
 @pytest.mark.parametrize("size", [0, 511, 10**6, 8**11 - 1, 8**11])
-def test_a_header_is_that_of_tarfile(name, size):
+def test_a_tar_header_equals_that_of_tarfile(name, size):
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o444
     assert build_tar_header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def test_the_index_that_grows_with_the_tar_is_the_one_of_the_whole_tar(tmp_path):
+def test_the_index_from_writing_equals_the_index_from_reading(tmp_path):
     for tar in write(tmp_path, 20, max_bytes=9000):
         written, built = load_index(tar), build_index(tar)
         assert all(np.array_equal(getattr(written, name), value) for name, value in vars(built).items())
 
 
-@pytest.mark.parametrize("come_to", [1, 6, 9])
-def test_a_writer_goes_on_where_another_came_to(tmp_path, come_to):
-    """What the other wrote after that, here a full tar and more, is not there any more."""
+@pytest.mark.parametrize("written", [1, 6, 9])
+def test_a_writer_resumes_at_the_place_of_an_earlier_one(tmp_path, written):
+    """Whatever the earlier writer wrote after sync(), here more than a full tar, is discarded."""
     write(tmp_path / "straight", 20, max_bytes=9000)
     first = ShardWriter(tmp_path / "cut", "train", 9000)
-    for i in range(come_to):
+    for i in range(written):
         first.write(*sample(i))
     place = first.sync()
     for i in range(40, 46):
         first.write(*sample(i))
     first.release()
     with ShardWriter(tmp_path / "cut", "train", 9000, place) as second:
-        for i in range(come_to, 20):
+        for i in range(written, 20):
             second.write(*sample(i))
     straight, cut = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("straight", "cut"))
     assert straight == cut
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
-def test_a_writer_does_not_go_on_with_what_is_damaged(tmp_path, damage):
+def test_a_writer_refuses_to_resume_a_damaged_part(tmp_path, damage):
     first = ShardWriter(tmp_path, "train")
     for i in range(5):
         first.write(*sample(i))
@@ -169,8 +169,8 @@ def test_a_writer_does_not_go_on_with_what_is_damaged(tmp_path, damage):
         ShardWriter(tmp_path, "train", place=place)
 
 
-def test_the_index_holds_place_and_checksums_of_every_member(tmp_path):
-    """Against Python's own tar reader."""
+def test_the_index_has_offset_size_and_checksum_of_every_member(tmp_path):
+    """Compared with Python's tarfile."""
     (tar,) = write(tmp_path, 5)
     index = build_index(tar)
     with tarfile.open(tar) as opened:
@@ -186,14 +186,14 @@ def test_the_index_holds_place_and_checksums_of_every_member(tmp_path):
     assert (index.bytes, index.sha256) == (tar.stat().st_size, sha256(tar.read_bytes()).hexdigest())
 
 
-# --- tars of others ---------------------------------------------------------------------------------
+# --- foreign tars -----------------------------------------------------------------------------------
 
 
 def foreign(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT, **attributes: Any) -> Path:
     with tarfile.open(path, "w", format=form) as opened:
         for name, data in members:
             info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(data), 1.5  # a broken second makes tarfile write a pax header
+            info.size, info.mtime = len(data), 1.5  # a fractional second makes tarfile write a pax header
             for attribute, value in attributes.items():
                 setattr(info, attribute, value)
             opened.addfile(info, io.BytesIO(data))
@@ -220,7 +220,7 @@ def test_a_tar_without_index_is_indexed_once(tmp_path, form):
 
 
 @pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/../../x.json", "..\\x.json"])
-def test_names_that_lead_out_are_refused(tmp_path, name):
+def test_names_that_lead_out_of_the_tar_are_refused(tmp_path, name):
     foreign(tmp_path / "x.tar", [(name, members_of(1)[0][1])])
     with pytest.raises(DataError, match="leads out of the tar"):
         open_shards(tmp_path)
@@ -237,14 +237,14 @@ def test_links_and_devices_are_refused(tmp_path, kind):
     ("members", "reason"),
     [
         ([("a.jpg", b"x"), ("a.txt", b"a report")], r"sample a has no a\.json"),
-        ([("a.json", b'{"label": 3}')], "not a sample of medvlm"),
-        ([("a.json", b"[" * 100_000)], "not a sample of medvlm"),
-        ([*members_of(1), *members_of(2), *members_of(1)], "two samples of this key"),
+        ([("a.json", b'{"label": 3}')], "not a medvlm sample"),
+        ([("a.json", b"[" * 100_000)], "not a medvlm sample"),
+        ([*members_of(1), *members_of(2), *members_of(1)], "two samples have this key"),
         ([members_of(1)[0], *members_of(1)], "a member twice"),
         (members_of(1)[:1], "found"),
     ],
 )
-def test_tars_of_other_things_are_refused(tmp_path, members, reason):
+def test_tars_without_valid_samples_are_refused(tmp_path, members, reason):
     foreign(tmp_path / "x.tar", members)
     with pytest.raises(DataError, match=reason):
         open_shards(tmp_path)
@@ -253,7 +253,7 @@ def test_tars_of_other_things_are_refused(tmp_path, members, reason):
 # --- damage -----------------------------------------------------------------------------------------
 
 
-def test_a_flipped_bit_is_found_and_named(tmp_path):
+def test_a_flipped_bit_is_reported_with_shard_and_member(tmp_path):
     (tar,) = write(tmp_path, 5)
     data = bytearray(tar.read_bytes())
     at = data.index(bytes([3]) * 103)
@@ -265,30 +265,30 @@ def test_a_flipped_bit_is_found_and_named(tmp_path):
         shards.read("train", 3)
 
 
-def test_a_tar_of_another_size_than_its_index_is_refused(tmp_path):
+def test_a_tar_whose_size_differs_from_its_index_is_refused(tmp_path):
     (tar,) = write(tmp_path, 5)
     tar.write_bytes(tar.read_bytes()[:-512])
-    with pytest.raises(DataError, match=r"train-000000\.tar: \d+ bytes, its index says \d+"):
+    with pytest.raises(DataError, match=r"train-000000\.tar: \d+ bytes, but its index says \d+"):
         open_shards(tmp_path)
 
 
-def test_a_tar_that_is_cut_after_opening_is_refused_at_reading(tmp_path):
+def test_a_tar_truncated_after_opening_is_refused_when_read(tmp_path):
     (tar,) = write(tmp_path, 5)
     shards, unread = open_shards(tmp_path), open_shards(tmp_path)
     shards.read("train", 0)
     os.truncate(tar, 2048)
     with pytest.raises(DataError, match=rf"sample {4:016x}: the shard ends within it"):
         shards.read("train", 4)
-    with pytest.raises(DataError, match="cut or replaced"):
+    with pytest.raises(DataError, match="truncated or replaced"):
         unread.read("train", 0)
 
 
-def test_a_tar_without_index_that_is_cut_anywhere_is_refused(tmp_path):
+def test_a_tar_without_index_is_refused_wherever_it_is_truncated(tmp_path):
     (tar,) = write(tmp_path, 3)
     whole = tar.read_bytes()
     with tarfile.open(tar) as opened:
         last = opened.getmembers()[-1]
-    end = last.offset_data + -(-last.size // 512) * 512  # from here on there are only empty blocks
+    end = last.offset_data + -(-last.size // 512) * 512  # only empty blocks follow
     assert whole[end:].strip(b"\0") == b""
     cuts = [*range(0, end, 100), *range(0, end + 1, 512)]
     for cut in cuts:
@@ -299,15 +299,15 @@ def test_a_tar_without_index_that_is_cut_anywhere_is_refused(tmp_path):
     assert len(cuts) > 50
 
 
-def test_joined_tars_are_refused_rather_than_read_to_the_first_end(tmp_path):
+def test_joined_tars_are_refused(tmp_path):
     (tar,) = write(tmp_path / "a", 3)
     (tmp_path / "joined.tar").write_bytes(tar.read_bytes() * 2)
-    with pytest.raises(DataError, match="more after its end"):
+    with pytest.raises(DataError, match="more data follows its end"):
         open_shards(tmp_path / "joined.tar")
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"version": 1}', b"\xff\xfe"])
-def test_a_damaged_index_is_named(tmp_path, damage):
+def test_a_damaged_index_is_reported_with_its_path(tmp_path, damage):
     (tar,) = write(tmp_path, 2)
     index_path(tar).write_bytes(damage)
     with pytest.raises(DataError, match=r"index\.json: a damaged index"):
@@ -324,7 +324,7 @@ def test_a_damaged_index_is_named(tmp_path, damage):
         ("split_N", [0, 9]),
     ],
 )
-def test_an_index_that_points_elsewhere_is_refused(tmp_path, column, value):
+def test_an_index_that_points_outside_the_tar_is_refused(tmp_path, column, value):
     (tar,) = write(tmp_path, 2)
     record = json.loads(index_path(tar).read_text())
     assert len(record[column]) > 0
@@ -333,7 +333,7 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path, column, value):
         open_shards(tmp_path)
 
 
-def test_a_receipt_names_what_must_be_there(tmp_path):
+def test_missing_or_wrong_shards_of_a_receipt_are_refused(tmp_path):
     first, second = (write(tmp_path / name, 5, first=start)[0] for name, start in (("a", 0), ("b", 5)))
     listed = {first.name: sha256(first.read_bytes()).hexdigest()}
     (tmp_path / "a" / "packed.json").write_text(json.dumps({"shards": listed}))
@@ -348,16 +348,16 @@ def test_a_receipt_names_what_must_be_there(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty folder", "bad pattern"])
-def test_nothing_there_is_said(tmp_path, what):
+def test_a_location_without_shards_is_an_error(tmp_path, what):
     where = {"nothing": tmp_path / "none.tar", "empty folder": tmp_path, "bad pattern": "x-{0..3.tar"}[what]
-    with pytest.raises(DataError, match=r"missing|no shards|not a pattern"):
+    with pytest.raises(DataError, match=r"missing|no shards|not a tar pattern"):
         open_shards(where)
 
 
-# --- whole or not at all ------------------------------------------------------------------------------
+# --- complete or not at all ---------------------------------------------------------------------------
 
 
-def test_an_exception_while_writing_leaves_nothing(tmp_path):
+def test_an_exception_while_writing_leaves_no_files(tmp_path):
     with pytest.raises(RuntimeError), ShardWriter(tmp_path, "train", max_bytes=5000) as writer:
         for i in range(20):
             writer.write(*sample(i))
@@ -365,17 +365,17 @@ def test_an_exception_while_writing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_text_that_is_not_unicode_is_refused_before_anything_is_written(tmp_path):
+def test_text_that_is_not_unicode_is_refused_before_writing(tmp_path):
     made, files = sample(1)
     with ShardWriter(tmp_path, "train") as writer:
-        with pytest.raises(DataError, match=r"0001: its text holds a lone surrogate"):
+        with pytest.raises(DataError, match=r"0001: its text has a lone surrogate"):
             writer.write(Sample(**{**vars(made), "report": "\ud800"}), files)
         writer.write(*sample(2))
     assert open_shards(tmp_path).count("train") == 1
 
 
-def test_a_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
-    """Killed with several tars full: none of them has its name yet."""
+def test_a_killed_writer_leaves_no_finished_tar(tmp_path):
+    """The writer is killed with several full tars, all of which must still be named .part."""
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
@@ -393,15 +393,15 @@ sys.stdin.read()
     child.communicate()
     assert len(list(tmp_path.glob("*.part"))) > 3
     assert list(tmp_path.glob("*.tar")) == []
-    with pytest.raises(DataError, match="never finished"):
+    with pytest.raises(DataError, match="are unfinished"):
         open_shards(tmp_path)
 
 
 # --- processes and threads ------------------------------------------------------------------------
 
 
-def test_threads_read_the_same_set(tmp_path, monkeypatch):
-    """With fewer files open than there are tars, so that handles come and go under the readers."""
+def test_many_threads_read_one_shard_set(tmp_path, monkeypatch):
+    """MAX_OPEN is smaller than the number of tars, so handles are evicted while threads read."""
     monkeypatch.setattr("medvlm.io.places.MAX_OPEN", 2)
     write(tmp_path, 30, max_bytes=5000)
     shards = open_shards(tmp_path)
@@ -413,7 +413,7 @@ def test_threads_read_the_same_set(tmp_path, monkeypatch):
     assert len(shards._tars._open) <= 2  # type: ignore[attr-defined]
 
 
-def test_a_set_can_be_sent_to_another_process(tmp_path):
+def test_a_shard_set_can_be_pickled(tmp_path):
     write(tmp_path, 5)
     shards = open_shards(tmp_path)
     shards.read("train", 0)

@@ -50,7 +50,7 @@ def talkative_png() -> bytes:
     "settings",
     [{}, {"progressive": True}, {"quality": 100, "subsampling": 0, "restart_marker_rows": 1}, {"optimize": True}],
 )
-def test_a_bare_jpeg_has_the_same_pixels_and_none_of_the_rest(settings):
+def test_a_stripped_jpeg_has_the_same_pixels_and_no_metadata(settings):
     data = talkative_jpeg(**settings)
     stripped = strip_metadata(data, "x")
     assert data.count(SECRET) >= 6 and SECRET not in stripped
@@ -65,7 +65,7 @@ def test_a_bare_jpeg_has_the_same_pixels_and_none_of_the_rest(settings):
     }
 
 
-def test_a_bare_png_has_the_same_pixels_and_none_of_the_rest():
+def test_a_stripped_png_has_the_same_pixels_and_no_metadata():
     data = talkative_png()
     stripped = strip_metadata(data, "x")
     assert data.count(SECRET) >= 4 and SECRET not in stripped
@@ -78,7 +78,7 @@ def test_stripping_again_changes_nothing():
         assert strip_metadata(strip_metadata(data, "x"), "x") == strip_metadata(data, "x")
 
 
-def test_adobe_colour_transform_stays():
+def test_the_adobe_colour_transform_is_kept():
     """An RGB JPEG (transform 0) would turn green and pink if its Adobe segment were lost."""
     out = io.BytesIO()
     noise().save(out, "JPEG", keep_rgb=True)
@@ -87,7 +87,7 @@ def test_adobe_colour_transform_stays():
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_an_image_is_turned_as_viewers_turn_it(turn):
+def test_an_image_is_turned_as_pillow_turns_it(turn):
     out = io.BytesIO()
     noise().save(out, "PNG", exif=exif(turn))
     data = out.getvalue()
@@ -97,7 +97,7 @@ def test_an_image_is_turned_as_viewers_turn_it(turn):
     )
 
 
-def test_what_ends_early_or_is_damaged_is_refused():
+def test_truncated_and_damaged_files_are_refused():
     jpeg, png = strip_metadata(talkative_jpeg(), "x"), strip_metadata(talkative_png(), "x")
     for data in (jpeg, png):
         for end in range(3, len(data) - 1, 29):
@@ -109,7 +109,7 @@ def test_what_ends_early_or_is_damaged_is_refused():
         strip_metadata(bytes(flipped), "x")
 
 
-def test_fill_bytes_before_a_marker_go():
+def test_fill_bytes_before_a_marker_are_dropped():
     """ISO 10918-1 B.1.1.2: any marker may follow any number of FF."""
     data = strip_metadata(talkative_jpeg(restart_marker_rows=1), "x")
     filled = data[:-2] + b"\xff\xff\xff" + data[-2:]

@@ -1,4 +1,4 @@
-"""TIFF pages against Pillow and against what was written; damage and lies are refused."""
+"""TIFF pages compared with Pillow and with the written arrays; damaged and contradictory files are refused."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def write(path: Path, array: np.ndarray, **how: Any) -> Path:
 def write_by_hand(
     path: Path, tags: dict[int, tuple[int, int, int]], data: bytes, order: str = "<", next_ifd: int = 0, at: int = 8
 ) -> Path:
-    """A TIFF of one IFD at byte `at`, behind it the data. tags: number -> (type, count, value); "data" stands for where
-    the data begin."""
+    """A TIFF with one IFD at byte `at`, followed by the data. tags: number -> (type, count, value), where the value -1
+    stands for the offset of the data."""
     body = struct.pack(order + "H", len(tags))
     start = at + 2 + 12 * len(tags) + 4
     for number, (kind, count, value) in sorted(tags.items()):
@@ -102,7 +102,7 @@ def test_a_16_bit_ramp_keeps_every_level_in_every_layout_and_byte_order(layout, 
     "form", [{}, {"compression": "tiff_lzw"}, {"compression": "packbits"}, {"compression": "tiff_adobe_deflate"}]
 )
 @pytest.mark.parametrize("mode", ["L", "I;16", "I;16B", "RGB", "F"])
-def test_what_pillow_writes_is_read_as_pillow_reads_it(mode, form, tmp_path):
+def test_files_of_pillow_give_pillows_values(mode, form, tmp_path):
     if mode == "I;16B" and form:
         pytest.skip("Pillow writes big-endian 16 bit without compression only")
     arrays: dict[str, np.ndarray] = {"L": GREY, "RGB": COLOUR, "F": RAMP.astype(np.float32) / 3, "I;16": RAMP}
@@ -116,9 +116,8 @@ def test_what_pillow_writes_is_read_as_pillow_reads_it(mode, form, tmp_path):
         assert np.array_equal(load_tiff(tmp_path / "x.tif").pixels, np.asarray(reference))
 
 
-def test_12_bits_are_stretched_so_that_white_is_white(tmp_path):
-    """Packed by hand, two pixels in three bytes. The value is round(x * 65535 / 4095), or as it is where it is a
-    quantity."""
+def test_twelve_bits_are_scaled_so_that_the_largest_value_is_white(tmp_path):
+    """Packed by hand, two pixels in three bytes. The result is round(x * 65535 / 4095), or x itself with unit raw."""
     ramp = np.arange(0, 4096, 16, dtype=np.uint32)
     first, second = ramp[0::2], ramp[1::2]
     data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
@@ -138,7 +137,7 @@ def test_few_bits_span_black_to_white_as_in_pillow(bits, tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_where_white_is_zero_it_is_turned_round(bits, tmp_path):
+def test_white_is_zero_is_inverted(bits, tmp_path):
     values = np.arange(64, dtype=f"u{bits // 8}") * 3
     path = write_by_hand(tmp_path / "x.tif", plain_tags(8, 8, bits, photometric=(3, 1, 0)), values.tobytes())
     assert np.array_equal(load_tiff(path).pixels.ravel(), np.iinfo(values.dtype).max - values)
@@ -158,15 +157,15 @@ def test_where_white_is_zero_it_is_turned_round(bits, tmp_path):
         (np.array([[0, 1 << 20]], np.uint32), np.float32),
     ],
 )
-def test_signed_and_floating_values_stay_what_they_are(values, dtype, tmp_path):
+def test_signed_and_floating_values_are_kept(values, dtype, tmp_path):
     found = load_tiff(write(tmp_path / "x.tif", values))
     assert (found.unit, found.pixels.dtype) == ("raw", dtype)
     assert np.array_equal(found.pixels, values)
-    with pytest.raises(DataError, match="no black and white; say unit: raw"):
+    with pytest.raises(DataError, match="no black and white; set unit: raw"):
         load_tiff(tmp_path / "x.tif", unit="display")
 
 
-def test_values_without_an_exact_form_are_refused(tmp_path):
+def test_values_that_would_be_rounded_are_refused(tmp_path):
     for values in (
         np.array([[1, (1 << 24) + 1]], np.uint32),
         np.array([[1, np.nan]], np.float32),
@@ -183,7 +182,7 @@ def test_values_without_an_exact_form_are_refused(tmp_path):
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_colours_lie_in_the_last_axis_however_they_are_stored(dtype, planar, tmp_path):
+def test_colours_are_in_the_last_axis_for_every_planar_layout(dtype, planar, tmp_path):
     colour = RNG.integers(0, np.iinfo(dtype).max, (40, 60, 3)).astype(dtype)
     stored = colour if planar == "contig" else np.ascontiguousarray(colour.transpose(2, 0, 1))
     path = write(tmp_path / "x.tif", stored, photometric="rgb", planarconfig=planar, tile=(16, 16))
@@ -205,7 +204,7 @@ def test_opaque_alpha_is_dropped_and_transparency_is_refused(tmp_path):
         load_tiff(write(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"]))
 
 
-# TIFF 6.0, Orientation: where the first stored row, and the first stored column, are seen.
+# TIFF 6.0, Orientation: the side on which the first stored row, and the first stored column, is displayed.
 SEEN = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -219,21 +218,21 @@ SEEN = {
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_a_turned_page_is_put_upright(turn, tmp_path):
+def test_a_rotated_page_is_turned_upright(turn, tmp_path):
     values = RNG.integers(0, 255, (4, 16), dtype=np.uint8)
     found = load_tiff(
         write_by_hand(tmp_path / "x.tif", plain_tags(16, 4, orientation=(3, 1, turn)), values.tobytes())
     ).pixels
     edges = {"top": found[0], "bottom": found[-1], "left": found[:, 0], "right": found[:, -1]}
     row, column = (edges[name] for name in SEEN[turn])
-    # Along the first row the columns go from where the first column is seen to the other side.
+    # Along the first row, the columns run from the side of the first column to the other side.
     assert np.array_equal(row if SEEN[turn][1] in ("top", "left") else row[::-1], values[0])
     assert np.array_equal(column if SEEN[turn][0] in ("top", "left") else column[::-1], values[:, 0])
 
 
 @pytest.mark.parametrize("writer", ["tifffile", "pillow"])
-def test_jpeg_in_tiff_is_near_what_went_in_and_what_pillow_reads(writer, tmp_path):
-    """Tiles with colours as they are, and strips of luma and chroma."""
+def test_jpeg_in_tiff_is_close_to_the_original_and_to_pillow(writer, tmp_path):
+    """tifffile writes tiles in RGB, Pillow strips in YCbCr."""
     y, x = np.mgrid[:120, :160]
     smooth = np.stack([x, y * 2, 250 - x], 2).astype(np.uint8)
     if writer == "tifffile":
@@ -245,7 +244,7 @@ def test_jpeg_in_tiff_is_near_what_went_in_and_what_pillow_reads(writer, tmp_pat
     assert np.abs(found - np.asarray(Image.open(tmp_path / "x.tif"))).max() <= 4
 
 
-def test_jpeg_2000_without_loss_is_exact(tmp_path):
+def test_lossless_jpeg_2000_is_exact(tmp_path):
     path = write(tmp_path / "x.tif", RAMP, compression="jpeg2000", tile=(32, 32))
     assert np.array_equal(load_tiff(path).pixels, RAMP)
 
@@ -261,7 +260,7 @@ def test_pages_are_chosen_or_stacked_as_declared(tmp_path):
         load_tiff(path, TiffOptions(page=5))
     with tifffile.TiffWriter(tmp_path / "two.tif") as two:
         two.write(GREY, metadata=None)
-        two.write(GREY[:8, :8], metadata=None, subfiletype=1)  # a thumbnail is no page
+        two.write(GREY[:8, :8], metadata=None, subfiletype=1)  # a thumbnail does not count as a page
     assert np.array_equal(load_tiff(tmp_path / "two.tif").pixels, GREY)
     with tifffile.TiffWriter(tmp_path / "odd.tif") as odd:
         odd.write(GREY, metadata=None)
@@ -272,15 +271,15 @@ def test_pages_are_chosen_or_stacked_as_declared(tmp_path):
 
 # --- real files ----------------------------------------------------------------------------------------------
 
-NOT_WHOLE = "a tile or strip is missing, or reaches beyond the end"
+NOT_WHOLE = "a tile or strip is missing or extends beyond the end"
 VERDICTS = {
     "broken/histolab/broken.svs": "not a TIFF file, or damaged",
     "broken/pillow/crash-1152ec2d1a1a71395b6f2ce6721c38924d025bf3.tif": NOT_WHOLE,
     "broken/pillow/crash-2020-10-test.tif": "3 pages",
     "broken/pillow/crash-338516dbd2f0e83caddb8ce256c22db3bd6dc40f.tif": NOT_WHOLE,
     "broken/pillow/crash-4f085cc12ece8cde18758d42608bed6a2a2cfb1c.tif": NOT_WHOLE,
-    "broken/pillow/crash-63b1dffefc8c075ddc606c0a2f5fdc15ece78863.tif": "colours are none of",
-    "broken/pillow/crash-74d2a78403a5a59db1fb0a2b8735ac068a75f6e3.tif": "compression is not one that is read",
+    "broken/pillow/crash-63b1dffefc8c075ddc606c0a2f5fdc15ece78863.tif": "colours are not grey",
+    "broken/pillow/crash-74d2a78403a5a59db1fb0a2b8735ac068a75f6e3.tif": "compression is not supported",
     "broken/pillow/crash-86214e58da443d2b80820cff9677a38a33dcbbca.tif": NOT_WHOLE,
     "broken/pillow/crash-f46f5b2f43c370fe65706c11449f567ecc345e74.tif": NOT_WHOLE,
     "broken/pillow/oom-225817ca0f8c663be7ab4b9e717b02c661e66834.tif": "not a TIFF file, or damaged",
@@ -290,7 +289,7 @@ VERDICTS = {
     "broken/pillow_odd/16bit.cropped.tif": "",
     "broken/pillow_odd/tiff_16bit_RGB.tiff": "",
 }
-"""Why a file is refused; "" where it is read."""
+"""Why a file is refused; "" if it is read."""
 
 
 def test_every_real_tiff_has_the_expected_verdict(real_data):
@@ -301,7 +300,7 @@ def test_every_real_tiff_has_the_expected_verdict(real_data):
         assert found[name].is_read == (not reason) and reason in found[name].reason, (name, found[name])
 
 
-def test_the_odd_real_files_hold_pillows_values(real_data):
+def test_the_odd_real_files_have_pillows_values(real_data):
     folder = real_data / "broken" / "pillow_odd"
     plain, packed = (np.asarray(Image.open(folder / f"12{name}")) for name in ("in16bit.tif", "bit.cropped.tif"))
     assert np.array_equal(load_tiff(folder / "12in16bit.tif").pixels, plain)
@@ -309,7 +308,7 @@ def test_the_odd_real_files_hold_pillows_values(real_data):
     assert np.array_equal(load_tiff(folder / "12bit.cropped.tif").pixels, np.rint(packed * (65535 / 4095)))
     low, big = (load_tiff(folder / f"16bit.{name}cropped.tif").pixels for name in ("", "MM."))
     assert np.array_equal(low, big) and np.array_equal(low, np.asarray(Image.open(folder / "16bit.cropped.tif")))
-    # Pillow halves 16-bit colour to 8 bits, by dropping the lower byte.
+    # Pillow reduces 16-bit colour to 8 bits by dropping the lower byte.
     colour = load_tiff(folder / "tiff_16bit_RGB.tiff").pixels
     assert np.array_equal(colour >> 8, np.asarray(Image.open(folder / "tiff_16bit_RGB.tiff")))
     assert len(np.unique(colour)) > 250
@@ -321,7 +320,7 @@ NOISE = RNG.integers(0, 65535, (64, 48), dtype=np.uint16)
 
 
 def lies() -> dict[str, dict[int, tuple[int, int, int]]]:
-    """Name -> tags that are not true, or not supported."""
+    """Name -> tags that are false, or not supported."""
     tags = plain_tags()
     return {
         "270_GB": plain_tags(600_000, 450_000, counts=(4, 1, 64)),
@@ -362,7 +361,7 @@ def lies() -> dict[str, dict[int, tuple[int, int, int]]]:
 
 
 def hostile(folder: Path) -> dict[str, Path]:
-    """What fails, by name; each must be refused, or (cut behind its pixels) read right."""
+    """Hostile files by name. Each must be refused; one that is cut after its pixels may also be read correctly."""
     made: dict[str, Path] = {}
 
     def file(name: str, data: bytes) -> None:
@@ -408,7 +407,7 @@ def hostile(folder: Path) -> dict[str, Path]:
 
 
 def jpeg(width: int, height: int) -> bytes:
-    """A JPEG of 8 x 8 pixels that says it is larger."""
+    """A JPEG of 8 x 8 pixels whose header gives this size."""
     out = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(out, "JPEG")
     data = bytearray(out.getvalue())
@@ -426,15 +425,15 @@ def test_hostile_files_are_refused_with_one_line_in_2_GB(tmp_path):
     assert all(str(tmp_path) not in verdict.reason and name not in verdict.reason for name, verdict in found.items())
 
 
-def test_a_deflate_bomb_in_a_small_page_is_inflated_no_further_than_the_page(tmp_path):
-    """64 MB of zeros behind a strip of 64 bytes do not fit, and are not inflated."""
+def test_a_deflate_bomb_is_not_inflated_beyond_the_size_of_its_page(tmp_path):
+    """64 MB of zeros do not fit into a strip of 64 bytes, and are not inflated."""
     bomb = zlib.compress(bytes(64 << 20), 9)
     path = write_by_hand(tmp_path / "x.tif", plain_tags(compression=(3, 1, 8), counts=(4, 1, len(bomb))), bomb)
     (found,) = judge({"x": partial(load_tiff, path)}).values()
     assert "damaged" in found.reason
 
 
-def test_more_pixels_or_bytes_than_are_decoded_are_refused_by_the_header(tmp_path, monkeypatch):
+def test_images_beyond_the_limits_are_refused_by_their_header(tmp_path, monkeypatch):
     from medvlm.io import tiff
 
     side = int(MAX_PIXELS**0.5) + 1

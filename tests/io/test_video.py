@@ -1,4 +1,4 @@
-"""Videos made here, frame by frame of a known grey, so that a frame tells when it was shown."""
+"""Generated videos whose frames have known grey levels, so that every frame identifies its index."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def film(
 
 
 def numbers(found: Any) -> list[int]:
-    """Which frames they are, by their grey in the middle."""
+    """The indices of frames, from the grey level in their middle."""
     return [round(float(x) / STEP) for x in found.pixels[:, 24, 32].reshape(len(found.pixels), -1).mean(1)]
 
 
@@ -71,42 +71,41 @@ def numbers(found: Any) -> list[int]:
         ("x.mpg", "mpeg2video", "yuv420p", 25),
     ],
 )
-def test_frames_are_those_that_are_shown_at_the_wanted_times(name, codec, pixels, rate, tmp_path):
-    """In every container, with frames that are stored in another order than shown (B frames) too."""
+def test_the_chosen_frames_are_shown_at_the_wanted_times(name, codec, pixels, rate, tmp_path):
+    """In every container, including frames stored in another order than they are shown (B-frames)."""
     path = film(tmp_path / name, frames(), codec, pixels, rate)
     assert numbers(load_video(path, VideoOptions(fps=rate / 5))) == list(range(0, 40, 5))
     assert numbers(load_video(path, VideoOptions(fps=rate))) == list(range(40))
     eight = numbers(load_video(path, VideoOptions(frames=8)))
-    assert (
-        np.abs(np.array(eight) - [2, 7, 12, 17, 22, 27, 32, 37]).max() <= 1
-    )  # the middle of a part may lie between two
+    # The middle of a part may fall between two frames.
+    assert np.abs(np.array(eight) - [2, 7, 12, 17, 22, 27, 32, 37]).max() <= 1
     assert numbers(load_video(path, VideoOptions(frames=100))) == list(range(40))
 
 
-def test_pixels_are_exact_where_nothing_was_lost(tmp_path):
+def test_lossless_video_gives_exact_pixels(tmp_path):
     images = [np.random.default_rng(i).integers(0, 256, (48, 64, 3), dtype=np.uint8) for i in range(6)]
     found = load_video(film(tmp_path / "x.mkv", images), VideoOptions(fps=10))
     assert (found.unit, found.spacing_mm, found.affine) == ("display", None, None)
     assert np.array_equal(found.pixels, images)
 
 
-def test_grey_video_has_no_colours(tmp_path):
+def test_grey_video_has_no_colour_axis(tmp_path):
     images = [np.random.default_rng(i).integers(0, 256, (48, 64), dtype=np.uint8) for i in range(6)]
     found = load_video(film(tmp_path / "x.mkv", images, pixels="gray"), VideoOptions(frames=3))
     assert np.array_equal(found.pixels, images[1::2])
 
 
-def test_time_counts_and_not_the_number_where_frames_are_uneven(tmp_path):
-    """Shown at 0, 1, 2, 10, 11, 12, 13, 20 tenths of a second: at 1 s the one of 10 tenths, at 0.5 s still that of
-    2."""
+def test_unevenly_timed_frames_are_chosen_by_time_not_by_index(tmp_path):
+    """Frames are shown at 0, 1, 2, 10, 11, 12, 13 and 20 tenths of a second. At 1 s the frame of 10 tenths is shown, at
+    0.5 s still that of 2."""
     path = film(tmp_path / "x.mkv", frames(8), times=[0, 1, 2, 10, 11, 12, 13, 20])
     assert numbers(load_video(path, VideoOptions(fps=2))) == [0, 2, 3, 6, 7]
     assert numbers(load_video(path, VideoOptions(fps=1))) == [0, 3, 7]
 
 
 @pytest.mark.parametrize(("turn", "corner"), [(90, (-4, 4)), (-90, (4, -4)), (180, (-4, -4))])
-def test_a_video_that_was_filmed_sideways_is_put_upright(turn, corner, tmp_path):
-    """Turned against the clock by `turn`, the red corner lies elsewhere."""
+def test_a_video_recorded_sideways_is_turned_upright(turn, corner, tmp_path):
+    """Turned counter-clockwise by `turn`, the red corner is elsewhere."""
     found = load_video(
         film(tmp_path / "x.mp4", frames(2), "libx264", "yuv444p", turn=turn), VideoOptions(frames=1)
     ).pixels[0]
@@ -115,7 +114,7 @@ def test_a_video_that_was_filmed_sideways_is_put_upright(turn, corner, tmp_path)
     assert red > 200 and green < 50
 
 
-def test_large_frames_are_reduced_as_declared(tmp_path):
+def test_large_frames_are_downscaled_to_short_px(tmp_path):
     images = frames(2, 90, 120)
     found = load_video(film(tmp_path / "x.mkv", images), VideoOptions(fps=10, short_px=45)).pixels
     assert np.array_equal(
@@ -124,11 +123,11 @@ def test_large_frames_are_reduced_as_declared(tmp_path):
     assert load_video(tmp_path / "x.mkv", VideoOptions(fps=10, short_px=100)).pixels.shape == (2, 90, 120, 3)
 
 
-def test_limits_of_size_and_time_are_kept(tmp_path, monkeypatch):
+def test_limits_of_size_and_time_are_enforced(tmp_path, monkeypatch):
     path = film(tmp_path / "x.mkv", frames())
     for name, value, reason in (
         ("MAX_FRAME_PIXELS", 48 * 64 - 1, "frames of 64 x 48 pixels"),
-        ("MAX_BYTES", 40 * 48 * 64 * 3 - 1, r"40 frames of 64 x 48 are more than .*short_px"),
+        ("MAX_BYTES", 40 * 48 * 64 * 3 - 1, r"40 frames of 64 x 48 take more than .*short_px"),
         ("MAX_PACKETS", 39, "more than the 39 frames"),
         ("MAX_SECONDS", -1, "decoding took more than"),
     ):
@@ -140,8 +139,8 @@ def test_limits_of_size_and_time_are_kept(tmp_path, monkeypatch):
         VideoOptions(fps=1, frames=2)
 
 
-def test_no_video_of_the_real_archives_is_left_without_a_verdict(real_data):
-    """There is none; whoever adds one adds what is expected of it."""
+def test_the_real_archives_contain_no_video(real_data):
+    """Whoever adds a video must also add its expected result."""
     assert [p for p in real_data.rglob("*") if p.name.lower().endswith(video.SUFFIXES)] == []
 
 
@@ -189,7 +188,7 @@ def hostile(folder: Path) -> dict[str, Path]:
     return made
 
 
-def test_hostile_videos_are_refused_or_read_right_in_2_GB(tmp_path):
+def test_hostile_videos_are_refused_or_read_correctly_in_2_GB(tmp_path):
     files = hostile(tmp_path)
     assert len(files) >= 38
     options = VideoOptions(frames=8)

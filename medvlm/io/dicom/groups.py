@@ -1,4 +1,5 @@
-"""Functional groups: where an enhanced multi-frame object keeps what a single image has at the top (PS3.3 C.7.6.16)."""
+"""Functional groups: where an enhanced multi-frame object stores what a single image has at top level (PS3.3
+C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Groups:
-    """Raises DataError for an object whose groups do not fit its `count` frames."""
+    """Access to the functional groups of a Dataset. Raises DataError if they do not match its `count` frames."""
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self._dataset = dataset
@@ -27,7 +28,7 @@ class Groups:
             raise DataError(f"it has {len(self._shared)} shared functional groups; expected one")
 
     def group(self, frame: int, sequence: str) -> Dataset | None:
-        """The frame's own group, else the shared one, else None; of an object without groups, the object itself."""
+        """The frame's own group, else the shared one, else None. For an object without groups, the object itself."""
         if not self.is_enhanced:
             return self._dataset
         for groups in (self._own[frame : frame + 1], self._shared):

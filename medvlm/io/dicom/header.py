@@ -1,7 +1,6 @@
-"""What the header of one file says of its images: who it belongs to, where each frame lies, and what speaks against
-using it.
+"""Reads the header of one file: which series it belongs to, where each frame is, and what speaks against using it.
 
-Coordinates here are DICOM's own: mm, LPS (x to the patient's left, y to the back, z to the head).
+Coordinates are DICOM's own: mm, LPS (x to the patient's left, y to the back, z to the head).
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ CONCERNS: dict[Concern, str] = {
     "derived": "computed from other images (ImageType DERIVED or SECONDARY), such as a reformation or a projection",
     "localizer": "a localizer (scout)",
     "secondary_capture": "a secondary capture: a picture of a screen or of a film",
-    "for_processing": "raw detector values (PresentationIntentType FOR PROCESSING) that nobody looks at",
-    "cine": "several frames in one file without a place in space for each, such as a film of ultrasound",
+    "for_processing": "raw detector values (PresentationIntentType FOR PROCESSING), not meant for viewing",
+    "cine": "several frames in one file without a position for each, such as an ultrasound clip",
     "mosaic": (
         "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI"
     ),
 }
-"""Why an image is not used unless that is declared. A mosaic never is: its slices' places stand in private
-attributes."""
+"""Reasons why an image is not used unless the card accepts it. A mosaic is never accepted, because the positions of its
+slices are in private attributes."""
 
 Accepted = Literal[
     "derived", "localizer", "secondary_capture", "for_processing", "cine", "tilt", "gap", "hu", "no_uids"
 ]
-"""What a card can declare to be wanted: concerns of an image; tilted and uneven volumes; CT whose values do not look
-like HU; files without the UIDs that say what belongs together."""
+"""What a card can accept: concerns of an image; tilted and uneven volumes; CT whose values do not look like HU; files
+without the UIDs that group them."""
 
 MEASURED = ("CT", "MR", "PT", "NM")
-"""Modalities whose values are a quantity: kept as they are after the rescale, never windowed, never inverted."""
+"""Modalities whose values are a quantity: never windowed or inverted after the rescale."""
 SLICED = ("CT", "MR", "PT")
 """Modalities whose images are slices of a volume."""
 SHOWN = ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "US", "ES", "XC", "OP", "GM", "DG", "TG", "OT", "SC")
@@ -68,8 +67,8 @@ _VARYING: tuple[tuple[str, str], ...] = (
     ("MRDiffusionSequence", "DiffusionBValue"),
     ("MRImageFrameTypeSequence", "ComplexImageComponent"),
 )
-"""(functional group, attribute) of what may tell two images at the same place apart; "" is the top of a single image.
-PS3.3 C.7.6.16.2.2, C.8.13.5."""
+"""(functional group, attribute) whose values may differ between two images at the same position; "" is the top level of
+a single image. PS3.3 C.7.6.16.2.2, C.8.13.5."""
 
 
 def _split_terms(words: str) -> frozenset[str]:
@@ -89,8 +88,8 @@ ATTRIBUTES: dict[str, frozenset[str]] = {
     "PatientPosition": _split_terms("HFP HFS HFDR HFDL FFDR FFDL FFP FFS"),
     "PatientSex": _split_terms("M F O"),
 }
-"""Attributes that texts may use, with the terms that count: anything else an institution wrote there counts as missing,
-so that no free text gets into a sample (PS3.3 C.7.3.1, C.7.1.1, C.8.11.3; PS3.16 Annex L)."""
+"""Attributes that texts may use, with the accepted terms. Any other value counts as missing, so that no free text gets
+into a sample (PS3.3 C.7.3.1, C.7.1.1, C.8.11.3; PS3.16 Annex L)."""
 
 _KEYWORDS = (
     "SOPClassUID",
@@ -120,16 +119,16 @@ _KEYWORDS = (
 
 MAX_FRAMES = 20_000
 LIGHT_FRAMES = 1_000
-"""Half a millisecond each."""
+"""Each frame takes half a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One image of a file.
 
-    position: of the centre of its first pixel; None (as orientation) where it has no place in the patient.
-    orientation: unit vectors along its rows and along its columns. spacing: mm between rows, between columns.
-    varying: what may differ between images at the same place, as (name, value).
+    position: of the centre of its first pixel; None, like orientation, if it has no position in the patient.
+    orientation: unit vectors along its rows and along its columns. spacing: mm between rows, and between columns.
+    varying: (name, value) of attributes that may differ between images at the same position.
     """
 
     number: int
@@ -142,8 +141,8 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """study, series, instance, accession, patient: as they are written, for grouping and hashing, never for showing.
-    order: the instance number, 0 where there is none. attributes: those of ATTRIBUTES that hold a known term."""
+    """study, series, instance, accession, patient: as written in the file; for grouping and hashing, never to be shown.
+    order: the instance number, 0 if there is none. attributes: those of ATTRIBUTES with an accepted term."""
 
     path: Path
     study: str
@@ -160,12 +159,12 @@ class Header:
 
 
 class NotAnImage(DataError):
-    """A DICOM object of another kind (report, plan, segmentation ...): no fault of an archive."""
+    """A DICOM object that is not an image (report, plan, segmentation ...). Not an error in an archive."""
 
 
 def read_image_header(path: Path, light: bool = False) -> Header:
-    """Raises NotDicom, NotAnImage, and DataError for a header that is damaged or says impossible things; light: Heavy
-    for one that may take longer than a second."""
+    """The header of an image file. Raises NotDicom, NotAnImage, and DataError for a header that is damaged or
+    impossible; with `light`, LongHeader for one that may take longer than a second."""
     with silence_pydicom():
         dataset = read_header(path, _KEYWORDS, light)
         modality = modality_of(dataset)
@@ -197,8 +196,8 @@ def count_frames(dataset: Dataset) -> int:
 
 
 def modality_of(dataset: Dataset) -> str:
-    """One of MEASURED or SHOWN; OT of a secondary capture that does not say. Raises NotAnImage for objects without
-    pixels to look at."""
+    """One of MEASURED or SHOWN; OT for a secondary capture without a modality. Raises NotAnImage for objects without an
+    image."""
     sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality").upper()
     if text(dataset.file_meta, "MediaStorageSOPClassUID") == _MEDIA_DIRECTORY:
         raise NotAnImage("a DICOMDIR, not an image")
@@ -206,12 +205,12 @@ def modality_of(dataset: Dataset) -> str:
         raise NotAnImage("a tiled slide; read it as a whole slide")
     if number(dataset, "Rows") is None:
         if not sop_class or "Image Storage" in _class_name_of(sop_class):
-            raise DataError(f"it has no Rows{'' if sop_class else ' and no SOPClassUID'}: it is cut off or damaged")
-        raise NotAnImage("no image: it has no Rows")
+            raise DataError(f"it has no Rows{'' if sop_class else ' and no SOPClassUID'}: it is truncated or damaged")
+        raise NotAnImage("not an image: it has no Rows")
     if not modality and sop_class.startswith(_SECONDARY_CAPTURE):
         return "OT"
     if modality not in (*MEASURED, *SHOWN):
-        raise NotAnImage(f"no image to look at: its Modality is none of {', '.join((*MEASURED, *SHOWN))}")
+        raise NotAnImage(f"not an image for viewing: its Modality is not one of {', '.join((*MEASURED, *SHOWN))}")
     return modality
 
 
@@ -226,7 +225,7 @@ def _read_frames(dataset: Dataset, modality: str) -> Iterator[Frame]:
     groups = Groups(dataset, count)
     if groups.is_enhanced or count == 1:
         yield from (_read_frame(dataset, groups, index, modality) for index in range(count))
-    else:  # what is said of the one is all that is known of the others
+    else:  # a multi-frame file without functional groups has one header for all frames
         first = replace(_read_frame(dataset, groups, 0, modality), position=None)
         yield from (replace(first, number=index, concerns=first.concerns | {"cine"}) for index in range(count))
 
@@ -254,7 +253,7 @@ def _read_frame(dataset: Dataset, groups: Groups, index: int, modality: str) -> 
 def _read_varying(groups: Groups, index: int, kind: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     yield "ImageType", "\\".join(kind)
     for sequence, name in _VARYING:
-        # Of an enhanced object, what stands at the top is the same for all its frames.
+        # In an enhanced object, the top level is the same for all frames, so only its groups are read.
         if (
             bool(sequence) == groups.is_enhanced
             and (group := groups.group(index, sequence)) is not None
@@ -273,8 +272,8 @@ def _read_frame_type(dataset: Dataset, groups: Groups, index: int, modality: str
 
 
 def _find_concerns(dataset: Dataset, modality: str, kind: tuple[str, ...]) -> set[Concern]:
-    """kind: the ImageType. Films and pictures are DERIVED as a rule (processed for display), which says nothing
-    there."""
+    """kind: the ImageType. DERIVED only counts for slices: radiographs and photographs are usually DERIVED, because
+    they are processed for display."""
     found: set[Concern] = set()
     if modality in SLICED and (kind[:1] == ("DERIVED",) or kind[1:2] == ("SECONDARY",)):
         found.add("derived")

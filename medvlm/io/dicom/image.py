@@ -1,6 +1,7 @@
-"""Files to what a sample stores: volumes, films, pictures and runs of frames, with unit, spacing and affine.
+"""Loads DICOM files as what a sample stores: volumes, radiographs, photographs and sequences of frames, with unit,
+spacing and affine.
 
-Everything here can be handed to another process: functions of modules, with arguments that pickle.
+Everything here can be passed to another process: module-level functions with picklable arguments.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 NAMED: frozenset[Accepted] = frozenset({"derived", "localizer", "secondary_capture"})
-"""What is accepted of a file that somebody named: choosing it says that it is wanted."""
+"""Concerns that are accepted for a file that a user named explicitly: naming it says that it is wanted."""
 
 
 def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
-    """One file: a film, a picture or a slice [H, W] ([H, W, 3] in colour); a volume [D, H, W] where it has frames with
-    places.
+    """Loads one file: a radiograph, a photograph or a slice [H, W] ([H, W, 3] in colour); a volume [D, H, W] if its
+    frames have positions; otherwise all its frames, see load_cine().
 
-    Raises DataError (NotDicom for a file of another kind) with the reason why it is refused.
+    Raises DataError (NotDicom for a file that is not DICOM) with the reason why it is refused.
     """
     header = read_image_header(path)
     refuse_concerns(frozenset().union(*(frame.concerns for frame in header.frames)), accept)
@@ -52,9 +53,7 @@ def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
         return load_cine(path, accept, gate)
     found = build_stacks([header], accept)
     if len(found) > 1:
-        raise DataError(
-            f"it holds {len(found)} volumes; read it with the reader dicom_tree, which makes a medium of each"
-        )
+        raise DataError(f"it holds {len(found)} volumes; use the reader dicom_tree, which makes a medium of each")
     if isinstance(found[0], DataError):
         raise found[0]
     return load_stack(found[0], accept, gate)
@@ -63,12 +62,12 @@ def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
 def refuse_concerns(concerns: frozenset[Concern], accept: frozenset[Accepted]) -> None:
     """Raises DataError for the first concern that is not accepted."""
     for concern in sorted(concerns - accept):
-        remedy = "" if concern == "mosaic" else f"; if it is wanted, accept: [{concern}]"
+        remedy = "" if concern == "mosaic" else f"; to use it anyway, accept: [{concern}]"
         raise DataError(f"{CONCERNS[concern]}{remedy}")
 
 
 def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Gate | None = None) -> Decoded:
-    """A volume [D, H, W]: int16 where that is exact (CT in HU), else float32. Raises DataError."""
+    """A volume [D, H, W]: int16 if that is exact (CT in HU), else float32. Raises DataError."""
     _check_bytes(math.prod(stack.size) * (2 if stack.offsets is None else 4))
     with silence_pydicom():
         volume, hu = _DicomVolume((len(stack.slices), *stack.size[1:])), True
@@ -78,7 +77,7 @@ def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Ga
         for index, (copy_HW, _) in zip((at for at, _, _ in stack.copies), _read_copies(stack, gate), strict=True):
             if not np.array_equal(volume.values_DHW[index], copy_HW):
                 raise DataError(
-                    "two different images at the same place, and nothing in their headers tells which is which; keep"
+                    "two different images at the same position, and nothing in their headers distinguishes them; keep"
                     " one, or separate the series"
                 )
     values_DHW = (
@@ -91,7 +90,7 @@ def load_stack(stack: Stack, accept: frozenset[Accepted] = frozenset(), gate: Ga
 
 
 def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
-    """The single image of a file: shades or colours for a screen, or (of CT, MR, PT and NM) a quantity. Raises
+    """The single image of a file: a quantity for CT, MR, PT and NM, else shades or colours for display. Raises
     DataError."""
     with silence_pydicom():
         dataset = read_whole(path, gate)
@@ -102,7 +101,7 @@ def load_image(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | Non
 
 
 def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
-    """All frames of a file in their order, [D, H, W] or in colour [D, H, W, 3], without a place in space. Raises
+    """All frames of a file in order, [D, H, W] or [D, H, W, 3] in colour, without a position in space. Raises
     DataError."""
     with silence_pydicom():
         dataset = read_whole(path, gate)
@@ -111,7 +110,7 @@ def load_cine(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
 
 
 def _read_frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndarray, Unit]:
-    """[D, H, W] or [D, H, W, 3] of all frames."""
+    """The pixels of all frames, [D, H, W] or [D, H, W, 3], and their unit."""
     count, modality = count_frames(dataset), modality_of(dataset)
     groups, is_measured = (
         Groups(dataset, count),
@@ -129,18 +128,18 @@ def _read_frames(dataset: Dataset, accept: frozenset[Accepted]) -> tuple[np.ndar
 
 def _check_bytes(count: int) -> None:
     if count > MAX_BYTES:
-        raise DataError(f"more than {MAX_BYTES >> 20} MiB of pixels; split it")
+        raise DataError(f"it has more than {MAX_BYTES >> 20} MiB of pixels; split it")
 
 
 class _DicomVolume:
-    """Takes slices as int16 as long as that is exact, then as float32."""
+    """Collects slices as int16, and switches to float32 at the first slice that is not exact in int16."""
 
     def __init__(self, size: tuple[int, int, int]) -> None:
         self.values_DHW: np.ndarray = np.zeros(size, np.int16)
 
     def put(self, index: int, slice_HW: np.ndarray) -> None:
         if slice_HW.shape != self.values_DHW.shape[1:]:
-            raise DataError("a slice has another size than its header says")
+            raise DataError("a slice has a different size than its header says")
         if self.values_DHW.dtype != slice_HW.dtype and slice_HW.dtype == np.float32:
             _check_bytes(self.values_DHW.size * 4)
             self.values_DHW = self.values_DHW.astype(np.float32)
@@ -148,14 +147,14 @@ class _DicomVolume:
 
 
 def _read_slices(places: tuple[tuple[Path, int], ...], gate: Gate | None) -> Iterator[tuple[int, np.ndarray, bool]]:
-    """(index, the values of the slice, whether they say to be HU), file by file."""
+    """(index of the slice, its values, whether they are declared as HU), file by file, so that each is read once."""
     for path, group in groupby(sorted(enumerate(places), key=lambda x: (x[1][0], x[1][1])), key=lambda x: x[1][0]):
         wanted = [(index, frame) for index, (_, frame) in group]
         dataset = read_whole(path, gate)
         groups = Groups(dataset, count_frames(dataset))
         for (index, frame), stored in zip(wanted, decode_frames(dataset, [frame for _, frame in wanted]), strict=True):
             if stored.ndim != 2:
-                raise DataError("a slice in colour: its values are no quantity")
+                raise DataError("a slice in colour: its values are not a quantity")
             yield index, _to_int16_if_exact(to_quantity(stored, dataset, groups, frame)), is_hu(dataset, groups, frame)
 
 
@@ -165,7 +164,7 @@ def _read_copies(stack: Stack, gate: Gate | None) -> Iterator[tuple[np.ndarray, 
 
 
 def _to_int16_if_exact(values: np.ndarray) -> np.ndarray:
-    """float32 as int16 where that loses nothing."""
+    """float32 values as int16 if that is exact, else unchanged."""
     if not np.isfinite(values).all():
         raise DataError("its rescale gives values that are not finite")
     if values.min() < -32768 or values.max() > 32767:
@@ -177,6 +176,7 @@ def _to_int16_if_exact(values: np.ndarray) -> np.ndarray:
 def _check_quantity(
     values_DHW: np.ndarray, modality: str, says_hu: bool, accept: frozenset[Accepted]
 ) -> tuple[np.ndarray, Unit]:
+    """The values and their unit: checked and clipped HU for a CT, raw values for other modalities."""
     _refuse_blank(values_DHW)
     if modality != "CT":
         return values_DHW, "raw"
@@ -184,7 +184,7 @@ def _check_quantity(
         return values_DHW, "HU" if says_hu else "raw"
     if not says_hu:
         raise DataError(
-            "a CT without a rescale to HU (RescaleSlope, RescaleType); accept: [hu] to take its values as they are"
+            "a CT without a rescale to HU (RescaleSlope, RescaleType); accept: [hu] to use its values unchecked"
         )
     check_hu(values_DHW)
     np.maximum(values_DHW, AIR_HU, out=values_DHW)
@@ -192,8 +192,8 @@ def _check_quantity(
 
 
 def _resample_evenly(values_DHW: np.ndarray, offsets: tuple[float, ...], count: int) -> np.ndarray:
-    """Linear between the neighbours along the normal, float32; slices that lie where an even one does stay as they
-    are."""
+    """The volume resampled to `count` evenly spaced slices, float32, by linear interpolation between neighbours along
+    the normal. A slice that is already at an even position is kept."""
     even_DHW = np.empty((count, *values_DHW.shape[1:]), np.float32)
     for i in range(count):
         at = min(max(int(np.searchsorted(offsets, i, "right")) - 1, 0), len(offsets) - 2)
@@ -208,8 +208,8 @@ def _refuse_blank(pixels: np.ndarray) -> None:
 
 
 def _read_spacing(dataset: Dataset, groups: Groups) -> tuple[float, ...] | None:
-    """Of one image, (between rows, between columns) in mm: calibrated, else at the detector, where a film is larger
-    than the patient. Zeros, which some write, say nothing."""
+    """Spacing of a single image in mm, (between rows, between columns): the calibrated PixelSpacing, else that at the
+    detector, where the radiograph is larger than the patient. Zeros, which some devices write, are ignored."""
     measures = groups.group(0, "PixelMeasuresSequence")
     for found in (
         measures and numbers(measures, "PixelSpacing", 2),

@@ -1,6 +1,6 @@
-"""Slices to volumes: in which order they lie, whether they fill space evenly, and where their voxels are.
+"""Stacks slices into volumes: sorts them, checks that they are evenly spaced, and computes the affine.
 
-Inside, coordinates are LPS as in DICOM; the affine that comes out is RAS.
+Internally, coordinates are LPS as in DICOM; the resulting affine is RAS.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from medvlm.io.dicom.header import Accepted, Header
 from medvlm.io.dicom.plane import SAME_PLACE_MM, Slice, depths_mm, directions, place_numbers
 
 UNEVEN = 0.01
-"""Steps may differ from the median step by this share of it, or by 0.01 mm: headers are rounded."""
+"""Steps may differ from the median step by this share of it, or by 0.01 mm, because headers are rounded."""
 TILT = 2e-3
-"""Largest sideways shift per mm along the normal (0.1 degrees); a CT gantry tilts by several degrees."""
+"""Largest sideways shift per mm along the normal (0.1 degrees). A tilted CT gantry gives several degrees."""
 MAX_FILLED = 3
-"""Steps between two slices that are filled in where that is accepted; beyond, too little is known of what lies
-there."""
+"""Largest gap between two slices, in steps, that is interpolated if the card accepts gaps."""
 MIN_SLICES = 3
-"""With fewer, nothing shows whether a slice is missing."""
+"""With fewer slices, a missing one cannot be detected."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A volume before its pixels are read.
+    """A volume whose pixels are not read yet.
 
     slices: (file, frame within it), from the first to the last along the normal. copies: (index of a slice, file,
-    frame) of a second image at the same place, which must hold the same pixels. offsets: where the slices lie, in steps
-    of an even volume of size[0] slices; None where they are even, so that nothing is interpolated.
+    frame) of further images at the same position, which must have the same pixels. offsets: positions of the slices in
+    an evenly spaced volume of size[0] slices, in steps of it; None if the slices are evenly spaced and nothing is
+    interpolated.
     """
 
     slices: tuple[tuple[Path, int], ...]
@@ -47,9 +47,10 @@ class Stack:
 
 
 def build_stacks(headers: Iterable[Header], accept: frozenset[Accepted] = frozenset()) -> list[Stack | DataError]:
-    """The volumes of one series, each as it is or with the reason why it is refused, in the order of their first files.
+    """The volumes of one series, in the order of their first files. A refused volume is replaced by the error that says
+    why.
 
-    Images that are not accepted (Frame.concerns) have to be taken out before.
+    The caller must have removed images with concerns that are not accepted (Frame.concerns).
     """
     slices = [(header, frame) for header in headers for frame in header.frames]
     try:
@@ -66,7 +67,8 @@ def build_stacks(headers: Iterable[Header], accept: frozenset[Accepted] = frozen
 
 
 def _stack_part(part: list[Slice], accept: frozenset[Accepted]) -> list[Stack | DataError]:
-    """The volume, or one for each acquisition where only these are even; filling gaps comes last."""
+    """One volume; or one for each acquisition, if only these are evenly spaced. Gaps are filled only if neither
+    works."""
     for accepted in (accept - {"gap"}, accept):
         together = _try_stack(part, accepted)
         if isinstance(together, Stack):
@@ -85,12 +87,13 @@ def _try_stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack | DataEr
 
 
 def _build_stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
-    """Raises DataError for slices that do not make a volume: too few, uneven, tilted, with an impossible plane."""
+    """A volume of parallel slices. Raises DataError if they do not form one: too few, uneven, tilted, or with an
+    impossible plane."""
     header, frame = part[0]
     assert frame.orientation is not None and frame.spacing is not None
     row, column, normal = directions(frame.orientation)
     if min(frame.spacing) <= 0:
-        raise DataError("its PixelSpacing is not positive: sizes in mm are unknown")
+        raise DataError("its PixelSpacing is not positive, so sizes in mm are unknown")
     order = np.argsort(depths_mm(part), kind="stable")
     place = np.asarray(place_numbers(part))[order]
     is_first = np.diff(place, prepend=-1) > 0
@@ -101,12 +104,12 @@ def _build_stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
         if not first
     )
     if len(chosen) < MIN_SLICES:
-        raise DataError(f"{len(chosen)} slice{'s' * (len(chosen) > 1)}, fewer than the {MIN_SLICES} that make a volume")
+        raise DataError(f"{len(chosen)} slice{'s' * (len(chosen) > 1)}; a volume needs at least {MIN_SLICES}")
     positions = np.array([f.position for _, f in chosen], float)
     if np.abs(np.array([part[i][1].position for i in order], float) - positions[place]).max() > SAME_PLACE_MM:
         raise DataError(
-            "slices beside each other in one plane, such as those of two slabs, and nothing in their headers tells"
-            " which belong together"
+            "several slices side by side in one plane, e.g. of two slabs, and nothing in their headers says which"
+            " belong together"
         )
     steps = np.diff(positions @ normal)
     offsets = _find_offsets(steps) if "gap" in accept else None
@@ -128,7 +131,7 @@ def _build_stack(part: list[Slice], accept: frozenset[Accepted]) -> Stack:
 
 
 def _to_ras(lps: np.ndarray) -> Affine:
-    """The one place where left and back become right and front. 3 x 4, from (d, h, w, 1)."""
+    """The RAS affine, 3 x 4, from (d, h, w, 1). The only place where LPS becomes RAS."""
     ras = np.diag([-1.0, -1.0, 1.0]) @ lps + 0.0  # no -0.0
     return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in ras)
 
@@ -139,22 +142,22 @@ def _check_even(steps: np.ndarray) -> None:
     if off.any():
         at = int(np.argmax(np.abs(steps - median)))
         raise DataError(
-            f"its slices are not evenly spaced: {int(off.sum())} of {len(steps)} steps differ, between slices {at + 1}"
-            f" and {at + 2} it is {steps[at] / median:.2f} of the usual one; find what is missing, or accept: [gap] to"
-            " fill in between neighbours"
+            f"its slices are not evenly spaced: {int(off.sum())} of {len(steps)} steps differ; between slices {at + 1}"
+            f" and {at + 2} it is {steps[at] / median:.2f} of the usual step; find the missing slices, or accept: [gap]"
+            " to interpolate between neighbours"
         )
 
 
 def _find_offsets(steps: np.ndarray) -> tuple[float, ...] | None:
-    """Of the slices, in steps of the even volume that replaces them (as fine as the median step); None where they are
-    even."""
+    """Positions of the slices in steps of the evenly spaced volume that replaces them, whose step is close to the
+    median step; None if the slices are evenly spaced. Raises DataError for a gap beyond MAX_FILLED."""
     median = float(np.median(steps))
     if (np.abs(steps - median) <= max(UNEVEN * median, 0.01)).all():
         return None
     if steps.max() > (MAX_FILLED + 0.5) * median:
         raise DataError(
-            f"a gap of {steps.max() / median:.1f} of the usual steps between its slices; at most {MAX_FILLED} are"
-            " filled in: find what is missing"
+            f"a gap of {steps.max() / median:.1f} usual steps between its slices; at most {MAX_FILLED} are"
+            " interpolated; find the missing slices"
         )
     depth = np.concatenate([[0.0], np.cumsum(steps)])
     count = max(round(depth[-1] / median), 1)
@@ -162,19 +165,19 @@ def _find_offsets(steps: np.ndarray) -> tuple[float, ...] | None:
 
 
 def _check_line(positions: np.ndarray, share: np.ndarray, normal: np.ndarray, tilt: bool) -> None:
-    """Slices lie on a line, each at its share of it, and unless `tilt` is accepted (the affine then holds it) at right
-    angles to it."""
+    """Raises DataError unless the slices lie on a straight line, each at its share of its length, and the line is
+    orthogonal to them. tilt: accepts an oblique line, which the affine then describes as a shear."""
     whole = positions[-1] - positions[0]
     depth = float(whole @ normal)
     off = np.linalg.norm(positions - positions[0] - share[:, None] * whole, axis=1)
     if off.max() > max(0.02, 0.05 * depth / len(positions)):
         raise DataError(
-            f"slice {int(off.argmax()) + 1} of {len(positions)} does not lie on the straight line through the others"
+            f"slice {int(off.argmax()) + 1} of {len(positions)} is not on the straight line through the others"
         )
     sideways = float(np.linalg.norm(whole - depth * normal)) / depth
     if sideways > TILT and not tilt:
         raise DataError(
             f"its slices are tilted by {np.degrees(np.arctan(sideways)):.1f} degrees against the direction in which"
-            " they are stacked (gantry tilt); straighten it, or accept: [tilt] to keep the voxels as they are with a"
-            " sheared affine"
+            " they are stacked (gantry tilt); straighten it, or accept: [tilt] to keep the voxels with a sheared"
+            " affine"
         )

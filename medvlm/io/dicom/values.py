@@ -1,5 +1,4 @@
-"""Stored pixels to what they mean: a quantity (HU, counts) or shades from black to white (PS3.3 C.11.1, C.11.2,
-C.7.6.3).
+"""Converts stored pixels to a quantity (HU, counts) or to shades from black to white (PS3.3 C.11.1, C.11.2, C.7.6.3).
 
 Axes: H W height, width.
 """
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 AIR_HU = -1024
-"""Nothing is thinner: what lies below is the padding around a round field of view, and becomes this."""
+"""Lower bound of HU. Values below it are padding around a round field of view, and are set to it."""
 
 
 def to_quantity(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
-    """The quantity, float32 [H, W]: lookup table, or slope and intercept, of this frame."""
+    """The quantity, float32 [H, W], after the frame's lookup table, or its slope and intercept."""
     if items(dataset, "ModalityLUTSequence"):
         return _look_up(stored_HW, items(dataset, "ModalityLUTSequence")[0], dataset)[0].astype(np.float32)
     slope, intercept = _read_rescale(dataset, groups, frame)
@@ -31,7 +30,7 @@ def to_quantity(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: 
 
 
 def is_hu(dataset: Dataset, groups: Groups, frame: int) -> bool:
-    """Whether a CT says that its values are HU: it has a rescale, of type HU or (as older ones) of none."""
+    """Whether a CT declares its values as HU: it has a rescale of type HU, or, in older files, without a type."""
     group = groups.group(frame, "PixelValueTransformationSequence")
     return (
         group is not None
@@ -41,12 +40,12 @@ def is_hu(dataset: Dataset, groups: Groups, frame: int) -> bool:
 
 
 def check_hu(hu: np.ndarray) -> None:
-    """Raises DataError for values that no CT of a patient has: without soft tissue, without air, or beyond any metal.
+    """Raises DataError for values that no CT of a patient has: no soft tissue, no air, or values beyond any metal.
 
     hu: [..., H, W]. A wrong intercept moves air or tissue out of its range; a rescale that was applied twice moves
     both."""
     tissue, thin, beyond = 0, 0, 0
-    for plane in hu.reshape(-1, *hu.shape[-2:]):  # one at a time: masks of a whole volume would double the memory
+    for plane in hu.reshape(-1, *hu.shape[-2:]):  # masks of the whole volume would double the memory
         tissue += int(((plane > -200) & (plane < 3072)).sum())
         thin += int((plane <= -200).sum())
         beyond += int((plane > 30_000).sum())
@@ -57,15 +56,15 @@ def check_hu(hu: np.ndarray) -> None:
     ):
         if is_wrong:
             raise DataError(
-                f"its values do not look like HU: {what}; check its rescale, or accept: [hu] to take them as they are"
+                f"its values do not look like HU: {what}; check its rescale, or accept: [hu] to use them unchecked"
             )
 
 
 def to_shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
-    """Black 0 to white (255 in uint8 where 8 bits or fewer are shown, else 65535 in uint16), [H, W].
+    """Shades [H, W] from black, 0, to white: 255 in uint8 if 8 bits or fewer are displayed, else 65535 in uint16.
 
-    The modality's rescale or table, then the VOI table, or the first window, or the whole range that can be stored;
-    inverted for MONOCHROME1. Padding becomes black.
+    Applies the modality's rescale or lookup table, then the VOI table, else the first window, else the full range that
+    can be stored. MONOCHROME1 is inverted. Padding becomes black.
     """
     low, high = range_of_stored(dataset)
     table = _build_shade_table(
@@ -75,7 +74,7 @@ def to_shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: in
 
 
 def _build_shade_table(stored: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
-    """stored: all values that a pixel can have, ascending."""
+    """The shade of each stored value. stored: all values that a pixel can have, ascending."""
     bits, inverted = whole(dataset, "BitsStored", 1), _is_inverted(dataset)
     if luts := items(dataset, "ModalityLUTSequence"):
         values, top = _look_up(stored, luts[0], dataset)
@@ -101,23 +100,22 @@ def _read_rescale(dataset: Dataset, groups: Groups, frame: int) -> tuple[float, 
         (None, None) if group is None else (number(group, "RescaleSlope"), number(group, "RescaleIntercept"))
     )
     if (slope is None) != (intercept is None) or slope == 0:
-        raise DataError("of RescaleSlope and RescaleIntercept one is missing, or the slope is 0")
+        raise DataError("its RescaleSlope or its RescaleIntercept is missing, or the slope is 0")
     return (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
 
 
 def _look_up(values: np.ndarray, lut: Dataset, dataset: Dataset) -> tuple[np.ndarray, int]:
-    """Entries of a table for whole numbers, and its largest possible one. Below and above, its first and last count."""
+    """The table entries of whole numbers, and the largest possible entry. Numbers outside the table get its first or
+    last entry."""
     descriptor = numbers(lut, "LUTDescriptor", 3)
     if descriptor is None:
         raise DataError("its lookup table has no LUTDescriptor")
     count, first, depth = int(descriptor[0]) & 0xFFFF or 1 << 16, int(descriptor[1]), int(descriptor[2])
     if first > 0x7FFF and whole(dataset, "PixelRepresentation") == 1:
-        first -= 1 << 16  # written as unsigned
+        first -= 1 << 16  # a negative number that was written as unsigned
     table = _read_entries(lut, dataset)
     if len(table) < count or not 1 <= depth <= 16:
-        raise DataError(
-            f"its lookup table has {len(table)} entries of the {count} that it says, or an impossible depth"
-        )
+        raise DataError(f"its lookup table has {len(table)} entries but declares {count}, or has an impossible depth")
     return table[np.clip(values.astype(np.int64) - first, 0, count - 1)], (1 << depth) - 1
 
 
@@ -130,15 +128,16 @@ def _read_entries(lut: Dataset, dataset: Dataset) -> np.ndarray:
 
 
 def _apply_window(values: np.ndarray, group: Dataset | None, low: float, high: float) -> np.ndarray:
-    """Share of white. Without a window, of the range that can be stored. PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+    """Shade of each value from 0 (black) to 1 (white), by the window of the frame; without one, by its position between
+    `low` and `high`. PS3.3 C.11.2.1.2 and C.11.2.1.3."""
     centres, widths = (None, None) if group is None else (numbers(group, "WindowCenter"), numbers(group, "WindowWidth"))
     if group is None or centres is None or widths is None:
         return np.clip((values - low) / (high - low), 0, 1)
     function, centre, width = text(group, "VOILUTFunction").upper() or "LINEAR", centres[0], widths[0]
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width <= 0 or (function == "LINEAR" and width < 1):
         raise DataError(
-            "its window is impossible: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, and a positive width (1"
-            " or more where LINEAR)"
+            "its window is impossible: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, and a positive width"
+            " (at least 1 for LINEAR)"
         )
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
@@ -150,19 +149,19 @@ def _apply_window(values: np.ndarray, group: Dataset | None, low: float, high: f
 
 
 def _is_inverted(dataset: Dataset) -> bool:
-    """Whether the lowest value is white."""
+    """Whether the lowest stored value is white."""
     first_is_white = text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
     shape = text(dataset, "PresentationLUTShape").upper()
     if shape and (shape == "INVERSE") != first_is_white:
         raise DataError(
-            "its PhotometricInterpretation and PresentationLUTShape contradict each other: whether black is low is"
-            " unknown"
+            "its PhotometricInterpretation and PresentationLUTShape contradict each other, so black and white are"
+            " undefined"
         )
     return first_is_white
 
 
 def _find_padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Pixels outside the image (PS3.3 C.7.5.1.1.2)."""
+    """Mask of the stored values that mark pixels outside the image (PS3.3 C.7.5.1.1.2)."""
     value, limit = number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")
     if value is None:
         return np.zeros(stored.shape, bool)

@@ -1,1 +1,1 @@
-"""What could identify a person, in headers and texts: found and refused. Nothing here de-identifies."""
+"""Finds and refuses what could identify a person, in headers and texts. Nothing here de-identifies."""

@@ -1,9 +1,10 @@
-"""Whether the header of a DICOM file could identify a person: what PS3.15 Annex E removes, at any depth.
+"""Checks whether the header of a DICOM file could identify a person: attributes that PS3.15 Annex E removes, at any
+nesting depth.
 
-Nothing of a header is stored but what io/dicom reads by name. What is refused here is a sign that nobody has
-de-identified the file, so that its pixels and the texts beside it may not be either. What a file claims of itself
-doesn't accept anything, but PatientIdentityRemoved: claims are copied along. Not seen: names burnt into pixels where
-the header denies it, faces."""
+Only header fields that io/dicom reads by name are stored. A file is refused here because such attributes show that it
+was not de-identified, so its pixels and accompanying texts may not be either. Claims of a file about itself are not
+trusted, because they are copied along; the exception is PatientIdentityRemoved. Not detected: names burnt into the
+pixels although the header denies it, and faces."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 Words = tuple[Checked, ...]
 Finding = tuple[str, Words]
-"""(what it is, the words of a card any of which accepts it)."""
+"""(what was found, words of a card, any of which accepts it)."""
 
 BURNED_IN = frozenset({"US", "IVUS", "ES", "XC", "GM", "DMS", "OP", "OT", "SC", "DX", "MG", "IO", "PX"})
-"""Modalities whose images carry text as a rule, or whose header must say so (PS3.3 C.8.11.3): silence is no denial
-there."""
+"""Modalities whose images usually carry text, or whose header must say whether they do (PS3.3 C.8.11.3). For these,
+the header must deny burned-in text explicitly."""
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _BY_VR: dict[str, Words] = {
@@ -37,21 +38,22 @@ _BY_VR: dict[str, Words] = {
     "ST": ("descriptions",),
     "UT": ("descriptions",),
 }
-"""Attributes that the table doesn't name are names, dates and long texts nevertheless."""
+"""Value representations of names, dates and long texts: attributes of these count even if the table does not name
+them."""
 _DUMMY = re.compile(
     r"(anonymi[sz]ed?|anonymous|anon|removed(?: by ctp)?|de-?identified|none|null|n/?a|unknown|unspecified|[0x*.\-+"
     r" ]+|000[dwmy]|19000101|00010101)?[\s\^=\0]*",
     re.I,
 )
-"""What de-identifiers write where a value must stand (action D)."""
+"""Dummy values that de-identifiers write where an attribute must not be empty (action D)."""
 _PATIENT_NAME, _PATIENT_ID, _PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
 _OLDEST = 89
-"""Years; higher ages identify (45 CFR 164.514(b)(2)(i)(C))."""
+"""Ages in years above this one identify a person (45 CFR 164.514(b)(2)(i)(C))."""
 
 
 def check(dataset: Dataset, checked: Collection[Checked] = ()) -> None:
-    """Raises DataError that names attributes and counts, never a value, for a header that says more than `checked`
-    accepts."""
+    """Raises DataError for a header that says more than `checked` accepts. The error names attributes and counts, never
+    a value."""
     found: Counter[str] = Counter()
     words: set[Checked] = set()
     for kind, accepted_by in (*_find_in_image(dataset), *_find_in_elements(dataset)):
@@ -63,7 +65,7 @@ def check(dataset: Dataset, checked: Collection[Checked] = ()) -> None:
 
 
 def _find_in_image(dataset: Dataset) -> Iterator[Finding]:
-    """What the header says of the image as a whole."""
+    """Findings about the image as a whole."""
     if _text_at(dataset, 0x00120062).upper() != "YES":
         yield "PatientIdentityRemoved (0012,0062) is not YES", ("pseudonyms", "identity")
     burned, kinds = _text_at(dataset, 0x00280301).upper(), _text_at(dataset, 0x00080008).upper()
@@ -75,13 +77,13 @@ def _find_in_image(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _find_in_elements(dataset: Dataset) -> Iterator[Finding]:
-    """Of every element of every item, without recursion: files nest deeper than Python's stack."""
+    """Findings in every element of every item. Not recursive, because files can nest deeper than Python's stack."""
     if _text_at(getattr(dataset, "file_meta", None) or {}, 0x00020102):
         yield "PrivateInformation (0002,0102)", ("private",)
     waiting = [dataset]
     while waiting:
         part = waiting.pop()
-        for element in part.values():  # as they were read: converting an odd value could raise with it
+        for element in part.values():  # raw elements: converting a bad value could raise an error that quotes it
             tag, vr = int(element.tag), _vr_of(element)
             items = _read_items(part, tag) if vr == "SQ" else []
             waiting += items
@@ -92,7 +94,7 @@ def _find_in_elements(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _words_accepting(part: Dataset, tag: int, vr: str) -> Words | None:
-    """What accepts an element that isn't empty; None for one that anybody may know."""
+    """The words of a card that accept a non-empty element; None for one that is harmless."""
     group, element = tag >> 16, tag & 0xFFFF
     if group % 2:
         return None if _is_safe_private(part, group, element) else ("private",)
@@ -108,7 +110,8 @@ def _words_accepting(part: Dataset, tag: int, vr: str) -> Words | None:
 
 
 def _is_safe_private(part: Dataset, group: int, element: int) -> bool:
-    """The creator of a block (PS3.5 7.8.1) counts with the block: other creators' names are text like any other."""
+    """Whether a private element is on the list of safe ones. The creator element of a block (PS3.5 7.8.1) is safe only
+    if its block is known; any other creator could be free text."""
     if element <= 0xFF:
         return element == 0 or (group, _text_at(part, (group << 16) | element)) in SAFE_PRIVATE
     creator = _text_at(part, (group << 16) | (element >> 8))
@@ -116,7 +119,7 @@ def _is_safe_private(part: Dataset, group: int, element: int) -> bool:
 
 
 def _describe(tag: int) -> str:
-    """Of private attributes the group alone: their names are their makers' business, and there can be hundreds."""
+    """How an error names an attribute. Private attributes are named by group only, because there can be hundreds."""
     from pydicom.datadict import keyword_for_tag
 
     if (tag >> 16) % 2:
@@ -131,7 +134,7 @@ def _is_known(tag: int) -> bool:
 
 
 def _vr_of(element: Any) -> str:
-    """As it is written, or of the dictionary where that is left open."""
+    """The value representation of an element; from the dictionary if the file does not give it."""
     from pydicom.datadict import dictionary_VR
 
     vr = str(element.VR or "UN")
@@ -145,13 +148,13 @@ def _read_items(part: Dataset, tag: int) -> list[Dataset]:
         return list(part[tag].value or ())
     except Exception as reason:
         raise DataError(
-            f"its {_describe(tag)} cannot be read ({type(reason).__name__}), so nobody knows what it holds"
+            f"its {_describe(tag)} cannot be read ({type(reason).__name__}), so its content cannot be checked"
         ) from None
 
 
 def _is_dummy(element: Any) -> bool:
     value = element.value
-    if value is None and getattr(element, "length", None):  # left in its file until it is asked for
+    if value is None and getattr(element, "length", None):  # a deferred value, still in the file
         return False
     return (
         _DUMMY.fullmatch(_to_text(value[:256] if isinstance(value, bytes) and value[:256].strip(b"\0") else value))
@@ -164,7 +167,7 @@ def _text_at(part: Any, tag: int) -> str:
 
 
 def _to_text(value: Any) -> str:
-    """Bytes as Latin-1, several values as they stand in a file; "" where there is none."""
+    """A value as text: bytes as Latin-1, several values joined by backslashes as in a file; "" for None."""
     if isinstance(value, bytes):
         return value.decode("latin-1").strip(" \0")
     if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
@@ -173,6 +176,6 @@ def _to_text(value: Any) -> str:
 
 
 def _parse_years(age: str) -> int:
-    """Whole years of an age string such as 095Y; 0 where it isn't one."""
+    """Whole years of an age string such as 095Y; 0 if it is not one."""
     found = re.fullmatch(r"(\d+)\s*([DWMY])?", age.strip(), re.I)
     return int(int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12}.get((found[2] or "Y").upper(), 1)) if found else 0

@@ -1,4 +1,4 @@
-"""The gate that a file's header passes before its pixels are used, as the loaders of io/ take it."""
+"""The check that a file's header must pass before its pixels are used, as a `gate` for the loaders of io/."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from medvlm.io.phi import dicom, nifti
 
 
 def check(header: Any, checked: Collection[Checked] = ()) -> None:
-    """header: a Dataset of pydicom, or a header of nibabel. Raises DataError for one that could identify a person.
+    """Raises DataError for a header that could identify a person. header: of pydicom (Dataset) or nibabel.
 
-    checked: what the card says that people have looked at (phi.checked).
+    checked: what people have checked according to the card (phi.checked).
     """
     (dicom.check if hasattr(header, "iterall") else nifti.check)(header, checked)
 
 
 def add_gate(load: Callable[..., Decoded], checked: Collection[Checked]) -> Callable[[], Decoded]:
-    """`load` with the gate of a card where it reads files with a header, which its parameter `gate` says."""
+    """`load` with the card's gate bound to it, if it has a parameter `gate`; loaders of files with headers have one."""
     return partial(load, gate=partial(check, checked=checked)) if "gate" in signature(load).parameters else load

@@ -1,7 +1,8 @@
-"""Whether the header of a NIfTI or Analyze file could identify a person: its text fields and its extensions.
+"""Checks whether the header of a NIfTI or Analyze file could identify a person: its text fields and its extensions.
 
-Converters copy names, numbers and comments of DICOM there, and some programs leave what lay in memory. None of it is
-stored; what is refused is a sign that nobody has looked. Faces in head scans are not seen here.
+Converters copy names, numbers and comments from DICOM into them, and some programs leave remnants of memory there. None
+of it is stored in shards; a file is refused because such content shows that nobody has checked it. Faces in head scans
+are not detected.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ACCEPTED_BY: dict[str, Checked] = {
     "exp_date": "dates",
     "exp_time": "dates",
 }
-"""Text field -> the word of a card that accepts it; the others are descriptions."""
+"""Text field -> the word of a card that accepts it; all others are descriptions."""
 
 _KNOWN = {
     "magic": re.compile(r"(n\+|ni)[12](\0\r\n\x1a\n)?"),
@@ -34,12 +35,12 @@ _KNOWN = {
         r"|TE=[\d.e+-]+;Time=\d+\.\d+(;phase=\d)?(;mb=\d+)?"  # dcm2niix: echo time, time of day
     ),
 }
-"""What programs write into a field as a rule."""
+"""Text that programs routinely write into a field."""
 
 
 def check(header: Any, checked: Collection[Checked] = ()) -> None:
-    """header: of nibabel (Nifti1Header, Nifti2Header, AnalyzeHeader), as it was read. Raises DataError that names
-    fields and counts, never a value."""
+    """Raises DataError for a header that says more than `checked` accepts. The error names fields and counts, never a
+    value. header: of nibabel (Nifti1Header, Nifti2Header, AnalyzeHeader), as read from the file."""
     found: Counter[str] = Counter()
     words: set[Checked] = set()
     for kind, word in (*_find_in_fields(header), *_find_in_extensions(header)):
@@ -57,13 +58,14 @@ def _find_in_fields(header: Any) -> Iterator[tuple[str, Checked]]:
 
 
 def _is_known(name: str, value: bytes) -> bool:
-    """All of a field counts, also what lies after its first zero byte: that is where memory is left."""
+    """Whether a field is empty or has a known text. The bytes after the first zero byte count too: remnants of memory
+    are found there."""
     text = value.decode("latin-1").strip(" \0")
     return not text or (name in _KNOWN and _KNOWN[name].fullmatch(text) is not None)
 
 
 def _find_in_extensions(header: Any) -> Iterator[tuple[str, Checked]]:
-    """Those that nibabel has read; of a header without its file, that there is room for some."""
+    """The extensions that nibabel has read. For a header without its file, whether there is room for some."""
     extensions = list(getattr(header, "extensions", ()))
     for extension in extensions:
         yield f"header extension of code {extension.get_code()}", "private"

@@ -1,10 +1,11 @@
-"""What DICOM PS3.15 Annex E removes from a header, by what people would have to check for it to stay.
+"""Attributes that DICOM PS3.15 Annex E removes from a header, grouped by what people must have checked for them to
+stay.
 
 Source: Table E.1-1, edition 2026c: all attributes that the Basic Application Level Confidentiality Profile removes,
-empties or replaces (actions X, Z, D and their combinations). UIDs (action U) are left out: they say what belongs
-together, and never reach a shard. Each stands under the option of the profile that may keep it; those that no option
-keeps are `identity`, of which `pseudonyms` are the numbers and names that de-identified files replace by codes. Ours:
-calendars other than the Gregorian (0010,0033-0034), which the table forgets, and icon images with the pixels.
+empties or replaces (actions X, Z, D and their combinations). UIDs (action U) are left out: they only group files, and
+never reach a shard. Each attribute is listed under the option of the profile that may keep it. Those that no option
+keeps are `identity`; of these, `pseudonyms` are the numbers and names that de-identified files replace by codes. Added
+here: dates in non-Gregorian calendars (0010,0033-0034), which the table omits, and icon images (listed under pixels).
 """
 
 from __future__ import annotations
@@ -72,10 +73,11 @@ _TABLE: dict[str, str] = {
         0014:407C,407E 0018:1200,1201,1202,1203,1204,1205,700C,700E 300C:0127
     """,
 }
-"""Words of a card, any of which accepts -> group:element,element ... in hex."""
+"""Words of a card, any of which accepts the attributes -> attributes as group:element,element ... in hex."""
 
 
 def _parse(words: str, lines: str) -> dict[int, tuple[Checked, ...]]:
+    """Tag -> words, for one entry of _TABLE."""
     groups = (part.split(":") for part in lines.split())
     return {
         (int(group, 16) << 16) | int(element, 16): tuple(words.split())  # type: ignore[arg-type]
@@ -87,7 +89,7 @@ def _parse(words: str, lines: str) -> dict[int, tuple[Checked, ...]]:
 REMOVED: dict[int, tuple[Checked, ...]] = {
     tag: found for words, lines in _TABLE.items() for tag, found in _parse(words, lines).items()
 }
-"""Tag -> words, any of which accepts it where it isn't empty."""
+"""Tag -> words of a card, any of which accepts a non-empty value."""
 
 SAFE_PRIVATE: dict[tuple[int, str], frozenset[int]] = {
     (0x0019, "SIEMENS MR HEADER"): frozenset({0x0C, 0x0D, 0x0E, 0x27}),  # b value, diffusion direction and matrix
@@ -102,5 +104,5 @@ SAFE_PRIVATE: dict[tuple[int, str], frozenset[int]] = {
     (0x2001, "Philips Imaging DD 001"): frozenset({0x03, 0x04}),  # b value, diffusion direction
     (0x7053, "Philips PET Private Group"): frozenset({0x00, 0x09}),  # SUV and activity factors
 }
-"""(group, creator) -> elements within its block that hold measurements only: of PS3.15 Table E.3.10-1, those that
+"""(group, creator) -> elements of its block that hold only measurements. The elements of PS3.15 Table E.3.10-1 that
 images use."""

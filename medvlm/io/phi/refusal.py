@@ -1,4 +1,4 @@
-"""How a finding is said: what kind, where and how many, never a value."""
+"""The error for findings: their kinds, where they are and how many, never a value."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ _SHOWN = 6
 
 
 def make_refusal(what: str, found: Mapping[str, int], words: Collection[Checked], remedy: str) -> DataError:
-    """what: was looked at, e.g. `its header`. found: kind -> how often; kinds are ours, such as a keyword and its tag.
+    """A DataError that lists the findings.
 
-    words: what the card would have to declare. remedy: what else to do, with the programs that do it.
+    what: the checked text or header, e.g. `its header`. found: kind of finding -> number; kinds are medvlm's own words,
+    such as a keyword and its tag. words: what the card would have to declare. remedy: the alternative, with programs
+    that do it.
     """
     named = [f"{kind} x {count}" if count > 1 else kind for kind, count in list(found.items())[:_SHOWN]]
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return DataError(
         f"{what} may identify a person: {', '.join(named)}{more}; {remedy}, or add {', '.join(sorted(words))} to"
-        " phi.checked of the card where people have checked it"
+        " phi.checked of the card if people have checked it"
     )

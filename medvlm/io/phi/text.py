@@ -1,9 +1,8 @@
-"""What in a report, a question or an answer could identify a person: patterns that are found and counted, never shown.
+"""Finds text in a report, a question or an answer that could identify a person. Findings are counted, never shown.
 
-After 45 CFR 164.514(b)(2): names, addresses, dates with a day, ages above 89, numbers of telephones, records and
-accounts, e-mail addresses. Names are found by what stands around them (a title, a label, a signature): a bare name in
-running text is not found, nor are places, nor languages of which no word stands here (English; the commonest of German,
-French, Spanish, Chinese)."""
+Follows 45 CFR 164.514(b)(2): names, addresses, dates with a day, ages above 89, telephone, record and account numbers,
+e-mail addresses. Names are found by their context (a title, a label, a signature). Not found: a bare name in running
+text, places, and other languages than English and the most common phrases of German, French, Spanish and Chinese."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from medvlm.core.card import Checked
 from medvlm.io.phi.refusal import make_refusal
 
 _MONTH = (
-    # May and march are words too, Oct and Dec abbreviations: these count when written as months are.
+    # `may` and `march` are also words, and `oct` and `dec` abbreviations, so these count only if spelled like months.
     r"(?:(?-i:May|March|MAY|MARCH|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?"
     r"|January|February|April|June|July|August|September|October|November|December"
     r"|Januar|Februar|M[äa]rz|Mai|Juni|Juli|Oktober|Dezember"
@@ -25,8 +24,8 @@ _MONTH = (
 )
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _NAME = r"(?-i:[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]{1,40})"
-"""Bounded, as all that can begin within itself: without that, a long line of hyphens takes hours."""
-_STATE = (  # CT is a modality
+"""Bounded like every pattern that can start within its own match: otherwise a long line of hyphens takes hours."""
+_STATE = (  # without CT, which is a modality
     "A[LKZR]|C[AO]|D[EC]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TA]|W[AVIY]"
 )
 
@@ -118,11 +117,11 @@ _KINDS = {
     kind: tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns) for kind, patterns in _PATTERNS.items()
 }
 _PLACEHOLDER = re.compile(r"\[\*\*[^\]\n]{0,80}\*\*\]")
-"""What MIMIC's de-identification writes in place of names and dates, with dates that are shifted."""
+"""Placeholders that MIMIC's de-identification writes instead of names and dates; the dates in them are shifted."""
 
 
 def count_findings(text: str, identifiers: Iterable[str] = ()) -> Counter[str]:
-    """Kind -> how often it occurs. identifiers: of the sample in its archive, which its text must not hold."""
+    """Kind of finding -> number. identifiers: of the sample in its archive, which its text must not contain."""
     found = Counter(_count_by_pattern(text))
     found["identifier of the archive"] = sum(
         _is_distinctive(each) and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", text, re.I) is not None
@@ -131,19 +130,20 @@ def count_findings(text: str, identifiers: Iterable[str] = ()) -> Counter[str]:
     return +found
 
 
-@lru_cache(maxsize=1024)  # of many questions there are a few wordings
+@lru_cache(maxsize=1024)  # many questions share a few wordings
 def _count_by_pattern(text: str) -> dict[str, int]:
     text = _PLACEHOLDER.sub(" ", text)
     return {kind: sum(1 for pattern in patterns for _ in pattern.finditer(text)) for kind, patterns in _KINDS.items()}
 
 
 def check(what: str, text: str, checked: Collection[Checked] = (), identifiers: Iterable[str] = ()) -> None:
-    """what: is said in the error, e.g. `its report`. Raises DataError with kinds and counts for a text that could
-    identify a person."""
+    """Raises DataError with kinds and counts for a text that could identify a person. what: the name of the text in the
+    error, e.g. `its report`."""
     if "text" not in checked and (found := count_findings(text, identifiers)):
         raise make_refusal(what, found, {"text"}, "de-identify it, e.g. with presidio or philter")
 
 
 def _is_distinctive(identifier: str) -> bool:
-    """A number of a few digits, a plain word, or a stain such as Ki-67 stands in texts by chance."""
+    """Whether an identifier would not occur in a text by chance, as a number of a few digits, a plain word, or a stain
+    such as Ki-67 would."""
     return len(identifier) >= 5 and re.search(r"(?:\d\D*){3}|[\s^,]", identifier) is not None

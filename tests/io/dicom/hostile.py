@@ -1,4 +1,4 @@
-"""Files that were cut, lied to or built to hurt, each from a good one; for test_hostile.py."""
+"""Truncated, contradictory and malicious files, each derived from a good one; for test_hostile.py."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pydicom.uid import (
 from tests.io.dicom.series import as_syntax, change, slices, to_enhanced
 
 PATIENT = ("4711", "Mustermann", "0815", "1.2.826")
-"""Words of the made patient, and of the UIDs, that no message may hold."""
+"""Words of the generated patient and UIDs, which no message may contain."""
 
 
 def make_good(**header: Any) -> Dataset:
-    """A slice of CT that reads."""
+    """A CT slice that can be read."""
     return slices(size=(1, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500, **header)[0]
 
 
@@ -39,8 +39,8 @@ def to_bytes(ds: Dataset) -> bytes:
 
 
 def cut_everywhere(ds: Dataset, name: str) -> Iterator[tuple[str, bytes]]:
-    """At every structural boundary: before an element, before its length, before its value, and in the middle of
-    that."""
+    """The file truncated at every structural boundary: before an element, before its length, before its value, and in
+    the middle of the value."""
     data = to_bytes(ds)
     where = {0, 64, 128, 130, 132, 144}
     for begin, value, length in elements(data):
@@ -50,8 +50,8 @@ def cut_everywhere(ds: Dataset, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def elements(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(begin, begin of the value, length) of those at the top of an explicit little endian file, and of its file
-    meta."""
+    """(begin, begin of the value, length) of the top-level elements of an explicit little endian file, including its
+    file meta group."""
     at = 132
     while at < len(data):
         value = at + (12 if data[at + 4 : at + 6] in LONG else 8)
@@ -64,7 +64,7 @@ LONG = (b"OB", b"OW", b"SQ", b"UN", b"UT")
 
 
 def misstate_lengths(ds: Dataset) -> Iterator[tuple[str, bytes]]:
-    """Every element with a length that is not its own."""
+    """The file with a wrong length for each element in turn."""
     data = to_bytes(ds)
     for begin, value, length in elements(data):
         tag = data[begin : begin + 4]
@@ -76,7 +76,7 @@ def misstate_lengths(ds: Dataset) -> Iterator[tuple[str, bytes]]:
 
 
 def contradict_pixels() -> Iterator[tuple[str, bytes]]:
-    """Headers that say what the pixels are not."""
+    """Headers that contradict the pixels."""
     headers: dict[str, dict[str, Any]] = {
         "65535 x 65535": {"Rows": 65535, "Columns": 65535},
         "65535 rows": {"Rows": 65535},
@@ -128,7 +128,7 @@ def contradict_pixels() -> Iterator[tuple[str, bytes]]:
 
 
 def streams() -> Iterator[tuple[str, bytes]]:
-    """Compressed images that are none, or are others."""
+    """Compressed images that are invalid or differ from their header."""
     jls, j2k, rle = (as_syntax(make_good(), syntax) for syntax in (JPEGLSLossless, JPEG2000Lossless, RLELossless))
     code = next(pydicom.encaps.generate_frames(j2k.PixelData, number_of_frames=1))
     large = struct.pack(">8I", 8000, 8000, 0, 0, 8000, 8000, 0, 0)
@@ -185,7 +185,7 @@ def streams() -> Iterator[tuple[str, bytes]]:
 
 
 def nests() -> Iterator[tuple[str, bytes]]:
-    """Sequences before the pixels, whose depth, number or lengths are wrong."""
+    """Sequences before the pixels with excessive depth or number, or wrong lengths."""
     data = to_bytes(make_good())
     at = data.index(b"\x10\x00\x10\x00PN")  # PatientName
     known, private = b"\x08\x00\x15\x11SQ\0\0", b"\x09\x00\x10\x10SQ\0\0"
@@ -217,7 +217,7 @@ def noise(count: int) -> bytes:
 
 
 def meta(syntax: str) -> bytes:
-    """Preamble and file meta information alone."""
+    """Only the preamble and the file meta group."""
     ds = make_good()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     out: Any = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What becomes of each DICOM file of pydicom's collection and of the broken ones, for test_files.py."""
+"""The expected result for each DICOM file of pydicom's collection and each broken one, for test_files.py."""
 
 FOLDERS = {
     "broken": "broken/pydicom",
@@ -7,7 +7,7 @@ FOLDERS = {
     "pydicom-data": "dicom_pydicom/pydicom-data",
     "test_files": "dicom_pydicom/test_files",
 }
-"""Name in the tables -> folder of the data."""
+"""Prefix of the names below -> folder of the data."""
 
 READ: dict[str, dict[str, float]] = {
     "OT display uint8 400 x 400 x 3": {
@@ -156,7 +156,7 @@ READ: dict[str, dict[str, float]] = {
         "test_files/image_dfl.dcm": 127.12,
     },
 }
-"""What a file is -> the files, with the mean of their values (which lossy decoders change in the second decimal)."""
+"""What is read -> the files, with the mean of their values (which lossy decoders change in the second decimal)."""
 
 REFUSED: dict[str, tuple[str, ...]] = {
     "a DICOMDIR, not an image": (
@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "test_files/rtstruct.dcm",
         "test_files/zipMR.gz",
     ),
-    "another size than its header says": ("broken/JPEG2000-embedded-sequence-delimiter.dcm",),
+    "a different size than its header says": ("broken/JPEG2000-embedded-sequence-delimiter.dcm",),
     "PixelData has 8,130 bytes": ("broken/MR_truncated.dcm",),
     "it has no Rows and no SOPClassUID": (
         "broken/UN_sequence.dcm",
@@ -191,13 +191,13 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "broken/no_meta_group_length.dcm",
         "test_files/nested_priv_SQ.dcm",
     ),
-    "no image: it has no Rows": (
+    "not an image: it has no Rows": (
         "broken/reportsi_with_empty_number_tags.dcm",
         "test_files/rtplan.dcm",
         "test_files/test-SR.dcm",
         "test_files/waveform_ecg.dcm",
     ),
-    "no image to look at": (
+    "not an image for viewing": (
         "broken/badVR.dcm",
         "pydicom-data/liver.dcm",
         "pydicom-data/liver_expb.dcm",
@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
     ),
     "it has no PixelData": ("pydicom-data/parametric_map_double_float.dcm",),
     "cannot be decoded (RuntimeError)": ("test_files/JPEG-lossy.dcm",),
-    "32 bits a pixel": (
+    "32 bits per pixel": (
         "test_files/SC_rgb_rle_32bit.dcm",
         "test_files/SC_rgb_rle_32bit_2frame.dcm",
     ),

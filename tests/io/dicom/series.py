@@ -1,5 +1,4 @@
-"""DICOM series whose every value is known from its place in the patient: one field through space, seen by any
-scanner."""
+"""Generated DICOM series whose values follow from the position in the patient: every scanner samples the same field."""
 
 from __future__ import annotations
 
@@ -22,27 +21,27 @@ ENHANCED = {"CT": "1.2.840.10008.5.1.4.1.1.2.1", "MR": "1.2.840.10008.5.1.4.1.1.
 SECONDARY_CAPTURE = SOP_CLASSES["OT"]
 
 CENTRE = np.array([10.0, -5.0, 40.0])
-"""LPS of the middle of the volumes made here."""
+"""LPS of the centre of the generated volumes."""
 
 _count = 0
 
 
 def uid() -> str:
-    """Another one at each call, the same ones in each run."""
+    """A new UID at each call; the sequence is the same in every run."""
     global _count
     _count += 1
     return f"1.2.826.0.1.3680043.8.498.{_count}"
 
 
 def waves(lps_mm: np.ndarray) -> np.ndarray:
-    """What is at a place of the patient, from -720 to 920 as in CT. Curved, so that no wrong affine gives the right
-    values."""
+    """The field at positions in the patient, from -720 to 920 as in CT. It is curved, so a wrong affine cannot give the
+    right values."""
     x, y, z = np.moveaxis(lps_mm - CENTRE, -1, 0)
     return 100 + 320 * np.sin(x / 11) + 260 * np.cos(y / 9 + 1) + 240 * np.sin(z / 7 + 0.5)
 
 
 def ramp(lps_mm: np.ndarray) -> np.ndarray:
-    """As waves(), but linear: filling in between neighbours is exact."""
+    """A linear field, for which interpolation between neighbours is exact."""
     return 100 + (lps_mm - CENTRE) @ np.array([17.3, -31.1, 43.7])
 
 
@@ -75,9 +74,9 @@ def slices(
     decimals: int = 6,
     **header: Any,
 ) -> list[Dataset]:
-    """One series, in the order of space along the normal. spacing: between slices, rows, columns. offset: added to
-    every value, so that two volumes at one place can be told apart. shift: of the whole volume, LPS in mm. rescale:
-    slope and intercept of the k-th slice. decimals: of the positions in the header."""
+    """One series, ordered along the normal. spacing: between slices, rows, columns. offset: added to every value, so
+    that two volumes at the same position can be distinguished. shift: of the whole volume, LPS in mm. rescale: slope
+    and intercept of the k-th slice. decimals: of the positions in the header."""
     row, column, normal = axes(turn).T
     rescale = rescale or (lambda k: (1, 0 if signed else -1024))
     study, series, frame_of_reference = uid(), uid(), uid()
@@ -109,7 +108,7 @@ def slices(
 
 
 def image(stored: np.ndarray, *, modality: str, signed: bool = False, bits: int = 16, **header: Any) -> Dataset:
-    """One image, [H, W] or [H, W, 3]. header: attributes that are added or replaced."""
+    """One image from [H, W] or [H, W, 3]. header: attributes to add or replace."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -133,7 +132,7 @@ def image(stored: np.ndarray, *, modality: str, signed: bool = False, bits: int 
 
 
 def change(ds: Dataset, **header: Any) -> Dataset:
-    """With attributes that are added or replaced; None takes one away."""
+    """The data set with attributes added or replaced; None deletes one."""
     for name, value in header.items():
         if value is not None:
             setattr(ds, name, value)
@@ -143,7 +142,7 @@ def change(ds: Dataset, **header: Any) -> Dataset:
 
 
 def to_enhanced(parts: list[Dataset], order: Iterable[int] | None = None) -> Dataset:
-    """The same slices as the frames of one enhanced object, in this order."""
+    """The slices as frames of one enhanced object, in this order."""
     parts = [parts[i] for i in order] if order is not None else parts
     ds = copy.deepcopy(parts[0])
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = UID(ENHANCED[ds.Modality])
@@ -180,7 +179,7 @@ def to_enhanced(parts: list[Dataset], order: Iterable[int] | None = None) -> Dat
 
 
 def as_syntax(ds: Dataset, syntax: str) -> Dataset:
-    """Encoded anew: big endian, or as pydicom's encoders and save_as do it."""
+    """The data set in another transfer syntax: big endian, or by pydicom's encoders and save_as."""
     if syntax == ExplicitVRBigEndian:
         if ds.BitsAllocated == 16:
             ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
@@ -193,7 +192,7 @@ def as_syntax(ds: Dataset, syntax: str) -> Dataset:
 
 
 def save(made: Iterable[Dataset], folder: Path) -> list[Path]:
-    """Under names that say nothing about the order."""
+    """Saves files under names that do not reveal the order."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for ds in made:

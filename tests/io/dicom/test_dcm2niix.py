@@ -1,8 +1,8 @@
-"""Series of real scanners, against dcm2niix: where both read, the same values at the same places, and each difference
-explained.
+"""Series of real scanners compared with dcm2niix: what both read has the same values at the same positions, and every
+difference in what is read is explained.
 
-Two releases are asked where they are there: the wheel of the test extra, and the one that is installed (Debian's:
-1.0.20220720)."""
+Two releases are compared if they are installed: the wheel of the test extra, and the system's (Debian: 1.0.20220720).
+"""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from medvlm.io.dicom.image import load_file
 nib = pytest.importorskip("nibabel")
 
 MOSAIC = "a mosaic"
-SINGLE = "1 slice, fewer than the 3 that make a volume"
+SINGLE = "1 slice; a volume needs at least 3"
 OTHER = "not a DICOM file"
-NO_ROWS = "no image: it has no Rows"
-SEG = "no image to look at"
+NO_ROWS = "not an image: it has no Rows"
+SEG = "not an image for viewing"
 SLIDE = "a tiled slide"
 MODALITY = "which the card does not name"
 
 
 @dataclass(frozen=True)
-class Row:
-    """equal: volumes that we read, all of which dcm2niix reads alike. why: what we do not read, by reason, with its
-    count."""
+class Expected:
+    """equal: number of volumes that medvlm reads, all of which must equal dcm2niix's. why: reason -> number of what
+    medvlm does not read."""
 
     equal: int
     why: dict[str, int]
 
 
 FOLDERS = {
-    "TotalSegmentator": Row(1, {OTHER: 1}),
-    "dcm_qa": Row(0, {MOSAIC: 2, OTHER: 2}),
-    "dcm_qa_12bit": Row(0, {MOSAIC: 3, OTHER: 2}),
-    "dcm_qa_agfa": Row(2, {OTHER: 2}),
-    "dcm_qa_decubitus": Row(1, {OTHER: 2}),
-    "dcm_qa_enh": Row(4, {OTHER: 2}),
-    "dcm_qa_frag": Row(1, {OTHER: 2}),
-    "dcm_qa_nih": Row(10, {MOSAIC: 4, OTHER: 15}),
-    "dcm_qa_stc": Row(3, {MOSAIC: 2, OTHER: 2}),
-    "dcm_qa_toshiba": Row(1, {OTHER: 2}),
-    "dcm_qa_ts": Row(0, {MOSAIC: 9, OTHER: 2}),
-    "dicom": Row(0, {SINGLE: 2, OTHER: 3}),
+    "TotalSegmentator": Expected(1, {OTHER: 1}),
+    "dcm_qa": Expected(0, {MOSAIC: 2, OTHER: 2}),
+    "dcm_qa_12bit": Expected(0, {MOSAIC: 3, OTHER: 2}),
+    "dcm_qa_agfa": Expected(2, {OTHER: 2}),
+    "dcm_qa_decubitus": Expected(1, {OTHER: 2}),
+    "dcm_qa_enh": Expected(4, {OTHER: 2}),
+    "dcm_qa_frag": Expected(1, {OTHER: 2}),
+    "dcm_qa_nih": Expected(10, {MOSAIC: 4, OTHER: 15}),
+    "dcm_qa_stc": Expected(3, {MOSAIC: 2, OTHER: 2}),
+    "dcm_qa_toshiba": Expected(1, {OTHER: 2}),
+    "dcm_qa_ts": Expected(0, {MOSAIC: 9, OTHER: 2}),
+    "dicom": Expected(0, {SINGLE: 2, OTHER: 3}),
     # Ten encodings of one study of two slices, and one slice.
-    "dicomParser": Row(
-        0, {SINGLE: 1, "2 slices, fewer than the 3 that make a volume": 1, NO_ROWS: 1, OTHER: 4, MODALITY: 2}
+    "dicomParser": Expected(
+        0, {SINGLE: 1, "2 slices; a volume needs at least 3": 1, NO_ROWS: 1, OTHER: 4, MODALITY: 2}
     ),
-    "highdicom": Row(0, {SINGLE: 1, SLIDE: 8, SEG: 12, NO_ROWS: 3, OTHER: 4, MODALITY: 1}),
+    "highdicom": Expected(0, {SINGLE: 1, SLIDE: 8, SEG: 12, NO_ROWS: 3, OTHER: 4, MODALITY: 1}),
 }
-"""Mosaics we refuse on principle (their geometry stands in private attributes); lone slices are no volume;
-segmentations and slides are no volumes of a scanner, though dcm2niix writes them as such."""
+"""Mosaics are always refused, because their geometry is in private attributes. Single slices are not a volume.
+Segmentations and slides are not volumes of a scanner, although dcm2niix writes them as such."""
 
 LOSSLESS = "testImages/encapsulated/single-frame/CT1_UNC.not_fragmented_bot_jpeg_ls.80.dcm"
 
 UNREAD_BY_DEBIAN = {
-    "dcm_qa_frag": "its JPEG decoder takes no image that is cut into fragments, as it says itself",
+    "dcm_qa_frag": "its JPEG decoder does not support fragmented images, according to its own message",
     LOSSLESS: "it was built without JPEG-LS",
 }
 
@@ -76,7 +76,7 @@ SINGLE_FILES = {
 }
 
 
-def wheel() -> str | None:
+def find_wheel() -> str | None:
     try:
         import dcm2niix
     except ImportError:
@@ -86,13 +86,13 @@ def wheel() -> str | None:
 
 @pytest.fixture(params=[pytest.param("wheel", marks=pytest.mark.slow), "installed"])
 def convert(request, real_data, tmp_path):
-    """A folder -> the images that dcm2niix makes of it: values [i, j, k, t] and affine."""
-    binary = wheel() if request.param == "wheel" else shutil.which("dcm2niix", path="/usr/local/bin:/usr/bin")
+    """A function from a folder to the images that dcm2niix makes of it: values [i, j, k, t] and affine."""
+    binary = find_wheel() if request.param == "wheel" else shutil.which("dcm2niix", path="/usr/local/bin:/usr/bin")
     if not binary:
         pytest.skip(f"needs dcm2niix ({request.param}): pip install dcm2niix, or apt-get install dcm2niix")
 
     def run(source: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-        # Philips: by the standard's RescaleSlope (-p n), not by the vendor's private factors.
+        # -p n: for Philips, use the standard's RescaleSlope instead of the vendor's private factors.
         command = [
             binary,
             "-z",
@@ -119,9 +119,9 @@ def convert(request, real_data, tmp_path):
     return run
 
 
-def differs(ours: Decoded, values: np.ndarray, affine: np.ndarray) -> float:
-    """Largest difference of a voxel to the nearest of their volumes at the same places; infinite where they have other
-    places."""
+def measure_difference(ours: Decoded, values: np.ndarray, affine: np.ndarray) -> float:
+    """Largest difference of a voxel to the most similar of dcm2niix's volumes; infinite if the voxels are at other
+    positions."""
     assert ours.affine is not None
     to_theirs = np.linalg.inv(affine) @ square(ours.affine)
     whole = np.rint(to_theirs)
@@ -143,7 +143,7 @@ def square(affine: Affine) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_where_dcm2niix_reads_too_values_and_places_are_the_same(name, convert, real_data):
+def test_volumes_have_the_values_and_positions_of_dcm2niix(name, convert, real_data):
     folder = real_data / "dicom_series" / name
     accept = ("derived", "no_uids")
     media = [{"kind": "volume", "modality": ["CT", "MR", "PT"]}]
@@ -161,7 +161,7 @@ def test_where_dcm2niix_reads_too_values_and_places_are_the_same(name, convert, 
         assert not theirs
         return
     for volume in ours:
-        nearest = min(differs(volume, *image) for image in theirs)
+        nearest = min(measure_difference(volume, *image) for image in theirs)
         # Theirs are scaled in float64 by the header's slope, ours in float32.
         assert nearest <= 1e-6 * np.abs(volume.pixels).max(), "int16 is equal to the bit"
 

@@ -1,5 +1,5 @@
-"""Every DICOM file of pydicom's collection, and every broken one: the values that it has, or the reason why it is
-refused."""
+"""Every DICOM file of pydicom's collection, and every broken one, has the expected values or is refused with the
+expected reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_tables_name_every_file(path_of, found):
         assert there == {Path(each).relative_to(name) for each in found if each.startswith(f"{name}/")}
 
 
-def test_what_can_be_read_is_read(found):
+def test_readable_files_have_the_expected_type_and_mean(found):
     wrong = {
         n: found[n]
         for kind, files in READ.items()
@@ -52,7 +52,7 @@ def test_what_can_be_read_is_read(found):
     assert not wrong
 
 
-def test_what_cannot_be_read_is_refused_with_the_reason(found):
+def test_unreadable_files_are_refused_with_the_reason(found):
     wrong = {
         name: found[name]
         for why, files in REFUSED.items()
@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_refused_with_the_reason(found):
     assert not wrong
 
 
-def test_none_takes_long_and_no_reason_shows_a_value_or_a_name(found):
+def test_no_file_takes_long_and_no_reason_shows_a_value_or_a_name(found):
     for name, verdict in found.items():
         assert verdict["seconds"] < 20, name
         text = verdict.get("refused", "")
@@ -76,7 +76,7 @@ def values(path: Path) -> np.ndarray:
     return load_file(path, NAMED | {"cine", "hu"}).pixels
 
 
-def test_values_that_the_tests_of_pydicom_name(path_of):
+def test_values_match_those_in_pydicoms_tests(path_of):
     """tests/pixels/pixels_reference.py and test_decoder_pylibjpeg.py of pydicom 3.0."""
     head = values(path_of("test_files/MR_small.dcm"))
     assert (head[0, 31:34].tolist(), head[31, :3].tolist(), head[-1, -3:].tolist()) == (
@@ -112,7 +112,7 @@ BARS = [
     [192, 192, 192],
     [255, 255, 255],
 ]
-"""Ten bars of colour, from the top; in 21 encodings, of which the lossy ones are off by up to 5."""
+"""Ten colour bars from top to bottom, in 21 encodings; lossy ones differ by up to 5."""
 
 
 def test_the_bars_have_their_colours_in_every_encoding(path_of, found):
@@ -122,7 +122,7 @@ def test_the_bars_have_their_colours_in_every_encoding(path_of, found):
     assert len(names) == 21
 
 
-def test_a_word_has_the_colour_that_it_says(path_of):
+def test_words_have_the_colour_they_name(path_of):
     """GDCMJ2K_TextGBR: `red`, `green` and `blue` on grey, in JPEG 2000 with its colour transform."""
     words = values(path_of("broken/GDCMJ2K_TextGBR.dcm"))
     for rows, colour in ((slice(40, 105), (255, 0, 0)), (slice(140, 210), (0, 255, 0)), (slice(240, 305), (0, 0, 255))):
@@ -145,39 +145,40 @@ def test_a_word_has_the_colour_that_it_says(path_of):
         ["test_files/SC_rgb_jpeg.dcm", "test_files/SC_rgb_jpeg_dcmd.dcm", "broken/SC_jpeg_no_color_transform.dcm"],
     ],
 )
-def test_one_image_reads_alike_however_it_is_encoded(names, path_of):
+def test_one_image_gives_the_same_pixels_in_every_encoding(names, path_of):
     first, *others = (values(path_of(name)) for name in names)
     for other in others:
         np.testing.assert_array_equal(other, first)
 
 
-def test_native_pixels_are_the_last_bytes_of_their_files(path_of):
-    """Decoded here by hand: CT_small and the two-frame head CT have their pixels as 16-bit little endian at the end."""
+def test_native_pixels_equal_the_last_bytes_of_the_file(path_of):
+    """Decoded here by hand: CT_small stores its pixels at the end, as 16-bit little endian."""
     data = path_of("test_files/CT_small.dcm").read_bytes()
     stored = np.frombuffer(data[: len(data) - len(data) % 2], "<i2")
     expected = values(path_of("test_files/CT_small.dcm")).reshape(-1) + 1024  # its RescaleIntercept is -1024
     at = next(
         i for i in range(len(stored) - len(expected), 0, -1) if np.array_equal(stored[i : i + len(expected)], expected)
     )
-    assert len(data) - 2 * (at + len(expected)) < 200, "but for the padding that follows"
+    assert len(data) - 2 * (at + len(expected)) < 200, "more than padding follows the pixels"
 
 
 def decode_first_frames(real_data: Path, folder: str) -> list[np.ndarray]:
-    """Of mosaics, which are refused as volumes."""
+    """The first frame of each file, decoded directly because mosaics are refused as volumes."""
     paths = sorted((real_data / "dicom_series" / folder / "In").glob("*.dcm"))
     with silence_pydicom():
         return [next(decode_frames(read_whole(path, None), [0])) for path in paths]
 
 
-def test_nine_encodings_of_one_mosaic_hold_the_same_values(real_data):
+def test_nine_encodings_of_one_mosaic_have_the_same_values(real_data):
     first, *others = decode_first_frames(real_data, "dcm_qa_ts")
     assert len(others) == 8
     for other in others:
         np.testing.assert_array_equal(other, first)
 
 
-def test_what_stands_in_bits_that_are_not_stored_is_nothing(real_data):
-    """Its README: 12 bits of 16, stripes of 0x0F0F and 0xFFFF painted over; signed, these are -241 and -1."""
+def test_bits_beyond_bits_stored_are_ignored(real_data):
+    """From its README: 12 of 16 bits are stored, and stripes are painted as 0x0F0F and 0xFFFF; signed, these are -241
+    and -1."""
     signed, scan, striped = decode_first_frames(real_data, "dcm_qa_12bit")
     assert (scan.min(), scan.max()) == (0, 2908)
     is_stripe = striped != scan

@@ -1,4 +1,4 @@
-"""Hundreds of damaged and hostile files: each is refused in one line, or has its right values; in seconds, in 2 GiB."""
+"""Hundreds of damaged and hostile files: each is refused in one line or read correctly, in seconds and in 2 GiB."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.io.dicom.verdicts import judge
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 RIGHT = {
-    # What is wrong has nothing to do with the image.
+    # The fault does not affect the image.
     "lies": {
         "charset of nowhere", "megabytes of a comment", "a study called ../../x", "two lines in a name",
         "InstanceNumber 1e308", "InstanceNumber -1e39",
@@ -50,11 +50,10 @@ RIGHT = {
     "streams": {"JPEG 2000 of tiles of one pixel", "JPEG 2000 of 64 M pixels"},
     "nests": {"a VR of nowhere", "the same attribute twice", "20000 empty items", "2 MiB of tags"},
 }  # fmt: skip
-"""What may be read, and then has its right values: all others are refused."""
+"""Files that may be read, if their values are right. All others must be refused."""
 
 UNSEEN = {"JPEG 2000 with noise in it"}
-"""A known limit: bits that were changed within a well-formed JPEG stream decode to other values, and nothing in DICOM
-tells."""
+"""A known limit: changed bits in a well-formed JPEG stream decode to other values, and DICOM has no checksum."""
 
 
 def make_hostile(kind: str) -> Iterator[tuple[str, bytes]]:
@@ -65,7 +64,7 @@ def make_hostile(kind: str) -> Iterator[tuple[str, bytes]]:
             yield from cut_everywhere(
                 to_enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500)), "enhanced"
             )
-        case "mislaid":
+        case "wrong lengths":
             yield from misstate_lengths(make_good())
         case "lies":
             yield from contradict_pixels()
@@ -79,12 +78,12 @@ def make_hostile(kind: str) -> Iterator[tuple[str, bytes]]:
     ("kind", "least"),
     [
         ("cut", 200),
-        ("mislaid", 80),
+        ("wrong lengths", 80),
         ("lies", 50),
         *(pytest.param(*each, marks=pytest.mark.slow) for each in (("streams", 25), ("nests", 13))),
     ],
 )
-def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
+def test_hostile_files_are_refused_in_one_line_or_read_correctly(kind, least, tmp_path):
     files = [("good", to_bytes(make_good())), *make_hostile(kind)]
     paths = [tmp_path / f"{i:04d}" for i in range(len(files))]
     for path, (_, data) in zip(paths, files, strict=True):
@@ -94,7 +93,7 @@ def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
     wrong = []
     for (name, _), verdict in zip(files[1:], others, strict=True):
         text = verdict.get("refused", "")
-        is_right = verdict.get("crc") == first["crc"] and (kind == "mislaid" or name in RIGHT[kind])
+        is_right = verdict.get("crc") == first["crc"] and (kind == "wrong lengths" or name in RIGHT[kind])
         if (
             not (text or is_right or name in UNSEEN)
             or "\n" in text
@@ -118,7 +117,7 @@ def test_it_is_refused_in_one_line_or_read_right(kind, least, tmp_path):
         (header, "MAX_FRAMES", 3, "expected 1 to 3"),
     ],
 )  # fmt: skip
-def test_what_is_larger_than_a_limit_is_refused(module, name, limit, why, tmp_path, monkeypatch):
+def test_files_beyond_a_limit_are_refused(module, name, limit, why, tmp_path, monkeypatch):
     path = save([to_enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path)[0]
     image.load_file(path)
     monkeypatch.setattr(module, name, limit)
@@ -126,7 +125,7 @@ def test_what_is_larger_than_a_limit_is_refused(module, name, limit, why, tmp_pa
         image.load_file(path)
 
 
-def test_more_orientations_than_a_scan_has_are_refused(monkeypatch, tmp_path):
+def test_too_many_orientations_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(grouping, "MAX_PLANES", 2)
     fan = [ds for degrees in (0, 5, 10) for ds in one_series(slices(), slices(turn=(degrees, 0, 0)))]
     headers = [header.read_image_header(path) for path in save(one_series(fan), tmp_path)]
@@ -137,7 +136,8 @@ def test_more_orientations_than_a_scan_has_are_refused(monkeypatch, tmp_path):
 
 
 def dicomdir(names: Sequence[str | list[str]], **record: object) -> Dataset:
-    """Records that name these files, each of which says that the first is its child and the next one: circles."""
+    """A DICOMDIR with a record for each file. Every record names the first one as its child and its successor, so they
+    form cycles."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID, ds.file_meta.MediaStorageSOPClassUID = (
@@ -157,7 +157,7 @@ def dicomdir(names: Sequence[str | list[str]], **record: object) -> Dataset:
     return ds
 
 
-def test_a_directory_in_circles_names_each_file_once(tmp_path):
+def test_a_dicomdir_with_cycles_gives_each_file_once(tmp_path):
     paths = save(slices(), tmp_path / "IMAGES")
     ds = dicomdir([["IMAGES", path.name] for path in paths])
     ds.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
@@ -179,20 +179,20 @@ def test_a_directory_in_circles_names_each_file_once(tmp_path):
         ["IMAGES", "a/../../x"],
     ],
 )
-def test_a_directory_that_leads_out_of_its_folder_is_refused(name, tmp_path):
+def test_a_dicomdir_that_leads_out_of_its_folder_is_refused(name, tmp_path):
     dicomdir([name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
-    with pytest.raises(DataError, match="outside of its folder"):
+    with pytest.raises(DataError, match="outside its folder"):
         list(scan(tmp_path / "DICOMDIR"))
 
 
 @pytest.mark.parametrize("record", [{"DirectoryRecordType": "PATIENT"}, {"ReferencedFileID": ""}])
-def test_a_directory_of_no_images_is_refused(record, tmp_path):
+def test_a_dicomdir_without_images_is_refused(record, tmp_path):
     dicomdir(["x"], **record).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
-    with pytest.raises(DataError, match=r"names no images|outside of its folder"):
+    with pytest.raises(DataError, match=r"names no images|outside its folder"):
         list(scan(tmp_path / "DICOMDIR"))
 
 
-def test_a_directory_that_names_itself_a_folder_and_what_is_gone_goes_on(tmp_path):
+def test_a_dicomdir_that_names_itself_a_folder_or_a_missing_file_is_read(tmp_path):
     paths = save(slices(), tmp_path / "images")
     names = [["DICOMDIR"], ["images"], ["IMAGES", "GONE"], ["IMAGES", paths[0].name]]
     dicomdir(names).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
@@ -206,7 +206,7 @@ def test_a_directory_that_names_itself_a_folder_and_what_is_gone_goes_on(tmp_pat
     ]
 
 
-def test_names_that_are_no_text_pipes_and_links_in_circles_do_no_harm(tmp_path):
+def test_odd_names_pipes_and_cyclic_links_do_no_harm(tmp_path):
     save(slices(), tmp_path / "a")
     (tmp_path / "a" / "circle").symlink_to(tmp_path)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -217,7 +217,7 @@ def test_names_that_are_no_text_pipes_and_links_in_circles_do_no_harm(tmp_path):
     assert kinds == {"Header": 8, "NotDicom": 2}
 
 
-def test_a_place_that_is_not_there_is_said_so(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such folder or DICOMDIR"):
         list(scan(tmp_path / "nowhere"))
     (tmp_path / "text").write_text("hello")
@@ -225,10 +225,10 @@ def test_a_place_that_is_not_there_is_said_so(tmp_path):
         list(scan(tmp_path / "text"))
 
 
-# --- in the process that packs ---------------------------------------------------------------------------
+# --- limits of the packing process -----------------------------------------------------------------------
 
 
-def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, monkeypatch):
+def test_a_long_header_is_read_in_a_child_process_with_the_same_result(tmp_path, monkeypatch):
     path = save([to_enhanced(slices(size=(4, 40, 48), spacing=(2.5, 0.35, 0.45), offset=-500))], tmp_path / "a")[0]
     dicomdir(["a\\" + path.name]).save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     ((_, here),) = scan(tmp_path / "DICOMDIR")
@@ -237,15 +237,15 @@ def test_a_long_header_is_read_in_another_process_and_says_the_same(tmp_path, mo
         header.read_image_header(path, light=True)
     with pytest.raises(dataset.LongHeader):
         dataset.read_image_names(tmp_path / "DICOMDIR", light=True)
-    ((_, apart),) = scan(tmp_path / "DICOMDIR")
-    assert isinstance(here, header.Header) and here == apart
+    ((_, in_child),) = scan(tmp_path / "DICOMDIR")
+    assert isinstance(here, header.Header) and here == in_child
     path.write_bytes(b"x" * 4000)
     assert isinstance(dict(scan(tmp_path / "a"))[path], NotDicom)
 
 
-def test_a_hostile_header_costs_the_packer_a_second_at_most(tmp_path):
-    """60,000 attributes, 30,000 items of a stated length and without one, 15,000 frames, 2 MiB deflated: each too much
-    for the process that packs."""
+def test_a_hostile_header_costs_the_packer_at_most_a_second(tmp_path):
+    """60,000 attributes; 30,000 items of defined and of undefined length; 15,000 frames; 2 MiB deflated. Each must be
+    read in a child process."""
     data, known = to_bytes(make_good()), b"\x08\x00\x15\x11SQ\0\0"
     at = data.index(b"\x10\x00\x10\x00PN")
     items_of_it = (b"\xfe\xff\x00\xe0" + bytes(4)) * 30_000

@@ -1,4 +1,4 @@
-"""Films and pictures: from stored values to shades and colours, by the formulas of PS3.3 computed here by hand."""
+"""Radiographs and photographs: stored values become shades and colours as computed here from the formulas of PS3.3."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvlm.io.dicom.image import NAMED, load_file
 from tests.io.dicom.series import SECONDARY_CAPTURE, as_syntax, change, image, save, slices, to_enhanced
 
 STEPS = np.array([[0, 1, 999, 1000], [1001, 2047, 2048, 4095]])
-"""Of 12 bits."""
+"""Values of 12 bits."""
 COLOURS = np.random.default_rng(11).integers(0, 256, (32, 40, 3))
 
 
@@ -46,7 +46,7 @@ def lut(first: int, entries: list[int], bits: int) -> list[Dataset]:
 # --- shades --------------------------------------------------------------------------------------------
 
 
-def test_without_a_window_the_whole_range_that_can_be_stored_is_shown(tmp_path):
+def test_without_a_window_the_full_range_of_bits_stored_is_shown(tmp_path):
     shown = save_and_load(film(), tmp_path)
     assert (str(shown.unit), shown.modality, shown.pixels.dtype.name) == ("display", "DX", "uint16")
     np.testing.assert_array_equal(shown.pixels, np.rint(STEPS / 4095 * 65535))
@@ -76,8 +76,8 @@ def test_a_quantity_is_never_inverted_nor_windowed(modality, tmp_path):
     assert shown.unit == ("HU" if modality == "CT" else "raw")
 
 
-def test_a_linear_window_is_that_of_c_11_2_1_2(tmp_path):
-    """Centre 2048, width 4096 is the identity of 12 bits; centre 1000, width 3 goes from 998.5 to 1000.5."""
+def test_a_linear_window_follows_c_11_2_1_2(tmp_path):
+    """Centre 2048, width 4096 is the identity for 12 bits; centre 1000, width 3 spans 998.5 to 1000.5."""
     np.testing.assert_array_equal(
         save_and_load(film(**window(2048, 4096)), tmp_path / "a").pixels, np.rint(STEPS / 4095 * 65535)
     )
@@ -87,48 +87,48 @@ def test_a_linear_window_is_that_of_c_11_2_1_2(tmp_path):
     np.testing.assert_array_equal(step, np.array([[0, 0, 0, 1], [1, 1, 1, 1]]) * 65535)
 
 
-def test_linear_exact_and_sigmoid_windows_are_those_of_c_11_2_1_3(tmp_path):
+def test_linear_exact_and_sigmoid_windows_follow_c_11_2_1_3(tmp_path):
     exact = save_and_load(film(**window(1000, 4, "LINEAR_EXACT")), tmp_path / "a").pixels
     np.testing.assert_array_equal(exact, np.rint(np.array([[0, 0, 0.25, 0.5], [0.75, 1, 1, 1]]) * 65535))
     bent = save_and_load(film(**window(1000, 4, "SIGMOID")), tmp_path / "b").pixels
     np.testing.assert_array_equal(bent, np.rint(65535 / (1 + np.exp(-4 * np.clip(STEPS - 1000.0, -150, 150) / 4))))
 
 
-def test_the_first_of_several_windows_counts_and_monochrome1_is_inverted_after_it(tmp_path):
+def test_the_first_window_is_used_and_monochrome1_is_inverted_after_it(tmp_path):
     ds = film(**window([1000, 40], [3, 80]), PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_array_equal(
         save_and_load(ds, tmp_path).pixels, np.rint(np.array([[1, 1, 0.75, 0.25], [0, 0, 0, 0]]) * 65535)
     )
 
 
-def test_a_window_is_in_units_of_the_rescaled_values(tmp_path):
+def test_a_window_applies_to_rescaled_values(tmp_path):
     ds = film(RescaleSlope=2, RescaleIntercept=-500, **window(1500, 3))
     np.testing.assert_array_equal(
         save_and_load(ds, tmp_path).pixels, np.rint(np.array([[0, 0, 0, 0.75], [1, 1, 1, 1]]) * 65535)
     )
 
 
-def test_a_negative_slope_turns_the_shades_around(tmp_path):
+def test_a_negative_slope_inverts_the_shades(tmp_path):
     ds = film(RescaleSlope=-1, RescaleIntercept=4095)
     np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, np.rint((1 - STEPS / 4095) * 65535))
 
 
-def test_a_voi_table_takes_its_first_and_last_entry_for_what_lies_outside(tmp_path):
+def test_a_voi_table_uses_its_first_and_last_entry_outside_its_range(tmp_path):
     ds = film(VOILUTSequence=lut(1000, [10, 20, 255], 8))
     np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, [[10, 10, 10, 10], [20, 255, 255, 255]])
 
 
-def test_a_voi_table_comes_before_a_window(tmp_path):
+def test_a_voi_table_takes_precedence_over_a_window(tmp_path):
     ds = film(VOILUTSequence=lut(0, list(range(4095, -1, -1)), 12), **window(40, 400))
     np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, np.rint((4095 - STEPS) / 4095 * 65535))
 
 
-def test_a_table_of_signed_pixels_can_begin_below_zero(tmp_path):
+def test_a_table_for_signed_pixels_can_start_below_zero(tmp_path):
     ds = image(np.array([[-3, -2], [-1, 5]]), modality="CR", signed=True, VOILUTSequence=lut(0x10000 - 2, [7, 8, 9], 8))
     np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, [[7, 7], [8, 9]])
 
 
-def test_a_modality_table_comes_before_the_window(tmp_path):
+def test_a_modality_table_is_applied_before_the_window(tmp_path):
     ds = image(
         np.array([[0, 1], [2, 3]]),
         modality="CR",
@@ -139,7 +139,7 @@ def test_a_modality_table_comes_before_the_window(tmp_path):
     np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, np.rint(np.array([[0, 0], [0.75, 1]]) * 65535))
 
 
-def test_tables_and_windows_read_alike_in_big_endian(tmp_path):
+def test_tables_read_the_same_in_big_endian(tmp_path):
     def ds() -> Dataset:
         return film(VOILUTSequence=lut(0, list(range(4096)), 12))
 
@@ -165,7 +165,7 @@ def test_padding_is_black(photometric, tmp_path):
     assert shown[0, 2] == shown[0, 3] == shown[1, 0] == 0 and shown[1, 1] > 0
 
 
-def test_ct_around_a_round_field_of_view_becomes_air(tmp_path):
+def test_ct_values_below_air_become_air(tmp_path):
     ds = image(np.array([[-2000, -1024], [0, 60]]), modality="CT", signed=True, RescaleSlope=1, RescaleIntercept=-100)
     np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, [[-1024, -1024], [-100, -40]])
 
@@ -180,16 +180,16 @@ def test_ct_around_a_round_field_of_view_becomes_air(tmp_path):
         (window(1000, -4, "LINEAR_EXACT"), "window is impossible"),
         (window(1000, 4, "GAMMA"), "window is impossible"),
         ({"VOILUTSequence": lut(0, [1, 2, 3], 8), "PixelData": bytes(16)}, "the same value"),
-        ({"VOILUTSequence": [change(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[4, 0, 8])]}, "3 entries of the 4"),
+        ({"VOILUTSequence": [change(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[4, 0, 8])]}, "3 entries but declares 4"),
         ({"VOILUTSequence": [change(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=[3, 0, 0])]}, "impossible depth"),
         ({"VOILUTSequence": [change(lut(0, [1, 2, 3], 8)[0], LUTDescriptor=None)]}, "no LUTDescriptor"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "slope is 0"),
         ({"PixelRepresentation": 2}, "PixelRepresentation"),
-        ({"BitsAllocated": 12}, "12 bits a pixel"),
+        ({"BitsAllocated": 12}, "12 bits per pixel"),
         ({"Rows": 3}, "PixelData has 16 bytes"),
     ],
 )  # fmt: skip
-def test_a_film_whose_shades_are_not_known_is_refused(header, why, tmp_path):
+def test_a_radiograph_with_undefined_shades_is_refused(header, why, tmp_path):
     for table in header.get("VOILUTSequence", ()):
         if "LUTDescriptor" in table:
             table["LUTDescriptor"].VR = "US"
@@ -197,10 +197,10 @@ def test_a_film_whose_shades_are_not_known_is_refused(header, why, tmp_path):
         save_and_load(film(**header), tmp_path)
 
 
-# --- what is refused unless it is wanted ---------------------------------------------------------------
+# --- what is refused unless it is accepted -------------------------------------------------------------
 
 
-def test_raw_detector_values_and_runs_of_frames_have_to_be_wanted(tmp_path):
+def test_raw_detector_values_and_cine_must_be_accepted(tmp_path):
     raw = save([film(PresentationIntentType="FOR PROCESSING")], tmp_path / "raw")[0]
     run = save([image(np.arange(24).reshape(6, 4), modality="US", bits=8, NumberOfFrames=3, Rows=2)], tmp_path / "run")[
         0
@@ -212,7 +212,7 @@ def test_raw_detector_values_and_runs_of_frames_have_to_be_wanted(tmp_path):
     np.testing.assert_array_equal(load_file(run, NAMED | {"cine"}).pixels, np.arange(24).reshape(3, 2, 4))
 
 
-def test_of_a_named_file_derived_images_and_captures_are_taken(tmp_path):
+def test_derived_images_and_captures_are_accepted_for_a_named_file(tmp_path):
     capture = image(
         np.arange(16).reshape(4, 4),
         modality="OT",
@@ -227,14 +227,14 @@ def test_of_a_named_file_derived_images_and_captures_are_taken(tmp_path):
         save_and_load(capture, tmp_path, accept=frozenset())
 
 
-def test_frames_of_ultrasound_with_places_are_not_taken_for_one_picture(tmp_path):
+def test_ultrasound_frames_with_positions_are_still_cine(tmp_path):
     made = to_enhanced(slices(modality="MR", bits=16))
     made.Modality = "US"
     path = save([made], tmp_path)[0]
     assert all(frame.concerns >= {"cine"} for frame in read_image_header(path).frames)
 
 
-def test_a_file_of_one_volume_is_a_volume_and_one_of_two_is_refused(tmp_path):
+def test_a_file_with_one_volume_is_read_and_one_with_two_is_refused(tmp_path):
     assert save_and_load(to_enhanced(slices()), tmp_path / "one").pixels.shape == (8, 20, 24)
     two = slices(modality="MR") + slices(modality="MR", turn=(-90, 0, 0))
     for part, k in zip(two, range(16), strict=True):
@@ -246,7 +246,7 @@ def test_a_file_of_one_volume_is_a_volume_and_one_of_two_is_refused(tmp_path):
         save_and_load(made, tmp_path / "two")
 
 
-def test_every_concern_says_what_it_is():
+def test_every_concern_has_a_one_line_reason():
     assert all(text and "\n" not in text for text in CONCERNS.values())
 
 
@@ -264,7 +264,7 @@ def test_every_concern_says_what_it_is():
         ({}, None),
     ],
 )  # fmt: skip
-def test_the_spacing_is_that_in_the_patient_before_that_at_the_detector(header, spacing_mm, tmp_path):
+def test_spacing_in_the_patient_takes_precedence_over_that_at_the_detector(header, spacing_mm, tmp_path):
     assert save_and_load(film(**header), tmp_path).spacing_mm == spacing_mm
 
 
@@ -275,7 +275,7 @@ def picture(**header: Any) -> Dataset:
     return image(COLOURS, modality="US", **header)
 
 
-def test_rgb_reads_as_it_is_by_pixel_and_by_plane(tmp_path):
+def test_rgb_is_read_in_both_planar_configurations_and_byte_orders(tmp_path):
     by_plane = picture(PlanarConfiguration=1, PixelData=np.moveaxis(COLOURS, -1, 0).astype(np.uint8).tobytes())
     for ds in (picture(), by_plane, as_syntax(picture(), ExplicitVRBigEndian)):
         shown = save_and_load(ds, tmp_path)
@@ -284,7 +284,7 @@ def test_rgb_reads_as_it_is_by_pixel_and_by_plane(tmp_path):
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
-def test_compressed_rgb_reads_as_it_was(syntax, tmp_path):
+def test_losslessly_compressed_rgb_is_exact(syntax, tmp_path):
     np.testing.assert_array_equal(save_and_load(as_syntax(picture(), syntax), tmp_path).pixels, COLOURS)
 
 
@@ -294,7 +294,7 @@ def to_ybr(rgb: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(rgb @ matrix.T + [0, 128, 128]), 0, 255).astype(np.uint8)
 
 
-def test_luminance_and_chrominance_become_rgb(tmp_path):
+def test_ybr_becomes_rgb(tmp_path):
     full = picture(PhotometricInterpretation="YBR_FULL", PixelData=to_ybr(COLOURS).tobytes())
     assert np.abs(save_and_load(full, tmp_path).pixels.astype(int) - COLOURS).max() <= 2
     pairs = np.repeat(COLOURS[:, ::2], 2, axis=1)
@@ -304,7 +304,7 @@ def test_luminance_and_chrominance_become_rgb(tmp_path):
     assert np.abs(save_and_load(half, tmp_path).pixels.astype(int) - pairs).max() <= 2
 
 
-def test_jpeg_as_it_is_written_in_practice_becomes_rgb(tmp_path):
+def test_a_usual_baseline_jpeg_becomes_rgb(tmp_path):
     smooth = np.stack(
         np.broadcast_arrays(np.linspace(20, 230, 48)[None], np.linspace(200, 40, 32)[:, None], 90.0), axis=-1
     ).astype(np.uint8)
@@ -341,8 +341,8 @@ def test_palettes_of_8_and_16_bits_become_rgb(tmp_path):
         np.testing.assert_array_equal(save_and_load(ds, tmp_path).pixels, expected)
 
 
-def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
-    """Its own entries are all below 256; only the whole table tells that 16 bits are meant."""
+def test_a_dark_image_with_a_16_bit_palette_stays_dark(tmp_path):
+    """The entries that its pixels use are all below 256; only the whole table shows that entries have 16 bits."""
     ds = palette(np.array([[0, 0, 0], [200, 200, 200], [255, 100, 0], [65535, 65535, 65535]]), 16)
     ds.PixelData = (np.arange(16) % 3).astype(np.uint8).tobytes()
     with pytest.raises(DataError, match="the same value"):
@@ -365,15 +365,15 @@ def test_a_dark_picture_of_a_16_bit_palette_stays_dark(tmp_path):
         (lambda: image(np.full((4, 4, 3), 8), modality="US"), "the same value"),
     ],
 )
-def test_colours_without_an_exact_form_are_refused(ds, why, tmp_path):
+def test_unsupported_colours_are_refused(ds, why, tmp_path):
     with pytest.raises(DataError, match=why):
         save_and_load(ds(), tmp_path)
 
 
-def test_a_jpeg_of_another_size_than_the_header_is_not_decoded(tmp_path):
+def test_a_jpeg_whose_size_differs_from_the_header_is_not_decoded(tmp_path):
     out = io.BytesIO()
     Image.new("L", (5000, 4000), 9).save(out, "JPEG")
     ds = image(np.arange(16).reshape(4, 4), modality="US", bits=8, PixelData=encapsulate([out.getvalue()]))
     ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    with pytest.raises(DataError, match="another size than its header says"):
+    with pytest.raises(DataError, match="a different size than its header says"):
         save_and_load(ds, tmp_path)

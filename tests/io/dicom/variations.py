@@ -17,7 +17,7 @@ def set_numbers(made: list[Dataset], numbers: list[int | None]) -> list[Dataset]
 
 
 def one_series(*volumes: list[Dataset]) -> list[Dataset]:
-    """As if one scan had made them."""
+    """The volumes as one series."""
     names = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     first = volumes[0][0]
     return [change(ds, **{name: first[name].value for name in names}) for volume in volumes for ds in volume]
@@ -50,7 +50,7 @@ def with_other_pixels(ds: Dataset) -> Dataset:
 
 
 def garbage_in_high_bits() -> list[Dataset]:
-    """12 bits are stored in 16; what stands in the other four says nothing (PS3.5 8.1.1)."""
+    """12 bits are stored in 16; the other four have no meaning (PS3.5 8.1.1)."""
     made = slices(bits=12, signed=False)
     for ds in made:
         ds.PixelData = (np.frombuffer(ds.PixelData, "<u2") | 0xA000).astype("<u2").tobytes()
@@ -58,7 +58,7 @@ def garbage_in_high_bits() -> list[Dataset]:
 
 
 def with_image(made: list[Dataset], kind: list[str], **header: Any) -> list[Dataset]:
-    """One more image of another kind in the series, in the middle."""
+    """The series with one more image of another kind at a position in the middle."""
     return [*made, change(twice(made[4]), ImageType=kind, **header)]
 
 
@@ -69,13 +69,13 @@ def over_time(count: int, **header: Any) -> list[Dataset]:
 
 
 def by_number_only() -> list[Dataset]:
-    """Two volumes of which only the instance numbers tell, one after the other."""
+    """Two volumes that only consecutive instance numbers distinguish."""
     first, second = slices(modality="MR"), slices(modality="MR", offset=300)
     return one_series(first, set_numbers(second, list(range(9, 17))))[::-1]
 
 
 def interleaved(**varied: tuple[object, object]) -> list[Dataset]:
-    """Every second slice is of another kind, at a place of its own."""
+    """Every second slice is of another kind; each slice has a position of its own."""
     made = slices(modality="MR", size=(16, 20, 24), spacing=(1.25, 0.7, 0.9))
     for k, ds in enumerate(made):
         change(ds, **{name: values[k % 2] for name, values in varied.items()})
@@ -98,7 +98,7 @@ def uneven() -> list[Dataset]:
 
 
 def frames_in(made: list[Dataset], **header: Any) -> list[Dataset]:
-    """One file with several frames, and no functional groups that say where they lie."""
+    """One file with several frames, without functional groups that give their positions."""
     whole = copy.deepcopy(made[0])
     whole.PixelData, whole.NumberOfFrames = b"".join(ds.PixelData for ds in made), len(made)
     return [change(whole, **header)]

@@ -1,5 +1,5 @@
-"""`python -m tests.io.dicom.verdicts`: what becomes of each file named on the standard input, as a line of JSON, with 2
-GiB of memory."""
+"""`python -m tests.io.dicom.verdicts`: loads each file named on standard input with 2 GiB of memory, and prints the
+result as a line of JSON."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ MEMORY_BYTES = 2 << 30
 
 
 def judge(paths: Iterable[Path], timeout_s: int = 120) -> list[dict[str, Any]]:
-    """One for each path: {"refused": reason} or {"read": modality, unit, type and size, "mean": float,
-    "crc": of the values}, and "seconds" of the processor.
+    """One result for each path: {"refused": reason} or {"read": modality, unit, type and size, "mean": float, "crc": of
+    the values}, and "seconds" of CPU time.
 
-    Decoded in a child process with an address space of MEMORY_BYTES. Raises AssertionError where that crashed or hung.
+    The files are decoded in a child process with an address space of MEMORY_BYTES. Raises AssertionError if it crashes
+    or hangs.
     """
     names = [str(path) for path in paths]
     command = [sys.executable, "-m", "tests.io.dicom.verdicts"]
@@ -30,7 +31,7 @@ def judge(paths: Iterable[Path], timeout_s: int = 120) -> list[dict[str, Any]]:
     assert len(found) == len(names) and done.returncode == 0, (
         f"the child died at {names[len(found) :][:1]}: {done.stderr[-2000:]}"
     )
-    assert done.stderr == "", "nothing is said about a file but the verdict"
+    assert done.stderr == "", "the child wrote to stderr"
     return found
 
 

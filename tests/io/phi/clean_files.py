@@ -1,4 +1,4 @@
-"""DICOM files as a de-identifier leaves them, to be spoilt by the tests."""
+"""DICOM files as a de-identifier leaves them; tests add identifying attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 
 def make_clean(**attributes: Any) -> Dataset:
-    """A CT slice of which PS3.15's Basic Profile would remove nothing, with a file meta group; attributes: keyword ->
+    """A CT slice with a file meta group, from which PS3.15's Basic Profile would remove nothing. attributes: keyword ->
     value."""
     made = Dataset()
     made.file_meta = FileMetaDataset()
@@ -39,7 +39,7 @@ def make_clean(**attributes: Any) -> Dataset:
 
 
 def nest(item: Dataset, depth: int) -> Dataset:
-    """The item in so many sequences within sequences; itself for none."""
+    """The item inside `depth` nested sequences; the item itself for 0."""
     for _ in range(depth):
         outer = Dataset()
         outer.AnatomicRegionSequence = Sequence([item])
@@ -48,7 +48,7 @@ def nest(item: Dataset, depth: int) -> Dataset:
 
 
 def put_deep(item: Dataset, depth: int) -> Dataset:
-    """A clean slice that holds the item so deep."""
+    """A clean slice with the item inside `depth` nested sequences."""
     made = make_clean()
     made.update(nest(item, depth))
     return made

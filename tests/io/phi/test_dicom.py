@@ -1,4 +1,4 @@
-"""What a header may not hold: every attribute of PS3.15 Table E.1-1 at any depth, and what tables don't list."""
+"""Identifiers in DICOM headers: every attribute of PS3.15 Table E.1-1 at any depth, and attributes no table lists."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def value_of(vr: str) -> Any:
 
 
 def make_holding(tag: int) -> Dataset:
-    """A data set with one element of the table; of tags that pydicom doesn't know, of unknown form."""
+    """A data set with one element of the table, with VR UN for tags that pydicom doesn't know."""
     made = Dataset()
     vr = dictionary_VR(tag).split(" or ")[0] if keyword_for_tag(tag) else "UN"
     made.add(DataElement(Tag(tag), vr, value_of(vr)))
@@ -64,7 +64,7 @@ def make_holding(tag: int) -> Dataset:
 
 
 def reason_of(dataset: Dataset, checked: Iterable[Checked] = ()) -> str:
-    """ "" for a header that passes."""
+    """Why a header is refused; "" if it passes."""
     with silence_pydicom():
         try:
             check(dataset, tuple(checked))
@@ -73,12 +73,12 @@ def reason_of(dataset: Dataset, checked: Iterable[Checked] = ()) -> str:
     return ""
 
 
-def test_a_header_that_was_de_identified_passes():
+def test_a_de_identified_header_passes():
     assert reason_of(make_clean()) == ""
 
 
 @pytest.mark.parametrize("depth", [0, 3])
-def test_each_attribute_of_the_table_is_refused_at_any_depth_and_accepted_by_its_words_alone(depth):
+def test_each_attribute_of_the_table_is_refused_at_any_depth_and_accepted_only_by_its_words(depth):
     assert len(REMOVED) > 580
     spoilt = make_clean()
     for tag, words in REMOVED.items():
@@ -95,7 +95,7 @@ def test_each_attribute_of_the_table_is_refused_at_any_depth_and_accepted_by_its
     assert reason_of(spoilt) == ""
 
 
-def test_the_table_holds_what_the_standard_lists():
+def test_the_table_matches_an_excerpt_of_the_standard():
     """A hand-made excerpt of PS3.15 Table E.1-1, with the option of the profile that keeps each."""
     by_hand: dict[Checked, str] = {
         "pseudonyms": "PatientName PatientID AccessionNumber StudyID ClinicalTrialSubjectID",
@@ -126,7 +126,7 @@ def test_the_table_holds_what_the_standard_lists():
             assert tag is not None and REMOVED[tag][0] == word, keyword
 
 
-def test_what_belongs_together_is_no_secret():
+def test_uids_that_group_files_pass():
     """UIDs group files; PS3.15 replaces them, and they never reach a shard."""
     assert (
         not {
@@ -158,12 +158,12 @@ def test_dummies_of_dates_times_ages_and_sequences_pass(keyword, value):
 
 
 @pytest.mark.parametrize("value", ["ANONYMIZED Kowalczyk", "XKowalczyk", "19000102", "none of your business"])
-def test_a_dummy_with_more_is_none(value):
+def test_a_dummy_value_with_further_text_is_refused(value):
     assert "StudyDescription (0008,1030)" in reason_of(make_clean(StudyDescription=value))
 
 
 @pytest.mark.parametrize("value", ["Kowalczyk^Ewa", "Ewa Kowalczyk", "KOWALCZYK"])
-def test_a_name_is_no_pseudonym(value):
+def test_a_name_is_not_accepted_as_a_pseudonym(value):
     for keyword in ("PatientName", "PatientID"):
         assert (
             reason_of(make_clean(**{keyword: value}), ["pseudonyms"])
@@ -193,7 +193,7 @@ def test_an_age_above_89_identifies(age, is_old):
     assert (reason_of(put_deep(nested, 2), ["patient"]) != "") == is_old
 
 
-# --- what no table lists -----------------------------------------------------------------------------
+# --- attributes that no table lists ------------------------------------------------------------------
 
 
 def make_private(
@@ -220,7 +220,7 @@ def make_private(
         (make_private("SIEMENS MR HEADER", 0x0029, 0x0C), False),
     ],
 )
-def test_private_attributes_pass_by_a_list_of_makers_and_elements(made, is_safe, depth):
+def test_private_attributes_pass_only_if_creator_and_element_are_listed(made, is_safe, depth):
     spoilt = make_clean()
     spoilt.update(nest(made, depth))
     said = reason_of(spoilt)
@@ -228,7 +228,7 @@ def test_private_attributes_pass_by_a_list_of_makers_and_elements(made, is_safe,
     assert reason_of(spoilt, ["private"]) == ""
 
 
-def test_a_private_element_without_a_maker_is_refused():
+def test_a_private_element_without_a_creator_is_refused():
     spoilt = make_clean()
     spoilt.add_new((0x0019, 0x100C), "LO", "Kowalczyk1")
     assert "private attributes of group 0019" in reason_of(spoilt)
@@ -242,7 +242,7 @@ def test_hundreds_of_private_attributes_are_one_finding():
     assert "private attributes of group 2005 x 257" in reason_of(spoilt)
 
 
-def test_what_the_dictionary_does_not_know_is_refused():
+def test_unknown_attributes_are_refused():
     spoilt = make_clean()
     spoilt.add_new((0x0008, 0xFFF0), "LO", "Kowalczyk1")
     assert "an unknown attribute (0008,FFF0)" in reason_of(spoilt) and reason_of(spoilt, ["private"]) == ""
@@ -265,7 +265,7 @@ def test_what_the_dictionary_does_not_know_is_refused():
 )
 def test_overlays_curves_long_texts_and_padding_are_refused(tag, vr, value, word):
     spoilt = make_clean()
-    if word is None:  # ProtocolContextSequence: its item holds a text that the table doesn't name
+    if word is None:  # ProtocolContextSequence: its item has a text that the table doesn't name
         item = Dataset()
         item.add_new((0x0040, 0xA160), "UT", "Kowalczyk1")
         spoilt.add_new(tag, vr, Sequence([item]))
@@ -289,7 +289,7 @@ def test_overlays_curves_long_texts_and_padding_are_refused(tag, vr, value, word
         ("MetaboliteMapDescription", "Kowalczyk1", "descriptions"),
     ],
 )
-def test_names_dates_and_long_texts_are_known_by_their_form(keyword, value, word):
+def test_names_dates_and_long_texts_are_recognised_by_their_vr(keyword, value, word):
     assert tag_for_keyword(keyword) not in REMOVED
     assert (
         keyword in reason_of(make_clean(**{keyword: value})) and reason_of(make_clean(**{keyword: value}), [word]) == ""
@@ -306,7 +306,7 @@ def test_private_information_of_the_file_meta_group_is_refused():
 
 
 @pytest.mark.parametrize("value", ["NO", "", "KOWALCZYK", None])
-def test_a_file_that_does_not_say_that_the_identity_was_removed_is_refused(value):
+def test_patient_identity_removed_must_be_yes(value):
     spoilt = make_clean()
     if value is None:
         del spoilt.PatientIdentityRemoved
@@ -333,12 +333,12 @@ def test_a_file_that_does_not_say_that_the_identity_was_removed_is_refused(value
         ({"RecognizableVisualFeatures": "NO"}, True),
     ],
 )
-def test_text_burnt_into_pixels_must_be_denied_where_it_is_usual(attributes, passes):
+def test_burned_in_text_must_be_denied_for_modalities_where_it_is_usual(attributes, passes):
     assert (reason_of(make_clean(**attributes)) == "") == passes
     assert reason_of(make_clean(**attributes), ["pixels"]) == ""
 
 
-def test_a_claim_of_the_file_accepts_nothing():
+def test_the_files_own_deidentification_method_is_not_trusted():
     """113107: retain longitudinal temporal information with modified dates."""
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = (
@@ -353,7 +353,7 @@ def test_a_claim_of_the_file_accepts_nothing():
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
-def test_every_encoding_says_the_same(tmp_path, syntax):
+def test_every_encoding_gives_the_same_findings(tmp_path, syntax):
     item = Dataset()
     item.PatientBirthDate, item.PatientComments = "19370513", "Kowalczyk1"
     spoilt = put_deep(item, 3)
@@ -368,18 +368,17 @@ def test_every_encoding_says_the_same(tmp_path, syntax):
     assert str(refused.value) == expected and "PatientBirthDate" in expected
 
 
-def test_a_sequence_that_hides_as_unknown_bytes_is_opened():
-    """As private gateways write them: VR UN, implicit little endian within (PS3.5 6.2.2)."""
+def test_a_sequence_stored_as_unknown_bytes_is_searched():
+    """As some gateways write them: VR UN, with implicit little endian content (PS3.5 6.2.2)."""
     name = b"\x10\x00\x10\x00\x0c\x00\x00\x00Kowalczyk^Ew"
     item = b"\xfe\xff\x00\xe0" + len(name).to_bytes(4, "little") + name
     spoilt = make_clean()
-    spoilt[0x00082218] = RawDataElement(
-        Tag(0x00082218), "UN", len(item), item, 0, False, True
-    )  # AnatomicRegionSequence
+    # AnatomicRegionSequence
+    spoilt[0x00082218] = RawDataElement(Tag(0x00082218), "UN", len(item), item, 0, False, True)
     assert "PatientName (0010,0010)" in reason_of(spoilt)
 
 
-def test_a_value_that_was_left_in_its_file_counts(tmp_path):
+def test_a_deferred_value_is_checked(tmp_path):
     path = write(make_clean(PatientComments="Kowalczyk1 " * 99), tmp_path / "a.dcm")
     with silence_pydicom():
         assert "PatientComments (0010,4000)" in reason_of(dcmread(path, defer_size=256))
@@ -392,7 +391,7 @@ def test_a_sequence_that_cannot_be_read_is_refused_without_its_bytes():
     assert "AnatomicRegionSequence (0008,2218) cannot be read" in said and "Kow" not in said
 
 
-def test_a_thousand_sequences_within_each_other_are_searched():
+def test_a_thousand_nested_sequences_are_searched():
     item = Dataset()
     item.PatientBirthDate = "19370513"
     assert "PatientBirthDate" in reason_of(put_deep(item, 1000))
@@ -401,8 +400,8 @@ def test_a_thousand_sequences_within_each_other_are_searched():
 # --- real files -------------------------------------------------------------------------------------------
 
 
-def test_a_published_file_needs_the_words_of_what_its_makers_kept(real_data):
-    """ACRIN-FLT-Breast of TCIA: retained were patient characteristics, dates (shifted), descriptions; TCIA adds private
+def test_a_published_file_passes_only_with_the_words_for_what_was_retained(real_data):
+    """ACRIN-FLT-Breast of TCIA retains patient characteristics, shifted dates and descriptions; TCIA adds private
     attributes."""
     with silence_pydicom():
         dataset = read_whole(real_data / "dicom_series/dicom/testdata/1.dcm", None)
@@ -412,7 +411,7 @@ def test_a_published_file_needs_the_words_of_what_its_makers_kept(real_data):
         assert reason_of(dataset, [w for w in kept if w != word]) != "", word
 
 
-def test_no_real_file_passes_undeclared_and_no_error_shows_what_it_holds(real_data):
+def test_real_files_are_refused_without_words_and_errors_show_no_value(real_data):
     seen = 0
     for folder in sorted(
         {p.parent for name in ("dicom_series", "dicom_pydicom") for p in (real_data / name).rglob("*") if p.is_file()}

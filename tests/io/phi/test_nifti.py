@@ -16,7 +16,7 @@ WORDS: tuple[Checked, ...] = get_args(Checked)
 
 
 def save_and_read_header(path, kind: Any = nibabel.Nifti1Image, extension: bytes = b"", **fields: str | bytes):
-    """The header as it is read from a file."""
+    """Saves an image with these header fields and reads its header back."""
     image = kind(np.zeros((2, 3, 4), np.int16), np.eye(4))
     for name, value in fields.items():
         image.header[name] = value
@@ -35,11 +35,11 @@ def reason_of(header: Any, checked: tuple[Checked, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
-def test_a_plain_file_passes(tmp_path, kind):
+def test_a_file_without_text_passes(tmp_path, kind):
     assert reason_of(save_and_read_header(tmp_path / "a.nii.gz", kind)) == ""
 
 
-def test_a_pair_passes(tmp_path):
+def test_a_hdr_img_pair_without_text_passes(tmp_path):
     assert reason_of(save_and_read_header(tmp_path / "a.hdr", nibabel.Nifti1Pair)) == ""
 
 
@@ -56,7 +56,7 @@ def test_a_pair_passes(tmp_path):
         ("aux_file", "Red-Yellow"),
     ],
 )
-def test_what_programs_write_passes(tmp_path, field, value):
+def test_text_that_programs_write_passes(tmp_path, field, value):
     assert reason_of(save_and_read_header(tmp_path / "a.nii", **{field: value})) == ""
 
 
@@ -74,14 +74,14 @@ def test_what_programs_write_passes(tmp_path, field, value):
         ("data_type", "Kowalczyk", "descriptions"),
     ],
 )
-def test_other_text_is_refused_by_the_name_of_its_field(tmp_path, field, value, word):
+def test_other_text_is_refused_and_its_field_named(tmp_path, field, value, word):
     header = save_and_read_header(tmp_path / "a.nii", **{field: value})
     said = reason_of(header)
     assert f"may identify a person: {field};" in said and "owalczyk" not in said and f"add {word} to" in said
     assert reason_of(header, (word,)) == "" and reason_of(header, tuple(w for w in WORDS if w != word)) != ""
 
 
-def test_analyze_names_a_patient(tmp_path):
+def test_an_analyze_header_with_a_patient_is_refused(tmp_path):
     header = nibabel.AnalyzeHeader()
     header["patient_id"], header["exp_date"] = "Kowalczyk", "1937051312"
     said = reason_of(header)
@@ -101,7 +101,7 @@ def test_an_extension_is_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("kind", "size"), [(nibabel.Nifti1Header, 348), (nibabel.Nifti2Header, 540)])
-def test_a_header_without_its_file_tells_that_there_is_room_for_an_extension(tmp_path, kind, size):
+def test_a_header_without_its_file_is_refused_if_there_is_room_for_an_extension(tmp_path, kind, size):
     image = nibabel.Nifti1Image if size == 348 else nibabel.Nifti2Image
     for extension, passes in ((b"", True), (b"Kowalczyk", False)):
         save_and_read_header(tmp_path / "a.nii", image, extension=extension)
@@ -109,7 +109,7 @@ def test_a_header_without_its_file_tells_that_there_is_room_for_an_extension(tmp
         assert (reason_of(header) == "") == passes and reason_of(header, ("private",)) == ""
 
 
-def test_real_volumes_pass_but_for_those_with_words(real_data):
+def test_real_volumes_pass_except_those_with_text(real_data):
     refused, seen = {}, 0
     for path in sorted(p for p in (real_data / "volumes").rglob("*.nii*")):
         try:
@@ -120,7 +120,7 @@ def test_real_volumes_pass_but_for_those_with_words(real_data):
             seen += 1
             refused |= {path.name: said} if (said := reason_of(header)) else {}
     assert seen > 60
-    # A colour map over what lay in memory, drawings and label names in extensions, and a leftover of an older FSL.
+    # Remnants of memory after a colour map, drawings and label names in extensions, and text of an older FSL.
     assert refused.keys() == {
         "t2_labeled_center_manual.nii.gz",
         "with_extension.nii.gz",

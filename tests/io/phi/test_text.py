@@ -1,4 +1,4 @@
-"""What texts may not hold: made sentences with and without an identifier, and the false alarms on real ones."""
+"""Identifiers in texts: made-up sentences with and without one, and false alarms on real texts."""
 
 from __future__ import annotations
 
@@ -146,13 +146,13 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in IDENTIFYING.items() for text in texts])
-def test_what_identifies_is_found_alone_within_a_sentence_and_in_a_line_of_its_own(kind, text):
+def test_identifying_text_is_found_alone_in_a_sentence_and_on_its_own_line(kind, text):
     for whole in (text, f"No effusion. {text}. No pneumothorax.", f"Findings:\n{text}\nImpression: normal"):
         assert kind in count_findings(whole), whole
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_reports_say_as_a_rule_is_not_taken_for_more(text):
+def test_usual_report_text_gives_no_findings(text):
     assert count_findings(text) == {}
 
 
@@ -185,21 +185,21 @@ def test_findings_are_counted_and_never_shown():
         ("Ki-67", "Stained for Ki-67.", False),
     ],
 )
-def test_the_name_that_a_sample_has_in_its_archive_is_found(identifier, text, is_found):
+def test_identifiers_of_the_archive_are_found_in_texts(identifier, text, is_found):
     assert ("identifier of the archive" in count_findings(text, [identifier, ""])) == is_found
 
 
 @pytest.mark.parametrize(
     "hostile", ["a", "A", "9", "a@", "1.", "1-", "+1 ", "Ab ", "1 Aa ", "[**", "a-A", "A'", "1.2.3.", "a.a@a.", "(1)-"]
 )
-def test_a_long_text_takes_no_longer_than_its_length(hostile):
+def test_the_time_for_hostile_text_is_bounded(hostile):
     text = hostile * (40_000 // len(hostile))
     began = time.process_time()
     count_findings(text)
-    assert time.process_time() - began < 5, "a pattern goes back and forth"
+    assert time.process_time() - began < 5, "a pattern backtracks"
 
 
-# --- real texts: read by hand, all of them hold nothing but what is counted here ------------------------------
+# --- real texts: all were read by hand and contain nothing but what is counted here ---------------------------
 
 
 def notes(folder):
@@ -213,7 +213,7 @@ def test_no_false_alarm_in_143_case_notes(real_data):
     assert [text for text in texts if count_findings(text)] == []
 
 
-def test_the_three_notes_with_a_date_are_found_and_no_other(real_data):
+def test_only_the_three_notes_with_a_date_are_found(real_data):
     texts = [row["clinical_notes"] for row in notes(real_data / "cxr_cohen_by")]
     assert [text for text in texts if count_findings(text)] == [
         text for text in texts if "January 2020" in text
@@ -221,8 +221,8 @@ def test_the_three_notes_with_a_date_are_found_and_no_other(real_data):
     assert sum(map(len, texts)) > 1000 and sum(count_findings(text)["date with a day"] for text in texts) == 3
 
 
-def test_names_of_authors_and_days_of_the_same_archive_are_found(real_data):
-    """Columns that are not packed: whom to thank, and when the film was taken (mostly the year alone)."""
+def test_names_of_authors_and_dates_with_a_day_are_found(real_data):
+    """Columns that are not packed: acknowledgements, and when the radiograph was taken (mostly only the year)."""
     rows = notes(real_data / "nc/cxr_cohen")
     thanks = [
         row["other_notes"]
@@ -230,7 +230,7 @@ def test_names_of_authors_and_days_of_the_same_archive_are_found(real_data):
         if "courtesy" in row["other_notes"].lower() or "credit" in row["other_notes"].lower()
     ]
     missed = [text for text in thanks if not {"name after a title", "name after a label"} & count_findings(text).keys()]
-    # Of these the accented letters were lost before the archive was published.
+    # In the missed ones, accented letters were lost before the archive was published.
     assert len(thanks) == 93 and len(missed) == 5 and all("?" in text for text in missed)
     days = [row["date"] for row in rows if "," in row["date"] or "/" in row["date"]]
     assert len(days) == 12 and all("date with a day" in count_findings(day) for day in days)
