@@ -106,8 +106,8 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A field that holds the bare name of a kind: `Annotated[str, Kind("tasks")]`."""
+class KindName:
+    """A field that holds the bare name of a kind: `Annotated[str, KindName("tasks")]`."""
 
     folder: str
 

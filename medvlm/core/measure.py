@@ -14,7 +14,7 @@ from medvlm.core.sample import Truth
 if TYPE_CHECKING:
     import numpy as np
 
-Columns = Callable[[Any, Any], tuple[float, ...]]
+ToColumns = Callable[[Any, Any], tuple[float, ...]]
 """(answer, truth of the task) -> the numbers that a question adds to its measure."""
 
 
@@ -38,7 +38,7 @@ def mean(totals_RK: np.ndarray) -> np.ndarray:
     return totals_RK[:, 0] / totals_RK[:, 1]
 
 
-def average(score: Callable[[Any, Any], float]) -> Columns:
+def average(score: Callable[[Any, Any], float]) -> ToColumns:
     """Columns whose statistic `mean` is the mean of a score."""
     return lambda answer, truth: (float(score(answer, truth)), 1.0)
 
@@ -62,7 +62,7 @@ class Measure:
 
     metric: str
     group: str
-    columns: Columns
+    columns: ToColumns
     is_about: Callable[[str, Any], bool] = is_any
     better: Literal["higher", "lower"] | None = "higher"
     by_template: bool = False

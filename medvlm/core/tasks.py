@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 from pydantic import AfterValidator
 
 from medvlm.core import config, sample
-from medvlm.core.config import Kind, Slot, component, is_available, kinds
+from medvlm.core.config import KindName, Slot, component, is_available, kinds
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.core.measure import Measure
 from medvlm.core.sample import Box, Medium
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 _FIRST = "choice, open, count, boxes, report"
 FIRST_TASKS = tuple(_FIRST.split(", "))
-"""Older than the others and kept in this order, which decides what a made-up sample draws from its random numbers and
-which column of a shard index of version 1 is whose. Nothing else depends on it, and no other task is added here."""
+"""The tasks of the first version, in its order. It decides which random numbers a made-up sample draws, which column of
+a shard index of version 1 is whose, and in which order results are listed. Other tasks come after these, by name; none
+is added here."""
 
-Marked = tuple[Box, str]
+LabelledBox = tuple[Box, str]
 """A box and what it is called."""
 
 
@@ -43,8 +44,8 @@ class Drawing:
     truth: str
     aside: str = ""
     summary: str = ""
-    boxes: tuple[Marked, ...] | None = None
-    found: tuple[Marked, ...] = ()
+    boxes: tuple[LabelledBox, ...] | None = None
+    found: tuple[LabelledBox, ...] = ()
 
 
 class Task(Protocol):
@@ -138,7 +139,7 @@ def _check_text_task(kind: str) -> str:
     return kind
 
 
-TextTask = Annotated[str, Kind("tasks"), AfterValidator(_check_text_task)]
+TextTask = Annotated[str, KindName("tasks"), AfterValidator(_check_text_task)]
 """The name of a task that a language model answers."""
 
 

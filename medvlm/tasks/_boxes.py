@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box, Medium
-from medvlm.core.tasks import Marked
+from medvlm.core.tasks import LabelledBox
 
 
 def check_boxes(boxes: Sequence[Box], media: Sequence[Medium]) -> None:
@@ -25,7 +25,7 @@ def follow_boxes(boxes: tuple[Box, ...], canvas: Canvas) -> tuple[Box, ...]:
     return tuple(sorted(followed)) if list(boxes) == sorted(boxes) else followed
 
 
-def mark(boxes: Sequence[Box], label: str) -> tuple[Marked, ...]:
+def mark(boxes: Sequence[Box], label: str) -> tuple[LabelledBox, ...]:
     return tuple((box, label or "box") for box in boxes)
 
 

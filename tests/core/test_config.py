@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from medvlm.core.config import Config, Kind, Slot, component, is_available, kinds, permit, permitted
+from medvlm.core.config import Config, KindName, Slot, component, is_available, kinds, permit, permitted
 from medvlm.core.document import parse
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
 from medvlm.core.problems import Problem, refusal, validate
@@ -300,7 +300,7 @@ def test_what_is_not_a_name_permits_nothing(nothing_permitted: None) -> None:
 
 
 class Asked(Config):
-    tasks: tuple[Annotated[str, Kind("tasks")], ...] = ()
+    tasks: tuple[Annotated[str, KindName("tasks")], ...] = ()
     made: Annotated[Any, Slot("tasks", or_name=True)] = "open"
 
 
