@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rewards": {"core"},
     "objectives": {"core"},
     "models": {"core"},
+    "rollouts": {"models", "data", "core"},
     "train": {"core"},
     # Slices of a volume through a 2D network: an encoder may build on another one.
     **{part: {part, "core"} for part in PARTS},
@@ -36,6 +37,7 @@ BELOW_STAGES = {
     "models",
     "objectives",
     "rewards",
+    "rollouts",
     "metrics",
     "train",
     "io",

@@ -21,7 +21,7 @@ from medvlm.preflight.memory import ENGINES, Memory, Recompute, every_stack
 from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import items_of, length, longest, micro_of, optimizers_of, stage_on_meta
+from medvlm.preflight.staging import items_of, length, longest, optimizers_of, stage_on_meta
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
 from medvlm.train.terms import sum_of_losses
@@ -127,13 +127,12 @@ def _stage(
         ]
         return _unmeasured(config, modules, adapters, micro, recipe, notes)
     drawn = longest(stage, config, items, micro, recipe.seed)
-    make = micro_of(stage, config, drawn)
     precision = recipe.engine.precision
     weights_in(stage.model, precision)
     try:
         step = simulate(
             stage.model,
-            lambda m: sum_of_losses(stage.loss(m, make(), 0)),
+            lambda m: sum_of_losses(stage.loss(m, stage.heaviest(drawn), 0)),
             lambda: optimizers_of(stage, config),
             group_of,
             precision,

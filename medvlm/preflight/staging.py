@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -131,21 +130,6 @@ def length(item: Any) -> int:
     return len(document) if hasattr(document, "__len__") else len(getattr(document, "ids", ()))
 
 
-def micro_of(stage: Any, config: StageConfig, items: list[Any]) -> Callable[[], Any]:
-    """Makes the micro-batch; in grpo as if every answer were as long as it may be."""
-    if config.kind == "grpo":
-        return lambda: _rollout(stage, config, items)
-    return lambda: stage.micros(items, 1)[0]
-
-
-def _rollout(stage: Any, config: Any, prompts: list[Any]) -> Any:
-    from medvlm.stages.grpo import Rollout, _whole
-
-    answer = [len(stage.setup.tokenizer) - 1] * config.max_new_tokens  # a word: special tokens come first
-    documents = [replace(p.document, prefix=_whole(p.document), branches=[(answer, 0)] * config.group) for p in prompts]
-    batch = stage.setup.prepare.collate(documents, stage.setup.tokenizer.pad_token_id)
-    drawn = torch.zeros(len(batch.targets_L))
-    return Rollout(batch, torch.zeros(len(batch.targets_L)), drawn if config.kl else None, {}, drawn)
 
 
 def _alone(world: int) -> Any:

@@ -68,6 +68,13 @@ class Base:
     def extra_models(self) -> dict[str, nn.Module]:
         return {}
 
+    def micros(self, prepared: list[Any], count: int) -> list[Any]:
+        raise NotImplementedError
+
+    def heaviest(self, items: list[Any]) -> Any:
+        """The largest micro-batch that could become of these prepared samples: what is planned for."""
+        return self.micros(items, 1)[0]
+
     def updates(self, micros: list[Any], step: int) -> Sequence[Update]:
         return [Update()]
 

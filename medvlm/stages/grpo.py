@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, model_validator
 from torch import nn
 
-from medvlm.core.config import plugins_in
+from medvlm.core.config import Slot, component, plugins_in
 from medvlm.core.contracts import RewardConfig
-from medvlm.core.sample import Batch, Sample, Truth
+from medvlm.core.sample import Batch, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import TextTask
-from medvlm.data.dialogue import Document
-from medvlm.data.order import draw
 from medvlm.data.prepare import choose
 from medvlm.data.source import needs
-from medvlm.models.generate import end_ids, generate, without_image
-from medvlm.models.parts import evaluating
-from medvlm.objectives.next_token import log_probability
 from medvlm.objectives.policy import advantages, clipped, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.rewards._config import Rewards, read_rewards
+from medvlm.rollouts._contract import Answer, Prompt, Rollouts, Sampling, make_default
 from medvlm.stages._base import Base, Setup, Wants, chunks
 from medvlm.stages._image_check import ImageCheck
+from medvlm.stages._policy import Policy
 from medvlm.train.accumulate import Update
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join
 
 NEEDS = "answer"
+AT_ONCE = 64
+"""Prompts of a validation that are answered together."""
 
 
 class Config(StageConfig):
@@ -51,6 +50,8 @@ class Config(StageConfig):
     """Weight of the divergence from the policy as the stage began."""
     scale_by_deviation: bool = True
     """GRPO's division by the group's deviation; off is Dr. GRPO."""
+    rollouts: Annotated[Any, Slot("rollouts")] = Field(default_factory=make_default)
+    """What draws the answers: `local` is the model that is trained, where it is trained."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,15 +60,6 @@ class Config(StageConfig):
             return values
         rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
         return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
-
-
-@dataclass(frozen=True)
-class Prompt:
-    key: str
-    document: Document
-    truth: Truth
-    position: int
-    source: str = ""
 
 
 @dataclass
@@ -87,8 +79,6 @@ def build(config: Config, setup: Setup) -> Grpo:
 
 
 class Grpo(Base):
-    """Answers are drawn from (seed, position), so they do not depend on the rank."""
-
     config: Config
 
     def __init__(self, config: Config, setup: Setup):
@@ -96,14 +86,13 @@ class Grpo(Base):
         self.model = setup.composition.build(setup, config)
         self.image_check = ImageCheck(config.name, setup.engine)
         self.composer = Composer(config.rewards)
-        self.reference: dict[str, torch.Tensor] = {}
+        self.policy = Policy(self.model, setup, config.temperature)
+        engine = component("rollouts", config.rollouts.kind)
+        self.rollouts: Rollouts = engine.build(config.rollouts, self.policy.parts(config.name))
 
     def begin(self) -> None:
-        """Remembers the policy as the stage begins; called once its starting weights are in, before any resume."""
         if self.config.kl:
-            self.reference = {
-                n: self.engine.whole(p).detach().clone() for n, p in self.model.named_parameters() if p.requires_grad
-            }
+            self.policy.keep_reference()
 
     def set_modes(self) -> None:
         """No dropout in training either: the policy whose probabilities are moved is the one that drew the answers."""
@@ -116,12 +105,17 @@ class Grpo(Base):
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)
-        seen = self.setup.prepare.see(sample, files)
-        document = self.setup.prepare.document(sample, [question], seen, ["media"], answered=False)
-        return Prompt(sample.key, document, self.setup.prepare.truth(question, seen.canvas), position)
+        return self.policy.ask(sample, files, question, position)
 
     def micros(self, prepared: list[Prompt], count: int) -> list[Rollout]:
         return [self._roll_out(part) for part in chunks(prepared, count)]
+
+    def heaviest(self, items: list[Prompt]) -> Rollout:
+        """As if every answer were as long as it may be."""
+        longest = [len(self.setup.tokenizer) - 1] * self.config.max_new_tokens  # a word: special tokens come first
+        batch = self.policy.collate(items, [[longest] * self.config.group] * len(items))
+        blank_L = torch.zeros(len(batch.targets_L))
+        return Rollout(batch, blank_L, blank_L if self.config.kl else None, {}, blank_L)
 
     def updates(self, micros: list[Rollout], step: int) -> list[Update]:
         return [Update()] * self.config.updates
@@ -132,10 +126,11 @@ class Grpo(Base):
     def loss(self, model: nn.Module, micro: Rollout, step: int) -> Measured:
         batch = micro.batch.to(self.engine.device)
         self.image_check.look(self.model, batch)
-        log_L = self._log_probability(model, batch)
+        log_L = self.policy.log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()
-        loss_L, is_clipped_L = clipped(log_L, micro.drawn_L, micro.advantage_L.to(self.engine.device), self.config.clip)
+        drawn_L, advantage_L = (x.to(self.engine.device) for x in (micro.drawn_L, micro.advantage_L))
+        loss_L, is_clipped_L = clipped(log_L, drawn_L, advantage_L, self.config.clip)
         terms = {**micro.terms, "clipped": Term(float(is_clipped_L.sum()), len(log_L))}
         if micro.reference_L is not None:
             kl_L = divergence(log_L, micro.reference_L.to(self.engine.device))
@@ -146,76 +141,33 @@ class Grpo(Base):
     def validate(self, model: nn.Module, samples: int) -> Terms:
         """The reward of the greedy answer; its negative is the loss that `keep: best` and patience look at."""
         prompts, total = self.validation(samples), 0.0
-        with evaluating(self.model), self.engine.unsharded(self.model):
-            for at in range(0, len(prompts), 64):
-                part = prompts[at : at + 64]
-                answers = self._generate(part, copies=1, temperature=0.0)
-                total += sum(self.composer.score(self._text(a), p.truth)[0] for a, p in zip(answers, part, strict=True))
+        greedy = Sampling(1, 0.0, self.config.max_new_tokens)
+        for at in range(0, len(prompts), AT_ONCE):
+            part = prompts[at : at + AT_ONCE]
+            answers = [answer for (answer,) in self.rollouts.draw(part, greedy)]
+            total += sum(self._score(answer, prompt)[0] for answer, prompt in zip(answers, part, strict=True))
         return {LOSS: Term(-total, len(prompts)), "reward": Term(total, len(prompts))}
 
     def _roll_out(self, prompts: list[Prompt]) -> Rollout:
-        with evaluating(self.model), self.engine.unsharded(self.model):
-            answers = self._generate(prompts, self.config.group, self.config.temperature)
-        groups = [answers[i * self.config.group : (i + 1) * self.config.group] for i in range(len(prompts))]
-        scored = [
-            [self.composer.score(self._text(a), p.truth) for a in group]
-            for p, group in zip(prompts, groups, strict=True)
-        ]
+        config = self.config
+        groups = self.rollouts.draw(prompts, Sampling(config.group, config.temperature, config.max_new_tokens))
+        scored = [[self._score(a, prompt) for a in group] for prompt, group in zip(prompts, groups, strict=True)]
         rewards_PG = torch.tensor([[total for total, _ in group] for group in scored])
-        advantage_PG = advantages(rewards_PG, self.config.scale_by_deviation)
-
-        # The prompt's last token starts every branch's prediction, so it stays in the prefix and the answers are all
-        # trained.
-        documents = [
-            replace(p.document, prefix=_whole(p.document), branches=[(a, 0) for a in group])
-            for p, group in zip(prompts, groups, strict=True)
-        ]
-        batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
-        lengths = torch.tensor([len(a) for a in answers])
-        advantage_L = advantage_PG.flatten().repeat_interleave(lengths)
+        advantage_PG = advantages(rewards_PG, config.scale_by_deviation)
+        answers = [answer for group in groups for answer in group]
+        lengths = torch.tensor([len(answer.ids) for answer in answers])
+        batch = self.policy.collate(prompts, [[answer.ids for answer in group] for group in groups])
         num_tokens = int((batch.docs_BT >= 0).sum())
-        terms = {**self._terms(rewards_PG, scored, lengths, num_tokens), **_terms_by_source(prompts, rewards_PG)}
-        return Rollout(batch, advantage_L, self._reference(batch), terms)
-
-    def _generate(self, prompts: list[Prompt], copies: int, temperature: float) -> list[list[int]]:
-        documents = [replace(p.document, prefix=_whole(p.document), branches=[]) for p in prompts]
-        batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id, pack=False).to(
-            self.engine.device
-        )
-        limit, ends = self.config.max_new_tokens, end_ids(self.model, self.setup.tokenizer)
-        uniform = [
-            draw(self.setup.seed, self.config.name, "answers", p.position).random((limit, copies)) for p in prompts
-        ]
-        draws = [lambda number, u=u: u[number] for u in uniform]  # type: ignore[misc]
-        return generate(
-            self.model, batch, max_new_tokens=limit, end_ids=ends, copies=copies, temperature=temperature, draws=draws
+        return Rollout(
+            batch,
+            advantage_PG.flatten().repeat_interleave(lengths),
+            self.policy.reference_log_probability(batch) if self.policy.reference else None,
+            {**self._terms(rewards_PG, scored, lengths, num_tokens), **_terms_by_source(prompts, rewards_PG)},
+            _drawn_log_probability(answers),
         )
 
-    @torch.no_grad()
-    def _reference(self, batch: Batch) -> torch.Tensor | None:
-        """[L] log-probabilities under the weights that the stage began with."""
-        if not self.reference:
-            return None
-        with evaluating(self.model), self.engine.unsharded(self.model):
-            now = {n: p for n, p in self.model.named_parameters() if n in self.reference}
-            kept = {n: p.detach().clone() for n, p in now.items()}
-            for name, parameter in now.items():
-                parameter.copy_(self.reference[name])
-            reference = self._log_probability(self.model, batch.to(self.engine.device))
-            for name, parameter in now.items():
-                parameter.copy_(kept[name])
-        return reference.cpu()
-
-    def _log_probability(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """[L] under the distribution that the answers were drawn from."""
-        return log_probability(
-            without_image(model(batch)["logits_LV"], self.model.image_token_id),
-            batch.targets_L,
-            self.config.temperature,
-        )
-
-    def _text(self, ids: list[int]) -> str:
-        return str(self.setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    def _score(self, answer: Answer, prompt: Prompt) -> tuple[float, dict[str, float]]:
+        return self.composer.score(self.policy.read(answer.ids), prompt.truth)
 
     def _terms(
         self,
@@ -237,8 +189,10 @@ class Grpo(Base):
         }
 
 
-def _whole(document: Document) -> list[int]:
-    return document.prefix + [i for ids, _ in document.branches for i in ids]
+def _drawn_log_probability(answers: Sequence[Answer]) -> torch.Tensor | None:
+    """[L], as the engine that drew the answers gave it; None where it gave none."""
+    given = [answer.log_probabilities for answer in answers]
+    return None if None in given else torch.tensor([x for own in given if own is not None for x in own])
 
 
 def _terms_by_source(prompts: list[Prompt], rewards_PG: torch.Tensor) -> Terms:

@@ -13,6 +13,7 @@ import torch
 from medvlm.core.errors import RecipeError
 from medvlm.data.rows import collate
 from medvlm.objectives.policy import divergence
+from medvlm.rollouts._contract import Answer, Sampling
 from medvlm.train.terms import LOSS
 from tests.stages.batches import first, weight_of
 
@@ -28,13 +29,14 @@ def stage(stage_of: Make) -> Any:
     with torch.no_grad():  # an untrained model says the same whatever it is asked
         for parameter in made.model.language.parameters():
             parameter.mul_(6)
-    generate, made.said = made._generate, []
+    draw, made.said = made.rollouts.draw, []
 
-    def noted(*args: Any, **kwargs: Any) -> list[list[int]]:
-        made.said.append(generate(*args, **kwargs))
-        return made.said[-1]  # type: ignore[no-any-return]
+    def noted(*args: Any) -> list[list[Answer]]:
+        groups: list[list[Answer]] = draw(*args)
+        made.said.append([answer.ids for group in groups for answer in group])
+        return groups
 
-    made._generate = noted
+    made.rollouts.draw = noted
     return made
 
 
@@ -45,15 +47,10 @@ def score(text: str) -> float:
 def stock_log_probability(stage: Any, prompt: Any, answer: list[int]) -> torch.Tensor:
     """Of each token of one answer, by the stock model on the plain sequence, at the temperature and without the
     placeholder."""
-    document = replace(prompt.document, prefix=_whole(prompt), branches=[(answer, 0)])
-    batch = collate([document], stage.setup.prepare.image_tokens, 0)
+    batch = collate([prompt.with_answers([answer])], stage.setup.prepare.image_tokens, 0)
     logits = stage.model.language(inputs_embeds=stage.model.embed(batch)).logits[0, -len(answer) - 1 : -1]
     logits = logits.index_fill(-1, torch.tensor([stage.model.image_token_id]), -torch.inf)
     return (logits / 0.8).log_softmax(-1)[torch.arange(len(answer)), torch.tensor(answer)]
-
-
-def _whole(prompt: Any) -> list[int]:
-    return prompt.document.prefix + [i for ids, _ in prompt.document.branches for i in ids]
 
 
 def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> None:
@@ -69,7 +66,7 @@ def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> 
     expected_loss, at, seen = torch.zeros(()), 0, []
     for n, prompt in enumerate(prompts):
         group = stage.said[0][3 * n : 3 * n + 3]
-        rewards = [score(stage._text(a)) for a in group]
+        rewards = [score(stage.policy.read(a)) for a in group]
         mean = sum(rewards) / len(rewards)
         deviation = (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5
         for reward, answer in zip(rewards, group, strict=True):
@@ -150,7 +147,7 @@ def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
 def test_without_a_weight_there_is_no_reference(stage_of: Make) -> None:
     made = stage_of("grpo", kl=0)
     made.begin()
-    assert not made.reference and "kl" not in made.loss(made.model, made.micros(first(made), 1)[0], 0)
+    assert not made.policy.reference and "kl" not in made.loss(made.model, made.micros(first(made), 1)[0], 0)
 
 
 def test_the_policy_that_is_trained_has_no_dropout(stage_of: Make) -> None:
@@ -173,7 +170,9 @@ def test_validation_scores_the_greedy_answer(stage: Any) -> None:
         stage.validation(5)
     )
     prompts = stage.validation(5)
-    expected = sum(score(stage._text(a)) for p in prompts for a in stage._generate([p], copies=1, temperature=0.0))
+    greedy = Sampling(1, 0.0, stage.config.max_new_tokens)
+    answers = [stage.rollouts.draw([prompt], greedy)[0][0] for prompt in prompts]
+    expected = sum(score(stage.policy.read(answer.ids)) for answer in answers)
     assert found["reward"][0] == pytest.approx(expected)
 
 
@@ -185,3 +184,31 @@ def test_validation_scores_the_greedy_answer(stage: Any) -> None:
 def test_rewards_that_cannot_be_used_are_refused(stage_of: Make, rewards: dict[str, float], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         stage_of("grpo", rewards=rewards)
+
+
+def test_a_prompt_keeps_its_text_and_media_for_an_engine_that_prepares_them_itself(stage: Any) -> None:
+    for prompt in first(stage):
+        assert prompt.text in [q.text for q in prompt.sample.questions] and prompt.key == prompt.sample.key
+        assert prompt.text in stage.setup.tokenizer.decode(prompt.with_answers([]).prefix)
+        _, pixels = stage.setup.prepare.see(prompt.sample, prompt.files).media[0]
+        assert torch.equal(pixels, prompt.document.media[0][1])
+
+
+def test_an_engine_of_another_package_draws_by_a_line_of_the_recipe(stage_of: Make) -> None:
+    """It answers with fixed words and says how probable they were: the ratio is against that, from the first update."""
+    made = stage_of("grpo", "plugins=[tests]", group=2, batch=4, rollouts={"kind": "tests.stages.fixed_answers"})
+    (rollout,) = made.micros(first(made), 1)
+    assert rollout.batch.targets_L.tolist() == [305, 306, 307, 305] * 4
+    assert rollout.drawn_L.tolist() == pytest.approx([-1.0, -2.0, -3.0, -1.0] * 4)
+    terms = made.loss(made.model, rollout, 0)
+    ratio = (made.policy.log_probability(made.model, rollout.batch).detach() - rollout.drawn_L).exp()
+    held = ((ratio > 1.2) & (rollout.advantage_L > 0)) | ((ratio < 0.8) & (rollout.advantage_L < 0))
+    assert terms["clipped"] == (float(held.sum()), 16)
+
+
+def test_what_is_planned_for_are_answers_as_long_as_they_may_be(stage: Any) -> None:
+    prompts = first(stage)
+    heaviest, (drawn,) = stage.heaviest(prompts), stage.micros(prompts, 1)
+    assert len(heaviest.batch.targets_L) == len(prompts) * 3 * stage.config.max_new_tokens
+    assert heaviest.batch.ids_BT.numel() >= drawn.batch.ids_BT.numel()
+    assert "kl" in stage.loss(stage.model, heaviest, 0)

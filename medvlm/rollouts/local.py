@@ -1,0 +1,45 @@
+"""Answers are drawn by the model that is trained, where it is trained: nothing is copied, and what is drawn depends on
+the position of a prompt in the stream, not on the rank or the batch that it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from operator import getitem
+from typing import Literal
+
+from medvlm.data.order import draw
+from medvlm.models.generate import end_ids, generate
+from medvlm.models.parts import evaluating
+from medvlm.rollouts._contract import Answer, Parts, Prompt, RolloutsConfig, Sampling
+
+
+class Config(RolloutsConfig):
+    kind: Literal["local"]
+
+
+def build(config: Config, parts: Parts) -> Local:
+    return Local(parts)
+
+
+class Local:
+    def __init__(self, parts: Parts):
+        self.parts = parts
+
+    def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Answer]]:
+        parts, shape = self.parts, (sampling.max_new_tokens, sampling.copies)
+        uniform = [draw(parts.seed, parts.stage, "answers", prompt.position).random(shape) for prompt in prompts]
+        with evaluating(parts.model), parts.engine.unsharded(parts.model):
+            open_ends = [prompt.with_answers([]) for prompt in prompts]
+            batch = parts.prepare.collate(open_ends, parts.tokenizer.pad_token_id, pack=False)
+            drawn = generate(
+                parts.model,
+                batch.to(parts.engine.device),
+                max_new_tokens=sampling.max_new_tokens,
+                end_ids=end_ids(parts.model, parts.tokenizer),
+                copies=sampling.copies,
+                temperature=sampling.temperature,
+                draws=[partial(getitem, numbers) for numbers in uniform],
+            )
+        answers = [Answer(ids) for ids in drawn]
+        return [answers[i * sampling.copies : (i + 1) * sampling.copies] for i in range(len(prompts))]
