@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import shutil
 import tempfile
 import time
@@ -23,6 +22,7 @@ from medvlm.core.config import component
 from medvlm.core.document import as_yaml
 from medvlm.core.errors import CheckpointError, RecipeError, UserError
 from medvlm.core.run import RunFolder
+from medvlm.core.stage_config import Toy
 from medvlm.data.estimate import is_deep
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView
 from medvlm.io.opening import open_shards
@@ -36,7 +36,17 @@ from medvlm.recipe.rules import serves
 from medvlm.recipe.schema import Recipe
 from medvlm.train import checkpoint
 
-STEPS, BATCH, GROUP, SAMPLES = 2, 4, 4, 4
+STEPS, SAMPLES = 2, 4
+TOY = Toy(
+    steps=STEPS,
+    batch=4,
+    samples=SAMPLES,
+    answers=4,
+    answer_tokens=8,
+    sample_tokens=1 << 15,
+    shrink=small_part,
+    rewards={spread.__name__: spread.Config(weight=1)},
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], fol
         family = known(recipe.model.pretrained).config["model_type"]
         changed |= {"pretrained": str(saved(family, folder / "model")), "processor": {}}
     model = recipe.model.model_copy(update=changed)
-    stages = tuple(_short(stage) for stage in recipe.stages)
+    stages = tuple(stage.rehearsed(TOY) for stage in recipe.stages)
     plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
         mode="json", by_alias=True, exclude={"extends": True}
     )
@@ -164,22 +174,6 @@ def _loaded(path: Path) -> tuple[LoadedRecipe, str]:
     plain["export"] = {"target": "custom"}
     path.write_text(as_yaml(plain), encoding="utf-8")
     return load(path), str(target)
-
-
-def _short(stage: Any) -> Any:
-    accumulate = 2 if stage.micro_batches > 1 else 1
-    update: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "accumulate": accumulate, "save_every": 1, "keep": "last"}
-    update |= {"max_new_tokens": 8, "group": GROUP, "max_tokens": 1 << 15, "temperature": 1.0}
-    if stage.validate_ is not None:
-        update["validate_"] = stage.validate_.model_copy(update={"every": 1, "samples": SAMPLES, "patience": 0})
-    if stage.lora is not None:
-        update["lora"] = stage.lora.model_copy(update={"rank": min(stage.lora.rank, 4)})
-    deep = any(re.search(r"\.layers?\.", pattern) for pattern in stage.trains)
-    update |= {name: small_part(text, deep) for name, text in stage.texts().items()}
-    if hasattr(stage, "rewards"):
-        heaviest = max(each.weight for each in stage.rewards.values())
-        update["rewards"] = {**stage.rewards, spread.__name__: spread.Config(weight=heaviest)}
-    return stage.model_copy(update={key: value for key, value in update.items() if key in type(stage).model_fields})
 
 
 # --- what is run ------------------------------------------------------------------------------------

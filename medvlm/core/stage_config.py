@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -76,6 +79,25 @@ class Sampling(Config):
     themselves (concept, site ...)."""
 
 
+@dataclass(frozen=True)
+class Toy:
+    """The size of a rehearsal, in which every stage is run once on a CPU.
+
+    samples: of a validation. answers: to one prompt. answer_tokens, sample_tokens: at most. shrink(config, deep) -> a
+    language model or text tower of the same class with a small model; deep: with all its layers. rewards: reward ->
+    settings, of one that differs from answer to answer where all others pay nothing for the words of random weights.
+    """
+
+    steps: int
+    batch: int
+    samples: int
+    answers: int
+    answer_tokens: int
+    sample_tokens: int
+    shrink: Callable[[Any, bool], Any]
+    rewards: Mapping[str, Any]
+
+
 class StageConfig(Config):
     kind: str
     name: str
@@ -110,6 +132,19 @@ class StageConfig(Config):
     def texts(self) -> dict[str, Any]:
         """Its fields that hold a text tower -> the tower's config."""
         return slots_of(self, "texts")
+
+    def rehearsed(self, toy: Toy) -> Self:
+        """The same settings at toy size. A kind that has sizes of its own overrides this."""
+        deep = any(re.search(r"\.layers?\.", pattern) for pattern in self.trains)
+        small: dict[str, Any] = {name: toy.shrink(text, deep) for name, text in self.texts().items()}
+        small |= {"steps": toy.steps, "batch": toy.batch, "accumulate": 2 if self.micro_batches > 1 else 1}
+        small |= {"save_every": 1, "keep": "last"}
+        if self.validate_ is not None:
+            often = {"every": 1, "samples": toy.samples, "patience": 0}
+            small["validate_"] = self.validate_.model_copy(update=often)
+        if self.lora is not None:
+            small["lora"] = self.lora.model_copy(update={"rank": min(self.lora.rank, 4)})
+        return self.model_copy(update=small)
 
     @property
     def micro_batches(self) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from medvlm.core.config import Slot, component, plugins_in
 from medvlm.core.contracts import RewardConfig
 from medvlm.core.sample import Batch, Sample
-from medvlm.core.stage_config import StageConfig
+from medvlm.core.stage_config import StageConfig, Toy
 from medvlm.core.tasks import TextTask
 from medvlm.data.prepare import choose
 from medvlm.data.source import needs
@@ -60,6 +60,12 @@ class Config(StageConfig):
             return values
         rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
         return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
+
+    def rehearsed(self, toy: Toy) -> Config:
+        heaviest = max(reward.weight for reward in self.rewards.values())
+        paid = {name: reward.model_copy(update={"weight": heaviest}) for name, reward in toy.rewards.items()}
+        small = {"max_new_tokens": toy.answer_tokens, "group": toy.answers, "temperature": 1.0}
+        return super().rehearsed(toy).model_copy(update={**small, "rewards": {**self.rewards, **paid}})
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import nn
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch, Sample
-from medvlm.core.stage_config import StageConfig
+from medvlm.core.stage_config import StageConfig, Toy
 from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.data.budget import Overlong, TooLong, partition, reduced
 from medvlm.data.dialogue import Document
@@ -66,6 +66,11 @@ class Config(StageConfig):
                 " have; lower max_tokens"
             )
         return self
+
+    def rehearsed(self, toy: Toy) -> Config:
+        """A small tokenizer makes more tokens of a text than the real one."""
+        bounds = {"max_tokens": toy.sample_tokens, "micro_tokens": self.micro_tokens and toy.sample_tokens}
+        return super().rehearsed(toy).model_copy(update=bounds)
 
     @property
     def asked(self) -> tuple[str, ...]:
