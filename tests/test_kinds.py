@@ -78,7 +78,6 @@ STILL_TO_GO = {
     "encoders/inflated.py": "timm",
     "encoders/slices.py": "fused timm transformers",
     "preflight/rehearsal/shrink.py": "inflated",
-    "preflight/staging.py": "grpo",
 }
 """File -> kinds that it still names. Only ever shrinks."""
 

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": {"io", "tasks", "core"},
     "data": {"io", "tasks", "core"},
     # A recipe's sources are packed and opened, and its settings are those of the data path.
-    "recipe": {"archive", "data", "io", "tasks", "core"},
+    "recipe": {"archive", "data", "models", "train", "io", "tasks", "core"},
     "compositions": {"recipe", "data", "models", "train", "io", "tasks", "core"},
 }
 BELOW_STAGES = {

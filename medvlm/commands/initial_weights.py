@@ -1,9 +1,7 @@
-"""What a stage starts from: the weights and adapters of earlier stages, and the identity that follows from them."""
+"""What a stage starts from: weights and adapters of earlier stages, of other runs, of folders and hub ids."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from medvlm.core.errors import CheckpointError, RecipeError
@@ -13,36 +11,60 @@ from medvlm.models import lora
 from medvlm.models.parts import module_of
 from medvlm.models.restore import modules_of, put
 from medvlm.recipe.load import LoadedRecipe
-from medvlm.recipe.sources import OpenSource
-from medvlm.train import checkpoint
+from medvlm.recipe.origins import FilesOrigin, Origin, StageOrigin, name_outside
+
+Origins = dict[str, list[Origin]]
+"""Module ("" = all others) -> where to look for its weights, first to last."""
 
 
-def put_start(
-    model: Any, config: StageConfig, origins: dict[str, list[str]], run: RunFolder, seed: int
-) -> tuple[dict[str, str], Lora | None]:
-    """Puts the weights of earlier stages in, and the adapters on. Returns module -> `STAGE/step-N@hash` and the
-    adapters there are now."""
+def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> Origins:
+    """Where `from` points, then what that came from; by default the stages before, latest first.
+
+    Raises CheckpointError for an origin that is not there or not finished.
+    """
+    names = [s.name for s in loaded.recipe.stages[:i]]
+
+    def chain(start: str, module: str = "") -> list[Origin]:
+        if start in names:
+            return [StageOrigin(run, name) for name in names[names.index(start) :: -1]]
+        origin = name_outside(start, module)
+        assert origin is not None, f"{start}: the rules of a recipe let it through"
+        if problem := origin.find_problem():
+            raise CheckpointError(f"stages.{config.name}.from: {problem}")
+        return [origin, *(origin.list_stages_before() if isinstance(origin, StageOrigin) else [])]
+
+    given = config.from_
+    before: list[Origin] = [StageOrigin(run, name) for name in reversed(names)]
+    origins = {"": chain(given) if isinstance(given, str) and given else before}
+    if isinstance(given, dict):
+        origins |= {module: chain(start, module) for module, start in given.items()}
+    for origin in (origin for chain_ in origins.values() for origin in chain_):
+        if isinstance(origin, StageOrigin) and not (origin.run.stage(origin.stage) / "stage.json").exists():
+            raise CheckpointError(
+                f"stage {config.name} starts from {origin.stage}, which is not finished; train that first (medvlm train"
+                " without --stage trains all)"
+            )
+    return origins
+
+
+def put_start(model: Any, config: StageConfig, origins: Origins, seed: int) -> tuple[dict[str, str], Lora | None]:
+    """Puts weights in, and the adapters on. Returns module -> what lineage says of where it came from, and the adapters
+    there are now.
+
+    Raises CheckpointError for weights that do not fit, and where `from` names what holds nothing of its module.
+    """
     started: dict[str, str] = {}
     adapters: Lora | None = None
-    wanted = modules_of([n for n, _ in model.named_parameters()])
-    plan: dict[str, set[str]] = {}
-    held = {name: _held(run, name) for name in dict.fromkeys(s for chain in origins.values() for s in chain)}
-    for module in sorted(wanted):
-        chain = origins.get(module) or origins.get(module.partition(".")[0]) or origins[""]
-        if found := next((name for name in chain if module in held[name][0]), None):
-            plan.setdefault(found, set()).add(module)
-    for name, modules in plan.items():
-        folder = checkpoint.find_final(run.stage(name))
-        weights = checkpoint.read_weights(folder)
-        # A tower taken from a stage whose adapters sit in the language model has none to bring along.
-        saved = held[name][1] if any(".lora_" in n and module_of(n) in modules for n in weights) else None
+    for origin, modules in _plan(model, config, origins):
+        weights, saved = origin.load(model, modules)
         if saved and adapters and saved != adapters:
             raise RecipeError(
                 f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them"
             )
-        put(model, weights, saved if saved and not adapters else None, f"{name}/{folder.name}", modules)
+        told = origin.describe()
+        put(model, weights, saved if saved and not adapters else None, told.partition("@")[0], modules)
         adapters = adapters or saved
-        started |= {module: f"{name}/{folder.name}@{checkpoint.digest(folder)}" for module in modules}
+        started |= dict.fromkeys(modules, told)
     if config.lora and config.lora != adapters:
         if adapters:
             lora.merge(model)
@@ -51,63 +73,28 @@ def put_start(
     return started, adapters
 
 
-def _held(run: RunFolder, stage: str) -> tuple[set[str], Lora | None]:
-    """The modules that a finished stage's checkpoint holds, and the adapters in them."""
-    record = json.loads((run.stage(stage) / "stage.json").read_text())
-    saved = checkpoint.read_state(checkpoint.find_final(run.stage(stage)))["meta"]["adapters"]
-    return set(record["parameters"]), Lora(**saved) if saved else None
-
-
-def origins_of(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> dict[str, list[str]]:
-    """Module ("" = all others) -> the stages to look for its weights in, latest first: where `from` points, then what
-    that came from."""
-    names = [s.name for s in loaded.recipe.stages[:i]]
-
-    def chain(start: str) -> list[str]:
-        return names[: names.index(start) + 1][::-1]
-
-    given = config.from_
-    origins = {"": chain(given) if isinstance(given, str) and given else names[::-1]}
-    if isinstance(given, dict):
-        origins |= {module: chain(start) for module, start in given.items()}
-    unfinished = [
-        n for n in dict.fromkeys(n for c in origins.values() for n in c) if not (run.stage(n) / "stage.json").exists()
-    ]
-    if unfinished:
-        raise CheckpointError(
-            f"stage {config.name} starts from {unfinished[0]}, which is not finished; train that first (medvlm train"
-            " without --stage trains all)"
-        )
-    return origins
-
-
-def identity_of(
-    config: StageConfig,
-    loaded: LoadedRecipe,
-    sources: dict[str, OpenSource],
-    run: RunFolder,
-    origins: dict[str, list[str]],
-) -> str:
-    """What decides a stage's result: its settings, the model, its data, where it starts, the seed, the precision."""
-    first = {chain[0] for chain in origins.values() if chain}
-    starts = {name: json.loads((run.stage(name) / "stage.json").read_text())["checkpoint"] for name in first}
-    decides = {
-        "stage": config.model_dump(
-            mode="json", by_alias=True, exclude={"save_every", "keep_last", "keep_every", "on_nan"}
-        ),
-        "model": loaded.recipe.model.model_dump(mode="json", by_alias=True),
-        "seed": loaded.recipe.seed,
-        "sources": {name: _source_identity(loaded, sources[name]) for name in config.mix},
-        "starts": starts,
-        "precision": loaded.recipe.engine.precision,
-    }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _source_identity(loaded: LoadedRecipe, source: OpenSource) -> list[Any]:
-    settings = loaded.recipe.data[source.name]
-    return [
-        source.shards.fingerprint,
-        source.fold,
-        *(part and part.model_dump(mode="json") for part in (settings.augment, settings.order, settings.hold_out)),
-    ]
+def _plan(model: Any, config: StageConfig, origins: Origins) -> list[tuple[Origin, set[str]]]:
+    """Which modules are taken from which origin. Files come first: adapters change the names of the modules they are
+    put on."""
+    own: dict[str, list[str]] = {}
+    for name in model.state_dict():
+        own.setdefault(module_of(name), []).append(name.removeprefix(f"{module_of(name)}."))
+    plan: list[tuple[Origin, set[str]]] = []
+    for module in sorted(modules_of([n for n, _ in model.named_parameters()])):
+        chain = origins.get(module) or origins.get(module.partition(".")[0]) or origins[""]
+        found = next((origin for origin in chain if origin.holds(module, own[module])), None)
+        if found is None:
+            continue
+        modules = next((modules for origin, modules in plan if origin == found), None)
+        if modules is None:
+            plan.append((found, {module}))
+        else:
+            modules.add(module)
+    used = [origin for origin, _ in plan]
+    for module, chain in origins.items():
+        is_outside = bool(chain) and not (isinstance(chain[0], StageOrigin) and not chain[0].is_other)
+        if is_outside and not any(origin in used for origin in chain):
+            key = f"stages.{config.name}.from{f'.{module}' if module else ''}"
+            what = module or f"this model ({', '.join(sorted(own))})"
+            raise CheckpointError(f"{key}: {chain[0].describe()} holds no weights of {what}")
+    return sorted(plan, key=lambda step: not isinstance(step[0], FilesOrigin))

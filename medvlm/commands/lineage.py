@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import RunFolder
+from medvlm.core.run import RunFolder, own_checkpoint
 from medvlm.train import checkpoint
 
 
@@ -56,8 +56,8 @@ def _told(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
             f" {meta['medvlm']}" + (f", code {meta['code']}" if "code" in meta else "")
         )
         for module, origin in sorted(meta["from"].items()):
-            gone = "" if (run.root / origin.partition("@")[0]).exists() else ", which is gone"
-            yield f"    {module} from {origin}{gone}"
+            own = own_checkpoint(origin)
+            yield f"    {module} from {origin}{', which is gone' if own and not (run.root / own).exists() else ''}"
         if not meta["from"]:
             yield "    from no earlier stage"
         for source, fingerprint in sorted(meta["sources"].items()):
@@ -79,7 +79,8 @@ def _with_origins(run: RunFolder, wanted: dict[str, str]) -> dict[str, tuple[dic
             return
         state = checkpoint.read_state(run.root / name)
         for origin in sorted(set(state["meta"]["from"].values())):
-            visit(*origin.partition("@")[::2])
+            if own_checkpoint(origin):
+                visit(*origin.partition("@")[::2])
         found[name] = (state, stated)
 
     for name, stated in wanted.items():

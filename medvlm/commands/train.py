@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from medvlm import __version__
-from medvlm.commands.initial_weights import identity_of, origins_of, put_start
+from medvlm.commands.identity import find_aliases, identify, recognise
+from medvlm.commands.initial_weights import find_origins, put_start
 from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
@@ -23,7 +24,6 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import below
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.models.parts import module_of, set_trained
-from medvlm.models.restore import modules_of
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.sources import OpenSource, open_sources, texts_of
@@ -31,9 +31,10 @@ from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
-from medvlm.train.lease import Lease
+from medvlm.train.hold import hold, write_status
 from medvlm.train.log import Log, make_trackers
-from medvlm.train.stopping import Preempted, end_with_torchrun, preemptible
+from medvlm.train.proof import Proof
+from medvlm.train.stopping import end_with_torchrun
 from medvlm.train.watch import Watch
 
 
@@ -46,94 +47,106 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
     end_with_torchrun()
     engine = make_engine(loaded.recipe.engine)
     run = RunFolder(runs / loaded.recipe.name)
-    with Lease(run.root) if engine.is_first else nullcontext() as lease:
-        try:
-            with preemptible(), _said_when_full(run):
-                _train(loaded, run, runs, engine, only, again_from, lease)
-        except Preempted:
-            _status(run, engine, "preempted")
-            raise
-        except BaseException as reason:
-            if (
-                not run.stalled.exists()
-            ):  # then the status says so already, and what is raised here only follows from it
-                _status(run, engine, "failed", type(reason).__name__)
-            raise
-        _status(run, engine, "done")
+    with hold(run, engine) as check_lease:
+        training = _begin(loaded, run, runs, engine, only, again_from, check_lease)
+        for number, config in enumerate(loaded.recipe.stages, 1):
+            begun = _begin_stage(training, config, number) if not only or config.name == only else None
+            if begun is not None:
+                state, proof = loop.run(begun.stage, config, engine, begun.place, begun.fresh)
+                _finish_stage(training, begun, state, proof)
+                del begun, proof  # or the model would be there while the next one is built
+            engine.release()
     return run
 
 
-def _train(
-    loaded: LoadedRecipe, run: RunFolder, runs: Path, engine: Engine, only: str, again_from: str, lease: Lease | None
-) -> None:
+@dataclass(frozen=True)
+class _Training:
+    """A run while its stages are trained. check_lease: raises when another run has taken the folder over."""
+
+    loaded: LoadedRecipe
+    run: RunFolder
+    engine: Engine
+    sources: dict[str, OpenSource]
+    assemblies: dict[str, Assembly]
+    log: Log
+    check_lease: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A stage with its starting weights, placed on its devices. started: module -> where its weights came from.
+    parameters: module -> how many it has."""
+
+    stage: Any
+    place: loop.Place
+    fresh: loop.State
+    started: dict[str, str]
+    parameters: dict[str, int]
+
+
+def _begin(
+    loaded: LoadedRecipe,
+    run: RunFolder,
+    runs: Path,
+    engine: Engine,
+    only: str,
+    again_from: str,
+    check_lease: Callable[[], None],
+) -> _Training:
+    """Opens the data and writes down the recipe. Raises RecipeError for a stage that is not there, and for one that
+    could not be trained later."""
     recipe = loaded.recipe
     names = [s.name for s in recipe.stages]
     for flag, name in (("--stage", only), ("--from", again_from)):
         if name and name not in names:
             raise RecipeError(f"{flag} {name}: there is no such stage (stages: {', '.join(names)})")
-    _status(run, engine, "running")
+    write_status(run, engine, "running")
     if engine.is_first:
         run.stalled.unlink(missing_ok=True)
     sources = open_sources(loaded, runs, say=print if engine.is_first else lambda _: None)
     if engine.is_first:
+        recognise(loaded, sources, run)
         loaded.save(run.root)
         for name in names[names.index(again_from) :] if again_from else []:
             _set_aside(run.stage(name))
         if again_from == names[0]:  # nothing that was trained is left that needs the old one
             _set_aside(run.tokenizer)
-    later = [
-        i for i, stage in enumerate(recipe.stages) if not only and not (run.stage(stage.name) / "stage.json").exists()
-    ][1:]
-    if later and (unchecked := check_stages(recipe, later)) and engine.is_first:
+    engine.barrier()
+    left = [i for i, stage in enumerate(recipe.stages) if not only and not _is_finished(run, stage.name)]
+    if len(left) > 1 and (unchecked := check_stages(recipe, left[1:])) and engine.is_first:
         print(f"what later stages train was not checked beforehand: {unchecked}", flush=True)
     assemblies = _assemblies(loaded, run, engine, sources)
-    log = Log(
-        run.metrics,
-        engine.is_first,
-        make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root) if engine.is_first else [],
-    )
-    for number, config in enumerate(recipe.stages, 1):
-        if only and config.name != only:
-            continue
-        _stage(config, number, loaded, run, engine, sources, assemblies, log, lease)
-        engine.release()
+    trackers = make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root) if engine.is_first else []
+    log = Log(run.metrics, engine.is_first, trackers)
+    return _Training(loaded, run, engine, sources, assemblies, log, check_lease)
 
 
-def _stage(
-    config: StageConfig,
-    number: int,
-    loaded: LoadedRecipe,
-    run: RunFolder,
-    engine: Engine,
-    sources: dict[str, OpenSource],
-    assemblies: dict[str, Assembly],
-    log: Log,
-    lease: Lease | None,
-) -> None:
-    folder, origins = run.stage(config.name), origins_of(config, number - 1, loaded, run)
-    identity = identity_of(config, loaded, sources, run, origins)
-    if (folder / "stage.json").exists():
-        if json.loads((folder / "stage.json").read_text())["identity"] != identity:
+def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begun | None:
+    """None for a stage that is finished. Raises CheckpointError for one that was trained with other settings."""
+    loaded, run, engine, sources = training.loaded, training.run, training.engine, training.sources
+    recipe, title = loaded.recipe, f"stage {number}/{len(loaded.recipe.stages)} {config.name}"
+    origins = find_origins(config, number - 1, loaded, run)
+    identity = identify(config, loaded, sources, origins)
+    aliases = find_aliases(run, config.name, identity)
+    if _is_finished(run, config.name):
+        if _read_record(run, config.name)["identity"] not in (identity, *aliases):
             raise CheckpointError(
                 f"stage {config.name} is finished, but its settings, data or starting weights have changed since; "
                 f"train it and what follows again with --from {config.name}, or give the recipe another name"
             )
         if engine.is_first:
-            print(f"stage {number}/{len(loaded.recipe.stages)} {config.name}: finished before, reused", flush=True)
-        return
-    setup = _setup(config, assemblies, loaded, run, engine, sources)
+            print(f"{title}: finished before, reused", flush=True)
+        return None
+    setup = _setup(config, training.assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
-    started, adapters = put_start(stage.model, config, origins, run, loaded.recipe.seed)
+    started, adapters = put_start(stage.model, config, origins, recipe.seed)
     set_trained(stage.model, config.trains, config.name)
-    modules = {
-        m: sum(p.numel() for n, p in stage.model.named_parameters() if module_of(n) == m)
-        for m in modules_of([n for n, _ in stage.model.named_parameters()])
-    }
+    parameters = _count_parameters(stage.model)
     engine.place(stage.model, stage.matches, stage.extra_models())
     stage.begin()
     # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first
     # checkpoint starts the same.
-    torch.manual_seed(below(1 << 63, loaded.recipe.seed, config.name, "dropout", engine.rank))
+    torch.manual_seed(below(1 << 63, recipe.seed, config.name, "dropout", engine.rank))
     meta = {
         "stage": config.name,
         "medvlm": __version__,
@@ -144,47 +157,65 @@ def _stage(
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
     }
-    fresh = loop.State(identity=identity, meta=meta)
     if engine.is_first:
-        print(
-            f"stage {number}/{len(loaded.recipe.stages)} {config.name} ({config.kind}): {config.steps} steps of"
-            f" {config.batch} samples",
-            flush=True,
-        )
-    watch = Watch(
-        run.stalled,
-        engine.rank,
-        engine.world,
-        loaded.recipe.engine.stall_s,
-        ended=lambda why: write_json(run.status, {"status": "stalled", "reason": why}),
-    )
-    place = loop.Place(folder, log, watch, number, len(loaded.recipe.stages), lease.check if lease else _nothing)
-    state, proof = loop.run(stage, config, engine, place, fresh)
+        print(f"{title} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
+    place = _place(training, config, number, aliases)
+    return _Begun(stage, place, loop.State(identity=identity, meta=meta), started, parameters)
+
+
+def _place(training: _Training, config: StageConfig, number: int, aliases: tuple[str, ...]) -> loop.Place:
+    run, engine, recipe = training.run, training.engine, training.loaded.recipe
+
+    def say_stalled(why: str) -> None:
+        write_json(run.status, {"status": "stalled", "reason": why})
+
+    watch = Watch(run.stalled, engine.rank, engine.world, recipe.engine.stall_s, ended=say_stalled)
+    folder, stages = run.stage(config.name), len(recipe.stages)
+    return loop.Place(folder, training.log, watch, number, stages, training.check_lease, aliases)
+
+
+def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: Proof) -> None:
+    """Proves that what was frozen is as it was, and writes stage.json: from then on the stage is finished."""
+    engine, config, folder = training.engine, begun.stage.config, begun.place.folder
     frozen = proof.check_frozen()
-    if not engine.is_first:
-        engine.barrier()
-        return
-    take = f"step-{state.best_step if config.keep == 'best' else state.step}"
-    trained = {group: {"parameters": n, "moved": state.proven} for group, n in proof.trained_counts().items()}
-    write_json(
-        folder / "stage.json",
-        {
+    if engine.is_first:
+        take = f"step-{state.best_step if config.keep == 'best' else state.step}"
+        trained = {group: {"parameters": n, "moved": state.proven} for group, n in proof.trained_counts().items()}
+        record = {
             "name": config.name,
             "kind": config.kind,
             "finished": True,
             "step": state.step,
-            "identity": identity,
+            "identity": state.identity,
             "take": take,
             "trains": trained,
             "frozen": frozen,
-            "from": started,
+            "from": begun.started,
             "seconds": state.seconds,
             "checkpoint": checkpoint.digest(folder / take),
-            "parameters": modules,
-        },
-    )
-    _lineage(loaded, run, sources)
+            "parameters": begun.parameters,
+        }
+        write_json(folder / "stage.json", record)
+        _write_lineage(training.loaded, training.run, training.sources)
     engine.barrier()
+
+
+def _is_finished(run: RunFolder, stage: str) -> bool:
+    return (run.stage(stage) / "stage.json").exists()
+
+
+def _read_record(run: RunFolder, stage: str) -> dict[str, Any]:
+    """What a finished stage says of itself."""
+    record: dict[str, Any] = json.loads((run.stage(stage) / "stage.json").read_text())
+    return record
+
+
+def _count_parameters(model: nn.Module) -> dict[str, int]:
+    """By module, adapters included."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        counts[module_of(name)] = counts.get(module_of(name), 0) + parameter.numel()
+    return counts
 
 
 def _assemblies(
@@ -230,10 +261,10 @@ def _setup(
     )
 
 
-def _lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
+def _write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
     """What came from what, for report, model card and checkpoint readers."""
-    finished = [s.name for s in loaded.recipe.stages if (run.stage(s.name) / "stage.json").exists()]
-    records = {name: json.loads((run.stage(name) / "stage.json").read_text()) for name in finished}
+    finished = [s.name for s in loaded.recipe.stages if _is_finished(run, s.name)]
+    records = {name: _read_record(run, name) for name in finished}
     write_json(
         run.lineage,
         {
@@ -247,35 +278,6 @@ def _lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource
             },
         },
     )
-
-
-@contextmanager
-def _said_when_full(run: RunFolder) -> Iterator[None]:
-    """A full disk is nothing that a traceback would explain."""
-    try:
-        yield
-    except OSError as reason:
-        if reason.errno not in checkpoint.FULL:
-            raise
-        raise CheckpointError(
-            f"{run.root.name}: the disk is full or a quota is used up; make room and run the same command again"
-        ) from reason
-
-
-def _status(run: RunFolder, engine: Engine, status: str, reason: str = "") -> None:
-    if not engine.is_first:
-        return
-    said = {"status": status, "reason": reason, "pid": os.getpid(), "job": os.environ.get("TORCHELASTIC_RUN_ID", "")}
-    try:
-        write_json(run.status, said)
-    except OSError:
-        if status == "running":
-            raise
-        run.status.write_text(json.dumps(said))  # on a full disk there is still the room that the old one takes
-
-
-def _nothing() -> None:
-    pass
 
 
 def _set_aside(folder: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,12 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         return self.root / name
+
+
+def own_checkpoint(origin: str) -> str:
+    """STAGE/step-N of what lineage says of an origin (STAGE/step-N@HASH); "" for what is not of the same run."""
+    name = origin.partition("@")[0]
+    return name if re.fullmatch(r"[^:/]+/step-\d+", name) else ""
 
 
 @cache

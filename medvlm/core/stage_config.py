@@ -114,7 +114,9 @@ class StageConfig(Config):
     optim: Optim = Optim()
     lora: Lora | None = None
     from_: str | dict[str, str] = Field("", alias="from")
-    """An earlier stage, or module -> earlier stage; by default the stage before."""
+    """What it starts from, or module -> what that starts from: an earlier stage (by default the one before), a stage of
+    another run (RUN_FOLDER:STAGE), a folder of safetensors (./FOLDER) such as an exported model, or a hub id
+    (OWNER/NAME)."""
     validate_: Validate | None = Field(None, alias="validate")
     save_every: int = Field(0, ge=0)
     """Steps between checkpoints; 0: only at the end and on SIGTERM."""

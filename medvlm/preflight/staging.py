@@ -21,7 +21,7 @@ from medvlm.models.parts import matches, set_trained
 from medvlm.preflight import adapters
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.samples import Look
-from medvlm.recipe.rules import starts_from
+from medvlm.recipe.rules import outside_origins, starts_from
 from medvlm.recipe.schema import Recipe
 from medvlm.stages._base import Setup
 from medvlm.train.optim import make_optimizers
@@ -68,9 +68,9 @@ def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer
 def adapters_of(recipe: Recipe, number: int) -> Lora | None:
     """Those that the stage puts in, or finds in the weights it starts from; a dual encoder between hands them on."""
     own: Lora | None = recipe.stages[number].lora
-    return own or next(
-        (found for j in starts_from(recipe, number) if (found := adapters_of(recipe, j)) is not None), None
-    )
+    earlier = (adapters_of(recipe, j) for j in starts_from(recipe, number))
+    outside = (o.find_adapters() for o in outside_origins(recipe, number).values() if not o.find_problem())
+    return own or next((found for found in (*earlier, *outside) if found is not None), None)
 
 
 def stage_on_meta(draft: Draft, number: int, world: int) -> Any:
@@ -128,8 +128,6 @@ def length(item: Any) -> int:
     """Tokens of a prepared sample."""
     document = getattr(item, "document", item)
     return len(document) if hasattr(document, "__len__") else len(getattr(document, "ids", ()))
-
-
 
 
 def _alone(world: int) -> Any:

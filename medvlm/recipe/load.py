@@ -18,7 +18,7 @@ from medvlm.core.problems import Problem, refusal
 from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.secrets import SECRET
-from medvlm.recipe.rules import problems
+from medvlm.recipe.rules import outside_origins, problems
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.summary import summary
 
@@ -65,9 +65,19 @@ class LoadedRecipe:
             if not {"root", "shards"} & where.keys() and self.cards[name].access != "generated"
         ]
 
+    def without_starts(self) -> list[Problem]:
+        """What stages start from that is not on this machine: fine to validate, not to train."""
+        return [
+            Problem(("stages", i, "from", *([module] if module else [])), problem)
+            for i in range(len(self.recipe.stages))
+            for module, origin in outside_origins(self.recipe, i).items()
+            if (problem := origin.find_problem())
+        ]
+
     def require_data(self) -> None:
-        """Raises RecipeError when a source has neither root nor shards nor is generated."""
-        if missing := self.without_data():
+        """Raises RecipeError when a source has neither root nor shards nor is generated, and when what a stage starts
+        from is not there."""
+        if missing := [*self.without_data(), *self.without_starts()]:
             raise refusal(missing, self.document)
 
     def save(self, run: Path) -> None:
@@ -134,7 +144,9 @@ def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     like `load`."""
     loaded = load(path, overrides)
     first = f"{path}: a valid recipe ({loaded.recipe.name}, {loaded.recipe_hash[:12]})"
-    missing = [f"{dotted(p.path, loaded.document.data)}: {p}" for p in loaded.without_data()]
+    missing = [
+        f"{dotted(p.path, loaded.document.data)}: {p}" for p in (*loaded.without_data(), *loaded.without_starts())
+    ]
     return [first, *summary(loaded.recipe, loaded.cards), *missing]
 
 

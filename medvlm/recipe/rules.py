@@ -16,6 +16,7 @@ from medvlm.core.problems import Problem
 from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
 from medvlm.recipe import shapes
+from medvlm.recipe.origins import Origin, name_outside
 from medvlm.recipe.schema import Recipe, Source
 from medvlm.recipe.servers import not_taken
 from medvlm.recipe.targets import resolve
@@ -83,6 +84,16 @@ def starts_from(recipe: Recipe, i: int) -> tuple[int, ...]:
         return (i - 1,) if i else ()
     wanted = {given} if isinstance(given, str) else set(given.values())
     return tuple(names.index(name) for name in sorted(wanted) if name in names)
+
+
+def outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
+    """Module ("" = all others) -> what stage i starts from outside of its run."""
+    names = [stage.name for stage in recipe.stages[:i]]
+    given = recipe.stages[i].from_
+    named = {"": given} if isinstance(given, str) else given
+    outside = {module: text for module, text in named.items() if text and text not in names}
+    found = {module: name_outside(text, module) for module, text in outside.items()}
+    return {module: origin for module, origin in found.items() if origin is not None}
 
 
 # --- the sections ----------------------------------------------------------------------------------
@@ -304,13 +315,14 @@ def _origin(recipe: Recipe, i: int) -> Iterator[Problem]:
         path: KeyPath = ("stages", i, "from", *([module] if module else []))
         if module:
             yield from _pattern(recipe, i, module, path)
-        if name and name not in earlier:
-            is_later = name in [s.name for s in recipe.stages]
+        is_later = name not in earlier and name in [s.name for s in recipe.stages]
+        if name and name not in earlier and (is_later or name_outside(name) is None):
             why = "this stage itself or a later one" if is_later else f"no stage{did_you_mean(name, earlier)}"
             yield Problem(
                 path,
-                f"{name!r} is {why}; expected an earlier stage (there is {_list(earlier) or 'none'}), or no `from` to"
-                " start from the model",
+                f"{name!r} is {why}; expected an earlier stage (there is {_list(earlier) or 'none'}), a stage of"
+                " another run (RUN_FOLDER:STAGE), a folder of safetensors (./FOLDER), a hub id (OWNER/NAME), or no"
+                " `from` to start from the model",
             )
 
 
@@ -377,8 +389,10 @@ def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
 
 
 def _has_adapters(recipe: Recipe, i: int) -> bool:
-    """Whether a stage that this one starts from has put adapters in; a later `from` cannot point forwards."""
-    return any(recipe.stages[j].lora is not None or _has_adapters(recipe, j) for j in starts_from(recipe, i))
+    """Whether a stage that this one starts from has put adapters in, or may have: another run may be elsewhere."""
+    if any(recipe.stages[j].lora is not None or _has_adapters(recipe, j) for j in starts_from(recipe, i)):
+        return True
+    return any(origin.find_problem() or origin.find_adapters() for origin in outside_origins(recipe, i).values())
 
 
 def _absent(what: str, name: str, accepted: Iterable[str], where: str) -> str:

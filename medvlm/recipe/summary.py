@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.recipe.rules import serves, starts_from
+from medvlm.recipe.rules import outside_origins, serves, starts_from
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.shapes import facts_of, image_tokens, width_of
 from medvlm.recipe.targets import resolve
@@ -49,7 +49,9 @@ def _data(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[str]:
 
 def _stages(recipe: Recipe) -> Iterator[str]:
     for i, stage in enumerate(recipe.stages):
-        before = " and ".join(recipe.stages[j].name for j in starts_from(recipe, i)) or "the model as it is"
+        outside = [str(origin) for origin in outside_origins(recipe, i).values()]
+        before = " and ".join([*(recipe.stages[j].name for j in starts_from(recipe, i)), *outside])
+        before = before or "the model as it is"
         yield (
             f"  stage {stage.name}: {stage.kind}, {stage.steps} steps of {stage.batch} from {_mix(stage.mix)}; trains"
             f" {', '.join(stage.trains)}; starts from {before}"

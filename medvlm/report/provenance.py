@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import ValidationError
 
 from medvlm.core.card import Licence, strictest
@@ -163,6 +165,7 @@ def lineage_section(run: RunRecord) -> Section | None:
 
 def _descent(done: Record) -> str:
     """Which step it hands on, and whose weights it began with."""
-    origins = sorted({str(where).split("/")[0] for where in (done.get("from") or {}).values()})
+    told = [str(origin) for origin in (done.get("from") or {}).values()]
+    origins = sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in told})
     began = f", began with the weights of {' and '.join(origins)}" if origins else ""
     return f", hands on {done['take']}{began}" if done.get("take") else began

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from medvlm.core.sample import Batch, Question, Sample
-from medvlm.models.generate import Answering, without_image
+from medvlm.models.generate import without_image
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import log_probability
 from medvlm.rollouts._contract import Parts, Prompt
@@ -27,7 +27,10 @@ class Policy:
     changed since, so where adapters are trained these are the adapters alone.
     """
 
-    def __init__(self, model: Answering, setup: Setup, temperature: float = 1.0):
+    model: Any
+    """A module that answers (see models/generate.py)."""
+
+    def __init__(self, model: nn.Module, setup: Setup, temperature: float = 1.0):
         self.model, self.setup, self.engine, self.temperature = model, setup, setup.engine, temperature
         self.reference: dict[str, torch.Tensor] = {}
 

@@ -1,0 +1,148 @@
+"""What decides the result of a stage, as a hash: a stage is resumed and reused only under the same one.
+
+Settings at their default are no part of it, so that a release may add settings. Releases up to 0.1 hashed every
+setting; runs of these are recognised by the recipe that they keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from medvlm.commands.initial_weights import Origins, find_origins
+from medvlm.core.errors import UserError
+from medvlm.core.run import RunFolder, write_json
+from medvlm.core.stage_config import StageConfig
+from medvlm.recipe.load import LoadedRecipe, load_run
+from medvlm.recipe.origins import StageOrigin
+from medvlm.recipe.sources import OpenSource
+
+FILE = "identities.json"
+FORM = "2-"
+"""Begins every identity. Those of releases up to 0.1 are hexadecimal digits alone."""
+UNDECIDED = ("save_every", "keep_last", "keep_every", "on_nan")
+"""Settings of a stage that change nothing in its result."""
+
+
+def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, OpenSource], origins: Origins) -> str:
+    """What decides a stage's result: its settings, the model, its data, where it starts, the seed, the precision."""
+    stage = {key: value for key, value in drop_defaults(config).items() if key not in (*UNDECIDED, "from")}
+    return FORM + _hash(
+        {
+            "stage": stage,
+            "model": drop_defaults(loaded.recipe.model),
+            "seed": loaded.recipe.seed,
+            "sources": {name: _identify_source(loaded, sources[name]) for name in config.mix},
+            "starts": {module: [origin.digest for origin in chain] for module, chain in origins.items()},
+            "precision": loaded.recipe.engine.precision,
+        }
+    )
+
+
+def drop_defaults(value: Any) -> Any:
+    """A config as JSON has it, without the keys that are at their default, at any depth."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        given = {name: getattr(value, name) for name in fields}
+        return {
+            fields[name].alias or name: drop_defaults(inner)
+            for name, inner in given.items()
+            if fields[name].is_required() or inner != fields[name].get_default(call_default_factory=True)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): drop_defaults(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [drop_defaults(inner) for inner in value]
+    return value
+
+
+def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunFolder) -> None:
+    """Notes in the run's folder which of its stages have an identity of the first release, and their present one.
+
+    Called on the first rank, before the recipe in the folder is written anew: from that one the old identity follows.
+    """
+    stored = {stage.name: found for stage in loaded.recipe.stages if (found := _read_stored(run.stage(stage.name)))}
+    known = read_aliases(run)
+    unknown = {name: left for name, found in stored.items() if (left := found - known.get(name, {}).keys())}
+    if not unknown or not run.recipe.is_file():
+        return
+    raw: dict[str, Any] = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    try:
+        before = load_run(run.root)
+    except UserError:  # of a release whose recipes this one cannot read: then nothing of it can be resumed
+        return
+    for i, config in enumerate(before.recipe.stages):
+        if config.name not in unknown or not set(config.mix) <= sources.keys():
+            continue
+        try:
+            origins = find_origins(config, i, before, run)
+        except UserError:  # a stage before it is gone
+            continue
+        old = _identify_as_first_release(raw, i, sources, origins)
+        if old in unknown[config.name]:
+            known.setdefault(config.name, {})[old] = identify(config, before, sources, origins)
+    write_json(run.root / FILE, known)
+
+
+def read_aliases(run: RunFolder) -> dict[str, dict[str, str]]:
+    """Stage -> identity that an earlier release gave it -> the present one of the same settings."""
+    path = run.root / FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def find_aliases(run: RunFolder, stage: str, identity: str) -> tuple[str, ...]:
+    """The identities that earlier releases gave to what has this one now."""
+    return tuple(old for old, now in read_aliases(run).get(stage, {}).items() if now == identity)
+
+
+def _read_stored(stage_folder: Path) -> set[str]:
+    """The identities of the first release under which a stage was finished or saved."""
+    states = [stage_folder / "stage.json", *stage_folder.glob("step-*/state.json")]
+    found = set()
+    for path in states:
+        with suppress(OSError, ValueError, KeyError):  # a damaged checkpoint is set aside later
+            found.add(str(json.loads(path.read_text())["identity"]))
+    return {identity for identity in found if not identity.startswith(FORM)}
+
+
+def _identify_as_first_release(
+    raw: Mapping[str, Any], i: int, sources: Mapping[str, OpenSource], origins: Origins
+) -> str:
+    """The hash over every setting, also those at their default, of a recipe as a run of that release keeps it."""
+    stage, data = raw["stages"][i], raw["data"]
+
+    def identify_source(name: str) -> list[Any]:
+        settings = [data[name].get(key) for key in ("fold", "augment", "order", "hold_out")]
+        return [sources[name].shards.fingerprint, *settings]
+
+    return _hash(
+        {
+            "stage": {key: value for key, value in stage.items() if key not in UNDECIDED},
+            "model": raw["model"],
+            "seed": raw["seed"],
+            "sources": {name: identify_source(name) for name in stage["mix"]},
+            "starts": {
+                chain[0].stage: chain[0].digest
+                for chain in origins.values()
+                if chain and isinstance(chain[0], StageOrigin)
+            },
+            "precision": raw["engine"]["precision"],
+        }
+    )
+
+
+def _identify_source(loaded: LoadedRecipe, source: OpenSource) -> list[Any]:
+    settings = loaded.recipe.data[source.name]
+    parts = [drop_defaults(part) for part in (settings.augment, settings.order, settings.hold_out)]
+    return [source.shards.fingerprint, source.fold, *parts]
+
+
+def _hash(decides: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

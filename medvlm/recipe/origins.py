@@ -1,0 +1,255 @@
+"""What `from` of a stage can name: an earlier stage, a stage of another run, a folder of safetensors, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from torch import nn
+
+from medvlm.core.errors import CheckpointError
+from medvlm.core.run import RunFolder
+from medvlm.core.stage_config import Lora
+from medvlm.models.parts import module_of
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+OTHER_STAGE = re.compile(r"(?P<run>[^:]+):(?P<stage>[A-Za-z0-9][A-Za-z0-9_-]*)")
+INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+PIECE_BYTES = 8 << 20
+
+Weights = dict[str, torch.Tensor]
+
+
+class Origin(Protocol):
+    @property
+    def digest(self) -> str:
+        """Of the weights that it holds."""
+
+    def find_problem(self) -> str:
+        """Why nothing can start from it, "" where that can be. No weights are read."""
+
+    def find_adapters(self) -> Lora | None:
+        """Those that its weights come with. No weights are read."""
+
+    def holds(self, module: str, own: Collection[str]) -> bool:
+        """own: the names of the module's tensors in the model that starts from it, without the module's own name."""
+
+    def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
+        """The weights of these modules by their names in the model, and the adapters that are among them."""
+
+    def describe(self) -> str:
+        """For lineage: a name, without the place on this machine, and what identifies the weights."""
+
+    def __str__(self) -> str:
+        """As a recipe names it."""
+
+
+def name_outside(text: str, module: str = "") -> Origin | None:
+    """What `from` names outside of its run; None where it is nothing that it can name.
+
+    Nothing is looked up on the disk. module: the one that `from` names it for, "" for all.
+    """
+    if (found := OTHER_STAGE.fullmatch(text)) is not None:
+        return StageOrigin(RunFolder(Path(found["run"]).expanduser()), found["stage"], is_other=True)
+    if ("/" in text or text.startswith((".", "~"))) and ":" not in text:
+        return FilesOrigin(text, module)
+    return None
+
+
+@dataclass(frozen=True)
+class StageOrigin:
+    """A finished stage, of the same run or of another one."""
+
+    run: RunFolder
+    stage: str
+    is_other: bool = False
+
+    @property
+    def digest(self) -> str:
+        return str(self._record["checkpoint"])
+
+    def find_problem(self) -> str:
+        if not self.run.recipe.is_file():
+            return f"{self.run.root} is no run folder (it holds no {self.run.recipe.name})"
+        if not (self.run.stage(self.stage) / "stage.json").is_file():
+            finished = sorted(path.parent.name for path in self.run.root.glob("*/stage.json"))
+            return f"{self.run.root} has no finished stage {self.stage} (it has {', '.join(finished) or 'none'})"
+        return ""
+
+    def find_adapters(self) -> Lora | None:
+        saved = json.loads((self._folder / "state.json").read_text())["meta"]["adapters"]
+        return Lora(**saved) if saved else None
+
+    def holds(self, module: str, own: Collection[str]) -> bool:
+        return module in self._record["parameters"]
+
+    def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
+        # Checking a recipe names origins, and must not load torch.distributed for it.
+        from medvlm.train.checkpoint import read_weights
+
+        weights = read_weights(self._folder)
+        # A tower taken from a stage whose adapters sit in the language model has none to bring along.
+        is_adapted = any(".lora_" in name and module_of(name) in modules for name in weights)
+        return weights, self.find_adapters() if is_adapted else None
+
+    def describe(self) -> str:
+        name = f"{self.run.root.resolve().name}:{self.stage}" if self.is_other else self.stage
+        return f"{name}/{self._folder.name}@{self.digest}"
+
+    def __str__(self) -> str:
+        return f"{self.run.root}:{self.stage}" if self.is_other else self.stage
+
+    def list_stages_before(self) -> list[StageOrigin]:
+        """Of another run, the finished stages before it, latest first: where the modules may be that it has not."""
+        stages = [stage["name"] for stage in yaml.safe_load(self.run.recipe.read_text(encoding="utf-8"))["stages"]]
+        before = [StageOrigin(self.run, name, self.is_other) for name in stages[: stages.index(self.stage)]]
+        return [origin for origin in reversed(before) if not origin.find_problem()]
+
+    @property
+    def _folder(self) -> Path:
+        return self.run.stage(self.stage) / str(self._record["take"])
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.run.stage(self.stage) / "stage.json").read_text())
+        return record
+
+
+class FilesOrigin:
+    """A folder of safetensors, or those of a hub id: of an exported model, or of any other whose names fit."""
+
+    def __init__(self, where: str, module: str = ""):
+        """module: the one that it is named for. Its tensors may have other names in front; else all names are ours."""
+        self.where, self.module = where, module
+        self._local = Path(where).expanduser()
+
+    @cached_property
+    def digest(self) -> str:
+        total = hashlib.sha256()
+        for path in self._files:
+            with path.open("rb") as file:
+                while piece := file.read(PIECE_BYTES):
+                    total.update(piece)
+        return total.hexdigest()[:16]
+
+    def find_problem(self) -> str:
+        if not self._local.is_dir():
+            is_id = HUB_ID.fullmatch(self.where) is not None
+            return "" if is_id else f"there is no folder {self.where}, and it is no hub id (OWNER/NAME)"
+        if RunFolder(self._local).recipe.is_file():
+            return f"{self.where} is a run folder; say from which of its stages: {self.where}:STAGE"
+        return "" if any(self._local.glob("*.safetensors")) else f"{self.where} holds no .safetensors"
+
+    def find_adapters(self) -> Lora | None:
+        return None
+
+    def holds(self, module: str, own: Collection[str]) -> bool:
+        return self._align(module, own) is not None
+
+    def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
+        state = model.state_dict()
+        weights: Weights = {}
+        for module in modules:
+            own = [name.removeprefix(f"{module}.") for name in state if module_of(name) == module]
+            found = self._align(module, own)
+            assert found is not None, (self.where, module)
+            ours, theirs = found
+            # A key of theirs that is none of ours keeps its name, and is refused as left over.
+            keys = [key for key in self._keys if key.startswith(theirs)]
+            weights |= {f"{module}.{ours}{key.removeprefix(theirs)}": self._read(key) for key in keys}
+        # Of tensors that are one, files hold the first alone.
+        stored = {tensor.data_ptr(): name for name, tensor in state.items() if name in weights}
+        for name, tensor in state.items():
+            if name not in weights and module_of(name) in modules and tensor.data_ptr() in stored:
+                weights[name] = weights[stored[tensor.data_ptr()]]
+        return weights, None
+
+    def describe(self) -> str:
+        name = self._local.resolve().name if self._local.is_dir() else self.where
+        return f"{name}@{self.digest}"
+
+    def __str__(self) -> str:
+        return self.where
+
+    def _align(self, module: str, own: Collection[str]) -> tuple[str, str] | None:
+        """What stands in front of the module's names here and there; None where no name has a partner.
+
+        The same tower may be `tower.layers.0.weight` in a model and `vision_model.layers.0.weight` in a file. A file
+        may hold another tower with layers of the same names: the one that has most of the names is meant.
+        """
+        if any(f"{module}.{name}" in self._keys for name in own):
+            return "", f"{module}."
+        if not self.module:
+            return None
+
+        def count_partners(fronts: tuple[str, str]) -> int:
+            ours, theirs = fronts
+            return sum(name.startswith(ours) and theirs + name.removeprefix(ours) in self._keys for name in own)
+
+        for name in sorted(own, key=len, reverse=True):  # the longer a name, the less it is another one's by chance
+            parts = name.split(".")
+            for rest in (".".join(parts[cut:]) for cut in range(len(parts) - 1)):
+                partners = [key for key in self._keys if key == rest or key.endswith(f".{rest}")]
+                fronts = [(name.removesuffix(rest), key.removesuffix(rest)) for key in partners]
+                if fronts:
+                    return max(fronts, key=count_partners)
+        return None
+
+    @cached_property
+    def _keys(self) -> dict[str, Path]:
+        """Key -> the file that holds it."""
+        from safetensors import SafetensorError, safe_open
+
+        keys: dict[str, Path] = {}
+        for path in self._files:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    keys |= dict.fromkeys(file.keys(), path)
+            except (OSError, SafetensorError) as reason:
+                raise CheckpointError(f"{self.where}: {path.name} cannot be read ({reason})") from None
+        return keys
+
+    def _read(self, key: str) -> torch.Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self._keys[key], framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(key)
+        return tensor
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return list(_list_files(self._local if self._local.is_dir() else _fetch(self.where)))
+
+
+def _list_files(folder: Path) -> Iterator[Path]:
+    """Those of the index, where there is one: a hub repository may hold the same weights twice."""
+    if (folder / INDEX).is_file():
+        yield from sorted({folder / name for name in json.loads((folder / INDEX).read_text())["weight_map"].values()})
+    elif (folder / WHOLE).is_file():
+        yield folder / WHOLE
+    else:
+        yield from sorted(folder.glob("*.safetensors"))
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", INDEX]))
+    except (OSError, ValueError) as reason:
+        first = str(reason).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{hub_id}: cannot be fetched ({first}); check the id, log in with `hf auth login` if access to it is"
+            " granted by request, or give the folder of a copy"
+        ) from None
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{hub_id}: holds no .safetensors, and nothing else is read")
+    return folder
