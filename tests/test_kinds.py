@@ -21,7 +21,6 @@ families objectives/heads objectives/pairs rewards rollouts stages tasks tasks/c
 # Kinds that are about to be files. Each entry goes when its file is there.
 COMING = {
     "compositions": "encoder",
-    "rollouts": "local",
     "stages": "heads",
     "tasks": "labels mask",
 }
