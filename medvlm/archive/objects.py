@@ -55,7 +55,7 @@ Boxes = Mapping[str, Sequence[Box]]
 """Class -> the boxes of its objects; every class of the card has an entry."""
 
 
-def sorted_in(
+def sort_by_class(
     objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]
 ) -> tuple[Boxes, Counter[str]]:
     """The boxes by class, cut at the edges of the image, and how many objects were left out by reason.
@@ -65,7 +65,7 @@ def sorted_in(
     boxes: dict[str, list[Box]] = {name: [] for name in classes}
     left_out: Counter[str] = Counter()
     for name, box in objects:
-        box = _clipped(box, size)
+        box = _clip(box, size)
         if name not in boxes:
             left_out["object of a class that the card does not name"] += 1
         elif box[0] >= box[2] or box[1] >= box[3]:
@@ -98,11 +98,11 @@ def _ask(
         ordered = tuple(sorted(boxes[name]))
         truth = truth_of(ordered, config.classes[name].one, asked, name in uncounted)
         if truth is not None:
-            text = named(choose(asked.wordings, key, what, name), config.classes[name])
+            text = fill_names(choose(asked.wordings, key, what, name), config.classes[name])
             yield Question(text, truth, f"{what}:{name}")
 
 
-def named(wording: str, names: ObjectClass) -> str:
+def fill_names(wording: str, names: ObjectClass) -> str:
     return wording.replace("{one}", names.one).replace("{many}", names.many)
 
 
@@ -118,7 +118,7 @@ def report(config: AsksAboutObjects, boxes: Boxes, uncounted: Container[str] = (
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _clipped(box: Box, size: tuple[int, int]) -> Box:
+def _clip(box: Box, size: tuple[int, int]) -> Box:
     height, width = size if all(size) else (math.inf, math.inf)
     return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
 

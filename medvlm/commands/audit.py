@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medvlm.archive.audit.receipt import AUDIT, receipt_of
-from medvlm.archive.audit.run import Audited, Finding, audit, made_strict
+from medvlm.archive.audit.run import AuditFinding, AuditResult, audit, make_strict
 from medvlm.archive.audit.scan import AuditSet, open_set
 from medvlm.archive.packing.pack import pack
 from medvlm.core.card import Card, load_card
@@ -46,10 +46,10 @@ def run_audit(
                 say(f"note: {card.name}: only its card was given: its terms count, no sample of it was looked at")
         benchmarks = [_benchmark(word, cards, stack, say, secret) for word in against]
         found = audit(sets, benchmarks, say, alone)
-    findings = [made_strict(f) if strict else f for f in found.findings]
+    findings = [make_strict(f) if strict else f for f in found.findings]
     for line in _lines(found, findings):
         say(line)
-    receipt = receipt_of(Audited(found.seen, found.benchmarks, findings, found.terms))
+    receipt = receipt_of(AuditResult(found.seen, found.benchmarks, findings, found.terms))
     folders = [Path(word) for word, _ in opened if Path(word).is_dir() and os.access(word, os.W_OK)]
     for path in [to] if to else [folder / AUDIT for folder in folders]:
         write_json(path, receipt)
@@ -60,7 +60,7 @@ def run_audit(
         )
 
 
-def _lines(found: Audited, findings: list[Finding]) -> list[str]:
+def _lines(found: AuditResult, findings: list[AuditFinding]) -> list[str]:
     lines = []
     for each in [*found.seen, *found.benchmarks]:
         counts, patients = each.counts, len(each.patients)

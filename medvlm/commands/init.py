@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medvlm.archive.packing.deal import keyed, split_of
+from medvlm.archive.packing.deal import hash_name, split_of
 from medvlm.archive.tables.records import cell_text, format_of, records
 from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_pairing, make_tuning
 from medvlm.core.card import Splits
@@ -178,7 +178,7 @@ def _splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, 
         splits = Splits(by="patient" if by_patient else "image", salt=f"{name}-{attempt}" if attempt else name)
         dealt: Counter[str] = Counter(dict.fromkeys(splits.ratios, 0))
         for group in groups:
-            dealt[split_of(keyed(group, splits.salt, "patient") if by_patient else group, splits)] += 1
+            dealt[split_of(hash_name(group, splits.salt, "patient") if by_patient else group, splits)] += 1
         off = max(abs(dealt[split] / len(groups) - ratio) for split, ratio in splits.ratios.items())
         tried.append((off if all(dealt.values()) else math.inf, splits, dealt))
         if off < 0.02 and all(dealt.values()):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.archive.audit.receipt import AUDIT, audits_of
-from medvlm.archive.packing.deal import keyed, read_salt, require_secret, split_of
+from medvlm.archive.packing.deal import hash_name, read_salt, require_secret, split_of
 from medvlm.archive.packing.pack import card_hash, pack_once, read_receipt
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
@@ -125,10 +125,10 @@ class _Names:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def key(self, text: str) -> str:
-        return keyed(f"{self.card.name}/{text}", self.card.naming_salt, "key")
+        return hash_name(f"{self.card.name}/{text}", self.card.naming_salt, "key")
 
     def patient(self, text: str) -> str:
-        return keyed(text, self.card.naming_salt, "patient")
+        return hash_name(text, self.card.naming_salt, "patient")
 
     def split(self, key: str, patient: str) -> str:
         """By the public salt. Raises DataError for a sample that does not say what the card splits by."""
@@ -144,7 +144,9 @@ class _Names:
                 " image, e.g. with ratios {train: 1}"
             )
         return split_of(
-            keyed(patient, salt, "patient") if by == "patient" else keyed(f"{self.card.name}/{key}", salt, "key"),
+            hash_name(patient, salt, "patient")
+            if by == "patient"
+            else hash_name(f"{self.card.name}/{key}", salt, "key"),
             self.card.splits,
         )
 

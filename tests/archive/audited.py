@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from medvlm.archive.packing.deal import keyed
+from medvlm.archive.packing.deal import hash_name
 from medvlm.core.card import Card
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import decode, encode_npy, encode_png, suffix_of
@@ -104,10 +104,10 @@ def _sample(number: int, row: Row, source: str, salt: str) -> tuple[Sample, dict
         media.append(Medium("film", f"{i}.{suffix}", pixels.shape if suffix == "npy" else pixels.shape[:2]))
         files[f"{i}.{suffix}"] = data
     questions = tuple(Question(text, make_truth("choice", "yes", choices=("yes", "no")), "q") for text in row.asks)
-    patient = keyed(row.patient, salt, "patient") if row.patient else ""
+    patient = hash_name(row.patient, salt, "patient") if row.patient else ""
     return (
         Sample(
-            keyed(f"{source}/{number}", salt, "key"),
+            hash_name(f"{source}/{number}", salt, "key"),
             source,
             row.split,
             tuple(media),

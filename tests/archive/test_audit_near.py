@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from medvlm.archive.audit.near import DISTANCE, near_within, turned_within
-from medvlm.archive.audit.picture import Look, look, turned
+from medvlm.archive.audit.near import DISTANCE, find_near, find_turned
+from medvlm.archive.audit.picture import PictureHash, hash_picture, turn_hashes
 from medvlm.io.images import decode
 from tests.archive.audited import HEIGHT, WIDTH, jpeg, picture, resized
 
@@ -28,7 +28,7 @@ COPIES = {
 }
 
 
-def differ(a: Look, b: Look) -> int:
+def differ(a: PictureHash, b: PictureHash) -> int:
     assert a.near is not None and b.near is not None
     return int(np.bitwise_count(a.near ^ b.near).sum())
 
@@ -36,7 +36,7 @@ def differ(a: Look, b: Look) -> int:
 @pytest.mark.parametrize("change", sorted(COPIES))
 def test_a_copy_is_near_and_another_picture_is_not(change):
     pictures = [picture(i) for i in range(NUM_PICTURES)]
-    looks, copies = [look(p, 2) for p in pictures], [look(COPIES[change](p), 2) for p in pictures]
+    looks, copies = [hash_picture(p, 2) for p in pictures], [hash_picture(COPIES[change](p), 2) for p in pictures]
     assert max(differ(a, b) for a, b in zip(looks, copies, strict=True)) <= DISTANCE
     assert all(a.exact != b.exact for a, b in zip(looks, copies, strict=True))
     assert min(differ(a, copies[j]) for i, a in enumerate(looks) for j in range(NUM_PICTURES) if i != j) > 2 * DISTANCE
@@ -47,7 +47,7 @@ def test_the_bits_are_those_of_the_256_lowest_waves_against_their_median():
     for i in range(10):
         means = np.asarray(Image.fromarray(picture(i).astype(np.float32)).resize((64, 64), Image.Resampling.BOX))
         waves = dctn(means.astype(float), type=2)[:16, :16]
-        near = look(picture(i), 2).near
+        near = hash_picture(picture(i), 2).near
         assert near is not None
         bits = np.unpackbits(near.view(np.uint8)).reshape(16, 16)
         rows = np.arange(16)
@@ -68,9 +68,9 @@ TURNS = [
 
 def test_how_a_turned_picture_looks_is_known_without_it():
     pictures = [picture(i) for i in range(NUM_PICTURES)]
-    near_N4 = np.array([look(p, 2).near for p in pictures])
-    for turn, derived_N4 in zip(TURNS, turned(near_N4), strict=True):
-        real_N4 = np.array([look(np.ascontiguousarray(turn(p)), 2).near for p in pictures])
+    near_N4 = np.array([hash_picture(p, 2).near for p in pictures])
+    for turn, derived_N4 in zip(TURNS, turn_hashes(near_N4), strict=True):
+        real_N4 = np.array([hash_picture(np.ascontiguousarray(turn(p)), 2).near for p in pictures])
         differ_NN = np.bitwise_count(derived_N4[:, None] ^ real_N4[None]).sum(2)
         assert (
             np.diag(differ_NN).max() <= DISTANCE
@@ -82,17 +82,17 @@ def test_exact_is_of_pixels_not_of_files():
     pixels = picture(3)
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, "PNG", compress_level=0)
-    assert look(decode(packed.getvalue(), "x"), 2).exact == look(pixels, 2).exact
+    assert hash_picture(decode(packed.getvalue(), "x"), 2).exact == hash_picture(pixels, 2).exact
     changed = pixels.copy()
     changed[5, 5] ^= 1
-    assert look(changed, 2).exact != look(pixels, 2).exact
-    assert look(pixels.reshape(WIDTH, HEIGHT), 2).exact != look(pixels, 2).exact
-    assert look(pixels.view(np.int8), 2).exact != look(pixels, 2).exact
+    assert hash_picture(changed, 2).exact != hash_picture(pixels, 2).exact
+    assert hash_picture(pixels.reshape(WIDTH, HEIGHT), 2).exact != hash_picture(pixels, 2).exact
+    assert hash_picture(pixels.view(np.int8), 2).exact != hash_picture(pixels, 2).exact
 
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_an_image_of_one_value_has_no_bits(value):
-    assert look(np.full((50, 60), value, np.uint8), 2).near is None
+    assert hash_picture(np.full((50, 60), value, np.uint8), 2).near is None
 
 
 def test_volumes_are_seen_from_the_side():
@@ -101,8 +101,8 @@ def test_volumes_are_seen_from_the_side():
     other = slices[[6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5]]
     finer = np.repeat(slices, 2, axis=0)
     assert (slices.mean(0) == other.mean(0)).all()
-    assert differ(look(slices, 3), look(other, 3)) > 2 * DISTANCE
-    assert differ(look(slices, 3), look(finer, 3)) <= DISTANCE
+    assert differ(hash_picture(slices, 3), hash_picture(other, 3)) > 2 * DISTANCE
+    assert differ(hash_picture(slices, 3), hash_picture(finer, 3)) <= DISTANCE
 
 
 # --- the search -----------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_the_search_finds_what_comparing_all_pairs_finds():
     draw = np.random.default_rng(0)
     stored = draw.integers(0, 2**64, (2000, 4), dtype=np.uint64)
     query = np.stack([planted(i % 48, draw, stored[i * 3]) for i in range(384)])
-    found, bits = near_within(query, stored)
+    found, bits = find_near(query, stored)
     all_bits = np.bitwise_count(query[:, None] ^ stored[None]).sum(2)
     assert ((found >= 0) == (all_bits.min(1) <= DISTANCE)).all() and (found >= 0).sum() == 384 * 32 // 48
     assert all(bits[i] == all_bits[i, found[i]] for i in np.flatnonzero(found >= 0)) and (bits[found < 0] == 256).all()
@@ -128,18 +128,18 @@ def test_bits_that_spread_worst_over_the_bands_are_found():
     """31 differences: two in 15 bands, one in the last, whichever that is; 32 may hide."""
     bands = np.full((16, 16), 0b11, np.uint16)
     bands[np.arange(16), np.arange(16)] = 0b1
-    found, bits = near_within(bands.view(np.uint64), np.zeros((1, 4), np.uint64))
+    found, bits = find_near(bands.view(np.uint64), np.zeros((1, 4), np.uint64))
     assert (found == 0).all() and (bits == 31).all()
 
 
 def test_many_copies_are_no_trouble_and_the_first_is_named():
     """All pairs of them would be 300 million."""
-    found, bits = near_within(np.zeros((10_000, 4), np.uint64), np.zeros((30_000, 4), np.uint64))
+    found, bits = find_near(np.zeros((10_000, 4), np.uint64), np.zeros((30_000, 4), np.uint64))
     assert (found == 0).all() and (bits == 0).all()
 
 
 def test_nothing_is_found_in_nothing():
     none, some = np.zeros((0, 4), np.uint64), np.zeros((2, 4), np.uint64)
-    assert near_within(some, none)[0].tolist() == [-1, -1]
-    assert near_within(none, some)[0].tolist() == [] == turned_within(none, some)[0].tolist()
-    assert turned_within(some, none)[0].tolist() == [-1, -1]
+    assert find_near(some, none)[0].tolist() == [-1, -1]
+    assert find_near(none, some)[0].tolist() == [] == find_turned(none, some)[0].tolist()
+    assert find_turned(some, none)[0].tolist() == [-1, -1]

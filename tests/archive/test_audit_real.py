@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlm.archive.audit.near import DISTANCE, near_within
-from medvlm.archive.audit.picture import look
+from medvlm.archive.audit.near import DISTANCE, find_near
+from medvlm.archive.audit.picture import hash_picture
 from medvlm.archive.audit.run import audit
 from medvlm.archive.audit.scan import open_set
 from medvlm.archive.packing.pack import pack
@@ -111,13 +111,13 @@ def test_of_380_thousand_pairs_of_real_images_only_copies_are_near(real_data):
         for path in sorted(need(real_data / folder).iterdir())
     }
     assert len(images) == 872
-    near_N4 = np.stack([look(np.asarray(image), 2).near for image in images.values()])  # type: ignore[misc]
+    near_N4 = np.stack([hash_picture(np.asarray(image), 2).near for image in images.values()])  # type: ignore[misc]
     differ_NN = np.bitwise_count(near_N4[:, None] ^ near_N4[None]).sum(2, dtype=np.int64)[np.triu_indices(872, 1)]
     assert len(differ_NN) == 379_756
     assert sorted(differ_NN[differ_NN <= DISTANCE]) == [0, 0, 4], "three pairs of cxr_cohen, copies by the look of them"
     assert sorted(differ_NN)[3] >= 48
     for name, change in COPIES.items():
         copies = [np.asarray(change(image)) for image in list(images.values())[::5]]
-        found, _ = near_within(np.stack([look(copy, 2).near for copy in copies]), near_N4)  # type: ignore[misc]
+        found, _ = find_near(np.stack([hash_picture(copy, 2).near for copy in copies]), near_N4)  # type: ignore[misc]
         missed = int((found < 0).sum())
         assert missed <= (0 if name != "40 grey levels brighter" else 2), (name, missed)

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from medvlm.archive.packing.deal import keyed, read_salt, require_secret, split_of
+from medvlm.archive.packing.deal import hash_name, read_salt, require_secret, split_of
 from medvlm.core.card import Card, Splits
 from medvlm.core.errors import DataError
 
@@ -10,21 +10,21 @@ NAMES = [f"patient {i}" for i in range(20_000)]
 
 
 def test_a_hash_depends_on_text_salt_and_use():
-    assert len(keyed("a", "s", "key")) == 16
-    assert keyed("a", "s", "key") == keyed("a", "s", "key")
+    assert len(hash_name("a", "s", "key")) == 16
+    assert hash_name("a", "s", "key") == hash_name("a", "s", "key")
     assert (
         len(
             {
-                keyed("a", "s", "key"),
-                keyed("b", "s", "key"),
-                keyed("a", "t", "key"),
-                keyed("a", "s", "patient"),
-                keyed("a", "s", "deal"),
+                hash_name("a", "s", "key"),
+                hash_name("b", "s", "key"),
+                hash_name("a", "t", "key"),
+                hash_name("a", "s", "patient"),
+                hash_name("a", "s", "deal"),
             }
         )
         == 5
     )
-    assert len({keyed(name, "x" * 1000, "key") for name in NAMES}) == len(NAMES), "a salt of any length"
+    assert len({hash_name(name, "x" * 1000, "key") for name in NAMES}) == len(NAMES), "a salt of any length"
 
 
 def test_splits_get_their_shares():

@@ -411,11 +411,11 @@ from pathlib import Path
 from medvlm.archive.packing import pack as packing
 from medvlm.core.card import load_card
 card, root, out = sys.argv[1:]
-plain, calls = packing.Ledger.take, [0]
+plain, calls = packing.PackState.take, [0]
 def counted(*args):
     calls[0] += 1
     return plain(*args)
-packing.Ledger.take = counted
+packing.PackState.take = counted
 print(json.dumps([calls, asdict(packing.pack_once(load_card(Path(card)), Path(root), Path(out)))]))
 """
     raw = archive(tmp_path / "raw")

@@ -14,9 +14,9 @@ import pytest
 from medvlm.archive.packing import pack as packing
 from medvlm.archive.packing import target
 from medvlm.archive.packing.journal import Journal
-from medvlm.archive.packing.ledger import Ledger
 from medvlm.archive.packing.pack import pack
-from medvlm.archive.packing.target import Target
+from medvlm.archive.packing.state import PackState
+from medvlm.archive.packing.target import PackTarget
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 from medvlm.io import shards
@@ -32,20 +32,20 @@ SHARD_BYTES = 12 << 10
 """30 films fill several shards of each split."""
 
 PLACES = [
-    (Ledger, "take", 1),
-    (Ledger, "take", 20),
+    (PackState, "take", 1),
+    (PackState, "take", 20),
     (ShardWriter, "put", 17),
     (ShardWriter, "_next_tar", 5),
     (ShardWriter, "_finish_tar", 3),
     (shards, "save_index", 4),
     (ShardWriter, "sync", 25),
     (Journal, "commit", 12),
-    (Ledger, "write_quarantine", 1),
+    (PackState, "write_quarantine", 1),
     (ShardWriter, "close", 2),
     (packing, "_receipt", 1),
     (packing, "write_durably", 1),
     (packing, "write_durably", 2),
-    (Target, "publish", 1),
+    (PackTarget, "publish", 1),
     (target, "sync_folder", 2),
 ]
 """Where the packer is killed, and at which call: within samples, at the border of shards, at commits, at every step of
@@ -113,13 +113,13 @@ def leftovers(folder: Path) -> list[str]:
 
 def count_takes(monkeypatch) -> list[int]:
     """Grows with every sample that is decoded and decided."""
-    plain, calls = Ledger.take, [0]
+    plain, calls = PackState.take, [0]
 
     def counted(*args):
         calls[0] += 1
         return plain(*args)
 
-    monkeypatch.setattr(Ledger, "take", counted)
+    monkeypatch.setattr(PackState, "take", counted)
     return calls
 
 
@@ -139,7 +139,7 @@ def test_killed_at_any_point_nothing_looks_whole_and_the_next_run_gives_the_same
 
 
 def test_only_what_came_after_the_last_commit_is_decoded_again(tmp_path, raw, whole, monkeypatch):
-    kill_at(Ledger, "take", 20, raw, tmp_path / "out")
+    kill_at(PackState, "take", 20, raw, tmp_path / "out")
     calls, said = count_takes(monkeypatch), []
     pack(card(), raw, tmp_path / "out", max_bad=0.1, progress=said.append)
     assert calls == [32 - 19] and said[0] == "packing made: goes on after 19"
@@ -149,7 +149,7 @@ def test_only_what_came_after_the_last_commit_is_decoded_again(tmp_path, raw, wh
 def test_killed_again_and_again_no_sample_is_lost_or_repeated(tmp_path, raw, whole):
     out = tmp_path / "out"
     for _ in range(4):
-        kill_at(Ledger, "take", 7, raw, out)
+        kill_at(PackState, "take", 7, raw, out)
     pack(card(), raw, out, max_bad=0.1, workers=2)
     assert contents(out) == contents(whole)
 
@@ -161,7 +161,7 @@ def test_what_is_left_out_of_samples_is_counted_once(tmp_path):
     cells = Card.model_validate(
         {**card().model_dump(mode="json", by_alias=True), "splits": {"by": "image"}, "reader": reader}
     )
-    kill_at(Ledger, "take", 8, tmp_path, tmp_path / "out", of=cells)
+    kill_at(PackState, "take", 8, tmp_path, tmp_path / "out", of=cells)
     assert pack(cells, tmp_path, tmp_path / "out").left_out == {"object of less than min_px pixels": 12}
 
 
@@ -181,7 +181,7 @@ def test_what_is_left_out_of_samples_is_counted_once(tmp_path):
     ],
 )
 def test_what_is_damaged_is_packed_anew(tmp_path, raw, whole, damage):
-    kill_at(Ledger, "take", 28, raw, tmp_path / "out")
+    kill_at(PackState, "take", 28, raw, tmp_path / "out")
     work, journal = tmp_path / ".out.packing", tmp_path / ".out.journal"
     (full, *_, part), (index, *_) = sorted(work.glob("train-*.part")), sorted(work.glob("train-*.json"))
     what, how = damage.split() if " " in damage else ("stranger", "")
@@ -211,7 +211,7 @@ def test_another_archive_root_or_card_is_not_gone_on_with(tmp_path, raw, whole, 
     ):
         out, straight = tmp_path / name / "out", tmp_path / name / "straight"
         (mine / "table.csv").write_text("".join(rows))
-        kill_at(Ledger, "take", 20, raw if name == "root" else mine, out)
+        kill_at(PackState, "take", 20, raw if name == "root" else mine, out)
         (mine / "table.csv").write_text("".join(changed))
         calls = count_takes(monkeypatch)
         pack(made, mine, out)
@@ -228,7 +228,7 @@ def test_no_decoder_outlives_a_killed_packer(tmp_path, raw, whole):
         os.write(says, b"now")
         time.sleep(60)
 
-    pid = kill_at(Ledger, "take", 5, raw, tmp_path / "out", how=stop)
+    pid = kill_at(PackState, "take", 5, raw, tmp_path / "out", how=stop)
     assert os.read(waits, 3) == b"now"
     decoders = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     assert len(decoders) == 1
@@ -250,7 +250,7 @@ def is_running(pid: str) -> bool:
 
 
 def test_a_full_disk_is_said_and_the_next_run_goes_on(tmp_path, raw, whole, monkeypatch):
-    plain, calls = packing.Ledger.commit, [0]
+    plain, calls = packing.PackState.commit, [0]
 
     def full(*args):
         calls[0] += 1
@@ -259,10 +259,10 @@ def test_a_full_disk_is_said_and_the_next_run_goes_on(tmp_path, raw, whole, monk
         return plain(*args)
 
     monkeypatch.setattr(packing, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(packing.Ledger, "commit", full)
+    monkeypatch.setattr(packing.PackState, "commit", full)
     with pytest.raises(DataError, match=r"packing stopped \(No space left on device\); pack again, and it goes on"):
         pack(card(), raw, tmp_path / "out", max_bad=0.1)
-    monkeypatch.setattr(packing.Ledger, "commit", plain)
+    monkeypatch.setattr(packing.PackState, "commit", plain)
     takes = count_takes(monkeypatch)
     pack(card(), raw, tmp_path / "out", max_bad=0.1)
     assert takes == [32 - 9] and contents(tmp_path / "out") == contents(whole)

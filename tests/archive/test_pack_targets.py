@@ -11,9 +11,9 @@ import fsspec
 import pytest
 
 from medvlm.archive.packing import pack as packing
-from medvlm.archive.packing.ledger import Ledger
 from medvlm.archive.packing.pack import pack
-from medvlm.archive.packing.target import UNFINISHED, Remote
+from medvlm.archive.packing.state import PackState
+from medvlm.archive.packing.target import UNFINISHED, RemotePackTarget
 from medvlm.core.errors import DataError
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import RECEIPT
@@ -55,14 +55,14 @@ def test_a_remote_place_gets_the_bytes_of_a_folder(raw, memory, tmp_path):
 
 def test_full_shards_leave_at_once_and_the_receipt_is_last(raw, memory, monkeypatch):
     sent: list[tuple[str, int]] = []
-    plain = Remote._put
+    plain = RemotePackTarget._put
 
     def noted(self, path, name):
         assert memory.exists(f"/bucket/films/{UNFINISHED}")
         sent.append((name, len(list(self.work.glob("*.part")))))
         plain(self, path, name)
 
-    monkeypatch.setattr(Remote, "_put", noted)
+    monkeypatch.setattr(RemotePackTarget, "_put", noted)
     pack(card(), raw, "memory://bucket/films")
     names = [name for name, _ in sent]
     assert names[-1] == RECEIPT and len(names) == len(set(names))
@@ -72,7 +72,7 @@ def test_full_shards_leave_at_once_and_the_receipt_is_last(raw, memory, monkeypa
 
 def test_what_is_not_complete_does_not_look_so(raw, memory, tmp_path, monkeypatch):
     """Also when its files are copied elsewhere."""
-    monkeypatch.setattr(Remote, "publish", lambda self: (_ for _ in ()).throw(OSError(5, "gone")))
+    monkeypatch.setattr(RemotePackTarget, "publish", lambda self: (_ for _ in ()).throw(OSError(5, "gone")))
     with pytest.raises(DataError, match="packing stopped"):
         pack(card(), raw, "memory://bucket/films")
     memory.get("/bucket/films", str(tmp_path / "copy"), recursive=True)
@@ -83,7 +83,7 @@ def test_what_is_not_complete_does_not_look_so(raw, memory, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("after", [5, 25, 31])
 def test_a_broken_connection_is_gone_on_from(raw, memory, tmp_path, monkeypatch, after):
-    plain, calls = Ledger.commit, [0]
+    plain, calls = PackState.commit, [0]
 
     def breaks(self):
         calls[0] += 1
@@ -91,7 +91,7 @@ def test_a_broken_connection_is_gone_on_from(raw, memory, tmp_path, monkeypatch,
             raise OSError(104, "Connection reset by peer")
         plain(self)
 
-    monkeypatch.setattr(Ledger, "commit", breaks)
+    monkeypatch.setattr(PackState, "commit", breaks)
     with pytest.raises(DataError, match=r"packing stopped \(Connection reset by peer\); pack again"):
         pack(card(), raw, "memory://bucket/films")
     said: list[str] = []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from medvlm.archive.audit.picture import turned
+from medvlm.archive.audit.picture import turn_hashes
 
 DISTANCE = 31
 """Bits of 256 that may differ. Over 379,756 pairs of 872 real images (films, fundi, smears, endoscopy, CT and MR
@@ -23,7 +23,7 @@ _PAIRS = 1 << 21
 """Pairs that are compared at a time: about 150 MB."""
 
 
-def near_within(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
+def find_near(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DISTANCE) -> tuple[np.ndarray, np.ndarray]:
     """For each image asked for, a stored one within `distance` and how many bits differ; -1 and 256 where there is
     none.
 
@@ -51,12 +51,12 @@ def near_within(query_Q4: np.ndarray, stored_S4: np.ndarray, distance: int = DIS
     return found_A[image_of.ravel()], bits_A[image_of.ravel()]
 
 
-def turned_within(query_Q4: np.ndarray, stored_S4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As near_within(), for pictures that are mirrored, turned by quarters, or both. Of 493,518 pairs of 994 different
+def find_turned(query_Q4: np.ndarray, stored_S4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As find_near(), for pictures that are mirrored, turned by quarters, or both. Of 493,518 pairs of 994 different
     real images none comes nearer than 56 bits in this way. Takes six times as long: 35 s for 100,000 against as
     many."""
-    near_TQ4 = np.array(list(turned(query_Q4)))
-    found, bits = near_within(near_TQ4.reshape(-1, near_TQ4.shape[-1]), stored_S4)
+    near_TQ4 = np.array(list(turn_hashes(query_Q4)))
+    found, bits = find_near(near_TQ4.reshape(-1, near_TQ4.shape[-1]), stored_S4)
     found_TQ, bits_TQ = found.reshape(near_TQ4.shape[:2]), bits.reshape(near_TQ4.shape[:2])
     best = bits_TQ.argmin(0), np.arange(len(query_Q4))
     return found_TQ[best], bits_TQ[best]
@@ -75,10 +75,10 @@ class _Bands:
     def candidates(self, band: int, codes_A: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(place in codes_A, image) of all that have these bits there."""
         starts, codes = self._starts[band], codes_A.astype(np.int64)
-        yield from _expanded(starts[codes], starts[codes + 1], self._order[band])
+        yield from _expand(starts[codes], starts[codes + 1], self._order[band])
 
 
-def _expanded(first_Q: np.ndarray, end_Q: np.ndarray, order_S: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _expand(first_Q: np.ndarray, end_Q: np.ndarray, order_S: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(image asked for, stored image) for the ranges first..end of each, a bounded number at a time."""
     ends = np.cumsum(end_Q - first_Q)
     done = 0

@@ -21,7 +21,7 @@ _SIDE_PX, _WAVES = 64, 16
 
 
 @dataclass(frozen=True)
-class Look:
+class PictureHash:
     """exact: 64 bits over all pixels, equal for the same pixels in whatever file. near: uint64 [4], to be compared bit
     by bit; None for an image of one value, which looks like every other such image."""
 
@@ -29,13 +29,13 @@ class Look:
     near: np.ndarray | None
 
 
-def look(pixels: np.ndarray, num_axes: int) -> Look:
+def hash_picture(pixels: np.ndarray, num_axes: int) -> PictureHash:
     """pixels: [H, W], [D, H, W] or with a last axis C. num_axes: how many of its axes lie in space or time, 2 or 3.
 
     Source of `near`: the perceptual hash by DCT (Zauner 2010, section 3.2.1; `phash` of the library imagehash) with 256
     bits in the place of 64: a bit says whether one of the 16 x 16 lowest frequencies is above their median. Of 64 bits,
     chest films of different patients differ in as few as 6, as many as one film and its darker copy (docs/log.md).
-    Mirrored and turned copies look different: turned() gives what they look like. A volume is seen from two sides
+    Mirrored and turned copies look different: turn_hashes() gives what they look like. A volume is seen from two sides
     (means over its last two axes), because from the third side one head is like the next.
     """
     if min(pixels.shape, default=0) == 0:
@@ -46,13 +46,13 @@ def look(pixels: np.ndarray, num_axes: int) -> Look:
     exact.update(np.ascontiguousarray(pixels).data)
     key = int.from_bytes(exact.digest()[:8], "big")
     if pixels.min() == pixels.max():
-        return Look(key, None)
-    grey = _summed(pixels) if pixels.ndim == num_axes + 1 else pixels.astype(np.float32)
+        return PictureHash(key, None)
+    grey = _sum_colours(pixels) if pixels.ndim == num_axes + 1 else pixels.astype(np.float32)
     flat_HW = np.concatenate([grey.mean(1), grey.mean(2)], axis=1) if grey.ndim == 3 else grey
-    return Look(key, _bits(flat_HW))
+    return PictureHash(key, _bits(flat_HW))
 
 
-def turned(near_N4: np.ndarray) -> Iterator[np.ndarray]:
+def turn_hashes(near_N4: np.ndarray) -> Iterator[np.ndarray]:
     """What `near` of pictures becomes when they are mirrored, turned by quarters, or both: seven times [N, 4].
 
     A mirror changes the sign of every other wave, a transposition swaps their axes; the median hardly moves. Of 994
@@ -73,7 +73,7 @@ def turned(near_N4: np.ndarray) -> Iterator[np.ndarray]:
             )
 
 
-def _summed(pixels: np.ndarray) -> np.ndarray:
+def _sum_colours(pixels: np.ndarray) -> np.ndarray:
     """Over the colours; five times as fast as numpy's sum over a short last axis."""
     grey = pixels[..., 0].astype(np.float32)
     for colour in range(1, pixels.shape[-1]):

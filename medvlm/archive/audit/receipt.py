@@ -14,8 +14,8 @@ from typing import Any
 import medvlm
 from medvlm.archive.audit.near import DISTANCE
 from medvlm.archive.audit.picture import BITS
-from medvlm.archive.audit.run import Audited
-from medvlm.archive.audit.scan import Seen
+from medvlm.archive.audit.run import AuditResult
+from medvlm.archive.audit.scan import ScannedSplit
 from medvlm.core.errors import DataError
 
 AUDIT = "audit.json"
@@ -24,7 +24,7 @@ _ANSWERS = 20
 """Answers of a template that are listed, the commonest."""
 
 
-def receipt_of(audited: Audited) -> dict[str, Any]:
+def receipt_of(audited: AuditResult) -> dict[str, Any]:
     """Nothing in it depends on when and where, and no free text of a sample is in it.
 
     sources, against: name -> fingerprint of the shards, and for each split its counts. findings: as Finding. passed:
@@ -33,8 +33,8 @@ def receipt_of(audited: Audited) -> dict[str, Any]:
     record = {
         "form": _FORM,
         "medvlm": medvlm.__version__,
-        "sources": _described(audited.seen),
-        "against": _described(audited.benchmarks),
+        "sources": _describe(audited.seen),
+        "against": _describe(audited.benchmarks),
         "near_images": {"bits": BITS, "distance": DISTANCE},
         "terms": audited.terms,
         "findings": [asdict(f) for f in audited.findings],
@@ -90,7 +90,7 @@ def _summary(receipt: dict[str, Any], name: str, compared: list[str]) -> dict[st
     }
 
 
-def _described(seen: Sequence[Seen]) -> dict[str, Any]:
+def _describe(seen: Sequence[ScannedSplit]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for each in seen:
         source = out.setdefault(each.source.name, {"fingerprint": each.source.shards.fingerprint, "splits": {}})

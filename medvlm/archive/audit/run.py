@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvlm.archive.audit.near import near_within, turned_within
+from medvlm.archive.audit.near import find_near, find_turned
 from medvlm.archive.audit.picture import BITS
-from medvlm.archive.audit.scan import SPECIFIC_WORDS, AuditSet, Progress, Seen, scan
+from medvlm.archive.audit.scan import SPECIFIC_WORDS, AuditSet, Progress, ScannedSplit, scan
 from medvlm.archive.audit.terms import terms
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
@@ -30,7 +30,7 @@ _ORDER = {"train": 0, "val": 1}
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """count of `of` things in between[1] are also in between[0], where these are two splits; else between names data
     sets. examples: keys of samples, (in between[0], in between[1])."""
 
@@ -44,12 +44,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditResult:
     """seen, benchmarks: each split once. terms: see audit_terms."""
 
-    seen: list[Seen]
-    benchmarks: list[Seen]
-    findings: list[Finding]
+    seen: list[ScannedSplit]
+    benchmarks: list[ScannedSplit]
+    findings: list[AuditFinding]
     terms: dict[str, Any]
 
 
@@ -58,7 +58,7 @@ def audit(
     against: Sequence[AuditSet] = (),
     progress: Progress | None = None,
     cards: Sequence[Card] = (),
-) -> Audited:
+) -> AuditResult:
     """Reads everything once. against: benchmarks that nothing may be in but splits called `test`. cards: more of which
     the terms count.
 
@@ -74,8 +74,8 @@ def audit(
     ]
     findings += _unproven(sets, against, [*seen, *benchmarks])
     allowed, doubts = terms(sets, cards)
-    findings += [Finding("terms", "warning", doubt, names) for names, doubt in doubts]
-    return Audited(
+    findings += [AuditFinding("terms", "warning", doubt, names) for names, doubt in doubts]
+    return AuditResult(
         seen, benchmarks, sorted(findings, key=lambda f: ["error", "warning", "note"].index(f.severity)), allowed
     )
 
@@ -92,13 +92,13 @@ def _check_names(sets: Sequence[AuditSet], against: Sequence[AuditSet]) -> None:
         )
 
 
-def _apart(seen: list[Seen]) -> Iterator[tuple[Seen, Seen]]:
+def _apart(seen: list[ScannedSplit]) -> Iterator[tuple[ScannedSplit, ScannedSplit]]:
     """Pairs of splits that must share nothing; the one that is tested on, or held out for longer, comes second."""
     ordered = sorted(seen, key=lambda s: (_ORDER.get(s.split, 2), s.split == "test"))
     return ((a, b) for a, b in combinations(ordered, 2) if a.split != b.split)
 
 
-def _between(left: Seen, right: Seen, kind: str) -> Iterator[Finding]:
+def _between(left: ScannedSplit, right: ScannedSplit, kind: str) -> Iterator[AuditFinding]:
     """kind: `shared` by two sides, or of a `benchmark`, which right is."""
     before = "contamination: " if kind == "benchmark" else ""
     for what, severity, count, of, text, examples in (
@@ -107,14 +107,14 @@ def _between(left: Seen, right: Seen, kind: str) -> Iterator[Finding]:
         *(_questions(left, right) if before else ()),
     ):
         words = f"{before}{count} of the {of} {what.rpartition('_')[2]} of {right} {text}; {_REMEDY[kind]}"
-        yield Finding(f"{kind}_{what}", severity, words, (str(left), str(right)), count, of, examples)
+        yield AuditFinding(f"{kind}_{what}", severity, words, (str(left), str(right)), count, of, examples)
 
 
 _Overlap = tuple[str, Severity, int, int, str, tuple[tuple[str, str], ...]]
 _REMEDY = {"shared": "keep what belongs together on one side", "benchmark": "leave them out of training"}
 
 
-def _patients(left: Seen, right: Seen) -> Iterator[_Overlap]:
+def _patients(left: ScannedSplit, right: ScannedSplit) -> Iterator[_Overlap]:
     if comparable(left.source, right.source):
         return
     patients = right.patients
@@ -127,7 +127,7 @@ def _patients(left: Seen, right: Seen) -> Iterator[_Overlap]:
         yield "patients", "error", shared, len(patients), f"are also in {left}{doubt}", ()
 
 
-def _images(left: Seen, right: Seen) -> Iterator[_Overlap]:
+def _images(left: ScannedSplit, right: ScannedSplit) -> Iterator[_Overlap]:
     equal, others = _equal(left, right)
     if equal:
         keys = _keys(left, right, equal)
@@ -140,8 +140,8 @@ def _images(left: Seen, right: Seen) -> Iterator[_Overlap]:
             keys,
         )
     for what, within, are in (
-        ("near_images", near_within, "nearly equal one"),
-        ("turned_images", turned_within, "nearly equal a mirrored or turned one"),
+        ("near_images", find_near, "nearly equal one"),
+        ("turned_images", find_turned, "nearly equal a mirrored or turned one"),
     ):
         found, bits = within(right.near_N4[others], left.near_N4)
         yield from _close(left, right, others, found, bits, what, are)
@@ -149,7 +149,13 @@ def _images(left: Seen, right: Seen) -> Iterator[_Overlap]:
 
 
 def _close(
-    left: Seen, right: Seen, images: np.ndarray, found: np.ndarray, bits: np.ndarray, what: str, are: str
+    left: ScannedSplit,
+    right: ScannedSplit,
+    images: np.ndarray,
+    found: np.ndarray,
+    bits: np.ndarray,
+    what: str,
+    are: str,
 ) -> Iterator[_Overlap]:
     """images: of right; for each, which one of left was found (-1: none), and how many bits differ."""
     close = [i for i in np.argsort(bits, kind="stable").tolist() if found[i] >= 0]
@@ -162,7 +168,7 @@ def _close(
         yield what, "warning", len(close), right.counts.images, text, keys
 
 
-def _equal(left: Seen, right: Seen) -> tuple[list[tuple[int, int]], np.ndarray]:
+def _equal(left: ScannedSplit, right: ScannedSplit) -> tuple[list[tuple[int, int]], np.ndarray]:
     """(image of left, image of right) with the same pixels, and the other images of right."""
     known, first = np.unique(left.exact_N, return_index=True)
     place = np.searchsorted(known, right.exact_N)
@@ -171,7 +177,7 @@ def _equal(left: Seen, right: Seen) -> tuple[list[tuple[int, int]], np.ndarray]:
     return [(int(first[place[i]]), int(i)) for i in np.flatnonzero(found)], np.flatnonzero(~found)
 
 
-def _questions(left: Seen, right: Seen) -> Iterator[_Overlap]:
+def _questions(left: ScannedSplit, right: ScannedSplit) -> Iterator[_Overlap]:
     once = sum(times == 1 for times in right.texts.values())
     if found := sum(right.texts.get(text) == 1 for text in left.texts):
         yield (
@@ -184,7 +190,7 @@ def _questions(left: Seen, right: Seen) -> Iterator[_Overlap]:
         )
 
 
-def _keys(left: Seen, right: Seen, pairs: Iterable[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
+def _keys(left: ScannedSplit, right: ScannedSplit, pairs: Iterable[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
     """Of the samples that the first of the pairs belong to."""
     return tuple((left.key(a), right.key(b)) for a, b in islice(pairs, EXAMPLES))
 
@@ -211,7 +217,9 @@ def comparable(a: AuditSet, b: AuditSet) -> str:
     return ""
 
 
-def _unproven(sets: Sequence[AuditSet], against: Sequence[AuditSet], seen: list[Seen]) -> Iterator[Finding]:
+def _unproven(
+    sets: Sequence[AuditSet], against: Sequence[AuditSet], seen: list[ScannedSplit]
+) -> Iterator[AuditFinding]:
     for source in sets:
         parts = [each for each in seen if each.source is source]
         without, samples = sum(p.counts.without_patient for p in parts), sum(p.counts.samples for p in parts)
@@ -221,14 +229,14 @@ def _unproven(sets: Sequence[AuditSet], against: Sequence[AuditSet], seen: list[
                 f"{source.name}: {without} of {samples} samples have no patient{by}: that no patient is on two sides is"
                 " not proven"
             )
-            yield Finding("no_patient", "note", text, (source.name,), without, samples)
+            yield AuditFinding("no_patient", "note", text, (source.name,), without, samples)
         if blank := sum(p.counts.blank_images for p in parts):
             text = f"{source.name}: {blank} images of one value each were not compared: they are all alike"
-            yield Finding("blank_images", "note", text, (source.name,), blank, sum(p.counts.images for p in parts))
+            yield AuditFinding("blank_images", "note", text, (source.name,), blank, sum(p.counts.images for p in parts))
     known = {id(p.source) for p in seen if p.counts.without_patient < p.counts.samples}
     for a, b in [*combinations(sets, 2), *((a, b) for a in sets for b in against)]:
         if id(a) in known and id(b) in known and (why := comparable(a, b)):
-            yield Finding(
+            yield AuditFinding(
                 "patients_not_compared",
                 "note",
                 f"patients of {a.name} and {b.name} were not compared: {why}",
@@ -236,6 +244,6 @@ def _unproven(sets: Sequence[AuditSet], against: Sequence[AuditSet], seen: list[
             )
 
 
-def made_strict(finding: Finding) -> Finding:
+def make_strict(finding: AuditFinding) -> AuditFinding:
     """A warning as an error."""
     return replace(finding, severity="error") if finding.severity == "warning" else finding

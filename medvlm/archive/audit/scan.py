@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvlm.archive.audit.picture import WORDS, Look, look
+from medvlm.archive.audit.picture import WORDS, PictureHash, hash_picture
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import is_available
 from medvlm.core.errors import DataError
@@ -63,7 +63,7 @@ class Counts:
     labels: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-class Seen:
+class ScannedSplit:
     """Of one split: 46 bytes an image and 8 a sample with a patient. Blank images are counted, not kept.
 
     row: which sample of the split an image belongs to. texts: how often each specific question is asked, where that was
@@ -94,7 +94,7 @@ class Seen:
         """Of the sample that an image belongs to."""
         return self.source.shards.entry(self.split, self._row[image]).key
 
-    def add(self, row: int, sample: Sample, looks: list[Look]) -> None:
+    def add(self, row: int, sample: Sample, looks: list[PictureHash]) -> None:
         counts = self.counts
         counts.samples += 1
         counts.images += len(looks)
@@ -129,7 +129,7 @@ def open_set(where: Path | str, cards: dict[str, Card], splits: tuple[str, ...] 
     return AuditSet(name, shards, card, _salt_of(folder, own), splits or shards.splits)
 
 
-def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | None = None) -> list[Seen]:
+def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | None = None) -> list[ScannedSplit]:
     """Reads every sample of the wanted splits once. texts: which specific questions are counted; None: all of them.
 
     Raises DataError for a damaged sample: an audit that leaves samples out proves nothing.
@@ -137,8 +137,8 @@ def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | No
     total, done, start = sum(map(source.shards.count, source.splits)), 0, time.monotonic()
     shown, seen = start, []
     for split in source.splits:
-        found = Seen(source, split)
-        for row, (sample, looks) in enumerate(_looked_at(source.shards, split)):
+        found = ScannedSplit(source, split)
+        for row, (sample, looks) in enumerate(_hash_samples(source.shards, split)):
             found.add(row, sample, looks)
             found.texts.update(text for text in _specific(sample) if texts is None or text in texts)
             done, now = done + 1, time.monotonic()
@@ -152,20 +152,20 @@ def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | No
     return seen
 
 
-def _looked_at(shards: ShardSet, split: str) -> Iterator[tuple[Sample, list[Look]]]:
+def _hash_samples(shards: ShardSet, split: str) -> Iterator[tuple[Sample, list[PictureHash]]]:
     """In order, decoded by as many threads as there are cores: decoding and hashing release the interpreter."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
-        waiting: deque[Future[tuple[Sample, list[Look]]]] = deque()
+        waiting: deque[Future[tuple[Sample, list[PictureHash]]]] = deque()
         for row in range(shards.count(split)):
-            waiting.append(pool.submit(_looks, shards, split, row))
+            waiting.append(pool.submit(_hash_sample, shards, split, row))
             if len(waiting) >= 2 * cores:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _looks(shards: ShardSet, split: str, row: int) -> tuple[Sample, list[Look]]:
+def _hash_sample(shards: ShardSet, split: str, row: int) -> tuple[Sample, list[PictureHash]]:
     sample, files = shards.read(split, row)
     looks = []
     for medium in sample.media:
@@ -173,7 +173,7 @@ def _looks(shards: ShardSet, split: str, row: int) -> tuple[Sample, list[Look]]:
             pixels = decode(files[medium.member], medium.member)
             if not 2 <= pixels.ndim <= 4:
                 raise DataError(f"{medium.member}: {pixels.ndim} axes; expected an image, a volume or frames")
-            looks.append(look(pixels, 3 if pixels.ndim == 4 else min(len(medium.size), pixels.ndim)))
+            looks.append(hash_picture(pixels, 3 if pixels.ndim == 4 else min(len(medium.size), pixels.ndim)))
         except DataError as reason:
             raise DataError(
                 f"{shards.tar(split, row)}: sample {sample.key}: {reason}; pack the archive again"

@@ -18,7 +18,7 @@ MIN_SALT = 16
 """Characters."""
 
 
-def keyed(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
+def hash_name(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
     """16 hex digits (64 bits: 10 M names collide with a chance of 3e-6). The same patient has the same hash in every
     data set of one salt, which is how shared patients can be found. Whoever knows the salt can try out all numbers that
     a hospital may give, so it protects nobody unless it is secret."""
@@ -58,7 +58,7 @@ def split_of(group: str, splits: Splits) -> str:
 
     Sizes are therefore those of a random draw: of 70 patients, a split of 0.1 gets 7 give or take 2.5.
     """
-    position = int(keyed(group, splits.salt, "deal"), 16) / 2**64
+    position = int(hash_name(group, splits.salt, "deal"), 16) / 2**64
     if splits.folds:
         return f"fold{int(position * splits.folds)}"
     names = [name for name, ratio in splits.ratios.items() if ratio > 0]

@@ -47,7 +47,7 @@ def main(memory_bytes: int, seconds: int) -> None:
         except (EOFError, ConnectionError):
             return
         signal.alarm(2 * seconds)  # the packer stops it before; this is for when the packer itself was killed
-        answer, members = _prepared(message, card, memory_bytes)
+        answer, members = _prepare(message, card, memory_bytes)
         signal.alarm(0)
         send(connection, json.dumps(answer).encode(), *members)
         if "spent" in answer:
@@ -93,7 +93,7 @@ def _exactly(connection: socket.socket, size: int, max_bytes: float) -> bytes:
     return data
 
 
-def _prepared(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+def _prepare(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
     """`bad`: why the sample cannot be used; `spent`: and this process should not go on; `fault`: it is not the sample's
     fault."""
     try:

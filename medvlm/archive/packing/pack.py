@@ -24,9 +24,9 @@ import yaml
 import medvlm
 from medvlm.archive.packing.deal import Dealt, require_secret
 from medvlm.archive.packing.decoders import Decoders, Item, Limits, num_decoders
-from medvlm.archive.packing.ledger import Changed, Ledger
-from medvlm.archive.packing.progress import Progress, Watch
-from medvlm.archive.packing.target import Target, target_of
+from medvlm.archive.packing.progress import PackProgress, Progress
+from medvlm.archive.packing.state import Changed, PackState
+from medvlm.archive.packing.target import PackTarget, target_of
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.contracts import LeftOut
@@ -102,7 +102,7 @@ def pack_once(
     receipt."""
     target = target_of(out)
     if (out / RECEIPT).is_file():  # no lock then: the folder may be read-only
-        return _finished(card, target)
+        return _read_finished(card, target)
     with _lock(target, wait=True):
         return _pack(card, root, target, progress, max_bad, workers, LIMITS)
 
@@ -133,10 +133,10 @@ def read_receipt(where: Path | str) -> PackReceipt:
     receipt = target_of(where).receipt()
     if receipt is None:
         raise DataError(f"{where}/{RECEIPT}: no receipt of packing; delete all that is there and pack again")
-    return _parsed(receipt, where)
+    return _parse(receipt, where)
 
 
-def _parsed(receipt: bytes, where: object) -> PackReceipt:
+def _parse(receipt: bytes, where: object) -> PackReceipt:
     try:
         return PackReceipt(**json.loads(receipt))
     except (ValueError, TypeError) as reason:
@@ -145,8 +145,8 @@ def _parsed(receipt: bytes, where: object) -> PackReceipt:
         ) from None
 
 
-def _finished(card: Card, target: Target) -> PackReceipt:
-    receipt = _parsed(target.receipt() or b"", target)
+def _read_finished(card: Card, target: PackTarget) -> PackReceipt:
+    receipt = _parse(target.receipt() or b"", target)
     if receipt.card_hash != card_hash(card):
         raise DataError(
             f"{target}: was packed with another card or salt ({receipt.card}, {receipt.card_hash[:12]}; this one is"
@@ -156,7 +156,7 @@ def _finished(card: Card, target: Target) -> PackReceipt:
 
 
 @contextmanager
-def _lock(target: Target, wait: bool) -> Iterator[None]:
+def _lock(target: PackTarget, wait: bool) -> Iterator[None]:
     """The lock file stays: taking it away would let two processes hold two files of the same name."""
     try:
         target.beside.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def _lock(target: Target, wait: bool) -> Iterator[None]:
 def _pack(
     card: Card,
     root: Path | None,
-    target: Target,
+    target: PackTarget,
     progress: Progress | None,
     max_bad: float,
     workers: int | None,
@@ -182,12 +182,12 @@ def _pack(
 ) -> PackReceipt:
     """Under the lock."""
     if target.receipt() is not None:
-        receipt = _finished(card, target)
+        receipt = _read_finished(card, target)
         target.forget()
         return receipt
     _check_root(card, root)
     require_secret(card)
-    fill = partial(_filled, card, root, target, progress, max_bad, workers or num_decoders(), limits)
+    fill = partial(_fill, card, root, target, progress, max_bad, workers or num_decoders(), limits)
     try:
         target.begin()
         try:
@@ -234,10 +234,10 @@ class _TooManyBad(DataError):
     pass
 
 
-def _filled(
+def _fill(
     card: Card,
     root: Path | None,
-    target: Target,
+    target: PackTarget,
     progress: Progress | None,
     max_bad: float,
     workers: int,
@@ -245,7 +245,7 @@ def _filled(
 ) -> PackReceipt:
     """Fills the work folder of the target, from where it was. Raises Changed where going on is not possible."""
     reader = component("archive.readers", card.reader.kind)
-    watch = Watch(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
+    watch = PackProgress(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
     begun = {
         "card": card_hash(card),
         "root": hashlib.sha256(str(root and root.resolve()).encode()).hexdigest(),
@@ -254,18 +254,18 @@ def _filled(
     }
     left_out = Counter[str]()
     items = _countable(reader.read(card.reader, root), left_out)
-    with Ledger(card, target, begun, SHARD_BYTES) as ledger, Decoders(card, workers, limits) as decoders:
-        watch.resume(*ledger.go_on(items))
+    with PackState(card, target, begun, SHARD_BYTES) as state, Decoders(card, workers, limits) as decoders:
+        watch.resume(*state.go_on(items))
         saved = time.monotonic()
         for item, outcome in decoders.outcomes(items):
-            watch.show(*ledger.take(item, outcome))
+            watch.show(*state.take(item, outcome))
             if time.monotonic() - saved > COMMIT_SECONDS:
-                ledger.commit()
-                target.keep(ledger.full())
+                state.commit()
+                target.keep(state.full())
                 saved = time.monotonic()
-        ledger.commit()
-        ledger.write_quarantine(target.work / QUARANTINE)
-        good, bad = ledger.dealt.samples.total(), ledger.bad
+        state.commit()
+        state.write_quarantine(target.work / QUARANTINE)
+        good, bad = state.dealt.samples.total(), state.bad
         if bad.total() > max_bad * (good + bad.total()):
             reasons = "; ".join(f"{n} x {reason}" for reason, n in bad.most_common(3))
             raise _TooManyBad(
@@ -274,8 +274,8 @@ def _filled(
             )
         if not good:
             raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")
-        ledger.finish()
-    receipt = _receipt(card, target.work, ledger.dealt, left_out + ledger.dealt.left_out, bad.total())
+        state.finish()
+    receipt = _receipt(card, target.work, state.dealt, left_out + state.dealt.left_out, bad.total())
     write_durably(
         target.work / "card.yaml", yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False)
     )

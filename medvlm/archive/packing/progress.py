@@ -8,7 +8,7 @@ from collections.abc import Callable
 Progress = Callable[[str], None]
 
 
-class Watch:
+class PackProgress:
     def __init__(self, name: str, expected: int, progress: Progress | None) -> None:
         self._name, self._expected, self._progress = name, expected, progress
         self._start = self._shown = 0.0

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlm.archive.packing.deal import keyed, split_of
+from medvlm.archive.packing.deal import hash_name, split_of
 from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
@@ -75,8 +75,8 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
         files[name] = data
         media.append(replace(described, size=size))
     _check_texts(sample, card)
-    patient = keyed(sample.patient, card.naming_salt, "patient") if sample.patient else ""
-    key = keyed(f"{card.name}/{sample.key}", card.naming_salt, "key")
+    patient = hash_name(sample.patient, card.naming_salt, "patient") if sample.patient else ""
+    key = hash_name(f"{card.name}/{sample.key}", card.naming_salt, "key")
     stored = replace(sample, key=key, source=card.name, media=tuple(media), patient=patient)
     _check_truths(stored)
     return stored, files
@@ -144,9 +144,11 @@ def _split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
     if by == "column":
         return sample.split
     if by == "patient":
-        return split_of(keyed(sample.patient, card.splits.salt, "patient"), card.splits)
+        return split_of(hash_name(sample.patient, card.splits.salt, "patient"), card.splits)
     # By content, so that one image under two names stays on one side.
-    return split_of(images[0] if images else keyed(f"{card.name}/{sample.key}", card.splits.salt, "key"), card.splits)
+    return split_of(
+        images[0] if images else hash_name(f"{card.name}/{sample.key}", card.splits.salt, "key"), card.splits
+    )
 
 
 def _bytes_of(path: Path, member: str) -> bytes:

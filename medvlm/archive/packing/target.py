@@ -20,11 +20,11 @@ UNFINISHED = "packing.tar.part"
 """An empty object that is at a remote place until all shards are: there nothing is renamed as a whole."""
 
 
-def target_of(out: Path | str) -> Target:
-    return Remote(str(out)) if "://" in str(out) else Target(Path(out))
+def target_of(out: Path | str) -> PackTarget:
+    return RemotePackTarget(str(out)) if "://" in str(out) else PackTarget(Path(out))
 
 
-class Target:
+class PackTarget:
     """A folder. beside: where work folder, journal and lock lie. name: as it is in their names. takes_parts: whether
     keep() moves them away."""
 
@@ -67,7 +67,7 @@ class Target:
         self.journal.unlink(missing_ok=True)
 
 
-class Remote(Target):
+class RemotePackTarget(PackTarget):
     """A place of fsspec. Shards go there as soon as they are full, the receipt last. Locked against processes of the
     same folder only."""
 

@@ -144,7 +144,9 @@ def draw_chest(rng: np.random.Generator, thorax: Thorax, x: Grey, y: Grey) -> Gr
     aside = np.abs(x)
     across = aside - np.float32(thorax.lung_x)
     shoulder = y + np.float32(thorax.half_y + rng.uniform(20, 28)) - 0.22 * np.maximum(aside - 36, 0)
-    body = soft(rounded(shoulder, thorax.lung_x + thorax.half_x + rng.uniform(16, 24) + 0.05 * y - aside, radius=45), 6)
+    body = soft(
+        round_corner(shoulder, thorax.lung_x + thorax.half_x + rng.uniform(16, 24) + 0.05 * y - aside, radius=45), 6
+    )
     # A lung narrows towards its apex and ends on the dome of the diaphragm, which leaves a sharp angle at the wall.
     half_x = thorax.half_x * (0.94 + np.float32(0.11 / thorax.half_y) * y)
     outline = 1 - np.abs(across / half_x) ** 3 - np.abs(y / np.float32(thorax.half_y)) ** 3
@@ -212,7 +214,7 @@ def soft(inside_mm: Grey, edge_mm: float) -> Grey:
     return np.clip(inside_mm / np.float32(edge_mm) + np.float32(0.5), 0, 1)
 
 
-def rounded(first_mm: Grey, second_mm: Grey, radius: float) -> Grey:
+def round_corner(first_mm: Grey, second_mm: Grey, radius: float) -> Grey:
     """Distance inside both of two outlines, their corner rounded."""
     corner = radius - np.hypot(np.maximum(radius - first_mm, 0), np.maximum(radius - second_mm, 0))
     return np.minimum(np.minimum(first_mm, second_mm), corner)

@@ -121,7 +121,7 @@ def ask(
         yield question("zone", make_truth("choice", finding.zone, choices=ZONES))
         yield question("kind", make_truth("choice", finding.kind, choices=KINDS))
         yield question("size", make_truth("choice", finding.size, choices=tuple(SIZES_MM)))
-    kind = _asked_kind(rng, finding)
+    kind = _draw_kind(rng, finding)
     yield question(
         "presence",
         make_truth("choice", "yes" if finding is not None and kind == finding.kind else "no", choices=("yes", "no")),
@@ -133,7 +133,7 @@ def ask(
     yield question("report", make_truth("report", report))
 
 
-def _asked_kind(rng: np.random.Generator, finding: Finding | None) -> str:
+def _draw_kind(rng: np.random.Generator, finding: Finding | None) -> str:
     if finding is None:
         return _one_of(rng, KINDS)
     if rng.random() < ASK_PRESENT:

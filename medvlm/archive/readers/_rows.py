@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.tables.columns import Columns, MoreColumns, Row, columns_in, filled, with_prior
+from medvlm.archive.tables.columns import Columns, MoreColumns, Row, columns_in, fill, with_prior
 from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, word_for
 from medvlm.archive.tables.split_files import SPLIT
 from medvlm.archive.tables.wording import choose
@@ -90,7 +90,7 @@ def make_sample(
         source="",
         split=find_common(config.split or SPLIT, rows, "split"),
         media=media,
-        report="\n".join(dict.fromkeys(filter(None, (filled(config.report, row) for _, _, row in rows)))),
+        report="\n".join(dict.fromkeys(filter(None, (fill(config.report, row) for _, _, row in rows)))),
         concept=find_common(config.concept, rows, "concept"),
         questions=tuple(question for _, question in asked if question),
         patient=find_common(config.patient, rows, "patient"),
@@ -103,8 +103,8 @@ def make_sample(
 
 def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
     """None where its text or its answer is missing."""
-    wordings = [text for wording in asked.text if (text := filled(wording, row))]
-    answer, template, choices = filled(asked.answer, row), filled(asked.template, row), asked.choices
+    wordings = [text for wording in asked.text if (text := fill(wording, row))]
+    answer, template, choices = fill(asked.answer, row), fill(asked.template, row), asked.choices
     if not wordings or not answer:
         return None
     if asked.lower:
@@ -117,7 +117,7 @@ def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
 
 def find_common(template: str, rows: list[Numbered], what: str) -> str:
     """What all rows of a sample that say anything say. Raises DataError where they differ."""
-    found = {filled(template, row) for _, _, row in rows} - {""}
+    found = {fill(template, row) for _, _, row in rows} - {""}
     if len(found) > 1:
         raise DataError(f"its rows differ in {what}; expected one value per key")
     return found.pop() if found else ""
@@ -151,7 +151,7 @@ def group_rows(
     for index, (file, number, row) in enumerate(kept):
         if config.prior and config.prior.needed and not has_prior[index]:
             left_out["no earlier study of the patient"] += 1
-        elif name := filled(key, row):
+        elif name := fill(key, row):
             samples.setdefault(name, []).append((file, number, row))
         else:
             where = say_place([(file, number, row)], form)

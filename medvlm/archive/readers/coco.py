@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from medvlm.archive.objects import AsksAboutObjects, questions, report, sorted_in
-from medvlm.archive.tables.columns import columns_in, file_in, filled
+from medvlm.archive.objects import AsksAboutObjects, questions, report, sort_by_class
+from medvlm.archive.tables.columns import columns_in, file_in, fill
 from medvlm.archive.tables.records import cell_text, document
 from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
@@ -117,7 +117,7 @@ def _sample(
             crowds.add(category)
         else:
             objects.append((category, _box(each.get("bbox"))))
-    boxes, left_out = sorted_in(objects, size, config.classes)
+    boxes, left_out = sort_by_class(objects, size, config.classes)
     uncounted = crowds & set(config.classes)
     left_out.update({"group of objects that is not counted": len(uncounted)} if uncounted else {})
     fields = _flat(image)
@@ -125,7 +125,7 @@ def _sample(
     key, text = f"{split}/{name}" if split else name, report(config, boxes, uncounted)
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
     asked = tuple(questions(config, boxes, key, uncounted))
-    sample = Sample(key, "", split, (medium,), text, text, asked, filled(config.patient, fields))
+    sample = Sample(key, "", split, (medium,), text, text, asked, fill(config.patient, fields))
     return (
         RawSample(sample, {"0": file_in(root, f"{config.images}/{name}" if config.images != "." else name)}, where),
         left_out,

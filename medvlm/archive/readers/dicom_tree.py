@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.tables.columns import columns_in, filled
+from medvlm.archive.tables.columns import columns_in, fill
 from medvlm.archive.tables.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
@@ -194,14 +194,14 @@ def _sample(
 ) -> RawSample:
     """Raises DataError for images of one sample that name several patients."""
     headers = [header for part in parts for header in part.headers]
-    patients = {filled(config.patient, _identifiers(header)) for header in headers}
+    patients = {fill(config.patient, _identifiers(header)) for header in headers}
     if len(patients) > 1:
         raise DataError(f"its {len(headers)} images belong to {len(patients)} patients (or some to none); expected one")
     rows = [reports.find(_identifiers(header)) for header in headers]
     if not any(row is not None for row in rows):
         left_out["report: the table has none for the sample"] += 1
     lines = dict.fromkeys(
-        filled(config.report, {**reports.empty, **_terms(header), **(row or {})})
+        fill(config.report, {**reports.empty, **_terms(header), **(row or {})})
         for header, row in zip(headers, rows, strict=True)
     )
     media = tuple(Medium(part.kind, str(i), (), modality=part.headers[0].modality) for i, part in enumerate(parts))

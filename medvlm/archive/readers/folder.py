@@ -22,13 +22,13 @@ from medvlm.archive.objects import (
     Boxes,
     ObjectClass,
     ObjectQuestions,
-    named,
+    fill_names,
     questions,
     report,
-    sorted_in,
+    sort_by_class,
 )
 from medvlm.archive.readers._rows import TableQuestion, make_question
-from medvlm.archive.tables.columns import Row, columns_in, filled
+from medvlm.archive.tables.columns import Row, columns_in, fill
 from medvlm.archive.tables.wording import choose
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
@@ -110,24 +110,24 @@ def _images(config: Config, root: Path | None) -> list[tuple[str, Row]]:
 def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> RawSample:
     """Raises DataError for masks that cannot be used."""
     marked = read_masks(config.masks, root, groups)
-    boxes, _ = sorted_in(marked.objects, marked.size, config.classes)
+    boxes, _ = sort_by_class(marked.objects, marked.size, config.classes)
     extents = {each.of for each in config.masks if each.holds == "area"}
     row = {name: config.rename.get(name, {}).get(text, text) for name, text in groups.items()}
     asked = list(questions(config, boxes, path, {name for name in extents if marked.extents[name].any()}))
     asked += _areas(config, marked.extents, path)
     asked += [question for each in config.questions if (question := make_question(each, row, path))]
     shown = _shown(config, boxes, {name: marked.extents[name] for name in sorted(extents)})
-    text = " ".join(part for part in (filled(config.report, row), shown) if part)
+    text = " ".join(part for part in (fill(config.report, row), shown) if part)
     medium = Medium(
         config.medium,
         "0",
         marked.size if config.masks else (),
         unit=config.unit or "display",
-        modality=filled(config.modality, row),
+        modality=fill(config.modality, row),
     )
     files = {str(i): file for i, file in enumerate(media_of(root / path, config, config.unit))}
     media = tuple(replace(medium, member=member) for member in files)
-    sample = Sample(path, "", filled(config.split, row), media, text, shown, tuple(asked), filled(config.patient, row))
+    sample = Sample(path, "", fill(config.split, row), media, text, shown, tuple(asked), fill(config.patient, row))
     return RawSample(sample, files, where, marked.left_out)
 
 
@@ -137,7 +137,7 @@ def _areas(config: Config, extents: Mapping[str, np.ndarray], key: str) -> Itera
         assert asked is not None
         covered = percent(extents[name])
         yield Question(
-            named(choose(asked.wordings, key, "area", name), config.classes[name]),
+            fill_names(choose(asked.wordings, key, "area", name), config.classes[name]),
             make_truth("count", count=covered, label="percent"),
             f"area:{name}",
         )

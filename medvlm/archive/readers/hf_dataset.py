@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medvlm.archive import arrow_files
-from medvlm.archive.objects import AsksAboutObjects, questions, sorted_in
+from medvlm.archive.objects import AsksAboutObjects, questions, sort_by_class
 from medvlm.archive.readers._rows import (
     Numbered,
     Rows,
@@ -103,12 +103,12 @@ def _sample(
         files: dict[str, bytes | Path] = {}
         for each in config.media:
             modality = find_common(each.modality, rows, "modality")
-            for image in _listed(record[each.column]):
+            for image in _as_list(record[each.column]):
                 files[str(len(media))] = _image(image, root)
                 media.append(Medium(each.kind, str(len(media)), (), unit=each.unit, modality=modality))
         raw, unasked = make_sample(config, key, rows, tuple(media), files, where)
         if config.objects:
-            boxes, left_out = sorted_in(
+            boxes, left_out = sort_by_class(
                 [found for _, _, row in rows for found in json.loads(row[_OBJECTS])], (0, 0), config.objects.classes
             )
             asked = (*raw.sample.questions, *questions(config.objects, boxes, key))
@@ -183,7 +183,7 @@ def _class_name(value: Any, names: list[str]) -> Any:
 def _digest(values: list[Any], root: Path) -> str:
     """Of all images of a row; "" where there are none, or one of them cannot be had."""
     try:
-        images = [_image(image, root) for value in values for image in _listed(value)]
+        images = [_image(image, root) for value in values for image in _as_list(value)]
     except DataError:
         return ""
     total = hashlib.blake2b(digest_size=16)
@@ -192,7 +192,7 @@ def _digest(values: list[Any], root: Path) -> str:
     return total.hexdigest() if images else ""
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
-from medvlm.archive.objects import questions, sorted_in
+from medvlm.archive.objects import questions, sort_by_class
 from medvlm.archive.readers._rows import (
     Numbered,
     Rows,
@@ -29,7 +29,7 @@ from medvlm.archive.readers._rows import (
     read_row,
     say_place,
 )
-from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, filled
+from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, fill
 from medvlm.archive.tables.records import Format, format_of, records
 from medvlm.archive.tables.row_objects import RowObjects, objects_of
 from medvlm.archive.tables.split_files import SPLIT, Files, by_split
@@ -84,7 +84,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
             media, files = _media(config, root, rows)
             raw, unasked = make_sample(config, key, rows, media, files, where)
             boxes, left_out = (
-                sorted_in(objects_of(config.objects, [row for _, _, row in rows]), (0, 0), config.objects.classes)
+                sort_by_class(objects_of(config.objects, [row for _, _, row in rows]), (0, 0), config.objects.classes)
                 if config.objects
                 else ({}, Counter[str]())
             )
@@ -116,7 +116,7 @@ def _media(config: Config, root: Path, rows: list[Numbered]) -> tuple[tuple[Medi
     files: dict[str, Any] = {}
     for medium in config.media:
         if medium.many:
-            paths = list(dict.fromkeys(path for _, _, row in rows if (path := filled(medium.file, row))))
+            paths = list(dict.fromkeys(path for _, _, row in rows if (path := fill(medium.file, row))))
         else:
             paths = [path for path in [find_common(medium.file, rows, "the file of a medium")] if path]
         for file in [file for path in paths for file in media_of(file_in(root, path), medium, medium.unit)]:

@@ -15,7 +15,7 @@ from typing import Literal
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from medvlm.archive.objects import AsksAboutObjects, questions, report, sorted_in
+from medvlm.archive.objects import AsksAboutObjects, questions, report, sort_by_class
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Medium, Sample
@@ -109,7 +109,7 @@ def _sample(config: Config, xml: Path, images: dict[str, Path], where: str) -> t
     if xml.stem not in images:
         raise DataError("there is no .jpg, .jpeg or .png of its name")
     size, objects = objects_in(xml.read_bytes())
-    boxes, left_out = sorted_in(objects, size, config.classes)
+    boxes, left_out = sort_by_class(objects, size, config.classes)
     text = report(config, boxes)
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
     sample = Sample(xml.stem, "", "", (medium,), text, text, tuple(questions(config, boxes, xml.stem)))

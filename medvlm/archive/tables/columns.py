@@ -71,7 +71,7 @@ def columns_in(template: str) -> list[str]:
     return _COLUMN.findall(template)
 
 
-def filled(template: str, row: Row) -> str:
+def fill(template: str, row: Row) -> str:
     """The template with the row's values; "" when one of them is missing."""
     if "{" not in template:
         return template.strip()
@@ -111,7 +111,7 @@ class Columns:
         )
         self.own = plain - self.added
         self.seen: set[str] = set()
-        self._joined = [(join, _joined(join, root, self.own, self.seen)) for join in config.join]
+        self._joined = [(join, _read_joined(join, root, self.own, self.seen)) for join in config.join]
         self.left_out: Counter[str] = Counter()
 
     def complete(self, row: Row) -> None:
@@ -121,7 +121,7 @@ class Columns:
                 row[column] = row[column] or value
         self._add_parts(row)
         for column, template in self._config.texts.items():
-            row[column] = self._text(column, filled(template, row))
+            row[column] = self._text(column, fill(template, row))
         self._add_parts(row)  # of the texts too
 
     def _add_parts(self, row: Row) -> None:
@@ -143,7 +143,7 @@ class Columns:
             raise DataError(f"its text {column} is not UTF-8 (byte {reason.start})") from None
 
 
-def _joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> dict[tuple[str, ...], Row]:
+def _read_joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> dict[tuple[str, ...], Row]:
     """Values of `on` -> the row, of the wanted columns; adds all columns to `seen`."""
     path = root / join.file
     rows: dict[tuple[str, ...], Row] = {}
@@ -169,7 +169,7 @@ def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
     is."""
     of_whom: dict[str, list[tuple[tuple[float, ...], int]]] = {}
     for index, row in enumerate(rows):
-        if (whose := filled(prior.of, row)) and (when := _numbers(row, prior.order)):
+        if (whose := fill(prior.of, row)) and (when := _numbers(row, prior.order)):
             of_whom.setdefault(whose, []).append((when, index))
     earlier: dict[int, int] = {}
     for history in of_whom.values():

@@ -49,13 +49,15 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="" if form in ("csv", "tsv") else None) as file:
             if form in ("csv", "tsv"):
-                yield from _separated(file, str(path), "," if form == "csv" else "\t")
+                yield from _read_separated(file, str(path), "," if form == "csv" else "\t")
             elif form == "jsonl":
                 yield from (
-                    (number, _parsed(line, f"{path}:{number}")) for number, line in enumerate(file, 1) if line.strip()
+                    (number, _parse_json(line, f"{path}:{number}"))
+                    for number, line in enumerate(file, 1)
+                    if line.strip()
                 )
             else:
-                yield from enumerate(_listed(file.read(), str(path), key), 1)
+                yield from enumerate(_read_list(file.read(), str(path), key), 1)
     except UnicodeDecodeError as reason:
         raise DataError(f"{path}: not UTF-8 (byte {reason.start}); convert it, e.g. with iconv") from None
 
@@ -63,7 +65,7 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
 def document(path: Path) -> Any:
     """The content of a JSON file. Raises DataError for a file that is none, or not UTF-8."""
     try:
-        return _parsed(path.read_text(encoding="utf-8-sig"), str(path))
+        return _parse_json(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError as reason:
         raise DataError(f"{path}: not UTF-8 (byte {reason.start}); convert it, e.g. with iconv") from None
 
@@ -89,7 +91,7 @@ def cell_text(value: Any) -> str | None:
     return str(value).strip()
 
 
-def _separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
+def _read_separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
     csv.field_size_limit(1 << 27)  # the default of 131072 characters is less than a long report
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     try:
@@ -104,8 +106,8 @@ def _separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict
         ) from None
 
 
-def _listed(text: str, path: str, key: str) -> list[Any]:
-    found = _parsed(text, path)
+def _read_list(text: str, path: str, key: str) -> list[Any]:
+    found = _parse_json(text, path)
     if key:
         if not isinstance(found, dict) or key not in found:
             other = (
@@ -120,7 +122,7 @@ def _listed(text: str, path: str, key: str) -> list[Any]:
     return found
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as reason:

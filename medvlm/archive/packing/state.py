@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from medvlm.archive.packing.deal import Dealt, Share, keyed
+from medvlm.archive.packing.deal import Dealt, Share, hash_name
 from medvlm.archive.packing.decoders import Item, Outcome
 from medvlm.archive.packing.journal import Bad, Journal
 from medvlm.archive.packing.stored import Stored
-from medvlm.archive.packing.target import Target
+from medvlm.archive.packing.target import PackTarget
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
@@ -25,13 +25,13 @@ class Changed(Exception):
     """What an earlier process left cannot be gone on from."""
 
 
-class Ledger:
+class PackState:
     """dealt: what went where. bad: how many samples could not be used, by reason.
 
     begun: what must be as it was when packing began. Raises Changed where the shards are not those that the journal
     speaks of."""
 
-    def __init__(self, card: Card, target: Target, begun: dict[str, Any], shard_bytes: int) -> None:
+    def __init__(self, card: Card, target: PackTarget, begun: dict[str, Any], shard_bytes: int) -> None:
         self.dealt, self.bad = Dealt(), Counter[str]()
         self._card, self._folder, self._may_be_away, self._shard_bytes = (
             card,
@@ -41,12 +41,12 @@ class Ledger:
         )
         self._journal = Journal(target.journal, {**begun, "shard_bytes": shard_bytes})
         try:
-            self._writers = self._going_on()
+            self._writers = self._resume_writers()
         except (FileNotFoundError, DataError):
             self._journal.close()
             raise Changed("what was packed before is damaged") from None
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> PackState:
         return self
 
     def __exit__(
@@ -69,7 +69,7 @@ class Ledger:
 
     def take(self, item: Item, outcome: Outcome) -> tuple[int, int]:
         """Writes a sample, or notes why not; the bytes written, and 1 for a bad one."""
-        decided = self._decided(item, outcome)
+        decided = self._decide(item, outcome)
         if isinstance(decided, Share):
             assert isinstance(outcome, Stored)
             self._writer(decided.split).put(outcome.facts, outcome.members)
@@ -96,7 +96,7 @@ class Ledger:
                 if isinstance(decided, Bad):
                     file.write(json.dumps(decided._asdict(), ensure_ascii=False) + "\n")
 
-    def _decided(self, item: Item, outcome: Outcome) -> Share | Bad:
+    def _decide(self, item: Item, outcome: Outcome) -> Share | Bad:
         try:
             if isinstance(outcome, DataError):
                 raise outcome
@@ -123,14 +123,14 @@ class Ledger:
 
     def _key(self, item: Item) -> str:
         key = item.sample.key if isinstance(item, RawSample) else item.key
-        return keyed(f"{self._card.name}/{key}", self._card.naming_salt, "key")
+        return hash_name(f"{self._card.name}/{key}", self._card.naming_salt, "key")
 
     def _writer(self, split: str) -> ShardWriter:
         if split not in self._writers:
             self._writers[split] = ShardWriter(self._folder, split, self._shard_bytes)
         return self._writers[split]
 
-    def _going_on(self) -> dict[str, ShardWriter]:
+    def _resume_writers(self) -> dict[str, ShardWriter]:
         """Writers that stand where the last commit was; what came after it is removed."""
         for tar in self._folder.glob("*.tar"):  # killed when it was about to publish
             tar.rename(tar.with_name(f"{tar.name}.part"))
