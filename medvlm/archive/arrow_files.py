@@ -10,11 +10,11 @@ from typing import Any
 from medvlm.core.errors import DataError
 
 ROWS_AT_ONCE = 64
-"""Of which the images are in memory."""
+"""How many rows, with their images, are in memory at a time."""
 
 
 def schema(file: Path) -> tuple[set[str], dict[str, list[str]]]:
-    """The columns, and the names of the classes of those that hold their numbers."""
+    """The column names, and for each column of class labels (ClassLabel, stored as numbers) its class names."""
     with _Reader(file) as reader:
         try:
             features = json.loads((reader.schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -29,13 +29,13 @@ def schema(file: Path) -> tuple[set[str], dict[str, list[str]]]:
             TypeError,
             AttributeError,
             RecursionError,
-        ):  # written by something else than `datasets`
+        ):  # not written by `datasets`
             classes = {}
         return set(reader.schema.names), classes
 
 
 def rows(file: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number, from 1, and the values of these columns."""
+    """Yields the row number, from 1, and the values of these columns."""
     number = 0
     with _Reader(file) as reader:
         for batch in reader.batches(columns):
@@ -69,7 +69,7 @@ class _Reader:
             if self._file.suffix == ".parquet":
                 self._source: Any = pyarrow.parquet.ParquetFile(self._file)
                 self.schema = self._source.schema_arrow
-            else:  # `datasets` writes streams; files of the other form say so
+            else:  # `datasets` writes the stream format; the file format starts with a magic string
                 self._source = pyarrow.memory_map(str(self._file))
                 is_file = self._source.read(6) == b"ARROW1"
                 self._source.seek(0)
@@ -85,7 +85,7 @@ class _Reader:
         self._source.close()
 
     def batches(self, columns: list[str]) -> Iterator[Any]:
-        """Of at most ROWS_AT_ONCE rows, with these columns."""
+        """Batches of at most ROWS_AT_ONCE rows, with these columns."""
         try:
             if self._file.suffix == ".parquet":
                 yield from self._source.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns)
@@ -107,7 +107,7 @@ class _Reader:
             raise DataError(f"{self._file}: is damaged ({type(reason).__name__})") from None
 
     def _whole(self) -> Any:
-        """Batches as the arrow file has them, mapped, not read."""
+        """Batches as the arrow file has them, memory-mapped."""
         stream = self._stream
         return (
             (stream.get_batch(i) for i in range(stream.num_record_batches))

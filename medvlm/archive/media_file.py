@@ -1,4 +1,4 @@
-"""What packing gets for a file that a card names: the path of a picture, or what to call for any other kind of file."""
+"""What packing gets for a file that a card names: the path of a picture, or a callable that loads any other kind."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ _SLIDES_ONLY = tuple(suffix for suffix in wsi.SUFFIXES if suffix not in tiff.SUF
 
 
 class FileOptions(Config):
-    """How the files of a medium are read, where their kind leaves a choice."""
+    """How the files of a medium are read, for kinds that need options."""
 
     nifti: NiftiOptions = NiftiOptions()
     tiff: TiffOptions = TiffOptions()
     slide: SlideOptions | None = None
-    """Makes a whole slide of the file, or its tiles: each tile is a medium of its own."""
+    """Reads the file as a whole slide, or as its tiles: each tile is a separate medium."""
     video: VideoOptions | None = None
 
 
 def finds_tiles(options: FileOptions) -> bool:
-    """Whether media_of() decodes an overview of the file: then a reader calls it where files are decoded (Deferred)."""
+    """Whether media_of() decodes an overview of the file. If so, a reader must defer the call to a
+    decoder process (Deferred)."""
     return options.slide is not None and options.slide.tile_px > 0
 
 
 def media_of(path: Path, options: FileOptions, unit: Unit | None) -> list[Path | partial[Any]]:
-    """One entry a medium, as RawSample.files has them: packing calls what is no path, in a child process.
+    """One entry per medium, as in RawSample.files: packing calls the entries that are not paths, in a child process.
 
-    The kind is told by the name; that the content is of this kind is checked when it is read. unit: as the card says
-    it. A slide's tiles are found here, from an overview of it. Raises DataError for a file whose kind needs an option.
+    The kind is chosen by the file name; the content is checked when it is read. unit: as given in the card. A slide's
+    tiles are found here, from its overview. Raises DataError for a file whose kind needs an option.
     """
     name = path.name.lower()
     if options.slide is not None:
         return _slide(path, options.slide)
     if name.endswith(_SLIDES_ONLY):
         raise DataError(
-            "a whole slide: say at which scale it is taken, e.g. slide: {mpp: 8}, or {mpp: 0.5, tile_px: 224} for tiles"
+            "a whole slide: set the scale to read it at, e.g. slide: {mpp: 8}, or {mpp: 0.5, tile_px: 224} for tiles"
         )
     if name.endswith(nifti.SUFFIXES):
         return [partial(nifti.load_nifti, path, options.nifti, unit or "raw")]
@@ -56,7 +57,7 @@ def media_of(path: Path, options: FileOptions, unit: Unit | None) -> list[Path |
         return [partial(load_file, path)]
     if name.endswith(video.SUFFIXES):
         if options.video is None:
-            raise DataError("a video: say which frames are taken, e.g. video: {fps: 1} or {frames: 16}")
+            raise DataError("a video: set which frames are read, e.g. video: {fps: 1} or {frames: 16}")
         return [partial(video.load_video, path, options.video)]
     return [path]
 

@@ -1,7 +1,6 @@
-"""Objects of named classes in an image become questions to count, find and tell whether there are any, and a report.
+"""Turns the objects of an image into questions (how many, where, is there any) and a report.
 
-What a reader of boxes (voc, coco, masks, ...) adds is only where the objects come from. Only what is annotated is
-counted."""
+A reader of boxes (voc, coco, masks, ...) only says where the objects come from. Only annotated objects are counted."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from medvlm.core.sample import Box, Question, Truth, make_truth
 
 
 class ObjectClass(Config):
-    """What one object and several of it are called in questions and reports."""
+    """The singular and plural name of a class in questions and reports."""
 
     one: str
     many: str
@@ -29,14 +28,14 @@ class ObjectQuestions(Config):
     classes: tuple[str, ...] = ()
     """Classes to ask about; empty: all."""
     max_boxes: int = Field(0, ge=0)
-    """Of `boxes`: images with more of the class are not asked for all their places; 0: no limit."""
+    """For `boxes`: an image with more objects of the class is not asked to locate them; 0: no limit."""
 
 
 class AsksAboutObjects(Config):
-    """What the cards of all readers of boxes have in common."""
+    """Settings that all readers of boxes share."""
 
     classes: dict[str, ObjectClass]
-    """By the names in the archive. Objects of other classes are left out."""
+    """Name in the archive -> its class. Objects of other classes are left out."""
     count: ObjectQuestions | None = None
     boxes: ObjectQuestions | None = None
     """Asked for the classes that the image has."""
@@ -58,9 +57,9 @@ Boxes = Mapping[str, Sequence[Box]]
 def sort_by_class(
     objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]
 ) -> tuple[Boxes, Counter[str]]:
-    """The boxes by class, cut at the edges of the image, and how many objects were left out by reason.
+    """The boxes by class, clipped to the image, and how many objects were left out, by reason.
 
-    size: (height, width); zeros where it is not known.
+    size: (height, width); zeros if unknown.
     """
     boxes: dict[str, list[Box]] = {name: [] for name in classes}
     left_out: Counter[str] = Counter()
@@ -76,7 +75,7 @@ def sort_by_class(
 
 
 def questions(config: AsksAboutObjects, boxes: Boxes, key: str, uncounted: Container[str] = ()) -> Iterator[Question]:
-    """uncounted: classes of which there are more than have boxes: these are not asked to be counted or found."""
+    """uncounted: classes with more objects than boxes; there are no questions to count or locate these."""
     yield from _ask("count", config.count, _count, config, boxes, key, uncounted)
     yield from _ask("boxes", config.boxes, _locate, config, boxes, key, uncounted)
     yield from _ask("presence", config.presence, _tell_presence, config, boxes, key, uncounted)
@@ -91,10 +90,10 @@ def _ask(
     key: str,
     uncounted: Container[str],
 ) -> Iterator[Question]:
-    """what: of the card's keys. It begins the templates."""
+    """what: the key in the card (count, boxes, presence); templates are `what:class`."""
     for name in (asked.classes or config.classes) if asked else ():
         assert asked is not None
-        # From left to right: a model that writes them in a fixed order has one right text, not one for every order.
+        # Sorted from left to right, so that there is one right text, not one for every order of the boxes.
         ordered = tuple(sorted(boxes[name]))
         truth = truth_of(ordered, config.classes[name].one, asked, name in uncounted)
         if truth is not None:
@@ -123,7 +122,7 @@ def _clip(box: Box, size: tuple[int, int]) -> Box:
     return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
 
 
-# more: there are others than these boxes. None where the question is not asked.
+# more: there are more objects than these boxes. Returns None if the question is not asked.
 
 
 def _count(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth | None:

@@ -68,7 +68,7 @@ VERDICTS = {
         "bids-examples/pet002/sub-01/ses-rescan/anat/sub-01_ses-rescan_T1w.nii",
         "bids-examples/pet002/sub-01/ses-rescan/pet/sub-01_ses-rescan_pet.nii.gz",
     ],
-    "a whole slide: say at which scale": [
+    "a whole slide: set the scale": [
         "histolab/broken.svs",
     ],
     "": [

@@ -1,1 +1,1 @@
-"""Overlap of patients and images between splits and data sets, and licences together."""
+"""Overlap of patients and images between splits and data sets, and what their licences allow in combination."""

@@ -1,5 +1,5 @@
-"""The receipt of an audit: what was found, of which shards, under a hash of its own, so that checkpoints and model
-cards can name it."""
+"""The receipt of an audit: its findings and the shards they are about, with a hash by which checkpoints and model
+cards refer to it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from medvlm.core.errors import DataError
 AUDIT = "audit.json"
 _FORM = 1
 _ANSWERS = 20
-"""Answers of a template that are listed, the commonest."""
+"""How many answers are listed for a template, the most common first."""
 
 
 def receipt_of(audited: AuditResult) -> dict[str, Any]:
-    """Nothing in it depends on when and where, and no free text of a sample is in it.
+    """Does not depend on time or place, and contains no free text of a sample.
 
-    sources, against: name -> fingerprint of the shards, and for each split its counts. findings: as Finding. passed:
-    there is no error among them. hash: over everything else.
+    sources, against: name -> fingerprint of the shards, and the counts of each split. findings: as AuditFinding.
+    passed: none of them is an error. hash: over everything else.
     """
     record = {
         "form": _FORM,
@@ -45,7 +45,7 @@ def receipt_of(audited: AuditResult) -> dict[str, Any]:
 
 
 def read_audit(path: Path) -> dict[str, Any]:
-    """Raises DataError for a file that is no receipt, or was changed."""
+    """Raises DataError for a file that is not a receipt, or was changed."""
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
         if record["form"] != _FORM or record["hash"] != _hash({k: v for k, v in record.items() if k != "hash"}):
@@ -59,10 +59,10 @@ def read_audit(path: Path) -> dict[str, Any]:
 
 
 def audits_of(fingerprints: Mapping[str, str], paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """For each source that a receipt was made of: its hash, whether it passed, what it found of this source, and which
-    of the other sources were compared with it. The receipt that covers most of them counts.
+    """For each source that has a receipt: the receipt's hash, whether the source passed, its findings, and which of the
+    other sources it was compared with. Of several receipts, the one that covers the most sources is used.
 
-    fingerprints: source -> fingerprint of its shards. paths: where receipts may lie.
+    fingerprints: source -> fingerprint of its shards. paths: where receipts may be.
     """
     receipts = [read_audit(path) for path in dict.fromkeys(paths) if path.is_file()]
     out = {}
@@ -109,7 +109,7 @@ def _describe(seen: Sequence[ScannedSplit]) -> dict[str, Any]:
 
 
 def _spread(lengths: Counter[int]) -> dict[str, int]:
-    """Of how many words half of the texts are, 95 % and all, at most."""
+    """Median, 95th percentile and maximum of the number of words in a text."""
     total, below = lengths.total(), 0
     at: dict[str, int] = {}
     for length in sorted(lengths):

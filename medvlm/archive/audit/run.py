@@ -1,9 +1,9 @@
-"""Whether data sets may be trained and tested on: no patient and no image on both sides, nothing of a benchmark in
-training, and what their licences allow together.
+"""Checks that data sets may be trained and tested on: no patient or image on both sides, no benchmark in training, and
+licences that can be combined.
 
-Two splits of different names must share nothing, within a data set and across; splits of one name may (both are trained
-on, or both tested on; a recipe that tests on fold 0 of one data set and fold 1 of another is beyond this rule).
-Patients can be compared only where they were hashed with the same salt; where not, that is said.
+Two splits with different names must not share anything, within a data set and across data sets. Splits of the same name
+may (both are trained on, or both tested on); a recipe that tests on fold 0 of one data set and fold 1 of another is not
+covered by this rule. Patients can be compared only if they were hashed with the same salt; otherwise a note says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 
 Severity = Literal["error", "warning", "note"]
-"""error: exit 2. warning: exit 2 where asked to be strict. note: what was not or could not be compared."""
+"""error: exit 2. warning: exit 2 with --strict. note: what was not or could not be compared."""
 
 EXAMPLES = 20
 _ORDER = {"train": 0, "val": 1}
@@ -31,8 +31,8 @@ _ORDER = {"train": 0, "val": 1}
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """count of `of` things in between[1] are also in between[0], where these are two splits; else between names data
-    sets. examples: keys of samples, (in between[0], in between[1])."""
+    """`count` of the `of` items in split `between[1]` are also in split `between[0]`. For findings about whole data
+    sets, `between` holds their names. examples: pairs of sample keys (in between[0], in between[1])."""
 
     kind: str
     severity: Severity
@@ -45,7 +45,7 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """seen, benchmarks: each split once. terms: see audit_terms."""
+    """seen, benchmarks: one entry per split. terms: see terms() in terms.py."""
 
     seen: list[ScannedSplit]
     benchmarks: list[ScannedSplit]
@@ -59,8 +59,8 @@ def audit(
     progress: Progress | None = None,
     cards: Sequence[Card] = (),
 ) -> AuditResult:
-    """Reads everything once. against: benchmarks that nothing may be in but splits called `test`. cards: more of which
-    the terms count.
+    """Reads everything once. against: benchmarks; only splits named `test` may overlap with them. cards: further cards
+    whose terms apply.
 
     Raises DataError for a damaged sample, and for the same shards, or the same name, given twice.
     """
@@ -93,13 +93,13 @@ def _check_names(sets: Sequence[AuditSet], against: Sequence[AuditSet]) -> None:
 
 
 def _apart(seen: list[ScannedSplit]) -> Iterator[tuple[ScannedSplit, ScannedSplit]]:
-    """Pairs of splits that must share nothing; the one that is tested on, or held out for longer, comes second."""
+    """Pairs of splits that must not share anything; the one that is tested on, or is held out longer, comes second."""
     ordered = sorted(seen, key=lambda s: (_ORDER.get(s.split, 2), s.split == "test"))
     return ((a, b) for a, b in combinations(ordered, 2) if a.split != b.split)
 
 
 def _between(left: ScannedSplit, right: ScannedSplit, kind: str) -> Iterator[AuditFinding]:
-    """kind: `shared` by two sides, or of a `benchmark`, which right is."""
+    """kind: `shared` (between two splits), or `benchmark` (right is a benchmark)."""
     before = "contamination: " if kind == "benchmark" else ""
     for what, severity, count, of, text, examples in (
         *_patients(left, right),
@@ -157,7 +157,8 @@ def _close(
     what: str,
     are: str,
 ) -> Iterator[_Overlap]:
-    """images: of right; for each, which one of left was found (-1: none), and how many bits differ."""
+    """images: indexes into right. found, bits: for each, the index of its match in left (-1: none) and how many bits
+    differ."""
     close = [i for i in np.argsort(bits, kind="stable").tolist() if found[i] >= 0]
     if close:
         keys = _keys(left, right, [(int(found[i]), int(images[i])) for i in close])
@@ -191,7 +192,7 @@ def _questions(left: ScannedSplit, right: ScannedSplit) -> Iterator[_Overlap]:
 
 
 def _keys(left: ScannedSplit, right: ScannedSplit, pairs: Iterable[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
-    """Of the samples that the first of the pairs belong to."""
+    """Keys of the samples that the first EXAMPLES pairs belong to."""
     return tuple((left.key(a), right.key(b)) for a, b in islice(pairs, EXAMPLES))
 
 
@@ -199,7 +200,7 @@ def _keys(left: ScannedSplit, right: ScannedSplit, pairs: Iterable[tuple[int, in
 
 
 def comparable(a: AuditSet, b: AuditSet) -> str:
-    """Why equal hashes of patients would mean nothing between these two; "" where they would mean the same patient."""
+    """The reason why equal patient hashes would mean nothing between these two; "" if they mean the same patient."""
     if a.shards.fingerprint == b.shards.fingerprint:
         return ""
     if any(each.card and each.card.access == "generated" for each in (a, b)):
@@ -245,5 +246,5 @@ def _unproven(
 
 
 def make_strict(finding: AuditFinding) -> AuditFinding:
-    """A warning as an error."""
+    """The finding, with a warning turned into an error."""
     return replace(finding, severity="error") if finding.severity == "warning" else finding

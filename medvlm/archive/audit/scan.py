@@ -1,4 +1,4 @@
-"""One pass over shards: what an audit remembers of each sample, in columns, and what it counts."""
+"""One pass over shards: what an audit keeps of each sample, in columns, and what it counts."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ from medvlm.tasks._words import words
 Progress = Callable[[str], None]
 
 SPECIFIC_WORDS = 8
-"""A shorter question is asked everywhere (`Is there a pneumothorax?`) and proves nothing."""
+"""Shorter questions occur in any data set (`Is there a pneumothorax?`), so sharing one proves nothing."""
 _MOST_TEMPLATES, _MOST_ANSWERS = 1000, 1000
-"""Counted per split; what comes after is left out, so that a million questions of a million kinds stay countable."""
+"""Counted per split; later ones are not counted, so that a million questions of a million kinds do not fill the
+memory."""
 
 
 @dataclass(frozen=True)
 class AuditSet:
-    """A data set to be audited, or a benchmark. salt: tells with which salt its patients were hashed, without telling
-    the salt; "" where that is not known. card: None where the shards have none."""
+    """A data set to be audited, or a benchmark. salt: identifies the salt its patients were hashed with, without
+    revealing it; "" if unknown. card: None if the shards have none."""
 
     name: str
     shards: ShardSet
@@ -48,9 +49,9 @@ class AuditSet:
 
 @dataclass
 class Counts:
-    """Of one split. words: of `question`, `answer` and `report`, how many texts have how many words. labels: template
-    -> answer -> how often, for questions whose answer is a choice, a count or a number of boxes: free text is not
-    kept."""
+    """Counts of one split. words: for `question`, `answer` and `report`, number of words -> number of texts. labels:
+    template -> answer -> how often, for questions whose answer is a choice, a count or a number of boxes. Free text is
+    not kept."""
 
     samples: int = 0
     without_patient: int = 0
@@ -64,10 +65,11 @@ class Counts:
 
 
 class ScannedSplit:
-    """Of one split: 46 bytes an image and 8 a sample with a patient. Blank images are counted, not kept.
+    """What was read from one split: 46 bytes per image and 8 per sample with a patient. Blank images are counted, not
+    kept.
 
-    row: which sample of the split an image belongs to. texts: how often each specific question is asked, where that was
-    wanted."""
+    _row: the sample of the split that each image belongs to. texts: hash of a specific question -> how often it is
+    asked, as far as scan() was asked to count them."""
 
     def __init__(self, source: AuditSet, split: str) -> None:
         self.source, self.split, self.counts = source, split, Counts()
@@ -87,11 +89,11 @@ class ScannedSplit:
 
     @property
     def patients(self) -> np.ndarray:
-        """The distinct ones, sorted."""
+        """Hashes of the distinct patients, sorted."""
         return np.unique(np.frombuffer(self._patient, np.uint64))
 
     def key(self, image: int) -> str:
-        """Of the sample that an image belongs to."""
+        """Key of the sample that an image belongs to."""
         return self.source.shards.entry(self.split, self._row[image]).key
 
     def add(self, row: int, sample: Sample, looks: list[PictureHash]) -> None:
@@ -115,9 +117,9 @@ class ScannedSplit:
 
 
 def open_set(where: Path | str, cards: dict[str, Card], splits: tuple[str, ...] = ()) -> AuditSet:
-    """Shards with their card: one of `cards` that has its name, else the copy beside the shards. splits: "" = all.
+    """Shards with their card: the one in `cards` with their name, else the copy next to the shards. splits: () = all.
 
-    Raises DataError for shards that cannot be read and for a split that they do not have.
+    Raises DataError for shards that cannot be read and for a split that does not exist.
     """
     shards = open_shards(where)
     folder = Path(where) if Path(where).is_dir() else Path(where).parent
@@ -130,7 +132,7 @@ def open_set(where: Path | str, cards: dict[str, Card], splits: tuple[str, ...] 
 
 
 def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | None = None) -> list[ScannedSplit]:
-    """Reads every sample of the wanted splits once. texts: which specific questions are counted; None: all of them.
+    """Reads every sample of the source's splits once. texts: which specific questions are counted; None: all of them.
 
     Raises DataError for a damaged sample: an audit that leaves samples out proves nothing.
     """
@@ -153,7 +155,7 @@ def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | No
 
 
 def _hash_samples(shards: ShardSet, split: str) -> Iterator[tuple[Sample, list[PictureHash]]]:
-    """In order, decoded by as many threads as there are cores: decoding and hashing release the interpreter."""
+    """In order. Uses one thread per core: decoding and hashing release the GIL."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
         waiting: deque[Future[tuple[Sample, list[PictureHash]]]] = deque()
@@ -200,13 +202,13 @@ def _count(question: Question, counts: Counts) -> None:
 
 
 def _specific(sample: Sample) -> set[int]:
-    """Hashes of the sample's questions that are long enough to be recognised."""
+    """Hashes of the sample's questions that are long enough to be specific."""
     found = (words(question.text) for question in sample.questions if question.text.count(" ") >= SPECIFIC_WORDS - 1)
     return {_hash64(" ".join(each)) for each in found if len(each) >= SPECIFIC_WORDS}
 
 
 def _salt_of(folder: Path, card: Card | None) -> str:
-    """The receipt's, where packing wrote one for a salt from a file; else of the salt that stands in the card."""
+    """The salt_id of the receipt if the salt came from a file; else a hash of the salt in the card."""
     receipt = json.loads((folder / RECEIPT).read_text()) if (folder / RECEIPT).is_file() else {}
     if receipt.get("salt_id"):
         return str(receipt["salt_id"])

@@ -1,4 +1,4 @@
-"""What the licences and access terms of several data sets allow together, and where they leave doubts."""
+"""What the licences and access terms of several data sets allow in combination, and what remains in doubt."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _PHI = ("synthetic", "none", "deidentified", "unknown")
 def terms(
     sets: Iterable[AuditSet], more: Iterable[Card] = ()
 ) -> tuple[dict[str, Any], list[tuple[tuple[str, ...], str]]]:
-    """The strictest of each, and doubts in sentences with the names of the data sets they are about. more: cards
-    without shards."""
+    """The strictest of each term, and doubts: (names of the data sets concerned, sentence). more: cards without
+    shards."""
     cards = {each.name: each.card for each in sets} | {card.name: card for card in more}
     known = [card for card in cards.values() if card]
     doubts: list[tuple[tuple[str, ...], str]] = []

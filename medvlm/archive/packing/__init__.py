@@ -1,1 +1,1 @@
-"""From raw samples to shards, with limits, journal and resume."""
+"""Packs raw samples into shards, with limits on memory and time, and a journal to resume from."""

@@ -1,5 +1,4 @@
-"""Names without meaning and splits without leaks: both come from a keyed hash, so they need no table and never
-change."""
+"""Keyed hashes: they replace names, and assign each patient to one split. They need no table and never change."""
 
 from __future__ import annotations
 
@@ -15,13 +14,13 @@ from medvlm.core.card import Card, Splits
 from medvlm.core.errors import DataError
 
 MIN_SALT = 16
-"""Characters."""
+"""Fewest characters of a salt."""
 
 
 def hash_name(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
-    """16 hex digits (64 bits: 10 M names collide with a chance of 3e-6). The same patient has the same hash in every
-    data set of one salt, which is how shared patients can be found. Whoever knows the salt can try out all numbers that
-    a hospital may give, so it protects nobody unless it is secret."""
+    """16 hex digits (64 bits: 10 M names collide with a chance of 3e-6). The same patient has the same hash in all
+    data sets with the same salt, so shared patients can be found. Anyone who knows the salt can try all patient numbers
+    of a hospital, so the salt protects patients only if it is secret."""
     secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
     return hashlib.blake2b(
         text.encode("utf-8", "surrogatepass"), digest_size=8, key=secret, person=use.encode()
@@ -29,22 +28,21 @@ def hash_name(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> s
 
 
 def read_salt(path: Path) -> str:
-    """The salt of a file, without the blanks around it. Raises DataError for a file that is not there, and for a salt
-    that could be guessed."""
-    make = "make one with `openssl rand -hex 32`, and keep it where only those can read it who may know the patients"
+    """The salt in a file, stripped. Raises DataError if the file cannot be read or the salt is too short."""
+    make = "make one with `openssl rand -hex 32`, and keep it where only people who may know the patients can read it"
     try:
         salt = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as reason:
         raise DataError(f"{path}: this salt file cannot be read ({type(reason).__name__}); {make}") from None
     if len(salt) < MIN_SALT:
         raise DataError(
-            f"{path}: a salt of {len(salt)} characters can be guessed; expected {MIN_SALT} at least: {make}"
+            f"{path}: a salt of {len(salt)} characters can be guessed; expected at least {MIN_SALT}: {make}"
         )
     return salt
 
 
 def require_secret(card: Card) -> None:
-    """Raises DataError for data that not everybody may have, without a secret salt."""
+    """Raises DataError for data of restricted access without a secret salt."""
     if card.access in ("registration", "credentialed") and not card.salt_id:
         raise DataError(
             f"{card.name}: its access is {card.access}, so its patients and files must be hashed with a salt that is"
@@ -54,9 +52,9 @@ def require_secret(card: Card) -> None:
 
 
 def split_of(group: str, splits: Splits) -> str:
-    """The split of all samples of one group (a patient, an image), whatever else is in the archive.
+    """The split of all samples of one group (a patient, an image). Does not depend on the rest of the archive.
 
-    Sizes are therefore those of a random draw: of 70 patients, a split of 0.1 gets 7 give or take 2.5.
+    Split sizes are therefore random: of 70 patients, a split of 0.1 gets 7 with a standard deviation of 2.5.
     """
     position = int(hash_name(group, splits.salt, "deal"), 16) / 2**64
     if splits.folds:
@@ -67,8 +65,8 @@ def split_of(group: str, splits: Splits) -> str:
 
 
 class Share(NamedTuple):
-    """What is remembered of a sample that went into a split. images: the hash of each medium's bytes. bytes: of its
-    media and text. left_out: reason -> how much of it was left out."""
+    """What is kept of a sample that was written to a split. images: the hash of each medium's bytes. bytes: total of
+    its media and text. left_out: reason -> how many of its parts were left out."""
 
     key: str
     split: str
@@ -81,7 +79,8 @@ class Share(NamedTuple):
 
 @dataclass
 class Dealt:
-    """What went where so far. images, patients: hash -> split. left_out: of the samples, by reason."""
+    """What has been assigned to which split so far. images, patients: hash -> split. left_out: parts of samples, by
+    reason."""
 
     samples: Counter[str] = field(default_factory=Counter)
     questions: Counter[str] = field(default_factory=Counter)
@@ -91,7 +90,7 @@ class Dealt:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def check(self, share: Share) -> None:
-        """Raises DataError for a sample whose key, patient or image is already elsewhere."""
+        """Raises DataError for a sample whose key exists already, or whose patient or image is in another split."""
         if share.key in self.keys:
             raise DataError("there is a sample of the same key already")
         if self.patients.get(share.patient, share.split) != share.split:

@@ -1,7 +1,7 @@
-"""A pool of processes that decode, seen from the packer: samples go in, outcomes come out in the same order.
+"""The packer's pool of decoder processes: samples go in, outcomes come out in the same order.
 
-Whatever a sample does to the process that decodes it, it gets one outcome: the process is ended at the limit of time,
-ends by itself at the limit of memory, and is replaced whenever it is gone.
+Every sample gets exactly one outcome, whatever it does to its decoder. A decoder is killed at the time limit, exits at
+the memory limit, and is replaced whenever it is gone.
 """
 
 from __future__ import annotations
@@ -33,34 +33,35 @@ Item = RawSample | Deferred | BadSample
 Outcome = Stored | DataError
 
 MAX_HELD_BYTES = 256 << 20
-"""No sample is handed out while so much waits for an earlier one; each that is under way then may come on top."""
+"""No sample is handed out while this many decoded bytes wait for an earlier sample; samples already in progress may
+exceed it."""
 HELD_PER_DECODER = 32
-"""Samples that are under way or wait for an earlier one."""
+"""Limit on samples that are in progress or wait for an earlier one."""
 AHEAD_BYTES = 16 << 10
-"""A message of at most so many is sent to a decoder that is still at work, so that it need not wait for the next: it
-fits into what the system holds for a process that does not read yet. Larger ones go to an idle decoder, which reads:
-otherwise both might wait for the other to read."""
+"""A message up to this size is sent ahead to a busy decoder, so that it need not wait for its next sample: it fits into
+the socket buffer. Larger messages go only to an idle decoder, which is reading; otherwise packer and decoder could each
+block until the other reads."""
 START_SECONDS = 120
 STALL_SECONDS = 60
-"""For the rest of an answer that has begun."""
+"""Longest pause within an answer that has begun."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one decoder. memory_bytes: its address space. seconds: for one sample."""
+    """Limits of one decoder. memory_bytes: address space. seconds: time per sample."""
 
     memory_bytes: int = 2 << 30
     seconds: int = 60
 
 
 def num_decoders() -> int:
-    """As many as there are processors for this process; one packer cannot feed more than 32."""
+    """The number of CPUs available to this process, at most 32: one packer cannot feed more."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 32)
 
 
 @dataclass(eq=False)
 class _Job:
-    """message: the item as it is sent; empty where there is nothing to decode."""
+    """message: the pickled item; empty if there is nothing to decode."""
 
     item: Item
     message: bytes
@@ -70,7 +71,7 @@ class _Job:
 
 
 class Decoders:
-    """`with Decoders(card, 2, Limits()) as decoders`: the processes live within the block."""
+    """`with Decoders(card, 2, Limits()) as decoders`: the processes live as long as the block."""
 
     def __init__(self, card: Card, num: int, limits: Limits) -> None:
         self._card, self._limits = card, limits
@@ -87,12 +88,11 @@ class Decoders:
             decoder.end()
 
     def outcomes(self, items: Iterable[Item]) -> Iterator[tuple[Item, Outcome]]:
-        """In the order of the items, which are taken as they are needed. Raises RuntimeError where decoders cannot be
-        started."""
+        """In the order of the items, which are read lazily. Raises RuntimeError if decoders cannot be started."""
         order: deque[_Job] = deque()
         coming: Iterator[Item] | None = iter(items)
         while coming or order:
-            for num_jobs in (0, 1):  # first those that have nothing to do
+            for num_jobs in (0, 1):  # idle decoders first, then those that work on one job
                 for decoder in self._decoders:
                     while coming and not self._queue and decoder.has(num_jobs) and self._has_room(order):
                         coming = self._take(coming, order)
@@ -125,7 +125,7 @@ class Decoders:
         return items
 
     def _collect(self) -> None:
-        """Waits until a decoder has something to say, or has had its time."""
+        """Waits until a decoder answers or exceeds its time limit."""
         ends_at = min(decoder.ends_at for decoder in self._decoders)
         waiting = select.poll()
         for decoder in self._decoders:
@@ -147,12 +147,11 @@ class Decoders:
         exit_code = decoder.end(patience=2 if gone == _DIED else 0)
         self._decoders[place] = _Decoder(self._card, self._limits)
         job = None if gone == _SPENT or not decoder.jobs else decoder.jobs.popleft()
-        self._queue.extendleft(reversed(decoder.jobs))  # it had not begun with these
+        self._queue.extendleft(reversed(decoder.jobs))  # it had not started these
         if job is None:
             return
-        if (
-            exit_code == -signal.SIGKILL and gone == _DIED and job.tries == 1
-        ):  # perhaps the system was out of memory for others: once more
+        if exit_code == -signal.SIGKILL and gone == _DIED and job.tries == 1:
+            # The out-of-memory killer may have hit it because of another process: try once more.
             job.tries += 1
             self._queue.appendleft(job)
         elif gone == _SLOW or exit_code == -signal.SIGALRM:
@@ -168,19 +167,19 @@ class Decoders:
 
 ENVIRONMENT = {
     "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-    # glibc would give the memory of every image back to the system and fetch it anew, page by page: half of the time
-    # of a JPEG of 640 x 480. Blocks up to 32 MiB (its maximum) now come from a heap of which 256 MiB stay.
+    # By default glibc returns the memory of every image to the system and faults it in again page by page, which
+    # takes half of the time of a 640 x 480 JPEG. With this, blocks up to 32 MiB (its maximum) come from a heap that
+    # keeps 256 MiB.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }  # fmt: skip
-"""Of a process that decodes."""
+"""Environment variables of a decoder process."""
 _DIED, _SPENT, _SLOW = "died", "spent", "slow"
 """Why a decoder has to be replaced."""
 _LONG_SECONDS = 86400.0
 
 
 class _Decoder:
-    """One process. jobs: what it works on, and what it was sent to go on with. ends_at: when its time for the first is
-    over."""
+    """One process. jobs: the job it works on, then those it was sent ahead. ends_at: deadline of the first job."""
 
     def __init__(self, card: Card, limits: Limits) -> None:
         self._limits = limits
@@ -188,8 +187,7 @@ class _Decoder:
         self.is_starting, self.ends_at = True, time.monotonic() + START_SECONDS
         self.connection, theirs = socket.socketpair()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
-        # Not multiprocessing's own start: it would import the main program, and with it perhaps torch, in every
-        # process.
+        # Not multiprocessing: its spawn imports the main program, and with it perhaps torch, in every process.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
         command = [
@@ -214,11 +212,11 @@ class _Decoder:
         self._send(job.message)
 
     def _send(self, message: bytes) -> None:
-        with suppress(OSError):  # it has died: take() will see that
+        with suppress(OSError):  # it has died: take() will notice
             send(self.connection, message)
 
     def take(self) -> str:
-        """Its answer goes to the job; "" where the process can go on."""
+        """Reads an answer into its job. Returns why the decoder must be replaced; "" if it can continue."""
         try:
             answer = read_answer(self.connection, self._limits.memory_bytes)
         except (EOFError, OSError, ValueError, KeyError, TypeError):
@@ -237,7 +235,7 @@ class _Decoder:
         return _SPENT if isinstance(answer, dict) and "spent" in answer else ""
 
     def end(self, patience: float = 0) -> int:
-        """Its exit code. patience: seconds in which it may come to its end by itself."""
+        """Ends the process and returns its exit code. patience: seconds it gets to exit by itself."""
         self.connection.close()
         try:
             return self._process.wait(patience)

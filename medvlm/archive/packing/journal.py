@@ -1,7 +1,7 @@
-"""What packing has decided so far, sample by sample, so that a killed one goes on where it was.
+"""A log of what packing has decided so far, sample by sample, so that packing resumes after an interruption.
 
-A line a sample, in the order of reading; now and then a line that says how far the shards are safely on the disk. Lines
-after the last such line are forgotten: what they speak of is decoded again.
+One line per sample, in reading order. From time to time a commit line records how much of the shards is safely on disk.
+Lines after the last commit are dropped, and their samples are decoded again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medvlm.io.shards import WritePosition
 
 
 class Bad(NamedTuple):
-    """A sample that is not packed: a line of the quarantine file."""
+    """A sample that was not packed: a line of the quarantine file."""
 
     key: str
     where: str
@@ -26,9 +26,10 @@ class Bad(NamedTuple):
 
 
 class Journal:
-    """begun: what must be the same for going on. places: of each split's writer, at the last commit.
+    """begun: the conditions under which packing began; resuming needs the same. places: position of each split's writer
+    at the last commit.
 
-    A file that is damaged, or was begun with something else, is begun anew, and `places` is empty.
+    A file that is damaged, or was begun under other conditions, is started again, and `places` is empty.
     """
 
     def __init__(self, path: Path, begun: dict[str, Any]) -> None:
@@ -57,7 +58,7 @@ class Journal:
         self._add({"share" if isinstance(decided, Share) else "bad": decided})
 
     def commit(self, places: dict[str, WritePosition]) -> None:
-        """places: what the writers' sync() gave, just now."""
+        """places: what each writer's sync() has just returned."""
         self._add({"places": places, "crc32": self._crc})
         self._file.flush()
         os.fsync(self._file.fileno())

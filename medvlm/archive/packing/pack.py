@@ -1,9 +1,8 @@
-"""From an archive to shards, once: read, check, strip, name by hash, deal into splits, write.
+"""Packs an archive into shards: reads, checks, strips metadata, replaces names by hashes, assigns splits, writes.
 
-Samples are decoded in processes of their own and written in the order of reading, so the same archive and the same card
-give the same bytes, with any number of processes and however often packing was killed: it goes on where it was. The
-folder appears under its name when it is whole. Names, patient ids and whatever cameras and viewers wrote into image
-files stay behind.
+Samples are decoded in separate processes and written in reading order. The same archive and card give the same bytes,
+with any number of processes and any number of interruptions: packing resumes. The folder appears under its name once
+it is complete. Names, patient ids, and metadata that devices and viewers wrote into image files are not stored.
 """
 
 from __future__ import annotations
@@ -36,24 +35,23 @@ from medvlm.io.shard_index import INDEX, index_path, read_index
 from medvlm.io.shards import RECEIPT
 
 FORM = 1
-"""Counts up when the same archive and card give other shards than before."""
+"""Increased when the same archive and card give other shards than before."""
 JOURNAL = 2
-"""Counts up when what a journal holds of a sample changes: an older one is not gone on from."""
+"""Increased when the journal's format changes; packing does not resume from an older journal."""
 LIMITS = Limits()
 COMMIT_SECONDS = 10.0
-"""How much work a kill costs at most; each commit waits for the disk."""
+"""The most work that is lost when packing is killed. Each commit waits for the disk."""
 SHARD_BYTES = 256 << 20
 QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass(frozen=True)
 class PackReceipt:
-    """What packing made: `packed.json`. Nothing in it depends on when and where.
+    """What packing produced: `packed.json`. Does not depend on time or place.
 
-    card_hash: of what decides the shards (see card_hash()). samples, questions, patients: by split. bytes: of all
-    tars. quarantined: samples that could not be used (`quarantine.jsonl`). left_out: by reason, as the card asks.
-    shards: tar -> its sha256. salt_id: tells with which secret salt patients and keys were hashed; "": with that of the
-    card."""
+    card_hash: see card_hash(). samples, questions, patients: counts by split. bytes: of all tars. quarantined: samples
+    that could not be used (`quarantine.jsonl`). left_out: what the card leaves out, by reason. shards: tar -> its
+    sha256. salt_id: identifies the secret salt that patients and keys were hashed with; "": the salt in the card."""
 
     card: str
     card_hash: str
@@ -73,14 +71,14 @@ def pack(
     card: Card, root: Path | None, out: Path | str, *, progress: Progress | None = None, max_bad: float = 0.01,
     workers: int | None = None, limits: Limits = LIMITS,
 ) -> PackReceipt:  # fmt: skip
-    """Packs into the folder `out`, or a place that fsspec reaches (`s3://bucket/name`); where that is done already, its
-    receipt.
+    """Packs into the folder `out`, or a URL that fsspec can open (`s3://bucket/name`). If that is done already, returns
+    its receipt.
 
-    root: the folder of the archive; None for generated data. progress: gets a line about once a second.
-    max_bad: share of the samples that may be bad; above it nothing is published. workers: processes that decode; by
-    default one for each processor. limits: what one sample may take.
-    Raises DataError for an archive or a card that is wrong, for `out` that holds something else, and when another
-    process is packing there.
+    root: the folder of the archive; None for generated data. progress: called with a line about once a second.
+    max_bad: fraction of the samples that may be bad; above it nothing is published. workers: number of decoder
+    processes; one per CPU by default. limits: of one decoder.
+    Raises DataError for a wrong archive or card, if `out` holds something else, and if another process is packing
+    there.
     """
     if workers is not None and workers < 1:
         raise DataError(f"workers is {workers}; expected at least 1 process that decodes")
@@ -98,8 +96,7 @@ def pack_once(
     max_bad: float = 0.01,
     workers: int | None = None,
 ) -> PackReceipt:
-    """As pack(), for several processes that need the same shards: one packs, the others wait for it and get the same
-    receipt."""
+    """Like pack(), for several processes that need the same shards: one packs, the others wait and get its receipt."""
     target = target_of(out)
     if (out / RECEIPT).is_file():  # no lock then: the folder may be read-only
         return _read_finished(card, target)
@@ -108,10 +105,10 @@ def pack_once(
 
 
 def card_hash(card: Card) -> str:
-    """Over what decides the shards: name, media, reader, splits, what people checked, the secret of its names by its
-    id. A corrected citation or licence does not pack anew.
+    """A hash of everything in the card that determines the shards: name, media, reader, splits, phi.checked and the id
+    of the secret salt. Correcting a citation or licence does not require packing again.
 
-    Settings at their default are left out, so that a later version with more settings finds its shards again.
+    Settings at their default are not hashed, so that a later version with more settings still accepts the shards.
     """
     reader, splits = (
         part.model_dump(mode="json", by_alias=True, exclude_defaults=True) for part in (card.reader, card.splits)
@@ -129,7 +126,7 @@ def card_hash(card: Card) -> str:
 
 
 def read_receipt(where: Path | str) -> PackReceipt:
-    """Of a folder or URL. Raises DataError where packing did not finish."""
+    """The receipt of a folder or URL. Raises DataError if packing did not finish."""
     receipt = target_of(where).receipt()
     if receipt is None:
         raise DataError(f"{where}/{RECEIPT}: no receipt of packing; delete all that is there and pack again")
@@ -157,7 +154,7 @@ def _read_finished(card: Card, target: PackTarget) -> PackReceipt:
 
 @contextmanager
 def _lock(target: PackTarget, wait: bool) -> Iterator[None]:
-    """The lock file stays: taking it away would let two processes hold two files of the same name."""
+    """Never removes the lock file: otherwise two processes could hold locks on two files of the same name."""
     try:
         target.beside.mkdir(parents=True, exist_ok=True)
         lock = (target.beside / f".{target.name}.lock").open("w")
@@ -180,7 +177,7 @@ def _pack(
     workers: int | None,
     limits: Limits,
 ) -> PackReceipt:
-    """Under the lock."""
+    """Packs; the caller holds the lock."""
     if target.receipt() is not None:
         receipt = _read_finished(card, target)
         target.forget()
@@ -194,7 +191,7 @@ def _pack(
             receipt = fill()
         except Changed as reason:
             if progress:
-                progress(f"packing {card.name}: {reason}; it begins anew")
+                progress(f"packing {card.name}: {reason}; starting again")
             target.forget()
             target.begin()
             receipt = fill()
@@ -243,7 +240,7 @@ def _fill(
     workers: int,
     limits: Limits,
 ) -> PackReceipt:
-    """Fills the work folder of the target, from where it was. Raises Changed where going on is not possible."""
+    """Fills the work folder of the target, resuming where possible. Raises Changed if it cannot resume."""
     reader = component("archive.readers", card.reader.kind)
     watch = PackProgress(card.name, reader.count(card.reader, root) if hasattr(reader, "count") else 0, progress)
     begun = {

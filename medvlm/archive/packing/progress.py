@@ -1,4 +1,4 @@
-"""How far packing is: one line a second, with rate and time left."""
+"""Progress of packing: one line a second, with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class PackProgress:
         self._done = self._bad = self._bytes = self._before = 0
 
     def resume(self, done: int, bad: int) -> None:
-        """What an earlier process did: it counts, but not for the rate."""
+        """Counts what an earlier process did; it does not enter the rate."""
         self._done, self._bad, self._before = done, bad, done
         if done and self._progress:
             self._progress(f"packing {self._name}: goes on after {done}")
 
     def show(self, num_bytes: int, bad: int) -> None:
-        """After each sample."""
+        """Call after each sample."""
         now = time.monotonic()
-        if not self._start:  # the first sample also pays for the start of the decoders
+        if not self._start:  # starts at the first sample, so the start of the decoders is not in the rate
             self._start = self._shown = now
         self._done, self._bad, self._bytes = self._done + 1, self._bad + bad, self._bytes + num_bytes
         if self._progress is None or (now - self._shown < 1 and self._done != self._expected):

@@ -1,4 +1,4 @@
-"""The shards that are being written and the journal that says what is in them, kept together."""
+"""The state of packing: the shards being written and the journal of their contents, kept consistent."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from medvlm.io.shards import ShardWriter
 
 
 class Changed(Exception):
-    """What an earlier process left cannot be gone on from."""
+    """Raised when packing cannot resume from what an earlier process left."""
 
 
 class PackState:
-    """dealt: what went where. bad: how many samples could not be used, by reason.
+    """dealt: what was assigned to which split. bad: how many samples could not be used, by reason.
 
-    begun: what must be as it was when packing began. Raises Changed where the shards are not those that the journal
-    speaks of."""
+    begun: the conditions under which packing began (see Journal). Raises Changed if the shards are not those of the
+    journal."""
 
     def __init__(self, card: Card, target: PackTarget, begun: dict[str, Any], shard_bytes: int) -> None:
         self.dealt, self.bad = Dealt(), Counter[str]()
@@ -57,8 +57,8 @@ class PackState:
         self._journal.close()
 
     def go_on(self, items: Iterator[Item]) -> tuple[int, int]:
-        """Passes over the items that were decided before; how many, and how many of them are bad. Raises Changed where
-        the archive gives others."""
+        """Skips the items that were decided before. Returns how many, and how many of them are bad. Raises Changed if
+        the archive yields other items."""
         past = self._journal.past()
         for decided in past:
             item = next(items, None)
@@ -68,7 +68,7 @@ class PackState:
         return self.dealt.samples.total() + self.bad.total(), self.bad.total()
 
     def take(self, item: Item, outcome: Outcome) -> tuple[int, int]:
-        """Writes a sample, or notes why not; the bytes written, and 1 for a bad one."""
+        """Writes a sample, or records why it cannot be used. Returns the bytes written, and 1 for a bad sample."""
         decided = self._decide(item, outcome)
         if isinstance(decided, Share):
             assert isinstance(outcome, Stored)
@@ -78,15 +78,15 @@ class PackState:
         return (decided.bytes, 0) if isinstance(decided, Share) else (0, 1)
 
     def commit(self) -> None:
-        """From here on, another process can go on."""
+        """Makes everything so far durable: another process can resume from here."""
         self._journal.commit({split: writer.sync() for split, writer in sorted(self._writers.items())})
 
     def full(self) -> list[Path]:
-        """The parts to which nothing is added."""
+        """The parts that are complete."""
         return [part for writer in self._writers.values() for part in writer.list_full_parts()]
 
     def finish(self) -> None:
-        """The shards get their names."""
+        """Closes the shards and gives them their final names."""
         for writer in self._writers.values():
             writer.close()
 
@@ -131,8 +131,8 @@ class PackState:
         return self._writers[split]
 
     def _resume_writers(self) -> dict[str, ShardWriter]:
-        """Writers that stand where the last commit was; what came after it is removed."""
-        for tar in self._folder.glob("*.tar"):  # killed when it was about to publish
+        """Writers positioned at the last commit; anything written after it is removed."""
+        for tar in self._folder.glob("*.tar"):  # left when packing was killed just before publishing
             tar.rename(tar.with_name(f"{tar.name}.part"))
         places, kept = self._journal.places, set[Path]()
         for split, (number, *_) in places.items():

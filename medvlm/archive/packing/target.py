@@ -1,6 +1,7 @@
-"""Where shards go: a folder, which appears when it is whole, or a place that fsspec reaches (s3://, gs://, memory://).
+"""Where shards go: a folder, which appears once it is complete, or a URL that fsspec can open (s3://, gs://,
+memory://).
 
-Both are filled in a work folder, `.NAME.packing`, beside the folder or, for a remote place, in the current one.
+Both are filled in a work folder, `.NAME.packing`, next to the folder or, for a URL, in the current directory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from medvlm.io.places import open_filesystem
 from medvlm.io.shards import RECEIPT
 
 UNFINISHED = "packing.tar.part"
-"""An empty object that is at a remote place until all shards are: there nothing is renamed as a whole."""
+"""An empty object that marks an incomplete remote target until all shards are there: object stores cannot rename a
+folder."""
 
 
 def target_of(out: Path | str) -> PackTarget:
@@ -25,8 +27,8 @@ def target_of(out: Path | str) -> PackTarget:
 
 
 class PackTarget:
-    """A folder. beside: where work folder, journal and lock lie. name: as it is in their names. takes_parts: whether
-    keep() moves them away."""
+    """A folder. beside: the folder of work folder, journal and lock. name: its name in theirs. takes_parts: whether
+    keep() moves parts away."""
 
     takes_parts = False
 
@@ -41,35 +43,35 @@ class PackTarget:
         self.work, self.journal = self.beside / f".{self.name}.packing", self.beside / f".{self.name}.journal"
 
     def receipt(self) -> bytes | None:
-        """None where packing is not finished."""
+        """None if packing is not finished."""
         path = self._folder / RECEIPT
         return path.read_bytes() if path.is_file() else None
 
     def begin(self) -> None:
-        """Raises DataError where there is something else already."""
+        """Raises DataError if the target holds something else already."""
         if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
             raise DataError(f"{self}: holds something that is not a finished pack; choose another folder or delete it")
         self.work.mkdir(exist_ok=True)
 
     def keep(self, parts: Iterable[Path]) -> None:
-        """Full parts may leave the work folder now, but for their indexes."""
+        """Complete parts may leave the work folder now; their indexes stay."""
 
     def publish(self) -> None:
-        """The work folder is complete, and what it holds appears. Every step before the last may be done again."""
+        """Publishes the complete work folder. Every step but the last may be repeated."""
         sync_folder(self.work)
         self.work.replace(self._folder)
         sync_folder(self.beside)
         self.journal.unlink()
 
     def forget(self) -> None:
-        """Removes what is needed to go on."""
+        """Removes the work folder and the journal: packing can no longer resume."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.journal.unlink(missing_ok=True)
 
 
 class RemotePackTarget(PackTarget):
-    """A place of fsspec. Shards go there as soon as they are full, the receipt last. Locked against processes of the
-    same folder only."""
+    """A URL. Shards are uploaded as soon as they are complete, the receipt last. The lock only excludes processes
+    started in the same directory."""
 
     takes_parts = True
 

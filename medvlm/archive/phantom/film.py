@@ -1,7 +1,7 @@
-"""A schematic chest film: two dark lungs, ribs, spine, heart, diaphragm, noise, and what was found.
+"""Draws a schematic chest radiograph: two dark lungs, ribs, spine, heart, diaphragm, noise, and a finding.
 
-Lengths are mm. The thorax has its own axes, shifted and tilted a little on the film: x to the right of the image
-(the patient's left), y down, origin between the lungs. Grey levels are 0..255 until the exposure.
+Lengths are in mm. The thorax has its own axes, slightly shifted and tilted: x to the right of the image (the patient's
+left), y down, origin between the lungs. Grey levels are 0..255 until the exposure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from medvlm.core.sample import Box
 
 FILM_MM = 320.0
 EDGE_MM = 3.0
-"""Width over which an outline fades, so that nothing is drawn finer than a pixel of a 128 px film (2.5 mm)."""
+"""Width over which an outline fades, so that nothing is finer than a pixel of a 128 px image (2.5 mm)."""
 CLIP_MM = (14.0, 9.0)
-"""Length and width of a clip: two pixels by one when the film is seen at 64 x 64."""
+"""Length and width of a clip: two pixels by one at 64 x 64."""
 CLIP_GAP_MM = 26.0
 """Smallest distance between the centres of two clips."""
 AIR, LUNG, TISSUE, HEART, MEDIASTINUM, CLIP = 12.0, 40.0, 72.0, 80.0, 88.0, 255.0
@@ -29,7 +29,7 @@ Grey = np.ndarray
 
 @dataclass(frozen=True)
 class Film:
-    """pixels: uint8 or uint16 [H, W]. Boxes are those of what was drawn, in these pixels."""
+    """pixels: uint8 or uint16 [H, W]. Boxes: of the finding and the clips as drawn, in these pixels."""
 
     pixels: np.ndarray
     finding_box: Box | None
@@ -77,8 +77,8 @@ def draw_thorax(rng: np.random.Generator) -> Thorax:
 
 
 def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int, film_px: int, bits: int) -> Film:
-    """A film of film_px x film_px pixels over FILM_MM x FILM_MM; a finding lies within its zone, clips in the lungs
-    beside it."""
+    """A radiograph of film_px x film_px pixels over FILM_MM x FILM_MM. The finding is within its zone; clips are in the
+    lungs, outside the finding."""
     thorax = draw_thorax(rng)
     x, y = thorax.axes(film_px)
     grey = draw_chest(rng, thorax, x, y)
@@ -87,7 +87,7 @@ def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int,
     if finding is not None:
         at = place_finding(rng, thorax, finding)
         added, mask = SHAPES[finding.kind](rng, x - np.float32(at[0]), y - np.float32(at[1]), finding.size_mm)
-        # Less is added where the film is bright already, as over the heart, so that nothing saturates but clips.
+        # Adds less where the image is already bright, as over the heart, so that only clips saturate.
         grey += added * ((255 - grey) / (255 - LUNG))
         finding_box = box_of(mask)
         taken.append((*at, finding.size_mm / 2 + 18))
@@ -111,7 +111,7 @@ def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int,
 
 
 def place_finding(rng: np.random.Generator, thorax: Thorax, finding: Finding) -> tuple[float, float]:
-    """Centre (x, y) such that the whole finding lies in its zone; a large one nearly fills it."""
+    """Centre (x, y) such that the whole finding is in its zone; a large one nearly fills it."""
     top, bottom = thorax.zone_y(finding.zone)
     free_y = max((bottom - top - finding.size_mm) / 2, 0.0)
     free_x = max(0.9 * thorax.half_x - finding.size_mm / 2, 4.0)
@@ -147,7 +147,7 @@ def draw_chest(rng: np.random.Generator, thorax: Thorax, x: Grey, y: Grey) -> Gr
     body = soft(
         round_corner(shoulder, thorax.lung_x + thorax.half_x + rng.uniform(16, 24) + 0.05 * y - aside, radius=45), 6
     )
-    # A lung narrows towards its apex and ends on the dome of the diaphragm, which leaves a sharp angle at the wall.
+    # A lung narrows towards its apex and ends at the dome of the diaphragm, with a sharp angle at the chest wall.
     half_x = thorax.half_x * (0.94 + np.float32(0.11 / thorax.half_y) * y)
     outline = 1 - np.abs(across / half_x) ** 3 - np.abs(y / np.float32(thorax.half_y)) ** 3
     dome = np.float32(thorax.base + 2) + (across * np.float32(1 / 12)) ** 2 - y
@@ -215,13 +215,13 @@ def soft(inside_mm: Grey, edge_mm: float) -> Grey:
 
 
 def round_corner(first_mm: Grey, second_mm: Grey, radius: float) -> Grey:
-    """Distance inside both of two outlines, their corner rounded."""
+    """Distance inside the intersection of two outlines, with a rounded corner."""
     corner = radius - np.hypot(np.maximum(radius - first_mm, 0), np.maximum(radius - second_mm, 0))
     return np.minimum(np.minimum(first_mm, second_mm), corner)
 
 
 def box_of(mask: Grey) -> Box:
-    """Tight around the pixels that are more than half covered."""
+    """The tight box around the pixels that are more than half covered."""
     inside = mask > 0.5
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     assert rows.size, "a finding or a clip was drawn outside the film"
@@ -229,7 +229,7 @@ def box_of(mask: Grey) -> Box:
 
 
 def clouds(rng: np.random.Generator, film_px: int, cells: int) -> Grey:
-    """Smooth noise of standard deviation about 1 with `cells` bumps across the film."""
+    """Smooth noise with a standard deviation of about 1 and `cells` bumps across the image."""
     blend = _blend(film_px, cells)
     return blend @ rng.standard_normal((cells, cells), dtype=np.float32) @ blend.T
 

@@ -1,6 +1,7 @@
-"""What a phantom can show: one finding or none, and surgical clips, all drawn independently of each other.
+"""What a phantom can show: at most one finding, and surgical clips, all drawn independently of each other.
 
-`side` is the patient's, as a clinician reads a film: the patient's left lung is on the right half of the image.
+`side` is the patient's side, as a clinician reads a radiograph: the patient's left lung is in the right half of the
+image.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 KINDS = ("nodule", "cavity", "band", "consolidation")
 SIZES_MM = {"small": 28.0, "medium": 44.0, "large": 68.0}
-"""Longest extent. Far larger than in people (a clinician calls a nodule above 30 mm a mass), so that the smallest
-is still more than 5 pixels on a film of 320 mm that a small encoder sees at 64 x 64."""
+"""Longest extent. Far larger than in people (a nodule above 30 mm is called a mass), so that the smallest finding still
+has more than 5 pixels when a small encoder sees the 320 mm image at 64 x 64."""
 JITTER = 0.05
-"""Sizes vary by this share; the classes stay apart: 27-29, 42-46 and 65-71 mm."""
+"""Sizes vary by this fraction; the classes do not overlap: 27-29, 42-46 and 65-71 mm."""
 SHARE_NORMAL = 0.1
 MAX_CLIPS = 5
 
@@ -41,5 +42,5 @@ def draw_finding(rng: np.random.Generator) -> Finding | None:
 
 
 def concept_of(finding: Finding | None) -> str:
-    """Equal for equal findings: `left|upper|nodule|small`, or `normal`; 73 in all. Clips are no part of it."""
+    """The same text for the same finding: `left|upper|nodule|small`, or `normal`; 73 in all. Clips do not matter."""
     return "normal" if finding is None else f"{finding.side}|{finding.zone}|{finding.kind}|{finding.size}"

@@ -1,7 +1,7 @@
-"""What is said about a phantom: its report and its questions, in several wordings that tell nothing about the answer.
+"""The report and the questions of a phantom, in several wordings that reveal nothing about the answer.
 
-The first sentence of a report is the finding, the second the clips. Side, zone, kind, size and the number of clips
-always stand in it, in the words of the answers, so that every question can be answered from the report alone.
+The first sentence of a report is about the finding, the second about the clips. It always states side, zone, kind, size
+and number of clips in the words of the answers, so that every question can be answered from the report alone.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ ASK = {
 """Template -> wordings. `{image}` is `film` or `scan`."""
 
 ASK_PRESENT = 0.5 / (1 - SHARE_NORMAL)
-"""Share of the abnormal studies that are asked for the kind they show; else for one of the other three. A normal
-study is asked for any kind, always in vain, so (1 - SHARE_NORMAL) * ASK_PRESENT = 1/2 of the answers are yes, for each
-kind."""
+"""Fraction of the abnormal studies whose presence question names the kind they show; the others name one of the other
+three. For a normal study it names any kind, and the answer is no. So (1 - SHARE_NORMAL) * ASK_PRESENT = 1/2 of the
+answers are yes, for each kind."""
 
 
 def write_report(rng: np.random.Generator, finding: Finding | None, num_clips: int) -> str:
@@ -110,8 +110,9 @@ def ask(
     finding_box: Box | None = None,
     clip_boxes: tuple[Box, ...] = (),
 ) -> Iterator[Question]:
-    """Every question about one study, each in one wording. A normal study is asked for presence, clips and report only,
-    since `which side?` has no answer there. finding_box, clip_boxes: in stored pixels; none for a volume."""
+    """Every question about one study, each in one wording. A normal study only has the questions about presence, clips
+    and report, since `which side?` has no answer there. finding_box, clip_boxes: in stored pixels; none for a
+    volume."""
 
     def question(template: str, truth: Truth, kind: str = "") -> Question:
         return Question(_one_of(rng, ASK[template]).format(image=image, kind=kind), truth, template)

@@ -1,7 +1,7 @@
-"""A schematic chest CT in Hounsfield units: body, lungs, spine, heart, noise, and what was found.
+"""Draws a schematic chest CT in Hounsfield units: body, lungs, spine, heart, noise, and a finding.
 
-Axes: D from head to feet, H from front to back, W from the patient's right to the left, as CT is displayed (seen
-from the feet), so that the patient's left lung is on the image's right as on a film. Lengths are mm.
+Axes: D from head to feet, H from front to back, W from the patient's right to left, as CT is displayed (seen from the
+feet): the patient's left lung is on the right of the image, as in a radiograph. Lengths are in mm.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from medvlm.archive.phantom.finding import ZONES, Finding
 
 VOLUME_MM = (192.0, 320.0, 320.0)
-"""Depth, height, width of what is scanned; the lungs fill the depth."""
+"""Depth, height, width of the scanned region; the lungs fill the depth."""
 AIR, LUNG, TISSUE, BONE, METAL = -1000.0, -800.0, 40.0, 500.0, 2500.0
 CLIP_MM = (8.0, 5.0, 7.5)
 """Half extents of a clip (z, y, x): at least 2 x 2 x 3 voxels of 8 x 5 x 5 mm."""
@@ -24,7 +24,8 @@ Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 def draw_volume(
     rng: np.random.Generator, finding: Finding | None, num_clips: int, size: tuple[int, int, int]
 ) -> np.ndarray:
-    """HU, int16 [D, H, W], of VOLUME_MM. A finding lies within its zone, clips in the lungs beside it."""
+    """HU, int16 [D, H, W], over VOLUME_MM. The finding is within its zone; clips are in the lungs, outside the
+    finding."""
     z, y, x = axes = _axes(size, shift_mm=(0.0, rng.uniform(-8, 8), rng.uniform(-8, 8)))
     hu = draw_chest(rng, axes)
     taken = []
@@ -103,7 +104,7 @@ def band(rng: np.random.Generator, hu: np.ndarray, axes: Axes, size_mm: float) -
 
 
 def consolidation(rng: np.random.Generator, hu: np.ndarray, axes: Axes, size_mm: float) -> None:
-    """A mottled ball between the densities of lung and soft tissue."""
+    """A mottled ball, with densities between lung and soft tissue."""
     inside = _radius(axes) < size_mm / 2
     hu[inside] = rng.uniform(-600, -50, int(inside.sum()))
 

@@ -1,9 +1,9 @@
-"""COCO instances: one JSON file of images, categories and boxes; each image is asked to count, find and describe its
-objects.
+"""COCO instances: one JSON file of images, categories and boxes. Questions ask to count, locate and describe the
+objects of an image.
 
-Boxes are [x, y, width, height] in pixels from the upper left corner. Outlines and run-length masks are not read. An
-annotation with `iscrowd` stands for a group that nobody counted: its image is asked whether there are any of the class,
-not how many nor where.
+Boxes are [x, y, width, height] in pixels from the upper left corner. Polygons and run-length masks are not read. An
+annotation with `iscrowd` is a group of uncounted objects: its image is asked whether there are any of the class, but
+not how many or where.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ class Config(AsksAboutObjects):
     """What the card's `media` calls the images."""
     modality: str = ""
     patient: str = ""
-    """Template of the fields of an image; those of a record within it are joined by a dot, e.g.
-    {metadata.patientid}."""
+    """Template of the fields of an image; a dot reaches into a nested record, e.g. {metadata.patientid}."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """One sample an image, in the order of the file. Raises DataError for a file that is not of the format."""
+    """One sample per image, in file order. Raises DataError for a file that is not of the format."""
     assert root is not None, "COCO has a root"
     for split, name in by_split(config.file):
         found = _Instances(root / name)
@@ -66,11 +65,11 @@ def count(config: Config, root: Path | None) -> int:
 
 
 class _Instances:
-    """images: as they are listed. categories: id -> name. of_image: image's id -> its annotations. lost: how many have
-    no image or category."""
+    """images: in file order. categories: id -> name. of_image: image id -> its annotations. lost: number of annotations
+    without image or category."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DataError for a file that is not there or not of the format."""
+        """Raises DataError if the file is missing or not of the format."""
         if not path.is_file():
             raise DataError(f"{path}: there is no such file; reader.file of the card is relative to the root")
         content = document(path)
@@ -144,7 +143,7 @@ def _box(value: Any) -> Box:
 
 
 def _flat(record: dict[str, Any], within: str = "") -> dict[str, str]:
-    """Texts and numbers of a record; of records within it by `outer.inner`."""
+    """The texts and numbers of a record; those of nested records as `outer.inner`."""
     flat: dict[str, str] = {}
     for name, value in record.items():
         if isinstance(value, dict) and not within:

@@ -1,7 +1,6 @@
-"""A tree of DICOM files, or a DICOMDIR: studies with their volumes, films and pictures, each as the card asks for it.
+"""A tree of DICOM files, or a DICOMDIR: studies with the volumes, radiographs and pictures that the card asks for.
 
-Which files belong together is read from their headers alone. Pixels are decoded later, by what stands in
-RawSample.files."""
+Files are grouped by their headers alone. Pixels are decoded later, by the callables in RawSample.files."""
 
 from __future__ import annotations
 
@@ -27,15 +26,14 @@ from medvlm.io.dicom.scan import scan
 from medvlm.io.dicom.stack import build_stacks
 
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber")
-"""What finds patients and reports. None of it is stored but as a keyed hash."""
+"""Identify patients and reports. They are stored only as keyed hashes."""
 
 
 class DicomMedium(Base):
     kind: str
     """What the card's `media` calls it."""
     modality: tuple[str, ...] = Field(min_length=1)
-    """Codes such as CT, MR, PT (volumes), CR, DX, MG (films), US. Images of modalities that no medium names are left
-    out."""
+    """Codes such as CT, MR, PT (volumes), CR, DX, MG (radiographs), US. Images of other modalities are left out."""
 
     @field_validator("modality")
     @classmethod
@@ -52,10 +50,10 @@ class DicomMedium(Base):
 class Config(Base):
     kind: Literal["dicom_tree"]
     under: str = "."
-    """Folder that is searched with all below it, or a DICOMDIR, relative to the root."""
+    """Folder to search recursively, or a DICOMDIR, relative to the root."""
     media: tuple[DicomMedium, ...] = Field(min_length=1)
     sample: Literal["study", "medium"] = "study"
-    """`study`: all media of an examination are one sample. `medium`: each volume, film or picture is one."""
+    """`study`: all media of an examination are one sample. `medium`: each volume, radiograph or picture is a sample."""
     patient: str = "{PatientID}"
     """Template of PatientID, StudyInstanceUID and AccessionNumber; empty where the archive has no patients."""
     reports: ReportTable | None = None
@@ -63,7 +61,7 @@ class Config(Base):
     """Template of the columns of `reports`, and of attributes with known terms: Modality, BodyPartExamined,
     ViewPosition, Laterality, ImageLaterality, PatientPosition, PatientSex."""
     accept: tuple[Accepted, ...] = ()
-    """What is left out or refused unless it is declared to be wanted: derived, localizer, secondary_capture,
+    """What would be left out or refused without being listed here: derived, localizer, secondary_capture,
     for_processing, cine (frames over time), tilt (kept, with a sheared affine), gap (filled in between neighbours), hu
     (CT whose values do not look like HU), no_uids (files whose UIDs were removed: a folder is a series)."""
 
@@ -81,8 +79,8 @@ class Config(Base):
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """Studies in the order of their first files' names. Raises DataError for an archive that is not there and for
-    reports without the columns."""
+    """Studies in the order of their first files' names. Raises DataError for a missing archive and for reports without
+    the columns."""
     assert root is not None, "a tree of files has a root"
     reports = _reports(config, root)
     found = _Found()
@@ -114,7 +112,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
 
 @dataclass
 class _Found:
-    """Study -> its images that the card asks for; what is left out, by reason."""
+    """studies: study -> those of its images that the card asks for. left_out: counts by reason."""
 
     studies: dict[str, list[Header]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -122,7 +120,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Part:
-    """A medium before it is in a sample. key: unique within the archive. headers: the files it is made of."""
+    """A medium that is not yet in a sample. key: unique within the archive. headers: of its files."""
 
     key: str
     kind: str
@@ -131,7 +129,7 @@ class _Part:
 
 
 def _take(found: _Found, header: Header, config: Config) -> None:
-    """The frames that the card accepts."""
+    """Adds the frames that the card accepts."""
     if not any(header.modality in medium.modality for medium in config.media):
         found.left_out[f"of modality {header.modality}, which the card does not name"] += 1
         return
@@ -192,7 +190,7 @@ def _kind(config: Config, header: Header) -> str:
 def _sample(
     config: Config, key: str, parts: list[_Part], reports: Reports, left_out: Counter[str], where: str
 ) -> RawSample:
-    """Raises DataError for images of one sample that name several patients."""
+    """Raises DataError if the images of one sample belong to several patients."""
     headers = [header for part in parts for header in part.headers]
     patients = {fill(config.patient, _identifiers(header)) for header in headers}
     if len(patients) > 1:
@@ -218,7 +216,7 @@ def _terms(header: Header) -> dict[str, str]:
 
 
 def _reports(config: Config, root: Path) -> Reports:
-    """Raises DataError for templates with names that are not there."""
+    """Raises DataError for templates with unknown names."""
     if unknown := sorted(set(columns_in(config.patient)) - set(IDENTIFIERS)):
         raise DataError(
             f"reader.patient: {unknown[0]!r} cannot find patients; expected some of {', '.join(IDENTIFIERS)}"

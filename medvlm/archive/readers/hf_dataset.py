@@ -1,7 +1,7 @@
-"""Tables as `datasets` keeps them: parquet files, or the arrow files of save_to_disk, with the images within.
+"""Data sets of the `datasets` library: parquet files, or the arrow files of save_to_disk, with the images inside.
 
-Read through pyarrow alone. Described by the card as a `table` is; rows with the same images are one sample. The images
-are read twice, so that only the text of a data set has to fit into memory.
+Only needs pyarrow. The card describes it like a `table`; rows with the same images are one sample. Images are read
+twice, so that only the text of a data set has to fit into memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _OBJECTS = "objects of the row"
 
 class HfMedium(Base):
     column: str
-    """Of images: {bytes, path} as `datasets` stores them, plain bytes, or a list of either (each is a medium then)."""
+    """Column of images: {bytes, path} as `datasets` stores them, plain bytes, or a list of either (each is a
+    medium)."""
     kind: str
     """What the card's `media` calls it."""
     modality: str = ""
@@ -53,9 +54,9 @@ class HfMedium(Base):
 
 class HfObjects(AsksAboutObjects):
     places: str
-    """Column of the list of boxes in a row."""
+    """Column with the list of boxes of a row."""
     named: str
-    """Column of their class, one for all of a row or a list with one for each."""
+    """Column of their class: one for the whole row, or a list with one for each box."""
     form: Literal["xyxy", "xywh"] = "xyxy"
     """Two corners, or the upper left corner, width and height; in pixels."""
 
@@ -67,12 +68,11 @@ class Config(Rows):
     data/train-*.parquet; or, where each split has its own, split -> one of these."""
     media: tuple[HfMedium, ...] = Field(min_length=1)
     objects: HfObjects | None = None
-    """What there is on the first medium."""
+    """Objects on the first medium."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """Samples in the order in which their first rows stand. Raises DataError for a data set that is not what the card
-    says."""
+    """Samples in the order of their first rows. Raises DataError for a data set that does not match the card."""
     assert root is not None, "a data set has a root"
     columns = Columns(
         config, root, list_columns(config) | {c for medium in config.media for c in columns_in(medium.modality)}
@@ -87,7 +87,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
 
 
 def count(config: Config, root: Path | None) -> int:
-    """Of rows: how many samples they make is known once all images are read."""
+    """The number of rows: the number of samples is known only after reading all images."""
     assert root is not None, "a data set has a root"
     return sum(arrow_files.num_rows(file) for _, _, file in _files(config, root))
 
@@ -138,7 +138,7 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
 
 
 def _row(config: Config, root: Path, record: dict[str, Any], columns: Columns, split: str) -> Row | str:
-    """The row with what is known of its images and objects, or what is wrong with it."""
+    """The row with the digest of its images and its objects, or what is wrong with it."""
     row = read_row(record, columns, config, split)
     if isinstance(row, str):
         return row
@@ -176,12 +176,12 @@ def _objects(config: HfObjects, record: dict[str, Any]) -> list[tuple[str, Box]]
 
 
 def _class_name(value: Any, names: list[str]) -> Any:
-    """-1 is how `datasets` writes that there is no label."""
+    """None for -1, which `datasets` writes for a missing label."""
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def _digest(values: list[Any], root: Path) -> str:
-    """Of all images of a row; "" where there are none, or one of them cannot be had."""
+    """A digest of all images of a row; "" if there are none, or one of them cannot be read."""
     try:
         images = [_image(image, root) for value in values for image in _as_list(value)]
     except DataError:
@@ -197,7 +197,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _image(value: Any, root: Path) -> bytes | Path:
-    """Raises DataError where there is neither an image nor a file that is there."""
+    """Raises DataError if there is neither an image nor an existing file."""
     if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
         return file_in(root, value["path"])
     data = value.get("bytes") if isinstance(value, dict) else value
@@ -207,7 +207,7 @@ def _image(value: Any, root: Path) -> bytes | Path:
 
 
 def _files(config: Config, root: Path) -> list[tuple[str, str, Path]]:
-    """(split, what it is called in messages, file). Raises DataError where there are none."""
+    """(split, name in messages, file). Raises DataError if there are none."""
     found = []
     for split, name in by_split(config.file):
         if not (files := _files_of(root, name)):
@@ -227,7 +227,7 @@ def _files_of(root: Path, name: str) -> list[Path]:
             f" {name}/{splits[0] if splits else 'train'}}}"
         )
     if (state := folder / "state.json").is_file():
-        try:  # beside its own files there may be cached ones of other versions
+        try:  # the folder may also hold cached files of other versions
             return [
                 file_in(root, f"{name}/{each['filename']}") for each in json.loads(state.read_text())["_data_files"]
             ]

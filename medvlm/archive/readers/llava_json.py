@@ -1,7 +1,7 @@
-"""Conversations about images as LLaVA writes them: `id`, `image` (one or several), and turns `from` human and gpt.
+"""Conversations about images in LLaVA's format: `id`, `image` (one or several), and turns `from` human and gpt.
 
-Each question of the human with the answer that follows becomes a question of the sample. The images come before the
-text here, so `<image>` is taken out of it; where several images are spoken of within a text, their place says which,
+Each human turn and the answer to it become a question of the sample. medvlm puts the images before the text, so
+`<image>` is removed from it. If a sample has several images, one that is mentioned within a text becomes its number,
 e.g. `(image 2)`.
 """
 
@@ -36,21 +36,21 @@ class Config(Base):
     """What the card's `media` calls the images."""
     modality: str = ""
     turns: tuple[str, ...] = ("conversations", "conversatons")
-    """Keys of the turns, of which a record has one; the second is how LLaVA-Med spells it."""
+    """Possible keys of the turns; a record has one of them. The second is LLaVA-Med's spelling."""
     task: CardTask = "open"
-    """`report` where the answers are long texts, such as captions; another task by its name or with its settings. An
-    answer that says nothing to the task leaves its question out."""
+    """`report` for long answers, such as captions; another task by its name or with its settings. A question is left
+    out if the task cannot read its answer."""
     choices: tuple[str, ...] = ()
-    """An answer that is one of these, whatever its case, makes the question a choice between them."""
+    """An answer that is one of these (case is ignored) makes the question a choice between them."""
     history: bool = False
-    """Each question has the turns before it written above it; without, questions that go back to an earlier answer hang
-    in the air."""
+    """Writes the earlier turns above each question. Without it, questions that refer to an earlier answer lose their
+    context."""
     template: str = "turn"
     """Groups the questions for the majority baseline."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """One sample a record, in the order of the file. Raises DataError for a file that is not of the format."""
+    """One sample per record, in file order. Raises DataError for a file that is not of the format."""
     assert root is not None, "conversations have a root"
     for split, name in by_split(config.file):
         for number, record in records(root / name, config.format or format_of(name)):
@@ -83,7 +83,7 @@ def _sample(config: Config, root: Path, record: Any, split: str, where: str) -> 
 
 
 def _questions(config: Config, record: dict[str, Any], num_images: int) -> Iterator[Question]:
-    """Raises DataError where the text speaks of other images than there are."""
+    """Raises DataError if the text has another number of images than the record."""
     pairs = _turns(config, record)
     if (spoken := sum(asked.count(IMAGE) for asked, _ in pairs)) not in (0, num_images):
         raise DataError(f"its text has {spoken} places for images, and it has {num_images} of them")
@@ -99,7 +99,7 @@ def _questions(config: Config, record: dict[str, Any], num_images: int) -> Itera
 
 
 def _turns(config: Config, record: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was asked and what was answered. Raises DataError for turns that do not alternate, and for empty ones."""
+    """Pairs of question and answer. Raises DataError for turns that do not alternate or are empty."""
     turns = next((record[name] for name in config.turns if name in record), None)
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
         raise DataError(
@@ -117,7 +117,7 @@ def _turns(config: Config, record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _without_images(text: str, seen: int, num_images: int) -> tuple[str, int]:
-    """The text, and how many images were spoken of up to its end. seen: up to its beginning."""
+    """The text without `<image>`, and the number of images mentioned up to its end. seen: up to its beginning."""
     numbers = iter(range(seen + 1, num_images + 1))
     at_edges = re.fullmatch(r"((?:<image>\s*)*)(.*?)((?:\s*<image>)*)", text, re.DOTALL)
     assert at_edges is not None

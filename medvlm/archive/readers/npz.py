@@ -1,4 +1,4 @@
-"""Arrays of images and labels in one .npz, as MedMNIST has them: `train_images`, `train_labels`, and so on for each
+"""Arrays of images and labels in one .npz, in MedMNIST's layout: `train_images`, `train_labels`, and so on for each
 split."""
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ class Config(Base):
     file: str
     """The .npz, under the root."""
     splits: dict[Literal["train", "val", "test"], str] = {"train": "train", "val": "val", "test": "test"}
-    """Split -> how the names of its two arrays begin: PREFIX_images and PREFIX_labels."""
+    """Split -> prefix of its two arrays, PREFIX_images and PREFIX_labels."""
     medium: str
     """What the card's `media` calls the images."""
     modality: str = ""
     labels: tuple[str, ...] = Field(min_length=2)
     """Names of the labels 0, 1, ..."""
     which: tuple[str, ...] = ()
-    """Wordings of the question for the label, where an image has one."""
+    """Wordings of the question for the label, if each image has one label."""
     has: tuple[str, ...] = ()
-    """Wordings of the question for each label by itself, where an image has any number of them; `{label}` becomes its
-    name."""
+    """Wordings of the question about each single label, if an image may have any number of labels; `{label}` becomes
+    its name."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
-    """One sample an image, by split. Raises DataError for a file whose arrays are not those of the card."""
+    """One sample per image, by split. Raises DataError if the arrays do not match the card."""
     with _open(config, root) as arrays:
         for split, prefix in config.splits.items():
             images, labels_NL = _arrays(arrays, prefix, config)
@@ -84,7 +84,7 @@ def _open(config: Config, root: Path | None) -> Any:
     assert root is not None, "an .npz has a root"
     path = root / config.file
     try:
-        with zipfile.ZipFile(path) as members:  # before anything is unpacked
+        with zipfile.ZipFile(path) as members:  # check sizes before unpacking anything
             largest = max((info.file_size for info in members.infolist()), default=0)
         if largest > MAX_ARRAY_BYTES:
             raise DataError(f"{path}: an array of {largest} bytes, more than the {MAX_ARRAY_BYTES} that are read")

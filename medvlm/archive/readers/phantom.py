@@ -1,7 +1,7 @@
-"""Chest films and CT volumes made from a seed, with known findings, reports and questions.
+"""Synthetic chest radiographs and CT volumes from a seed, with known findings, reports and questions.
 
-A study is a function of (seed, film or volume, its index): asking for more studies leaves the earlier ones as they are.
-Patients have one to three films and one to three volumes, each with its own finding.
+A study is a function of (seed, film or volume, its index): asking for more studies does not change the earlier ones.
+Patients have one to three radiographs and one to three volumes, each with its own finding.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Config(config.Config):
     kind: Literal["phantom"] = "phantom"
     seed: int = Field(0, ge=0)
     films: int = Field(0, ge=0)
-    """Studies that are one film."""
+    """Number of studies with one radiograph."""
     volumes: int = Field(0, ge=0)
-    """Studies that are one CT volume."""
+    """Number of studies with one CT volume."""
     film_px: int = Field(128, ge=96)
-    """Height and width of a film; below 96 a clip is no longer two pixels long."""
+    """Height and width of a radiograph; below 96 a clip is shorter than two pixels."""
     bits: Literal[8, 16] = 8
-    """Depth of a film's pixels."""
+    """Bits per pixel of a radiograph."""
     volume_size: tuple[int, int, int] = (24, 64, 64)
     """Depth, height, width of a volume in voxels: 8 x 5 x 5 mm by default."""
 
@@ -51,7 +51,7 @@ class Config(config.Config):
 
 
 def read(config: Config, root: Path | None) -> Iterator[Deferred]:
-    """Films, then volumes, to be drawn where they are packed. Nothing is read from `root`."""
+    """Radiographs, then volumes; they are drawn in the decoder processes. `root` is not used."""
     for index in range(config.films):
         yield Deferred(_film_key(index), partial(film_study, config, index))
     for index in range(config.volumes):
@@ -95,6 +95,6 @@ def _volume_key(index: int) -> str:
 
 
 def patient_of(index: int) -> str:
-    """Six studies are three patients, with one, two and three of them."""
+    """Six consecutive studies belong to three patients, with one, two and three studies."""
     six, place = divmod(index, 6)
     return f"p{3 * six + (0, 1, 1, 2, 2, 2)[place]:06d}"

@@ -1,7 +1,6 @@
-"""Tars of others in the layout of webdataset: the members of a sample stand together and share the name up to its first
-dot.
+"""Existing WebDataset tars: the members of a sample are adjacent and share their name up to the first dot.
 
-They can also be trained on as they are: a recipe's `shards` with a card of this reader.
+These tars can also be trained on without packing: name them in a recipe's `shards`, with a card for this reader.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Config(Members):
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """Raises DataError for a tar that is damaged or holds what the card does not name."""
+    """Raises DataError for a tar that is damaged or has members that the card does not name."""
     assert root is not None
     tars = sorted(root.rglob("*.tar"))
     if not tars:

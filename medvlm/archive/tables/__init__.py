@@ -1,1 +1,1 @@
-"""Tables of an archive as rows."""
+"""Reads the tables of an archive as rows."""

@@ -1,5 +1,4 @@
-"""Columns that a table does not have itself: those of other tables, texts that stand in files, parts of values, the
-earlier study of a patient."""
+"""Columns added to a table: those of other tables, texts from files, parts of values, the patient's earlier study."""
 
 from __future__ import annotations
 
@@ -30,26 +29,25 @@ class Join(Config):
     format: Format | None = None
     """By the file's suffix when absent."""
     on: tuple[str, ...] = Field(min_length=1)
-    """Columns that both tables have; each row gets the other columns of the row with the same values."""
+    """Columns that both tables have; each row gets the other columns of the row with the same values in these."""
 
 
 class Prior(Config):
     of: str
-    """Template of whose studies follow each other: the patient."""
+    """Template of the patient whose studies are put in order."""
     order: tuple[str, ...] = Field(min_length=1)
-    """Columns of numbers (a date, a time, a day) by which rows are earlier or later, with a `-` before one that counts
-    back. Rows with equal ones are of one time."""
+    """Numeric columns (a date, a time, a day) that order the rows; a leading `-` reverses a column. Rows with equal
+    values are of the same time."""
     needed: bool = False
-    """Rows without an earlier one are left out."""
+    """Leave out rows without an earlier one."""
 
 
 class MoreColumns(Config):
     join: tuple[Join, ...] = ()
     texts: dict[str, str] = Field(default_factory=dict)
-    """Column to add -> template of the path of a file, under the root, whose text it is."""
+    """Column to add -> template of the path, under the root, of a file with its text."""
     parts: dict[str, str] = Field(default_factory=dict)
-    """Column -> regular expression that is searched in it; its named groups become columns, empty where it is not
-    found."""
+    """Column -> regular expression to search in it; its named groups become columns, empty if there is no match."""
     prior: Prior | None = None
     """Adds `{prior.COLUMN}`: the value in the last earlier row of the same patient (after `where` and `rename`)."""
 
@@ -81,7 +79,7 @@ def fill(template: str, row: Row) -> str:
 
 
 def file_in(root: Path, name: str) -> Path:
-    """Raises DataError for a path that leaves the root (links inside it may), and for one where there is no file."""
+    """Raises DataError for a path outside the root (links inside it may lead out), and if there is no such file."""
     path = root / name
     if ".." in name.split("/") or (name.startswith("/") and not path.is_relative_to(root)):
         raise DataError("the path of its file leads out of the root; paths are relative to the root")
@@ -91,15 +89,14 @@ def file_in(root: Path, name: str) -> Path:
 
 
 class Columns:
-    """What of a row is read and what is added to it.
+    """Which columns of a row are read, and which are added to it.
 
-    own: columns to take from the row itself. seen: columns that the joined tables have. left_out: files of text that
-    are not there, counted.
+    own: columns to take from the row itself. seen: columns that the joined tables have. left_out: counts of missing
+    text files.
     """
 
     def __init__(self, config: MoreColumns, root: Path, wanted: Iterable[str]) -> None:
-        """Raises DataError for a joined table that is not there, and for one with two rows of the same values of
-        `on`."""
+        """Raises DataError if a joined table is missing, or has different rows with the same values of `on`."""
         self._config, self._root = config, root
         plain = {column.removeprefix(PRIOR) if config.prior else column for column in wanted}
         if config.prior:
@@ -115,14 +112,14 @@ class Columns:
         self.left_out: Counter[str] = Counter()
 
     def complete(self, row: Row) -> None:
-        """Adds the columns. Raises DataError for a file of text that cannot be read."""
+        """Adds the columns. Raises DataError for a text file that cannot be read."""
         for join, rows in self._joined:
             for column, value in rows.get(tuple(row[name] for name in join.on), {}).items():
                 row[column] = row[column] or value
         self._add_parts(row)
         for column, template in self._config.texts.items():
             row[column] = self._text(column, fill(template, row))
-        self._add_parts(row)  # of the texts too
+        self._add_parts(row)  # again, for the parts of the texts
 
     def _add_parts(self, row: Row) -> None:
         for column, pattern in self._config.parts.items():
@@ -144,7 +141,7 @@ class Columns:
 
 
 def _read_joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> dict[tuple[str, ...], Row]:
-    """Values of `on` -> the row, of the wanted columns; adds all columns to `seen`."""
+    """Values of `on` -> the row with its wanted columns. Adds the names of all columns to `seen`."""
     path = root / join.file
     rows: dict[tuple[str, ...], Row] = {}
     for number, record in records(path, join.format or format_of(join.file)):
@@ -165,8 +162,8 @@ def _read_joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> di
 
 
 def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
-    """Adds to each row the columns of the last earlier one, empty where there is none; says for each whether there
-    is."""
+    """Adds to each row the columns of the last earlier row, empty if there is none. Returns for each whether there is
+    one."""
     of_whom: dict[str, list[tuple[tuple[float, ...], int]]] = {}
     for index, row in enumerate(rows):
         if (whose := fill(prior.of, row)) and (when := _numbers(row, prior.order)):
@@ -174,7 +171,7 @@ def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
     earlier: dict[int, int] = {}
     for history in of_whom.values():
         first_of: dict[tuple[float, ...], int] = {}
-        for when, index in history:  # in the order of the table: the first row of a time stands for it
+        for when, index in history:  # of several rows with the same time, the first one in the table is used
             first_of.setdefault(when, index)
         times = sorted(first_of)
         before = dict(zip(times[1:], times, strict=False))
@@ -187,7 +184,7 @@ def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
 
 
 def _numbers(row: Row, columns: tuple[str, ...]) -> tuple[float, ...] | None:
-    """None where one of them is not a number: such a row has no place in time."""
+    """None if one of them is not a number: such a row cannot be ordered."""
     try:
         found = tuple(-float(row[column[1:]]) if column.startswith("-") else float(row[column]) for column in columns)
     except ValueError:

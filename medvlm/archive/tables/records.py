@@ -1,4 +1,4 @@
-"""Records of a table as they stand in the file: CSV, TSV, JSON lines, or a JSON list."""
+"""The records of a table file: CSV, TSV, JSON lines, or a JSON list."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from medvlm.core.errors import DataError, did_you_mean
 Format = Literal["csv", "tsv", "jsonl", "json"]
 
 NAMES_FIRST = "expected the names of the columns in its first line"
-"""In errors in place of what stands there: in a table without that line it is a patient."""
+"""Errors say this instead of quoting the first line: in a table without a header line it would be patient data."""
 
 
 def without_key(path: Path) -> tuple[Path, str]:
-    """`annotations.json#train` -> `annotations.json` and `train`; the key is "" where none is named."""
+    """`annotations.json#train` -> `annotations.json` and `train`; without a `#` the key is ""."""
     name, _, key = path.name.partition("#")
     return path.with_name(name), key
 
 
 def format_of(name: str) -> Format:
-    """By the suffix. Raises DataError for another one."""
+    """The format by the suffix. Raises DataError for an unknown suffix."""
     for known in get_args(Format):
         if name.partition("#")[0].lower().endswith(f".{known}"):
             return known  # type: ignore[no-any-return]
@@ -31,17 +31,18 @@ def format_of(name: str) -> Format:
 
 
 def word_for(name: str, form: Format | None = None) -> str:
-    """What the numbers of the rows of a file count. form: by the suffix when absent."""
+    """What row numbers of a file refer to in messages: `line` or `record`. form: by the suffix when absent."""
     return (
         "line" if (form or name.partition("#")[0].lower().rpartition(".")[2]) in ("csv", "tsv", "jsonl") else "record"
     )
 
 
 def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
-    """Number (from 1; of the last line where a CSV record has several) and what stands there, mostly a dict.
+    """Yields (number, record). The number counts from 1; in CSV it is the last line of the record. A record is usually
+    a dict.
 
-    path: of a JSON file that is an object of several lists, `annotations.json#train` reads the one under that key.
-    Raises DataError for a file that is not there, not of the format, or not UTF-8.
+    path: for a JSON object with several lists, `annotations.json#train` reads the list under that key.
+    Raises DataError if the file is missing, not of the format, or not UTF-8.
     """
     path, key = without_key(path)
     if not path.is_file():
@@ -63,7 +64,7 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
 
 
 def document(path: Path) -> Any:
-    """The content of a JSON file. Raises DataError for a file that is none, or not UTF-8."""
+    """The content of a JSON file. Raises DataError if it is not JSON, or not UTF-8."""
     try:
         return _parse_json(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError as reason:
@@ -92,7 +93,7 @@ def cell_text(value: Any) -> str | None:
 
 
 def _read_separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
-    csv.field_size_limit(1 << 27)  # the default of 131072 characters is less than a long report
+    csv.field_size_limit(1 << 27)  # the default, 131072 characters, is too short for a long report
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     try:
         names = list(reader.fieldnames or ())

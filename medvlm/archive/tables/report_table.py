@@ -1,4 +1,4 @@
-"""Reports that came as a table beside the images, found by an identifier that the images carry."""
+"""Reports in a table next to the images, looked up by an identifier in the image headers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ReportTable(Config):
     """Which identifier it holds."""
 
     def load(self, root: Path, columns: set[str]) -> Reports:
-        """The rows, with these columns. Raises DataError for a table without them, and for one that says two things of
-        one identifier."""
+        """The rows, with these columns. Raises DataError if a column is missing, or if two different rows have the same
+        identifier."""
         path, wanted, seen, rows = root / self.file, {self.column, *columns}, set[str](), dict[str, dict[str, str]]()
         if not path.is_file():
             raise DataError(f"{path}: there is no such table; reader.reports.file is relative to the root {root}")
@@ -49,7 +49,7 @@ class ReportTable(Config):
 
 @dataclass(frozen=True)
 class Reports:
-    """rows: identifier -> the row that it finds. holds: which identifier; "" where there is no table."""
+    """rows: identifier -> row. holds: which identifier; "" if there is no table."""
 
     holds: str = ""
     columns: tuple[str, ...] = ()
@@ -60,5 +60,5 @@ class Reports:
         return dict.fromkeys(self.columns, "")
 
     def find(self, identifiers: Mapping[str, str]) -> Mapping[str, str] | None:
-        """The row of what carries these; {} without a table, None where it has none."""
+        """The row for an image with these identifiers; {} without a table, None if the table has no such row."""
         return self.rows.get(identifiers[self.holds]) if self.holds else {}

@@ -1,4 +1,4 @@
-"""Objects that a table tells of, one a row: a class and the corners of a box."""
+"""Objects listed in a table, one per row: a class and the corners of a box."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvlm.core.sample import Box
 
 
 class RowObjects(AsksAboutObjects):
-    """The rows of a sample are its objects; one whose corners are all missing is none."""
+    """The rows of a sample are its objects; a row without any corner is not an object."""
 
     named: str
     """Column of the class."""
@@ -21,8 +21,7 @@ class RowObjects(AsksAboutObjects):
 
 
 def objects_of(config: RowObjects, rows: Iterable[Row]) -> Iterator[tuple[str, Box]]:
-    """Class and box of each row that tells of an object. Raises DataError for a box that is not made of four
-    numbers."""
+    """Class and box of each row with an object. Raises DataError for a box that is not four numbers."""
     for row in rows:
         values = [row[column] for column in config.corners]
         if not any(values):

@@ -1,15 +1,15 @@
-"""Archives that have a file for each split."""
+"""Archives with one file for each split."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Files = str | dict[Literal["train", "val", "test"], str]
-"""One file for all, or split -> its file (of a JSON file with a list for each split, `annotations.json#train`). The
-card's `splits.by` is `column` where the archive's own splits are to be kept."""
+"""One file for all splits, or split -> its file (`annotations.json#train` for a JSON file with a list for each split).
+Set the card's `splits.by` to `column` to keep the archive's own splits."""
 
 SPLIT = "{split of the file}"
-"""The template of a column that rows have besides their own: "" where there is one file for all."""
+"""The template of a column added to each row: the split of its file, "" if there is one file for all."""
 
 
 def by_split(files: Files) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Which of several wordings a sample gets: always the same one for the same sample."""
+"""Chooses one of several wordings for a sample, always the same one for the same sample."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 
 def choose(wordings: Sequence[str], *what: str) -> str:
-    """Evenly spread over `what` (the sample's key, and which of its questions); independent of order and of the
-    process."""
+    """Uniform over `what` (the sample's key, and which of its questions); independent of order and process."""
     digest = hashlib.blake2b(
         "\0".join(what).encode("utf-8", "surrogatepass"), digest_size=8, person=b"wording"
     ).digest()
