@@ -77,7 +77,7 @@ def test_what_is_not_complete_does_not_look_so(raw, memory, tmp_path, monkeypatc
         pack(card(), raw, "memory://bucket/films")
     memory.get("/bucket/films", str(tmp_path / "copy"), recursive=True)
     assert list((tmp_path / "copy").glob("*.tar"))
-    with pytest.raises(DataError, match="never finished"):
+    with pytest.raises(DataError, match="are unfinished"):
         open_shards(tmp_path / "copy")
 
 
