@@ -1,3 +1,3 @@
 """medvlm: medical multimodal foundation models from one recipe."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
