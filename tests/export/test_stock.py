@@ -279,7 +279,7 @@ def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pyt
         (
             {**IDEFICS3, "connector": {"kind": "pixel_shuffle"}},
             WORDS,
-            "connector is pixel_shuffle with 2 layers, and Idefics3 holds",
+            "connector is {kind: pixel_shuffle, factor: 2, layers: 2}, and Idefics3 holds",
         ),
         ({**IDEFICS3, "layer": -1}, WORDS, "set layer: normed"),
         (
