@@ -127,6 +127,7 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     )
     write_json(notes / "audit.json", {"counts": audit.counts(), **vars(audit)})
     plain = without_paths(trained.plain)
+    plain["stages"] = plain["stages"][: len(trained.stages)]  # later ones made another model, which it may not hold
     plain.setdefault("export", {})["target"] = f"{kind}.{trained.part}" if trained.part else kind
     for source in trained.cards:
         plain["data"][source]["card"] = f"cards/{source}.yaml"

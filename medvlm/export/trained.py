@@ -87,8 +87,9 @@ class Target(Protocol):
     """medvlm/export/targets/NAME.py.
 
     HOLDS: which models. LIBRARY: the Hub's library_name. LOADER: how the proof loads it, a function of stock_child.py,
-    or OURS for what needs this package. LOADING: lines for the model card, with FOLDER and IMAGE in them, or a function
-    of the base that adapters name.
+    OURS for what needs this package, or a module of a plugin, which is run with the arguments of stock_child.py and
+    writes what that writes. LOADING: lines for the model card, with FOLDER and IMAGE in them, or a function of the base
+    that adapters name.
     """
 
     HOLDS: Holds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ BATCH_PARTS = ("language", "text", "vision", "logits", "work")
 class Weights:
     """Of a model in the precision it trains in: elements and bytes of what is trained, bytes of what is not. root,
     block: elements of what lies outside of all layers, and of the largest layer; block_trained: those of a layer that
-    are trained at most."""
+    are trained at most. beside: bytes of the stage's extra models, whole on every GPU."""
 
     trained: int
     trained_bytes: int
@@ -33,6 +33,7 @@ class Weights:
     root: int
     block: int
     block_trained: int
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Memory:
         return sum(self.parts.values())
 
 
-def weights_of(model: nn.Module) -> Weights:
+def weights_of(model: nn.Module, extra: Iterable[nn.Module] = ()) -> Weights:
+    """extra: models beside it."""
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = [t for t in (*model.parameters(), *model.buffers()) if not t.requires_grad]
     layers = [layer for stack in stacks_of(model).values() for layer in stack]
@@ -60,6 +62,7 @@ def weights_of(model: nn.Module) -> Weights:
         sum(p.numel() for p in model.parameters() if id(p) not in stacked),
         max((sum(p.numel() for p in x.parameters()) for x in layers), default=0),
         max((sum(p.numel() for p in x.parameters() if p.requires_grad) for x in layers), default=0),
+        sum(t.numel() * t.element_size() for other in extra for t in (*other.parameters(), *other.buffers())),
     )
 
 
@@ -78,6 +81,7 @@ def memory(
     sections = [_section(step, name, recompute, share) for name in step.sections]
     spread = [_spread(parts, weights, engine, precision, world, offload) for parts in sections]
     worst = max(spread, key=lambda parts: sum(parts.values()))
+    worst["extra"] = float(weights.beside)
     return Memory(engine, recompute is not None, {part: size for part, size in worst.items() if size >= 1})
 
 

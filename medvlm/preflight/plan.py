@@ -115,6 +115,7 @@ def _stage(
     recipe, world = draft.recipe, machines.world if machines else 1
     config = recipe.stages[i]
     stage = stage_on_meta(draft, i, world)
+    extra = stage.extra_models()
     optimizers_of(stage, config)  # `lr_of` finds what it names
     modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
     items, notes = items_of(stage, config, looks)
@@ -151,7 +152,7 @@ def _stage(
                 f" ({type(reason).__name__}: {first})"
             ],
         )
-    weights = bytes_of.weights_of(stage.model)
+    weights = bytes_of.weights_of(stage.model, extra.values())
     engine = _engine(recipe, machines)
     chosen = bytes_of.memory(
         step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload
@@ -192,7 +193,7 @@ def _stage(
         fits=fits,
         remedy=_remedy(change, step, config, fits),
         seconds=flops * accumulate / rate if rate else None,
-        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + optimiser),
+        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.beside + optimiser),
         checkpoints=3 if config.keep == "best" else 2,
         notes=tuple(notes),
     )

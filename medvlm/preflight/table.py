@@ -17,6 +17,7 @@ COLUMNS = (
     "copies",
     "work",
     "buffers",
+    "extra",
     "total",
 )
 

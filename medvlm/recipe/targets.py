@@ -32,8 +32,10 @@ def unknown(target: str) -> str | None:
     elif "." in kind:
         try:
             component("export.targets", kind)
-        except (RecipeError, ImportError) as reason:
+        except RecipeError as reason:
             return str(reason)
+        except ImportError as reason:
+            return f"cannot import {kind!r} ({reason}); install the package that holds it"
         is_known = True
     else:
         is_known = kind in accepted() and (not part or component("export.targets", kind).HOLDS.is_part)

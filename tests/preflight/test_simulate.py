@@ -12,6 +12,7 @@ import torch
 
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import ledger, simulate
+from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import make_draft
 from medvlm.preflight.samples import look
 from medvlm.preflight.simulate import Step
@@ -139,3 +140,13 @@ def test_what_is_drawn_on_from_shallow_runs_is_what_a_run_of_all_layers_holds(
     assert peak == pytest.approx(max(sum(parts.values()) for parts in whole.sections.values()), rel=0.02)
     assert shallow.flops == pytest.approx(whole.flops, rel=1e-9)
     assert shallow.held == pytest.approx(whole.held)
+
+
+def test_extra_models_of_a_stage_are_counted_in_whole() -> None:
+    """A teacher is neither sharded nor trained: its bytes are added once, by every engine."""
+    model, teacher = torch.nn.Linear(8, 4), torch.nn.Linear(8, 4)
+    step = Step({"forward": {"work": 100.0}}, {}, 0.0, {})
+    alone, beside = bytes_of.weights_of(model), bytes_of.weights_of(model, [teacher])
+    for engine in ("single", "ddp", "fsdp2"):
+        without, whole = (bytes_of.memory(step, each, engine, "32-true", 2) for each in (alone, beside))
+        assert whole.total - without.total == whole.parts["extra"] == 4 * (8 * 4 + 4)

@@ -38,8 +38,8 @@ class ParityError(RuntimeError):
 
 
 def prove(model: Path, reference: Path, loader: str = "stock") -> dict[str, Any]:
-    """The record of a passed proof. loader: how the folder is loaded, see stock_child.py. Raises ParityError when it
-    differs from the reference or does not load.
+    """The record of a passed proof. loader: how the folder is loaded, see export/trained.Target. Raises ParityError
+    when it differs from the reference or does not load.
 
     No network, no cache of earlier downloads, no GPU: what is in the folder is all there is.
     """
@@ -53,11 +53,12 @@ def prove(model: Path, reference: Path, loader: str = "stock") -> dict[str, Any]
     shut["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    child = (
-        ("-m", "medvlm.export.proof.custom_child")
-        if loader == OURS
-        else ("-I", str(Path(__file__).with_name("stock_child.py")))
-    )
+    if loader == OURS:
+        child = ("-m", "medvlm.export.proof.custom_child")
+    elif "." in loader:
+        child = ("-m", loader)
+    else:
+        child = ("-I", str(Path(__file__).with_name("stock_child.py")))
     command = [sys.executable, *child, str(reference.resolve()), str(model.resolve()), loader]
     done = subprocess.run(command, cwd=reference, env={**os.environ, **shut}, capture_output=True, text=True)
     if done.returncode:

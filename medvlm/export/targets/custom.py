@@ -33,8 +33,9 @@ medvlm evaluate FOLDER --on SOURCE:SPLIT
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """It holds whatever medvlm composes."""
-    if composition_of_stage(model, stages[-1]).Manifest is None:
-        return "a ready model is exported as its family's own class (stock)"
+    composition = composition_of_stage(model, stages[-1])
+    if composition.Manifest is None:
+        return f"{composition.NOUN} has no folder of medvlm's own; export it as stock, or by a target of its plugin"
     return None
 
 
