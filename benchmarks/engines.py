@@ -25,7 +25,7 @@ from medvlm.backbones import causal
 from medvlm.connectors import mlp
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.stage_config import Optim
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 from medvlm.encoders import transformers
 from medvlm.models.parts import matches
@@ -132,10 +132,10 @@ def micros_of(size: dict[str, Any], rank: int) -> list[Any]:
     generator = torch.Generator().manual_seed(rank)
     tokens = (size["side"] // size["patch"]) ** 2
 
-    def one() -> Document:
+    def one() -> TokenSequence:
         words = torch.randint(4, size["vocabulary"], (size["words"],), generator=generator).tolist()
         pixels = torch.randn(3, size["side"], size["side"], generator=generator)
-        return Document(
+        return TokenSequence(
             "sample",
             [1] + [3] * tokens + words[: size["words"] // 2],
             [(words[size["words"] // 2 :], 0)],

@@ -24,7 +24,7 @@ from medvlm.commands.evaluate import evaluate
 from medvlm.commands.train import train
 from medvlm.core.measure import mean
 from medvlm.core.run import RunFolder
-from medvlm.metrics.bootstrap import interval, resampled
+from medvlm.metrics.bootstrap import interval, resample
 from medvlm.recipe.load import load
 
 
@@ -80,7 +80,7 @@ def main() -> None:
         for task in ("", *sorted(set(tasks))):
             chosen = [i for i, each in enumerate(tasks) if task in ("", each)]
             items = np.stack([gaps[chosen], np.ones(len(chosen))], axis=1)
-            ci = interval(resampled(items, [clusters[i] for i in chosen], mean, 2000))
+            ci = interval(resample(items, [clusters[i] for i in chosen], mean, 2000))
             result[f"grpo_minus_{against}{task and f':{task}'}"] = {
                 "difference": round(float(gaps[chosen].mean()), 4),
                 "ci": [round(x, 4) for x in ci],

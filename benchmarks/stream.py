@@ -43,7 +43,7 @@ from medvlm.core.card import Card
 from medvlm.data.order import RANDOM
 from medvlm.data.pixels import decode
 from medvlm.data.source import SourceView
-from medvlm.data.stream import Item, Part, Stream, loader
+from medvlm.data.stream import Item, Stream, StreamPart, loader
 from medvlm.io.cache import Cache
 from medvlm.io.nifti import decode_nifti
 from medvlm.io.nifti_header import NiftiOptions
@@ -149,7 +149,7 @@ def decoded_only(kind: str, blobs: list[bytes], workers: int) -> float:
 
 def streamed(kind: str, shards: ShardSet, workers: int, times: int = 1) -> float:
     view = SourceView(shards, ("train",))
-    stream = Stream({"all": Part("all", view, 1.0, order=RANDOM)}, 7, stage="benchmark")
+    stream = Stream({"all": StreamPart("all", view, 1.0, order=RANDOM)}, 7, stage="benchmark")
 
     def prepare(item: Item) -> np.ndarray:
         for _ in range(times - 1):
@@ -229,7 +229,7 @@ def first_samples(folder: Path, shards: int, rounds: int) -> dict[str, Any]:
 
 def first_of_ours(folder: Path, start: int) -> None:
     view = SourceView(opened("png", folder), ("train",))
-    stream = Stream({"all": Part("all", view, 1.0)}, 7, stage="benchmark")
+    stream = Stream({"all": StreamPart("all", view, 1.0)}, 7, stage="benchmark")
     batches: Any = loader(
         stream, start, 8, 0, 1, lambda item: pixels_of("png", item.files["png"]), 0, quarantine=lambda *line: None
     )

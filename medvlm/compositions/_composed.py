@@ -15,7 +15,7 @@ from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import RecipeError
 from medvlm.data.composed import ComposedPrepare, make_prepare
 from medvlm.data.dialogue import Dialogue
-from medvlm.data.vocabulary import saved_tokenizer
+from medvlm.data.vocabulary import load_or_make_tokenizer
 from medvlm.models.parts import preprocess_of, tokens_of
 from medvlm.tasks._writing import Writing
 
@@ -59,7 +59,7 @@ def load_tokenizer(recipe: Any, folder: Path, train: Callable[[int], Any]) -> An
     if language is not None:
         return component("backbones", language.kind).tokenizer(language, train, folder)
     untrained = [text for stage in recipe.stages for text in stage.texts().values() if not text.model]
-    return saved_tokenizer(folder, lambda: train(untrained[0].vocabulary)) if untrained else None
+    return load_or_make_tokenizer(folder, lambda: train(untrained[0].vocabulary)) if untrained else None
 
 
 def make_data_path(model: Any, dialogue: Dialogue | None) -> ComposedPrepare:

@@ -1,8 +1,7 @@
-"""What a stage does with samples that are longer than it takes, and how a step's documents become micro-batches that
-fit.
+"""Handles samples that are too long for a stage, and splits a step's documents into micro-batches that fit.
 
-An image or its span of tokens is never cut: a sample is trained whole, if need be with all its images made smaller
-alike, or not at all."""
+An image or its span of tokens is never cut. A sample is trained whole, if necessary with all its images scaled down by
+the same factor, or not at all."""
 
 from __future__ import annotations
 
@@ -13,30 +12,31 @@ from itertools import pairwise
 from typing import Literal
 
 from medvlm.core.errors import DataError
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import rows_of
 
 Overlong = Literal["error", "drop", "reduce"]
 
 
 _STEP = 0.97
-"""Of the sides of images from one attempt to the next: processors round sizes to patches and tiles, so tokens do not
-follow the area closely."""
+"""Scale of the sides of images from one attempt to the next. Processors round sizes to patches and tiles, so the number
+of tokens does not follow the area closely."""
 _SMALLEST = 0.05
 
 
 class TooLong(DataError):
-    """A sample that the recipe leaves out for its length: another takes its place, and it is counted, but it is no bad
-    sample."""
+    """A sample that is left out because it is too long. Another one takes its place; it is counted, but not as bad."""
 
 
-def reduced(made: Callable[[float], Document], whole: Document, num_image: int, max_tokens: int) -> Document | None:
-    """The sample with the sides of all its images times one scale, so that it has at most `max_tokens`; the document
-    tells the scale.
+def shrink_to_fit(
+    made: Callable[[float], TokenSequence], whole: TokenSequence, num_image: int, max_tokens: int
+) -> TokenSequence | None:
+    """The sample with all its images scaled down by one factor, so that it has at most `max_tokens`. The result holds
+    the factor as `scale`.
 
-    made: the document at a scale. whole: at scale 1, `num_image` of whose tokens are of images. The scale is the one by
-    area, or the first below it, in steps of 3 %, that fits. None where the text alone is longer, and where a twentieth
-    does not fit."""
+    made: builds the sample at a scale. whole: the sample at scale 1; `num_image` of its tokens are image tokens. Starts
+    at the scale estimated from the area and shrinks by 3 % until the sample fits. None if the text alone is too long,
+    or if it does not fit at a scale of 0.05."""
     text = len(whole) - num_image
     if text >= max_tokens or not num_image:
         return None
@@ -48,11 +48,11 @@ def reduced(made: Callable[[float], Document], whole: Document, num_image: int, 
     return None
 
 
-def partition(documents: Sequence[Document], count: int, max_cells: int) -> list[list[Document]]:
-    """In their order, in at least `count` runs about equally long, and in as many more as it takes that none has more
-    than `max_cells` (0: no bound).
+def partition(documents: Sequence[TokenSequence], count: int, max_cells: int) -> list[list[TokenSequence]]:
+    """Splits the documents, in order, into at least `count` runs of about equal length; into more if needed to keep
+    each below `max_cells` (0: no limit).
 
-    Cells: rows times width of the micro-batch, its padding included. A document alone always makes a run.
+    Cells: rows times width of the micro-batch, its padding included. A single document is always accepted as a run.
     """
     while True:
         runs = _runs(documents, count)
@@ -61,13 +61,13 @@ def partition(documents: Sequence[Document], count: int, max_cells: int) -> list
         count += 1
 
 
-def cells(documents: Sequence[Document]) -> int:
+def cells(documents: Sequence[TokenSequence]) -> int:
     """Rows times width of these documents as a micro-batch."""
     return len(rows_of(documents)) * max(map(len, documents))
 
 
-def _runs(documents: Sequence[Document], count: int) -> list[list[Document]]:
-    """`count` runs, none empty, whose ends are next to equal shares of the tokens."""
+def _runs(documents: Sequence[TokenSequence], count: int) -> list[list[TokenSequence]]:
+    """`count` non-empty runs with about the same number of tokens."""
     count = min(count, len(documents))
     ends, at, total, whole = [0], 0, 0, sum(map(len, documents))
     for run in range(1, count):

@@ -1,4 +1,4 @@
-"""Samples for models that are composed of encoders: each medium goes to the encoder that serves its kind."""
+"""Prepares samples for models composed of encoders: each medium goes to the encoder that serves its kind."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
-from medvlm.data.dialogue import Dialogue, Document, Turn, join_turns
+from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
 from medvlm.data.estimate import BlankTransform, EstimatedDialogue
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth
 from medvlm.data.rows import collate
-from medvlm.data.transforms import MediaTransform, perceived
+from medvlm.data.transforms import MediaTransform, show_input
 from medvlm.tasks._writing import Writing
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class ComposedPrepare:
         return asked or fitting[0]
 
     def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
-        """Where an encoder takes several films as one input, those of a sample are stacked in the place of the first.
+        """If an encoder takes several radiographs as one input, those of a sample are stacked at the position of the
+        first.
 
-        scale: encoders have one size, so here it is 1. Raises DataError for more films than an input has."""
+        scale: always 1, since encoders have a fixed size. Raises DataError for more radiographs than fit the input."""
         assert scale == 1.0, scale
         media: list[tuple[str, Any]] = []
         canvas, stacks = None, dict[str, list[Any]]()
@@ -75,12 +76,13 @@ class ComposedPrepare:
             else:
                 media.append((name, pixels))
         return Seen(
-            [(name, self._stacked(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
+            [(name, self._stack(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
             canvas,
         )
 
-    def _stacked(self, name: str, films: list[Any], sample: Sample) -> Any:
-        """[C, stack, H, W]; where there are fewer films, the last one also stands in front (Libra's missing prior)."""
+    def _stack(self, name: str, films: list[Any], sample: Sample) -> Any:
+        """[C, stack, H, W]. If there are fewer, the last one is repeated in front (as Libra does for a missing
+        prior)."""
         size = self.preprocess[name].stack
         if len(films) > size:
             raise DataError(
@@ -101,19 +103,19 @@ class ComposedPrepare:
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
-    ) -> Document:
+    ) -> TokenSequence:
         turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
         return join_turns(sample.key, turns, seen.media if "media" in shows else [])
 
     def num_image_tokens(self, seen: Seen) -> int:
         return sum(self.image_tokens[name] for name, _ in seen.media)
 
-    def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
+    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch:
         return collate(documents, self.image_tokens, pad_id, pack)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         name, pixels = self.see(sample, files).media[0]
-        return perceived(pixels, self.preprocess[name])
+        return show_input(pixels, self.preprocess[name])
 
     def estimate(self, knows_words: bool) -> Prepare:
         dialogue = self.dialogue

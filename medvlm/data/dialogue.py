@@ -1,4 +1,4 @@
-"""Questions and answers to token ids. The chat template is the only source of what is trained and what is asked."""
+"""Turns questions and answers into token ids. Training and evaluation both use the chat template, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from medvlm.core.text import common_prefix
 
 @dataclass(frozen=True)
 class Turn:
-    """One question: the ids that ask it, and those of its answer with the template's end token ([] = to be
-    generated)."""
+    """One question: its prompt ids, and the ids of its answer with the template's end token ([] = to be generated)."""
 
     prompt: list[int]
     answer: list[int]
@@ -22,15 +21,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """tokenizer: of transformers, with a chat template. image_token: stands once per image in the text, and is
-    repeated once per image token before tokenizing, as LlavaProcessor does."""
+    """tokenizer: of transformers, with a chat template. image_token: occurs once per image in the text, and
+    is repeated for each image token before tokenizing, as LlavaProcessor does."""
 
     tokenizer: Any
     image_token: str
 
     def __post_init__(self) -> None:
-        # The same questions come again and again, and a template costs a tenth of a millisecond of the interpreter's
-        # only lock.
+        # The same questions recur, and rendering a template holds the GIL for a tenth of a millisecond.
         object.__setattr__(self, "_ids", lru_cache(maxsize=8192)(self._ids))
 
     def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
@@ -72,12 +70,12 @@ class Dialogue:
 
 
 @dataclass(frozen=True)
-class Document:
-    """A prefix that is read once and the continuations that share it.
+class TokenSequence:
+    """One document for the language model: a shared prefix, and the continuations (branches) that follow it.
 
-    branches: (ids, number of leading ids that are not trained). media: (encoder, pixels) in the order of the
-    placeholders. source: the recipe's name of the data set, for the accounts. scale: of the sides of its images, where
-    they were made smaller to fit."""
+    branches: (ids, number of leading ids without a loss). media: (encoder, pixels) in the order of the placeholders.
+    source: the recipe's name of the data set, for statistics by source. scale: of the sides of its images, below 1 if
+    they were scaled down to fit."""
 
     key: str
     prefix: list[int]
@@ -90,8 +88,8 @@ class Document:
         return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)
 
 
-def join_turns(key: str, turns: Sequence[Turn], media: list[tuple[str, Any]]) -> Document:
-    """Turns about the same media as one document: what their prompts share is its prefix."""
+def join_turns(key: str, turns: Sequence[Turn], media: list[tuple[str, Any]]) -> TokenSequence:
+    """Turns about the same media as one sequence: the common start of their prompts is its prefix."""
     shared = common_prefix([t.prompt for t in turns])
     branches = [(t.prompt[shared:] + t.answer, len(t.prompt) - shared) for t in turns]
-    return Document(key, turns[0].prompt[:shared], branches, media)
+    return TokenSequence(key, turns[0].prompt[:shared], branches, media)

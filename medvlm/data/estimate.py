@@ -1,4 +1,4 @@
-"""Stand-ins for what a plan does not read: files, pixels, and the words of tokenizers that are not here."""
+"""Stand-ins for what a plan does not read: files, pixels, and tokenizers that are not on this machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from medvlm.data.processor import Processor
 
 CHARS_PER_TOKEN = 3.5
 TEMPLATE_TOKENS = 5
-"""Of a chat template before and after a message."""
+"""Tokens that a chat template adds before and after a message."""
 ASSUMED_PX = 1024
-"""Of pictures whose size nothing says, along each side."""
+"""Assumed height and width of pictures of unknown size."""
 ASSUMED_VOLUME = (32, 512, 512)
 
 
 class NoFiles(dict[str, bytes]):
-    """The files of a sample that nobody reads."""
+    """The files of a sample whose pixels are not read."""
 
     def __missing__(self, key: str) -> bytes:
         return b""
@@ -32,7 +32,7 @@ class NoFiles(dict[str, bytes]):
 
 @dataclass(frozen=True)
 class BlankTransform:
-    """A preprocessing that gives pixels without values, whatever is stored."""
+    """A preprocessing that returns meta tensors of the right shape."""
 
     preprocess: Preprocess
 
@@ -84,7 +84,7 @@ class EstimatedTokenizer:
 
 
 def draw_ramps(sample: Sample) -> tuple[Sample, Mapping[str, Any]]:
-    """The sample with grey ramps for pictures, of the sizes that its media have or are taken to have."""
+    """The sample with grey ramps instead of its pictures, in their actual or assumed sizes."""
     media = tuple(m if m.size else replace(m, size=_assume_size(m)) for m in sample.media)
     return replace(sample, media=media), {m.member: np.resize(np.arange(256, dtype=np.uint8), m.size) for m in media}
 

@@ -1,4 +1,4 @@
-"""Which source a global position draws from, and the how-manieth sample of that source it is."""
+"""Maps a global position to a source and to the sample's index within that source."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Mixture:
     """Sources mixed by weight, in cycles: in each, every source has exactly its quota, in a shuffled arrangement.
 
     `Mixture({"vqa": 3, "reports": 1}, seed).at(position)` is (source, n): the sample is the n-th of that
-    source, and n grows by one from one of its positions to the next. The time and memory are those of one
+    source, and n grows by one from one of its positions to the next. Takes the time and memory of one
     cycle (at most 1000 slots), whatever the position.
 
-    limits: source -> samples that may be taken of it. From where one has no more, the others are mixed by their
-    weights. length: of all of it, None where it has no end. at() raises IndexError beyond.
+    limits: source -> most samples to take from it. Once a source is used up, the others are mixed by their weights.
+    length: number of positions, None if endless. at() raises IndexError beyond it.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Mixture:
         self._key, self._weights, self._limits = (seed, stage, "mixture"), weights, limits or {}
         self._phases = [_Phase(0, quotas(weights), dict.fromkeys(weights, 0))]
         self.length: int | None = None
-        # Neighbouring positions lie in the same cycle; a few are kept because threads run ahead of each other.
+        # Neighbouring positions share a cycle; a few cycles are cached because threads run ahead of each other.
         self._arrangement = lru_cache(maxsize=8)(self._arrange)
         while (end := self._end(len(self._phases) - 1)) is not None:
             used = self.used(end)
@@ -71,7 +71,7 @@ class Mixture:
         return bisect_right([phase.start for phase in self._phases], position) - 1
 
     def _end(self, number: int) -> int | None:
-        """Where the first of a phase's sources has been used up; None where all of them go on for ever."""
+        """The position at which the first of a phase's sources is used up; None if all of them are endless."""
         phase, ends = self._phases[number], []
         for source in phase.quotas.keys() & self._limits.keys():
             last = self._limits[source] - phase.before[source] - 1
@@ -100,7 +100,7 @@ class _Phase:
         self.start, self.quotas, self.before, self.cycle = start, quotas, before, sum(quotas.values())
 
 
-def tempered(weights: Mapping[str, float], sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
+def temper(weights: Mapping[str, float], sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
     """Weights times size ** (1 / temperature): 1 mixes by size, a large temperature by the weights alone.
 
     Source: Arivazhagan et al., Massively multilingual neural machine translation in the wild (2019), section 3.

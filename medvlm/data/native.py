@@ -1,4 +1,4 @@
-"""Samples for a ready vision-language model: its own processor makes pixels, placeholders and text of them."""
+"""Prepares samples for a ready-made vision-language model with the model's own processor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.families import IMAGE, Processed
 from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
-from medvlm.data.dialogue import Document, Turn, join_turns
+from medvlm.data.dialogue import TokenSequence, Turn, join_turns
 from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth
 from medvlm.data.processor import NativeDialogue, Pictures, Processor
@@ -28,8 +28,8 @@ AS_IT_IS = Views()
 @dataclass(frozen=True)
 class NativePrepare:
     """dialogue: the processor's chat template. boxes: how they are written. views: kind of medium -> how it is shown;
-    by default as it is, volumes in slices. beyond_8_bits: how media of other kinds are shown that have more bits.
-    is_estimate: whether grey ramps stand for the files."""
+    by default unchanged, volumes as slices. beyond_8_bits: how media of other kinds are shown if they have more than 8
+    bits. is_estimate: use grey ramps instead of the files."""
 
     processor: Processor
     dialogue: NativeDialogue | EstimatedNativeDialogue
@@ -76,9 +76,9 @@ class NativePrepare:
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
-    ) -> Document:
-        """Raises DataError where the text does not hold as many image tokens as there are features: they would be laid
-        into wrong places."""
+    ) -> TokenSequence:
+        """Raises DataError if the text has another number of image tokens than there are features: features would go to
+        wrong positions."""
         turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
         made = join_turns(sample.key, turns, seen.media if "media" in shows else [])
         features = sum(count for _, shown in made.media for count in shown.counts)
@@ -95,9 +95,9 @@ class NativePrepare:
     def num_image_tokens(self, seen: Seen) -> int:
         return sum(count for _, shown in seen.media for count in shown.counts)
 
-    def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
-        """A model that reads its prompt in both directions is given one answer a row: what it makes of a prompt depends
-        on the whole of it."""
+    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch:
+        """A model with bidirectional attention over its prompt gets one answer per row, because its prompt states
+        depend on the whole prompt."""
         if self.processor.family.reads_prompt_both_ways:
             documents = (
                 [replace(d, branches=[branch]) for d in documents for branch in d.branches]
@@ -108,7 +108,7 @@ class NativePrepare:
         return collate(documents, {}, pad_id, pack, stack)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
-        """Of medium 0 what lies on the canvas, in stored pixels; the middle one of several slices."""
+        """The part of medium 0 that is on the canvas, in stored pixels; for several slices the middle one."""
         first = sample.media[0]
         shown = self._pictures(first, files[first.member], sample)
         canvas = self.see(sample, files).canvas
@@ -157,10 +157,10 @@ def smaller(image: np.ndarray, scale: float) -> np.ndarray:
     )
 
 
-def stack(documents: Sequence[Document]) -> Stacked:
-    """The tensors of all distinct samples along the first axis, filled up with zeros where their other axes differ, as
-    the processors do for a batch; the models know the padding by sizes or masks. The same Pictures in several documents
-    are encoded once."""
+def stack(documents: Sequence[TokenSequence]) -> Stacked:
+    """Concatenates the tensors of all distinct samples along the first axis, zero-padded where their other axes differ,
+    as the processors do for a batch; the models recognise padding by sizes or masks. The same Pictures in several
+    documents are encoded once."""
     number: dict[int, int] = {}
     distinct: list[Pictures] = []
     for _, shown in (m for document in documents for m in document.media):
@@ -173,11 +173,11 @@ def stack(documents: Sequence[Document]) -> Stacked:
         for d in documents
     ]
     return {
-        name: _joined([p.tensors[name] for p in distinct]) for name in (distinct[0].tensors if distinct else ())
+        name: _pad_and_join([p.tensors[name] for p in distinct]) for name in (distinct[0].tensors if distinct else ())
     }, rows_of
 
 
-def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _pad_and_join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     largest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
     padded = []
     for tensor in tensors:
@@ -189,6 +189,6 @@ def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def make_native_prepare(processor: Processor, views: Mapping[str, Views], codec: str, scale: int) -> NativePrepare:
-    """codec: "" for the one that the family was taught."""
+    """codec: how boxes are written; "" for the format that the family was trained with."""
     writing = Writing(codec or processor.family.codec, scale)
     return NativePrepare(processor, NativeDialogue(processor), writing, views)

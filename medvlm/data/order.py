@@ -1,7 +1,7 @@
-"""Randomness as a function of what it is for: keyed permutations and keyed random numbers.
+"""Keyed permutations and keyed random numbers.
 
-Nothing here has state, so the order of samples and the augmentation of each depend on (seed, position)
-alone, whatever the number of ranks and workers, and after any restart.
+Nothing here has state. The order of samples and their augmentation depend only on (seed, position), not on the number
+of ranks and workers, nor on restarts.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Permutation:
 
 
 class Blocks:
-    """As a Permutation, but neighbours stay near each other: range(n) is cut into blocks of `block`, the blocks are
-    shuffled, and samples are shuffled among `window` blocks that follow each other. What is read at a time then lies in
-    `window` places of the storage.
+    """Like a Permutation, but neighbours stay close: range(n) is cut into blocks of `block`, the blocks are shuffled,
+    and samples are shuffled within `window` consecutive blocks. At any time, reads touch only `window` regions of the
+    storage.
 
-    Where the blocks begin is drawn too, so that a place of the storage has other neighbours in each order. No memory,
-    whatever n."""
+    The offset of the blocks is random too, so a sample has other neighbours in each order. Takes no memory, whatever
+    n."""
 
     def __init__(self, n: int, block: int, window: int, *key: Key):
         assert min(n, block, window) > 0, (n, block, window)
@@ -83,7 +83,7 @@ class Blocks:
         window, at = divmod(i, self._span)
         nth, inside = divmod(self._within(window)[at], self._block)
         nth += window * self._window
-        # What is left over behind the last whole block stands at the end of the order, as a block of its own.
+        # The remainder after the last whole block comes last, as a shorter block.
         block = self._blocks[nth] if self._blocks and nth < self._whole else self._whole
         return (self._first + block * self._block + inside) % self.n
 
@@ -96,13 +96,12 @@ class Order(Config):
     of ranks and threads."""
 
     kind: Literal["random", "blocks"] = "random"
-    """`random`: any sample after any other. `blocks`: for shards that lie far away or on disks that turn: what is near
-    in the shards stays near."""
+    """`random`: a full shuffle. `blocks`: for remote shards or spinning disks; neighbours in the shards stay close."""
     block: int = Field(256, gt=0)
-    """Samples that lie side by side."""
+    """Consecutive samples in a block."""
     window: int = Field(16, gt=0)
-    """Blocks whose samples are shuffled among each other; `cache.gib` must hold as many at least, or they are fetched
-    more than once."""
+    """Number of blocks whose samples are shuffled together. `cache.gib` must hold at least that many blocks, or they
+    are fetched more than once."""
 
     def of(self, n: int, *key: Key) -> Permutation | Blocks:
         return Permutation(n, *key) if self.kind == "random" else Blocks(n, self.block, self.window, *key)
@@ -112,14 +111,14 @@ RANDOM = Order()
 
 
 def draw(*key: Key) -> np.random.Generator:
-    """Random numbers that belong to a key, e.g. draw(seed, stage, position). Costs about 10 us."""
+    """A random generator for a key, e.g. draw(seed, stage, position). Takes about 10 us."""
     import numpy as np
 
     return np.random.default_rng(int.from_bytes(_digest(key, 16), "little"))
 
 
 def below(n: int, *key: Key) -> int:
-    """One number of range(n) that belongs to a key."""
+    """A number in range(n), determined by a key."""
     return int.from_bytes(_digest(key, 16), "little") % n
 
 

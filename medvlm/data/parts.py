@@ -1,5 +1,5 @@
-"""The sources of a stage's mix as the parts of its stream: weights by temperature, bounds, and groups that come equally
-often."""
+"""Turns the sources of a stage's mix into the parts of its stream, with temperature, epoch limits and balanced
+groups."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from medvlm.core.errors import DataError
 from medvlm.core.stage_config import Sampling
-from medvlm.data.mixture import tempered
+from medvlm.data.mixture import temper
 from medvlm.data.order import RANDOM, Order
 from medvlm.data.source import SourceView
-from medvlm.data.stream import Part
+from medvlm.data.stream import StreamPart
 
 
 def parts_of(
@@ -20,12 +20,12 @@ def parts_of(
     sampling: Sampling,
     orders: Mapping[str, Order],
     stage: str,
-) -> dict[str, Part]:
-    """By name: SOURCE, or SOURCE/GROUP where a source is balanced. Raises DataError for groups that a source does not
-    have."""
+) -> dict[str, StreamPart]:
+    """Parts by name: SOURCE, or SOURCE/GROUP if a source is balanced. Raises DataError for groups that a source does
+    not have."""
     weights = dict(mix)
     if sampling.temperature is not None and all(len(view) for view in views.values()):
-        weights = tempered(mix, {name: len(view) for name, view in views.items()}, sampling.temperature)
+        weights = temper(mix, {name: len(view) for name, view in views.items()}, sampling.temperature)
     parts = {}
     for name, weight in weights.items():
         groups = {name: views[name]}
@@ -35,7 +35,7 @@ def parts_of(
             except DataError as reason:
                 raise DataError(f"stages.{stage}.sampling.balance.{name}: {reason}") from None
         for part, view in groups.items():
-            parts[part] = Part(
+            parts[part] = StreamPart(
                 name, view, weight / len(groups), sampling.epochs.get(name, math.inf), orders.get(name, RANDOM)
             )
     return parts

@@ -1,4 +1,4 @@
-"""Stored bytes to pixels where a stage trains: as io/images, by the fastest decoder that gives the same values."""
+"""Decodes stored bytes for training: the same values as io/images, with the fastest decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvlm.io.codestream import find_jpeg_frame
 
 def decode(data: bytes, member: str) -> np.ndarray:
     """As io.images.decode(). A plain JPEG goes through torchvision: bit for bit Pillow's pixels (both are libjpeg-turbo
-    with the same transform) in two thirds of the time, and without holding the interpreter's lock."""
+    with the same transform) in two thirds of the time, and without holding the GIL."""
     if not (data.startswith(images.JPEG_MAGIC) and _is_plain(data)):
         return images.decode(data, member)
     import torch
@@ -25,8 +25,8 @@ def decode(data: bytes, member: str) -> np.ndarray:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Grey or colour, one image, of a size that may be decoded; what else there is io/images refuses with its
-    reasons."""
+    """Whether it is one grey or colour image of an allowed size. Anything else is left to io/images, which raises the
+    right error."""
     frame = find_jpeg_frame(data)
     if (
         frame is None
@@ -35,4 +35,4 @@ def _is_plain(data: bytes) -> bool:
         or not 0 < frame.height * frame.width <= images.MAX_PIXELS
     ):
         return False
-    return b"MPF\0" not in data[: frame.at]  # two images in one file say so in a segment before the first one's pixels
+    return b"MPF\0" not in data[: frame.at]  # a file with two images has an MPF segment before the pixels of the first

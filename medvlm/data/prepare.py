@@ -1,5 +1,5 @@
-"""A sample to what a stage trains on and what a model is asked: pixels through the declared preprocessing, questions
-through the chat template. ComposedPrepare does it for models of encoders, NativePrepare for ready ones."""
+"""Prepares samples for training and questions for a model: pixels go through the declared preprocessing, questions
+through the chat template. ComposedPrepare is for models of encoders, NativePrepare for ready-made ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Question, Sample, Truth
 from medvlm.core.tasks import find_task
-from medvlm.data.dialogue import Document, Turn
+from medvlm.data.dialogue import TokenSequence, Turn
 from medvlm.data.order import draw
 from medvlm.tasks._writing import Writing
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """A sample's media as the model perceives them. canvas: of medium 0, None without media, or where boxes cannot be
+    """A sample's media as the model perceives them. canvas: of medium 0; None without media, or if boxes cannot be
     placed on it."""
 
     media: list[tuple[str, Any]]
@@ -43,7 +43,8 @@ class Prepare(Protocol):
         """Whether media of this kind are perceived."""
 
     def kind_of(self, axes: int, asked: str = "") -> str:
-        """What kind a file is taken for that says none. axes: 2 for a picture, 3 for a volume. asked: by the user.
+        """The kind of medium to assume for a file without one. axes: 2 for a picture, 3 for a volume. asked: by the
+        user.
 
         Raises DataError where nothing perceives such media."""
 
@@ -62,12 +63,12 @@ class Prepare(Protocol):
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
-    ) -> Document:
+    ) -> TokenSequence:
         """The questions about one sample, which share its media."""
 
     def num_image_tokens(self, seen: Seen) -> int: ...
 
-    def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch:
+    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch:
         """pack: several documents in a row where they fit; off for generation."""
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:

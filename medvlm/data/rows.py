@@ -1,4 +1,4 @@
-"""Documents to a Batch: several in a row where they fit, each blind to the others."""
+"""Packs documents into a Batch: several per row where they fit. They do not attend to each other."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from medvlm.core.sample import Batch
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 
 Stacked = tuple[dict[str, torch.Tensor], list[list[int]]]
-"""A batch's media, and for each document the rows of all their image tokens that are its own, in the order of its
+"""A batch's media, and for each document the indexes of its rows among all image tokens, in the order of its
 placeholders."""
 
 
 def collate(
-    documents: Sequence[Document],
+    documents: Sequence[TokenSequence],
     image_tokens: Mapping[str, int],
     pad_id: int,
     pack: bool = True,
-    stack: Callable[[Sequence[Document]], Stacked] | None = None,
+    stack: Callable[[Sequence[TokenSequence]], Stacked] | None = None,
 ) -> Batch:
     """The batch of these documents. Targets come document by document, branch by branch.
 
@@ -69,7 +69,7 @@ def collate(
     )
 
 
-def rows_of(documents: Sequence[Document], pack: bool = True) -> list[list[int]]:
+def rows_of(documents: Sequence[TokenSequence], pack: bool = True) -> list[list[int]]:
     """First fit in the given order: which documents share a row. The longest document sets the width."""
     if not pack:
         return [[d] for d in range(len(documents))]
@@ -88,7 +88,7 @@ def rows_of(documents: Sequence[Document], pack: bool = True) -> list[list[int]]
     return rows
 
 
-def _media(documents: Sequence[Document], image_tokens: Mapping[str, int]) -> Stacked:
+def _media(documents: Sequence[TokenSequence], image_tokens: Mapping[str, int]) -> Stacked:
     """Pixels stacked by encoder, and for each document the rows of the stacked image tokens that are its own.
 
     The same tensor in several documents is one image: it is encoded once.

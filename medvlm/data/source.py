@@ -1,4 +1,4 @@
-"""The samples of one source that a stage can use, by number."""
+"""The samples of one source that a stage can use, by index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medvlm.io.shards import Entry, ShardSet
 class SourceView:
     """The samples of a source that a stage can use: some of its splits, and in those the entries that `keep` accepts.
 
-    Without `keep` it takes no memory; with it 8 bytes a sample, and one pass over the index.
+    Without `keep` it takes no memory; with it 8 bytes per sample, and one pass over the index.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ def splits_of(shards: ShardSet, split: str, fold: int | None = None) -> tuple[st
 
 
 HELD_OUT = "held_out"
-"""What is evaluated on like a split: the groups that HoldOut keeps out."""
+"""Name, used like a split, of the groups that HoldOut keeps out of training."""
 KINDS_OF_GROUPS = ("task", "media")
 
 
@@ -122,10 +122,10 @@ class HoldOut(Config):
     values: tuple[str, ...] = ()
     """The groups that are held out ..."""
     share: float = Field(0.0, ge=0, lt=1)
-    """... or how many of them, chosen by a hash of their name: a group stays in or out when others come to the data
-    set."""
+    """... or the fraction of groups, chosen by a hash of their name: adding groups to the data set does not move others
+    in or out."""
     salt: str = "medvlm"
-    """Another one chooses others."""
+    """Another salt chooses other groups."""
 
     @model_validator(mode="after")
     def _says_which(self) -> HoldOut:

@@ -1,4 +1,4 @@
-"""Where stored pixels go: resized, cut and filled up to an encoder's input. Pixels, masks and boxes take the same way.
+"""Resizes, crops and pads stored pixels to an encoder's input. Pixels, masks and boxes go through the same steps.
 
 Axes: D H W depth, height, width, C channels, K masks that overlap.
 """
@@ -18,13 +18,13 @@ from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Medium
 
 MAX_RESAMPLED = 1 << 28
-"""Pixels of a film or volume after resampling to a spacing: as float32, 1 GiB."""
+"""Most pixels of an image or volume after resampling to a spacing: 1 GiB as float32."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Stored pixels are resized to `resized`, and of that `before` pixels are added at the start of each axis
-    (negative: cut) up to `size`."""
+    """Stored pixels are resized to `resized`; then `before` pixels are added at the start of each axis (negative:
+    cropped), and the end is padded or cropped to `size`."""
 
     resized: tuple[int, ...]
     before: tuple[int, ...]
@@ -33,7 +33,8 @@ class Steps:
 
 
 def steps_of(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preprocess: Preprocess, member: str) -> Steps:
-    """To the declared spacing or size, then the centre. Raises DataError where a declared spacing cannot be made."""
+    """Steps that resize to the declared spacing or size, then centre. Raises DataError if a declared spacing is not
+    possible."""
     if preprocess.spacing_mm is not None:
         if stored_mm is None:
             raise DataError(
@@ -62,7 +63,7 @@ def steps_of(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preproc
 
 
 def place(resized: torch.Tensor, steps: Steps) -> torch.Tensor:
-    """The centre of the last axes cut out, and black (0) around what is smaller."""
+    """Crops the last axes to their centre, and pads smaller ones with black (0)."""
     if steps.resized == steps.size:
         return resized
     ends = [(b, wanted - n - b) for n, b, wanted in zip(steps.resized, steps.before, steps.size, strict=True)]
@@ -97,7 +98,7 @@ def nearest(stored: int, new: int) -> np.ndarray:
 
 
 def _fit(mask: np.ndarray, axis: int, before: int, wanted: int) -> np.ndarray:
-    """`before` zeros at the start of an axis, or as many pixels cut, and `wanted` pixels in all."""
+    """Adds `before` zeros at the start of an axis (negative: crops), and pads or crops to `wanted` pixels."""
     at = np.arange(wanted) - before
     inside = (at >= 0) & (at < mask.shape[axis])
     found = mask.take(np.where(inside, at, 0), axis)

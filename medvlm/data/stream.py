@@ -1,7 +1,7 @@
-"""The global order of samples as a function of (seed, stage, position), and its delivery to one rank.
+"""The global order of samples as a function of (seed, stage, position), and the loader of one rank's share.
 
-Position p of a stage is the p-th sample that the optimiser uses, counted over all ranks. What lies there depends
-on nothing else, so the whole state of a stream is one number: how many samples were used.
+Position p of a stage is the p-th sample that the optimizer uses, counted over all ranks. The sample at a position
+depends on nothing else, so the state of a stream is a single number: how many samples were used.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Quarantine = Callable[[str, str, str], None]
 """Called with the key, the shard and the reason, once per bad sample."""
 
 SUBSTITUTES = 3
-"""Samples that are tried in the place of a bad one."""
+"""How many other samples are tried in place of a bad one."""
 MAX_TOO_LONG = 100
-"""And in the place of one that is too long, of which there may be many."""
+"""How many are tried in place of one that is too long; there may be many of those."""
 
 MAX_RUN = 8
-"""Positions handed to a thread at a time. Handing over costs 40 us, a tenth of reading and preparing a film of 128
-px."""
+"""Positions handed to a thread at a time. Handing over takes 40 us, a tenth of reading and preparing a radiograph of
+128 px."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is mixed: a source, or a group of its samples. epochs: how often it is gone through at most. order: of its
-    samples in an epoch."""
+class StreamPart:
+    """A source of the mix, or a group of its samples. epochs: most passes over it. order: of its samples in an
+    epoch."""
 
     source: str
     view: SourceView
@@ -50,9 +50,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which sample lies at a position: the `index`-th of a split of a source, in the `epoch`-th round through the
-    part."""
+class SamplePlace:
+    """The sample at a position: number `index` of a split of a source, in pass number `epoch` over the part."""
 
     position: int
     part: str
@@ -64,16 +63,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Item:
-    place: Place
+    place: SamplePlace
     sample: Sample
     files: dict[str, Any]
 
 
 class Stream:
-    """Parts mixed by weight, each in a new order every epoch, every sample once an epoch. length: of all of it, None
-    without an end."""
+    """Parts mixed by weight; in every epoch of a part each sample comes once, in a new order. length: number of
+    positions, None if endless."""
 
-    def __init__(self, parts: Mapping[str, Part], seed: int, *, stage: str):
+    def __init__(self, parts: Mapping[str, StreamPart], seed: int, *, stage: str):
         for part in parts.values():
             if not len(part.view):
                 raise DataError(
@@ -86,42 +85,41 @@ class Stream:
         }
         self._mixture = Mixture({name: part.weight for name, part in parts.items()}, seed, stage, limits)
         self.length = self._mixture.length
-        self._order = lru_cache(maxsize=4 * len(parts))(self._shuffled)
+        self._order = lru_cache(maxsize=4 * len(parts))(self._order_of)
 
-    def place(self, position: int) -> Place:
+    def place(self, position: int) -> SamplePlace:
         name, n = self._mixture.at(position)
         part = self.parts[name]
         epoch, i = divmod(n, len(part.view))
-        return Place(position, name, part.source, epoch, *part.view.locate(self._order(name, epoch)[i]))
+        return SamplePlace(position, name, part.source, epoch, *part.view.locate(self._order(name, epoch)[i]))
 
     def used(self, position: int) -> dict[str, tuple[int, float]]:
-        """Of each source, how many samples the positions before this one take, and how many rounds through it these
-        are."""
+        """For each source, how many samples the positions before this one take, and how many epochs these are."""
         taken, sizes = Counter[str](), Counter[str]()
         for name, n in self._mixture.used(position).items():
             taken[self.parts[name].source] += n
             sizes[self.parts[name].source] += len(self.parts[name].view)
         return {source: (n, n / sizes[source]) for source, n in taken.items()}
 
-    def substitute(self, position: int, attempt: int) -> Place:
-        """What takes the place of a bad sample: another one of its part, the same in every run and on every rank."""
+    def substitute(self, position: int, attempt: int) -> SamplePlace:
+        """The replacement of a bad sample: another one of its part, the same in every run and on every rank."""
         bad = self.place(position)
         view = self.parts[bad.part].view
         i = below(len(view), self.seed, self.stage, "substitute", position, attempt)
-        return Place(position, bad.part, bad.source, bad.epoch, *view.locate(i))
+        return SamplePlace(position, bad.part, bad.source, bad.epoch, *view.locate(i))
 
     def item(self, position: int) -> Item:
         """Raises DataError for a damaged sample."""
         return self.read(self.place(position))
 
-    def read(self, place: Place) -> Item:
+    def read(self, place: SamplePlace) -> Item:
         return Item(place, *self.parts[place.part].view.read_at(place.split, place.index))
 
-    def whereabouts(self, place: Place) -> tuple[str, str]:
-        """Key and shard of what lies there."""
+    def whereabouts(self, place: SamplePlace) -> tuple[str, str]:
+        """Key and shard of the sample at a place."""
         return self.parts[place.part].view.whereabouts(place.split, place.index)
 
-    def _shuffled(self, name: str, epoch: int) -> Permutation | Blocks:
+    def _order_of(self, name: str, epoch: int) -> Permutation | Blocks:
         part = self.parts[name]
         return part.order.of(len(part.view), self.seed, self.stage, name, epoch)
 
@@ -140,16 +138,16 @@ def loader(
     max_bad: float = 0.01,
     dropped: Counter[str] | None = None,
 ) -> Iterator[tuple[int, list[T]]]:
-    """For every step, without end: its first global position, and this rank's prepared items in order.
+    """Yields endlessly, for every step, its first global position and this rank's prepared items in order.
 
     start: samples used so far. Of a step's `batch` positions each rank takes its `batch / world` consecutive ones.
     workers: threads that read, decode and prepare while the model works (decoders release the GIL); 0: none.
     ahead: whole steps that are prepared in advance, which bounds the memory. Closing the iterator ends the threads.
 
-    Where reading or preparing raises DataError, a substitute takes the sample's place and `quarantine` is told;
-    raises DataError when more than `max_bad` of the items seen (and more than 5) were bad. So it is for TooLong,
-    but such samples are not bad: they are counted in `dropped` by their source. Any other error is
-    raised where the item would have come, with a note of its shard and key.
+    If reading or preparing raises DataError, a substitute takes the sample's place and `quarantine` is called.
+    Raises DataError when more than `max_bad` of the items seen (and more than 5) were bad. TooLong is handled the same
+    way, but not counted as bad: `dropped` counts such samples by source. Any other error is raised in place of the
+    item, with a note of its shard and key.
     """
     if batch % world:
         fits = ", ".join(str(n) for n in (batch - batch % world, batch + world - batch % world) if n)
@@ -159,9 +157,9 @@ def loader(
         )
     share = batch // world
     steps = ((first, range(first + rank * share, first + (rank + 1) * share)) for first in count(start, batch))
-    ledger = _Ledger(quarantine, max_bad, Counter() if dropped is None else dropped)
+    ledger = _BadSampleCount(quarantine, max_bad, Counter() if dropped is None else dropped)
     return (
-        _threaded(stream, steps, prepare, ledger, workers, ahead)
+        _run_threads(stream, steps, prepare, ledger, workers, ahead)
         if workers
         else _inline(stream, steps, prepare, ledger)
     )
@@ -171,14 +169,14 @@ _Steps = Iterator[tuple[int, range]]
 
 
 def _inline(
-    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _Ledger
+    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _BadSampleCount
 ) -> Iterator[tuple[int, list[T]]]:
     for first, positions in steps:
         yield first, [ledger.settle(_attempt(stream, p, prepare)) for p in positions]
 
 
-def _threaded(
-    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _Ledger, workers: int, ahead: int
+def _run_threads(
+    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _BadSampleCount, workers: int, ahead: int
 ) -> Iterator[tuple[int, list[T]]]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix=f"data-{stream.stage}")
     underway: deque[tuple[int, list[Future[list[_Attempts[T]]]]]] = deque()
@@ -196,16 +194,16 @@ def _threaded(
                 ready, futures = underway.popleft()
                 yield ready, [ledger.settle(attempts) for future in futures for attempts in future.result()]
     finally:
-        stop.set()  # what waits ends at once, what is being prepared after its current item
+        stop.set()  # waiting runs end at once, running ones after their current item
         pool.shutdown()
 
 
 @dataclass
 class _Attempts(Generic[T]):
-    """What came of a position: the prepared item, if any sample could be used, and (key, shard, reason) of those that
+    """The outcome of a position: the prepared item, if any sample could be used, and (key, shard, reason) of those that
     could not."""
 
-    place: Place
+    place: SamplePlace
     bad: list[tuple[str, str, str]]
     too_long: list[tuple[str, str, str]]
     prepared: list[T]
@@ -230,7 +228,7 @@ def _attempt(stream: Stream, position: int, prepare: Callable[[Item], T]) -> _At
     return _Attempts(first, bad, too_long, [])
 
 
-class _Ledger:
+class _BadSampleCount:
     """Counts items and bad samples in the order of positions, whichever thread met them first."""
 
     def __init__(self, quarantine: Quarantine, max_bad: float, dropped: Counter[str]):
@@ -244,7 +242,7 @@ class _Ledger:
         if attempts.too_long:
             self._dropped[attempts.place.source] += len(attempts.too_long)
         for key, shard, reason in (*attempts.bad, *attempts.too_long):
-            if key not in self._known:  # it comes again every epoch
+            if key not in self._known:  # it recurs every epoch
                 self._known.add(key)
                 self._quarantine(key, shard, reason)
         if self._bad > max(5, self._max_bad * self._items):

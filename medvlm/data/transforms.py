@@ -72,7 +72,7 @@ class MediaTransform:
 
     def _film(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
         as_8bit = array.dtype == np.uint8 and _is_plain(self.preprocess)
-        scaled = [array] if as_8bit else [_scaled(array, *band) for band in _bands(array, self.preprocess, member)]
+        scaled = [array] if as_8bit else [_scale(array, *band) for band in _bands(array, self.preprocess, member)]
         pixels_CHW = torch.cat(
             [_channels_first(each, 1 if self.preprocess.windows else self.preprocess.channels) for each in scaled]
         )
@@ -87,7 +87,7 @@ class MediaTransform:
         bands = _bands(array, self.preprocess, member)
         planes = [array] if array.ndim == 3 else [array[..., c] for c in range(3)]
         resized_CDHW = torch.stack(
-            [_resize_volume(torch.from_numpy(_scaled(x, *band)), steps.resized) for band in bands for x in planes]
+            [_resize_volume(torch.from_numpy(_scale(x, *band)), steps.resized) for band in bands for x in planes]
         )
         return (place(resized_CDHW, steps) - self._mean).div_(self._std), steps.canvas
 
@@ -134,7 +134,7 @@ def to_display(array: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     processors."""
     if array.dtype == np.uint8 and _is_plain(preprocess):
         return array
-    return (_scaled(array, *_bands(array, preprocess, "image")[0]) * 255 + 0.5).astype(np.uint8)
+    return (_scale(array, *_bands(array, preprocess, "image")[0]) * 255 + 0.5).astype(np.uint8)
 
 
 def to_pictures(array: np.ndarray, preprocess: Preprocess, medium: Medium) -> np.ndarray:
@@ -156,12 +156,12 @@ def to_pictures(array: np.ndarray, preprocess: Preprocess, medium: Medium) -> np
         shown = [array]
     else:
         shown = [
-            (_scaled(array, *band) * 255 + 0.5).astype(np.uint8) for band in _bands(array, preprocess, medium.member)
+            (_scale(array, *band) * 255 + 0.5).astype(np.uint8) for band in _bands(array, preprocess, medium.member)
         ]
     return shown[0] if in_colour else np.stack(shown * 3 if len(shown) == 1 else shown, -1)
 
 
-def perceived(pixels: torch.Tensor, preprocess: Preprocess) -> np.ndarray:
+def show_input(pixels: torch.Tensor, preprocess: Preprocess) -> np.ndarray:
     """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume, the current one of
     two films, the whole of a tiled one. Of two channels, or of
     more than three, the first; three windows are shown as colours."""
@@ -264,7 +264,7 @@ def _bands(array: np.ndarray, preprocess: Preprocess, member: str) -> list[tuple
     )
 
 
-def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
+def _scale(array: np.ndarray, low: float, high: float) -> np.ndarray:
     """float32 in [0, 1]."""
     scaled = (array.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
     return np.clip(scaled, 0, 1, out=scaled)

@@ -73,11 +73,11 @@ def pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None =
                 f"{medium.member}: does not say how it lies in the patient, and views.plane: {views.plane} needs that;"
                 " use plane: stored"
             )
-        shown, spacing_mm = _oriented(shown, medium.affine, PLANES[views.plane])
+        shown, spacing_mm = _orient(shown, medium.affine, PLANES[views.plane])
     limit = min(views.max_slices, most or views.max_slices)
     return [
         np.ascontiguousarray(shown[i])
-        for i in _sampled(len(shown), views, spacing_mm[0] if spacing_mm else None, limit, medium.member)
+        for i in _choose_slices(len(shown), views, spacing_mm[0] if spacing_mm else None, limit, medium.member)
     ]
 
 
@@ -86,7 +86,7 @@ def is_flat(medium: Medium, views: Views) -> bool:
     return len(medium.size) == 2 or views.plane == "stored"
 
 
-def _sampled(depth: int, views: Views, slice_mm: float | None, limit: int, member: str) -> list[int]:
+def _choose_slices(depth: int, views: Views, slice_mm: float | None, limit: int, member: str) -> list[int]:
     """The middle of each of equal parts; or steps of a distance around the middle slice, the outer ones left out above
     the limit."""
     if views.sampling == "uniform":
@@ -105,7 +105,7 @@ def _sampled(depth: int, views: Views, slice_mm: float | None, limit: int, membe
     return kept[drop // 2 : len(kept) - (drop - drop // 2)]
 
 
-def _oriented(volume: np.ndarray, affine: Affine, along: int) -> tuple[np.ndarray, tuple[float, ...]]:
+def _orient(volume: np.ndarray, affine: Affine, along: int) -> tuple[np.ndarray, tuple[float, ...]]:
     """Slices along an axis of RAS space, as a radiologist sees them, and mm per voxel of the new axes. Oblique axes go
     to the nearest."""
     matrix = np.array(affine)[:, :3]

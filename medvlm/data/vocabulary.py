@@ -41,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], size: int, image_token: str) -> Any:
     return made
 
 
-def saved_tokenizer(folder: Path, make: Callable[[], Any]) -> Any:
+def load_or_make_tokenizer(folder: Path, make: Callable[[], Any]) -> Any:
     """The tokenizer in `folder`, made and saved there when it is not."""
     from transformers import AutoTokenizer
 

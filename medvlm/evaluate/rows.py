@@ -10,7 +10,7 @@ import numpy as np
 
 from medvlm.core.measure import Measure
 from medvlm.core.protocols import Paired, Row
-from medvlm.metrics.bootstrap import interval, resampled, value
+from medvlm.metrics.bootstrap import interval, resample, value
 
 DIGITS = 6
 """Numbers are rounded to so many decimals."""
@@ -28,7 +28,7 @@ def make_row(
     protocol.json."""
 
     def draw(who: str) -> np.ndarray:
-        return resampled(columns[who], clusters, measure.statistic, settings["resamples"], settings["seed"])
+        return resample(columns[who], clusters, measure.statistic, settings["resamples"], settings["seed"])
 
     values = {who: value(items_NK, measure.statistic) for who, items_NK in columns.items()}
     own, baselines = values.pop("answer"), values

@@ -1,1 +1,1 @@
-"""Predictions to numbers with intervals."""
+"""Turns predictions into metrics with confidence intervals."""

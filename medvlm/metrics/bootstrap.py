@@ -1,10 +1,10 @@
-"""95 % intervals by drawing whole clusters again.
+"""95 % intervals by resampling whole clusters (cluster bootstrap).
 
 Questions about one image, or images of one patient, are not independent: an interval that draws single
 questions is too narrow. So clusters are drawn with replacement, as many as there are, and a metric is a
 function of sums over what was drawn, or of the items and how often each was drawn. The interval is the plain
-percentile one (Efron 1979): it has no width where all clusters agree (every answer right), which understates what is
-not known for few clusters.
+percentile one (Efron 1979). It has zero width if all clusters agree (every answer right), which understates the
+uncertainty for few clusters.
 
 Axes: N items, K summed columns of an item, C clusters, R resamples.
 """
@@ -27,7 +27,7 @@ def value(items_NK: np.ndarray, statistic: Statistic) -> float:
     return float(statistic(items_NK.sum(axis=0, keepdims=True))[0])
 
 
-def resampled(
+def resample(
     items_NK: np.ndarray, clusters: Sequence[Hashable], statistic: Statistic, resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """The metric on each of `resamples` draws of clusters, float64 [R].

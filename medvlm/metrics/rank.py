@@ -1,4 +1,4 @@
-"""Statistics of the order in which scores put items.
+"""Statistics of the ranking of items by score.
 
 Axes: N items, R draws of them, G groups of items with equal scores, from the lowest.
 """

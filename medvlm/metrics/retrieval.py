@@ -1,4 +1,4 @@
-"""Where the right partner stands when candidates are sorted by similarity.
+"""Rank of the right candidate when candidates are sorted by similarity.
 
 Axes: Q queries, C candidates.
 """

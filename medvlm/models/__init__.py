@@ -1,1 +1,1 @@
-"""Composition of built parts into one module."""
+"""Composes built parts into one module."""

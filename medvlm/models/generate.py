@@ -1,4 +1,4 @@
-"""Greedy and sampled continuation. The prompt and its images are prefilled once, however many answers are drawn."""
+"""Greedy and sampled generation. The prompt and its images are prefilled once, however many answers are drawn."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def generate(
     temperature: float = 0.0,
     draws: Sequence[Draw] = (),
 ) -> list[list[int]]:
-    """Token ids of copies continuations of each prompt, prompt by prompt, end token included when it was reached.
+    """Token ids of `copies` continuations of each prompt, prompt by prompt, including the end token if it was reached.
 
     prompts: one document per row, no branches; rows may be padded on the right. temperature 0 is greedy;
     above it, tokens are drawn by inverting the cumulative distribution at `draws[row](token number)[copy]`, so that
     what is drawn depends on the prompt's position in the stream and not on the rank or the batch it is in.
     """
-    rows = _left_padded(prompts)
+    rows = _pad_left(prompts)
     seen = (rows.docs_BT >= 0).long()
     cache, remembered = _new_cache(model)
     logits, places = model.prefill(rows, remembered)
@@ -70,7 +70,9 @@ def generate(
     for number in range(max_new_tokens):
         logits = without_image(logits, model.image_token_id)
         tokens = (
-            logits.argmax(-1) if temperature == 0 else _sampled(logits / temperature, running, copies, number, draws)
+            logits.argmax(-1)
+            if temperature == 0
+            else _draw_tokens(logits / temperature, running, copies, number, draws)
         )
         for row, token in zip(running, tokens.tolist(), strict=True):
             answers[row].append(token)
@@ -99,7 +101,7 @@ def end_ids(model: Answering, tokenizer: Any) -> list[int]:
 
 
 def _new_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
-    """A cache that forward fills in place, and the arguments that hand it over: their name changed in transformers
+    """A cache that forward fills in place, and the keyword arguments that pass it: their name changed in transformers
     5.24."""
     from transformers import DynamicCache
 
@@ -108,7 +110,9 @@ def _new_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
     return cache, {name: cache, "use_cache": True}
 
 
-def _sampled(logits: torch.Tensor, running: list[int], copies: int, number: int, draws: Sequence[Draw]) -> torch.Tensor:
+def _draw_tokens(
+    logits: torch.Tensor, running: list[int], copies: int, number: int, draws: Sequence[Draw]
+) -> torch.Tensor:
     uniform = torch.tensor(
         [draws[row // copies](number)[row % copies] for row in running], dtype=torch.float64, device=logits.device
     )
@@ -120,18 +124,18 @@ def _sampled(logits: torch.Tensor, running: list[int], copies: int, number: int,
     )
 
 
-def _left_padded(prompts: Batch) -> Batch:
-    """Padding moved in front, so that every row's last token is the one to continue."""
+def _pad_left(prompts: Batch) -> Batch:
+    """Moves padding to the front, so that every row's last token is the one to continue."""
     pad = (prompts.docs_BT < 0).sum(1)
     if not pad.any():
         return prompts
     T = prompts.ids_BT.shape[1]
     places = (torch.arange(T, device=pad.device)[None] - pad[:, None]) % T
 
-    def shifted(x: torch.Tensor) -> torch.Tensor:
+    def shift(x: torch.Tensor) -> torch.Tensor:
         return x.gather(1, places)
 
     return replace(
-        prompts, ids_BT=shifted(prompts.ids_BT), positions_BT=shifted(prompts.positions_BT),
-        docs_BT=shifted(prompts.docs_BT), branches_BT=shifted(prompts.branches_BT),
+        prompts, ids_BT=shift(prompts.ids_BT), positions_BT=shift(prompts.positions_BT),
+        docs_BT=shift(prompts.docs_BT), branches_BT=shift(prompts.branches_BT),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether a model computes in shared rows what it computes for each text alone: tried when it is built, not assumed."""
+"""Tests, when a model is built, that it computes the same for texts that share a row as for each text alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from medvlm.core.sample import Batch
 from medvlm.models.parts import evaluating
 
 TOLERANCE = 5e-5
-"""Of the largest logit. Families that fit are off by 1e-6 in float32; those that do not by 1e-3 and more, with random
-weights."""
+"""Relative to the largest logit. With random weights in float32, supported families are off by 1e-6, others by 1e-3 or
+more."""
 
 
 def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
     """Compares 16 tokens of a VLM, two texts in one row and the first with two continuations, with the stock model on
     each text.
 
-    stock: what transformers computes a text with, by default the language model. types: the argument that says what is
-    answered (1) and what is prompt (0), of a model that is given one text a row; then the 16 tokens are one.
+    stock: the transformers model to compare with, by default the language model. types: for a model that gets one text
+    per row, the argument that marks answer (1) and prompt (0); the 16 tokens are then one text.
     Raises ShapeError where they differ: ALiBi, recurrent layers, or a head whose logits are changed in a way that
     `head` does not know."""
     stock, shares_rows = stock or model.language, not types

@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft: put in, described, folded into the base weights."""
+"""Low-rank adapters through peft: attached, listed, merged into the base weights."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Lora
 from medvlm.models import new_rows
-from medvlm.models.parts import matches, module_of, seeded
+from medvlm.models.parts import build_seeded, matches, module_of
 
 
 def targets(model: nn.Module, lora: Lora) -> list[str]:
-    """Linear layers that get an adapter, by full path: the same names stand in the towers too.
+    """Linear layers that get an adapter, by full path, since the towers have layers of the same names.
 
-    Raises RecipeError for a target that matches no linear layer, and for one that does not say in which module.
+    Raises RecipeError for a target that matches no linear layer, or layers of several modules.
     """
-    # torch's attention reads the weight of its out_proj itself: an adapter there would not be computed, and yet be
-    # folded in.
+    # torch's attention uses the weight of its out_proj directly: an adapter there would be merged without ever having
+    # been computed.
     passed_by = {f"{n}.out_proj" for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     heads = {id(m.get_output_embeddings()) for m in model.modules() if hasattr(m, "get_output_embeddings")}
     linear = [n for n, m in model.named_modules() if _is_linear(m) and id(m) not in heads and n not in passed_by]
@@ -44,7 +44,7 @@ def targets(model: nn.Module, lora: Lora) -> list[str]:
 
 
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
-    """B starts at zero, so the model computes what it did before (LoRA, arXiv 2106.09685, section 4.1)."""
+    """B starts at zero, so the model's outputs do not change at first (LoRA, arXiv 2106.09685, section 4.1)."""
     from peft import LoraConfig, inject_adapter_in_model
 
     names = targets(model, lora)
@@ -74,23 +74,22 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
             warnings.filterwarnings(
                 "ignore", "fan_in_fan_out is set to False"
             )  # peft sees by itself which layers hold their weight transposed
-            seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
+            build_seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(id(parameter) in trained or ".lora_" in name)
 
 
 def merge(model: nn.Module) -> int:
-    """Folds every adapter into its layer, in the layer's own precision, and trained rows into their table; returns how
-    many adapters there were.
+    """Merges every adapter into its layer, in the layer's precision, and trained rows into their table. Returns the
+    number of adapters.
 
-    Layers of 4 bits become those of float32 that they were computed as: folding into 4 bits would round the adapters
-    away."""
-    adapted = _adapted(model)
+    4-bit layers are dequantized to float32 first: merging into 4 bits would round the adapters away."""
+    adapted = _find_adapters(model)
     with torch.no_grad():
         for layer in adapted.values():
             if _is_quantized(layer.get_base_layer()):
-                full = _dequantized(layer.get_base_layer())
+                full = _dequantize_layer(layer.get_base_layer())
                 full.weight += layer.get_delta_weight("default").to(full.weight)
                 layer.base_layer = full
             else:
@@ -102,10 +101,9 @@ def merge(model: nn.Module) -> int:
 
 
 def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
-    """peft's config of the adapters and their tensors by name, as they were in the model, which is left without
-    them."""
+    """Removes the adapters from the model. Returns their peft config and their tensors by name."""
     adapted, tensors = (
-        _adapted(model),
+        _find_adapters(model),
         {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name},
     )
     config = vars(model).get("peft_config", {}).get("default")
@@ -115,11 +113,11 @@ def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def dequantize(model: nn.Module) -> None:
-    """Layers of 4 bits as the float32 that they are computed as; nothing for a model without."""
+    """Replaces 4-bit layers by float32 ones with the same values; does nothing for a model without."""
     layers = [(n, m) for n, m in model.named_modules() if _is_quantized(m)]
     for name, layer in layers:
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, _dequantized(layer))
+        setattr(model.get_submodule(parent), last, _dequantize_layer(layer))
     for module in list(model.modules()):
         if quantizer := getattr(module, "hf_quantizer", None):
             quantizer.remove_quantization_config(
@@ -128,8 +126,8 @@ def dequantize(model: nn.Module) -> None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """GPT-2's Conv1D is one too, with its weight transposed; by its name, since transformers takes seconds to
-    import."""
+    """Also true for GPT-2's Conv1D, whose weight is transposed; checked by name, since importing transformers takes
+    seconds."""
     return isinstance(module, nn.Linear) or (type(module).__name__, type(module).__module__) == (
         "Conv1D",
         "transformers.pytorch_utils",
@@ -140,7 +138,7 @@ def _is_quantized(module: nn.Module) -> bool:
     return type(module).__name__ == "Linear4bit"
 
 
-def _dequantized(layer: Any) -> nn.Linear:
+def _dequantize_layer(layer: Any) -> nn.Linear:
     from bitsandbytes.functional import dequantize_4bit
 
     full = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device=layer.weight.device)
@@ -151,7 +149,7 @@ def _dequantized(layer: Any) -> nn.Linear:
     return full.requires_grad_(False)
 
 
-def _adapted(model: nn.Module) -> dict[str, Any]:
+def _find_adapters(model: nn.Module) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -161,4 +159,4 @@ def _unwrap(model: nn.Module, adapted: dict[str, Any]) -> None:
     for name, layer in adapted.items():
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, layer.get_base_layer())
-    vars(model).pop("peft_config", None)  # else peft warns of two adapters when others are put on
+    vars(model).pop("peft_config", None)  # else peft warns about a second adapter when others are attached

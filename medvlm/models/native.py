@@ -1,4 +1,4 @@
-"""A ready vision-language model of transformers, computed by its family's own classes, in the words of our stages.
+"""A ready-made vision-language model, computed by its own transformers classes, with medvlm's interface for stages.
 
 Parameters are named by part: `encoders.image`, `connectors.image`, `language`, and below those as in the family's own
 modules, so that `trains`, adapters, checkpoints and proofs mean the same as in a composed model.
@@ -21,7 +21,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE, Family, family_of
 from medvlm.core.sample import Batch
 from medvlm.models.isolation import check_isolated
-from medvlm.models.parts import is_trained, seeded
+from medvlm.models.parts import build_seeded, is_trained
 from medvlm.models.vlm import attention_mask, head
 
 
@@ -32,11 +32,11 @@ def build_native(
     weights: bool = True,
     dtype: str = "float32",
 ) -> NativeVLM:
-    """pretrained: hub id or folder. blank: what its processor makes of one picture. Without `weights` they are random,
-    to be loaded over. dtype: of the weights that are read; `auto` as they are stored.
+    """pretrained: hub id or folder. blank: the processor's output for one picture. weights: False for random weights,
+    to be overwritten later. dtype: of the weights that are read; `auto` keeps the stored one.
 
-    Raises RecipeError for a model that is not there or of no known family, ShapeError where shared rows change what it
-    computes."""
+    Raises RecipeError for a model that cannot be found or of an unknown family, ShapeError if shared rows change its
+    outputs."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
@@ -48,7 +48,9 @@ def build_native(
             )
         else:
             stock, loading = (
-                seeded(seed, "native", lambda: AutoModelForImageTextToText.from_config(config, dtype=torch.float32)),
+                build_seeded(
+                    seed, "native", lambda: AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+                ),
                 {},
             )
     except OSError as reason:
@@ -69,13 +71,13 @@ def build_native(
         )
     model = NativeVLM(stock, blank)
     first = next(model.parameters())
-    if not first.is_meta and first.dtype == torch.float32:  # lower precisions differ by more than a fault does
+    if not first.is_meta and first.dtype == torch.float32:  # in lower precisions, rounding exceeds the tolerance
         check_isolated(model, stock, model.family.types if model.family.reads_prompt_both_ways else "")
     return model
 
 
-class Part(nn.Module):
-    """Modules of a larger model under one name; the larger model calls them."""
+class ModuleGroup(nn.Module):
+    """Groups modules of a larger model under one name. It has no forward: the larger model calls the modules."""
 
     config: Any
     generation_config: Any
@@ -102,7 +104,7 @@ class NativeVLM(nn.Module):
         self._bare = [
             path for path in self.family.connectors if isinstance(getattr(stock.model, path, None), nn.Parameter)
         ]
-        self.language = Part()
+        self.language = ModuleGroup()
         self.language.add_module("model", stock.model.get_submodule(self.family.language))
         self.language.add_module("lm_head", stock.lm_head)
         self.language.config, self.language.generation_config = stock.config.get_text_config(), stock.generation_config
@@ -120,7 +122,7 @@ class NativeVLM(nn.Module):
         return {"logits_LV": head(self.stock, hidden_BTW.flatten(0, 1)[batch.from_L]) + unused}
 
     def everywhere(self, batch: Batch) -> torch.Tensor:
-        """Logits of every place [B, T, V], for comparisons."""
+        """Logits at every position [B, T, V], for comparisons."""
         return head(self.stock, self.stock.model(**self._inputs(batch)[0], use_cache=False).last_hidden_state)
 
     @property
@@ -149,8 +151,8 @@ class NativeVLM(nn.Module):
         return head(self.stock, hidden_BTW[:, -1])
 
     def image_tokens(self, media: Mapping[str, torch.Tensor]) -> Any:
-        """What the family's get_image_features gives for every picture of `media`. Nothing is kept for the backward
-        pass where all of it is frozen."""
+        """The output of the family's get_image_features for every picture of `media`. Keeps no activations for the
+        backward pass if encoder and connector are frozen."""
         dtype = next(self.encoders.parameters()).dtype
         pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in media.items()}
         trained = is_trained(self.encoders) or is_trained(self.connectors)
@@ -171,7 +173,9 @@ class NativeVLM(nn.Module):
             inputs[self.family.types] = is_image_BT.long()
         unused: torch.Tensor | float = 0.0
         if len(batch.feature_rows):
-            inputs["mm_encoder_outputs"] = {"image": _placed(self.image_tokens(batch.media), batch.feature_rows)}
+            inputs["mm_encoder_outputs"] = {
+                "image": _place_features(self.image_tokens(batch.media), batch.feature_rows)
+            }
         elif torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors)):
             # A tower that is trained runs on every rank in every micro-step, else ranks wait for each other's
             # gradients.
@@ -180,8 +184,7 @@ class NativeVLM(nn.Module):
         return inputs, unused
 
     def _answers(self, batch: Batch) -> torch.Tensor:
-        """[B, T]: 1 for what is answered, 0 for the prompt, which is read in both directions. Padding, too, is no
-        prompt."""
+        """[B, T]: 1 for answer tokens and padding, 0 for the prompt, which is read in both directions."""
         types = (batch.docs_BT < 0).long()
         types.view(-1)[batch.from_L + 1] = 1
         return types
@@ -193,12 +196,12 @@ class NativeVLM(nn.Module):
 
 
 def _without(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
-    """The module at `path`, or what of its children is not in `others`."""
+    """The module at `path`, without those of its children that are in `others`."""
     module = root.get_submodule(path)
     inside = [other.removeprefix(f"{path}.") for other in others if other.startswith(f"{path}.")]
     if not inside:
         return module
-    part = Part()
+    part = ModuleGroup()
     for name, child in module.named_children():
         if name not in inside:
             part.add_module(name, child)
@@ -208,7 +211,7 @@ def _without(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
 def _connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
     if len(paths) == 1 and "." not in paths[0]:
         return root.get_submodule(paths[0])
-    part = Part()
+    part = ModuleGroup()
     for path in paths:
         parent, _, name = path.rpartition(".")
         found = getattr(root.get_submodule(parent), name)
@@ -219,17 +222,16 @@ def _connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
     return part
 
 
-def _placed(features: Any, rows: torch.Tensor) -> Any:
-    """The features with the image token of each placeholder in its place, in the form that the family's forward
-    unpacks."""
+def _place_features(features: Any, rows: torch.Tensor) -> Any:
+    """The features in the order of the placeholders, in the structure that the family's forward unpacks."""
 
-    def gathered(stack: Any) -> Any:
+    def gather(stack: Any) -> Any:
         flat = torch.cat([f.flatten(0, -2) for f in stack])[rows]
         return flat if isinstance(stack, torch.Tensor) else (flat,)
 
-    changed: dict[str, Any] = {"pooler_output": gathered(features.pooler_output)}
+    changed: dict[str, Any] = {"pooler_output": gather(features.pooler_output)}
     if deep := getattr(features, "deepstack_features", None):
-        changed["deepstack_features"] = [gathered(layer) for layer in deep]
+        changed["deepstack_features"] = [gather(layer) for layer in deep]
     return replace(features, **changed)
 
 
@@ -239,7 +241,7 @@ def _tensors(features: Any) -> list[torch.Tensor]:
 
 
 def _runs(is_image_BT: torch.Tensor) -> torch.Tensor:
-    """Number of the run of image tokens that a token stands in, -1 outside of them."""
+    """For each token, the number of its run of image tokens; -1 for other tokens."""
     before = torch.nn.functional.pad(is_image_BT[:, :-1], (1, 0))
     return torch.where(is_image_BT, (is_image_BT & ~before).cumsum(1), -1)
 

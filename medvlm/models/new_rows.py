@@ -1,5 +1,5 @@
-"""The rows of a few tokens as parameters of their own: new words are learnt while every other row stays, bit by bit,
-what it was."""
+"""The embedding rows of a few tokens as separate parameters: new tokens are trained while every other row stays
+bit-identical."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from medvlm.core.errors import RecipeError
 
 
 def attach(language: Any, ids: Sequence[int]) -> None:
-    """Puts the rows of these tokens beside the embeddings and, unless it is tied to them, the head.
+    """Makes the rows of these tokens separate parameters of the embeddings and, unless it is tied to them, of the head.
 
-    They start as they are. Raises RecipeError for a model whose embeddings are computed in a way that is not known
-    here."""
+    They keep their current values. Raises RecipeError for a model whose embeddings are computed in an unknown way."""
     base, head = language.get_input_embeddings(), language.get_output_embeddings()
     places = torch.tensor(sorted(ids), device=base.weight.device)
     embeddings = Embeddings(base, places)
@@ -38,7 +37,7 @@ def attach(language: Any, ids: Sequence[int]) -> None:
 
 
 def fold(model: nn.Module) -> None:
-    """Writes the rows into the tables that they belong to; nothing for a model without."""
+    """Writes the rows back into their tables; does nothing for a model without separate rows."""
     for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, (Embeddings, Head))]:
         with torch.no_grad():
             module.base_layer.weight[module.places] = module.lora_rows.to(module.base_layer.weight.dtype)

@@ -1,5 +1,4 @@
-"""Builds encoders, connectors and text towers by kind, each from its own seed, and says which parameters belong to
-what."""
+"""Builds encoders, connectors and text towers by kind, each from its own seed, and maps parameters to parts."""
 
 from __future__ import annotations
 
@@ -19,9 +18,9 @@ from medvlm.core.errors import RecipeError, ShapeError
 T = TypeVar("T")
 
 
-def seeded(seed: int, name: str, build: Callable[[], T]) -> T:
-    """What `build` makes, with torch's random state set from (seed, name): a part starts the same whatever else is
-    built."""
+def build_seeded(seed: int, name: str, build: Callable[[], T]) -> T:
+    """The result of `build`, with torch's random state set from (seed, name): a part is initialised the same whatever
+    else is built."""
     key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")
     with torch.random.fork_rng():
         torch.manual_seed(key)
@@ -31,7 +30,7 @@ def seeded(seed: int, name: str, build: Callable[[], T]) -> T:
 def build_encoders(configs: Mapping[str, Any], seed: int) -> nn.ModuleDict:
     def build(name: str) -> nn.Module:
         config = configs[name]
-        return seeded(seed, f"encoders.{name}", lambda: component("encoders", config.kind).build(config))
+        return build_seeded(seed, f"encoders.{name}", lambda: component("encoders", config.kind).build(config))
 
     return nn.ModuleDict({name: build(name) for name in configs})
 
@@ -40,7 +39,7 @@ def build_connectors(configs: Mapping[str, Any], encoders: nn.ModuleDict, width:
     def build(name: str) -> nn.Module:
         config, encoder = configs[name].connector, encoders[name]
         make = component("connectors", config.kind).build
-        return seeded(seed, f"connectors.{name}", lambda: make(config, encoder.width, width, encoder.grid))
+        return build_seeded(seed, f"connectors.{name}", lambda: make(config, encoder.width, width, encoder.grid))
 
     return nn.ModuleDict({name: build(name) for name in configs})
 
@@ -67,9 +66,9 @@ def _grid(config: Any) -> tuple[int, ...]:
 
 
 def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
-    """Features of one encoder; nothing is kept for the backward pass when it is frozen.
+    """Features of one encoder. Keeps no activations for the backward pass if it is frozen.
 
-    Raises ShapeError when the pixels are not what the encoder was built for.
+    Raises ShapeError if the pixels do not have the encoder's input shape.
     """
     if tuple(pixels.shape[1:]) != tuple(encoder.input_shape):
         raise ShapeError(
@@ -82,13 +81,13 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
     return features
 
 
-def completed(
+def complete_media(
     encoders: nn.ModuleDict, media: Mapping[str, torch.Tensor], is_needed: Callable[[str], bool], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """The media in the order of the encoders, with one medium of zeros for each encoder that has none and is needed all
-    the same.
+    """The media in the order of the encoders, plus one medium of zeros for each encoder that has no medium but must
+    run.
 
-    Ranks that wait for each other within a tower's pass must all run it, in the same order.
+    If ranks communicate within a tower's forward or backward pass, all of them must run it, in the same order.
     """
     return {
         name: media[name] if name in media else torch.zeros(1, *e.input_shape, device=device)
@@ -105,14 +104,14 @@ def is_trained(module: nn.Module) -> bool:
 
 
 def group_of(parameter: str) -> str:
-    """encoders.film, connectors.film, language, lora, text, heads: how people speak of the parts."""
+    """The group of a parameter, as named in `trains`: encoders.film, connectors.film, language, lora, text, heads."""
     if ".lora_" in parameter:
         return "lora"
     return module_of(parameter)
 
 
 def module_of(parameter: str) -> str:
-    """The part it stands in, adapters included."""
+    """The module of a parameter; adapters belong to the module they are in."""
     first, *rest = parameter.split(".")
     return f"{first}.{rest[0]}" if first in ("encoders", "connectors") else first
 
@@ -150,10 +149,10 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
 
 
 def set_modes(model: nn.Module) -> None:
-    """Train mode where something is trained; frozen modules stay in eval mode (no dropout, no moving batch statistics).
+    """Train mode for modules with trained parameters, eval mode for frozen ones (no dropout, no updates of batch
+    statistics).
 
-    A module without parameters (dropout) goes with the one it stands in: an adapter's dropout is on, a frozen tower's
-    is off."""
+    A module without parameters (dropout) follows its parent: an adapter's dropout is on, a frozen tower's is off."""
     model.training = is_trained(model)
     for module in model.modules():  # parents come before their children
         for child in module.children():
@@ -162,7 +161,7 @@ def set_modes(model: nn.Module) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients; afterwards every module has the mode it had."""
+    """Eval mode without gradients; restores every module's mode afterwards."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:

@@ -1,5 +1,4 @@
-"""Weights of earlier stages into a freshly built model, module by module, with nothing missing and nothing left
-over."""
+"""Loads the weights of earlier stages into a new model, module by module. Missing and unexpected keys are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ from medvlm.models.parts import module_of
 
 
 def modules_of(names: Sequence[str]) -> set[str]:
-    """encoders.film, connectors.film, language, text, heads: what a stage hands on as one piece."""
+    """The modules that these parameters are in (encoders.film, connectors.film, language, text, heads): later stages
+    load each as a unit."""
     return {module_of(name) for name in names}
 
 
@@ -26,8 +26,7 @@ def put(
     where: str,
     modules: set[str] | None = None,
 ) -> None:
-    """Loads the weights of these modules (of all the model has, by default), after attaching the adapters they were
-    saved with.
+    """Loads the weights of these modules (default: all), after attaching the adapters they were saved with.
 
     Raises CheckpointError naming the first key that is missing, unexpected, or of another shape.
     """

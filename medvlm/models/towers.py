@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
 from medvlm.core.errors import ShapeError
-from medvlm.models.parts import build_encoders, completed, encode, is_trained, seeded
+from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
 
 
 @dataclass
@@ -47,8 +47,8 @@ def build_dual(
     seed: int,
 ) -> DualEncoder:
     towers = build_encoders(encoders, seed)
-    text_tower = seeded(seed, "text", lambda: component("texts", text.kind).build(text, tokenizer))
-    return seeded(seed, "heads", lambda: DualEncoder(towers, text_tower, width, log_scale, bias))
+    text_tower = build_seeded(seed, "text", lambda: component("texts", text.kind).build(text, tokenizer))
+    return build_seeded(seed, "heads", lambda: DualEncoder(towers, text_tower, width, log_scale, bias))
 
 
 class DualEncoder(nn.Module):
@@ -86,7 +86,7 @@ class DualEncoder(nn.Module):
 
     def embed_media(self, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         device = next(iter(media.values())).device
-        run = completed(self.encoders, media, self._is_needed, device)
+        run = complete_media(self.encoders, media, self._is_needed, device)
         embedded = {
             name: normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1)
             for name, pixels in run.items()

@@ -15,7 +15,7 @@ from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch
 from medvlm.models.isolation import check_isolated
-from medvlm.models.parts import build_connectors, build_encoders, completed, encode, is_trained, seeded
+from medvlm.models.parts import build_connectors, build_encoders, build_seeded, complete_media, encode, is_trained
 
 
 def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_token: str, seed: int) -> VLM:
@@ -24,7 +24,7 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
     Raises ShapeError for a language model that cannot read several texts in one row.
     """
     kind = component("backbones", language.kind)
-    backbone = seeded(seed, "language", lambda: kind.build(language, tokenizer))
+    backbone = build_seeded(seed, "language", lambda: kind.build(language, tokenizer))
     towers = build_encoders(encoders, seed)
     connectors = build_connectors(encoders, towers, backbone.get_input_embeddings().embedding_dim, seed)
     model = VLM(
@@ -110,7 +110,7 @@ class VLM(nn.Module):
     def image_tokens(self, batch: Batch) -> torch.Tensor:
         """[sum of tokens over all media, W], encoder by encoder in the order of batch.media."""
         device = batch.ids_BT.device
-        media = completed(self.encoders, batch.media, self._is_needed, device)
+        media = complete_media(self.encoders, batch.media, self._is_needed, device)
         tokens = {
             name: self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1)
             for name, pixels in media.items()

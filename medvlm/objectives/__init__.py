@@ -1,1 +1,1 @@
-"""Tensors to a loss and its named terms."""
+"""Computes a loss and its named terms from tensors."""

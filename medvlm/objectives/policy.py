@@ -1,4 +1,5 @@
-"""Group-relative policy optimisation: advantages within a group, a clipped ratio, an optional pull to a reference."""
+"""Group-relative policy optimisation: advantages within a group, a clipped ratio, an optional KL term to a
+reference."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ def advantages(rewards_PG: torch.Tensor, scale_by_deviation: bool) -> torch.Tens
     return centred / (rewards_PG.std(1, keepdim=True, correction=0) + 1e-4) if scale_by_deviation else centred
 
 
-def clipped(
+def clip_ratio(
     log_L: torch.Tensor, old_L: torch.Tensor, advantage_L: torch.Tensor, clip: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7); [L] where the clip
-    took the gradient.
+    """[L] loss per token: -min(ratio * A, clamp(ratio) * A) (PPO, arXiv 1707.06347, equation 7); [L] whether the
+    clip removed the gradient.
 
-    Sums over tokens are divided by all tokens of the step, so long and short answers weigh alike per token
+    Sums over tokens are divided by all tokens of the step, so every token has the same weight in long and short answers
     (DAPO, arXiv 2503.14476, equation 8; deviation from GRPO, which averages within each answer first).
     """
     ratio = (log_L - old_L).exp()

@@ -54,7 +54,7 @@ def curve(title: str, series: list[Series], height: int = 200, x_max: float | No
     y = axis_over(values, height - BOTTOM, TOP, log=log, about=max(2, height // 45))
     picture = tag(
         "svg", _frame(x, y, height), _hovers(drawn, x, height), *(_line(s, i, x, y) for i, s in enumerate(drawn)),
-        viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=_spoken(title, drawn),
+        viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=_describe_series(title, drawn),
     )  # fmt: skip
     return tag("figure", caption, picture, lost_note, class_="curve")
 
@@ -194,7 +194,7 @@ def _legend(series: list[Series]) -> Html:
     return tag("span", *entries, class_="legend")
 
 
-def _spoken(title: str, series: list[Series]) -> str:
+def _describe_series(title: str, series: list[Series]) -> str:
     parts = [f"{s.name} from {numbers.reading(s.points[0][1])} to {numbers.reading(s.points[-1][1])}" for s in series]
     return (
         f"{title} over steps {min(s.points[0][0] for s in series):g} to {max(s.points[-1][0] for s in series):g}: "

@@ -22,11 +22,10 @@ CT_WINDOW_HU = (-160.0, 240.0)
 """Soft tissue: centre 40, width 400."""
 
 
-def displayed(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
-    """A PNG of 8 bits, and how its grey values came about ("" where they are the stored ones).
+def make_png(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
+    """An 8-bit PNG, and how its grey values were computed ("" if they are the stored ones).
 
-    A volume becomes a row of slices at equal distances. Raises DataError for damaged bytes; `name` is how it names
-    them."""
+    A volume becomes a row of slices at equal distances. Raises DataError, with `name`, for damaged bytes."""
     pixels = decode(data, name)
     if pixels.ndim == 3 and len(medium.size) == 3:
         strip, words = (

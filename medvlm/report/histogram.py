@@ -35,7 +35,7 @@ def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -
     if low == high:
         return tag(
             "figure",
-            tag("figcaption", _named(title, unit)),
+            tag("figcaption", _caption(title, unit)),
             tag("p", f"{numbers.reading(low)} in all {numbers.whole(len(pooled))}", class_="muted small"),
             class_="curve",
         )
@@ -53,11 +53,11 @@ def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -
         f"{name or 'all'} from {numbers.reading(v.min())} to {numbers.reading(v.max())}" for name, v in drawn.items()
     )
     picture = tag("svg", _frame(x, y, whole), *lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=spoken)
-    name = _named(title, f"{unit}, the middle {100 - 2 * TAIL:g} %".lstrip(", ") if cut else unit)
+    name = _caption(title, f"{unit}, the middle {100 - 2 * TAIL:g} %".lstrip(", ") if cut else unit)
     return tag("figure", tag("figcaption", name, _legend(drawn)), picture, class_="curve")
 
 
-def _named(title: str, words: str) -> Html:
+def _caption(title: str, words: str) -> Html:
     return tag("span", tag("strong", title), tag("span", f" {words}", class_="muted") if words else None)
 
 

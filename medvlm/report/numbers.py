@@ -16,7 +16,7 @@ def value(x: float | None) -> str:
         return "not a number" if math.isnan(x) else f"{MINUS if x < 0 else ''}\N{INFINITY}"
     size = abs(x)
     digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.01 or size == 0 else 3
-    return _signed(f"{x:.{digits}f}") if size >= 0.0005 or size == 0 else _signed(f"{x:.1e}")
+    return _add_sign(f"{x:.{digits}f}") if size >= 0.0005 or size == 0 else _add_sign(f"{x:.1e}")
 
 
 def interval(ci: Sequence[float] | None) -> str:
@@ -28,13 +28,13 @@ def tick(x: float, largest: float = 1) -> str:
     ten."""
     size = abs(x)
     if size >= 1e6:
-        return _signed(f"{x / 1e6:g}M")
+        return _add_sign(f"{x / 1e6:g}M")
     if size >= 1e4:
-        return _signed(f"{x / 1e3:g}k")
+        return _add_sign(f"{x / 1e3:g}k")
     if size == 0 or (size >= 1e-3 and abs(largest) >= 0.01):
-        return _signed(f"{x:.10g}")
+        return _add_sign(f"{x:.10g}")
     mantissa, power = f"{x:.1e}".split("e")
-    return _signed(f"{float(mantissa):g}e{int(power)}")
+    return _add_sign(f"{float(mantissa):g}e{int(power)}")
 
 
 def reading(x: float) -> str:
@@ -64,5 +64,5 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def _signed(written: str) -> str:
+def _add_sign(written: str) -> str:
     return written.replace("-", MINUS)

@@ -15,7 +15,7 @@ def parts_table(run: RunRecord) -> Html | None:
     """Parts with their parameters. Adapters sit inside other parts and are counted there: theirs are shown, not
     added."""
     parameters = run.parameters
-    described = _described(run)
+    described = _describe_parts(run)
     names = list(dict.fromkeys([*described, *parameters]))
     if not names:
         return None
@@ -36,7 +36,7 @@ def _adapters(run: RunRecord, name: str) -> int | None:
     return max((t[name].get("parameters") or 0 for t in trained if isinstance(t.get(name), dict)), default=None)
 
 
-def _described(run: RunRecord) -> dict[str, str]:
+def _describe_parts(run: RunRecord) -> dict[str, str]:
     model = run.recipe.get("model") or {}
     out = {}
     for name, encoder in (model.get("encoders") or {}).items():

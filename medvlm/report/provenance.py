@@ -1,4 +1,4 @@
-"""What went in: data cards with their licences, and the hashes that identify it all."""
+"""The inputs of a run: data cards with their licences, and the hashes that identify everything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PHI = {
 
 
 def licences(run: RunRecord) -> tuple[Record | None, list[str]]:
-    """What the strictest of the cards' licences allow together, and the sources whose card has no readable licence."""
+    """What the cards' licences allow in combination, and the sources whose card has no readable licence."""
     read, unclear = [], []
     for name, source in run.sources.items():
         try:
@@ -164,7 +164,7 @@ def lineage_section(run: RunRecord) -> Section | None:
 
 
 def _descent(done: Record) -> str:
-    """Which step it hands on, and whose weights it began with."""
+    """Which checkpoint later stages get, and where its initial weights came from."""
     told = [str(origin) for origin in (done.get("from") or {}).values()]
     origins = sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in told})
     began = f", began with the weights of {' and '.join(origins)}" if origins else ""

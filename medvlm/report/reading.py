@@ -1,4 +1,4 @@
-"""What a run folder says, read so that a run that is half-way, killed or old still gives a page."""
+"""Reads a run folder. A run that is unfinished, killed or old still gives a page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvlm.core.run import RunFolder
 
 STATUS = {
     "failed": "The last attempt to train ended with {}; what was saved before it is shown.",
-    "preempted": "The run was asked to stop and saved itself; start it again to go on.",
+    "preempted": "The run was asked to stop and saved a checkpoint; start it again to resume.",
 }
 Point = tuple[float, float]
 Record = dict[str, Any]
@@ -40,9 +40,9 @@ class StageLog:
 
 
 @dataclass
-class Stage:
-    """settings: what the recipe says. done: what its stage.json says, written when it is finished. Any of the three may
-    be empty."""
+class StageRecord:
+    """settings: from the recipe. done: from stage.json, which is written when the stage is finished. Any field may be
+    empty."""
 
     settings: Record
     done: Record
@@ -63,13 +63,13 @@ class Stage:
 
 @dataclass
 class RunRecord:
-    """Everything the page shows. stages: by name, in the recipe's order. notes: what was missing or damaged, in
-    sentences."""
+    """Everything the page shows. stages: by name, in recipe order. notes: sentences about what was missing or
+    damaged."""
 
     name: str
     recipe: Record
     lineage: Record
-    stages: dict[str, Stage]
+    stages: dict[str, StageRecord]
     results: list[Record]
     answers: list[Record]
     notes: list[str]
@@ -101,7 +101,7 @@ def read_run(run: RunFolder) -> RunRecord:
     if not names:
         names = sorted(p.parent.name for p in run.root.glob("*/stage.json"))
     stages = {
-        n: Stage(settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog()))
+        n: StageRecord(settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog()))
         for n in names
     }
     notes += [
@@ -168,7 +168,7 @@ def _json(path: Path, empty: Any, notes: list[str], missing: str = "") -> Any:
 
 
 def _lines(path: Path, notes: list[str]) -> list[Any]:
-    """JSON lines. A last line that was being written when the run stopped is left out and said."""
+    """Parses JSON lines. An incomplete last line is left out, with a note."""
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")

@@ -218,7 +218,7 @@ def _table(caption: str, results: list[Record]) -> Html:
         difference = paired.get("difference")
         against = tag(
             "span",
-            _signed(difference),
+            _add_sign(difference),
             tag("br"),
             tag("span", f"{paired.get('against')}: {numbers.interval(_interval(paired))}", class_="muted small"),
         )
@@ -276,5 +276,5 @@ def _is_share(row: Record) -> bool:
     return all(0 <= v <= 1 for v in _numbers_of(row))
 
 
-def _signed(x: float | None) -> str:
+def _add_sign(x: float | None) -> str:
     return "" if x is None else f"+{numbers.value(x)}" if x > 0 else numbers.value(x)

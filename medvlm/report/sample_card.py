@@ -6,7 +6,7 @@ from medvlm.core.config import is_available
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Medium, Question, Sample, Truth
 from medvlm.core.tasks import Drawing, find_task
-from medvlm.report.display import displayed
+from medvlm.report.display import make_png
 from medvlm.report.images import Drawn, picture
 from medvlm.report.markup import Html, tag
 
@@ -44,7 +44,7 @@ def _medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) 
     try:
         if medium.member not in files:
             raise DataError(f"{medium.member} is missing from the shard")
-        png, words = displayed(files[medium.member], medium, medium.member)
+        png, words = make_png(files[medium.member], medium, medium.member)
     except DataError as reason:
         return tag("p", f"\N{BALLOT X} cannot be shown: {reason}", class_="bad body"), _facts_of(medium, "")
     frame = (float(medium.size[1]), float(medium.size[0])) if flat else None

@@ -1,4 +1,4 @@
-"""From values to places on an axis, and where its ticks go."""
+"""Maps values to positions on an axis, and chooses its ticks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Axis:
 def axis_over(
     values: list[float], start: float, end: float, *, log: bool = False, zero: bool = False, about: int = 4
 ) -> Axis:
-    """An axis that holds all values and begins and ends at a tick. zero: it begins at 0 where no value is below.
+    """An axis that covers all values and begins and ends at a tick. zero: begin at 0 unless a value is negative.
 
     values: finite; with `log` all above 0. Values that are all equal get room on both sides.
     """
     low, high = min(values), max(values)
     if log:
         low, high = (low, high) if low < high else (low / 2, high * 2)
-        # Whole decades would waste half of the height where the values span one and a half.
+        # Not whole decades: for values that span 1.5 decades they would waste much of the height.
         steps = [
             m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
         ]
@@ -51,12 +51,12 @@ def axis_over(
 
 
 def wants_log(values: list[float], ratio: float = 30) -> bool:
-    """Whether a linear axis would press most of the values against its floor."""
+    """Whether most values would be squeezed at the bottom of a linear axis."""
     return min(values) > 0 and max(values) / min(values) > ratio
 
 
 def _step(low: float, high: float, about: int) -> float:
-    """The 1, 2 or 5 times a power of ten that cuts the range into about so many parts."""
+    """The step, 1, 2 or 5 times a power of ten, that divides the range into about this many parts."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     return min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))

@@ -1,4 +1,4 @@
-"""The gallery of a data set: samples as they are stored, boxes drawn, and how the answers are spread."""
+"""The gallery of a data set: samples as they are stored, with their boxes, and the distribution of answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from medvlm.report.spread import READ, answers_section, counts_section, spread
 def write_gallery(shards: ShardSet, out: Path, split: str | None, count: int = 48) -> Path:
     """Writes one self-contained page of `count` samples of a split (None: of all) and returns its path.
 
-    Samples are taken at equal distances, so that the page is the same each time and no part is left out.
-    Raises DataError for a split that the shards do not have, and for a damaged shard.
+    Samples are evenly spaced, so that the page is the same each time and covers every part.
+    Raises DataError for a split that does not exist, and for a damaged shard.
     """
     splits = (split,) if split else in_order(shards.splits)
     places = [(s, i) for s in splits for i in range(shards.count(s))]
     gallery = [shards.read(*place) for place in spread(places, count)]
     samples = [shards.read(*place)[0] for place in spread(places, READ)]
-    # The commonest label gets the plainest line: there will be many of it in one picture.
+    # The most common label gets the simplest line style: one picture may have many of its boxes.
     labels = [
         label for label, _ in Counter(label for sample, _ in gallery for label, _ in marked(sample)).most_common()
     ]

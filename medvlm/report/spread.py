@@ -1,4 +1,4 @@
-"""How a data set is spread over splits, tasks and answers."""
+"""The distribution of a data set over splits, tasks and answers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from medvlm.report.markup import Child, tag
 from medvlm.report.page import Section, section, table
 
 READ = 1000
-"""Samples that are read for the spread of answers; counts come from the index and cover all."""
+"""Number of samples read for the distribution of answers; counts come from the index and cover all samples."""
 TEMPLATES = 12
 
 Place = tuple[str, int]
 
 
 def spread(places: list[Place], most: int) -> list[Place]:
-    """At most that many, at equal distances, the first among them."""
+    """At most that many places, evenly spaced, starting with the first."""
     return [places[i * len(places) // most] for i in range(most)] if len(places) > most else places
 
 
 def counts_section(shards: ShardSet, splits: Sequence[str]) -> Section:
-    """From the index alone, over every sample."""
+    """Counts over every sample, from the index alone."""
     asked: dict[str, Counter[str]] = {}
     reports: Counter[str] = Counter()
     for split in splits:
@@ -57,8 +57,8 @@ def counts_section(shards: ShardSet, splits: Sequence[str]) -> Section:
 
 
 def answers_section(samples: list[Sample], total: int) -> Section | None:
-    """How the true answers are spread, but for those of free reports: where one of them is common, a model can be right
-    without looking."""
+    """The distribution of the true answers, except for free text: if one answer is common, a model can be right without
+    looking at the image."""
     spread: dict[str, Counter[str]] = {}
     for sample in samples:
         for question in (q for q in sample.questions if is_scored(q.truth)):

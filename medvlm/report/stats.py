@@ -25,7 +25,7 @@ from medvlm.report.spread import READ, answers_section, counts_section, spread
 from medvlm.report.stats_media import media_sections
 
 DECODED = 300
-"""Samples of which the pixels are read."""
+"""Number of samples whose pixels are read."""
 SHOWN = 12
 
 
@@ -42,7 +42,7 @@ def write_stats(where: Path | str, out: Path) -> Path:
     places = [(s, i) for s in splits for i in range(shards.count(s))]
     samples = [shards.read(*place)[0] for place in spread(places, READ)]
     decoded = [shards.read(*place) for place in spread(places, DECODED)]
-    said, said_decoded = _said(len(samples), len(places)), _said(len(decoded), len(places))
+    said, said_decoded = _describe_count(len(samples), len(places)), _describe_count(len(decoded), len(places))
     images = sum(len(sample.media) for sample in samples)
     head: list[Child] = [
         tag(
@@ -73,7 +73,7 @@ def write_stats(where: Path | str, out: Path) -> Path:
     return write_page(out, title=", ".join(sources), eyebrow="statistics of a data set", head=head, sections=sections)
 
 
-def _said(some: int, total: int) -> str:
+def _describe_count(some: int, total: int) -> str:
     return (
         f"all {numbers.whole(total)} samples"
         if some == total

@@ -29,7 +29,7 @@ AXES = {2: ("height", "width"), 3: ("slices", "height", "width")}
 
 
 @dataclass
-class Kind:
+class MediaKind:
     """Media of one kind, modality and unit. values: split -> pixels other than the lowest of their image, `lowest`
     their number."""
 
@@ -43,15 +43,15 @@ class Kind:
 def media_sections(
     samples: Sequence[Sample], decoded: Sequence[Stored], splits: Sequence[str], said: str, said_decoded: str
 ) -> list[Section | None]:
-    """samples: for what stands in their JSON. decoded: those of which pixels are read. said, said_decoded: how many
-    these are, in words.
+    """samples: used for their metadata. decoded: samples whose pixels are read. said, said_decoded: their numbers in
+    words.
 
     Raises DataError for a damaged image.
     """
-    kinds: dict[tuple[str, str, str], Kind] = {}
+    kinds: dict[tuple[str, str, str], MediaKind] = {}
     for sample in samples:
         for medium in sample.media:
-            kinds.setdefault((medium.kind, medium.modality, medium.unit), Kind()).media.append(medium)
+            kinds.setdefault((medium.kind, medium.modality, medium.unit), MediaKind()).media.append(medium)
     for sample, files in decoded:
         for medium in sample.media:
             _read(kinds[medium.kind, medium.modality, medium.unit], sample.split, medium, files[medium.member])
@@ -71,7 +71,7 @@ def media_sections(
     ]
 
 
-def _read(kind: Kind, split: str, medium: Medium, data: bytes) -> None:
+def _read(kind: MediaKind, split: str, medium: Medium, data: bytes) -> None:
     import numpy as np
 
     pixels = decode(data, medium.member)
@@ -84,7 +84,7 @@ def _read(kind: Kind, split: str, medium: Medium, data: bytes) -> None:
     kind.values[split].append(above)
 
 
-def _table(kinds: dict[tuple[str, str, str], Kind]) -> Html:
+def _table(kinds: dict[tuple[str, str, str], MediaKind]) -> Html:
     rows: list[list[Child]] = []
     for (kind, modality, unit), found in kinds.items():
         size, spacing = _commonest([m.size for m in found.media]), _commonest([m.spacing_mm for m in found.media])
@@ -110,8 +110,8 @@ def _commonest(values: Sequence[tuple[float, ...] | None]) -> str:
     return f"{TIMES.join(f'{x:g}' for x in reversed(value)) if value else 'unknown'} ({share})"
 
 
-def _sizes(kinds: dict[tuple[str, str, str], Kind]) -> list[Html]:
-    """Distributions of what is not the same for all."""
+def _sizes(kinds: dict[tuple[str, str, str], MediaKind]) -> list[Html]:
+    """Distributions of the sizes and spacings that are not the same for all media."""
     import numpy as np
 
     blocks = []
@@ -127,21 +127,21 @@ def _sizes(kinds: dict[tuple[str, str, str], Kind]) -> list[Html]:
                     [histogram(f"spacing, {axis}", {"": spacing}, "mm")] if len(set(spacing.tolist())) > 1 else []
                 )
         if figures:
-            blocks.append(tag("h3", _named(names)))
+            blocks.append(tag("h3", _label(names)))
             blocks.append(tag("div", *figures, class_="curves"))
     return blocks
 
 
-def _intensities(kinds: dict[tuple[str, str, str], Kind], splits: Sequence[str], said: str) -> Section | None:
+def _intensities(kinds: dict[tuple[str, str, str], MediaKind], splits: Sequence[str], said: str) -> Section | None:
     import numpy as np
 
     figures, lowest = [], []
     for names, found in kinds.items():
         values = {split: np.concatenate(found.values[split]) for split in splits if found.values.get(split)}
-        figure = histogram(_named(names), values, {"HU": "HU", "raw": "raw values"}.get(names[2], "grey levels"))
+        figure = histogram(_label(names), values, {"HU": "HU", "raw": "raw values"}.get(names[2], "grey levels"))
         if figure:
             figures.append(figure)
-            lowest.append(f"{_named(names)} {100 * found.lowest / found.pixels:.0f} %")
+            lowest.append(f"{_label(names)} {100 * found.lowest / found.pixels:.0f} %")
     about = (
         f"Stored intensities by split, of {said}; colours as their mean. Splits with another outline come from other"
         " machines or other hands."
@@ -195,6 +195,6 @@ def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
     return section("Boxes", "boxes", shown, tag("div", *figures, class_="curves"), about=f"Counted over {said}.")
 
 
-def _named(names: tuple[str, str, str]) -> str:
+def _label(names: tuple[str, str, str]) -> str:
     kind, modality, _ = names
     return f"{kind}, {modality}" if modality else kind

@@ -1,4 +1,4 @@
-"""How it was trained: stages in order, curves, and the proof of what moved and what did not."""
+"""How the model was trained: stages in order, curves, and the proof of which weights changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medvlm.report import numbers
 from medvlm.report.curves import Series, curve
 from medvlm.report.markup import Child, Html, join, tag
 from medvlm.report.page import Section, section, table
-from medvlm.report.reading import Record, RunRecord, Stage, StageLog
+from medvlm.report.reading import Record, RunRecord, StageLog, StageRecord
 
 
 def stages_table(run: RunRecord) -> Html | None:
@@ -40,7 +40,7 @@ def _mix(mix: dict[str, float]) -> str:
     return ", ".join(f"{n} {w:g}" for n, w in mix.items()) if len(mix) > 1 else ", ".join(mix)
 
 
-def _state(stage: Stage) -> Html:
+def _state(stage: StageRecord) -> Html:
     done, log, planned = stage.done, stage.log, stage.planned
     if done.get("finished"):
         early = planned and (done.get("step") or planned) < planned
@@ -65,7 +65,7 @@ def curves_section(run: RunRecord) -> Section | None:
     return section("Training curves", "curves", *blocks, about=about)
 
 
-def _stage_curves(name: str, stage: Stage) -> Html:
+def _stage_curves(name: str, stage: StageRecord) -> Html:
     log, planned, kind = stage.log, stage.planned, stage.settings.get("kind")
     large, small = [curve("loss", _pair(log, "loss", "loss"), x_max=planned)], []
     for group, members in _term_groups(log).items():
@@ -90,7 +90,7 @@ def _stage_curves(name: str, stage: Stage) -> Html:
 
 
 SMALL = {"gradient norm": "grad_norm", "learning rate": "lr", "samples/s": "samples_per_s", "tokens/s": "tokens_per_s"}
-"""Worth a glance, not a study; what is always 0 (tokens/s of a stage without text) is left out."""
+"""Curves that are drawn small; those that are always 0 (tokens/s of a stage without text) are left out."""
 SMALL_HEIGHT = 86
 
 
@@ -108,7 +108,7 @@ def _several(log: StageLog, group: str, members: list[str]) -> list[Series]:
 
 
 def _term_groups(log: StageLog) -> dict[str, list[str]]:
-    """`reward` and `reward/choice` are one chart. A term that is the loss itself is not drawn twice."""
+    """`reward` and `reward/choice` share a chart. A term that equals the loss is not drawn again."""
     names = [n.removeprefix("terms/") for n in log.train if n.startswith("terms/")]
     names += [n for n in log.validation if n != "loss" and n not in names]
     groups: dict[str, list[str]] = {}

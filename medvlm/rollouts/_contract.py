@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.config import Config, component
 from medvlm.core.sample import Batch, Sample, Truth
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 
 if TYPE_CHECKING:
     from torch import device, nn
@@ -41,7 +41,7 @@ class Prompt:
     """
 
     key: str
-    document: Document
+    document: TokenSequence
     text: str
     sample: Sample
     files: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Prompt:
     position: int
     source: str = ""
 
-    def with_answers(self, answers: Sequence[Sequence[int]]) -> Document:
+    def with_answers(self, answers: Sequence[Sequence[int]]) -> TokenSequence:
         """The prompt with these answers behind it, each of them trained as a whole; without one it can be continued.
 
         All of the prompt is the prefix: its last token predicts the first one of every answer.
@@ -78,7 +78,7 @@ class Answer:
 
 
 class Collates(Protocol):
-    def collate(self, documents: Sequence[Document], pad_id: int, pack: bool = True) -> Batch: ...
+    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch: ...
 
 
 class Computes(Protocol):

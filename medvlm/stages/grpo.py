@@ -17,7 +17,7 @@ from medvlm.core.stage_config import StageConfig, Toy
 from medvlm.core.tasks import TextTask
 from medvlm.data.prepare import choose
 from medvlm.data.source import needs
-from medvlm.objectives.policy import advantages, clipped, divergence
+from medvlm.objectives.policy import advantages, clip_ratio, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.rewards._config import Rewards, read_rewards
 from medvlm.rollouts._contract import Answer, Prompt, Rollouts, Sampling, make_default
@@ -136,7 +136,7 @@ class Grpo(Base):
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()
         drawn_L, advantage_L = (x.to(self.engine.device) for x in (micro.drawn_L, micro.advantage_L))
-        loss_L, is_clipped_L = clipped(log_L, drawn_L, advantage_L, self.config.clip)
+        loss_L, is_clipped_L = clip_ratio(log_L, drawn_L, advantage_L, self.config.clip)
         terms = {**micro.terms, "clipped": Term(float(is_clipped_L.sum()), len(log_L))}
         if micro.reference_L is not None:
             kl_L = divergence(log_L, micro.reference_L.to(self.engine.device))

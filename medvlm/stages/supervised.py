@@ -14,8 +14,8 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch, Sample
 from medvlm.core.stage_config import StageConfig, Toy
 from medvlm.core.tasks import TextTask, find_task, list_text_tasks
-from medvlm.data.budget import Overlong, TooLong, partition, reduced
-from medvlm.data.dialogue import Document
+from medvlm.data.budget import Overlong, TooLong, partition, shrink_to_fit
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.prepare import Seen, choose
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
@@ -100,7 +100,7 @@ class Supervised(Base):
         takes = self.setup.prepare.takes if "media" in self.config.shows else None
         return needs(tasks=self.config.asked, report="report" in self.config.shows, media=takes)
 
-    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Document:
+    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         questions = choose(sample, self.config.asked, self.config.questions, epoch, self.setup.seed, self.config.name)
         prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
         seen = prepare.see(sample, files) if "media" in shows else Seen([], None)
@@ -117,7 +117,7 @@ class Supervised(Base):
             raise RecipeError(
                 f"{where}; raise it, ask fewer `questions`, or say what becomes of such samples with `overlong`"
             )
-        fits = reduced(
+        fits = shrink_to_fit(
             lambda scale: prepare.document(sample, questions, prepare.see(sample, files, scale), shows),
             made,
             prepare.num_image_tokens(seen),
@@ -130,14 +130,14 @@ class Supervised(Base):
             )
         return fits
 
-    def count(self, prepared: list[Document]) -> Terms:
+    def count(self, prepared: list[TokenSequence]) -> Terms:
         """With the mean scale of images, where they may be reduced."""
         found = dict(super().count(prepared))
         for document in prepared if self.config.overlong == "reduce" else []:
             join(found, {OfSource(document.source, "scale"): Term(document.scale, 1)})
         return found
 
-    def micros(self, prepared: list[Document], count: int) -> list[Batch]:
+    def micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
         if not self.config.micro_tokens:
             return [self._collated(part) for part in chunks(prepared, count)]
         while True:
@@ -147,7 +147,7 @@ class Supervised(Base):
                 return [self._collated(part) for part in partition(prepared, most, 0)]
             count = most
 
-    def _collated(self, documents: list[Document]) -> Batch:
+    def _collated(self, documents: list[TokenSequence]) -> Batch:
         return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
 
     def weights(self, micro: Batch) -> dict[str, float]:

@@ -7,14 +7,14 @@ import random
 import pytest
 
 from medvlm.data.budget import cells, partition
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 
 
-def documents(seed: int) -> list[Document]:
+def documents(seed: int) -> list[TokenSequence]:
     drawn = random.Random(seed)
     return [
-        Document(f"k{n}", [1] * drawn.randint(1, 60), [([2] * drawn.randint(1, 20), 0)], [])
+        TokenSequence(f"k{n}", [1] * drawn.randint(1, 60), [([2] * drawn.randint(1, 20), 0)], [])
         for n in range(drawn.randint(1, 24))
     ]
 
@@ -32,7 +32,7 @@ def test_every_document_is_in_one_run_and_no_run_has_more_cells_than_allowed(see
 
 
 def test_runs_are_about_equally_long() -> None:
-    made = [Document(str(n), [1] * n, [], []) for n in (10, 10, 10, 30, 30, 30)]
+    made = [TokenSequence(str(n), [1] * n, [], []) for n in (10, 10, 10, 30, 30, 30)]
     assert [[len(d) for d in run] for run in partition(made, 3, 0)] == [[10, 10, 10], [30, 30], [30]]
-    runs = partition([Document(str(n), [1] * 10, [], []) for n in range(12)], 4, 0)
+    runs = partition([TokenSequence(str(n), [1] * 10, [], []) for n in range(12)], 4, 0)
     assert [len(run) for run in runs] == [3, 3, 3, 3]

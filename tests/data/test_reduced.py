@@ -12,8 +12,8 @@ import pytest
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
-from medvlm.data.budget import reduced
-from medvlm.data.dialogue import Document
+from medvlm.data.budget import shrink_to_fit
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.preflight.rehearsal.ready import saved
 from medvlm.recipe.load import load
@@ -51,13 +51,13 @@ def test_what_is_reduced_fits_and_has_a_token_for_every_feature(prepare: NativeP
     drawn = random.Random(seed)
     sample, files = sample_of(drawn)
 
-    def made(scale: float) -> Document:
+    def made(scale: float) -> TokenSequence:
         return prepare.document(sample, [QUESTION], prepare.see(sample, files, scale), ["media"])
 
     whole = made(1.0)
     images = prepare.num_image_tokens(prepare.see(sample, files))
     text, limit = len(whole) - images, len(whole) - drawn.randint(images // 4, images * 3 // 4)
-    found = reduced(made, whole, images, limit)
+    found = shrink_to_fit(made, whole, images, limit)
     assert found is not None and text < len(found) <= limit and 0 < found.scale < 1
     (batch,) = [prepare.collate([found], 0)]
     features = sum(n for _, shown in found.media for n in shown.counts)
@@ -89,9 +89,9 @@ def test_what_no_scale_makes_fit_is_said(prepare: NativePrepare) -> None:
     sample, files = sample_of(random.Random(4))
     whole = prepare.document(sample, [QUESTION], prepare.see(sample, files), ["media"])
     images = prepare.num_image_tokens(prepare.see(sample, files))
-    assert reduced(lambda scale: whole, whole, images, len(whole) - images) is None  # the text alone
+    assert shrink_to_fit(lambda scale: whole, whole, images, len(whole) - images) is None  # the text alone
     assert (
-        reduced(lambda scale: whole, whole, images, len(whole) - 1) is None
+        shrink_to_fit(lambda scale: whole, whole, images, len(whole) - 1) is None
     )  # a processor whose images all take as many tokens
 
 

@@ -7,14 +7,14 @@ import random
 import pytest
 import torch
 
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 
 IMAGE, PAD = 999, 0
 TOKENS = {"film": 3, "volume": 2}
 
 
-def random_documents(seed: int) -> list[Document]:
+def random_documents(seed: int) -> list[TokenSequence]:
     drawn = random.Random(seed)
     made = []
     for n in range(drawn.randint(1, 9)):
@@ -33,7 +33,7 @@ def random_documents(seed: int) -> list[Document]:
             (name, torch.full({"film": (3, 2, 2), "volume": (1, 2, 2, 2)}[name], float(100 * n + i)))
             for i, name in enumerate(media)
         ]
-        made.append(Document(f"k{n}", prefix, branches, pixels))
+        made.append(TokenSequence(f"k{n}", prefix, branches, pixels))
     return made
 
 
@@ -121,7 +121,7 @@ def test_every_placeholder_is_filled_from_its_own_image(seed: int, pack: bool) -
 
 def test_documents_share_rows_where_they_fit_and_none_does_without_packing() -> None:
     lengths = [10, 3, 4, 3, 7, 2]
-    made = [Document(str(n), [1] * n, [], []) for n in lengths]
+    made = [TokenSequence(str(n), [1] * n, [], []) for n in lengths]
     assert collate(made, TOKENS, PAD).ids_BT.shape == (3, 10)  # 10, 3 + 4 + 3, 7 + 2
     apart = collate(made, TOKENS, PAD, pack=False)
     assert apart.ids_BT.shape == (6, 10) and (apart.docs_BT >= 0).sum(1).tolist() == lengths
@@ -130,7 +130,8 @@ def test_documents_share_rows_where_they_fit_and_none_does_without_packing() -> 
 def test_the_same_pixels_in_two_documents_are_encoded_once() -> None:
     pixels, other = torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
     made = [
-        Document(str(n), [1, IMAGE, IMAGE, IMAGE], [], [("film", p)]) for n, p in enumerate((pixels, other, pixels))
+        TokenSequence(str(n), [1, IMAGE, IMAGE, IMAGE], [], [("film", p)])
+        for n, p in enumerate((pixels, other, pixels))
     ]
     batch = collate(made, TOKENS, PAD)
     assert len(batch.media["film"]) == 2 and batch.feature_rows.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]

@@ -13,7 +13,7 @@ from PIL import Image
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, ShapeError
 from medvlm.core.sample import Medium
-from medvlm.data.transforms import MediaTransform, perceived, processor_settings, to_display
+from medvlm.data.transforms import MediaTransform, processor_settings, show_input, to_display
 from medvlm.io.images import encode_png
 
 ODD_SIZES = [(97, 131), (64, 64), (31, 200), (203, 77), (40, 33)]
@@ -104,9 +104,9 @@ def test_a_displayed_16_bit_film_gives_the_stock_processor_nearly_the_same() -> 
 
 def test_what_is_perceived_can_be_looked_at() -> None:
     preprocess, film = Preprocess(size=(50, 70), **CLIP), picture((50, 70))
-    assert np.array_equal(perceived(transformed(film, preprocess), preprocess), film)
+    assert np.array_equal(show_input(transformed(film, preprocess), preprocess), film)
     colour = picture((50, 70, 3))
-    assert np.array_equal(perceived(transformed(colour, preprocess), preprocess), colour)
+    assert np.array_equal(show_input(transformed(colour, preprocess), preprocess), colour)
 
 
 def test_volumes_are_windowed_and_enlarged_as_torch_does() -> None:
@@ -321,7 +321,7 @@ def test_windows_are_shown_as_colours_or_the_first_of_them() -> None:
         preprocess = Preprocess(
             size=(20, 24), channels=count, mean=(0.0,) * count, std=(1.0,) * count, windows=WINDOWS[:count]
         )
-        shown = perceived(transformed(CT[0], preprocess), preprocess)
+        shown = show_input(transformed(CT[0], preprocess), preprocess)
         assert shown.shape == ((20, 24, 3) if count == 3 else (20, 24))
         first = (np.clip((CT[0].astype(np.float32) + 1000) / 1400, 0, 1) * 255 + 0.5).astype(np.uint8)
         assert np.abs((shown[..., 0] if count == 3 else shown).astype(int) - first).max() <= 1
@@ -343,7 +343,7 @@ def test_a_tiled_film_is_the_whole_of_it_and_then_its_tiles_row_by_row() -> None
                 pixels[:, 1 + 3 * row + column], large[:, 16 * row : 16 * (row + 1), 20 * column : 20 * (column + 1)]
             )
     assert np.array_equal(
-        perceived(pixels, Preprocess(size=(16, 20), tiles=(2, 3))), perceived(whole, Preprocess(size=(16, 20)))
+        show_input(pixels, Preprocess(size=(16, 20), tiles=(2, 3))), show_input(whole, Preprocess(size=(16, 20)))
     )
 
 

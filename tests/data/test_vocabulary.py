@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medvlm.data.vocabulary import IMAGE, saved_tokenizer, train_tokenizer
+from medvlm.data.vocabulary import IMAGE, load_or_make_tokenizer, train_tokenizer
 
 TEXTS = ["No focal finding is seen.", "A small nodule, 12 mm, in the left upper zone.", "How many clips? 5"] * 5
 TOKENIZER = train_tokenizer(TEXTS, 420, IMAGE)
@@ -58,7 +58,7 @@ def test_a_saved_tokenizer_is_read_and_not_made_again(tmp_path: Path) -> None:
         made.append(1)
         return TOKENIZER
 
-    first, again = saved_tokenizer(tmp_path / "t", make), saved_tokenizer(tmp_path / "t", make)
+    first, again = load_or_make_tokenizer(tmp_path / "t", make), load_or_make_tokenizer(tmp_path / "t", make)
     assert (
         made == [1]
         and again("A small nodule").input_ids == first("A small nodule").input_ids

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medvlm.core.measure import OfItems
-from medvlm.metrics.bootstrap import interval, resampled, value
+from medvlm.metrics.bootstrap import interval, resample, value
 from medvlm.metrics.rank import auroc
 
 MEASURE = OfItems(auroc)
@@ -80,8 +80,8 @@ def test_a_draw_equals_the_metric_of_the_repeated_items(clusters: str) -> None:
         drawn.append(times_RN)
         return times_RN[:, 0]
 
-    resampled(items(scores, positive), own, OfItems(note), resamples=300, seed=5)
-    metric_R = resampled(items(scores, positive), own, MEASURE, resamples=300, seed=5)
+    resample(items(scores, positive), own, OfItems(note), resamples=300, seed=5)
+    metric_R = resample(items(scores, positive), own, MEASURE, resamples=300, seed=5)
     times_RN = np.concatenate(drawn)
     assert times_RN.shape == (300, 40) and len(np.unique(times_RN, axis=0)) > 250
     for times_N, metric in zip(times_RN.astype(int), metric_R, strict=True):
@@ -99,21 +99,21 @@ def test_items_of_a_cluster_are_drawn_together_and_as_often_as_sums_are() -> Non
     def mean_of_items(items_NK: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
         return times_RN @ items_NK[:, 0] / times_RN.sum(axis=1)
 
-    sums = resampled(rows, own, lambda totals_RK: totals_RK[:, 0] / totals_RK[:, 1], resamples=500, seed=2)
-    assert resampled(rows, own, OfItems(mean_of_items), resamples=500, seed=2) == pytest.approx(sums)
+    sums = resample(rows, own, lambda totals_RK: totals_RK[:, 0] / totals_RK[:, 1], resamples=500, seed=2)
+    assert resample(rows, own, OfItems(mean_of_items), resamples=500, seed=2) == pytest.approx(sums)
 
 
 def test_draws_in_blocks_are_the_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     rows = np.stack([rng.random(50), rng.integers(0, 2, 50)], axis=1)
-    at_once = resampled(rows, range(50), MEASURE, resamples=200)
+    at_once = resample(rows, range(50), MEASURE, resamples=200)
     monkeypatch.setattr("medvlm.metrics.bootstrap._DRAWS_AT_ONCE", 50 * 7)
-    assert np.array_equal(resampled(rows, range(50), MEASURE, resamples=200), at_once)
+    assert np.array_equal(resample(rows, range(50), MEASURE, resamples=200), at_once)
 
 
 def test_the_interval_leaves_out_draws_that_do_not_define_the_metric() -> None:
     """One positive of four items: a draw lacks it with probability (3/4)^4."""
-    metric_R = resampled(items([0.1, 0.6, 0.3, 0.4], [0, 1, 0, 0]), range(4), MEASURE, resamples=4000)
+    metric_R = resample(items([0.1, 0.6, 0.3, 0.4], [0, 1, 0, 0]), range(4), MEASURE, resamples=4000)
     lacks = np.isnan(metric_R)
     assert lacks.mean() == pytest.approx((3 / 4) ** 4 + (1 / 4) ** 4, abs=0.03)
     assert interval(metric_R) == (1.0, 1.0)
@@ -128,5 +128,5 @@ def test_the_interval_of_a_large_sample_is_that_of_hanley_and_mcneil() -> None:
     area = of(scores.tolist(), positive.tolist())
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     error = math.sqrt((area * (1 - area) + 299 * (q1 - area**2) + 299 * (q2 - area**2)) / 300**2)
-    low, high = interval(resampled(items(scores.tolist(), positive.tolist()), range(600), MEASURE, resamples=2000))
+    low, high = interval(resample(items(scores.tolist(), positive.tolist()), range(600), MEASURE, resamples=2000))
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.12)

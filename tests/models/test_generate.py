@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medvlm.core.sample import Batch
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.models.generate import end_ids, generate, without_image
 from medvlm.models.vlm import VLM
 from tests.models.tiny import END_ID, IMAGE_ID, PAD_ID, WINDOWED, batch_of, document, language, spread, vlm
@@ -22,12 +22,12 @@ ENDS = list(range(END_ID, 64, 4))
 
 def prompts(
     media: Sequence[Sequence[str]] = ((), ("film",), ("film", "volume"), ("film", "film", "film"), ()),
-) -> list[Document]:
+) -> list[TokenSequence]:
     generator = torch.Generator().manual_seed(3)
     return [document(generator, kinds, 2 + 3 * n, []) for n, kinds in enumerate(media)]
 
 
-def stock_answer(model: VLM, prompt: Document, max_new_tokens: int) -> list[int]:
+def stock_answer(model: VLM, prompt: TokenSequence, max_new_tokens: int) -> list[int]:
     batch = batch_of([prompt], pack=False)
     out: Any = model.language.generate(  # type: ignore[operator]
         inputs_embeds=model.embed(batch),
@@ -113,7 +113,7 @@ def test_drawn_tokens_have_the_frequencies_of_the_softmax_at_the_temperature() -
 
     # The second token, after the first that came most often: the cache of each copy is its own.
     common = Counter(a[0] for a in answers).most_common(1)[0][0]
-    longer = Document(prompt.key, [*prompt.prefix, common], [], prompt.media)
+    longer = TokenSequence(prompt.key, [*prompt.prefix, common], [], prompt.media)
     with torch.no_grad():
         logits = without_image(
             model.language(inputs_embeds=model.embed(batch_of([longer], pack=False))).logits[0, -1:], IMAGE_ID

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import ShapeError
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 from medvlm.models.parts import evaluating, tokens_of
 from medvlm.models.restore import put
@@ -138,7 +138,7 @@ def build(case: Case, seed: int) -> VLM:
     return build_vlm(parts(case), language, Ids(), "<image>", seed)
 
 
-def documents(model: VLM, tokens: dict[str, int]) -> list[Document]:
+def documents(model: VLM, tokens: dict[str, int]) -> list[TokenSequence]:
     """With no media, one, three, and a volume beside a film."""
     generator = torch.Generator().manual_seed(0)
     made = []
@@ -147,7 +147,7 @@ def documents(model: VLM, tokens: dict[str, int]) -> list[Document]:
         media = [(n, torch.randn(encoders[n].input_shape, generator=generator)) for n in names]
         prefix = [1] + [IMAGE_ID for n in names for _ in range(tokens[n])] + [5, 6]
         made.append(
-            Document(
+            TokenSequence(
                 f"doc-{len(made)}", prefix, [(torch.randint(3, IMAGE_ID, (4,), generator=generator).tolist(), 1)], media
             )
         )

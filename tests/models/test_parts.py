@@ -14,11 +14,11 @@ from medvlm.encoders import transformers
 from medvlm.models import lora
 from medvlm.models.parts import (
     build_encoders,
+    build_seeded,
     evaluating,
     group_of,
     is_trained,
     matches,
-    seeded,
     set_modes,
     set_trained,
     tokens_of,
@@ -138,7 +138,7 @@ def test_a_part_starts_the_same_whatever_else_is_built_and_the_random_state_is_l
     assert not all(torch.equal(t, both["film"].state_dict()[n]) for n, t in one["smear"].state_dict().items()), (
         "two parts with the same weights"
     )
-    assert seeded(1, "a", lambda: torch.rand(1)) != seeded(2, "a", lambda: torch.rand(1))
+    assert build_seeded(1, "a", lambda: torch.rand(1)) != build_seeded(2, "a", lambda: torch.rand(1))
 
 
 def test_a_partly_trained_module_is_trained() -> None:

@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from medvlm.core.errors import ShapeError
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.models.parts import evaluating, set_modes, set_trained
 from medvlm.models.vlm import VLM, attention_mask
 from medvlm.objectives.next_token import token_losses
 from tests.models.tiny import FAMILIES, IMAGE_ID, PAD_ID, WINDOWED, batch_of, document, language, spread, vlm
 
 
-def documents(seed: int = 0) -> list[Document]:
+def documents(seed: int = 0) -> list[TokenSequence]:
     """Without and with images, of one and of both encoders, with one and with several continuations."""
     generator = torch.Generator().manual_seed(seed)
     return [
@@ -29,7 +29,7 @@ def documents(seed: int = 0) -> list[Document]:
     ]
 
 
-def alone(model: VLM, made: Document, branch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def alone(model: VLM, made: TokenSequence, branch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and targets of one continuation as stock parts give them: no packing, no mask, no padding."""
     ids, untrained = made.branches[branch]
     whole = torch.tensor([made.prefix + ids])
@@ -53,7 +53,7 @@ def alone(model: VLM, made: Document, branch: int) -> tuple[torch.Tensor, torch.
     return logits[first - 1 : -1], whole[0, first:]
 
 
-def stock_loss(model: VLM, made: list[Document]) -> torch.Tensor:
+def stock_loss(model: VLM, made: list[TokenSequence]) -> torch.Tensor:
     pairs = [alone(model, d, b) for d in made for b in range(len(d.branches))]
     return cross_entropy(torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs]), reduction="sum")
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from medvlm.backbones import causal
 from medvlm.connectors import mlp, resampler
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 from medvlm.encoders import monai, transformers
 from medvlm.models.vlm import VLM
@@ -113,7 +113,7 @@ def medium(name: str, generator: torch.Generator) -> tuple[str, torch.Tensor]:
 
 def document(
     generator: torch.Generator, media: Sequence[str], prefix: int, branches: Sequence[tuple[int, int]]
-) -> Document:
+) -> TokenSequence:
     """Random tokens, with the placeholders of the media in front. branches: (length, leading tokens that are not
     trained)."""
     seen = [medium(name, generator) for name in media]
@@ -122,8 +122,8 @@ def document(
         return torch.randint(3, IMAGE_ID, (n,), generator=generator).tolist()
 
     ids = [1] + [IMAGE_ID for name in media for _ in range(TOKENS[name])] + words(prefix)
-    return Document(f"doc-{len(ids)}", ids, [(words(n), untrained) for n, untrained in branches], seen)
+    return TokenSequence(f"doc-{len(ids)}", ids, [(words(n), untrained) for n, untrained in branches], seen)
 
 
-def batch_of(documents: Sequence[Document], pack: bool = True) -> Any:
+def batch_of(documents: Sequence[TokenSequence], pack: bool = True) -> Any:
     return collate(documents, TOKENS, PAD_ID, pack)

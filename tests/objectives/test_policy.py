@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from medvlm.objectives.policy import advantages, clipped, divergence
+from medvlm.objectives.policy import advantages, clip_ratio, divergence
 
 REWARDS = [[1.0, 0.0, 0.25, 0.5], [0.2, 0.2, 0.2, 0.2], [0.0, 0.0, 0.0, 1.0]]
 
@@ -30,7 +30,7 @@ CASES = [(log, old, a) for log in (-2.0, -1.0, -0.95, -0.3) for old in (-1.0, -1
 
 def test_the_clipped_loss_is_that_of_ppo_case_by_case() -> None:
     log, old, advantage = (torch.tensor(values, dtype=torch.float64) for values in zip(*CASES, strict=True))
-    losses, is_clipped = clipped(log, old, advantage, clip=0.2)
+    losses, is_clipped = clip_ratio(log, old, advantage, clip=0.2)
     for found, held, (x, y, a) in zip(losses.tolist(), is_clipped.tolist(), CASES, strict=True):
         ratio = math.exp(x - y)
         assert found == pytest.approx(-min(ratio * a, min(max(ratio, 0.8), 1.2) * a), abs=1e-12)
@@ -40,7 +40,7 @@ def test_the_clipped_loss_is_that_of_ppo_case_by_case() -> None:
 def test_at_a_ratio_of_one_the_gradient_is_that_of_the_policy_and_beyond_the_clip_there_is_none() -> None:
     log = torch.tensor([-1.0, -1.0, -0.5, -1.5], requires_grad=True)
     old = torch.tensor([-1.0, -1.0, -1.0, -1.0])
-    clipped(log, old, torch.tensor([2.0, -3.0, 1.0, -1.0]), clip=0.2)[0].sum().backward()
+    clip_ratio(log, old, torch.tensor([2.0, -3.0, 1.0, -1.0]), clip=0.2)[0].sum().backward()
     assert log.grad is not None and log.grad.tolist() == pytest.approx([-2.0, 3.0, 0.0, 0.0])
 
 

@@ -12,7 +12,7 @@ from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
-from medvlm.report.display import displayed
+from medvlm.report.display import make_png
 from medvlm.report.show import write_gallery
 
 BOX = (10.0, 20.0, 40.0, 50.0)
@@ -124,7 +124,7 @@ def test_a_picture_that_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path, p
 
 
 def test_sixteen_bits_are_windowed_by_percentiles():
-    png, words = displayed(encode_png(film()), Medium("film", "0.png", (HEIGHT, WIDTH)), "0.png")
+    png, words = make_png(encode_png(film()), Medium("film", "0.png", (HEIGHT, WIDTH)), "0.png")
     shown = pixels_of(png)
     low, high = np.percentile(film(), (1, 99))
     assert words == f"shown from its 1st to its 99th percentile ({low:g} to {high:g})"
@@ -134,7 +134,7 @@ def test_sixteen_bits_are_windowed_by_percentiles():
 
 def test_eight_bits_are_shown_as_they_are():
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    png, words = displayed(encode_png(grey), Medium("film", "0.png", (16, 16)), "0.png")
+    png, words = make_png(encode_png(grey), Medium("film", "0.png", (16, 16)), "0.png")
     assert words == "" and (pixels_of(png) == grey).all()
 
 
@@ -143,7 +143,7 @@ def test_a_volume_is_five_slices_in_a_ct_window():
     volume = np.broadcast_to(np.array([-1000, -160, 40, 240, 3000]).repeat(4)[:, None, None], (20, 8, 8)).astype(
         np.int16
     )
-    png, words = displayed(encode_npy(volume), Medium("volume", "0.npy", (20, 8, 8), unit="HU"), "0.npy")
+    png, words = make_png(encode_npy(volume), Medium("volume", "0.npy", (20, 8, 8), unit="HU"), "0.npy")
     shown = pixels_of(png)
     assert words == "5 of 20 slices, shown from −160 to 240 HU"
     assert shown.shape == (8, 40)
@@ -151,7 +151,7 @@ def test_a_volume_is_five_slices_in_a_ct_window():
 
 
 def test_a_large_image_is_made_small_in_its_own_shape(tmp_path, parse):
-    png, _ = displayed(encode_png(np.zeros((3000, 1500), np.uint8)), Medium("film", "0.png", (3000, 1500)), "0.png")
+    png, _ = make_png(encode_png(np.zeros((3000, 1500), np.uint8)), Medium("film", "0.png", (3000, 1500)), "0.png")
     assert Image.open(io.BytesIO(png)).size == (180, 360)
 
 

@@ -304,7 +304,7 @@ def test_what_was_frozen_within_a_trained_part_is_shown_beside_it(run, parse):
             {"status": "failed", "reason": "OutOfMemoryError"},
             "The last attempt to train ended with OutOfMemoryError",
         ),
-        ("status.json", {"status": "preempted", "reason": ""}, "start it again to go on"),
+        ("status.json", {"status": "preempted", "reason": ""}, "start it again to resume"),
         (
             "evaluate/protocol.json",
             [{"dataset": "phantom", "split": "test", "shards": {"limit": 50, "samples": 50}}],

@@ -21,7 +21,7 @@ from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Batch
 from medvlm.core.stage_config import Lora, Optim, OptimOf, StageConfig, Validate
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.models.generate import generate
 from medvlm.models.lora import attach
 from medvlm.models.parts import evaluating, group_of, matches, set_modes, set_trained
@@ -58,7 +58,7 @@ class Answering(Stage):
         set_trained(self.model, config.trains, "answer")
         self.said: list[list[list[int]]] = []
 
-    def batches(self, consumed: int) -> Iterator[tuple[int, list[Document]]]:
+    def batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
         share = BATCH // self.engine.world
         while True:
             first = consumed + self.engine.rank * share
@@ -80,10 +80,10 @@ class Answering(Stage):
     def usage(self, consumed: int) -> dict[str, tuple[int, float]]:
         return {}
 
-    def count(self, prepared: list[Document]) -> Terms:
+    def count(self, prepared: list[TokenSequence]) -> Terms:
         return {}
 
-    def prepared(self, position: int) -> Document:
+    def prepared(self, position: int) -> TokenSequence:
         generator = torch.Generator().manual_seed(position)
         media = (
             []
@@ -91,9 +91,9 @@ class Answering(Stage):
             else [("film",), ("volume",), ("film", "volume")][position % 3]
         )
         made = document(generator, media, 3 + position % 4, [(3 + position % 5, 1), (4, 0)])
-        return Document(f"sample-{position}", made.prefix, made.branches, made.media)
+        return TokenSequence(f"sample-{position}", made.prefix, made.branches, made.media)
 
-    def micros(self, prepared: list[Document], count: int) -> list[Batch]:
+    def micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
         return [batch_of(part) for part in chunks(prepared, count)]
 
     def weights(self, micro: Batch) -> dict[str, float]:
@@ -262,7 +262,7 @@ class Narrow(Answering):
 class Blind(Answering):
     """Whose ranks do not know that they are several."""
 
-    def batches(self, consumed: int) -> Iterator[tuple[int, list[Document]]]:
+    def batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
         for position, _ in super().batches(consumed):
             yield position, [self.prepared(position + i) for i in range(BATCH // self.engine.world)]
 

@@ -11,7 +11,7 @@ from medvlm.core.measure import mean
 from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Sample
 from medvlm.evaluate.rows import find_interval, shorten
-from medvlm.metrics.bootstrap import resampled, value
+from medvlm.metrics.bootstrap import resample, value
 from medvlm.metrics.retrieval import chance, ranks
 
 NEEDS = "embed"
@@ -81,7 +81,7 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
         gain_NK = items_NK - [(record["chance"], 0.0) for record in found]
         clusters = [record["cluster"] for record in found]
         own_R, gain_R = (
-            resampled(items, clusters, mean, settings["resamples"], settings["seed"]) for items in (items_NK, gain_NK)
+            resample(items, clusters, mean, settings["resamples"], settings["seed"]) for items in (items_NK, gain_NK)
         )
         rows.append({
             "dataset": settings["dataset"],

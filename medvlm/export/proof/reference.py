@@ -16,7 +16,7 @@ import torch
 from medvlm.core.contracts import Outputs, Preprocess
 from medvlm.core.run import write_json
 from medvlm.core.sample import Medium
-from medvlm.data.dialogue import Dialogue, Document
+from medvlm.data.dialogue import Dialogue, TokenSequence
 from medvlm.data.rows import collate
 from medvlm.data.transforms import MediaTransform
 from medvlm.export.trained import Trained
@@ -214,7 +214,7 @@ def _logits(
 ) -> torch.Tensor:
     """[T, V]: a document of which every token after the first is trained yields the logits of every place; the
     token added at the end has none of its own."""
-    document = Document("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
+    document = TokenSequence("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
     outputs: Outputs = model(collate([document], counts, pad_id))
     return outputs["logits_LV"]
 
@@ -222,5 +222,5 @@ def _logits(
 def _answer(
     model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], tokenizer: Any
 ) -> list[int]:
-    batch = collate([Document("proof", ids, [], media)], counts, tokenizer.pad_token_id, pack=False)
+    batch = collate([TokenSequence("proof", ids, [], media)], counts, tokenizer.pad_token_id, pack=False)
     return generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]

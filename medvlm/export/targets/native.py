@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from medvlm.data.dialogue import Document
+from medvlm.data.dialogue import TokenSequence
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor
 from medvlm.export.audit import Audit, account
 from medvlm.export.language import LOADING_ANSWERS, generation_config
@@ -100,11 +100,13 @@ def reference(trained: Trained, folder: Path) -> None:
         for shown, question in asked:
             media = [("image", prepare.processor.look([pictures[i] for i in shown]))] if shown else []
             prompt = dialogue.turn(question, [text for _, made in media for text in made.expansions], None).prompt
-            batch = prepare.collate([Document("proof", prompt, [], media)], tokenizer.pad_token_id, pack=False)
+            batch = prepare.collate([TokenSequence("proof", prompt, [], media)], tokenizer.pad_token_id, pack=False)
             logits_TV = model.everywhere(batch)[0]
             if effect is None:
                 blank = [("image", prepare.processor.look([0 * pictures[i] for i in shown]))]
-                unseen = prepare.collate([Document("proof", prompt, [], blank)], tokenizer.pad_token_id, pack=False)
+                unseen = prepare.collate(
+                    [TokenSequence("proof", prompt, [], blank)], tokenizer.pad_token_id, pack=False
+                )
                 effect = (model.everywhere(unseen)[0] - logits_TV)[-1].abs().max().item()
             answer = generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]
             tensors[f"logits.{len(cases)}"] = logits_TV.contiguous()
