@@ -17,7 +17,7 @@ from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Sample
-from medvlm.models.parts import build_encoders, encode, evaluating, seeded
+from medvlm.models.parts import build_encoders, encode, evaluating, build_seeded
 
 CAN = frozenset({"compare"})
 """A word of our own: stages and protocols of this lab need it."""
@@ -61,7 +61,7 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> Siamese:
     encoders = build_encoders(assembly.model.encoders, assembly.seed)
     hidden = assembly.model.composition.hidden
-    return seeded(assembly.seed, "predictor", lambda: Siamese(encoders, hidden))
+    return build_seeded(assembly.seed, "predictor", lambda: Siamese(encoders, hidden))
 
 
 class Siamese(nn.Module):
