@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlm.archive.packing.pack import PackReceipt, pack
+from medvlm.archive.pack import PackReceipt, pack
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
@@ -48,7 +48,7 @@ REFUSED = {
         "1 slice; a volume needs at least 3": 21,
         "there is a sample of the same key already": 19,
         "a colour image of more than 8 bits": 4,
-        "32 bits per pixel": 2,
+        "it has 32 bits per pixel": 2,
         "it has no Rows and no SOPClassUID": 1,
         "its slices are not evenly spaced": 1,
         "it has no PixelData": 1,

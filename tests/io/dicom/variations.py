@@ -1,4 +1,4 @@
-"""What scanners, archives and accidents make of a series: variations for the table of test_series.py."""
+"""Variations of a series that scanners, archives and accidents produce, for the table of test_series.py."""
 
 from __future__ import annotations
 
