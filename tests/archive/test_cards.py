@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlm.archive.pack import PackReceipt, pack
+from medvlm.archive.packing.pack import PackReceipt, pack
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
