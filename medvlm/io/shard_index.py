@@ -117,9 +117,9 @@ def _from_json(record: dict[str, Any]) -> Index:
     }
     tasks = tuple(record["tasks"]) if record["version"] > 1 else FIRST_TASKS
     if not isinstance(record.get("tasks", []), list) or not all(isinstance(task, str) for task in tasks):
-        raise ValueError("tasks that are not a list of names")
+        raise ValueError("its tasks are not a list of names")
     if len(set(tasks)) != len(tasks):
-        raise ValueError("two columns of one task")
+        raise ValueError("two columns for one task")
     columns["tasks_NK"] = columns["tasks_NK"].reshape(len(keys), len(tasks))
     media = tuple(tuple(m) for m in record["media"])
     groups = {

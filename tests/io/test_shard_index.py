@@ -1,6 +1,6 @@
-"""Indexes name their tasks: those of version 1 are read as they are, and a task more or less harms nobody.
+"""Indexes name their tasks: indexes of version 1 are still read, and unknown tasks are allowed.
 
-The shards of tests/fixtures/first_format were packed by the version before, with five tasks known by their columns.
+The shards of tests/fixtures/first_format were packed by the previous version, where the columns implied five tasks.
 """
 
 from __future__ import annotations
@@ -52,25 +52,25 @@ def old(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def angle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Another file in the folder of tasks, while the test runs."""
+    """Adds a file to the folder of tasks while the test runs."""
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "angle.py").write_text(SIXTH)
     monkeypatch.setattr(medvlm.tasks, "__path__", [*medvlm.tasks.__path__, str(folder)])
-    forget()
+    clear_caches()
     assert "angle" in list_tasks()
     yield
     monkeypatch.undo()
-    forget()
+    clear_caches()
 
 
-def forget() -> None:
+def clear_caches() -> None:
     kinds.cache_clear()
     find_task.cache_clear()
 
 
 def count_questions(shards: ShardSet) -> dict[tuple[str, int], dict[str, int]]:
-    """From the samples themselves."""
+    """The questions of each task, counted from the samples themselves."""
     return {
         (split, i): dict(Counter(q.truth.task for q in shards.read(split, i)[0].questions))
         for split in shards.splits
@@ -82,7 +82,7 @@ def count_in_index(shards: ShardSet) -> dict[tuple[str, int], dict[str, int]]:
     return {place: shards.entry(*place).tasks for place in count_questions(shards)}
 
 
-def test_an_index_of_version_1_is_read_and_left_as_it_is(old: Path) -> None:
+def test_an_index_of_version_1_is_read_and_not_rewritten(old: Path) -> None:
     indexes = sorted(old.glob("*.index.json"))
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in indexes]
     assert {json.loads(data)["version"] for data, _ in before} == {1}
@@ -93,12 +93,12 @@ def test_an_index_of_version_1_is_read_and_left_as_it_is(old: Path) -> None:
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in indexes] == before
 
 
-def test_it_is_read_where_nothing_can_be_written(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_of_version_1_is_read_from_a_read_only_folder(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medvlm.io.forms.save_index", lambda *_: pytest.fail("an index was written"))
     assert count_in_index(open_shards(old)) == count_questions(open_shards(old))
 
 
-def test_an_index_that_is_built_again_says_the_same_with_names(old: Path) -> None:
+def test_a_rebuilt_index_has_the_same_content_with_task_names(old: Path) -> None:
     shards = open_shards(old)
     for tar in sorted(old.glob("*.tar")):
         first = load_index(tar)
@@ -140,12 +140,12 @@ def test_a_sixth_task_is_written_and_read(tmp_path: Path, angle: None) -> None:
     assert truth == make_truth("angle", "30", degrees=30.0) and not isinstance(truth, UnknownTruth)
 
 
-def test_where_it_is_not_installed_its_samples_serve_stages_that_do_not_ask_it(
+def test_samples_with_an_unknown_task_serve_stages_that_do_not_use_it(
     tmp_path: Path, angle: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_angles(tmp_path / "shards")
-    monkeypatch.undo()  # without the file
-    forget()
+    monkeypatch.undo()  # removes the file from the folder of tasks
+    clear_caches()
     assert "angle" not in list_tasks()
     for rebuilt in (False, True):
         if rebuilt:
@@ -160,17 +160,17 @@ def test_where_it_is_not_installed_its_samples_serve_stages_that_do_not_ask_it(
         (tilt,) = choose(sample, ("angle",), 1, 0, 7, "instruct")
         with pytest.raises(DataError, match="task 'angle' is not known"):
             find_task(tilt.truth.task)
-    # What is written again is what was read.
+    # Writing the sample again loses nothing.
     with ShardWriter(tmp_path / "copy", "train") as writer:
         writer.write(*shards.read("train", 1))
     assert open_shards(tmp_path / "copy").read("train", 0) == shards.read("train", 1)
 
 
-def test_an_index_of_a_later_version_is_refused_with_what_to_do(old: Path) -> None:
+def test_an_index_of_a_newer_version_is_refused_with_a_remedy(old: Path) -> None:
     path = sorted(old.glob("*.index.json"))[0]
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 3}))
     with pytest.raises(
-        DataError, match=r"an index of version 3, expected at most 2; update medvlm, or delete the index"
+        DataError, match=r"the index has version 3, expected at most 2; update medvlm, or delete the index"
     ):
         open_shards(old)
 
@@ -178,7 +178,7 @@ def test_an_index_of_a_later_version_is_refused_with_what_to_do(old: Path) -> No
 @pytest.mark.parametrize(
     "tasks", [["choice"], ["choice", "choice", "count", "boxes", "report"], [1, 2, 3, 4, 5], "abcde", None], ids=str
 )
-def test_tasks_that_do_not_fit_their_columns_are_a_damage(old: Path, tasks: object) -> None:
+def test_an_index_whose_tasks_do_not_fit_its_columns_is_damaged(old: Path, tasks: object) -> None:
     path = sorted(old.glob("*.index.json"))[0]
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2, "tasks": tasks}))
     with pytest.raises(DataError, match=r"index\.json: a damaged index"):
