@@ -60,7 +60,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
 
 def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:
     """Of the last stage that has some: they are measured too."""
-    return next((stage.rewards for stage in reversed(stages) if "rewards" in type(stage).model_fields), {})
+    return next((rewards for stage in reversed(stages) if (rewards := stage.rewards_used())), {})
 
 
 class Progress:

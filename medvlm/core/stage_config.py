@@ -135,6 +135,23 @@ class StageConfig(Config):
         """Its fields that hold a text tower -> the tower's config."""
         return slots_of(self, "texts")
 
+    def shows_media(self) -> bool:
+        """Whether samples are shown with their images. A kind that can do without overrides this."""
+        return True
+
+    def reduces_images(self) -> bool:
+        """Whether images are made smaller where a sample is too long. A kind that can overrides this."""
+        return False
+
+    def most_tokens(self) -> int | None:
+        """Of a sample with its images; None without a bound. A kind that has one, in its field `max_tokens`, overrides
+        this."""
+        return None
+
+    def rewards_used(self) -> dict[str, Any]:
+        """Reward -> settings, measured in evaluation too. A kind that has some overrides this."""
+        return {}
+
     def rehearsed(self, toy: Toy) -> Self:
         """The same settings at toy size. A kind that has sizes of its own overrides this."""
         deep = any(re.search(r"\.layers?\.", pattern) for pattern in self.trains)

@@ -199,18 +199,13 @@ def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
                 path, f"no data set in use has media of kind {_list(media)}{near} (they have {_list(present)})"
             )
     for i, stage in enumerate(recipe.stages if served else ()):
-        for source in stage.mix if _shows_media(stage) else ():
+        for source in stage.mix if stage.shows_media() else ():
             for kind in sorted(set(cards[source].media if source in cards else ()) - set(owner)):
                 near = did_you_mean(kind, owner)
                 yield Problem(
                     ("stages", i, "mix", source),
                     f"no encoder serves its media of kind {kind!r}{near} (served are {_list(owner)})",
                 )
-
-
-def _shows_media(stage: Any) -> bool:
-    """Stages with a field `shows` can go without images; all others are about them."""
-    return "shows" not in type(stage).model_fields or "media" in stage.shows
 
 
 def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
@@ -281,7 +276,7 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
             )
     composition = composition_at(recipe, i)
     may_reduce = composition is None or composition.TAKES_ANY_SIZE
-    if "overlong" in type(stage).model_fields and stage.overlong == "reduce" and not may_reduce:
+    if stage.reduces_images() and not may_reduce:
         yield Problem(
             (*path, "overlong"),
             "the encoders of this model take images of one size, so none can be reduced; use drop or error",

@@ -66,8 +66,8 @@ def problems(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
 def _lengths(recipe: Recipe, cards: Mapping[str, Card], tokens: Mapping[str, int]) -> Iterator[Problem]:
     """A limit that a single image goes beyond would refuse every sample of the source, one by one."""
     for i, stage in enumerate(recipe.stages):
-        limit = getattr(stage, "max_tokens", None)
-        if limit is None or "media" not in getattr(stage, "shows", ("media",)):
+        limit = stage.most_tokens()
+        if limit is None or not stage.shows_media():
             continue
         for source in stage.mix:
             kinds = cards[source].media if source in cards else ()

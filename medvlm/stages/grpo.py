@@ -61,6 +61,9 @@ class Config(StageConfig):
         rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
         return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
 
+    def rewards_used(self) -> dict[str, Any]:
+        return dict(self.rewards)
+
     def rehearsed(self, toy: Toy) -> Config:
         heaviest = max(reward.weight for reward in self.rewards.values())
         paid = {name: reward.model_copy(update={"weight": heaviest}) for name, reward in toy.rewards.items()}

@@ -67,6 +67,15 @@ class Config(StageConfig):
             )
         return self
 
+    def shows_media(self) -> bool:
+        return "media" in self.shows
+
+    def reduces_images(self) -> bool:
+        return self.overlong == "reduce"
+
+    def most_tokens(self) -> int:
+        return self.max_tokens
+
     def rehearsed(self, toy: Toy) -> Config:
         """A small tokenizer makes more tokens of a text than the real one."""
         bounds = {"max_tokens": toy.sample_tokens, "micro_tokens": self.micro_tokens and toy.sample_tokens}

@@ -17,7 +17,7 @@ from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Sample
-from medvlm.models.parts import build_encoders, encode, evaluating, build_seeded
+from medvlm.models.parts import build_encoders, build_seeded, encode, evaluating
 
 CAN = frozenset({"compare"})
 """A word of our own: stages and protocols of this lab need it."""
