@@ -7,7 +7,6 @@ exactly, numbers to 1e-5: their last bits depend on the CPU, and 2cc587c once di
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from medvlm.core.sample import truth_from_json
 from medvlm.evaluate.saved import rescore
 from medvlm.recipe.load import load_run
 from tests.fixtures.make_first_format import FOLDER, STOPPED, pull_film, read_embedding
+from tests.fixtures.unpack import unpack
 
 TOLERANCE = 1e-5
 
@@ -34,11 +34,7 @@ def expected() -> dict[str, Any]:
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the files in the current folder: the run says where its shards are relative to it."""
-    for archive in FOLDER.glob("*.tar.xz"):
-        with tarfile.open(archive) as opened:
-            opened.extractall(tmp_path, filter="data")
-    for name in ("card.yaml", "recipe.yaml"):
-        (tmp_path / name).write_text((FOLDER / name).read_text())
+    unpack(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

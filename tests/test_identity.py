@@ -16,9 +16,9 @@ from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Optim
 from medvlm.recipe.load import load
 from tests.fixtures.unpack import unpack
-from tests.tiny_run import INSTRUCT, PAIR, recipe, trained, written
+from tests.tiny_run import INSTRUCT, PAIR, SMALL, recipe, trained, written
 
-FIRST, SECOND = "match", "more"
+FIRST, SECOND = "match", "reason"
 """Stages of the old run that were stopped; it goes on with the first."""
 
 
@@ -48,22 +48,23 @@ def test_stages_of_the_first_release_are_recognised_also_when_the_recipe_has_bee
     assert identity_of(old, SECOND) == next(iter(known[SECOND].values()))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        f"stages.{FIRST}.optim.lr=0.5",
-        f"stages.{FIRST}.batch=2",
-        "seed=8",
-        "engine.precision=bf16-mixed",
-        "model.boxes.scale=50",
-    ],
-)
-def test_a_changed_setting_is_refused_as_it_was(change: str, old: RunFolder) -> None:
-    for _ in range(2):  # and again, once the recipe with the change is the one in the folder
-        with pytest.raises(
-            CheckpointError, match=rf"{FIRST}/step-\d was trained with other settings, data or starting"
-        ):
+def test_without_the_note_the_recipe_says_nothing_of_them(old: RunFolder) -> None:
+    """A control of the test above."""
+    resume(only=FIRST)
+    (old.root / "identities.json").unlink()
+    with pytest.raises(CheckpointError, match=rf"{SECOND}/step-\d was trained with other settings"):
+        resume(only=SECOND)
+
+
+CHANGES = ("stages.match.optim.lr=0.5", "seed=8", "engine.precision=bf16-mixed", "model.boxes.scale=50")
+
+
+def test_a_changed_setting_is_refused_as_it_was(old: RunFolder) -> None:
+    why = rf"{FIRST}/step-\d was trained with other settings, data or starting weights"
+    for change in (*CHANGES, CHANGES[0]):  # the last one again, once a recipe with it has been in the folder
+        with pytest.raises(CheckpointError, match=why):
             resume(change, only=FIRST)
+    resume(only=FIRST)
 
 
 def test_other_data_are_refused(old: RunFolder) -> None:
@@ -92,6 +93,7 @@ class Tomorrow(Today):
     factors: dict[str, float] = {"a": 1.0}
 
 
+TEXT = {"model_type": "bert", **SMALL, "num_hidden_layers": 1}
 GIVEN: dict[str, Any] = {"kind": "x", "optim": {"lr": 0.5}, "by_name": {"b": {"kind": "muon", "lr": 1e-4}}}
 
 
@@ -109,7 +111,6 @@ def test_a_default_that_is_written_down_is_one() -> None:
 def test_components_of_slots_count_by_what_they_have_beside_their_defaults(tmp_path: Path) -> None:
     stages = [{**PAIR, "width": 128}, {**INSTRUCT, "questions": 1, "weigh": "tokens"}]
     pair, instruct = load(written(tmp_path, recipe(stages=stages))).recipe.stages
-    text: Any = PAIR["text"]
-    assert drop_defaults(pair)["text"] == {"kind": "transformers", "config": text["config"]}
+    assert drop_defaults(pair)["text"] == {"kind": "transformers", "config": TEXT}
     assert "width" not in drop_defaults(pair) and {"questions", "weigh"}.isdisjoint(drop_defaults(instruct))
     assert drop_defaults(instruct)["lora"] == {"rank": 2, "alpha": 4.0, "dropout": 0.3}

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import traceback
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from medvlm import cli
 from medvlm.commands import train as training
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.stages.supervised import Supervised
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.lease import Lease
@@ -585,3 +588,23 @@ def test_bfloat16_runs_go_through_and_resume(precision: str, folder: Path, runs:
     )
     kept = {t.dtype for t in weights(run, "instruct").values() if t.is_floating_point()}
     assert kept == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+
+
+# --- the way of a call ---------------------------------------------------------------------------------------
+
+
+def test_few_calls_lie_between_the_command_and_the_loss(
+    folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """main, the command, train, the loop, its step, the gradient, the loss: what a traceback of a stage shows."""
+    loss, seen = Supervised.loss, list[list[str]]()
+
+    def noted(self: Any, model: Any, micro: Any, step: int) -> Any:
+        frames = [f"{frame.filename}: {frame.name}" for frame in traceback.extract_stack()]
+        seen.append([frame for frame in frames if f"{os.sep}medvlm{os.sep}" in frame])
+        return loss(self, model, micro, step)
+
+    monkeypatch.setattr(Supervised, "loss", noted)
+    path = written(folder / "near", recipe(name="near", stages=[{**INSTRUCT, "steps": 1, "save_every": 0}]))
+    assert cli.main(["train", str(path), "--runs", str(runs)]) == 0
+    assert seen and all(len(frames) == 6 for frames in seen), "with the loss itself seven:\n" + "\n".join(seen[0])

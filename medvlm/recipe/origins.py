@@ -144,9 +144,11 @@ class FilesOrigin:
         if not self._local.is_dir():
             is_id = HUB_ID.fullmatch(self.where) is not None
             return "" if is_id else f"there is no folder {self.where}, and it is no hub id (OWNER/NAME)"
+        if any(self._local.glob("*.safetensors")):
+            return ""
         if RunFolder(self._local).recipe.is_file():
             return f"{self.where} is a run folder; say from which of its stages: {self.where}:STAGE"
-        return "" if any(self._local.glob("*.safetensors")) else f"{self.where} holds no .safetensors"
+        return f"{self.where} holds no .safetensors"
 
     def find_adapters(self) -> Lora | None:
         return None

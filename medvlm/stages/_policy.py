@@ -69,9 +69,10 @@ class Policy:
         """[L], on the CPU, under the weights that the stage began with. The weights of the policy are not touched."""
         batch = batch.to(self.engine.device)
         with evaluating(self.model), self.engine.unsharded(self.model):
-            # FSDP2 gathers parameters in the type that it computes in.
+            # FSDP2 gathers parameters in the type that it computes in. They are marked as trained: torch also looks at
+            # that mark to choose how it multiplies, and at first the reference is the policy to the last bit.
             now = {name: p.dtype for name, p in self.model.named_parameters() if name in self.reference}
-            began = {name: self.reference[name].to(dtype) for name, dtype in now.items()}
+            began = {name: self.reference[name].to(dtype).requires_grad_() for name, dtype in now.items()}
             return self._log_probability(functional_call(self.model, began, (batch,)), batch).cpu()
 
     def _log_probability(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
