@@ -19,11 +19,7 @@ families objectives/heads objectives/pairs rewards rollouts stages tasks tasks/c
 """
 
 # Kinds that are about to be files. Each entry goes when its file is there.
-COMING = {
-    "compositions": "encoder",
-    "stages": "heads",
-    "tasks": "labels mask",
-}
+COMING = {}
 OTHER_MEANING = {
     ("archive/audit/receipt.py", "labels"): "key of the receipt",
     ("archive/audit/scan.py", "report"): "a sample's report",

@@ -15,8 +15,10 @@ from pydantic import Field
 from medvlm.archive.tables.columns import Row, columns_in
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Box
+from medvlm.core.sample import Affine, Box
+from medvlm.io import nifti
 from medvlm.io.images import decode
+from medvlm.io.nifti_header import NiftiOptions
 
 # Axes: H W height, width of the image in pixels.
 
@@ -39,27 +41,31 @@ class MaskFiles(Config):
 
 @dataclass
 class Marked:
-    """objects: class and box. extents: class -> bool [H, W], what any of its masks marks. left_out: objects, by
-    reason."""
+    """objects: class and box. extents: class -> bool [H, W] or [D, H, W], what any of its masks marks. left_out:
+    objects, by reason. affine: where NIfTI masks lie in the patient, as in Medium."""
 
     objects: list[tuple[str, Box]] = field(default_factory=list)
     extents: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    affine: Affine | None = None
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width); zeros where there are no masks."""
+    def size(self) -> tuple[int, ...]:
+        """(height, width), or (depth, height, width) of a volume; zeros where there are no masks."""
         shapes = [extent.shape for extent in self.extents.values()]
-        return (shapes[0][0], shapes[0][1]) if shapes else (0, 0)
+        return shapes[0] if shapes else (0, 0)
 
 
-def read_masks(masks: tuple[MaskFiles, ...], root: Path, row: Row) -> Marked:
+def read_masks(masks: tuple[MaskFiles, ...], root: Path, row: Row, options: NiftiOptions = NiftiOptions()) -> Marked:
     """row: what the `{group}`s stand for. Raises DataError for masks that are not there, damaged, coloured, or of
     several sizes."""
     marked = Marked()
     for each in masks:
         for path in _paths(each, root, row):
-            mask_HW = _grey(path, each.of)
+            if path.name.lower().endswith(nifti.SUFFIXES):
+                mask_HW, marked.affine = _volume(path, each, options)
+            else:
+                mask_HW = _grey(path, each.of)
             if marked.extents and mask_HW.shape != marked.size:
                 raise DataError("its masks differ in size")
             marked.extents[each.of] = marked.extents.get(each.of, False) | (mask_HW > each.threshold)
@@ -121,6 +127,13 @@ def _paths(masks: MaskFiles, root: Path, row: Row) -> list[Path]:
     if not found:
         raise DataError(f"has no mask of {masks.of}")
     return found
+
+
+def _volume(path: Path, masks: MaskFiles, options: NiftiOptions) -> tuple[np.ndarray, Affine | None]:
+    if masks.holds != "area":
+        raise DataError(f"a mask of {masks.of} is a volume, in which nothing is counted; expected `holds: area`")
+    found = nifti.load_nifti(path, options)
+    return found.pixels, found.affine
 
 
 def _grey(path: Path, of: str) -> np.ndarray:

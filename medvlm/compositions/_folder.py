@@ -53,7 +53,9 @@ def open_folder(folder: Path) -> AssembledModel:
     weights = load_file(folder / WEIGHTS)
     weights |= {name: weights[first] for name, first in manifest.shared.items()}
     composition = component("compositions", manifest.makes)
-    tokenizer = AutoTokenizer.from_pretrained(folder / composition.TOKENIZER, local_files_only=True)
+    tokenizer = None
+    if composition.TOKENIZER:
+        tokenizer = AutoTokenizer.from_pretrained(folder / composition.TOKENIZER, local_files_only=True)
     opened: AssembledModel = composition.restore(manifest, tokenizer)
     put(opened.model, weights, None, f"{folder.name}/{WEIGHTS}")
     opened.model.eval()

@@ -45,7 +45,8 @@ class Composition(Protocol):
     one space, `decode` media into scores or maps. PARTS: the first words of the patterns in `trains`. TAKES_ANY_SIZE:
     whether images can be made smaller so that a sample has fewer tokens. MODEL: the class of its models, by which
     export targets say what they hold. NOUN, SUMMARY, HUB_TASK: for messages and the model card. Manifest: what a model
-    folder says of it, None where it is published as its family's own class; TOKENIZER: folder of its tokenizer there.
+    folder says of it, None where it is published as its family's own class; TOKENIZER: folder of its tokenizer there,
+    "" for none.
     """
 
     Config: type[CompositionConfig]

@@ -31,9 +31,10 @@ class RawSample:
     arguments that gives a Decoded (a functools.partial over a module's function: packing calls it in a child process,
     with a limit on memory and time, and where the function has a parameter `gate`, with what the header of its file
     must pass, see io/phi/header). PNG and JPEG are stored as they are, uint8 and uint16 images as PNG, other arrays as
-    .npy. where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when packing
-    finds the sample to be bad. left_out: reason -> how much of it is left out, see LeftOut; for samples that are made
-    where they are decoded, of which the reader itself cannot say it.
+    .npy. Masks are listed among them as `0.mask` (see io/masks.py), as a Decoded or a callable that gives one; packing
+    adds the suffix. where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when
+    packing finds the sample to be bad. left_out: reason -> how much of it is left out, see LeftOut; for samples that
+    are made where they are decoded, of which the reader itself cannot say it.
     """
 
     sample: Sample
@@ -78,8 +79,9 @@ class Deferred:
 
 
 class Reader(Protocol):
-    """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is
-    left."""
+    """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is left;
+    and `list_answered(config) -> dict[str, Offer]`, what it asks decoders by template (core/decoder_config.py), so that
+    a recipe is checked against it."""
 
     Config: type[Config]
 

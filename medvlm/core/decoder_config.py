@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import Field, field_validator
 
-from medvlm.core.config import Config
+from medvlm.core.config import Config, component
+from medvlm.core.errors import RecipeError, did_you_mean
 
 
 class DecoderConfig(Config):
@@ -28,6 +30,40 @@ class DecoderConfig(Config):
             twice = next(name for number, name in enumerate(classes) if name in classes[:number])
             raise ValueError(f"names {twice!r} twice; expected each class once")
         return classes
+
+
+def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any]) -> str:
+    """The encoder that a decoder reads. Raises RecipeError where it names none and there are several, or one that is
+    not there."""
+    if decoder.encoder in encoders:
+        return decoder.encoder
+    known = ", ".join(encoders) or "none"
+    if decoder.encoder:
+        near = did_you_mean(decoder.encoder, encoders)
+        raise RecipeError(f"model.decoders.{name}: there is no encoder {decoder.encoder!r}{near} (there are {known})")
+    if len(encoders) != 1:
+        raise RecipeError(f"model.decoders.{name}: say which `encoder` it reads (there are {known})")
+    return next(iter(encoders))
+
+
+def list_templates(decoders: Mapping[str, DecoderConfig]) -> dict[str, str]:
+    """Template of the questions -> the decoder that answers them."""
+    return {decoder.answers or name: name for name, decoder in decoders.items()}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a data card asks under one template, of decoders. classes: those that its truths speak of."""
+
+    task: str
+    classes: tuple[str, ...]
+
+
+def list_answered(reader: Any) -> dict[str, Offer] | None:
+    """Template -> what a card asks decoders under it; None where only the archive knows. reader: config of the card's
+    reader, whose module may have `list_answered(config)`."""
+    module = component("archive.readers", reader.kind)
+    return module.list_answered(reader) if hasattr(module, "list_answered") else None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ ToColumns = Callable[[Any, Any], tuple[float, ...]]
 """(answer, truth of the task) -> the numbers that a question adds to its measure."""
 
 
+ToColumnsByClass = Callable[[Any, Any], dict[str, tuple[float, ...]]]
+"""As ToColumns, for each of the classes that a question is about."""
+
+
 @dataclass(frozen=True)
 class OfItems:
     """A statistic that needs the single questions, such as an AUROC.
@@ -56,16 +60,19 @@ class Measure:
     in everything but `columns` and `is_about`.
     is_about: (template, truth) -> whether a question of the task counts.
     better: None where a row only informs; then there is no paired difference.
-    by_template: there is a row for each template as well. headline: it stands on top of the report.
+    by_template: there is a row for each template as well. by_class: the columns are ToColumnsByClass. A class of a
+    template has a metric and a row of its own, and the others are means over these classes, however often each is asked
+    about (macro averages). headline: it stands on top of the report.
     words: what the report calls it, where that is not `metric`.
     """
 
     metric: str
     group: str
-    columns: ToColumns
+    columns: ToColumns | ToColumnsByClass
     is_about: Callable[[str, Any], bool] = is_any
     better: Literal["higher", "lower"] | None = "higher"
     by_template: bool = False
     statistic: Statistic = mean
     headline: bool = False
     words: str = ""
+    by_class: bool = False

@@ -12,7 +12,7 @@ from medvlm.core import config
 from medvlm.core.ask import Ask, Files
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import did_you_mean
-from medvlm.core.sample import Sample, Truth
+from medvlm.core.sample import Question, Sample, Truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ Record = dict[str, Any]
 """What was asked and answered once, in plain JSON: enough to be scored without the model."""
 
 
-class Answerer(Typed):
+class Asked(Typed):
     """A model that is evaluated. Equal asks get equal answers: nothing is drawn at random."""
 
     @property
@@ -34,20 +34,30 @@ class Answerer(Typed):
     def box_extent(self, ask: Ask) -> tuple[float, float]:
         """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
 
-    def answer(self, asks: Sequence[Ask]) -> list[str]:
-        """Greedy answers, in the order of the asks."""
-
     def seen(self, ask: Ask) -> Truth:
-        """The truth with its boxes in answer coordinates."""
+        """The truth as the model perceives it: boxes in answer coordinates, masks on its canvas."""
 
     def thumbnail(self, ask: Ask) -> bytes:
         """PNG of the perceived canvas."""
+
+
+class Answerer(Asked, Typed):
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        """Greedy answers, in the order of the asks."""
 
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
         """Unit vectors [N, E]."""
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors [N, E]."""
+
+
+class Decoder(Asked, Typed):
+    def answers(self, question: Question) -> bool:
+        """Whether it has a decoder for the question."""
+
+    def decode(self, asks: Sequence[Ask]) -> list[Any]:
+        """What the decoders give, as plain data, in the order of the asks; None without the media."""
 
 
 class Shards(Typed):

@@ -7,6 +7,7 @@ right: a box that covers the whole of a 128 x 96 (width x height) image is (0, 0
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -77,6 +78,15 @@ class Truth:
     def task(self) -> str:
         """The kind: the name of the task's file, or of its module where that is a plugin's (`mylab.tasks.angle`)."""
         return type(self).__module__.removeprefix("medvlm.tasks.")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Members of the sample that hold what is no text of the answer: masks."""
+        return ()
+
+    def rename(self, members: Mapping[str, str]) -> Self:
+        """With other names for its members: those that packing gave them."""
+        return self
 
     def to_json(self) -> dict[str, Any]:
         return {"task": self.task, **asdict(self)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, slots_of
+from medvlm.core.problems import Problem
 
 
 class Optim(Config):
@@ -164,6 +165,11 @@ class StageConfig(Config):
         if self.lora is not None:
             small["lora"] = self.lora.model_copy(update={"rank": min(self.lora.rank, 4)})
         return self.model_copy(update=small)
+
+    def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
+        """What of it does not fit the recipe, at paths below the stage. model: the recipe's section `model`. cards:
+        source of `mix` -> its data card."""
+        yield from ()
 
     @property
     def micro_batches(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -30,6 +30,8 @@ is added here."""
 
 LabelledBox = tuple[Box, str]
 """A box and what it is called."""
+MarkedMask = tuple[str, str]
+"""A mask as text (one plane, see tasks/_runs.py) and what it is called."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Drawing:
     truth: the right answer in words. aside: what else the truth says, e.g. `not left, both` of a choice.
     summary: stands for a truth whose words are long and are drawn anyway (`12 boxes, drawn`).
     boxes: of the truth, in its coordinates; None where the task has none. found: those of the answer.
+    masks: of the truth, on the canvas that the model perceives. found_masks: those of the answer.
+    answer: the answer in words, where it is no text. told: the true class and the answered one, of several that exclude
+    each other.
     """
 
     truth: str
@@ -46,6 +51,10 @@ class Drawing:
     summary: str = ""
     boxes: tuple[LabelledBox, ...] | None = None
     found: tuple[LabelledBox, ...] = ()
+    masks: tuple[MarkedMask, ...] = ()
+    found_masks: tuple[MarkedMask, ...] = ()
+    answer: str = ""
+    told: tuple[str, str] | None = None
 
 
 class Task(Protocol):
@@ -89,6 +98,23 @@ class Task(Protocol):
     from_text: Callable[[str, Any], sample.Truth | None] | None
     """(text, Config) -> the truth that a text of an archive says, None where it says none."""
 
+    target: Callable[[sample.Truth, Mapping[str, np.ndarray], Sequence[str], bool], np.ndarray] | None
+    """(truth, masks, classes, exclusive) -> what a decoder of these classes is trained on, int64 of 0, 1, ... and
+    MISSING: [] or [*size] of exclusive classes, else [K] or [K, *size] (see core/decoder_config.py). masks: its
+    members, placed on the canvas. Raises DataError where the truth does not say it. Only of what decoders answer, as
+    the next two."""
+    decode: Callable[[np.ndarray, sample.Truth, Sequence[str], bool], Any] | None
+    """(probabilities, truth, classes, exclusive) -> the answer of a decoder of these classes, as plain data."""
+    make_labelled: (
+        Callable[
+            [np.random.Generator, Sequence[Medium], Sequence[str], bool],
+            tuple[str, sample.Truth, dict[str, np.ndarray]] | None,
+        ]
+        | None
+    )
+    """(rng, media, classes, exclusive) -> a made-up question for a decoder, its truth and its members, for rehearsals;
+    None where the media do not allow one."""
+
     def write(self, truth: sample.Truth) -> str:
         """The right answer as a language model should write it. truth: as placed."""
 
@@ -105,6 +131,10 @@ class Task(Protocol):
         """From stored pixels to what the model perceives. canvas: None where media are not shown as they are stored.
         writing: how coordinates are written (medvlm/tasks/_writing.py). Raises DataError where nothing of the answer
         can be seen."""
+
+    def hold(self, truth: sample.Truth, masks: Mapping[str, np.ndarray]) -> sample.Truth:
+        """With what its members hold, as it can be stored with the answers. masks: placed on the canvas. Raises
+        DataError where they are not what the truth says."""
 
     def check_crop(self, truth: sample.Truth) -> None:
         """Raises DataError where a part of the image has another answer that the truth does not hold. Of a task that

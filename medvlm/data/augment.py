@@ -1,8 +1,11 @@
-"""Random changes of 2D training images, made on the stored pixels; questions and their truths follow. Axes: H height,
-W width."""
+"""Random changes of 2D training images, made on the stored pixels; masks, questions and their truths follow.
+
+Axes: H height, W width, K masks that overlap.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,41 +53,82 @@ class Augment(Config):
         return crop
 
 
-def augment(array: np.ndarray, sample: Sample, config: Augment, rng: np.random.Generator) -> tuple[np.ndarray, Sample]:
-    """The first medium's pixels and the sample, changed alike.
+def augment(
+    array: np.ndarray,
+    sample: Sample,
+    config: Augment,
+    rng: np.random.Generator,
+    masks: Mapping[str, np.ndarray] | None = None,
+) -> tuple[np.ndarray, Sample, dict[str, np.ndarray]]:
+    """The first medium's pixels, the sample, and the medium's masks, changed alike.
 
-    array: stored pixels, [H, W] or [H, W, 3]; what is returned has the same type. Boxes of which less than half
-    stays are gone, and so is a question for boxes that are all gone; but a crop or shift that would leave nothing
-    to ask of a task is not made, so that a stage of that task can still use the sample.
+    array: stored pixels, [H, W] or [H, W, 3]; what is returned has the same type. masks: member -> [H, W] or [K, H, W].
+    Boxes of which less than half stays are gone, and so is a question for boxes that are all gone; but a crop or shift
+    that would leave nothing to ask of a task is not made, so that a stage of that task can still use the sample.
     Raises RecipeError when a crop would make a count wrong that has no boxes to count anew, and when intensities
     are to change that have no full range (neither uint8 nor uint16).
     """
     import numpy as np
 
-    share, top, left, down, right, mirrored, turned = rng.random(
-        7
-    )  # all of them, so that one option does not shift another's numbers
+    moves, moved = _plan(array.shape[:2], sample, config, rng)
+    array = _move(array, moves)
+    if config.gain or config.brightness or config.noise:
+        array = _relit(array, sample, config, rng)
+    changed = {member: _move_mask(mask, moves) for member, mask in (masks or {}).items()}
+    return np.ascontiguousarray(array), moved, changed
+
+
+Move = Callable[["np.ndarray"], "np.ndarray"]
+"""On [H, W, ...]."""
+
+
+def _plan(
+    size: tuple[int, ...], sample: Sample, config: Augment, rng: np.random.Generator
+) -> tuple[list[Move], Sample]:
+    """What is done to every array of the medium, and the sample after it."""
+    import numpy as np
+
+    moves: list[Move] = []
+    # All of them, so that one option does not shift another's numbers.
+    share, top, left, down, right, mirrored, turned = rng.random(7)
     if config.crop is not None and any(map(_follows_crops, sample.questions)):
-        cut = _cut(array.shape, config.crop[0] + share * (config.crop[1] - config.crop[0]), top, left)
+        cut = _cut(size, config.crop[0] + share * (config.crop[1] - config.crop[0]), top, left)
         croppable = _keep_croppable(sample)
         inside = _follow(croppable, cut)
         if _tasks(inside) == _tasks(croppable):
             y, x = int(-cut.offset[0]), int(-cut.offset[1])
-            array, sample = array[y : y + cut.size[0], x : x + cut.size[1]], inside
-    canvas = identity(array.shape[:2])
+            height, width = size = _size(cut)
+            moves.append(lambda array: array[y : y + height, x : x + width])
+            sample = inside
+    canvas = identity(size)
     if config.shift_px:
         dy, dx = (int(np.floor(n * (2 * config.shift_px + 1))) - config.shift_px for n in (down, right))
-        moved = crop(_size(canvas), -dy, -dx, _size(canvas))
-        if _tasks(_follow(sample, moved)) == _tasks(sample):
-            array, canvas = _shifted(array, dy, dx), moved
+        shift = crop(_size(canvas), -dy, -dx, _size(canvas))
+        if _tasks(_follow(sample, shift)) == _tasks(sample):
+            moves.append(lambda array: _shifted(array, dy, dx))
+            canvas = shift
     if config.flip and mirrored < 0.5:
-        array, canvas = array[:, ::-1], canvas.then(flip(_size(canvas)))
+        moves.append(lambda array: array[:, ::-1])
+        canvas = canvas.then(flip(_size(canvas)))
     if config.rotate90:
         turns = int(turned * 4)
-        array, canvas = np.rot90(array, turns), canvas.then(rot90(_size(canvas), turns))
-    if config.gain or config.brightness or config.noise:
-        array = _relit(array, sample, config, rng)
-    return np.ascontiguousarray(array), _follow(sample, canvas)
+        moves.append(lambda array: np.rot90(array, turns))
+        canvas = canvas.then(rot90(_size(canvas), turns))
+    return moves, _follow(sample, canvas)
+
+
+def _move(array: np.ndarray, moves: Sequence[Move]) -> np.ndarray:
+    for move in moves:
+        array = move(array)
+    return array
+
+
+def _move_mask(mask: np.ndarray, moves: Sequence[Move]) -> np.ndarray:
+    import numpy as np
+
+    if mask.ndim == 3:  # masks that overlap are moved as colours are
+        return np.ascontiguousarray(np.moveaxis(_move(np.moveaxis(mask, 0, -1), moves), -1, 0))
+    return np.ascontiguousarray(_move(mask, moves))
 
 
 def _cut(shape: tuple[int, ...], share: float, top: float, left: float) -> Canvas:

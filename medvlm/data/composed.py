@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medvlm.core.contracts import Preprocess
+from medvlm.core.decoder_config import DecoderConfig
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
+from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
-from medvlm.data.estimate import BlankTransform, EstimatedDialogue
+from medvlm.data.estimate import BlankTransform, EstimatedDialogue, blank_labels
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth
 from medvlm.data.rows import collate
+from medvlm.data.steps import place_mask
 from medvlm.data.transforms import MediaTransform, show_input
+from medvlm.io.masks import decode_mask
 from medvlm.tasks._writing import Writing
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ class ComposedPrepare:
     image_tokens: Mapping[str, int]
     boxes: Writing
     is_slow: bool = False
+    is_estimate: bool = False
+    """For a plan: no file is read."""
 
     def takes(self, kind: str) -> bool:
         return kind in self.routes
@@ -94,6 +100,39 @@ class ComposedPrepare:
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         return place_truth(question, canvas, self.boxes)
 
+    def hold(self, sample: Sample, question: Question, files: Mapping[str, Any]) -> Truth:
+        """As truth(), with the masks that belong to it as they lie on what the model sees."""
+        truth = self.truth(question, self.see(sample, files).canvas)
+        return find_task(truth.task).hold(truth, self._masks(sample, truth, files))
+
+    def labels(
+        self, sample: Sample, question: Question, files: Mapping[str, Any], decoder: DecoderConfig
+    ) -> np.ndarray:
+        """What a decoder is trained on for a question: int64, see core/decoder_config.py. Raises DataError for one that
+        it cannot answer."""
+        truth, task = question.truth, find_task(question.truth.task)
+        if self.is_estimate:
+            return blank_labels(decoder, self.preprocess[self.routes[sample.media[0].kind]].size)
+        try:
+            if task.target is None:
+                raise DataError(f"a question of task {truth.task!r}, which a language model answers")
+            return task.target(truth, self._masks(sample, truth, files), decoder.classes, decoder.exclusive)
+        except DataError as reason:
+            raise DataError(f"{question.template}: {reason}") from None
+
+    def _masks(self, sample: Sample, truth: Truth, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Member -> the mask as it lies on what the model sees of medium 0. files: bytes or arrays."""
+        if not truth.members:
+            return {}
+        medium = sample.media[0]
+        preprocess = self.preprocess[self.routes[medium.kind]]
+        found = {}
+        for member in truth.members:
+            stored = files[member]
+            mask = decode_mask(stored, member) if isinstance(stored, bytes) else stored
+            found[member] = place_mask(mask, member, medium, preprocess)
+        return found
+
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
         if self.dialogue is None:
             raise DataError("this model has no language model, so nothing can be asked")
@@ -122,7 +161,7 @@ class ComposedPrepare:
         if not knows_words and isinstance(dialogue, Dialogue):
             dialogue = EstimatedDialogue(dialogue.tokenizer.convert_tokens_to_ids(dialogue.image_token))
         blank = {name: BlankTransform(preprocess) for name, preprocess in self.preprocess.items()}
-        return replace(self, transforms=blank, dialogue=dialogue)
+        return replace(self, transforms=blank, dialogue=dialogue, is_estimate=True)
 
 
 def make_prepare(

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess
+from medvlm.core.decoder_config import DecoderConfig
 from medvlm.core.sample import Medium, Sample
 from medvlm.data.dialogue import Turn
 from medvlm.data.processor import Processor
@@ -39,6 +41,13 @@ class BlankTransform:
     def __call__(self, stored: Any, member: str, medium: Medium) -> tuple[torch.Tensor, None]:
         shape = self.preprocess.shape if self.preprocess.tiles else (self.preprocess.channels, *self.preprocess.size)
         return torch.empty(shape, device="meta"), None
+
+
+def blank_labels(decoder: DecoderConfig, size: tuple[int, ...]) -> np.ndarray:
+    """Labels without values. size: of the pixels that its encoder takes."""
+    is_mask = component("decoders", decoder.kind).OUTPUT == "maps"
+    classes = () if decoder.exclusive else (len(decoder.classes),)
+    return np.zeros((*classes, *(size if is_mask else ())), np.int64)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def _join(by_task: Mapping[str, Measure]) -> Measure:
     def is_about(template: str, truth: Truth) -> bool:
         return truth.task in by_task and by_task[truth.task].is_about(template, truth)
 
-    def add_columns(answer: Any, truth: Truth) -> tuple[float, ...]:
+    def add_columns(answer: Any, truth: Truth) -> Any:
         return by_task[truth.task].columns(answer, truth)
 
     joined = {replace(measure, is_about=is_about, columns=add_columns) for measure in by_task.values()}

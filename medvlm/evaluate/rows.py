@@ -4,6 +4,7 @@ strongest baseline."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,27 @@ DIGITS = 6
 """Numbers are rounded to so many decimals."""
 
 
-def make_row(
-    measure: Measure,
-    metric: str,
-    columns: Mapping[str, np.ndarray],
-    clusters: Sequence[int],
-    settings: Mapping[str, Any],
-) -> Row:
-    """metric: the measure's, or its name for a part of the items. columns: what the measure takes, [N, K], of the model
-    (`answer`) and of each baseline. clusters: a number that items of one patient share. settings: an entry of
-    protocol.json."""
+@dataclass(frozen=True)
+class Part:
+    """Items that have a metric together. numbers: which items they are. columns: what the measure takes, [N, K], of the
+    model (`answer`) and of each baseline. clusters: a number that items of one patient share."""
+
+    numbers: Sequence[int]
+    columns: Mapping[str, np.ndarray]
+    clusters: Sequence[int]
+
+
+def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Mapping[str, Any]) -> Row:
+    """metric: the measure's, or its name for a part of the items. parts: the row is the mean of their metrics, over
+    those that define it. settings: an entry of protocol.json."""
+    together = [cluster for part in parts for cluster in part.clusters]
 
     def draw(who: str) -> np.ndarray:
-        return resample(columns[who], clusters, measure.statistic, settings["resamples"], settings["seed"])
+        how = measure.statistic, settings["resamples"], settings["seed"], together
+        with np.errstate(invalid="ignore"):  # 0 / 0 where a draw has no item of a part
+            return _average([resample(part.columns[who], part.clusters, *how) for part in parts])
 
-    values = {who: value(items_NK, measure.statistic) for who, items_NK in columns.items()}
+    values = {who: find_value(measure, parts, who) for who in parts[0].columns}
     own, baselines = values.pop("answer"), values
     own_R = draw("answer")
     paired: Paired | None = None
@@ -49,10 +56,25 @@ def make_row(
         "metric": metric,
         "value": shorten(own),
         "ci": find_interval(own_R),
-        "n": len(clusters),
+        "n": len({number for part in parts for number in part.numbers}),
         "baselines": {who: shorten(baseline) for who, baseline in baselines.items()},
         "paired": paired,
     }
+
+
+def find_value(measure: Measure, parts: Sequence[Part], who: str = "answer") -> float:
+    """NaN where no part defines the metric."""
+    with np.errstate(invalid="ignore"):
+        return float(_average([np.array([value(part.columns[who], measure.statistic)]) for part in parts])[0])
+
+
+def _average(metrics: Sequence[np.ndarray]) -> np.ndarray:
+    """Over those that are numbers."""
+    if len(metrics) == 1:
+        return metrics[0]
+    defined = ~np.isnan(metrics)
+    averaged: np.ndarray = np.where(defined, metrics, 0.0).sum(0) / defined.sum(0)
+    return averaged
 
 
 def shorten(number: float) -> float:

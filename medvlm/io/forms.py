@@ -48,11 +48,9 @@ class OwnForm:
                 " them with `medvlm data pack`"
             )
         sample = parse_sample(text, where)
-        if sample.key != key or not {m.member for m in sample.media} <= set(names):
-            raise DataError(
-                f"{where}: its json describes sample {sample.key} with media {[m.member for m in sample.media]}, found"
-                f" {names}"
-            )
+        members = [*(m.member for m in sample.media), *(name for q in sample.questions for name in q.truth.members)]
+        if sample.key != key or not set(members) <= set(names):
+            raise DataError(f"{where}: its json describes sample {sample.key} with members {members}, found {names}")
         return facts_of(sample)
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:

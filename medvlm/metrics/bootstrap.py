@@ -28,15 +28,22 @@ def value(items_NK: np.ndarray, statistic: Statistic) -> float:
 
 
 def resample(
-    items_NK: np.ndarray, clusters: Sequence[Hashable], statistic: Statistic, resamples: int = 1000, seed: int = 0
+    items_NK: np.ndarray,
+    clusters: Sequence[Hashable],
+    statistic: Statistic,
+    resamples: int = 1000,
+    seed: int = 0,
+    among: Sequence[Hashable] | None = None,
 ) -> np.ndarray:
     """The metric on each of `resamples` draws of clusters, float64 [R].
 
     clusters: the cluster of each item. Two calls with equal clusters, resamples and seed draw the same, so the
     difference of their results is the paired difference. A metric of sums must be defined for any one cluster alone;
-    one of items may be NaN where the draw does not define it.
+    one of items may be NaN where the draw does not define it. among: the clusters that are drawn from, where these
+    items are a part of those that are drawn together; by default their own.
     """
-    of_item, num_clusters = _number(clusters)
+    number = _number(clusters if among is None else among)
+    of_item, num_clusters = [number[cluster] for cluster in clusters], len(number)
     assert len(items_NK) == len(of_item) > 0, (items_NK.shape, len(of_item))
     items_NK = np.asarray(items_NK, dtype=np.float64)
     sums_CK = np.zeros((num_clusters, items_NK.shape[1]))
@@ -70,7 +77,6 @@ def _draw(rng: np.random.Generator, rows: int, num_clusters: int) -> np.ndarray:
     return np.bincount(drawn_RC.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters).astype(np.float64)
 
 
-def _number(clusters: Sequence[Hashable]) -> tuple[list[int], int]:
-    """The number of each item's cluster, in the order of their first items, and how many there are."""
-    number: dict[Hashable, int] = {}
-    return [number.setdefault(cluster, len(number)) for cluster in clusters], len(number)
+def _number(clusters: Sequence[Hashable]) -> dict[Hashable, int]:
+    """Cluster -> its number, in the order of their first items."""
+    return {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}

@@ -103,8 +103,12 @@ def is_trained(module: nn.Module) -> bool:
 # --- which parameters a name in `trains` means ------------------------------------------------------
 
 
+NAMED = ("encoders", "connectors", "decoders")
+"""What holds several parts, each by its name in the recipe."""
+
+
 def group_of(parameter: str) -> str:
-    """The group of a parameter, as named in `trains`: encoders.film, connectors.film, language, lora, text, heads."""
+    """The group of a parameter, as named in `trains`: encoders.film, decoders.lesion, language, lora, text, heads."""
     if ".lora_" in parameter:
         return "lora"
     return module_of(parameter)
@@ -113,7 +117,7 @@ def group_of(parameter: str) -> str:
 def module_of(parameter: str) -> str:
     """The module of a parameter; adapters belong to the module they are in."""
     first, *rest = parameter.split(".")
-    return f"{first}.{rest[0]}" if first in ("encoders", "connectors") else first
+    return f"{first}.{rest[0]}" if first in NAMED else first
 
 
 def matches(parameter: str, pattern: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from medvlm.core.tasks import find_task, list_text_tasks
 from medvlm.data.source import SourceView, splits_of
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
+from medvlm.preflight.labelled import make_labelled
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.rules import kinds_of_media
 from medvlm.recipe.sources import form_of, packed_at, salted
@@ -134,8 +136,14 @@ def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
             yield made(
                 key=f"assumed-{kind}",
                 media=(Medium(kind, "0.png", ()),),
-                questions=tuple(_questions(kind, words)),
+                questions=(*_questions(kind, words), *_labelled(kind, loaded.recipe.model)),
             )
+
+
+def _labelled(kind: str, model: Any) -> list[Question]:
+    """Of decoders; a plan looks at no mask, whatever its size."""
+    media = (Medium(kind, "0.png", (8, 8)),)
+    return [question for question, _ in make_labelled(np.random.default_rng(0), media, model)]
 
 
 def _questions(kind: str, words: dict[str, str]) -> Iterator[Question]:

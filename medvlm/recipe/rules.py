@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,6 +17,7 @@ from medvlm.core.problems import Problem
 from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
 from medvlm.recipe import shapes
+from medvlm.recipe.decoders import check_decoders
 from medvlm.recipe.origins import Origin, name_outside
 from medvlm.recipe.schema import Recipe, Source
 from medvlm.recipe.servers import not_taken
@@ -27,7 +29,8 @@ RESERVED = ("cards", "evaluate", "export", "hub", "tokenizer")
 
 def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     """cards: source -> its data card."""
-    found = [p for rule in (_names, _blocks, _sources, _routes, _parts, _evaluation) for p in rule(recipe, cards)]
+    rules = (_names, _blocks, _sources, _routes, _parts, check_decoders, _evaluation)
+    found = [p for rule in rules for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
         found += _stage(recipe, i, cards)
     return found or [*shapes.problems(recipe, cards), *_export(recipe)]
@@ -102,6 +105,7 @@ def outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
 def _names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     """Names become folders, and all but the recipe's own become parts of dotted keys."""
     named: list[tuple[KeyPath, str]] = [(("model", "encoders", name), name) for name in recipe.model.encoders]
+    named += [(("model", "decoders", name), name) for name in recipe.model.decoders]
     named += [(("data", name), name) for name in recipe.data]
     named += [(("stages", i, "name"), stage.name) for i, stage in enumerate(recipe.stages)]
     for path, name in named:
@@ -294,6 +298,8 @@ def _stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Proble
             (*path, "keep"),
             "`best` is chosen by validation, and there is none; add validate: {every: ...}, or keep: last",
         )
+    own = {source: cards[source] for source in stage.mix if source in cards}
+    yield from (replace(each, path=(*path, *each.path)) for each in stage.check(recipe.model, own))
     yield from _origin(recipe, i)
     for j, pattern in enumerate(stage.trains):
         yield from _pattern(recipe, i, pattern, (*path, "trains", j))
@@ -333,6 +339,8 @@ def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Pr
             path,
             f"{first!r} is no part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
         )
+    elif first == "decoders" and rest and not any(fnmatchcase(name, rest[0]) for name in recipe.model.decoders):
+        yield Problem(path, _absent("decoder", rest[0], recipe.model.decoders, "model.decoders"))
     elif first in ("encoders", "connectors") and rest and not any(fnmatchcase(name, rest[0]) for name in encoders):
         yield Problem(path, _absent("encoder", rest[0], encoders, "model.encoders"))
 

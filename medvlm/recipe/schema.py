@@ -46,7 +46,10 @@ class Model(Config):
     encoders: dict[str, Annotated[Any, Slot("encoders")]] = {}
     """Several; each serves the kind of media it is named after, or those in `serves`."""
     language: Annotated[Any, Slot("backbones", optional=True)] = None
-    """None: a dual encoder is the whole model."""
+    """None: encoders with a text tower, or with decoders, are the whole model."""
+    decoders: dict[str, Annotated[Any, Slot("decoders")]] = Field({}, exclude_if=lambda decoders: not decoders)
+    """What reads the features of an encoder and gives class scores or masks. Each answers the questions whose template
+    is its name, or what its `answers` says."""
     boxes: Boxes = Boxes()
     composition: Annotated[Any, Slot("compositions", optional=True)] = Field(
         None, exclude_if=lambda named: named is None

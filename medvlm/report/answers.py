@@ -12,6 +12,7 @@ from medvlm.core.tasks import Drawing, find_task
 from medvlm.report import numbers
 from medvlm.report.images import Drawn, box_key, picture, png_size
 from medvlm.report.markup import Child, Html, join, tag
+from medvlm.report.masks import layers_of
 from medvlm.report.page import Section, section
 from medvlm.report.reading import Record
 
@@ -43,9 +44,11 @@ def gallery_section(answers: list[Record], folder: Path) -> Section | None:
         f"The first images{of} in the evaluation, {len(cards)} in all, not chosen by their answers. Each is drawn as"
         " the model was given it."
     )
-    drawings = [_drawing(a) for _, asked in cards.values() for a in asked]
+    drawings = [draw_answer(a) for _, asked in cards.values() for a in asked]
     boxed = any(drawing.boxes or drawing.found for drawing in drawings)
+    masked = any(drawing.masks or drawing.found_masks for drawing in drawings)
     legend = box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
+    masks = box_key([("truth", "true mask, bluish green"), ("answer", "the model's mask, orange")]) if masked else None
     only = tag(
         "label",
         tag("input", type="checkbox", id="only-wrong"),
@@ -53,7 +56,7 @@ def gallery_section(answers: list[Record], folder: Path) -> Section | None:
         class_="filter",
     )
     gallery = tag("div", *(_card(png, asked) for png, asked in cards.values()), class_="gallery")
-    return section("Answers", "answers", legend, only, gallery, about=about)
+    return section("Answers", "answers", legend, masks, only, gallery, about=about)
 
 
 def _where(answer: Record) -> str:
@@ -72,13 +75,14 @@ def _thumb(name: object, folder: Path) -> bytes | None:
 
 
 def _card(png: bytes, asked: list[Record]) -> Html:
-    boxes = [b for a in asked for b in _boxes_of(_drawing(a))]
+    boxes = [b for a in asked for b in _boxes_of(draw_answer(a))]
     frame = next((_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
     alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
     all_right = all(mark_of(a) == "right" for a in asked)
     source = tag("p", _where(asked[0]), class_="muted small")
     body = tag("div", source, *(_question(a) for a in asked), class_="body")
-    return tag("article", picture(png, alt, boxes, frame), body, class_="card right" if all_right else "card")
+    layers = list(dict.fromkeys(layer for a in asked for layer in layers_of(draw_answer(a))))
+    return tag("article", picture(png, alt, boxes, frame, layers), body, class_="card right" if all_right else "card")
 
 
 def _frame(scale: Any) -> tuple[float, float]:
@@ -87,7 +91,7 @@ def _frame(scale: Any) -> tuple[float, float]:
     return float(width), float(height)
 
 
-def _drawing(answer: Record) -> Drawing:
+def draw_answer(answer: Record) -> Drawing:
     """What cannot be read as an answer of its task, in a run that is damaged or of another installation, is shown as
     text."""
     record, said = answer.get("truth") or {}, answer.get("answer")
@@ -122,13 +126,18 @@ def _question(answer: Record) -> Html:
         x
         for n, words in WITHOUT.items()
         if answer.get(n) is not None
-        for x in (tag("dt", n, title=words), tag("dd", _cut(answer[n])))
+        for x in (
+            tag("dt", n, title=words),
+            tag("dd", _cut(draw_answer({**answer, "answer": answer[n]}).answer or answer[n])),
+        )
     ]
+    drawing = draw_answer(answer)
     pairs = [
         tag("dt", "answer"),
-        tag("dd", _cut(answer.get("answer"))),
+        tag("dd", _cut(drawing.answer or answer.get("answer"))),
         tag("dt", "truth"),
-        tag("dd", _cut(_drawing(answer).truth)),
+        tag("dd", _cut(drawing.truth)),
+        *([tag("dd", drawing.aside, class_="muted")] if drawing.answer and drawing.aside else []),
     ]
     return tag(
         "div",

@@ -22,6 +22,15 @@ class Drawn:
     title: str
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A picture with clear parts that is laid over another one, stretched to its size. kind: as in Drawn."""
+
+    png: bytes
+    kind: str
+    title: str
+
+
 def png_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) from the header; None for bytes that are no PNG."""
     if len(data) < 24 or not data.startswith(PNG) or data[12:16] != b"IHDR":
@@ -30,9 +39,15 @@ def png_size(data: bytes) -> tuple[int, int] | None:
     return (width, height) if width and height else None
 
 
-def picture(png: bytes, alt: str, boxes: Sequence[Drawn] = (), frame: tuple[float, float] | None = None) -> Html:
-    """An image with boxes over it. frame: (width, height) that the boxes' coordinates span, by default the image's
-    pixels.
+def picture(
+    png: bytes,
+    alt: str,
+    boxes: Sequence[Drawn] = (),
+    frame: tuple[float, float] | None = None,
+    layers: Sequence[Layer] = (),
+) -> Html:
+    """An image with masks and boxes over it. frame: (width, height) that the boxes' coordinates span, by default the
+    image's pixels.
 
     Raises ValueError for bytes that are no PNG.
     """
@@ -40,14 +55,20 @@ def picture(png: bytes, alt: str, boxes: Sequence[Drawn] = (), frame: tuple[floa
     if size is None:
         raise ValueError(f"expected a PNG, found {png[:8]!r}")
     width, height = size
-    image = tag(
-        "img", src="data:image/png;base64," + base64.b64encode(png).decode(), alt=alt, width=width, height=height
-    )
+    image = tag("img", src=_data_url(png), alt=alt, width=width, height=height)
+    over = [
+        tag("img", src=_data_url(each.png), alt=each.title, title=each.title, class_=f"layer m-{each.kind}")
+        for each in layers
+    ]
     return tag(
         "div",
-        tag("div", image, overlay(boxes, *(frame or size)), class_="canvas"),
+        tag("div", image, *over, overlay(boxes, *(frame or size)), class_="canvas"),
         class_="picture upright" if height > 1.15 * width else "picture",
     )
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def overlay(boxes: Sequence[Drawn], width: float, height: float) -> Html | None:

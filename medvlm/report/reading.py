@@ -117,7 +117,7 @@ def read_run(run: RunFolder) -> RunRecord:
         run.lineage, {}, notes, "There is no lineage.json: data cards, licence and parameter counts are not shown."
     )
     results = _json(run.results, [], notes, "There is no evaluation yet: nothing here says how good the model is.")
-    answers = [a for a in _lines(run.answers, notes) if isinstance(a, dict)]
+    answers = _answers(run, notes)
     if skipped := _lines(run.quarantine, notes):
         notes.append(
             f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be"
@@ -134,6 +134,12 @@ def read_run(run: RunFolder) -> RunRecord:
     return RunRecord(
         str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes
     )
+
+
+def _answers(run: RunFolder, notes: list[str]) -> list[Record]:
+    """The records of every protocol that asks questions, in the order of the protocols' names."""
+    paths = sorted({run.answers, *run.answers.parent.glob("*.jsonl")})
+    return [a for path in paths for a in _lines(path, notes) if isinstance(a, dict) and "question" in a]
 
 
 def _recipe(path: Path, notes: list[str]) -> Record:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from medvlm.core.run import RunFolder
 from medvlm.report import numbers
-from medvlm.report.answers import gallery_section
+from medvlm.report.answers import draw_answer, gallery_section
+from medvlm.report.confusion import confusion_section
 from medvlm.report.markup import Child, Html, tag
 from medvlm.report.page import facts, notes, section, write_page
 from medvlm.report.parts import parts_table
@@ -29,6 +30,7 @@ def write_report(run: RunFolder) -> Path:
         section("What was trained on what", "made", *made) if made else None,
         curves_section(record),
         results_section(results),
+        confusion_section((answer, draw_answer(answer)) for answer in record.answers),
         gallery_section(record.answers, run.results.parent),
         proof_section(record),
         data_section(record),

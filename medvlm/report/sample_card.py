@@ -6,9 +6,11 @@ from medvlm.core.config import is_available
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Medium, Question, Sample, Truth
 from medvlm.core.tasks import Drawing, find_task
+from medvlm.io.masks import decode_mask
 from medvlm.report.display import make_png
-from medvlm.report.images import Drawn, picture
+from medvlm.report.images import Drawn, Layer, picture
 from medvlm.report.markup import Html, tag
+from medvlm.report.masks import layers_of
 
 MANY = 3
 """More boxes than these are folded away: their numbers say less than the picture."""
@@ -48,7 +50,20 @@ def _medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) 
     except DataError as reason:
         return tag("p", f"\N{BALLOT X} cannot be shown: {reason}", class_="bad body"), _facts_of(medium, "")
     frame = (float(medium.size[1]), float(medium.size[0])) if flat else None
-    return picture(png, f"{medium.kind} of sample {sample.key}", drawn, frame), _facts_of(medium, words)
+    layers = _masks(sample, files) if flat else []
+    return picture(png, f"{medium.kind} of sample {sample.key}", drawn, frame, layers), _facts_of(medium, words)
+
+
+def _masks(sample: Sample, files: dict[str, bytes]) -> list[Layer]:
+    """Those of all questions, as they are stored. One that cannot be read is said by an audit, and not shown."""
+    found: dict[Layer, None] = {}
+    for truth in (question.truth for question in sample.questions if question.truth.members):
+        try:
+            masks = {name: decode_mask(files[name], name) for name in truth.members}
+            found |= dict.fromkeys(layers_of(draw(find_task(truth.task).hold(truth, masks))))
+        except (DataError, KeyError):
+            continue
+    return list(found)
 
 
 def marked(sample: Sample) -> list[tuple[str, Box]]:

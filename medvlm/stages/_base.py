@@ -20,6 +20,7 @@ from medvlm.data.parts import parts_of
 from medvlm.data.pixels import decode
 from medvlm.data.source import SourceView
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
+from medvlm.io.masks import decode_mask, masks_of
 from medvlm.io.shards import Entry
 from medvlm.models.parts import group_of, matches, set_modes
 from medvlm.train.accumulate import Update
@@ -193,11 +194,13 @@ class Base:
 
 
 def augmented(sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any) -> tuple[Sample, dict[str, Any]]:
-    """The sample with its first medium changed; boxes, counts and questions follow."""
+    """The sample with its first medium changed; its masks, boxes, counts and questions follow."""
     arrays: dict[str, Any] = dict(files)
     if sample.media and len(sample.media[0].size) == 2:
         member = sample.media[0].member
-        arrays[member], sample = augment(decode(files[member], member), sample, change, rng)
+        masks = {name: decode_mask(files[name], name) for name in masks_of(member, files)}
+        arrays[member], sample, moved = augment(decode(files[member], member), sample, change, rng, masks)
+        arrays |= moved
     return sample, arrays
 
 

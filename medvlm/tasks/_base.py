@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from medvlm.core.geometry import Canvas
 from medvlm.core.measure import Measure
 from medvlm.core.sample import Medium, Truth
 from medvlm.core.tasks import Drawing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ANSWERED_BY = "text"
 NEEDS_CANVAS = False
@@ -22,6 +25,9 @@ is_formatted = None
 best_constant = None
 example = None
 from_text = None
+target = None
+decode = None
+make_labelled = None
 
 
 def write(truth: Truth) -> str:
@@ -41,6 +47,10 @@ def has_coordinates(truth: Truth) -> bool:
 
 
 def place(truth: Truth, canvas: Canvas | None, writing: Any) -> Truth:
+    return truth
+
+
+def hold(truth: Truth, masks: Mapping[str, np.ndarray]) -> Truth:
     return truth
 
 

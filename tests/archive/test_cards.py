@@ -18,6 +18,7 @@ from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample
 from medvlm.io.dicom.header import MEASURED, SHOWN
 from medvlm.io.images import decode
+from medvlm.io.masks import decode_mask
 from medvlm.io.opening import open_shards
 from tests.archive import made_layouts, test_card_layouts
 
@@ -25,6 +26,7 @@ MOSAIC = "a mosaic: the slices of a volume side by side in one image; split it, 
 CARDS = Path(__file__).parents[2] / "data_cards"
 ROOTS = {
     "bccd": "bccd",
+    "bccd_cells": "bccd",
     "vqa_rad": "vqa_rad",
     "cxr_cohen": "nc/cxr_cohen",
     "cxr_cohen_by": "cxr_cohen_by",
@@ -147,6 +149,7 @@ def test_licences_are_those_of_the_archives():
     licences = {name: load_card(CARDS / f"{name}.yaml").licence for name in ROOTS}
     assert {name: (x.id, x.commercial, x.share_alike) for name, x in licences.items()} == {
         "bccd": ("MIT", True, False),
+        "bccd_cells": ("MIT", True, False),
         "vqa_rad": ("CC0-1.0", True, False),
         "cxr_cohen": ("CC-BY-NC-SA-4.0", False, True),
         "cxr_cohen_by": ("custom", True, True),
@@ -174,15 +177,16 @@ def test_all_of_the_real_data_packs_to_these_counts(packed):
         for name, x in found.items()
     } == {
         "bccd": (275, 1783, 0),
+        "bccd_cells": (3688, 3688, 275),
         "vqa_rad": (252, 1812, 0),
         "cxr_cohen": (118, 168, 62),
         "cxr_cohen_by": (7, 7, 6),
         "cxr_cohen_lungs": (19, 38, 11),
-        "cxr_hannover": (98, 142, 49),
+        "cxr_hannover": (98, 240, 49),
         "cxr_hannover_pairs": (44, 44, 26),
-        "chase_db1": (24, 48, 12),
-        "dsb2018_nuclei": (42, 67, 0),
-        "kvasir_seg": (80, 240, 0),
+        "chase_db1": (24, 72, 12),
+        "dsb2018_nuclei": (42, 109, 0),
+        "kvasir_seg": (80, 320, 0),
         "slake_questions": (174, 2099, 0),
         "volumes_ct": (2, 0, 1),
         "volumes_mr": (3, 3, 2),
@@ -468,9 +472,45 @@ def test_polyps_have_a_box_within_the_frame_and_specks_of_jpeg_are_none(packed):
     counts = Counter(q.truth.count for q in polyps.questions if q.template == "count:polyp")
     assert counts.total() == 80 and counts[0] == 0 and max(counts) <= 8
     assert all(
-        0 <= x1 < x2 <= 352 and 0 <= y1 < y2 <= 352 for q in polyps.questions for x1, y1, x2, y2 in q.truth.boxes
+        0 <= x1 < x2 <= 352 and 0 <= y1 < y2 <= 352
+        for q in polyps.questions
+        if q.template in ("count:polyp", "boxes:polyp")
+        for x1, y1, x2, y2 in q.truth.boxes
     )
     assert all(1 <= q.truth.count <= 80 for q in polyps.questions if q.template == "area:polyp")
+
+
+def test_the_masks_that_are_kept_are_those_of_the_archives(packed, real_data):
+    """Each by the pixels that it marks: no two files of a set mark as many."""
+
+    def count(*paths: Path, above: int = 0) -> int:
+        return int(np.any([np.asarray(Image.open(path).convert("L")) > above for path in paths], axis=0).sum())
+
+    nuclei, chase, kvasir = (real_data / each for each in ("dsb2018_nuclei", "chase_db1", "nc/kvasir_seg_352"))
+    expected = {
+        "chase_db1": [count(path) for path in (chase / "labels1").iterdir()],
+        "dsb2018_nuclei": [count(*(folder / "masks").glob("*.png")) for folder in (nuclei / "stage1_train").iterdir()],
+        "kvasir_seg": [count(path, above=127) for path in (kvasir / "masks").iterdir()],
+    }
+    for name, template in (("chase_db1", "vessel"), ("dsb2018_nuclei", "nucleus"), ("kvasir_seg", "polyp")):
+        masks = []
+        for sample, files in packed(name).all:
+            (truth,) = (q.truth for q in sample.questions if q.template == template)
+            mask = decode_mask(files[truth.member], truth.member)
+            assert truth.classes == (template,) and mask.shape == sample.media[0].size and mask.max() <= 1
+            masks.append(int(mask.sum()))
+        assert sorted(masks) == sorted(expected[name])
+
+
+def test_each_cell_is_an_image_and_those_of_a_photograph_are_in_one_split(packed):
+    cells = packed("bccd_cells")
+    found = Counter(q.truth.answer for q in cells.questions)
+    assert found == {"RBC": 3134, "WBC": 281, "Platelets": 273}
+    splits: dict[str, set[str]] = {}
+    for sample in cells.samples:
+        splits.setdefault(sample.patient, set()).add(sample.split)
+        assert sample.groups == {"class": sample.questions[0].truth.answer}
+    assert len(splits) == 275 and all(len(each) == 1 for each in splits.values())
 
 
 # --- text alone, volumes and slides ------------------------------------------------------

@@ -413,3 +413,26 @@ def test_the_split_of_the_table_may_stand_in_the_path(tmp_path):
         tmp_path / "train" / "a.png",
         tmp_path / "test" / "a.png",
     ]
+
+
+def test_labels_of_several_columns_may_be_missing(tmp_path):
+    table = "id,edema,mass\n1,1,0\n2,,0.5\n3,no,-1\n4,yes,\n"
+    (tmp_path / "t.csv").write_text(table)
+    asked = {"text": "Which?", "labels": {"columns": {"edema": "{edema}", "mass": "{mass}"}}, "template": "findings"}
+    config = Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [asked]})
+    found: dict[str, Any] = {
+        raw.sample.key: raw.sample.questions for raw in read(config, tmp_path) if isinstance(raw, RawSample)
+    }
+    assert [[q.truth.labels for q in questions] for questions in found.values()] == [
+        [(True, False)],
+        [],
+        [(False, None)],
+        [(True, None)],
+    ]
+    assert not found["1"][0].truth.exclusive
+
+
+@pytest.mark.parametrize("more", [{}, {"answer": "{a}", "labels": {"columns": {"x": "{a}"}}}])
+def test_a_question_has_an_answer_or_labels(more):
+    with pytest.raises(ValueError, match="expected either `answer` or `labels`"):
+        Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [{"text": "?", **more}]})

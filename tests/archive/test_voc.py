@@ -165,3 +165,24 @@ def test_an_archive_that_is_not_there_is_refused(tmp_path):
 def test_a_question_about_an_unknown_class_is_refused():
     with pytest.raises(ValueError, match="asks about 'Z', expected one of the classes R, W"):
         Config.model_validate({**CONFIG, "count": {"wordings": ["?"], "classes": ["Z"]}})
+
+
+def test_objects_become_images_that_are_asked_for_their_class(tmp_path):
+    archive(tmp_path, a=xml(("R", 30, 5, 40, 15), ("W", 50, 50, 90, 70), ("R", 0, 70, 12, 80)))
+    pixels = np.arange(80 * 100, dtype=np.uint16).reshape(80, 100)
+    (tmp_path / "img" / "a.png").write_bytes(encode_png(pixels))
+    own = {"crops": {"margin": 0.5, "wordings": ["Which cell?"]}, "count": None, "boxes": None, "presence": None}
+    found = read_all(tmp_path, **own)
+    assert [raw.sample.groups for raw in found] == [{"class": "R"}, {"class": "R"}, {"class": "W"}]
+    assert {raw.sample.patient for raw in found} == {"a"} and len({raw.sample.key for raw in found}) == 3
+    assert [truths(raw)["class"].answer for raw in found] == ["R", "R", "W"]
+    assert truths(found[2])["class"] == make_truth("labels", classes=("R", "W"), labels=(False, True))
+    first, corner, white = (raw.files["0"]().pixels for raw in found)
+    assert np.array_equal(first, pixels[0:20, 25:45])
+    assert np.array_equal(corner, pixels[65:80, 0:18]), "no further than the image goes"
+    assert np.array_equal(white, pixels[40:80, 30:100])
+
+
+def test_crops_are_asked_nothing_else(tmp_path):
+    with pytest.raises(ValueError, match="leave out count, boxes and presence"):
+        read_all(tmp_path, crops={})

@@ -52,7 +52,7 @@ def truths(sample: Sample) -> dict[str, Any]:
 def test_boxes_and_counts_follow_the_pixels(change: dict[str, Any]) -> None:
     sizes = set()
     for seed in range(60):
-        array, sample = augment(*cells(*BOXES), Augment(**change), draw(seed))
+        array, sample, _ = augment(*cells(*BOXES), Augment(**change), draw(seed))
         assert sample.media[0].size == array.shape
         sizes.add(array.shape)
         seen = painted(array)
@@ -106,7 +106,7 @@ def test_an_image_stays_whole_where_nothing_would_be_left_to_locate(change: dict
     array, sample = cells((40.0, 30.0, 44.0, 34.0))
     outcomes = []
     for seed in range(60):
-        pixels, changed = augment(array, sample, Augment(**change), draw(seed))
+        pixels, changed, _ = augment(array, sample, Augment(**change), draw(seed))
         assert truths(changed)["boxes"].boxes
         outcomes.append(np.array_equal(pixels, array) and changed == sample)
     assert any(outcomes) and not all(outcomes)
@@ -115,7 +115,7 @@ def test_an_image_stays_whole_where_nothing_would_be_left_to_locate(change: dict
 def test_a_sample_without_counts_and_boxes_is_not_cropped() -> None:
     array, sample = cells(*BOXES)
     report_only = replace(sample, questions=(YES,))
-    pixels, same = augment(array, report_only, Augment(crop=(0.2, 0.2)), draw(0))
+    pixels, same, _ = augment(array, report_only, Augment(crop=(0.2, 0.2)), draw(0))
     assert np.array_equal(pixels, array) and same == report_only
 
 
@@ -130,7 +130,7 @@ def test_a_count_without_boxes_cannot_be_cropped() -> None:
 def test_a_shift_moves_boxes_with_the_pixels_within_its_bound() -> None:
     moves = set()
     for seed in range(200):
-        array, sample = augment(*cells(BOXES[1]), Augment(shift_px=2), draw(seed))
+        array, sample, _ = augment(*cells(BOXES[1]), Augment(shift_px=2), draw(seed))
         assert truths(sample)["boxes"].boxes == (painted(array)[1],)
         box = painted(array)[1]
         moves.add((box[0] - BOXES[1][0], box[1] - BOXES[1][1]))
@@ -159,10 +159,35 @@ def test_intensities_without_a_full_range_are_refused() -> None:
 
 def test_nothing_asked_for_nothing_changed() -> None:
     array, sample = cells(*BOXES, extra=(YES,))
-    pixels, same = augment(array, sample, Augment(), draw(0))
+    pixels, same, _ = augment(array, sample, Augment(), draw(0))
     assert np.array_equal(pixels, array) and same == sample
 
 
 def test_shares_of_a_crop_are_checked() -> None:
     with pytest.raises(ValidationError, match=r"two shares of the area in order, e\.g\. \[0\.5, 1\.0\]"):
         Augment(crop=(0.9, 0.5))
+
+
+@pytest.mark.parametrize("planes", [0, 2], ids=["one map of labels", "masks that overlap"])
+def test_masks_go_where_the_pixels_go_through_600_changes(planes: int) -> None:
+    """The mask is painted into the image: whatever becomes of the pixels becomes of it. Lighting leaves it alone."""
+    shapes = set()
+    for seed in range(600):
+        rng = np.random.default_rng(seed)
+        mask = rng.integers(0, 256, (planes, *SIZE) if planes else SIZE, np.uint8)
+        array = np.moveaxis(np.concatenate([mask, mask[:1]]), 0, -1) if planes else mask
+        _, sample = cells(*BOXES)
+        change = Augment(
+            flip=bool(seed & 1),
+            rotate90=bool(seed & 2),
+            crop=(0.2, 1.0) if seed & 4 else None,
+            shift_px=9 if seed & 8 else 0,
+        )
+        moved, after, masks = augment(array, sample, change, draw(seed), {"0.mask.png": mask})
+        found = masks["0.mask.png"]
+        assert found.dtype == np.uint8 and found.shape[-2:] == moved.shape[:2] == after.media[0].size
+        assert np.array_equal(found, np.moveaxis(moved, -1, 0)[:planes] if planes else moved)
+        shapes.add(moved.shape)
+        lit = change.model_copy(update={"gain": 0.5, "brightness": 0.3, "noise": 0.1})
+        assert np.array_equal(augment(array, sample, lit, draw(seed), {"m": mask})[2]["m"], found)
+    assert len(shapes) > 100

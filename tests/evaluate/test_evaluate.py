@@ -14,6 +14,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, make_truth
+from medvlm.core.tasks import is_scored
 from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.run import evaluate, quiet
 from medvlm.evaluate.saved import rescore
@@ -30,6 +31,10 @@ TRAIN = [make_sample("train", i)[0] for i in range(300)]
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return write_shards(tmp_path_factory.mktemp("toy"), {"train": 300, "test": 200})
+
+
+def is_asked(question: Question) -> bool:
+    return is_scored(question.truth)
 
 
 def of(shards: ShardSet, *splits: str) -> list[tuple[str, int]]:
@@ -394,7 +399,7 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
 
 
 def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: ShardSet) -> None:
-    fitted = fit_majority(Noisy(), shards, of(shards, "train"), quiet)
+    fitted = fit_majority(Noisy(), shards, of(shards, "train"), quiet, is_asked)
     counts = [int(a) for a in answers_to("count:nodule", TRAIN)]
     assert fitted.answer(Question("How many cysts?", make_truth("count", "1", count=1), "count:cyst")) == str(
         median_low(counts)
@@ -415,6 +420,6 @@ def test_a_choice_and_an_open_answer_to_one_template_share_their_constant(tmp_pa
             {},
         )
     made = open_shards(tmp_path)
-    fitted = fit_majority(Noisy(), made, of(made, "train"), quiet)
+    fitted = fit_majority(Noisy(), made, of(made, "train"), quiet, is_asked)
     assert fitted.answer(Question("Which plane?", asked[0], "plane")) == "oblique"
     assert fitted.answer(Question("How many?", make_truth("count", "1", count=1), "count")) is None

@@ -280,7 +280,8 @@ def test_no_other_constant_is_better_for_the_first_measure(kind: str) -> None:
 def test_measures_are_numbers_and_have_names_of_their_own(kind: str) -> None:
     task = find_task(kind)
     for measure in task.MEASURES:
-        rows = [measure.columns(answer, truth) for answer, truth, _ in task.EXAMPLES]
+        found: list[Any] = [measure.columns(answer, truth) for answer, truth, _ in task.EXAMPLES]
+        rows = [row for by_class in found for row in by_class.values()] if measure.by_class else found
         assert len({len(row) for row in rows}) == 1 and np.isfinite(rows).all()
     assert len({(measure.group, measure.metric) for measure in task.MEASURES}) == len(task.MEASURES)
 

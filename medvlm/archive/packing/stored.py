@@ -4,7 +4,7 @@ hash."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
@@ -19,6 +19,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Medium, Sample, Truth, Unit
 from medvlm.core.tasks import find_task
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, size_of, suffix_of
+from medvlm.io.masks import encode_mask, is_mask, masks_of
 from medvlm.io.phi import text as phi
 from medvlm.io.phi.header import add_gate
 from medvlm.io.shard_index import Facts, facts_of
@@ -27,6 +28,8 @@ from medvlm.io.strip import read_orientation, strip_metadata, turn_upright
 
 MAX_FILE_BYTES = 1 << 30
 """A larger file is not read."""
+AFFINES_DIFFER_MM = 0.1
+"""Of the entries of two affines that say the same: files hold them in single precision, or as a quaternion."""
 DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
 """What a callable of a reader may give, see Decoded."""
 
@@ -74,11 +77,15 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
             raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(size)}")
         files[name] = data
         media.append(replace(described, size=size))
+    masks = {name: _store_mask(name, raw, media, card) for name in raw.files if is_mask(name)}
+    files |= dict(masks.values())
+    renamed = {name: member for name, (member, _) in masks.items()}
+    questions = tuple(replace(q, truth=q.truth.rename(renamed)) for q in sample.questions)
     _check_texts(sample, card)
     patient = hash_name(sample.patient, card.naming_salt, "patient") if sample.patient else ""
     key = hash_name(f"{card.name}/{sample.key}", card.naming_salt, "key")
-    stored = replace(sample, key=key, source=card.name, media=tuple(media), patient=patient)
-    _check_truths(stored)
+    stored = replace(sample, key=key, source=card.name, media=tuple(media), patient=patient, questions=questions)
+    _check_truths(stored, files)
     return stored, files
 
 
@@ -110,6 +117,22 @@ def to_store(
         return "png", encode_png(pixels), Decoded(pixels)
     array = decode(data, member)
     return "npy", _finite_npy(array, member), Decoded(array)  # written anew: nothing hides in the padding of its header
+
+
+def _store_mask(name: str, raw: RawSample, media: Sequence[Medium], card: Card) -> tuple[str, bytes]:
+    """Member and bytes. name: as the reader has it, `0.mask`. Raises DataError for a mask that does not lie on its
+    medium pixel by pixel."""
+    number = next((i for i, medium in enumerate(raw.sample.media) if masks_of(medium.member, [name])), None)
+    if number is None:
+        raise DataError(f"{name}: a mask of a medium that the sample does not have")
+    medium, value = media[number], raw.files[name]
+    found: Decoded = add_gate(value, card.phi.checked)() if callable(value) else value
+    if medium.size not in (found.pixels.shape, found.pixels.shape[1:]):
+        raise DataError(f"{name}: a mask of {_by(found.pixels.shape)} pixels, its image has {_by(medium.size)}")
+    if found.affine and medium.affine and not np.allclose(found.affine, medium.affine, atol=AFFINES_DIFFER_MM):
+        raise DataError(f"{name}: lies elsewhere in the patient than its image; resample it onto the image")
+    suffix, data = encode_mask(found.pixels, name)
+    return f"{name}.{suffix}", data
 
 
 def _as_array(pixels: np.ndarray, member: str) -> tuple[str, bytes]:
@@ -201,9 +224,11 @@ def _texts_of(truth: Truth) -> Iterator[tuple[str, str]]:
             waiting += [(name, each) for each in value]
 
 
-def _check_truths(sample: Sample) -> None:
+def _check_truths(sample: Sample, files: Collection[str]) -> None:
     for question in sample.questions:
         try:
+            if absent := [member for member in question.truth.members if member not in files]:
+                raise DataError(f"there is no member {absent[0]}")
             find_task(question.truth.task).check(question.truth, sample.media)
         except DataError as reason:
             raise DataError(f"{question.template}: {reason}") from None

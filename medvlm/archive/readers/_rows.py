@@ -19,24 +19,36 @@ from medvlm.archive.tables.split_files import SPLIT
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError, did_you_mean
-from medvlm.core.sample import Medium, Question, Sample, make_truth
-from medvlm.core.tasks import CardTask, read_truth
+from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
+from medvlm.core.tasks import CardTask, find_task, read_truth
 
 Numbered = tuple[str, int, Row]
 """File, number of the line or record, and what stands there."""
 
 
+class LabelColumns(Config):
+    """Labels that do not exclude each other, each from a value of its own. What is neither yes nor no is not known."""
+
+    columns: dict[str, str] = Field(min_length=1)
+    """Class -> its value, e.g. {effusion: "{Pleural Effusion}"}."""
+    yes: tuple[str, ...] = ("1", "yes", "true")
+    no: tuple[str, ...] = ("0", "no", "false")
+
+
 class TableQuestion(Config):
     text: tuple[str, ...]
     """One wording, or several of which each sample gets one."""
-    answer: str
+    answer: str = ""
     task: CardTask = "open"
     """What an answer outside `choices` is: short text (`open`), a number of things (`count`), long text (`report`), or
     another task by its name or with its settings, e.g. {kind: choice, choices: [yes, no]}. A text that says nothing to
     the task leaves the question out."""
     template: str = "question"
     """Groups questions that ask the same thing: the majority answer, a baseline, is found within each group."""
+    labels: LabelColumns | None = None
+    """In place of `answer`: several columns that each say whether there is something."""
     choices: tuple[str, ...] = ()
     """An answer that is one of these makes the question a choice between them; any other answer leaves it open."""
     lower: bool = False
@@ -46,6 +58,17 @@ class TableQuestion(Config):
     @classmethod
     def _one_wording(cls, text: Any) -> Any:
         return [text] if isinstance(text, str) else text
+
+    @model_validator(mode="after")
+    def _has_one_answer(self) -> TableQuestion:
+        if bool(self.answer) == bool(self.labels):
+            raise ValueError("expected either `answer` or `labels`")
+        return self
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Every text of it that may name a column."""
+        return (*self.text, self.answer, self.template, *(self.labels.columns.values() if self.labels else ()))
 
 
 class Rows(MoreColumns):
@@ -104,15 +127,41 @@ def make_sample(
 def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
     """None where its text or its answer is missing."""
     wordings = [text for wording in asked.text if (text := fill(wording, row))]
-    answer, template, choices = fill(asked.answer, row), fill(asked.template, row), asked.choices
-    if not wordings or not answer:
-        return None
-    if asked.lower:
-        answer, template, choices = answer.lower(), template.lower(), tuple(choice.lower() for choice in choices)
-    truth = make_truth("choice", answer, choices=choices) if answer in choices else read_truth(asked.task, answer)
-    if truth is None:
+    template = fill(asked.template, row)
+    template = template.lower() if asked.lower else template
+    truth = _read_labels(asked.labels, row) if asked.labels else _read_answer(asked, fill(asked.answer, row))
+    if truth is None or not wordings:
         return None
     return Question(choose(wordings, key, asked.template), truth, template or "question")
+
+
+def _read_answer(asked: TableQuestion, answer: str) -> Truth | None:
+    if not answer:
+        return None
+    choices = asked.choices
+    if asked.lower:
+        answer, choices = answer.lower(), tuple(choice.lower() for choice in choices)
+    return make_truth("choice", answer, choices=choices) if answer in choices else read_truth(asked.task, answer)
+
+
+def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
+    """None where nothing is known."""
+    found = {name: fill(template, row) for name, template in asked.columns.items()}
+    labels = tuple(True if text in asked.yes else False if text in asked.no else None for text in found.values())
+    if all(label is None for label in labels):
+        return None
+    return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False)
+
+
+def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer]:
+    """What decoders are asked. A template that a column says is known to the archive alone, and left out."""
+    found = {}
+    for each in asked:
+        if each.labels:
+            found[each.template] = Offer("labels", tuple(each.labels.columns))
+        elif not isinstance(each.task, str) and find_task(each.task.kind).ANSWERED_BY != "text":
+            found[each.template] = Offer(each.task.kind, tuple(each.task.classes))
+    return found
 
 
 def find_common(template: str, rows: list[Numbered], what: str) -> str:
@@ -171,7 +220,7 @@ def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
 def list_columns(config: Rows) -> set[str]:
     """The columns that the card speaks of."""
     templates = [config.key, config.patient, config.report, config.concept, config.split, *config.groups.values()]
-    templates += [text for asked in config.questions for text in (*asked.text, asked.answer, asked.template)]
+    templates += [text for asked in config.questions for text in asked.templates]
     return {column for text in templates for column in columns_in(text)} | set(config.where) | set(config.rename)
 
 

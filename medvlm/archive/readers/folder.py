@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from medvlm.archive.mask_labels import MEMBER, MaskQuestion, ask_for_mask, join_masks
 from medvlm.archive.masks import MaskFiles, percent, read_masks
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import (
@@ -27,12 +28,13 @@ from medvlm.archive.objects import (
     report,
     sort_by_class,
 )
-from medvlm.archive.readers._rows import TableQuestion, make_question
+from medvlm.archive.readers._rows import TableQuestion, list_offers, make_question
 from medvlm.archive.tables.columns import Row, columns_in, fill
 from medvlm.archive.tables.wording import choose
 from medvlm.core.contracts import Deferred, RawSample
+from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Question, Sample, Unit, make_truth
+from medvlm.core.sample import Decoded, Medium, Question, Sample, Unit, make_truth
 
 
 class Config(AsksAboutObjects, FileOptions):
@@ -54,6 +56,9 @@ class Config(AsksAboutObjects, FileOptions):
     split: str = ""
     report: str = ""
     """What the path says; stands before what the masks show."""
+    mask: MaskQuestion | None = None
+    """Keeps the masks with the image, and asks for them; by default only what they tell of objects and areas is
+    kept."""
     questions: tuple[TableQuestion, ...] = ()
     """About what the path says."""
     rename: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -72,10 +77,12 @@ class Config(AsksAboutObjects, FileOptions):
     def _speaks_of_what_is_there(self) -> Config:
         groups = re.compile(self.images).groupindex
         templates = [self.patient, self.split, self.report, self.modality, *(each.files for each in self.masks)]
-        templates += [text for asked in self.questions for text in (*asked.text, asked.answer, asked.template)]
+        templates += [text for asked in self.questions for text in asked.templates]
         for name in [name for template in templates for name in columns_in(template)] + list(self.rename):
             if name not in groups:
                 raise ValueError(f"{{{name}}} is no named group of `images` (found {', '.join(groups) or 'none'})")
+        if self.mask and (without := sorted(set(self.mask.classes) - {each.of for each in self.masks})):
+            raise ValueError(f"mask asks for {without[0]!r}, of which there are no `masks`")
         for each in self.masks:
             if each.of not in self.classes:
                 raise ValueError(f"masks of {each.of!r}, expected one of the classes {', '.join(self.classes)}")
@@ -91,6 +98,14 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
         where = f"image {number} of {len(images)}"
         sample = partial(_sample, config, root, path, groups, where)
         yield Deferred(path, sample, where) if config.masks or finds_tiles(config) else sample()
+
+
+def list_answered(config: Config) -> dict[str, Offer]:
+    found = list_offers(config.questions)
+    if config.mask:
+        classes = config.mask.classes or tuple(dict.fromkeys(each.of for each in config.masks))
+        found[config.mask.template] = Offer("mask", classes)
+    return found
 
 
 def count(config: Config, root: Path | None) -> int:
@@ -109,8 +124,9 @@ def _images(config: Config, root: Path | None) -> list[tuple[str, Row]]:
 
 def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> RawSample:
     """Raises DataError for masks that cannot be used."""
-    marked = read_masks(config.masks, root, groups)
-    boxes, _ = sort_by_class(marked.objects, marked.size, config.classes)
+    marked = read_masks(config.masks, root, groups, config.nifti)
+    height, width = marked.size[-2:]
+    boxes, _ = sort_by_class(marked.objects, (height, width), config.classes)
     extents = {each.of for each in config.masks if each.holds == "area"}
     row = {name: config.rename.get(name, {}).get(text, text) for name, text in groups.items()}
     asked = list(questions(config, boxes, path, {name for name in extents if marked.extents[name].any()}))
@@ -125,8 +141,14 @@ def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> R
         unit=config.unit or "display",
         modality=fill(config.modality, row),
     )
-    files = {str(i): file for i, file in enumerate(media_of(root / path, config, config.unit))}
+    files: dict[str, Any] = {str(i): file for i, file in enumerate(media_of(root / path, config, config.unit))}
     media = tuple(replace(medium, member=member) for member in files)
+    if config.mask:
+        names = config.mask.classes or tuple(marked.extents)
+        labels, overlapping = join_masks([marked.extents[name] for name in names])
+        files[MEMBER] = Decoded(labels, affine=marked.affine)
+        shown_names = [config.classes[name].many for name in names]
+        asked.append(ask_for_mask(config.mask, names, shown_names, path, overlapping=overlapping))
     sample = Sample(path, "", fill(config.split, row), media, text, shown, tuple(asked), fill(config.patient, row))
     return RawSample(sample, files, where, marked.left_out)
 

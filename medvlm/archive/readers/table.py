@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from medvlm.archive.mask_labels import MEMBER, TableMask, ask_for_labels, load_labels
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import questions, sort_by_class
 from medvlm.archive.readers._rows import (
@@ -25,6 +26,7 @@ from medvlm.archive.readers._rows import (
     find_common,
     group_rows,
     list_columns,
+    list_offers,
     make_sample,
     read_row,
     say_place,
@@ -34,6 +36,7 @@ from medvlm.archive.tables.records import Format, format_of, records
 from medvlm.archive.tables.row_objects import RowObjects, objects_of
 from medvlm.archive.tables.split_files import SPLIT, Files, by_split
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
+from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Unit
 
@@ -59,6 +62,8 @@ class Config(Rows):
     format: Format | None = None
     """By the file's suffix when absent."""
     media: tuple[TableMedium, ...] = ()
+    mask: TableMask | None = None
+    """A file that says what each pixel of the first medium shows."""
     objects: RowObjects | None = None
     """Boxes of the first medium, one a row."""
 
@@ -81,8 +86,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
             yield Deferred(key, partial(_with_tiles, config, root, key, rows, where), where)
             continue
         try:
-            media, files = _media(config, root, rows)
-            raw, unasked = make_sample(config, key, rows, media, files, where)
+            raw, unasked = _read_sample(config, root, key, rows, where)
             boxes, left_out = (
                 sort_by_class(objects_of(config.objects, [row for _, _, row in rows]), (0, 0), config.objects.classes)
                 if config.objects
@@ -100,8 +104,25 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
 
 
 def _with_tiles(config: Config, root: Path, key: str, rows: list[Numbered], where: str) -> RawSample:
+    return _read_sample(config, root, key, rows, where)[0]
+
+
+def _read_sample(
+    config: Config, root: Path, key: str, rows: list[Numbered], where: str
+) -> tuple[RawSample, Counter[str]]:
+    """As make_sample(), with its media and their mask."""
     media, files = _media(config, root, rows)
-    return make_sample(config, key, rows, media, files, where)[0]
+    asked = []
+    if config.mask and (path := find_common(config.mask.file, rows, "the file of the mask")):
+        files[MEMBER] = partial(load_labels, file_in(root, path), config.mask)
+        asked.append(ask_for_labels(config.mask, key))
+    raw, unasked = make_sample(config, key, rows, media, files, where)
+    return replace(raw, sample=replace(raw.sample, questions=(*raw.sample.questions, *asked))), unasked
+
+
+def list_answered(config: Config) -> dict[str, Offer]:
+    mask = {config.mask.template: Offer("mask", tuple(config.mask.values))} if config.mask else {}
+    return {**list_offers(config.questions), **mask}
 
 
 def count(config: Config, root: Path | None) -> int:
@@ -139,6 +160,7 @@ def _group(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[
     wanted = list_columns(config) | {
         column for medium in config.media for text in (medium.file, medium.modality) for column in columns_in(text)
     }
+    wanted |= set(columns_in(config.mask.file)) if config.mask else set()
     if config.objects:
         wanted |= {config.objects.named, *config.objects.corners}
     wanted.discard(SPLIT[1:-1])  # every row has it

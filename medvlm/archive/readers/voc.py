@@ -9,18 +9,35 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from pydantic import Field, model_validator
+
 from medvlm.archive.objects import AsksAboutObjects, questions, report, sort_by_class
+from medvlm.archive.tables.wording import choose
+from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
+from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Box, Medium, Sample
+from medvlm.core.sample import Box, Decoded, Medium, Question, Sample, make_truth
+from medvlm.io.images import decode
 
 MAX_XML_BYTES = 8 << 20
+
+
+class Crops(Base):
+    """Each object becomes an image of its own, which is asked for its class."""
+
+    margin: float = Field(0.1, ge=0)
+    """What is shown around the box, as a share of its sides."""
+    wordings: tuple[str, ...] = Field(("What is this?",), min_length=1)
+    template: str = "class"
+    """What the question is called: a decoder of this name, or that `answers` it, is trained on it."""
 
 
 class Config(AsksAboutObjects):
@@ -32,6 +49,15 @@ class Config(AsksAboutObjects):
     medium: str
     """What the card's `media` calls the images."""
     modality: str = ""
+    crops: Crops | None = None
+    """In place of the images their objects. The image stands for the patient (`splits.by: patient`), so that objects of
+    one image are in one split."""
+
+    @model_validator(mode="after")
+    def _asks_about_crops_alone(self) -> Config:
+        if self.crops and (self.count or self.boxes or self.presence):
+            raise ValueError("`crops` asks each object for its class; leave out count, boxes and presence")
+        return self
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
@@ -40,14 +66,21 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     for number, xml in enumerate(annotations, 1):
         where = f"file {number} of {len(annotations)} in {config.annotations}"
         try:
-            raw, left_out = _sample(config, xml, images, where)
+            size, boxes, left_out = _objects(config, xml, images)
         except DataError as reason:
             yield BadSample(xml.stem, str(reason), where)
             continue
         yield from (LeftOut(why, n) for why, n in left_out.items())
-        yield raw
+        if config.crops:
+            yield from _crops(config, config.crops, xml.stem, images[xml.stem], boxes, where)
+        else:
+            yield _sample(config, xml.stem, images[xml.stem], size, boxes, where)
     if bare := len(images.keys() - {xml.stem for xml in annotations}):
         yield LeftOut("image without annotation", bare)
+
+
+def list_answered(config: Config) -> dict[str, Offer]:
+    return {config.crops.template: Offer("labels", tuple(config.classes))} if config.crops else {}
 
 
 def count(config: Config, root: Path | None) -> int:
@@ -104,13 +137,47 @@ def _images(config: Config, root: Path | None) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
 
 
-def _sample(config: Config, xml: Path, images: dict[str, Path], where: str) -> tuple[RawSample, Counter[str]]:
-    """The sample, and how many objects were left out by reason."""
+def _objects(
+    config: Config, xml: Path, images: dict[str, Path]
+) -> tuple[tuple[int, int], Mapping[str, Sequence[Box]], Counter[str]]:
+    """Size of the image, the boxes by class, and how many objects were left out by reason."""
     if xml.stem not in images:
         raise DataError("there is no .jpg, .jpeg or .png of its name")
     size, objects = objects_in(xml.read_bytes())
-    boxes, left_out = sort_by_class(objects, size, config.classes)
+    return size, *sort_by_class(objects, size, config.classes)
+
+
+def _sample(
+    config: Config, stem: str, image: Path, size: tuple[int, int], boxes: Mapping[str, Sequence[Box]], where: str
+) -> RawSample:
     text = report(config, boxes)
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
-    sample = Sample(xml.stem, "", "", (medium,), text, text, tuple(questions(config, boxes, xml.stem)))
-    return RawSample(sample, {"0": images[xml.stem]}, where), left_out
+    sample = Sample(stem, "", "", (medium,), text, text, tuple(questions(config, boxes, stem)))
+    return RawSample(sample, {"0": image}, where)
+
+
+def _crops(
+    config: Config, asked: Crops, stem: str, image: Path, boxes: Mapping[str, Sequence[Box]], where: str
+) -> Iterator[RawSample]:
+    """A sample for each object, in the group of its class."""
+    classes = tuple(config.classes)
+    medium = Medium(config.medium, "0", (), modality=config.modality)
+    objects = [(name, box) for name in classes for box in boxes[name]]
+    for number, (name, box) in enumerate(objects):
+        truth = make_truth("labels", classes=classes, labels=tuple(each == name for each in classes))
+        key, shown = f"{stem}-{number}", config.classes[name].one
+        question = Question(choose(asked.wordings, key, asked.template), truth, asked.template)
+        sample = Sample(key, "", "", (medium,), shown, shown, (question,), stem, {"class": name})
+        yield RawSample(sample, {"0": partial(load_crop, image, box, asked.margin)}, f"object {number} of {where}")
+
+
+def load_crop(path: Path, box: Box, margin: float) -> Decoded:
+    """A box of an image and what lies around it, as far as the image goes."""
+    pixels = decode(path.read_bytes(), "its image")
+    (height, width), (x1, y1, x2, y2) = pixels.shape[:2], box
+    across, down = margin * (x2 - x1), margin * (y2 - y1)
+    left, top = max(math.floor(x1 - across), 0), max(math.floor(y1 - down), 0)
+    right, bottom = min(math.ceil(x2 + across), width), min(math.ceil(y2 + down), height)
+    if left >= right or top >= bottom:
+        raise DataError("a box that lies outside of its image")
+    return Decoded(pixels[top:bottom, left:right])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
-from medvlm.core.protocols import Answerer, Progress, Shards
+from medvlm.core.protocols import Asked, Progress, Shards
 from medvlm.core.sample import Question, Truth
-from medvlm.core.tasks import find_task, is_scored
+from medvlm.core.tasks import find_task
 
 FIT_SAMPLES = 20_000
 """Training samples that are read, at equal distances: a constant is known long before."""
@@ -53,9 +53,14 @@ class Majority:
 
 
 def fit_majority(
-    answerer: Answerer, shards: Shards, training: Sequence[tuple[str, int]], progress: Progress
+    model: Asked,
+    shards: Shards,
+    training: Sequence[tuple[str, int]],
+    progress: Progress,
+    is_asked: Callable[[Question], bool],
 ) -> Majority:
-    """training: places of samples. Raises DataError where there are none."""
+    """training: places of samples. is_asked: whether a question is one that the model answers. Raises DataError where
+    there are no samples."""
     if not training:
         raise DataError(
             "the majority baseline is fitted on training data, and there is none; add the training shards, or leave"
@@ -66,7 +71,7 @@ def fit_majority(
     unplaced: dict[Family, list[tuple[str, int, int]]] = defaultdict(list)
     for done, (split, i) in enumerate(places):
         for number, question in enumerate(shards.read(split, i)[0].questions):
-            if not is_scored(question.truth):
+            if not is_asked(question):
                 continue
             if find_task(question.truth.task).NEEDS_CANVAS:
                 unplaced[family_of(question)].append((split, i, number))
@@ -74,7 +79,7 @@ def fit_majority(
                 truths[family_of(question)].append(question.truth)
         progress("majority", done + 1, len(places))
     for family, asked in unplaced.items():
-        truths[family] += [_seen(answerer, shards, *place) for place in _spread(asked, FIT_PLACED)]
+        truths[family] += [_seen(model, shards, *place) for place in _spread(asked, FIT_PLACED)]
     for (_, group), of_template in list(truths.items()):
         truths["", group] += of_template
     return Majority({family: _fit(found) for family, found in truths.items()})
@@ -92,9 +97,9 @@ def _fit(truths: Sequence[Truth]) -> Constants:
     return constants
 
 
-def _seen(answerer: Answerer, shards: Shards, split: str, i: int, number: int) -> Truth:
+def _seen(model: Asked, shards: Shards, split: str, i: int, number: int) -> Truth:
     sample, files = shards.read(split, i)
-    return answerer.seen(Ask(sample, files, sample.questions[number]))
+    return model.seen(Ask(sample, files, sample.questions[number]))
 
 
 def _spread(items: Sequence[T], most: int) -> Sequence[T]:

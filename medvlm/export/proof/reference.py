@@ -20,6 +20,7 @@ from medvlm.data.dialogue import Dialogue, TokenSequence
 from medvlm.data.rows import collate
 from medvlm.data.transforms import MediaTransform
 from medvlm.export.trained import Trained
+from medvlm.models.decoding import Labelled
 from medvlm.models.generate import end_ids, generate
 from medvlm.models.parts import encode, evaluating
 from medvlm.models.vlm import VLM
@@ -195,7 +196,20 @@ def features(trained: Trained, folder: Path, compute: Callable[[Any, torch.Tenso
     )
 
 
-WRITERS = {"answer": answers, "embed": embeddings}
+def decodings(trained: Trained, folder: Path) -> None:
+    """Logits of every decoder for the media of its encoder."""
+    pixels, pictures = proof_pixels(trained.preprocess, folder)
+    tensors: dict[str, torch.Tensor] = {}
+    with evaluating(trained.model):
+        for (encoder, number), stored in pixels.items():
+            own = [name for name, read in trained.model.reads.items() if read == encoder]
+            rows = {name: torch.tensor([0]) for name in own}
+            outputs = trained.model(Labelled({encoder: stored[None]}, rows))
+            tensors |= {f"{name}.{number}": outputs[f"decoders.{name}"] for name in own}
+    save(folder, {"kind": "decodings", "images": list(pictures.values()), "count": len(pixels)}, tensors)
+
+
+WRITERS = {"answer": answers, "embed": embeddings, "decode": decodings}
 """What a model can be asked -> what is compared."""
 
 

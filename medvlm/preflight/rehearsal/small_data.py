@@ -22,6 +22,7 @@ from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.io.shards import ShardWriter
+from medvlm.preflight.labelled import make_labelled
 from medvlm.preflight.samples import archived
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.sources import form_of, packed_at, salted
@@ -130,6 +131,10 @@ def _made_up(
             media.append(medium)
             files[medium.member] = data
         report = " ".join(rng.choice(WORDS, 12))
+        concept, questions = str(rng.choice(WORDS)), list(_questions(rng, media, report))
+        for question, members in make_labelled(rng, media, recipe.model):
+            questions.append(question)
+            files |= members
         yield (
             Sample(
                 f"made{i:04d}",
@@ -137,8 +142,8 @@ def _made_up(
                 "train",
                 tuple(media),
                 report,
-                str(rng.choice(WORDS)),
-                tuple(_questions(rng, media, report)),
+                concept,
+                tuple(questions),
                 groups=dict.fromkeys(groups, WORDS[i % 4]),
             ),
             files,

@@ -10,7 +10,7 @@ import torch
 
 from medvlm.core.measure import Measure
 from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
-from medvlm.evaluate.rows import make_row
+from medvlm.evaluate.rows import Part, make_row
 
 NEEDS = "compare"
 BASELINES = ("anyone",)
@@ -56,4 +56,5 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
     columns = {"answer": np.array([(record["hit"], 1.0) for record in records])}
     if all(record["anyone"] is not None for record in records):
         columns["anyone"] = np.array([(record["anyone"], 1.0) for record in records])
-    return [make_row(AGREES, AGREES.metric, columns, [record["cluster"] for record in records], settings)]
+    part = Part(range(len(records)), columns, [record["cluster"] for record in records])
+    return [make_row(AGREES, AGREES.metric, [part], settings)]

@@ -1,0 +1,133 @@
+"""Masks that are kept with their medium: what a file of values, or several masks, become as labels of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from medvlm.archive.media_file import FileOptions, media_of
+from medvlm.archive.tables.wording import choose
+from medvlm.core.config import Config
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Decoded, Question, make_truth
+from medvlm.io.images import decode
+from medvlm.io.strip import read_orientation, turn_upright
+
+MEMBER = "0.mask"
+"""The mask of the first medium, as readers name it."""
+MAX_CLASSES = 254
+UNMARKED = 255
+"""The label of pixels of which nobody says what they show."""
+
+
+class AsksForMask(Config):
+    wordings: tuple[str, ...] = Field(("Which pixels show {classes}?",), min_length=1)
+    """`{classes}` becomes the names of the classes; each image gets one of them."""
+    template: str = "mask"
+    """What the question is called: a decoder of this name, or that `answers` it, is trained on the masks."""
+
+
+class MaskQuestion(AsksForMask):
+    """Keeps the pixels of masks, and asks for them; a decoder answers."""
+
+    classes: tuple[str, ...] = ()
+    """In the order of their labels; by default all that there are masks of."""
+
+
+class MaskOptions(AsksForMask, FileOptions):
+    """A file whose values mark the pixels of a medium."""
+
+    values: dict[str, tuple[int, ...]] = Field(min_length=1, max_length=MAX_CLASSES)
+    """Class -> the values that mean it, e.g. {liver: [1], tumor: [2, 3]}. 0 means none of them."""
+    threshold: int | None = None
+    """Of a single class: all values above it mean it, e.g. 127 for masks that went through JPEG; `values` is then
+    {polyp: []}."""
+    unmarked: tuple[int, ...] = ()
+    """Values of pixels of which nobody says what they show: they count for nothing in training and evaluation."""
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _one_value(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: [found] if isinstance(found, int) else found for name, found in values.items()}
+
+    @model_validator(mode="after")
+    def _means_one_thing(self) -> MaskOptions:
+        every = [value for found in self.values.values() for value in found] + list(self.unmarked)
+        if len(set(every)) < len(every) or 0 in every:
+            raise ValueError("expected each value once, and not 0, which means none of the classes")
+        if self.threshold is not None and (len(self.values) > 1 or every):
+            raise ValueError("`threshold` marks a single class, named without values, e.g. values: {polyp: []}")
+        if self.threshold is None and (empty := [name for name, found in self.values.items() if not found]):
+            raise ValueError(f"{empty[0]} has no value; expected the numbers that mean it, or a `threshold`")
+        return self
+
+
+class TableMask(MaskOptions):
+    file: str
+    """Path under the root, as that of a medium. Where it is missing in a row, no mask is asked for."""
+
+
+def ask_for_mask(asked: AsksForMask, classes: Sequence[str], names: Sequence[str], key: str, **more: Any) -> Question:
+    """classes: as decoders name them. names: as people do. more: fields of the truth."""
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    text = choose(asked.wordings, key, asked.template).replace("{classes}", listed)
+    return Question(text, make_truth("mask", classes=tuple(classes), member=MEMBER, **more), asked.template)
+
+
+def ask_for_labels(asked: MaskOptions, key: str) -> Question:
+    """What load_labels() gives."""
+    names = tuple(asked.values)
+    return ask_for_mask(asked, names, names, key, unmarked=UNMARKED if asked.unmarked else None)
+
+
+def join_masks(masks: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
+    """bool masks of one size as a map of labels, 1 for the first; where they overlap, as a plane for each and True."""
+    planes = np.stack(masks)
+    if (planes.sum(0) > 1).any():
+        return planes, True
+    return (planes * np.arange(1, len(planes) + 1).reshape(-1, *[1] * (planes.ndim - 1))).sum(0), False
+
+
+def load_labels(path: Path, options: MaskOptions, gate: Callable[..., None] | None = None) -> Decoded:
+    """The labels of a mask file, of any kind that a medium can be: 1 for the first class of `values`, 0 for none,
+    UNMARKED. gate: what its header must pass. Raises DataError for colours, and for a value that the card does not
+    name."""
+    (found,) = media_of(path, options, "raw")
+    if isinstance(found, Path):
+        decoded = _read_picture(found)
+    else:
+        decoded = found(gate=gate) if "gate" in signature(found).parameters else found()
+    return Decoded(_label(decoded.pixels, options), decoded.spacing_mm, "raw", "", decoded.affine)
+
+
+def _label(values: np.ndarray, options: MaskOptions) -> np.ndarray:
+    if options.threshold is not None:
+        return (values > options.threshold).astype(np.uint8)
+    labels = np.zeros(values.shape, np.uint8)
+    meaning: Mapping[int, tuple[int, ...]] = dict(enumerate(options.values.values(), 1)) | {UNMARKED: options.unmarked}
+    for number, named in meaning.items():
+        labels[np.isin(values, named)] = number
+    if (unknown := (labels == 0) & (values != 0)).any():
+        raise DataError(
+            f"its mask has the value {values[unknown][0]:g}, which the card does not name; name it in `values` or"
+            " `unmarked`"
+        )
+    return labels
+
+
+def _read_picture(path: Path) -> Decoded:
+    """Upright, as the picture that it belongs to is stored."""
+    data = path.read_bytes()
+    pixels = decode(data, "its mask")
+    if pixels.ndim == 3:
+        if (np.ptp(pixels.astype(np.int32), axis=2) > 16).any():  # JPEG may tint grey a little
+            raise DataError("its mask has colours; expected grey values")
+        pixels = pixels.max(axis=2)
+    return Decoded(turn_upright(pixels, read_orientation(data)))

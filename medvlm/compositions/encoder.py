@@ -1,0 +1,160 @@
+"""Encoders and decoders: class scores and masks of media, without language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+
+from medvlm.compositions._composed import (
+    ComposedManifest,
+    describe_parts,
+    encoders_reason,
+    make_data_path,
+    restore_data_path,
+    serve,
+)
+from medvlm.compositions._opened import AssembledModel
+from medvlm.core.ask import Ask, Files
+from medvlm.core.composition import Assembly, CompositionConfig
+from medvlm.core.config import Slot, component
+from medvlm.core.decoder_config import list_templates
+from medvlm.core.sample import Question, Sample, Truth
+from medvlm.core.tasks import find_task
+from medvlm.data.composed import ComposedPrepare
+from medvlm.models.decoding import Decoding, Labelled, build_decoding
+from medvlm.models.parts import encode, evaluating
+
+CAN = frozenset({"decode"})
+PARTS = ("encoders", "decoders")
+TAKES_ANY_SIZE = False
+MODEL = Decoding
+NOUN, HUB_TASK = "a model with decoders", "image-feature-extraction"
+SUMMARY = "Image encoders with decoders that give class scores and masks"
+TOKENIZER = ""
+KIND = "encoder"
+BATCH = 16
+serves = serve
+
+
+class Config(CompositionConfig):
+    kind: Literal["encoder"]
+
+
+def reason(model: Any) -> str | None:
+    if why := encoders_reason(model):
+        return why
+    if not model.decoders:
+        return "model.decoders is empty: add one, e.g. {lesion: {kind: conv_mask, classes: [lesion]}}"
+    return None
+
+
+def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
+    return Assembly(recipe.model, recipe.seed, None, make_data_path(recipe.model, None))
+
+
+def build(assembly: Assembly, stage: Any, weights: bool = True) -> Decoding:
+    return build_decoding(assembly.model.encoders, assembly.model.decoders, assembly.seed)
+
+
+class DecodingModel(AssembledModel):
+    """decoders: name -> its config."""
+
+    prepare: ComposedPrepare
+
+    def __init__(self, model: Decoding, prepare: ComposedPrepare, decoders: Mapping[str, Any]):
+        super().__init__(CAN, model, prepare, None)
+        self.decoders = decoders
+        self.by_template = list_templates(decoders)
+
+    def answers(self, question: Question) -> bool:
+        return self._decoder_of(question) is not None
+
+    def decode(self, asks: Sequence[Ask]) -> list[Any]:
+        found: list[Any] = []
+        for at in range(0, len(asks), BATCH):
+            found += self._decode(asks[at : at + BATCH])
+        return found
+
+    def seen(self, ask: Ask) -> Truth:
+        """The truth with the masks that belong to it, as they lie on what the model sees."""
+        return self.prepare.hold(ask.sample, ask.question, ask.files)
+
+    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        for name, pixels in self.prepare.see(sample, files).media:
+            with evaluating(self.model):
+                yield encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled[0]
+
+    def _decode(self, asks: Sequence[Ask]) -> list[Any]:
+        media: dict[str, list[torch.Tensor]] = {}
+        rows: dict[str, list[int]] = {}
+        places: list[tuple[str, int] | None] = []
+        perceived_once: dict[str, tuple[str, int]] = {}  # questions about one sample share its pixels
+        for ask in asks:
+            name = self._decoder_of(ask.question)
+            sample, files = ask.media_of or (ask.sample, ask.files)
+            if ask.shows == "none" or name is None:
+                places.append(None)
+                continue
+            if sample.key not in perceived_once:
+                encoder, pixels = self.prepare.see(sample, files).media[0]
+                perceived_once[sample.key] = encoder, len(media.setdefault(encoder, []))
+                media[encoder].append(pixels)
+            _, row = perceived_once[sample.key]
+            of_decoder = rows.setdefault(name, [])
+            places.append((name, len(of_decoder)))
+            of_decoder.append(row)
+        if not media:
+            return [None] * len(asks)
+        batch = Labelled(
+            {name: torch.stack(pixels) for name, pixels in media.items()},
+            {name: torch.tensor(numbers) for name, numbers in rows.items()},
+        )
+        with evaluating(self.model):
+            outputs = self.model(batch.to(self.device))
+        probable = {name: _probabilities(outputs[f"decoders.{name}"], self.decoders[name]) for name in rows}
+        return [
+            None if place is None else self._say(ask.question, place[0], probable[place[0]][place[1]])
+            for ask, place in zip(asks, places, strict=True)
+        ]
+
+    def _say(self, question: Question, name: str, probabilities: torch.Tensor) -> Any:
+        task, decoder = find_task(question.truth.task), self.decoders[name]
+        assert task.decode is not None, question.truth.task
+        return task.decode(probabilities.numpy(), question.truth, decoder.classes, decoder.exclusive)
+
+    def _decoder_of(self, question: Question) -> str | None:
+        """The decoder that answers a template, where it gives what the task takes."""
+        name = self.by_template.get(question.template)
+        if name is None:
+            return None
+        output = component("decoders", self.decoders[name].kind).OUTPUT
+        return name if output == find_task(question.truth.task).ANSWERED_BY else None
+
+
+def _probabilities(logits: torch.Tensor, decoder: Any) -> torch.Tensor:
+    logits = logits.float()
+    return (logits.softmax(1) if decoder.exclusive else logits.sigmoid()).cpu()
+
+
+def open(assembly: Assembly, stage: Any, model: Decoding) -> DecodingModel:
+    return DecodingModel(model, assembly.prepare, assembly.model.decoders)
+
+
+class Manifest(ComposedManifest):
+    decoders: dict[str, Annotated[Any, Slot("decoders")]]
+
+
+def describe(model: Decoding, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
+    return Manifest.model_construct(**describe_parts(model, recipe, KIND), decoders=recipe.model.decoders)
+
+
+def restore(manifest: Manifest, tokenizer: Any) -> DecodingModel:
+    model = build_decoding(manifest.encoders, manifest.decoders, seed=0)
+    return DecodingModel(model, restore_data_path(manifest, None), manifest.decoders)
+
+
+def open_published(where: str, device: str) -> None:
+    """A published tower has no decoders of ours."""

@@ -1,0 +1,91 @@
+"""Encoders with decoders on them, and no language: class scores and masks of media.
+
+Axes: N media of an encoder, Q questions of a decoder, K its classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from medvlm.core.config import component
+from medvlm.core.contracts import Features, Outputs
+from medvlm.core.decoder_config import find_encoder
+from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
+
+
+@dataclass
+class Labelled:
+    """Media with their labels. media: encoder -> pixels [N, ...]. rows: decoder -> the medium of its encoder that each
+    of its questions is about, int64 [Q]. labels: decoder -> int64 [Q] or [Q, *size] of exclusive classes, else [Q, K]
+    or [Q, K, *size] (see core/decoder_config.py). keys: the samples, for messages."""
+
+    media: dict[str, torch.Tensor]
+    rows: dict[str, torch.Tensor]
+    labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Labelled:
+        media, rows, labels = (
+            {name: tensor.to(device) for name, tensor in tensors.items()}
+            for tensors in (self.media, self.rows, self.labels)
+        )
+        return replace(self, media=media, rows=rows, labels=labels)
+
+
+def build_decoding(encoders: Mapping[str, Any], decoders: Mapping[str, Any], seed: int) -> Decoding:
+    """Raises ShapeError for a decoder that cannot read its encoder, RecipeError for one that does not say which."""
+    towers = build_encoders(encoders, seed)
+    reads = {name: find_encoder(name, config, encoders) for name, config in decoders.items()}
+
+    def build(name: str) -> nn.Module:
+        config, tower = decoders[name], towers[reads[name]]
+        made: nn.Module = component("decoders", config.kind).build(config, tower.width, tower.grid, tower.input_shape)
+        return made
+
+    built = {name: build_seeded(seed, f"decoders.{name}", partial(build, name)) for name in decoders}
+    return Decoding(towers, nn.ModuleDict(built), reads)
+
+
+class Decoding(nn.Module):
+    """forward(labelled) -> Outputs: `decoders.NAME`, logits [Q, K] or [Q, K, *size]. reads: decoder -> encoder."""
+
+    runs_all = False
+    """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
+
+    def __init__(self, encoders: nn.ModuleDict, decoders: nn.ModuleDict, reads: Mapping[str, str]):
+        super().__init__()
+        self.encoders, self.decoders, self.reads = encoders, decoders, dict(reads)
+
+    def forward(self, batch: Labelled) -> Outputs:
+        device = next(self.parameters()).device
+        media = complete_media(self.encoders, batch.media, self._is_needed, device)
+        features = {name: encode(self.encoders[name], pixels, name) for name, pixels in media.items()}
+        return {
+            f"decoders.{name}": self._decode(decoder, features[self.reads[name]], batch.rows.get(name))
+            for name, decoder in self.decoders.items()
+            if self.reads[name] in features
+        }
+
+    def _decode(self, decoder: nn.Module, features: Features, rows: torch.Tensor | None) -> torch.Tensor:
+        """A decoder without a question reads one medium all the same, and its answer is cut off: it belongs to the
+        graph, so that no rank waits for its gradient."""
+        count = 0 if rows is None else len(rows)
+        chosen = (
+            rows if count and rows is not None else torch.zeros(1, dtype=torch.long, device=features.patches.device)
+        )
+        picked = Features(features.patches[chosen], features.pooled[chosen], features.grid)
+        dtype = next(decoder.parameters()).dtype
+        logits: torch.Tensor = decoder(
+            replace(picked, patches=picked.patches.to(dtype), pooled=picked.pooled.to(dtype))
+        )
+        return logits[:count]
+
+    def _is_needed(self, name: str) -> bool:
+        own = (self.decoders[decoder] for decoder, encoder in self.reads.items() if encoder == name)
+        return self.runs_all or (torch.is_grad_enabled() and any(map(is_trained, (self.encoders[name], *own))))

@@ -1,0 +1,42 @@
+"""Made-up questions for the decoders of a recipe, where its data are not at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from medvlm.core.config import component
+from medvlm.core.decoder_config import find_encoder
+from medvlm.core.sample import Medium, Question
+from medvlm.core.tasks import find_task, list_tasks
+from medvlm.io.masks import encode_mask
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def make_labelled(
+    rng: np.random.Generator, media: Sequence[Medium], model: Any
+) -> Iterator[tuple[Question, dict[str, bytes]]]:
+    """A question with its members for each decoder that reads the first medium. model: the recipe's section."""
+    for name, decoder in model.decoders.items():
+        encoder = find_encoder(name, decoder, model.encoders)
+        if not media or media[0].kind not in (model.encoders[encoder].serves or (encoder,)):
+            continue
+        output = component("decoders", decoder.kind).OUTPUT
+        for task in (find_task(kind) for kind in list_tasks()):
+            made = None
+            if output == task.ANSWERED_BY and task.make_labelled is not None:
+                made = task.make_labelled(rng, media, decoder.classes, decoder.exclusive)
+            if made is not None:
+                text, truth, masks = made
+                files = dict(_encode(masks))
+                names = {member.rpartition(".")[0]: member for member in files}
+                yield Question(text, truth.rename(names), decoder.answers or name), files
+                break
+
+
+def _encode(masks: Mapping[str, np.ndarray]) -> Iterator[tuple[str, bytes]]:
+    for name, mask in masks.items():
+        suffix, data = encode_mask(mask, name)
+        yield f"{name}.{suffix}", data

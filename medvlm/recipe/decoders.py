@@ -1,0 +1,56 @@
+"""What decoders must fit to: the encoders that they read, and the questions that they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from medvlm.core.card import Card
+from medvlm.core.config import component
+from medvlm.core.decoder_config import find_encoder, list_answered
+from medvlm.core.document import KeyPath
+from medvlm.core.errors import RecipeError, ShapeError
+from medvlm.core.problems import Problem
+from medvlm.recipe.schema import Recipe
+from medvlm.recipe.shapes import facts_of
+
+
+def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    """cards: source -> its data card. What is known only when the encoder is built is checked then."""
+    for name, decoder in recipe.model.decoders.items():
+        path: KeyPath = ("model", "decoders", name)
+        if recipe.model.pretrained:
+            yield Problem(path, "model.pretrained is a whole model; decoders read the encoders of a composed one")
+            continue
+        try:
+            encoder = recipe.model.encoders[find_encoder(name, decoder, recipe.model.encoders)]
+            known, preprocess = facts_of(encoder), component("encoders", encoder.kind).preprocess(encoder)
+            if preprocess.tiles or preprocess.stack > 1:
+                _refuse_views(decoder)
+            component("decoders", decoder.kind).facts(decoder, known.width, known.grid, preprocess.shape)
+        except (ShapeError, RecipeError) as reason:
+            yield Problem(path, str(reason).removeprefix(f"model.decoders.{name}").removeprefix(": "))
+    yield from _check_evaluation(recipe, cards)
+
+
+def _refuse_views(decoder: object) -> None:
+    """Raises ShapeError for a mask of several views, of which none is the film."""
+    if component("decoders", decoder.kind).OUTPUT == "maps":  # type: ignore[attr-defined]
+        raise ShapeError(
+            "gives masks, and its encoder takes several views of a film as one input; use an encoder whose preprocess"
+            " has neither tiles nor stack"
+        )
+
+
+def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    """A model that only decodes is not evaluated on a source that asks its decoders nothing."""
+    if recipe.model.language is not None or not recipe.model.decoders or any(s.texts() for s in recipe.stages):
+        return
+    answered = {decoder.answers or name for name, decoder in recipe.model.decoders.items()}
+    for i, (source, _) in enumerate(recipe.evaluate.pairs()):
+        offered = list_answered(cards[source].reader) if source in cards else None
+        if offered is not None and not answered & offered.keys():
+            asks = f"it asks {', '.join(offered)}" if offered else "it asks nothing that a decoder answers"
+            yield Problem(
+                ("evaluate", "on", i),
+                f"no decoder answers a question of {source} ({asks}; the decoders answer {', '.join(answered)})",
+            )

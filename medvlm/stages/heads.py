@@ -1,0 +1,205 @@
+"""Decoders learn from labels and masks, with the encoders that they read or on frozen ones; no language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import nn
+
+from medvlm.core.config import Slot, component, kinds
+from medvlm.core.decoder_config import list_answered
+from medvlm.core.errors import did_you_mean
+from medvlm.core.problems import Problem
+from medvlm.core.sample import Question, Sample
+from medvlm.core.stage_config import StageConfig
+from medvlm.core.tasks import find_task, list_tasks
+from medvlm.data.source import needs
+from medvlm.models.decoding import Labelled
+from medvlm.models.parts import evaluating
+from medvlm.stages._base import Base, Setup, Wants, chunks
+from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
+
+NEEDS = "decode"
+SLOT = "objectives.heads"
+
+
+def _with_settings(loss: Any) -> Any:
+    """A bare kind as its settings."""
+    return component(SLOT, loss).Config(kind=loss) if isinstance(loss, str) else loss
+
+
+HeadLosses = tuple[Annotated[Any, Slot(SLOT, or_name=True), AfterValidator(_with_settings)], ...]
+
+
+class Config(StageConfig):
+    kind: Literal["heads"]
+    losses: dict[str, HeadLosses] = Field(min_length=1)
+    """Decoder -> what it is trained by: kinds of losses, or these with settings, e.g. {lesion: [dice, {kind:
+    cross_entropy, weight: 0.5}], view: [cross_entropy]}. Decoders that are not named are not trained."""
+
+    def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
+        for name, losses in self.losses.items():
+            path = ("losses", name)
+            if name not in model.decoders:
+                known = ", ".join(model.decoders) or "none"
+                near = did_you_mean(name, model.decoders)
+                yield Problem(path, f"there is no decoder {name!r}{near} (model.decoders has {known})")
+                continue
+            decoder = model.decoders[name]
+            output = component("decoders", decoder.kind).OUTPUT
+            for number, loss in enumerate(losses):
+                if why := component(SLOT, loss.kind).refuse(decoder.exclusive, output):
+                    yield Problem((*path, number), f"{loss.kind} {why}")
+            if not losses:
+                yield Problem(path, f"names no loss; expected at least one of {', '.join(kinds(SLOT))}")
+            if why := _unanswered(name, decoder, output, cards):
+                yield Problem(path, why)
+
+
+def _unanswered(name: str, decoder: Any, output: str, cards: Mapping[str, Any]) -> str:
+    """Why no source trains a decoder, as far as their cards tell; "" where one does, or may."""
+    template, offers = decoder.answers or name, [list_answered(card.reader) for card in cards.values()]
+    if None in offers:
+        return ""
+    found = [each[template] for each in offers if each is not None and template in each]
+    if not found:
+        asked = sorted({other for each in offers if each is not None for other in each})
+        near = did_you_mean(template, asked)
+        return (
+            f"no source of `mix` asks {template!r}{near} (they ask decoders {', '.join(asked) or 'nothing'}); say in"
+            f" model.decoders.{name}.answers which of them it answers"
+        )
+    for offer in found:
+        by = find_task(offer.task).ANSWERED_BY
+        if by != output:
+            return f"gives {output}, and {template!r} is a question of task {offer.task}, which takes {by}"
+    classes = {known for offer in found for known in offer.classes}
+    for each in decoder.classes:
+        if each not in classes:
+            near = did_you_mean(each, classes)
+            known = ", ".join(sorted(classes))
+            return f"model.decoders.{name}.classes: no card has the class {each!r}{near} (they have {known})"
+    return ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample's first medium, and for each decoder the labels of its questions."""
+
+    key: str
+    encoder: str
+    pixels: torch.Tensor
+    labels: dict[str, list[torch.Tensor]]
+    source: str = ""
+
+
+def build(config: Config, setup: Setup) -> Heads:
+    return Heads(config, setup)
+
+
+class Heads(Base):
+    """A question goes to the decoder that `answers` its template."""
+
+    config: Config
+
+    def __init__(self, config: Config, setup: Setup):
+        super().__init__(config, setup)
+        self.decoders = {name: setup.model.decoders[name] for name in config.losses}
+        self.model = setup.composition.build(setup, config)
+
+    @property
+    def wants(self) -> Wants:
+        outputs = {component("decoders", decoder.kind).OUTPUT for decoder in self.decoders.values()}
+        tasks = [kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in outputs]
+        return needs(tasks=tasks, media=self.setup.prepare.takes)
+
+    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Item:
+        encoder, pixels = self.setup.prepare.see(sample, files).media[0]
+        labels: dict[str, list[torch.Tensor]] = {}
+        for name, question in self._asked(sample, encoder):
+            found = self.setup.prepare.labels(sample, question, files, self.decoders[name])
+            labels.setdefault(name, []).append(torch.from_numpy(found))
+        return Item(sample.key, encoder, pixels, labels)
+
+    def _asked(self, sample: Sample, encoder: str) -> Iterator[tuple[str, Question]]:
+        """Decoders of this encoder with the questions that they answer."""
+        for name, decoder in self.decoders.items():
+            if self.model.reads[name] == encoder:
+                yield from ((name, q) for q in sample.questions if q.template == (decoder.answers or name))
+
+    def micros(self, prepared: list[Item], count: int) -> list[Labelled]:
+        return [collate_labelled(part, self.decoders) for part in chunks(prepared, count)]
+
+    def weights(self, micro: Labelled) -> dict[str, float]:
+        return {
+            _name(decoder, loss): component(SLOT, loss.kind).weigh(
+                loss, micro.labels[decoder], self._exclusive(decoder)
+            )
+            if decoder in micro.labels
+            else 0.0
+            for decoder, loss in self._losses()
+        }
+
+    def loss(self, model: nn.Module, micro: Labelled, step: int) -> Measured:
+        weights = self.weights(micro)
+        micro = micro.to(self.engine.device)
+        outputs = model(micro)
+        measured: dict[Name, Loss | Term] = {}
+        for decoder, loss in self._losses():
+            logits = outputs[f"decoders.{decoder}"]
+            if decoder in micro.labels:
+                labels, exclusive = micro.labels[decoder], self._exclusive(decoder)
+                total = loss.weight * component(SLOT, loss.kind).add_up(loss, logits, labels, exclusive)
+            else:
+                total = logits.float().sum()  # of none: 0, with a gradient of zeros
+            measured[_name(decoder, loss)] = Loss(total, weights[_name(decoder, loss)])
+        return measured
+
+    def validate(self, model: nn.Module, samples: int) -> Terms:
+        items = self.validation(samples)
+        size = max(1, self.config.batch // self.engine.world)
+        found: dict[Name, Term] = {}
+        with evaluating(self.model):
+            for at in range(0, len(items), size):
+                (micro,) = self.micros(items[at : at + size], 1)
+                join(found, logged(self.loss(model, micro, self.config.steps)))
+        # Each loss is a mean over its own weight, of all ranks: only then they can be added.
+        totals = self.engine.total([number for term in found.values() for number in term])
+        means = [total / weight if weight else 0.0 for total, weight in zip(totals[::2], totals[1::2], strict=True)]
+        return {LOSS: Term(sum(means), 1.0), **found}
+
+    def _losses(self) -> Iterator[tuple[str, Any]]:
+        yield from ((decoder, loss) for decoder, losses in self.config.losses.items() for loss in losses)
+
+    def _exclusive(self, decoder: str) -> bool:
+        return bool(self.decoders[decoder].exclusive)
+
+
+def _name(decoder: str, loss: Any) -> str:
+    """What a loss is called in the log: `lesion.dice`."""
+    return f"{decoder}.{loss.kind.rpartition('.')[2]}"
+
+
+def collate_labelled(items: list[Item], decoders: Mapping[str, Any]) -> Labelled:
+    """Samples without a question for any decoder are left out of the media."""
+    media: dict[str, list[torch.Tensor]] = {}
+    rows: dict[str, list[int]] = {}
+    labels: dict[str, list[torch.Tensor]] = {}
+    for item in items:
+        if not item.labels:
+            continue
+        pixels = media.setdefault(item.encoder, [])
+        for name, found in item.labels.items():
+            rows.setdefault(name, []).extend([len(pixels)] * len(found))
+            labels.setdefault(name, []).extend(found)
+        pixels.append(item.pixels)
+    return Labelled(
+        media={name: torch.stack(pixels) for name, pixels in media.items()},
+        rows={name: torch.tensor(found) for name, found in rows.items()},
+        labels={name: torch.stack(found) for name, found in labels.items()},
+        keys=tuple(item.key for item in items),
+    )

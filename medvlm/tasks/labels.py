@@ -1,0 +1,221 @@
+"""Which of some named classes an image shows: one of them, or any number, some of them unknown; a decoder scores each.
+
+An answer is a probability for each class of the truth, in its order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from medvlm.core import sample
+from medvlm.core.config import Config as Base
+from medvlm.core.decoder_config import MISSING
+from medvlm.core.errors import DataError
+from medvlm.core.measure import Measure, OfItems, average
+from medvlm.core.sample import Medium
+from medvlm.core.tasks import Drawing
+from medvlm.tasks._made_up import make_question
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Truth(sample.Truth):
+    """labels: whether it is of each of `classes`, None where nobody knows. exclusive: it is of exactly one of them.
+    answer: the names of those that it is of."""
+
+    classes: tuple[str, ...] = ()
+    labels: tuple[bool | None, ...] = ()
+    exclusive: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.classes):
+            raise DataError(f"{len(self.labels)} labels of {len(self.classes)} classes; expected one for each")
+        if self.exclusive and sum(label is True for label in self.labels) != 1:
+            raise DataError(f"is of {self.answer or 'none'} of {', '.join(self.classes)}; expected exactly one")
+        if not self.answer:
+            names = [name for name, label in zip(self.classes, self.labels, strict=True) if label]
+            object.__setattr__(self, "answer", ", ".join(names))
+
+
+class Config(Base):
+    kind: Literal["labels"]
+    classes: tuple[str, ...] = Field(min_length=2)
+    exclusive: bool = True
+    """An image is of exactly one class; `false`: of any number of them, and a text names them, separated by commas."""
+
+
+ANSWERED_BY = "scores"
+TITLE = "Labels"
+
+
+def from_text(text: str, config: Config) -> Truth | None:
+    """None for a text that names another class, and where classes exclude each other for none or several."""
+    names = [text] if config.exclusive else [part for each in text.split(",") if (part := each.strip())]
+    by_form = {name.casefold(): name for name in config.classes}
+    named = {by_form.get(name.casefold()) for name in names}
+    if None in named:
+        return None
+    return Truth(classes=config.classes, labels=tuple(c in named for c in config.classes), exclusive=config.exclusive)
+
+
+def check(truth: Truth, media: Sequence[Medium]) -> None:
+    if not truth.classes or all(label is None for label in truth.labels):
+        raise DataError("labels of which none is known; leave the question out")
+
+
+# --- between labels and a decoder -------------------------------------------------------------------
+
+
+def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str], exclusive: bool) -> np.ndarray:
+    """int64: the number of its class among those of the decoder where they exclude each other, else [K] of 0, 1 and
+    MISSING.
+
+    Raises DataError for exclusive classes of which it is none or several, or may be.
+    """
+    import numpy as np
+
+    known = dict(zip(truth.classes, truth.labels, strict=True))
+    labels = [known.get(name) for name in classes]
+    if not exclusive:
+        return np.array([MISSING if label is None else int(label) for label in labels])
+    if labels.count(True) != 1 or (None in labels and not truth.exclusive):
+        raise DataError(
+            f"is of {truth.answer or 'none'} ({', '.join(truth.classes)}), and the decoder tells {', '.join(classes)}"
+            " apart as classes that exclude each other; list that class, or set `exclusive: false`"
+        )
+    return np.array(labels.index(True))
+
+
+def decode(probabilities: np.ndarray, truth: Truth, classes: Sequence[str], exclusive: bool) -> list[float]:
+    """probabilities: [K] of the decoder's classes. A class that the decoder does not have is improbable."""
+    found = dict(zip(classes, probabilities.tolist(), strict=True))
+    return [round(found.get(name, 0.0), 6) for name in truth.classes]
+
+
+# --- score and measures -----------------------------------------------------------------------------
+
+
+def parse(answer: Any, truth: Truth) -> list[float] | None:
+    """None for anything but a probability for each class."""
+    if not isinstance(answer, list | tuple) or len(answer) != len(truth.classes):
+        return None
+    if not all(isinstance(p, int | float) and math.isfinite(p) and 0 <= p <= 1 for p in answer):
+        return None
+    return list(map(float, answer))
+
+
+def score(answer: Any, truth: Truth) -> float:
+    """1 where the class is the most probable one, and no other is as probable; of classes that do not exclude each
+    other, the share of those known that are told right, with 0.5 between yes and no."""
+    found = parse(answer, truth)
+    if found is None:
+        return 0.0
+    if truth.exclusive:
+        right = found[truth.labels.index(True)]
+        return float(sum(p >= right for p in found) == 1)
+    told = [(p > 0.5) == label for p, label in zip(found, truth.labels, strict=True) if label is not None]
+    return sum(told) / len(told)
+
+
+def _score_and_label(answer: Any, truth: Truth) -> dict[str, tuple[float, ...]]:
+    """Of each class that is known. An answer that cannot be read says the opposite of all of them."""
+    found = parse(answer, truth) or [1.0 - bool(label) for label in truth.labels]
+    return {
+        name: (p, float(label))
+        for name, p, label in zip(truth.classes, found, truth.labels, strict=True)
+        if label is not None
+    }
+
+
+def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> list[float]:
+    """How often each class is there where that is known: the commonest is the most probable. Any constant has an AUROC
+    of 0.5, which is chance."""
+    (classes, exclusive), _ = Counter((truth.classes, truth.exclusive) for truth in truths).most_common(1)[0]
+    alike = [truth.labels for truth in truths if (truth.classes, truth.exclusive) == (classes, exclusive)]
+    shares = []
+    for labels in zip(*alike, strict=True):
+        known = [label for label in labels if label is not None]
+        shares.append(round(sum(known) / len(known), 6) if known else 0.0)
+    if exclusive:  # of several that are as common, the first
+        shares[shares.index(max(shares))] = min(1.0, max(shares) + 1e-6)
+    return shares
+
+
+def _rank(items_NK: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
+    from medvlm.metrics.rank import auroc  # numpy is imported where it is needed
+
+    return auroc(items_NK, times_RN)
+
+
+MEASURES = (
+    Measure("accuracy", "labels", average(score), by_template=True, headline=True),
+    Measure(
+        "auroc",
+        "labels",
+        _score_and_label,
+        statistic=OfItems(_rank),
+        by_template=True,
+        by_class=True,
+        headline=True,
+        words="AUROC",
+    ),
+)
+
+
+# --- rehearsal and report ---------------------------------------------------------------------------
+
+
+def make_labelled(
+    rng: np.random.Generator, media: Sequence[Medium], classes: Sequence[str], exclusive: bool
+) -> tuple[str, Truth, dict[str, np.ndarray]] | None:
+    if exclusive:
+        one = int(rng.integers(len(classes)))
+        labels = tuple(number == one for number in range(len(classes)))
+    else:
+        labels = tuple(bool(label) for label in rng.integers(0, 2, len(classes)))
+    return make_question(rng, "labels"), Truth(classes=tuple(classes), labels=labels, exclusive=exclusive), {}
+
+
+def describe(answer: Any, truth: Truth) -> Drawing:
+    found = parse(answer, truth)
+    told = ", ".join(f"{name} {p:.2f}" for name, p in zip(truth.classes, found, strict=True)) if found else ""
+    unknown = [name for name, label in zip(truth.classes, truth.labels, strict=True) if label is None]
+    aside = f"not known: {', '.join(unknown)}" if unknown else ""
+    confused = None
+    if found and truth.exclusive:
+        confused = truth.answer, truth.classes[found.index(max(found))]
+    return Drawing(truth.answer or "none", aside=aside, answer=told, told=confused)
+
+
+_SIDE = Truth(classes=("ap", "pa"), labels=(True, False))
+_CELL = Truth(classes=("RBC", "WBC", "Platelets"), labels=(False, True, False))
+_MANY = Truth(classes=("edema", "effusion", "fracture"), labels=(True, False, None), exclusive=False)
+
+EXAMPLES = [
+    ([0.9, 0.1], _SIDE, 1.0),
+    ([0.4, 0.6], _SIDE, 0.0),
+    ([0.2, 0.5, 0.3], _CELL, 1.0),
+    ([0.6, 0.1, 0.0], _MANY, 1.0),
+    ([0.6, 0.1, 1.0], _MANY, 1.0),
+    ([0.6, 0.7, 0.0], _MANY, 0.5),
+    ([0.1, 0.9, 0.5], _MANY, 0.0),
+    # All classes at once, none of them, and what is no probability.
+    ([1.0, 1.0], _SIDE, 0.0),
+    ([0.5, 0.5], _SIDE, 0.0),
+    ([0.0, 0.0, 0.0], _CELL, 0.0),
+    ([1.0, 1.0, 1.0], _MANY, 0.5),
+    ([2.0, 0.0], _SIDE, 0.0),
+    ([math.nan, 0.1], _SIDE, 0.0),
+    ([0.9], _SIDE, 0.0),
+    ([0.9, 0.1, 0.0], _SIDE, 0.0),
+    ("ap", _SIDE, 0.0),
+    (None, _SIDE, 0.0),
+]

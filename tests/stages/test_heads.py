@@ -1,0 +1,185 @@
+"""What the stage of decoders makes of samples, and the losses it takes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from medvlm.core.decoder_config import MISSING
+from medvlm.core.errors import RecipeError
+from medvlm.data.steps import place_mask
+from medvlm.io.masks import decode_mask
+from medvlm.recipe.load import load
+from medvlm.train.terms import LOSS
+from tests.labelled_run import CARD, DECODERS, ENCODER, FIT, recipe, write_run
+from tests.stages.batches import first
+from tests.tiny_run import staged
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("heads")
+
+
+@pytest.fixture
+def make(packed: Path) -> Make:
+    def stage(*overrides: str, **changes: Any) -> Any:
+        return staged(write_run(packed, recipe(stages=[{**FIT, **changes}])), packed / "runs", "fit", *overrides)
+
+    return stage
+
+
+def test_each_question_goes_to_the_decoder_that_answers_its_template(make: Make) -> None:
+    stage = make(batch=24)
+    view = stage.setup.open_source("films", "train", stage.wants)
+    by_key = {sample.key: (sample, files) for sample, files in (view.read(i) for i in range(len(view)))}
+    seen = set()
+    for item in first(stage):
+        sample, files = by_key[item.key]
+        truths = {q.template: q.truth for q in sample.questions}
+        assert set(item.labels) == {{"look": "traits"}.get(name, name) for name in truths}
+        assert item.labels["side"][0].item() == ["left", "right"].index(truths["side"].answer)
+        known = dict(zip(truths["look"].classes, truths["look"].labels, strict=True))
+        expected = [MISSING if known[name] is None else int(known[name]) for name in ("high", "large")]
+        assert item.labels["traits"][0].tolist() == expected
+        if "square" in truths:
+            preprocess = stage.setup.prepare.preprocess["film"]
+            stored = decode_mask(files["0.mask.png"], "0.mask.png")
+            placed = place_mask(stored, "0.mask.png", sample.media[0], preprocess).astype(int)
+            assert item.labels["square"][0].tolist() == np.where(placed == 255, MISSING, placed).tolist()
+            seen |= set(np.unique(placed))
+    assert seen == {0, 1, 255}
+
+
+def test_masks_follow_augmentation(packed: Path, make: Make) -> None:
+    """The square is the bright part of the film, whatever was cut, turned and mirrored."""
+    augment = "data.films.augment={flip: true, rotate90: true, crop: [0.5, 0.9]}"
+    stage = make(augment, batch=32)
+    plain, changed = first(make(batch=32)), first(stage)
+    assert any(not torch.equal(a.pixels, b.pixels) for a, b in zip(plain, changed, strict=True))
+    asked = [item for item in changed if "square" in item.labels]
+    assert len(asked) > 10
+    for item in asked:
+        label = item.labels["square"][0]
+        assert ((item.pixels[0] > 0.1) == (label == 1))[label != MISSING].float().mean() > 0.93
+
+
+def test_losses_are_named_terms_over_what_is_labelled(make: Make) -> None:
+    stage = make(batch=24)
+    stage.model.eval()
+    (micro,) = stage.micros(first(stage), 1)
+    weights, measured = stage.weights(micro), stage.loss(stage.model, micro, 0)
+    names = ["side.cross_entropy", "square.cross_entropy", "square.dice", "traits.binary_cross_entropy"]
+    assert list(weights) == list(measured) and sorted(weights) == names
+    outputs = stage.model(micro)
+    side, traits, square = (micro.labels[name] for name in ("side", "traits", "square"))
+    assert weights["side.cross_entropy"] == 24 and weights["square.dice"] == len(square) < 24
+    assert 0 < (traits == MISSING).sum() == 48 - weights["traits.binary_cross_entropy"]
+    assert weights["square.cross_entropy"] == (square != MISSING).sum() < square.numel()
+    expected = {
+        "side.cross_entropy": cross_entropy(outputs["decoders.side"], side, reduction="sum"),
+        "square.cross_entropy": 0.5
+        * cross_entropy(outputs["decoders.square"], square, ignore_index=MISSING, reduction="sum"),
+        "traits.binary_cross_entropy": binary_cross_entropy_with_logits(
+            outputs["decoders.traits"][traits != MISSING], traits[traits != MISSING].float(), reduction="sum"
+        ),
+    }
+    for name, value in expected.items():
+        assert measured[name].sum.item() == pytest.approx(value.item(), rel=1e-5)
+        assert measured[name].weight == weights[name]
+
+
+def test_a_micro_batch_without_a_decoders_questions_weighs_nothing_for_it(make: Make) -> None:
+    stage = make(batch=24)
+    unmasked = [item for item in first(stage) if "square" not in item.labels]
+    (micro,) = stage.micros(unmasked, 1)
+    assert unmasked and stage.weights(micro)["square.dice"] == 0
+    measured = stage.loss(stage.model, micro, 0)
+    assert measured["square.dice"].sum.item() == 0 and measured["square.dice"].sum.requires_grad
+
+
+def test_validation_adds_the_means_of_the_losses(make: Make) -> None:
+    stage = make(batch=8)
+    found = stage.validate(stage.model, 12)
+    means = {name: term.sum / term.weight for name, term in found.items()}
+    assert means.pop(LOSS) == pytest.approx(sum(means.values()))
+
+
+def test_a_decoder_without_losses_is_built_and_not_trained(make: Make) -> None:
+    stage = make(losses={"side": ["cross_entropy"]}, trains=["encoders", "decoders.side"])
+    measured = stage.loss(stage.model, stage.micros(first(stage), 1)[0], 0)
+    assert list(measured) == ["side.cross_entropy"] and set(stage.model.decoders) == set(DECODERS)
+
+
+# --- what a recipe is refused for -------------------------------------------------------------------
+
+
+def refuse(packed: Path, message: str, card: dict[str, Any] = CARD, **changes: Any) -> None:
+    path = write_run(packed, recipe(**changes), card)
+    with pytest.raises(RecipeError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"losses": {"sqare": ["dice"]}}, r"losses\.sqare: there is no decoder 'sqare', did you mean 'square'"),
+        ({"losses": {"side": ["dice"]}}, r"losses\.side\.0: dice compares masks, and this decoder gives one score"),
+        ({"losses": {"side": ["binary_cross_entropy"]}}, r"losses\.side\.0: binary_cross_entropy takes classes that"),
+        ({"losses": {"side": []}}, r"losses\.side: names no loss; expected at least one of binary_cross_entropy"),
+        ({"losses": {"side": ["dise"]}}, r"unknown kind of objectives\.heads 'dise', did you mean 'dice'"),
+        ({"losses": {"side": [{"kind": "dice", "weigt": 2}]}}, r"weigt: unknown key, did you mean 'weight'"),
+        ({"trains": ["decoders.sid"]}, r"trains\.0: there is no decoder 'sid', did you mean 'side'"),
+        ({"trains": ["language"]}, r"trains\.0: 'language' is no part of a heads stage"),
+    ],
+)
+def test_a_stage_that_does_not_fit_its_decoders_is_refused(change: dict[str, Any], message: str, packed: Path) -> None:
+    refuse(packed, message, stages=[{**FIT, **change}])
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("side", {"classes": ["rigth"]}, r"side\.classes: no card has the class 'rigth', did you mean 'right'"),
+        ("sides", {}, r"losses\.sides: no source of `mix` asks 'sides', did you mean 'side'.*model\.decoders\.sides\."),
+        ("square", {"classes": ["square"]}, r"gives scores, and 'square' is a question of task mask, which takes maps"),
+        ("side", {"encoder": "flim"}, r"decoders\.side: there is no encoder 'flim', did you mean 'film'"),
+        ("side", {"kind": "lineer"}, r"unknown kind of decoders 'lineer', did you mean 'linear'"),
+    ],
+)
+def test_a_decoder_that_nothing_asks_is_refused(name: str, changed: dict[str, Any], message: str, packed: Path) -> None:
+    decoders = {name: {"kind": "linear", "classes": ["left"], **changed}}
+    stages = [{**FIT, "losses": {name: ["cross_entropy"]}}]
+    refuse(packed, message, model={"encoders": {"film": ENCODER}, "decoders": decoders}, stages=stages)
+
+
+def test_a_stage_of_decoders_needs_some(packed: Path) -> None:
+    refuse(
+        packed,
+        r"stages\.fit\.kind: a heads stage needs a model that can decode: model\.decoders is empty: add one",
+        model={"encoders": {"film": ENCODER}},
+    )
+
+
+def test_a_mask_is_not_asked_of_several_views(packed: Path) -> None:
+    tiled = {**ENCODER, "preprocess": {**ENCODER["preprocess"], "tiles": [2, 2]}}
+    message = r"model\.decoders\.square: gives masks, and its encoder takes several views of a film as one input"
+    refuse(packed, message, model={"encoders": {"film": tiled}, "decoders": DECODERS})
+
+
+def test_what_no_decoder_answers_is_not_evaluated(packed: Path) -> None:
+    bare = {**CARD, "reader": {**CARD["reader"], "questions": [], "mask": None}}
+    message = r"evaluate\.on\.0: no decoder answers a question of other \(it asks nothing that a decoder answers; the"
+    content = recipe(evaluate={"on": ["other:test"]})
+    content["data"] = {**content["data"], "other": {"card": "bare.yaml", "root": "archive"}}
+    (packed / "bare.yaml").write_text(yaml.safe_dump(bare))
+    refuse(packed, message, **content)

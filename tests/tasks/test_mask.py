@@ -1,0 +1,167 @@
+"""Masks as text and back, their overlap against MONAI, and what a decoder is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medvlm.core.decoder_config import MISSING
+from medvlm.core.errors import DataError
+from medvlm.core.measure import Measure
+from medvlm.core.sample import Medium
+from medvlm.tasks import mask
+from medvlm.tasks._runs import read_runs, write_runs
+from medvlm.tasks.mask import Truth
+
+DICE, IOU = mask.MEASURES
+
+
+def blobs(rng: np.random.Generator, planes: int, size: tuple[int, ...]) -> np.ndarray:
+    """Blocks of random places and sizes; some planes stay empty, some are full."""
+    found = np.zeros((planes, *size), bool)
+    for plane in found:
+        kind = rng.integers(0, 8)
+        if kind == 0:
+            continue
+        low = [int(rng.integers(0, side)) for side in size]
+        spans: Any = tuple(slice(at, at + int(rng.integers(1, side + 1))) for at, side in zip(low, size, strict=True))
+        plane[spans if kind > 1 else ...] = True
+    return found
+
+
+def columns(measure: Measure, answer: Any, truth: Truth) -> list[float]:
+    by_class: Any = measure.columns(answer, truth)
+    return [value for value, _ in by_class.values()]
+
+
+def test_planes_come_back_from_text() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        size = tuple(int(n) for n in rng.integers(1, 12, rng.integers(2, 4)))
+        planes = blobs(rng, int(rng.integers(1, 4)), size)
+        text = write_runs(list(planes))
+        back = read_runs(text, len(planes), size)
+        assert back is not None and back.dtype == bool and np.array_equal(back, planes)
+        assert read_runs(text, len(planes) + 1) is None and read_runs(text, len(planes), (*size[:-1], 99)) is None
+
+
+def test_text_is_small() -> None:
+    """A disk of 352 x 352 pixels."""
+    y, x = np.mgrid[:352, :352]
+    assert len(write_runs([(y - 150) ** 2 + (x - 200) ** 2 < 90**2])) < 1500
+
+
+def test_dice_and_iou_are_monais_with_two_empty_masks_alike() -> None:
+    from monai.metrics import compute_dice, compute_iou
+
+    rng = np.random.default_rng(1)
+    names, empty = ("a", "b", "c"), 0
+    for _ in range(200):
+        found, true = (blobs(rng, 3, (9, 11)) for _ in range(2))
+        truth, answer = Truth(classes=names, member="0.mask.png", runs=write_runs(list(true))), write_runs(list(found))
+        tensors = [torch.from_numpy(planes[None]) for planes in (found, true)]
+        for measure, theirs in ((DICE, compute_dice), (IOU, compute_iou)):
+            expected = theirs(*tensors, ignore_empty=False)[0].tolist()
+            both = [not f.any() and not t.any() for f, t in zip(found, true, strict=True)]
+            empty += sum(both)
+            expected = [1.0 if none else value for none, value in zip(both, expected, strict=True)]
+            assert columns(measure, answer, truth) == pytest.approx(expected)
+        assert mask.score(answer, truth) == pytest.approx(np.mean(columns(DICE, answer, truth)))
+    assert empty > 20
+
+
+def test_unmarked_pixels_count_for_nothing() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        found, true, (unmarked,) = blobs(rng, 2, (8, 8)), blobs(rng, 2, (8, 8)), blobs(rng, 1, (8, 8))
+        kept = np.flatnonzero(~unmarked)
+        if not len(kept):
+            continue
+        truth = Truth(classes=("a", "b"), unmarked=9, runs=write_runs([*true, unmarked]))
+        line = [planes.reshape(2, -1)[:, kept].reshape(2, 1, -1) for planes in (found, true)]
+        alone = Truth(classes=("a", "b"), runs=write_runs(list(line[1])))
+        assert columns(IOU, write_runs(list(found)), truth) == columns(IOU, write_runs(list(line[0])), alone)
+
+
+LABELS = np.array([[0, 1, 1], [2, 2, 255]], np.uint8)
+FLAT = Truth(classes=("liver", "spleen"), member="0.mask.png", unmarked=255)
+PLANES = np.array([[[1, 1, 0], [0, 0, 0]], [[0, 1, 1], [0, 0, 0]]], np.uint8)
+STACKED = Truth(classes=("lung", "heart"), member="0.mask.npy", overlapping=True)
+
+
+def test_a_decoder_of_exclusive_classes_is_trained_on_their_numbers() -> None:
+    masks = {"0.mask.png": LABELS}
+    assert mask.target(FLAT, masks, ["liver", "spleen"], True).tolist() == [[0, 1, 1], [2, 2, MISSING]]
+    assert mask.target(FLAT, masks, ["spleen", "liver"], True).tolist() == [[0, 2, 2], [1, 1, MISSING]]
+    assert mask.target(FLAT, masks, ["spleen"], True).tolist() == [[0, 0, 0], [1, 1, MISSING]]
+    both = mask.target(STACKED, {"0.mask.npy": PLANES}, ["lung", "heart"], True)
+    assert both.tolist() == [[1, 2, 2], [0, 0, 0]] and both.dtype == np.int64
+
+
+def test_a_decoder_of_other_classes_is_trained_on_a_plane_for_each() -> None:
+    both = mask.target(STACKED, {"0.mask.npy": PLANES}, ["heart", "lung"], False)
+    assert both.tolist() == PLANES[::-1].tolist()
+    partly = mask.target(FLAT, {"0.mask.png": LABELS}, ["kidney", "spleen"], False)
+    assert (partly[0] == MISSING).all() and partly[1].tolist() == [[0, 0, 0], [1, 1, MISSING]]
+
+
+def test_a_class_that_the_mask_does_not_speak_of_cannot_be_told_from_the_background() -> None:
+    with pytest.raises(DataError, match=r"does not speak of 'kidney' \(it has liver, spleen\)"):
+        mask.target(FLAT, {"0.mask.png": LABELS}, ["liver", "kidney"], True)
+
+
+@pytest.mark.parametrize(
+    ("truth", "pixels", "message"),
+    [
+        (FLAT, LABELS + np.uint8(1), r"0\.mask\.png: label 3, and the mask is of 2 classes"),
+        (STACKED, PLANES[:1], r"0\.mask\.npy: 1 planes, and the mask is of 2 classes"),
+        (STACKED, PLANES * np.uint8(2), r"0\.mask\.npy: label 2, and the mask is of 2 classes"),
+    ],
+)
+def test_a_mask_of_other_labels_than_its_truth_says_is_refused(truth: Truth, pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        mask.hold(truth, {truth.member: pixels})
+
+
+def test_what_is_held_is_read_by_the_measures() -> None:
+    held = mask.hold(FLAT, {"0.mask.png": LABELS})
+    assert mask.score(write_runs([LABELS == 1, LABELS == 2]), held) == 1
+    assert Truth.from_json(held.to_json()) == held
+
+
+def test_a_decoder_answers_with_the_most_probable_class_of_each_pixel() -> None:
+    probabilities = np.array([[[0.5, 0.2]], [[0.3, 0.3]], [[0.2, 0.5]]])
+    held = Truth(classes=("liver", "spleen"), runs="1x2 |")
+    assert mask.decode(probabilities, held, ["spleen", "liver"], True) == write_runs(
+        [np.array([[0, 1]]), np.zeros((1, 2))]
+    )
+    assert mask.decode(probabilities[1:], held, ["liver", "kidney"], False) == "1x2 |"
+    assert mask.decode(probabilities[1:] * 2, held, ["kidney", "spleen"], False) == "1x2 |1,1"
+
+
+@pytest.mark.parametrize("measure", [None, DICE, IOU])
+def test_no_threshold_of_the_mean_mask_makes_a_better_constant(measure: Measure | None) -> None:
+    rng = np.random.default_rng(3)
+    planes = [blobs(rng, 2, (6, 7)) for _ in range(15)]
+    truths = [Truth(classes=("a", "b"), member="0.mask.png", runs=write_runs(list(p))) for p in planes]
+    best = mask.best_constant(truths, measure)
+    judged = measure or DICE
+
+    def value(answer: str) -> float:
+        return float(np.mean([columns(judged, answer, truth) for truth in truths]))
+
+    share = np.mean(planes, axis=0)
+    others = [write_runs([share[0] > a / 15, share[1] > b / 15]) for a in range(-1, 16) for b in range(-1, 16)]
+    assert value(best) == pytest.approx(max(map(value, others)))
+
+
+def test_a_mask_is_of_the_first_medium() -> None:
+    media = [Medium("film", "0.png", (4, 4)), Medium("film", "1.png", (4, 4))]
+    mask.check(FLAT, media)
+    for wrong in (Truth(classes=("a",), member="1.mask.png"), Truth(classes=("a",)), Truth(member="0.mask.png")):
+        with pytest.raises(DataError):
+            mask.check(wrong, media)
+    assert FLAT.members == ("0.mask.png",) and FLAT.rename({"0.mask.png": "0.mask.npy"}).members == ("0.mask.npy",)

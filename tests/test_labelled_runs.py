@@ -1,0 +1,109 @@
+"""Decoders from an archive to a report: trained, stopped and resumed, evaluated, shown, rehearsed and planned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvlm import cli
+from medvlm.commands.dry_run import dry_run
+from medvlm.core.run import RunFolder
+from medvlm.preflight.plan import plan
+from medvlm.recipe.load import load
+from medvlm.tasks._runs import read_runs
+from tests.labelled_run import FIT, recipe, write_run
+from tests.tiny_run import differing, stop_after, trace, trained, weights
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fit = {**FIT, "steps": 60, "save_every": 20, "validate": {"every": 30, "samples": 8}}
+    return write_run(tmp_path_factory.mktemp("labelled"), recipe(stages=[fit]))
+
+
+@pytest.fixture(scope="module")
+def run(path: Path) -> RunFolder:
+    run = trained(path, path.parent / "runs")
+    assert cli.main(["evaluate", str(run.root)]) == 0
+    return run
+
+
+def rows(run: RunFolder) -> dict[str, dict[str, Any]]:
+    return {f"{row['task']}/{row['metric']}": row for row in json.loads(run.results.read_text())}
+
+
+def records(run: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.results.parent / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_every_loss_falls_and_is_logged_by_its_name(run: RunFolder) -> None:
+    logged = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    steps = [line for line in logged if "loss" in line]
+    names = {"side.cross_entropy", "square.cross_entropy", "square.dice", "traits.binary_cross_entropy"}
+    for line in steps:
+        assert names <= set(line["terms"])
+        assert line["loss"] == pytest.approx(sum(line["terms"][name] for name in names))
+    for name in names:
+        first, last = (np.mean([line["terms"][name] for line in part]) for part in (steps[:10], steps[-10:]))
+        assert last < first, name
+    validations = [line["validation"] for line in logged if "validation" in line]
+    assert len(validations) == 2 and validations[1]["loss"] < validations[0]["loss"]
+
+
+def test_results_stand_beside_the_best_constant_and_a_shuffled_image(run: RunFolder) -> None:
+    found = rows(run)
+    dice = found["mask/dice"]
+    assert dice["value"] > 0.6 > dice["baselines"]["majority"] and dice["value"] > dice["baselines"]["shuffled"]
+    assert dice["ci"][0] <= dice["value"] <= dice["ci"][1] and "blind" not in dice["baselines"]
+    assert found["mask/iou:square"]["value"] < found["mask/dice:square"]["value"] == dice["value"]
+    auroc = found["labels/auroc:side"]
+    assert auroc["baselines"]["majority"] == 0.5
+    assert {"labels/auroc:look:high", "labels/auroc:look:large", "labels/accuracy:side", "labels/auroc"} <= set(found)
+    macro = np.mean([found[f"labels/auroc:look:{name}"]["value"] for name in ("high", "large")])
+    assert found["labels/auroc:look"]["value"] == pytest.approx(macro, abs=1e-6)
+    assert found["labels/auroc:look:large"]["n"] > found["labels/auroc:look:high"]["n"], "some labels are missing"
+
+
+def test_answers_are_kept_as_short_text_and_scores(run: RunFolder) -> None:
+    for record in records(run):
+        if record["task"] == "mask":
+            assert isinstance(record["answer"], str) and len(record["answer"]) < 2000
+            assert read_runs(record["answer"], 1, (32, 32)) is not None
+        else:
+            assert isinstance(record["answer"], list) and len(record["answer"]) == 2
+    assert {record["template"] for record in records(run)} == {"square", "side", "look"}
+
+
+def test_the_report_shows_masks_and_what_was_taken_for_what(run: RunFolder) -> None:
+    assert cli.main(["report", str(run.root)]) == 0
+    page = run.report.read_text()
+    assert 'class="layer m-truth"' in page and 'class="layer m-answer"' in page and "Confusion" in page
+    assert "AUROC" in page and "Dice" in page
+
+
+def test_a_stopped_stage_resumes_to_the_same_bits(run: RunFolder, path: Path, tmp_path: Path) -> None:
+    assert stop_after(path, tmp_path, 25) == 75
+    again = trained(path, tmp_path)
+    assert not differing(weights(run, "fit"), weights(again, "fit")) and trace(run, "fit") == trace(again, "fit")
+
+
+def test_a_dry_run_goes_through_all_of_it(path: Path, tmp_path: Path) -> None:
+    for overrides in ([], ["data.films.root=''"]):  # of the archive, and made up
+        lines = dry_run(load(path, overrides), tmp_path, lambda line: None)
+        done = {line.what: line.done for line in lines}
+        assert all(done[what] for what in ("data", "stage fit", "evaluate", "export", "report")), done
+        assert "labels, mask" in done["evaluate"] and "parity proven" in done["export"]
+        assert any("resumed to the same bits" in what for what in done.values())
+
+
+def test_a_plan_tells_parameters_and_memory(path: Path, tmp_path: Path) -> None:
+    planned = plan(load(path, ["data.films.root=''"]), tmp_path, None)
+    (stage,) = planned.stages
+    assert {module.name for module in stage.modules} == {
+        "encoders.film", "decoders.square", "decoders.side", "decoders.traits",
+    }  # fmt: skip
+    assert all(module.trained and not module.frozen for module in stage.modules) and stage.flops > 0
