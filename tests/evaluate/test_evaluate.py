@@ -372,7 +372,7 @@ def test_nothing_to_evaluate_is_said(shards: ShardSet, tmp_path: Path) -> None:
     class Nothing(Noisy):
         can = frozenset()
 
-    with pytest.raises(DataError, match=r"toy:test: the model cannot answer, and the model cannot embed"):
+    with pytest.raises(DataError, match=r"toy:test: the model cannot answer, .*the model cannot embed"):
         run_it(Nothing(), shards, tmp_path)
 
 
