@@ -68,14 +68,6 @@ OTHER_MEANING = {
 }
 """(file, word) -> what the word means there: it happens to be a kind too."""
 
-STILL_TO_GO = {
-    "encoders/fused.py": "timm transformers",
-    "encoders/inflated.py": "timm",
-    "encoders/slices.py": "fused timm transformers",
-    "preflight/rehearsal/shrink.py": "inflated",
-}
-"""File -> kinds that it still names. Only ever shrinks."""
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -149,15 +141,13 @@ def findings() -> list[Finding]:
 
 
 def test_no_file_names_a_kind_that_is_another_file() -> None:
-    to_go = {(file, word) for file, words in STILL_TO_GO.items() for word in words.split()}
-    wrong = [f for f in findings() if (f.file, f.word) not in to_go | OTHER_MEANING.keys()]
+    wrong = [f for f in findings() if (f.file, f.word) not in OTHER_MEANING]
     assert not wrong, "\n".join(f"{f.file}:{f.line}: {f.word!r} ({f.what})" for f in wrong)
 
 
-def test_every_entry_of_the_tables_is_needed() -> None:
+def test_every_entry_of_the_table_is_needed() -> None:
     found = {(f.file, f.word) for f in findings()}
-    to_go = {(file, word) for file, words in STILL_TO_GO.items() for word in words.split()}
-    assert sorted(to_go - found) == sorted(OTHER_MEANING.keys() - found) == sorted(to_go & OTHER_MEANING.keys()) == []
+    assert sorted(OTHER_MEANING.keys() - found) == [], "take them out"
     coming = [PACKAGE / slot / f"{name}.py" for slot, names in COMING.items() for name in names.split()]
     assert [path for path in coming if path.is_file()] == [], "take it out of COMING"
 

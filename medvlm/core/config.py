@@ -58,14 +58,16 @@ class Slot:
     folder: str
     optional: bool = False
     """Whether `null` may stand there, e.g. to take out what a recipe that is extended has."""
-    only: tuple[str, ...] = ()
-    """The kinds that may stand there; by default all, and a plugin's always."""
+    having: str = ""
+    """An attribute of a kind's module; only kinds where it is true may stand there, and a plugin's always."""
     or_name: bool = False
     """Whether a bare kind may stand there for one without settings; it stays text."""
 
     @property
     def kinds(self) -> list[str]:
-        return [kind for kind in kinds(self.folder) if not self.only or kind in self.only]
+        if not self.having:
+            return kinds(self.folder)
+        return [kind for kind in kinds(self.folder) if getattr(component(self.folder, kind), self.having, False)]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(

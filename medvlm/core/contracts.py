@@ -191,7 +191,9 @@ class EncoderModule(Protocol):
     build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) ->
     Features; on the meta device without weights. standalone(config, built) -> a config that builds the same without an
     id or a path. Where its `tower` is a model of another library that an export is for: LIBRARY, its name, and
-    not_stock(config) -> why the library does not compute the encoder by itself, or ""."""
+    not_stock(config) -> why the library does not compute the encoder by itself, or "". CAN_BE_FUSED, SEES_SLICES:
+    whether `fused` and `slices` may build on it. rehearsed(config) -> the config at toy size, where more has to change
+    than widths and numbers of layers."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------

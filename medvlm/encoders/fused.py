@@ -15,10 +15,12 @@ from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preproc
 from medvlm.core.errors import ShapeError
 from medvlm.encoders._features import resize_grid
 
+SEES_SLICES = True
+
 
 class Config(EncoderConfig):
     kind: Literal["fused"]
-    encoders: tuple[Annotated[Any, Slot("encoders", only=("timm", "transformers"))], ...] = Field(min_length=2)
+    encoders: tuple[Annotated[Any, Slot("encoders", having="CAN_BE_FUSED")], ...] = Field(min_length=2)
     """The image is preprocessed once, as the first encoder wants it. For every other encoder it is resized and
     normalised again to that encoder's mean and standard deviation."""
     join: Literal["channels", "sequence"] = "channels"

@@ -17,11 +17,13 @@ from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, LoadedF
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import on_meta, read_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps
-from medvlm.encoders.timm import create
+from medvlm.encoders._timm import create
 
 TOLERANCE = 1e-4
 """Allowed difference, as a share of the largest response. The zeros only change the order of the sums, which costs
 about 1e-6 in float32."""
+TOY_SIZE = 64
+"""Slices, rows and columns of a rehearsal."""
 
 
 class Config(EncoderConfig, LoadedFile):
@@ -51,6 +53,12 @@ class Config(EncoderConfig, LoadedFile):
                 f"preprocess.size is {list(self.preprocess.size)}: an inflated network needs [depth, height, width]"
             )
         return self
+
+
+def rehearsed(config: Config) -> Config:
+    """At toy size: its layers stay as they are, which reduce 32 pixels to one."""
+    size = tuple(min(side, TOY_SIZE) for side in config.preprocess.size)
+    return config.model_copy(update={"preprocess": config.preprocess.model_copy(update={"size": size})})
 
 
 def facts(config: Config) -> EncoderFacts:

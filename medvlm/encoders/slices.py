@@ -16,7 +16,7 @@ from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preproc
 
 class Config(EncoderConfig):
     kind: Literal["slices"]
-    encoder: Annotated[Any, Slot("encoders", only=("timm", "transformers", "fused"))]
+    encoder: Annotated[Any, Slot("encoders", having="SEES_SLICES")]
     """The 2D encoder; its preprocess gives the size, windows and channels of one slice."""
     slices: int | None = Field(None, gt=0)
     """Number of slices that a volume or video is resized to. With slice_mm it is cropped or padded to it around the

@@ -10,11 +10,12 @@ from torch import nn
 
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import on_meta, read_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
+from medvlm.encoders._timm import create
 
 LIBRARY = "timm"
 """Of whose classes `tower` is one."""
+CAN_BE_FUSED = SEES_SLICES = True
 
 
 class Config(EncoderConfig, LoadedFile):
@@ -50,20 +51,6 @@ def build(config: Config) -> nn.Module:
 
 def standalone(config: Config, built: nn.Module) -> Config:
     return config.model_copy(update={"pretrained": False, "weights": ""})
-
-
-def create(config: Any) -> nn.Module:
-    """The timm network that `net`, `pretrained`, `weights` and `args` describe, without its head."""
-    import timm
-
-    before = config.preprocess
-    args = {**_size_args(config.net, before.size[-2:]), **config.args}
-    tower = timm.create_model(
-        config.net, pretrained=config.pretrained and not on_meta(), num_classes=0, in_chans=before.channels, **args
-    )
-    if config.weights and not on_meta():
-        read_file(tower, config, "encoders")
-    return tower
 
 
 class Net(MeasuredEncoder):
@@ -107,13 +94,3 @@ class Net(MeasuredEncoder):
                 " that its patches tile, or another network"
             )
         return Features(patches, patches.mean(1), self.vit_grid)
-
-
-def _size_args(net: str, size: tuple[int, ...]) -> dict[str, Any]:
-    """The argument that sets the input size of a network made for one size (ViT, Swin)."""
-    import timm
-
-    if not timm.is_model(net):
-        return {}
-    known = timm.get_pretrained_cfg(net)
-    return {"img_size": size} if known.fixed_input_size and size != tuple(known.input_size[1:]) else {}

@@ -40,6 +40,7 @@ ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_v
 
 LIBRARY = "transformers"
 """Of whose classes `tower` is one."""
+CAN_BE_FUSED = SEES_SLICES = True
 
 
 class Config(EncoderConfig, Loaded):

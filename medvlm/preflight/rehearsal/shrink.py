@@ -9,8 +9,6 @@ from medvlm.core.config import component
 
 WIDTH, HEADS, LAYERS, GRID = 96, 4, 2, 12
 """96 and 12 divide by 2, 3, 4 and 6, which is what connectors divide them by."""
-VOLUME = 64
-"""Slices, rows and columns: twice what a CNN of timm reduces to one."""
 SIZES = {
     "hidden_size": WIDTH,
     "embed_dim": WIDTH,
@@ -97,11 +95,9 @@ def small_encoder(config: Any) -> Any:
         update |= _image(config, update["config"])
     if "net" in fields and "args" in fields:
         update |= {"pretrained": False, "weights": "", "args": {**config.args, **_small_net(config.net, config.args)}}
-    if config.kind == "inflated":  # its layers stay as they are
-        update["preprocess"] = config.preprocess.model_copy(
-            update={"size": tuple(min(side, VOLUME) for side in config.preprocess.size)}
-        )
-    return config.model_copy(update={key: value for key, value in update.items() if key in fields})
+    made = config.model_copy(update={key: value for key, value in update.items() if key in fields})
+    module = component("encoders", config.kind)
+    return module.rehearsed(made) if hasattr(module, "rehearsed") else made
 
 
 def small_connector(config: Any) -> Any:

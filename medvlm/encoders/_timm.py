@@ -1,0 +1,33 @@
+"""Networks of timm, as several encoders build on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from medvlm.core.weights import on_meta, read_file
+
+
+def create(config: Any) -> nn.Module:
+    """The timm network that `net`, `pretrained`, `weights` and `args` describe, without its head."""
+    import timm
+
+    before = config.preprocess
+    args = {**_size_args(config.net, before.size[-2:]), **config.args}
+    tower = timm.create_model(
+        config.net, pretrained=config.pretrained and not on_meta(), num_classes=0, in_chans=before.channels, **args
+    )
+    if config.weights and not on_meta():
+        read_file(tower, config, "encoders")
+    return tower
+
+
+def _size_args(net: str, size: tuple[int, ...]) -> dict[str, Any]:
+    """The argument that sets the input size of a network made for one size (ViT, Swin)."""
+    import timm
+
+    if not timm.is_model(net):
+        return {}
+    known = timm.get_pretrained_cfg(net)
+    return {"img_size": size} if known.fixed_input_size and size != tuple(known.input_size[1:]) else {}
