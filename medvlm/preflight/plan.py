@@ -21,7 +21,7 @@ from medvlm.preflight.memory import ENGINES, Memory, Recompute, every_stack
 from medvlm.preflight.precision import weights_in
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import items_of, length, longest, optimizers_of, stage_on_meta
+from medvlm.preflight.staging import items_of, longest, optimizers_of, stage_on_meta
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
 from medvlm.train.terms import sum_of_losses
@@ -185,8 +185,8 @@ def _stage(
         micro=micro,
         modules=modules,
         adapters=adapters,
-        tokens=mean(map(length, every)),
-        longest=max(map(length, every)),
+        tokens=mean(map(stage.count_tokens, every)),
+        longest=max(map(stage.count_tokens, every)),
         flops=flops * accumulate * world,
         memory={_named(m): bytes_of.rounded(m, GIB) for m in options},
         chosen=_named(chosen),

@@ -121,13 +121,7 @@ def longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]], cou
     """`count` prepared samples, as the mixture deals them: of many such draws the one with the most tokens."""
     mixture, rng = Mixture({s: w for s, w in config.mix.items() if s in items}, seed, config.name), random.Random(seed)
     draws = [[rng.choice(items[mixture.at(d * count + i)[0]]) for i in range(count)] for d in range(DRAWN)]
-    return max(draws, key=lambda drawn: sum(map(length, drawn)))
-
-
-def length(item: Any) -> int:
-    """Tokens of a prepared sample."""
-    document = getattr(item, "document", item)
-    return len(document) if hasattr(document, "__len__") else len(getattr(document, "ids", ()))
+    return max(draws, key=lambda drawn: sum(map(stage.count_tokens, drawn)))
 
 
 def _alone(world: int) -> Any:

@@ -72,6 +72,10 @@ class Base:
     def micros(self, prepared: list[Any], count: int) -> list[Any]:
         raise NotImplementedError
 
+    def count_tokens(self, item: Any) -> int:
+        """Of a prepared sample; 0 where it has no text."""
+        return 0
+
     def heaviest(self, items: list[Any]) -> Any:
         """The largest micro-batch that could become of these prepared samples: what is planned for."""
         return self.micros(items, 1)[0]

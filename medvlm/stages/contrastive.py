@@ -97,6 +97,9 @@ class Contrastive(Base):
             int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest(), "big"),
         )
 
+    def count_tokens(self, item: Pair) -> int:
+        return len(item.ids)
+
     def micros(self, prepared: list[Pair], count: int) -> list[Pairs]:
         return [collate_pairs(part, self.tokenizer.pad_token_id) for part in chunks(prepared, count)]
 

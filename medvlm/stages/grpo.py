@@ -116,6 +116,9 @@ class Grpo(Base):
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)
         return self.policy.ask(sample, files, question, position)
 
+    def count_tokens(self, item: Prompt) -> int:
+        return len(item.document)
+
     def micros(self, prepared: list[Prompt], count: int) -> list[Rollout]:
         return [self._roll_out(part) for part in chunks(prepared, count)]
 

@@ -146,6 +146,9 @@ class Supervised(Base):
             join(found, {OfSource(document.source, "scale"): Term(document.scale, 1)})
         return found
 
+    def count_tokens(self, item: TokenSequence) -> int:
+        return len(item)
+
     def micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
         if not self.config.micro_tokens:
             return [self._collated(part) for part in chunks(prepared, count)]
