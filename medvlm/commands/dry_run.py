@@ -30,9 +30,9 @@ from medvlm.preflight.rehearsal import fake_reward as spread
 from medvlm.preflight.rehearsal.ready import saved
 from medvlm.preflight.rehearsal.shrink import small_encoder, small_part
 from medvlm.preflight.rehearsal.small_data import Made, small_data
+from medvlm.recipe.graph import serves
 from medvlm.recipe.known import described, known
 from medvlm.recipe.load import LoadedRecipe, load
-from medvlm.recipe.rules import serves
 from medvlm.recipe.schema import Recipe
 from medvlm.train import checkpoint
 

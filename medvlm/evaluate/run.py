@@ -76,13 +76,7 @@ def evaluate(
     settings = {
         "dataset": dataset,
         "split": split,
-        "shards": {
-            "fingerprint": shards.fingerprint,
-            "splits": _splits(places),
-            "train_splits": _splits(fitted_on.places),
-            "samples": len(places),
-            "limit": limit,
-        },
+        "shards": _describe_shards(shards, places, fitted_on.places, limit),
         "protocols": [config.model_dump(mode="json") for config in known if config.kind in records],
         "baselines": names,
         "rewards": composer.to_json() if composer else None,
@@ -94,6 +88,16 @@ def evaluate(
     }
     rows = save(out, settings, records)
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+
+
+def _describe_shards(shards: Shards, places: Sequence[Place], fitted_on: Sequence[Place], limit: int) -> dict[str, Any]:
+    return {
+        "fingerprint": shards.fingerprint,
+        "splits": _splits(places),
+        "train_splits": _splits(fitted_on),
+        "samples": len(places),
+        "limit": limit,
+    }
 
 
 class _Once:

@@ -21,8 +21,8 @@ from medvlm.data.source import SourceView, splits_of
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.preflight.labelled import make_labelled
+from medvlm.recipe.graph import kinds_of_media
 from medvlm.recipe.load import LoadedRecipe
-from medvlm.recipe.rules import kinds_of_media
 from medvlm.recipe.sources import form_of, packed_at, salted
 
 COUNT = 64

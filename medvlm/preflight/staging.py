@@ -21,7 +21,7 @@ from medvlm.models.parts import matches, set_trained
 from medvlm.preflight import adapters
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.samples import Look
-from medvlm.recipe.rules import outside_origins, starts_from
+from medvlm.recipe.graph import outside_origins, starts_from
 from medvlm.recipe.schema import Recipe
 from medvlm.stages._base import Setup
 from medvlm.train.optim import make_optimizers

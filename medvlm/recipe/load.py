@@ -18,7 +18,8 @@ from medvlm.core.problems import Problem, refusal
 from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.secrets import SECRET
-from medvlm.recipe.rules import outside_origins, problems
+from medvlm.recipe.graph import outside_origins
+from medvlm.recipe.rules import problems
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.summary import summary
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.recipe.rules import outside_origins, serves, starts_from
+from medvlm.recipe.graph import outside_origins, serves, starts_from
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.shapes import facts_of, image_tokens, width_of
 from medvlm.recipe.targets import resolve

@@ -1,0 +1,71 @@
+"""What refers to what in a recipe: media to encoders, stages to compositions, sources and starting weights."""
+
+from __future__ import annotations
+
+from medvlm.core.card import Card
+from medvlm.core.composition import Composition, composition_of_stage, name_of
+from medvlm.core.errors import RecipeError
+from medvlm.recipe.origins import Origin, name_outside
+from medvlm.recipe.schema import Recipe
+
+
+def serves(recipe: Recipe) -> dict[str, tuple[str, ...] | None]:
+    """Encoder -> the kinds of media it encodes, None for any kind."""
+    found = [composition.serves(recipe.model) for composition in compositions(recipe)]
+    return {name: media for served in found for name, media in served.items()}
+
+
+def kinds_of_media(recipe: Recipe) -> set[str] | None:
+    """The kinds of media that some encoder takes; None where any kind is taken."""
+    served = list(serves(recipe).values())
+    if any(media is None for media in served):
+        return None
+    return {kind for media in served if media is not None for kind in media}
+
+
+def composition_at(recipe: Recipe, i: int) -> Composition | None:
+    """Of stage i; None where no composition fits, which `_compositions` reports."""
+    try:
+        return composition_of_stage(recipe.model, recipe.stages[i])
+    except RecipeError:
+        return None
+
+
+def compositions(recipe: Recipe) -> list[Composition]:
+    """Those of the stages, each once."""
+    found = (composition_at(recipe, i) for i in range(len(recipe.stages)))
+    return list({name_of(composition): composition for composition in found if composition is not None}.values())
+
+
+def used_sources(recipe: Recipe) -> set[str]:
+    mixed = {source for stage in recipe.stages for source in stage.mix}
+    return mixed | {source for source, _ in recipe.evaluate.pairs()}
+
+
+def starts_from(recipe: Recipe, i: int) -> tuple[int, ...]:
+    """Positions of the stages that stage i takes weights from; unknown names are left out."""
+    names = [stage.name for stage in recipe.stages[:i]]
+    given = recipe.stages[i].from_
+    if not given:
+        return (i - 1,) if i else ()
+    wanted = {given} if isinstance(given, str) else set(given.values())
+    return tuple(names.index(name) for name in sorted(wanted) if name in names)
+
+
+def outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
+    """Module ("" = all others) -> what stage i starts from outside of its run."""
+    names = [stage.name for stage in recipe.stages[:i]]
+    given = recipe.stages[i].from_
+    named = {"": given} if isinstance(given, str) else given
+    outside = {module: text for module, text in named.items() if text and text not in names}
+    found = {module: name_outside(text, module) for module, text in outside.items()}
+    return {module: origin for module, origin in found.items() if origin is not None}
+
+
+def list_splits(card: Card) -> tuple[str, ...]:
+    """The splits that a card deals samples to; for a column of the archive only the archive knows."""
+    if card.splits.folds:
+        return ("train", "test")
+    if card.splits.by == "column":
+        return ("train", "val", "test")
+    return tuple(split for split, ratio in card.splits.ratios.items() if ratio > 0)

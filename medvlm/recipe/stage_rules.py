@@ -1,0 +1,160 @@
+"""What must fit together in one stage of a recipe. Each rule yields problems at their paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from medvlm.core.card import Card
+from medvlm.core.document import KeyPath
+from medvlm.core.errors import did_you_mean
+from medvlm.core.problems import Problem
+from medvlm.recipe.graph import composition_at, list_splits, outside_origins, starts_from
+from medvlm.recipe.origins import name_outside
+from medvlm.recipe.schema import Recipe
+
+
+def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    stage, path = recipe.stages[i], ("stages", i)
+    for source in stage.mix:
+        if source not in recipe.data:
+            yield Problem((*path, "mix", source), describe_absent("source", source, recipe.data, "data"))
+            continue
+        splits = list_splits(cards[source])
+        if "train" not in splits:
+            yield Problem((*path, "mix", source), f"its card deals no samples to 'train' (it has {list_names(splits)})")
+        if stage.validate_ is not None and "val" not in splits:
+            yield Problem(
+                (*path, "validate"),
+                f"{source} has no samples to validate on (its card has {list_names(splits)}); remove `validate`, or"
+                " change its splits",
+            )
+    composition = composition_at(recipe, i)
+    may_reduce = composition is None or composition.TAKES_ANY_SIZE
+    if stage.reduces_images() and not may_reduce:
+        yield Problem(
+            (*path, "overlong"),
+            "the encoders of this model take images of one size, so none can be reduced; use drop or error",
+        )
+    for what, named in (("epochs", stage.sampling.epochs), ("balance", stage.sampling.balance)):
+        for source in named:
+            if source not in stage.mix:
+                yield Problem(
+                    (*path, "sampling", what, source), describe_absent("source", source, stage.mix, "this stage's mix")
+                )
+    if stage.accumulate != "auto" and stage.batch % stage.accumulate:
+        yield Problem((*path, "accumulate"), f"batch {stage.batch} is not divisible by accumulate {stage.accumulate}")
+    if stage.keep == "best" and stage.validate_ is None:
+        yield Problem(
+            (*path, "keep"),
+            "`best` is chosen by validation, and there is none; add validate: {every: ...}, or keep: last",
+        )
+    own = {source: cards[source] for source in stage.mix if source in cards}
+    yield from (replace(each, path=(*path, *each.path)) for each in stage.check(recipe.model, own))
+    yield from _origin(recipe, i)
+    for j, pattern in enumerate(stage.trains):
+        yield from _pattern(recipe, i, pattern, (*path, "trains", j))
+    for pattern in stage.optim.lr_of:
+        yield from _pattern(recipe, i, pattern, (*path, "optim", "lr_of", pattern))
+    yield from _lora(recipe, i)
+    yield from _spread(recipe, i)
+
+
+def _origin(recipe: Recipe, i: int) -> Iterator[Problem]:
+    stage, earlier = recipe.stages[i], [s.name for s in recipe.stages[:i]]
+    given = {"": stage.from_} if isinstance(stage.from_, str) else stage.from_
+    for module, name in given.items():
+        path: KeyPath = ("stages", i, "from", *([module] if module else []))
+        if module:
+            yield from _pattern(recipe, i, module, path)
+        is_later = name not in earlier and name in [s.name for s in recipe.stages]
+        if name and name not in earlier and (is_later or name_outside(name) is None):
+            why = "this stage itself or a later one" if is_later else f"no stage{did_you_mean(name, earlier)}"
+            yield Problem(
+                path,
+                f"{name!r} is {why}; expected an earlier stage (there is {list_names(earlier) or 'none'}), a stage of"
+                " another run (RUN_FOLDER:STAGE), a folder of safetensors (./FOLDER), a hub id (OWNER/NAME), or no"
+                " `from` to start from the model",
+            )
+
+
+def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Problem]:
+    """What a name in `trains` or `lr_of` can mean; that it matches parameters is seen when the model is built."""
+    stage, composition = recipe.stages[i], composition_at(recipe, i)
+    first, *rest = pattern.split(".")
+    if "*" in first or composition is None:
+        return
+    parts, encoders = composition.PARTS, tuple(composition.serves(recipe.model))
+    if first not in parts:
+        yield Problem(
+            path,
+            f"{first!r} is no part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
+        )
+    elif first == "decoders" and rest and not any(fnmatchcase(name, rest[0]) for name in recipe.model.decoders):
+        yield Problem(path, describe_absent("decoder", rest[0], recipe.model.decoders, "model.decoders"))
+    elif first in ("encoders", "connectors") and rest and not any(fnmatchcase(name, rest[0]) for name in encoders):
+        yield Problem(path, describe_absent("encoder", rest[0], encoders, "model.encoders"))
+
+
+def _lora(recipe: Recipe, i: int) -> Iterator[Problem]:
+    stage = recipe.stages[i]
+    trains_lora = any(pattern.split(".")[0] == "lora" for pattern in stage.trains)
+    if stage.lora is not None and not trains_lora:
+        yield Problem(
+            ("stages", i, "lora"),
+            f"adapters are asked for, but `trains` ({list_names(stage.trains)}) has no lora; add it, or remove `lora`",
+        )
+    if trains_lora and stage.lora is None and not _has_adapters(recipe, i):
+        yield Problem(
+            ("stages", i, "trains"),
+            "has lora, but neither this stage nor one before it says which; add lora: {rank: 16}",
+        )
+
+
+def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
+    """What an engine cannot do with a stage."""
+    stage, engine = recipe.stages[i], recipe.engine.kind
+    path: KeyPath = ("stages", i, "optim", "kind")
+    optimizers = stage.optimizers()
+    kinds = {optim.kind for optim in optimizers.values()}
+    if engine.startswith("zero") and len(optimizers) > 1:
+        others = [name for name in optimizers if name]
+        yield Problem(
+            ("stages", i, "kind"),
+            f"a {stage.kind} stage has optimizers of its own ({list_names(others)}), and {engine} gives all parameters"
+            " to one; use engine.kind: ddp or fsdp2",
+        )
+    if engine.startswith("zero") and "muon" in kinds:
+        yield Problem(
+            path,
+            f"muon needs whole matrices, and {engine} gives the optimizer runs of a flat tensor; use adamw, or"
+            " engine.kind: fsdp2",
+        )
+    if (engine == "fsdp2" or engine.startswith("zero")) and "adamw8bit" in kinds:
+        yield Problem(
+            path, f"adamw8bit cannot step what {engine} shards; use adamw (sharded over the ranks, it is small already)"
+        )
+    if (engine == "fsdp2" or engine.startswith("zero")) and stage.accumulate == "auto":
+        why = (
+            f"with {engine}, ranks wait for each other within a pass, so that one which runs out of memory would leave"
+            " the others waiting"
+        )
+        yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
+
+
+def _has_adapters(recipe: Recipe, i: int) -> bool:
+    """Whether a stage that this one starts from has put adapters in, or may have: another run may be elsewhere."""
+    if any(recipe.stages[j].lora is not None or _has_adapters(recipe, j) for j in starts_from(recipe, i)):
+        return True
+    return any(origin.find_problem() or origin.find_adapters() for origin in outside_origins(recipe, i).values())
+
+
+def describe_absent(what: str, name: str, accepted: Iterable[str], where: str) -> str:
+    accepted = list(accepted)
+    return f"there is no {what} {name!r}{did_you_mean(name, accepted)} ({where} has {list_names(accepted) or 'none'})"
+
+
+def list_names(names: Any) -> str:
+    return ", ".join(sorted(names))
