@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from medvlm.core import config
 
 # Nothing is fetched while tests run; set before any test imports a hub client.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,3 +25,12 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data sets: {folder} is not there, set MEDVLM_DATA=DIR")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_other_tests_are_forgotten() -> Iterator[None]:
+    """Plug-ins are permitted for a whole process: what one test permits must not pass in another."""
+    before = set(config._PERMITTED)
+    yield
+    config._PERMITTED.clear()
+    config._PERMITTED.update(before)

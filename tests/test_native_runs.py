@@ -131,7 +131,7 @@ def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> No
             {"model": {"pretrained": "a/b", "views": {"flim": {"max_slices": 3}}}},
             "media of kind 'flim', did you mean 'film'",
         ),
-        ({"export": {"target": "custom"}}, "family's own class"),
+        ({"export": {"target": "custom"}}, "has no folder of medvlm's own; export it as stock"),
     ]
     for change, message in changes:
         path = written(tmp_path, {**recipe(Path("a/b")), **change}, CARD)

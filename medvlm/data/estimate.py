@@ -13,6 +13,7 @@ import torch
 from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess
 from medvlm.core.decoder_config import DecoderConfig
+from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Medium, Sample
 from medvlm.data.dialogue import Turn
 from medvlm.data.processor import Processor
@@ -34,13 +35,15 @@ class NoFiles(dict[str, bytes]):
 
 @dataclass(frozen=True)
 class BlankTransform:
-    """A preprocessing that returns meta tensors of the right shape."""
+    """A preprocessing that returns meta tensors of the right shape, and where a film of known size lies on them."""
 
     preprocess: Preprocess
 
-    def __call__(self, stored: Any, member: str, medium: Medium) -> tuple[torch.Tensor, None]:
+    def __call__(self, stored: Any, member: str, medium: Medium) -> tuple[torch.Tensor, Canvas | None]:
         shape = self.preprocess.shape if self.preprocess.tiles else (self.preprocess.channels, *self.preprocess.size)
-        return torch.empty(shape, device="meta"), None
+        is_film = len(medium.size) == len(self.preprocess.size) == 2
+        canvas = resize((medium.size[0], medium.size[1]), self.preprocess.size) if is_film else None
+        return torch.empty(shape, device="meta"), canvas
 
 
 def blank_labels(decoder: DecoderConfig, size: tuple[int, ...]) -> np.ndarray:

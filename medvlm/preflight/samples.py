@@ -147,12 +147,16 @@ def _labelled(kind: str, model: Any) -> list[Question]:
 
 
 def _questions(kind: str, words: dict[str, str]) -> Iterator[Question]:
-    """Of the tasks that allow it without an image's size; free text as long as it usually is."""
+    """Of every task that is answered in text; free text, and what is written in coordinates, as long as it usually
+    is."""
+    media = (Medium(kind, "0.png", ()),)
     for name in list_text_tasks():
         task = find_task(name)
-        made = task.example and task.example(np.random.default_rng(0), (Medium(kind, "0.png", ()),), words["report"])
-        if made:
-            truth = made[1]
-            if task.FREE_TEXT:
-                truth = replace(truth, answer=max(truth.answer, words["answer"], key=len))
+        made = task.example and task.example(np.random.default_rng(0), media, words["report"])
+        truth = made[1] if made else None
+        if truth and task.FREE_TEXT:
+            truth = replace(truth, answer=max(truth.answer, words["answer"], key=len))
+        if not truth and task.NEEDS_CANVAS:
+            truth = task.Truth(answer=words["question"])  # nothing to place, since the image has no size
+        if truth:
             yield Question(words["question"], truth, name)

@@ -91,6 +91,8 @@ def has_coordinates(truth: Truth) -> bool:
 
 
 def place(truth: Truth, canvas: Canvas | None, writing: Writing) -> Truth:
+    if canvas is None and SLOT not in truth.answer:
+        return truth
     if canvas is None:
         raise DataError(
             "its boxes lie on stored slices, and the model is shown another plane (model.views) or none; use plane:"

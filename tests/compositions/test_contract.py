@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from medvlm.commands import export as exporting
 from medvlm.compositions._composed import refuse_to_train
@@ -28,6 +29,7 @@ from medvlm.preflight.rehearsal.ready import saved
 from medvlm.preflight.staging import stage_on_meta
 from medvlm.recipe.load import load, load_run
 from medvlm.recipe.sources import open_sources
+from tests import labelled_run
 from tests.export.conftest import unproven
 from tests.stages.batches import first
 from tests.tiny_run import CARD, INSTRUCT, PAIR, recipe, staged, trained, written
@@ -44,6 +46,13 @@ class Example:
     recipe: Callable[[Path], dict[str, Any]]
     target: str
     outputs: set[str]
+
+
+def decoding(folder: Path) -> dict[str, Any]:
+    labelled_run.write_archive(folder / "archive")
+    (folder / "squares.yaml").write_text(yaml.safe_dump(labelled_run.CARD))
+    films = {"card": "squares.yaml", "root": str(folder / "archive")}
+    return labelled_run.recipe(data={"films": films}, stages=[{**labelled_run.FIT, **SHORT}])
 
 
 def answering(folder: Path) -> dict[str, Any]:
@@ -65,6 +74,7 @@ EXAMPLES = {
     "vlm": Example(answering, "custom", {"logits_LV"}),
     "dual": Example(embedding, "custom", {"media_NP", "texts_NP", "log_scale", "bias"}),
     "native": Example(ready, "stock", {"logits_LV"}),
+    "encoder": Example(decoding, "custom", {"decoders.square", "decoders.side", "decoders.traits"}),
 }
 
 
@@ -103,6 +113,9 @@ def say(model: Opened, held: list[tuple[Any, Any]]) -> list[Any]:
     """Whatever the model can be asked about these samples."""
     if "answer" in model.can:
         return model.answer([Ask(s, files, question) for s, files in held for question in s.questions[:3]])
+    if "decode" in model.can:
+        decoding: Any = model
+        return decoding.decode([Ask(s, files, question) for s, files in held for question in s.questions])
     return [model.embed_media(held), model.embed_texts([s.report for s, _ in held])]
 
 
