@@ -4,7 +4,7 @@ it fits."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -41,9 +41,9 @@ class Module:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """micro: samples of a micro-batch. tokens: mean of a sample. rows: [rows, tokens] of the longest micro-batch.
-    memory: engine -> GiB by part of the longest micro-batch. seconds: of a step; None without a GPU. fits: None without
-    a GPU. checkpoint: bytes of one."""
+    """micro: samples of a micro-batch. checkpoint: bytes of one. tokens: mean of a sample; longest: most of a sample.
+    memory: engine -> GiB by part of the longest micro-batch. seconds: of a step. flops, memory, fits and seconds are
+    empty where the stage was not run on the meta device; fits and seconds also without a GPU."""
 
     name: str
     kind: str
@@ -52,13 +52,13 @@ class StagePlan:
     micro: int
     modules: tuple[Module, ...]
     adapters: int
-    tokens: float
-    longest: int
-    flops: float
-    memory: Mapping[str, Mapping[str, float]]
     checkpoint: int
     checkpoints: int
-    chosen: str
+    tokens: float = 0.0
+    longest: int = 0
+    flops: float = 0.0
+    memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    chosen: str = ""
     fits: bool | None = None
     remedy: str = ""
     seconds: float | None = None
@@ -88,7 +88,7 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     with TemporaryDirectory() as folder:
         draft = make_draft(given, looks, Path(folder))
         recipe = draft.recipe
-        stages = tuple(_stage(draft, i, looks, machines, mfu) for i in range(len(recipe.stages)))
+        stages = tuple(_plan_stage(draft, i, looks, machines, mfu) for i in range(len(recipe.stages)))
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
     if not draft.knows_words:
         missing.append(
@@ -105,122 +105,109 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     )  # fmt: skip
 
 
-def _stage(
-    draft: Draft,
-    i: int,
-    looks: Mapping[str, Look],
-    machines: Machines | None,
-    mfu: float,
-) -> StagePlan:
-    recipe, world = draft.recipe, machines.world if machines else 1
-    config = recipe.stages[i]
+def _plan_stage(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machines | None, mfu: float) -> StagePlan:
+    recipe, config = draft.recipe, draft.recipe.stages[i]
+    world = machines.world if machines else 1
     stage = stage_on_meta(draft, i, world)
     extra = stage.extra_models()
     optimizers_of(stage, config)  # `lr_of` finds what it names
-    modules, adapters = _modules(stage.model), sum(1 for n, _ in stage.model.named_modules() if n.endswith("lora_A"))
     items, notes = items_of(stage, config, looks)
-    accumulate = config.micro_batches
-    micro = max(1, config.batch // (world * accumulate))
+    found = replace(_describe(stage, recipe, world), notes=tuple(notes))
     if not items:
-        notes = [
-            "none of the samples that were looked at can be used:"
-            f" {'; '.join(notes) or 'they have no question of its tasks'}"
-        ]
-        return _unmeasured(config, modules, adapters, micro, recipe, notes)
-    drawn = longest(stage, config, items, micro, recipe.seed)
-    precision = recipe.engine.precision
-    weights_in(stage.model, precision)
+        why = "; ".join(notes) or "they have no question of its tasks"
+        return replace(found, notes=(f"none of the samples that were looked at can be used: {why}",))
+    drawn = longest(stage, config, items, found.micro, recipe.seed)
+    weights_in(stage.model, recipe.engine.precision)
     try:
         step = simulate(
             stage.model,
             lambda m: sum_of_losses(stage.loss(m, stage.heaviest(drawn), 0)),
             lambda: optimizers_of(stage, config),
             group_of,
-            precision,
+            recipe.engine.precision,
             config.optim.kind == "adamw8bit",
         )
     except (NotImplementedError, RuntimeError, TypeError, IndexError, ValueError) as reason:
         first = str(reason).splitlines()[0][:160] if str(reason) else ""
-        return _unmeasured(
-            config,
-            modules,
-            adapters,
-            micro,
-            recipe,
-            [
-                "memory and time not checked: the stage cannot be run on tensors without data"
-                f" ({type(reason).__name__}: {first})"
-            ],
-        )
+        why = f"the stage cannot be run on tensors without data ({type(reason).__name__}: {first})"
+        return replace(found, notes=(f"memory and time not checked: {why}",))
+    tokens = [stage.count_tokens(item) for source in items.values() for item in source]
+    found = replace(found, tokens=mean(tokens), longest=max(tokens))
     weights = bytes_of.weights_of(stage.model, extra.values())
-    engine = _engine(recipe, machines)
-    chosen = bytes_of.memory(
-        step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload
-    )
-    options = [
-        bytes_of.memory(step, weights, kind, precision, world, again)
-        for kind in _engines(engine, world)
-        for again in (None, every_stack)
-    ]
-    options = [chosen, *(m for m in options if _named(m) != _named(chosen))]
-    fits = chosen.total <= machines.usable if machines else None
-    change = None
-    if machines and not fits:
-        change = bytes_of.cheapest(
-            step, weights, engine, precision, world, machines.usable, micro, accumulate, config.name
-        )
-    flops = step.flops + sum(
-        layer[2] * layer[3]  # type: ignore[misc]
-        for name, layer in step.layers.items()
-        if chosen.recompute and _recomputed(recipe)(name)  # type: ignore[misc]
-    )
-    rate = machines and (machines.gpu.fp32 if precision == "32-true" else machines.gpu.bf16) * 1e12 * mfu
-    every = [x for source in items.values() for x in source]
-    optimiser = step.held.get("optimiser", 0.0)
+    return _with_memory(_with_time(found, step, recipe, machines, mfu, config), step, weights, recipe, machines, config)
+
+
+def _describe(stage: Any, recipe: Recipe, world: int) -> StagePlan:
+    """What is known before anything is computed."""
+    config, modules = stage.config, _modules(stage.model)
+    size = 4 if recipe.engine.precision != "bf16-true" else 2
     return StagePlan(
         name=config.name,
         kind=config.kind,
         steps=config.steps,
         batch=config.batch,
-        micro=micro,
+        micro=max(1, config.batch // (world * config.micro_batches)),
         modules=modules,
-        adapters=adapters,
-        tokens=mean(map(stage.count_tokens, every)),
-        longest=max(map(stage.count_tokens, every)),
-        flops=flops * accumulate * world,
+        adapters=sum(1 for name, _ in stage.model.named_modules() if name.endswith("lora_A")),
+        checkpoint=sum(m.trained + m.frozen for m in modules) * size,
+        checkpoints=2,
+    )
+
+
+def _with_memory(
+    found: StagePlan,
+    step: Step,
+    weights: bytes_of.Weights,
+    recipe: Recipe,
+    machines: Machines | None,
+    config: StageConfig,
+) -> StagePlan:
+    """With what a GPU holds under each engine, and what would make it fit."""
+    precision, world, engine = recipe.engine.precision, machines.world if machines else 1, _engine(recipe, machines)
+    chosen = bytes_of.memory(
+        step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload
+    )
+    others = [
+        bytes_of.memory(step, weights, kind, precision, world, again)
+        for kind in _engines(engine, world)
+        for again in (None, every_stack)
+    ]
+    options = [chosen, *(m for m in others if _named(m) != _named(chosen))]
+    fits = chosen.total <= machines.usable if machines else None
+    change = None
+    if machines and not fits:
+        accumulate, usable = config.micro_batches, machines.usable
+        change = bytes_of.cheapest(
+            step, weights, engine, precision, world, usable, found.micro, accumulate, config.name
+        )
+    optimizer = step.held.get("optimiser", 0.0)
+    return replace(
+        found,
         memory={_named(m): bytes_of.rounded(m, GIB) for m in options},
         chosen=_named(chosen),
         fits=fits,
         remedy=_remedy(change, step, config, fits),
-        seconds=flops * accumulate / rate if rate else None,
-        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.beside + optimiser),
+        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.beside + optimizer),
         checkpoints=3 if config.keep == "best" else 2,
-        notes=tuple(notes),
     )
 
 
-def _unmeasured(
-    config: StageConfig, modules: tuple[Module, ...], adapters: int, micro: int, recipe: Recipe, notes: list[str]
+def _with_time(
+    found: StagePlan, step: Step, recipe: Recipe, machines: Machines | None, mfu: float, config: StageConfig
 ) -> StagePlan:
-    size = 4 if recipe.engine.precision != "bf16-true" else 2
-    weights = sum(m.trained + m.frozen for m in modules) * size
-    return StagePlan(
-        config.name,
-        config.kind,
-        config.steps,
-        config.batch,
-        micro,
-        modules,
-        adapters,
-        0.0,
-        0,
-        0.0,
-        {},
-        weights,
-        2,
-        "",
-        notes=tuple(notes),
-    )
+    """With the operations of a step; layers that are recomputed run forward twice."""
+    is_recomputed = _recomputed(recipe)
+    again = [
+        forward_flops * depth
+        for name, (_, _, forward_flops, depth) in step.layers.items()
+        if is_recomputed is not None and is_recomputed(name)
+    ]
+    flops, accumulate = step.flops + sum(again), config.micro_batches
+    found = replace(found, flops=flops * accumulate * (machines.world if machines else 1))
+    if machines is None:
+        return found
+    peak = machines.gpu.fp32 if recipe.engine.precision == "32-true" else machines.gpu.bf16
+    return replace(found, seconds=flops * accumulate / (peak * 1e12 * mfu))
 
 
 def _modules(model: nn.Module) -> tuple[Module, ...]:
