@@ -1,0 +1,50 @@
+"""Two processes that train decoders compute what one computes, with labels that each of them lacks unevenly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.labelled_run import recipe, write_run
+from tests.stages.two_heads import MICRO_BATCHES
+from tests.tiny_run import ROOT, environment, staged
+from tests.train.two_ranks import first_step
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("heads")
+    write_run(made, recipe())
+    return made
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> list[dict[int, dict[str, Any]]]:
+    """What the two ranks left. The archive is packed by one process before."""
+    staged(folder / "recipe.yaml", folder / "runs", "fit")
+    script = str(ROOT / "tests" / "stages" / "two_heads.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    ended = subprocess.run([*command, str(folder)], env=environment(), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("count", MICRO_BATCHES)
+def test_losses_and_gradients_of_a_step_are_those_of_one_process(
+    count: int, folder: Path, two: list[dict[int, dict[str, Any]]]
+) -> None:
+    one = first_step(folder / "recipe.yaml", folder / "runs", "fit")
+    first, second = (rank[count] for rank in two)
+    assert one["keys"] == first["keys"] + second["keys"]
+    assert {name.partition("/")[0] for name in one["terms"]} >= {"square", "side", "traits"}
+    for rank in (first, second):
+        assert rank["terms"] == pytest.approx(one["terms"], rel=1e-6)
+        assert rank["gradients"].keys() == one["gradients"].keys()
+        for name, gradient in one["gradients"].items():
+            atol = 1e-5 * max(1.0, float(gradient.abs().max()))
+            torch.testing.assert_close(rank["gradients"][name], gradient, rtol=1e-5, atol=atol)
