@@ -31,7 +31,7 @@ from tests.tiny_run import LANGUAGE, TOWER, environment, recipe, trace, written
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-STAGES = ("pair", "instruct", "reason", "same")
+STAGES = ("pair", "instruct", "reason", "outline", "same")
 PARTS = {
     "reader": "bars",
     "task": "angle",
@@ -40,6 +40,8 @@ PARTS = {
     "encoder": "edges",
     "connector": "gated",
     "objective": "margin",
+    "decoder": "tiles",
+    "loss of decoders": "tversky",
     "composition": "siamese",
     "stage": "byol",
     "protocol": "neighbours",
@@ -141,6 +143,7 @@ def test_it_is_evaluated_by_its_own_measures_reward_and_protocol(lab: Path, whol
     rows = {(row["task"], row["metric"]): row for row in json.loads(whole.results.read_text())}
     assert {"blind", "shuffled", "majority"} == rows["angle", "median_error"]["baselines"].keys()
     assert rows["neighbours", "agrees"]["baselines"].keys() == {"anyone"}
+    assert rows["mask", "dice"]["baselines"].keys() == {"shuffled", "majority"}
     assert ("reward", "mylab.close") in rows and ("retrieval", "image_to_text_top1") in rows
     assert "median_error" in said
     records = whole.results.with_name("mylab.neighbours.jsonl").read_text().splitlines()
@@ -231,6 +234,7 @@ UNLISTED: dict[str, dict[str, Any]] = {
     "connector": encoder({"connector": {"kind": "elsewhere.part"}}),
     "language model": {"model": {**recipe()["model"], "language": {"kind": "elsewhere.part"}}},
     "composition": {"model": {**recipe()["model"], "composition": {"kind": "elsewhere.part"}}},
+    "decoder": {"model": {**recipe()["model"], "decoders": {"side": {"kind": "elsewhere.part", "classes": ["left"]}}}},
     "text tower": stage(0, {"text": {"kind": "elsewhere.part"}}),
     "objective": stage(0, {"loss": {"kind": "elsewhere.part"}}),
     "task": stage(1, {"tasks": ["elsewhere.part"]}),
