@@ -80,8 +80,8 @@ class Deferred:
 
 class Reader(Protocol):
     """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is left;
-    and `list_answered(config) -> dict[str, Offer]`, what it asks decoders by template (core/decoder_config.py), so that
-    a recipe is checked against it."""
+    and `list_answered(config) -> dict[str, Offer] | None`, what it asks decoders by template (core/decoder_config.py;
+    None where only the archive knows), so that a recipe is checked against it."""
 
     Config: type[Config]
 

@@ -183,3 +183,11 @@ def test_what_no_decoder_answers_is_not_evaluated(packed: Path) -> None:
     content["data"] = {**content["data"], "other": {"card": "bare.yaml", "root": "archive"}}
     (packed / "bare.yaml").write_text(yaml.safe_dump(bare))
     refuse(packed, message, **content)
+
+
+def test_a_template_that_a_column_says_may_be_that_of_any_decoder(packed: Path) -> None:
+    side, look = CARD["reader"]["questions"]
+    card = {**CARD, "reader": {**CARD["reader"], "questions": [{**side, "template": "{which}"}, look]}}
+    load(write_run(packed, recipe(), card))
+    text = {**CARD, "reader": {**CARD["reader"], "questions": [{**side, "task": "open", "template": "{which}"}, look]}}
+    refuse(packed, r"losses\.side: no source of `mix` asks 'side'", text)

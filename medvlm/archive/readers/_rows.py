@@ -153,13 +153,18 @@ def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
     return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False)
 
 
-def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer]:
-    """What decoders are asked. A template that a column says is known to the archive alone, and left out."""
-    found = {}
+def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer] | None:
+    """What decoders are asked; None where a column says the template of such a question."""
+    found: dict[str, Offer] = {}
     for each in asked:
+        is_of_text = isinstance(each.task, str) or find_task(each.task.kind).ANSWERED_BY == "text"
+        if is_of_text and not each.labels:
+            continue
+        if columns_in(each.template):
+            return None
         if each.labels:
             found[each.template] = Offer("labels", tuple(each.labels.columns))
-        elif not isinstance(each.task, str) and find_task(each.task.kind).ANSWERED_BY != "text":
+        else:
             found[each.template] = Offer(each.task.kind, tuple(each.task.classes))
     return found
 

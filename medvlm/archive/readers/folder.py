@@ -100,9 +100,9 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
         yield Deferred(path, sample, where) if config.masks or finds_tiles(config) else sample()
 
 
-def list_answered(config: Config) -> dict[str, Offer]:
+def list_answered(config: Config) -> dict[str, Offer] | None:
     found = list_offers(config.questions)
-    if config.mask:
+    if found is not None and config.mask:
         classes = config.mask.classes or tuple(dict.fromkeys(each.of for each in config.masks))
         found[config.mask.template] = Offer("mask", classes)
     return found

@@ -120,9 +120,10 @@ def _read_sample(
     return replace(raw, sample=replace(raw.sample, questions=(*raw.sample.questions, *asked))), unasked
 
 
-def list_answered(config: Config) -> dict[str, Offer]:
+def list_answered(config: Config) -> dict[str, Offer] | None:
     mask = {config.mask.template: Offer("mask", tuple(config.mask.values))} if config.mask else {}
-    return {**list_offers(config.questions), **mask}
+    offers = list_offers(config.questions)
+    return None if offers is None else {**offers, **mask}
 
 
 def count(config: Config, root: Path | None) -> int:
