@@ -34,7 +34,9 @@ class Composer:
         return any(self.judges(name, truth) for name in self.weights)
 
     def judges(self, name: str, truth: Truth) -> bool:
-        """Whether one of the rewards can."""
+        """Whether one of the rewards can: they are paid for texts, not for what a decoder gives."""
+        if find_task(truth.task).ANSWERED_BY != "text":
+            return False
         return bool(self._judges[name].applies(truth, self.configs[name]))
 
     def list_judged_tasks(self) -> tuple[str, ...]:
@@ -43,8 +45,7 @@ class Composer:
         return tuple(
             kind
             for kind in (*list_tasks(), *own)
-            if find_task(kind).ANSWERED_BY == "text"
-            and any(self.applies(truth) for _, truth, _ in find_task(kind).EXAMPLES)
+            if any(self.applies(truth) for _, truth, _ in find_task(kind).EXAMPLES)
         )
 
     def score(self, completion: str, truth: Truth) -> tuple[float, dict[str, float]]:

@@ -35,6 +35,13 @@ def test_a_truth_that_no_reward_can_judge_is_an_error_that_names_the_task() -> N
         composer.score("Normal chest.", report)
 
 
+def test_nothing_is_paid_for_what_a_decoder_gives() -> None:
+    """`fake_reward` judges every text; scores of classes are none."""
+    config.permit(["medvlm"])
+    truth = make_truth("labels", classes=("left", "right"), labels=(True, False))
+    assert not Composer({"medvlm.preflight.rehearsal.fake_reward": 1}).applies(truth)
+
+
 def test_an_unknown_reward_names_the_nearest() -> None:
     with pytest.raises(
         RecipeError,
