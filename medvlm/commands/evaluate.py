@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.compositions._open import open_run
+from medvlm.compositions._opened import find
 from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.protocols import find_protocol, read_protocols
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.recipe.load import load_run
@@ -37,6 +39,10 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
     models = open_run(recipe, run_folder, stage, device, recipe.evaluate.max_new_tokens)
     settings, rows = recipe.evaluate, []
+    for config in read_protocols(settings.protocols) if settings.protocols else ():
+        need = find_protocol(config).NEEDS
+        if find(models, need) is None:
+            print(f"evaluate: {config.kind} is left out: the model cannot {need}")
     for name, split in asked:
         source = sources[name]
         rows += evaluate_split(

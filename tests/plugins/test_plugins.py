@@ -170,7 +170,8 @@ def test_it_is_exported_with_a_proof(lab: Path, whole: RunFolder) -> None:
 def test_its_parts_are_in_an_export_that_medvlm_loads(lab: Path, whole: RunFolder) -> None:
     assert "parity proven" in call("export", "runs/whole:reason", "--to", "custom", "--target", "custom")
     assert json.loads((lab / "custom" / "model.json").read_text())["plugins"] == ["mylab"]
-    call("evaluate", "custom", "--on", "bars:test")
+    said = call("evaluate", "custom", "--on", "bars:test")
+    assert "mylab.neighbours is left out: the model cannot compare" in said
     rows = json.loads((lab / "custom" / "evaluate" / "results.json").read_text())
     assert {row["task"] for row in rows} == {"vqa", "angle", "reward"}
 
