@@ -18,7 +18,7 @@ from medvlm.train import checkpoint, loop
 from medvlm.train.accumulate import accumulate, weigh
 from medvlm.train.optim import make_optimizer
 from medvlm.train.stopping import Preempted
-from medvlm.train.terms import LOSS, report
+from medvlm.train.terms import report
 from tests.tiny_run import staged, trained, weights
 
 CASES = {
@@ -41,7 +41,7 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     found = report(terms, weights, stage.engine)
     return {
         "keys": [item.key for item in prepared], "terms": {**found.losses, **found.terms},
-        "weight": sum(stage.weights(micro)[LOSS] for micro in micros),
+        "weight": sum(sum(stage.weights(micro).values()) for micro in micros),
         "gradients": {n: p.grad.clone() for n, p in stage.model.named_parameters() if p.grad is not None},
     }  # fmt: skip
 
