@@ -7,7 +7,8 @@ Reads the source of a checkout (by default this one) and prints one JSON line:
     files_for       for a new task, stage, composition and decoder: its own file, and every other file that names a
                     kind of that slot. A file names a kind where a string equal to it stands in a comparison, a match,
                     a key of a dictionary, a Literal or a collection, and where it imports the kind's module. Words
-                    that mean other things too count as well, so this is an upper bound. None: there is no such slot
+                    that mean something else in a file do not count (OTHER_MEANING of tests/test_kinds.py).
+                    None: there is no such slot
     top_level       modules beside the folders of the package
     against_order   imports between folders that the order of tests/test_layers.py does not allow, in functions too
     long_functions  functions of more than 60 lines, but for the tables of TABLES
@@ -45,8 +46,10 @@ SLOTS = {"task": "tasks", "stage": "stages", "composition": "compositions", "dec
 BEFORE = {"task": ("choice", "open", "count", "boxes", "report"), "composition": ("vlm", "dual", "native")}
 """Kinds that had no folder of their own once."""
 
-LAYERS = Path(__file__).parent.parent / "tests" / "test_layers.py"
-ORDER: dict[str, set[str]] = runpy.run_path(str(LAYERS))["MAY_IMPORT"]
+TESTS = Path(__file__).parent.parent / "tests"
+OTHER_MEANING: dict[tuple[str, str], str] = runpy.run_path(str(TESTS / "test_kinds.py"))["OTHER_MEANING"]
+"""(file, word) -> what the word means there."""
+ORDER: dict[str, set[str]] = runpy.run_path(str(TESTS / "test_layers.py"))["MAY_IMPORT"]
 """Folder -> those that it may import beside itself: the order that the tests of this checkout enforce."""
 HOMES = {
     "answers": "tasks",
@@ -147,6 +150,9 @@ def files_of(root: Path, slot: str, package: dict[Path, ast.Module], places: Pla
             for kind in kinds
             if name == f"medvlm.{SLOTS[slot]}.{kind}" or name.startswith(f"medvlm.{SLOTS[slot]}.{kind}.")
         }
+        named = {
+            (line, kind) for line, kind in named if (path.relative_to("medvlm").as_posix(), kind) not in OTHER_MEANING
+        }
         if named:
             words = ", ".join(f"{kind} ({line})" for line, kind in sorted(named))
             places.add(f"files for a {slot}", f"{path}: {words}")
@@ -155,7 +161,10 @@ def files_of(root: Path, slot: str, package: dict[Path, ast.Module], places: Pla
 
 def strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, string) where a string decides: compared, matched, a key, in a Literal, in a collection."""
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    # A, B = "a", "b" is two assignments, no collection.
+    unpacked = [n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple)]
+    for node in nodes:
         candidates: list[ast.expr | None] = []
         if isinstance(node, ast.Compare):
             candidates = [node.left, *node.comparators]
@@ -163,7 +172,7 @@ def strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
             candidates = [node.value]
         elif isinstance(node, ast.Dict):
             candidates = [*node.keys]
-        elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+        elif isinstance(node, ast.Tuple | ast.List | ast.Set) and node not in unpacked:
             candidates = [*node.elts]
         elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal"):
             candidates = [node.slice]

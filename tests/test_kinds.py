@@ -18,8 +18,6 @@ archive/readers backbones compositions connectors decoders encoders evaluate/pro
 families objectives/heads objectives/pairs rewards rollouts stages tasks tasks/codecs texts
 """
 
-# Kinds that are about to be files. Each entry goes when its file is there.
-COMING = {}
 OTHER_MEANING = {
     ("archive/audit/receipt.py", "labels"): "key of the receipt",
     ("archive/audit/scan.py", "report"): "a sample's report",
@@ -84,9 +82,6 @@ def kinds() -> dict[str, set[str]]:
         for path in (PACKAGE / slot).glob("*.py"):
             if not path.name.startswith("_"):
                 files.setdefault(path.stem, set()).add(path.relative_to(PACKAGE).as_posix())
-    for slot, names in COMING.items():
-        for name in names.split():
-            files.setdefault(name, set()).add(f"{slot}/{name}.py")
     return files
 
 
@@ -148,8 +143,6 @@ def test_no_file_names_a_kind_that_is_another_file() -> None:
 def test_every_entry_of_the_table_is_needed() -> None:
     found = {(f.file, f.word) for f in findings()}
     assert sorted(OTHER_MEANING.keys() - found) == [], "take them out"
-    coming = [PACKAGE / slot / f"{name}.py" for slot, names in COMING.items() for name in names.split()]
-    assert [path for path in coming if path.is_file()] == [], "take it out of COMING"
 
 
 def test_every_way_to_name_a_kind_is_found() -> None:

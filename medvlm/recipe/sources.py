@@ -16,8 +16,9 @@ from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 from medvlm.data.source import HELD_OUT, HoldOut, SourceView, splits_of
 from medvlm.io.cache import Cache
-from medvlm.io.foreign import ForeignForm, Members
+from medvlm.io.foreign import ForeignForm
 from medvlm.io.forms import OWN, Form
+from medvlm.io.members import Members
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.io.shards import Entry, ShardSet

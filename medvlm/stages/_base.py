@@ -187,8 +187,13 @@ class Base:
     def group_of(self, parameter: str) -> str:
         return group_of(parameter)
 
+    def keep_asked(self, sample: Sample) -> Sample:
+        """The sample with those of its questions that this stage can ask: a crop has to keep what they ask about, and
+        nothing else. By default all of them."""
+        return sample
+
     def _prepare_item(self, item: Item) -> Any:
-        sample, files = item.sample, item.files
+        sample, files = self.keep_asked(item.sample), item.files
         if change := self.setup.augments[item.place.source]:
             rng = draw(self.setup.seed, self.config.name, "augment", item.place.position)
             sample, files = augmented(sample, files, change, rng)

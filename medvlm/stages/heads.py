@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -116,6 +116,10 @@ class Heads(Base):
         outputs = {component("decoders", decoder.kind).OUTPUT for decoder in self.decoders.values()}
         tasks = [kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in outputs]
         return needs(tasks=tasks, media=self.setup.prepare.takes)
+
+    def keep_asked(self, sample: Sample) -> Sample:
+        asked = {decoder.answers or name for name, decoder in self.decoders.items()}
+        return replace(sample, questions=tuple(q for q in sample.questions if q.template in asked))
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Item:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]

@@ -22,7 +22,7 @@ from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 from medvlm.io import images
 from medvlm.io.cache import Cache
-from medvlm.io.foreign import Members
+from medvlm.io.members import Members
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet
 from medvlm.recipe.sources import form_of

@@ -73,6 +73,15 @@ def test_masks_follow_augmentation(packed: Path, make: Make) -> None:
         assert ((item.pixels[0] > 0.1) == (label == 1))[label != MISSING].float().mean() > 0.93
 
 
+def test_a_question_that_no_decoder_answers_does_not_hinder_a_crop(tmp_path: Path) -> None:
+    """A count without boxes cannot be counted again in a part of the film, but nobody asks for it here."""
+    count = {"text": "How many?", "answer": "1", "template": "count", "task": {"kind": "count", "label": "square"}}
+    reader = {**CARD["reader"], "questions": [*CARD["reader"]["questions"], count]}
+    path = write_run(tmp_path, recipe(), {**CARD, "reader": reader})
+    stage = staged(path, tmp_path / "runs", "fit", "data.films.augment={crop: [0.3, 0.5]}")
+    assert sum("square" in item.labels for item in first(stage)) > 1
+
+
 def test_losses_are_named_terms_over_what_is_labelled(make: Make) -> None:
     stage = make(batch=24)
     stage.model.eval()

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Sample
-from medvlm.io.foreign import MemberReader, Members, sort_members
+from medvlm.io.foreign import MemberReader, sort_members
 from medvlm.io.images import suffix_of
+from medvlm.io.members import Members
 from medvlm.io.nifti import decode_nifti
 from medvlm.io.tar import Member, TarReader, group_by_key, read_members
 
