@@ -31,7 +31,7 @@ from medvlm.encoders import transformers
 from medvlm.models.parts import matches
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
-from medvlm.train.accumulate import Update, accumulate, weigh
+from medvlm.train.accumulate import Update, accumulate, sum_weights
 from medvlm.train.engines import make_engine
 from medvlm.train.optim import make_optimizer
 from medvlm.train.terms import LOSS, Loss, Measured
@@ -87,16 +87,16 @@ class Stage:
     def __init__(self, engine: Any):
         self.engine = engine
 
-    def micros(self, prepared: list[Any], count: int) -> list[Any]:
+    def make_micros(self, prepared: list[Any], count: int) -> list[Any]:
         return prepared
 
-    def updates(self, micros: list[Any], step: int) -> list[Update]:
+    def plan_updates(self, micros: list[Any], step: int) -> list[Update]:
         return [Update()]
 
-    def weights(self, micro: Any) -> dict[str, float]:
+    def weigh(self, micro: Any) -> dict[str, float]:
         return {LOSS: len(micro.targets_L)}
 
-    def loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
         micro = micro.to(self.engine.device)
         return {LOSS: Loss(token_losses(model(micro), micro.targets_L).sum(), len(micro.targets_L))}
 
@@ -167,7 +167,7 @@ def measured(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
     seconds, began = [], time.monotonic()
     for step in range(WARM + COUNTED):
         start = time.monotonic()
-        terms = accumulate(stage.loss, wrapped, micros, engine, weigh(stage, micros, engine), step)
+        terms = accumulate(stage.compute_loss, wrapped, micros, engine, sum_weights(stage, micros, engine), step)
         engine.clip(1.0)
         engine.step()
         if device == "cuda":

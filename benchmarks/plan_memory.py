@@ -218,7 +218,7 @@ def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, byt
     given = type(micro)(**{**vars(micro), "media": blank})
     step = simulate(
         stage.model,
-        lambda m: sum_of_losses(stage.loss(m, given, 0)),
+        lambda m: sum_of_losses(stage.compute_loss(m, given, 0)),
         lambda: [make_optimizer(stage.model, config.optim, matches, config.name)],
         group_of,
         recipe.engine.precision,
@@ -248,15 +248,15 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
     figures: dict[str, Any] = {"weights": gib(allocated(on_gpu) - before)}
     optimizer = make_optimizer(stage.model, config.optim, matches, config.name, engine.steps_on)
     model = engine.setup(stage.model, {"": optimizer})
-    batches, largest, longest = stage.batches(0), None, 0
+    batches, largest, longest = stage.read_batches(0), None, 0
     for number in range(steps):
-        (micro,) = stage.micros(next(batches)[1], 1)
+        (micro,) = stage.make_micros(next(batches)[1], 1)
         tokens = getattr(micro, "ids_BT", torch.empty(0)).numel()
         if tokens > longest:
             largest, longest = micro, tokens
         start = allocated(on_gpu)
         peak(on_gpu)
-        loss = share_of_loss(stage.loss(model, micro, number), stage.weights(micro))
+        loss = share_of_loss(stage.compute_loss(model, micro, number), stage.weigh(micro))
         figures["held"] = gib(allocated(on_gpu) - start)
         figures["peak_forward"] = gib(peak(on_gpu))
         engine.backward(loss)

@@ -597,14 +597,14 @@ def test_few_calls_lie_between_the_command_and_the_loss(
     folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """main, the command, train, the loop, its step, the gradient, the loss: what a traceback of a stage shows."""
-    loss, seen = Supervised.loss, list[list[str]]()
+    loss, seen = Supervised.compute_loss, list[list[str]]()
 
     def noted(self: Any, model: Any, micro: Any, step: int) -> Any:
         frames = [f"{frame.filename}: {frame.name}" for frame in traceback.extract_stack()]
         seen.append([frame for frame in frames if f"{os.sep}medvlm{os.sep}" in frame])
         return loss(self, model, micro, step)
 
-    monkeypatch.setattr(Supervised, "loss", noted)
+    monkeypatch.setattr(Supervised, "compute_loss", noted)
     path = written(folder / "near", recipe(name="near", stages=[{**INSTRUCT, "steps": 1, "save_every": 0}]))
     assert cli.main(["train", str(path), "--runs", str(runs)]) == 0
     assert seen and all(len(frames) == 6 for frames in seen), "with the loss itself seven:\n" + "\n".join(seen[0])

@@ -138,7 +138,7 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], fol
         family = known(recipe.model.pretrained).config["model_type"]
         changed |= {"pretrained": str(saved(family, folder / "model")), "processor": {}}
     model = recipe.model.model_copy(update=changed)
-    stages = tuple(stage.rehearsed(TOY) for stage in recipe.stages)
+    stages = tuple(stage.scale_down(TOY) for stage in recipe.stages)
     plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
         mode="json", by_alias=True, exclude={"extends": True}
     )
@@ -215,7 +215,7 @@ def _not_checked(loaded: LoadedRecipe, made: Mapping[str, Made]) -> Iterator[Lin
     parts = [
         *recipe.model.encoders.values(),
         recipe.model.language,
-        *(text for s in recipe.stages for text in s.texts().values()),
+        *(text for s in recipe.stages for text in s.list_text_towers().values()),
     ]
     models = sorted({part.model for part in parts if getattr(part, "model", "")} | ({recipe.model.pretrained} - {""}))
     for model in models:

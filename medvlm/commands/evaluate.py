@@ -66,7 +66,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
 
 def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:
     """Of the last stage that has some: they are measured too."""
-    return next((rewards for stage in reversed(stages) if (rewards := stage.rewards_used())), {})
+    return next((rewards for stage in reversed(stages) if (rewards := stage.list_rewards())), {})
 
 
 class Progress:

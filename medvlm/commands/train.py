@@ -142,7 +142,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     started, adapters = put_start(stage.model, config, origins, recipe.seed)
     set_trained(stage.model, config.trains, config.name)
     parameters = _count_parameters(stage.model)
-    engine.place(stage.model, stage.matches, stage.extra_models())
+    engine.place(stage.model, stage.matches, stage.make_extra_models())
     stage.begin()
     # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first
     # checkpoint starts the same.

@@ -58,7 +58,7 @@ def load_tokenizer(recipe: Any, folder: Path, train: Callable[[int], Any]) -> An
     language = recipe.model.language
     if language is not None:
         return component("backbones", language.kind).tokenizer(language, train, folder)
-    untrained = [text for stage in recipe.stages for text in stage.texts().values() if not text.model]
+    untrained = [text for stage in recipe.stages for text in stage.list_text_towers().values() if not text.model]
     return load_or_make_tokenizer(folder, lambda: train(untrained[0].vocabulary)) if untrained else None
 
 

@@ -192,7 +192,7 @@ class EncoderModule(Protocol):
     Features; on the meta device without weights. standalone(config, built) -> a config that builds the same without an
     id or a path. Where its `tower` is a model of another library that an export is for: LIBRARY, its name, and
     not_stock(config) -> why the library does not compute the encoder by itself, or "". CAN_BE_FUSED, SEES_SLICES:
-    whether `fused` and `slices` may build on it. rehearsed(config) -> the config at toy size, where more has to change
+    whether `fused` and `slices` may build on it. scale_down(config) -> the config at toy size, where more has to change
     than widths and numbers of layers."""
 
 

@@ -132,7 +132,7 @@ class StageConfig(Config):
     """When loss or gradient is not finite: `skip` leaves the update out, names the samples and goes on, up to 1 % of
     the steps (or 3)."""
 
-    def texts(self) -> dict[str, Any]:
+    def list_text_towers(self) -> dict[str, Any]:
         """Its fields that hold a text tower -> the tower's config."""
         return slots_of(self, "texts")
 
@@ -144,19 +144,19 @@ class StageConfig(Config):
         """Whether images are made smaller where a sample is too long. A kind that can overrides this."""
         return False
 
-    def most_tokens(self) -> int | None:
+    def find_token_limit(self) -> int | None:
         """Of a sample with its images; None without a bound. A kind that has one, in its field `max_tokens`, overrides
         this."""
         return None
 
-    def rewards_used(self) -> dict[str, Any]:
+    def list_rewards(self) -> dict[str, Any]:
         """Reward -> settings, measured in evaluation too. A kind that has some overrides this."""
         return {}
 
-    def rehearsed(self, toy: Toy) -> Self:
+    def scale_down(self, toy: Toy) -> Self:
         """The same settings at toy size. A kind that has sizes of its own overrides this."""
         deep = any(re.search(r"\.layers?\.", pattern) for pattern in self.trains)
-        small: dict[str, Any] = {name: toy.shrink(text, deep) for name, text in self.texts().items()}
+        small: dict[str, Any] = {name: toy.shrink(text, deep) for name, text in self.list_text_towers().items()}
         small |= {"steps": toy.steps, "batch": toy.batch, "accumulate": 2 if self.micro_batches > 1 else 1}
         small |= {"save_every": 1, "keep": "last"}
         if self.validate_ is not None:
@@ -176,7 +176,7 @@ class StageConfig(Config):
         """As the stage begins: where that is left to be found, there may be more later."""
         return 1 if self.accumulate == "auto" else self.accumulate
 
-    def optimizers(self) -> dict[str, Optim]:
+    def list_optimizers(self) -> dict[str, Optim]:
         """Name -> settings. "" is the default one; others are OptimOf. A kind with several overrides this."""
         return {"": self.optim}
 

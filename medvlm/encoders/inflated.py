@@ -55,7 +55,7 @@ class Config(EncoderConfig, LoadedFile):
         return self
 
 
-def rehearsed(config: Config) -> Config:
+def scale_down(config: Config) -> Config:
     """At toy size: its layers stay as they are, which reduce 32 pixels to one."""
     size = tuple(min(side, TOY_SIZE) for side in config.preprocess.size)
     return config.model_copy(update={"preprocess": config.preprocess.model_copy(update={"size": size})})

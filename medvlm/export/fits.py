@@ -96,12 +96,12 @@ def two_towers(model: Any, stages: Sequence[Any], family: str, vision: str, text
 def text_of(stages: Sequence[Any]) -> Any | None:
     """The text tower of a dual encoder: that of the last stage that has one."""
     stage = pairing(stages)
-    return stage and next(iter(stage.texts().values()))
+    return stage and next(iter(stage.list_text_towers().values()))
 
 
 def pairing(stages: Sequence[Any]) -> Any | None:
     """The last stage with a text tower, or None."""
-    return next((stage for stage in reversed(stages) if stage.texts()), None)
+    return next((stage for stage in reversed(stages) if stage.list_text_towers()), None)
 
 
 def model_type(part: Any, key: str = "vision_config") -> str | None:

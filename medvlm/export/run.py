@@ -177,7 +177,7 @@ def _learnt_from(trained: Trained) -> dict[str, Card]:
     used = {source for stage in trained.stages for source in stage.mix}
     own_tokenizer = any(
         not part.model
-        for part in [language, *(text for s in trained.stages for text in s.texts().values())]
+        for part in [language, *(text for s in trained.stages for text in s.list_text_towers().values())]
         if part is not None
     )
     return {name: card for name, card in trained.cards.items() if own_tokenizer or name in used}

@@ -68,7 +68,7 @@ def generate(
     running = list(range(len(seen)))  # answer of each row of the cache
     ends = torch.tensor(list(end_ids), device=seen.device)
     for number in range(max_new_tokens):
-        logits = without_image(logits, model.image_token_id)
+        logits = mask_image_token(logits, model.image_token_id)
         tokens = (
             logits.argmax(-1)
             if temperature == 0
@@ -88,7 +88,7 @@ def generate(
     return answers
 
 
-def without_image(logits: torch.Tensor, image_token_id: int) -> torch.Tensor:
+def mask_image_token(logits: torch.Tensor, image_token_id: int) -> torch.Tensor:
     """The placeholder of an image is no word: it is never said, and has no part in the distribution of what is."""
     return logits.index_fill(-1, torch.tensor([image_token_id], device=logits.device), -torch.inf)
 

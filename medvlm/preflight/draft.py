@@ -37,7 +37,7 @@ def make_draft(given: Recipe, looks: Mapping[str, Look], place: Path) -> Draft:
     if model.pretrained:
         model, knows_words = _find_files(model, place / "model")
     stages = tuple(
-        stage.model_copy(update={name: _with_vocabulary(text) for name, text in stage.texts().items()})
+        stage.model_copy(update={name: _with_vocabulary(text) for name, text in stage.list_text_towers().items()})
         for stage in recipe.stages
     )
     recipe = recipe.model_copy(update={"model": model, "stages": stages})
@@ -48,7 +48,7 @@ def make_draft(given: Recipe, looks: Mapping[str, Look], place: Path) -> Draft:
 
 def _knows_words(recipe: Recipe) -> bool:
     """Whether the tokenizers of the run are made from its own texts."""
-    texts = [text for stage in recipe.stages for text in stage.texts().values()]
+    texts = [text for stage in recipe.stages for text in stage.list_text_towers().values()]
     return not any(part.model for part in (recipe.model.language, *texts) if part is not None)
 
 

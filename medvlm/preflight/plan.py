@@ -109,7 +109,7 @@ def _plan_stage(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     recipe, config = draft.recipe, draft.recipe.stages[i]
     world = machines.world if machines else 1
     stage = stage_on_meta(draft, i, world)
-    extra = stage.extra_models()
+    extra = stage.make_extra_models()
     optimizers_of(stage, config)  # `lr_of` finds what it names
     items, notes = items_of(stage, config, looks)
     found = replace(_describe(stage, recipe, world), notes=tuple(notes))
@@ -121,7 +121,7 @@ def _plan_stage(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     try:
         step = simulate(
             stage.model,
-            lambda m: sum_of_losses(stage.loss(m, stage.heaviest(drawn), 0)),
+            lambda m: sum_of_losses(stage.compute_loss(m, stage.make_heaviest(drawn), 0)),
             lambda: optimizers_of(stage, config),
             group_of,
             recipe.engine.precision,

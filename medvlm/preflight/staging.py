@@ -60,7 +60,7 @@ def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer
     `lr_of` names nothing."""
     settings = {
         name: optim.model_copy(update={"kind": "adamw"}) if optim.kind == "adamw8bit" else optim
-        for name, optim in stage.optimizers().items()
+        for name, optim in stage.list_optimizers().items()
     }
     return list(make_optimizers(stage.model, settings, matches, config.name).values())
 

@@ -43,7 +43,11 @@ def _refuse_views(decoder: object) -> None:
 
 def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     """A model that only decodes is not evaluated on a source that asks its decoders nothing."""
-    if recipe.model.language is not None or not recipe.model.decoders or any(s.texts() for s in recipe.stages):
+    if (
+        recipe.model.language is not None
+        or not recipe.model.decoders
+        or any(s.list_text_towers() for s in recipe.stages)
+    ):
         return
     answered = {decoder.answers or name for name, decoder in recipe.model.decoders.items()}
     for i, (source, _) in enumerate(recipe.evaluate.pairs()):

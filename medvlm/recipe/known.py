@@ -99,7 +99,7 @@ def language(config: Any, where: str = "model.language") -> Any:
 def _stage(stage: StageConfig) -> StageConfig:
     texts = {
         name: _part(text, f"stages.{stage.name}.{name}", lambda found: found.text)
-        for name, text in stage.texts().items()
+        for name, text in stage.list_text_towers().items()
     }
     return stage.model_copy(update=texts)
 

@@ -66,7 +66,7 @@ def problems(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
 def _lengths(recipe: Recipe, cards: Mapping[str, Card], tokens: Mapping[str, int]) -> Iterator[Problem]:
     """A limit that a single image goes beyond would refuse every sample of the source, one by one."""
     for i, stage in enumerate(recipe.stages):
-        limit = stage.most_tokens()
+        limit = stage.find_token_limit()
         if limit is None or not stage.shows_media():
             continue
         for source in stage.mix:

@@ -117,7 +117,7 @@ def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
     """What an engine cannot do with a stage."""
     stage, engine = recipe.stages[i], recipe.engine.kind
     path: KeyPath = ("stages", i, "optim", "kind")
-    optimizers = stage.optimizers()
+    optimizers = stage.list_optimizers()
     kinds = {optim.kind for optim in optimizers.values()}
     if engine.startswith("zero") and len(optimizers) > 1:
         others = [name for name in optimizers if name]

@@ -1,1 +1,1 @@
-"""Where the answers of a policy are drawn: a file a kind of engine."""
+"""Engines that generate the answers of a policy, one file each."""

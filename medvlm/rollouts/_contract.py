@@ -1,4 +1,4 @@
-"""What an engine that draws answers is given and what it gives back.
+"""The interface of rollout engines, which generate answers.
 
 A kind is a module of medvlm/rollouts with a `Config` (a RolloutsConfig) and build(config, parts) -> Rollouts.
 """
@@ -25,19 +25,19 @@ class RolloutsConfig(Config):
 
 
 def make_default() -> RolloutsConfig:
-    """Of the engine that needs nothing beside the model that is trained."""
+    """Settings of `local`, the engine that needs nothing but the model in training."""
     config: type[RolloutsConfig] = component("rollouts", DEFAULT).Config
     return config(kind=DEFAULT)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question about a sample: as tokens and pixels for the model that is trained, and as text and media for an
-    engine that prepares them itself.
+    """A question about a sample: as tokens and pixels for the model in training, and as text and media for an engine
+    that prepares them itself.
 
     document: the tokens of the prompt, without an answer. text: the question without the chat template. sample, files:
-    its media, augmented where the recipe says so. truth: what a right answer is, in the coordinates of answers.
-    position: in the stream, from which random numbers follow.
+    the media, augmented if the recipe says so. truth: the right answer, in answer coordinates. position: in the stream;
+    seeds the random numbers.
     """
 
     key: str
@@ -49,19 +49,18 @@ class Prompt:
     position: int
     source: str = ""
 
-    def with_answers(self, answers: Sequence[Sequence[int]]) -> TokenSequence:
-        """The prompt with these answers behind it, each of them trained as a whole; without one it can be continued.
+    def add_answers(self, answers: Sequence[Sequence[int]]) -> TokenSequence:
+        """The prompt followed by these answers, each trained in full. Without answers, the prompt can be continued.
 
-        All of the prompt is the prefix: its last token predicts the first one of every answer.
+        The whole prompt is the shared prefix: its last token predicts the first token of every answer.
         """
         prompt = [*self.document.prefix, *(token for ids, _ in self.document.branches for token in ids)]
         return replace(self.document, prefix=prompt, branches=[(list(answer), 0) for answer in answers])
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """copies: answers to each prompt. temperature: 0 takes the likeliest token each time. max_new_tokens: of an answer,
-    its end token included."""
+class SamplingParams:
+    """copies: answers per prompt. temperature: 0 is greedy. max_new_tokens: per answer, including the end token."""
 
     copies: int
     temperature: float
@@ -70,8 +69,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Answer:
-    """ids: tokens, the end token included where it was reached. log_probabilities: of each of them under the policy
-    that drew it, where the engine knows them."""
+    """ids: tokens, including the end token if it was reached. log_probabilities: of each token under the policy that
+    generated it; None if the engine does not return them."""
 
     ids: list[int]
     log_probabilities: tuple[float, ...] | None = None
@@ -82,7 +81,7 @@ class Collates(Protocol):
 
 
 class Computes(Protocol):
-    """What of an engine of training is asked: see train/engine.Engine."""
+    """The part of train.engine.Engine that rollouts use."""
 
     @property
     def device(self) -> device: ...
@@ -92,7 +91,7 @@ class Computes(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """Of the stage that asks: its model, data path, tokenizer and engine, the seed of the run, and its name."""
+    """Model, data path, tokenizer, engine and name of the stage that asks, and the seed of the run."""
 
     model: Any
     prepare: Collates
@@ -103,5 +102,5 @@ class Parts:
 
 
 class Rollouts(Protocol):
-    def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Answer]]:
-        """Of each prompt, its answers under the policy as it is now. Called on every rank, with prompts of its own."""
+    def draw(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Answer]]:
+        """The answers to each prompt under the current policy. Called on every rank, with the prompts of that rank."""

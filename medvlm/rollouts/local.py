@@ -1,5 +1,6 @@
-"""Answers are drawn by the model that is trained, where it is trained: nothing is copied, and what is drawn depends on
-the position of a prompt in the stream, not on the rank or the batch that it is in."""
+"""Generates answers with the model in training itself, without a copy.
+
+Random numbers depend on the position of a prompt in the stream, not on the rank or the batch that it is in."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Literal
 from medvlm.data.order import draw
 from medvlm.models.generate import end_ids, generate
 from medvlm.models.parts import evaluating
-from medvlm.rollouts._contract import Answer, Parts, Prompt, RolloutsConfig, Sampling
+from medvlm.rollouts._contract import Answer, Parts, Prompt, RolloutsConfig, SamplingParams
 
 
 class Config(RolloutsConfig):
@@ -26,11 +27,11 @@ class Local:
     def __init__(self, parts: Parts):
         self.parts = parts
 
-    def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Answer]]:
+    def draw(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Answer]]:
         parts, shape = self.parts, (sampling.max_new_tokens, sampling.copies)
         uniform = [draw(parts.seed, parts.stage, "answers", prompt.position).random(shape) for prompt in prompts]
         with evaluating(parts.model), parts.engine.unsharded(parts.model):
-            open_ends = [prompt.with_answers([]) for prompt in prompts]
+            open_ends = [prompt.add_answers([]) for prompt in prompts]
             batch = parts.prepare.collate(open_ends, parts.tokenizer.pad_token_id, pack=False)
             drawn = generate(
                 parts.model,

@@ -1,4 +1,4 @@
-"""What every stage is given, and the parts of a stage that are the same for all kinds."""
+"""What every stage gets, and the base class with the parts that all kinds of stages share."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ Wants = Callable[[Entry], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(Assembly):
-    """composition: of the stage's model. open_source(source, `train` or `val` or `test`, wants) -> the samples of it
-    that are wanted."""
+    """composition: of the stage's model. open_source(source, `train` or `val` or `test`, wants) -> the samples of the
+    source that the stage wants. augments: source -> its augmentation. quarantine: called with shard, sample key and
+    reason for every sample that cannot be used."""
 
     composition: Composition
     open_source: Callable[[str, str, Wants], SourceView]
@@ -47,10 +48,10 @@ class Setup(Assembly):
 
 
 class Base:
-    """The stream, augmentation and names of any stage; one optimizer that makes one update a step.
+    """Stream, augmentation and parameter names, with one optimizer that makes one update per step.
 
-    What a stage is asked for is in train/stage.py; a subclass gives model, wants, prepare_sample, micros, weights, loss
-    and validate.
+    train/stage.py documents the methods that the loop calls. A subclass defines model, wants, prepare_sample,
+    make_micros, weigh, compute_loss and validate.
     """
 
     model: Any
@@ -61,26 +62,26 @@ class Base:
         self._dropped = Counter[str]()
 
     def begin(self) -> None:
-        """Called when the model with its starting weights is on the device, before any resume."""
+        """Called once the model with its starting weights is on the device, before a checkpoint is loaded."""
 
-    def optimizers(self) -> Mapping[str, Optim]:
-        return self.config.optimizers()
+    def list_optimizers(self) -> Mapping[str, Optim]:
+        return self.config.list_optimizers()
 
-    def extra_models(self) -> dict[str, nn.Module]:
+    def make_extra_models(self) -> dict[str, nn.Module]:
         return {}
 
-    def micros(self, prepared: list[Any], count: int) -> list[Any]:
+    def make_micros(self, prepared: list[Any], count: int) -> list[Any]:
         raise NotImplementedError
 
     def count_tokens(self, item: Any) -> int:
-        """Of a prepared sample; 0 where it has no text."""
+        """The number of text tokens of a prepared sample, 0 if it has no text."""
         return 0
 
-    def heaviest(self, items: list[Any]) -> Any:
-        """The largest micro-batch that could become of these prepared samples: what is planned for."""
-        return self.micros(items, 1)[0]
+    def make_heaviest(self, items: list[Any]) -> Any:
+        """The largest micro-batch that these prepared samples can lead to. `medvlm plan` measures it."""
+        return self.make_micros(items, 1)[0]
 
-    def updates(self, micros: list[Any], step: int) -> Sequence[Update]:
+    def plan_updates(self, micros: list[Any], step: int) -> Sequence[Update]:
         return [Update()]
 
     def after_step(self, step: int) -> None:
@@ -94,13 +95,13 @@ class Base:
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Any:
         raise NotImplementedError
 
-    def batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
-        """Raises RecipeError for a batch that the ranks and their micro-batches cannot share evenly."""
+    def read_batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
+        """Raises RecipeError if `batch` cannot be divided evenly among ranks and micro-batches."""
         world, accumulate = self.engine.world, self.config.micro_batches
         if self.config.batch % (world * accumulate):
             raise RecipeError(
-                f"stages.{self.config.name}.batch is {self.config.batch}, which {world} ranks with {accumulate}"
-                f" micro-batches each cannot share evenly; use a multiple of {world * accumulate}"
+                f"stages.{self.config.name}.batch is {self.config.batch}, which cannot be divided evenly among"
+                f" {world} ranks with {accumulate} micro-batches each; use a multiple of {world * accumulate}"
             )
         return loader(
             self.stream,
@@ -116,8 +117,9 @@ class Base:
 
     @cached_property
     def stream(self) -> Stream:
-        """Raises RecipeError where the stage has more steps than its sources, with the bounds of `sampling.epochs`,
-        have samples for."""
+        """The samples of the stage in training order.
+
+        Raises RecipeError if `steps` needs more samples than `sampling.epochs` allows."""
         config = self.config
         views = {name: self.setup.open_source(name, "train", self.wants) for name in config.mix}
         stream = Stream(
@@ -133,41 +135,42 @@ class Base:
             )
         return stream
 
-    def usage(self, consumed: int) -> dict[str, tuple[int, float]]:
+    def measure_usage(self, consumed: int) -> dict[str, tuple[int, float]]:
         return self.stream.used(consumed)
 
     def count(self, prepared: list[Any]) -> Terms:
-        """By source, how many samples were left out for their length since the last step."""
+        """For each source, the number of samples dropped for their length since the last step."""
         found: Terms = {OfSource(source, "dropped"): Term(float(n)) for source, n in self._dropped.items()}
         self._dropped.clear()
         return found
 
-    def weights(self, micro: Any) -> dict[str, float]:
+    def weigh(self, micro: Any) -> dict[str, float]:
         raise NotImplementedError
 
-    def loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
         raise NotImplementedError
 
-    def validation(self, samples: int) -> list[Any]:
-        """This rank's prepared share of the first samples of the validation splits, the same at every validation and
-        alike long on every rank.
+    def prepare_validation(self, samples: int) -> list[Any]:
+        """This rank's share of the first samples of the validation splits, prepared.
 
-        Raises DataError when there is none.
+        The share is the same at every validation and has the same length on every rank. Raises DataError if it is
+        empty.
         """
         views = [self.setup.open_source(name, "val", self.wants) for name in self.config.mix]
         places = [(view, i) for view in views for i in range(min(len(view), samples // len(views)))]
         places = places[: len(places) // self.engine.world * self.engine.world]
         if not places:
             raise DataError(
-                f"stages.{self.config.name}.validate: the val splits of {', '.join(self.config.mix)} hold fewer samples"
-                f" that the stage can use than there are ranks ({self.engine.world}); remove `validate`, or deal more"
-                " samples to val"
+                f"stages.{self.config.name}.validate: the val splits of {', '.join(self.config.mix)} hold fewer"
+                f" samples that the stage can use than there are ranks ({self.engine.world}); remove `validate`, or put"
+                " more samples into val"
             )
         return [self._prepare_validation(view, i) for view, i in places[self.engine.rank :: self.engine.world]]
 
     def _prepare_validation(self, view: SourceView, i: int) -> Any:
-        """Where the sample cannot be used, another of its split, the same at every validation, so that the ranks stay
-        alike long."""
+        """The i-th sample of a view, or a substitute from the same split if it cannot be used.
+
+        The substitute is the same at every validation, and every rank keeps the same number of samples."""
         for attempt in range(1 + SUBSTITUTES):
             place = below(len(view), self.setup.seed, self.config.name, "validation", i, attempt) if attempt else i
             try:
@@ -196,14 +199,16 @@ class Base:
         sample, files = self.keep_asked(item.sample), item.files
         if change := self.setup.augments[item.place.source]:
             rng = draw(self.setup.seed, self.config.name, "augment", item.place.position)
-            sample, files = augmented(sample, files, change, rng)
+            sample, files = augment_sample(sample, files, change, rng)
         return replace(
             self.prepare_sample(sample, files, item.place.epoch, item.place.position), source=item.place.source
         )
 
 
-def augmented(sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any) -> tuple[Sample, dict[str, Any]]:
-    """The sample with its first medium changed; its masks, boxes, counts and questions follow."""
+def augment_sample(
+    sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any
+) -> tuple[Sample, dict[str, Any]]:
+    """Augments the first medium of a sample if it is an image. Masks, boxes, counts and questions change with it."""
     arrays: dict[str, Any] = dict(files)
     if sample.media and len(sample.media[0].size) == 2:
         member = sample.media[0].member
@@ -213,8 +218,8 @@ def augmented(sample: Sample, files: Mapping[str, bytes], change: Augment, rng: 
     return sample, arrays
 
 
-def chunks(items: Sequence[Any], count: int) -> list[list[Any]]:
-    """Items dealt into `count` runs of equal length."""
+def split_evenly(items: Sequence[Any], count: int) -> list[list[Any]]:
+    """Splits items into `count` consecutive lists of equal length."""
     size = len(items) // count
     assert size * count == len(items), (len(items), count)
     return [list(items[i * size : (i + 1) * size]) for i in range(count)]

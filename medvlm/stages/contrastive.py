@@ -1,4 +1,4 @@
-"""Image and text towers learn one space from pairs."""
+"""Trains image and text towers to embed images and reports in one space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvlm.data.order import below
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs
-from medvlm.stages._base import Base, Setup, Wants, chunks
+from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
 
 NEEDS = "embed"
@@ -32,16 +32,17 @@ class Config(StageConfig):
     """The text tower."""
     loss: Annotated[Any, Slot("objectives.pairs")]
     width: int | None = Field(128, gt=0)
-    """Of the shared space. null: no linear heads, the towers' pooled outputs are compared as they are, as in SigLIP."""
+    """Width of the shared space. null: no linear heads; the pooled outputs of the towers are compared, as in SigLIP."""
     alike: Literal["concept", "text"] = "concept"
-    """Which pairs of a batch are right answers to each other: those of one concept (where a sample has none, of one
-    text), or of one text alone: the tower then also learns what reports tell beyond the concept."""
+    """Which pairs of a batch count as matches. `concept`: pairs with the same concept, or with the same text if a
+    sample has no concept. `text`: only pairs with the same text, so that the towers also learn what reports say beyond
+    the concept."""
 
     reads: Literal["report", "sentence"] = "report"
-    """`sentence`: one of the report's, another one each time (ConVIRT, arXiv 2010.00747, section 2.2)."""
+    """`sentence`: a random sentence of the report, drawn anew each time (ConVIRT, arXiv 2010.00747, section 2.2)."""
 
     @model_validator(mode="after")
-    def _no_accumulation(self) -> Config:
+    def _refuse_accumulation(self) -> Config:
         if self.accumulate != 1:
             raise ValueError(
                 "accumulate: the pairs of a contrastive batch are compared with each other and cannot be split; leave"
@@ -83,30 +84,25 @@ class Contrastive(Base):
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]
         text = sample.report
         if self.config.reads == "sentence":
-            told_apart = sentences(text)
-            text = told_apart[
-                below(len(told_apart), self.setup.seed, self.config.name, "sentence", position, sample.key)
-            ]
-        ids = text_ids(self.tokenizer, text, self.config.text, f"{sample.source}/{sample.key}")
-        told = (sample.concept if self.config.alike == "concept" else "") or " ".join(text.lower().split())
-        return Pair(
-            sample.key,
-            encoder,
-            pixels,
-            ids,
-            int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest(), "big"),
-        )
+            found = split_sentences(text)
+            text = found[below(len(found), self.setup.seed, self.config.name, "sentence", position, sample.key)]
+        ids = tokenize_text(self.tokenizer, text, self.config.text, f"{sample.source}/{sample.key}")
+        concept = sample.concept if self.config.alike == "concept" else ""
+        label = concept or " ".join(text.lower().split())
+        # 7 bytes, so that the number fits into int64.
+        concept_hash = int.from_bytes(hashlib.blake2b(label.encode(), digest_size=7).digest(), "big")
+        return Pair(sample.key, encoder, pixels, ids, concept_hash)
 
     def count_tokens(self, item: Pair) -> int:
         return len(item.ids)
 
-    def micros(self, prepared: list[Pair], count: int) -> list[Pairs]:
-        return [collate_pairs(part, self.tokenizer.pad_token_id) for part in chunks(prepared, count)]
+    def make_micros(self, prepared: list[Pair], count: int) -> list[Pairs]:
+        return [collate_pairs(part, self.tokenizer.pad_token_id) for part in split_evenly(prepared, count)]
 
-    def weights(self, micro: Pairs) -> dict[str, float]:
+    def weigh(self, micro: Pairs) -> dict[str, float]:
         return {LOSS: len(micro.keys)}
 
-    def loss(self, model: nn.Module, micro: Pairs, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Pairs, step: int) -> Measured:
         micro = micro.to(self.engine.device)
         outputs = model(micro)
         media_NP, texts_NP = self.engine.gather(outputs["media_NP"]), self.engine.gather(outputs["texts_NP"])
@@ -125,25 +121,25 @@ class Contrastive(Base):
         }
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
-        pairs = self.validation(samples)
+        pairs = self.prepare_validation(samples)
         size = min(self.config.batch // self.engine.world, len(pairs))
         found: dict[Name, Term] = {}
         with evaluating(self.model):
             for at in range(0, len(pairs) - size + 1, max(size, 1)):
                 micro = collate_pairs(pairs[at : at + size], self.tokenizer.pad_token_id)
-                join(found, logged(self.loss(model, micro, self.config.steps)))
+                join(found, logged(self.compute_loss(model, micro, self.config.steps)))
         return {name: found[name] for name in (LOSS, "image_to_text_top1")}
 
 
-def sentences(report: str) -> list[str]:
-    """Ends at . ! ? before white space, and at empty lines; what has no letter is no sentence. The whole where that
-    leaves none."""
+def split_sentences(report: str) -> list[str]:
+    """Splits a report at . ! ? before white space, and at empty lines. Parts without a letter are dropped; if none is
+    left, the whole report is returned."""
     found = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n\s*\n", report)]
     return [part for part in found if re.search(r"[^\W\d_]", part)] or [report]
 
 
-def text_ids(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
-    """tower: the text tower's config. Raises DataError for a text that is longer than it reads, unless it says
+def tokenize_text(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
+    """tower: the config of the text tower. Raises DataError for a text longer than `max_tokens`, unless `overlong` is
     `cut`."""
     ids: list[int] = tokenizer(text).input_ids
     limit: int = tower.max_tokens
@@ -151,15 +147,14 @@ def text_ids(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
         return [*ids[: limit - 1], ids[-1]]
     if len(ids) > limit:
         raise DataError(
-            f"{where}: its report is {len(ids)} tokens long, the text tower reads {limit}; raise"
+            f"{where}: the report has {len(ids)} tokens, the text tower reads at most {limit}; raise"
             " stages.NAME.text.max_tokens, set text.overlong: cut, or shorten the report"
         )
     return ids
 
 
 def collate_pairs(pairs: list[Pair], pad_id: int) -> Pairs:
-    """Texts are padded to the longest of the batch, not to the tower's limit: the rest would be computed for
-    nothing."""
+    """Stacks pairs. Texts are padded to the longest one of the batch, which costs less than padding to the limit."""
     length = max(len(p.ids) for p in pairs)
     ids = torch.full((len(pairs), length), pad_id)
     mask = torch.zeros_like(ids)

@@ -1,4 +1,5 @@
-"""Reinforcement from verifiable rewards: several answers to one question, each judged against the group."""
+"""GRPO: reinforcement learning from verifiable rewards. Each answer is compared with the others to the same
+question."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from medvlm.data.source import needs
 from medvlm.objectives.policy import advantages, clip_ratio, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.rewards._config import Rewards, read_rewards
-from medvlm.rollouts._contract import Answer, Prompt, Rollouts, Sampling, make_default
-from medvlm.stages._base import Base, Setup, Wants, chunks
+from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams, make_default
+from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.stages._image_check import ImageCheck
 from medvlm.stages._policy import Policy
 from medvlm.train.accumulate import Update
@@ -29,52 +30,53 @@ from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Ter
 
 NEEDS = "answer"
 AT_ONCE = 64
-"""Prompts of a validation that are answered together."""
+"""Prompts that are answered together in validation."""
 
 
 class Config(StageConfig):
     kind: Literal["grpo"]
     rewards: Annotated[dict[str, RewardConfig], Rewards()]
-    """Reward, or task whose score it is -> weight, or settings with a weight; those that cannot judge a question leave
-    it to the others."""
+    """Reward, or task whose score is the reward -> weight, or settings with a weight. A reward that cannot judge a
+    question is left out for it."""
     group: int = Field(8, gt=1)
     """Answers per question."""
     tasks: tuple[TextTask, ...] = ()
-    """Which questions; by default those that one of the rewards can judge."""
+    """Tasks whose questions are asked; by default all that at least one reward can judge."""
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(32, gt=0)
     updates: int = Field(1, gt=0)
-    """Optimiser steps on the answers of one step (the paper's mu); from the second on the clip acts."""
+    """Optimizer updates on the answers of one step (mu in the paper). Clipping has an effect from the second one on."""
     clip: float = Field(0.2, gt=0)
     kl: float = Field(0.0, ge=0)
-    """Weight of the divergence from the policy as the stage began."""
+    """Weight of the KL divergence from the policy at the start of the stage."""
     scale_by_deviation: bool = True
-    """GRPO's division by the group's deviation; off is Dr. GRPO."""
+    """Divides advantages by the standard deviation of the group, as in GRPO; `false` is Dr. GRPO."""
     rollouts: Annotated[Any, Slot("rollouts")] = Field(default_factory=make_default)
-    """What draws the answers: `local` is the model that is trained, where it is trained."""
+    """What generates the answers. `local`: the model in training, in its own process."""
 
     @model_validator(mode="before")
     @classmethod
-    def _ask_what_rewards_judge(cls, values: Any, info: ValidationInfo) -> Any:
+    def _fill_in_tasks(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, dict) or values.get("tasks"):
             return values
         rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
         return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
 
-    def rewards_used(self) -> dict[str, Any]:
+    def list_rewards(self) -> dict[str, Any]:
         return dict(self.rewards)
 
-    def rehearsed(self, toy: Toy) -> Config:
+    def scale_down(self, toy: Toy) -> Config:
         heaviest = max(reward.weight for reward in self.rewards.values())
         paid = {name: reward.model_copy(update={"weight": heaviest}) for name, reward in toy.rewards.items()}
         small = {"max_new_tokens": toy.answer_tokens, "group": toy.answers, "temperature": 1.0}
-        return super().rehearsed(toy).model_copy(update={**small, "rewards": {**self.rewards, **paid}})
+        return super().scale_down(toy).model_copy(update={**small, "rewards": {**self.rewards, **paid}})
 
 
 @dataclass
 class Rollout:
-    """Answers with what they earned. advantage_L: of the answer that a target belongs to. drawn_L: log-probabilities
-    under the policy that drew the answers, known once the first update has computed them."""
+    """Answers with their advantages. advantage_L: the advantage of the answer that a token belongs to. reference_L,
+    drawn_L: log-probabilities under the reference and under the policy that generated the answers. drawn_L is None
+    until the first update computes it, if the rollout engine does not return it."""
 
     batch: Batch
     advantage_L: torch.Tensor
@@ -97,14 +99,15 @@ class Grpo(Base):
         self.composer = Composer(config.rewards)
         self.policy = Policy(self.model, setup, config.temperature)
         engine = component("rollouts", config.rollouts.kind)
-        self.rollouts: Rollouts = engine.build(config.rollouts, self.policy.parts(config.name))
+        self.rollouts: Rollouts = engine.build(config.rollouts, self.policy.make_parts(config.name))
 
     def begin(self) -> None:
         if self.config.kl:
             self.policy.keep_reference()
 
     def set_modes(self) -> None:
-        """No dropout in training either: the policy whose probabilities are moved is the one that drew the answers."""
+        """Eval mode in training too: with dropout, the trained policy would differ from the one that drew the
+        answers."""
         self.model.eval()
         self.model.runs_all = self.engine.is_sharded
 
@@ -114,31 +117,33 @@ class Grpo(Base):
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)
-        return self.policy.ask(sample, files, question, position)
+        return self.policy.make_prompt(sample, files, question, position)
 
     def count_tokens(self, item: Prompt) -> int:
         return len(item.document)
 
-    def micros(self, prepared: list[Prompt], count: int) -> list[Rollout]:
-        return [self._roll_out(part) for part in chunks(prepared, count)]
+    def make_micros(self, prepared: list[Prompt], count: int) -> list[Rollout]:
+        return [self._roll_out(part) for part in split_evenly(prepared, count)]
 
-    def heaviest(self, items: list[Prompt]) -> Rollout:
-        """As if every answer were as long as it may be."""
-        longest = [len(self.setup.tokenizer) - 1] * self.config.max_new_tokens  # a word: special tokens come first
+    def make_heaviest(self, items: list[Prompt]) -> Rollout:
+        """Every answer has the maximum length."""
+        longest = [
+            len(self.setup.tokenizer) - 1
+        ] * self.config.max_new_tokens  # the last id is an ordinary token; special ones come first
         batch = self.policy.collate(items, [[longest] * self.config.group] * len(items))
         blank_L = torch.zeros(len(batch.targets_L))
         return Rollout(batch, blank_L, blank_L if self.config.kl else None, {}, blank_L)
 
-    def updates(self, micros: list[Rollout], step: int) -> list[Update]:
+    def plan_updates(self, micros: list[Rollout], step: int) -> list[Update]:
         return [Update()] * self.config.updates
 
-    def weights(self, micro: Rollout) -> dict[str, float]:
+    def weigh(self, micro: Rollout) -> dict[str, float]:
         return {LOSS: len(micro.batch.targets_L)}
 
-    def loss(self, model: nn.Module, micro: Rollout, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Rollout, step: int) -> Measured:
         batch = micro.batch.to(self.engine.device)
         self.image_check.look(self.model, batch)
-        log_L = self.policy.log_probability(model, batch)
+        log_L = self.policy.compute_log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()
         drawn_L, advantage_L = (x.to(self.engine.device) for x in (micro.drawn_L, micro.advantage_L))
@@ -151,9 +156,9 @@ class Grpo(Base):
         return {**terms, LOSS: Loss(loss_L.sum(), len(log_L))}
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
-        """The reward of the greedy answer; its negative is the loss that `keep: best` and patience look at."""
-        prompts, total = self.validation(samples), 0.0
-        greedy = Sampling(1, 0.0, self.config.max_new_tokens)
+        """The mean reward of greedy answers. Its negative is the loss that `keep: best` and `patience` use."""
+        prompts, total = self.prepare_validation(samples), 0.0
+        greedy = SamplingParams(1, 0.0, self.config.max_new_tokens)
         for at in range(0, len(prompts), AT_ONCE):
             part = prompts[at : at + AT_ONCE]
             answers = [answer for (answer,) in self.rollouts.draw(part, greedy)]
@@ -162,7 +167,7 @@ class Grpo(Base):
 
     def _roll_out(self, prompts: list[Prompt]) -> Rollout:
         config = self.config
-        groups = self.rollouts.draw(prompts, Sampling(config.group, config.temperature, config.max_new_tokens))
+        groups = self.rollouts.draw(prompts, SamplingParams(config.group, config.temperature, config.max_new_tokens))
         scored = [[self._score(a, prompt) for a in group] for prompt, group in zip(prompts, groups, strict=True)]
         rewards_PG = torch.tensor([[total for total, _ in group] for group in scored])
         advantage_PG = advantages(rewards_PG, config.scale_by_deviation)
@@ -173,15 +178,15 @@ class Grpo(Base):
         return Rollout(
             batch,
             advantage_PG.flatten().repeat_interleave(lengths),
-            self.policy.reference_log_probability(batch) if self.policy.reference else None,
-            {**self._terms(rewards_PG, scored, lengths, num_tokens), **_terms_by_source(prompts, rewards_PG)},
-            _drawn_log_probability(answers),
+            self.policy.compute_reference(batch) if self.policy.reference else None,
+            {**self._make_terms(rewards_PG, scored, lengths, num_tokens), **_measure_by_source(prompts, rewards_PG)},
+            _join_log_probabilities(answers),
         )
 
     def _score(self, answer: Answer, prompt: Prompt) -> tuple[float, dict[str, float]]:
         return self.composer.score(self.policy.read(answer.ids), prompt.truth)
 
-    def _terms(
+    def _make_terms(
         self,
         rewards_PG: torch.Tensor,
         scored: list[list[tuple[float, dict[str, float]]]],
@@ -191,23 +196,24 @@ class Grpo(Base):
         parts: dict[Name, Term] = {}
         for _, by_name in (s for group in scored for s in group):
             join(parts, {f"reward/{name}": Term(value, 1) for name, value in by_name.items()})
-        telling = float((rewards_PG.max(1).values > rewards_PG.min(1).values).sum())
+        # A group whose rewards are all equal has no advantage and gives no gradient.
+        num_differing = float((rewards_PG.max(1).values > rewards_PG.min(1).values).sum())
         return {
             "reward": Term(float(rewards_PG.sum()), rewards_PG.numel()),
             **parts,
-            "groups_that_differ": Term(telling, len(rewards_PG)),
+            "groups_that_differ": Term(num_differing, len(rewards_PG)),
             TOKENS: Term(float(num_tokens)),
             "answer_tokens": Term(float(lengths.sum()), len(lengths)),
         }
 
 
-def _drawn_log_probability(answers: Sequence[Answer]) -> torch.Tensor | None:
-    """[L], as the engine that drew the answers gave it; None where it gave none."""
+def _join_log_probabilities(answers: Sequence[Answer]) -> torch.Tensor | None:
+    """[L], as returned by the rollout engine; None if it returns none."""
     given = [answer.log_probabilities for answer in answers]
     return None if None in given else torch.tensor([x for own in given if own is not None for x in own])
 
 
-def _terms_by_source(prompts: list[Prompt], rewards_PG: torch.Tensor) -> Terms:
+def _measure_by_source(prompts: list[Prompt], rewards_PG: torch.Tensor) -> Terms:
     found: dict[Name, Term] = {}
     for prompt, rewards_G in zip(prompts, rewards_PG, strict=True):
         join(found, {OfSource(prompt.source, "reward"): Term(float(rewards_G.sum()), len(rewards_G))})

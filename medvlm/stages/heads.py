@@ -1,4 +1,4 @@
-"""Decoders learn from labels and masks, with the encoders that they read or on frozen ones; no language model."""
+"""Trains decoders on labels and masks, on top of trained or frozen encoders. There is no language model."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from medvlm.core.tasks import find_task, list_tasks
 from medvlm.data.source import needs
 from medvlm.models.decoding import Labelled
 from medvlm.models.parts import evaluating
-from medvlm.stages._base import Base, Setup, Wants, chunks
+from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
 
 NEEDS = "decode"
 SLOT = "objectives.heads"
 
 
-def _with_settings(loss: Any) -> Any:
-    """A bare kind as its settings."""
+def _add_settings(loss: Any) -> Any:
+    """Replaces a bare kind by its default settings."""
     return component(SLOT, loss).Config(kind=loss) if isinstance(loss, str) else loss
 
 
-HeadLosses = tuple[Annotated[Any, Slot(SLOT, or_name=True), AfterValidator(_with_settings)], ...]
+HeadLosses = tuple[Annotated[Any, Slot(SLOT, or_name=True), AfterValidator(_add_settings)], ...]
 
 
 class Config(StageConfig):
     kind: Literal["heads"]
     losses: dict[str, HeadLosses] = Field(min_length=1)
-    """Decoder -> what it is trained by: kinds of losses, or these with settings, e.g. {lesion: [dice, {kind:
-    cross_entropy, weight: 0.5}], view: [cross_entropy]}. Decoders that are not named are not trained."""
+    """Decoder -> its losses, as kinds or as settings, e.g. {lesion: [dice, {kind: cross_entropy, weight: 0.5}], view:
+    [cross_entropy]}. Decoders that are not listed are not trained."""
 
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
         for name, losses in self.losses.items():
@@ -56,12 +56,12 @@ class Config(StageConfig):
                     yield Problem((*path, number), f"{loss.kind} {why}")
             if not losses:
                 yield Problem(path, f"names no loss; expected at least one of {', '.join(kinds(SLOT))}")
-            if why := _unanswered(name, decoder, output, cards):
+            if why := _explain_unanswered(name, decoder, output, cards):
                 yield Problem(path, why)
 
 
-def _unanswered(name: str, decoder: Any, output: str, cards: Mapping[str, Any]) -> str:
-    """Why no source trains a decoder, as far as their cards tell; "" where one does, or may."""
+def _explain_unanswered(name: str, decoder: Any, output: str, cards: Mapping[str, Any]) -> str:
+    """Why no source can train a decoder, as far as the cards say; "" if a source can, or might."""
     template, offers = decoder.answers or name, [list_answered(card.reader) for card in cards.values()]
     if None in offers:
         return ""
@@ -70,8 +70,8 @@ def _unanswered(name: str, decoder: Any, output: str, cards: Mapping[str, Any]) 
         asked = sorted({other for each in offers if each is not None for other in each})
         near = did_you_mean(template, asked)
         return (
-            f"no source of `mix` asks {template!r}{near} (they ask decoders {', '.join(asked) or 'nothing'}); say in"
-            f" model.decoders.{name}.answers which of them it answers"
+            f"no source of `mix` asks {template!r}{near} (their questions for decoders: {', '.join(asked) or 'none'});"
+            f" set model.decoders.{name}.answers to one of them"
         )
     for offer in found:
         by = find_task(offer.task).ANSWERED_BY
@@ -87,8 +87,8 @@ def _unanswered(name: str, decoder: Any, output: str, cards: Mapping[str, Any]) 
 
 
 @dataclass(frozen=True)
-class Item:
-    """A sample's first medium, and for each decoder the labels of its questions."""
+class LabelledSample:
+    """The first medium of a sample. labels: decoder -> the labels of the questions that it answers."""
 
     key: str
     encoder: str
@@ -102,7 +102,7 @@ def build(config: Config, setup: Setup) -> Heads:
 
 
 class Heads(Base):
-    """A question goes to the decoder that `answers` its template."""
+    """Sends each question to the decoder whose `answers` names its template."""
 
     config: Config
 
@@ -121,75 +121,76 @@ class Heads(Base):
         asked = {decoder.answers or name for name, decoder in self.decoders.items()}
         return replace(sample, questions=tuple(q for q in sample.questions if q.template in asked))
 
-    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Item:
+    def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> LabelledSample:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]
         labels: dict[str, list[torch.Tensor]] = {}
-        for name, question in self._asked(sample, encoder):
+        for name, question in self._find_questions(sample, encoder):
             found = self.setup.prepare.labels(sample, question, files, self.decoders[name])
             labels.setdefault(name, []).append(torch.from_numpy(found))
-        return Item(sample.key, encoder, pixels, labels)
+        return LabelledSample(sample.key, encoder, pixels, labels)
 
-    def _asked(self, sample: Sample, encoder: str) -> Iterator[tuple[str, Question]]:
-        """Decoders of this encoder with the questions that they answer."""
+    def _find_questions(self, sample: Sample, encoder: str) -> Iterator[tuple[str, Question]]:
+        """The decoders of this encoder, each with the questions that it answers."""
         for name, decoder in self.decoders.items():
             if self.model.reads[name] == encoder:
                 yield from ((name, q) for q in sample.questions if q.template == (decoder.answers or name))
 
-    def micros(self, prepared: list[Item], count: int) -> list[Labelled]:
-        return [collate_labelled(part, self.decoders) for part in chunks(prepared, count)]
+    def make_micros(self, prepared: list[LabelledSample], count: int) -> list[Labelled]:
+        return [collate_labelled(part, self.decoders) for part in split_evenly(prepared, count)]
 
-    def weights(self, micro: Labelled) -> dict[str, float]:
-        return {
-            _name(decoder, loss): component(SLOT, loss.kind).weigh(
-                loss, micro.labels[decoder], self._exclusive(decoder)
-            )
-            if decoder in micro.labels
-            else 0.0
-            for decoder, loss in self._losses()
-        }
+    def weigh(self, micro: Labelled) -> dict[str, float]:
+        weights = {}
+        for decoder, loss in self._list_losses():
+            weight = 0.0
+            if decoder in micro.labels:
+                module = component(SLOT, loss.kind)
+                weight = module.weigh(loss, micro.labels[decoder], self._is_exclusive(decoder))
+            weights[_name_loss(decoder, loss)] = weight
+        return weights
 
-    def loss(self, model: nn.Module, micro: Labelled, step: int) -> Measured:
-        weights = self.weights(micro)
+    def compute_loss(self, model: nn.Module, micro: Labelled, step: int) -> Measured:
+        weights = self.weigh(micro)
         micro = micro.to(self.engine.device)
         outputs = model(micro)
         measured: dict[Name, Loss | Term] = {}
-        for decoder, loss in self._losses():
+        for decoder, loss in self._list_losses():
             logits = outputs[f"decoders.{decoder}"]
             if decoder in micro.labels:
-                labels, exclusive = micro.labels[decoder], self._exclusive(decoder)
+                labels, exclusive = micro.labels[decoder], self._is_exclusive(decoder)
                 total = loss.weight * component(SLOT, loss.kind).add_up(loss, logits, labels, exclusive)
             else:
-                total = logits.float().sum()  # of none: 0, with a gradient of zeros
-            measured[_name(decoder, loss)] = Loss(total, weights[_name(decoder, loss)])
+                total = logits.float().sum()  # the logits are empty: 0, with a gradient of zeros for DDP
+            name = _name_loss(decoder, loss)
+            measured[name] = Loss(total, weights[name])
         return measured
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
-        items = self.validation(samples)
+        items = self.prepare_validation(samples)
         size = max(1, self.config.batch // self.engine.world)
         found: dict[Name, Term] = {}
         with evaluating(self.model):
             for at in range(0, len(items), size):
-                (micro,) = self.micros(items[at : at + size], 1)
-                join(found, logged(self.loss(model, micro, self.config.steps)))
-        # Each loss is a mean over its own weight, of all ranks: only then they can be added.
+                (micro,) = self.make_micros(items[at : at + size], 1)
+                join(found, logged(self.compute_loss(model, micro, self.config.steps)))
+        # Each loss is a mean over its own weight, summed over all ranks. Only these means can be added.
         totals = self.engine.total([number for term in found.values() for number in term])
         means = [total / weight if weight else 0.0 for total, weight in zip(totals[::2], totals[1::2], strict=True)]
         return {LOSS: Term(sum(means), 1.0), **found}
 
-    def _losses(self) -> Iterator[tuple[str, Any]]:
+    def _list_losses(self) -> Iterator[tuple[str, Any]]:
         yield from ((decoder, loss) for decoder, losses in self.config.losses.items() for loss in losses)
 
-    def _exclusive(self, decoder: str) -> bool:
+    def _is_exclusive(self, decoder: str) -> bool:
         return bool(self.decoders[decoder].exclusive)
 
 
-def _name(decoder: str, loss: Any) -> str:
-    """What a loss is called in the log: `lesion.dice`."""
+def _name_loss(decoder: str, loss: Any) -> str:
+    """The name of a loss in the log, e.g. `lesion.dice`."""
     return f"{decoder}.{loss.kind.rpartition('.')[2]}"
 
 
-def collate_labelled(items: list[Item], decoders: Mapping[str, Any]) -> Labelled:
-    """Samples without a question for any decoder are left out of the media."""
+def collate_labelled(items: list[LabelledSample], decoders: Mapping[str, Any]) -> Labelled:
+    """Stacks samples. Those without a question for any decoder are left out."""
     media: dict[str, list[torch.Tensor]] = {}
     rows: dict[str, list[int]] = {}
     labels: dict[str, list[torch.Tensor]] = {}

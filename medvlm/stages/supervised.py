@@ -1,5 +1,4 @@
-"""The language model learns to answer: alignment, instruction tuning, reading; they differ in `trains` and data
-alone."""
+"""Trains a language model to answer. Alignment, instruction tuning and reading differ only in `trains` and data."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from medvlm.data.prepare import Seen, choose
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
-from medvlm.stages._base import Base, Setup, Wants, chunks
+from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.stages._image_check import ImageCheck
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, logged
 
@@ -30,26 +29,27 @@ NEEDS = "answer"
 class Config(StageConfig):
     kind: Literal["supervised"]
     shows: tuple[Literal["media", "report"], ...] = ("media",)
-    """What the model is given beside the question. [report] alone teaches reading: no image is decoded, no tower
-    runs."""
+    """What the model gets in addition to the question. With [report] alone it learns to read: no image is decoded and
+    no encoder runs."""
     tasks: tuple[TextTask, ...] = ()
-    """Which questions; by default all that a text answers, without images all but those that are answered in
-    coordinates, such as `boxes`. [report] is captioning."""
+    """Tasks whose questions are asked. By default all tasks with text answers; without images, all of these except
+    tasks with answers in coordinates, such as `boxes`. [report] is captioning."""
     questions: int = Field(1, gt=0)
-    """Questions per sample and step. They share the sample's images, which are read once."""
+    """Questions per sample and step. They share the images of the sample, which are read once."""
     weigh: Literal["tokens", "answers"] = "tokens"
-    """What counts alike in the loss: every trained token, or every answer, however long."""
+    """What has equal weight in the loss: every trained token, or every answer, whatever its length."""
     max_tokens: int = Field(2048, gt=0)
-    """Of one sample, its images included."""
+    """Maximum number of tokens of a sample, including its images."""
     overlong: Overlong = "error"
-    """What becomes of a longer one; it is never cut. `error` stops, `drop` takes another in its place and counts it,
-    `reduce` makes all its images smaller alike until it fits, for ready models that take images of any size."""
+    """What to do with a longer sample, which is never cut. `error` stops. `drop` replaces it by another sample and
+    counts it. `reduce` shrinks all its images by the same factor until it fits, for ready models that take images of
+    any size."""
     micro_tokens: int = Field(0, ge=0)
-    """Of a micro-batch, padding included: a step's samples are dealt into as many micro-batches as it takes, the same
-    number on every rank. 0: no bound."""
+    """Maximum number of tokens of a micro-batch, including padding. A step gets as many micro-batches as needed, the
+    same number on every rank. 0: no maximum."""
 
     @model_validator(mode="after")
-    def _coordinates_need_an_image(self) -> Config:
+    def _require_media_for_coordinates(self) -> Config:
         for task in self.tasks if "media" not in self.shows else ():
             if find_task(task).NEEDS_CANVAS:
                 raise ValueError(
@@ -59,11 +59,11 @@ class Config(StageConfig):
         return self
 
     @model_validator(mode="after")
-    def _a_sample_fits(self) -> Config:
+    def _check_sample_fits(self) -> Config:
         if self.micro_tokens and self.micro_tokens < self.max_tokens:
             raise ValueError(
-                f"micro_tokens: {self.micro_tokens} are fewer than max_tokens, {self.max_tokens}, which one sample may"
-                " have; lower max_tokens"
+                f"micro_tokens: {self.micro_tokens} is less than max_tokens, {self.max_tokens}, the limit of one"
+                " sample; raise micro_tokens or lower max_tokens"
             )
         return self
 
@@ -73,19 +73,18 @@ class Config(StageConfig):
     def reduces_images(self) -> bool:
         return self.overlong == "reduce"
 
-    def most_tokens(self) -> int:
+    def find_token_limit(self) -> int:
         return self.max_tokens
 
-    def rehearsed(self, toy: Toy) -> Config:
-        """A small tokenizer makes more tokens of a text than the real one."""
+    def scale_down(self, toy: Toy) -> Config:
+        """Token limits get the toy's value, because a small tokenizer makes more tokens of a text than the real one."""
         bounds = {"max_tokens": toy.sample_tokens, "micro_tokens": self.micro_tokens and toy.sample_tokens}
-        return super().rehearsed(toy).model_copy(update=bounds)
+        return super().scale_down(toy).model_copy(update=bounds)
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        return self.tasks or tuple(
-            task for task in list_text_tasks() if "media" in self.shows or not find_task(task).NEEDS_CANVAS
-        )
+    def asked_tasks(self) -> tuple[str, ...]:
+        has_media = "media" in self.shows
+        return self.tasks or tuple(kind for kind in list_text_tasks() if has_media or not find_task(kind).NEEDS_CANVAS)
 
 
 def build(config: Config, setup: Setup) -> Supervised:
@@ -107,24 +106,25 @@ class Supervised(Base):
     @property
     def wants(self) -> Wants:
         takes = self.setup.prepare.takes if "media" in self.config.shows else None
-        return needs(tasks=self.config.asked, report="report" in self.config.shows, media=takes)
+        return needs(tasks=self.config.asked_tasks, report="report" in self.config.shows, media=takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
-        questions = choose(sample, self.config.asked, self.config.questions, epoch, self.setup.seed, self.config.name)
+        config = self.config
+        questions = choose(sample, config.asked_tasks, config.questions, epoch, self.setup.seed, config.name)
         prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
         seen = prepare.see(sample, files) if "media" in shows else Seen([], None)
         made = prepare.document(sample, questions, seen, shows)
         if len(made) <= limit:
             return made
         where = (
-            f"{sample.source}/{sample.key}: {len(made)} tokens with its images, stages.{self.config.name}.max_tokens is"
-            f" {limit}"
+            f"{sample.source}/{sample.key}: {len(made)} tokens including its images, but"
+            f" stages.{self.config.name}.max_tokens is {limit}"
         )
         if self.config.overlong == "drop":
             raise TooLong(f"{where}; dropped")
         if self.config.overlong == "error":
             raise RecipeError(
-                f"{where}; raise it, ask fewer `questions`, or say what becomes of such samples with `overlong`"
+                f"{where}; raise it, ask fewer `questions`, or choose with `overlong` what to do with such samples"
             )
         fits = shrink_to_fit(
             lambda scale: prepare.document(sample, questions, prepare.see(sample, files, scale), shows),
@@ -134,13 +134,13 @@ class Supervised(Base):
         )
         if fits is None:
             raise RecipeError(
-                f"{where}, and no smaller size of its images makes it fit; raise it, ask fewer `questions`, or drop"
+                f"{where}, and it does not fit with smaller images either; raise it, ask fewer `questions`, or drop"
                 " such samples"
             )
         return fits
 
     def count(self, prepared: list[TokenSequence]) -> Terms:
-        """With the mean scale of images, where they may be reduced."""
+        """Adds the mean scale of the images if `overlong` is `reduce`."""
         found = dict(super().count(prepared))
         for document in prepared if self.config.overlong == "reduce" else []:
             join(found, {OfSource(document.source, "scale"): Term(document.scale, 1)})
@@ -149,24 +149,25 @@ class Supervised(Base):
     def count_tokens(self, item: TokenSequence) -> int:
         return len(item)
 
-    def micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
+    def make_micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
         if not self.config.micro_tokens:
-            return [self._collated(part) for part in chunks(prepared, count)]
+            return [self._collate(part) for part in split_evenly(prepared, count)]
+        # A rank that needs more micro-batches makes all ranks use more, until one number fits them all.
         while True:
             parts = partition(prepared, count, self.config.micro_tokens)
             most = max(int(n) for n in self.engine.union([str(len(parts))]))
             if most == len(parts) == count or most >= len(prepared):
-                return [self._collated(part) for part in partition(prepared, most, 0)]
+                return [self._collate(part) for part in partition(prepared, most, 0)]
             count = most
 
-    def _collated(self, documents: list[TokenSequence]) -> Batch:
+    def _collate(self, documents: list[TokenSequence]) -> Batch:
         return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
 
-    def weights(self, micro: Batch) -> dict[str, float]:
+    def weigh(self, micro: Batch) -> dict[str, float]:
         return {LOSS: len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())}
 
-    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
-        weight = self.weights(micro)[LOSS]
+    def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        weight = self.weigh(micro)[LOSS]
         micro = micro.to(self.engine.device)
         if torch.is_grad_enabled():
             self.image_check.look(self.model, micro)
@@ -178,22 +179,22 @@ class Supervised(Base):
             LOSS: Loss(loss, weight),
             "token_accuracy": Term(right, len(micro.targets_L)),
             TOKENS: Term(float((micro.docs_BT >= 0).sum())),
-            **_terms_by_source(losses_L.detach(), micro),
+            **_measure_by_source(losses_L.detach(), micro),
         }
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
-        documents = self.validation(samples)
+        documents = self.prepare_validation(samples)
         size = max(1, self.config.batch // self.engine.world)
         found: dict[Name, Term] = {}
         with evaluating(self.model):
             for at in range(0, len(documents), size):
-                (micro,) = self.micros(documents[at : at + size], 1)
-                join(found, logged(self.loss(model, micro, self.config.steps)))
+                (micro,) = self.make_micros(documents[at : at + size], 1)
+                join(found, logged(self.compute_loss(model, micro, self.config.steps)))
         return {name: found[name] for name in (LOSS, "token_accuracy")}
 
 
-def _terms_by_source(losses_L: torch.Tensor, micro: Batch) -> Terms:
-    """Of each source its trained tokens and their mean loss."""
+def _measure_by_source(losses_L: torch.Tensor, micro: Batch) -> Terms:
+    """The number of trained tokens and their mean loss, for each source."""
     names = sorted(set(micro.sources))
     of_answer = torch.tensor([names.index(source) for source in micro.sources], device=losses_L.device)
     tokens = of_answer[micro.answers_L].bincount(minlength=len(names)).tolist()

@@ -35,13 +35,13 @@ class Update:
 class Summable(Protocol):
     """What of a stage a step is made of; loop.Stage says more of it."""
 
-    def micros(self, prepared: list[Any], count: int) -> list[Any]: ...
+    def make_micros(self, prepared: list[Any], count: int) -> list[Any]: ...
 
-    def weights(self, micro: Any) -> dict[str, float]: ...
+    def weigh(self, micro: Any) -> dict[str, float]: ...
 
-    def updates(self, micros: list[Any], step: int) -> Sequence[Update]: ...
+    def plan_updates(self, micros: list[Any], step: int) -> Sequence[Update]: ...
 
-    def loss(self, model: nn.Module, micro: Any, step: int) -> Measured: ...
+    def compute_loss(self, model: nn.Module, micro: Any, step: int) -> Measured: ...
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Fitted:
     count: int
 
 
-def weigh(stage: Summable, micros: Sequence[Any], engine: Engine) -> dict[str, float]:
+def sum_weights(stage: Summable, micros: Sequence[Any], engine: Engine) -> dict[str, float]:
     """Loss -> its weight over all micro-batches and ranks. Called on every rank."""
-    own = [stage.weights(micro) for micro in micros]
+    own = [stage.weigh(micro) for micro in micros]
     names = sorted(own[0])
     assert all(sorted(weights) == names for weights in own), (
         f"every micro-batch has to name the weights of the same losses, 0 where it has none of one: {own}"
@@ -77,8 +77,8 @@ def accumulate(
 ) -> Terms:
     """Gradients of the sum over losses of (sum of it / weight of it, over all ranks and micro-batches).
 
-    weights: of the whole step (see `weigh`). kept_local: so many passes do not exchange gradients; by default all but
-    the last.
+    weights: of the whole step (see `sum_weights`). kept_local: so many passes do not exchange gradients; by default all
+    but the last.
     """
     terms: dict[Name, Term] = {}
     kept_local = len(micros) - 1 if kept_local is None else kept_local
@@ -103,12 +103,14 @@ def accumulate_what_fits(
         random = _random_state(engine)
         micros, updates, terms = None, None, None
         with suppress(torch.OutOfMemoryError):
-            micros = stage.micros(prepared, count)
+            micros = stage.make_micros(prepared, count)
         if not engine.total([micros is None])[0]:
             assert micros is not None
-            updates, weights = stage.updates(micros, step), weigh(stage, micros, engine)
+            updates, weights = stage.plan_updates(micros, step), sum_weights(stage, micros, engine)
             with suppress(torch.OutOfMemoryError):
-                terms = accumulate(updates[0].loss or stage.loss, model, micros, engine, weights, step, len(micros))
+                terms = accumulate(
+                    updates[0].loss or stage.compute_loss, model, micros, engine, weights, step, len(micros)
+                )
             if not engine.total([terms is None])[0]:
                 assert terms is not None
                 engine.reduce()

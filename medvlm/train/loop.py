@@ -18,7 +18,7 @@ from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
 from medvlm.train.accounts import account, summarize
-from medvlm.train.accumulate import accumulate, accumulate_what_fits, weigh
+from medvlm.train.accumulate import accumulate, accumulate_what_fits, sum_weights
 from medvlm.train.checkpoint import Keep
 from medvlm.train.distinct import Distinct
 from medvlm.train.engine import Engine
@@ -87,7 +87,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
     """
     loop = _Loop(stage, config, engine, place, fresh)
     state, watch = loop.state, place.watch
-    batches: Any = stage.batches(state.consumed)
+    batches: Any = stage.read_batches(state.consumed)
     keep = Keep(config.keep_last, config.keep_every)
     saver = Saver(place.folder, engine.rank, keep, place.may_save, watch.goes_on)
     with Stop() as stop, closing(batches), watch, saver:
@@ -130,7 +130,7 @@ class _Loop:
     def __init__(self, stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: State):
         self.stage, self.config, self.engine, self.place = stage, config, engine, place
         stage.set_modes()
-        self.settings = stage.optimizers()
+        self.settings = stage.list_optimizers()
         self.optimizers = make_optimizers(stage.model, self.settings, stage.matches, config.name, engine.steps_on)
         self.proof = Proof(stage.model, stage.group_of, config.name, engine.whole, partial(_is_own_update, stage))
         self.model = engine.setup(stage.model, self.optimizers)
@@ -159,13 +159,13 @@ class _Loop:
             micros, updates, weights, terms = fitted.micros, fitted.updates, fitted.weights, fitted.terms
             state.accumulate = fitted.count
         else:
-            micros = stage.micros(prepared, config.accumulate)
-            updates, weights = stage.updates(micros, state.step), weigh(stage, micros, engine)
+            micros = stage.make_micros(prepared, config.accumulate)
+            updates, weights = stage.plan_updates(micros, state.step), sum_weights(stage, micros, engine)
         counts: Terms = {}
         reports, norms = {}, {}
         for number, update in enumerate(updates):
             if number or terms is None:
-                terms = accumulate(update.loss or stage.loss, self.model, micros, engine, weights, state.step)
+                terms = accumulate(update.loss or stage.compute_loss, self.model, micros, engine, weights, state.step)
             counts = counts if number else stage.count(prepared)
             signals = Signals(float(bool(stop.requested)), float(saver.failed), order)
             norm = engine.clip(self.settings[update.optimizer].max_norm, update.optimizer)
@@ -182,7 +182,7 @@ class _Loop:
 
     def log_step(self, step: _Step, seconds: float) -> None:
         config, state, found = self.config, self.state, step.report
-        sources = account(found.sources, self.stage.usage(state.consumed))
+        sources = account(found.sources, self.stage.measure_usage(state.consumed))
         terms = found.to_json()
         tokens = terms.pop(TOKENS, 0.0)
         record = {

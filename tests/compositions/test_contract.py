@@ -131,7 +131,7 @@ def test_the_parameters_on_the_meta_device_are_those_of_the_real_model(made: Mad
 
 def test_forward_returns_its_outputs_by_name(made: Made) -> None:
     stage = staged(made.path, made.run.root.parent, made.stage)
-    (micro,) = stage.micros(first(stage), 1)
+    (micro,) = stage.make_micros(first(stage), 1)
     outputs = stage.model(micro)
     assert type(outputs) is dict and outputs.keys() == made.example.outputs
     assert all(isinstance(tensor, torch.Tensor) for tensor in outputs.values())

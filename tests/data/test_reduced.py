@@ -110,10 +110,10 @@ def test_a_stage_reduces_what_is_too_long_and_tells_the_scale(tmp_path: Path) ->
         stages=[{k: v for k, v in settings.items() if v is not None}],
     )
     path = written(tmp_path, ready, {**CARD, "reader": {"kind": "phantom", "films": 12, "film_px": 96}})
-    whole = list(next(staged(path, tmp_path / "runs", "instruct").batches(0))[1])
+    whole = list(next(staged(path, tmp_path / "runs", "instruct").read_batches(0))[1])
     limit = max(map(len, whole)) - 6
     stage = staged(path, tmp_path / "runs", "instruct", f"stages.0.max_tokens={limit}")
-    prepared = next(stage.batches(0))[1]
+    prepared = next(stage.read_batches(0))[1]
     assert all(len(d) <= limit for d in prepared) and [d.key for d in prepared] == [d.key for d in whole]
     scales = {before.key: after.scale for before, after in zip(whole, prepared, strict=True)}
     assert (
@@ -122,7 +122,7 @@ def test_a_stage_reduces_what_is_too_long_and_tells_the_scale(tmp_path: Path) ->
     )
     total, of = stage.count(prepared)[OfSource("films", "scale")]
     assert total / of == pytest.approx(sum(d.scale for d in prepared) / len(prepared))
-    with pytest.raises(RecipeError, match="no smaller size of its images makes it fit"):
-        next(staged(path, tmp_path / "runs", "instruct", "stages.0.max_tokens=12").batches(0))
+    with pytest.raises(RecipeError, match="it does not fit with smaller images either"):
+        next(staged(path, tmp_path / "runs", "instruct", "stages.0.max_tokens=12").read_batches(0))
     with pytest.raises(RecipeError, match=r"overlong: the encoders of this model take images of one size"):
         load(written(tmp_path / "composed", recipe(stages=[{**INSTRUCT, "overlong": "reduce"}])))

@@ -114,7 +114,7 @@ def test_only_towers_of_transformers_fit(
         kind = "mylab.bag_of_words"
 
     class Stage:
-        def texts(self) -> dict[str, Any]:
+        def list_text_towers(self) -> dict[str, Any]:
             return {"text": Text()}
 
     found = reason_of(recipe_of({}, None).model, [Stage()] * len(stages))

@@ -55,7 +55,7 @@ def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[An
     media = {name: pixels.to("meta") for name, pixels in micro.media.items()}
     step = simulate.simulate(
         stage.model,
-        lambda m: sum_of_losses(stage.loss(m, replace(micro, media=media), 0)),
+        lambda m: sum_of_losses(stage.compute_loss(m, replace(micro, media=media), 0)),
         lambda: [optimizer_of(stage, config)],
         group_of,
         "32-true",
@@ -80,10 +80,10 @@ def test_weights_gradients_and_optimiser_are_those_of_a_real_step_to_the_byte(
     monkeypatch.setattr(ledger, "_aligned", lambda mask, lower: None)  # a GPU fills them up, a CPU does not
     recipe, runs = loaded
     real = tiny_run.staged(recipe_file(recipe), runs, name)
-    (micro,) = real.micros(next(real.batches(0))[1], 1)
+    (micro,) = real.make_micros(next(real.read_batches(0))[1], 1)
     saved = Saved(real.model)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda x: x):
-        loss = sum_of_losses(real.loss(real.model, micro, 0))
+        loss = sum_of_losses(real.compute_loss(real.model, micro, 0))
     loss.backward()
     optimizer = optimizer_of(real, real.config)
     trained = [p for p in real.model.parameters() if p.requires_grad]
@@ -131,7 +131,7 @@ def test_what_is_drawn_on_from_shallow_runs_is_what_a_run_of_all_layers_holds(
 ) -> None:
     recipe, runs = loaded
     real = tiny_run.staged(recipe_file(recipe), runs, "full")
-    (micro,) = real.micros(next(real.batches(0))[1], 1)
+    (micro,) = real.make_micros(next(real.read_batches(0))[1], 1)
     _, shallow = planned(recipe, runs, real, micro)
     assert list(shallow.layers) == ["language.model.layers"]
     monkeypatch.setattr(simulate, "stacks_of", lambda model: {})

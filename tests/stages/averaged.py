@@ -1,5 +1,5 @@
-"""A stage kind as a package of somebody else would have it: supervised, with an optimizer of its own for the adapters
-and an average of the weights beside the model."""
+"""A stage kind as in a third-party package: supervised, with a second optimizer for the adapters and an average of
+the weights as an extra model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Config(supervised.Config):
     decay: float = Field(0.5, gt=0, lt=1)
     """Of the average, at each step."""
 
-    def optimizers(self) -> dict[str, Optim]:
+    def list_optimizers(self) -> dict[str, Optim]:
         return {"": self.optim, "adapters": self.adapters}
 
 
@@ -37,19 +37,19 @@ def build(config: Config, setup: Setup) -> Averaged:
 class Averaged(supervised.Supervised):
     config: Config
 
-    def extra_models(self) -> dict[str, nn.Module]:
+    def make_extra_models(self) -> dict[str, nn.Module]:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         return {"average": self.average}
 
-    def updates(self, micros: list[Batch], step: int) -> list[Update]:
-        """The adapters are held to the average."""
+    def plan_updates(self, micros: list[Batch], step: int) -> list[Update]:
+        """The second update pulls the adapters towards the average."""
         return [Update(), Update("adapters", self.distance)]
 
-    def weights(self, micro: Batch) -> dict[str, float]:
-        return {**super().weights(micro), "distance": 1.0}
+    def weigh(self, micro: Batch) -> dict[str, float]:
+        return {**super().weigh(micro), "distance": 1.0}
 
     def distance(self, model: nn.Module, micro: Batch, step: int) -> Measured:
-        measured = super().loss(model, micro, step)
+        measured = super().compute_loss(model, micro, step)
         pairs = zip(self.model.parameters(), self.average.parameters(), strict=True)
         squares = [(now - mean).square().sum() for now, mean in pairs if now.requires_grad]
         loss = measured[LOSS]

@@ -1,4 +1,4 @@
-"""What several tests of stages ask of a stage."""
+"""Functions that several tests of stages share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvlm.train.terms import LOSS, sum_of_losses
 
 def first(stage: Any, consumed: int = 0) -> list[Any]:
     """The prepared samples of the step that begins at this position."""
-    batches = stage.batches(consumed)
+    batches = stage.read_batches(consumed)
     position, prepared = next(batches)
     assert position == consumed
     batches.close()
@@ -20,8 +20,8 @@ def first(stage: Any, consumed: int = 0) -> list[Any]:
 
 def loss_of(stage: Any, micro: Any) -> torch.Tensor:
     """The summed loss of a micro-batch in the first step."""
-    return sum_of_losses(stage.loss(stage.model, micro, 0))
+    return sum_of_losses(stage.compute_loss(stage.model, micro, 0))
 
 
 def weight_of(stage: Any, micro: Any) -> float:
-    return float(stage.weights(micro)[LOSS])
+    return float(stage.weigh(micro)[LOSS])

@@ -1,4 +1,4 @@
-"""What the contrastive stage makes of samples, and the loss it takes of them."""
+"""The contrastive stage: preparing samples and computing their loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from medvlm.core.errors import DataError
 from medvlm.objectives.pairs import siglip
-from medvlm.stages.contrastive import sentences, text_ids
+from medvlm.stages.contrastive import split_sentences, tokenize_text
 from medvlm.train.terms import LOSS
 from tests.stages.batches import first, loss_of, weight_of
 
@@ -37,8 +37,8 @@ def test_a_pair_is_a_film_and_its_report_and_those_that_are_alike_are_marked(ali
 def test_the_loss_is_that_of_the_objective_on_the_embeddings_of_all_pairs(stage_of: Make) -> None:
     stage = stage_of("contrastive", batch=24)
     stage.model.eval()
-    (micro,) = stage.micros(first(stage), 1)
-    terms = stage.loss(stage.model, micro, 0)
+    (micro,) = stage.make_micros(first(stage), 1)
+    terms = stage.compute_loss(stage.model, micro, 0)
     loss = terms[LOSS].sum
     outputs = stage.model(micro)
     images, texts, log_scale, bias = (outputs[name] for name in ("media_NP", "texts_NP", "log_scale", "bias"))
@@ -60,7 +60,7 @@ def test_validation_is_the_mean_over_whole_batches_and_moves_no_random_number(st
     prepared = [stage.prepare_sample(*view.read(i), epoch=0, position=i) for i in range(min(len(view), 5))]
     stage.model.eval()
     whole = [prepared[i : i + 2] for i in range(0, len(prepared) - 1, 2)]
-    expected = sum(loss_of(stage, stage.micros(pairs, 1)[0]).item() for pairs in whole)
+    expected = sum(loss_of(stage, stage.make_micros(pairs, 1)[0]).item() for pairs in whole)
     assert of == 2 * len(whole) and total == pytest.approx(expected, rel=1e-5)
 
 
@@ -76,9 +76,7 @@ def test_a_report_that_is_longer_than_the_tower_reads_is_refused_by_name(stage_o
     view = stage.setup.open_source("films", "train", stage.wants)
     with pytest.raises(
         DataError,
-        match=(
-            r"tiny/[0-9a-f]+: its report is \d+ tokens long, the text tower reads 5; raise stages.NAME.text.max_tokens"
-        ),
+        match=(r"tiny/[0-9a-f]+: the report has \d+ tokens, the text tower reads at most 5; raise stages.NAME.text"),
     ):
         stage.prepare_sample(*view.read(0), epoch=0, position=0)
 
@@ -92,18 +90,18 @@ def test_pairs_cannot_be_split_into_micro_batches(stage_of: Make) -> None:
 
 def test_one_sentence_of_the_report_another_each_time(stage_of: Make) -> None:
     stage = stage_of("contrastive", reads="sentence")
-    assert sentences("FINDINGS: Clear lungs. No effusion!\n\n1.\n\nHeart is 1.2 times as wide?") == [
+    assert split_sentences("FINDINGS: Clear lungs. No effusion!\n\n1.\n\nHeart is 1.2 times as wide?") == [
         "FINDINGS: Clear lungs.",
         "No effusion!",
         "Heart is 1.2 times as wide?",
     ]
-    assert sentences("12 3") == ["12 3"]
+    assert split_sentences("12 3") == ["12 3"]
     view = stage.setup.open_source("films", "train", stage.wants)
     sample, files = view.read(0)
     told = {tuple(stage.prepare_sample(sample, files, 0, position).ids) for position in range(40)}
     expected = {
-        tuple(text_ids(stage.tokenizer, sentence, stage.config.text, "a sample"))
-        for sentence in sentences(sample.report)
+        tuple(tokenize_text(stage.tokenizer, sentence, stage.config.text, "a sample"))
+        for sentence in split_sentences(sample.report)
     }
     assert told == expected and len(expected) > 1
     assert stage.prepare_sample(sample, files, 0, 7).ids == stage.prepare_sample(sample, files, 0, 7).ids
@@ -114,7 +112,7 @@ def test_a_text_beyond_the_towers_length_is_refused_or_cut_as_the_recipe_says(st
     tower = stage.config.text.model_copy(update={"max_tokens": 5})
     text = "one two three four five six seven"
     with pytest.raises(DataError, match=r"text\.overlong: cut"):
-        text_ids(stage.tokenizer, text, tower, "a sample")
-    whole = text_ids(stage.tokenizer, text, stage.config.text, "a sample")
-    cut = text_ids(stage.tokenizer, text, tower.model_copy(update={"overlong": "cut"}), "a sample")
+        tokenize_text(stage.tokenizer, text, tower, "a sample")
+    whole = tokenize_text(stage.tokenizer, text, stage.config.text, "a sample")
+    cut = tokenize_text(stage.tokenizer, text, tower.model_copy(update={"overlong": "cut"}), "a sample")
     assert len(whole) > 5 and cut == [*whole[:4], whole[-1]]

@@ -1,4 +1,4 @@
-"""Rollouts, what they earn, and the gradient that follows, against hand computations with the stock language model."""
+"""Rollouts, their rewards and the gradient, compared with hand computations on the stock language model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from medvlm.core.errors import RecipeError
 from medvlm.data.rows import collate
 from medvlm.objectives.policy import divergence
-from medvlm.rollouts._contract import Answer, Sampling
+from medvlm.rollouts._contract import Answer, SamplingParams
 from medvlm.train.terms import LOSS
 from tests.stages.batches import first, weight_of
 
@@ -22,8 +22,8 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def stage(stage_of: Make) -> Any:
-    """Scored by the length of an answer, since an untrained model says nothing right. `said` holds the answers of every
-    rollout."""
+    """Rewards the length of an answer, because an untrained model gives no right answer. `said` holds the answers of
+    every rollout."""
     made = stage_of("grpo", temperature=0.8, batch=4, group=3)
     made.composer.score = lambda text, truth: (score(text), {"choice": score(text)})
     with torch.no_grad():  # an untrained model says the same whatever it is asked
@@ -45,9 +45,9 @@ def score(text: str) -> float:
 
 
 def stock_log_probability(stage: Any, prompt: Any, answer: list[int]) -> torch.Tensor:
-    """Of each token of one answer, by the stock model on the plain sequence, at the temperature and without the
-    placeholder."""
-    batch = collate([prompt.with_answers([answer])], stage.setup.prepare.image_tokens, 0)
+    """Log-probability of each token of one answer: the stock model on the plain sequence, at the same temperature and
+    without the image placeholder."""
+    batch = collate([prompt.add_answers([answer])], stage.setup.prepare.image_tokens, 0)
     logits = stage.model.language(inputs_embeds=stage.model.embed(batch)).logits[0, -len(answer) - 1 : -1]
     logits = logits.index_fill(-1, torch.tensor([stage.model.image_token_id]), -torch.inf)
     return (logits / 0.8).log_softmax(-1)[torch.arange(len(answer)), torch.tensor(answer)]
@@ -56,9 +56,9 @@ def stock_log_probability(stage: Any, prompt: Any, answer: list[int]) -> torch.T
 def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> None:
     """At a ratio of one the clipped objective is the policy gradient, summed over the tokens of all answers."""
     prompts = first(stage)
-    (rollout,) = stage.micros(prompts, 1)
+    (rollout,) = stage.make_micros(prompts, 1)
     assert rollout.advantage_L.unique().numel() > 2, "all answers earned the same: the test shows nothing"
-    terms = stage.loss(stage.model, rollout, 0)
+    terms = stage.compute_loss(stage.model, rollout, 0)
     loss = terms[LOSS].sum
     trained = [p for p in stage.model.parameters() if p.requires_grad]
     got = torch.autograd.grad(loss, trained)
@@ -86,8 +86,8 @@ def test_the_gradient_is_that_of_advantage_times_log_probability(stage: Any) -> 
 def test_a_second_update_compares_with_the_policy_that_drew_the_answers(stage: Any) -> None:
     """The ratio is against the first update's log-probabilities, so what has moved too far is clipped."""
     prompts = first(stage)
-    (rollout,) = stage.micros(prompts, 1)
-    terms = stage.loss(stage.model, rollout, 0)
+    (rollout,) = stage.make_micros(prompts, 1)
+    terms = stage.compute_loss(stage.model, rollout, 0)
     assert terms["clipped"][0] == 0
     answers = list(zip([p for p in prompts for _ in range(3)], stage.said[-1], strict=True))
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_a_second_update_compares_with_the_policy_that_drew_the_answers(stage: A
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
         after = torch.cat([stock_log_probability(stage, p, a) for p, a in answers])
-    terms = stage.loss(stage.model, rollout, 0)
+    terms = stage.compute_loss(stage.model, rollout, 0)
     loss = terms[LOSS].sum
     ratio, advantage = (after - before).exp(), rollout.advantage_L
     expected = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
@@ -108,12 +108,12 @@ def test_a_second_update_compares_with_the_policy_that_drew_the_answers(stage: A
 def test_answers_depend_on_the_position_and_not_on_the_batch_or_the_random_state(stage: Any) -> None:
     prompts = first(stage)
     torch.manual_seed(1)
-    stage.micros(prompts, 1)
+    stage.make_micros(prompts, 1)
     torch.manual_seed(2)
-    stage.micros(prompts, 4)
+    stage.make_micros(prompts, 4)
     together, *apart = stage.said
     assert together == [a for one in apart for a in one] and len({tuple(a) for a in together}) > len(prompts)
-    stage.micros([replace(p, position=p.position + 1000) for p in prompts], 1)
+    stage.make_micros([replace(p, position=p.position + 1000) for p in prompts], 1)
     assert stage.said[-1] != together
 
 
@@ -121,8 +121,8 @@ def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
     stage.begin()
     began = copy.deepcopy(stage.model)
     prompts = first(stage)
-    (rollout,) = stage.micros(prompts, 1)
-    terms = stage.loss(stage.model, rollout, 0)
+    (rollout,) = stage.make_micros(prompts, 1)
+    terms = stage.compute_loss(stage.model, rollout, 0)
     assert terms["kl"][0] == pytest.approx(0, abs=1e-5), "the policy has not moved yet"
 
     with torch.no_grad():
@@ -130,8 +130,8 @@ def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     moved = {n: p.detach().clone() for n, p in stage.model.named_parameters()}
-    (rollout,) = stage.micros(prompts, 1)
-    terms = stage.loss(stage.model, rollout, 0)
+    (rollout,) = stage.make_micros(prompts, 1)
+    terms = stage.compute_loss(stage.model, rollout, 0)
     loss = terms[LOSS].sum
     assert all(torch.equal(p, moved[n]) for n, p in stage.model.named_parameters()), "the policy was not put back"
     with torch.no_grad():
@@ -147,7 +147,9 @@ def test_the_reference_is_the_policy_as_the_stage_began(stage: Any) -> None:
 def test_without_a_weight_there_is_no_reference(stage_of: Make) -> None:
     made = stage_of("grpo", kl=0)
     made.begin()
-    assert not made.policy.reference and "kl" not in made.loss(made.model, made.micros(first(made), 1)[0], 0)
+    assert not made.policy.reference and "kl" not in made.compute_loss(
+        made.model, made.make_micros(first(made), 1)[0], 0
+    )
 
 
 def test_the_policy_that_is_trained_has_no_dropout(stage_of: Make) -> None:
@@ -156,7 +158,7 @@ def test_the_policy_that_is_trained_has_no_dropout(stage_of: Make) -> None:
         for name, parameter in made.model.named_parameters():
             if ".lora_B" in name:
                 parameter.normal_()
-    (rollout,) = made.micros(first(made), 1)
+    (rollout,) = made.make_micros(first(made), 1)
     batch = rollout.batch
     assert (
         torch.equal(made.model(batch)["logits_LV"], made.model(batch)["logits_LV"])
@@ -167,10 +169,10 @@ def test_the_policy_that_is_trained_has_no_dropout(stage_of: Make) -> None:
 def test_validation_scores_the_greedy_answer(stage: Any) -> None:
     found = stage.validate(stage.model, 5)
     assert found["loss"][0] == -found["reward"][0] and found["loss"][1] == found["reward"][1] == len(
-        stage.validation(5)
+        stage.prepare_validation(5)
     )
-    prompts = stage.validation(5)
-    greedy = Sampling(1, 0.0, stage.config.max_new_tokens)
+    prompts = stage.prepare_validation(5)
+    greedy = SamplingParams(1, 0.0, stage.config.max_new_tokens)
     answers = [stage.rollouts.draw([prompt], greedy)[0][0] for prompt in prompts]
     expected = sum(score(stage.policy.read(answer.ids)) for answer in answers)
     assert found["reward"][0] == pytest.approx(expected)
@@ -189,7 +191,7 @@ def test_rewards_that_cannot_be_used_are_refused(stage_of: Make, rewards: dict[s
 def test_a_prompt_keeps_its_text_and_media_for_an_engine_that_prepares_them_itself(stage: Any) -> None:
     for prompt in first(stage):
         assert prompt.text in [q.text for q in prompt.sample.questions] and prompt.key == prompt.sample.key
-        assert prompt.text in stage.setup.tokenizer.decode(prompt.with_answers([]).prefix)
+        assert prompt.text in stage.setup.tokenizer.decode(prompt.add_answers([]).prefix)
         _, pixels = stage.setup.prepare.see(prompt.sample, prompt.files).media[0]
         assert torch.equal(pixels, prompt.document.media[0][1])
 
@@ -197,18 +199,18 @@ def test_a_prompt_keeps_its_text_and_media_for_an_engine_that_prepares_them_itse
 def test_an_engine_of_another_package_draws_by_a_line_of_the_recipe(stage_of: Make) -> None:
     """It answers with fixed words and says how probable they were: the ratio is against that, from the first update."""
     made = stage_of("grpo", "plugins=[tests]", group=2, batch=4, rollouts={"kind": "tests.stages.fixed_answers"})
-    (rollout,) = made.micros(first(made), 1)
+    (rollout,) = made.make_micros(first(made), 1)
     assert rollout.batch.targets_L.tolist() == [305, 306, 307, 305] * 4
     assert rollout.drawn_L.tolist() == pytest.approx([-1.0, -2.0, -3.0, -1.0] * 4)
-    terms = made.loss(made.model, rollout, 0)
-    ratio = (made.policy.log_probability(made.model, rollout.batch).detach() - rollout.drawn_L).exp()
+    terms = made.compute_loss(made.model, rollout, 0)
+    ratio = (made.policy.compute_log_probability(made.model, rollout.batch).detach() - rollout.drawn_L).exp()
     held = ((ratio > 1.2) & (rollout.advantage_L > 0)) | ((ratio < 0.8) & (rollout.advantage_L < 0))
     assert terms["clipped"] == (float(held.sum()), 16)
 
 
 def test_what_is_planned_for_are_answers_as_long_as_they_may_be(stage: Any) -> None:
     prompts = first(stage)
-    heaviest, (drawn,) = stage.heaviest(prompts), stage.micros(prompts, 1)
+    heaviest, (drawn,) = stage.make_heaviest(prompts), stage.make_micros(prompts, 1)
     assert len(heaviest.batch.targets_L) == len(prompts) * 3 * stage.config.max_new_tokens
     assert heaviest.batch.ids_BT.numel() >= drawn.batch.ids_BT.numel()
-    assert "kl" in stage.loss(stage.model, heaviest, 0)
+    assert "kl" in stage.compute_loss(stage.model, heaviest, 0)

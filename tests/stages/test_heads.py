@@ -1,4 +1,4 @@
-"""What the stage of decoders makes of samples, and the losses it takes of them."""
+"""The stage that trains decoders: preparing samples and computing their losses."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_a_question_that_no_decoder_answers_does_not_hinder_a_crop(tmp_path: Pat
 def test_losses_are_named_terms_over_what_is_labelled(make: Make) -> None:
     stage = make(batch=24)
     stage.model.eval()
-    (micro,) = stage.micros(first(stage), 1)
-    weights, measured = stage.weights(micro), stage.loss(stage.model, micro, 0)
+    (micro,) = stage.make_micros(first(stage), 1)
+    weights, measured = stage.weigh(micro), stage.compute_loss(stage.model, micro, 0)
     names = ["side.cross_entropy", "square.cross_entropy", "square.dice", "traits.binary_cross_entropy"]
     assert list(weights) == list(measured) and sorted(weights) == names
     outputs = stage.model(micro)
@@ -110,9 +110,9 @@ def test_losses_are_named_terms_over_what_is_labelled(make: Make) -> None:
 def test_a_micro_batch_without_a_decoders_questions_weighs_nothing_for_it(make: Make) -> None:
     stage = make(batch=24)
     unmasked = [item for item in first(stage) if "square" not in item.labels]
-    (micro,) = stage.micros(unmasked, 1)
-    assert unmasked and stage.weights(micro)["square.dice"] == 0
-    measured = stage.loss(stage.model, micro, 0)
+    (micro,) = stage.make_micros(unmasked, 1)
+    assert unmasked and stage.weigh(micro)["square.dice"] == 0
+    measured = stage.compute_loss(stage.model, micro, 0)
     assert measured["square.dice"].sum.item() == 0 and measured["square.dice"].sum.requires_grad
 
 
@@ -125,7 +125,7 @@ def test_validation_adds_the_means_of_the_losses(make: Make) -> None:
 
 def test_a_decoder_without_losses_is_built_and_not_trained(make: Make) -> None:
     stage = make(losses={"side": ["cross_entropy"]}, trains=["encoders", "decoders.side"])
-    measured = stage.loss(stage.model, stage.micros(first(stage), 1)[0], 0)
+    measured = stage.compute_loss(stage.model, stage.make_micros(first(stage), 1)[0], 0)
     assert list(measured) == ["side.cross_entropy"] and set(stage.model.decoders) == set(DECODERS)
 
 

@@ -1,4 +1,4 @@
-"""A stage whose images are lost between pixels and loss stops; one whose images are seen goes on."""
+"""A stage stops if its images do not affect the loss, and continues if they do."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ def blind(stage: Any) -> Any:
 def test_images_that_are_lost_stop_the_stage(stage_of: Make, kind: str) -> None:
     stage = blind(stage_of(kind))
     set_trained(stage.model, ("lora",), "s")
-    (micro,) = stage.micros(first(stage), 1)
+    (micro,) = stage.make_micros(first(stage), 1)
     with pytest.raises(
         ImageNotUsed, match=rf"stages\.{stage.config.name}: the answers to .* as probable with a blank image"
     ):
-        stage.loss(stage.model, micro, 0)
+        stage.compute_loss(stage.model, micro, 0)
 
 
 @pytest.mark.parametrize("kind", ["supervised", "grpo"])
 def test_images_that_are_seen_do_not(stage_of: Make, kind: str) -> None:
     stage = stage_of(kind)
-    (micro,) = stage.micros(first(stage), 1)
-    stage.loss(stage.model, micro, 0)
+    (micro,) = stage.make_micros(first(stage), 1)
+    stage.compute_loss(stage.model, micro, 0)
     assert uses_images(stage.model, micro.batch if kind == "grpo" else micro)
 
 
 def test_a_connector_that_is_trained_from_zero_is_given_a_few_steps(stage_of: Make) -> None:
     stage = blind(stage_of("supervised"))
-    (micro,) = stage.micros(first(stage), 1)
+    (micro,) = stage.make_micros(first(stage), 1)
     for _ in range(GRACE):
-        stage.loss(stage.model, micro, 0)
+        stage.compute_loss(stage.model, micro, 0)
     with pytest.raises(ImageNotUsed):
-        stage.loss(stage.model, micro, 0)
+        stage.compute_loss(stage.model, micro, 0)
 
 
 def test_it_leaves_modes_and_random_state_alone(stage_of: Make) -> None:
     stage = stage_of("supervised")
     modes, state = [m.training for m in stage.model.modules()], torch.random.get_rng_state()
-    (micro,) = stage.micros(first(stage), 1)
+    (micro,) = stage.make_micros(first(stage), 1)
     stage.image_check.look(stage.model, micro)
     assert [m.training for m in stage.model.modules()] == modes and torch.equal(torch.random.get_rng_state(), state)

@@ -1,4 +1,4 @@
-"""A stage of somebody else's package with two optimizers and an average of its weights, by recipe lines alone."""
+"""A third-party stage with two optimizers and an average of its weights, configured in the recipe alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the supervised stage shows, asks and trains."""
+"""The supervised stage: what the model gets, which questions are asked, and what is trained."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def test_only_answers_are_trained_and_they_are_the_truths(stage_of: Make) -> Non
         ]
         assert len(document.branches) == min(3, len(truths)) and set(trained_texts(stage, document)) <= set(truths)
         assert document.prefix.count(stage.model.image_token_id) == 4
-        (micro,) = stage.micros([document], 1)
+        (micro,) = stage.make_micros([document], 1)
         assert stage.model.image_token_id not in micro.targets_L
 
 
 def test_the_loss_is_a_sum_over_tokens_and_its_weight_their_number(stage_of: Make) -> None:
-    """So that micro-batches and ranks with few labels count for less, as they do in one large batch."""
+    """Micro-batches and ranks with few labels then count for less, as in one large batch."""
     stage = stage_of("supervised")
     stage.model.eval()
     prepared = first(stage)
-    (whole,) = stage.micros(prepared, 1)
-    parts = stage.micros(prepared, 4)
-    terms = stage.loss(stage.model, whole, 0)
+    (whole,) = stage.make_micros(prepared, 1)
+    parts = stage.make_micros(prepared, 4)
+    terms = stage.compute_loss(stage.model, whole, 0)
     loss = terms[LOSS].sum
     assert sum(loss_of(stage, p).item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
     assert sum(weight_of(stage, p) for p in parts) == weight_of(stage, whole) == len(whole.targets_L)
@@ -60,8 +60,8 @@ def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
     stage = stage_of("supervised", weigh="answers", tasks=["count", "boxes"], questions=2)
     stage.model.eval()
     prepared = first(stage)
-    (whole,) = stage.micros(prepared, 1)
-    parts = stage.micros(prepared, 4)
+    (whole,) = stage.make_micros(prepared, 1)
+    parts = stage.make_micros(prepared, 4)
     loss = loss_of(stage, whole)
     assert sum(loss_of(stage, p).item() for p in parts) == pytest.approx(loss.item(), rel=1e-5)
     answers = [ids[skipped:] for document in prepared for ids, skipped in document.branches]
@@ -98,7 +98,7 @@ def test_a_document_that_is_too_long_is_refused_and_never_cut(stage_of: Make) ->
     stage = stage_of("supervised", max_tokens=10)
     view = stage.setup.open_source("films", "train", stage.wants)
     with pytest.raises(
-        RecipeError, match=r"\d+ tokens with its images, stages.instruct.max_tokens is 10; raise it, ask fewer"
+        RecipeError, match=r"\d+ tokens including its images, but stages.instruct.max_tokens is 10; raise it, ask fewer"
     ):
         stage.prepare_sample(*view.read(0), epoch=0, position=0)
 
@@ -108,7 +108,7 @@ def test_documents_that_are_too_long_are_dropped_and_counted_by_source(stage_of:
     lengths = [len(d) for d in first(every)]
     limit = sorted(lengths)[len(lengths) // 2]
     stage = stage_of("supervised", questions=3, max_tokens=limit, overlong="drop")
-    batches = stage.batches(0)
+    batches = stage.read_batches(0)
     kept = [d for _ in range(3) for d in next(batches)[1]]
     batches.close()
     assert all(len(d) <= limit and d.prefix.count(stage.model.image_token_id) == 4 for d in kept)
@@ -121,14 +121,14 @@ def test_micro_batches_keep_within_their_tokens_and_train_the_same(stage_of: Mak
     stage = stage_of("supervised", questions=3)
     stage.model.eval()
     prepared = first(stage)
-    (whole,) = stage.micros(prepared, 1)
+    (whole,) = stage.make_micros(prepared, 1)
     bound = max(map(len, prepared)) * 2
     bounded = stage_of("supervised", questions=3, max_tokens=bound, micro_tokens=bound)
-    parts = bounded.micros(prepared, 1)
+    parts = bounded.make_micros(prepared, 1)
     assert len(parts) > 1 and all(part.ids_BT.numel() <= bound for part in parts)
     assert [key for part in parts for key in part.keys] == list(whole.keys)
     assert sum(loss_of(stage, p).item() for p in parts) == pytest.approx(loss_of(stage, whole).item(), rel=1e-5)
-    with pytest.raises(RecipeError, match="micro_tokens: 50 are fewer than max_tokens, 100"):
+    with pytest.raises(RecipeError, match="micro_tokens: 50 is less than max_tokens, 100"):
         stage_of("supervised", max_tokens=100, micro_tokens=50)
 
 
@@ -147,12 +147,12 @@ def test_validation_without_samples_is_refused(stage_of: Make) -> None:
     stage.setup.open_source("films", "val", stage.wants)
     object.__setattr__(stage.setup, "open_source", lambda name, split, wants: [])
     with pytest.raises(DataError, match=r"stages.instruct.validate: the val splits of films hold fewer samples"):
-        stage.validation(3)
+        stage.prepare_validation(3)
 
 
 def test_a_validation_sample_that_cannot_be_used_is_replaced_and_named(stage_of: Make) -> None:
     stage, bad = stage_of("supervised"), []
-    whole, prepare = stage.validation(3), stage.prepare_sample
+    whole, prepare = stage.prepare_validation(3), stage.prepare_sample
     object.__setattr__(stage.setup, "quarantine", lambda key, shard, reason: bad.append((key, reason)))
 
     def refusing(sample: Any, *args: Any, **kwargs: Any) -> Any:
@@ -161,7 +161,7 @@ def test_a_validation_sample_that_cannot_be_used_is_replaced_and_named(stage_of:
         return prepare(sample, *args, **kwargs)
 
     stage.prepare_sample = refusing
-    found = [document.key for document in stage.validation(3)]
+    found = [document.key for document in stage.prepare_validation(3)]
     assert len(found) == 3 and found[0] == whole[0].key and found[2] == whole[2].key and found[1] != whole[1].key
     assert (whole[1].key, "its image is damaged") in bad
 
@@ -172,11 +172,11 @@ def test_a_batch_that_micro_batches_cannot_share_is_refused(stage_of: Make) -> N
     with pytest.raises(
         RecipeError,
         match=(
-            r"stages.instruct.batch is 8, which 3 ranks with 2 micro-batches each cannot share evenly; use a multiple"
-            r" of 6"
+            r"stages.instruct.batch is 8, which cannot be divided evenly among 3 ranks with 2 micro-batches each; use a"
+            r" multiple of 6"
         ),
     ):
-        stage.batches(0)
+        stage.read_batches(0)
 
 
 def test_augmentation_is_a_function_of_the_position(stage_of: Make) -> None:

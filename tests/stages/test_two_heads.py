@@ -1,4 +1,4 @@
-"""Two processes that train decoders compute what one computes, with labels that each of them lacks unevenly."""
+"""Two processes that train decoders compute the same as one, although their labels are distributed unevenly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[int, dict[str, Any]]]:
-    """What the two ranks left. The archive is packed by one process before."""
+    """The results of the two ranks. One process packs the archive first."""
     staged(folder / "recipe.yaml", folder / "runs", "fit")
     script = str(ROOT / "tests" / "stages" / "two_heads.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]

@@ -1,5 +1,5 @@
 """two_heads.py FOLDER: what tests/stages/test_two_heads.py compares with one process. Started by torchrun; each rank
-leaves FOLDER/rank-R.pt."""
+writes FOLDER/rank-R.pt."""
 
 from __future__ import annotations
 

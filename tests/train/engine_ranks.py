@@ -26,7 +26,7 @@ from medvlm.models.generate import generate
 from medvlm.models.lora import attach
 from medvlm.models.parts import evaluating, group_of, matches, set_modes, set_trained
 from medvlm.objectives.next_token import answer_losses, token_losses
-from medvlm.stages._base import chunks
+from medvlm.stages._base import split_evenly
 from medvlm.train import checkpoint, engine_zero, loop
 from medvlm.train.accumulate import Update
 from medvlm.train.engine import Engine
@@ -58,26 +58,26 @@ class Answering(Stage):
         set_trained(self.model, config.trains, "answer")
         self.said: list[list[list[int]]] = []
 
-    def batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
+    def read_batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
         share = BATCH // self.engine.world
         while True:
             first = consumed + self.engine.rank * share
             yield consumed, [self.prepared(position) for position in range(first, first + share)]
             consumed += BATCH
 
-    def optimizers(self) -> dict[str, Optim]:
-        return self.config.optimizers()
+    def list_optimizers(self) -> dict[str, Optim]:
+        return self.config.list_optimizers()
 
-    def extra_models(self) -> dict[str, nn.Module]:
+    def make_extra_models(self) -> dict[str, nn.Module]:
         return {}
 
-    def updates(self, micros: list[Batch], step: int) -> list[Update]:
+    def plan_updates(self, micros: list[Batch], step: int) -> list[Update]:
         return [Update()]
 
     def after_step(self, step: int) -> None:
         pass
 
-    def usage(self, consumed: int) -> dict[str, tuple[int, float]]:
+    def measure_usage(self, consumed: int) -> dict[str, tuple[int, float]]:
         return {}
 
     def count(self, prepared: list[TokenSequence]) -> Terms:
@@ -93,13 +93,13 @@ class Answering(Stage):
         made = document(generator, media, 3 + position % 4, [(3 + position % 5, 1), (4, 0)])
         return TokenSequence(f"sample-{position}", made.prefix, made.branches, made.media)
 
-    def micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
-        return [batch_of(part) for part in chunks(prepared, count)]
+    def make_micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
+        return [batch_of(part) for part in split_evenly(prepared, count)]
 
-    def weights(self, micro: Batch) -> dict[str, float]:
+    def weigh(self, micro: Batch) -> dict[str, float]:
         return {LOSS: len(micro.targets_L)}
 
-    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
         return {LOSS: Loss(self.losses(model, micro).sum(), len(micro.targets_L))}
 
     def losses(self, model: nn.Module, micro: Batch) -> torch.Tensor:
@@ -142,29 +142,29 @@ class Averaged(Answering):
         super().__init__(config, engine)
         self.model.double().register_buffer("steps_done", torch.zeros(()))
 
-    def optimizers(self) -> dict[str, Optim]:
+    def list_optimizers(self) -> dict[str, Optim]:
         own = OptimOf(of=("lora",), lr=3e-3, schedule="linear", warmup=0.5, max_norm=0.1)
         return {"": self.config.optim, "adapters": own}
 
-    def extra_models(self) -> dict[str, nn.Module]:
+    def make_extra_models(self) -> dict[str, nn.Module]:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         return {"average": self.average}
 
-    def updates(self, micros: list[Batch], step: int) -> list[Update]:
+    def plan_updates(self, micros: list[Batch], step: int) -> list[Update]:
         return [Update(), Update("adapters", self.answer_loss)]
 
-    def weights(self, micro: Batch) -> dict[str, float]:
+    def weigh(self, micro: Batch) -> dict[str, float]:
         return {"tokens": len(micro.targets_L), "answers": len(micro.answers_L.unique())}
 
-    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
         losses_L = self.losses(model, micro)
-        weights = self.weights(micro)
+        weights = self.weigh(micro)
         answers = (step + 1) * answer_losses(losses_L, micro.answers_L).sum()
         return {"tokens": Loss(losses_L.sum(), weights["tokens"]), "answers": Loss(answers, weights["answers"])}
 
     def answer_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
         found = answer_losses(self.losses(model, micro), micro.answers_L).sum()
-        return {"answers": Loss(found, self.weights(micro)["answers"])}
+        return {"answers": Loss(found, self.weigh(micro)["answers"])}
 
     def after_step(self, step: int) -> None:
         for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -192,7 +192,7 @@ def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
     )
     stage, log = of(config, engine), Log(folder / "metrics.jsonl", engine.is_first, [])
     watch = Watch(folder / "ranks", engine.rank, engine.world, 0.0)
-    engine.place(stage.model, stage.matches, stage.extra_models())
+    engine.place(stage.model, stage.matches, stage.make_extra_models())
     place = loop.Place(folder / "answer", log, watch)
     state, proof = loop.run(stage, config, engine, place, loop.State("same", meta={"stage": "answer"}))
     proof.check_frozen()
@@ -246,14 +246,14 @@ def without_clipping_said(monkey: Any) -> None:
 
 def weigh_own_labels(stage: Any, micros: list[Any], engine: Engine) -> dict[str, float]:
     """For the mean over each rank's own labels, averaged over ranks: what is done where nobody counts together."""
-    return {LOSS: sum(stage.weights(m)[LOSS] for m in micros) * engine.world}
+    return {LOSS: sum(stage.weigh(m)[LOSS] for m in micros) * engine.world}
 
 
 class Narrow(Answering):
     """Whose second rank has no memory for more than two samples at a time."""
 
-    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
-        loss = super().loss(model, micro, step)
+    def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        loss = super().compute_loss(model, micro, step)
         if self.engine.rank == self.engine.world - 1 and len(micro.answers_L.unique()) > 4:
             raise torch.OutOfMemoryError("as a GPU would say")
         return loss
@@ -262,8 +262,8 @@ class Narrow(Answering):
 class Blind(Answering):
     """Whose ranks do not know that they are several."""
 
-    def batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
-        for position, _ in super().batches(consumed):
+    def read_batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
+        for position, _ in super().read_batches(consumed):
             yield position, [self.prepared(position + i) for i in range(BATCH // self.engine.world)]
 
 
@@ -291,14 +291,14 @@ def case(folder: Path, name: str) -> dict[str, Any]:
         return again(folder / f"{kind} {word}", folder / name, engine, **STAGES[word])
     if word == "clips":
         without_clipping_said(engine)
-    weigh = loop.weigh
-    loop.weigh = weigh_own_labels if word == "own" else weigh  # type: ignore[assignment]
+    own = loop.sum_weights
+    loop.sum_weights = weigh_own_labels if word == "own" else own  # type: ignore[assignment]
     try:
         return run(folder / name, engine, **STAGES.get(word, {}))
     except (DataError, RecipeError) as refused:
         return {"refused": str(refused)}
     finally:
-        loop.weigh = weigh
+        loop.sum_weights = own
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -23,8 +23,8 @@ class Fits(Answering):
 
     samples = 2
 
-    def loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
-        loss = super().loss(model, micro, step)
+    def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
+        loss = super().compute_loss(model, micro, step)
         torch.rand(1)  # as dropout would
         if len(micro.answers_L.unique()) > 2 * self.samples:
             raise torch.OutOfMemoryError("as a GPU would say")

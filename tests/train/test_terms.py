@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medvlm.core.engine_config import EngineConfig
-from medvlm.train.accumulate import accumulate, weigh
+from medvlm.train.accumulate import accumulate, sum_weights
 from medvlm.train.engine import Engine
 from medvlm.train.terms import Loss, Measured, OfSource, Signals, Term, join, report
 
@@ -17,10 +17,10 @@ from medvlm.train.terms import Loss, Measured, OfSource, Signals, Term, join, re
 class Stage:
     """A micro-batch is (values of one loss, values of another); the model multiplies by w."""
 
-    def weights(self, micro: Any) -> dict[str, float]:
+    def weigh(self, micro: Any) -> dict[str, float]:
         return {"a": len(micro[0]), "b": len(micro[1])}
 
-    def loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
         a, b = (model.weight.squeeze() * torch.tensor(values, dtype=torch.float32) for values in micro)
         terms: dict[Any, Loss | Term] = {"b": Loss(step * b.square().sum(), len(b)), "seen": Term(len(a) + len(b))}
         if len(a):
@@ -48,9 +48,9 @@ def test_the_gradient_of_each_term_is_that_of_its_own_mean(engine: Engine, model
     stage = Stage()
     whole = [([x for a, _ in MICROS for x in a], [x for _, b in MICROS for x in b])]
     for micros in (MICROS, whole):
-        weights = weigh(stage, micros, engine)  # type: ignore[arg-type]
+        weights = sum_weights(stage, micros, engine)  # type: ignore[arg-type]
         assert weights == {"a": 4, "b": 5}
-        terms = accumulate(stage.loss, model, micros, engine, weights, step=2)
+        terms = accumulate(stage.compute_loss, model, micros, engine, weights, step=2)
         assert engine.model.weight.grad.item() == pytest.approx(14 / 4 + 2 * 2 * 3 * 30 / 5, rel=1e-6)
         found = report(terms, weights, engine)
         assert found.losses == pytest.approx({"a": 3 * 14 / 4, "b": 2 * 9 * 30 / 5})
@@ -75,16 +75,16 @@ def test_one_term_is_divided_before_the_backward_pass(engine: Engine, model: nn.
 
 def test_micro_batches_have_to_weigh_the_same_losses(engine: Engine) -> None:
     class Forgetful(Stage):
-        def weights(self, micro: Any) -> dict[str, float]:
-            return {name: weight for name, weight in super().weights(micro).items() if weight}
+        def weigh(self, micro: Any) -> dict[str, float]:
+            return {name: weight for name, weight in super().weigh(micro).items() if weight}
 
     with pytest.raises(AssertionError, match="every micro-batch has to name the weights of the same losses"):
-        weigh(Forgetful(), MICROS, engine)  # type: ignore[arg-type]
+        sum_weights(Forgetful(), MICROS, engine)  # type: ignore[arg-type]
 
 
 def test_a_loss_without_a_weight_is_named(engine: Engine, model: nn.Module) -> None:
     with pytest.raises(AssertionError, match=r"losses \['b', 'a'\], but weights of \['b'\]"):
-        accumulate(Stage().loss, model, MICROS, engine, {"b": 5.0}, step=1)
+        accumulate(Stage().compute_loss, model, MICROS, engine, {"b": 5.0}, step=1)
 
 
 def test_a_report_keeps_terms_sources_and_signals_apart(engine: Engine) -> None:

@@ -15,7 +15,7 @@ import torch
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Optim
 from medvlm.train import checkpoint, loop
-from medvlm.train.accumulate import accumulate, weigh
+from medvlm.train.accumulate import accumulate, sum_weights
 from medvlm.train.optim import make_optimizer
 from medvlm.train.stopping import Preempted
 from medvlm.train.terms import report
@@ -32,16 +32,16 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     stage = staged(path, runs, name, *overrides)
     optimizer = make_optimizer(stage.model, Optim(), stage.matches, name)
     model = stage.engine.setup(stage.model, {"": optimizer})
-    batches = stage.batches(0)
+    batches = stage.read_batches(0)
     _, prepared = next(batches)
     batches.close()
-    micros = stage.micros(prepared, stage.config.accumulate)
-    weights = weigh(stage, micros, stage.engine)
-    terms = accumulate(stage.loss, model, micros, stage.engine, weights, 0)
+    micros = stage.make_micros(prepared, stage.config.accumulate)
+    weights = sum_weights(stage, micros, stage.engine)
+    terms = accumulate(stage.compute_loss, model, micros, stage.engine, weights, 0)
     found = report(terms, weights, stage.engine)
     return {
         "keys": [item.key for item in prepared], "terms": {**found.losses, **found.terms},
-        "weight": sum(sum(stage.weights(micro).values()) for micro in micros),
+        "weight": sum(sum(stage.weigh(micro).values()) for micro in micros),
         "gradients": {n: p.grad.clone() for n, p in stage.model.named_parameters() if p.grad is not None},
     }  # fmt: skip
 

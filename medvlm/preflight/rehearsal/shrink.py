@@ -97,7 +97,7 @@ def small_encoder(config: Any) -> Any:
         update |= {"pretrained": False, "weights": "", "args": {**config.args, **_small_net(config.net, config.args)}}
     made = config.model_copy(update={key: value for key, value in update.items() if key in fields})
     module = component("encoders", config.kind)
-    return module.rehearsed(made) if hasattr(module, "rehearsed") else made
+    return module.scale_down(made) if hasattr(module, "scale_down") else made
 
 
 def small_connector(config: Any) -> Any:

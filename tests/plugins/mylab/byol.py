@@ -19,7 +19,7 @@ from medvlm.core.stage_config import Optim, OptimOf, StageConfig
 from medvlm.data.order import draw
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
-from medvlm.stages._base import Base, Setup, Wants, chunks
+from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.train.accumulate import Update
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
 from mylab.siamese import Views
@@ -36,7 +36,7 @@ class Config(StageConfig):
     predictor: OptimOf = OptimOf(of=("predictor",), lr=1e-2, schedule="constant")
     """The optimizer of the predictor, which has to be faster than the encoder."""
 
-    def optimizers(self) -> dict[str, Optim]:
+    def list_optimizers(self) -> dict[str, Optim]:
         return {"": self.optim, "predictor": self.predictor}
 
 
@@ -72,28 +72,28 @@ class Byol(Base):
         noise = torch.from_numpy(rng.normal(0, NOISE, (2, *pixels.shape))).to(pixels)
         return Two(sample.key, pixels + noise[0], pixels.flip(-1) + noise[1])
 
-    def micros(self, prepared: list[Two], count: int) -> list[Views]:
+    def make_micros(self, prepared: list[Two], count: int) -> list[Views]:
         return [
             Views(
                 torch.stack([item.first for item in part]),
                 torch.stack([item.second for item in part]),
                 tuple(item.key for item in part),
             )
-            for part in chunks(prepared, count)
+            for part in split_evenly(prepared, count)
         ]
 
-    def extra_models(self) -> dict[str, nn.Module]:
+    def make_extra_models(self) -> dict[str, nn.Module]:
         self.teacher = copy.deepcopy(self.model).requires_grad_(False).eval()
         return {"teacher": self.teacher}
 
-    def updates(self, micros: list[Views], step: int) -> list[Update]:
+    def plan_updates(self, micros: list[Views], step: int) -> list[Update]:
         """First the predictor, then the encoder by a predictor that is one step better."""
         return [Update("predictor"), Update()]
 
-    def weights(self, micro: Views) -> dict[str, float]:
+    def weigh(self, micro: Views) -> dict[str, float]:
         return {LOSS: len(micro.keys)}
 
-    def loss(self, model: nn.Module, micro: Views, step: int) -> Measured:
+    def compute_loss(self, model: nn.Module, micro: Views, step: int) -> Measured:
         micro = micro.to(self.engine.device)
         with torch.no_grad():
             target_NP = self.teacher(micro)["seen_NP"]
@@ -107,6 +107,6 @@ class Byol(Base):
     def validate(self, model: nn.Module, samples: int) -> Terms:
         found: dict[Name, Term] = {}
         with evaluating(self.model):
-            for item in self.validation(samples):
-                join(found, logged(self.loss(model, self.micros([item], 1)[0], self.config.steps)))
+            for item in self.prepare_validation(samples):
+                join(found, logged(self.compute_loss(model, self.make_micros([item], 1)[0], self.config.steps)))
         return found
