@@ -62,7 +62,7 @@ def _rows(model: str, sources: Sequence[str], stage: str, kind: str) -> Iterator
     opened = open_model(model, stage, needs="embed", device="auto")
     made = find(opened, "embed") or opened[0]
     for key, source, sample, files in _samples(sources, lambda axes: made.kind_of(axes, kind)):
-        for medium, vector in enumerate(made.vectors(sample, files)):
+        for medium, vector in enumerate(made.embed_each(sample, files)):
             yield {"key": key, "source": source, "medium": medium, "embedding": vector.float().cpu().numpy()}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm.compositions._open import finished_stages, open_stage
+from medvlm.compositions._open import list_finished_stages, open_stage
 from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
@@ -57,7 +57,7 @@ def push(where: Path, name: str, targets: Sequence[str] = (), stage: str = "", i
 def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
     """What a finished stage left, by default the last one. Raises CheckpointError when there is none."""
     recipe = loaded.recipe
-    last = finished_stages(recipe, run, stage)[-1]
+    last = list_finished_stages(recipe, run, stage)[-1]
     opened = open_stage(recipe, run, last)
     return Trained(
         model=opened.model.float().cpu().eval(),
@@ -68,7 +68,7 @@ def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
         plain=loaded.resolve(),
         recipe_hash=loaded.recipe_hash,
         cards=loaded.cards,
-        results=_results(run, last) if last is finished_stages(recipe, run)[-1] else (),
+        results=_results(run, last) if last is list_finished_stages(recipe, run)[-1] else (),
         prepare=opened.prepare,
     )
 

@@ -1,1 +1,1 @@
-"""Kinds of model, a file each: what a model's parts are, how they are put together, and what it can be asked."""
+"""Compositions, or kinds of models, one file each: the parts of a model, how they are assembled, and what it can do."""

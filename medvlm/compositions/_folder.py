@@ -1,5 +1,5 @@
-"""A model folder of medvlm: model.json says what the parts are, weights.safetensors holds them, and a tokenizer lies
-beside them. Written by the export target `custom`, opened here."""
+"""Opens a model folder of medvlm: model.json describes the parts, weights.safetensors holds their weights, and there
+may be a tokenizer. The export target `custom` writes such folders."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medvlm.models.restore import put
 WEIGHTS, MANIFEST = "weights.safetensors", "model.json"
 
 
-class Manifest(Config):
-    """model.json; a composition's own says what its parts are. makes: the composition."""
+class FolderManifest(Config):
+    """model.json. Each composition has a subclass that describes its parts. makes: the composition."""
 
     format: Literal[1] = 1
     makes: str
     plugins: tuple[str, ...] = ()
     shared: dict[str, str] = {}
-    """Tied tensor -> the one that is stored for both."""
+    """Tied tensor -> the tensor that is stored for both."""
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -30,7 +30,7 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> Any:
-    """Raises CheckpointError for a folder that is none."""
+    """Raises CheckpointError if the folder is not a model folder."""
     try:
         written = json.loads((folder / MANIFEST).read_text())
         plugins = tuple(written.get("plugins", ()))
@@ -39,13 +39,13 @@ def read_manifest(folder: Path) -> Any:
         return composition.Manifest.model_validate(written, context={"plugins": plugins})
     except (OSError, ValueError, KeyError, TypeError) as reason:
         raise CheckpointError(
-            f"{folder}: is no model folder of medvlm ({MANIFEST}: {type(reason).__name__}); `medvlm export` makes one"
+            f"{folder} is not a model folder of medvlm ({MANIFEST}: {type(reason).__name__}); `medvlm export` makes one"
         ) from None
 
 
 def open_folder(folder: Path) -> AssembledModel:
-    """The model on the CPU, in float32. Raises CheckpointError for a folder that is none or whose weights do not
-    fit."""
+    """The model on the CPU, in float32. Raises CheckpointError if the folder is not a model folder, or if its weights
+    do not fit."""
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 

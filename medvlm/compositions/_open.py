@@ -1,4 +1,4 @@
-"""Where a run, a stage of it, a model folder or a hub id becomes a model that can be asked."""
+"""Opens a run, a stage of a run, a model folder or a hub id as a model that answers, embeds or decodes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from medvlm.train import checkpoint
 def open_model(
     where: str | Path, stage: str = "", needs: str = "answer", device: str = "cpu", max_new_tokens: int = 256
 ) -> list[Opened]:
-    """The models of a run after `stage` (by default the last finished one), one for each composition, the latest first;
-    or that of a model folder or hub id.
+    """The models of a run after `stage` (default: the last finished one), one per composition, the most recently
+    trained first; or the model of a model folder or hub id.
 
-    needs: what a model of others is opened for, `answer` or `embed`. device: `auto` is the GPU, where there is one.
-    max_new_tokens: where an answer is cut off. Raises UserError for what cannot be opened."""
+    needs: `answer` or `embed`, for models that medvlm did not train. device: `auto` uses a GPU if there is one.
+    max_new_tokens: maximum length of an answer. Raises UserError for what cannot be opened."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(where)
@@ -42,15 +42,15 @@ def open_model(
 def open_run(
     recipe: Any, folder: Path, stage: str = "", device: str = "cpu", max_new_tokens: int = 256
 ) -> list[AssembledModel]:
-    """As open_model, of a run or a model folder whose recipe is loaded. recipe: typed (seed, stages, model).
+    """Like open_model, for a run or a model folder whose recipe is loaded. recipe: typed (seed, stages, model).
 
-    Raises CheckpointError when no stage is finished or a checkpoint is damaged."""
+    Raises CheckpointError if no stage is finished or a checkpoint is damaged."""
     if is_model_folder(folder):
         opened = [open_folder(folder)]
         opened[0].model.to(device)
     else:
-        last: dict[str, Any] = {}  # composition -> the last stage that trained it
-        for config in finished_stages(recipe, RunFolder(folder), stage):
+        last: dict[str, Any] = {}  # composition -> the last stage that trained it, in the order of training
+        for config in list_finished_stages(recipe, RunFolder(folder), stage):
             name = name_of(composition_of_stage(recipe.model, config))
             last.pop(name, None)
             last[name] = config
@@ -61,7 +61,7 @@ def open_run(
 
 
 def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> AssembledModel:
-    """The model that a finished stage trained, as it left it. stage: its config."""
+    """The model as a finished stage left it. stage: the config of the stage."""
     composition = composition_of_stage(recipe.model, stage)
     assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
     model = composition.build(assembly, stage, weights=False)
@@ -73,18 +73,20 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     return opened
 
 
-def finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:
-    """Configs of the finished stages, in order, up to `stage`. Raises CheckpointError when it, or none, is finished."""
+def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:
+    """Configs of the finished stages, in order, up to `stage`. Raises CheckpointError if `stage` is not finished, or no
+    stage is."""
     finished = {s.name: s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()}
     if not finished:
         raise CheckpointError(f"{run.root.name}: no finished stage; train it first")
     if stage and stage not in finished:
         raise CheckpointError(f"{run.root.name}: stage {stage!r} is not finished (finished: {', '.join(finished)})")
-    return list(finished.values())[: list(finished).index(stage) + 1] if stage else list(finished.values())
+    end = list(finished).index(stage) + 1 if stage else len(finished)
+    return list(finished.values())[:end]
 
 
 def _open_published(where: str, device: str, max_new_tokens: int) -> Opened:
-    """By the composition that knows it, else as transformers opens any vision-language model."""
+    """Opened by the first composition that knows it, else as any vision-language model of transformers."""
     found = (component("compositions", kind).open_published(where, device) for kind in kinds("compositions"))
     opened: Opened = next((model for model in found if model is not None), None) or StockAnswering(where, device)
     opened.max_new_tokens = max_new_tokens

@@ -1,4 +1,4 @@
-"""A model that can be asked: what evaluation, chat and embed call."""
+"""Opened models, the interface that evaluation, chat and embed use."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BATCH = 64
 
 
 class Opened:
-    """can: what it can be asked, see core/composition.py; what it cannot raises RecipeError. max_new_tokens: where an
-    answer is cut off."""
+    """can: what it can do, see core/composition.py; other calls raise RecipeError. max_new_tokens: maximum length of an
+    answer."""
 
     can: frozenset[str] = frozenset()
     max_new_tokens = 256
 
     def kind_of(self, axes: int, asked: str = "") -> str:
-        """What kind of medium a file is taken for that says none, see data/prepare.Prepare."""
+        """The kind of medium of a file that does not name one, see data/prepare.Prepare."""
         raise NotImplementedError
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
@@ -38,20 +38,21 @@ class Opened:
         raise RecipeError("this model does not answer questions")
 
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
-        """Unit vectors [N, P] of each sample's first medium."""
+        """Unit vectors [N, P] of the first medium of each sample."""
         raise RecipeError("this model does not embed images and texts in one space")
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors [N, P] of the same space."""
+        """Unit vectors [N, P] in the same space as embed_media."""
         raise RecipeError("this model does not embed images and texts in one space")
 
-    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
-        """A vector for each medium of a sample: of the shared space where there is one, else what its encoder pools."""
+    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        """Yields a vector for each medium of a sample: in the shared space if there is one, else the pooled output of
+        the encoder."""
         raise RecipeError("this model gives no vector for an image by itself")
 
 
 class AssembledModel(Opened):
-    """A model of a composition, with its data path."""
+    """A model built by a composition, with its data path."""
 
     def __init__(self, can: frozenset[str], model: Any, prepare: Prepare, tokenizer: Any):
         self.can, self.model, self.prepare, self.tokenizer = can, model, prepare, tokenizer
@@ -63,26 +64,26 @@ class AssembledModel(Opened):
     def kind_of(self, axes: int, asked: str = "") -> str:
         return self.prepare.kind_of(axes, asked)
 
-    def box_extent(self, ask: Ask) -> tuple[float, float]:
-        """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
+    def find_box_extent(self, ask: Ask) -> tuple[float, float]:
+        """(width, height) of the canvas that the model perceives, in the units in which boxes are written."""
         canvas = self.prepare.see(ask.sample, ask.files).canvas
         return self.prepare.boxes.extent(canvas) if canvas else (1.0, 1.0)
 
-    def seen(self, ask: Ask) -> Truth:
-        """The truth with its boxes in answer coordinates."""
+    def place_truth(self, ask: Ask) -> Truth:
+        """The truth as the model perceives it, with boxes in answer coordinates."""
         return self.prepare.truth(ask.question, self.prepare.see(ask.sample, ask.files).canvas)
 
-    def thumbnail(self, ask: Ask) -> bytes:
-        """What the model saw of medium 0, as PNG: a film whole, of a volume the middle slice."""
+    def draw_thumbnail(self, ask: Ask) -> bytes:
+        """Medium 0 as the model sees it, as PNG. Of a volume, the middle slice."""
         return encode_png(self.prepare.picture(ask.sample, ask.files))
 
 
 class AnsweringModel(AssembledModel):
-    """One that answers in text."""
+    """A model that answers in text."""
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
-        """Sorting by length would pad less, but answers must not depend on their neighbours' order: batches are as
-        asked."""
+        """Greedy answers, in batches in the given order. Sorting by length would save padding, but then the rows of a
+        batch, and with them rounding errors, would depend on the other questions."""
         texts: list[str] = []
         for at in range(0, len(asks), BATCH):
             texts += self._answer(asks[at : at + BATCH])
@@ -107,5 +108,5 @@ class AnsweringModel(AssembledModel):
 
 
 def find(opened: Iterable[Any], need: str) -> Any | None:
-    """The first model that can do it, or None."""
+    """The first model that can do what is needed, or None."""
     return next((model for model in opened if need in model.can), None)

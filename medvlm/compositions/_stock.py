@@ -1,4 +1,4 @@
-"""Models of transformers by folder or hub id, asked through their own processors."""
+"""Models of transformers, opened by folder or hub id and called through their own processors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from medvlm.data.views import Views, pictures
 from medvlm.io.images import decode
 
 OWN = Views(percentiles=(0.5, 99.5))
-"""How media of more than 8 bits are shown that nothing is known of."""
+"""How media with more than 8 bits are shown if nothing is known about their range."""
 
 
 class StockAnswering(Opened):
-    """Any vision-language model of transformers, adapters on their base included."""
+    """Any vision-language model of transformers, including adapters on a base model."""
 
     can = frozenset({"answer"})
 
     def __init__(self, where: str, device: str):
-        """Raises RecipeError for what transformers cannot open as a vision-language model."""
+        """Raises RecipeError if transformers cannot open it as a vision-language model."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         base, adapters = _base_of(where)
@@ -68,10 +68,10 @@ class StockAnswering(Opened):
 
 
 class StockTower(Opened):
-    """A dual encoder or a vision tower of transformers, which gives vectors of pictures."""
+    """A dual encoder or a vision tower of transformers, which embeds pictures."""
 
     def __init__(self, where: str, device: str):
-        """Raises RecipeError for what transformers cannot open so."""
+        """Raises RecipeError if transformers cannot open it as one of these."""
         from transformers import AutoImageProcessor, AutoModel
 
         try:
@@ -86,16 +86,16 @@ class StockTower(Opened):
     def kind_of(self, axes: int, asked: str = "") -> str:
         return asked or "own"
 
-    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
-        """Unit vectors of a dual encoder, or what a tower pools; the mean of its tokens where it pools nothing."""
+    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        """Unit vectors of a dual encoder, or the pooled output of a tower, or else the mean of its tokens."""
         for medium in sample.media:
             shown = show(medium, files[medium.member])
             if len(shown) > 1:
-                raise DataError(f"{sample.key}: a volume, and {self.where} takes pictures")
+                raise DataError(f"{sample.key} is a volume, and {self.where} takes only pictures")
             with torch.no_grad():
-                yield self._vector(self.processor(images=shown, return_tensors="pt").to(self.device))
+                yield self._embed(self.processor(images=shown, return_tensors="pt").to(self.device))
 
-    def _vector(self, inputs: Any) -> torch.Tensor:
+    def _embed(self, inputs: Any) -> torch.Tensor:
         if hasattr(self.tower, "get_image_features"):
             out = self.tower.get_image_features(**inputs)
             return normalize(out.pooler_output if hasattr(out, "pooler_output") else out, dim=-1)[0]
@@ -106,8 +106,8 @@ class StockTower(Opened):
 
 
 def show(medium: Medium, stored: Any) -> list[Any]:
-    """8-bit pictures for models that take nothing else: a film, or slices of a volume; windowed by its own percentiles
-    where it has more bits."""
+    """Converts a medium to 8-bit pictures: a film to one, a volume to slices. A medium with more bits is windowed by
+    its own percentiles."""
     from PIL import Image
 
     array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
@@ -116,7 +116,8 @@ def show(medium: Medium, stored: Any) -> list[Any]:
 
 
 def _base_of(where: str) -> tuple[str, bool]:
-    """What adapters in a folder name as their base, and whether there are any."""
+    """The base model that the adapters in a folder name, and True; for a model without adapters, the model and
+    False."""
     folder, adapters = Path(where), Path(where) / "adapter_config.json"
     if not adapters.is_file():
         return where, False

@@ -1,4 +1,4 @@
-"""Encoders and a text tower that map images and texts to one space."""
+"""Dual encoder: encoders and a text tower that embed images and texts in one space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from medvlm.compositions._composed import (
     ComposedManifest,
     describe_parts,
-    encoders_reason,
+    explain_unfit_encoders,
     load_tokenizer,
     make_data_path,
     restore_data_path,
@@ -38,7 +38,7 @@ SUMMARY = "An image and a text encoder that map both to one space"
 TOKENIZER = "text_tokenizer"
 KIND = "dual"
 serves = serve
-reason = encoders_reason
+reason = explain_unfit_encoders
 
 
 class Config(CompositionConfig):
@@ -51,14 +51,14 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
 
 
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> DualEncoder:
-    """stage: has `text`, the text tower, `width` of the shared space, and `loss`, which says where the scale starts."""
+    """stage: with `text`, the text tower, `width` of the shared space, and `loss`, which gives the initial scale."""
     log_scale, bias = component("objectives.pairs", stage.loss.kind).start(stage.loss)
     tokenizer, encoders = _tower_tokenizer(assembly, stage), assembly.model.encoders
     return build_dual(encoders, stage.text, tokenizer, stage.width, log_scale, bias, assembly.seed)
 
 
-def text_tokenizer(assembly: Assembly, stage: Any) -> Any:
-    """What the text tower of a stage reads its texts with."""
+def make_text_tokenizer(assembly: Assembly, stage: Any) -> Any:
+    """The tokenizer of the text tower of a stage."""
     tokenizer = _tower_tokenizer(assembly, stage)
     return tokenizer if assembly.knows_words else EstimatedTokenizer(tokenizer)
 
@@ -71,7 +71,7 @@ class EmbeddingModel(AssembledModel):
     """tokenizer: of the text tower."""
 
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
-        return torch.stack([next(self.vectors(sample, files)).float().cpu() for sample, files in items]).numpy()
+        return torch.stack([next(self.embed_each(sample, files)).float().cpu() for sample, files in items]).numpy()
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         rows: list[torch.Tensor] = []
@@ -81,7 +81,7 @@ class EmbeddingModel(AssembledModel):
                 rows.append(self.model.embed_texts(ids, torch.ones_like(ids))[0].float().cpu())
         return torch.stack(rows).numpy()
 
-    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
         for name, pixels in self.prepare.see(sample, files).media:
             with evaluating(self.model):
                 embedded = self.model.embed_media({name: pixels[None].to(self.device)})
@@ -89,7 +89,7 @@ class EmbeddingModel(AssembledModel):
 
 
 def open(assembly: Assembly, stage: Any, model: DualEncoder) -> EmbeddingModel:
-    return EmbeddingModel(CAN, model, assembly.prepare, text_tokenizer(assembly, stage))
+    return EmbeddingModel(CAN, model, assembly.prepare, make_text_tokenizer(assembly, stage))
 
 
 class Manifest(ComposedManifest):
@@ -114,4 +114,4 @@ def restore(manifest: Manifest, tokenizer: Any) -> EmbeddingModel:
 
 
 def open_published(where: str, device: str) -> None:
-    """A published dual encoder is asked through its own processor."""
+    """None: a published dual encoder is opened by StockTower, with its own processor."""

@@ -1,4 +1,4 @@
-"""Encoders and decoders: class scores and masks of media, without language."""
+"""Encoders with decoders, which give class scores and masks of media. There is no language model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from medvlm.compositions._composed import (
     ComposedManifest,
     describe_parts,
-    encoders_reason,
+    explain_unfit_encoders,
     make_data_path,
     restore_data_path,
     serve,
@@ -44,7 +44,7 @@ class Config(CompositionConfig):
 
 
 def reason(model: Any) -> str | None:
-    if why := encoders_reason(model):
+    if why := explain_unfit_encoders(model):
         return why
     if not model.decoders:
         return "model.decoders is empty: add one, e.g. {lesion: {kind: conv_mask, classes: [lesion]}}"
@@ -69,7 +69,7 @@ class DecodingModel(AssembledModel):
         self.decoders = decoders
         self.by_template = list_templates(decoders)
 
-    def answers(self, question: Question) -> bool:
+    def can_answer(self, question: Question) -> bool:
         return self._decoder_of(question) is not None
 
     def decode(self, asks: Sequence[Ask]) -> list[Any]:
@@ -78,11 +78,11 @@ class DecodingModel(AssembledModel):
             found += self._decode(asks[at : at + BATCH])
         return found
 
-    def seen(self, ask: Ask) -> Truth:
-        """The truth with the masks that belong to it, as they lie on what the model sees."""
+    def place_truth(self, ask: Ask) -> Truth:
+        """The truth with its masks, placed on the canvas that the model sees."""
         return self.prepare.hold(ask.sample, ask.question, ask.files)
 
-    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
         for name, pixels in self.prepare.see(sample, files).media:
             with evaluating(self.model):
                 yield encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled[0]
@@ -90,22 +90,22 @@ class DecodingModel(AssembledModel):
     def _decode(self, asks: Sequence[Ask]) -> list[Any]:
         media: dict[str, list[torch.Tensor]] = {}
         rows: dict[str, list[int]] = {}
-        places: list[tuple[str, int] | None] = []
-        perceived_once: dict[str, tuple[str, int]] = {}  # questions about one sample share its pixels
+        places: list[tuple[str, int] | None] = []  # of each ask: its decoder and its row in the output
+        row_of_sample: dict[str, tuple[str, int]] = {}  # questions about one sample share its pixels
         for ask in asks:
             name = self._decoder_of(ask.question)
             sample, files = ask.media_of or (ask.sample, ask.files)
             if ask.shows == "none" or name is None:
                 places.append(None)
                 continue
-            if sample.key not in perceived_once:
+            if sample.key not in row_of_sample:
                 encoder, pixels = self.prepare.see(sample, files).media[0]
-                perceived_once[sample.key] = encoder, len(media.setdefault(encoder, []))
+                row_of_sample[sample.key] = encoder, len(media.setdefault(encoder, []))
                 media[encoder].append(pixels)
-            _, row = perceived_once[sample.key]
-            of_decoder = rows.setdefault(name, [])
-            places.append((name, len(of_decoder)))
-            of_decoder.append(row)
+            _, row = row_of_sample[sample.key]
+            rows_of_decoder = rows.setdefault(name, [])
+            places.append((name, len(rows_of_decoder)))
+            rows_of_decoder.append(row)
         if not media:
             return [None] * len(asks)
         batch = Labelled(
@@ -114,19 +114,19 @@ class DecodingModel(AssembledModel):
         )
         with evaluating(self.model):
             outputs = self.model(batch.to(self.device))
-        probable = {name: _probabilities(outputs[f"decoders.{name}"], self.decoders[name]) for name in rows}
+        probabilities = {name: _to_probabilities(outputs[f"decoders.{name}"], self.decoders[name]) for name in rows}
         return [
-            None if place is None else self._say(ask.question, place[0], probable[place[0]][place[1]])
+            None if place is None else self._decode_answer(ask.question, place[0], probabilities[place[0]][place[1]])
             for ask, place in zip(asks, places, strict=True)
         ]
 
-    def _say(self, question: Question, name: str, probabilities: torch.Tensor) -> Any:
+    def _decode_answer(self, question: Question, name: str, probabilities: torch.Tensor) -> Any:
         task, decoder = find_task(question.truth.task), self.decoders[name]
         assert task.decode is not None, question.truth.task
         return task.decode(probabilities.numpy(), question.truth, decoder.classes, decoder.exclusive)
 
     def _decoder_of(self, question: Question) -> str | None:
-        """The decoder that answers a template, where it gives what the task takes."""
+        """The decoder that answers the template of a question, if its output is of the form that the task needs."""
         name = self.by_template.get(question.template)
         if name is None:
             return None
@@ -134,7 +134,7 @@ class DecodingModel(AssembledModel):
         return name if output == find_task(question.truth.task).ANSWERED_BY else None
 
 
-def _probabilities(logits: torch.Tensor, decoder: Any) -> torch.Tensor:
+def _to_probabilities(logits: torch.Tensor, decoder: Any) -> torch.Tensor:
     logits = logits.float()
     return (logits.softmax(1) if decoder.exclusive else logits.sigmoid()).cpu()
 
@@ -157,4 +157,4 @@ def restore(manifest: Manifest, tokenizer: Any) -> DecodingModel:
 
 
 def open_published(where: str, device: str) -> None:
-    """A published tower has no decoders of ours."""
+    """None: a published tower has no decoders of medvlm."""

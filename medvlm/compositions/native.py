@@ -1,4 +1,4 @@
-"""A ready vision-language model, computed by its family's own classes."""
+"""A ready vision-language model, computed by the classes of its own family."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOUN, HUB_TASK = "a ready vision-language model", "image-text-to-text"
 SUMMARY = "A vision-language model that reads images and answers in text"
 Manifest = None
 BOX_SCALE = 1000
-"""Of boxes that a published model writes in thousandths."""
+"""The scale of boxes that a published model writes in thousandths."""
 
 
 class Config(CompositionConfig):
@@ -46,8 +46,8 @@ def serves(model: Any) -> Mapping[str, tuple[str, ...] | None]:
 
 
 def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
-    """The processor is kept in the folder with the config of the model, so that the run can be opened without the
-    model's own files."""
+    """Saves the processor and the config of the model in `folder`, so that the run can be opened without the original
+    files."""
     model = recipe.model
     processor = Processor.of_run(model.pretrained, model.processor, folder)
     path = make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale)
@@ -62,9 +62,9 @@ def build(assembly: Assembly, stage: Any, weights: bool = True) -> NativeVLM:
 
 
 class ReadyModel(AnsweringModel):
-    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
         raise RecipeError(
-            "its model is a ready one, whose image tokens depend on the whole prompt; embed takes dual encoders and"
+            "this is a ready model, whose image tokens depend on the whole prompt; embed takes dual encoders and"
             " composed models"
         )
 
@@ -74,7 +74,7 @@ def open(assembly: Assembly, stage: Any, model: NativeVLM) -> ReadyModel:
 
 
 def open_published(where: str, device: str) -> ReadyModel | None:
-    """A folder or hub id with the config of a known family, in the precision it is stored in."""
+    """Opens a folder or hub id if its config is of a known family, in the stored precision; else None."""
     from transformers import AutoConfig
 
     try:

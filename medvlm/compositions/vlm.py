@@ -1,4 +1,4 @@
-"""Encoders, connectors and a language model: it reads images and answers in text."""
+"""Vision-language model of encoders, connectors and a language model. It reads images and answers in text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from medvlm.compositions._composed import (
     ComposedManifest,
     describe_parts,
-    encoders_reason,
+    explain_unfit_encoders,
     load_tokenizer,
     make_data_path,
     restore_data_path,
@@ -42,8 +42,8 @@ class Config(CompositionConfig):
 
 
 def reason(model: Any) -> str | None:
-    """It needs a language model beside the encoders."""
-    if why := encoders_reason(model):
+    """Requires encoders and a language model."""
+    if why := explain_unfit_encoders(model):
         return why
     if model.language is None:
         return "model.language is missing; add it, e.g. {kind: causal, model: Qwen/Qwen3-4B-Instruct-2507}"
@@ -62,9 +62,9 @@ def build(assembly: Assembly, stage: Any, weights: bool = True) -> VLM:
 
 
 class SplicedModel(AnsweringModel):
-    """Encoders spliced into a language model."""
+    """A language model with spliced-in encoders."""
 
-    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
         for name, pixels in self.prepare.see(sample, files).media:
             with evaluating(self.model):
                 pooled = encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled
@@ -96,4 +96,4 @@ def restore(manifest: Manifest, tokenizer: Any) -> SplicedModel:
 
 
 def open_published(where: str, device: str) -> None:
-    """Composed models are published as the families that they are exported to."""
+    """None: composed models are published in the format of the families that they are exported to."""

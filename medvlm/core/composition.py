@@ -89,7 +89,7 @@ class Composition(Protocol):
         """A folder or hub id of transformers as a model that can be asked, or None where this composition does not know
         it."""
 
-    def text_tokenizer(self, assembly: Assembly, stage: Any) -> Any:
+    def make_text_tokenizer(self, assembly: Assembly, stage: Any) -> Any:
         """What the text tower of a stage reads its texts with. Only of compositions that embed."""
 
 

@@ -31,13 +31,13 @@ class Asked(Typed):
     def can(self) -> frozenset[str]:
         """What it can be asked, see a protocol's NEEDS."""
 
-    def box_extent(self, ask: Ask) -> tuple[float, float]:
+    def find_box_extent(self, ask: Ask) -> tuple[float, float]:
         """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
 
-    def seen(self, ask: Ask) -> Truth:
+    def place_truth(self, ask: Ask) -> Truth:
         """The truth as the model perceives it: boxes in answer coordinates, masks on its canvas."""
 
-    def thumbnail(self, ask: Ask) -> bytes:
+    def draw_thumbnail(self, ask: Ask) -> bytes:
         """PNG of the perceived canvas."""
 
 
@@ -53,7 +53,7 @@ class Answerer(Asked, Typed):
 
 
 class Decoder(Asked, Typed):
-    def answers(self, question: Question) -> bool:
+    def can_answer(self, question: Question) -> bool:
         """Whether it has a decoder for the question."""
 
     def decode(self, asks: Sequence[Ask]) -> list[Any]:

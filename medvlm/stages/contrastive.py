@@ -73,7 +73,7 @@ class Contrastive(Base):
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.objective = component("objectives.pairs", config.loss.kind)
-        self.tokenizer = setup.composition.text_tokenizer(setup, config)
+        self.tokenizer = setup.composition.make_text_tokenizer(setup, config)
         self.model = setup.composition.build(setup, config)
 
     @property

@@ -1,5 +1,5 @@
-"""What every composition offers, whatever is a file of medvlm/compositions: built alike on the meta device, named
-outputs, and the same model from wherever it is opened."""
+"""The contract of compositions, tested on every file of medvlm/compositions: it builds the same modules on the meta
+device, names its outputs, and gives the same model however it is opened."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ FILMS = {**CARD, "reader": {"kind": "phantom", "films": 24, "film_px": 96}}
 
 @dataclass(frozen=True)
 class Example:
-    """A recipe of one stage for a composition, given a folder for published models; the target that its model is
-    exported to; and what its forward returns."""
+    """recipe: folder for published models -> a recipe with one stage. Also the export target, and the outputs of
+    forward."""
 
     recipe: Callable[[Path], dict[str, Any]]
     target: str
@@ -110,7 +110,7 @@ def samples(made: Made, count: int = 3) -> list[tuple[Any, Any]]:
 
 
 def say(model: Opened, held: list[tuple[Any, Any]]) -> list[Any]:
-    """Whatever the model can be asked about these samples."""
+    """The results of everything that the model can do with these samples."""
     if "answer" in model.can:
         return model.answer([Ask(s, files, question) for s, files in held for question in s.questions[:3]])
     if "decode" in model.can:

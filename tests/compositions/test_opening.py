@@ -1,4 +1,4 @@
-"""Which model of a run is opened, and compositions of plugins."""
+"""Opening the right model of a run, and compositions of plug-ins."""
 
 from __future__ import annotations
 
@@ -70,21 +70,21 @@ def test_what_a_model_cannot_do_is_refused(both: RunFolder) -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is no model folder of medvlm \(model\.json: FileNotFoundError\)"):
+    with pytest.raises(CheckpointError, match=r"is not a model folder of medvlm \(model\.json: FileNotFoundError\)"):
         open_folder(tmp_path)
     with pytest.raises(RecipeError, match="neither a run nor a vision-language model"):
         open_model(tmp_path)
 
 
 def test_keys_of_other_compositions_in_a_manifest_may_be_empty_and_nothing_else(tmp_path: Path) -> None:
-    """As folders of the first releases have them."""
+    """As in the folders of the first releases."""
     film = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [32, 32]}}
     text = {"kind": "transformers", "config": {"model_type": "bert"}}
     written = {"format": 1, "makes": "dual", "encoders": {"film": film}, "text": text, "width": 8, "has_bias": True}
     write_json(tmp_path / "model.json", {**written, "language": None, "image_token": ""})
     assert read_manifest(tmp_path).width == 8
     write_json(tmp_path / "model.json", {**written, "image_token": "<image>"})
-    with pytest.raises(CheckpointError, match="is no model folder"):
+    with pytest.raises(CheckpointError, match="is not a model folder"):
         read_manifest(tmp_path)
 
 

@@ -107,13 +107,13 @@ class Noisy:
             return right
         return str(int(right) + 2) if self.wrong[template] == "+2" else self.wrong[template]
 
-    def seen(self, ask: Ask) -> Truth:
+    def place_truth(self, ask: Ask) -> Truth:
         return scaled(ask.question.truth)
 
-    def box_extent(self, ask: Ask) -> tuple[float, float]:
+    def find_box_extent(self, ask: Ask) -> tuple[float, float]:
         return 1000, 1000
 
-    def thumbnail(self, ask: Ask) -> bytes:
+    def draw_thumbnail(self, ask: Ask) -> bytes:
         return encode_png(np.zeros((8, 16), dtype=np.uint8))
 
     def embed_media(self, items: Sequence[tuple[Sample, Mapping[str, bytes]]]) -> np.ndarray:

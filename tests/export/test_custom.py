@@ -115,7 +115,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, no_children: None) ->
     save_file({n.replace("linear_1", "linear_9"): t for n, t in weights.items()}, tmp_path / "weights.safetensors")
     with pytest.raises(CheckpointError, match=r"connectors\.film\.linear_1\.bias is missing"):
         open_folder(tmp_path)
-    with pytest.raises(CheckpointError, match="is no model folder of medvlm"):
+    with pytest.raises(CheckpointError, match="is not a model folder of medvlm"):
         open_folder(tmp_path / "nowhere")
 
 

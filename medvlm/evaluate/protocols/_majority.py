@@ -99,7 +99,7 @@ def _fit(truths: Sequence[Truth]) -> Constants:
 
 def _seen(model: Asked, shards: Shards, split: str, i: int, number: int) -> Truth:
     sample, files = shards.read(split, i)
-    return model.seen(Ask(sample, files, sample.questions[number]))
+    return model.place_truth(Ask(sample, files, sample.questions[number]))
 
 
 def _spread(items: Sequence[T], most: int) -> Sequence[T]:

@@ -92,8 +92,8 @@ def _describe(ask: Ask, model: Asked) -> Record:
         "template": ask.question.template,
         "task": truth.task,
         "question": ask.question.text,
-        "truth": (model.seen(ask) if is_placed else truth).to_json(),
-        "scale": list(model.box_extent(ask)) if is_placed else None,
+        "truth": (model.place_truth(ask) if is_placed else truth).to_json(),
+        "scale": list(model.find_box_extent(ask)) if is_placed else None,
     }
 
 
@@ -128,7 +128,7 @@ def _shuffled(say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] | None]]
 def _save(path: Path, model: Asked, ask: Ask) -> None:
     if ask.sample.media:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(model.thumbnail(ask))
+        path.write_bytes(model.draw_thumbnail(ask))
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:

@@ -19,4 +19,4 @@ class Config(ProtocolConfig):
 
 
 def ask(config: Config, model: Decoder, split: Split) -> Iterator[Record]:
-    return _questions.ask_questions(model, split, model.decode, model.answers)
+    return _questions.ask_questions(model, split, model.decode, model.can_answer)

@@ -27,7 +27,9 @@ class Config(ProtocolConfig):
 def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
     """A record an image. hit: share of its nearest neighbours that have its finding."""
     read = [split.shards.read(*place) for place in split.places]
-    found = [(sample, next(model.vectors(sample, files))) for sample, files in read if sample.media and sample.concept]
+    found = [
+        (sample, next(model.embed_each(sample, files))) for sample, files in read if sample.media and sample.concept
+    ]
     if len(found) < 2:
         return
     vectors_NP = torch.stack([vector for _, vector in found]).float().cpu()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from medvlm.compositions._composed import encoders_reason, make_data_path, serve
+from medvlm.compositions._composed import explain_unfit_encoders, make_data_path, serve
 from medvlm.compositions._opened import AssembledModel
 from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
@@ -48,7 +48,7 @@ class Views:
 
 
 def reason(model: Any) -> str | None:
-    if why := encoders_reason(model):
+    if why := explain_unfit_encoders(model):
         return why
     return None if len(model.encoders) == 1 else "model.encoders: a siamese model has exactly one"
 
@@ -90,7 +90,7 @@ MODEL = Siamese
 class ComparingModel(AssembledModel):
     """Opened: it gives the vector of a sample's image, to be compared with others."""
 
-    def vectors(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
         for _, pixels in self.prepare.see(sample, files).media:
             with evaluating(self.model):
                 yield self.model.embed(pixels[None].to(self.device))[0]
