@@ -145,7 +145,7 @@ def plain(tensors: dict[str, Any], folder: Path) -> None:
 def clean(folder: Path) -> None:
     """Nothing waits for the disk when the clock starts."""
     (folder / "plain.safetensors").unlink(missing_ok=True)
-    for old in checkpoint.saved_steps(folder / "ours")[:-1]:
+    for old in checkpoint.list_saved_steps(folder / "ours")[:-1]:
         shutil.rmtree(folder / "ours" / f"step-{old}")
     os.sync()
 
@@ -169,7 +169,7 @@ def timed(act: Callable[[], Any]) -> float:
 
 def checked(tensors: dict[str, Any], stage: Path) -> None:
     """The newest checkpoint holds what was saved, and one flipped byte of it is noticed."""
-    folder = checkpoint.newest(stage)
+    folder = checkpoint.find_newest_good(stage)
     assert folder is not None
     read = checkpoint.read_weights(folder)
     assert read.keys() == tensors["model"].keys() and all(
@@ -181,7 +181,7 @@ def checked(tensors: dict[str, Any], stage: Path) -> None:
         byte = opened.read(1)[0]
         opened.seek(-1, os.SEEK_CUR)
         opened.write(bytes([byte ^ 1]))
-    assert checkpoint.damaged(folder)
+    assert checkpoint.find_damage(folder)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_another_checkpoint_in_the_place_of_an_origin_is_told(run: RunFolder, ma
     state = run.root / "pair" / "step-2" / "state.json"
     state.write_text(state.read_text().replace('"worse": 0', '"worse": 1'))
     manifest = run.root / "pair" / "step-2" / "manifest.json"
-    stated = json.loads(manifest.read_text()) | {"state.json": checkpoint._fingerprint(state)}
+    stated = json.loads(manifest.read_text()) | {"state.json": checkpoint._hash_file(state)}
     manifest.write_text(json.dumps(stated))
     (line,) = (line for line in lineage(f"{run.root}:instruct") if line.startswith("  pair/"))
     assert re.search(

@@ -272,7 +272,7 @@ def test_a_run_that_is_told_to_stop_saves_says_so_and_goes_on_as_if_nothing_had_
     path = written(folder / "told", recipe(name="told", stages=[PAIR]))
     assert stop_after(path, runs, 3) == 75
     # The wish is read once a step: the step after the signal is still done.
-    assert "stage pair saved at step 4; run the same command again to go on" in capsys.readouterr().err
+    assert "stage pair saved at step 4; run the same command again to resume" in capsys.readouterr().err
     run = RunFolder(runs / "told")
     assert json.loads(run.status.read_text())["status"] == "preempted" and (run.stage("pair") / "step-4").is_dir()
     assert trained(path, runs) == run and json.loads(run.status.read_text())["status"] == "done"
@@ -521,7 +521,7 @@ def test_a_stage_stops_when_validation_gets_no_better_and_hands_on_its_best(over
     assert all(moved["moved"] for moved in record["trains"].values()), (
         "proven, though it ended before the step of the proof"
     )
-    assert checkpoint.saved_steps(overfitted.stage("instruct")) == [best, best + 1, best + 2]
+    assert checkpoint.list_saved_steps(overfitted.stage("instruct")) == [best, best + 1, best + 2]
     assert record["take"] == f"step-{best}" and (overfitted.stage("instruct") / f"step-{best}").is_dir()
     state = checkpoint.read_state(overfitted.stage("instruct") / f"step-{record['step']}")
     assert state["best_loss"] == losses[best] and state["best_step"] == best

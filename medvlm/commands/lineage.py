@@ -89,7 +89,7 @@ def _with_origins(run: RunFolder, wanted: dict[str, str]) -> dict[str, tuple[dic
 
 
 def _verified(folder: Path, stated: str) -> str:
-    if damage := checkpoint.damaged(folder):
+    if damage := checkpoint.find_damage(folder):
         return f"DAMAGED: {damage}"
     if stated and _digest(folder) != stated:
         return f"NOT THE ONE that was started from, which is {stated}"

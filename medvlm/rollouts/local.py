@@ -30,7 +30,7 @@ class Local:
     def draw(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Answer]]:
         parts, shape = self.parts, (sampling.max_new_tokens, sampling.copies)
         uniform = [draw(parts.seed, parts.stage, "answers", prompt.position).random(shape) for prompt in prompts]
-        with evaluating(parts.model), parts.engine.unsharded(parts.model):
+        with evaluating(parts.model), parts.engine.gather_weights(parts.model):
             open_ends = [prompt.add_answers([]) for prompt in prompts]
             batch = parts.prepare.collate(open_ends, parts.tokenizer.pad_token_id, pack=False)
             drawn = generate(

@@ -38,7 +38,7 @@ class ImageCheck:
         self.num_seen += 1
         if number not in (0, GRACE) and number % EVERY:
             return
-        with evaluating(model), self.engine.unsharded(model):
+        with evaluating(model), self.engine.gather_weights(model):
             if not len(batch.feature_rows) or not len(batch.targets_L) or uses_images(model, batch):
                 return
         if number >= GRACE or not is_trained(model.connectors):

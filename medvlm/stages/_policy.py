@@ -62,13 +62,13 @@ class Policy:
     def keep_reference(self) -> None:
         """Copies the trained parameters. Called once the starting weights are loaded, before a checkpoint is."""
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        self.reference = {name: self.engine.whole(p).detach().clone() for name, p in trained}
+        self.reference = {name: self.engine.unshard(p).detach().clone() for name, p in trained}
 
     @torch.no_grad()
     def compute_reference(self, batch: Batch) -> torch.Tensor:
         """[L] log-probabilities under the weights at the start of the stage, on the CPU. The policy is not changed."""
         batch = batch.to(self.engine.device)
-        with evaluating(self.model), self.engine.unsharded(self.model):
+        with evaluating(self.model), self.engine.gather_weights(self.model):
             # FSDP2 gathers parameters in the dtype that it computes in. requires_grad is set because torch chooses
             # kernels by it too: at the first step the reference must equal the policy bit for bit.
             now = {name: p.dtype for name, p in self.model.named_parameters() if name in self.reference}

@@ -21,7 +21,7 @@ from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
-from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
+from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "embed"
 
@@ -127,7 +127,7 @@ class Contrastive(Base):
         with evaluating(self.model):
             for at in range(0, len(pairs) - size + 1, max(size, 1)):
                 micro = collate_pairs(pairs[at : at + size], self.tokenizer.pad_token_id)
-                join(found, logged(self.compute_loss(model, micro, self.config.steps)))
+                join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
         return {name: found[name] for name in (LOSS, "image_to_text_top1")}
 
 

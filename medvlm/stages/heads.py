@@ -21,7 +21,7 @@ from medvlm.data.source import needs
 from medvlm.models.decoding import Labelled
 from medvlm.models.parts import evaluating
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
-from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
+from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "decode"
 SLOT = "objectives.heads"
@@ -171,9 +171,9 @@ class Heads(Base):
         with evaluating(self.model):
             for at in range(0, len(items), size):
                 (micro,) = self.make_micros(items[at : at + size], 1)
-                join(found, logged(self.compute_loss(model, micro, self.config.steps)))
+                join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
         # Each loss is a mean over its own weight, summed over all ranks. Only these means can be added.
-        totals = self.engine.total([number for term in found.values() for number in term])
+        totals = self.engine.sum_over_ranks([number for term in found.values() for number in term])
         means = [total / weight if weight else 0.0 for total, weight in zip(totals[::2], totals[1::2], strict=True)]
         return {LOSS: Term(sum(means), 1.0), **found}
 

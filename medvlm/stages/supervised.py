@@ -21,7 +21,7 @@ from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.stages._image_check import ImageCheck
-from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, logged
+from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
 
 NEEDS = "answer"
 
@@ -155,7 +155,7 @@ class Supervised(Base):
         # A rank that needs more micro-batches makes all ranks use more, until one number fits them all.
         while True:
             parts = partition(prepared, count, self.config.micro_tokens)
-            most = max(int(n) for n in self.engine.union([str(len(parts))]))
+            most = max(int(n) for n in self.engine.merge_names([str(len(parts))]))
             if most == len(parts) == count or most >= len(prepared):
                 return [self._collate(part) for part in partition(prepared, most, 0)]
             count = most
@@ -189,7 +189,7 @@ class Supervised(Base):
         with evaluating(self.model):
             for at in range(0, len(documents), size):
                 (micro,) = self.make_micros(documents[at : at + size], 1)
-                join(found, logged(self.compute_loss(model, micro, self.config.steps)))
+                join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
         return {name: found[name] for name in (LOSS, "token_accuracy")}
 
 

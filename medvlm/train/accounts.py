@@ -1,17 +1,17 @@
-"""What a run has used of each source, and how it does on it."""
+"""How much of each source a run has used, and its loss on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 
-def account(
+def account_for_sources(
     terms: Mapping[str, Mapping[str, float]], usage: Mapping[str, tuple[int, float]]
 ) -> dict[str, dict[str, float]]:
-    """Source -> `samples` and `epochs` since the stage began, and what the terms of a step say of it: loss, tokens,
-    reward, dropped.
+    """Source -> `samples` and `epochs` since the start of the stage, and its terms of the step: loss, tokens, reward,
+    dropped.
 
-    terms: source -> name -> value. usage: source -> (samples, rounds through it).
+    terms: source -> name -> value. usage: source -> (samples, epochs).
     """
     return {
         source: {"samples": samples, "epochs": round(epochs, 4), **terms.get(source, {})}
@@ -20,7 +20,7 @@ def account(
 
 
 def summarize(sources: Mapping[str, Mapping[str, float]]) -> str:
-    """`vqa 1.2 epochs, loss 0.83 | reports 0.3 epochs, loss 2.1`; nothing for a single source, whose loss is that of
+    """`vqa 1.2 epochs, loss 0.83 | reports 0.3 epochs, loss 2.1`. Empty for a single source, whose loss is the loss of
     the stage."""
     if len(sources) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""The gradient of one update from its micro-batches, and how many there are when that is left to be found."""
+"""Accumulates the gradient of one update over micro-batches, and finds their number for `accumulate: auto`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import RecipeError
-from medvlm.train.terms import Measured, Name, Term, Terms, join, logged, share_of_loss
+from medvlm.train.terms import Measured, Name, Term, Terms, join, share_of_loss, to_terms
 
 if TYPE_CHECKING:
     from medvlm.train.engine import Engine
@@ -24,8 +24,8 @@ LossOf = Callable[[nn.Module, Any, int], Measured]
 class Update:
     """One step of one optimizer on the micro-batches of a step of the loop.
 
-    optimizer: its name. loss: what it trains; by default the `loss` of the stage. Gradients of parameters that belong
-    to other optimizers are dropped.
+    optimizer: its name. loss: the function to minimize; by default `compute_loss` of the stage. Gradients of parameters
+    that belong to other optimizers are dropped.
     """
 
     optimizer: str = ""
@@ -33,7 +33,7 @@ class Update:
 
 
 class Summable(Protocol):
-    """What of a stage a step is made of; loop.Stage says more of it."""
+    """The part of the Stage protocol that one step needs, see train/stage.py."""
 
     def make_micros(self, prepared: list[Any], count: int) -> list[Any]: ...
 
@@ -46,7 +46,7 @@ class Summable(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """The first update of a step, as it fits into memory. count: micro-batches on each rank."""
+    """A step split so that it fits into memory, with the terms of its first update. count: micro-batches per rank."""
 
     micros: list[Any]
     updates: Sequence[Update]
@@ -60,9 +60,9 @@ def sum_weights(stage: Summable, micros: Sequence[Any], engine: Engine) -> dict[
     own = [stage.weigh(micro) for micro in micros]
     names = sorted(own[0])
     assert all(sorted(weights) == names for weights in own), (
-        f"every micro-batch has to name the weights of the same losses, 0 where it has none of one: {own}"
+        f"every micro-batch has to name the weights of the same losses, with 0 for a loss it does not have: {own}"
     )
-    totals = engine.total([sum(weights[name] for weights in own) for name in names])
+    totals = engine.sum_over_ranks([sum(weights[name] for weights in own) for name in names])
     return dict(zip(names, totals, strict=True))
 
 
@@ -75,55 +75,55 @@ def accumulate(
     step: int,
     kept_local: int | None = None,
 ) -> Terms:
-    """Gradients of the sum over losses of (sum of it / weight of it, over all ranks and micro-batches).
+    """Accumulates the gradient of the sum over losses of (sum / weight), each over all ranks and micro-batches.
 
-    weights: of the whole step (see `sum_weights`). kept_local: so many passes do not exchange gradients; by default all
-    but the last.
+    weights: of the whole step (see `sum_weights`). kept_local: the number of passes that do not exchange
+    gradients; by default all but the last. Returns the terms of all micro-batches.
     """
     terms: dict[Name, Term] = {}
     kept_local = len(micros) - 1 if kept_local is None else kept_local
     for i, micro in enumerate(micros):
-        with engine.unsynchronised(enabled=i < kept_local):
+        with engine.defer_sync(enabled=i < kept_local):
             measured = loss_of(model, micro, step)
             engine.backward(share_of_loss(measured, weights))
-        join(terms, logged(measured))
-        del measured  # or the graph of this micro-batch is there while the next one is built
+        join(terms, to_terms(measured))
+        del measured  # frees the graph of this micro-batch before the next one is built
     return terms
 
 
 def accumulate_what_fits(
     stage: Summable, model: nn.Module, prepared: list[Any], engine: Engine, count: int, step: int
 ) -> Fitted:
-    """The first update of a step with `count` micro-batches, or more where any rank runs out of memory.
+    """The first update of a step with `count` micro-batches, or with more if any rank runs out of memory.
 
-    The ranks talk before and after the passes, never within: what one cannot do, all do again in smaller parts. So
-    gradients are exchanged at the end, not beside the backward pass. Raises RecipeError when single samples do not fit.
+    Ranks communicate before and after the passes, never within, so that a rank that runs out of memory blocks no other:
+    all of them try again with smaller micro-batches. Gradients are therefore exchanged at the end, not during the
+    backward pass. Raises RecipeError if single samples do not fit.
     """
     while True:
-        random = _random_state(engine)
+        random = _get_random_state(engine)
         micros, updates, terms = None, None, None
         with suppress(torch.OutOfMemoryError):
             micros = stage.make_micros(prepared, count)
-        if not engine.total([micros is None])[0]:
+        if not engine.sum_over_ranks([micros is None])[0]:
             assert micros is not None
             updates, weights = stage.plan_updates(micros, step), sum_weights(stage, micros, engine)
             with suppress(torch.OutOfMemoryError):
                 terms = accumulate(
                     updates[0].loss or stage.compute_loss, model, micros, engine, weights, step, len(micros)
                 )
-            if not engine.total([terms is None])[0]:
+            if not engine.sum_over_ranks([terms is None])[0]:
                 assert terms is not None
                 engine.reduce()
                 return Fitted(micros, updates, weights, terms, count)
-        micros = updates = None  # or their tensors would still be there
+        micros = updates = None  # frees their tensors before the next attempt
         engine.drop()
         _set_random_state(random, engine)
-        count = _next(count, len(prepared), engine)
+        count = _find_next_count(count, len(prepared), engine)
 
 
-def _next(count: int, samples: int, engine: Engine) -> int:
-    """The next number of micro-batches that this rank's samples can be shared by, at least twice as many where there is
-    one."""
+def _find_next_count(count: int, samples: int, engine: Engine) -> int:
+    """The next larger number of micro-batches that divides this rank's samples, at least twice `count` if possible."""
     if engine.device.type == "cuda":
         torch.cuda.empty_cache()
     larger = [n for n in range(count + 1, samples + 1) if samples % n == 0]
@@ -142,7 +142,7 @@ def _next(count: int, samples: int, engine: Engine) -> int:
     return found
 
 
-def _random_state(engine: Engine) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _get_random_state(engine: Engine) -> tuple[torch.Tensor, torch.Tensor | None]:
     return torch.get_rng_state(), torch.cuda.get_rng_state(engine.device) if engine.device.type == "cuda" else None
 
 

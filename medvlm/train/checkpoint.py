@@ -1,7 +1,7 @@
-"""Checkpoints: whole or absent, hashed, never written twice, the newest good one taken.
+"""Checkpoints: written atomically and never overwritten, verified by hashes when they are read.
 
-STAGE/step-N/ holds tensors/ (torch.distributed.checkpoint over safetensors: weights and optimiser), random-RANK.pt,
-state.json and manifest.json with size and SHA-256 of every other file.
+STAGE/step-N/ holds tensors/ (weights and optimizer state: torch.distributed.checkpoint over safetensors),
+random-RANK.pt, state.json, and manifest.json with size and SHA-256 of every other file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from medvlm.core.durable import sync_folder
 from medvlm.core.errors import CheckpointError
 from medvlm.train.snapshot import Snapshot
-from medvlm.train.storage import HashingFile, Reader, Writer
+from medvlm.train.storage import HashingFile, TensorReader, TensorWriter
 from medvlm.train.tensors import Read
 
 T = TypeVar("T")
@@ -36,13 +36,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints of a stage stay: the newest, and those of every so many steps."""
+    """Which checkpoints of a stage stay on disk: the newest `last`, and those of every `every` steps."""
 
     last: int = 2
     every: int = 0
 
-    def of(self, steps: Collection[int], newest: int, best: int = 0) -> set[int]:
-        """best: the step that a stage hands on, if it is not the last."""
+    def choose(self, steps: Collection[int], newest: int, best: int = 0) -> set[int]:
+        """The steps whose checkpoints stay. best: the step whose weights the next stage gets, if it is not the last
+        one."""
         return {
             *sorted(n for n in steps if n <= newest)[-self.last :],
             *(n for n in steps if n == best or (self.every and n % self.every == 0)),
@@ -50,7 +51,7 @@ class Keep:
 
 
 def find_final(stage_folder: Path) -> Path:
-    """The checkpoint that a finished stage hands on."""
+    """The checkpoint of a finished stage that the next stage starts from."""
     return stage_folder / str(json.loads((stage_folder / "stage.json").read_text())["take"])
 
 
@@ -66,11 +67,12 @@ def save(
     may_save: Callable[[], None] = lambda: None,
     note: Callable[[int], None] = lambda _: None,
 ) -> Path:
-    """The folder step-N, once it is whole on disk. Called on every rank; what goes wrong on one is raised on all.
+    """Writes a checkpoint and returns its folder step-N. Called on every rank; an error on one rank is raised on all.
 
-    tensors: as the engine gives them, or a snapshot of them. random: `random_state()` of the moment. group: the process
-    group to agree in. may_save: raises on the first rank if the folder is not ours. note: is told of every piece that
-    is written. Raises CheckpointError when the disk is full; then the checkpoints before are as they were.
+    tensors: from engine.collect_tensors(), or a snapshot of these. random: from `get_random_state()`, by default the
+    current state. group: the process group for communication. may_save: called on the first rank; raises if another
+    process has taken over the folder. note: called with the number of bytes after each write. Raises CheckpointError
+    if the disk is full; earlier checkpoints are then unchanged.
     """
     final, part = stage_folder / f"step-{step}", stage_folder / f"step-{step}.part"
 
@@ -78,21 +80,21 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
 
-    def own() -> dict[str, Any]:
+    def write_own() -> dict[str, Any]:
         buffer = io.BytesIO()
-        torch.save(random_state() if random is None else random, buffer)
+        torch.save(get_random_state() if random is None else random, buffer)
         return {
-            **{f"tensors/{name}": p for name, p in writer.prints.items()},
-            **_put(part, f"random-{rank}.pt", buffer.getvalue()),
+            **{f"tensors/{name}": p for name, p in writer.fingerprints.items()},
+            **_write_file(part, f"random-{rank}.pt", buffer.getvalue()),
         }
 
     def finish() -> None:
         manifest = {name: p for share in prints for name, p in share.items()}
         manifest |= {
-            "tensors/.metadata": _fingerprint(part / "tensors" / ".metadata"),
-            **_put(part, "state.json", json.dumps(state, indent=1).encode()),
+            "tensors/.metadata": _hash_file(part / "tensors" / ".metadata"),
+            **_write_file(part, "state.json", json.dumps(state, indent=1).encode()),
         }
-        _put(part, "manifest.json", json.dumps(dict(sorted(manifest.items())), indent=1).encode())
+        _write_file(part, "manifest.json", json.dumps(dict(sorted(manifest.items())), indent=1).encode())
         for folder in (part / "tensors", part):
             sync_folder(folder)
         may_save()
@@ -102,25 +104,25 @@ def save(
         sync_folder(stage_folder)
 
     try:
-        _together(begin if rank == 0 else _nothing, group)
-        writer = Writer(part / "tensors", note)
+        _run_on_all_ranks(begin if rank == 0 else _do_nothing, group)
+        writer = TensorWriter(part / "tensors", note)
         _save_tensors(tensors if isinstance(tensors, Snapshot) else Snapshot(tensors, rank == 0), writer, group)
-        prints = _together(own, group)
-        _together(finish if rank == 0 else _nothing, group)
+        prints = _run_on_all_ranks(write_own, group)
+        _run_on_all_ranks(finish if rank == 0 else _do_nothing, group)
     except OSError as reason:
         if rank == 0:
             shutil.rmtree(part, ignore_errors=True)
-        raise _refused(reason, final) from reason
+        raise _explain_failed_save(reason, final) from reason
     return final
 
 
-def newest(stage_folder: Path, say: Any = print) -> Path | None:
-    """The newest checkpoint whose manifest verifies; damaged ones are set aside as step-N.bad-K, and said. What a save
-    that was cut off left is removed."""
+def find_newest_good(stage_folder: Path, say: Any = print) -> Path | None:
+    """The newest checkpoint that its manifest verifies. Damaged ones are reported and renamed to step-N.bad-K. Remains
+    of interrupted saves are removed."""
     for part in stage_folder.glob("step-*.part"):
         shutil.rmtree(part)
-    for folder in reversed(_steps(stage_folder)):
-        if damage := damaged(folder):
+    for folder in reversed(_list_steps(stage_folder)):
+        if damage := find_damage(folder):
             say(
                 f"checkpoint {stage_folder.name}/{folder.name} is damaged ({damage}); set aside, going back to the one"
                 " before"
@@ -131,44 +133,44 @@ def newest(stage_folder: Path, say: Any = print) -> Path | None:
     return None
 
 
-def latest(stage_folder: Path) -> Path | None:
-    """The newest checkpoint as it is: for the other ranks, once the first has verified it."""
-    return _steps(stage_folder)[-1] if _steps(stage_folder) else None
+def find_latest(stage_folder: Path) -> Path | None:
+    """The newest checkpoint, not verified. For the other ranks, after the first has verified it."""
+    return _list_steps(stage_folder)[-1] if _list_steps(stage_folder) else None
 
 
-def damaged(folder: Path) -> str:
-    """What is wrong with a checkpoint; empty when every file is as the manifest says."""
+def find_damage(folder: Path) -> str:
+    """What is wrong with a checkpoint; "" if every file matches the manifest."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         stated = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "manifest.json is missing or unreadable"
-    found = {str(f.relative_to(folder)) for f in _files(folder)} - {"manifest.json"}
+    found = {str(f.relative_to(folder)) for f in _list_files(folder)} - {"manifest.json"}
     if lost := sorted(set(stated) - found):
         return f"{lost[0]} is missing"
     if foreign := sorted(found - set(stated)):
         return f"{foreign[0]} is not in the manifest"
     with ThreadPoolExecutor(4) as threads:
         for (name, entry), now in zip(
-            stated.items(), threads.map(lambda name: _fingerprint(folder / name), stated), strict=True
+            stated.items(), threads.map(lambda name: _hash_file(folder / name), stated), strict=True
         ):
             if (now["bytes"], now["sha256"]) != entry:
                 return f"{name} is not what was saved"
     if (step := read_state(folder).get("step", step_of(folder))) != step_of(folder):
-        return f"it is the one of step {step}"
+        return f"it is the checkpoint of step {step}"
     return ""
 
 
 def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: int) -> dict[str, Any]:
-    """Puts weights, optimiser and random state back and returns state.json. load: the engine's."""
+    """Loads weights, optimizer state and random state, and returns state.json. load: engine.load."""
 
     def read(tensors: dict[str, Any]) -> None:
-        with _quiet(), _as_it_was_raised():
+        with _ignore_warnings(), _unwrap_errors():
             dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
-    reader = Reader(folder / "tensors")
+    reader = TensorReader(folder / "tensors")
     load(read, reader.stored)
-    # Another number of ranks has other random streams; then the samples are the same and dropout is not.
+    # With another number of ranks, a rank may have no random state: samples stay the same, dropout does not.
     if (own := folder / f"random-{rank}.pt").exists():
         set_random_state(torch.load(own, weights_only=True))
     return read_state(folder)
@@ -180,29 +182,29 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, extra_model: str = "") -> dict[str, torch.Tensor]:
-    """Every weight of the model of a checkpoint, or of a model that the stage keeps beside it, on the CPU. Raises
-    CheckpointError when the checkpoint is damaged."""
+    """All weights of the model in a checkpoint, or of one of its extra models, on the CPU. Raises CheckpointError if
+    the checkpoint is damaged."""
     require_whole(folder)
-    reader, prefix = Reader(folder / "tensors"), f"models.{extra_model}." if extra_model else "model."
-    return {name.removeprefix(prefix): reader.tensor(name) for name in reader.stored if name.startswith(prefix)}
+    reader, prefix = TensorReader(folder / "tensors"), f"models.{extra_model}." if extra_model else "model."
+    return {name.removeprefix(prefix): reader.read_tensor(name) for name in reader.stored if name.startswith(prefix)}
 
 
 def require_whole(folder: Path) -> None:
-    if damage := damaged(folder):
+    if damage := find_damage(folder):
         raise CheckpointError(
             f"{folder.parent.name}/{folder.name}: {damage}; take an earlier checkpoint or train the stage again"
         )
 
 
 def digest(folder: Path) -> str:
-    """What lineage names a checkpoint by: the hash of its manifest."""
+    """The hash of the manifest, by which lineage names a checkpoint."""
     return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:16]
 
 
 def prune(stage_folder: Path, keep: Keep, newest: int, best: int = 0) -> None:
-    """Removes the checkpoints that need not stay, now that `newest` is on disk."""
-    stay = keep.of(saved_steps(stage_folder), newest, best)
-    for folder in _steps(stage_folder):
+    """Removes the checkpoints that `keep` does not choose, once `newest` is on disk."""
+    stay = keep.choose(list_saved_steps(stage_folder), newest, best)
+    for folder in _list_steps(stage_folder):
         if step_of(folder) not in stay and step_of(folder) < newest:
             shutil.rmtree(folder)
 
@@ -218,12 +220,12 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def saved_steps(stage_folder: Path) -> list[int]:
+def list_saved_steps(stage_folder: Path) -> list[int]:
     """The steps that have a checkpoint, in order."""
-    return [step_of(folder) for folder in _steps(stage_folder)]
+    return [step_of(folder) for folder in _list_steps(stage_folder)]
 
 
-def random_state() -> dict[str, Any]:
+def get_random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 
@@ -233,21 +235,21 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _save_tensors(snapshot: Snapshot, writer: Writer, group: Any) -> None:
+def _save_tensors(snapshot: Snapshot, writer: TensorWriter, group: Any) -> None:
     if dist.is_initialized():
-        with _as_it_was_raised():
+        with _unwrap_errors():
             dcp.save({}, storage_writer=writer, planner=snapshot, process_group=group)
         return
-    # What dcp.save does in one process, which warns each time that there are no others.
+    # The steps of dcp.save in one process, without its warning that there is no process group.
     writer.set_up_storage_writer(True)
     plans, contents = snapshot.create_global_plan([writer.prepare_local_plan(snapshot.create_local_plan())])
     (plan,) = writer.prepare_global_plan(plans)
     writer.finish(contents, [writer.write_data(snapshot.finish_plan(plan), snapshot).wait()])
 
 
-def _together(act: Callable[[], T], group: Any) -> list[T]:
-    """What `act` returns on each rank. What goes wrong on one rank is raised on all, so that none waits for another in
-    vain."""
+def _run_on_all_ranks(act: Callable[[], T], group: Any) -> list[T]:
+    """Calls `act` on every rank and returns all results. An error on one rank is raised on all, so that no rank waits
+    forever for another."""
     try:
         done: Any = (act(), None)
     except Exception as reason:
@@ -261,13 +263,13 @@ def _together(act: Callable[[], T], group: Any) -> list[T]:
     return [value for value, _ in everywhere]
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _refused(reason: OSError, final: Path) -> Exception:
-    """The error of a save that the file system did not take, in words for the user."""
-    before = saved_steps(final.parent)
+def _explain_failed_save(reason: OSError, final: Path) -> Exception:
+    """Turns an OSError of a save into an error for the user."""
+    before = list_saved_steps(final.parent)
     rest = f"the last good checkpoint is step-{before[-1]}" if before else "there is no checkpoint of this stage yet"
     what = "the disk is full or a quota is used up" if reason.errno in FULL else f"{reason.strerror or reason}"
     return CheckpointError(
@@ -275,28 +277,28 @@ def _refused(reason: OSError, final: Path) -> Exception:
     )
 
 
-def _put(folder: Path, name: str, data: bytes) -> dict[str, Any]:
+def _write_file(folder: Path, name: str, data: bytes) -> dict[str, Any]:
     with HashingFile(folder / name) as file:
         file.write(data)
-    return {name: file.print}
+    return {name: file.fingerprint}
 
 
-def _steps(stage_folder: Path) -> list[Path]:
+def _list_steps(stage_folder: Path) -> list[Path]:
     return sorted((f for f in stage_folder.glob("step-*") if f.name.removeprefix("step-").isdigit()), key=step_of)
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.rglob("*") if f.is_file())
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
+def _hash_file(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
 @contextmanager
-def _as_it_was_raised() -> Iterator[None]:
-    """torch wraps what went wrong on a rank into something that is no Exception, and would pass every handler."""
+def _unwrap_errors() -> Iterator[None]:
+    """Raises the original error. torch wraps it in a BaseException, which `except Exception` does not catch."""
     try:
         yield
     except CheckpointException as failure:
@@ -304,8 +306,8 @@ def _as_it_was_raised() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns on every load that one process saves without a process group, which is meant."""
+def _ignore_warnings() -> Iterator[None]:
+    """Hides the warning of torch that there is no process group, which is intended in one process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")
         yield

@@ -1,4 +1,5 @@
-"""The weights of a checkpoint as plain safetensors files, whatever its ranks were, in the memory of a tensor."""
+"""Writes the weights of a checkpoint as plain safetensors files, for any number of ranks, one tensor in memory at a
+time."""
 
 from __future__ import annotations
 
@@ -10,31 +11,31 @@ from typing import Any
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import write_json
 from medvlm.train import checkpoint
-from medvlm.train.storage import HashingFile, Reader, header
+from medvlm.train.storage import HashingFile, TensorReader, make_header
 
 FILE_BYTES = 5_000_000_000
-"""At most in one file, unless a single tensor is larger: what hubs and transformers use."""
+"""Maximum size of a file, as used by transformers and the hub. A single larger tensor gets a file of its own."""
 INDEX = "model.safetensors.index.json"
 
 
 def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_bytes: int = FILE_BYTES) -> list[Path]:
-    """Files of safetensors in `to`, with the index that transformers reads beside several. Names and dtypes are those
-    of training.
+    """Writes safetensors files into `to`, with the index that transformers reads if there are several. Names and dtypes
+    are those of training.
 
-    A tensor that one rank wrote is copied in pieces of 8 MiB; one that several ranks share takes twice its memory. When
-    it was cut off, the same call goes on after the last whole file. Raises CheckpointError for a damaged checkpoint,
-    and for a folder that holds the weights of another.
+    A tensor that one rank wrote is copied in pieces of 8 MiB. One that is sharded over several ranks takes twice its
+    memory. If interrupted, the same call continues after the last complete file. Raises CheckpointError for a damaged
+    checkpoint, and if the folder holds the weights of another checkpoint.
     """
     checkpoint.require_whole(folder)
     source = f"{folder.parent.name}/{folder.name}@{checkpoint.digest(folder)}"
     _claim(to, source)
-    reader = Reader(folder / "tensors")
+    reader = TensorReader(folder / "tensors")
     sizes = {
         name: e.size.numel() * e.properties.dtype.itemsize
         for name, e in reader.stored.items()
         if name.startswith("model.")
     }
-    groups = _groups(sizes, file_bytes)
+    groups = _group_by_size(sizes, file_bytes)
     names = (
         [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
         if len(groups) > 1
@@ -42,7 +43,7 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
     )
     for name, group in zip(names, groups, strict=True):
         if (to / name).exists():
-            say(f"{name}: there already")
+            say(f"{name}: exists already")
             continue
         part = to / f"{name}.part"
         part.unlink(missing_ok=True)
@@ -51,9 +52,9 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
                 (n.removeprefix("model."), reader.stored[n].properties.dtype, list(reader.stored[n].size), sizes[n])
                 for n in group
             ]
-            file.write(header(entries, {"format": "pt", "checkpoint": source}))
+            file.write(make_header(entries, {"format": "pt", "checkpoint": source}))
             for tensor in group:
-                for piece in reader.pieces(tensor):
+                for piece in reader.read_pieces(tensor):
                     file.write(piece)
         part.rename(to / name)
         say(f"{name}: {len(group)} tensors, {file.bytes / 1e9:.2f} GB")
@@ -72,7 +73,7 @@ def _claim(to: Path, source: str) -> None:
     write_json(mark, {"checkpoint": source})
 
 
-def _groups(sizes: dict[str, int], most: int) -> list[list[str]]:
+def _group_by_size(sizes: dict[str, int], most: int) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sorted(sizes.items()):

@@ -1,4 +1,6 @@
-"""Ranks that are shown the same samples train as one does, at the price of all: noticed in the first steps."""
+"""Detects, in the first steps, that several ranks receive identical samples.
+
+Such a run would train like a single process, at the cost of all of them."""
 
 from __future__ import annotations
 
@@ -11,32 +13,33 @@ from medvlm.core.errors import DataError
 from medvlm.train.engine import Engine
 
 SAMPLES = 16
-"""Per rank, after which it is asked: so many in the same order are no chance unless the data are of a handful of
-samples."""
+"""Samples per rank before the ranks compare. So many equal samples in the same order are no coincidence, unless the
+data set has only a handful of samples."""
 
 
 class Distinct:
-    """Collects the keys that this rank was shown; the ranks compare theirs once."""
+    """Collects the sample keys of this rank. The ranks compare them once."""
 
     def __init__(self, engine: Engine, stage: str):
         self.engine, self.stage = engine, stage
         self.keys: list[str] = []
-        self.is_asked = engine.world == 1
+        self.is_done = engine.world == 1
 
     def see(self, keys: Sequence[str]) -> None:
-        """Raises DataError when two ranks have been shown the same. Called on every rank with the keys of a step."""
-        if self.is_asked:
+        """Raises DataError if two ranks received the same samples. Called on every rank with the keys of a step."""
+        if self.is_done:
             return
         self.keys += keys
         if len(self.keys) < SAMPLES:
             return
-        self.is_asked = True
+        self.is_done = True
         everywhere: list[Any] = [None] * self.engine.world
         dist.all_gather_object(everywhere, self.keys)
         for rank, shown in enumerate(everywhere):
-            if len(set(shown)) > 1 and (twin := everywhere.index(shown)) != rank:
+            twin = everywhere.index(shown)  # the first rank with the same samples
+            if twin != rank and len(set(shown)) > 1:
                 raise DataError(
-                    f"stage {self.stage}: ranks {twin} and {rank} were shown the same {len(shown)} samples"
-                    f" ({', '.join(shown[:4])}, ...): the stream does not know that they are two; start the run with"
-                    " torchrun, once for all processes"
+                    f"stage {self.stage}: ranks {twin} and {rank} received the same {len(shown)} samples"
+                    f" ({', '.join(shown[:4])}, ...), because each counts itself as the only process; start all"
+                    " processes with a single torchrun command"
                 )

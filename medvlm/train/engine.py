@@ -1,7 +1,7 @@
-"""How a stage is spread over processes: one process, or DDP, through Lightning Fabric; engine_fsdp2 and engine_zero
-shard.
+"""Distributes a stage over processes: one process or DDP, through Lightning Fabric. engine_fsdp2 and engine_zero add
+sharding.
 
-Started by torchrun it takes the world that torchrun made; started plainly it is one process.
+Under torchrun, the engine uses the processes that torchrun started; otherwise there is one process.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ Name = TypeVar("Name", str, tuple[str, str])
 
 
 class Engine:
-    """rank, world, device; sums and gathers over ranks; the models and the optimizers of a stage, from backward pass to
-    what is saved.
+    """One process, or DDP: communication between ranks, and the models and optimizers of a stage.
 
-    One process, or DDP. Order of a stage's calls: `place`, `setup`, `load` where there is a checkpoint, and for each
-    step `unsynchronised` with `backward`, `clip`, then `step` or `drop`; `release` at the end.
+    A stage calls `place`, `setup`, `load` if there is a checkpoint, then for each step `backward` within `defer_sync`,
+    `clip`, and `step` or `drop`, and at the end `release`.
     """
 
     model: nn.Module
-    """The stage's, as it was given to `setup`."""
+    """The model of the stage, as passed to `setup`."""
     extra_models: Mapping[str, nn.Module]
-    """Those that the stage keeps beside it, as they were given to `place`."""
+    """The extra models of the stage, as passed to `place`."""
     optimizers: Mapping[str, torch.optim.Optimizer]
     is_sharded = False
-    """Whether the ranks gather weights from each other in every pass: then all of them run every module, equally
+    """Whether ranks gather weights from each other in every pass. Then all ranks must run every module equally
     often."""
 
     def __init__(self, config: EngineConfig):
@@ -51,8 +50,8 @@ class Engine:
         if config.kind == "single" and world > 1:
             raise RecipeError(f"engine.kind is single, but torchrun started {world} processes; use auto or ddp")
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        # A parameter may go unused (SigLIP's pooling head below a language model): DDP must not wait for it.
-        # Norms of what is offloaded are summed on the CPU, which nccl cannot.
+        # DDP must not wait for unused parameters, such as SigLIP's pooling head below a language model.
+        # Norms of offloaded gradients are summed on the CPU, which NCCL cannot do, hence gloo for CPU tensors.
         backend: Any = (
             {"process_group_backend": "cpu:gloo,cuda:nccl"}
             if config.offload and torch.cuda.is_available() and config.device != "cpu"
@@ -61,7 +60,7 @@ class Engine:
         spread = world > 1 or config.kind not in ("auto", "single")
         strategy: Any = DDPStrategy(find_unused_parameters=True, **backend) if spread else "auto"
         accelerator: Any = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
-        precision = "32-true" if config.kind in SHARDING else config.precision  # theirs is their own
+        precision = "32-true" if config.kind in SHARDING else config.precision  # sharding engines set it themselves
         self.fabric = Fabric(
             accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=precision
         )
@@ -70,7 +69,7 @@ class Engine:
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         if self.world != world:
             raise RecipeError(
-                f"engine: torchrun says that it started {world} processes, and {self.world} have met; start all nodes"
+                f"engine: torchrun started {world} processes, but {self.world} are connected; start all nodes"
                 " with the same --nnodes and --nproc-per-node"
             )
 
@@ -80,12 +79,13 @@ class Engine:
 
     @property
     def steps_on(self) -> torch.device:
-        """Where the tensors of the optimizers are."""
+        """The device of the optimizer states."""
         return torch.device("cpu") if self.config.offload else self.device
 
     def place(self, model: nn.Module, matches: Matches, extra_models: Mapping[str, nn.Module] | None = None) -> None:
-        """On this rank's device (sharded where the engine does so), in the precision it is trained in, blocks as the
-        recipe says: before anything looks at its weights. The extra models get the same device, precision and shards.
+        """Moves the model to this rank's device in its training precision, shards it if the engine does that, and
+        applies `compile` and `recompute`. Called before anything reads the weights. Extra models get the same device,
+        precision and sharding.
 
         Raises RecipeError for a module in `recompute` or `compile` that has no blocks.
         """
@@ -99,90 +99,93 @@ class Engine:
         self.fabric.strategy.precision.convert_module(model).to(self.device)
 
     def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
-        """The model as the loop calls it. `optimizers` are the engine's from here on; their rates may be set at any
-        time."""
+        """The wrapped model that the loop calls. The engine owns the optimizers from here on, but their learning rates
+        may be set at any time."""
         self.model, self.optimizers = model, optimizers
         self._wrapped, *_ = self.fabric.setup(model, *optimizers.values())
         return self._wrapped  # type: ignore[no-any-return]
 
     def release(self) -> None:
-        """Lets go of the stage's models and optimizers: the next stage needs their memory."""
+        """Frees the models and optimizers of the stage, whose memory the next stage needs."""
         for name in ("model", "optimizers", "_wrapped"):
             self.__dict__.pop(name, None)
         self.extra_models = {}
-        gc.collect()  # modules and hooks refer to each other, and the collector does not know how much a GPU holds
+        gc.collect()  # modules and hooks form cycles, and Python does not collect them because a GPU is full
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Inside, the model may be called past its wrapper (to draw answers), by each rank as often as it likes, in the
-        precision of the training pass.
+    def gather_weights(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within this context each rank may call the unwrapped model any number of times, for example to generate
+        answers, in the precision of training.
 
-        All ranks go in and out together. What is written into weights inside must be put back before the end.
+        All ranks enter and leave together. Changes to the weights must be undone before the end.
         """
         context: AbstractContextManager[None] = self.fabric.autocast()
         return context
 
-    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A parameter or buffer in full, on every rank. Called on every rank."""
+    def unshard(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The full parameter or buffer, on every rank. Called on every rank."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     # --- a step ------------------------------------------------------------------------------------
 
-    def unsynchronised(self, enabled: bool) -> AbstractContextManager[None]:
-        """Gradients may stay local inside: all micro-batches of a step but the last."""
+    def defer_sync(self, enabled: bool) -> AbstractContextManager[None]:
+        """Within this context gradients need not be exchanged: for all micro-batches of a step but the last."""
         return self.fabric.no_backward_sync(self._wrapped, enabled=enabled) if self.world > 1 else nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Engines average gradients over ranks; losses here are shares of one sum, so they are scaled back."""
+        """Engines average gradients over ranks, but losses here are shares of one sum. Hence the factor."""
         self.fabric.backward(loss * self.world)
 
     def reduce(self) -> None:
-        """After passes that were all unsynchronised: averages the gradients over the ranks."""
+        """Averages the gradients over the ranks, after passes that were all within `defer_sync`."""
         if self.world == 1:
             return
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter, ranks in zip(trained, self.total([float(p.grad is not None) for p in trained]), strict=True):
+        for parameter, ranks in zip(
+            trained, self.sum_over_ranks([float(p.grad is not None) for p in trained]), strict=True
+        ):
             if ranks:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= self.world
 
     def has_gradient(self, parameter: nn.Parameter) -> bool:
-        """Whether this rank's part of a parameter has one, before a step. Called on every rank."""
+        """Whether this rank's part of a parameter has a gradient other than zero. Called on every rank, before a
+        step."""
         return holds_gradient(parameter)
 
     def clip(self, max_norm: float, optimizer: str = "") -> float:
-        """Scales the gradients of what an optimizer steps down to this norm, and returns the norm they had."""
+        """Clips the gradients of an optimizer to this norm, and returns their norm before."""
         own = {id(p) for group in self.optimizers[optimizer].param_groups for p in group["params"]}
         stepped = [p for p in self.model.parameters() if id(p) in own]
-        return float(self.whole(torch.nn.utils.clip_grad_norm_(stepped, max_norm)))
+        return float(self.unshard(torch.nn.utils.clip_grad_norm_(stepped, max_norm)))
 
     def step(self, optimizer: str = "") -> None:
-        """Applies the gradients of what an optimizer steps, and forgets all gradients."""
+        """Makes a step of one optimizer, and drops the gradients of all."""
         self.optimizers[optimizer].step()
         self.drop()
 
     def drop(self) -> None:
-        """Forgets the gradients."""
+        """Drops all gradients."""
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
 
-    # --- what is saved -----------------------------------------------------------------------------
+    # --- checkpoints -------------------------------------------------------------------------------
 
-    def tensors(self) -> dict[str, Any]:
+    def collect_tensors(self) -> dict[str, Any]:
         """`model`, `models.NAME` and `optim` for torch.distributed.checkpoint, by parameter name: references to the
-        tensors as they are, or copies on the CPU. Called on every rank."""
+        live tensors, or copies on the CPU. Called on every rank."""
         return tensors_of(self.model, self.optimizers, self.extra_models)
 
     def load(self, read: Read, names: Collection[str]) -> None:
-        """Puts a checkpoint back; it may call `read` as often as it likes. names: what the checkpoint holds. Called on
-        every rank."""
+        """Loads a checkpoint, by one or several calls of `read`. names: the names of its tensors. Called on every
+        rank."""
         load_tensors(self.model, self.optimizers, read, names, self.extra_models)
 
     # --- between ranks -----------------------------------------------------------------------------
 
-    def total(self, values: Sequence[float]) -> list[float]:
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the ranks, in float64."""
         if self.world == 1:
             return [float(v) for v in values]
@@ -191,8 +194,8 @@ class Engine:
         dist.all_reduce(summed)
         return [float(v) for v in summed]
 
-    def union(self, names: Iterable[Name]) -> list[Name]:
-        """The names that any rank has, in order: what the ranks then sum must be alike on all of them."""
+    def merge_names(self, names: Iterable[Name]) -> list[Name]:
+        """The names that any rank has, sorted, so that all ranks then sum the same terms in the same order."""
         if self.world == 1:
             return sorted(names)
         everywhere: list[Any] = [None] * self.world
@@ -200,7 +203,7 @@ class Engine:
         return sorted({name for own in everywhere for name in own})
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, ...] of every rank stacked to [world * n, ...], with gradients back to where each row came from."""
+        """Stacks [n, ...] of every rank to [world * n, ...]. Gradients flow back to the rank of each row."""
         gathered: torch.Tensor = _Gather.apply(x, self.rank, self.world) if self.world > 1 else x
         return gathered
 
@@ -218,7 +221,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        # Every rank holds a share of the loss that may depend on every row: the shares' gradients add up.
-        grad = grads[0].contiguous().clone()  # summed in place, and autograd may still need its own
+        # Every rank has a share of the loss, which may depend on every row, so the gradients are summed.
+        grad = grads[0].contiguous().clone()  # a copy, because all_reduce works in place
         dist.all_reduce(grad)
         return grad[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None, None

@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimiser state sharded over the ranks, by torch's fully_shard."""
+"""FSDP2: torch's fully_shard shards weights, gradients and optimizer state over the ranks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from medvlm.train.blocks import blocks
+from medvlm.train.blocks import find_blocks
 from medvlm.train.engine import Engine
 
 
 class Fsdp2(Engine):
-    """Units are the blocks of every tower and of the language model, and what is left (embeddings, norms, connectors,
-    heads).
+    """The units of sharding are the blocks of every tower and of the language model, and one for the rest (embeddings,
+    norms, connectors, heads).
 
-    A unit is gathered when it runs and given up after, but for the last, which stays until the backward pass is
-    through. Gradients are reduced in every micro-batch, which keeps them sharded, in float32.
+    A unit is gathered when it runs and freed afterwards, except the last one, which stays until the end of the backward
+    pass. Gradients are reduced in float32 in every micro-batch, which keeps them sharded.
     """
 
     is_sharded = True
@@ -36,11 +36,11 @@ class Fsdp2(Engine):
                 CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.config.offload else OffloadPolicy()
             ),
         }
-        for _, block in blocks(model):
+        for _, block in find_blocks(model):
             fully_shard(
                 block, mp_policy=MixedPrecisionPolicy(param_dtype=computes, reduce_dtype=torch.float32), **options
             )
-        # What leaves the model is float32, as losses expect.
+        # The outputs are float32, as the losses expect.
         fully_shard(
             model,
             mp_policy=MixedPrecisionPolicy(
@@ -52,16 +52,16 @@ class Fsdp2(Engine):
 
     def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
         self.model, self.optimizers = model, optimizers
-        # The first module that runs becomes the root; where answers are drawn before the first step, that would be a
-        # block.
+        # FSDP2 takes the first module that runs for the root. If answers are generated before the first step, that
+        # would be a block, so the root is initialized here.
         for each in (model, *self.extra_models.values()):
             each._get_fsdp_state()._lazy_init()
         return model
 
-    def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
-        return _gathered(model)
+    def gather_weights(self, model: nn.Module) -> AbstractContextManager[None]:
+        return _gather_all(model)
 
-    def unsynchronised(self, enabled: bool) -> AbstractContextManager[None]:
+    def defer_sync(self, enabled: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -75,9 +75,9 @@ class Fsdp2(Engine):
 
 
 @contextmanager
-def _gathered(model: nn.Module) -> Iterator[None]:
-    """torch's own hooks gather a unit when it is called; answers are drawn by calls that differ from rank to rank, so
-    all stays gathered meanwhile."""
+def _gather_all(model: nn.Module) -> Iterator[None]:
+    """Keeps all weights gathered. The hooks of FSDP2 gather a unit when it is called, but the number of calls differs
+    between ranks that generate answers."""
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)

@@ -20,16 +20,16 @@ from medvlm.train.tensors import Read
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 50_000_000
-"""Elements that are sent at once; DeepSpeed's default keeps 2 GB for it."""
+"""Elements that are sent at once. DeepSpeed's default takes 2 GB for this."""
 PERSISTENT = 100_000
 """Parameters of ZeRO-3 with fewer elements stay whole on every rank (DeepSpeed's default)."""
 CHUNK = 1 << 28
-"""Elements of a checkpoint that are in the CPU's memory at once while it is put back."""
+"""Elements of a checkpoint in CPU memory at once while it is loaded."""
 
 
 class Zero(Engine):
-    """Differs from the other engines in one thing: the optimiser sees flat runs of parameters, so that one without a
-    gradient gets weight decay too."""
+    """Differs from the other engines in one point: the optimizer sees flattened groups of parameters, so a parameter
+    without a gradient gets weight decay too."""
 
     def __init__(self, config: EngineConfig):
         if find_spec("deepspeed") is None:
@@ -39,23 +39,23 @@ class Zero(Engine):
         self.is_sharded = self.stage == 3
 
     def _place(self, model: nn.Module) -> None:
-        if self.stage < 3:  # ZeRO-3 brings the weights there part by part
+        if self.stage < 3:  # ZeRO-3 moves the weights itself, part by part
             model.to(self.device)
 
     def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
-        """Raises RecipeError for several optimizers, and for models beside the one that is trained."""
+        """Raises RecipeError for several optimizers, and for extra models."""
         beside = [name for name in (*optimizers, *self.extra_models) if name]
         if beside:
             raise RecipeError(
                 f"engine.kind {self.config.kind} trains one model with one optimizer, and this stage has"
                 f" {', '.join(beside)} too; use ddp or fsdp2"
             )
-        deepspeed = _deepspeed(self.device)
+        deepspeed = _import_deepspeed(self.device)
         self.model, self.optimizers, optimizer = model, optimizers, optimizers[""]
-        names = {id(p): n for n, p in self._trained().items()}
+        names = {id(p): n for n, p in self._list_trained().items()}
         self._grouped = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
         self._wrapped, self._zero, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=self._settings(), dist_init_required=False
+            model=model, optimizer=optimizer, config=self._make_settings(), dist_init_required=False
         )
         self._start_states()
         self._check_sharded(model)
@@ -68,7 +68,7 @@ class Zero(Engine):
     def release(self) -> None:
         if "_wrapped" in self.__dict__:
             self._wrapped.destroy()
-            if self.stage == 3:  # caches of its own keep all of it for good, so it is emptied
+            if self.stage == 3:  # DeepSpeed's caches keep references forever, so the tensors are emptied
                 for parameter in self.model.parameters():
                     for held in (parameter, parameter.ds_tensor):  # type: ignore[attr-defined]
                         held.data = held.data.new_empty(0)
@@ -77,10 +77,10 @@ class Zero(Engine):
             del self._zero, self._grouped
         super().release()
 
-    def unsharded(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._gathered(model) if self.stage == 3 else self._autocast()
+    def gather_weights(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self._gather_all(model) if self.stage == 3 else self._autocast()
 
-    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+    def unshard(self, tensor: torch.Tensor) -> torch.Tensor:
         if not hasattr(tensor, "ds_id"):
             return tensor
         import deepspeed
@@ -91,12 +91,12 @@ class Zero(Engine):
     # --- a step ------------------------------------------------------------------------------------
 
     @contextmanager
-    def _accumulating(self, enabled: bool) -> Iterator[None]:
+    def _set_boundary(self, enabled: bool) -> Iterator[None]:
         self._wrapped.set_gradient_accumulation_boundary(not enabled)
         yield
 
-    def unsynchronised(self, enabled: bool) -> AbstractContextManager[None]:
-        return self._accumulating(enabled)
+    def defer_sync(self, enabled: bool) -> AbstractContextManager[None]:
+        return self._set_boundary(enabled)
 
     def backward(self, loss: torch.Tensor) -> None:
         self._wrapped.backward(loss * self.world)
@@ -108,8 +108,8 @@ class Zero(Engine):
         return grad is not None and bool(grad.any())
 
     def clip(self, max_norm: float, optimizer: str = "") -> float:
-        grads = self._gradients()
-        norm = math.sqrt(self.total([sum(float(g.float().square().sum()) for g in grads)])[0])
+        grads = self._list_gradients()
+        norm = math.sqrt(self.sum_over_ranks([sum(float(g.float().square().sum()) for g in grads)])[0])
         if (scale := max_norm / (norm + 1e-6)) < 1:  # torch.nn.utils.clip_grad_norm_
             for grad in grads:
                 grad.mul_(scale)
@@ -125,36 +125,36 @@ class Zero(Engine):
         if self.config.offload:
             self._zero.reset_cpu_buffers()
 
-    def _gradients(self) -> list[torch.Tensor]:
-        """This rank's share of them, after the last micro-batch."""
+    def _list_gradients(self) -> list[torch.Tensor]:
+        """This rank's share of the gradients, after the last micro-batch."""
         if self.config.offload:
             if self.device.type == "cuda":
-                torch.cuda.synchronize()  # they are copied to the CPU beside the computing
-            return [flat.grad for flat in self._flats() if flat.grad is not None]
+                torch.cuda.synchronize()  # they are copied to the CPU asynchronously
+            return [flat.grad for flat in self._list_flats() if flat.grad is not None]
         return [grad for group in self._zero.averaged_gradients.values() for grad in group or ()]
 
-    def _flats(self) -> list[torch.Tensor]:
-        """What the optimiser steps: runs of this rank's float32 weights."""
+    def _list_flats(self) -> list[torch.Tensor]:
+        """The flat float32 tensors of this rank that the optimizer updates."""
         flats: list[torch.Tensor] = (
             self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
         )
         return flats
 
-    # --- what is saved -----------------------------------------------------------------------------
+    # --- checkpoints -------------------------------------------------------------------------------
 
-    def tensors(self) -> dict[str, Any]:
-        """As any other engine's would be. ZeRO's parts are runs of a flat tensor and no boxes of a parameter, so each
-        parameter is put together and one rank keeps it."""
+    def collect_tensors(self) -> dict[str, Any]:
+        """The same tensors as those of other engines. ZeRO splits a flat tensor, not each parameter, so every parameter
+        is gathered, and one rank keeps it for the checkpoint."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        owner = {name: i % self.world for i, name in enumerate(self._weights())}
+        owner = {name: i % self.world for i, name in enumerate(self._list_weights())}
         model, states = {}, {}
-        for name, tensor in self._weights().items():
-            whole = self.whole(tensor)
+        for name, tensor in self._list_weights().items():
+            whole = self.unshard(tensor)
             if owner[name] == self.rank:
                 model[name] = whole.detach().cpu().clone()
         step = next(iter(self._optimizer.state.values()))["step"].cpu()  # all are stepped together
-        for name, parameter in self._trained().items():
+        for name, parameter in self._list_trained().items():
             moments = {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
             if owner[name] == self.rank:
                 states[name] = {moment: value.cpu() for moment, value in moments.items()} | {"step": step.clone()}
@@ -166,7 +166,7 @@ class Zero(Engine):
 
     def load(self, read: Read, names: Collection[str]) -> None:
         chunk: dict[str, torch.Tensor] = {}
-        for name, tensor in self._weights().items():
+        for name, tensor in self._list_weights().items():
             chunk[name] = torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype)
             if sum(t.numel() for t in chunk.values()) > CHUNK:
                 self._load(chunk, read, names)
@@ -174,7 +174,7 @@ class Zero(Engine):
         self._load(chunk, read, names)
 
     def _load(self, weights: dict[str, torch.Tensor], read: Read, names: Collection[str]) -> None:
-        trained, own = self._trained(), self._weights()
+        trained, own = self._list_trained(), self._list_weights()
         states = {
             name: {moment: torch.empty(weights[name].shape) for moment in MOMENTS} | {"step": torch.zeros(())}
             for name in weights if name in trained and f"optim.state.{name}.step" in names
@@ -185,7 +185,7 @@ class Zero(Engine):
         for name, state in states.items():
             for moment in MOMENTS:
                 self._put_float32(trained[name], state[moment], moment)
-        for flat in self._flats() if states else ():
+        for flat in self._list_flats() if states else ():
             self._optimizer.state[flat]["step"].copy_(max(state["step"] for state in states.values()))
 
     @torch.no_grad()
@@ -202,7 +202,7 @@ class Zero(Engine):
             self._put_float32(tensor, value, "")
 
     def _put_float32(self, parameter: torch.Tensor, value: torch.Tensor, moment: str) -> None:
-        """Into the part of it that this rank's optimiser steps: the weight, or one of its moments."""
+        """Writes into the part that this rank updates: the weight, or one of its moments."""
         from deepspeed import utils
 
         where = "local" if self.stage == 3 else "full"
@@ -215,24 +215,24 @@ class Zero(Engine):
             getattr(utils, f"safe_set_{where}_fp32_param")(parameter, value)
 
     def _start_states(self) -> None:
-        """As the first step would; DeepSpeed looks for the moments of all groups once the first group has stepped, and
-        a checkpoint needs a place to go."""
-        for flat in self._flats():
+        """Creates the optimizer states, as the first step would. DeepSpeed needs the moments of all groups once the
+        first group has stepped, and a checkpoint can only be loaded into existing tensors."""
+        for flat in self._list_flats():
             state = self._optimizer.state[flat]
             state["step"] = torch.zeros((), device=flat.device if self._optimizer.defaults.get("fused") else "cpu")
             state.update({moment: torch.zeros_like(flat) for moment in MOMENTS})
         if self.stage < 3:
             self._zero._lazy_init_hp_params_optimizer_state()
 
-    def _weights(self) -> dict[str, torch.Tensor]:
+    def _list_weights(self) -> dict[str, torch.Tensor]:
         return self.model.state_dict(keep_vars=True)
 
-    def _trained(self) -> dict[str, nn.Parameter]:
+    def _list_trained(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     # --- DeepSpeed ---------------------------------------------------------------------------------
 
-    def _settings(self) -> dict[str, Any]:
+    def _make_settings(self) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
         if self.stage == 3:
             zero |= {"stage3_param_persistence_threshold": PERSISTENT, "stage3_prefetch_bucket_size": BUCKET}
@@ -243,7 +243,7 @@ class Zero(Engine):
             }
         return {
             "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,  # the loop's to count
+            "gradient_accumulation_steps": 1,  # the loop counts them
             "gradient_clipping": 0.0,  # by default it would clip at 1, whatever the recipe says
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -258,8 +258,9 @@ class Zero(Engine):
         )  # type: ignore[return-value]
 
     @contextmanager
-    def _gathered(self, model: nn.Module) -> Iterator[None]:
-        """Its hooks give a module's weights up after each call; without them all stays gathered."""
+    def _gather_all(self, model: nn.Module) -> Iterator[None]:
+        """Gathers all weights. DeepSpeed's hooks, which free the weights of a module after each call, are removed
+        meanwhile."""
         import deepspeed
 
         offload = self._zero.parameter_offload
@@ -276,10 +277,10 @@ class Zero(Engine):
                 offload._register_deepspeed_module(offload.module)
 
     def _check_sharded(self, model: nn.Module) -> None:
-        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self._trained().values())
-        own = sum(flat.numel() for flat in self._flats())
-        (together,) = self.total([own])
-        assert own <= trained / self.world + len(self._trained()) * self.world * 128, (
+        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self._list_trained().values())
+        own = sum(flat.numel() for flat in self._list_flats())
+        (together,) = self.sum_over_ranks([own])
+        assert own <= trained / self.world + len(self._list_trained()) * self.world * 128, (
             f"rank {self.rank} steps {own} of {trained} trained numbers"
         )
         assert together >= trained, f"the ranks step {together} numbers of {trained}"
@@ -287,7 +288,7 @@ class Zero(Engine):
             assert all(hasattr(p, "ds_id") for p in model.parameters()), "ZeRO-3 has left parameters whole"
 
 
-def _deepspeed(device: torch.device) -> Any:
+def _import_deepspeed(device: torch.device) -> Any:
     import deepspeed
     from deepspeed.utils import logger
 
@@ -296,7 +297,7 @@ def _deepspeed(device: torch.device) -> Any:
         from deepspeed.accelerator import set_accelerator
         from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-        set_accelerator(CPU_Accelerator())  # it would take a GPU where there is one
-        # A faster all-reduce between processes, for which it would call a C++ compiler; gloo does it as well.
+        set_accelerator(CPU_Accelerator())  # otherwise it would use a GPU if there is one
+        # A faster all-reduce between processes that needs a C++ compiler; gloo is good enough.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -1,4 +1,4 @@
-"""The engine that a recipe asks for."""
+"""Creates the engine that a recipe names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from medvlm.train.engine import Engine
 
 
 def make_engine(config: EngineConfig) -> Engine:
-    """Raises RecipeError for what was not started as asked, or needs a package that is not there."""
+    """Raises RecipeError if the processes do not match `kind`, or if a package is missing."""
     if config.kind == "fsdp2":
         from medvlm.train.engine_fsdp2 import Fsdp2
 

@@ -1,4 +1,4 @@
-"""A run's folder while processes train it: nobody else writes into it, and its status says how they fare."""
+"""Holds the folder of a run during training: no other process writes into it, and status.json shows the state."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from medvlm.core.run import RunFolder, write_json
 from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
 from medvlm.train.lease import Lease
-from medvlm.train.stopping import Preempted, preemptible
+from medvlm.train.stopping import Preempted, raise_on_signal
 
 
 @contextmanager
 def hold(run: RunFolder, engine: Engine) -> Iterator[Callable[[], None]]:
-    """Yields what raises once another process has taken the folder over. A signal ends what is done inside.
+    """Yields a function that raises once another process has taken over the folder. A signal ends the context.
 
-    Raises Preempted after a signal; CheckpointError for a folder that is held, and for a disk that is full.
+    Raises Preempted after a signal, and CheckpointError if the folder is held by another process or the disk is full.
     """
     with Lease(run.root) if engine.is_first else nullcontext() as lease:
         try:
-            with preemptible(), _explain_full_disk(run):
+            with raise_on_signal(), _explain_full_disk(run):
                 yield lease.check if lease else _check_nothing
         except Preempted:
             write_status(run, engine, "preempted")
             raise
         except BaseException as reason:
-            # After a stall the status says so already, and what is raised here only follows from it.
+            # After a stall, the status names it already, and this exception is only a consequence.
             if not run.stalled.exists():
                 write_status(run, engine, "failed", type(reason).__name__)
             raise
@@ -39,18 +39,18 @@ def hold(run: RunFolder, engine: Engine) -> Iterator[Callable[[], None]]:
 def write_status(run: RunFolder, engine: Engine, status: str, reason: str = "") -> None:
     if not engine.is_first:
         return
-    told = {"status": status, "reason": reason, "pid": os.getpid(), "job": os.environ.get("TORCHELASTIC_RUN_ID", "")}
+    record = {"status": status, "reason": reason, "pid": os.getpid(), "job": os.environ.get("TORCHELASTIC_RUN_ID", "")}
     try:
-        write_json(run.status, told)
+        write_json(run.status, record)
     except OSError:
         if status == "running":
             raise
-        run.status.write_text(json.dumps(told))  # a full disk still has the room that the old one takes
+        run.status.write_text(json.dumps(record))  # on a full disk, overwriting in place still works
 
 
 @contextmanager
 def _explain_full_disk(run: RunFolder) -> Iterator[None]:
-    """A traceback would not."""
+    """Raises CheckpointError with a remedy instead of a traceback if the disk is full."""
     try:
         yield
     except OSError as reason:

@@ -1,4 +1,4 @@
-"""The lease on a run folder: one run at a time writes into it, also where several machines share the file system."""
+"""A lease on a run folder, so that only one run at a time writes into it, even if machines share the file system."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from typing import Any
 from medvlm.core.errors import CheckpointError
 
 BEAT_S, STALE_S, END_S = 2.0, 15.0, 30.0
-"""How often an owner says that it lives; how long one on another machine may be silent; how long one of an earlier
-attempt of the same job may take to end."""
+"""How often the owner renews the lease; how long an owner on another machine may be silent; how long a process of an
+earlier attempt of the same job may take to end."""
 
 
 class Lease:
-    """Held inside `with` by the one process that writes: `.lease` in the folder says who that is, and how often it has
-    said that it lives.
+    """Context manager for the one process that writes. `.lease` in the folder names the owner and counts its renewals.
 
-    Raises CheckpointError when another process holds the folder. An owner on this machine is dead when its process is
-    gone; one on another machine when it has been silent for STALE_S. A process that was silent for longer, and lost its
-    lease, finds out in `check`.
+    Raises CheckpointError if another process holds the folder. An owner on this machine is dead if its process is gone,
+    an owner on another machine if it has been silent for STALE_S. A process that was silent for longer and lost its
+    lease notices in `check`.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], Any] = print):
@@ -34,9 +33,9 @@ class Lease:
         self.me = {
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
-            "machine": _machine(),
+            "machine": _identify_machine(),
             "pid": os.getpid(),
-            "began": _began(os.getpid()),
+            "began": _find_start(os.getpid()),
         }
         self.me["job"] = os.environ.get("TORCHELASTIC_RUN_ID", "")
         self.beats = 0
@@ -46,9 +45,11 @@ class Lease:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + END_S
         while not self._create():
-            if (owner := self._owner()) and self._lives(owner):
+            if (owner := self._read_owner()) and self._is_alive(owner):
                 if self.me["job"] and owner.get("job") == self.me["job"] and time.monotonic() < until:
-                    time.sleep(BEAT_S / 4)  # torchrun has started anew, and on some machine the ones before still end
+                    time.sleep(
+                        BEAT_S / 4
+                    )  # torchrun has restarted, and a process of the attempt before has not ended yet
                     continue
                 raise CheckpointError(
                     f"{self.path.parent.name}: another process is training this run (process {owner.get('pid')} on"
@@ -62,14 +63,14 @@ class Lease:
     def __exit__(self, *_: Any) -> None:
         self.ended.set()
         self.thread.join()
-        if (self._owner() or {}).get("id") == self.me["id"]:
+        if (self._read_owner() or {}).get("id") == self.me["id"]:
             self.path.unlink(missing_ok=True)
         os.close(self.file)
 
     def check(self) -> None:
-        """Raises CheckpointError when another process has taken the folder over: what is there now is no longer ours to
-        write."""
-        owner = self._owner() or {}
+        """Raises CheckpointError if another process has taken over the folder, so that this one must not write any
+        more."""
+        owner = self._read_owner() or {}
         if owner.get("id") != self.me["id"]:
             raise CheckpointError(
                 f"{self.path.parent.name}: this process was silent for longer than {STALE_S:.0f} s and has lost the run"
@@ -85,7 +86,7 @@ class Lease:
         return True
 
     def _write(self) -> None:
-        # Into the file that we made, wherever it may be by now: never into one that another process put in its place.
+        # By descriptor, so it goes into our own file even if that was renamed, never into the file of another process.
         os.pwrite(self.file, json.dumps({**self.me, "beats": self.beats}).ljust(512).encode(), 0)
 
     def _beat(self) -> None:
@@ -93,12 +94,12 @@ class Lease:
             self.beats += 1
             try:
                 self._write()
-                os.fsync(self.file)  # or other machines would not see it for a while
+                os.fsync(self.file)  # otherwise other machines would see it late
             except OSError as reason:
                 self.say(f"the lease on {self.path.parent.name} cannot be renewed: {reason.strerror}")
 
-    def _owner(self) -> dict[str, Any] | None:
-        """Who holds the folder; None where the file is gone or its owner died while it wrote it."""
+    def _read_owner(self) -> dict[str, Any] | None:
+        """The owner of the folder; None if the file is gone, or if its owner died while writing it."""
         for _ in range(3):
             try:
                 return json.loads(self.path.read_text())  # type: ignore[no-any-return]
@@ -108,9 +109,9 @@ class Lease:
                 time.sleep(0.2)  # it is being written
         return None
 
-    def _lives(self, owner: dict[str, Any]) -> bool:
+    def _is_alive(self, owner: dict[str, Any]) -> bool:
         if owner.get("machine") == self.me["machine"]:
-            return bool(_began(owner["pid"]) == owner["began"])
+            return bool(_find_start(owner["pid"]) == owner["began"])
         self.say(
             f"{self.path.parent.name} was left by process {owner.get('pid')} on {owner.get('host')}; waiting up to"
             f" {STALE_S:.0f} s to see whether it still runs"
@@ -118,13 +119,13 @@ class Lease:
         until = time.monotonic() + STALE_S
         while time.monotonic() < until:
             time.sleep(BEAT_S / 4)
-            if self._owner() != owner:
+            if self._read_owner() != owner:
                 return True
         return False
 
     def _take_away(self, owner: dict[str, Any] | None) -> None:
-        """Of two that find the same dead owner, one takes its file away; what the other takes is not what it meant, and
-        goes back."""
+        """Removes the file of a dead owner. If another process was faster, the file is already that of the new owner,
+        and is put back."""
         aside = self.path.with_name(f".lease.{self.me['id']}")
         try:
             self.path.rename(aside)
@@ -136,8 +137,8 @@ class Lease:
         aside.unlink()
 
 
-def _machine() -> str:
-    """Alike for processes that can see each other's process numbers: host, boot and name space."""
+def _identify_machine() -> str:
+    """Host, boot and PID namespace: equal for processes that can see each other's process ids."""
     try:
         return (
             f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
@@ -147,16 +148,15 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _began(pid: int) -> str:
-    """When a process of this machine began, since numbers are given again; empty where it is gone, or dead and not yet
-    buried."""
+def _find_start(pid: int) -> str:
+    """The start time of a process on this machine, because process ids are reused; "" if it is gone or a zombie."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if after_name[0] in "ZX" else after_name[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return ""
-    try:  # no Linux: at least whether there is such a process
+    try:  # not on Linux: only whether the process exists
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""

@@ -1,4 +1,4 @@
-"""Metrics to metrics.jsonl always, to wandb and TensorBoard when asked; progress for the person who waits."""
+"""Logs metrics to metrics.jsonl, and optionally to wandb and TensorBoard, and shows the progress of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvlm.core.track_config import TrackConfig, WandbConfig
 
 
 class Tracker(Protocol):
-    """What of lightning.fabric.loggers.Logger is used here."""
+    """The part of lightning.fabric.loggers.Logger that is used here."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
 
@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
 
 class Log:
-    """Appends one line a logged step. Only the first rank has one that writes."""
+    """Appends a JSON line for each record. Enabled only on the first rank."""
 
     def __init__(self, path: Path, enabled: bool, trackers: Sequence[Tracker]):
         self.path, self.enabled, self.trackers = path, enabled, trackers
@@ -33,9 +33,9 @@ class Log:
     def write(self, record: dict[str, Any]) -> None:
         if not self.enabled:
             return
-        # JSON has no NaN: a value that is not finite is written as text, so that every reader can read the line.
+        # JSON has no NaN, so values that are not finite are written as text.
         with self.path.open("a") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+            file.write(json.dumps(_replace_non_finite(record)) + "\n")
         validation = {f"validation/{k}": v for k, v in record.get("validation", {}).items()}
         sources = {
             f"source/{name}/{k}": v for name, account in record.get("sources", {}).items() for k, v in account.items()
@@ -51,7 +51,7 @@ class Log:
             tracker.save()
 
     def forget_after(self, stage: str, step: int) -> None:
-        """Drops what a run that was cut off logged after the checkpoint it goes on from."""
+        """Removes the records that an interrupted run wrote after the checkpoint from which it resumes."""
         if not self.enabled or not self.path.exists():
             return
         kept = []
@@ -59,7 +59,7 @@ class Log:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
-                continue  # the torn last line of a process that was killed
+                continue  # the incomplete last line of a process that was killed
             if record["stage"] != stage or record["step"] <= step:
                 kept.append(line)
         part = self.path.with_suffix(".part")
@@ -67,14 +67,14 @@ class Log:
         part.replace(self.path)
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: _replace_non_finite(v) for k, v in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_trackers(track: TrackConfig, recipe: dict[str, Any], name: str, folder: Path) -> list[Tracker]:
-    """What the recipe names, imported only then. recipe: as it was resolved. folder: of the run."""
+    """The trackers that the recipe names; only these are imported. recipe: resolved. folder: of the run."""
     made: list[Tracker] = []
     if track.wandb:
         made.append(Wandb(track.wandb, recipe, name, folder))
@@ -86,17 +86,17 @@ def make_trackers(track: TrackConfig, recipe: dict[str, Any], name: str, folder:
 
 
 class Wandb:
-    """A run in wandb, which holds all attempts of the run folder.
+    """A wandb run for all attempts of a run folder.
 
-    Fabric has no logger for wandb. That of lightning.pytorch sets WANDB_MODE for the whole process and logs into any
-    run that is open in it.
+    Fabric has no wandb logger. The one of lightning.pytorch sets WANDB_MODE for the whole process, and logs into any
+    run that is already open.
     """
 
     def __init__(self, config: WandbConfig, recipe: dict[str, Any], name: str, folder: Path):
         import wandb
 
-        # Offline, wandb cannot continue a run: of two with one id, the one synced later would replace the other.
-        run_id = _wandb_id(folder)
+        # Offline, wandb cannot resume a run: two runs with one id would replace each other when synced.
+        run_id = _load_wandb_id(folder)
         continued: dict[str, Any] = {"id": run_id, "resume": "allow"} if config.mode == "online" else {"group": run_id}
         self.run = wandb.init(
             project=config.project,
@@ -105,7 +105,7 @@ class Wandb:
             name=name,
             dir=folder,
             config=redact(recipe),
-            reinit="create_new",  # else a second recipe in this process would log into the run of the first
+            reinit="create_new",  # otherwise a second recipe in this process would log into the first run
             **continued,
         )
 
@@ -113,10 +113,10 @@ class Wandb:
         self.run.log(dict(metrics))
 
     def save(self) -> None:
-        """wandb sends and stores by itself."""
+        """Does nothing: wandb saves by itself."""
 
 
-def _wandb_id(folder: Path) -> str:
+def _load_wandb_id(folder: Path) -> str:
     path = folder / "wandb" / "id.txt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ SECRET_KEYS = ("token", "key", "secret", "password", "credential")
 
 
 def redact(value: Any, key: str = "") -> Any:
-    """The value with secrets and absolute paths taken out: what may leave the machine."""
+    """Replaces secrets and absolute paths, so that the value may leave the machine."""
     if isinstance(value, dict):
         return {k: redact(v, k) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -144,8 +144,8 @@ def redact(value: Any, key: str = "") -> Any:
     return value
 
 
-class Progress:
-    """One line on a terminal, one line every few seconds elsewhere."""
+class ProgressLine:
+    """A progress line, updated in place on a terminal, otherwise printed every few seconds."""
 
     def __init__(self, stage: str, number: int, stages: int, steps: int, start: int, enabled: bool):
         self.title, self.steps, self.start, self.enabled = f"stage {number}/{stages} {stage}", steps, start, enabled

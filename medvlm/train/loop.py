@@ -17,12 +17,12 @@ import torch
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
-from medvlm.train.accounts import account, summarize
+from medvlm.train.accounts import account_for_sources, summarize
 from medvlm.train.accumulate import accumulate, accumulate_what_fits, sum_weights
 from medvlm.train.checkpoint import Keep
 from medvlm.train.distinct import Distinct
 from medvlm.train.engine import Engine
-from medvlm.train.log import Log, Progress
+from medvlm.train.log import Log, ProgressLine
 from medvlm.train.optim import make_optimizers, set_rate
 from medvlm.train.proof import Proof
 from medvlm.train.saver import Saver
@@ -32,43 +32,44 @@ from medvlm.train.terms import LOSS, TOKENS, Report, Signals, Terms, report
 from medvlm.train.watch import Watch
 
 PROOF_STEPS = 8
-"""Steps with a gradient after which everything trained must have moved. LoRA's A moves from the second step on, once B
-has. Steps without any gradient do not count: in grpo no answer may have earned more than another."""
+"""Number of steps with a gradient after which every trained group must have changed. LoRA's A changes only from the
+second step on, after B. Steps without a gradient do not count: in GRPO all answers of a step may get equal rewards."""
 
 MAX_SKIPPED = 0.01
-"""Of a stage's steps, or 3: more updates than that are not left out."""
+"""Maximum share of the steps of a stage, but at least 3 steps, whose updates may be skipped."""
 
 
 @dataclass
 class State:
-    """Where a stage stands: what a checkpoint holds beside tensors and random state."""
+    """The state of a stage: what a checkpoint holds besides tensors and random state. The names of the fields are part
+    of the format of checkpoints."""
 
     identity: str
     step: int = 0
     consumed: int = 0
-    """Samples the optimizer has used, over all ranks: the whole state of the stream."""
+    """Samples used so far, over all ranks. This number is the whole state of the stream."""
     best_loss: float | None = None
     best_step: int = 0
     worse: int = 0
-    """Validations since the best one."""
+    """Number of validations since the best one."""
     seconds: float = 0.0
     telling: int = 0
-    """Steps in which there was a gradient."""
+    """Number of steps with a gradient other than zero."""
     reached: list[str] = field(default_factory=list)
-    """Groups that have had one."""
+    """Groups of parameters that have had such a gradient."""
     proven: bool = False
     skipped: int = 0
-    """Updates that were left out since their loss or gradient was not finite."""
+    """Updates that were skipped because loss or gradient was not finite."""
     accumulate: int = 1
-    """Micro-batches, as found by `accumulate: auto`."""
+    """Micro-batches per rank, as found by `accumulate: auto`."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """What a reader of the checkpoint must know: stage, recipe, adapters, lineage."""
+    """What a reader of the checkpoint needs to know: stage, recipe, adapters, lineage."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage is trained. number, stages: which of how many it is. may_save: raises when the folder is another
-    run's. aliases: identities that earlier releases gave to the same settings."""
+    """Where a stage is trained. number, stages: it is stage `number` of `stages`. may_save: raises if another process
+    has taken over the folder. aliases: identities of the same settings in earlier releases."""
 
     folder: Path
     log: Log
@@ -80,20 +81,20 @@ class Place:
 
 
 def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: State) -> tuple[State, Proof]:
-    """Trains to config.steps, from the newest good checkpoint in the folder or from `fresh`.
+    """Trains to config.steps, from the newest good checkpoint in the folder, or from `fresh` without one.
 
-    Raises Preempted after SIGTERM, with everything saved; DataError for a loss that is not finite; CheckpointError
-    when the folder belongs to other settings, or a checkpoint could not be saved.
+    Raises Preempted after SIGTERM, once everything is saved; DataError for a loss that is not finite; CheckpointError
+    if the folder belongs to other settings, or if a checkpoint cannot be saved.
     """
     loop = _Loop(stage, config, engine, place, fresh)
     state, watch = loop.state, place.watch
     batches: Any = stage.read_batches(state.consumed)
     keep = Keep(config.keep_last, config.keep_every)
-    saver = Saver(place.folder, engine.rank, keep, place.may_save, watch.goes_on)
+    saver = Saver(place.folder, engine.rank, keep, place.may_save, watch.tick)
     with Stop() as stop, closing(batches), watch, saver:
         while state.step < config.steps and not _is_exhausted(state, config):
             began = time.monotonic()
-            watch.at(f"reads its samples from position {state.consumed}", config.name, state.step + 1)
+            watch.move_to(f"reads its samples from position {state.consumed}", config.name, state.step + 1)
             position, prepared = next(batches)
             assert position == state.consumed, (position, state.consumed)
             found = loop.take_step(prepared, stop, saver)
@@ -107,17 +108,18 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
             is_asked_to_stop = bool(found.report.signals.stop)
             now = is_last or is_asked_to_stop or (is_best and config.keep == "best")
             if now or (config.save_every and state.step % config.save_every == 0):
-                watch.at("saves")
+                watch.move_to("saves")
                 best = state.best_step if config.keep == "best" else 0
-                saver.save(state.step, engine.tensors(), asdict(state), best=best, now=now)
+                saver.save(state.step, engine.collect_tensors(), asdict(state), best=best, now=now)
             if is_asked_to_stop:
-                raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to go on")
+                raise Preempted(f"stage {config.name} saved at step {state.step}; run the same command again to resume")
     return state, loop.proof
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What is logged of a step. rate, norm: of the default optimizer; those of others are terms of the report."""
+    """What is logged of a step. rate, norm: of the default optimizer; for other optimizers, these are terms of the
+    report."""
 
     report: Report
     rate: float
@@ -125,25 +127,25 @@ class _Step:
 
 
 class _Loop:
-    """One stage while it is trained."""
+    """The training of one stage."""
 
     def __init__(self, stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: State):
         self.stage, self.config, self.engine, self.place = stage, config, engine, place
         stage.set_modes()
         self.settings = stage.list_optimizers()
         self.optimizers = make_optimizers(stage.model, self.settings, stage.matches, config.name, engine.steps_on)
-        self.proof = Proof(stage.model, stage.group_of, config.name, engine.whole, partial(_is_own_update, stage))
+        self.proof = Proof(stage.model, stage.group_of, config.name, engine.unshard, partial(_is_own_update, stage))
         self.model = engine.setup(stage.model, self.optimizers)
         self.state = _resume(engine, place, fresh)
         self.proof.with_gradient |= set(self.state.reached)
         if engine.is_first:
-            print(self.proof.table(), flush=True)
+            print(self.proof.format_table(), flush=True)
         number, stages = place.number, place.stages
-        self.progress = Progress(config.name, number, stages, config.steps, self.state.step, engine.is_first)
+        self.progress = ProgressLine(config.name, number, stages, config.steps, self.state.step, engine.is_first)
         self.distinct = Distinct(engine, config.name)
 
     def take_step(self, prepared: list[Any], stop: Stop, saver: Saver) -> _Step:
-        """All updates of a step. What the ranks tell each other travels with the terms of each update."""
+        """Makes all updates of a step. Control signals are summed over ranks together with the terms of each update."""
         stage, config, engine, state = self.stage, self.config, self.engine, self.state
         rates = {
             name: set_rate(self.optimizers[name], optim, state.step, config.steps)
@@ -152,7 +154,7 @@ class _Loop:
         keys = [item.key for item in prepared]
         order = _hash(keys, state.consumed + engine.rank * len(keys))
         self.distinct.see(keys)
-        self.place.watch.at("computes", config.name, state.step + 1, keys)
+        self.place.watch.move_to("computes", config.name, state.step + 1, keys)
         terms: Terms | None = None
         if config.accumulate == "auto":
             fitted = accumulate_what_fits(stage, self.model, prepared, engine, state.accumulate, state.step)
@@ -167,7 +169,7 @@ class _Loop:
             if number or terms is None:
                 terms = accumulate(update.loss or stage.compute_loss, self.model, micros, engine, weights, state.step)
             counts = counts if number else stage.count(prepared)
-            signals = Signals(float(bool(stop.requested)), float(saver.failed), order)
+            signals = Signals(float(bool(stop.requested)), float(saver.has_failed), order)
             norm = engine.clip(self.settings[update.optimizer].max_norm, update.optimizer)
             self._note_gradients(norm)
             found = report({**terms, **counts}, weights, engine, signals)
@@ -182,7 +184,7 @@ class _Loop:
 
     def log_step(self, step: _Step, seconds: float) -> None:
         config, state, found = self.config, self.state, step.report
-        sources = account(found.sources, self.stage.measure_usage(state.consumed))
+        sources = account_for_sources(found.sources, self.stage.measure_usage(state.consumed))
         terms = found.to_json()
         tokens = terms.pop(TOKENS, 0.0)
         record = {
@@ -204,8 +206,8 @@ class _Loop:
         self.progress.show(state.step, found.loss, config.batch / seconds, summarize(sources), last=is_last)
 
     def validate(self) -> bool:
-        """Whether this is a step of validation, and the best so far."""
-        self.place.watch.at("validates")
+        """Validates if it is time to. Returns whether the loss is the best so far."""
+        self.place.watch.move_to("validates")
         config, state, checks = self.config, self.state, self.config.validate_
         if not checks or (state.step % checks.every and state.step != config.steps):
             return False
@@ -218,7 +220,7 @@ class _Loop:
         return True
 
     def check_proof(self, is_last: bool) -> None:
-        """Raises RecipeError for what is trained and has not moved, once there was time enough for it."""
+        """Raises RecipeError if a trained group has not changed after enough steps."""
         if not self.state.proven and (is_last or self.state.telling >= PROOF_STEPS):
             self.proof.check_trained(self.state.step)
             self.state.proven = True
@@ -227,26 +229,28 @@ class _Loop:
         if self.state.proven:
             return
         self.state.telling += norm > 0
-        self.state.reached = self.engine.union(self.proof.note_gradients(self.engine.has_gradient))
+        self.state.reached = self.engine.merge_names(self.proof.note_gradients(self.engine.has_gradient))
         self.proof.with_gradient |= set(self.state.reached)
 
     def _skip(self, loss: float, norm: float, keys: list[str]) -> None:
-        """Leaves an update out, on all ranks, since loss and norm are those of all; says which samples it had.
+        """Skips an update and reports its samples. All ranks do this together, because loss and norm are global.
 
-        Raises DataError where the recipe says so, and where it has become more than MAX_SKIPPED.
+        Raises DataError if `on_nan` is `stop`, and if more than MAX_SKIPPED of the steps have been skipped.
         """
         config, state, name = self.config, self.state, self.config.name
-        step, everywhere = state.step + 1, self.engine.union(keys)
+        step, everywhere = state.step + 1, self.engine.merge_names(keys)
         found = f"stage {name}, step {step}: loss {loss}, gradient norm {norm}; samples: {', '.join(everywhere[:8])}"
         found += f" and {len(everywhere) - 8} more" if len(everywhere) > 8 else ""
         state.skipped += 1
         most = max(3, int(MAX_SKIPPED * config.steps))
         if config.on_nan == "stop":
-            raise DataError(f"{found}. Lower optim.lr or look at these samples; on_nan: skip leaves such steps out")
+            raise DataError(
+                f"{found}. Lower optim.lr or look at these samples; with on_nan: skip, such steps are skipped"
+            )
         if state.skipped > most:
             raise DataError(
-                f"{found}. These are {state.skipped} steps without a finite loss, and {most} are put up with: lower"
-                " optim.lr or look at the samples"
+                f"{found}. {state.skipped} steps had no finite loss or gradient, and at most {most} may be skipped;"
+                " lower optim.lr or look at the samples"
             )
         self.engine.drop()
         record = {"stage": name, "step": step, "skipped": everywhere, "skipped_loss": loss, "skipped_norm": norm}
@@ -260,7 +264,8 @@ def _is_own_update(stage: Stage, name: str) -> bool:
 
 
 def _join(reports: dict[str, Report], rates: dict[str, float], norms: dict[str, float]) -> _Step:
-    """The last report of each optimizer as one. The loss of the step is that of the default optimizer."""
+    """Joins the last reports of all optimizers. The loss of the step is that of the default optimizer, if there is
+    one."""
     main = "" if "" in reports else next(iter(reports))
     last = list(reports.values())[-1]
     terms: dict[str, float] = {}
@@ -275,31 +280,31 @@ def _join(reports: dict[str, Report], rates: dict[str, float], norms: dict[str, 
 
 
 def _resume(engine: Engine, place: Place, fresh: State) -> State:
-    # One process verifies and sets damaged folders aside, or several would rename the same one.
+    # Only one process verifies checkpoints, because several would try to rename the same damaged folder.
     folder = place.folder
-    found = checkpoint.newest(folder) if engine.is_first else None
+    found = checkpoint.find_newest_good(folder) if engine.is_first else None
     engine.barrier()
-    found = found if engine.is_first else checkpoint.latest(folder)
+    found = found if engine.is_first else checkpoint.find_latest(folder)
     if found is None:
         place.log.forget_after(fresh.meta["stage"], 0)
         return fresh
     state = State(**checkpoint.read_state(found))
     if state.identity not in (fresh.identity, *place.aliases):
         raise CheckpointError(
-            f"{folder.name}/{found.name} was trained with other settings, data or starting weights; go on with the"
-            f" settings it has, train again from here with --from {folder.name}, or give the recipe another name"
+            f"{folder.name}/{found.name} was trained with other settings, data or starting weights; use its"
+            f" settings, train again from here with --from {folder.name}, or give the recipe another name"
         )
     state.identity = fresh.identity
     checkpoint.restore(found, engine.load, engine.rank)
     place.log.forget_after(fresh.meta["stage"], state.step)
     if engine.is_first:
-        print(f"stage {folder.name}: going on from step {state.step}", flush=True)
+        print(f"stage {folder.name}: resuming from step {state.step}", flush=True)
     return state
 
 
 def _hash(keys: list[str], first: int) -> float:
-    """Which samples a step takes, in which order, as a number that sums over ranks: 32-bit hashes, so float64 is
-    exact."""
+    """A hash of the samples of a step and their order, which is summed over ranks. The terms have 32 bits, so float64
+    is exact."""
     return float(sum(zlib.crc32(f"{position} {key}".encode()) for position, key in enumerate(keys, first)))
 
 

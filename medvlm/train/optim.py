@@ -1,4 +1,4 @@
-"""The optimizers over parameter groups, and the learning rate as a function of the step alone."""
+"""Creates optimizers with parameter groups, and computes the learning rate from the step alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Optim, OptimOf
-from medvlm.train.muon import Muon, hidden_matrices
+from medvlm.train.muon import Muon, find_hidden_matrices
 
 Matches = Callable[[str, str], bool]
 CPU = torch.device("cpu")
@@ -21,12 +21,13 @@ CPU = torch.device("cpu")
 def make_optimizers(
     model: nn.Module, configs: Mapping[str, Optim], matches: Matches, stage: str, device: torch.device = CPU
 ) -> dict[str, torch.optim.Optimizer]:
-    """Name -> optimizer of its share of what is trained. The default one, "", gets what no other one names.
+    """Name -> optimizer of its share of the trained parameters. The default one, "", gets those that no other one
+    names.
 
-    device: where they will step. Raises RecipeError for a pattern that matches nothing trained, for parameters that two
-    optimizers name or none steps, and for a kind that cannot run here.
+    device: of the optimizer states. Raises RecipeError for a pattern that matches no trained parameter, for parameters
+    with two optimizers or none, and for a kind that cannot run here.
     """
-    trained = dict(_trained(model))
+    trained = dict(_list_trained(model))
     owner: dict[str, str] = {}
     for name, config in configs.items():
         for pattern in config.of if isinstance(config, OptimOf) else ():
@@ -52,21 +53,21 @@ def make_optimizer(
     device: torch.device = CPU,
     own: Collection[str] | None = None,
 ) -> torch.optim.Optimizer:
-    """Vectors and scalars (biases, norms, scales) get no weight decay. own: the trained parameters that are its; by
-    default all.
+    """An optimizer of the trained parameters in `own`, by default of all. Vectors and scalars (biases, norms, scales)
+    get no weight decay.
 
-    Raises RecipeError for an `lr_of` that matches nothing trained, and for a kind that cannot run here.
+    Raises RecipeError for an `lr_of` that matches no trained parameter, and for a kind that cannot run here.
     """
-    matrices = {id(p) for p in hidden_matrices(model)} if config.kind == "muon" else set()
+    matrices = {id(p) for p in find_hidden_matrices(model)} if config.kind == "muon" else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
-    trained = [(n, p) for n, p in _trained(model) if own is None or n in own]
+    trained = [(n, p) for n, p in _list_trained(model) if own is None or n in own]
     for pattern in config.lr_of:
         if not any(matches(name, pattern) for name, _ in trained):
             raise RecipeError(f"stages.{stage}.optim.lr_of: {pattern!r} matches no trained parameter")
     for name, parameter in trained:
         factor = next((f for pattern, f in config.lr_of.items() if matches(name, pattern)), 1.0)
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
-        # An adapter's two factors are one matrix only together: they stay with AdamW.
+        # The two factors of an adapter form a matrix only together, so they get AdamW.
         orthogonal = id(parameter) in matrices and not matches(name, "lora")
         groups.setdefault((factor, decay, orthogonal), []).append(parameter)
     options = [
@@ -74,18 +75,20 @@ def make_optimizer(
         for (factor, decay, turned), p in groups.items()
     ]
     if config.kind == "adamw8bit":
-        return _eight_bit(options, config, device, stage)
+        return _make_eight_bit(options, config, device, stage)
     if config.kind == "muon":
         return Muon(options, lr=config.lr, betas=config.betas)
-    # One kernel for all parameters; on a CPU it would change the last bits for little.
+    # `fused` uses one kernel for all parameters. On a CPU it gains little and changes the last bits.
     return torch.optim.AdamW(options, lr=config.lr, betas=config.betas, fused=device.type == "cuda" or None)
 
 
-def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def _list_trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
 
-def _eight_bit(options: list[dict[str, Any]], config: Optim, device: torch.device, stage: str) -> torch.optim.Optimizer:
+def _make_eight_bit(
+    options: list[dict[str, Any]], config: Optim, device: torch.device, stage: str
+) -> torch.optim.Optimizer:
     """AdamW with moments in 8 bits, block by block (arXiv 2110.02861): a quarter of the optimizer's memory."""
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
@@ -99,13 +102,13 @@ def _eight_bit(options: list[dict[str, Any]], config: Optim, device: torch.devic
 
 def set_rate(optimizer: torch.optim.Optimizer, config: Optim, step: int, steps: int) -> float:
     """Sets every group's rate for `step` (from 0) and returns the base rate."""
-    rate = config.lr * rate_factor(config, step, steps)
+    rate = config.lr * compute_rate_factor(config, step, steps)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     return rate
 
 
-def rate_factor(config: Optim, step: int, steps: int) -> float:
+def compute_rate_factor(config: Optim, step: int, steps: int) -> float:
     """Linear warm-up, then constant, linear to 0, or half a cosine to 0 (SGDR, arXiv 1608.03983, equation 5)."""
     warmup = math.ceil(config.warmup * steps)
     if step < warmup:

@@ -1,4 +1,4 @@
-"""Frozen is proven frozen, trained is proven trained."""
+"""Proves that frozen parts did not change and that trained parts did."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ GroupOf = Callable[[str], str]
 Whole = Callable[[torch.Tensor], torch.Tensor]
 
 
-def as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+def return_unchanged(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
 def holds_gradient(parameter: nn.Parameter) -> bool:
-    """Whether this rank's part of it has one that is not zero throughout."""
+    """Whether this rank's part of a parameter has a gradient that is not all zeros."""
     grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
     return grad is not None and bool(grad.any())
 
 
-def digest(tensors: list[torch.Tensor], whole: Whole = as_it_is) -> str:
-    """16 hex digits over the bytes of the tensors, in order. whole: makes one of its ranks' parts, one at a time."""
+def digest(tensors: list[torch.Tensor], whole: Whole = return_unchanged) -> str:
+    """A hash of 16 hex digits over the bytes of the tensors, in order. whole: gathers a sharded tensor."""
     total = hashlib.sha256()
     for tensor in (whole(tensor) for tensor in tensors):
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -36,37 +36,39 @@ def digest(tensors: list[torch.Tensor], whole: Whole = as_it_is) -> str:
 
 @dataclass
 class Proof:
-    """Groups of a model with what each is: a group is trained when one of its parameters is.
+    """Records the groups of a model at the start of a stage, and compares them later.
 
-    A group that is trained in part counts twice: its frozen tensors must stay as they are. whole: the engine's.
-    moves_by_itself: whether a stage moves a parameter or buffer without an optimizer; these are not watched. Made and
-    asked on every rank, before the engine sets the model up.
+    A group with both trained and frozen tensors counts twice, once as trained and once as frozen. whole:
+    engine.unshard. moves_by_itself: whether the stage changes a parameter or buffer without an optimizer; these are not
+    checked. Created on every rank, before engine.setup, and used on every rank.
     """
 
     model: nn.Module
     group_of: GroupOf
     stage: str
-    whole: Whole = as_it_is
+    whole: Whole = return_unchanged
     moves_by_itself: Callable[[str], bool] = lambda name: False
     start: dict[tuple[str, bool], str] = field(init=False)
     counts: dict[tuple[str, bool], int] = field(init=False)
     with_gradient: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.start = {key: digest(tensors, self.whole) for key, tensors in self._tensors().items()}
-        self.counts = {key: sum(t.numel() for t in tensors) for key, tensors in self._tensors(with_moving=True).items()}
+        self.start = {key: digest(tensors, self.whole) for key, tensors in self._collect_tensors().items()}
+        self.counts = {
+            key: sum(t.numel() for t in tensors) for key, tensors in self._collect_tensors(with_moving=True).items()
+        }
 
-    def table(self) -> str:
-        """What is trained and what is frozen, for people."""
+    def format_table(self) -> str:
+        """A table of the numbers of trained and frozen parameters of each group."""
         lines = [f"  {'module':<24}{'trained':>14}{'frozen':>14}"]
         counts: dict[str, list[int]] = {}
         for (group, trained), number in self.counts.items():
             counts.setdefault(group, [0, 0])[0 if trained else 1] += number
-        lines += [f"  {group:<24}{_grouped(a):>14}{_grouped(b):>14}" for group, (a, b) in counts.items()]
+        lines += [f"  {group:<24}{_format_count(a):>14}{_format_count(b):>14}" for group, (a, b) in counts.items()]
         return "\n".join(lines)
 
     def note_gradients(self, has_gradient: Callable[[nn.Parameter], bool] = holds_gradient) -> list[str]:
-        """The groups that have had a gradient so far, on this rank. Called before an optimiser step, in the first few
+        """The groups that have had a gradient so far, on this rank. Called before the optimizer, in the first few
         steps."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and self.group_of(name) not in self.with_gradient and has_gradient(parameter):
@@ -74,14 +76,14 @@ class Proof:
         return sorted(self.with_gradient)
 
     def check_trained(self, step: int) -> None:
-        """Raises RecipeError naming a trained group that got no gradient or has not moved."""
+        """Raises RecipeError naming a trained group that got no gradient or has not changed."""
         if not self.with_gradient:
             raise RecipeError(
                 f"stages.{self.stage}: nothing got a gradient in {step} steps: the loss is flat. In grpo, no answer"
                 " earned more than another of its group: look at `rewards` and `temperature`, or train the stage"
                 " before it further"
             )
-        for (group, trained), tensors in self._tensors().items():
+        for (group, trained), tensors in self._collect_tensors().items():
             if not trained:
                 continue
             if group not in self.with_gradient:
@@ -96,23 +98,23 @@ class Proof:
                 )
 
     def check_frozen(self) -> dict[str, str]:
-        """Group -> hash of what is frozen in it. Fails when any of it changed: then the fault is ours."""
-        now = {
-            group: digest(tensors, self.whole) for (group, trained), tensors in self._tensors().items() if not trained
-        }
+        """Group -> hash of its frozen tensors. Fails if any of them changed, which is a bug in medvlm or in a
+        plug-in."""
+        frozen = {group: tensors for (group, trained), tensors in self._collect_tensors().items() if not trained}
+        now = {group: digest(tensors, self.whole) for group, tensors in frozen.items()}
         changed = [group for group, found in now.items() if found != self.start[group, False]]
         assert not changed, (
-            f"frozen parts changed during stage {self.stage}: {changed}; what a stage moves itself belongs into its"
+            f"frozen parts changed during stage {self.stage}: {changed}; what a stage changes itself belongs in its"
             " own_updates"
         )
         return now
 
-    def trained_counts(self) -> dict[str, int]:
+    def count_trained(self) -> dict[str, int]:
         return {group: number for (group, trained), number in self.counts.items() if trained}
 
-    def _tensors(self, with_moving: bool = False) -> dict[tuple[str, bool], list[torch.Tensor]]:
-        """Parameters by (group, trained); the buffers (batch statistics) of a module in eval mode belong to what is
-        frozen. with_moving: also those that the stage moves by itself."""
+    def _collect_tensors(self, with_moving: bool = False) -> dict[tuple[str, bool], list[torch.Tensor]]:
+        """Parameters by (group, is trained). Buffers (batch statistics) of modules in eval mode count as frozen.
+        with_moving: including those that the stage changes by itself."""
         found: dict[tuple[str, bool], list[torch.Tensor]] = {}
         tensors = [(name, parameter, parameter.requires_grad) for name, parameter in self.model.named_parameters()]
         for name, buffer in self.model.named_buffers():
@@ -124,5 +126,5 @@ class Proof:
         return found
 
 
-def _grouped(count: int) -> str:
+def _format_count(count: int) -> str:
     return f"{count:,}" if count else "-"

@@ -1,4 +1,4 @@
-"""Saves in the background: training waits for a copy of the tensors in memory, not for the disk."""
+"""Saves checkpoints in the background. Training waits only until the tensors are copied in memory, not for the disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from medvlm.train.snapshot import Room, Snapshot
 
 
 class Saver:
-    """Of one stage, on one rank; every rank makes one at the same moment. At most one save is under way.
+    """Saves the checkpoints of one stage on one rank. Every rank creates one at the same time. At most one save runs.
 
-    What goes wrong in the background is raised by the next call of `wait`, so `failed` is to be looked at once a step.
-    may_save is called by the first rank before a checkpoint gets its name, and raises when another run has the folder.
-    tick is called now and then while training waits for a save that goes on.
+    Errors in the background are raised by the next call of `wait`, so check `has_failed` once per step. may_save:
+    called by the first rank before a checkpoint gets its final name; raises if another process has taken over the
+    folder. tick: called from time to time while training waits for a save that makes progress.
     """
 
     def __init__(
@@ -34,23 +34,23 @@ class Saver:
         say: Callable[[str], Any] = print,
     ):
         self.folder, self.rank, self.keep, self.may_save, self.tick, self.say = folder, rank, keep, may_save, tick, say
-        # On the group that trains, a save beside the training's own exchange breaks both (gloo: connection reset by
-        # peer).
+        # A separate process group: saving on the group of training at the same time breaks both (gloo: connection
+        # reset by peer).
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.under_way: Future[Path] | None = None
         self.room = Room()
         self.copies: bool | None = None
         self.bytes = 0
-        """Written so far, over all saves: what tells a slow disk from one that does nothing."""
+        """Bytes written by all saves so far. Distinguishes a slow disk from one that hangs."""
 
     def save(
         self, step: int, tensors: dict[str, Any], state: dict[str, Any], *, best: int = 0, now: bool = False
     ) -> None:
-        """Returns once training may go on; with `now`, or where memory has no room for a copy, once the checkpoint is
-        on disk. Called on every rank."""
+        """Returns once training may continue. With `now`, or if there is no memory for a copy, only once the checkpoint
+        is on disk. Called on every rank."""
         self.wait()
-        random, snapshot = checkpoint.random_state(), Snapshot(tensors, self.rank == 0)
+        random, snapshot = checkpoint.get_random_state(), Snapshot(tensors, self.rank == 0)
         now = now or not self._has_room(snapshot.nbytes)
         if not now:
             snapshot.copy(self.room)
@@ -59,11 +59,11 @@ class Saver:
             self.wait()
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         return self.under_way is not None and self.under_way.done() and self.under_way.exception() is not None
 
     def wait(self) -> None:
-        """Until the save that is under way is on disk. Raises what went wrong in it."""
+        """Waits until the running save is on disk. Raises its error if it failed."""
         while self.under_way is not None:
             seen, running = self.bytes, self.under_way
             try:
@@ -85,7 +85,7 @@ class Saver:
         except Exception as reason:
             if kind is None:
                 raise
-            self.say(str(reason))  # something else already ends the stage
+            self.say(str(reason))  # another exception already ends the stage
         finally:
             self.thread.shutdown()
             self.room.close()
@@ -112,20 +112,20 @@ class Saver:
         self.bytes += written
 
     def _has_room(self, size: int) -> bool:
-        """Asked once: later copies go where the first one lies."""
+        """Whether memory has room for a copy. Decided once, because later copies reuse the memory of the first."""
         if self.copies is None:
-            left = memory_left()
+            left = measure_free_memory()
             self.copies = left is None or size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < 0.5 * left
             if not self.copies and self.rank == 0:
                 self.say(
-                    f"training waits for each checkpoint: there is no memory for a copy of {size / 1e9:.1f} GB a"
+                    f"training waits for each checkpoint: there is no memory for a copy of {size / 1e9:.1f} GB per"
                     " process"
                 )
         return self.copies
 
 
-def memory_left() -> int | None:
-    """Bytes that processes of this machine, or of this container, can still take; None where that is not told."""
+def measure_free_memory() -> int | None:
+    """Bytes of memory that are free on this machine or in this container; None if unknown."""
     left = []
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

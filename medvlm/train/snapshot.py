@@ -1,4 +1,4 @@
-"""What a rank saves, as it was at one moment: training may go on while it is written."""
+"""A snapshot of the tensors that a rank saves, so that training can continue while they are written."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemT
 from medvlm.core.errors import CheckpointError
 
 ALIGNED = 64
-"""Bytes that each tensor's copy begins at a multiple of."""
+"""Alignment of the copies of tensors, in bytes."""
 
 
 class Room:
-    """Memory of the CPU for one copy of the tensors, taken once; where there is a GPU, such that copies from it are
-    fast (page-locked)."""
+    """CPU memory for one copy of the tensors, allocated once. With a GPU it is page-locked, so that copies are fast."""
 
     def __init__(self) -> None:
         self.bytes = torch.empty(0, dtype=torch.uint8)
 
-    def make(self, size: int) -> None:
+    def allocate(self, size: int) -> None:
         if len(self.bytes) == size:
             return
         self.close()
         self.bytes = torch.empty(size, dtype=torch.uint8)
         if torch.cuda.is_available() and size:
-            # Not pin_memory=True, which takes the next power of two.
+            # Not pin_memory=True, which rounds the size up to a power of two.
             failed = int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), size, 1))
             if failed:
                 raise CheckpointError(
@@ -44,11 +43,11 @@ class Room:
 
 
 class Snapshot(DefaultSavePlanner):
-    """Decides what this rank has to save, when it is made; `copy` then takes the tensors. Without it they are read when
-    they are written.
+    """Decides on creation what this rank saves. `copy` then copies the tensors; without it, they are read when they are
+    written.
 
-    tensors: a nested dict, as the engine gives it; sharded tensors count with what this rank holds. first: on the first
-    rank."""
+    tensors: nested dict from engine.collect_tensors(); of sharded tensors this rank saves its shard. first: whether
+    this is the first rank."""
 
     def __init__(self, tensors: dict[str, Any], first: bool):
         super().__init__()
@@ -58,11 +57,11 @@ class Snapshot(DefaultSavePlanner):
 
     @property
     def nbytes(self) -> int:
-        return sum(_aligned(size_of(item)) for item in self.own.items)
+        return sum(_align(size_of(item)) for item in self.own.items)
 
     def copy(self, room: Room) -> None:
-        """Returns when training may change the tensors."""
-        room.make(self.nbytes)
+        """Copies the tensors. When it returns, training may change them."""
+        room.allocate(self.nbytes)
         at = 0
         for item in self.own.items:
             data: Any = super().resolve_data(item)
@@ -70,13 +69,13 @@ class Snapshot(DefaultSavePlanner):
                 source, size = data.detach(), size_of(item)
                 data = room.bytes[at : at + size].view(source.dtype).view(source.shape)
                 data.copy_(source, non_blocking=True)
-                at += _aligned(size)
+                at += _align(size)
             self.copies[item.index] = data
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
         self.state_dict = {}
 
-    # --- as torch.distributed.checkpoint calls a planner, perhaps from another thread ----------------
+    # --- called by torch.distributed.checkpoint, perhaps from another thread ---------------------------
 
     def set_up_planner(
         self, state_dict: Any, storage_meta: StorageMeta | None = None, is_coordinator: bool = False
@@ -92,11 +91,11 @@ class Snapshot(DefaultSavePlanner):
 
 
 def size_of(item: WriteItem) -> int:
-    """Bytes of a tensor, 0 for what is none."""
+    """Size of a tensor in bytes; 0 for other objects."""
     if item.tensor_data is None:
         return 0
     return item.tensor_data.chunk.sizes.numel() * item.tensor_data.properties.dtype.itemsize
 
 
-def _aligned(size: int) -> int:
+def _align(size: int) -> int:
     return -(-size // ALIGNED) * ALIGNED

@@ -1,4 +1,4 @@
-"""What a stage adds to the loop."""
+"""The methods of a stage that the training loop calls."""
 
 from __future__ import annotations
 
@@ -13,55 +13,56 @@ from medvlm.train.terms import Measured, Terms
 
 
 class Stage(Protocol):
-    """A prepared sample has a `key`; a micro-batch is whatever `micros` makes and `loss` takes. `step` counts the steps
-    of the stage from 0."""
+    """A stage, as the training loop sees it. A prepared sample has a `key`. A micro-batch is whatever `make_micros`
+    returns and `compute_loss` accepts. `step` counts the steps of the stage from 0."""
 
     model: nn.Module
     own_updates: tuple[str, ...]
-    """Patterns of parameters and buffers of the model that the stage itself moves, in `after_step` or in the forward
-    pass (a code book): they are no trained part, and the proof that frozen parts stay as they are leaves them out."""
+    """Patterns of parameters and buffers that the stage changes without an optimizer, in `after_step` or in the forward
+    pass (a code book). They do not count as trained, and are left out of the check that frozen parts do not change."""
 
     def list_optimizers(self) -> Mapping[str, Optim]:
-        """Name -> settings, each with its own schedule and bound of the gradient. "" is the default one; the others are
-        OptimOf and say which trained parameters are theirs."""
+        """Name -> settings, each with its own schedule and gradient clipping. "" is the default optimizer; others are
+        OptimOf, which names their trained parameters."""
 
     def make_extra_models(self) -> dict[str, nn.Module]:
-        """Models beside the one that is trained (an average of its weights, a teacher): each is on the device, and in
-        the checkpoint as `models.NAME.*`. Called once, when the starting weights are in and nothing has been placed, so
-        that a copy made here is a copy of the start."""
+        """Name -> further model, such as an average of the weights or a teacher. Each is moved to the device and saved
+        in the checkpoint as `models.NAME.*`. Called once, after the starting weights are loaded and before the model is
+        placed, so a copy made here is a copy of the starting weights."""
 
     def read_batches(self, consumed: int) -> Iterator[tuple[int, list[Any]]]:
-        """This rank's prepared samples step by step, beginning at a global position."""
+        """Yields (global position, prepared samples of this rank) for each step, starting at position `consumed`."""
 
     def measure_usage(self, consumed: int) -> dict[str, tuple[int, float]]:
-        """Source -> how many of the first `consumed` samples are its, and how many rounds through it these are."""
+        """Source -> its number of samples among the first `consumed`, and the number of epochs that these are."""
 
     def count(self, prepared: list[Any]) -> Terms:
-        """Terms of this rank's samples of a step, and of what it left out since the last step."""
+        """Terms about this rank's samples of a step, and about samples dropped since the last step."""
 
     def make_micros(self, prepared: list[Any], count: int) -> list[Any]:
-        """The step's micro-batches, on the CPU."""
+        """The micro-batches of a step, on the CPU."""
 
     def plan_updates(self, micros: list[Any], step: int) -> Sequence[Update]:
-        """The optimizer steps that are made with these micro-batches, in order; at least one."""
+        """The optimizer updates to make with these micro-batches, in order; at least one."""
 
     def weigh(self, micro: Any) -> dict[str, float]:
-        """Loss -> what the micro-batch counts in it: trained tokens, pairs. Known before the forward pass. Names the
-        losses of all updates, the same for every micro-batch on every rank, 0 where it has nothing for one."""
+        """Loss -> weight of the micro-batch, such as its number of trained tokens or pairs, known before the forward
+        pass. Names the losses of all updates, the same on every rank and for every micro-batch, with 0 for a loss to
+        which it adds nothing."""
 
     def compute_loss(self, model: nn.Module, micro: Any, step: int) -> Measured:
-        """Losses of the micro-batch by name, each a sum over its items on the engine's device, and what else is
-        logged. A stage with one loss calls it `loss`."""
+        """The losses of the micro-batch by name, each a sum over its items, on the engine's device, and further terms
+        to log. A stage with one loss calls it `loss`."""
 
     def after_step(self, step: int) -> None:
-        """Called without gradients when all updates of a step are made."""
+        """Called without gradients after all updates of a step."""
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
-        """On this rank's share of the validation samples; holds `loss`, lower is better."""
+        """Terms over this rank's share of the validation samples. They include `loss`; lower is better."""
 
     def matches(self, parameter: str, pattern: str) -> bool: ...
 
     def group_of(self, parameter: str) -> str: ...
 
     def set_modes(self) -> None:
-        """Which modules train and which only evaluate; called once, `validate` leaves them as they are."""
+        """Sets train or eval mode of every module. Called once; `validate` must restore the modes."""

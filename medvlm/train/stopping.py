@@ -1,5 +1,5 @@
-"""The scheduler's wish that a run should end (SIGTERM or SIGUSR1): a flag that the loop reads once a step; elsewhere
-the end at once."""
+"""Handles SIGTERM and SIGUSR1, by which a scheduler ends a run. The loop reads a flag once per step; elsewhere the run
+ends at once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from types import FrameType
 
 
 class Preempted(Exception):
-    """The run stopped because it was told to, with everything saved; the command line exits with 75."""
+    """The run was told to stop, and everything is saved. The command line exits with 75."""
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
-def preemptible() -> Iterator[None]:
-    """Inside, a signal raises Preempted at once: while weights are read or data packed there is nothing to save. Stop
-    takes over where there is."""
+def raise_on_signal() -> Iterator[None]:
+    """Within this context a signal raises Preempted at once: while weights are read or data is packed, there is nothing
+    to save. During training, Stop takes over."""
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the end
-        raise Preempted("stopped where there was nothing to save; run the same command again to go on")
+            signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
+        raise Preempted("stopped when there was nothing to save; run the same command again to continue")
 
     before = {each: signal.signal(each, end) for each in SIGNALS}
     try:
@@ -40,7 +40,7 @@ def preemptible() -> Iterator[None]:
 
 
 class Stop:
-    """While it is installed, a signal sets `requested`. One that came after the last look at it counts afterwards."""
+    """Within this context a signal only sets `requested`. On exit, the signal is raised again if there was one."""
 
     def __enter__(self) -> Stop:
         self.requested = 0
@@ -58,24 +58,24 @@ class Stop:
 
 
 def end_with_torchrun() -> None:
-    """A process that torchrun started ends when torchrun is gone, which leaves its processes behind, still writing,
-    when it is killed.
+    """Ends this process when torchrun ends. If torchrun is killed, its processes would otherwise keep running and
+    writing.
 
-    Other processes (of a shell that is left, of nohup) go on without whoever started them.
+    Only for processes started by torchrun: those of a closed shell or of nohup keep running.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_end_without, args=(parent,), name="parent", daemon=True).start()
+    threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
 
 
 PR_SET_PDEATHSIG = 1
 
 
-def _end_without(parent: int) -> None:
-    # Where there is no such signal, and for a parent that was gone before it was asked for.
+def _end_after(parent: int) -> None:
+    # For systems without such a signal, and for a parent that ended before prctl was called.
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

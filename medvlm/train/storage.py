@@ -1,9 +1,8 @@
-"""What a checkpoint's tensors lie in: safetensors files, hashed while they are written, by several threads.
+"""Stores the tensors of a checkpoint in safetensors files, hashed while several threads write them.
 
-torch.distributed.checkpoint decides which rank writes what; this is the storage behind it. Its own file storage writes
-pickles, loses what goes wrong in any but the first of its threads, and unpickles whatever a folder holds when it reads:
-here nothing but the classes of torch's own table of contents is unpickled, so that a checkpoint of a stranger runs no
-code."""
+This is the storage layer of torch.distributed.checkpoint, which decides which rank writes what. Its own file storage
+writes pickles, loses errors in all threads but the first, and unpickles anything that a folder holds. Here only the
+classes of torch's table of contents are unpickled, so that a checkpoint from an untrusted source cannot run code."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ from medvlm.core.errors import CheckpointError
 from medvlm.train.snapshot import size_of
 
 FILE_BYTES, FILES = 256 << 20, 4
-"""A rank writes one file for each 256 MiB at most, and at most this many, each in a thread of its own."""
+"""A rank writes one file per 256 MiB, but at most FILES, each in its own thread."""
 PIECE_BYTES = 8 << 20
 DTYPES = {
     torch.float64: "F64",
@@ -74,12 +73,12 @@ CONTENTS = {
     "torch": ("Size",),
     "torch.serialization": ("_get_layout",),
 }
-"""What a table of contents is made of, beside torch's dtypes: module -> names."""
+"""Classes that a table of contents may hold, besides torch's dtypes: module -> names."""
 
 
 class HashingFile:
-    """Bytes to a file that is on disk, and their hash known, once it is closed. `print` is what a manifest says of
-    it."""
+    """A file that is hashed while it is written, and synced to disk when it is closed. `fingerprint` is its entry in
+    the manifest."""
 
     def __init__(self, path: Path, note: Callable[[int], None] = lambda _: None):
         self.file: IO[bytes] = path.open("xb", buffering=0)
@@ -94,13 +93,13 @@ class HashingFile:
             self.note(len(piece))
 
     def _put(self, piece: memoryview) -> None:
-        begun = self.bytes
+        start = self.bytes
         while piece:
             written = os.write(self.file.fileno(), piece)
             piece, self.bytes = piece[written:], self.bytes + written
-        # On Linux this starts the way to the disk now, or all of it would wait for fsync.
+        # On Linux this starts writing to disk now, so that fsync has less to wait for.
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.file.fileno(), begun, self.bytes - begun, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.file.fileno(), start, self.bytes - start, os.POSIX_FADV_DONTNEED)
 
     def __enter__(self) -> HashingFile:
         return self
@@ -111,21 +110,21 @@ class HashingFile:
                 os.fsync(self.file.fileno())
 
     @property
-    def print(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         return {"bytes": self.bytes, "sha256": self.hash.hexdigest()}
 
 
-class Writer(dcp.FileSystemWriter):
-    """Writes this rank's share; `prints` then says size and hash of each of its files. note: is told of every piece
-    that is written."""
+class TensorWriter(dcp.FileSystemWriter):
+    """Writes this rank's share. `fingerprints` then holds size and hash of each file. note: called with the number of
+    bytes after each write."""
 
     def __init__(self, folder: Path, note: Callable[[int], None] = lambda _: None):
         super().__init__(folder)
         self.note = note
-        self.prints: dict[str, dict[str, Any]] = {}
+        self.fingerprints: dict[str, dict[str, Any]] = {}
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        shares = _shares(plan.items)
+        shares = _split_into_files(plan.items)
         names = [f"{plan.storage_data.prefix}{i}.safetensors" for i in range(len(shares))]
         with ThreadPoolExecutor(max(1, len(shares))) as threads:
             results = [r for share in threads.map(self._write, names, shares, repeat(planner)) for r in share]
@@ -134,20 +133,19 @@ class Writer(dcp.FileSystemWriter):
         return done
 
     def storage_meta(self) -> StorageMeta:
-        """Nothing: torch would note the folder's path, which is nobody's business, and a number that differs each
-        time."""
+        """Empty: torch would store the local path of the folder, and a number that differs each time."""
         return StorageMeta()
 
     def _write(self, name: str, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
         held: dict[int, Any] = {
             i: planner.resolve_data(item) for i, item in enumerate(items) if item.type == WriteItemType.BYTE_IO
         }
-        header, sizes = _header(items, held)
+        header, sizes = _make_file_header(items, held)
         results, offset = [], len(header)
         with HashingFile(Path(self.path) / name, self.note) as file:
             file.write(header)
             for i, item in enumerate(items):
-                file.write(held[i].getbuffer() if i in held else _bytes(planner.resolve_data(item)))
+                file.write(held[i].getbuffer() if i in held else _to_bytes(planner.resolve_data(item)))
                 results.append(
                     WriteResult(
                         index=item.index, size_in_bytes=sizes[i], storage_data=_StorageInfo(name, offset, sizes[i])
@@ -155,12 +153,12 @@ class Writer(dcp.FileSystemWriter):
                 )
                 offset += sizes[i]
         assert file.bytes == offset, (name, file.bytes, offset)
-        self.prints[name] = file.print
+        self.fingerprints[name] = file.fingerprint
         return results
 
 
-class Reader(dcp.FileSystemReader):
-    """Reads what Writer wrote. Raises CheckpointError for a table of contents that holds anything but one."""
+class TensorReader(dcp.FileSystemReader):
+    """Reads what TensorWriter wrote. Raises CheckpointError if the table of contents holds any other class."""
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -168,32 +166,32 @@ class Reader(dcp.FileSystemReader):
 
     @property
     def stored(self) -> dict[str, Any]:
-        """Name -> what is stored under it: TensorStorageMetadata, or bytes."""
+        """Name -> metadata of what is stored under it (TensorStorageMetadata, or BytesStorageMetadata)."""
         return self.read_metadata().state_dict_metadata
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         if self._contents is None:
             path = Path(self.path) / ".metadata"
             with path.open("rb") as file:
-                self._contents = _Vetted(file, path).load()
+                self._contents = _SafeUnpickler(file, path).load()
             self._contents.storage_meta = StorageMeta(load_id=self.load_id)
         return self._contents
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor, put together from what the ranks wrote. Takes the memory of two at most."""
+    def read_tensor(self, name: str) -> torch.Tensor:
+        """A full tensor, assembled from the parts that the ranks wrote. Takes at most twice its memory."""
         entry = self.stored[name]
         whole = torch.empty(entry.size, dtype=entry.properties.dtype)
         for chunk in entry.chunks:
-            _part(whole, chunk.offsets, chunk.sizes).copy_(self._chunk(MetadataIndex(name, chunk.offsets)))
+            _narrow(whole, chunk.offsets, chunk.sizes).copy_(self._read_chunk(MetadataIndex(name, chunk.offsets)))
         return whole
 
-    def pieces(self, name: str) -> Iterator[Any]:
-        """The bytes of a tensor, as safetensors has them; of one that a single rank wrote, a few at a time."""
+    def read_pieces(self, name: str) -> Iterator[Any]:
+        """The bytes of a tensor in the layout of safetensors, in small pieces if a single rank wrote it."""
         chunks = self.stored[name].chunks
         if len(chunks) > 1:
-            yield _bytes(self.tensor(name))
+            yield _to_bytes(self.read_tensor(name))
             return
-        file_name, offset, length = _place(self.read_metadata().storage_data[MetadataIndex(name, chunks[0].offsets)])
+        file_name, offset, length = _locate(self.read_metadata().storage_data[MetadataIndex(name, chunks[0].offsets)])
         with (Path(self.path) / file_name).open("rb") as file:
             file.seek(offset)
             while length:
@@ -203,9 +201,9 @@ class Reader(dcp.FileSystemReader):
                 yield piece
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        for item in sorted(plan.items, key=lambda item: _place(self.storage_data[item.storage_index])):
+        for item in sorted(plan.items, key=lambda item: _locate(self.storage_data[item.storage_index])):
             if item.type == LoadItemType.BYTE_IO:
-                name, offset, length = _place(self.storage_data[item.storage_index])
+                name, offset, length = _locate(self.storage_data[item.storage_index])
                 with (Path(self.path) / name).open("rb") as file:
                     file.seek(offset)
                     data = file.read(length)
@@ -213,14 +211,14 @@ class Reader(dcp.FileSystemReader):
                 planner.load_bytes(item, io.BytesIO(data))
                 continue
             target = planner.resolve_tensor(item).detach()
-            target.copy_(_part(self._chunk(item.storage_index), item.storage_offsets, item.lengths))
+            target.copy_(_narrow(self._read_chunk(item.storage_index), item.storage_offsets, item.lengths))
             planner.commit_tensor(item, target)
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
-    def _chunk(self, index: MetadataIndex) -> torch.Tensor:
-        name, offset, length = _place(self.read_metadata().storage_data[index])
+    def _read_chunk(self, index: MetadataIndex) -> torch.Tensor:
+        name, offset, length = _locate(self.read_metadata().storage_data[index])
         entry = self.stored[index.fqn]
         (sizes,) = (chunk.sizes for chunk in entry.chunks if chunk.offsets == index.offset)
         data = torch.empty(length, dtype=torch.uint8)
@@ -234,7 +232,7 @@ class Reader(dcp.FileSystemReader):
         return data.view(entry.properties.dtype).reshape(sizes)
 
 
-class _Vetted(pickle.Unpickler):
+class _SafeUnpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes], path: Path):
         super().__init__(file)
         self.path = path
@@ -257,9 +255,9 @@ def _require_plain(data: bytes, name: str) -> None:
         raise CheckpointError(f"{name} is more than a plain value: it may be an attack, and was not read") from reason
 
 
-def _shares(items: Sequence[WriteItem]) -> list[list[WriteItem]]:
-    """One list a file, about equal in bytes. Items that are alike in size keep the order of their names, so that a
-    checkpoint is the same bytes each time."""
+def _split_into_files(items: Sequence[WriteItem]) -> list[list[WriteItem]]:
+    """One list per file, about equal in bytes. Items of equal size are ordered by name, so that the same checkpoint
+    always has the same bytes."""
     ordered = sorted(items, key=lambda item: (-size_of(item), item.index.fqn, tuple(item.index.offset or ())))
     number = max(1, min(FILES, sum(map(size_of, items)) // FILE_BYTES))
     shares: list[list[WriteItem]] = [[] for _ in range(number)]
@@ -271,8 +269,8 @@ def _shares(items: Sequence[WriteItem]) -> list[list[WriteItem]]:
     return [share for share in shares if share]
 
 
-def _header(items: Sequence[WriteItem], held: dict[int, Any]) -> tuple[bytes, list[int]]:
-    """The head of a rank's file, and the size of each item. What is no tensor is stored as its bytes."""
+def _make_file_header(items: Sequence[WriteItem], held: dict[int, Any]) -> tuple[bytes, list[int]]:
+    """The header of a rank's file, and the size of each item. Other objects than tensors are stored as uint8."""
     entries, sizes = [], []
     for i, item in enumerate(items):
         if item.tensor_data is None:
@@ -283,34 +281,36 @@ def _header(items: Sequence[WriteItem], held: dict[int, Any]) -> tuple[bytes, li
             offset, chunk = item.index.offset, item.tensor_data.chunk
             part = f"@{','.join(map(str, offset))}" if offset and any(offset) else ""
             entries.append((item.index.fqn + part, item.tensor_data.properties.dtype, list(chunk.sizes), sizes[i]))
-    return header(entries), sizes
+    return make_header(entries), sizes
 
 
-def header(entries: Sequence[tuple[str, torch.dtype, list[int], int]], about: dict[str, str] | None = None) -> bytes:
-    """The head of a safetensors file: name, dtype, shape and bytes of each tensor, in order. Raises CheckpointError for
-    a dtype it has no name for."""
-    told: dict[str, Any] = {"__metadata__": about} if about else {}
+def make_header(
+    entries: Sequence[tuple[str, torch.dtype, list[int], int]], about: dict[str, str] | None = None
+) -> bytes:
+    """The header of a safetensors file. entries: name, dtype, shape and size in bytes of each tensor, in order. Raises
+    CheckpointError for a dtype that safetensors does not have."""
+    fields: dict[str, Any] = {"__metadata__": about} if about else {}
     at = 0
     for name, dtype, shape, size in entries:
         if dtype not in DTYPES:
             raise CheckpointError(f"{name} is of {dtype}, which a safetensors file cannot hold")
-        told[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [at, at + size]}
+        fields[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [at, at + size]}
         at += size
-    text = json.dumps(told, separators=(",", ":")).encode()
+    text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes(tensor: Any) -> Any:
+def _to_bytes(tensor: Any) -> Any:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def _place(info: Any) -> tuple[str, int, int]:
-    # A name with a slash would lead out of the checkpoint.
+def _locate(info: Any) -> tuple[str, int, int]:
+    # Without directories, which could lead out of the checkpoint.
     return Path(info.relative_path).name, info.offset, info.length
 
 
-def _part(tensor: torch.Tensor, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+def _narrow(tensor: torch.Tensor, offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
     for axis, (start, size) in enumerate(zip(offsets, sizes, strict=True)):
         tensor = tensor.narrow(axis, start, size)
     return tensor

@@ -1,5 +1,4 @@
-"""What models and their torch optimizers are in a checkpoint: tensors by parameter name, on the device and in the
-shards in which training keeps them.
+"""State dicts of models and optimizers for checkpoints, by parameter name. Tensors stay on their device and sharded.
 
 `model.PARAMETER` and `models.NAME.PARAMETER`; `optim.state.PARAMETER.*` of the default optimizer, and
 `optim.NAME.state.PARAMETER.*` of another.
@@ -31,7 +30,7 @@ NONE: Models = {}
 def tensors_of(model: nn.Module, optimizers: Optimizers, extra_models: Models = NONE) -> dict[str, Any]:
     """For torch.distributed.checkpoint: references, not copies. Called on every rank."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="torch.distributed")  # that one process has no process group is meant
+        warnings.filterwarnings("ignore", module="torch.distributed")  # having no process group is intended
         states = {name: get_optimizer_state_dict(model, optimizer) for name, optimizer in optimizers.items()}
         tensors = {"model": get_model_state_dict(model), "optim": {**states.pop("", {}), **states}}
         if extra_models:
@@ -42,12 +41,11 @@ def tensors_of(model: nn.Module, optimizers: Optimizers, extra_models: Models = 
 def load_tensors(
     model: nn.Module, optimizers: Optimizers, read: Read, names: Collection[str], extra_models: Models = NONE
 ) -> None:
-    """Puts a checkpoint back. names: what it holds (`optim.state.PARAMETER.step`, ...). Called on every rank."""
+    """Loads a checkpoint. names: of its tensors (`optim.state.PARAMETER.step`, ...). Called on every rank."""
     tensors = tensors_of(model, optimizers, extra_models)
     for name in optimizers:
-        own, prefix = _optimizer_in(tensors, name)
-        # A parameter that never got a gradient (SigLIP's head below a language model) has no optimizer state, and gets
-        # none here.
+        own, prefix = _find_optimizer(tensors, name)
+        # A parameter that never got a gradient (SigLIP's head below a language model) has no optimizer state.
         own["state"] = {n: state for n, state in own["state"].items() if f"{prefix}.state.{n}.step" in names}
     read(tensors)
     with warnings.catch_warnings():
@@ -56,11 +54,11 @@ def load_tensors(
         for name, extra in extra_models.items():
             set_model_state_dict(extra, tensors["models"][name])
         for name, optimizer in optimizers.items():
-            own, _ = _optimizer_in(tensors, name)
+            own, _ = _find_optimizer(tensors, name)
             own = {key: own[key] for key in ("state", "param_groups")}
             set_optimizer_state_dict(model, optimizer, own, options=StateDictOptions(strict=False))
 
 
-def _optimizer_in(tensors: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    """An optimizer's part of the tensors, and where it begins in the names of a checkpoint."""
+def _find_optimizer(tensors: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The part of an optimizer in the tensors, and the prefix of its names in a checkpoint."""
     return (tensors["optim"][name], f"optim.{name}") if name else (tensors["optim"], "optim")

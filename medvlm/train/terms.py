@@ -1,4 +1,4 @@
-"""What a step is measured by: losses that are trained, terms that are logged, and what the ranks tell each other."""
+"""Losses that are trained, terms that are logged, and control signals, each summed over ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medvlm.train.engine import Engine
 
 LOSS = "loss"
-"""The name of a loss that is the only one of its stage: it is the loss of the step, and not logged a second time."""
+"""The name of the loss of a stage with only one. It is the loss of the step, so it is not logged again as a term."""
 TOKENS = "tokens"
 """The term that throughput is computed from."""
 
@@ -53,12 +53,12 @@ class OfSource:
 Name = str | OfSource
 Terms = Mapping[Name, Term]
 Measured = Mapping[Name, Loss | Term]
-"""What a stage returns of a micro-batch: at least one Loss."""
+"""What a stage returns for a micro-batch; at least one Loss."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What the ranks tell each other in a step beside its terms; summed over the ranks.
+    """Control signals of a step, summed over the ranks.
 
     stop: ranks that were asked to stop. unsaved: ranks whose last checkpoint could not be saved. order: hashes of the
     samples of the step and of their positions.
@@ -71,8 +71,8 @@ class Signals:
 
 @dataclass(frozen=True)
 class Report:
-    """A step, or a validation, over all ranks. losses: name -> mean of a trained term. sources: source -> name ->
-    mean."""
+    """The results of a step or a validation, over all ranks. losses: name -> mean of a trained term. sources: source ->
+    name -> mean."""
 
     losses: dict[str, float] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
@@ -84,12 +84,12 @@ class Report:
         return reduce(add, self.losses.values())
 
     def to_json(self) -> dict[str, float]:
-        """Every term by name, the losses of a stage that has several too."""
+        """All terms by name, including the losses of a stage with several."""
         return {**self.terms, **{name: value for name, value in self.losses.items() if name != LOSS}}
 
 
-def logged(measured: Measured) -> dict[Name, Term]:
-    """Losses as terms, without their gradients."""
+def to_terms(measured: Measured) -> dict[Name, Term]:
+    """Turns losses into terms, without gradients."""
     return {
         name: Term(float(term.sum.detach()), term.weight) if isinstance(term, Loss) else term
         for name, term in measured.items()
@@ -97,41 +97,43 @@ def logged(measured: Measured) -> dict[Name, Term]:
 
 
 def share_of_loss(measured: Measured, weights: Mapping[str, float]) -> torch.Tensor:
-    """What a micro-batch adds to the loss of the step, with its gradient. weights: loss -> its weight in the whole
-    step."""
+    """The contribution of a micro-batch to the loss of the step, with its gradient. weights: loss -> its weight in the
+    whole step."""
     losses = losses_of(measured)
     assert losses.keys() <= weights.keys(), f"losses {list(losses)}, but weights of {list(weights)}"
     return reduce(add, (loss.sum / max(weights[name], 1.0) for name, loss in losses.items()))
 
 
 def sum_of_losses(measured: Measured) -> torch.Tensor:
-    """Of all losses of a micro-batch, whatever they weigh: a backward pass may begin there."""
+    """The sum of all losses of a micro-batch without their weights, as a starting point for a backward pass."""
     return reduce(add, (loss.sum for loss in losses_of(measured).values()))
 
 
 def losses_of(measured: Measured) -> dict[str, Loss]:
-    """Those that are trained."""
+    """The losses among the measured values."""
     found = {name: term for name, term in measured.items() if isinstance(term, Loss) and isinstance(name, str)}
     assert found, f"a stage has to return at least one Loss, found {list(measured)}"
     return found
 
 
 def join(into: dict[Name, Term], terms: Terms) -> None:
-    """Adds terms to those of the same name."""
+    """Adds terms to those of the same name in `into`."""
     for name, term in terms.items():
         into[name] = into.get(name, Term(0.0)).plus(term)
 
 
 def report(terms: Terms, losses: Iterable[str], engine: Engine, signals: Signals = Signals()) -> Report:
-    """Over all ranks, in one exchange. A rank may lack a term: a reward that judged none of its answers.
+    """Sums terms over all ranks, in one all-reduce. A rank may lack a term, such as a reward that judged none of its
+    answers.
 
-    losses: the names of those that are trained, the same on every rank. Called on every rank.
+    losses: the names of the trained terms, the same on every rank. Called on every rank.
     """
-    own = {_parts(name): term for name, term in terms.items()}
-    names = engine.union(own)
-    told = astuple(signals)
-    flat = engine.total([*told, *(x for name in names for x in own.get(name, Term(0.0)))])
-    sums, weights = flat[len(told) :: 2], flat[len(told) + 1 :: 2]
+    own = {_split_name(name): term for name, term in terms.items()}
+    names = engine.merge_names(own)
+    signal_values = astuple(signals)
+    flat = engine.sum_over_ranks([*signal_values, *(x for name in names for x in own.get(name, Term(0.0)))])
+    first = len(signal_values)  # sums and weights alternate after the signals
+    sums, weights = flat[first::2], flat[first + 1 :: 2]
     found = Report(signals=Signals(**{f.name: x for f, x in zip(fields(Signals), flat, strict=False)}))
     of_losses = set(losses)
     for (source, what), total, weight in zip(names, sums, weights, strict=True):
@@ -143,5 +145,5 @@ def report(terms: Terms, losses: Iterable[str], engine: Engine, signals: Signals
     return found
 
 
-def _parts(name: Name) -> tuple[str, str]:
+def _split_name(name: Name) -> tuple[str, str]:
     return ("", name) if isinstance(name, str) else (name.source, name.what)

@@ -1,13 +1,11 @@
-"""Which rank stands still: each says where it is, and when nothing moves the run ends with the names of those it waits
-for.
+"""Detects a stalled run, ends it, and names the ranks that the others wait for.
 
-A collective in which one rank is missing blocks all the others without a word. Here each rank writes into a small file
-of its own what it does (runs/NAME/ranks/RANK.json, rewritten in place), and a thread beside writes that the process is
-alive. Ranks go in step, so the thread of the first and that of the last need only look at their own rank: when it has
-not moved for `stall_s`, they read all the files, and whoever is no longer alive, or behind, or not waiting for an
-exchange, is what the rest waits for.
-A process that holds Python's lock, so that its own threads stand still too, is named by the others; where there are no
-others, a timer that needs no lock (faulthandler) ends it with a traceback.
+A collective with one missing rank blocks all other ranks silently. So each rank writes what it is doing into a small
+file (runs/NAME/ranks/RANK.json, rewritten in place), and a thread writes a pulse while the process is alive. Ranks move
+in lockstep, so the threads of the first and the last rank only check their own: if it has not moved for `stall_s`, they
+read all files. A rank that has no pulse, is behind, or is not waiting in a collective, is the one that the others wait
+for. A process that holds Python's GIL stops its own thread too, and is named by the others. If there are no others, a
+timer that needs no GIL (faulthandler) ends it with a traceback.
 """
 
 from __future__ import annotations
@@ -27,17 +25,17 @@ from typing import Any
 EXIT_STALLED = 70
 PLACE_BYTES, PULSE_BYTES = 1536, 512
 EXCHANGES = ("torch/distributed/", "torch/autograd/")
-"""Where a thread is that waits for other ranks: in a collective, or in the backward pass, which holds some."""
+"""Code in which a thread waits for other ranks: collectives, and the backward pass, which contains some."""
 KEYS = 8
-"""Sample keys that are named."""
+"""Maximum number of sample keys, and of ranks, in a message."""
 
 
 class Watch:
-    """Of one rank, around the steps of a stage. With stall_s = 0 it does nothing. ended: is told why, before all ranks
-    end with EXIT_STALLED.
+    """Watches one rank during the steps of a stage. With stall_s = 0 it does nothing. ended: called with the reason
+    before all ranks exit with EXIT_STALLED.
 
-    verdict: the file for the names of those that stand still; what ranks do is written beside it. It is gone when the
-    ranks begin."""
+    verdict: the file that will name the stalled ranks. The files of the ranks are in the same folder. It must not exist
+    at the start."""
 
     def __init__(
         self, verdict: Path, rank: int, world: int, stall_s: float, ended: Callable[[str], Any] = lambda _: None
@@ -64,8 +62,8 @@ class Watch:
         if self.stall_s:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.folder / f"{self.rank}.json", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            self.at("begins")
-            self.thread = threading.Thread(target=self._look, name="watch", daemon=True)
+            self.move_to("begins")
+            self.thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self.thread.start()
         return self
 
@@ -76,20 +74,20 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
             os.close(self.file)
 
-    def at(self, doing: str, stage: str = "", step: int = 0, samples: Sequence[str] = ()) -> None:
-        """This rank goes on to something else. Every rank calls it alike often; stage, step and samples stay until
-        others are given."""
+    def move_to(self, doing: str, stage: str = "", step: int = 0, samples: Sequence[str] = ()) -> None:
+        """Records that this rank starts something else. Every rank calls it equally often. Stage, step and samples stay
+        the same until given again."""
         if stage:
             self.place |= {"stage": stage, "step": step, "samples": list(samples[:KEYS])}
         self.place |= {"doing": doing, "moves": self.place["moves"] + 1}
-        self._say()
+        self._write_place()
 
-    def goes_on(self) -> None:
-        """What this rank does takes long, but it is doing it: as often as it likes."""
+    def tick(self) -> None:
+        """Records that this rank is making progress in something that takes long. May be called any number of times."""
         self.place["ticks"] += 1
-        self._say()
+        self._write_place()
 
-    def _say(self) -> None:
+    def _write_place(self) -> None:
         if not self.stall_s:
             return
         self.moved = time.monotonic()
@@ -102,39 +100,39 @@ class Watch:
             0,
         )
 
-    def _look(self) -> None:
-        while not self._beat():
+    def _watch(self) -> None:
+        while not self._write_pulse():
             if self.verdict.exists():
-                time.sleep(self.beat_s)  # the one that wrote it is still speaking
+                time.sleep(self.beat_s)  # gives the rank that wrote it time to report
                 os._exit(EXIT_STALLED)
             if self.rank in (0, self.world - 1) and time.monotonic() - self.moved > self.stall_s:
                 self._judge()
 
-    def _beat(self) -> bool:
-        """Says that this process runs, and waits; whether the stage has ended meanwhile."""
+    def _write_pulse(self) -> bool:
+        """Writes that this process is alive, and waits. Returns whether the stage has ended meanwhile."""
         self.pulse += 1
         os.pwrite(
-            self.file, json.dumps({"pulse": self.pulse, **whereabouts()}).ljust(PULSE_BYTES).encode(), PLACE_BYTES
+            self.file, json.dumps({"pulse": self.pulse, **find_whereabouts()}).ljust(PULSE_BYTES).encode(), PLACE_BYTES
         )
-        # So late that the others, who know more, speak first.
+        # Fires late, so that ranks with a better diagnosis report first.
         faulthandler.dump_traceback_later(1.5 * self.stall_s + 4 * self.beat_s, exit=True, file=2)
         return self.leaving.wait(self.beat_s)
 
     def _judge(self) -> None:
         before = [self._read(rank) for rank in range(self.world)]
-        if any(self._beat() for _ in range(3)):
+        if any(self._write_pulse() for _ in range(3)):
             return
         after = [self._read(rank) for rank in range(self.world)]
         if any(
             (old["moves"], old["ticks"]) != (new["moves"], new["ticks"]) for old, new in zip(before, after, strict=True)
         ):
-            self.moved = time.monotonic()  # another rank does something that takes long
+            self.moved = time.monotonic()  # another rank is making progress in something that takes long
             return
         try:
             with self.verdict.open("x") as file:
-                file.write(why := judged(before, after, self.stall_s))
+                file.write(why := explain_stall(before, after, self.stall_s))
         except FileExistsError:
-            return  # the other one that looks has said it
+            return  # the other watching rank has reported it
         print(f"medvlm: {why}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=2)
         self.ended(why)
@@ -142,7 +140,7 @@ class Watch:
         os._exit(EXIT_STALLED)
 
     def _read(self, rank: int) -> dict[str, Any]:
-        """Where a rank is, with its `pulse`."""
+        """What a rank last wrote, with its `pulse`."""
         try:
             data = (self.folder / f"{rank}.json").read_bytes().decode(errors="replace")
             return {
@@ -155,7 +153,8 @@ class Watch:
             return {"rank": rank, "pulse": 0, "moves": 0, "ticks": 0, "doing": "not begun"}
 
     def _kill_frozen(self, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
-        """A stopped process heeds no signal but this one, and torchrun would wait half a minute for it."""
+        """Kills processes without a pulse. A stopped process reacts to no other signal, and torchrun would wait half a
+        minute for it."""
         for old, new in zip(before, after, strict=True):
             if (
                 new["pulse"] == old["pulse"]
@@ -166,8 +165,8 @@ class Watch:
                 os.kill(new["pid"], signal.SIGKILL)
 
 
-def whereabouts() -> dict[str, Any]:
-    """The line that the main thread is in, ours or a library's, and whether it waits for other ranks there."""
+def find_whereabouts() -> dict[str, Any]:
+    """The current line of the main thread, and whether it is waiting for other ranks there."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     files: list[tuple[str, int]] = []
     while frame is not None and len(files) < 8:
@@ -177,37 +176,36 @@ def whereabouts() -> dict[str, Any]:
     return {"in": " from ".join(short[:2])[:200], "waits": any(part in name for name, _ in files for part in EXCHANGES)}
 
 
-def judged(before: list[dict[str, Any]], after: list[dict[str, Any]], stall_s: float) -> str:
-    """Who stands still, from what all ranks said twice, a while apart."""
-    told, again = (
-        f"nothing moved for {stall_s:.0f} s",
-        "All ranks end; run the same command again to go on from the last checkpoint",
-    )
+def explain_stall(before: list[dict[str, Any]], after: list[dict[str, Any]], stall_s: float) -> str:
+    """Which ranks have stalled, and why. before, after: what all ranks wrote, at two times."""
+    found_text = f"nothing moved for {stall_s:.0f} s"
+    remedy = "All ranks end; run the same command again to resume from the last checkpoint"
     ways = (
         (
             "its process does not run: it was stopped, or is busy outside of Python",
             [new for old, new in zip(before, after, strict=True) if new["pulse"] == old["pulse"]],
         ),
         (
-            "the others are further and wait for it",
+            "the others are ahead and wait for it",
             [new for new in after if new["moves"] < max(place["moves"] for place in after)],
         ),
         (
-            "it does not wait for the others" if len(after) > 1 else "nothing else goes on",
+            "it does not wait for the others" if len(after) > 1 else "it is the only rank",
             [new for new in after if not new.get("waits")],
         ),
     )
     for why, found in ways:
         if found:
             more = f"; and {len(found) - KEYS} more" if len(found) > KEYS else ""
-            return f"{told}: {'; '.join(map(_named, found[:KEYS]))}{more} ({why}). {again}"
+            return f"{found_text}: {'; '.join(map(_describe_place, found[:KEYS]))}{more} ({why}). {remedy}"
+    place = _describe_place(after[0])
     return (
-        f"{told}, and no rank is behind: it is the exchange between them (network, GPU). {_named(after[0])} as are the"
-        f" others. {again}"
+        f"{found_text}, and no rank is behind, so the communication between them (network, GPU) is at fault. {place},"
+        f" like the others. {remedy}"
     )
 
 
-def _named(place: dict[str, Any]) -> str:
+def _describe_place(place: dict[str, Any]) -> str:
     samples = f", samples {', '.join(place['samples'])}" if place.get("samples") else ""
     line = f", in {place['in']}" if place.get("in") else ""
     return (

@@ -27,7 +27,7 @@ def main(recipe: str, runs: str, fault: str, step: str, *overrides: str) -> int:
 
 
 def have(fault: str, step: int) -> None:
-    at, backward = Watch.at, Engine.backward
+    at, backward = Watch.move_to, Engine.backward
     now = 0
 
     def faulty(self: Watch, doing: str, stage: str = "", number: int = 0, samples: Any = ()) -> None:
@@ -47,7 +47,7 @@ def have(fault: str, step: int) -> None:
     def no_number(self: Engine, loss: Any) -> None:
         backward(self, loss * math.nan if fault == "nan" and now == step else loss)
 
-    Watch.at, Engine.backward = faulty, no_number  # type: ignore[method-assign,assignment]
+    Watch.move_to, Engine.backward = faulty, no_number  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":

@@ -144,8 +144,8 @@ def test_a_signal_to_torchrun_saves_ends_all_and_the_run_goes_on(number: signal.
     first.process.send_signal(number)
     assert first.wait(120) != 0 and gone(first, 5)
     assert first.status()["status"] == "preempted", first.said()
-    step = checkpoint.saved_steps(first.run.stage(STAGE))[-1]
-    assert step < 40 and not checkpoint.damaged(first.run.stage(STAGE) / f"step-{step}")
+    step = checkpoint.list_saved_steps(first.run.stage(STAGE))[-1]
+    assert step < 40 and not checkpoint.find_damage(first.run.stage(STAGE) / f"step-{step}")
     again = job()
     assert again.wait() == 0, again.said()
     assert again.status()["status"] == "done"
@@ -165,7 +165,7 @@ def test_when_torchrun_is_killed_no_process_stays_and_the_run_goes_on(runs: Path
 def test_a_rank_that_is_killed_is_started_again_by_torchrun_and_the_run_ends_the_same(runs: Path, job: Any) -> None:
     only = job("killed", 17, "--max-restarts", "1")
     assert only.wait() == 0, only.said()
-    assert "going on from step 1" in only.said()
+    assert "resuming from step 1" in only.said()
     check_the_same(only, runs)
 
 

@@ -222,7 +222,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_samples(runs: Path, long:
     """Two ranks are killed and one goes on: the order is the one of one rank from the start, dropout is drawn anew."""
     path, run = written(runs / "recipes" / "fewer", {**long, "name": "fewer"}), RunFolder(runs / "fewer")
     killed_at(path, runs, run, "instruct", 23)
-    went_on = checkpoint.saved_steps(run.stage("instruct"))[-1]
+    went_on = checkpoint.list_saved_steps(run.stage("instruct"))[-1]
     trained(path, runs)
     one = trained(written(runs / "recipes" / "one", {**long, "name": "one"}), runs)
     assert (

@@ -26,7 +26,7 @@ from medvlm.core.run import RunFolder
 from medvlm.core.tasks import find_task
 from medvlm.preflight.rehearsal.ready import saved
 from medvlm.recipe.load import load
-from medvlm.train.storage import Reader
+from medvlm.train.storage import TensorReader
 from tests.tiny_run import LANGUAGE, TOWER, environment, recipe, trace, written
 
 HERE = Path(__file__).parent
@@ -131,7 +131,7 @@ def test_a_run_that_was_killed_resumes_to_the_last_bit(lab: Path, whole: RunFold
 
 
 def test_the_second_optimizer_and_the_teacher_are_in_the_checkpoint(lab: Path, whole: RunFolder) -> None:
-    stored = Reader(whole.stage("same") / "step-4" / "tensors").stored
+    stored = TensorReader(whole.stage("same") / "step-4" / "tensors").stored
     assert {"models.teacher.predictor.0.weight", "optim.predictor.state.predictor.0.weight.exp_avg"} <= set(stored)
     record = json.loads((whole.stage("same") / "stage.json").read_text())
     assert record["trains"].keys() == {"encoders.film", "predictor"}

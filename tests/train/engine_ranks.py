@@ -1,5 +1,5 @@
 """engine_ranks.py FOLDER CASE...: a stage under each engine, for tests/train/test_engines.py. Started by torchrun or
-plainly; rank R leaves FOLDER/rank-R.pt."""
+directly; rank R writes FOLDER/rank-R.pt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
 from medvlm.train.log import Log
 from medvlm.train.stage import Stage
-from medvlm.train.storage import Reader
+from medvlm.train.storage import TensorReader
 from medvlm.train.terms import LOSS, Loss, Measured, Term, Terms
 from medvlm.train.watch import Watch
 from tests.models.tiny import batch_of, document, vlm
@@ -103,15 +103,15 @@ class Answering(Stage):
         return {LOSS: Loss(self.losses(model, micro).sum(), len(micro.targets_L))}
 
     def losses(self, model: nn.Module, micro: Batch) -> torch.Tensor:
-        """Of each token."""
+        """The loss of each token."""
         logits_LV = model(micro.to(self.engine.device))["logits_LV"]
         return token_losses(logits_LV, micro.targets_L.to(self.engine.device))
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
-        """Each rank draws another number of answers, of its own length."""
+        """Each rank generates another number of answers, of another length."""
         rank = self.engine.rank
         prompts = batch_of([self.prepared(1000 + i) for i in range(2 + rank)], pack=False)
-        with evaluating(self.model), self.engine.unsharded(self.model):
+        with evaluating(self.model), self.engine.gather_weights(self.model):
             self.said.append(
                 generate(self.model, prompts.to(self.engine.device), max_new_tokens=3 + 2 * rank, end_ids=[])
             )
@@ -208,7 +208,7 @@ def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
         "micros": state.accumulate,
         "weights": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}"),
         "average": checkpoint.read_weights(folder / "answer" / f"step-{STEPS}", "average"),
-        "stored": sorted(Reader(folder / "answer" / f"step-{STEPS}" / "tensors").stored),
+        "stored": sorted(TensorReader(folder / "answer" / f"step-{STEPS}" / "tensors").stored),
     }
     moments = [
         moment
@@ -226,12 +226,12 @@ def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
 
 
 def alive(tensors: list[weakref.ref[torch.Tensor]]) -> int:
-    """Numbers in them."""
+    """The total number of elements of the tensors that are still alive."""
     return sum(tensor.numel() for ref in tensors if (tensor := ref()) is not None)
 
 
 def again(folder: Path, other: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
-    """Goes on in another folder from step 2 of the first."""
+    """Resumes in another folder from step 2 of the first."""
     if engine.is_first:
         shutil.copytree(folder, other)
         shutil.rmtree(other / "answer" / f"step-{STEPS}")
@@ -240,17 +240,18 @@ def again(folder: Path, other: Path, engine: Engine, **settings: Any) -> dict[st
 
 
 def without_clipping_said(monkey: Any) -> None:
-    settings = engine_zero.Zero._settings
-    monkey._settings = lambda: {k: v for k, v in settings(monkey).items() if k != "gradient_clipping"}
+    settings = engine_zero.Zero._make_settings
+    monkey._make_settings = lambda: {k: v for k, v in settings(monkey).items() if k != "gradient_clipping"}
 
 
 def weigh_own_labels(stage: Any, micros: list[Any], engine: Engine) -> dict[str, float]:
-    """For the mean over each rank's own labels, averaged over ranks: what is done where nobody counts together."""
+    """Each rank weighs by its own labels, and means are averaged over ranks, as in code that does not sum weights over
+    ranks."""
     return {LOSS: sum(stage.weigh(m)[LOSS] for m in micros) * engine.world}
 
 
 class Narrow(Answering):
-    """Whose second rank has no memory for more than two samples at a time."""
+    """The second rank has no memory for more than two samples at a time."""
 
     def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
         loss = super().compute_loss(model, micro, step)
@@ -260,7 +261,7 @@ class Narrow(Answering):
 
 
 class Blind(Answering):
-    """Whose ranks do not know that they are several."""
+    """Every rank behaves like the only one."""
 
     def read_batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
         for position, _ in super().read_batches(consumed):

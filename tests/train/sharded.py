@@ -1,5 +1,5 @@
 """sharded.py FOLDER save|load: what several ranks save and load, for tests/train/test_sharded.py. Started by torchrun;
-each rank leaves FOLDER/MODE-R.json."""
+each rank writes FOLDER/MODE-R.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medvlm.train.storage import HashingFile
 
 
 def whole(scale: float = 1.0) -> dict[str, torch.Tensor]:
-    """Alike on every rank. 37 rows do not divide by 2 or 3; 2 rows leave the third of 3 ranks none."""
+    """The same on every rank. 37 rows do not divide by 2 or 3; 2 rows leave the third of 3 ranks none."""
     torch.manual_seed(0)
     return {
         "rows": scale * torch.randn(37, 5),
@@ -45,7 +45,7 @@ def laid_out(tensors: dict[str, torch.Tensor], mesh: DeviceMesh, across: bool = 
 
 
 def save(folder: Path, mesh: DeviceMesh) -> dict[str, Any]:
-    """Two saves while the ranks exchange without pause, and one that fails on the last rank."""
+    """Two saves while the ranks communicate all the time, and one that fails on the last rank."""
     rank, last = dist.get_rank(), dist.get_world_size() - 1
     exchanged = []
     with Saver(folder / "stage", rank, Keep()) as saver:

@@ -1,4 +1,4 @@
-"""What a run says of each source adds up to what it says of the stage."""
+"""The numbers of all sources add up to those of the stage."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from medvlm.train.accounts import account, summarize
+from medvlm.train.accounts import account_for_sources, summarize
 from tests.tiny_run import INSTRUCT, recipe, trained, written
 
 
 def test_terms_of_a_source_are_told_beside_what_was_used_of_it() -> None:
-    found = account({"a": {"loss": 1.5, "tokens": 30.0}}, {"a": (64, 1.23456), "b": (0, 0.0)})
+    found = account_for_sources({"a": {"loss": 1.5, "tokens": 30.0}}, {"a": (64, 1.23456), "b": (0, 0.0)})
     assert found == {
         "a": {"samples": 64, "epochs": 1.2346, "loss": 1.5, "tokens": 30.0},
         "b": {"samples": 0, "epochs": 0.0},

@@ -1,5 +1,5 @@
-"""The number of micro-batches that is left to be found: more where memory ends, the same on every rank, the step the
-same."""
+"""`accumulate: auto` uses more micro-batches if memory runs out, the same number on every rank, without changing the
+step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.train.engine_ranks import Answering, run
 
 
 class Fits(Answering):
-    """With memory for so many samples at a time, and a record of what was asked of it."""
+    """A stage with memory for a limited number of samples at a time. It records the sizes it was called with."""
 
     samples = 2
 
@@ -36,7 +36,7 @@ class Nothing(Fits):
 
 
 def test_the_step_is_that_of_the_number_that_fits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """8 samples at a time, 4, then 2: gradients of what did not fit are forgotten, and random numbers drawn again."""
+    """8 samples at a time, 4, then 2: gradients of failed attempts are dropped, and random numbers are drawn again."""
     engine = make_engine(EngineConfig(kind="single", device="cpu"))
     torch.manual_seed(5)
     found = run(tmp_path / "auto", engine, accumulate="auto", of=Fits)

@@ -1,4 +1,4 @@
-"""Blocks are found without names; computing them again, or compiling them, changes no gradient."""
+"""Blocks are found by structure, not by name. Recomputing or compiling them changes no gradient."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import nn
 from medvlm.core.errors import RecipeError
 from medvlm.encoders import timm
 from medvlm.models.parts import matches
-from medvlm.train.blocks import blocks, compile_blocks, recompute
+from medvlm.train.blocks import compile_blocks, find_blocks, recompute
 from tests.models.tiny import FAMILIES, batch_of, document, language, vlm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_layers_of_every_language_model_are_blocks(family: str) -> None:
-    found = blocks(language(family))
+    found = find_blocks(language(family))
     assert len(found) == 2 and len({name.rpartition(".")[0] for name, _ in found}) == 1
     assert {name.rpartition(".")[2] for name, _ in found} == {"0", "1"}
 
 
 def test_the_layers_of_towers_are_blocks_and_those_of_a_connector_too() -> None:
-    names = [name for name, _ in blocks(vlm())]
+    names = [name for name, _ in find_blocks(vlm())]
     assert [n for n in names if n.startswith("encoders.film")] == [
         "encoders.film.tower.encoder.layers.0",
         "encoders.film.tower.encoder.layers.1",
@@ -36,7 +36,7 @@ def test_the_layers_of_towers_are_blocks_and_those_of_a_connector_too() -> None:
 def test_towers_of_timm_are_taken_apart(net: str, blocks_of_it: int) -> None:
     """The outermost lists: ConvNeXt's four stages, and of a ResNet, whose stages stand beside each other, the blocks of
     each."""
-    found = blocks(timm.build(timm.Config(kind="timm", net=net, preprocess={"size": (224, 224)})))
+    found = find_blocks(timm.build(timm.Config(kind="timm", net=net, preprocess={"size": (224, 224)})))
     assert len(found) >= blocks_of_it
 
 
@@ -60,7 +60,7 @@ def test_computing_again_keeps_less_and_changes_no_gradient() -> None:
 
 
 def saved_numbers(model: nn.Module) -> int:
-    """How many numbers the forward pass keeps for the backward pass."""
+    """The number of elements that the forward pass keeps for the backward pass."""
     seen: dict[int, int] = {}
 
     def note(x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ def saved_numbers(model: nn.Module) -> int:
 
 def test_without_gradients_nothing_is_computed_twice() -> None:
     model, calls = vlm(), []
-    _, block = blocks(model.language)[0]
+    _, block = find_blocks(model.language)[0]
     block.register_forward_pre_hook(lambda *_: calls.append(1))
     recompute(model, ("language",), matches)
     with torch.no_grad():

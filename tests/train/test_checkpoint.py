@@ -1,5 +1,4 @@
-"""Checkpoints: what goes in comes out bit by bit; what is damaged in any way is noticed, and the one before is
-taken."""
+"""Checkpoints are restored bit by bit. Any damage is detected, and the checkpoint before is used."""
 
 from __future__ import annotations
 
@@ -88,7 +87,8 @@ def test_weights_optimiser_and_random_state_go_on_to_the_last_bit(tmp_path: Path
 
 
 def test_a_part_without_a_gradient_has_no_optimiser_state_before_or_after(tmp_path: Path) -> None:
-    """SigLIP's pooling head below a language model; with state made up it would move differently once it is used."""
+    """SigLIP's pooling head below a language model; with a made-up state it would be updated differently once it is
+    used."""
     _, optimizer = saved(tmp_path)
     other = Model(seed=1)
     resumed = optimizer_of(other)
@@ -100,7 +100,7 @@ def test_a_part_without_a_gradient_has_no_optimiser_state_before_or_after(tmp_pa
 
 
 def test_without_the_random_state_dropout_differs(tmp_path: Path) -> None:
-    """The control of the test above: what it shows hangs on random-0.pt."""
+    """A control for the test above: without random-0.pt the results differ."""
     model, optimizer = saved(tmp_path)
     expected = train(model, optimizer, 4)
     (tmp_path / "step-3" / "random-0.pt").unlink()
@@ -190,7 +190,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_of_whole_checkpoints_the_newest_is_taken(two: Path) -> None:
-    assert checkpoint.newest(two, say=pytest.fail) == two / "step-5" == checkpoint.latest(two)
+    assert checkpoint.find_newest_good(two, say=pytest.fail) == two / "step-5" == checkpoint.find_latest(two)
 
 
 def damages(folder: Path, before: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -218,16 +218,16 @@ def test_damage_of_every_kind_to_every_file_is_noticed(two: Path, tmp_path: Path
     number = 0
     for what, damage in damages(folder, before):
         damage()
-        assert checkpoint.damaged(folder), what
+        assert checkpoint.find_damage(folder), what
         shutil.rmtree(folder)
         shutil.copytree(two / "step-5", folder)
         number += 1
-    assert number > 200 and not checkpoint.damaged(folder)
+    assert number > 200 and not checkpoint.find_damage(folder)
 
 
 def test_an_older_checkpoint_under_a_newer_name_is_noticed(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two / "step-3", tmp_path / "pair" / "step-5")
-    assert checkpoint.damaged(tmp_path / "pair" / "step-5") == "it is the one of step 3"
+    assert checkpoint.find_damage(tmp_path / "pair" / "step-5") == "it is the checkpoint of step 3"
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -236,7 +236,7 @@ def test_a_damaged_checkpoint_is_said_set_aside_and_the_one_before_taken(kind: s
     shutil.copytree(two, tmp_path / "pair")
     damage(tmp_path / "pair" / "step-5")
     said: list[str] = []
-    assert checkpoint.newest(tmp_path / "pair", say=said.append) == tmp_path / "pair" / "step-3"
+    assert checkpoint.find_newest_good(tmp_path / "pair", say=said.append) == tmp_path / "pair" / "step-3"
     assert len(said) == 1
     assert re.fullmatch(
         rf"checkpoint pair/step-5 is damaged \(.*{message}\); set aside, going back to the one before", said[0]
@@ -257,7 +257,7 @@ def test_weights_of_a_damaged_checkpoint_are_not_read(two: Path, tmp_path: Path)
 def test_what_a_save_that_was_cut_off_left_is_removed(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two, tmp_path / "pair")
     shutil.copytree(two / "step-5" / "tensors", tmp_path / "pair" / "step-7.part" / "tensors")
-    assert checkpoint.newest(tmp_path / "pair", say=pytest.fail) == tmp_path / "pair" / "step-5"
+    assert checkpoint.find_newest_good(tmp_path / "pair", say=pytest.fail) == tmp_path / "pair" / "step-5"
     assert {p.name for p in (tmp_path / "pair").iterdir()} == {"step-3", "step-5"}
 
 
@@ -266,7 +266,7 @@ def test_where_all_are_damaged_there_is_none(two: Path, tmp_path: Path) -> None:
     for step in (3, 5):
         flip(tmp_path / "pair" / f"step-{step}")
     said: list[str] = []
-    assert checkpoint.newest(tmp_path / "pair", say=said.append) is None and len(said) == 2
+    assert checkpoint.find_newest_good(tmp_path / "pair", say=said.append) is None and len(said) == 2
 
 
 def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
@@ -277,7 +277,10 @@ def test_a_checkpoint_is_never_written_twice(two: Path, tmp_path: Path) -> None:
     train(model, optimizer, 1)
     for n in (1, 2):
         checkpoint.save(tmp_path / "pair", 5, tensors_of(model, {"": optimizer}), {**STATE, "step": 5}, rank=0)
-        assert not checkpoint.damaged(tmp_path / "pair" / "step-5") and (tmp_path / "pair" / f"step-5.bad-{n}").exists()
+        assert (
+            not checkpoint.find_damage(tmp_path / "pair" / "step-5")
+            and (tmp_path / "pair" / f"step-5.bad-{n}").exists()
+        )
     assert (
         checkpoint.digest(tmp_path / "pair" / "step-5.bad-1")
         == before

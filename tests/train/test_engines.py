@@ -1,4 +1,4 @@
-"""Every engine computes what one process computes, step for step; goes on from a checkpoint to the last bit; and draws
+"""Every engine computes the same as one process in each step, resumes from a checkpoint bit by bit, and generates
 answers."""
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """In this process: two optimizers, a loss of two terms, and an average of the weights beside the model."""
+    """In this process: two optimizers, a loss of two terms, and an average of the weights as an extra model."""
     engine = make_engine(EngineConfig(kind="single", device="cpu"))
     return run(tmp_path_factory.mktemp("averaged"), engine, of=Averaged)
 
 
 def two_ranks(folder: Path, cases: tuple[str, ...]) -> Ranks:
-    """What two processes find, case by case."""
+    """The results of two processes for each case."""
     cases = tuple(c for c in cases if not c.startswith("zero") or _has_deepspeed())
     command = [
         sys.executable,
@@ -164,7 +164,7 @@ def test_what_was_sharded_goes_on_to_the_last_bit(kind: str, fast: Ranks) -> Non
 
 
 def test_the_mean_over_a_ranks_own_labels_is_another_loss(fast: Ranks, one: dict[str, Any]) -> None:
-    """A control: what the comparison above would find."""
+    """A control: the comparison above would notice this difference."""
     assert off(found(fast, "fsdp2 own")[0], one) > 1e-4
 
 
@@ -177,7 +177,7 @@ def test_a_rank_out_of_memory_makes_all_take_smaller_parts_of_the_same_step(
 
 def test_ranks_that_are_shown_the_same_samples_are_stopped(fast: Ranks) -> None:
     for rank in found(fast, "ddp blind"):
-        assert "ranks 0 and 1 were shown the same 16 samples (sample-0, sample-1, " in rank["refused"]
+        assert "ranks 0 and 1 received the same 16 samples (sample-0, sample-1, " in rank["refused"]
 
 
 @pytest.mark.parametrize(("kind", "atol"), [("ddp", 1e-9), ("fsdp2", 1e-4)])
@@ -185,7 +185,8 @@ def test_several_optimizers_and_a_mean_of_the_weights_are_those_of_one_process(
     kind: str, atol: float, fast: Ranks, averaged: dict[str, Any]
 ) -> None:
     """Each loss is a mean over its own weight on all ranks: tokens, of which the second rank has fewer, and answers.
-    Weights are float64; FSDP2 adds up gradients in float32, of which AdamW makes more where they are small."""
+    Weights are float64; FSDP2 sums gradients in float32, and AdamW amplifies the differences where gradients are
+    small."""
     first, _ = found(fast, f"{kind} averaged")
     for step, expected in zip(first["terms"], averaged["terms"], strict=True):
         assert step.keys() == expected.keys() == {"answers", "lr/adapters", "grad_norm/adapters"}
@@ -208,7 +209,7 @@ def test_several_optimizers_and_a_mean_of_the_weights_go_on_to_the_last_bit(kind
 
 
 def test_the_default_optimizer_keeps_its_names_in_a_checkpoint(averaged: dict[str, Any], one: dict[str, Any]) -> None:
-    """So that the checkpoints of stages with one optimizer stay as they were."""
+    """Checkpoints of stages with one optimizer keep their format."""
     own = {name.split(".")[0] for name in one["stored"]}
     assert own == {"model", "optim"} and not one["average"]
     adapter = next(name for name in averaged["weights"] if "lora_A" in name)
@@ -258,7 +259,7 @@ def test_an_engine_goes_on_from_the_checkpoint_of_another(case: str, slow: Ranks
 
 @pytest.mark.slow
 def test_clipping_that_nobody_asked_for_is_another_loss(slow: Ranks, one: dict[str, Any]) -> None:
-    """DeepSpeed clips at 1 where its settings do not say 0."""
+    """DeepSpeed clips at 1 unless its settings say 0."""
     assert off(found(slow, "zero2 clips")[0], one) > 1e-4
 
 

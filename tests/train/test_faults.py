@@ -1,4 +1,4 @@
-"""What happens to a run from outside: losses that are no numbers, a full disk, a lost lease."""
+"""Faults during a run: losses that are not finite, a full disk, a lost lease."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
 from medvlm.train.log import Log
 from medvlm.train.stopping import Preempted
-from medvlm.train.storage import Reader
+from medvlm.train.storage import TensorReader
 from tests.tiny_run import INSTRUCT, recipe, trained, written
 
 STAGE = "instruct"
@@ -97,7 +97,7 @@ def test_a_step_without_a_finite_gradient_ends_the_run_and_names_the_samples(
         ),
     ):
         trained(path, runs)
-    assert status(run_of(path, runs)) == ("failed", "DataError") and checkpoint.saved_steps(
+    assert status(run_of(path, runs)) == ("failed", "DataError") and checkpoint.list_saved_steps(
         run_of(path, runs).stage(STAGE)
     ) == [2]
 
@@ -110,14 +110,14 @@ def test_such_a_step_is_left_out_where_the_recipe_says_so(path: Path, runs: Path
     assert [r["step"] for r in records(run) if "loss" in r] == [1, 2, 3, 4, 5, 6]
     folder = run.stage(STAGE) / "step-6"
     assert checkpoint.read_state(folder)["skipped"] == 1
-    reader = Reader(folder / "tensors")
+    reader = TensorReader(folder / "tensors")
     count = next(name for name in reader.stored if name.endswith(".step"))
-    assert reader.tensor(count) == 5, "the optimiser has made one step less"
+    assert reader.read_tensor(count) == 5, "the optimiser has made one step less"
 
 
 def test_only_so_many_steps_are_left_out(path: Path, runs: Path, broken: Callable[..., None]) -> None:
     broken(1, 2, 3, 4)
-    with pytest.raises(DataError, match=r"step 4: .* These are 4 steps without a finite loss, and 3 are put up with"):
+    with pytest.raises(DataError, match=r"step 4: .* 4 steps had no finite loss or gradient, and at most 3 may be"):
         trained(path, runs, f"stages.{STAGE}.on_nan=skip")
 
 
@@ -127,7 +127,7 @@ def test_only_so_many_steps_are_left_out(path: Path, runs: Path, broken: Callabl
 def test_on_a_full_disk_the_last_checkpoint_stays_good_and_the_message_says_so(
     path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The save of step 4 fails in the background, and the next step learns of it."""
+    """The save of step 4 fails in the background, and the next step notices it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     at_step(monkeypatch, 3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1])))
     try:
@@ -143,7 +143,7 @@ def test_on_a_full_disk_the_last_checkpoint_stays_good_and_the_message_says_so(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     run = run_of(path, runs)
     assert status(run) == ("failed", "CheckpointError") and [p.name for p in run.stage(STAGE).iterdir()] == ["step-2"]
-    assert not checkpoint.damaged(run.stage(STAGE) / "step-2") and records(run)[-1]["step"] in (4, 5)
+    assert not checkpoint.find_damage(run.stage(STAGE) / "step-2") and records(run)[-1]["step"] in (4, 5)
     monkeypatch.undo()
     assert (trained(path, runs).stage(STAGE) / "stage.json").exists(), "with room again, it goes on"
 
@@ -198,4 +198,4 @@ def test_who_has_lost_the_lease_saves_nothing_more(path: Path, runs: Path, monke
     at_step(monkeypatch, 3, taken_over)
     with pytest.raises(CheckpointError, match=r"has lost the run to process 7 on node9; nothing more is saved here"):
         trained(path, runs)
-    assert checkpoint.saved_steps(run.stage(STAGE)) == [2]
+    assert checkpoint.list_saved_steps(run.stage(STAGE)) == [2]

@@ -1,5 +1,5 @@
-"""One run at a time: a living owner is respected, a dead one is not waited for, a silent one on another machine is
-found out."""
+"""One run at a time: a living owner keeps the folder, a dead one is replaced at once, and a silent one on another
+machine after a while."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def quiet(text: str) -> None:
 
 
 def left_behind(folder: Path, **changes: Any) -> dict[str, Any]:
-    """The file of an owner that did not give it back."""
+    """The file of an owner that ended without removing it."""
     owner = {**Lease(folder).me, "id": "another", "beats": 3, **changes}
     (folder / ".lease").write_text(json.dumps(owner))
     return owner
@@ -64,7 +64,7 @@ def test_what_a_dead_owner_left_is_taken_at_once(left: str, tmp_path: Path) -> N
 
 
 def test_an_owner_that_is_killed_has_none(tmp_path: Path) -> None:
-    """A process that nobody has buried yet is dead too."""
+    """A zombie process is dead too."""
     code = (
         "import sys, time; from pathlib import Path; from medvlm.train.lease import Lease;"
         f" Lease(Path({str(tmp_path)!r})).__enter__(); print(1, flush=True); time.sleep(60)"

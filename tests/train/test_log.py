@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from medvlm.core.track_config import TrackConfig, WandbConfig
-from medvlm.train.log import Log, Progress, Wandb, make_trackers, redact
+from medvlm.train.log import Log, ProgressLine, Wandb, make_trackers, redact
 
 
 class Kept:
@@ -183,7 +183,7 @@ def test_progress_says_where_the_stage_stands_and_how_long_it_will_take(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = Progress("pair", 2, 5, steps=400, start=100, enabled=True)
+    progress = ProgressLine("pair", 2, 5, steps=400, start=100, enabled=True)
     now[0] += 1
     progress.show(110, 1.5, 1234.5)
     assert capsys.readouterr().out == "", "a log file gets a line every few seconds, not every step"

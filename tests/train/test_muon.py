@@ -1,4 +1,4 @@
-"""Muon beside torch's own in bfloat16, beside the exact polar factor, and with AdamW for what is no hidden matrix."""
+"""Muon compared with torch.optim.Muon in bfloat16 and with the exact polar factor; AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from medvlm.core.stage_config import Lora, Optim
 from medvlm.models.lora import attach
 from medvlm.models.parts import matches
-from medvlm.train.muon import Muon, hidden_matrices, orthogonal
+from medvlm.train.muon import Muon, find_hidden_matrices, orthogonalize
 from medvlm.train.optim import make_optimizer
 
 
@@ -22,14 +22,14 @@ def drawn(*shape: int) -> torch.Tensor:
 def test_singular_values_become_about_one_and_singular_vectors_stay(shape: tuple[int, int]) -> None:
     matrix = drawn(2, *shape)
     left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    turned = left.mT @ orthogonal(matrix).double() @ right.mT
+    turned = left.mT @ orthogonalize(matrix).double() @ right.mT
     values = turned.diagonal(dim1=1, dim2=2)
     assert float(values.min()) > 0.6 and float(values.max()) < 1.25
     assert float((turned - torch.diag_embed(values)).abs().max()) < 1e-4
 
 
 def test_zeros_stay_zeros() -> None:
-    assert torch.equal(orthogonal(torch.zeros(1, 3, 5)), torch.zeros(1, 3, 5))
+    assert torch.equal(orthogonalize(torch.zeros(1, 3, 5)), torch.zeros(1, 3, 5))
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16)])
@@ -86,7 +86,7 @@ def test_words_and_adapters_are_no_hidden_matrices() -> None:
                 "patches": nn.Conv2d(3, 4, 2),
             }
         )
-        plain = {id(p) for p in hidden_matrices(model)}
+        plain = {id(p) for p in find_hidden_matrices(model)}
         assert {n for n, p in model.named_parameters() if id(p) in plain} == {
             *(f"language.model.layers.0.self_attn.{x}_proj.weight" for x in "qkvo"),
             *(f"language.model.layers.0.mlp.{x}_proj.weight" for x in ("gate", "up", "down")),

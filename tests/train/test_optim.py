@@ -14,13 +14,13 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Optim
 from medvlm.models.parts import matches
-from medvlm.train.optim import make_optimizer, rate_factor, set_rate
+from medvlm.train.optim import compute_rate_factor, make_optimizer, set_rate
 from medvlm.train.tensors import load_tensors, tensors_of
 
 
 def factors(schedule: str, steps: int, warmup: float) -> list[float]:
     return [
-        rate_factor(Optim.model_validate({"schedule": schedule, "warmup": warmup}), step, steps)
+        compute_rate_factor(Optim.model_validate({"schedule": schedule, "warmup": warmup}), step, steps)
         for step in range(steps)
     ]
 
@@ -102,7 +102,7 @@ def test_a_rate_for_nothing_that_is_trained_is_refused() -> None:
 
 
 def test_moments_in_8_bits_step_almost_as_adamw_and_come_back_from_a_checkpoint() -> None:
-    """The larger matrix only: below 4,096 numbers bitsandbytes keeps 32 bits."""
+    """Only the larger matrix: below 4,096 elements bitsandbytes keeps 32 bits."""
     pytest.importorskip("bitsandbytes")
 
     def made(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:

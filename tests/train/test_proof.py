@@ -1,5 +1,4 @@
-"""What is frozen must stay as it is, what is trained must get a gradient and move: every way of breaking that is
-noticed."""
+"""Frozen parts must not change, and trained parts must get a gradient and change. Every violation is detected."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ def test_an_honest_stage_passes_and_says_what_it_trained() -> None:
     step(model, proof)
     proof.check_trained(1)
     assert set(proof.check_frozen()) == {"encoders.film"}
-    assert proof.trained_counts() == {"language": 4 * 4 + 4 + 4 * 2 + 2, "heads": 3}
+    assert proof.count_trained() == {"language": 4 * 4 + 4 + 4 * 2 + 2, "heads": 3}
 
 
 def test_a_changed_bit_of_a_frozen_parameter_is_noticed() -> None:
@@ -78,7 +77,7 @@ def test_the_frozen_part_of_a_group_that_is_trained_in_part_is_watched() -> None
     model, proof = started("language.0")
     step(model, proof)
     proof.check_trained(1)
-    assert "language" in proof.check_frozen() and "language" in proof.trained_counts()
+    assert "language" in proof.check_frozen() and "language" in proof.count_trained()
     with torch.no_grad():
         model.language[0].bias += 1  # type: ignore[operator, union-attr]
     with pytest.raises(AssertionError, match="language"):
@@ -120,17 +119,17 @@ def test_what_a_stage_moves_itself_is_not_watched_and_its_neighbours_are() -> No
     model.encoders.codes += 1  # type: ignore[operator]
     step(model, proof)
     proof.check_frozen()
-    assert "encoders.codes" in dict(model.named_buffers()) and "encoders.codes" in proof.table()
+    assert "encoders.codes" in dict(model.named_buffers()) and "encoders.codes" in proof.format_table()
     model.encoders["film"][1].running_mean += 1  # type: ignore[index, union-attr, operator]
     with pytest.raises(
-        AssertionError, match=r"\['encoders.film'\]; what a stage moves itself belongs into its own_upd"
+        AssertionError, match=r"\['encoders.film'\]; what a stage changes itself belongs in its own_upd"
     ):
         proof.check_frozen()
 
 
 def test_the_table_counts_trained_and_frozen() -> None:
     _, proof = started("encoders", "language.0")
-    lines = {words[0]: words[1:] for line in proof.table().splitlines() if (words := line.split())}
+    lines = {words[0]: words[1:] for line in proof.format_table().splitlines() if (words := line.split())}
     assert lines["module"] == ["trained", "frozen"] and lines["heads"] == ["3", "-"]
     assert lines["language"][0] == "10" and int(lines["language"][1]) >= 20
 

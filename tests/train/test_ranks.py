@@ -1,4 +1,4 @@
-"""Two processes compute what one computes: loss, gradients, order of samples, whole runs."""
+"""Two processes compute the same as one: loss, gradients, order of samples, whole runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.tiny_run import (
 from tests.train.two_ranks import CASES, first_step
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-"""Ranks draw their own dropout, so only without it are they one process."""
+"""Each rank draws its own dropout, so they equal one process only without it."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
-    """What the two ranks left. Data are packed by the first that comes, so one process packs them before."""
+    """The results of the two ranks. One process packs the data first."""
     trained(folder / "recipe.yaml", folder / "runs", "name=one")
     command = [
         sys.executable,
@@ -84,7 +84,7 @@ def test_loss_and_gradients_of_a_step_are_those_of_one_process(
 
 
 def test_ranks_with_unequal_numbers_of_labels_are_weighed_by_them(two: list[dict[str, Any]]) -> None:
-    """What the test above would not show if both ranks had the same number of labels."""
+    """A precondition of the test above: the ranks have different numbers of labels."""
     first, second = (rank["steps"]["supervised, 1 micro-batches"]["weight"] for rank in two)
     assert first != second
 
@@ -114,16 +114,16 @@ def test_a_whole_run_takes_the_same_samples_in_the_same_order_and_loses_the_same
 def test_two_ranks_agree_on_what_is_damaged_and_go_on_from_the_one_before(
     folder: Path, two: list[dict[str, Any]]
 ) -> None:
-    """Both see the damaged folder; one sets it aside, and the other does not stumble over that."""
+    """Both ranks see the damaged folder. One of them renames it, and the other is not affected."""
     assert json.loads((folder / "done.json").read_text()) == ["stage.json", "step-4", "step-6", "step-6.bad-1"]
     assert differing(weights(RunFolder(folder / "runs" / "two"), "instruct"), two[0]["instruct"]) == []
 
 
 def test_a_signal_to_one_rank_stops_both_after_the_same_step(folder: Path, two: list[dict[str, Any]]) -> None:
-    assert [rank["stopped"] for rank in two] == ["stage pair saved at step 3; run the same command again to go on"] * 2
+    assert [rank["stopped"] for rank in two] == ["stage pair saved at step 3; run the same command again to resume"] * 2
     run = RunFolder(folder / "runs" / "stopped")
     assert (
-        not checkpoint.damaged(run.stage("pair") / "step-3")
+        not checkpoint.find_damage(run.stage("pair") / "step-3")
         and json.loads(run.status.read_text())["status"] == "preempted"
     )
     assert {p.name for p in (run.stage("pair") / "step-3").glob("random-*")} == {"random-0.pt", "random-1.pt"}

@@ -1,4 +1,5 @@
-"""Killed while it saves: there is always a whole checkpoint to go on from, and never a torn one under a good name."""
+"""Killed while saving: there is always a complete checkpoint to resume from, and never an incomplete one under a final
+name."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from tests.tiny_run import ROOT, environment
 
 
 def check_survivors(folder: Path, said: int) -> int:
-    """The step of the newest checkpoint, which is whole and not older than what was said to be saved."""
-    newest = checkpoint.newest(folder, say=pytest.fail)
+    """The step of the newest checkpoint, which is complete and not older than the last save that was reported."""
+    newest = checkpoint.find_newest_good(folder, say=pytest.fail)
     assert newest is not None and checkpoint.step_of(newest) >= said, "a checkpoint that was said to be saved is gone"
     assert checkpoint.read_state(newest) == {"step": checkpoint.step_of(newest)}
     return checkpoint.step_of(newest)

@@ -1,4 +1,4 @@
-"""Saving in the background: what is saved is what was there at the call, one save at a time, and no failure is lost."""
+"""Saving in the background: the state at the time of the call is saved, one save at a time, and no error is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from medvlm.core.errors import CheckpointError
 from medvlm.train import checkpoint, saver
 from medvlm.train.checkpoint import Keep
-from medvlm.train.saver import Saver, memory_left
+from medvlm.train.saver import Saver, measure_free_memory
 from medvlm.train.storage import HashingFile
 from medvlm.train.tensors import tensors_of
 
@@ -86,8 +86,8 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path, held: threading.Event
         threading.Timer(0.3, held.set).start()
         began = time.monotonic()
         saver.save(2, tensors, {"step": 2})
-        assert time.monotonic() - began > 0.25 and not checkpoint.damaged(tmp_path / "step-1")
-    assert checkpoint.saved_steps(tmp_path) == [1, 2]
+        assert time.monotonic() - began > 0.25 and not checkpoint.find_damage(tmp_path / "step-1")
+    assert checkpoint.list_saved_steps(tmp_path) == [1, 2]
 
 
 def failing(self: HashingFile, data: Any) -> None:
@@ -100,14 +100,14 @@ def test_a_failure_is_seen_at_once_and_raised_once(tmp_path: Path, monkeypatch: 
     with Saver(tmp_path, 0, Keep()) as saver:
         saver.save(1, tensors, {"step": 1})
         until = time.monotonic() + 10
-        while not saver.failed and time.monotonic() < until:
+        while not saver.has_failed and time.monotonic() < until:
             time.sleep(0.01)
         with pytest.raises(CheckpointError, match="step-1 was not saved: the disk is full"):
             saver.wait()
-        assert not saver.failed
+        assert not saver.has_failed
         monkeypatch.undo()
         saver.save(2, tensors, {"step": 2})
-    assert checkpoint.saved_steps(tmp_path) == [2]
+    assert checkpoint.list_saved_steps(tmp_path) == [2]
 
 
 def test_a_failure_that_nobody_asked_for_is_raised_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_where_something_else_ends_the_stage_the_save_is_finished_and_its_failur
     with pytest.raises(ZeroDivisionError), Saver(tmp_path, 0, Keep()) as saver:
         saver.save(1, tensors, {"step": 1})
         raise ZeroDivisionError
-    assert not checkpoint.damaged(tmp_path / "step-1")
+    assert not checkpoint.find_damage(tmp_path / "step-1")
     monkeypatch.setattr(HashingFile, "write", failing)
     with pytest.raises(ZeroDivisionError), Saver(tmp_path, 0, Keep(), say=said.append) as saver:
         saver.save(2, tensors, {"step": 2})
@@ -134,13 +134,13 @@ def test_where_something_else_ends_the_stage_the_save_is_finished_and_its_failur
 def test_without_memory_for_a_copy_training_waits_and_it_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saver, "memory_left", lambda: 100)
+    monkeypatch.setattr(saver, "measure_free_memory", lambda: 100)
     said: list[str] = []
     with Saver(tmp_path, 0, Keep(), say=said.append) as slow:
         for n in (1, 2):
             slow.save(n, tensors_of(*model_and_optimizers()), {"step": n})
             assert not slow.under_way and (tmp_path / f"step-{n}").exists()
-    assert said == ["training waits for each checkpoint: there is no memory for a copy of 0.0 GB a process"]
+    assert said == ["training waits for each checkpoint: there is no memory for a copy of 0.0 GB per process"]
 
 
 def test_a_wait_ticks_as_long_as_bytes_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +157,13 @@ def test_a_wait_ticks_as_long_as_bytes_are_written(tmp_path: Path, monkeypatch: 
 
 
 def test_memory_left_is_told() -> None:
-    left = memory_left()
+    left = measure_free_memory()
     assert left is None or 10_000_000 < left < 1 << 50
 
 
 def test_what_is_kept() -> None:
     steps = [10, 20, 30, 40, 50]
-    assert Keep().of(steps, 50) == {40, 50}
-    assert Keep(last=3, every=20).of(steps, 50) == {20, 30, 40, 50}
-    assert Keep(last=1).of(steps, 50, best=20) == {20, 50}
-    assert Keep(last=1).of(steps, 30) == {30}, "what a run that was set back will write anew does not count"
+    assert Keep().choose(steps, 50) == {40, 50}
+    assert Keep(last=3, every=20).choose(steps, 50) == {20, 30, 40, 50}
+    assert Keep(last=1).choose(steps, 50, best=20) == {20, 50}
+    assert Keep(last=1).choose(steps, 30) == {30}, "what a run that was set back will write anew does not count"

@@ -45,8 +45,8 @@ def test_ranks_exchange_while_they_save(saved: tuple[Path, list[dict[str, Any]]]
     """On one group for both, gloo breaks: connection reset by peer."""
     folder, ranks = saved
     assert all(rank["right"] and rank["exchanges"] for rank in ranks)
-    assert checkpoint.saved_steps(folder / "stage") == [1, 2] and not any(
-        checkpoint.damaged(folder / "stage" / f"step-{n}") for n in (1, 2)
+    assert checkpoint.list_saved_steps(folder / "stage") == [1, 2] and not any(
+        checkpoint.find_damage(folder / "stage" / f"step-{n}") for n in (1, 2)
     )
 
 

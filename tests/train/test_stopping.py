@@ -1,4 +1,4 @@
-"""A scheduler's signal is a wish while steps are made, the end elsewhere; and the handlers from before come back."""
+"""A signal sets a flag during training and ends the run elsewhere. Previous handlers are restored."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from medvlm.train.stopping import SIGNALS, Preempted, Stop, preemptible
+from medvlm.train.stopping import SIGNALS, Preempted, Stop, raise_on_signal
 
 
 @pytest.fixture
 def seen() -> Iterator[list[int]]:
-    """Signals that reach who had the handlers before."""
+    """The signals that reach the previous handlers."""
     found: list[int] = []
     before = {each: signal.signal(each, lambda number, frame: found.append(number)) for each in SIGNALS}
     yield found
@@ -42,7 +42,7 @@ def test_where_there_is_nothing_to_save_it_is_the_end_and_a_second_signal_distur
     number: signal.Signals, seen: list[int]
 ) -> None:
     ended = False
-    with pytest.raises(Preempted, match="run the same command again"), preemptible():
+    with pytest.raises(Preempted, match="run the same command again"), raise_on_signal():
         try:
             os.kill(os.getpid(), number)
         finally:
@@ -52,7 +52,7 @@ def test_where_there_is_nothing_to_save_it_is_the_end_and_a_second_signal_distur
 
 
 def test_within_it_the_wish_is_a_wish_and_late_ones_are_the_end(seen: list[int]) -> None:
-    with pytest.raises(Preempted), preemptible():
+    with pytest.raises(Preempted), raise_on_signal():
         with Stop() as stop:
             os.kill(os.getpid(), signal.SIGUSR1)
             assert stop.requested
@@ -61,7 +61,7 @@ def test_within_it_the_wish_is_a_wish_and_late_ones_are_the_end(seen: list[int])
 
 
 def test_afterwards_signals_do_what_they_did_before(seen: list[int]) -> None:
-    with preemptible(), Stop() as stop:
+    with raise_on_signal(), Stop() as stop:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     assert seen == [signal.SIGTERM] and not stop.requested

@@ -1,5 +1,4 @@
-"""What the tensors of a checkpoint lie in: plain safetensors, to the last bit, and nothing that runs when it is
-read."""
+"""Tensors of a checkpoint are stored as plain safetensors, bit by bit, and reading them runs no code."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from medvlm.core.errors import CheckpointError
 from medvlm.train import checkpoint, storage
 from medvlm.train.consolidate import INDEX, consolidate
-from medvlm.train.storage import DTYPES, HashingFile, Reader
+from medvlm.train.storage import DTYPES, HashingFile, TensorReader
 from tests.tiny_run import environment
 
 
@@ -28,7 +27,7 @@ def model_of(**tensors: torch.Tensor) -> dict[str, Any]:
 
 @pytest.fixture
 def tensors() -> dict[str, torch.Tensor]:
-    """Of every dtype; a scalar, an empty one, one that lies across memory, one that shares it."""
+    """Tensors of every dtype, a scalar, an empty one, a non-contiguous one, and one that shares memory."""
     torch.manual_seed(0)
     shapes = {str(d).removeprefix("torch."): torch.randint(0, 2, (3, 5)).to(d) for d in DTYPES}
     whole = torch.randn(6, 4)
@@ -74,7 +73,7 @@ def test_large_checkpoints_are_several_files_of_about_the_same_size(
 
 
 def test_what_goes_wrong_in_one_of_several_threads_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own writer loses it, and the checkpoint is said to be saved without those tensors."""
+    """torch's own writer loses the error and reports success, although these tensors are missing."""
     monkeypatch.setattr(storage, "FILE_BYTES", 10_000)
     write = HashingFile.write
 
@@ -115,12 +114,12 @@ class Attack:
 
 
 def with_manifest(folder: Path) -> Path:
-    """As a stranger would send it: every hash is right."""
+    """Makes a manifest with correct hashes, as an attacker would."""
     files = [f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json"]
     (folder / "manifest.json").write_text(
-        json.dumps({str(f.relative_to(folder)): checkpoint._fingerprint(f) for f in files})
+        json.dumps({str(f.relative_to(folder)): checkpoint._hash_file(f) for f in files})
     )
-    assert not checkpoint.damaged(folder)
+    assert not checkpoint.find_damage(folder)
     return folder
 
 
@@ -132,7 +131,7 @@ def test_a_table_of_contents_that_would_run_something_is_refused_and_runs_nothin
     if how == "whole":
         data = pickle.dumps(attack)
     elif how == "within":
-        real = Reader(folder / "tensors").read_metadata()
+        real = TensorReader(folder / "tensors").read_metadata()
         real.planner_data = {"x": attack}
         data = pickle.dumps(real)
     elif how == "by a name of torch's":
@@ -159,7 +158,7 @@ def test_so_is_what_is_no_tensor(tmp_path: Path) -> None:
     harm = tmp_path / "harm"
     folder = checkpoint.save(tmp_path / "stage", 1, {"model": {"a": torch.ones(3)}, "optim": {"x": 1}}, {}, rank=0)
     (file,) = (folder / "tensors").glob("*.safetensors")
-    contents = Reader(folder / "tensors").read_metadata()
+    contents = TensorReader(folder / "tensors").read_metadata()
     evil = pickle.dumps(Attack(f"touch {harm}"), protocol=2)
     at = next(i for name, i in ((k.fqn, v) for k, v in contents.storage_data.items()) if name == "optim.x")
     data = bytearray(file.read_bytes())
@@ -201,14 +200,14 @@ def test_what_was_cut_off_goes_on_after_the_last_whole_file(tmp_path: Path, monk
     folder = checkpoint.save(
         tmp_path / "stage", 3, model_of(**{f"t{i}": torch.randn(100) for i in range(10)}), {}, rank=0
     )
-    pieces, calls = Reader.pieces, iter(range(100))
+    pieces, calls = TensorReader.read_pieces, iter(range(100))
 
-    def dying(self: Reader, name: str) -> Any:
+    def dying(self: TensorReader, name: str) -> Any:
         if next(calls) == 5:
             raise KeyboardInterrupt
         return pieces(self, name)
 
-    monkeypatch.setattr(Reader, "pieces", dying)
+    monkeypatch.setattr(TensorReader, "read_pieces", dying)
     with pytest.raises(KeyboardInterrupt):
         consolidate(folder, tmp_path / "plain", say=lambda _: None, file_bytes=1000)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Losses of several terms, each over its own weight, against gradients that are known by hand."""
+"""Losses of several terms, each over its own weight, compared with gradients computed by hand."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_gradient_of_each_term_is_that_of_its_own_mean(engine: Engine, model
 
 
 def test_one_term_is_divided_before_the_backward_pass(engine: Engine, model: nn.Module) -> None:
-    """To the last bit the gradient of (sum / weight), as it was when a stage had one loss."""
+    """With one loss, the gradient is that of (sum / weight), bit by bit."""
     micros = [([0.1, 0.7, 0.3], [1.0]), ([0.9, 0.11], [1.0])]
 
     def only_a(model: nn.Module, micro: Any, step: int) -> Measured:

@@ -1,4 +1,4 @@
-"""A rank that stands still is named, whatever it is stuck in, and no process stays behind."""
+"""A stalled rank is named, whatever it is stuck in, and no process is left over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medvlm.train.watch import EXIT_STALLED, Watch, judged
+from medvlm.train.watch import EXIT_STALLED, Watch, explain_stall
 from tests.tiny_run import environment
 
 RANK = """
@@ -23,24 +23,24 @@ folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 stuck, stall_s = sys.argv[4], float(sys.argv[5])
 with Watch(folder / "stalled.txt", rank, world, stall_s, ended=lambda why: (folder / "why").write_text(why)) as watch:
     for step in range(3):
-        watch.at("reads", "align", step + 1)
+        watch.move_to("reads", "align", step + 1)
         time.sleep(0.02)
-        watch.at("computes", "align", step + 1, [f"key-{rank}-{i}" for i in range(20)])
+        watch.move_to("computes", "align", step + 1, [f"key-{rank}-{i}" for i in range(20)])
     print("ready", flush=True)
     if rank == 1 or world == 1:
         if stuck == "asleep": time.sleep(60)
         if stuck == "stopped": os.kill(os.getpid(), signal.SIGSTOP)
         if stuck == "holding the lock": ctypes.PyDLL(None).sleep(60)
         if stuck == "slow":
-            for _ in range(20): time.sleep(0.1); watch.goes_on()
-    watch.at("exchanges", "align", 3)
+            for _ in range(20): time.sleep(0.1); watch.tick()
+    watch.move_to("exchanges", "align", 3)
     if stuck != "nobody" and stuck != "slow": time.sleep(60)
     else: time.sleep(stall_s * 0.5)
 """
 
 
 def ended(folder: Path, stuck: str, world: int = 3, stall_s: float = 0.8) -> tuple[list[int], list[str], float]:
-    """Exit codes and what was said, by rank; how long it took."""
+    """Exit codes and output by rank, and the time taken."""
     command = [sys.executable, "-c", RANK, str(folder)]
     ranks = [
         subprocess.Popen(
@@ -83,14 +83,14 @@ def test_ranks_that_move_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_is_slow_but_goes_on_is_waited_for(tmp_path: Path) -> None:
-    """It takes more than twice what is allowed, as a save on a slow disk does."""
+    """It takes more than twice stall_s, like a save on a slow disk."""
     codes, said, _ = ended(tmp_path, "slow")
     assert codes == [0, 0, 0] and said == ["", "", ""]
 
 
 @pytest.mark.parametrize("stuck", ["asleep", "holding the lock"])
 def test_a_process_alone_ends_too(stuck: str, tmp_path: Path) -> None:
-    """The second by a timer that needs no lock: it cannot say where it was but by its traceback."""
+    """The second is ended by a timer that needs no GIL; only the traceback shows where it was."""
     (code,), (said,), seconds = ended(tmp_path, stuck, world=1)
     assert code == (EXIT_STALLED if stuck == "asleep" else 1) and seconds < 8
     assert ("nothing moved for 1 s: rank 0" in said) == (stuck == "asleep") and "<string>" in said
@@ -98,7 +98,7 @@ def test_a_process_alone_ends_too(stuck: str, tmp_path: Path) -> None:
 
 def test_with_zero_nothing_is_watched(tmp_path: Path) -> None:
     with Watch(tmp_path / "ranks" / "stalled.txt", 0, 1, 0.0) as watch:
-        watch.at("reads", "align", 1)
+        watch.move_to("reads", "align", 1)
     assert not (tmp_path / "ranks").exists()
 
 
@@ -118,14 +118,14 @@ def place(rank: int, **changes: Any) -> dict[str, Any]:
 
 
 def verdict(*after: dict[str, Any]) -> str:
-    return judged([{**p, "pulse": p["pulse"] if p.get("dead") else 0} for p in after], list(after), 300)
+    return explain_stall([{**p, "pulse": p["pulse"] if p.get("dead") else 0} for p in after], list(after), 300)
 
 
 def test_who_is_behind_counts_more_than_who_waits() -> None:
     why = verdict(place(0), place(1, moves=8, samples=["a", "b"]), place(2, waits=False))
     assert why.startswith(
         "nothing moved for 300 s: rank 1 (process 41 on node) at stage align, step 4: computes, samples a, b (the"
-        " others are further and wait for it)"
+        " others are ahead and wait for it)"
     )
 
 
@@ -139,7 +139,7 @@ def test_of_ranks_that_are_equally_far_the_one_that_does_not_wait_is_named() -> 
 
 
 def test_where_all_wait_it_is_the_exchange() -> None:
-    assert "no rank is behind: it is the exchange between them" in verdict(place(0), place(1))
+    assert "no rank is behind, so the communication between them" in verdict(place(0), place(1))
 
 
 def test_of_very_many_some_are_named() -> None:
@@ -159,6 +159,6 @@ def test_watching_costs_next_to_nothing(tmp_path: Path) -> None:
     with Watch(tmp_path / "stalled.txt", 0, 1, 60) as watch:
         began = time.perf_counter()
         for step in range(500):
-            watch.at("computes", "align", step, ["x" * 300] * 8)
+            watch.move_to("computes", "align", step, ["x" * 300] * 8)
         each_s = (time.perf_counter() - began) / 500
     assert each_s < 2e-3 and os.listdir(tmp_path) == ["0.json"]

@@ -1,4 +1,4 @@
-"""two_ranks.py FOLDER: what tests/train/test_ranks.py compares with one process. Started by torchrun; each rank leaves
+"""two_ranks.py FOLDER: what tests/train/test_ranks.py compares with one process. Started by torchrun; each rank writes
 FOLDER/rank-R.pt."""
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def flip_newest(stage_folder: Path) -> None:
 
 
 def train_again_after_damage(path: Path, runs: Path, rank: int) -> None:
-    """The newest checkpoint of `instruct` is damaged, as if the run had been cut off there."""
+    """The newest checkpoint of `instruct` is damaged, as if the run had been interrupted there."""
     run = RunFolder(runs / "two")
     torch.distributed.barrier()
     if rank == 0:
@@ -63,7 +63,7 @@ def train_again_after_damage(path: Path, runs: Path, rank: int) -> None:
         (run.stage("instruct") / "stage.json").unlink()
     torch.distributed.barrier()
     if rank:
-        checkpoint.newest = _never  # type: ignore[assignment]
+        checkpoint.find_newest_good = _never  # type: ignore[assignment]
     trained(path, runs, "name=two", only="instruct")
 
 

@@ -21,7 +21,7 @@ from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.train.accumulate import Update
-from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, logged
+from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 from mylab.siamese import Views
 
 NEEDS = "compare"
@@ -108,5 +108,5 @@ class Byol(Base):
         found: dict[Name, Term] = {}
         with evaluating(self.model):
             for item in self.prepare_validation(samples):
-                join(found, logged(self.compute_loss(model, self.make_micros([item], 1)[0], self.config.steps)))
+                join(found, to_terms(self.compute_loss(model, self.make_micros([item], 1)[0], self.config.steps)))
         return found
