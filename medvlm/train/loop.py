@@ -244,9 +244,7 @@ class _Loop:
         state.skipped += 1
         most = max(3, int(MAX_SKIPPED * config.steps))
         if config.on_nan == "stop":
-            raise DataError(
-                f"{found}. Lower optim.lr or look at these samples; with on_nan: skip, such steps are skipped"
-            )
+            raise DataError(f"{found}. Lower optim.lr or look at these samples; on_nan: skip leaves such steps out")
         if state.skipped > most:
             raise DataError(
                 f"{found}. {state.skipped} steps had no finite loss or gradient, and at most {most} may be skipped;"
