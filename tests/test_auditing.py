@@ -14,7 +14,7 @@ from medvlm.archive.audit.receipt import read_audit
 from medvlm.cli import EXIT_DONE, EXIT_USER, main
 from medvlm.export.audit import Audit
 from medvlm.export.card.about import About
-from medvlm.export.card.page import _data
+from medvlm.export.card.page import _describe_data
 from medvlm.recipe.schema import CacheConfig
 from medvlm.recipe.sources import open_sources
 from tests.archive.audited import SECRET, Row, card, jpeg, picture, shards
@@ -196,10 +196,10 @@ def test_the_model_card_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         version="",
         audits=audits,
     )
-    text, receipt = _data(about), json.loads((a / "audit.json").read_text())["hash"][:16]
+    text, receipt = _describe_data(about), json.loads((a / "audit.json").read_text())["hash"][:16]
     assert (
         f"- a: **failed**, compared with b (receipt `{receipt}`)\n  - error: 1 of the 2 patients of a:test are also in"
         " a:train" in text
     )
     assert f"- b: passed, compared with a (receipt `{receipt}`)\n" in text
-    assert "- c: not audited: that no patient and no image is on two sides was not checked" in text
+    assert "- c: not audited: it was not checked whether a patient or an image is in more than one split" in text

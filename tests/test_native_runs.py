@@ -104,7 +104,7 @@ def test_the_exported_folder_answers_as_the_run_does_in_plain_transformers(run: 
     assert receipt.parity["class"].endswith("ForConditionalGeneration") and receipt.parity["image_effect"] > 1e-2
     assert receipt.parity["golden"] == (0 if "PaliGemma" in receipt.parity["class"] else 20)
     audit = receipt.audit
-    assert audit.counts()["missing"] == 0 and audit.merged and audit.replaced
+    assert audit.count()["missing"] == 0 and audit.merged and audit.replaced
     card = (receipt.folder / "README.md").read_text()
     assert (
         "encoders.image" in card and "AutoModelForImageTextToText" in card and str(run.root.parent.parent) not in card
@@ -131,7 +131,7 @@ def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> No
             {"model": {"pretrained": "a/b", "views": {"flim": {"max_slices": 3}}}},
             "media of kind 'flim', did you mean 'film'",
         ),
-        ({"export": {"target": "custom"}}, "has no folder of medvlm's own; export it as stock"),
+        ({"export": {"target": "custom"}}, "has no folder format of medvlm; export it as stock"),
     ]
     for change, message in changes:
         path = written(tmp_path, {**recipe(Path("a/b")), **change}, CARD)

@@ -1,4 +1,4 @@
-"""Where every tensor of a trained model went in the export: merged, replaced, copied, unused, and none missing."""
+"""An account of every tensor of a trained model in its export: merged, replaced, copied or unused. None is missing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from medvlm.core.errors import ShapeError
 
 @dataclass
 class Audit:
-    """Names of the tensors in the exported folder, each in exactly one of merged, replaced, copied.
+    """Names of the tensors in the exported folder. Each is in exactly one of merged, replaced and copied.
 
-    merged: a base weight with its adapter folded in. replaced: trained as it is. copied: never trained.
-    adapters: the trained adapter tensors that `merged` accounts for. unused: tensor -> why the exported class
-    loads it but its answers do not depend on it. shared: a tied tensor -> the one that is stored for both.
-    left_out: a trained tensor that the exported class has no place for -> its value and what that means.
+    merged: base weights with their adapter folded in. replaced: weights that were trained without an adapter. copied:
+    weights that were never trained. adapters: the trained adapter tensors that were folded into `merged`. unused:
+    tensor -> why the exported class loads it although its output does not depend on it. shared: tied tensor -> the
+    tensor that is stored for both. left_out: trained tensor that the exported class has no place for -> its value and
+    what that means.
     """
 
     merged: list[str] = field(default_factory=list)
@@ -29,15 +30,16 @@ class Audit:
     shared: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
-    def counts(self) -> dict[str, int]:
-        """`missing` is 0 by construction: `account` raises otherwise."""
+    def count(self) -> dict[str, int]:
+        """The number of tensors in each group. `missing` is always 0, since `account` raises otherwise."""
         return {**{k: len(v) for k, v in vars(self).items()}, "missing": 0}
 
-    def line(self) -> str:
-        return ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in self.counts().items() if v or k == "missing")
+    def summarize(self) -> str:
+        return ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in self.count().items() if v or k == "missing")
 
 
-def named(prefix: str, module: nn.Module) -> dict[str, Any]:
+def list_tensors(prefix: str, module: nn.Module) -> dict[str, Any]:
+    """The module's state dict, with `prefix` in front of every name."""
     return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
 
 
@@ -50,10 +52,10 @@ def account(
 ) -> tuple[dict[str, Any], Audit]:
     """The tensors under their exported names, and the audit.
 
-    source: medvlm name -> tensor, adapters already folded in. place_of: medvlm name -> exported name. wanted:
-    exported name -> tensor that the exported class has there (on meta). adapters: names of the adapter tensors
-    that were folded in. Raises ShapeError when a tensor has no place, a place no tensor, or the shapes differ.
-    """  # fmt: skip
+    source: medvlm name -> tensor, with adapters already folded in. place_of: medvlm name -> exported name. wanted:
+    exported name -> the exported class's own tensor on the meta device. adapters: names of the adapter tensors that
+    were folded in. Raises ShapeError if a tensor has no place, a place has no tensor, or the shapes differ.
+    """
     audit = Audit(adapters=sorted(adapters))
     adapted = {name.partition(".lora_")[0] for name in audit.adapters}
     placed: dict[str, Any] = {}

@@ -1,5 +1,4 @@
-"""What the stock dual encoders of transformers have in common: two towers, two linear heads or none, a learned
-scale."""
+"""What the stock dual encoders of transformers share: two towers, two linear heads or none, and a learned scale."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import torch
 
 from medvlm.core.errors import ShapeError
 from medvlm.data.transforms import processor_settings
-from medvlm.export.audit import Audit, account, named
+from medvlm.export.audit import Audit, account, list_tensors
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
 from medvlm.models.parts import evaluating
@@ -38,8 +37,8 @@ PLACES = {
 }
 
 
-def tower_configs(model: DualEncoder) -> dict[str, Any]:
-    """vision_config and text_config of a stock class, as plain data."""
+def copy_tower_configs(model: DualEncoder) -> dict[str, Any]:
+    """vision_config and text_config for a stock class, as plain data."""
     ((_, encoder),) = model.encoders.items()
     made = {}
     for key, tower in (("vision_config", encoder.tower), ("text_config", model.text.tower)):
@@ -49,7 +48,7 @@ def tower_configs(model: DualEncoder) -> dict[str, Any]:
     return made
 
 
-def written(
+def write_stock(
     stock_class: Any,
     config: Any,
     places: Mapping[str, str],
@@ -59,11 +58,11 @@ def written(
     processor_class: Any,
     tokenizer: Any,
 ) -> Audit:
-    """The stock model with the trained tensors, and its processor, as a folder. places: see filled()."""
+    """Writes the stock model with the trained tensors, and its processor, into a folder. places: see fill_stock."""
     (preprocess,) = trained.preprocess.values()
     with torch.device("meta"):
         stock = stock_class(config)
-    audit = filled(stock, trained, places)
+    audit = fill_stock(stock, trained, places)
     stock.config.dtype = torch.float32
     stock.save_pretrained(folder)
     images = images_class(**processor_settings(preprocess))
@@ -72,21 +71,20 @@ def written(
     return audit
 
 
-def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
-    """Puts the trained tensors into a stock model that was built on meta, and says where each went. Adapters are folded
-    in.
+def fill_stock(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
+    """Loads the trained tensors into a stock model on the meta device, with adapters folded in. Returns the audit.
 
-    places: prefix of a name -> what stands there in the stock class; FILM stands for the encoder's name. Where it has a
-    linear head and the model has none, the head is the identity. Raises ShapeError for a model that the class does not
-    hold."""
+    places: prefix of a name -> its prefix in the stock class, where FILM means the encoder's name. If the stock class
+    has a linear head and the model does not, the head becomes the identity. Raises ShapeError if the model does not fit
+    the class."""
     model: DualEncoder = trained.model
     ((name, encoder),) = model.encoders.items()
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
     merge(model)
     scale = model.heads["scale"]
     source = {
-        **named(f"encoders.{name}.tower", encoder.tower),
-        **named("text.tower", model.text.tower),
+        **list_tensors(f"encoders.{name}.tower", encoder.tower),
+        **list_tensors("text.tower", model.text.tower),
         "heads.scale.log_scale": scale.log_scale.detach(),
     }
     moves = {old.replace("FILM", name): new for old, new in places.items()}
@@ -101,7 +99,7 @@ def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
         source["heads.scale.bias"] = scale.bias.detach()
     elif scale.bias is not None:
         left_out["heads.scale.bias"] = (
-            f"{scale.bias.item():.6g} is added to every score by the sigmoid loss; the stock class has no bias"
+            f"the sigmoid loss adds {scale.bias.item():.6g} to every score; the stock class has no bias"
         )
     wanted = stock.state_dict()
     shaped = {n: t.reshape(wanted[moves[n]].shape) if n.startswith("heads.scale.") else t for n, t in source.items()}
@@ -116,7 +114,7 @@ def filled(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit:
 
 
 def check_pooling(model: DualEncoder) -> None:
-    """Raises ShapeError for a tower without a pooled output: ours takes the mean of the patches, the stock class
+    """Raises ShapeError for a tower without a pooled output. medvlm then averages the patches; the stock class
     cannot."""
     ((name, encoder),) = model.encoders.items()
     with evaluating(model):

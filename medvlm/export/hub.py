@@ -1,5 +1,4 @@
-"""An exported folder to the Hugging Face Hub: listed first, private unless asked otherwise, refused where something
-forbids it."""
+"""Uploads an exported folder to the Hugging Face Hub: privately by default, and only if nothing forbids it."""
 
 from __future__ import annotations
 
@@ -13,21 +12,21 @@ from typing import Any
 from medvlm.core.card import Card, load_card
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.export.proof.seal import FILES, changed
-from medvlm.export.redact import leaks
+from medvlm.export.proof.seal import FILES, find_changed
+from medvlm.export.redact import find_leaks
 
 PREFIX, RECIPE = "hub:", "recipe.resolved.yaml"
 ALLOWED = (
     "README.md", "LICENSE*", "*.safetensors", "*.json", "*.jinja", "*.yaml", "*.onnx", "*.onnx.data",
     "vocab.txt", "merges.txt", "*.model",  # tokenizers
 )  # fmt: skip
-"""Names of files that are sent. Anything else in the folder was put there by somebody and stops the upload: pickles run
-code where they are loaded, pictures may show patients."""
+"""Names of files that may be uploaded. Any other file was added by hand and stops the upload: pickles run code when
+they are loaded, and pictures may show patients."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What would be sent. name: ORG/NAME. files: paths within the folder and their bytes."""
+    """What will be uploaded. name: ORG/NAME. files: path within the folder -> size in bytes."""
 
     folder: Path
     name: str
@@ -35,33 +34,36 @@ class Upload:
     files: dict[str, int]
 
     def __str__(self) -> str:
-        lines = [f"  {path}  {_size(size)}" for path, size in self.files.items()]
-        who = "public: everybody can load it" if self.is_public else "private"
+        lines = [f"  {path}  {_format_size(size)}" for path, size in self.files.items()]
+        who = "public: anyone can load it" if self.is_public else "private"
         return "\n".join(
-            [f"{PREFIX}{self.name}, {who}", *lines, f"{len(self.files)} files, {_size(sum(self.files.values()))}"]
+            [
+                f"{PREFIX}{self.name}, {who}",
+                *lines,
+                f"{len(self.files)} files, {_format_size(sum(self.files.values()))}",
+            ]
         )
 
 
 def prepare(folder: Path, name: str, is_public: bool) -> Upload:
-    """Raises RecipeError with every reason why the folder must not be sent."""
+    """Checks the folder and lists its files. Raises RecipeError with every reason why it must not be uploaded."""
     if name.count("/") != 1 or not all(name.split("/")):
         raise RecipeError(f"--to {PREFIX}{name}: expected {PREFIX}ORG/NAME")
     files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     if reasons := [
-        *_unproven(folder),
-        *_foreign(files),
-        *forbidden(cards_of(folder).values(), is_public),
-        *leaks(folder),
+        *_check_proof(folder),
+        *_find_foreign(files),
+        *find_restrictions(load_cards(folder).values(), is_public),
+        *find_leaks(folder),
     ]:
-        raise RecipeError(f"{folder}: is not sent:\n" + "\n".join(f"  {reason}" for reason in reasons))
+        raise RecipeError(f"{folder}: cannot be uploaded:\n" + "\n".join(f"  {reason}" for reason in reasons))
     return Upload(folder, name, is_public, files)
 
 
 def send(upload: Upload) -> str:
-    """The address of the commit. Whose account it is, and where the hub is (HF_ENDPOINT), is huggingface_hub's
-    business.
+    """Uploads and returns the URL of the commit. huggingface_hub chooses the account and the hub (HF_ENDPOINT).
 
-    Raises RecipeError when the repository exists and everybody can read it, but that was not asked for.
+    Raises RecipeError if the repository exists and is public, and a private upload was asked for.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -69,7 +71,7 @@ def send(upload: Upload) -> str:
     api = HfApi(library_name="medvlm")
     try:
         if not upload.is_public and not api.repo_info(upload.name).private:
-            raise RecipeError(f"{PREFIX}{upload.name}: exists and is public; make it private there, or say --public")
+            raise RecipeError(f"{PREFIX}{upload.name}: exists and is public; make it private there, or pass --public")
     except RepositoryNotFoundError:
         api.create_repo(upload.name, private=not upload.is_public)
     operations = [CommitOperationAdd(path, upload.folder / path) for path in upload.files]
@@ -77,68 +79,66 @@ def send(upload: Upload) -> str:
     return str(commit.commit_url)
 
 
-def cards_of(folder: Path) -> dict[str, Card]:
-    """Data cards of what the model has learnt from: those that bind it."""
+def load_cards(folder: Path) -> dict[str, Card]:
+    """The data cards of what the model was trained on. Their terms bind the model."""
     names = (
         json.loads((folder / "medvlm" / "export.json").read_text())["learnt_from"]
         if (folder / "medvlm" / "export.json").is_file()
         else []
     )
     where = folder / "cards" if (folder / "cards").is_dir() else folder / "medvlm" / "cards"
-    return {name: load_card(where / f"{name}.yaml", plugins=_plugins(folder)) for name in names}
+    return {name: load_card(where / f"{name}.yaml", plugins=_read_plugins(folder)) for name in names}
 
 
-def forbidden(cards: Iterable[Card], is_public: bool) -> list[str]:
-    """Why the terms of the data do not let the model be passed on, a line a data set."""
+def find_restrictions(cards: Iterable[Card], is_public: bool) -> list[str]:
+    """Why the terms of the data forbid passing the model on, one line for each data set that does."""
     lines = []
     for card in cards:
         if card.passes_on == "none" or (is_public and card.passes_on == "private"):
-            why = (
-                "its card says so"
-                if card.models
-                else (
-                    f"access is {card.access}"
-                    if card.access == "credentialed"
-                    else "its licence does not let the data be passed on"
-                )
-            )
-            remedy = (
-                ""
-                if card.models
-                else "; where its terms allow that of models, say so in the card (models: private or public)"
-            )
-            lines.append(
-                f"{card.name}: models of it are not for {'everybody' if is_public else 'others'}, {why}{remedy}"
-            )
+            whom = "everybody" if is_public else "others"
+            why, remedy = _explain_restriction(card)
+            lines.append(f"{card.name}: models trained on it must not be passed on to {whom}: {why}{remedy}")
     return lines
 
 
-def _unproven(folder: Path) -> list[str]:
+def _explain_restriction(card: Card) -> tuple[str, str]:
+    """Why models of a data set may not be passed on, and what to do about it."""
+    if card.models:
+        return "its card says so", ""
+    why = (
+        f"access is {card.access}"
+        if card.access == "credentialed"
+        else "its licence does not allow passing on the data"
+    )
+    return why, "; if its terms allow passing on models, say so in the card (models: private or public)"
+
+
+def _check_proof(folder: Path) -> list[str]:
     proof = folder / "medvlm" / "parity.json"
     if not proof.is_file() or not (folder / FILES).is_file():
-        return [f"it is no export of medvlm ({proof.relative_to(folder)} and {FILES} are written by one)"]
+        return [f"it is not an export of medvlm, which has {proof.relative_to(folder)} and {FILES}"]
     if not json.loads(proof.read_text())["passed"]:
         return ["its parity proof failed"]
-    return [f"{path}: is not as it was when the export was proven" for path in changed(folder)]
+    return [f"{path}: was changed or removed after the parity proof" for path in find_changed(folder)]
 
 
-def _foreign(files: Iterable[str]) -> list[str]:
+def _find_foreign(files: Iterable[str]) -> list[str]:
     foreign = [
         path
         for path in files
         if Path(path).name.startswith(".") or not any(fnmatchcase(Path(path).name, pattern) for pattern in ALLOWED)
     ]
-    return [f"{path}: no file of an exported model; take it away" for path in foreign]
+    return [f"{path}: does not belong to an exported model; remove it" for path in foreign]
 
 
-def _plugins(folder: Path) -> list[str]:
-    """Packages that a card's reader may come from, as the recipe lists them."""
+def _read_plugins(folder: Path) -> list[str]:
+    """The packages that the recipe lists under `plugins`. A card's reader may come from one of them."""
     recipe = next(path for path in (folder / RECIPE, folder / "medvlm" / RECIPE) if path.is_file())
     plugins: Any = read_yaml(recipe).data.get("plugins")
     return list(plugins or ())
 
 
-def _size(count: float) -> str:
+def _format_size(count: float) -> str:
     for unit in ("B", "KB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What the stock vision-language classes have in common on the side of the language model."""
+"""What the exports to stock vision-language classes share for the language model and its tokenizer."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:
 ```"""
 
 
-def generation_config(model: VLM, tokenizer: Any) -> Any:
-    """Greedy and never saying the placeholder of an image, as the model was evaluated.
+def make_generation_config(model: VLM, tokenizer: Any) -> Any:
+    """Greedy decoding that never generates the image placeholder, as in evaluation.
 
-    256 new tokens where the caller does not say: transformers' own default is 20, prompt and image included.
+    The default is 256 new tokens; that of transformers is 20 tokens including the prompt and the image.
     """
     from transformers import GenerationConfig
 
@@ -46,23 +46,23 @@ def generation_config(model: VLM, tokenizer: Any) -> Any:
     )
 
 
-def padded_left(tokenizer: Any) -> Any:
-    """A copy that pads on the left: several prompts in one batch are continued at their right end."""
+def pad_left(tokenizer: Any) -> Any:
+    """A copy that pads on the left, because generation continues every prompt of a batch at its right end."""
     tokenizer = copy.deepcopy(tokenizer)
-    # What is saved are the arguments that a tokenizer was made with.
+    # save_pretrained writes init_kwargs, not the current attributes.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
     return tokenizer
 
 
-def renamed(tokenizer: Any, old: str, new: str) -> Any:
-    """The tokenizer with another word for one of its special tokens, which keeps its number. Raises ShapeError for a
-    word that is taken."""
+def rename_token(tokenizer: Any, old: str, new: str) -> Any:
+    """The tokenizer with special token `old` renamed to `new`; the token keeps its id. Raises ShapeError if `new` is
+    already a token."""
     if old == new:
         return tokenizer
     if new in tokenizer.get_vocab():
         raise ShapeError(
-            f"export: images are {old} and the stock processor calls them {new}, which this tokenizer has for something"
-            f" else; {REMEDY}"
+            f"export: the image token is {old}, the stock processor expects {new}, and this tokenizer already has a"
+            f" token {new}; {REMEDY}"
         )
     from transformers import AutoTokenizer
 
@@ -73,13 +73,14 @@ def renamed(tokenizer: Any, old: str, new: str) -> Any:
         return AutoTokenizer.from_pretrained(scratch)
 
 
-def module_name(root: nn.Module, module: nn.Module) -> str:
-    """Its dotted path within `root`."""
+def find_module_name(root: nn.Module, module: nn.Module) -> str:
+    """The module's dotted path within `root`."""
     return next(name for name, found in root.named_modules() if found is module)
 
 
-def head_is_linear(language: Any) -> None:
-    """The stock class computes lm_head(hidden) and nothing after it; Gemma 2 caps, Cohere and Granite scale."""
+def check_head_is_linear(language: Any) -> None:
+    """Raises ShapeError unless the logits are lm_head(hidden), which is all that the stock class computes. Gemma 2 caps
+    its logits afterwards; Cohere and Granite scale them."""
     ids = torch.arange(8)[None]
     with torch.no_grad():
         whole = language(input_ids=ids, use_cache=False).logits
@@ -87,6 +88,6 @@ def head_is_linear(language: Any) -> None:
     diff = (whole - linear).abs().max().item()
     if diff > 1e-4:
         raise ShapeError(
-            f"export: {type(language).__name__} does more after its last layer than a linear head (logits differ by"
-            f" {diff:.2g}), which the stock class does not do; {REMEDY}"
+            f"export: {type(language).__name__} changes its logits after the linear head (by up to {diff:.2g}), and the"
+            f" stock class does not; {REMEDY}"
         )

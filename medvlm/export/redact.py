@@ -1,4 +1,4 @@
-"""Nothing of the machine it was made on leaves with a model: no path, no secret, no name of a home folder."""
+"""Keeps local paths, secrets and the home folder's name out of an exported model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from medvlm.core.secrets import SECRET
 
-# A path inside a longer text: from / or ~/ (not within a word or a URL) to the next blank or quote.
+# A path inside a longer text: from / or ~/ (not within a word or a URL) to the next space or quote.
 INSIDE = re.compile(r"(?<![\w.:/~-])(?:~?/[^\s'\",;]+/[^\s'\",;]*|~/[^\s'\",;]+)")
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
 ABSOLUTE = re.compile(
@@ -19,15 +19,15 @@ ABSOLUTE = re.compile(
     r"|\b[A-Za-z]:\\\\?Users\\"
 )
 VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"}
-"""Files of other people's words: `/home/user` may be a token."""
+"""Vocabulary files, which are not searched: `/home/user` may be a token."""
 
 
-def without_paths(value: Any) -> Any:
-    """Plain data in which every local path is only its last part."""
+def strip_paths(value: Any) -> Any:
+    """Plain data with every local path reduced to its last part."""
     if isinstance(value, dict):
-        return {without_paths(k): without_paths(v) for k, v in value.items()}
+        return {strip_paths(k): strip_paths(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [without_paths(v) for v in value]
+        return [strip_paths(v) for v in value]
     if not isinstance(value, str):
         return value
     value = value.removeprefix("file://") if value.startswith("file://") else value
@@ -38,10 +38,10 @@ def without_paths(value: Any) -> Any:
     return INSIDE.sub(lambda path: PurePosixPath(path[0]).name, value)
 
 
-def traces(folder: Path, places: Iterable[Path]) -> list[str]:
-    """`FILE: what` for each file that holds one of these paths, the home folder, or a secret of the environment.
+def find_traces(folder: Path, places: Iterable[Path]) -> list[str]:
+    """`FILE: what` for each file that contains one of these paths, the home folder, or a secret from the environment.
 
-    Weights are left out: no text is written into them but tensor names.
+    Weights are not searched: the only text that medvlm writes into them is tensor names.
     """
     needles = {
         f"{Path.home()}/": "the home folder",
@@ -61,21 +61,20 @@ def traces(folder: Path, places: Iterable[Path]) -> list[str]:
     return found
 
 
-def leaks(folder: Path) -> list[str]:
-    """`FILE: what` for each file that holds a path of somebody's machine or what looks like an access token, whoever's
-    they are."""
+def find_leaks(folder: Path) -> list[str]:
+    """`FILE: what` for each file that contains an absolute path of any machine, or what looks like an access token."""
     found = []
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in VOCABULARY):
-        text = _metadata(file) if file.suffix == ".safetensors" else file.read_bytes().decode("utf-8", "replace")
+        text = _read_metadata(file) if file.suffix == ".safetensors" else file.read_bytes().decode("utf-8", "replace")
         for pattern, what in ((SECRET, "what looks like an access token"), (ABSOLUTE, "a path of a machine")):
             if hit := pattern.search(text):
-                found.append(
-                    f"{file.relative_to(folder)}: holds {what}" + (f" ({hit[0]})" if pattern is ABSOLUTE else "")
-                )
+                # A token is not repeated in a message.
+                shown = f" ({hit[0]})" if pattern is ABSOLUTE else ""
+                found.append(f"{file.relative_to(folder)}: contains {what}{shown}")
     return found
 
 
-def _metadata(file: Path) -> str:
-    """The header of a safetensors file: names of tensors, and what else somebody wrote into it."""
+def _read_metadata(file: Path) -> str:
+    """The header of a safetensors file: tensor names, and any metadata that was added."""
     with file.open("rb") as stored:
         return stored.read(int.from_bytes(stored.read(8), "little")).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""From a trained model to a folder that is whole, proven and described, or to no folder at all."""
+"""Exports a trained model to a folder that is complete, checked by the parity proof and described by a model card."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.export.audit import Audit
 from medvlm.export.card.about import About
-from medvlm.export.card.page import model_card
+from medvlm.export.card.page import make_model_card
 from medvlm.export.proof import parity
 from medvlm.export.proof.seal import seal
-from medvlm.export.redact import traces, without_paths
+from medvlm.export.redact import find_traces, strip_paths
 from medvlm.export.trained import Trained
 from medvlm.recipe.targets import REMEDY, STOCK, resolve
 
-PART, PART_TASK = "One image encoder out of a larger model", "image-feature-extraction"
+PART, PART_TASK = "One image encoder of a larger model", "image-feature-extraction"
 
 
 @dataclass(frozen=True)
 class ExportReceipt:
-    """folder: the model. kind: its target. parity: the record of the proof."""
+    """folder: where the model is. kind: its target. parity: the record of the proof."""
 
     folder: Path
     kind: str
@@ -46,16 +46,17 @@ class ExportReceipt:
             else f"loads with plain {library} as {self.parity['class']}"
         )
         return (
-            f"{self.folder}: {what}; parity proven in a fresh process (largest difference {diff:.1g})\ntensors:"
-            f" {self.audit.line()}"
+            f"{self.folder}: {what}; parity proven in a fresh process (largest difference {diff:.1g})\n"
+            f"tensors: {self.audit.summarize()}"
         )
 
 
 def export(run: RunFolder, out: Path, trained: Trained, target: str) -> ExportReceipt:
-    """Writes `out`, which appears whole and proven or not at all. target: `stock`, or a name of medvlm/export/targets.
+    """Writes `out`, which appears only when it is complete and proven. target: `stock`, or the name of a file in
+    medvlm/export/targets.
 
-    Raises RecipeError when the target does not hold the composition, or `out` is something else than an earlier export;
-    ParityError when the proof fails: then what was written is left as OUT.failed.
+    Raises RecipeError if the model does not fit the target, or if `out` exists and is not an earlier export. Raises
+    ParityError if the proof fails; the files are then kept in OUT.failed.
     """
     model, stages = trained.recipe.model, trained.stages
     kind, part, reason = resolve(target, model, stages)
@@ -73,7 +74,7 @@ def export(run: RunFolder, out: Path, trained: Trained, target: str) -> ExportRe
         )
         failed = out.with_name(f"{out.name}.failed")
         _replace(part_folder, failed)
-        raise parity.ParityError(f"{failure}\nwhat was written is left in {failed}", failure.record) from None
+        raise parity.ParityError(f"{failure}\nthe files are kept in {failed}", failure.record) from None
     except BaseException:
         shutil.rmtree(part_folder, ignore_errors=True)
         raise
@@ -84,34 +85,37 @@ def export(run: RunFolder, out: Path, trained: Trained, target: str) -> ExportRe
 def _write(run: RunFolder, folder: Path, trained: Trained, kind: str) -> ExportReceipt:
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a folder of one file needs none
+    logging.disable_progress_bar()  # save_pretrained would show one for every file
     target: Any = component("export.targets", kind)
     with tempfile.TemporaryDirectory(prefix="medvlm-parity-") as scratch:
         reference = Path(scratch)
-        target.reference(trained, reference)
+        target.write_reference(trained, reference)
         audit = target.write(trained, folder)
         _describe(run, folder, trained, audit, kind)
         record = parity.prove(folder, reference, target.LOADER)
     write_json(folder / "medvlm" / "parity.json", record)
-    (folder / "README.md").write_text(model_card(_about(run, folder, trained, kind, record, audit)), encoding="utf-8")
-    if found := traces(
+    (folder / "README.md").write_text(
+        make_model_card(_make_about(run, folder, trained, kind, record, audit)), encoding="utf-8"
+    )
+    if found := find_traces(
         folder,
         [run.root.resolve(), folder.resolve().parent, Path.cwd(), Path(tempfile.gettempdir()) / "medvlm-parity-"],
     ):
-        raise RuntimeError(f"export: the folder would give away something of this machine: {'; '.join(found)}")
+        raise RuntimeError(f"export: the folder contains details of this machine: {'; '.join(found)}")
     seal(folder)
     for file in folder.rglob("*"):
-        if file.is_file():  # some writers make files that only their owner can read
-            file.chmod(0o666 & ~_umask())
+        if file.is_file():  # some libraries write files that only their owner can read
+            file.chmod(0o666 & ~_read_umask())
     return ExportReceipt(folder, kind, record, audit)
 
 
 def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind: str) -> None:
-    """medvlm/ beside the model: where it comes from, in files. A custom folder has recipe and cards where a run has
-    them."""
+    """Writes medvlm/ into the model's folder: lineage, results, preprocessing, audit, recipe and cards.
+
+    A custom folder has the recipe and the cards at its root, like a run."""
     notes = folder / "medvlm"
-    write_json(notes / "lineage.json", without_paths(_read(run.lineage, {})))
-    write_json(notes / "results.json", without_paths(list(trained.results)))
+    write_json(notes / "lineage.json", strip_paths(_read(run.lineage, {})))
+    write_json(notes / "results.json", strip_paths(list(trained.results)))
     write_json(
         notes / "preprocessing.json", {name: p.model_dump(mode="json") for name, p in trained.preprocess.items()}
     )
@@ -122,12 +126,12 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
             "part": trained.part,
             "stage": trained.stage,
             "recipe": trained.recipe_hash,
-            "learnt_from": sorted(_learnt_from(trained)),
+            "learnt_from": sorted(_list_binding_cards(trained)),
         },
     )
-    write_json(notes / "audit.json", {"counts": audit.counts(), **vars(audit)})
-    plain = without_paths(trained.plain)
-    plain["stages"] = plain["stages"][: len(trained.stages)]  # later ones made another model, which it may not hold
+    write_json(notes / "audit.json", {"counts": audit.count(), **vars(audit)})
+    plain = strip_paths(trained.plain)
+    plain["stages"] = plain["stages"][: len(trained.stages)]  # later stages trained another model
     plain.setdefault("export", {})["target"] = f"{kind}.{trained.part}" if trained.part else kind
     for source in trained.cards:
         plain["data"][source]["card"] = f"cards/{source}.yaml"
@@ -135,11 +139,13 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     for source, card in trained.cards.items():
         copied = where / "cards" / f"{source}.yaml"
         copied.parent.mkdir(parents=True, exist_ok=True)
-        copied.write_text(as_yaml(without_paths(card.model_dump(mode="json", by_alias=True))), encoding="utf-8")
+        copied.write_text(as_yaml(strip_paths(card.model_dump(mode="json", by_alias=True))), encoding="utf-8")
     (where / run.recipe.name).write_text(f"# {trained.recipe_hash}\n{as_yaml(plain)}", encoding="utf-8")
 
 
-def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: dict[str, Any], audit: Audit) -> About:
+def _make_about(
+    run: RunFolder, folder: Path, trained: Trained, kind: str, record: dict[str, Any], audit: Audit
+) -> About:
     lineage = _read(run.lineage, {})
     is_part, composition = component("export.targets", kind).HOLDS.is_part, trained.composition
     stages = {s.name: _read(run.stage(s.name) / "stage.json", {}) for s in trained.stages}
@@ -150,8 +156,8 @@ def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: di
         is_part=is_part,
         needs_medvlm=component("export.targets", kind).LOADER == parity.OURS,
         parts=composition.PARTS,
-        recipe=without_paths(trained.plain),
-        cards=_learnt_from(trained),
+        recipe=strip_paths(trained.plain),
+        cards=_list_binding_cards(trained),
         counts={name: source.get("counts") or {} for name, source in (lineage.get("sources") or {}).items()},
         audits={
             name: source["audit"] for name, source in (lineage.get("sources") or {}).items() if source.get("audit")
@@ -170,9 +176,9 @@ def _about(run: RunFolder, folder: Path, trained: Trained, kind: str, record: di
     )
 
 
-def _learnt_from(trained: Trained) -> dict[str, Card]:
-    """Cards whose licences bind the model: those of the stages it went through, and all that a tokenizer was made
-    from."""
+def _list_binding_cards(trained: Trained) -> dict[str, Card]:
+    """The cards whose licences bind the model: those of its stages' data. If a tokenizer was trained for the run, all
+    cards count, because it is trained on the texts of all sources."""
     language = trained.recipe.model.language
     used = {source for stage in trained.stages for source in stage.mix}
     own_tokenizer = any(
@@ -187,13 +193,13 @@ def _read(path: Path, missing: Any) -> Any:
     return json.loads(path.read_text()) if path.is_file() else missing
 
 
-# --- places ---------------------------------------------------------------------------------------
+# --- the output folder ----------------------------------------------------------------------------
 
 
 def _check_place(out: Path) -> None:
-    """An earlier export is replaced, anything else is somebody's."""
+    """Raises RecipeError for a folder that is neither empty nor an earlier export, which may be replaced."""
     if out.is_dir() and any(out.iterdir()) and not (out / "medvlm" / "parity.json").is_file():
-        raise RecipeError(f"{out}: exists and is no export of medvlm; choose another folder, or remove it")
+        raise RecipeError(f"{out}: exists and is not an export of medvlm; choose another folder, or remove it")
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file; choose a folder")
 
@@ -207,7 +213,7 @@ def _replace(new: Path, old: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""What every export target is given, and what it must offer."""
+"""The input of an export target, and the interface it must implement."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from medvlm.models.parts import matches
 
 @dataclass(frozen=True)
 class Trained:
-    """What is exported. model: as `stage` left it, adapters still on it, float32, on the CPU.
+    """The model to export.
 
-    tokenizer: of the language model, or of the text tower of a dual encoder. recipe: typed (model, stages, plugins).
-    plain: the same with every key, without where data lies. cards: source -> its data card. results: rows of the
-    run's evaluation that are of this model. part: the encoder that `encoder.NAME` means.
-    prepare: the data path."""
+    model: as it was after `stage`, with its adapters, in float32 on the CPU. tokenizer: of the language model, or of
+    the text tower of a dual encoder. recipe: typed (model, stages, plugins). plain: the same recipe with every key,
+    without the paths of the data. cards: source -> its data card. results: rows of the run's evaluation of this model.
+    part: NAME of a target `encoder.NAME`. prepare: the data path."""
 
     model: Any
     tokenizer: Any
@@ -39,14 +39,14 @@ class Trained:
 
     @property
     def stages(self) -> Sequence[Any]:
-        """Those that the model went through."""
+        """The stages that the model was trained in."""
         names = [s.name for s in self.recipe.stages]
         through: Sequence[Any] = self.recipe.stages[: names.index(self.stage) + 1]
         return through
 
     @property
     def config(self) -> Any:
-        """Of the stage that left it."""
+        """The config of the model's last stage."""
         return self.stages[-1]
 
     @property
@@ -55,7 +55,7 @@ class Trained:
 
     @property
     def encoder(self) -> str:
-        """The encoder that is meant, where one is exported by itself."""
+        """The encoder to export, for targets that export a single one."""
         return self.part or next(iter(self.recipe.model.encoders))
 
     def is_trained(self, name: str) -> bool:
@@ -63,17 +63,19 @@ class Trained:
         return any(matches(name, pattern) for stage in self.stages for pattern in stage.trains)
 
     def for_stock(self) -> Trained:
-        """The same without windows, which are applied before the stock processor; the model card says how."""
+        """The same without intensity windows. These are applied before the stock processor; the model card explains
+        how."""
         return replace(self, preprocess={n: p.model_copy(update={"window": None}) for n, p in self.preprocess.items()})
 
 
 @dataclass(frozen=True)
 class Holds:
-    """Which models a target holds, and who takes it.
+    """Which models a target takes, and which programs load it.
 
-    models: their classes. order: its place among the targets that `stock`, or `encoder` where is_part, tries; None: it
-    is only named. is_part: it is one encoder of a model. servers: programs that load it; None: that depends on the
-    model. tags, relation: for the hub: words that people look for, and what it is to the models it started from."""
+    models: classes of the models. order: the position among the targets that `stock` tries, or that `encoder` tries if
+    is_part; None if it must be named. is_part: whether it exports one encoder of a model. servers: programs that load
+    it; None if that depends on the model. tags: search terms on the hub. relation: the hub's word for its relation to
+    the base models."""
 
     models: type[nn.Module] | tuple[type[nn.Module], ...]
     order: int | None = None
@@ -84,12 +86,12 @@ class Holds:
 
 
 class Target(Protocol):
-    """medvlm/export/targets/NAME.py.
+    """The interface of medvlm/export/targets/NAME.py.
 
-    HOLDS: which models. LIBRARY: the Hub's library_name. LOADER: how the proof loads it, a function of stock_child.py,
-    OURS for what needs this package, or a module of a plugin, which is run with the arguments of stock_child.py and
-    writes what that writes. LOADING: lines for the model card, with FOLDER and IMAGE in them, or a function of the base
-    that adapters name.
+    HOLDS: the models it takes. LIBRARY: the hub's library_name. LOADER: how the proof loads the folder: a name in
+    LOADERS of stock_child.py, OURS for a folder that needs this package, or a module of a plugin, which is run with the
+    arguments of stock_child.py and writes the same result. LOADING: example code for the model card, with the
+    placeholders FOLDER and IMAGE, or a function that makes it from the base named by adapters.
     """
 
     HOLDS: Holds
@@ -98,10 +100,10 @@ class Target(Protocol):
     LOADING: str | Callable[[str], str]
 
     reason: Callable[[Any, Sequence[Any], str], str | None]
-    """reason(model, stages, part): why it can't hold what a recipe's `model` and `stages` make, or None. Asked at
-    validation and at export; no weights are there, and what only they can tell is left to `write`."""
-    reference: Callable[[Trained, Path], None]
-    """reference(trained, folder): what the model computes, written for the proof's other process."""
+    """reason(model, stages, part): why the target does not fit a recipe's `model` and `stages`, or None. Called at
+    validation and at export, without weights. Checks that need the weights belong in `write`."""
+    write_reference: Callable[[Trained, Path], None]
+    """write_reference(trained, folder): writes what the model computes, for the proof's other process."""
     write: Callable[[Trained, Path], Audit]
-    """write(trained, folder): the model's files, and where each tensor went. May fold adapters into the model for good.
-    Raises ShapeError for a model that the target does not hold."""
+    """write(trained, folder): writes the model's files and returns the audit. May fold adapters into the model
+    permanently. Raises ShapeError for a model that does not fit the target."""

@@ -195,7 +195,7 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prove_here(folder: Path, made: Path, loader: str = "stock") -> dict[str, Any]:
     """The proof without a process of its own, for compositions of a target whose process is started by another test."""
-    return parity.judge(json.loads((made / "reference.json").read_text()), stock_child.compared(made, folder, loader))
+    return parity.judge(json.loads((made / "reference.json").read_text()), stock_child.compare(made, folder, loader))
 
 
 def unproven(*args: Any) -> dict[str, Any]:

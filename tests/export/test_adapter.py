@@ -39,7 +39,7 @@ def test_base_and_adapters_answer_as_the_trained_model(receipt: ExportReceipt) -
     )
     assert receipt.parity["max_abs_logit_diff"] <= 1e-4 < 0.01 < receipt.parity["adapter_effect"]
     assert receipt.parity["golden"] == 20 and not receipt.parity["golden_that_differ"]
-    assert not receipt.audit.merged and receipt.audit.counts()["missing"] == 0
+    assert not receipt.audit.merged and receipt.audit.count()["missing"] == 0
 
 
 def test_adapters_are_where_peft_looks_for_them(receipt: ExportReceipt) -> None:
@@ -94,7 +94,7 @@ def test_a_model_without_adapters_is_refused(tmp_path: Path, run: RunFolder, no_
     from medvlm.models.lora import merge
 
     merge(trained.model)
-    with pytest.raises(ShapeError, match="left no adapters"):
+    with pytest.raises(ShapeError, match="has no adapters"):
         export(run, tmp_path / "out", trained, "adapter")
 
 

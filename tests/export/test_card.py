@@ -15,9 +15,9 @@ import yaml
 
 from medvlm.core.card import Licence
 from medvlm.core.run import RunFolder, write_json
-from medvlm.export.card.licence import HUB, hub_licence, licence_words
+from medvlm.export.card.licence import HUB, choose_hub_licence, describe_licences
 from medvlm.export.proof import parity
-from medvlm.export.redact import traces, without_paths
+from medvlm.export.redact import find_traces, strip_paths
 from medvlm.export.run import export
 
 from .conftest import RESULTS, recipe_of, trained_of, unproven, with_film
@@ -73,12 +73,12 @@ def test_a_non_commercial_data_set_makes_a_non_commercial_model(card: str) -> No
 
 def test_the_card_says_what_it_is_not_for_and_what_it_was_made_of(card: str) -> None:
     assert "This is not a medical device" in card
-    assert "de-identified by its makers" in card and "no patient data" in card
-    assert "kept apart: no patient is in two splits" in card and "split by image" in card
+    assert "de-identified by its authors" in card and "no patient data" in card
+    assert "no patient is in more than one split" in card and "split by image" in card
     assert "train 90, test 30" in card
     assert "| cxr_cohen:test | vqa | accuracy | 0.86 | 0.8 to 0.91 | 120 | 0.4 | 0.41 |" in card
     assert "| instruct | supervised | connectors, lora |" in card
-    assert "integers from 0 to 1000 of what the model sees" in card
+    assert "integers from 0 to 1000 over the image after this preprocessing" in card
     assert "recipe `0123abcd`" in card
 
 
@@ -169,15 +169,15 @@ def test_a_model_without_an_evaluation_says_so(tmp_path: Path, monkeypatch: pyte
 
 def test_data_that_was_only_looked_at_binds_nobody(no_children: None) -> None:
     """Films that a model is tested on leave its licence alone; a tokenizer made from their reports does not."""
-    from medvlm.export.run import _learnt_from
+    from medvlm.export.run import _list_binding_cards
 
     trained = trained_of(recipe_of({}, {}))
     stage = trained.recipe.stages[0].model_copy(update={"mix": {"smears": 1.0}})
     recipe = trained.recipe.model_copy(update={"stages": (stage,)})
-    assert set(_learnt_from(replace(trained, recipe=recipe))) == {"smears", "films"}
+    assert set(_list_binding_cards(replace(trained, recipe=recipe))) == {"smears", "films"}
     language = recipe.model.language.model_copy(update={"model": "Qwen/Qwen3-4B", "config": {}})
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"language": language})})
-    assert set(_learnt_from(replace(trained, recipe=recipe))) == {"smears"}
+    assert set(_list_binding_cards(replace(trained, recipe=recipe))) == {"smears"}
 
 
 # --- licences ---------------------------------------------------------------------------------------
@@ -194,17 +194,17 @@ def test_the_licence_that_covers_all_others_is_the_models() -> None:
         licence("MIT"),
         licence("CC0-1.0", attribution=False),
     )
-    assert hub_licence([mit]) == {"license": "mit"}
-    assert hub_licence([cc0, mit]) == {"license": "mit"}
-    assert hub_licence([mit, nc, cc0]) == {"license": "cc-by-nc-4.0"}
+    assert choose_hub_licence([mit]) == {"license": "mit"}
+    assert choose_hub_licence([cc0, mit]) == {"license": "mit"}
+    assert choose_hub_licence([mit, nc, cc0]) == {"license": "cc-by-nc-4.0"}
     # Neither covers the other: both apply, and no identifier of the Hub says that.
-    assert hub_licence([nc, sa]) == {
+    assert choose_hub_licence([nc, sa]) == {
         "license": "other",
         "license_name": "cc-by-nc-4.0-and-cc-by-sa-4.0",
         "license_link": "README.md#licence",
     }
     # What it was started from has a licence of its own, which is not known here.
-    assert hub_licence([mit], has_base=True) == {
+    assert choose_hub_licence([mit], has_base=True) == {
         "license": "other",
         "license_name": "mit-and-base-models",
         "license_link": "README.md#licence",
@@ -213,17 +213,17 @@ def test_the_licence_that_covers_all_others_is_the_models() -> None:
 
 def test_a_licence_of_its_own_is_linked() -> None:
     own = licence("PhysioNet Credentialed 1.5", commercial=False, redistribute=False, url="https://example.org/terms")
-    assert hub_licence([own, licence("MIT")]) == {
+    assert choose_hub_licence([own, licence("MIT")]) == {
         "license": "other",
         "license_name": "physionet-credentialed-1.5",
         "license_link": "https://example.org/terms",
     }
-    words = licence_words({"commercial": False, "share_alike": False, "redistribute": False}, {"mimic": own})
+    words = describe_licences({"commercial": False, "share_alike": False, "redistribute": False}, {"mimic": own})
     assert "may not be passed on" in words and "https://example.org/terms" in words
 
 
 def test_no_data_set_means_no_known_licence() -> None:
-    assert hub_licence([]) == {"license": "unknown"}
+    assert choose_hub_licence([]) == {"license": "unknown"}
 
 
 # --- paths ------------------------------------------------------------------------------------------
@@ -245,10 +245,10 @@ def test_no_data_set_means_no_known_licence() -> None:
     ],
 )
 def test_of_a_local_path_only_the_last_part_is_left(value: Any, expected: Any) -> None:
-    assert without_paths(value) == expected
+    assert strip_paths(value) == expected
 
 
 def test_traces_are_found_and_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(f'{{"_name_or_path": "{Path.home()}/qwen"}}')
     (tmp_path / "tokenizer.json").write_text(f"a token of somebody's vocabulary: {Path.home()}/")
-    assert traces(tmp_path, []) == ["config.json: the home folder"]
+    assert find_traces(tmp_path, []) == ["config.json: the home folder"]

@@ -51,8 +51,8 @@ def test_films_and_volumes_in_one_model_are_proven_with_medvlm(tmp_path: Path, r
     assert [case["images"] for case in proof["cases"]] == [1, 1, 1, 1, 0, 2]
     card = (receipt.folder / "README.md").read_text()
     assert (
-        "resampled to 3 x 1.5 x 1.5 mm, centre cut or filled up with black to 8 x 32 x 32 px, 2 channels, windows"
-        " [[0.0, 4000.0], [1000.0, 2000.0]]" in card
+        "resampled to 3 x 1.5 x 1.5 mm, center cropped or padded with black to 8 x 32 x 32 px, 2 channels, one channel"
+        " for each of the windows [[0.0, 4000.0], [1000.0, 2000.0]]" in card
     )
     assert "needs the package medvlm" in card and "library_name: medvlm" in card and "2 encoders (film, ct)" in card
     assert receipt.audit.shared == {"language.lm_head.weight": "language.model.embed_tokens.weight"}

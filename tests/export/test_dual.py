@@ -74,7 +74,7 @@ def test_towers_of_one_family_become_its_own_class(
     assert receipt.parity["passed"] and receipt.parity["class"] == stock
     assert receipt.parity["max_abs_embedding_diff"] <= 1e-4
     assert ("bias" in receipt.parity["diffs"]) == (stock == "SiglipModel")
-    assert receipt.audit.counts()["missing"] == 0 and not receipt.audit.copied
+    assert receipt.audit.count()["missing"] == 0 and not receipt.audit.copied
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_towers_of_one_family_become_its_own_class(
             {"text": TEXTS["siglip"], "width": None, "loss": {"kind": "clip"}},
             "stages.pair.loss is of kind clip",
         ),
-        ("siglip", *CLIP, "encoders.film is a clip_vision_model, and SigLIP holds a siglip_vision_model"),
+        ("siglip", *CLIP, "encoders.film is a clip_vision_model, and SigLIP needs a siglip_vision_model"),
         ("vision_text_dual_encoder", *SIGLIP, "the text tower is a siglip_text_model"),
-        ("clip", CLIP[0], {}, "the text tower is a bert, and CLIP holds a clip_text_model"),
+        ("clip", CLIP[0], {}, "the text tower is a bert, and CLIP needs a clip_text_model"),
         ("llava", {}, {}, "llava does not hold a dual encoder, which stage pair makes"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_timm_tower_and_a_bert_load_by_open_clip(tmp_path: Path, run: RunFolde
         and receipt.parity["diffs"]["bias"] == 0
         and receipt.parity["pixels"]["mean_grey_levels"] <= 1
     )
-    assert not receipt.audit.left_out and receipt.audit.counts()["missing"] == 0
+    assert not receipt.audit.left_out and receipt.audit.count()["missing"] == 0
     config = json.loads((receipt.folder / "open_clip_config.json").read_text())
     assert (
         config["model_cfg"]["text_cfg"]["hf_model_name"] == "mylab/tiny-bert"
@@ -153,6 +153,6 @@ def test_open_clip_is_told_what_it_cannot_build() -> None:
     net = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [64, 64]}, "serves": ["film"]}
     recipe = recipe_of({}, None)
     model = type(recipe.model).model_validate({"encoders": {"film": net}})
-    assert "has no hub id as its model" in resolve("open_clip", model, recipe.stages)[2]
+    assert "is not a hub id" in resolve("open_clip", model, recipe.stages)[2]
     model = type(recipe.model).model_validate({"encoders": {"film": {**net, "args": {"output_stride": 8}}}})
     assert "builds resnet10t by its name alone" in resolve("open_clip", model, recipe.stages)[2]

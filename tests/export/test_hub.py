@@ -16,7 +16,7 @@ from medvlm.cli import EXIT_USER, main
 from medvlm.core.card import Card
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.export.hub import forbidden, prepare
+from medvlm.export.hub import find_restrictions, prepare
 from medvlm.export.proof import parity
 from medvlm.export.run import export
 
@@ -80,13 +80,13 @@ def test_the_listing_asks_nobody(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("optimizer.pt", b"", "optimizer.pt: no file of an exported model"),
-        ("notes.pkl", b"", "notes.pkl: no file of an exported model"),
-        (".env", b"TOKEN=1", ".env: no file of an exported model"),
-        ("film.png", b"", "film.png: no file of an exported model"),
-        ("extra.json", b'{"from": "/home/anna/films/1.png"}', "extra.json: holds a path of a machine (/home/anna)"),
-        ("README.md", f"use {TOKEN}".encode(), "README.md: holds what looks like an access token"),
-        ("config.json", b"{}", "config.json: is not as it was when the export was proven"),
+        ("optimizer.pt", b"", "optimizer.pt: does not belong to an exported model"),
+        ("notes.pkl", b"", "notes.pkl: does not belong to an exported model"),
+        (".env", b"TOKEN=1", ".env: does not belong to an exported model"),
+        ("film.png", b"", "film.png: does not belong to an exported model"),
+        ("extra.json", b'{"from": "/home/anna/films/1.png"}', "extra.json: contains a path of a machine (/home/anna)"),
+        ("README.md", f"use {TOKEN}".encode(), "README.md: contains what looks like an access token"),
+        ("config.json", b"{}", "config.json: was changed or removed after the parity proof"),
     ],
 )
 def test_what_somebody_put_there_is_not_sent(copy: Path, name: str, content: bytes, reason: str) -> None:
@@ -101,7 +101,7 @@ def test_what_is_written_into_the_header_of_weights_is_seen(copy: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, copy / "more.safetensors", metadata={"made": "/scratch/anna/run"})
-    with pytest.raises(RecipeError, match=r"more\.safetensors: holds a path of a machine \(/scratch/anna\)"):
+    with pytest.raises(RecipeError, match=r"more\.safetensors: contains a path of a machine \(/scratch/anna\)"):
         prepare(copy, "lab/films", is_public=False)
 
 
@@ -111,7 +111,7 @@ def test_a_folder_without_a_proof_is_not_sent(copy: Path, tmp_path: Path) -> Non
     with pytest.raises(RecipeError, match="its parity proof failed"):
         prepare(copy, "lab/films", is_public=False)
     (tmp_path / "other").mkdir()
-    with pytest.raises(RecipeError, match="no export of medvlm"):
+    with pytest.raises(RecipeError, match="not an export of medvlm"):
         prepare(tmp_path / "other", "lab/films", is_public=False)
     with pytest.raises(RecipeError, match="expected hub:ORG/NAME"):
         prepare(copy, "films", is_public=False)
@@ -138,8 +138,9 @@ def test_terms_of_the_data_decide_who_may_have_the_model(
         return "sent"
 
     assert sent() == "sent"
-    assert "cxr_cohen: models of it are not for others, access is credentialed; where its terms allow" in sent(
-        access="credentialed"
+    assert (
+        "cxr_cohen: models trained on it must not be passed on to others: access is credentialed; if its terms allow"
+        in sent(access="credentialed")
     )
     assert sent(access="credentialed", models="private") == "sent"
 
@@ -147,11 +148,14 @@ def test_terms_of_the_data_decide_who_may_have_the_model(
 def test_a_card_forbids_the_public_or_everybody() -> None:
     films = trained_of(recipe_of({}, {})).cards["films"]
     kept = films.model_copy(update={"licence": films.licence.model_copy(update={"redistribute": False})})
-    assert forbidden([films], True) == [] and forbidden([films.model_copy(update={"models": "private"})], False) == []
-    assert forbidden([kept], False) == [
-        "cxr_cohen: models of it are not for others, its licence does not let the data be passed on; "
-        "where its terms allow that of models, say so in the card (models: private or public)"
+    assert (
+        find_restrictions([films], True) == []
+        and find_restrictions([films.model_copy(update={"models": "private"})], False) == []
+    )
+    assert find_restrictions([kept], False) == [
+        "cxr_cohen: models trained on it must not be passed on to others: its licence does not allow passing on "
+        "the data; if its terms allow passing on models, say so in the card (models: private or public)"
     ]
-    assert forbidden([films.model_copy(update={"models": "private"})], True) == [
-        "cxr_cohen: models of it are not for everybody, its card says so"
+    assert find_restrictions([films.model_copy(update={"models": "private"})], True) == [
+        "cxr_cohen: models trained on it must not be passed on to everybody: its card says so"
     ]

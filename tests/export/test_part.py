@@ -56,7 +56,7 @@ def test_a_tower_of_transformers_loads_with_its_processor(exported: Any) -> None
     assert receipt.audit.merged and all(name.startswith("encoders.film.tower.") for name in receipt.audit.adapters)
     assert set(receipt.audit.left_out) == {"encoders.ct", "connectors.film", "connectors.ct", "language"}
     card = (receipt.folder / "README.md").read_text()
-    assert "pipeline_tag: image-feature-extraction" in card and "one encoder of the trained model" in card
+    assert "pipeline_tag: image-feature-extraction" in card and "only one encoder of the trained model" in card
 
 
 @pytest.mark.parametrize("net", [NET, VIT], ids=["resnet", "vit"])
@@ -95,8 +95,8 @@ def test_of_a_dual_encoder_the_graph_gives_unit_embeddings(exported: Any) -> Non
     [
         ("encoder", "it has several encoders: choose one of encoder.film, encoder.ct"),
         ("encoder.pet", "there is no encoder 'pet'"),
-        ("tower.ct", "encoders.ct is of kind monai, no tower of transformers"),
-        ("timm.film", "encoders.film is of kind transformers, no network of timm"),
+        ("tower.ct", "encoders.ct is of kind monai, not a tower of transformers"),
+        ("timm.film", "encoders.film is of kind transformers, not a timm network"),
     ],
 )
 def test_an_encoder_that_is_not_there_is_refused_with_the_choice(target: str, reason: str) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.run import RunFolder
-from medvlm.export.language import renamed
+from medvlm.export.language import rename_token
 from medvlm.export.proof import parity
 from medvlm.export.proof import reference as references
 from medvlm.export.run import ExportReceipt, export
@@ -90,7 +90,7 @@ def test_a_grey_image_reaches_the_model_as_three_equal_channels(receipt: ExportR
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(receipt.folder)
-    grey = Image.fromarray(references.proof_images()[0])
+    grey = Image.fromarray(references.make_images()[0])
     pixels = processor([grey, grey.convert("RGB")], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (2, 3, 32, 32)
     assert torch.equal(pixels[0], pixels[1])
@@ -106,7 +106,7 @@ def test_answers_do_not_change_in_a_batch(receipt: ExportReceipt) -> None:
         AutoModelForImageTextToText.from_pretrained(receipt.folder),
         AutoProcessor.from_pretrained(receipt.folder),
     )
-    images = [Image.fromarray(array) for array in references.proof_images()[1:]]
+    images = [Image.fromarray(array) for array in references.make_images()[1:]]
     prompts = [
         [{"role": "user", "content": [{"type": "image", "image": i}, {"type": "text", "text": t}]}]
         for i, t in zip(images, ("How many?", references.QUESTIONS[1]), strict=True)
@@ -127,7 +127,7 @@ def test_a_perturbed_weight_fails_the_proof(tmp_path: Path) -> None:
     trained = trained_of(recipe_of(tower, language))
     reference, folder = tmp_path / "reference", tmp_path / "model"
     reference.mkdir()
-    llava.reference(trained, reference)
+    llava.write_reference(trained, reference)
     llava.write(trained, folder)
     weights = load_file(folder / "model.safetensors")
     name = next(n for n in weights if "vision_tower" in n and "patch_embedding" in n and n.endswith("weight"))
@@ -162,7 +162,7 @@ def test_every_tensor_is_accounted_for(tmp_path: Path, no_children: None) -> Non
     assert len(audit.merged) == len(folded)
     assert audit.replaced == [f"model.multi_modal_projector.linear_{i}.{p}" for i in (1, 2) for p in ("weight", "bias")]
     assert len(audit.merged) + len(audit.replaced) + len(audit.copied) == len(bases)
-    assert audit.counts()["missing"] == 0
+    assert audit.count()["missing"] == 0
     assert audit.shared == {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     # SigLIP's pooling has no use in LLaVA: it is kept, and said.
     head = {n for n in bases if ".tower.head." in n}
@@ -248,15 +248,15 @@ def test_a_token_gets_another_word_and_keeps_its_number(no_children: None) -> No
         tokenizer.image_token_id,
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}],
     )
-    other = renamed(renamed(tokenizer, "<image>", "<|image_pad|>"), "<|image_pad|>", "<image>")
-    changed = renamed(tokenizer, "<image>", "<|image_pad|>")
+    other = rename_token(rename_token(tokenizer, "<image>", "<|image_pad|>"), "<|image_pad|>", "<image>")
+    changed = rename_token(tokenizer, "<image>", "<|image_pad|>")
     assert changed.convert_tokens_to_ids("<|image_pad|>") == number and "<image>" not in changed.get_vocab()
     assert "<|image_pad|>How many?" in changed.apply_chat_template(chat, tokenize=False)
     assert other.get_vocab() == tokenizer.get_vocab() and other.apply_chat_template(
         chat, tokenize=False
     ) == tokenizer.apply_chat_template(chat, tokenize=False)
-    with pytest.raises(ShapeError, match="calls them </s>, which this tokenizer has for something else"):
-        renamed(tokenizer, "<image>", "</s>")
+    with pytest.raises(ShapeError, match="already has a token </s>"):
+        rename_token(tokenizer, "<image>", "</s>")
 
 
 def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pyt
         (
             {**IDEFICS3, "connector": {"kind": "pixel_shuffle"}},
             WORDS,
-            "connector is {kind: pixel_shuffle, factor: 2, layers: 2}, and Idefics3 holds",
+            "connector is {kind: pixel_shuffle, factor: 2, layers: 2}, and Idefics3 needs",
         ),
         ({**IDEFICS3, "layer": -1}, WORDS, "set layer: normed"),
         (
@@ -290,7 +290,7 @@ def test_adapters_over_idefics3(tmp_path: Path, run: RunFolder, monkeypatch: pyt
                 " special_tokens: [<end_of_utterance>]"
             ),
         ),
-        ({**IDEFICS3, "preprocess": {"size": [32, 32], "fit": "crop"}}, WORDS, "processor squashes to squares"),
+        ({**IDEFICS3, "preprocess": {"size": [32, 32], "fit": "crop"}}, WORDS, "needs squares with fit: squash"),
     ],
 )
 def test_what_idefics3_needs_is_said(tower: dict[str, Any], language: dict[str, Any], reason: str) -> None:
@@ -319,6 +319,6 @@ def test_two_encoders_are_refused_and_the_remedy_is_said(tmp_path: Path, run: Ru
 
 def test_a_folder_that_is_no_export_is_not_touched(tmp_path: Path, run: RunFolder, no_children: None) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RecipeError, match="is no export of medvlm"):
+    with pytest.raises(RecipeError, match="is not an export of medvlm"):
         export(run, tmp_path, trained_of(recipe_of({}, {})), "stock")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"

@@ -13,11 +13,14 @@ from medvlm.export.audit import Audit
 
 @dataclass(frozen=True)
 class About:
-    """recipe: the resolved one, without paths. cards: source -> its data card. counts: source -> split -> samples.
-    audits: source -> what the audit of its shards found, where there was one.
-    stages: name -> its stage.json, in order. results: of evaluate/results.json. parity: record of the proof.
-    kind: the export target. what, task: in a sentence, and for the hub. is_part: one encoder of a larger model.
-    needs_medvlm: to be loaded. parts: of the whole model.
+    """The content of a model card, before it is written as text.
+
+    kind: the export target. what: the kind of model, as part of a sentence. task: the hub's pipeline_tag. is_part:
+    whether it is one encoder of a larger model. needs_medvlm: whether loading it needs medvlm. parts: of the whole
+    model. recipe: the resolved recipe, without paths. cards: source -> its data card. counts: source -> split -> number
+    of samples. audits: source -> the receipt of its audit, if there was one. stages: name -> its stage.json, in order.
+    results: rows of evaluate/results.json. parity: record of the proof. why_custom: why no stock class fits. codec: how
+    boxes are written.
     """
 
     kind: str
@@ -41,4 +44,4 @@ class About:
     parameters: Mapping[str, int] = field(default_factory=dict)
     audits: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     base: str = ""
-    """Of adapters: what they name as their base."""
+    """The base model that adapters name; "" for other targets."""

@@ -1,4 +1,4 @@
-"""What a model may be used for, from the licences of the data it was trained on: the strictest wins."""
+"""What a model may be used for, from the licences of its training data. The strictest licence applies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from medvlm.core.card import Licence
 
-# Identifiers the Hub knows (huggingface.co/docs/hub/repositories-licenses), as far as data and model cards use them.
+# Identifiers of the Hub (huggingface.co/docs/hub/repositories-licenses) that data and model cards use.
 HUB = {
     "apache-2.0",
     "mit",
@@ -66,12 +66,12 @@ HUB = {
 }
 
 
-def hub_licence(licences: Sequence[Licence], has_base: bool = False) -> dict[str, str]:
-    """Front matter: `license` of the one that is at least as strict as every other, else `other` with a name for all of
-    them.
+def choose_hub_licence(licences: Sequence[Licence], has_base: bool = False) -> dict[str, str]:
+    """Front matter: `license` is the licence that is at least as strict as every other, or `other` with a name made of
+    all of them.
 
-    has_base: the model was started from published weights; their licence applies too and is not known here, so no
-    identifier of the Hub says it all.
+    has_base: whether the model started from published weights. Their licence applies too and is not known here, so a
+    single identifier would be incomplete.
     """
     ids = list(dict.fromkeys(x.id for x in licences))
     ruling = [x for x in licences if all(_covers(x, y) for y in licences)]
@@ -84,36 +84,40 @@ def hub_licence(licences: Sequence[Licence], has_base: bool = False) -> dict[str
         return {"license": "unknown"}
     url = next((x.url for x in licences if x.id == ids[0] and x.url), "") if len(ids) == 1 and not has_base else ""
     parts = [*sorted(ids), *(["base-models"] if has_base else [])]
-    return {"license": "other", "license_name": _slug("-and-".join(parts)), "license_link": url or "README.md#licence"}
+    return {
+        "license": "other",
+        "license_name": _make_slug("-and-".join(parts)),
+        "license_link": url or "README.md#licence",
+    }
 
 
-def licence_words(allowed: Mapping[str, Any], licences: Mapping[str, Licence]) -> str:
-    """What the licences allow together, the restriction first, with whom each comes from."""
+def describe_licences(allowed: Mapping[str, Any], licences: Mapping[str, Licence]) -> str:
+    """What the licences allow together. Each restriction names the data sets it comes from."""
     if not licences:
-        return "It was trained on no data set with a card."
+        return "The model was not trained on a data set with a card."
     uses = (
         "Commercial use is allowed."
         if allowed["commercial"]
-        else f"**Non-commercial use only**, because of {_whose(licences, lambda x: not x.commercial)}."
+        else f"**Non-commercial use only**, because of {_list_names(licences, lambda x: not x.commercial)}."
     )
     if allowed["share_alike"]:
         uses += (
-            " **Share alike**: what is made from it must carry the same licence, because of"
-            f" {_whose(licences, lambda x: x.share_alike)}."
+            " **Share alike**: derived works must have the same licence, because of"
+            f" {_list_names(licences, lambda x: x.share_alike)}."
         )
     if not allowed["redistribute"]:
         uses += (
-            f" The data of {_whose(licences, lambda x: not x.redistribute)} may not be passed on; ask its owner before"
-            " these weights are."
+            f" The data of {_list_names(licences, lambda x: not x.redistribute)} may not be passed on; ask the owner"
+            " before you pass on these weights."
         )
     if any(x.attribution for x in licences.values()):
-        uses += f" Name the makers of {_whose(licences, lambda x: x.attribution)}."
+        uses += f" Credit the authors of {_list_names(licences, lambda x: x.attribution)}."
     listed = [f"- {name}: {x.id}{f', {x.url}' if x.url else ''}" for name, x in licences.items()]
     return f"The strictest of the licences of the training data applies. {uses}\n\n" + "\n".join(listed)
 
 
 def _covers(x: Licence, y: Licence) -> bool:
-    """Whether x forbids at least what y forbids and asks at least what y asks."""
+    """Whether x forbids all that y forbids and requires all that y requires."""
     return (
         (y.commercial or not x.commercial)
         and (x.share_alike or not y.share_alike)
@@ -122,10 +126,10 @@ def _covers(x: Licence, y: Licence) -> bool:
     )
 
 
-def _whose(licences: Mapping[str, Licence], has: Any) -> str:
+def _list_names(licences: Mapping[str, Licence], has: Any) -> str:
     return ", ".join(name for name, x in licences.items() if has(x))
 
 
-def _slug(text: str) -> str:
-    """The Hub wants lower case letters, digits, dots and dashes."""
+def _make_slug(text: str) -> str:
+    """Lower-case letters, digits, dots and dashes, as the Hub requires."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

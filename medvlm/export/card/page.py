@@ -10,29 +10,40 @@ import yaml
 from medvlm.core.card import Card, strictest
 from medvlm.core.config import component
 from medvlm.export.card.about import About
-from medvlm.export.card.front import base_models, front_matter
-from medvlm.export.card.licence import licence_words
-from medvlm.export.card.text import ACCESS, LIMITS, PASSES_ON, PHI, PRIVACY, WINDOW, number, span, table
+from medvlm.export.card.front import list_base_models, make_front_matter
+from medvlm.export.card.licence import describe_licences
+from medvlm.export.card.text import (
+    ACCESS,
+    LIMITS,
+    PASSES_ON,
+    PHI,
+    PRIVACY,
+    WINDOW,
+    format_interval,
+    format_number,
+    make_table,
+)
 from medvlm.tasks._writing import Writing
 
 ORDER = {"train": 0, "val": 1, "test": 2}
 
 
-def model_card(about: About) -> str:
-    front = yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=120)
+def make_model_card(about: About) -> str:
+    front = yaml.safe_dump(make_front_matter(about), sort_keys=False, allow_unicode=True, width=120)
+    """The README.md of an exported model: front matter and sections, in Markdown."""
     body = [
         f"# {about.recipe['name']}",
-        _what(about),
-        _loading(about),
-        "## Intended use and limits\n\n" + LIMITS + _limits_of_data(about),
-        _data(about),
-        _privacy(about),
-        _licence(about),
-        _training(about),
-        _results(about),
-        _preprocessing(about),
-        _proof(about),
-        _lineage(about),
+        _describe_model(about),
+        _explain_loading(about),
+        "## Intended use and limits\n\n" + LIMITS + _list_limits(about),
+        _describe_data(about),
+        _describe_privacy(about),
+        _describe_licence(about),
+        _describe_training(about),
+        _describe_results(about),
+        _describe_preprocessing(about),
+        _describe_proof(about),
+        _describe_lineage(about),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(part for part in body if part) + "\n"
 
@@ -40,53 +51,52 @@ def model_card(about: About) -> str:
 # --- sections ---------------------------------------------------------------------------------------
 
 
-def _what(about: About) -> str:
+def _describe_model(about: About) -> str:
     rows = [
         [name, description, f"{about.parameters[name]:,}" if name in about.parameters else ""]
-        for name, description in _parts(about)
+        for name, description in _list_parts(about)
     ]
-    return f"{about.what}, trained with medvlm from a recipe.\n\n" + table(["part", "what it is", "parameters"], rows)
+    return f"{about.what}, trained with medvlm from a recipe.\n\n" + make_table(
+        ["part", "what it is", "parameters"], rows
+    )
 
 
-def _parts(about: About) -> list[tuple[str, str]]:
+def _list_parts(about: About) -> list[tuple[str, str]]:
     model, parts = about.recipe["model"], []
     if model.get("pretrained"):
-        whole = f"of {next(iter(base_models(about.recipe)), about.parity['class'])}"
+        whole = f"of {next(iter(list_base_models(about.recipe)), about.parity['class'])}"
         return [(name, whole) for name in ("encoders.image", "connectors.image", "language")]
     for name, encoder in (model.get("encoders") or {}).items():
-        parts.append((f"encoders.{name}", _described(encoder)))
+        parts.append((f"encoders.{name}", _describe_part(encoder)))
         if encoder.get("connector"):
-            parts.append((f"connectors.{name}", _described(encoder["connector"])))
+            parts.append((f"connectors.{name}", _describe_part(encoder["connector"])))
     if model.get("language") and "language" in about.parts:
-        return [*parts, ("language", _described(model["language"]))]
+        return [*parts, ("language", _describe_part(model["language"]))]
     texts = [stage["text"] for stage in about.recipe["stages"] if stage["name"] in about.stages and stage.get("text")]
-    return [*parts, *(("text", _described(text)) for text in texts[-1:])]
+    return [*parts, *(("text", _describe_part(text)) for text in texts[-1:])]
 
 
-def _described(part: Mapping[str, Any]) -> str:
-    start = (
-        part.get("model")
-        or part.get("net")
-        or (f"{part['config'].get('model_type', '')}, from scratch" if part.get("config") else "")
-    )
+def _describe_part(part: Mapping[str, Any]) -> str:
+    from_scratch = f"{part['config'].get('model_type', '')}, from scratch" if part.get("config") else ""
+    start = part.get("model") or part.get("net") or from_scratch
     return f"{part['kind']}: {start}" if start else str(part["kind"])
 
 
-def _loading(about: About) -> str:
+def _explain_loading(about: About) -> str:
     target: Any = component("export.targets", about.kind)
     lines = target.LOADING(about.base) if callable(target.LOADING) else target.LOADING
     if about.needs_medvlm:
-        why = about.why_custom or "its recipe asks for that (export.target: custom)"
-        return f"## How to load\n\nThis folder needs the package medvlm: {why}.\n\n{lines}"
-    return f"## How to load\n\nPlain {target.LIBRARY}, no code from this folder:\n\n{lines}"
+        why = about.why_custom or "its recipe requests it (export.target: custom)"
+        return f"## How to load\n\nLoading this folder needs the package medvlm: {why}.\n\n{lines}"
+    return f"## How to load\n\nWith {target.LIBRARY}, without code from this folder:\n\n{lines}"
 
 
-def _limits_of_data(about: About) -> str:
+def _list_limits(about: About) -> str:
     lines = [f"- {card.name}: {card.limits.strip()}" for card in about.cards.values() if card.limits.strip()]
     return "\n\nKnown limits of the training data:\n\n" + "\n".join(lines) if lines else ""
 
 
-def _data(about: About) -> str:
+def _describe_data(about: About) -> str:
     rows = []
     for source, card in about.cards.items():
         counts = ", ".join(
@@ -99,17 +109,17 @@ def _data(about: About) -> str:
                 card.licence.id,
                 ACCESS[card.access],
                 PASSES_ON[card.passes_on],
-                _patients(card),
+                _describe_patients(card),
                 counts,
             ]
         )
-    text = "## Training data\n\n" + table(
-        ["data set", "licence", "access", "models of it may go to", "patients", "samples"], rows
+    text = "## Training data\n\n" + make_table(
+        ["data set", "licence", "access", "models may be passed on to", "patients", "samples"], rows
     )
     cited = [f"- {card.name}: {card.citation.strip()}" for card in about.cards.values() if card.citation.strip()]
     terms = [f"- {card.name}: {card.terms.strip()}" for card in about.cards.values() if card.terms.strip()]
     text += "\n\nAudit of the splits (`medvlm data audit`):\n\n" + "\n".join(
-        f"- {card.name}: {_audited(about, source)}" for source, card in about.cards.items()
+        f"- {card.name}: {_describe_audit(about, source)}" for source, card in about.cards.items()
     )
     return (
         text
@@ -118,21 +128,21 @@ def _data(about: About) -> str:
     )
 
 
-def _patients(card: Card) -> str:
+def _describe_patients(card: Card) -> str:
     if card.access == "generated":
         return "none: generated"
     if card.splits.by == "patient" and card.patient_key:
-        return "kept apart: no patient is in two splits"
+        return "no patient is in more than one split"
     if card.splits.by == "image":
-        return "unknown: split by image, one patient may be in two splits, results may be too good"
-    return "as the archive's own split has them, not proven apart"
+        return "unknown: split by image, so a patient may be in several splits and results may be too good"
+    return "unknown: the archive's own splits, not checked by patient"
 
 
-def _audited(about: About, source: str) -> str:
-    """What was proven of one source, or that nothing was; findings in the words of the audit."""
+def _describe_audit(about: About, source: str) -> str:
+    """The result of one source's audit with its findings, or that there was none."""
     audit = about.audits.get(source)
     if not audit:
-        return "not audited: that no patient and no image is on two sides was not checked"
+        return "not audited: it was not checked whether a patient or an image is in more than one split"
     others = [about.cards[name].name for name in audit["compared_with"] if name in about.cards]
     compared = f", compared with {', '.join(others)}" if others else ""
     benchmarks = f", and against {', '.join(audit['against'])}" if audit["against"] else ""
@@ -141,28 +151,27 @@ def _audited(about: About, source: str) -> str:
     return f"{verdict}{compared}{benchmarks} (receipt `{audit['hash'][:16]}`){findings}"
 
 
-def _privacy(about: About) -> str:
+def _describe_privacy(about: About) -> str:
     lines = [
         f"- {card.name}: {PHI[card.phi.status]}{f' ({card.phi.note.strip()})' if card.phi.note.strip() else ''}"
         for card in about.cards.values()
     ]
-    return f"## Privacy\n\n{PRIVACY}\n\nPatients in the training data, by the makers of each data set:\n\n" + "\n".join(
-        lines
-    )
+    stated = "Patient data in each data set, according to its authors:\n\n" + "\n".join(lines)
+    return f"## Privacy\n\n{PRIVACY}\n\n{stated}"
 
 
-def _licence(about: About) -> str:
+def _describe_licence(about: About) -> str:
     licences = [card.licence for card in about.cards.values()]
-    bases = base_models(about.recipe)
-    started = f"\n\nIt started from {', '.join(bases)}: their licences apply as well." if bases else ""
+    bases = list_base_models(about.recipe)
+    started = f"\n\nThe model started from {', '.join(bases)}; their licences apply as well." if bases else ""
     return (
         "## Licence\n\n"
-        + licence_words(strictest(licences), {c.name: c.licence for c in about.cards.values()})
+        + describe_licences(strictest(licences), {c.name: c.licence for c in about.cards.values()})
         + started
     )
 
 
-def _training(about: About) -> str:
+def _describe_training(about: About) -> str:
     settings = {s["name"]: s for s in about.recipe.get("stages") or ()}
     rows = []
     for name, done in about.stages.items():
@@ -180,34 +189,34 @@ def _training(about: About) -> str:
         )
     return (
         "## Training\n\nStages, in order:\n\n"
-        + table(["stage", "kind", "trains", "data and weight", "steps", "batch"], rows)
+        + make_table(["stage", "kind", "trains", "data and weight", "steps", "batch"], rows)
         if rows
         else ""
     )
 
 
-def _results(about: About) -> str:
+def _describe_results(about: About) -> str:
     if about.is_part:
-        return "## Results\n\nMeasured was the whole model that it was trained in, not this encoder by itself."
+        return "## Results\n\nOnly the whole model was evaluated, not this encoder by itself."
     if not about.results:
-        return "## Results\n\nThis model was not evaluated: nothing here says how good it is."
+        return "## Results\n\nThis model was not evaluated, so nothing is known about its quality."
     names = list(dict.fromkeys(name for row in about.results for name in row.get("baselines") or {}))
     rows = []
     for row in about.results:
         paired = row.get("paired") or {}
         difference = (
-            f"{paired['difference']:+.3g} [{span(paired['ci'])}] against {paired['against']}"
+            f"{paired['difference']:+.3g} [{format_interval(paired['ci'])}] against {paired['against']}"
             if paired.get("ci")
             else ""
         )
-        baselines = [number((row.get("baselines") or {}).get(name)) for name in names]
+        baselines = [format_number((row.get("baselines") or {}).get(name)) for name in names]
         rows.append(
             [
                 f"{row['dataset']}:{row['split']}",
                 row["task"],
                 row["metric"],
-                number(row.get("value")),
-                span(row.get("ci")),
+                format_number(row.get("value")),
+                format_interval(row.get("ci")),
                 str(row.get("n", "")),
                 *baselines,
                 difference,
@@ -215,23 +224,24 @@ def _results(about: About) -> str:
         )
     columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference [95 %]"]
     about_baselines = (
-        "On held-out samples, with bootstrap intervals. Baselines were measured in the same run: `blind` is this model"
-        " without the image, `shuffled` with the image of another sample, `majority` the most frequent training answer"
-        " to that kind of question. A value counts only as far as it is beyond them."
+        "Measured on held-out samples, with bootstrap intervals. The baselines were measured in the same run: `blind`"
+        " is this model without the image, `shuffled` with the image of another sample, and `majority` always gives the"
+        " most frequent training answer to that kind of question. A value means something only as far as it is better"
+        " than its baselines."
     )
-    return f"## Results\n\n{about_baselines}\n\n" + table(columns, rows)
+    return f"## Results\n\n{about_baselines}\n\n" + make_table(columns, rows)
 
 
-def _preprocessing(about: About) -> str:
+def _describe_preprocessing(about: About) -> str:
     lines = []
     for name, before in about.preprocess.items():
-        fit = "resized to" if before.fit == "squash" else "short side resized, centre cut to"
+        fit = "resized to" if before.fit == "squash" else "short side resized, center cropped to"
         if before.spacing_mm:
             fit = (
-                f"resampled to {' x '.join(f'{mm:g}' for mm in before.spacing_mm)} mm, centre cut or filled up with"
+                f"resampled to {' x '.join(f'{mm:g}' for mm in before.spacing_mm)} mm, center cropped or padded with"
                 " black to"
             )
-        seen = f", windows {[list(w) for w in before.windows]}, each a channel" if before.windows else ""
+        seen = f", one channel for each of the windows {[list(w) for w in before.windows]}" if before.windows else ""
         seen += (
             ", window from percentile {:g} to {:g} of each image".format(*before.percentiles)
             if before.percentiles
@@ -258,13 +268,13 @@ def _preprocessing(about: About) -> str:
         lines.append(f"- Boxes in answers: {written}")
     elif boxes and "language" in about.parts and not about.is_part:
         lines.append(
-            f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} of what the model sees after this"
-            " preprocessing, origin at the upper left."
+            f"- Boxes in answers are x1, y1, x2, y2, integers from 0 to {boxes} over the image after this"
+            " preprocessing, with the origin at the upper left."
         )
     return "## Preprocessing\n\n" + "\n".join(lines)
 
 
-def _proof(about: About) -> str:
+def _describe_proof(about: About) -> str:
     if "max_abs_logit_diff" in about.parity:
         found = (
             f"largest difference of a logit {about.parity['max_abs_logit_diff']:.2g}, same token ids, same greedy"
@@ -273,27 +283,24 @@ def _proof(about: About) -> str:
     else:
         vectors, ids = ("unit embedding", ", same token ids") if "texts" in about.parity else ("feature", "")
         found = f"largest difference of a {vectors} {about.parity['max_abs_embedding_diff']:.2g}{ids}"
-    where = (
-        "with medvlm"
-        if about.needs_medvlm
-        else f"without medvlm, by plain {component('export.targets', about.kind).LIBRARY},"
-    )
+    library = component("export.targets", about.kind).LIBRARY
+    where = "with medvlm" if about.needs_medvlm else f"with only {library}, without medvlm,"
     versions = ", ".join(f"{k} {v}" for k, v in about.parity["versions"].items())
-    left = "".join(f"\n\nNot in this folder: `{name}`: {why}." for name, why in about.audit.left_out.items())
+    left = "".join(f"\n\nNot in this folder: `{name}` ({why})." for name, why in about.audit.left_out.items())
     unused = (
-        f" {len(about.audit.unused)} of them are loaded but not used by this class (listed in `medvlm/audit.json`)."
+        f" This class loads but does not use {len(about.audit.unused)} of them (listed in `medvlm/audit.json`)."
         if about.audit.unused
         else ""
     )
     return (
-        f"## Parity proof\n\nA fresh process {where} loaded this folder and was compared with the trained model in"
-        f" float32, on raw images of {len(about.parity['image_sizes'])} odd sizes: {found} (allowed:"
-        f" {about.parity['tolerance']:g}). {versions}. Details: `medvlm/parity.json`.\n\nTensors:"
-        f" {about.audit.line()}.{unused}{left}"
+        f"## Parity proof\n\nA fresh process {where} loaded this folder. Its output was compared with the trained"
+        f" model's in float32, on raw images of {len(about.parity['image_sizes'])} sizes: {found} (allowed:"
+        f" {about.parity['tolerance']:g}). Versions: {versions}. Details: `medvlm/parity.json`.\n\nTensors:"
+        f" {about.audit.summarize()}.{unused}{left}"
     )
 
 
-def _lineage(about: About) -> str:
+def _describe_lineage(about: About) -> str:
     return (
         f"## Lineage\n\nmedvlm {about.version}, recipe `{about.recipe_hash}`. The resolved recipe, lineage,"
         " preprocessing and results are in `medvlm/`."

@@ -1,4 +1,4 @@
-"""Fixed wordings of the model card."""
+"""Fixed texts of the model card, and its tables and numbers."""
 
 from __future__ import annotations
 
@@ -14,56 +14,54 @@ ACCESS = {
 PHI = {
     "synthetic": "synthetic, no patients",
     "none": "no patient data",
-    "deidentified": "de-identified by its makers",
+    "deidentified": "de-identified by its authors",
     "unknown": "unknown: treat as patient data",
 }
 
-PASSES_ON = {"public": "everybody", "private": "one's own group", "none": "nobody without leave of its owner"}
+PASSES_ON = {"public": "everybody", "private": "one's own group", "none": "no one without the owner's permission"}
 
 LIMITS = """\
 For research on medical vision-language models. **This is not a medical device.** It must not be used for \
-diagnosis, treatment, triage or any
-other decision about a patient. It answers fluently whether or not it is right, it was measured only on the \
-held-out data listed below, and
-it is not known to work on other scanners, hospitals, age groups, findings or kinds of images."""
+diagnosis, treatment, triage or any other decision about a patient. The model answers fluently even when it is wrong. \
+It was measured only on the held-out data listed below, and it is not known to work on other scanners, hospitals, age \
+groups, findings or kinds of images."""
 
 PRIVACY = """\
-No picture, report, question or answer of the training data is stored in this folder, and nothing that names a \
-patient. What the
-weights have kept of them, and a tokenizer that was trained from their words, was not measured: treat what the model \
-says as if
-it could repeat them. The folder was searched for paths of the machine it was made on and for access tokens."""
+This folder does not contain pictures, reports, questions or answers of the training data, or anything that names a \
+patient. It was not measured how much of them can be recovered from the weights, or from a tokenizer that was trained \
+on their texts. Treat the model's output as if it could repeat them. The folder was searched for paths of the machine \
+it was made on and for access tokens."""
 
 WINDOW = {
     "plain": (
-        "  It takes 8-bit images. Divide 16-bit images by 257 and round to 8 bits first: the stock processor would cut"
-        " them off."
+        "  Takes 8-bit images. Divide 16-bit images by 257 and round to 8 bits first; the stock processor would"
+        " truncate them."
     ),
     "window": (
-        "  It takes 8-bit images that went through an intensity window first: `numpy.uint8(numpy.clip((pixels -"
-        " {low:g}) / ({high:g} - {low:g}), 0, 1) * 255 + 0.5)`. Training saw more than 8 bits of it; this costs at most"
+        "  Takes 8-bit images after an intensity window: `numpy.uint8(numpy.clip((pixels - {low:g}) / ({high:g} -"
+        " {low:g}), 0, 1) * 255 + 0.5)`. Training used the window without rounding to 8 bits; the difference is at most"
         " half a grey level."
     ),
 }
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; line breaks and bars inside a cell would end it."""
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown. Line breaks and bars in a cell are replaced, because they would end it."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(
         "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in line) + " |" for line in lines
     )
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else ""
 
 
-def span(ci: Any) -> str:
+def format_interval(ci: Any) -> str:
     return f"{ci[0]:.3g} to {ci[1]:.3g}" if ci else ""
 
 
-def interval_words(row: Mapping[str, Any]) -> str:
-    inside = [f"95 % interval {span(row['ci'])}"] if row.get("ci") else []
+def describe_interval(row: Mapping[str, Any]) -> str:
+    inside = [f"95 % interval {format_interval(row['ci'])}"] if row.get("ci") else []
     inside += [f"n {row['n']}"] if row.get("n") else []
     return f" ({', '.join(inside)})" if inside else ""

@@ -1,6 +1,6 @@
-"""The other side of the proof of a folder that needs medvlm: loads it in a fresh process and asks it the same again.
+"""The parity proof of a folder that needs medvlm: loads it in a fresh process and computes the reference again.
 
-Run by parity.py as `python -m medvlm.export.proof.custom_child REFERENCE MODEL medvlm`; what it finds goes to
+Run by parity.py as `python -m medvlm.export.proof.custom_child REFERENCE MODEL medvlm`. The result is written to
 REFERENCE/result.json."""
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def compare_answers(
 def compare_tensors(
     wanted: dict[str, Any], found: dict[str, Any], tensors: dict[str, Any], own: dict[str, Any]
 ) -> dict[str, Any]:
-    """Embeddings, with the tokens of the texts; or what decoders give."""
+    """Compares embeddings and the token ids of their texts, or the outputs of decoders."""
     return {
         **({"same_ids": wanted["ids"] == found["ids"]} if "ids" in wanted else {}),
         "diffs": {name: (tensors[name] - own[name]).abs().max().item() for name in tensors},

@@ -1,7 +1,7 @@
-"""The parity proof: a fresh process without medvlm loads the exported folder and must compute what the trained model
-does.
+"""The parity proof: a fresh process without medvlm loads the exported folder and must compute the same as the trained
+model.
 
-reference.py writes what is expected, stock_child.py loads and compares; here is who judges.
+reference.py writes the expected values, stock_child.py loads the folder and compares, and this file judges the result.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from typing import Any
 from medvlm.export.proof.reference import SIZES
 
 TOLERANCE = 1e-4
-"""Largest difference of two logits. Two float32 programs that sum in another order differ by about 1e-6 at this
-scale."""
+"""Largest allowed difference of two logits. Float32 programs that sum in a different order differ by about 1e-6."""
 MEAN_GREY_LEVELS = 1.0
-"""How far Pillow's bicubic may be from torchvision's, of 255. Both cut off what overshoots at hard edges after the
-first axis, and Pillow takes the cheaper axis first: on the proof's noise 10 levels in single pixels and 0.5 in the mean
-were seen."""
+"""Largest allowed mean difference between Pillow's and torchvision's bicubic resizing, of 255 grey levels. Both clip
+the overshoot at hard edges after the first axis, and Pillow resizes the cheaper axis first. On the proof's noise the
+differences were up to 10 levels in single pixels and 0.5 in the mean."""
 OURS = "medvlm"
-"""The loader of a folder that needs this package."""
+"""LOADER of a folder that needs this package."""
 
 
 class ParityError(RuntimeError):
-    """The exported folder does not compute what the trained model computes; the message has the numbers.
+    """The exported folder does not compute what the trained model computes. The message contains the numbers.
 
-    record: what was compared, None when the folder did not even load.
+    record: what was compared, or None if the folder did not load.
     """
 
     def __init__(self, message: str, record: dict[str, Any] | None = None):
@@ -38,10 +37,10 @@ class ParityError(RuntimeError):
 
 
 def prove(model: Path, reference: Path, loader: str = "stock") -> dict[str, Any]:
-    """The record of a passed proof. loader: how the folder is loaded, see export/trained.Target. Raises ParityError
-    when it differs from the reference or does not load.
+    """The record of a passed proof. Raises ParityError if the model differs from the reference or does not load.
 
-    No network, no cache of earlier downloads, no GPU: what is in the folder is all there is.
+    loader: how the folder is loaded, see export/trained.Target. The process has no network, no cache of earlier
+    downloads and no GPU: it only has the folder.
     """
     shut = {
         "HF_HUB_OFFLINE": "1",
@@ -49,7 +48,7 @@ def prove(model: Path, reference: Path, loader: str = "stock") -> dict[str, Any]
         "HF_HOME": str(reference / "hf"),
         "CUDA_VISIBLE_DEVICES": "",
     }
-    # For a child that needs medvlm, wherever this one was imported from; -I ignores it.
+    # A child that needs medvlm imports it from where this process did. The stock child ignores it, because of -I.
     shut["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
@@ -100,16 +99,16 @@ def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
     }
     is_same = record["same_ids"] and record["same_text"] and not record["golden_that_differ"]
     record["passed"] = (
-        _agrees(diff)
+        _is_close(diff)
         and is_same
         and not any(result["loading"].values())
         and result.get("adapter_effect", 1) > TOLERANCE
     )
-    return _passed(record)
+    return _require_passed(record)
 
 
 def judge_vectors(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """Of a dual encoder or of a single tower."""
+    """For dual encoders, single towers and decoders."""
     diff = max(result["diffs"].values())
     texts = {"same_ids": result["same_ids"], "texts": len(expected["texts"])} if "texts" in expected else {}
     record: dict[str, Any] = {
@@ -120,30 +119,31 @@ def judge_vectors(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
         **texts,
         **{key: result[key] for key in ("class", "versions", "loading", "diffs", "pixels") if key in result},
     }
-    is_same = result.get("same_ids", True) and _nearly_the_same(result.get("pixels"))
-    record["passed"] = _agrees(diff) and is_same and not any(result["loading"].values())
-    return _passed(record)
+    is_same = result.get("same_ids", True) and _is_nearly_equal(result.get("pixels"))
+    record["passed"] = _is_close(diff) and is_same and not any(result["loading"].values())
+    return _require_passed(record)
 
 
-def _nearly_the_same(pixels: dict[str, Any] | None) -> bool:
-    """Of a library that resizes with Pillow and not with torchvision. Another size, crop, mean or std is off by tens of
-    levels."""
+def _is_nearly_equal(pixels: dict[str, Any] | None) -> bool:
+    """Whether the pixels of a library that resizes with Pillow instead of torchvision are close enough. A wrong size,
+    crop, mean or std would differ by tens of levels."""
     return pixels is None or bool(pixels["mean_grey_levels"] <= MEAN_GREY_LEVELS)
 
 
-def _agrees(diff: float | None) -> bool:
-    """NaN, too, is a difference."""
+def _is_close(diff: float | None) -> bool:
+    """Whether the difference is within the tolerance. NaN is not."""
     return diff is not None and diff <= TOLERANCE
 
 
-def _passed(record: dict[str, Any]) -> dict[str, Any]:
+def _require_passed(record: dict[str, Any]) -> dict[str, Any]:
     if not record["passed"]:
         numbers = {k: v for k, v in record.items() if k not in ("cases", "versions", "image_sizes", "passed")}
         first = next(
-            (c for c in record.get("cases", ()) if not (c["same_ids"] and c["same_text"] and _agrees(c["diff"]))), None
+            (c for c in record.get("cases", ()) if not (c["same_ids"] and c["same_text"] and _is_close(c["diff"]))),
+            None,
         )
         raise ParityError(
-            f"export: the exported folder does not answer as the trained model does: {json.dumps(numbers)}"
+            f"export: the exported folder does not compute the same as the trained model: {json.dumps(numbers)}"
             + (f"; first case that differs: {json.dumps(first, ensure_ascii=False)}" if first else ""),
             record,
         )

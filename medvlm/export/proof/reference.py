@@ -1,7 +1,6 @@
-"""What a trained model reads and computes, as files for the process that loads its export: the one side of the parity
-proof.
+"""Writes the inputs and outputs of a trained model, for the process of the parity proof that loads its export.
 
-It is computed by this package's own data path and model, adapters not yet folded in, float32, on the CPU.
+They are computed by this package's own data path and model, with adapters not yet folded in, in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from medvlm.models.vlm import VLM
 
 MAX_NEW_TOKENS = 24
 SIZES = ((61, 97), (131, 64), (355, 517, 3))
-"""Height, width and, for colour, channels: none of them square, none a multiple of a patch."""
+"""Height, width and, for color, channels. None is square or a multiple of a patch."""
 VOLUME = (17, 61, 97)
 QUESTIONS = ("What does the image show?", "Is there a finding, and on which side?", "How many are there?")
 TEXTS = ("A nodule in the left upper zone.", "No finding.", "Three opacities, the largest of 12 mm.")
 
-# Words with what tokenizers and templates trip over: line breaks, digits, units, accents, quotes, braces, blanks at the
-# ends.
+# Texts that tokenizers and templates often get wrong: line breaks, digits, units, accents, quotes, braces, double
+# spaces.
 SAID = (
     ("What does the image show?", "A nodule in the left upper zone."),
     ("Describe the findings.\nBe brief.", "No finding.\n\nNo comparison."),
@@ -45,8 +44,8 @@ SAID = (
 )
 
 
-def proof_images(seed: int = 0) -> list[np.ndarray]:
-    """uint8 pictures of SIZES: coarse noise, so that resizing and the order of axes and channels show."""
+def make_images(seed: int = 0) -> list[np.ndarray]:
+    """uint8 pictures of SIZES. They are coarse noise, so that wrong resizing or a wrong order of axes is visible."""
     rng = np.random.default_rng(seed)
     made = []
     for height, width, *channels in SIZES:
@@ -55,46 +54,46 @@ def proof_images(seed: int = 0) -> list[np.ndarray]:
     return made
 
 
-def proof_media(preprocess: Preprocess, seed: int = 0) -> list[np.ndarray]:
-    """The pictures (only grey ones for several windows), or for an encoder of volumes one uint16 volume [D, H, W]."""
+def make_media(preprocess: Preprocess, seed: int = 0) -> list[np.ndarray]:
+    """The pictures (grey ones only, if there are several windows), or one uint16 volume [D, H, W] for an encoder of
+    volumes."""
     if len(preprocess.size) == 2:
-        return [image for image in proof_images(seed) if image.ndim == 2 or not preprocess.windows]
+        return [image for image in make_images(seed) if image.ndim == 2 or not preprocess.windows]
     return [np.random.default_rng(seed).integers(0, 4096, VOLUME, dtype=np.uint16)]
 
 
-def proof_pixels(
+def make_pixels(
     preprocess: Mapping[str, Preprocess], folder: Path
 ) -> tuple[dict[tuple[str, int], torch.Tensor], dict[tuple[str, int], str]]:
-    """(encoder, number) -> pixels as the data path makes them, and for pictures the name of the PNG written for the
-    other process."""
+    """(encoder, index) -> pixels from the data path, and (encoder, index) -> name of the PNG written for the other
+    process. Volumes have no PNG."""
     from PIL import Image
 
     pixels, pictures = {}, {}
     for name, before in preprocess.items():
         transform = MediaTransform(before)
-        for i, array in enumerate(proof_media(before)):
+        for i, array in enumerate(make_media(before)):
             stored: Any = array
             if len(before.size) == 2:
                 pictures[name, i] = f"{name}.{i}.png"
                 Image.fromarray(array).save(folder / pictures[name, i])
                 stored = (folder / pictures[name, i]).read_bytes()
             size = array.shape[: len(before.size)]
-            # As if stored at 3/4 of a declared spacing: then it is resampled, and cut or filled up.
+            # A spacing of 3/4 of the declared one, so that the medium is resampled, and cropped or padded.
             spacing_mm = tuple(0.75 * mm for mm in before.spacing_mm) if before.spacing_mm else None
             medium = Medium("proof", pictures.get((name, i), "volume"), size, spacing_mm)
             seen = transform(stored, medium.member, medium)[0]
-            pixels[name, i] = (
-                torch.stack([seen] * before.stack, 1) if before.stack > 1 else seen
-            )  # as a sample with one film is shown
+            # A stack is filled with the same image, as in a sample with a single film.
+            pixels[name, i] = torch.stack([seen] * before.stack, 1) if before.stack > 1 else seen
     return pixels, pictures
 
 
-def answers(trained: Trained, folder: Path) -> None:
-    """Token ids, logits and greedy answers of a model that answers, and the ids of whole conversations as training
-    reads them."""
+def write_answers(trained: Trained, folder: Path) -> None:
+    """Writes token ids, logits and greedy answers of a model that answers, and the token ids of whole conversations in
+    training."""
     model, tokenizer = trained.model, trained.tokenizer
     dialogue = Dialogue(tokenizer, tokenizer.convert_ids_to_tokens(model.image_token_id))
-    pixels, pictures = proof_pixels(trained.preprocess, folder)
+    pixels, pictures = make_pixels(trained.preprocess, folder)
     first, *_, last = [*pixels, *pixels]
     asked = [([m], QUESTIONS[i % len(QUESTIONS)]) for i, m in enumerate(pixels)]
     asked += [([], "What is an image?"), ([last, first], "What is the difference?")]
@@ -110,26 +109,31 @@ def answers(trained: Trained, folder: Path) -> None:
         for media, question in asked:
             ids = dialogue.turn(question, [counts[name] for name, _ in media], None).prompt
             if len(media) > 1 and len(ids) + MAX_NEW_TOKENS > room:
-                continue  # many image tokens before a language model that reads few: it never sees two images
+                continue  # two images do not fit the language model's context
             shown = [(name, pixels[name, i]) for name, i in media]
-            logits_TV = _logits(model, ids, shown, counts, tokenizer.pad_token_id)
+            logits_TV = _compute_logits(model, ids, shown, counts, tokenizer.pad_token_id)
             if effect is None:
                 blank = [(name, torch.zeros_like(p)) for name, p in shown]
-                effect = (_logits(model, ids, blank, counts, tokenizer.pad_token_id) - logits_TV)[-1].abs().max().item()
-            answer = _answer(model, ids, shown, counts, tokenizer)
+                effect = (
+                    (_compute_logits(model, ids, blank, counts, tokenizer.pad_token_id) - logits_TV)[-1]
+                    .abs()
+                    .max()
+                    .item()
+                )
+            answer = _generate_answer(model, ids, shown, counts, tokenizer)
             tensors[f"logits.{len(cases)}"] = logits_TV.contiguous()
             text = tokenizer.decode(answer, skip_special_tokens=True)
             cases.append(
                 {"images": [pictures.get(m, "") for m in media], "question": question, "ids": ids, "text": text}
             )
     expected = {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases}
-    save(folder, {**expected, "golden": golden(dialogue, counts, pictures)}, tensors)
+    save(folder, {**expected, "golden": make_golden(dialogue, counts, pictures)}, tensors)
 
 
-def golden(
+def make_golden(
     dialogue: Dialogue, counts: Mapping[str, int], pictures: Mapping[tuple[str, int], str]
 ) -> list[dict[str, Any]]:
-    """20 conversations of 0 to 3 pictures, with the ids of question and answer as training reads them."""
+    """20 conversations with 0 to 3 pictures each, and the token ids of question and answer in training."""
     shown, made = list(pictures), []
     for i in range(20):
         question, said = SAID[i % len(SAID)]
@@ -147,10 +151,10 @@ def golden(
     return made
 
 
-def embeddings(trained: Trained, folder: Path) -> None:
-    """Unit embeddings of pictures and texts by a dual encoder, its scale and its bias."""
+def write_embeddings(trained: Trained, folder: Path) -> None:
+    """Writes a dual encoder's unit embeddings of pictures and texts, its scale and its bias."""
     model, tokenizer = trained.model, trained.tokenizer
-    pixels, pictures = proof_pixels(trained.preprocess, folder)
+    pixels, pictures = make_pixels(trained.preprocess, folder)
     read = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
     mask = read.get("attention_mask", torch.ones_like(read["input_ids"]))
     scale = model.heads["scale"]
@@ -172,10 +176,12 @@ def embeddings(trained: Trained, folder: Path) -> None:
     )
 
 
-def features(trained: Trained, folder: Path, compute: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]]) -> None:
-    """What one encoder makes of the proof's media. compute: (encoder, pixels [N, ...]) -> named tensors."""
+def write_features(
+    trained: Trained, folder: Path, compute: Callable[[Any, torch.Tensor], dict[str, torch.Tensor]]
+) -> None:
+    """Writes the outputs of one encoder for the proof's media. compute: (encoder, pixels [N, ...]) -> named tensors."""
     name = trained.encoder
-    pixels, pictures = proof_pixels({name: trained.preprocess[name]}, folder)
+    pixels, pictures = make_pixels({name: trained.preprocess[name]}, folder)
     encoder = trained.model.encoders[name]
     tensors: dict[str, torch.Tensor] = {}
     with evaluating(trained.model):
@@ -196,9 +202,9 @@ def features(trained: Trained, folder: Path, compute: Callable[[Any, torch.Tenso
     )
 
 
-def decodings(trained: Trained, folder: Path) -> None:
-    """Logits of every decoder for the media of its encoder."""
-    pixels, pictures = proof_pixels(trained.preprocess, folder)
+def write_decodings(trained: Trained, folder: Path) -> None:
+    """Writes the logits of every decoder for the media of its encoder."""
+    pixels, pictures = make_pixels(trained.preprocess, folder)
     tensors: dict[str, torch.Tensor] = {}
     with evaluating(trained.model):
         for (encoder, number), stored in pixels.items():
@@ -209,12 +215,12 @@ def decodings(trained: Trained, folder: Path) -> None:
     save(folder, {"kind": "decodings", "images": list(pictures.values()), "count": len(pixels)}, tensors)
 
 
-WRITERS = {"answer": answers, "embed": embeddings, "decode": decodings}
-"""What a model can be asked -> what is compared."""
+WRITERS = {"answer": write_answers, "embed": write_embeddings, "decode": write_decodings}
+"""What a model can do -> the function that writes its reference."""
 
 
 def write(can: Collection[str], trained: Trained, folder: Path) -> None:
-    """What a whole model computes, by what it can be asked."""
+    """Writes what a whole model computes. can: the CAN of its composition."""
     next(write for need, write in WRITERS.items() if need in can)(trained, folder)
 
 
@@ -223,17 +229,17 @@ def save(folder: Path, expected: dict[str, Any], tensors: dict[str, torch.Tensor
     torch.save(tensors, folder / "reference.pt")
 
 
-def _logits(
+def _compute_logits(
     model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], pad_id: int
 ) -> torch.Tensor:
-    """[T, V]: a document of which every token after the first is trained yields the logits of every place; the
-    token added at the end has none of its own."""
+    """Logits [T, V] at every position. A model returns logits only where the next token is trained, so all tokens after
+    the first are marked as trained. A pad token is added at the end, so that the last id has a next token."""
     document = TokenSequence("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
     outputs: Outputs = model(collate([document], counts, pad_id))
     return outputs["logits_LV"]
 
 
-def _answer(
+def _generate_answer(
     model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], tokenizer: Any
 ) -> list[int]:
     batch = collate([TokenSequence("proof", ids, [], media)], counts, tokenizer.pad_token_id, pack=False)

@@ -1,4 +1,4 @@
-"""The files of an export as they were when it was proven: sizes and hashes, checked before it is passed on."""
+"""Hashes of an export's files at the time of its parity proof, checked again before an upload."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from medvlm.core.run import write_json
 
 FILES = "medvlm/files.json"
 OPEN = {"README.md", FILES}
-"""The card may be written on by people; the list does not hold itself."""
+"""Files without a hash: people may edit the model card, and the list of hashes cannot contain itself."""
 
 
 def seal(folder: Path) -> None:
-    write_json(folder / FILES, {path: _sha256(folder / path) for path in _paths(folder)})
+    write_json(folder / FILES, {path: _hash_file(folder / path) for path in _list_paths(folder)})
 
 
-def changed(folder: Path) -> list[str]:
-    """Files that are gone or hold something else than at the proof. New ones are none of this list's business."""
+def find_changed(folder: Path) -> list[str]:
+    """Files that were removed or changed since the proof. New files are not reported."""
     sealed: dict[str, str] = json.loads((folder / FILES).read_text())
     return [
-        path for path, digest in sealed.items() if not (folder / path).is_file() or _sha256(folder / path) != digest
+        path for path, digest in sealed.items() if not (folder / path).is_file() or _hash_file(folder / path) != digest
     ]
 
 
-def _paths(folder: Path) -> list[str]:
+def _list_paths(folder: Path) -> list[str]:
     return [path for p in sorted(folder.rglob("*")) if p.is_file() and (path := str(p.relative_to(folder))) not in OPEN]
 
 
-def _sha256(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

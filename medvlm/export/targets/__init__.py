@@ -1,1 +1,1 @@
-"""What a trained model can be written as; each file is a target, its name is the word in `export.target`."""
+"""Formats that a trained model can be exported to. Each file is a target; its name is the value of `export.target`."""

@@ -1,10 +1,10 @@
 """The adapters of a trained model as a PEFT folder, over a base that stock transformers loads.
 
-A ready model of the hub stays where it is: the adapters name it with its revision, and what was trained as whole
-modules, the connector for one, is in `modules_to_save`. A composition is no model of the hub, so its base is written
-beside the adapters, as FOLDER/base, with all that was trained without adapters; nothing is in `modules_to_save` then,
-which would store it twice. The same for a ready model that cannot be told in that way: parts of modules were trained,
-or adapters of an earlier stage were folded in.
+A ready model stays on the hub. The adapters name it with its revision, and modules that were trained as a whole (the
+connector, for example) are in `modules_to_save`. A composed model is not on the hub, so its base is written into
+FOLDER/base, with everything that was trained without adapters. Then `modules_to_save` is empty, because it would store
+the same weights twice. A base is also written for a ready model if only parts of a module were trained, or if adapters
+of an earlier stage were folded in.
 """
 
 from __future__ import annotations
@@ -49,48 +49,52 @@ print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:
 BESIDE = "base"
 
 
-def LOADING(base: str) -> str:
-    """Lines for the model card. base: what adapter_config.json names."""
+def explain_loading(base: str) -> str:
+    """Text for the model card. base: the base model in adapter_config.json."""
     if base == BESIDE:
         return (
             LINES.replace("PROCESSOR", "FOLDER/base").replace("BASE", "FOLDER/base")
-            + "The base is in no hub, so it lies beside the adapters. What was trained without adapters, the connector"
-            " for one, is in the base and not in `modules_to_save`, which vLLM does not serve."
+            + "The base is not on the hub, so it is in this folder too. Parts that were trained without adapters, such"
+            " as the connector, are in the base and not in `modules_to_save`, which vLLM does not serve."
         )
     return (
         LINES.replace("PROCESSOR", "FOLDER").replace("BASE", base)
-        + "What was trained as a whole module is in `modules_to_save`, where there is any; vLLM serves no adapter that"
-        " has it, and takes the export of target `stock`."
+        + "Modules that were trained as a whole, if any, are in `modules_to_save`. vLLM does not serve adapters with"
+        " `modules_to_save`; for vLLM, export with target `stock`."
     )
 
 
+LOADING = explain_loading
+
+
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """A stage with adapters, over what a stock class holds."""
+    """Needs a stage that trains adapters, and a model that fits a stock class."""
     if not any(pattern.split(".")[0] == "lora" for stage in stages for pattern in stage.trains):
         return "no stage trains adapters: add lora to a stage's `trains`, or export as stock"
     if any(stage.lora is not None and stage.lora.tokens for stage in stages):
         return (
-            "lora.tokens trains rows of the vocabulary, which servers of adapters do not take: export as stock, where"
-            " they are folded in"
+            "lora.tokens trains rows of the vocabulary, which servers of adapters do not support: export as stock,"
+            " which folds them in"
         )
     return resolve("stock", model, stages)[2] or None
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    component("export.targets", _stock(trained)).reference(trained, folder)
-    if found := published(trained):
+def write_reference(trained: Trained, folder: Path) -> None:
+    component("export.targets", _choose_stock(trained)).write_reference(trained, folder)
+    if found := find_published(trained):
         expected = json.loads((folder / "reference.json").read_text())
         write_json(folder / "reference.json", {**expected, "base": str(found.snapshot)})
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are taken off the model for good. Raises ShapeError for one that the stock class has no layer for."""
-    base: Any = component("export.targets", _stock(trained))
-    found = published(trained)
+    """Removes the adapters from the model permanently. Raises ShapeError for an adapter whose layer is not in the stock
+    class."""
+    base: Any = component("export.targets", _choose_stock(trained))
+    found = find_published(trained)
     config, adapters = take_off(trained.model)
     if not adapters:
-        raise ShapeError(f"export: stage {trained.stage} left no adapters in the model; export it as stock")
-    place_of = base.places(trained)
+        raise ShapeError(f"export: after stage {trained.stage} the model has no adapters; export it as stock")
+    place_of = base.map_names(trained)
     placed = {name: place_of(name) for name in adapters}
     if homeless := sorted(name for name, place in placed.items() if place is None):
         raise ShapeError(
@@ -119,8 +123,8 @@ def write(trained: Trained, folder: Path) -> Audit:
 
 @dataclass(frozen=True)
 class Published:
-    """A ready model as the hub has it. snapshot: where it lies on this machine. modules: paths of the stock class that
-    were trained whole; trained: their tensors by name there."""
+    """A ready model on the hub. snapshot: its folder in this machine's cache. modules: modules of the stock class that
+    were trained as a whole. trained: their tensors, by name in the stock class."""
 
     name: str
     revision: str
@@ -129,22 +133,19 @@ class Published:
     trained: dict[str, torch.Tensor]
 
 
-def published(trained: Trained) -> Published | None:
-    """The base as the hub has it, or None where it has to be written."""
+def find_published(trained: Trained) -> Published | None:
+    """The base on the hub, or None if a base has to be written."""
     name = trained.recipe.model.pretrained
-    if (
-        not name
-        or name.count("/") != 1
-        or Path(name).exists()
-        or len({stage.lora for stage in trained.stages if stage.lora}) > 1
-    ):
+    is_hub_id = bool(name) and name.count("/") == 1 and not Path(name).exists()
+    # With several settings of adapters, those of the earlier stages were folded into the base.
+    if not is_hub_id or len({stage.lora for stage in trained.stages if stage.lora}) > 1:
         return None
     from huggingface_hub import try_to_load_from_cache
 
     stored = try_to_load_from_cache(name, "config.json")
     if not isinstance(stored, str):
         return None
-    place_of, stock = component("export.targets", _stock(trained)).places(trained), trained.model.stock
+    place_of, stock = component("export.targets", _choose_stock(trained)).map_names(trained), trained.model.stock
     changed = {
         place_of(full): tensor.detach()
         for full, tensor in trained.model.named_parameters()
@@ -162,14 +163,15 @@ def published(trained: Trained) -> Published | None:
     return Published(name, Path(stored).parent.name, Path(stored).parent, modules, changed)
 
 
-def _stock(trained: Trained) -> str:
+def _choose_stock(trained: Trained) -> str:
     return resolve("stock", trained.recipe.model, trained.stages)[0]
 
 
 def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors, by peft's own names for the layers of the stock class.
+    """Writes adapter_config.json and adapter_model.safetensors, with peft's names for the layers of the stock class.
 
-    tensors: by name in the stock class, adapters and whole modules. Built on meta: no weight of the base is read.
+    tensors: adapters and whole modules, by name in the stock class. The model is built on the meta device, so the
+    base's weights are not read.
     """
     from peft import get_peft_model
     from transformers import AutoModelForImageTextToText
@@ -177,7 +179,7 @@ def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], fold
     with torch.device("meta"):
         stock = AutoModelForImageTextToText.from_config(stock_config)
     config = copy.deepcopy(config)
-    stock.name_or_path = config.base_model_name_or_path  # and no folder of this machine
+    stock.name_or_path = config.base_model_name_or_path  # peft would write a local path otherwise
     config.target_modules = pattern_of(
         {name.partition(".lora_")[0] for name in tensors if ".lora_" in name},
         [name for name, _ in stock.named_modules()],
@@ -185,18 +187,18 @@ def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], fold
     config.task_type, config.inference_mode = "CAUSAL_LM", True
     with torch.device("meta"):
         made = get_peft_model(stock, config)
-    named = {_in_peft(name, config.modules_to_save or ()): tensor.contiguous() for name, tensor in tensors.items()}
+    named = {_name_in_peft(name, config.modules_to_save or ()): tensor.contiguous() for name, tensor in tensors.items()}
     expected = {name for name in made.state_dict() if ".lora_" in name or ".modules_to_save." in name}
     if expected != named.keys():
         raise ShapeError(
-            f"export: peft has other adapters than the model: {', '.join(sorted(expected ^ named.keys())[:5])}"
+            f"export: peft's adapters differ from the model's: {', '.join(sorted(expected ^ named.keys())[:5])}"
         )
     made.load_state_dict(named, strict=False, assign=True)
     made.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft writes a card of its own
+    (folder / "README.md").unlink(missing_ok=True)  # peft writes its own model card
 
 
-def _in_peft(name: str, whole: Iterable[str]) -> str:
+def _name_in_peft(name: str, whole: Iterable[str]) -> str:
     for path in whole:
         if name.startswith(f"{path}.") and ".lora_" not in name:
             return f"base_model.model.{path}.modules_to_save.default.{name.removeprefix(f'{path}.')}"
@@ -204,10 +206,10 @@ def _in_peft(name: str, whole: Iterable[str]) -> str:
 
 
 def pattern_of(layers: Iterable[str], modules: Sequence[str]) -> str:
-    """A regular expression of full paths that matches these layers and no other module: a bare `q_proj` would be in the
-    tower too.
+    """A regular expression for full paths that matches these layers and no other module. A bare `q_proj` would also
+    match layers of the tower.
 
-    Numbers are left open where all layers of that name are meant.
+    Layer numbers become `\\d+` if that still matches exactly these layers.
     """
     layers = sorted(layers)
     open_ = sorted({r"\d+".join(map(re.escape, re.split(r"(?<=\.)\d+(?=\.)", layer))) for layer in layers})

@@ -1,6 +1,6 @@
-"""A trained dual encoder of CLIP's own two towers as a stock CLIPModel folder: what most tools for CLIP take.
+"""A trained dual encoder with CLIP's own two towers as a stock CLIPModel folder, which most tools for CLIP load.
 
-A bias of the sigmoid loss has no place in it; the audit says its value.
+The class has no place for a bias of the sigmoid loss; the audit contains its value.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.export.audit import Audit
-from medvlm.export.dual import LOADING_PAIRS, PLACES, tower_configs, written
-from medvlm.export.fits import two_towers
+from medvlm.export.dual import LOADING_PAIRS, PLACES, copy_tower_configs, write_stock
+from medvlm.export.fits import check_two_towers
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.towers import DualEncoder
@@ -22,17 +22,17 @@ LOADING = LOADING_PAIRS
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """CLIP's vision tower and CLIP's text tower."""
-    return two_towers(model, stages, "CLIP", "clip_vision_model", "clip_text_model")
+    """Needs CLIP's vision tower and CLIP's text tower."""
+    return check_two_towers(model, stages, "CLIP", "clip_vision_model", "clip_text_model")
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    references.embeddings(trained.for_stock(), folder)
+def write_reference(trained: Trained, folder: Path) -> None:
+    references.write_embeddings(trained.for_stock(), folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good."""
+    """Folds adapters into the model permanently."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    config = CLIPConfig(**tower_configs(trained.model), projection_dim=trained.model.width)
-    return written(CLIPModel, config, PLACES, trained, folder, CLIPImageProcessor, CLIPProcessor, trained.tokenizer)
+    config = CLIPConfig(**copy_tower_configs(trained.model), projection_dim=trained.model.width)
+    return write_stock(CLIPModel, config, PLACES, trained, folder, CLIPImageProcessor, CLIPProcessor, trained.tokenizer)

@@ -1,7 +1,7 @@
-"""A model folder that medvlm itself loads, for compositions that no stock class holds.
+"""A model folder that medvlm itself loads, for compositions that fit no stock class.
 
-model.json says what the parts are, weights.safetensors holds all of them, tokenizer/ and text_tokenizer/ what reads
-the text. Parts that came from a hub id or a folder are written down by their config, so that the folder is whole.
+model.json describes the parts, weights.safetensors has their weights, and tokenizer/ or text_tokenizer/ the tokenizer.
+Parts that came from a hub id or a folder are described by their config, so that the folder is complete.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ medvlm evaluate FOLDER --on SOURCE:SPLIT
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """It holds whatever medvlm composes."""
+    """Takes every composition that has a folder format of its own."""
     composition = composition_of_stage(model, stages[-1])
     if composition.Manifest is None:
-        return f"{composition.NOUN} has no folder of medvlm's own; export it as stock, or by a target of its plugin"
+        return f"{composition.NOUN} has no folder format of medvlm; export it as stock, or to a target of its plugin"
     return None
 
 
-def reference(trained: Trained, folder: Path) -> None:
+def write_reference(trained: Trained, folder: Path) -> None:
     references.write(trained.composition.CAN, trained, folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good."""
+    """Folds adapters into the model permanently."""
     audit = store(trained.model, folder, trained.is_trained)
     composition: Any = trained.composition
     manifest = composition.describe(trained.model, trained.tokenizer, trained.recipe, trained.config)
@@ -56,7 +56,7 @@ def write(trained: Trained, folder: Path) -> Audit:
 
 
 def store(model: nn.Module, folder: Path, is_trained: Callable[[str], bool]) -> Audit:
-    """Writes the weights, each tensor once, and says where each went. Adapters are folded in for good."""
+    """Writes the weights, each tensor once, and returns the audit. Folds adapters into the model permanently."""
     from safetensors.torch import save_file
 
     audit = Audit(adapters=sorted(n for n, _ in model.named_parameters() if ".lora_" in n))
@@ -67,11 +67,9 @@ def store(model: nn.Module, folder: Path, is_trained: Callable[[str], bool]) -> 
     for name, tensor in model.state_dict().items():
         is_merged = name.endswith(".weight") and name.removesuffix(".weight") in adapted
         (audit.merged if is_merged else audit.replaced if is_trained(name) else audit.copied).append(name)
-        if (
-            tensor.numel()
-            and (first := owner.setdefault(tensor.data_ptr(), name)) != name
-            and stored[first].shape == tensor.shape
-        ):
+        # Tensors with the same address are tied. Empty tensors all have address 0.
+        first = owner.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if first != name and stored[first].shape == tensor.shape:
             audit.shared[name] = first
         else:
             stored[name] = tensor.contiguous()

@@ -1,8 +1,8 @@
-"""A trained VLM as a stock Idefics3ForConditionalGeneration folder: transformers, vLLM, and the layout that llama.cpp
+"""A trained VLM as a stock Idefics3ForConditionalGeneration folder, which transformers and vLLM load and llama.cpp
 converts to GGUF.
 
-It holds a SigLIP tower up to its final norm, pixel shuffle with one matrix, and a causal language model whose prompts
-have Idefics3's own words around every image, which its processor writes.
+The class has a SigLIP tower up to its final norm, a pixel shuffle with one matrix, and a causal language model. Its
+processor writes Idefics3's own tokens around every image.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ import torch
 
 from medvlm.core.contracts import Preprocess
 from medvlm.data.transforms import PIL_BICUBIC
-from medvlm.export.audit import Audit, account, named
-from medvlm.export.fits import model_type, one_tower, stock_class_of
-from medvlm.export.language import LOADING_ANSWERS, generation_config, head_is_linear, module_name, padded_left, renamed
+from medvlm.export.audit import Audit, account, list_tensors
+from medvlm.export.fits import check_one_tower, find_model_type, stock_class_of
+from medvlm.export.language import (
+    LOADING_ANSWERS,
+    check_head_is_linear,
+    find_module_name,
+    make_generation_config,
+    pad_left,
+    rename_token,
+)
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
@@ -30,46 +37,47 @@ LOADING = LOADING_ANSWERS
 AROUND = ("<fake_token_around_image><global-img>", "<fake_token_around_image>")
 CONNECTOR = "Idefics3Connector"
 IMAGE = "<image>"
-"""What Idefics3Processor calls the token of an image."""
+"""The image token of Idefics3Processor."""
 END = "<end_of_utterance>"
-"""Idefics3Processor puts this into every tokenizer: without a row in the embeddings it would be beyond their end."""
+"""Idefics3Processor adds this token to every tokenizer. Without a row of its own, its id would be beyond the end of
+the embeddings."""
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """One SigLIP tower, pixel_shuffle of one layer, squares, and the words around images."""
-    if why := one_tower(model):
+    """Needs one SigLIP tower, pixel_shuffle with one layer, square images, and Idefics3's tokens around images."""
+    if why := check_one_tower(model):
         return why
     ((name, encoder),) = model.encoders.items()
     at, connector, language = f"encoders.{name}", encoder.connector, model.language
     if stock_class_of(connector) != CONNECTOR:
         given = ", ".join(f"{key}: {value}" for key, value in connector.model_dump().items())
-        return f"{at}.connector is {{{given}}}, and Idefics3 holds {{kind: pixel_shuffle, layers: 1}}"
-    known = model_type(encoder)
+        return f"{at}.connector is {{{given}}}, and Idefics3 needs {{kind: pixel_shuffle, layers: 1}}"
+    known = find_model_type(encoder)
     if known and known != "siglip_vision_model":
-        return f"{at} is a {known}, and Idefics3 holds a siglip_vision_model"
+        return f"{at} is a {known}, and Idefics3 needs a siglip_vision_model"
     if encoder.layer != "normed":
-        return f"{at}.layer is {encoder.layer}, and Idefics3 takes the last one after the final norm: set layer: normed"
+        return f"{at}.layer is {encoder.layer}, and Idefics3 uses the last layer after the norm: set layer: normed"
     before = encoder.preprocess
     if before is not None and (before.fit != "squash" or before.size[0] != before.size[1]):
         return (
-            f"{at}.preprocess makes {list(before.size)} with fit: {before.fit}, and Idefics3's processor squashes to"
-            " squares"
+            f"{at}.preprocess makes {list(before.size)} with fit: {before.fit}, and Idefics3's processor needs squares"
+            " with fit: squash"
         )
-    says_words = "around_image" in type(language).model_fields
-    if says_words and (tuple(language.around_image) != AROUND or END not in language.special_tokens):
+    has_words = "around_image" in type(language).model_fields
+    if has_words and (tuple(language.around_image) != AROUND or END not in language.special_tokens):
         return (
-            f"language has other words around images than Idefics3: set around_image: {list(AROUND)} and"
+            f"language has different tokens around images than Idefics3: set around_image: {list(AROUND)} and"
             f" special_tokens: [{END}]"
         )
     return None
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    references.answers(trained.for_stock(), folder)
+def write_reference(trained: Trained, folder: Path) -> None:
+    references.write_answers(trained.for_stock(), folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good."""
+    """Folds adapters into the model permanently."""
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration
     from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 
@@ -79,7 +87,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n and ".tower.head." not in n]
     merge(model)
     vision, text = tower.config.to_dict(), copy.deepcopy(language.config)
-    text.architectures = [type(language).__name__]  # llama.cpp picks its converter by this
+    text.architectures = [type(language).__name__]  # llama.cpp chooses its converter by this
     config = Idefics3Config(
         vision_config=Idefics3VisionConfig(
             **{k: v for k, v in vision.items() if k in Idefics3VisionConfig.__dataclass_fields__ and k != "model_type"}
@@ -93,30 +101,30 @@ def write(trained: Trained, folder: Path) -> Audit:
     with torch.device("meta"):
         stock = Idefics3ForConditionalGeneration(config)
     source = {
-        **named(f"encoders.{name}.tower", tower),
-        **named(f"connectors.{name}", connector),
-        **named("language", language),
+        **list_tensors(f"encoders.{name}.tower", tower),
+        **list_tensors(f"connectors.{name}", connector),
+        **list_tensors("language", language),
     }
     pooling = {n for n in source if n.startswith(f"encoders.{name}.tower.head.")}
     placed, audit = account(
         {n: t for n, t in source.items() if n not in pooling},
-        places(trained),
+        map_names(trained),
         stock.state_dict(),
         adapters,
         trained.is_trained,
     )
     if pooling:
         audit.left_out[f"encoders.{name}.tower.head"] = (
-            "attention pooling of SigLIP, which Idefics3 has no place for and no use"
+            "attention pooling of SigLIP, which Idefics3 does not have and does not need"
         )
-    head_is_linear(language)
+    check_head_is_linear(language)
     stock.load_state_dict(placed, strict=True, assign=True)
     stock.tie_weights()
     if config.tie_word_embeddings:
         audit.shared["lm_head.weight"] = (
-            f"model.text_model.{module_name(language.base_model, language.get_input_embeddings())}.weight"
+            f"model.text_model.{find_module_name(language.base_model, language.get_input_embeddings())}.weight"
         )
-    stock.generation_config = generation_config(model, tokenizer)
+    stock.generation_config = make_generation_config(model, tokenizer)
     stock.config.dtype = language.get_input_embeddings().weight.dtype
     stock.save_pretrained(folder)
     (preprocess,) = trained.preprocess.values()
@@ -124,7 +132,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     return audit
 
 
-def places(trained: Trained) -> Callable[[str], str | None]:
+def map_names(trained: Trained) -> Callable[[str], str | None]:
     """A parameter's name -> its name in the stock class, or None."""
     ((name, _),) = trained.model.encoders.items()
     language = trained.model.language
@@ -135,13 +143,13 @@ def places(trained: Trained) -> Callable[[str], str | None]:
         },
         f"connectors.{name}.proj.": "model.connector.modality_projection.proj.",
         f"language.{language.base_model_prefix}.": "model.text_model.",
-        f"language.{module_name(language, language.get_output_embeddings())}.": "lm_head.",
+        f"language.{find_module_name(language, language.get_output_embeddings())}.": "lm_head.",
     }
     return lambda full: next((new + full[len(old) :] for old, new in moves.items() if full.startswith(old)), None)
 
 
 def _save_processor(tokenizer: Any, preprocess: Preprocess, encoder: Any, connector: Any, folder: Path) -> None:
-    """Images are made square in one step: no tiles, and no resizing before."""
+    """Resizes images to a square in one step, without tiles and without resizing before."""
     from transformers import Idefics3ImageProcessor, Idefics3Processor
 
     rows, columns = encoder.grid
@@ -153,8 +161,8 @@ def _save_processor(tokenizer: Any, preprocess: Preprocess, encoder: Any, connec
         image_mean=list(preprocess.mean),
         image_std=list(preprocess.std),
     )
-    tokenizer = padded_left(renamed(tokenizer, tokenizer.image_token, IMAGE))
-    # The processor itself writes the words around an image; a template that does would write them twice.
+    tokenizer = pad_left(rename_token(tokenizer, tokenizer.image_token, IMAGE))
+    # The processor writes the tokens around an image itself, so they are removed from the template.
     template = tokenizer.chat_template.replace(f" | replace({IMAGE!r}, {AROUND[0] + IMAGE + AROUND[1]!r})", "")
     tokenizer.chat_template = template
     Idefics3Processor(

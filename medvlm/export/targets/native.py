@@ -1,4 +1,4 @@
-"""A ready model as the folder it came as: its family's own class and processor, with what was trained in it."""
+"""A trained ready model as a folder of its family's own class and processor."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor
 from medvlm.export.audit import Audit, account
-from medvlm.export.language import LOADING_ANSWERS, generation_config
+from medvlm.export.language import LOADING_ANSWERS, make_generation_config
 from medvlm.export.proof import reference as references
-from medvlm.export.proof.reference import MAX_NEW_TOKENS, QUESTIONS, SAID, proof_images
+from medvlm.export.proof.reference import MAX_NEW_TOKENS, QUESTIONS, SAID, make_images
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.generate import end_ids, generate
 from medvlm.models.lora import merge
@@ -26,11 +26,11 @@ LOADING = LOADING_ANSWERS
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    return None if model.pretrained else "the model is composed of parts, and `native` is for a ready one"
+    return None if model.pretrained else "the model is composed of parts, and `native` is for a ready model"
 
 
-def places(trained: Trained) -> Callable[[str], str | None]:
-    """A parameter's name, an adapter's too -> its name in the family's own class, or None."""
+def map_names(trained: Trained) -> Callable[[str], str | None]:
+    """A parameter's or adapter's name -> its name in the family's own class, or None."""
     model: NativeVLM = trained.model
     there = {id(module): name for name, module in model.stock.named_modules()}
     moved = {name: there[id(module)] for name, module in model.named_modules() if id(module) in there}
@@ -44,7 +44,7 @@ def places(trained: Trained) -> Callable[[str], str | None]:
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good."""
+    """Folds adapters into the model permanently."""
     model: NativeVLM = trained.model
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
     merge(model)
@@ -59,7 +59,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     wanted = {name: tensor for name, tensor in stored.items() if name not in shared}
     _, audit = account(once, lambda name: place_of[id(source[name])], wanted, adapters, trained.is_trained)
     audit.shared.update(shared)
-    stock.generation_config = generation_config(model, trained.tokenizer)
+    stock.generation_config = make_generation_config(model, trained.tokenizer)
     stock.config.dtype = stock.dtype
     stock.save_pretrained(folder)
     save_processor(trained, folder)
@@ -67,27 +67,27 @@ def write(trained: Trained, folder: Path) -> Audit:
 
 
 def save_processor(trained: Trained, folder: Path) -> None:
-    prepare = _prepare(trained)
+    prepare = _get_prepare(trained)
     padding = prepare.processor.tokenizer.padding_side
-    # Several prompts in one batch are continued at their right end.
+    # Generation continues every prompt of a batch at its right end.
     prepare.processor.tokenizer.padding_side = prepare.processor.tokenizer.init_kwargs["padding_side"] = "left"
     prepare.processor.stock.save_pretrained(folder)
     prepare.processor.stock.image_processor.save_pretrained(folder)
     prepare.processor.tokenizer.padding_side = padding
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    """Token ids, logits and greedy answers, and the ids of whole conversations, as this package's data path and model
-    have them."""
+def write_reference(trained: Trained, folder: Path) -> None:
+    """Writes token ids, logits and greedy answers, and the token ids of whole conversations, from this package's own
+    data path and model."""
     from PIL import Image
 
-    prepare, model, tokenizer = _prepare(trained), trained.model, trained.tokenizer
-    pictures = [image if image.ndim == 3 else image[..., None].repeat(3, -1) for image in proof_images()]
+    prepare, model, tokenizer = _get_prepare(trained), trained.model, trained.tokenizer
+    pictures = [image if image.ndim == 3 else image[..., None].repeat(3, -1) for image in make_images()]
     names = [f"image.{i}.png" for i in range(len(pictures))]
     for name, picture in zip(names, pictures, strict=True):
         Image.fromarray(picture).save(folder / name)
     dialogue = NativeDialogue(prepare.processor)
-    both_ways = model.family.reads_prompt_both_ways  # its processor refuses a text without an image
+    both_ways = model.family.reads_prompt_both_ways  # the processor of such a family refuses a text without an image
     asked = (
         [([i], QUESTIONS[i % len(QUESTIONS)]) for i in range(len(pictures))]
         + [([2, 0], "What is the difference?")]
@@ -118,7 +118,7 @@ def reference(trained: Trained, folder: Path) -> None:
                     "text": tokenizer.decode(answer, skip_special_tokens=True),
                 }
             )
-    golden = [] if both_ways else list(_golden(prepare.processor, dialogue, pictures, names))
+    golden = [] if both_ways else list(_make_golden(prepare.processor, dialogue, pictures, names))
     references.save(
         folder,
         {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases, "golden": golden},
@@ -126,7 +126,7 @@ def reference(trained: Trained, folder: Path) -> None:
     )
 
 
-def _golden(
+def _make_golden(
     processor: Processor, dialogue: NativeDialogue, pictures: Sequence[Any], names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     for i in range(20):
@@ -143,6 +143,6 @@ def _golden(
         }
 
 
-def _prepare(trained: Trained) -> NativePrepare:
+def _get_prepare(trained: Trained) -> NativePrepare:
     assert isinstance(trained.prepare, NativePrepare), "a ready model comes with its processor"
     return trained.prepare

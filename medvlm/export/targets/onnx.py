@@ -1,8 +1,8 @@
-"""Any encoder as ONNX, with the connector behind it or the head of a dual encoder: for volumes, which no stock class
+"""Any encoder as ONNX, with its connector or the head of a dual encoder. For example for volumes, which no stock class
 takes.
 
-It takes pixels after the preprocessing that medvlm/preprocessing.json says. A language model served apart (vLLM with
-`enable_mm_embeds`) takes its `image_tokens` as image embeddings.
+Its input is the pixels after the preprocessing in medvlm/preprocessing.json. A language model that is served separately
+(vLLM with `enable_mm_embeds`) takes `image_tokens` as image embeddings.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 
 from medvlm.core.errors import RecipeError
 from medvlm.export.audit import Audit
-from medvlm.export.fits import encoder_of
-from medvlm.export.part import tower_audit
+from medvlm.export.fits import choose_encoder
+from medvlm.export.part import merge_and_audit
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
@@ -35,42 +35,42 @@ print({out.name: value.shape for out, value in zip(session.get_outputs(), sessio
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """Any encoder; that its operators have a form in ONNX is seen at the export."""
-    return encoder_of(model, part)[2] or None
+    """Takes any encoder. Whether ONNX has all of its operators shows only at export."""
+    return choose_encoder(model, part)[2] or None
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    behind = _behind(trained)
-    references.features(
+def write_reference(trained: Trained, folder: Path) -> None:
+    behind = _build_behind(trained)
+    references.write_features(
         trained,
         folder,
-        lambda encoder, pixels: dict(zip(_outputs(trained), Exported(encoder, behind)(pixels), strict=True)),
+        lambda encoder, pixels: dict(zip(_name_outputs(trained), Exported(encoder, behind)(pixels), strict=True)),
     )
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good. Raises RecipeError without the packages, naming the extra."""
+    """Folds adapters into the model permanently. Raises RecipeError if the packages for ONNX are not installed."""
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise RecipeError("export: ONNX needs packages of its own: pip install 'medvlm[onnx]'") from None
-    audit = tower_audit(trained, "", with_behind=True)
+        raise RecipeError("export: ONNX needs additional packages: pip install 'medvlm[onnx]'") from None
+    audit = merge_and_audit(trained, "", with_behind=True)
     merge(trained.model)
     encoder: Any = trained.model.encoders[trained.encoder]
-    made = Exported(encoder, _behind(trained)).eval()
-    # Two, since a batch of one would be taken for a constant.
+    made = Exported(encoder, _build_behind(trained)).eval()
+    # torch.export would treat a batch size of one as a constant.
     pixels = torch.zeros(2, *encoder.input_shape)
     program: Any = torch.onnx.export(
         made,
         (pixels,),
         input_names=["pixels"],
-        output_names=_outputs(trained),
+        output_names=_name_outputs(trained),
         dynamo=True,
         dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
         verbose=False,
     )
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in whose folders each line of code stood
+        node.metadata_props.clear()  # stack traces with local paths
     program.save(folder / "model.onnx", external_data=_is_large(made))
     return audit
 
@@ -106,19 +106,19 @@ class Embedding(nn.Module):
         return normalize(self.head(features.pooled), dim=-1)
 
 
-def _behind(trained: Trained) -> nn.Module:
+def _build_behind(trained: Trained) -> nn.Module:
     model, name = trained.model, trained.encoder
-    return Embedding(model.heads[name]) if _embeds(trained) else Tokens(model.connectors[name])
+    return Embedding(model.heads[name]) if _can_embed(trained) else Tokens(model.connectors[name])
 
 
-def _embeds(trained: Trained) -> bool:
+def _can_embed(trained: Trained) -> bool:
     return "embed" in trained.composition.CAN
 
 
-def _outputs(trained: Trained) -> list[str]:
-    return ["image_patches", "image_pooled", "image_embeds" if _embeds(trained) else "image_tokens"]
+def _name_outputs(trained: Trained) -> list[str]:
+    return ["image_patches", "image_pooled", "image_embeds" if _can_embed(trained) else "image_tokens"]
 
 
 def _is_large(module: nn.Module) -> bool:
-    """A file of protobuf holds 2 GiB; the weights of more lie beside it."""
+    """Whether the weights need a file of their own: a protobuf file is limited to 2 GiB."""
     return sum(p.numel() * p.element_size() for p in module.parameters()) > 1 << 30

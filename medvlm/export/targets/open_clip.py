@@ -1,8 +1,8 @@
-"""A trained dual encoder of a timm image tower and a BERT-like text tower as a folder that open_clip loads, scale and
-bias with it.
+"""A trained dual encoder of a timm image tower and a BERT-like text tower as a folder that open_clip loads, including
+scale and bias.
 
-open_clip builds a timm network by its name alone, and the text tower from the config that the hub holds under
-its id: both have to be the published ones in shape. The weights are all in the folder.
+open_clip builds the timm network from its name alone, and the text tower from the config under its hub id. So both must
+have the published shapes. All weights are in the folder.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import write_json
-from medvlm.export.audit import Audit, account, named
-from medvlm.export.fits import TIMM, TRANSFORMERS, library_of, one_tower, pairing, text_of
+from medvlm.export.audit import Audit, account, list_tensors
+from medvlm.export.fits import TIMM, TRANSFORMERS, check_one_tower, find_pairing_stage, library_of, text_of
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
@@ -36,26 +36,25 @@ model.encode_text(texts, normalize=True).T
 print(scores.tolist())
 ```
 
-open_clip resizes with Pillow, training with torchvision: next to hard edges single pixels differ by a few grey \
-levels of 255."""
+open_clip resizes with Pillow, training used torchvision: next to hard edges, single pixels differ by a few of 255 \
+grey levels."""
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """One timm network as its name makes it, and a text tower known to the hub."""
-    if why := one_tower(model, TIMM):
+    """Needs one timm network without extra arguments, and a text tower from the hub."""
+    if why := check_one_tower(model, TIMM):
         return why
     ((name, encoder),) = model.encoders.items()
     if encoder.args:
         return f"encoders.{name}.args are {encoder.args}, and open_clip builds {encoder.net} by its name alone"
     if encoder.preprocess.fit == "crop" and len(set(encoder.preprocess.size)) > 1:
         return f"encoders.{name}.preprocess crops to {list(encoder.preprocess.size)}, and open_clip crops to squares"
-    stage = pairing(stages)
+    stage = find_pairing_stage(stages)
     if stage is None:
         return None
     if library_of("texts", stage.text) != TRANSFORMERS or not _is_hub_id(stage.text.model):
         return (
-            f"stages.{stage.name}.text has no hub id as its model, and open_clip takes the config of the text tower"
-            " from the hub"
+            f"stages.{stage.name}.text.model is not a hub id, and open_clip reads the text tower's config from the hub"
         )
     return (
         f"stages.{stage.name}.width is null, and open_clip has linear heads: give it a width"
@@ -64,14 +63,14 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     )
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    references.embeddings(trained.for_stock(), folder)
-    _as_the_hub(trained, folder)
+def write_reference(trained: Trained, folder: Path) -> None:
+    references.write_embeddings(trained.for_stock(), folder)
+    _write_hub_cache(trained, folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good. Raises RecipeError without open_clip, ShapeError for towers of
-    another shape than published."""
+    """Folds adapters into the model permanently. Raises RecipeError if open_clip is not installed, and ShapeError if
+    the towers do not have the published shapes."""
     try:
         from open_clip.hf_model import HFTextEncoder
         from open_clip.timm_model import TimmModel
@@ -80,7 +79,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     from safetensors.torch import save_file
 
     model = trained.model
-    config = _config(trained)
+    config = _make_config(trained)
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
     merge(model)
     vision, text = config["vision_cfg"], config["text_cfg"]
@@ -101,7 +100,7 @@ def write(trained: Trained, folder: Path) -> Audit:
             proj_type=text["hf_proj_type"],
         )
     own = {"logit_scale": scale.log_scale, **({} if scale.bias is None else {"logit_bias": scale.bias})}
-    wanted = {**named("visual", visual), **named("text", reader), **own}
+    wanted = {**list_tensors("visual", visual), **list_tensors("text", reader), **own}
     places = {
         f"encoders.{trained.encoder}.tower.": "visual.trunk.",
         f"heads.{trained.encoder}.": "visual.head.proj.",
@@ -130,7 +129,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     return audit
 
 
-def _config(trained: Trained) -> dict[str, Any]:
+def _make_config(trained: Trained) -> dict[str, Any]:
     model, text = trained.model, text_of(trained.stages)
     assert text is not None, "a dual encoder has a text tower"
     height, width = trained.preprocess[trained.encoder].size
@@ -157,9 +156,8 @@ def _config(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _as_the_hub(trained: Trained, folder: Path) -> None:
-    """The config of the text tower where the proof's process looks for what the hub holds under its id: the proof has
-    no network."""
+def _write_hub_cache(trained: Trained, folder: Path) -> None:
+    """Writes the text tower's config into the hub cache of the proof's process, which has no network."""
     text = text_of(trained.stages)
     assert text is not None
     stored = folder / "hf" / "hub" / f"models--{text.model.replace('/', '--')}"

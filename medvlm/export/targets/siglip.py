@@ -1,6 +1,6 @@
-"""A trained dual encoder of SigLIP's own two towers as a stock SiglipModel folder, with its scale and its bias.
+"""A trained dual encoder with SigLIP's own two towers as a stock SiglipModel folder, with its scale and bias.
 
-The class has no linear heads of its own: its towers are trained without (`width: null`).
+The class has no linear heads, so the model must be trained without them (`width: null`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.export.audit import Audit
-from medvlm.export.dual import tower_configs, written
-from medvlm.export.fits import pairing, two_towers
+from medvlm.export.dual import copy_tower_configs, write_stock
+from medvlm.export.fits import check_two_towers, find_pairing_stage
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.towers import DualEncoder
@@ -37,36 +37,36 @@ PLACES = {
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """SigLIP's vision tower, SigLIP's text tower, no heads, and the sigmoid loss, whose bias the class has."""
-    if why := two_towers(model, stages, "SigLIP", "siglip_vision_model", "siglip_text_model"):
+    """Needs SigLIP's vision and text tower, no heads, and the sigmoid loss, because the class has its bias."""
+    if why := check_two_towers(model, stages, "SigLIP", "siglip_vision_model", "siglip_text_model"):
         return why
-    stage = pairing(stages)
+    stage = find_pairing_stage(stages)
     if stage is not None and stage.width is not None:
         return f"stages.{stage.name}.width is {stage.width}, and SigLIP has no linear heads: set it to null"
     if stage is not None and stage.loss.kind != "siglip":
         return (
-            f"stages.{stage.name}.loss is of kind {stage.loss.kind}, which learns no bias, and SigLIP has one: use"
+            f"stages.{stage.name}.loss is of kind {stage.loss.kind}, which has no bias, and SigLIP needs one: use"
             " siglip"
         )
     return None
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    references.embeddings(trained.for_stock(), folder)
+def write_reference(trained: Trained, folder: Path) -> None:
+    references.write_embeddings(trained.for_stock(), folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good."""
+    """Folds adapters into the model permanently."""
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
 
-    configs = tower_configs(trained.model)
+    configs = copy_tower_configs(trained.model)
     tokenizer = copy.deepcopy(trained.tokenizer)
-    # `padding="max_length"` fills up to what the tokenizer says, and SigLIP takes no mask; what is saved are the
-    # arguments it was made with.
+    # `padding="max_length"` pads to the tokenizer's model_max_length, and SigLIP takes no attention mask.
+    # save_pretrained writes init_kwargs, not the current attributes.
     tokenizer.model_max_length = tokenizer.init_kwargs["model_max_length"] = configs["text_config"][
         "max_position_embeddings"
     ]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = ["input_ids"]
-    return written(
+    return write_stock(
         SiglipModel, SiglipConfig(**configs), PLACES, trained, folder, SiglipImageProcessor, SiglipProcessor, tokenizer
     )

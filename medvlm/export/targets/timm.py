@@ -1,4 +1,4 @@
-"""One network of timm as a folder that timm.create_model loads, its preprocessing beside it in timm's words."""
+"""One timm network as a folder that timm.create_model loads, with its preprocessing in timm's config."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from medvlm.export.audit import Audit
-from medvlm.export.fits import behind_stock, encoder_of, library_of
-from medvlm.export.part import tower_audit
+from medvlm.export.fits import check_preprocessing, choose_encoder, library_of
+from medvlm.export.part import merge_and_audit
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 
@@ -28,31 +28,31 @@ print(model.forward_features(transform(Image.open("IMAGE").convert("RGB"))[None]
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """An encoder of kind timm behind a stock image processor."""
-    name, encoder, why = encoder_of(model, part)
+    """Needs an encoder of kind timm with stock preprocessing."""
+    name, encoder, why = choose_encoder(model, part)
     if why:
         return why
     if library_of("encoders", encoder) != LIBRARY:
-        return f"encoders.{name} is of kind {encoder.kind}, no network of timm"
+        return f"encoders.{name} is of kind {encoder.kind}, not a timm network"
     if encoder.preprocess.fit == "crop" and len(set(encoder.preprocess.size)) > 1:
         return f"encoders.{name}.preprocess crops to {list(encoder.preprocess.size)}, and timm crops to squares"
-    return behind_stock(name, encoder)
+    return check_preprocessing(name, encoder)
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    references.features(trained.for_stock(), folder, computed)
+def write_reference(trained: Trained, folder: Path) -> None:
+    references.write_features(trained.for_stock(), folder, compute)
 
 
-def computed(encoder: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Adapters are still on the tower."""
+def compute(encoder: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The features of a batch. The tower still has its adapters."""
     return {"hidden": encoder.tower.forward_features(pixels)}
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good."""
+    """Folds adapters into the model permanently."""
     from timm.models import save_for_hf
 
-    audit = tower_audit(trained, "tower")
+    audit = merge_and_audit(trained, "tower")
     name = trained.encoder
     before = trained.preprocess[name]
     seen = {

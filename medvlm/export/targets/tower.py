@@ -11,8 +11,8 @@ from torch import nn
 
 from medvlm.data.transforms import processor_settings
 from medvlm.export.audit import Audit
-from medvlm.export.fits import behind_stock, encoder_of, library_of
-from medvlm.export.part import tower_audit
+from medvlm.export.fits import check_preprocessing, choose_encoder, library_of
+from medvlm.export.part import merge_and_audit
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 
@@ -29,33 +29,33 @@ print(out.last_hidden_state.shape)
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """An encoder of kind transformers behind a stock image processor."""
-    name, encoder, why = encoder_of(model, part)
+    """Needs an encoder of kind transformers with stock preprocessing."""
+    name, encoder, why = choose_encoder(model, part)
     if why:
         return why
     return (
-        f"encoders.{name} is of kind {encoder.kind}, no tower of transformers"
+        f"encoders.{name} is of kind {encoder.kind}, not a tower of transformers"
         if library_of("encoders", encoder) != LIBRARY
-        else behind_stock(name, encoder)
+        else check_preprocessing(name, encoder)
     )
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    references.features(trained.for_stock(), folder, computed)
+def write_reference(trained: Trained, folder: Path) -> None:
+    references.write_features(trained.for_stock(), folder, compute)
 
 
-def computed(encoder: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Adapters are still on the tower."""
+def compute(encoder: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The features of a batch. The tower still has its adapters."""
     out = encoder.tower(pixel_values=pixels)
     pooled = {} if out.get("pooler_output") is None else {"pooled": out.pooler_output}
     return {"hidden": out.last_hidden_state, **pooled}
 
 
 def write(trained: Trained, folder: Path) -> Audit:
-    """Adapters are folded into the model for good."""
+    """Folds adapters into the model permanently."""
     from transformers import CLIPImageProcessor
 
-    audit = tower_audit(trained, "tower")
+    audit = merge_and_audit(trained, "tower")
     name = trained.encoder
     tower: Any = trained.model.encoders[name].tower
     tower.config.architectures, tower.config.dtype = [type(tower).__name__], torch.float32

@@ -35,8 +35,8 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     return None if kind == "mylab.edges" else f"encoders.{name} is of kind {kind}, which this lab cannot load"
 
 
-def reference(trained: Trained, folder: Path) -> None:
-    references.features(trained, folder, lambda encoder, pixels: {"pooled": encoder(pixels).pooled})
+def write_reference(trained: Trained, folder: Path) -> None:
+    references.write_features(trained, folder, lambda encoder, pixels: {"pooled": encoder(pixels).pooled})
 
 
 def write(trained: Trained, folder: Path) -> Audit:
