@@ -30,11 +30,11 @@ from medvlm.models.parts import group_of, matches, set_trained
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import make_draft
 from medvlm.preflight.plan import plan
-from medvlm.preflight.precision import weights_in
-from medvlm.preflight.rehearsal.shrink import shrunk
+from medvlm.preflight.precision import convert_weights
+from medvlm.preflight.rehearsal.shrink import shrink_config
 from medvlm.preflight.samples import look
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import stage_on_meta
+from medvlm.preflight.staging import build_stage
 from medvlm.recipe.known import known
 from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.recipe.sources import open_sources
@@ -165,11 +165,11 @@ def written(name: str, folder: Path, on_gpu: bool) -> Path:
 
 def tiny(content: dict[str, Any]) -> None:
     film = content["model"]["encoders"]["film"]
-    film["config"] = shrunk(film["config"])
+    film["config"] = shrink_config(film["config"])
     film["preprocess"]["size"] = [film["config"]["image_size"]] * 2
     parts = [content["model"].get("language"), content["stages"][0].get("text")]
     for part in filter(None, parts):
-        part["config"] = shrunk(part["config"])
+        part["config"] = shrink_config(part["config"])
     content["stages"][0]["batch"] = 4
 
 
@@ -211,9 +211,9 @@ def parts_of(step: Step) -> dict[str, Any]:
 def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, bytes_of.Weights]:
     with tempfile.TemporaryDirectory() as folder:
         draft = make_draft(loaded.recipe, look(loaded, runs), Path(folder))
-        stage = stage_on_meta(draft, 0, 1)
+        stage = build_stage(draft, 0, 1)
     recipe, config = draft.recipe, draft.recipe.stages[0]
-    weights_in(stage.model, recipe.engine.precision)
+    convert_weights(stage.model, recipe.engine.precision)
     blank = {name: torch.empty(pixels.shape, device="meta") for name, pixels in micro.media.items()}
     given = type(micro)(**{**vars(micro), "media": blank})
     step = simulate(

@@ -78,11 +78,11 @@ def run_plan(args: argparse.Namespace) -> None:
 
     from medvlm.preflight.gpus import parse
     from medvlm.preflight.plan import plan
-    from medvlm.preflight.table import table
+    from medvlm.preflight.table import format_plan
     from medvlm.recipe.load import load
 
     made = plan(load(args.recipe, args.overrides), args.runs, parse(args.gpus) if args.gpus else None, args.mfu)
-    print(json.dumps(made.to_json(), indent=1) if args.json else table(made))
+    print(json.dumps(made.to_json(), indent=1) if args.json else format_plan(made))
 
 
 def run_dry_run(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import yaml
 from medvlm.cli import main
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
-from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
 
 SHORT = [
@@ -30,7 +30,7 @@ ON_CPU = ["engine.device=cpu", "engine.precision=32-true", "engine.recompute=[]"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved("qwen3_vl", tmp_path_factory.mktemp("ready") / "model")
+    return save_tiny("qwen3_vl", tmp_path_factory.mktemp("ready") / "model")
 
 
 def table(folder: Path, **changes: str) -> Path:

@@ -15,7 +15,7 @@ from medvlm.commands import export as exporting
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load, load_run
 from medvlm.recipe.sources import open_sources
 from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
@@ -54,7 +54,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         pytest.importorskip("num2words", reason="its processor needs num2words")
     folder = tmp_path_factory.mktemp(request.param)
     card = {**CARD, "reader": {"kind": "phantom", "films": 24, "film_px": 96}}
-    return trained(written(folder, recipe(saved(request.param, folder / "model")), card), folder / "runs")
+    return trained(written(folder, recipe(save_tiny(request.param, folder / "model")), card), folder / "runs")
 
 
 def test_it_goes_on_from_a_checkpoint_as_if_it_had_not_been_cut_off(run: RunFolder) -> None:
@@ -140,6 +140,6 @@ def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> No
 
 
 def test_a_setting_that_the_image_processor_does_not_have_is_refused(tmp_path: Path) -> None:
-    model = {"pretrained": str(saved(FAST, tmp_path / "model")), "processor": {"sise": {"shortest_edge": 256}}}
+    model = {"pretrained": str(save_tiny(FAST, tmp_path / "model")), "processor": {"sise": {"shortest_edge": 256}}}
     with pytest.raises(RecipeError, match=r"model\.processor\.sise: .* did you mean 'size'"):
         trained(written(tmp_path, {**recipe(tmp_path / "model"), "model": model}, CARD), tmp_path / "runs")

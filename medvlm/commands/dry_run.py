@@ -27,9 +27,9 @@ from medvlm.data.estimate import is_deep
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView
 from medvlm.io.opening import open_shards
 from medvlm.preflight.rehearsal import fake_reward as spread
-from medvlm.preflight.rehearsal.ready import saved
-from medvlm.preflight.rehearsal.shrink import small_encoder, small_part
-from medvlm.preflight.rehearsal.small_data import Made, small_data
+from medvlm.preflight.rehearsal.ready import save_tiny
+from medvlm.preflight.rehearsal.shrink import shrink_encoder, shrink_text_model
+from medvlm.preflight.rehearsal.small_data import SmallSource, make_small_data
 from medvlm.recipe.graph import serves
 from medvlm.recipe.known import described, known
 from medvlm.recipe.load import LoadedRecipe, load
@@ -44,7 +44,7 @@ TOY = Toy(
     answers=4,
     answer_tokens=8,
     sample_tokens=1 << 15,
-    shrink=small_part,
+    shrink=shrink_text_model,
     rewards={spread.__name__: spread.Config(weight=1)},
 )
 
@@ -68,7 +68,7 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
     with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:
         folder = Path(place)
         with _part("data", lines, say) as note:
-            made = small_data(loaded, runs, folder / "data", _axes(recipe, loaded.cards))
+            made = make_small_data(loaded, runs, folder / "data", _axes(recipe, loaded.cards))
             note("; ".join(f"{name}: {each.how}" for name, each in made.items()))
         small, target = _loaded(_written(loaded, recipe, made, folder))
         run = RunFolder(folder / "runs" / small.recipe.name)
@@ -128,15 +128,15 @@ def _axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
     return axes
 
 
-def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Made], folder: Path) -> Path:
+def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, SmallSource], folder: Path) -> Path:
     """The recipe with small models, few samples and two steps, as a file of its own."""
     changed: dict[str, Any] = {
-        "encoders": {name: small_encoder(e) for name, e in recipe.model.encoders.items()},
-        "language": small_part(recipe.model.language),
+        "encoders": {name: shrink_encoder(e) for name, e in recipe.model.encoders.items()},
+        "language": shrink_text_model(recipe.model.language),
     }
     if recipe.model.pretrained:
         family = known(recipe.model.pretrained).config["model_type"]
-        changed |= {"pretrained": str(saved(family, folder / "model")), "processor": {}}
+        changed |= {"pretrained": str(save_tiny(family, folder / "model")), "processor": {}}
     model = recipe.model.model_copy(update=changed)
     stages = tuple(stage.scale_down(TOY) for stage in recipe.stages)
     plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
@@ -210,7 +210,7 @@ def _exported(run: RunFolder, out: Path) -> str:
     return "; ".join(str(receipt).splitlines()[0].removeprefix(f"{receipt.folder}: ") for receipt in export(run, out))
 
 
-def _not_checked(loaded: LoadedRecipe, made: Mapping[str, Made]) -> Iterator[Line]:
+def _not_checked(loaded: LoadedRecipe, made: Mapping[str, SmallSource]) -> Iterator[Line]:
     recipe = loaded.recipe
     parts = [
         *recipe.model.encoders.values(),

@@ -99,7 +99,7 @@ def fill_stock(stock: Any, trained: Trained, places: Mapping[str, str]) -> Audit
         source["heads.scale.bias"] = scale.bias.detach()
     elif scale.bias is not None:
         left_out["heads.scale.bias"] = (
-            f"the sigmoid loss adds {scale.bias.item():.6g} to every score; the stock class has no bias"
+            f"{scale.bias.item():.6g} is added to every score by the sigmoid loss; the stock class has no bias"
         )
     wanted = stock.state_dict()
     shaped = {n: t.reshape(wanted[moves[n]].shape) if n.startswith("heads.scale.") else t for n, t in source.items()}

@@ -1,1 +1,1 @@
-"""What a recipe would cost, and whether all of it runs, before a GPU is spent on it."""
+"""Estimates what a recipe costs and checks that it runs, before a GPU is used."""

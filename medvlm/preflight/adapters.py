@@ -1,5 +1,4 @@
-"""Adapters on a model without data: the same names and shapes as peft's, without its import, which takes longer than a
-plan."""
+"""LoRA adapters on the meta device, with peft's names and shapes. Importing peft itself takes longer than a plan."""
 
 from __future__ import annotations
 
@@ -13,11 +12,10 @@ from medvlm.models import lora as adapters
 
 
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
-    """As medvlm.models.lora.attach. Raises RecipeError for a target that matches no linear layer."""
+    """Like medvlm.models.lora.attach. Raises RecipeError for a target that matches no linear layer."""
     names = adapters.targets(model, lora)
-    if (
-        lora.dora or lora.tokens or any(type(model.get_submodule(name)) is not nn.Linear for name in names)
-    ):  # peft knows more kinds
+    is_plain = all(type(model.get_submodule(name)) is nn.Linear for name in names)
+    if lora.dora or lora.tokens or not is_plain:  # only peft supports these
         with torch.device("meta"):
             adapters.attach(model, lora, seed)
         return
@@ -32,7 +30,7 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
 
 
 class Adapted(nn.Module):
-    """y = x W' + B(A(dropout(x))) alpha / rank, computed in the order in which peft computes it."""
+    """y = x W' + B(A(dropout(x))) alpha / rank, computed in the same order as in peft."""
 
     def __init__(self, base: nn.Linear, lora: Lora):
         super().__init__()

@@ -1,4 +1,4 @@
-"""GPUs by name: what they hold and how fast they multiply, from their makers' data sheets."""
+"""GPUs by name: memory, compute and bandwidth, from the vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Gpu:
-    """gib: what torch can allocate of it. bf16, fp32: dense tera-operations per second. tb_s: memory bandwidth."""
+    """gib: memory that torch can allocate. bf16, fp32: dense TFLOP/s. tb_s: memory bandwidth in TB/s."""
 
     gib: float
     bf16: float
@@ -34,14 +34,14 @@ GPUS = {
     "rtx3090": Gpu(23.6, 71, 35, 0.94),
 }
 RESERVED_GIB = 1.5
-"""CUDA's context, libraries and communication buffers, which torch's allocator does not see."""
+"""CUDA's context, libraries and communication buffers, which are outside of torch's allocator."""
 USABLE = 0.95
-"""Of the rest; the allocator leaves holes."""
+"""Usable share of the rest. The allocator loses some memory to fragmentation."""
 
 
 @dataclass(frozen=True)
 class Machines:
-    """`h200:8x2`: two nodes of eight."""
+    """GPUs of one kind. `h200:8x2` means two nodes with eight GPUs each."""
 
     name: str
     gpu: Gpu
@@ -54,7 +54,7 @@ class Machines:
 
     @property
     def usable(self) -> float:
-        """Bytes of one GPU."""
+        """Usable bytes of one GPU."""
         return (self.gpu.gib - RESERVED_GIB) * USABLE * GIB
 
     def __str__(self) -> str:
@@ -68,7 +68,5 @@ def parse(text: str) -> Machines:
         raise RecipeError(f"--gpus {text}: expected NAME:GPUS or NAME:GPUSxNODES, e.g. h200:8 or h100:8x2")
     name = found[1].lower()
     if name not in GPUS:
-        raise RecipeError(
-            f"--gpus {text}: {name!r} is not known here{did_you_mean(name, GPUS)} (known: {', '.join(GPUS)})"
-        )
+        raise RecipeError(f"--gpus {text}: unknown GPU {name!r}{did_you_mean(name, GPUS)} (known: {', '.join(GPUS)})")
     return Machines(name, GPUS[name], int(found[2] or 1), int(found[3] or 1))

@@ -1,4 +1,4 @@
-"""Made-up questions for the decoders of a recipe, where its data are not at hand."""
+"""Made-up questions for the decoders of a recipe whose data are not available."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def make_labelled(
     rng: np.random.Generator, media: Sequence[Medium], model: Any
 ) -> Iterator[tuple[Question, dict[str, bytes]]]:
-    """A question with its members for each decoder that reads the first medium. model: the recipe's section."""
+    """A question and its member files, for each decoder that reads the first medium. model: the recipe's section."""
     for name, decoder in model.decoders.items():
         encoder = find_encoder(name, decoder, model.encoders)
         if not media or media[0].kind not in (model.encoders[encoder].serves or (encoder,)):

@@ -1,7 +1,7 @@
-"""A step on tensors without data: every byte that a GPU would hold, by part, and every floating-point operation.
+"""Counts memory by part and floating-point operations of a training step on the meta device.
 
-The real model, loss, backward pass and optimiser run. Floats are on the meta device; token ids and masks are real and
-small, so that code that looks at them (positions, placeholders) takes the way it takes in training.
+The real model, loss, backward pass and optimizer run. Floats are on the meta device. Token ids and masks are real and
+small, so that code that depends on their values (positions, placeholders) takes the same branches as in training.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch.utils._pytree import tree_map
 aten = torch.ops.aten
 SELECTING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 LARGE = 1 << 20
-"""Results of more elements are not computed, even where all that goes in is there: masks of long rows."""
+"""Results with more elements go to the meta device even if all inputs have data, for example masks of long rows."""
 FEW = 64
-"""Numbers that are taken off the GPU at once to be logged; more are pixels."""
+"""A copy to the CPU of at most this many numbers is taken for logging; a larger one for pixels."""
 ROUND = 512
 """CUDA's allocator rounds up to this many bytes."""
 
 
 class Ledger(TorchDispatchMode):
-    """Adds up storages as they come and go, but for the model's own weights. `peaks`: name of a section -> bytes by
-    part at its worst moment; see section()."""
+    """Tracks the bytes of all storages except the model's own weights. `peaks`: section -> bytes by part at its peak,
+    see start_section."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class Ledger(TorchDispatchMode):
 
         self._formulas = flop_registry
 
-    def section(self, name: str) -> None:
-        """From here on the peak is that of another section; one that comes again goes on."""
+    def start_section(self, name: str) -> None:
+        """Records the following peak under another section. A section that is started again keeps its earlier peak."""
         self._section = name
         self._peak = sum(self.peaks.get(name, {}).values())
         self._note()
 
     def label(self, tensor: torch.Tensor | None, part: str) -> None:
-        """Whose bytes these are: a gradient, a state of the optimiser."""
+        """Moves the bytes of a tensor to another part, for example gradients or optimizer states."""
         if tensor is None or not tensor.is_meta:
             return
         key = tensor.untyped_storage()._cdata
@@ -66,29 +66,27 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [*tensors_in(args), *tensors_in(kwargs.values())]
+        tensors = [*find_tensors(args), *find_tensors(kwargs.values())]
         num_meta = sum(t.is_meta for t in tensors)
-        if num_meta and (logged := _logged(func, args, kwargs)) is not None:
+        if num_meta and (logged := _fake_logged_value(func, args, kwargs)) is not None:
             return logged
         if num_meta and (num_meta < len(tensors) or "device" in kwargs or func in SELECTING):
-            args, kwargs = _moved(func, args, kwargs)
-        elif tensors and not num_meta and _broadcast(tensors) > LARGE:
+            args, kwargs = _move_to_meta(func, args, kwargs)
+        elif tensors and not num_meta and _count_elements(tensors) > LARGE:
             args, kwargs = tree_map(_to_meta, (args, kwargs))
         elif tensors and not num_meta and func is aten._to_copy.default and not tensors[0].is_floating_point():
-            kwargs = {
-                **kwargs,
-                "device": tensors[0].device,
-            }  # ids and masks stay what they are, wherever a model wants them
+            # ids and masks keep their data, even if the model moves them to its device
+            kwargs = {**kwargs, "device": tensors[0].device}
         if (
             num_meta
             and func is aten.split_with_sizes.default
             and sum(args[1]) != args[0].shape[args[2] if len(args) > 2 else 0]
         ):
-            args = _dealt(*args)
+            args = _split_evenly(*args)
         out = func(*args, **kwargs)
         if formula := self._formulas.get(func._overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)
-        for made in tensors_in((out,)):
+        for made in find_tensors((out,)):
             if made.is_meta:
                 self._take(made)
         return out
@@ -102,7 +100,7 @@ class Ledger(TorchDispatchMode):
         self._owner[key] = (self.part, size)
         self.now[self.part] += size
         self._total += size
-        weakref.finalize(storage, self._gone, key)
+        weakref.finalize(storage, self._release, key)
         if self._total > self._peak:
             self._note()
 
@@ -111,20 +109,20 @@ class Ledger(TorchDispatchMode):
             self._peak = self._total
             self.peaks[self._section] = {part: size for part, size in self.now.items() if size}
 
-    def _gone(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         part, size = self._owner.pop(key)
         self.now[part] -= size
         self._total -= size
 
     @contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        """What is made inside belongs to `part`."""
+    def attribute_to(self, part: str) -> Iterator[None]:
+        """Counts what is allocated inside as `part`."""
         before, self.part = self.part, part
         yield
         self.part = before
 
     def watch(self, module: nn.Module, part: str) -> list[Any]:
-        """What the forward pass of a module makes belongs to `part`. Returns the hooks, to be removed."""
+        """Counts what a module's forward pass allocates as `part`. Returns the hooks, which the caller removes."""
         before: list[str] = []
 
         def enter(_: Any, __: Any) -> None:
@@ -136,29 +134,29 @@ class Ledger(TorchDispatchMode):
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
-    def _once(self, mask: torch.Tensor | None) -> torch.Tensor | None:
-        """A small mask with values as one without: one and the same for all layers."""
+    def _share_mask(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """A meta tensor for a mask with data. All layers get the same one, as they share the mask in training."""
         if mask is None or mask.is_meta:
             return mask
         return self._masks.setdefault(id(mask), (mask, _to_meta(mask)))[1]
 
-    def attention(self, lower: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
-        """Attention as a GPU computes it, scores are never stored (FlashAttention, arXiv 2205.14135). lower: the cast
-        of autocast."""
+    def patch_attention(self, lower: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+        """Replaces attention by one that stores no scores, like FlashAttention on a GPU (arXiv 2205.14135). lower: the
+        cast of autocast."""
 
         def attend(
             query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, *_: Any, **__: Any
         ) -> torch.Tensor:
             given = [lower(_to_meta(x)) if lower else _to_meta(x) for x in (query, key, value)]
-            out: torch.Tensor = _Attend.apply(*given, _aligned(self._once(attn_mask), lower), self)
+            out: torch.Tensor = _Attend.apply(*given, _align_mask(self._share_mask(attn_mask), lower), self)
             return out
 
         return mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attend)
 
 
-def _aligned(mask: torch.Tensor | None, lower: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor | None:
-    """The mask as the kernels keep it: in the type of the queries, its rows filled up to a multiple of 8; a copy for
-    each layer where it is not so already."""
+def _align_mask(mask: torch.Tensor | None, lower: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor | None:
+    """The mask as the kernels store it: in the type of the queries, with rows padded to a multiple of 8. Each layer
+    makes its own copy unless the mask already has this form."""
     if mask is None:
         return None
     mask = lower(mask) if lower else mask
@@ -174,34 +172,35 @@ class _Attend(torch.autograd.Function):
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, sums, mask)
-        ctx.ledger, ctx.flops = ledger, _attention_flops(query, key, value)
+        ctx.ledger, ctx.flops = ledger, _count_attention_flops(query, key, value)
         ledger.flops += ctx.flops
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, *_ = ctx.saved_tensors
-        ctx.ledger.flops += ctx.flops * 5 // 2  # scores anew, and four products
+        ctx.ledger.flops += ctx.flops * 5 // 2  # recomputes the scores, then four products; the forward pass has two
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
 
 
-def _attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
+def _count_attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
     *batch, rows, width = query.shape
     return 2 * int(torch.Size(batch).numel()) * rows * key.shape[-2] * (width + value.shape[-1])
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """Of an operation's arguments or results, which nest in lists alone: five times faster than torch's own way through
-    any tree."""
+def find_tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among an operation's arguments or results. These are nested in lists and tuples only, which is five
+    times faster to search than with torch's pytree."""
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
+            yield from find_tensors(value)
 
 
-def _logged(func: Any, args: Any, kwargs: Any) -> Any:
-    """What takes a number off the GPU, to log it: nothing is known of it, and nothing depends on it."""
+def _fake_logged_value(func: Any, args: Any, kwargs: Any) -> Any:
+    """A made-up value for operations that copy a number to the CPU, which training does only for logging. None for all
+    other operations."""
     if func is aten._local_scalar_dense.default:
         return False if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 0
     if func is aten._to_copy.default and str(kwargs.get("device")) == "cpu" and args[0].numel() <= FEW:
@@ -219,17 +218,18 @@ def _to_meta(x: Any) -> Any:
     )
 
 
-def _moved(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Every argument on the meta device. A mask that selects says how many while it is still known."""
+def _move_to_meta(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments on the meta device. Masks that select elements are first replaced by indices, so that the number of
+    elements is still known."""
     if func in SELECTING:
-        args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
+        args = (args[0], [place for index in args[1] for place in _list_selected(index)], *args[2:])
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("meta")}
     return tree_map(_to_meta, (args, kwargs))
 
 
-def _places(index: Any) -> tuple[Any, ...]:
-    """A mask as the places that it selects: as many as it does, or all of them where that cannot be known."""
+def _list_selected(index: Any) -> tuple[Any, ...]:
+    """A mask as the indices of the elements it selects. A mask on the meta device is assumed to select all."""
     if not isinstance(index, torch.Tensor) or index.dtype != torch.bool:
         return (index,)
     if not index.is_meta:
@@ -237,14 +237,14 @@ def _places(index: Any) -> tuple[Any, ...]:
     return tuple(torch.empty(index.numel(), dtype=torch.long, device="meta") for _ in range(index.ndim))
 
 
-def _dealt(x: torch.Tensor, sizes: list[int], dim: int = 0) -> tuple[Any, ...]:
-    """Parts whose sizes would come from pixels: equal ones, as far as that goes."""
+def _split_evenly(x: torch.Tensor, sizes: list[int], dim: int = 0) -> tuple[Any, ...]:
+    """Arguments for a split into nearly equal parts, if the real sizes would be computed from pixels."""
     each, rest = divmod(x.shape[dim], len(sizes))
     return x, [each + (i < rest) for i in range(len(sizes))], dim
 
 
-def _broadcast(tensors: list[torch.Tensor]) -> int:
-    """Elements of what an operation on these gives, as far as broadcasting tells."""
+def _count_elements(tensors: list[torch.Tensor]) -> int:
+    """The number of elements of an operation's result, by the rules of broadcasting."""
     if len(tensors) == 1:
         return tensors[0].numel()
     try:

@@ -1,4 +1,4 @@
-"""Bytes of one GPU by part, for every engine, from what a step of one process holds."""
+"""Estimates the memory of one GPU by part, for every engine, from a simulated step of one process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from medvlm.preflight.simulate import Step, stacks_of
 
 ENGINES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 BUCKET = 50_000_000
-"""Elements that DeepSpeed sends at once (engine_zero.BUCKET)."""
+"""Elements that DeepSpeed communicates at once (engine_zero.BUCKET)."""
 Recompute = Callable[[str], bool]
-"""Whether the layers of a stack are computed again in the backward pass."""
+"""Stack -> whether its layers are recomputed in the backward pass."""
 BATCH_PARTS = ("language", "text", "vision", "logits", "work")
-"""Parts that shrink with the micro-batch."""
+"""Parts whose memory is proportional to the micro-batch."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Of a model in the precision it trains in: elements and bytes of what is trained, bytes of what is not. root,
-    block: elements of what lies outside of all layers, and of the largest layer; block_trained: those of a layer that
-    are trained at most. beside: bytes of the stage's extra models, whole on every GPU."""
+    """Sizes of a model in the precision it is trained in.
+
+    trained: elements that are trained. root: elements outside of all layers. block: elements of the largest layer.
+    block_trained: the most trained elements of any layer. beside: bytes of the stage's extra models, which every GPU
+    has whole."""
 
     trained: int
     trained_bytes: int
@@ -38,7 +40,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one GPU at the worst moment of a step, by part."""
+    """Bytes of one GPU at the peak of a step, by part."""
 
     engine: str
     recompute: bool
@@ -50,7 +52,7 @@ class Memory:
 
 
 def weights_of(model: nn.Module, extra: Iterable[nn.Module] = ()) -> Weights:
-    """extra: models beside it."""
+    """The sizes of a model. extra: further models of the stage."""
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = [t for t in (*model.parameters(), *model.buffers()) if not t.requires_grad]
     layers = [layer for stack in stacks_of(model).values() for layer in stack]
@@ -66,7 +68,7 @@ def weights_of(model: nn.Module, extra: Iterable[nn.Module] = ()) -> Weights:
     )
 
 
-def memory(
+def estimate_memory(
     step: Step,
     weights: Weights,
     engine: str,
@@ -76,64 +78,63 @@ def memory(
     share: float = 1.0,
     offload: bool = False,
 ) -> Memory:
-    """recompute: by default no layer is. share: of the micro-batch that was simulated; what depends on it is taken to
-    be proportional."""
-    sections = [_section(step, name, recompute, share) for name in step.sections]
-    spread = [_spread(parts, weights, engine, precision, world, offload) for parts in sections]
+    """The memory of one GPU under an engine.
+
+    recompute: by default no layer is recomputed. share: size of the micro-batch relative to the simulated one. offload:
+    sharded parts are kept in the CPU's memory."""
+    sections = [_sum_section(step, name, recompute, share) for name in step.sections]
+    spread = [_shard_parts(parts, weights, engine, precision, world, offload) for parts in sections]
     worst = max(spread, key=lambda parts: sum(parts.values()))
     worst["extra"] = float(weights.beside)
     return Memory(engine, recompute is not None, {part: size for part, size in worst.items() if size >= 1})
 
 
-def _section(step: Step, name: str, recompute: Recompute | None, share: float) -> dict[str, float]:
+def _sum_section(step: Step, name: str, recompute: Recompute | None, share: float) -> dict[str, float]:
     parts = dict.fromkeys(("gradients", "optimiser", *BATCH_PARTS), 0.0)
     for owner, size in step.sections[name].items():
-        parts[_part(owner)] = parts.get(_part(owner), 0.0) + size
-    for stack, saved in _saved(step, name) if recompute else ():
+        parts[_name_part(owner)] = parts.get(_name_part(owner), 0.0) + size
+    for stack, saved in _list_savings(step, name) if recompute else ():
         if recompute(stack):  # type: ignore[misc]
-            part = _part(module_of(stack))
+            part = _name_part(module_of(stack))
             parts[part] = max(0.0, parts[part] - saved)
     for part in BATCH_PARTS if name != "step" else ():
         parts[part] *= share
     return parts
 
 
-def _saved(step: Step, section: str) -> Iterator[tuple[str, float]]:
-    """Stack -> bytes that it does not hold in this section when its layers are computed again; one layer at a time is
-    whole."""
+def _list_savings(step: Step, section: str) -> Iterator[tuple[str, float]]:
+    """(stack, bytes that recomputing its layers saves in this section). A recomputed layer keeps its input only."""
     number, _, where = section.partition(" ")
     for i, (stack, (kept, given, _, depth)) in enumerate(step.layers.items()):
-        layers = (
-            depth
-            if section == "forward" or (number.isdigit() and int(number) > i)
-            else depth - 1
-            if (number, where) == (str(i), "last")
-            else 0
-        )
+        is_before = section == "forward" or (number.isdigit() and int(number) > i)
+        # In the backward pass of its last layer, that one layer is held completely.
+        is_in_last = (number, where) == (str(i), "last")
+        layers = depth if is_before else depth - 1 if is_in_last else 0
         if kept > given:
             yield stack, layers * (kept - given)
 
 
-def _spread(
+def _shard_parts(
     parts: dict[str, float], weights: Weights, engine: str, precision: str, world: int, offload: bool
 ) -> dict[str, float]:
-    """How an engine divides the parts among its ranks, and what it adds. offload: what is sharded waits in the CPU's
-    memory."""
+    """One rank's share of the parts under an engine, with the engine's own buffers. offload: sharded parts are kept in
+    the CPU's memory."""
     computes = 4 if precision == "32-true" else 2
     made = {"weights": float(weights.trained_bytes + weights.frozen_bytes), **parts}
     shared: tuple[str, ...] = ()
     if engine == "ddp":
-        made["buffers"] = float(weights.trained_bytes)  # gradients are averaged in buckets of their own
+        made["buffers"] = float(weights.trained_bytes)  # gradients are averaged in separate buckets
     elif engine == "fsdp2":
         shared = ("weights", "gradients", "optimiser")
-        made.pop(COPIES, None)  # weights are gathered in the type that is computed in
-        # What lies outside of the layers stays gathered; of layers, one that runs, one that is on its way and the bytes
-        # they came in; gradients of a layer as they are computed, and in float32 as they are sent.
+        made.pop(COPIES, None)  # weights are gathered in the computing type
+        # Weights outside of the layers stay gathered. Of the layers, three copies exist at once: the running one, the
+        # next one, and the buffer it is gathered in. Gradients of one layer exist in the computing type and, for the
+        # reduction, in float32.
         made["buffers"] = float((weights.root + 3 * weights.block) * computes + weights.block_trained * (computes + 4))
     elif engine.startswith("zero"):
         stage = int(engine[-1])
         shared = ("optimiser", "gradients", "weights")[:stage]
-        made["optimiser"] += 4.0 * weights.trained  # it steps a copy of its own
+        made["optimiser"] += 4.0 * weights.trained  # DeepSpeed updates its own float32 copy
         made["buffers"] = 4.0 * min(BUCKET, weights.trained) * (1 if stage < 3 else 2)
         if stage == 3:
             made.pop(COPIES, None)
@@ -143,7 +144,7 @@ def _spread(
     return made
 
 
-def _part(owner: str) -> str:
+def _name_part(owner: str) -> str:
     if owner.startswith(("encoders", "connectors")):
         return "vision"
     return {"loss": "logits", "lora": "language", "heads": "text"}.get(owner, owner)
@@ -154,13 +155,13 @@ def _part(owner: str) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """A way to make a stage fit: what to write into the recipe, and what a GPU then holds."""
+    """A way to make a stage fit. say: the overrides for the recipe. memory: of a GPU with them."""
 
     say: str
     memory: Memory
 
 
-def cheapest(
+def find_cheapest_change(
     step: Step,
     weights: Weights,
     engine: str,
@@ -171,21 +172,20 @@ def cheapest(
     accumulate: int,
     stage: str,
 ) -> Change | None:
-    """The first that fits, from what costs nothing but a line to what changes the training. None where none of them
-    does."""
-    layers = ", ".join(sorted({module_of(name) for name in step.layers}))
-    for say, kind, again, share in _changes(engine, world, micro, accumulate, stage, f"engine.recompute=[{layers}]"):
-        found = memory(step, weights, kind, precision, world, every_stack if again else None, share)
+    """The first change that fits, or None. Changes are tried from the cheapest to those that cost the most time."""
+    recompute = f"engine.recompute=[{', '.join(sorted({module_of(name) for name in step.layers}))}]"
+    for say, kind, again, share in _list_changes(engine, world, micro, accumulate, stage, recompute):
+        found = estimate_memory(step, weights, kind, precision, world, recompute_all if again else None, share)
         if found.total <= usable:
             return Change(say, found)
     return None
 
 
-def every_stack(stack: str) -> bool:
+def recompute_all(stack: str) -> bool:
     return True
 
 
-def _changes(
+def _list_changes(
     engine: str, world: int, micro: int, accumulate: int, stage: str, again: str
 ) -> Iterator[tuple[str, str, bool, float]]:
     halves = [n for n in (2, 4, 8, 16, 32, 64, 128) if micro % n == 0]
@@ -193,20 +193,20 @@ def _changes(
     for kind in kinds:
         first = [f"engine.kind={kind}"] if kind != engine else []
         if first:
-            yield _said(first), kind, False, 1.0
+            yield _join(first), kind, False, 1.0
         for n in halves:
-            yield _said([*first, f"stages.{stage}.accumulate={accumulate * n}"]), kind, False, 1 / n
-        yield _said([*first, again]), kind, True, 1.0
+            yield _join([*first, f"stages.{stage}.accumulate={accumulate * n}"]), kind, False, 1 / n
+        yield _join([*first, again]), kind, True, 1.0
         for n in halves:
-            yield _said([*first, again, f"stages.{stage}.accumulate={accumulate * n}"]), kind, True, 1 / n
+            yield _join([*first, again, f"stages.{stage}.accumulate={accumulate * n}"]), kind, True, 1 / n
 
 
-def _said(lines: list[str]) -> str:
+def _join(lines: list[str]) -> str:
     return " and ".join(lines)
 
 
-def rounded(memory: Memory, unit: float) -> dict[str, Any]:
-    """For JSON: parts in `unit` bytes."""
+def round_parts(memory: Memory, unit: float) -> dict[str, Any]:
+    """The parts and their total in units of `unit` bytes, for JSON."""
     return {
         **{part: round(size / unit, 3) for part, size in memory.parts.items()},
         "total": round(memory.total / unit, 3),

@@ -1,5 +1,5 @@
-"""`medvlm plan`: what a recipe trains, how long its samples are, what a GPU would hold, how long it takes, and whether
-it fits."""
+"""`medvlm plan`: what a recipe trains, how long its samples are, how much memory and time it needs, and whether it
+fits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.gpus import GIB, Machines
-from medvlm.preflight.memory import ENGINES, Memory, Recompute, every_stack
-from medvlm.preflight.precision import weights_in
+from medvlm.preflight.memory import ENGINES, Memory, Recompute, recompute_all
+from medvlm.preflight.precision import convert_weights
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import items_of, longest, optimizers_of, stage_on_meta
+from medvlm.preflight.staging import build_stage, draw_longest, optimizers_of, prepare_items
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
 from medvlm.train.terms import sum_of_losses
 
 MFU = 0.4
-"""Share of a GPU's peak that training reaches, where nothing else is said."""
+"""Default of the model FLOPs utilization, the share of a GPU's peak that training reaches."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,12 @@ class Module:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """micro: samples of a micro-batch. checkpoint: bytes of one. tokens: mean of a sample; longest: most of a sample.
-    memory: engine -> GiB by part of the longest micro-batch. seconds: of a step. flops, memory, fits and seconds are
-    empty where the stage was not run on the meta device; fits and seconds also without a GPU."""
+    """The plan of one stage.
+
+    micro: samples of a micro-batch. checkpoint: bytes of one checkpoint. checkpoints: how many are kept at once.
+    tokens: mean per sample. longest: maximum per sample. memory: engine -> GiB by part for the longest micro-batch.
+    chosen: the recipe's engine, a key of `memory`. seconds: per step. flops, memory, fits and seconds are empty if the
+    stage was not run on the meta device; fits and seconds also if no GPU was given."""
 
     name: str
     kind: str
@@ -82,8 +85,8 @@ class Plan:
 
 
 def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float = MFU) -> Plan:
-    """Raises RecipeError for a model that nothing is known of, and for `trains`, `lr_of` and adapters that match
-    nothing in the real model."""
+    """Raises RecipeError for a model whose config is not known, and for `trains`, `lr_of` and adapters that match
+    nothing in the model."""
     given, looks = loaded.recipe, look(loaded, runs)
     with TemporaryDirectory() as folder:
         draft = make_draft(given, looks, Path(folder))
@@ -92,14 +95,14 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
     if not draft.knows_words:
         missing.append(
-            "text lengths: the tokenizer of the language or text model is not here, so tokens are counted as characters"
-            " / 3.5"
+            "text lengths: the tokenizer of the language or text model is not on this machine, so the number of tokens"
+            " is estimated as characters / 3.5"
         )
     if machines is None:
-        missing.append("whether it fits, and how long it takes: say which GPUs with --gpus, e.g. --gpus h200:8")
+        missing.append("whether it fits, and how long it takes: name the GPUs with --gpus, e.g. --gpus h200:8")
     sizes = [each.bytes for each in looks.values()]
     return Plan(
-        given.name, str(machines or ""), _engine(recipe, machines), recipe.engine.precision, mfu,
+        given.name, str(machines or ""), _choose_engine(recipe, machines), recipe.engine.precision, mfu,
         {name: {"how": each.how, "samples": each.count, "bytes": each.bytes} for name, each in looks.items()},
         stages, sum(s for s in sizes if s) if all(sizes) else None, tuple(missing),
     )  # fmt: skip
@@ -108,16 +111,16 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
 def _plan_stage(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machines | None, mfu: float) -> StagePlan:
     recipe, config = draft.recipe, draft.recipe.stages[i]
     world = machines.world if machines else 1
-    stage = stage_on_meta(draft, i, world)
+    stage = build_stage(draft, i, world)
     extra = stage.make_extra_models()
-    optimizers_of(stage, config)  # `lr_of` finds what it names
-    items, notes = items_of(stage, config, looks)
+    optimizers_of(stage, config)  # raises if `lr_of` matches nothing
+    items, notes = prepare_items(stage, config, looks)
     found = replace(_describe(stage, recipe, world), notes=tuple(notes))
     if not items:
         why = "; ".join(notes) or "they have no question of its tasks"
-        return replace(found, notes=(f"none of the samples that were looked at can be used: {why}",))
-    drawn = longest(stage, config, items, found.micro, recipe.seed)
-    weights_in(stage.model, recipe.engine.precision)
+        return replace(found, notes=(f"none of the samples that were read can be used: {why}",))
+    drawn = draw_longest(stage, config, items, found.micro, recipe.seed)
+    convert_weights(stage.model, recipe.engine.precision)
     try:
         step = simulate(
             stage.model,
@@ -129,17 +132,17 @@ def _plan_stage(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
         )
     except (NotImplementedError, RuntimeError, TypeError, IndexError, ValueError) as reason:
         first = str(reason).splitlines()[0][:160] if str(reason) else ""
-        why = f"the stage cannot be run on tensors without data ({type(reason).__name__}: {first})"
+        why = f"the stage cannot run on the meta device ({type(reason).__name__}: {first})"
         return replace(found, notes=(f"memory and time not checked: {why}",))
     tokens = [stage.count_tokens(item) for source in items.values() for item in source]
     found = replace(found, tokens=mean(tokens), longest=max(tokens))
     weights = bytes_of.weights_of(stage.model, extra.values())
-    return _with_memory(_with_time(found, step, recipe, machines, mfu, config), step, weights, recipe, machines, config)
+    return _add_memory(_add_time(found, step, recipe, machines, mfu, config), step, weights, recipe, machines, config)
 
 
 def _describe(stage: Any, recipe: Recipe, world: int) -> StagePlan:
-    """What is known before anything is computed."""
-    config, modules = stage.config, _modules(stage.model)
+    """The plan as far as it is known before the step is simulated."""
+    config, modules = stage.config, _count_modules(stage.model)
     size = 4 if recipe.engine.precision != "bf16-true" else 2
     return StagePlan(
         name=config.name,
@@ -154,7 +157,7 @@ def _describe(stage: Any, recipe: Recipe, world: int) -> StagePlan:
     )
 
 
-def _with_memory(
+def _add_memory(
     found: StagePlan,
     step: Step,
     weights: bytes_of.Weights,
@@ -162,41 +165,42 @@ def _with_memory(
     machines: Machines | None,
     config: StageConfig,
 ) -> StagePlan:
-    """With what a GPU holds under each engine, and what would make it fit."""
-    precision, world, engine = recipe.engine.precision, machines.world if machines else 1, _engine(recipe, machines)
-    chosen = bytes_of.memory(
-        step, weights, engine, precision, world, _recomputed(recipe), offload=recipe.engine.offload
+    """Adds the memory of a GPU under each engine, and a change that makes the stage fit."""
+    precision, world = recipe.engine.precision, machines.world if machines else 1
+    engine = _choose_engine(recipe, machines)
+    chosen = bytes_of.estimate_memory(
+        step, weights, engine, precision, world, _make_recompute(recipe), offload=recipe.engine.offload
     )
     others = [
-        bytes_of.memory(step, weights, kind, precision, world, again)
-        for kind in _engines(engine, world)
-        for again in (None, every_stack)
+        bytes_of.estimate_memory(step, weights, kind, precision, world, again)
+        for kind in _list_engines(engine, world)
+        for again in (None, recompute_all)
     ]
-    options = [chosen, *(m for m in others if _named(m) != _named(chosen))]
+    options = [chosen, *(m for m in others if _name_option(m) != _name_option(chosen))]
     fits = chosen.total <= machines.usable if machines else None
     change = None
     if machines and not fits:
         accumulate, usable = config.micro_batches, machines.usable
-        change = bytes_of.cheapest(
+        change = bytes_of.find_cheapest_change(
             step, weights, engine, precision, world, usable, found.micro, accumulate, config.name
         )
     optimizer = step.held.get("optimiser", 0.0)
     return replace(
         found,
-        memory={_named(m): bytes_of.rounded(m, GIB) for m in options},
-        chosen=_named(chosen),
+        memory={_name_option(m): bytes_of.round_parts(m, GIB) for m in options},
+        chosen=_name_option(chosen),
         fits=fits,
-        remedy=_remedy(change, step, config, fits),
+        remedy=_explain_remedy(change, step, config, fits),
         checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.beside + optimizer),
         checkpoints=3 if config.keep == "best" else 2,
     )
 
 
-def _with_time(
+def _add_time(
     found: StagePlan, step: Step, recipe: Recipe, machines: Machines | None, mfu: float, config: StageConfig
 ) -> StagePlan:
-    """With the operations of a step; layers that are recomputed run forward twice."""
-    is_recomputed = _recomputed(recipe)
+    """Adds the operations of a step, and its time. Recomputed layers run forward twice."""
+    is_recomputed = _make_recompute(recipe)
     again = [
         forward_flops * depth
         for name, (_, _, forward_flops, depth) in step.layers.items()
@@ -210,41 +214,41 @@ def _with_time(
     return replace(found, seconds=flops * accumulate / (peak * 1e12 * mfu))
 
 
-def _modules(model: nn.Module) -> tuple[Module, ...]:
+def _count_modules(model: nn.Module) -> tuple[Module, ...]:
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
         counts.setdefault(group_of(name), [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
     return tuple(Module(name, trained, frozen) for name, (trained, frozen) in counts.items())
 
 
-def _recomputed(recipe: Recipe) -> Recompute | None:
-    """Which layers are computed again, as the recipe says."""
+def _make_recompute(recipe: Recipe) -> Recompute | None:
+    """Which layers the recipe recomputes; None for none."""
     patterns = recipe.engine.recompute
     return (lambda stack: any(matches(stack, pattern) for pattern in patterns)) if patterns else None
 
 
-def _engine(recipe: Recipe, machines: Machines | None) -> str:
+def _choose_engine(recipe: Recipe, machines: Machines | None) -> str:
     kind: str = recipe.engine.kind
     return kind if kind != "auto" else "ddp" if machines and machines.world > 1 else "single"
 
 
-def _engines(chosen: str, world: int) -> list[str]:
+def _list_engines(chosen: str, world: int) -> list[str]:
     return [chosen, *(kind for kind in ENGINES if kind != chosen and (kind == "single") == (world == 1))]
 
 
-def _named(memory: Memory) -> str:
+def _name_option(memory: Memory) -> str:
     return memory.engine + (" recompute" if memory.recompute else "")
 
 
-def _remedy(change: bytes_of.Change | None, step: Step, config: StageConfig, fits: bool | None) -> str:
+def _explain_remedy(change: bytes_of.Change | None, step: Step, config: StageConfig, fits: bool | None) -> str:
     if fits is not False:
         return ""
     if change is not None:
-        return f"{change.say} makes it {change.memory.total / GIB:.1f} GiB"
+        return f"with {change.say} it needs {change.memory.total / GIB:.1f} GiB"
     trains_language = any(p.split(".")[0] == "language" for p in config.trains)
     less = (
         "adapters instead of the whole language model (trains: [connectors, lora], lora: {rank: 16})"
         if trains_language
         else "a smaller model"
     )
-    return f"no smaller micro-batch, recomputation or sharding over these GPUs is enough; more GPUs, or {less}"
+    return f"a smaller micro-batch, recomputation and sharding are not enough on these GPUs; use more GPUs, or {less}"

@@ -1,5 +1,4 @@
-"""The precision a model trains in, on tensors without data: torch's autocast knows no meta device, so its casts are
-made here."""
+"""Training precision on the meta device. torch's autocast does not support it, so its casts are done here."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from medvlm.preflight.ledger import Ledger, tensors_in
+from medvlm.preflight.ledger import Ledger, find_tensors
 
 LOWER: set[Any] = {
     F.linear,
@@ -64,33 +63,33 @@ FP32: set[Any] = {
 """Computed in float32 (AT_FORALL_FP32 and its neighbours)."""
 
 
-def run_in(kind: str, model: nn.Module, ledger: Ledger) -> Callable[[Any], Any]:
-    """The model as the engine calls it: inputs, weights and outputs in the types of `engine.precision`. The loss is
-    computed on what comes out, in float32. Weights are converted by the caller (weights_in)."""
+def wrap_model(kind: str, model: nn.Module, ledger: Ledger) -> Callable[[Any], Any]:
+    """The model as the engine calls it, with inputs and outputs in the types of `engine.precision`. Outputs are
+    returned in float32 for the loss. The caller converts the weights (convert_weights)."""
 
-    def called(*args: Any) -> Any:
+    def call(*args: Any) -> Any:
         if kind == "bf16-mixed":
-            with Autocast(ledger) as cast, ledger.attention(cast.lower):
-                return _floats(model(*args), torch.float32)
-        with ledger.attention():
+            with Autocast(ledger) as cast, ledger.patch_attention(cast.lower):
+                return _cast_floats(model(*args), torch.float32)
+        with ledger.patch_attention():
             out = model(*args)
-        return _floats(out, torch.float32) if kind == "bf16-true" else out
+        return _cast_floats(out, torch.float32) if kind == "bf16-true" else out
 
-    return called
+    return call
 
 
-def weights_in(model: nn.Module, kind: str) -> nn.Module:
+def convert_weights(model: nn.Module, kind: str) -> nn.Module:
     return model.to(torch.bfloat16) if kind == "bf16-true" else model
 
 
 COPIES = "copies"
-"""Part of a step that holds weights in bfloat16 beside those in float32."""
+"""Part for the bfloat16 copies of float32 weights."""
 
 
 class Autocast(TorchFunctionMode):
-    """bfloat16 as torch.autocast("cuda") does it: what is trained is cast once a pass, what is frozen at every use.
+    """bfloat16 as in torch.autocast("cuda"): trained weights are cast once per pass, frozen weights at every use.
 
-    nn.MultiheadAttention runs inside in the type of its input: its Python is not seen through.
+    nn.MultiheadAttention computes in the type of its input, because its inner operations are not intercepted.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -99,12 +98,12 @@ class Autocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in LOWER and any(
-            t.is_meta for t in tensors_in((*args, *kwargs.values()))
-        ):  # what has data alone is computed as it is: positions
+        # Operations on tensors with data, such as positions, keep their type.
+        is_meta = func in LOWER and any(t.is_meta for t in find_tensors((*args, *kwargs.values())))
+        if is_meta:
             args, kwargs = tree_map(self.lower, (args, kwargs))
         elif func in FP32:
-            args, kwargs = _floats((args, kwargs), torch.float32)
+            args, kwargs = _cast_floats((args, kwargs), torch.float32)
         return func(*args, **kwargs)
 
     def lower(self, x: Any) -> Any:
@@ -114,19 +113,19 @@ class Autocast(TorchFunctionMode):
             return x.to(torch.bfloat16)
         if id(x) in self.cast:
             return self.cast[id(x)]
-        with self.ledger.of(COPIES):
+        with self.ledger.attribute_to(COPIES):
             made = x.to(torch.bfloat16)
         if x.requires_grad:
             self.cast[id(x)] = made
         return made
 
 
-def _floats(tree: Any, dtype: torch.dtype) -> Any:
-    def one(x: Any) -> Any:
+def _cast_floats(tree: Any, dtype: torch.dtype) -> Any:
+    def cast(x: Any) -> Any:
         return (
             x.to(dtype)
             if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dtype in (torch.bfloat16, torch.float16)
             else x
         )
 
-    return tree_map(one, tree)
+    return tree_map(cast, tree)

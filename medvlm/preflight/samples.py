@@ -1,5 +1,4 @@
-"""A few samples of each source, without pixels, from wherever they can be had: shards, the generator, the archive, or
-made up."""
+"""A few samples of each source, without pixels: from its shards, its generator or its archive, or made up."""
 
 from __future__ import annotations
 
@@ -26,21 +25,23 @@ from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.sources import form_of, packed_at, salted
 
 COUNT = 64
-"""Samples that are looked at."""
+"""Samples that are read."""
 MAX_BYTES = 64 << 20
-"""Bytes of shards that are read for them: volumes are large."""
+"""Bytes of shards that are read for them at most: volumes are large."""
 FEW, MANY = 1000, 20_000
-"""Samples of an archive that are gone through for them: a raw one may hold its pixels, a deferred one is only a
-name."""
+"""Samples of an archive that are listed to choose from. FEW if they are raw samples, which may hold their pixels; MANY
+if they are deferred, which are only names."""
 ASSUMED_WORDS = {"question": 15, "answer": 40, "report": 120}
-"""Of text that nothing is known of; about 1.5 tokens a word."""
+"""Assumed number of words of texts that are not available. A word has about 1.5 tokens."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """samples: of the training split. count: how many it has, None where only packing would tell. bytes: of all shards.
+    """samples: a few of the training split. count: size of the training split, None if only packing could tell. bytes:
+    size of all shards. how: where the samples are from, for the plan.
 
-    is_real: whether these are samples of the source; else they are made up, and how many and how long is not checked.
+    is_real: whether the samples are from the source. If not, they are made up, and neither their number nor their
+    length is checked.
     """
 
     samples: tuple[Sample, ...]
@@ -51,7 +52,7 @@ class Look:
 
 
 def look(loaded: LoadedRecipe, runs: Path) -> dict[str, Look]:
-    """Source -> what could be seen of it without packing or decoding anything."""
+    """Source -> what can be found out about it without packing or decoding."""
     return {name: _look(loaded, name, runs) for name in loaded.recipe.data}
 
 
@@ -61,18 +62,18 @@ def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
         card = salted(loaded.cards[name], source)
         where = source.shards or packed_at(card, source, runs)
         if is_remote(where):
-            raise DataError("its shards lie elsewhere, and planning fetches nothing")
+            raise DataError("its shards are remote, and planning does not download anything")
         if source.shards or Path(where).is_dir():
-            return _of_shards(where, card, source.fold)
+            return _look_at_shards(where, card, source.fold)
         if source.root or card.access == "generated":
-            return _of_archive(card, Path(source.root).expanduser() if source.root else None)
+            return _look_at_archive(card, Path(source.root).expanduser() if source.root else None)
         why = "neither root nor shards are given"
     except (DataError, ImportError, OSError) as reason:
         why = str(reason).split("; ")[0]
-    return Look(tuple(_made_up(loaded, name)), None, None, f"not checked: {why}; lengths are assumed", False)
+    return Look(tuple(_make_up(loaded, name)), None, None, f"not checked: {why}; lengths are assumed", False)
 
 
-def _of_shards(where: Path | str, card: Card, fold: int | None) -> Look:
+def _look_at_shards(where: Path | str, card: Card, fold: int | None) -> Look:
     shards = open_shards(where, form=form_of(card))
     view = SourceView(shards, splits_of(shards, "train", fold))
     samples, read = [], 0
@@ -87,14 +88,14 @@ def _of_shards(where: Path | str, card: Card, fold: int | None) -> Look:
         tuple(samples),
         len(view),
         sum(t.stat().st_size for t in tars) or None,
-        f"{len(samples)} of {len(view):,} samples looked at, in shards",
+        f"{len(samples)} of {len(view):,} samples read, from shards",
         True,
     )
 
 
-def _of_archive(card: Card, root: Path | None) -> Look:
+def _look_at_archive(card: Card, root: Path | None) -> Look:
     reader = component("archive.readers", card.reader.kind)
-    samples = tuple(raw.sample for raw in archived(card, root, COUNT))
+    samples = tuple(raw.sample for raw in read_archive(card, root, COUNT))
     total = reader.count(card.reader, root) if hasattr(reader, "count") else None
     share = 1 - 1 / card.splits.folds if card.splits.folds else card.splits.ratios.get("train", 0.0)
     count = round(total * share) if total and card.splits.by != "column" else None
@@ -103,17 +104,16 @@ def _of_archive(card: Card, root: Path | None) -> Look:
         samples,
         count,
         None,
-        f"{len(samples)}{of} samples looked at, {'in the archive' if root else 'as they are generated'}; not"
-        " packed yet",
+        f"{len(samples)}{of} samples read, {'from the archive' if root else 'from the generator'}; not packed yet",
         True,
     )
 
 
-def archived(card: Card, root: Path | None, count: int) -> list[RawSample]:
-    """About `count` samples of an archive, from all over what its reader gives first. Raises DataError where there are
-    none."""
+def read_archive(card: Card, root: Path | None, count: int) -> list[RawSample]:
+    """About `count` samples of an archive, at equal distances among the first that its reader yields. Raises DataError
+    if there are none."""
     if root is not None and not root.is_dir():
-        raise DataError(f"{root}: there is no such folder")
+        raise DataError(f"{root}: folder not found")
     items: list[RawSample | Deferred] = []
     for item in component("archive.readers", card.reader.kind).read(card.reader, root):
         if isinstance(item, RawSample | Deferred):
@@ -121,13 +121,13 @@ def archived(card: Card, root: Path | None, count: int) -> list[RawSample]:
         if len(items) >= (MANY if items and isinstance(items[-1], Deferred) else FEW):
             break
     if not items:
-        raise DataError("its archive holds no samples")
+        raise DataError("its archive has no samples")
     chosen = items[:: max(1, len(items) // count)]
     return [item.make() if isinstance(item, Deferred) else item for item in chosen]
 
 
-def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
-    """One sample of each medium of the card, with a report and a question of each task."""
+def _make_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
+    """One sample for each kind of medium in the card, with a report and a question of each task."""
     words = {what: " ".join(["finding"] * n) for what, n in ASSUMED_WORDS.items()}
     taken = kinds_of_media(loaded.recipe)
     made = partial(Sample, source=name, split="train", report=words["report"])
@@ -136,19 +136,18 @@ def _made_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
             yield made(
                 key=f"assumed-{kind}",
                 media=(Medium(kind, "0.png", ()),),
-                questions=(*_questions(kind, words), *_labelled(kind, loaded.recipe.model)),
+                questions=(*_make_questions(kind, words), *_list_labelled(kind, loaded.recipe.model)),
             )
 
 
-def _labelled(kind: str, model: Any) -> list[Question]:
-    """Of decoders; a plan looks at no mask, whatever its size."""
+def _list_labelled(kind: str, model: Any) -> list[Question]:
+    """Questions for decoders. Their masks have a made-up size, since a plan does not read masks."""
     media = (Medium(kind, "0.png", (8, 8)),)
     return [question for question, _ in make_labelled(np.random.default_rng(0), media, model)]
 
 
-def _questions(kind: str, words: dict[str, str]) -> Iterator[Question]:
-    """Of every task that is answered in text; free text, and what is written in coordinates, as long as it usually
-    is."""
+def _make_questions(kind: str, words: dict[str, str]) -> Iterator[Question]:
+    """A question of every task that is answered in text. Free text and coordinates get a typical length."""
     media = (Medium(kind, "0.png", ()),)
     for name in list_text_tasks():
         task = find_task(name)

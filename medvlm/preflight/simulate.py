@@ -1,7 +1,7 @@
-"""What a step of a stage holds and computes, from its real code on tensors without data.
+"""Simulates a training step on the meta device, to measure its memory and operations.
 
-Layers that repeat are run two and three deep, and every figure is drawn on in a straight line to the real depth: exact
-where a layer costs what the one before it costs, and a hundred times quicker.
+Stacks of equal layers are run with two and with three layers, and every figure is extrapolated linearly to the real
+depth. This is exact if all layers cost the same, and a hundred times faster.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import torch
 from torch import nn
 
 from medvlm.preflight.ledger import Ledger
-from medvlm.preflight.precision import run_in
+from medvlm.preflight.precision import wrap_model
 
 BETWEEN = "between"
 SHALLOW = 2
-"""Layers of a stack in the first run."""
+"""Number of layers of every stack in the first run."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """sections: forward, the parts of the backward pass, step -> bytes by part at the worst moment; without weights.
+    """sections: `forward`, the sections of the backward pass and `step` -> bytes by part at the peak, without weights.
 
-    held: bytes by part when the backward pass begins. layers: stack -> (bytes that one of its layers keeps for the
-    backward pass, bytes of its input, floating-point operations of its forward pass, depth). flops: of the whole
-    micro-batch."""
+    held: bytes by part when the backward pass begins. layers: stack -> (bytes that one layer keeps for the backward
+    pass, bytes of its input, floating-point operations of its forward pass, depth). flops: of the whole micro-batch."""
 
     sections: Mapping[str, Mapping[str, float]]
     held: Mapping[str, float]
@@ -44,36 +43,38 @@ def simulate(
     precision: str,
     eight_bit: bool = False,
 ) -> Step:
-    """model: on the meta device, in the precision it is trained in. run: gives the loss of one micro-batch, called with
-    what stands for the wrapped model. optimizers: makes them, over the model as it then is. part_of: parameter ->
-    encoders.film, language, ... eight_bit: whether its moments are kept in 8 bits.
+    """model: on the meta device, in training precision. run: (the model as the engine wraps it) -> loss of one
+    micro-batch. optimizers: makes the optimizers for the model with its current layers. part_of: parameter ->
+    encoders.film, language, ... eight_bit: whether the optimizers' moments have 8 bits.
     """
     _record_all(model)
     stacks = stacks_of(model)
     depths = {name: len(stack) for name, stack in stacks.items()}
 
-    def at(deeper: str = "") -> dict[str, float]:
-        with _shallow(stacks, {name: SHALLOW + (name == deeper) for name in stacks}):
+    def measure_at(deeper: str = "") -> dict[str, float]:
+        with _cut_stacks(stacks, {name: SHALLOW + (name == deeper) for name in stacks}):
             return _measure(
                 model, run, optimizers, part_of, precision, [s for s in stacks.values() if len(s)], eight_bit
             )
 
     try:
-        base = at()
-    except Exception:  # code that counts its layers: then all of them are run
+        base = measure_at()
+    except Exception:  # the model's code depends on its number of layers: run all of them
         stacks, depths = {}, {}
-        base = at()
+        base = measure_at()
 
-    def slope(name: str) -> dict[str, float]:
-        if not base[f"trained|{name}"]:  # nothing of it is kept
+    def measure_slope(name: str) -> dict[str, float]:
+        if not base[f"trained|{name}"]:  # without gradients its layers keep nothing, so only operations grow
             return dict.fromkeys(("flops", "forward_flops"), base[f"layer|{name}"])
-        return {k: v - base.get(k, 0.0) for k, v in {**dict.fromkeys(base, 0.0), **at(name)}.items()}
+        deeper = {**dict.fromkeys(base, 0.0), **measure_at(name)}
+        return {key: value - base.get(key, 0.0) for key, value in deeper.items()}
 
-    slopes = {name: slope(name) for name in stacks if f"layer|{name}" in base}
-    whole = {
-        key: base.get(key, 0.0) + sum((depths[name] - SHALLOW) * rise.get(key, 0.0) for name, rise in slopes.items())
-        for key in dict.fromkeys([*base, *(k for rise in slopes.values() for k in rise)])
-    }
+    # Stack -> what one more of its layers adds to each figure.
+    slopes = {name: measure_slope(name) for name in stacks if f"layer|{name}" in base}
+    whole: dict[str, float] = {}
+    for key in dict.fromkeys([*base, *(k for slope in slopes.values() for k in slope)]):
+        added = sum((depths[name] - SHALLOW) * slope.get(key, 0.0) for name, slope in slopes.items())
+        whole[key] = base.get(key, 0.0) + added
     sections: dict[str, dict[str, float]] = {}
     held: dict[str, float] = {}
     for key, value in whole.items():
@@ -84,19 +85,19 @@ def simulate(
         elif kind == "held":
             held[rest] = value
     layers = {}
-    for name, rise in slopes.items():
-        kept = sum(v for k, v in rise.items() if k.startswith("held|"))
-        layers[name] = (kept, base[f"input|{name}"], rise["forward_flops"], depths[name])
+    for name, slope in slopes.items():
+        kept = sum(v for k, v in slope.items() if k.startswith("held|"))
+        layers[name] = (kept, base[f"input|{name}"], slope["forward_flops"], depths[name])
     return Step(sections, held, whole["flops"], layers)
 
 
 def _record_all(model: nn.Module) -> None:
-    """transformers notes hidden states by hooks that it puts on the layers it finds when it is first called: on all of
-    them, then, before some are hidden."""
+    """Installs transformers' hooks for hidden states on all layers. transformers would install them at the first call,
+    when some layers are hidden."""
     try:
         from transformers import PreTrainedModel
         from transformers.utils.output_capturing import maybe_install_capturing_hooks
-    except ImportError:  # an earlier release, which does not
+    except ImportError:  # an earlier release, without such hooks
         return
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
@@ -104,7 +105,7 @@ def _record_all(model: nn.Module) -> None:
 
 
 def stacks_of(model: nn.Module) -> dict[str, Any]:
-    """Lists of layers of one class and shape, outermost first, by name; what is shorter than three is no stack."""
+    """Lists of at least three layers of the same class and shape, by name, outermost first."""
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         if any(name.startswith(f"{outer}.") for outer in found) or not isinstance(
@@ -124,7 +125,7 @@ def stacks_of(model: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def _shallow(stacks: Mapping[str, Any], depths: Mapping[str, int]) -> Iterator[None]:
+def _cut_stacks(stacks: Mapping[str, Any], depths: Mapping[str, int]) -> Iterator[None]:
     whole = {name: dict(stack._modules) for name, stack in stacks.items()}
     try:
         for name, stack in stacks.items():
@@ -146,35 +147,35 @@ def _measure(
     stacks: Sequence[Any],
     eight_bit: bool,
 ) -> dict[str, float]:
-    """Every figure of one run, flat: `peak|SECTION|PART`, `held|PART`, `flops`, `forward_flops`, and of each stack that
-    ran `input|STACK` (bytes), `layer|STACK` (operations of a layer's forward pass), `trained|STACK` (whether gradients
-    go through it)."""
+    """All figures of one run in a flat dict, so that they can be extrapolated: `peak|SECTION|PART`, `held|PART`,
+    `flops`, `forward_flops`, and for each stack that ran `input|STACK` (bytes), `layer|STACK` (operations of one
+    layer's forward pass) and `trained|STACK` (whether gradients flow through it)."""
     ledger, figures = Ledger(model), dict[str, float]()
     names = {id(m): n for n, m in model.named_modules()}
     trained = [p for p in model.parameters() if p.requires_grad]
     with ExitStack() as hooks:
-        for module, part in _watched(model, part_of):
+        for module, part in _list_watched(model, part_of):
             for hook in ledger.watch(module, part):
                 hooks.callback(hook.remove)
         for number, stack in enumerate(stacks):
-            _mark(ledger, hooks, stack, number, figures, names[id(stack)])
+            _mark_sections(ledger, hooks, stack, number, figures, names[id(stack)])
         for parameter in trained:
             hooks.callback(
                 parameter.register_post_accumulate_grad_hook(lambda p: ledger.label(p.grad, "gradients")).remove
             )
         made = optimizers()
         with ledger:
-            ledger.section("forward")
-            with ledger.of("loss"):
-                loss = run(run_in(precision, model, ledger))
+            ledger.start_section("forward")
+            with ledger.attribute_to("loss"):
+                loss = run(wrap_model(precision, model, ledger))
             figures["forward_flops"] = ledger.flops
             figures |= {f"held|{part}": size for part, size in ledger.now.items() if size}
-            with ledger.of("work"):
+            with ledger.attribute_to("work"):
                 loss.backward()
                 del loss
-                states = _step(made, trained, ledger, eight_bit)
+                states = _run_optimizers(made, trained, ledger, eight_bit)
         figures["flops"] = ledger.flops
-        for parts in ledger.peaks.values():  # from the second step on they are there all the time
+        for parts in ledger.peaks.values():  # from the second step on, the states exist all the time
             parts["optimiser"] = states
         figures["held|optimiser"] = states
         figures |= {
@@ -186,8 +187,8 @@ def _measure(
     return figures
 
 
-def _watched(model: nn.Module, part_of: Callable[[str], str]) -> Iterator[tuple[nn.Module, str]]:
-    """Modules by the part they belong to; what turns hidden states into words is a part of its own."""
+def _list_watched(model: nn.Module, part_of: Callable[[str], str]) -> Iterator[tuple[nn.Module, str]]:
+    """Modules with the part they belong to. The head that computes the logits counts as `loss`."""
     language: Any = getattr(model, "language", model)
     words = language.get_output_embeddings() if hasattr(language, "get_output_embeddings") else None
     for name, module in model.named_modules():
@@ -196,19 +197,22 @@ def _watched(model: nn.Module, part_of: Callable[[str], str]) -> Iterator[tuple[
             yield module, "loss" if module is words else part_of(first)
 
 
-def _mark(ledger: Ledger, hooks: ExitStack, stack: Any, number: int, figures: dict[str, float], name: str) -> None:
-    """Sections of the backward pass: before the stack's last layer, in it, and in the first and what lies below. In
-    those between, memory goes from the one to the other in a straight line, so that none of them is the worst."""
+def _mark_sections(
+    ledger: Ledger, hooks: ExitStack, stack: Any, number: int, figures: dict[str, float], name: str
+) -> None:
+    """Starts the sections of the backward pass through a stack: its last layer, the layers between, and its first layer
+    with everything before the stack. Between the last and the first layer memory changes linearly, so the peak is never
+    there."""
     layers = list(stack)
     marks = {len(layers) - 1: f"{number} last", len(layers) - 2: BETWEEN, 0: f"{number} first"}
 
     def begin(section: str) -> Callable[[Any, Any, Any], None]:
-        def hook(_: Any, __: Any, out: Any) -> None:
+        def start(_: Any, __: Any, out: Any) -> None:
             hidden = out[0] if isinstance(out, tuple) else out
             if isinstance(hidden, torch.Tensor) and hidden.requires_grad:
-                hidden.register_hook(lambda grad: ledger.section(section))
+                hidden.register_hook(lambda grad: ledger.start_section(section))
 
-        return hook
+        return start
 
     def enter(_: Any, args: Any, kwargs: Any) -> None:
         given = next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
@@ -226,9 +230,11 @@ def _mark(ledger: Ledger, hooks: ExitStack, stack: Any, number: int, figures: di
     hooks.callback(layers[-1].register_forward_hook(leave).remove)
 
 
-def _step(optimizers: list[torch.optim.Optimizer], trained: list[nn.Parameter], ledger: Ledger, eight_bit: bool) -> int:
-    """The first step of the optimizers. Returns the bytes of the states that they make."""
-    ledger.section("step")
+def _run_optimizers(
+    optimizers: list[torch.optim.Optimizer], trained: list[nn.Parameter], ledger: Ledger, eight_bit: bool
+) -> int:
+    """Runs the first step of the optimizers. Returns the bytes of their states."""
+    ledger.start_section("step")
     for optimizer in optimizers:
         _make_states(optimizer, eight_bit)
     for parameter in trained:
@@ -245,9 +251,10 @@ def _step(optimizers: list[torch.optim.Optimizer], trained: list[nn.Parameter], 
 
 
 def _make_states(optimizer: torch.optim.Optimizer, eight_bit: bool) -> None:
-    if type(optimizer) is torch.optim.AdamW:  # on a GPU one kernel does it, with nothing beside the moments
+    """Creates the optimizer's states, and what else its step allocates."""
+    if type(optimizer) is torch.optim.AdamW:  # the fused kernel on a GPU allocates only the moments
         for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-            moments = {moment: _moment(parameter, eight_bit) for moment in ("exp_avg", "exp_avg_sq")}
+            moments = {moment: _make_moment(parameter, eight_bit) for moment in ("exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] |= moments
         return
     for group in optimizer.param_groups:
@@ -255,8 +262,9 @@ def _make_states(optimizer: torch.optim.Optimizer, eight_bit: bool) -> None:
     optimizer.step()
 
 
-def _moment(parameter: nn.Parameter, eight_bit: bool) -> torch.Tensor:
-    """In 8 bits with a float32 scale for each 256 numbers; bitsandbytes leaves small parameters in 32 bits."""
+def _make_moment(parameter: nn.Parameter, eight_bit: bool) -> torch.Tensor:
+    """A moment of AdamW. With 8 bits it has a float32 scale for every 256 numbers. bitsandbytes keeps the moments of
+    small parameters in 32 bits."""
     if not eight_bit or parameter.numel() < 4096:
         return torch.zeros_like(parameter, dtype=torch.float32 if eight_bit else None)
     return torch.empty(parameter.numel() + 4 * -(-parameter.numel() // 256), dtype=torch.uint8, device="meta")

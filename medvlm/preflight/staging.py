@@ -1,4 +1,4 @@
-"""A stage on the meta device: its real class, with a model without weights and batches without pixels."""
+"""Builds the real class of a stage on the meta device, with a model without weights and batches without pixels."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ from medvlm.stages._base import Setup
 from medvlm.train.optim import make_optimizers
 
 LOOKED_AT = 8
-"""Samples that are prepared where one takes up to a tenth of a second."""
+"""Samples that are prepared if the data path is slow, up to a tenth of a second per sample."""
 DRAWN = 32
-"""Micro-batches that are drawn to find one as long as the longest of many steps."""
+"""Micro-batches that are drawn, to find one that is about as long as the longest of a run."""
 
 
 def check_stages(given: Recipe, numbers: Sequence[int]) -> str:
-    """Each of these stages against its model, before an earlier one has cost hours. Returns why that was not possible,
-    "" where it was.
+    """Checks these stages against their models, before an earlier stage takes hours. Returns why that was not possible,
+    or "".
 
     Raises RecipeError for `trains`, `lr_of` and adapters that match nothing in the model.
     """
     with TemporaryDirectory() as folder:
         try:
             draft = make_draft(given, {}, Path(folder))
-        except RecipeError as reason:  # it is fetched when it is built
+        except RecipeError as reason:  # the model's config is only downloaded when it is built
             return str(reason)
         for number in numbers:
             config = draft.recipe.stages[number]
             try:
-                stage = stage_on_meta(draft, number, 1)
+                stage = build_stage(draft, number, 1)
             except UserError:
                 raise
-            except Exception as reason:  # a part of a plugin that cannot be built without data may be built with it
+            except Exception as reason:  # a plugin's part may not support the meta device
                 return f"{config.name}: {type(reason).__name__}: {reason}"
             optimizers_of(stage, config)
     return ""
 
 
 def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer]:
-    """Of a stage on meta. One in 8 bits is made on a GPU alone; here AdamW stands for it. Raises RecipeError where
-    `lr_of` names nothing."""
+    """The optimizers of a stage on the meta device. AdamW replaces the 8-bit optimizer, which needs a GPU. Raises
+    RecipeError if `lr_of` matches nothing."""
     settings = {
         name: optim.model_copy(update={"kind": "adamw"}) if optim.kind == "adamw8bit" else optim
         for name, optim in stage.list_optimizers().items()
@@ -66,15 +66,15 @@ def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer
 
 
 def adapters_of(recipe: Recipe, number: int) -> Lora | None:
-    """Those that the stage puts in, or finds in the weights it starts from; a dual encoder between hands them on."""
+    """The adapters that the stage adds, or that are in the weights it starts from. Stages in between pass them on."""
     own: Lora | None = recipe.stages[number].lora
     earlier = (adapters_of(recipe, j) for j in starts_from(recipe, number))
     outside = (o.find_adapters() for o in outside_origins(recipe, number).values() if not o.find_problem())
     return own or next((found for found in (*earlier, *outside) if found is not None), None)
 
 
-def stage_on_meta(draft: Draft, number: int, world: int) -> Any:
-    """Raises RecipeError for what its `trains` and adapters do not find in the model."""
+def build_stage(draft: Draft, number: int, world: int) -> Any:
+    """Stage `number` on the meta device. Raises RecipeError for `trains` and adapters that match nothing."""
     recipe = draft.recipe
     config = recipe.stages[number]
     composition = composition_of_stage(recipe.model, config)
@@ -84,7 +84,7 @@ def stage_on_meta(draft: Draft, number: int, world: int) -> Any:
         composition=composition,
         open_source=lambda *_: None,  # type: ignore[arg-type,return-value]
         augments={},
-        engine=_alone(world),
+        engine=_make_engine(world),
         workers=0,
         quarantine=lambda *_: None,
     )
@@ -100,8 +100,8 @@ def stage_on_meta(draft: Draft, number: int, world: int) -> Any:
     return stage
 
 
-def items_of(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tuple[dict[str, list[Any]], list[str]]:
-    """Source -> samples as the stage prepares them; and why it could not use some."""
+def prepare_items(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tuple[dict[str, list[Any]], list[str]]:
+    """Source -> samples prepared by the stage, and notes on samples that it cannot use."""
     refused: dict[str, int] = {}
     made: dict[str, list[Any]] = {}
     for source in config.mix:
@@ -111,21 +111,21 @@ def items_of(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tupl
             try:
                 item = stage.prepare_sample(sample, NoFiles(), 0, i)
                 made.setdefault(source, []).append(item)
-            except (DataError, RecipeError) as reason:  # a run would leave such samples out, or stop
+            except (DataError, RecipeError) as reason:  # a run would skip such samples, or stop
                 why = str(reason).partition(": ")[2]
                 refused[why] = refused.get(why, 0) + 1
     return made, [f"not used: {n} of the samples: {why}" for why, n in refused.items()]
 
 
-def longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]], count: int, seed: int) -> list[Any]:
-    """`count` prepared samples, as the mixture deals them: of many such draws the one with the most tokens."""
+def draw_longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]], count: int, seed: int) -> list[Any]:
+    """`count` prepared samples in the proportions of the mixture. Of DRAWN such draws, the one with the most tokens."""
     mixture, rng = Mixture({s: w for s, w in config.mix.items() if s in items}, seed, config.name), random.Random(seed)
     draws = [[rng.choice(items[mixture.at(d * count + i)[0]]) for i in range(count)] for d in range(DRAWN)]
     return max(draws, key=lambda drawn: sum(map(stage.count_tokens, drawn)))
 
 
-def _alone(world: int) -> Any:
-    """What a loss asks of an engine, with the features of all ranks where it gathers them."""
+def _make_engine(world: int) -> Any:
+    """The parts of an engine that a loss uses. `gather` returns features for all ranks."""
     return SimpleNamespace(
         rank=0,
         world=world,

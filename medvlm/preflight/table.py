@@ -1,4 +1,4 @@
-"""A plan as a person reads it."""
+"""A plan as a text table."""
 
 from __future__ import annotations
 
@@ -22,52 +22,53 @@ COLUMNS = (
 )
 
 
-def table(plan: Plan) -> str:
-    return "\n".join(_lines(plan))
+def format_plan(plan: Plan) -> str:
+    return "\n".join(_list_lines(plan))
 
 
-def _lines(plan: Plan) -> Iterator[str]:
+def _list_lines(plan: Plan) -> Iterator[str]:
     where = f" on {plan.machines}" if plan.machines else ""
     yield f"{plan.name}{where}: engine {plan.engine}, {plan.precision}"
     for name, source in plan.sources.items():
         yield f"  data {name}: {source['how']}"
     for stage in plan.stages:
         yield ""
-        yield from _stage(stage, plan)
+        yield from _list_stage_lines(stage, plan)
     yield ""
     checkpoints = sum(s.checkpoint * s.checkpoints for s in plan.stages)
-    yield f"disk: checkpoints {_bytes(checkpoints)}" + (
-        f", shards {_bytes(plan.shards)}" if plan.shards else ", shards not checked"
+    yield f"disk: checkpoints {_format_bytes(checkpoints)}" + (
+        f", shards {_format_bytes(plan.shards)}" if plan.shards else ", shards not checked"
     )
     if all(s.seconds is not None for s in plan.stages):
         yield (
-            f"time: {_time(sum((s.seconds or 0) * s.steps for s in plan.stages))} at {plan.mfu:.0%} of the peak,"
-            " without reading, validation and saving"
+            f"time: {_format_time(sum((s.seconds or 0) * s.steps for s in plan.stages))} at {plan.mfu:.0%} of the peak,"
+            " without data loading, validation and saving"
         )
     for line in plan.not_checked:
         yield f"not checked: {line}"
 
 
-def _stage(stage: StagePlan, plan: Plan) -> Iterator[str]:
+def _list_stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
     yield f"stage {stage.name} ({stage.kind}): {stage.steps:,} steps of {stage.batch}, {stage.micro} in a micro-batch"
     yield f"  {'module':<24}{'trained':>16}{'frozen':>16}"
     for module in stage.modules:
-        yield f"  {module.name:<24}{_count(module.trained):>16}{_count(module.frozen):>16}"
+        yield f"  {module.name:<24}{_format_count(module.trained):>16}{_format_count(module.frozen):>16}"
     if stage.adapters:
         yield f"  adapters on {stage.adapters} layers"
     for note in stage.notes:
         yield f"  {note}"
     if not stage.memory:
         return
-    yield f"  tokens of a sample: {stage.tokens:.0f}, longest {stage.longest}; {stage.tokens * stage.batch:,.0f} a step"
+    total = f"{stage.tokens * stage.batch:,.0f} per step"
+    yield f"  tokens per sample: {stage.tokens:.0f}, at most {stage.longest}; {total}"
     shown = [c for c in COLUMNS if any(parts.get(c, 0) >= 0.005 for parts in stage.memory.values())] or ["total"]
-    yield f"  {'GiB of a GPU':<20}" + "".join(f"{c:>11}" for c in shown)
+    yield f"  {'GiB per GPU':<20}" + "".join(f"{c:>11}" for c in shown)
     for name, parts in stage.memory.items():
         mark = ">" if name == stage.chosen else " "
         yield f" {mark}{name:<20}" + "".join(f"{parts.get(c, 0.0):>11.2f}" for c in shown)
-    step = f"  {stage.flops / 1e12:,.1f} TFLOP a step"
+    step = f"  {stage.flops / 1e12:,.1f} TFLOP per step"
     yield step + (
-        f", {stage.seconds:.2f} s; {_time(stage.seconds * stage.steps)} for all steps"
+        f", {stage.seconds:.2f} s; {_format_time(stage.seconds * stage.steps)} for all steps"
         if stage.seconds is not None
         else ""
     )
@@ -79,15 +80,15 @@ def _stage(stage: StagePlan, plan: Plan) -> Iterator[str]:
         )
 
 
-def _count(number: int) -> str:
+def _format_count(number: int) -> str:
     return f"{number:,}" if number else "-"
 
 
-def _bytes(size: float) -> str:
+def _format_bytes(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
 
 
-def _time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return (
         f"{seconds / 3600:.1f} h"
         if seconds >= 3600

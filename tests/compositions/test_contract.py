@@ -25,8 +25,8 @@ from medvlm.core.run import RunFolder
 from medvlm.data.estimate import NoFiles
 from medvlm.export.proof import parity
 from medvlm.preflight.draft import make_draft
-from medvlm.preflight.rehearsal.ready import saved
-from medvlm.preflight.staging import stage_on_meta
+from medvlm.preflight.rehearsal.ready import save_tiny
+from medvlm.preflight.staging import build_stage
 from medvlm.recipe.load import load, load_run
 from medvlm.recipe.sources import open_sources
 from tests import labelled_run
@@ -66,7 +66,7 @@ def embedding(folder: Path) -> dict[str, Any]:
 
 
 def ready(folder: Path) -> dict[str, Any]:
-    model = {"pretrained": str(saved("qwen3_vl", folder / "model"))}
+    model = {"pretrained": str(save_tiny("qwen3_vl", folder / "model"))}
     return recipe(model=model, stages=[{**INSTRUCT, **SHORT, "trains": ["encoders", "connectors", "lora"]}])
 
 
@@ -122,7 +122,7 @@ def say(model: Opened, held: list[tuple[Any, Any]]) -> list[Any]:
 def test_the_parameters_on_the_meta_device_are_those_of_the_real_model(made: Made, tmp_path: Path) -> None:
     real = staged(made.path, made.run.root.parent, made.stage)
     with TemporaryDirectory() as folder:
-        planned = stage_on_meta(make_draft(load(made.path).recipe, {}, Path(folder)), 0, 1)
+        planned = build_stage(make_draft(load(made.path).recipe, {}, Path(folder)), 0, 1)
     assert all(p.is_meta for p in planned.model.parameters()) and not any(p.is_meta for p in real.model.parameters())
     assert [n for n, _ in planned.model.named_parameters()] == [n for n, _ in real.model.named_parameters()]
     parts = component("compositions", _kind(made)).PARTS

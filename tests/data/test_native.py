@@ -13,7 +13,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.data.views import Views
-from medvlm.preflight.rehearsal.ready import made, saved
+from medvlm.preflight.rehearsal.ready import make_config, save_tiny
 
 VOLUME = np.random.default_rng(0).integers(0, 256, (20, 40, 56), dtype=np.uint8)
 
@@ -21,7 +21,7 @@ VOLUME = np.random.default_rng(0).integers(0, 256, (20, 40, 56), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3_vl")
-    for part in made("qwen3_vl"):
+    for part in make_config("qwen3_vl"):
         part.save_pretrained(folder)
     return folder
 
@@ -80,7 +80,7 @@ def test_settings_are_those_of_the_image_processor_and_are_kept_with_the_run(fol
 
 def test_a_setting_that_the_processor_overrules_is_refused(tmp_path: Path) -> None:
     """InternVL's cuts pictures into tiles in every call, whatever its files say; one tile at most does the same."""
-    internvl, wide = saved("internvl", tmp_path / "internvl"), np.zeros((90, 300, 3), np.uint8)
+    internvl, wide = save_tiny("internvl", tmp_path / "internvl"), np.zeros((90, 300, 3), np.uint8)
     with pytest.raises(
         RecipeError, match=r"model\.processor\.crop_to_patches: InternVLProcessor sets it to True in every call"
     ):

@@ -15,7 +15,7 @@ from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.data.budget import shrink_to_fit
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
-from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
 from medvlm.train.terms import OfSource
 from tests.tiny_run import CARD, INSTRUCT, recipe, staged, written
@@ -25,7 +25,7 @@ QUESTION = Question("Which side?", make_truth("choice", "left", choices=("left",
 
 @pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
 def prepare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NativePrepare:
-    folder = saved(request.param, tmp_path_factory.mktemp(request.param) / "model")
+    folder = save_tiny(request.param, tmp_path_factory.mktemp(request.param) / "model")
     return make_native_prepare(
         Processor(folder, {"size": {"shortest_edge": 1024, "longest_edge": 1 << 22}}), {}, "", 1000
     )
@@ -106,7 +106,7 @@ def test_a_stage_reduces_what_is_too_long_and_tells_the_scale(tmp_path: Path) ->
         "overlong": "reduce",
     }
     ready = recipe(
-        model={"pretrained": str(saved("qwen3_vl", tmp_path / "model"))},
+        model={"pretrained": str(save_tiny("qwen3_vl", tmp_path / "model"))},
         stages=[{k: v for k, v in settings.items() if v is not None}],
     )
     path = written(tmp_path, ready, {**CARD, "reader": {"kind": "phantom", "films": 12, "film_px": 96}})

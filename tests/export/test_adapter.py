@@ -16,7 +16,7 @@ from medvlm.export.run import ExportReceipt, export
 from medvlm.export.targets.adapter import pattern_of
 from medvlm.export.trained import Trained
 from medvlm.models.lora import attach
-from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.schema import Recipe
 
 from .conftest import prove_here, recipe_of, trained_of
@@ -127,7 +127,7 @@ def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str
     cached = tmp_path / "cache" / "models--lab--tiny"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("0123abc")
-    snapshot = saved("llava", cached / "snapshots" / "0123abc")
+    snapshot = save_tiny("llava", cached / "snapshots" / "0123abc")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     prepare = make_native_prepare(Processor(snapshot), {}, "", 1000)
     model: Any = build_native(snapshot, prepare.processor.blank(), 0).eval()

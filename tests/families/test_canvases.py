@@ -13,7 +13,7 @@ from medvlm.core.config import kinds
 from medvlm.core.families import Processed, family_of
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
-from medvlm.preflight.rehearsal.ready import made
+from medvlm.preflight.rehearsal.ready import make_config
 from medvlm.tasks._writing import Writing, parse
 
 PLACED: list[tuple[tuple[int, int], Box]] = [
@@ -30,7 +30,7 @@ GREY, BRIGHT = 60, 255
 def family(request: pytest.FixtureRequest) -> tuple[str, Any]:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")
-    return request.param, made(request.param)[1]
+    return request.param, make_config(request.param)[1]
 
 
 def seen(processor: Any, size: tuple[int, int], box: Box, pictures: int) -> tuple[dict[str, torch.Tensor], str]:

@@ -21,7 +21,7 @@ from medvlm.models.generate import generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.parts import group_of, set_trained
-from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.ready import save_tiny
 
 FAST = ("qwen3_vl", "gemma3", "idefics3", "paligemma")
 SIZES = ((61, 97), (131, 64), (50, 50))
@@ -34,7 +34,7 @@ ANSWERS = ("left", "the right lung", "2")
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")
-    return saved(request.param, tmp_path_factory.mktemp(request.param))
+    return save_tiny(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")

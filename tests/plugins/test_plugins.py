@@ -24,7 +24,7 @@ from medvlm.core.config import permit
 from medvlm.core.errors import UserError
 from medvlm.core.run import RunFolder
 from medvlm.core.tasks import find_task
-from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
 from medvlm.train.storage import TensorReader
 from tests.tiny_run import LANGUAGE, TOWER, environment, recipe, trace, written
@@ -178,7 +178,7 @@ def test_its_parts_are_in_an_export_that_medvlm_loads(lab: Path, whole: RunFolde
 
 def test_a_ready_model_of_its_own_family_is_trained_evaluated_and_exported(lab: Path) -> None:
     permit(["mylab"])
-    saved("vipllava", lab / "vipllava")
+    save_tiny("vipllava", lab / "vipllava")
     pretrained = f"model.pretrained={lab / 'vipllava'}"
     call("plan", "ready.yaml", pretrained)
     call("dry-run", "ready.yaml", pretrained)

@@ -10,7 +10,7 @@ import pytest
 from medvlm.cli import main
 from medvlm.core.config import kinds
 from medvlm.preflight.rehearsal.fake_reward import EXAMPLES, Config, score
-from medvlm.preflight.rehearsal.shrink import shrunk
+from medvlm.preflight.rehearsal.shrink import shrink_config
 from medvlm.recipe.known import known, known_models
 from medvlm.recipe.load import shipped
 from tests import tiny_run
@@ -59,7 +59,7 @@ def test_a_stage_that_cannot_run_is_named(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("model", known_models())
 def test_a_described_model_is_made_small_without_becoming_another(model: str) -> None:
     config = known(model).config
-    small = shrunk(config)
+    small = shrink_config(config)
     assert small["model_type"] == config["model_type"]
     parts = [small, *(v for k, v in small.items() if k.endswith("_config"))]
     assert all(part.get("num_hidden_layers", 2) <= 2 and part.get("hidden_size", 96) <= 96 for part in parts)

@@ -14,7 +14,7 @@ from medvlm.core.config import kinds
 from medvlm.preflight import gpus
 from medvlm.preflight.gpus import GIB, parse
 from medvlm.preflight.plan import plan
-from medvlm.preflight.rehearsal.ready import saved
+from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe import known
 from medvlm.recipe.load import load, shipped
 from tests import tiny_run
@@ -107,7 +107,7 @@ def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, 
         {**tiny_run.REASON, "trains": ["encoders", "lora"], "batch": 2},
     ]
     content = tiny_run.recipe(
-        model={"pretrained": str(saved(family, tmp_path / "model"))},
+        model={"pretrained": str(save_tiny(family, tmp_path / "model"))},
         stages=stages,
         engine={"precision": precision, "recompute": ["language"]},
     )

@@ -16,7 +16,7 @@ from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import make_draft
 from medvlm.preflight.samples import look
 from medvlm.preflight.simulate import Step
-from medvlm.preflight.staging import stage_on_meta
+from medvlm.preflight.staging import build_stage
 from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.train.optim import make_optimizer
 from medvlm.train.terms import sum_of_losses
@@ -50,7 +50,7 @@ def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[An
     with TemporaryDirectory() as folder:
         draft = make_draft(loaded.recipe, look(loaded, runs), Path(folder))
         number, config = next((i, s) for i, s in enumerate(draft.recipe.stages) if s.name == real.config.name)
-        stage = stage_on_meta(draft, number, 1)
+        stage = build_stage(draft, number, 1)
     stage.model = shrunk(stage.model, real.model)
     media = {name: pixels.to("meta") for name, pixels in micro.media.items()}
     step = simulate.simulate(
@@ -148,5 +148,5 @@ def test_extra_models_of_a_stage_are_counted_in_whole() -> None:
     step = Step({"forward": {"work": 100.0}}, {}, 0.0, {})
     alone, beside = bytes_of.weights_of(model), bytes_of.weights_of(model, [teacher])
     for engine in ("single", "ddp", "fsdp2"):
-        without, whole = (bytes_of.memory(step, each, engine, "32-true", 2) for each in (alone, beside))
+        without, whole = (bytes_of.estimate_memory(step, each, engine, "32-true", 2) for each in (alone, beside))
         assert whole.total - without.total == whole.parts["extra"] == 4 * (8 * 4 + 4)

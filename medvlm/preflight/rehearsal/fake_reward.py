@@ -1,6 +1,6 @@
-"""A reward for dry runs that differs from answer to answer and means nothing: with random weights no answer earns
-anything, and without a difference nothing would be trained. The recipe of a dry run lists our own package as a plugin
-to name it; no other recipe should."""
+"""A dummy reward for dry runs. It varies between answers, so that GRPO has a gradient: with random weights, real
+rewards would be zero for all answers. The recipe of a dry run lists medvlm as a plugin to use it; no other recipe
+should."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Ready vision-language models without published files: every family's own classes and processor, at real size to be
-planned, or of a few thousand parameters to be run."""
+"""Ready vision-language models without published files, from every family's own classes and processor: at real size
+for plans, or with a few thousand parameters for dry runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from medvlm.core.families import family_of
 from medvlm.recipe.known import Known
 
 
-def saved(family: str, folder: Path, seed: int = 0) -> Path:
-    """A tiny model of the family as a folder: weights spread enough that its distributions are far from uniform."""
+def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
+    """Saves a tiny model of the family. Its weights are large enough that its outputs are far from uniform."""
     from transformers import AutoModelForImageTextToText
 
-    config, processor = made(family)
+    config, processor = make_config(family)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
@@ -29,18 +29,16 @@ def saved(family: str, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def planned(found: Known, folder: Path) -> Path:
-    """A described model as a folder without weights: its config and its processor, with the words of a small
-    tokenizer."""
-    config, processor = made(found.config["model_type"], found)
+def save_config(found: Known, folder: Path) -> Path:
+    """Saves the config of a known model and a processor with a small tokenizer, without weights."""
+    config, processor = make_config(found.config["model_type"], found)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def made(family: str, real: Known | None = None) -> tuple[Any, Any]:
-    """Config and processor. real: whose sizes they have; by default tiny ones. Raises RecipeError for an unknown
-    family."""
+def make_config(family: str, real: Known | None = None) -> tuple[Any, Any]:
+    """Config and processor, at the sizes of `real` or at tiny sizes. Raises RecipeError for an unknown family."""
     from transformers import AutoConfig
 
     config, processor = family_of(family).tiny(real)

@@ -1,4 +1,4 @@
-"""Models of the same kinds as a recipe's, made so small that a processor trains them in seconds."""
+"""Shrinks a recipe's models to a size that trains on a CPU in seconds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from medvlm.core.config import component
+from medvlm.core.contracts import LoadedFile
 
 WIDTH, HEADS, LAYERS, GRID = 96, 4, 2, 12
-"""96 and 12 divide by 2, 3, 4 and 6, which is what connectors divide them by."""
+"""96 and 12 are divisible by 2, 3, 4 and 6, by which connectors divide them."""
 SIZES = {
     "hidden_size": WIDTH,
     "embed_dim": WIDTH,
@@ -31,7 +32,7 @@ SIZES = {
     "heads": HEADS,
     "layers": LAYERS,
 }
-"""Key of a config -> its value in a small model; keys that a config does not have stay away."""
+"""Key of a config -> its largest value in a small model. Keys are never added to a config."""
 DEPTHS = ("num_hidden_layers", "n_layer", "depth", "layers", "attention_window")
 DROPPED = (
     "vocab_size",
@@ -42,16 +43,16 @@ DROPPED = (
     "max_window_layers",
     "tie_word_embeddings",
 )
-"""The tokenizer of the small model decides, or its size does."""
+"""Keys that are removed, because they depend on the small model's tokenizer or size."""
 
 
-def shrunk(config: Mapping[str, Any], deep: bool = False) -> dict[str, Any]:
-    """A transformers config of the same class. What was small stays. deep: with all its layers, for recipes that name
-    them by number."""
+def shrink_config(config: Mapping[str, Any], deep: bool = False) -> dict[str, Any]:
+    """A small transformers config of the same class. Smaller values are kept. deep: keep all layers, for recipes that
+    refer to layers by number."""
     made: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and key.endswith("_config"):
-            made[key] = shrunk(value, deep)
+            made[key] = shrink_config(value, deep)
         elif deep and key in DEPTHS:
             made[key] = value
         elif key in SIZES and isinstance(value, int):
@@ -67,19 +68,18 @@ def shrunk(config: Mapping[str, Any], deep: bool = False) -> dict[str, Any]:
     return made
 
 
-def small_encoder(config: Any) -> Any:
-    """An encoder of the same kind, with smaller images where its patches say how small they may be, and what lies in
-    it."""
+def shrink_encoder(config: Any) -> Any:
+    """A small encoder of the same kind. Inner encoders are shrunk too; images only if the patch size is known."""
     fields = type(config).model_fields
     update: dict[str, Any] = {}
     for key in fields:
         inner = getattr(config, key)
         if hasattr(inner, "kind") and key != "connector":
-            update[key] = small_encoder(inner)
+            update[key] = shrink_encoder(inner)
         elif isinstance(inner, Mapping) and inner and all(hasattr(x, "kind") for x in inner.values()):
-            update[key] = {name: small_encoder(x) for name, x in inner.items()}
+            update[key] = {name: shrink_encoder(x) for name, x in inner.items()}
         elif isinstance(inner, tuple) and inner and all(hasattr(x, "kind") for x in inner):
-            update[key] = tuple(small_encoder(x) for x in inner)
+            update[key] = tuple(shrink_encoder(x) for x in inner)
         elif key in ("width", "layers", "heads") and isinstance(inner, int):
             update[key] = min(inner, SIZES[key])
     if "layer" in fields and config.layer is not None and not isinstance(config.layer, str):
@@ -89,19 +89,19 @@ def small_encoder(config: Any) -> Any:
             else tuple(max(n, -LAYERS) for n in config.layer)
         )
     if getattr(config, "connector", None) is not None:
-        update["connector"] = small_connector(config.connector)
+        update["connector"] = shrink_connector(config.connector)
     if getattr(config, "config", None):
-        update["config"] = shrunk(config.config)
-        update |= _image(config, update["config"])
-    if "net" in fields and "args" in fields:
-        update |= {"pretrained": False, "weights": "", "args": {**config.args, **_small_net(config.net, config.args)}}
+        update["config"] = shrink_config(config.config)
+        update |= _shrink_preprocess(config, update["config"])
+    if isinstance(config, LoadedFile):
+        update |= {"pretrained": False, "weights": ""}
     made = config.model_copy(update={key: value for key, value in update.items() if key in fields})
     module = component("encoders", config.kind)
     return module.scale_down(made) if hasattr(module, "scale_down") else made
 
 
-def small_connector(config: Any) -> Any:
-    """A connector of the same kind, for a small encoder."""
+def shrink_connector(config: Any) -> Any:
+    """A connector of the same kind for a small encoder."""
     sizes = {
         key: min(getattr(config, key), SIZES[key])
         for key in ("width", "layers", "heads")
@@ -112,26 +112,19 @@ def small_connector(config: Any) -> Any:
     return config.model_copy(update=sizes)
 
 
-def small_part(config: Any, deep: bool = False) -> Any:
-    """A language model or text tower of the same class, with the tokenizer that is made for the run."""
+def shrink_text_model(config: Any, deep: bool = False) -> Any:
+    """A small language model or text tower of the same class. Its tokenizer is made for the dry run."""
     return (
-        config.model_copy(update={"config": shrunk(config.config, deep)})
+        config.model_copy(update={"config": shrink_config(config.config, deep)})
         if config is not None and getattr(config, "config", None)
         else config
     )
 
 
-def _image(config: Any, small: Mapping[str, Any]) -> dict[str, Any]:
-    """preprocess of the size that the shrunken tower takes."""
+def _shrink_preprocess(config: Any, small: Mapping[str, Any]) -> dict[str, Any]:
+    """`preprocess` with the image size of the shrunken tower."""
     before = component("encoders", config.kind).preprocess(config)
     side = small.get("image_size")
     if not isinstance(side, int) or len(before.size) != 2 or min(before.size) <= side:
         return {"preprocess": before}
     return {"preprocess": before.model_copy(update={"size": (side, side)})}
-
-
-def _small_net(net: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a ViT of timm; other networks stay as they are."""
-    if not net.split("_")[0].startswith(("vit", "eva", "deit", "beit")) or {"depth", "embed_dim"} & args.keys():
-        return {}
-    return {"depth": LAYERS, "embed_dim": WIDTH, "num_heads": HEADS}

@@ -1,5 +1,5 @@
-"""A dozen samples of each source as shards: of the source's own where they can be had, else made up with its media and
-tasks."""
+"""Writes a dozen samples of each source as shards: the source's own if available, otherwise made up with the same
+media and tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.io.shards import ShardWriter
 from medvlm.preflight.labelled import make_labelled
-from medvlm.preflight.samples import archived
+from medvlm.preflight.samples import read_archive
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.sources import form_of, packed_at, salted
 from medvlm.tasks._made_up import WORDS
@@ -32,21 +32,21 @@ PER_SPLIT = 12
 
 
 @dataclass(frozen=True)
-class Made:
-    """is_real: whether the samples are of the source."""
+class SmallSource:
+    """The shards of one source. how: where the samples are from. is_real: whether they are the source's own."""
 
     folder: Path
     how: str
     is_real: bool
 
 
-def small_data(loaded: LoadedRecipe, runs: Path, folder: Path, axes: Mapping[str, int]) -> dict[str, Made]:
-    """Source -> its shards in `folder`. axes: kind of medium -> 2 for films, 3 for volumes, where samples are made
-    up."""
-    return {name: _one(loaded, name, runs, folder / name, axes) for name in loaded.recipe.data}
+def make_small_data(loaded: LoadedRecipe, runs: Path, folder: Path, axes: Mapping[str, int]) -> dict[str, SmallSource]:
+    """Source -> its shards in `folder`. axes: kind of medium -> number of axes of made-up media, 2 for films and 3 for
+    volumes."""
+    return {name: _make_source(loaded, name, runs, folder / name, axes) for name in loaded.recipe.data}
 
 
-def _one(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes: Mapping[str, int]) -> Made:
+def _make_source(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes: Mapping[str, int]) -> SmallSource:
     source = loaded.recipe.data[name]
     splits = [f"fold{i}" for i in range(loaded.cards[name].splits.folds)] or ["train", "val", "test"]
     need = PER_SPLIT * len(splits)
@@ -55,28 +55,28 @@ def _one(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes: Mappin
         card = salted(loaded.cards[name], source)
         where = source.shards or packed_at(card, source, runs)
         if source.shards and is_remote(where):
-            raise DataError("its shards lie elsewhere, and a dry run fetches nothing")
+            raise DataError("its shards are remote, and a dry run does not download anything")
         if source.shards or Path(where).is_dir():
-            return _written(folder, splits, _of_shards(where, card, source.fold, need), "its shards")
+            return _write_shards(folder, splits, _read_shards(where, card, source.fold, need), "its shards")
         if source.root or card.access == "generated":
-            return _written(
+            return _write_shards(
                 folder,
                 splits,
-                _of_archive(card, Path(source.root).expanduser() if source.root else None, need),
+                _read_archive(card, Path(source.root).expanduser() if source.root else None, need),
                 "its archive" if source.root else "its generator",
             )
     except (DataError, ImportError, OSError) as reason:
         if source.shards or source.root:
             raise
         why = str(reason)
-    made = _written(folder, splits, _made_up(loaded, name, need, axes), "")
+    made = _write_shards(folder, splits, _make_up(loaded, name, need, axes), "")
     return replace(made, how=f"made up, with the card's media and every task: {why}", is_real=False)
 
 
-def _written(
+def _write_shards(
     folder: Path, splits: list[str], samples: Iterator[tuple[Sample, Mapping[str, bytes]]], where: str
-) -> Made:
-    """Dealt into the splits in turn: so few would leave some of them empty."""
+) -> SmallSource:
+    """Writes the samples into the splits in turn. With the real ratios, some splits would stay empty."""
     writers = {split: ShardWriter(folder, split) for split in splits}
     count = 0
     for count, (sample, files) in enumerate(samples, 1):
@@ -85,11 +85,11 @@ def _written(
     for writer in writers.values():
         writer.close()
     if count < 2 * len(splits):
-        raise DataError(f"{where} gave {count} samples that can be used; a dry run needs {2 * len(splits)} at least")
-    return Made(folder, f"{count} samples of {where}", True)
+        raise DataError(f"{where}: {count} usable samples; a dry run needs at least {2 * len(splits)}")
+    return SmallSource(folder, f"{count} samples of {where}", True)
 
 
-def _of_shards(
+def _read_shards(
     where: Path | str, card: Card, fold: int | None, need: int
 ) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
     shards = open_shards(where, form=form_of(card))
@@ -97,24 +97,24 @@ def _of_shards(
     yield from (view.read(i) for i in range(0, len(view), max(1, len(view) // need)))
 
 
-def _of_archive(card: Card, root: Path | None, need: int) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
-    """As packing prepares them, without its child processes."""
-    good = (each for raw in archived(card, root, need) if (each := _prepared(raw, card)) is not None)
+def _read_archive(card: Card, root: Path | None, need: int) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
+    """Samples prepared as in packing, but without child processes."""
+    good = (each for raw in read_archive(card, root, need) if (each := _prepare(raw, card)) is not None)
     yield from islice(good, need)
 
 
-def _prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]] | None:
+def _prepare(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]] | None:
     try:
         return prepared(raw, card)
     except DataError:
-        return None  # packing counts it; here the next one will do
+        return None  # packing would count it; a dry run takes the next one
 
 
-def _made_up(
+def _make_up(
     loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]
 ) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
-    """Media of noise, texts of a few words; the kinds and how many of a study are those that the reader of the card
-    names, and the groups those that the recipe asks for, each of four values."""
+    """Samples with noise as media and random words as texts. The card's reader determines the kinds and number of media
+    in a study. Every group that the recipe uses has four values."""
     card, recipe = loaded.cards[name], loaded.recipe
     held = recipe.data[name].hold_out
     groups = {
@@ -127,11 +127,11 @@ def _made_up(
         shown = [kind for kind in kinds or [card.media[i % len(card.media)]] if kind in axes]
         media, files = [], {}
         for number, kind in enumerate(shown):
-            medium, data = _medium(kind, number, axes[kind], rng)
+            medium, data = _make_medium(kind, number, axes[kind], rng)
             media.append(medium)
             files[medium.member] = data
         report = " ".join(rng.choice(WORDS, 12))
-        concept, questions = str(rng.choice(WORDS)), list(_questions(rng, media, report))
+        concept, questions = str(rng.choice(WORDS)), list(_make_questions(rng, media, report))
         for question, members in make_labelled(rng, media, recipe.model):
             questions.append(question)
             files |= members
@@ -150,7 +150,7 @@ def _made_up(
         )
 
 
-def _medium(kind: str, number: int, axes: int, rng: Any) -> tuple[Medium, bytes]:
+def _make_medium(kind: str, number: int, axes: int, rng: Any) -> tuple[Medium, bytes]:
     if axes == 2:
         pixels = rng.integers(0, 256, (112, 96), dtype=np.uint8)
         return Medium(kind, f"{number}.png", pixels.shape, (1.0, 1.0)), encode_png(pixels)
@@ -158,7 +158,7 @@ def _medium(kind: str, number: int, axes: int, rng: Any) -> tuple[Medium, bytes]
     return Medium(kind, f"{number}.npy", voxels.shape, (3.0, 2.0, 2.0), "HU", "CT"), encode_npy(voxels)
 
 
-def _questions(rng: Any, media: Sequence[Medium], report: str) -> Iterator[Question]:
+def _make_questions(rng: Any, media: Sequence[Medium], report: str) -> Iterator[Question]:
     for name in list_text_tasks():
         example = find_task(name).example
         if example and (made := example(rng, media, report)):
