@@ -16,7 +16,7 @@ from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
 from medvlm.core.run import write_json
 from medvlm.recipe.load import find_card
-from medvlm.report.provenance import licence_words
+from medvlm.report.provenance import describe_licences
 
 Say = Callable[[str], None]
 
@@ -73,7 +73,8 @@ def _lines(found: AuditResult, findings: list[AuditFinding]) -> list[str]:
         lines.append("nothing is on two sides that could be compared")
     if terms := found.terms:
         lines.append(
-            f"terms together: {licence_words(terms)} ({', '.join(terms['ids'])}); access: {terms['access']}; patient"
+            f"terms together: {describe_licences(terms)} ({', '.join(terms['ids'])});"
+            f" access: {terms['access']}; patient"
             f" data: {terms['phi']}"
         )
     return lines

@@ -1,1 +1,1 @@
-"""The pages that people look at."""
+"""HTML pages about runs and data sets."""

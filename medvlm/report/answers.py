@@ -1,4 +1,4 @@
-"""The gallery: what the model saw, was asked, answered, and what was right."""
+"""The gallery: images with their questions, the model's answers and the true answers."""
 
 from __future__ import annotations
 
@@ -10,90 +10,94 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, truth_from_json
 from medvlm.core.tasks import Drawing, find_task
 from medvlm.report import numbers
-from medvlm.report.images import Drawn, box_key, picture, png_size
+from medvlm.report.images import DrawnBox, draw_box_key, draw_picture, read_png_size
 from medvlm.report.markup import Child, Html, join, tag
 from medvlm.report.masks import layers_of
-from medvlm.report.page import Section, section
+from medvlm.report.page import Section, make_section
 from medvlm.report.reading import Record
 
 SHOWN = 24
-"""Images, over all data sets; a page of them stays below a few megabytes."""
+"""Number of images over all data sets. It keeps the page below a few megabytes."""
 LONG = 400
-"""Characters of an answer that are shown; a model that runs on is cut off, and it is said."""
+"""Number of characters of an answer that are shown. The page says how many are cut off."""
 WITHOUT = {"blind": "without the image", "shuffled": "with another image", "majority": "majority answer"}
 
 
-def gallery_section(answers: list[Record], folder: Path) -> Section | None:
-    """Images with all their questions, in the order of evaluation: nothing is picked by how well it went.
+def make_gallery_section(answers: list[Record], folder: Path) -> Section | None:
+    """Images with all their questions, in the order of evaluation, so that none is selected by its answers.
 
-    folder: where `thumb` starts, the run's evaluate folder.
+    folder: the run's evaluate folder, which the paths in `thumb` are relative to.
     """
     cards: dict[tuple[str, str], tuple[bytes, list[Record]]] = {}
-    evaluated = dict.fromkeys(_where(a) for a in answers)
+    evaluated = dict.fromkeys(_name_split(a) for a in answers)
     for answer in answers:
-        key = _where(answer), str(answer.get("key"))
+        key = _name_split(answer), str(answer.get("key"))
         shown = sum(where == key[0] for where, _ in cards)
         if key in cards:
             cards[key][1].append(answer)
-        elif shown * len(evaluated) < SHOWN and (png := _thumb(answer.get("thumb"), folder)):
+        elif shown * len(evaluated) < SHOWN and (png := _read_thumb(answer.get("thumb"), folder)):
             cards[key] = (png, [answer])
     if not cards:
         return None
     of = " of each data set" if len(evaluated) > 1 else ""
     about = (
-        f"The first images{of} in the evaluation, {len(cards)} in all, not chosen by their answers. Each is drawn as"
-        " the model was given it."
+        f"The first images{of} in the evaluation, {len(cards)} in total, not selected by their answers. Each is shown"
+        " as the model received it."
     )
     drawings = [draw_answer(a) for _, asked in cards.values() for a in asked]
     boxed = any(drawing.boxes or drawing.found for drawing in drawings)
     masked = any(drawing.masks or drawing.found_masks for drawing in drawings)
-    legend = box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
-    masks = box_key([("truth", "true mask, bluish green"), ("answer", "the model's mask, orange")]) if masked else None
+    legend = draw_box_key([("truth", "truth, solid"), ("answer", "the model's answer, dashed")]) if boxed else None
+    masks = (
+        draw_box_key([("truth", "true mask, bluish green"), ("answer", "the model's mask, orange")]) if masked else None
+    )
     only = tag(
         "label",
         tag("input", type="checkbox", id="only-wrong"),
-        " show only answers that are not right",
+        " show only answers that are not correct",
         class_="filter",
     )
-    gallery = tag("div", *(_card(png, asked) for png, asked in cards.values()), class_="gallery")
-    return section("Answers", "answers", legend, masks, only, gallery, about=about)
+    gallery = tag("div", *(_make_card(png, asked) for png, asked in cards.values()), class_="gallery")
+    return make_section("Answers", "answers", legend, masks, only, gallery, about=about)
 
 
-def _where(answer: Record) -> str:
+def _name_split(answer: Record) -> str:
     return f"{answer.get('dataset')}:{answer.get('split')}"
 
 
-def _thumb(name: object, folder: Path) -> bytes | None:
-    """The PNG of a sample. A name that leads out of the folder is not followed."""
+def _read_thumb(name: object, folder: Path) -> bytes | None:
+    """The PNG of a sample. A name that points outside of the folder is ignored."""
     if not isinstance(name, str):
         return None
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         return None
     data = path.read_bytes()
-    return data if png_size(data) else None
+    return data if read_png_size(data) else None
 
 
-def _card(png: bytes, asked: list[Record]) -> Html:
+def _make_card(png: bytes, asked: list[Record]) -> Html:
     boxes = [b for a in asked for b in _boxes_of(draw_answer(a))]
-    frame = next((_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
+    frame = next((_get_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
     alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
     all_right = all(mark_of(a) == "right" for a in asked)
-    source = tag("p", _where(asked[0]), class_="muted small")
-    body = tag("div", source, *(_question(a) for a in asked), class_="body")
+    source = tag("p", _name_split(asked[0]), class_="muted small")
+    body = tag("div", source, *(_make_question(a) for a in asked), class_="body")
     layers = list(dict.fromkeys(layer for a in asked for layer in layers_of(draw_answer(a))))
-    return tag("article", picture(png, alt, boxes, frame, layers), body, class_="card right" if all_right else "card")
+    return tag(
+        "article", draw_picture(png, alt, boxes, frame, layers), body, class_="card right" if all_right else "card"
+    )
 
 
-def _frame(scale: Any) -> tuple[float, float]:
+def _get_frame(scale: Any) -> tuple[float, float]:
     """(width, height) that the coordinates of boxes span."""
     width, height = scale if isinstance(scale, list) else (scale, scale)
     return float(width), float(height)
 
 
 def draw_answer(answer: Record) -> Drawing:
-    """What cannot be read as an answer of its task, in a run that is damaged or of another installation, is shown as
-    text."""
+    """The drawing of an answer. If it cannot be read as an answer of its task, because the run is damaged or from
+    another installation, it is shown as text."""
     record, said = answer.get("truth") or {}, answer.get("answer")
     try:
         truth = truth_from_json(record)
@@ -102,12 +106,12 @@ def draw_answer(answer: Record) -> Drawing:
         return Drawing(str(record.get("answer", "")))
 
 
-def _boxes_of(drawing: Drawing) -> Iterable[Drawn]:
-    yield from (Drawn(_floats(box), "truth", f"truth: {label}") for box, label in drawing.boxes or ())
-    yield from (Drawn(_floats(box), "answer", f"answer: {label}") for box, label in drawing.found)
+def _boxes_of(drawing: Drawing) -> Iterable[DrawnBox]:
+    yield from (DrawnBox(_convert_box(box), "truth", f"truth: {label}") for box, label in drawing.boxes or ())
+    yield from (DrawnBox(_convert_box(box), "answer", f"answer: {label}") for box, label in drawing.found)
 
 
-def _floats(box: Box) -> Box:
+def _convert_box(box: Box) -> Box:
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
@@ -119,9 +123,9 @@ def mark_of(answer: Record) -> str:
     return "right" if score >= 0.999 else "wrong" if score <= 0.001 else "partly"
 
 
-def _question(answer: Record) -> Html:
+def _make_question(answer: Record) -> Html:
     rewards = {str(n): v for n, v in (answer.get("rewards") or {}).items() if isinstance(v, int | float)}
-    chips = (tag("span", f"{n} {numbers.value(v)}", class_="chip") for n, v in rewards.items())
+    chips = (tag("span", f"{n} {numbers.format_value(v)}", class_="chip") for n, v in rewards.items())
     other = [
         x
         for n, words in WITHOUT.items()
@@ -143,7 +147,7 @@ def _question(answer: Record) -> Html:
         "div",
         tag(
             "p",
-            tag("span", _verdict(answer), class_="verdicts"),
+            tag("span", _make_verdict(answer), class_="verdicts"),
             tag("strong", str(answer.get("question", ""))),
             class_="q",
         ),
@@ -154,19 +158,21 @@ def _question(answer: Record) -> Html:
     )
 
 
-def _verdict(answer: Record) -> Html:
+def _make_verdict(answer: Record) -> Html:
     kind = mark_of(answer)
     if kind == "right":
         return tag("span", "\N{CHECK MARK} right", class_="good")
     if kind == "wrong":
         return tag("span", "\N{BALLOT X} wrong", class_="bad")
     if kind == "partly":
-        return tag("span", f"\N{CIRCLE WITH LEFT HALF BLACK} score {numbers.value(answer['score'])}", class_="part")
+        return tag(
+            "span", f"\N{CIRCLE WITH LEFT HALF BLACK} score {numbers.format_value(answer['score'])}", class_="part"
+        )
     return tag("span", "not scored", class_="muted")
 
 
 def _cut(value: object) -> Html:
-    """An answer as it was given. Direction marks of right-to-left text stay inside it."""
+    """An answer, cut off after LONG characters. Direction marks of right-to-left text stay inside it."""
     if value is None:
         return tag("span", "none", class_="muted")
     written = str(value)

@@ -1,4 +1,4 @@
-"""Bars: a headline number with its interval beside its baselines, and how often each answer occurs."""
+"""Bars: a result with its interval and baselines, and how often each answer occurs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from medvlm.report import numbers
 from medvlm.report.markup import Child, Html, tag
-from medvlm.report.scales import Axis, axis_over
+from medvlm.report.scales import Axis, make_axis
 
 SHAPES = (
     "M-4.5 4L0 -4.5L4.5 4Z",
@@ -15,25 +15,28 @@ SHAPES = (
     "M-4.5 -4L0 4.5L4.5 -4Z",
     "M-4.2 0A4.2 4.2 0 1 0 4.2 0A4.2 4.2 0 1 0 -4.2 0Z",
 )
-"""Outlines around (0, 0): baselines are told apart by shape, not by colour."""
+"""Outlines around (0, 0). Baselines differ in shape, not in color."""
 HEIGHT = 36
 
 
 def shape_of(name: str, names: Sequence[str]) -> Html:
-    """The little outline that marks a baseline."""
+    """The outline that marks a baseline."""
     return tag("path", d=SHAPES[list(names).index(name) % len(SHAPES)], class_="mark")
 
 
-def bar(
+def draw_bar(
     value: float, ci: Sequence[float] | None, baselines: Mapping[str, float], names: Sequence[str], axis: Axis
 ) -> Html:
     """A bar from zero with a whisker, and a tick with an outline for each baseline.
 
-    axis: in percent of the width. names: all baselines of the page, so that each keeps its outline. Coordinates are
-    percentages, so the bar is as wide as its column and the text in it is never stretched.
+    axis: in percent of the width. names: all baselines of the page, so that each always has the same outline.
+    Coordinates are percentages, so the bar is as wide as its column and its text is never stretched.
     """
-    parts = [tag("line", x1=_pc(axis, t), x2=_pc(axis, t), y1=0, y2=HEIGHT, class_="grid") for t in axis.ticks()]
-    zero, end = axis.at(0), axis.at(value)
+    parts = [
+        tag("line", x1=_format_position(axis, t), x2=_format_position(axis, t), y1=0, y2=HEIGHT, class_="grid")
+        for t in axis.list_ticks()
+    ]
+    zero, end = axis.place(0), axis.place(value)
     parts.append(
         tag(
             "rect",
@@ -46,64 +49,64 @@ def bar(
         )
     )
     if ci:
-        low, high = _pc(axis, ci[0]), _pc(axis, ci[1])
+        low, high = _format_position(axis, ci[0]), _format_position(axis, ci[1])
         parts.append(tag("line", x1=low, x2=high, y1=18, y2=18, class_="whisker"))
         parts += [tag("line", x1=x, x2=x, y1=13, y2=23, class_="whisker") for x in (low, high)]
     shown = sorted(baselines, key=list(names).index)
     for i, name in enumerate(shown):
-        x = _pc(axis, baselines[name])
-        # Baselines often coincide (a blind model answers the majority): each outline has a height of its own.
+        x = _format_position(axis, baselines[name])
+        # Baselines are often equal (a blind model gives the majority answer), so each outline has its own height.
         y = HEIGHT * (i + 0.5) / len(shown)
         parts.append(tag("line", x1=x, x2=x, y1=1, y2=HEIGHT - 1, class_="base"))
         parts.append(
             tag(
                 "svg",
-                tag("title", f"{name} {numbers.value(baselines[name])}"),
+                tag("title", f"{name} {numbers.format_value(baselines[name])}"),
                 shape_of(name, names),
                 x=x,
                 y=y,
                 class_="mark",
             )
         )
-    spoken = f"{numbers.value(value)} ({numbers.interval(ci)})" + "".join(
-        f", {n} {numbers.value(baselines[n])}" for n in shown
+    spoken = f"{numbers.format_value(value)} ({numbers.format_interval(ci)})" + "".join(
+        f", {n} {numbers.format_value(baselines[n])}" for n in shown
     )
     return tag("svg", *parts, class_="bar", height=HEIGHT, role="img", aria_label=spoken)
 
 
-def bar_axis(values: Sequence[float]) -> Axis:
-    """0 to 1 for shares; otherwise from zero (or below it) to the largest value. Bars never start elsewhere than at
-    zero."""
+def choose_bar_axis(values: Sequence[float]) -> Axis:
+    """0 to 1 for shares; otherwise from zero (or the smallest negative value) to the largest value. Bars always start
+    at zero."""
     if all(0 <= v <= 1 for v in values):
         return Axis(0, 1, 0, 100)
-    return axis_over([0.0, *values], 0, 100, zero=True)
+    return make_axis([0.0, *values], 0, 100, zero=True)
 
 
-def bar_ruler(axis: Axis) -> Html:
+def draw_bar_ruler(axis: Axis) -> Html:
     """The numbers under a block of bars that share an axis."""
     labels = []
-    for t in axis.ticks():
-        anchor = "start" if axis.at(t) < 1 else "end" if axis.at(t) > 99 else "middle"
-        labels.append(tag("text", numbers.tick(t), x=_pc(axis, t), y=11, text_anchor=anchor))
+    for t in axis.list_ticks():
+        anchor = "start" if axis.place(t) < 1 else "end" if axis.place(t) > 99 else "middle"
+        labels.append(tag("text", numbers.format_tick(t), x=_format_position(axis, t), y=11, text_anchor=anchor))
     return tag("svg", *labels, class_="bar ruler-svg", aria_hidden="true")
 
 
-def baseline_key(name: str, names: Sequence[str], value: float) -> Html:
+def draw_baseline_key(name: str, names: Sequence[str], value: float) -> Html:
     outline = tag("svg", shape_of(name, names), viewBox="-6 -6 12 12", class_="key mark", aria_hidden="true")
-    return tag("span", outline, f"{name} {numbers.value(value)}")
+    return tag("span", outline, f"{name} {numbers.format_value(value)}")
 
 
-def shares(counts: Mapping[str, int], most: int = 6) -> Html:
-    """The commonest answers as bars of their share, and how many others there are."""
+def draw_shares(counts: Mapping[str, int], most: int = 6) -> Html:
+    """The most common answers as bars of their share, and one bar for all others."""
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rows = [_share(answer, n, total) for answer, n in ordered[:most]]
+    rows = [_draw_share(answer, n, total) for answer, n in ordered[:most]]
     if rest := ordered[most:]:
-        rows.append(_share(tag("span", f"{len(rest)} others", class_="rest"), sum(n for _, n in rest), total))
+        rows.append(_draw_share(tag("span", f"{len(rest)} others", class_="rest"), sum(n for _, n in rest), total))
     return tag("div", *rows)
 
 
-def _share(label: Child, n: int, total: int) -> Html:
+def _draw_share(label: Child, n: int, total: int) -> Html:
     fill = tag("i", style=f"width:{100 * n / total:.1f}%")
     return tag(
         "div",
@@ -114,5 +117,5 @@ def _share(label: Child, n: int, total: int) -> Html:
     )
 
 
-def _pc(axis: Axis, value: float) -> str:
-    return f"{min(100.0, max(0.0, axis.at(value))):.2f}%"
+def _format_position(axis: Axis, value: float) -> str:
+    return f"{min(100.0, max(0.0, axis.place(value))):.2f}%"

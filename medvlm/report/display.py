@@ -1,4 +1,4 @@
-"""Stored pixels to something a screen can show, and words for what was done to them.
+"""Converts stored pixels to PNGs for the page, and describes how.
 
 Axes: D H W depth, height, width.
 """
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     import numpy as np
 
 WIDEST = 360
-"""Pixels of the longer side in the page; enough to see a box, small enough for dozens in one file."""
+"""Pixels of the longer side: enough to see a box, and small enough for dozens of images in a file."""
 SLICES = 5
 CT_WINDOW_HU = (-160.0, 240.0)
-"""Soft tissue: centre 40, width 400."""
+"""Soft tissue: center 40, width 400."""
 
 
 def make_png(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
-    """An 8-bit PNG, and how its grey values were computed ("" if they are the stored ones).
+    """An 8-bit PNG, and how its grey values were computed ("" if they are the stored values).
 
-    A volume becomes a row of slices at equal distances. Raises DataError, with `name`, for damaged bytes."""
+    A volume becomes a row of slices at equal distances. Raises DataError with `name` for damaged bytes."""
     pixels = decode(data, name)
     if pixels.ndim == 3 and len(medium.size) == 3:
         strip, words = (
-            _grey(_slices(pixels), medium),
+            _scale_grey(_join_slices(pixels), medium),
             f"{SLICES} of {len(pixels)} slices" if len(pixels) > SLICES else "all slices",
         )
-        return _png(strip[0], WIDEST * 2), ", ".join(filter(None, [words, strip[1]]))
-    grey, words = _grey(pixels, medium)
-    return _png(grey, WIDEST), words
+        return _encode_resized(strip[0], WIDEST * 2), ", ".join(filter(None, [words, strip[1]]))
+    grey, words = _scale_grey(pixels, medium)
+    return _encode_resized(grey, WIDEST), words
 
 
-def _slices(volume_DHW: np.ndarray) -> np.ndarray:
-    """Slices side by side, [H, n * W]; the first and last tenth of a volume is often air."""
+def _join_slices(volume_DHW: np.ndarray) -> np.ndarray:
+    """Slices side by side, [H, n * W]. The ends of the volume are left out, as they are often air."""
     import numpy as np
 
     depth = len(volume_DHW)
@@ -47,7 +47,7 @@ def _slices(volume_DHW: np.ndarray) -> np.ndarray:
     return np.concatenate([volume_DHW[i] for i in picked], axis=1)
 
 
-def _grey(pixels: np.ndarray, medium: Medium) -> tuple[np.ndarray, str]:
+def _scale_grey(pixels: np.ndarray, medium: Medium) -> tuple[np.ndarray, str]:
     """uint8 [H, W] or [H, W, 3]."""
     import numpy as np
 
@@ -56,17 +56,17 @@ def _grey(pixels: np.ndarray, medium: Medium) -> tuple[np.ndarray, str]:
     if medium.unit == "HU":
         (low, high), words = (
             CT_WINDOW_HU,
-            f"shown from {numbers.tick(CT_WINDOW_HU[0])} to {numbers.tick(CT_WINDOW_HU[1])} HU",
+            f"shown from {numbers.format_tick(CT_WINDOW_HU[0])} to {numbers.format_tick(CT_WINDOW_HU[1])} HU",
         )
     else:
         low, high = (float(x) for x in np.percentile(pixels, (1, 99)))
-        words = f"shown from its 1st to its 99th percentile ({low:g} to {high:g})"
-    # An image of one value has no range; it is black, as it would be in any window that begins there.
+        words = f"shown from the 1st to the 99th percentile ({low:g} to {high:g})"
+    # An image with a single value has no range and is shown black.
     scaled = (pixels.astype(np.float32) - low) / (high - low or 1)
     return (scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8), words
 
 
-def _png(pixels: np.ndarray, widest: int) -> bytes:
+def _encode_resized(pixels: np.ndarray, widest: int) -> bytes:
     from PIL import Image
 
     longer = max(pixels.shape[:2])

@@ -1,4 +1,4 @@
-"""How values are distributed, as inline SVG: one outline a split, so that splits that differ are seen to."""
+"""Histograms as inline SVG, with one outline for each split, so that differences between splits are visible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from medvlm.report import numbers
 from medvlm.report.curves import BOTTOM, LEFT, RIGHT, TOP, WIDTH
 from medvlm.report.markup import Html, join, tag
-from medvlm.report.scales import Axis, axis_over
+from medvlm.report.scales import Axis, make_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 BINS = 40
 HEIGHT = 150
 TAIL = 0.5
-"""Percent of the values cut off at either end where they reach far out."""
+"""Percent of the values that are cut off at each end if there are outliers."""
 
 
-def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -> Html | None:
-    """values_of: split -> values, finite; the share of each bin in percent of its split. None where there are none.
+def draw_histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -> Html | None:
+    """A histogram with shares in percent of each split, or None without values. values_of: split -> finite values.
 
-    Whole numbers get a bin each, or bins of equally many. Where the outer halves of a percent take up most of the width
-    they are not drawn, which is said.
+    Each whole number gets a bin, or every bin has the same number of them. If the outermost half percent at each end
+    takes up most of the width, it is not drawn, and the caption says so.
     """
     import numpy as np
 
@@ -35,8 +35,8 @@ def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -
     if low == high:
         return tag(
             "figure",
-            tag("figcaption", _caption(title, unit)),
-            tag("p", f"{numbers.reading(low)} in all {numbers.whole(len(pooled))}", class_="muted small"),
+            tag("figcaption", _make_caption(title, unit)),
+            tag("p", f"{numbers.format_reading(low)} in all {numbers.format_whole(len(pooled))}", class_="muted small"),
             class_="curve",
         )
     inner = tuple(float(x) for x in np.percentile(pooled, (TAIL, 100 - TAIL)))
@@ -44,24 +44,29 @@ def histogram(title: str, values_of: Mapping[str, np.ndarray], unit: str = "") -
     if cut:
         low, high = inner
     whole = bool((pooled == np.round(pooled)).all())
-    edges = _edges(low, high, whole)
+    edges = _choose_edges(low, high, whole)
     share_of = {name: 100 * np.histogram(values, edges)[0] / len(values) for name, values in drawn.items()}
     x = Axis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
-    y = axis_over([0.0, max(float(s.max()) for s in share_of.values())], HEIGHT - BOTTOM, TOP, zero=True, about=3)
-    lines = [_outline(edges, share, i, x, y, filled=len(share_of) == 1) for i, share in enumerate(share_of.values())]
+    y = make_axis([0.0, max(float(s.max()) for s in share_of.values())], HEIGHT - BOTTOM, TOP, zero=True, about=3)
+    lines = [
+        _draw_outline(edges, share, i, x, y, filled=len(share_of) == 1) for i, share in enumerate(share_of.values())
+    ]
     spoken = f"{title}: " + "; ".join(
-        f"{name or 'all'} from {numbers.reading(v.min())} to {numbers.reading(v.max())}" for name, v in drawn.items()
+        f"{name or 'all'} from {numbers.format_reading(v.min())} to {numbers.format_reading(v.max())}"
+        for name, v in drawn.items()
     )
-    picture = tag("svg", _frame(x, y, whole), *lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=spoken)
-    name = _caption(title, f"{unit}, the middle {100 - 2 * TAIL:g} %".lstrip(", ") if cut else unit)
-    return tag("figure", tag("figcaption", name, _legend(drawn)), picture, class_="curve")
+    picture = tag(
+        "svg", _draw_frame(x, y, whole), *lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=spoken
+    )
+    name = _make_caption(title, f"{unit}, the middle {100 - 2 * TAIL:g} %".lstrip(", ") if cut else unit)
+    return tag("figure", tag("figcaption", name, _draw_legend(drawn)), picture, class_="curve")
 
 
-def _caption(title: str, words: str) -> Html:
+def _make_caption(title: str, words: str) -> Html:
     return tag("span", tag("strong", title), tag("span", f" {words}", class_="muted") if words else None)
 
 
-def _edges(low: float, high: float, whole: bool) -> np.ndarray:
+def _choose_edges(low: float, high: float, whole: bool) -> np.ndarray:
     import numpy as np
 
     if whole:
@@ -70,37 +75,39 @@ def _edges(low: float, high: float, whole: bool) -> np.ndarray:
     return np.linspace(low, high, BINS + 1)
 
 
-def _outline(edges: np.ndarray, share: np.ndarray, index: int, x: Axis, y: Axis, filled: bool) -> Html:
+def _draw_outline(edges: np.ndarray, share: np.ndarray, index: int, x: Axis, y: Axis, filled: bool) -> Html:
     corners = [
         (edges[0], 0.0),
         *((edge, s) for left, right, s in zip(edges, edges[1:], share, strict=False) for edge in (left, right)),
         (edges[-1], 0.0),
     ]
-    points = " ".join(f"{x.at(float(a)):.1f},{y.at(float(b)):.1f}" for a, b in corners)
+    points = " ".join(f"{x.place(float(a)):.1f},{y.place(float(b)):.1f}" for a, b in corners)
     area = tag("polygon", points=points, class_="area") if filled else None
     return tag("g", area, tag("polyline", points=points, class_="line"), class_=f"s{index % 6}")
 
 
-def _frame(x: Axis, y: Axis, whole: bool) -> Html:
-    """Grid lines with percent, and values under the axis."""
+def _draw_frame(x: Axis, y: Axis, whole: bool) -> Html:
+    """Grid lines labelled in percent, and values under the axis."""
     parts = []
-    for value in y.ticks(3):
-        parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(value), y2=y.at(value), class_="grid"))
-        parts.append(tag("text", f"{value:g} %", x=LEFT - 6, y=y.at(value) + 4, text_anchor="end"))
+    for value in y.list_ticks(3):
+        parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.place(value), y2=y.place(value), class_="grid"))
+        parts.append(tag("text", f"{value:g} %", x=LEFT - 6, y=y.place(value) + 4, text_anchor="end"))
     floor = HEIGHT - BOTTOM
-    for value in (t for t in x.ticks(4) if not whole or t == int(t)):
-        at = x.at(value)
+    for value in (t for t in x.list_ticks(4) if not whole or t == int(t)):
+        at = x.place(value)
         anchor = "start" if at < LEFT + 8 else "end" if at > WIDTH - RIGHT - 12 else "middle"
         parts.append(tag("line", x1=at, x2=at, y1=floor, y2=floor + 4, class_="axis"))
         parts.append(
-            tag("text", numbers.tick(value, max(abs(x.low), abs(x.high))), x=at, y=HEIGHT - 6, text_anchor=anchor)
+            tag(
+                "text", numbers.format_tick(value, max(abs(x.low), abs(x.high))), x=at, y=HEIGHT - 6, text_anchor=anchor
+            )
         )
     parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=floor, y2=floor, class_="axis"))
     return join(parts)
 
 
-def _legend(drawn: Mapping[str, np.ndarray]) -> Html:
-    """Each split's colour and dash with its median."""
+def _draw_legend(drawn: Mapping[str, np.ndarray]) -> Html:
+    """Each split's color and dash, with its median."""
     import numpy as np
 
     entries = []
@@ -112,7 +119,7 @@ def _legend(drawn: Mapping[str, np.ndarray]) -> Html:
                 "span",
                 key,
                 f"{name} median " if len(drawn) > 1 else "median ",
-                tag("b", numbers.reading(float(np.median(values)))),
+                tag("b", numbers.format_reading(float(np.median(values)))),
             )
         )
     return tag("span", *entries, class_="legend")

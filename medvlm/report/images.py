@@ -1,4 +1,4 @@
-"""Images in a page: a PNG inside the file, and boxes drawn over it as vectors."""
+"""Images in a page: a PNG inside the file, with boxes drawn over it as vectors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """kind: `truth`, `answer`, or the number of a label; each has a colour and a dash of its own."""
+class DrawnBox:
+    """kind: `truth`, `answer`, or the number of a label. Each has its own color and dash."""
 
     box: Box
     kind: str
@@ -24,63 +24,62 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Layer:
-    """A picture with clear parts that is laid over another one, stretched to its size. kind: as in Drawn."""
+    """A partly transparent picture that is stretched over another one. kind: as in DrawnBox."""
 
     png: bytes
     kind: str
     title: str
 
 
-def png_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) from the header; None for bytes that are no PNG."""
+def read_png_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) from the header, or None for bytes that are not a PNG."""
     if len(data) < 24 or not data.startswith(PNG) or data[12:16] != b"IHDR":
         return None
     width, height = struct.unpack(">II", data[16:24])
     return (width, height) if width and height else None
 
 
-def picture(
+def draw_picture(
     png: bytes,
     alt: str,
-    boxes: Sequence[Drawn] = (),
+    boxes: Sequence[DrawnBox] = (),
     frame: tuple[float, float] | None = None,
     layers: Sequence[Layer] = (),
 ) -> Html:
-    """An image with masks and boxes over it. frame: (width, height) that the boxes' coordinates span, by default the
+    """An image with masks and boxes over it. frame: (width, height) of the boxes' coordinate system, by default the
     image's pixels.
 
-    Raises ValueError for bytes that are no PNG.
+    Raises ValueError for bytes that are not a PNG.
     """
-    size = png_size(png)
+    size = read_png_size(png)
     if size is None:
         raise ValueError(f"expected a PNG, found {png[:8]!r}")
     width, height = size
-    image = tag("img", src=_data_url(png), alt=alt, width=width, height=height)
+    image = tag("img", src=_make_data_url(png), alt=alt, width=width, height=height)
     over = [
-        tag("img", src=_data_url(each.png), alt=each.title, title=each.title, class_=f"layer m-{each.kind}")
+        tag("img", src=_make_data_url(each.png), alt=each.title, title=each.title, class_=f"layer m-{each.kind}")
         for each in layers
     ]
     return tag(
         "div",
-        tag("div", image, *over, overlay(boxes, *(frame or size)), class_="canvas"),
+        tag("div", image, *over, draw_overlay(boxes, *(frame or size)), class_="canvas"),
         class_="picture upright" if height > 1.15 * width else "picture",
     )
 
 
-def _data_url(png: bytes) -> str:
+def _make_data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def overlay(boxes: Sequence[Drawn], width: float, height: float) -> Html | None:
-    """Boxes in their own coordinates: the view box is stretched over the image, so nothing is rounded or rescaled
-    here."""
+def draw_overlay(boxes: Sequence[DrawnBox], width: float, height: float) -> Html | None:
+    """Boxes in their own coordinates. The browser stretches the view box over the image, so nothing is rounded."""
     if not boxes:
         return None
     shapes = []
     for drawn in boxes:
         x1, y1, x2, y2 = (float(v) for v in drawn.box)
         at = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
-        # Each line has a dark one under it, or it would vanish on bright tissue.
+        # Each line has a dark line under it, so that it is visible on bright tissue.
         shapes.append(tag("rect", **at, class_="halo"))
         shapes.append(
             tag(
@@ -98,8 +97,8 @@ def overlay(boxes: Sequence[Drawn], width: float, height: float) -> Html | None:
     )
 
 
-def box_key(kinds: Sequence[tuple[str, str]]) -> Html:
-    """The legend: (kind, label) pairs."""
+def draw_box_key(kinds: Sequence[tuple[str, str]]) -> Html:
+    """The legend of boxes. kinds: (kind, label) pairs."""
     keys = []
     for kind, label in kinds:
         rect = tag(

@@ -1,4 +1,4 @@
-"""Numbers as people read them: the digits that mean something, and no more."""
+"""Formats numbers for readers, with meaningful digits only."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 MINUS = "\N{MINUS SIGN}"
 
 
-def value(x: float | None) -> str:
-    """A result: two decimals below 10 (three where the first two are zero), fewer above."""
+def format_value(x: float | None) -> str:
+    """A result: two decimals below 100 (three if the first two are zero), one below 1000, none above."""
     if x is None:
         return "\N{EN DASH}"
     if not math.isfinite(x):
@@ -19,13 +19,12 @@ def value(x: float | None) -> str:
     return _add_sign(f"{x:.{digits}f}") if size >= 0.0005 or size == 0 else _add_sign(f"{x:.1e}")
 
 
-def interval(ci: Sequence[float] | None) -> str:
-    return f"{value(ci[0])} to {value(ci[1])}" if ci else "no interval"
+def format_interval(ci: Sequence[float] | None) -> str:
+    return f"{format_value(ci[0])} to {format_value(ci[1])}" if ci else "no interval"
 
 
-def tick(x: float, largest: float = 1) -> str:
-    """An axis label: 0.25, 20k, 3e-4. largest: of the axis; below 0.01 its labels are all written with powers of
-    ten."""
+def format_tick(x: float, largest: float = 1) -> str:
+    """An axis label: 0.25, 20k, 3e-4. largest: of the axis. If it is below 0.01, all labels have powers of ten."""
     size = abs(x)
     if size >= 1e6:
         return _add_sign(f"{x / 1e6:g}M")
@@ -37,24 +36,24 @@ def tick(x: float, largest: float = 1) -> str:
     return _add_sign(f"{float(mantissa):g}e{int(power)}")
 
 
-def reading(x: float) -> str:
-    """A value read off a curve: three significant digits."""
-    return value(x) if not math.isfinite(x) else tick(float(f"{x:.3g}"))
+def format_reading(x: float) -> str:
+    """A value of a curve, with three significant digits."""
+    return format_value(x) if not math.isfinite(x) else format_tick(float(f"{x:.3g}"))
 
 
-def whole(n: int | float) -> str:
+def format_whole(n: int | float) -> str:
     return f"{int(n):,}"
 
 
-def parameters(n: int | float) -> str:
-    """1.24 M, 7.6 B; the exact count stands in its title."""
+def format_parameters(n: int | float) -> str:
+    """1.24 M, 7.6 B. Callers show the exact count as a tooltip."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if n >= size:
             return f"{n / size:.3g} {letter}"
     return str(int(n))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

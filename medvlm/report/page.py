@@ -1,6 +1,6 @@
-"""One self-contained HTML page: no script, no font, no image, no style from elsewhere.
+"""One self-contained HTML page, without scripts, fonts, images or styles from other places.
 
-The page says so itself: its content security policy lets a browser load nothing but what is in the file.
+Its content security policy forbids a browser to load anything that is not in the file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Section:
 def write_page(
     path: Path, *, title: str, eyebrow: str, head: Sequence[Child], sections: Sequence[Section | None]
 ) -> Path:
-    """Writes the page whole or not at all. sections: made by `section`; None is left out.
+    """Writes the page atomically. sections: made by `make_section`; None is left out.
 
-    head: what stands under the title, before the table of contents.
+    head: content under the title, before the table of contents.
     """
     shown = [s for s in sections if s is not None]
     contents = tag("nav", *(tag("a", s.title, href=f"#{s.anchor}") for s in shown), aria_label="Contents")
@@ -41,7 +41,7 @@ def write_page(
         tag(
             "main",
             *(s.html for s in shown),
-            tag("footer", f"Written by medvlm {__version__}. Everything on this page is in this one file."),
+            tag("footer", f"Written by medvlm {__version__}. This file contains everything on the page."),
         ),
     ]
     document = join(
@@ -67,14 +67,14 @@ def write_page(
     return path
 
 
-def section(title: str, anchor: str, *children: Child, about: str | None = None) -> Section:
-    """about: a line or two in muted ink that says how to read what follows."""
+def make_section(title: str, anchor: str, *children: Child, about: str | None = None) -> Section:
+    """A section of the page. about: one or two muted lines that explain it."""
     lead = tag("p", about, class_="about") if about else None
     return Section(title, anchor, tag("section", tag("h2", title), lead, *children, id=anchor))
 
 
-def notes(title: str, lines: Sequence[str]) -> Html | None:
-    """What is missing or damaged, where nobody can overlook it."""
+def make_notes(title: str, lines: Sequence[str]) -> Html | None:
+    """A highlighted list of what is missing or damaged, or None without lines."""
     if not lines:
         return None
     return tag(
@@ -82,32 +82,38 @@ def notes(title: str, lines: Sequence[str]) -> Html | None:
     )
 
 
-def facts(pairs: Sequence[tuple[str, Child]]) -> Html:
+def make_facts(pairs: Sequence[tuple[str, Child]]) -> Html:
     """A row of small labels over larger values."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs), class_="facts")
 
 
-def tile(title: Child, pairs: Sequence[tuple[str, Child]], *before: Child) -> Html:
-    """A bordered block with a list of names and values; a value of None is left out."""
+def make_tile(title: Child, pairs: Sequence[tuple[str, Child]], *before: Child) -> Html:
+    """A bordered block with a list of names and values. Values of None are left out."""
     rows = (x for name, value in pairs if value is not None for x in (tag("dt", name), tag("dd", value)))
     return tag("div", tag("h3", title), *before, tag("dl", *rows), class_="tile")
 
 
-def table(
+def make_table(
     caption: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[Child]],
     numeric: frozenset[int] | set[int] = frozenset(),
 ) -> Html:
-    """The first cell of a row is its header. numeric: columns set flush right. Wider than the screen, it scrolls by
-    itself."""
+    """A table, which scrolls if it is wider than the screen. The first cell of a row is its header. numeric:
+    right-aligned columns."""
 
-    def kind(i: int) -> str | None:
+    def choose_class(i: int) -> str | None:
         return "num" if i in numeric else None
 
-    head = tag("tr", *(tag("th", c, scope="col", class_=kind(i)) for i, c in enumerate(columns)))
+    head = tag("tr", *(tag("th", c, scope="col", class_=choose_class(i)) for i, c in enumerate(columns)))
     body = (
-        tag("tr", *(tag("td" if i else "th", c, scope=None if i else "row", class_=kind(i)) for i, c in enumerate(row)))
+        tag(
+            "tr",
+            *(
+                tag("td" if i else "th", c, scope=None if i else "row", class_=choose_class(i))
+                for i, c in enumerate(row)
+            ),
+        )
         for row in rows
     )
     whole = tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", *body))

@@ -1,4 +1,4 @@
-"""The inputs of a run: data cards with their licences, and the hashes that identify everything."""
+"""The inputs of a run: data cards with their licences, and the hashes that identify all inputs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from medvlm.core.card import Licence, strictest
 from medvlm.report import numbers
 from medvlm.report.markup import Child, Html, link, tag
-from medvlm.report.page import Section, section, table, tile
-from medvlm.report.reading import Record, RunRecord, in_order
+from medvlm.report.page import Section, make_section, make_table, make_tile
+from medvlm.report.reading import Record, RunRecord, sort_splits
 
 ACCESS = {
     "open": "open",
@@ -26,8 +26,8 @@ PHI = {
 }
 
 
-def licences(run: RunRecord) -> tuple[Record | None, list[str]]:
-    """What the cards' licences allow in combination, and the sources whose card has no readable licence."""
+def combine_licences(run: RunRecord) -> tuple[Record | None, list[str]]:
+    """What the cards' licences allow together, and the sources whose card has no readable licence."""
     read, unclear = [], []
     for name, source in run.sources.items():
         try:
@@ -37,36 +37,38 @@ def licences(run: RunRecord) -> tuple[Record | None, list[str]]:
     return (strictest(read) if read and not unclear else None), unclear
 
 
-def licence_words(allowed: Record) -> str:
-    """One line, the restriction first."""
+def describe_licences(allowed: Record) -> str:
+    """What the licences allow, in one line."""
     words = ["commercial use allowed" if allowed["commercial"] else "non-commercial only"]
     words += ["share alike"] if allowed["share_alike"] else []
     words += [] if allowed["redistribute"] else ["the data may not be passed on"]
     return ", ".join(words)
 
 
-def data_section(run: RunRecord) -> Section | None:
+def make_data_section(run: RunRecord) -> Section | None:
     if not run.sources:
         return None
-    allowed, unclear = licences(run)
+    allowed, unclear = combine_licences(run)
     if allowed:
-        words = tag("strong", licence_words(allowed)[0].upper() + licence_words(allowed)[1:])
+        words = tag("strong", describe_licences(allowed)[0].upper() + describe_licences(allowed)[1:])
         verdict = tag(
             "p",
             "Together these data sets allow: ",
             words,
-            f" ({', '.join(allowed['ids'])}). This goes on the card of the exported model.",
+            f" ({', '.join(allowed['ids'])}). The card of the exported model says the same.",
         )
     else:
         verdict = tag(
             "p",
-            f"No licence can be read from the card of {', '.join(unclear)}: do not pass this model on.",
+            f"The card of {', '.join(unclear)} has no readable licence: do not pass this model on.",
             class_="bad",
         )
-    return section("Data", "data", verdict, tag("div", *(_card(n, s) for n, s in run.sources.items()), class_="tiles"))
+    return make_section(
+        "Data", "data", verdict, tag("div", *(_make_card(n, s) for n, s in run.sources.items()), class_="tiles")
+    )
 
 
-def _card(name: str, source: Record) -> Html:
+def _make_card(name: str, source: Record) -> Html:
     card = source.get("card") or {}
     licence, phi, splits = card.get("licence") or {}, card.get("phi") or {}, card.get("splits") or {}
     terms = [
@@ -79,12 +81,12 @@ def _card(name: str, source: Record) -> Html:
     ]
     written = str(licence.get("id", "not stated"))
     pairs: list[tuple[str, Child]] = [
-        ("samples", _by_split(source.get("counts")) or "not counted"),
+        ("samples", _format_counts(source.get("counts")) or "not counted"),
         ("fold", f"tested on fold {source['fold']}, trained on the others" if source.get("fold") is not None else None),
         (
             "left out",
             (
-                f"{numbers.whole(source['quarantined'])} samples that could not be packed"
+                f"{numbers.format_whole(source['quarantined'])} samples that could not be packed"
                 if source.get("quarantined")
                 else None
             ),
@@ -103,9 +105,13 @@ def _card(name: str, source: Record) -> Html:
         ),
         (
             "patients",
-            ": ".join(filter(None, [_patients(str(splits.get("by", "")), card), _by_split(source.get("patients"))])),
+            ": ".join(
+                filter(
+                    None, [_describe_patients(str(splits.get("by", "")), card), _format_counts(source.get("patients"))]
+                )
+            ),
         ),
-        ("audit", audit_words(source.get("audit") or {})),
+        ("audit", describe_audit(source.get("audit") or {})),
         ("media", ", ".join(card.get("media") or []) or None),
         ("intensities", card.get("units") or None),
         ("limits", card.get("limits") or None),
@@ -113,25 +119,27 @@ def _card(name: str, source: Record) -> Html:
         ("homepage", link(str(card["homepage"]), str(card["homepage"])) if card.get("homepage") else None),
     ]
     title = tag("span", str(card.get("title") or name), tag("span", f" {name}", class_="muted"))
-    return tile(title, pairs, tag("p", str(card["summary"]), class_="small") if card.get("summary") else None)
+    return make_tile(title, pairs, tag("p", str(card["summary"]), class_="small") if card.get("summary") else None)
 
 
-def _by_split(counts: dict[str, int] | None) -> str:
-    """`train 4,000, val 400, test 600`, whatever order they were counted in."""
-    return ", ".join(f"{split} {numbers.whole(counts[split])}" for split in in_order(counts)) if counts else ""
+def _format_counts(counts: dict[str, int] | None) -> str:
+    """`train 4,000, val 400, test 600`, in the usual order of splits."""
+    return (
+        ", ".join(f"{split} {numbers.format_whole(counts[split])}" for split in sort_splits(counts)) if counts else ""
+    )
 
 
-def _patients(by: str, card: Record) -> str:
+def _describe_patients(by: str, card: Record) -> str:
     if by == "patient":
         known = card.get("patient_key") or card.get("access") == "generated"
-        return "no patient is in two splits" if known else "not proven apart, the card names no patient key"
+        return "no patient is in more than one split" if known else "not checked: the card has no patient key"
     if by == "image":
-        return "unknown; split by image, so one patient may be in two splits"
-    return "as the archive's own column splits them, not proven apart" if by == "column" else "not stated"
+        return "unknown: split by image, so a patient may be in several splits"
+    return "unknown: split by a column of the archive, not checked by patient" if by == "column" else "not stated"
 
 
-def audit_words(audit: Record) -> Child:
-    """What `medvlm data audit` found of this source when the run began."""
+def describe_audit(audit: Record) -> Child:
+    """The result of `medvlm data audit` for this source at the start of the run."""
     if not audit:
         return "not audited"
     verdict = tag("span", "passed", class_="good") if audit.get("passed") else tag("span", "failed", class_="bad")
@@ -139,11 +147,11 @@ def audit_words(audit: Record) -> Child:
     return tag("div", verdict, " ", tag("code", str(audit.get("hash", ""))[:16]), *lines)
 
 
-def lineage_section(run: RunRecord) -> Section | None:
+def make_lineage_section(run: RunRecord) -> Section | None:
     pairs: list[list[Child]] = []
     for what, value in (
         ("recipe", run.lineage.get("recipe")),
-        ("medvlm that trained", run.lineage.get("medvlm")),
+        ("medvlm version", run.lineage.get("medvlm")),
         ("seed", run.recipe.get("seed")),
     ):
         if value is not None:
@@ -151,21 +159,23 @@ def lineage_section(run: RunRecord) -> Section | None:
     pairs += [[f"data {n}", tag("code", str(s["fingerprint"]))] for n, s in run.sources.items() if s.get("fingerprint")]
     for name, stage in run.stages.items():
         if stage.done.get("identity"):
-            pairs.append([f"stage {name}", tag("span", tag("code", str(stage.done["identity"])), _descent(stage.done))])
+            pairs.append(
+                [f"stage {name}", tag("span", tag("code", str(stage.done["identity"])), _describe_descent(stage.done))]
+            )
     if not pairs:
         return None
-    about = "The same hash means the same settings, data or weights, bit for bit."
-    return section(
+    about = "Equal hashes mean equal settings, data or weights, bit for bit."
+    return make_section(
         "Lineage",
         "lineage",
-        table("Hashes that identify what this run is made of", ["what", "value"], pairs),
+        make_table("Hashes that identify the inputs and stages of this run", ["what", "value"], pairs),
         about=about,
     )
 
 
-def _descent(done: Record) -> str:
-    """Which checkpoint later stages get, and where its initial weights came from."""
+def _describe_descent(done: Record) -> str:
+    """Which checkpoint later stages start from, and where this stage's initial weights came from."""
     told = [str(origin) for origin in (done.get("from") or {}).values()]
     origins = sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in told})
-    began = f", began with the weights of {' and '.join(origins)}" if origins else ""
-    return f", hands on {done['take']}{began}" if done.get("take") else began
+    began = f", started from the weights of {' and '.join(origins)}" if origins else ""
+    return f", passes on {done['take']}{began}" if done.get("take") else began

@@ -1,4 +1,4 @@
-"""Reads a run folder. A run that is unfinished, killed or old still gives a page."""
+"""Reads a run folder. Unfinished, interrupted and old runs can be read too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 
 STATUS = {
-    "failed": "The last attempt to train ended with {}; what was saved before it is shown.",
+    "failed": "The last attempt to train ended with {}. The page shows what was saved before.",
     "preempted": "The run was asked to stop and saved a checkpoint; start it again to resume.",
 }
 Point = tuple[float, float]
@@ -23,8 +23,8 @@ Record = dict[str, Any]
 
 @dataclass
 class StageLog:
-    """Curves of one stage: name -> (step, value). A step that was logged twice (before a kill and after it) counts
-    once, the later one."""
+    """Curves of one stage: name -> step -> value. If a step was logged twice, before and after an interruption, the
+    later value counts."""
 
     train: dict[str, dict[float, float]] = field(default_factory=dict)
     validation: dict[str, dict[float, float]] = field(default_factory=dict)
@@ -32,16 +32,16 @@ class StageLog:
     step: int = 0
     seconds: float = 0.0
 
-    def points(self, name: str) -> list[Point]:
+    def get_points(self, name: str) -> list[Point]:
         return sorted(self.train.get(name, {}).items())
 
-    def validations(self, name: str) -> list[Point]:
+    def get_validations(self, name: str) -> list[Point]:
         return sorted(self.validation.get(name, {}).items())
 
 
 @dataclass
 class StageRecord:
-    """settings: from the recipe. done: from stage.json, which is written when the stage is finished. Any field may be
+    """settings: from the recipe. done: from stage.json, which is written at the end of a stage. Any field may be
     empty."""
 
     settings: Record
@@ -63,7 +63,7 @@ class StageRecord:
 
 @dataclass
 class RunRecord:
-    """Everything the page shows. stages: by name, in recipe order. notes: sentences about what was missing or
+    """Everything that the page shows. stages: by name, in recipe order. notes: sentences about what is missing or
     damaged."""
 
     name: str
@@ -83,25 +83,25 @@ class RunRecord:
         return (self.lineage.get("model") or {}).get("parameters") or {}
 
 
-def in_order(splits: Iterable[str]) -> list[str]:
-    """train, val, test, then folds and whatever else there is."""
+def sort_splits(splits: Iterable[str]) -> list[str]:
+    """train, val, test, then folds and all others."""
     known = ("train", "val", "test")
     return sorted(splits, key=lambda s: (known.index(s) if s in known else len(known), len(s), s))
 
 
 def read_run(run: RunFolder) -> RunRecord:
     notes: list[str] = []
-    recipe = _recipe(run.recipe, notes)
+    recipe = _read_recipe(run.recipe, notes)
     plugins = recipe.get("plugins")
-    permit(plugins if isinstance(plugins, list) else ())  # whose tasks the answers may be of
-    logs = _logs(run.metrics, notes)
+    permit(plugins if isinstance(plugins, list) else ())  # the answers may be of their tasks
+    logs = _read_logs(run.metrics, notes)
     written = [s for s in recipe.get("stages") or [] if isinstance(s, dict)]
     settings = {str(s.get("name", f"stage {i + 1}")): s for i, s in enumerate(written)}
     names = [*settings, *(n for n in logs if n not in settings)]
     if not names:
         names = sorted(p.parent.name for p in run.root.glob("*/stage.json"))
     stages = {
-        n: StageRecord(settings.get(n, {}), _json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog()))
+        n: StageRecord(settings.get(n, {}), _read_json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog()))
         for n in names
     }
     notes += [
@@ -111,38 +111,40 @@ def read_run(run: RunFolder) -> RunRecord:
     ]
     untouched = [n for n, s in stages.items() if not s.done and not s.log.train]
     notes += [f"Not started: {', '.join(untouched)}."] if untouched else []
-    status = _json(run.status, {}, notes)
+    status = _read_json(run.status, {}, notes)
     notes += [STATUS[s].format(status.get("reason") or "an error") for s in STATUS if status.get("status") == s]
-    lineage = _json(
+    lineage = _read_json(
         run.lineage, {}, notes, "There is no lineage.json: data cards, licence and parameter counts are not shown."
     )
-    results = _json(run.results, [], notes, "There is no evaluation yet: nothing here says how good the model is.")
-    answers = _answers(run, notes)
-    if skipped := _lines(run.quarantine, notes):
+    results = _read_json(
+        run.results, [], notes, "There is no evaluation yet, so nothing is known about the model's quality."
+    )
+    answers = _read_answers(run, notes)
+    if skipped := _read_lines(run.quarantine, notes):
         notes.append(
             f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be"
             " read (quarantine.jsonl)."
         )
-    for protocol in _json(run.results.with_name("protocol.json"), [], notes):
+    for protocol in _read_json(run.results.with_name("protocol.json"), [], notes):
         if (protocol.get("shards") or {}).get("limit"):
             notes.append(
                 f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on"
-                f" {protocol['shards'].get('samples')} samples drawn by the seed, not on all."
+                f" {protocol['shards'].get('samples')} randomly drawn samples, not on all."
             )
     if results and not answers:
-        notes.append("The evaluation left no answers: there is no gallery.")
+        notes.append("The evaluation saved no answers, so there is no gallery.")
     return RunRecord(
         str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes
     )
 
 
-def _answers(run: RunFolder, notes: list[str]) -> list[Record]:
+def _read_answers(run: RunFolder, notes: list[str]) -> list[Record]:
     """The records of every protocol that asks questions, in the order of the protocols' names."""
     paths = sorted({run.answers, *run.answers.parent.glob("*.jsonl")})
-    return [a for path in paths for a in _lines(path, notes) if isinstance(a, dict) and "question" in a]
+    return [a for path in paths for a in _read_lines(path, notes) if isinstance(a, dict) and "question" in a]
 
 
-def _recipe(path: Path, notes: list[str]) -> Record:
+def _read_recipe(path: Path, notes: list[str]) -> Record:
     if not path.is_file():
         notes.append(f"There is no {path.name}: the stages are shown in the order they were logged.")
         return {}
@@ -153,8 +155,8 @@ def _recipe(path: Path, notes: list[str]) -> Record:
         return {}
 
 
-def _json(path: Path, empty: Any, notes: list[str], missing: str = "") -> Any:
-    """The file's content when it is of the same kind as `empty`. `missing` is what to say when there is no file."""
+def _read_json(path: Path, empty: Any, notes: list[str], missing: str = "") -> Any:
+    """The file's content if it has the type of `empty`. missing: the note if there is no file."""
     if not path.is_file():
         if missing:
             notes.append(missing)
@@ -166,15 +168,13 @@ def _json(path: Path, empty: Any, notes: list[str], missing: str = "") -> Any:
         notes.append(f"{shown} is damaged and was left out.")
         return empty
     if not isinstance(value, type(empty)):
-        notes.append(
-            f"{shown} holds a {type(value).__name__} where a {type(empty).__name__} was expected; it was left out."
-        )
+        notes.append(f"{shown} contains a {type(value).__name__} instead of a {type(empty).__name__} and was left out.")
         return empty
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else value
 
 
-def _lines(path: Path, notes: list[str]) -> list[Any]:
-    """Parses JSON lines. An incomplete last line is left out, with a note."""
+def _read_lines(path: Path, notes: list[str]) -> list[Any]:
+    """The parsed JSON lines of a file. An incomplete last line is left out, with a note."""
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")
@@ -189,7 +189,7 @@ def _lines(path: Path, notes: list[str]) -> list[Any]:
     if bad and bad[-1] == len(lines):
         bad.pop()
         notes.append(
-            f"The last line of {path.name} is cut off (the run is writing it, or was stopped); it was left out."
+            f"The last line of {path.name} is incomplete and was left out. The run is writing it, or was interrupted."
         )
     if bad:
         notes.append(
@@ -199,12 +199,12 @@ def _lines(path: Path, notes: list[str]) -> list[Any]:
     return out
 
 
-def _logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
+def _read_logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
     if not path.is_file():
-        notes.append("There is no metrics.jsonl: nothing was logged, there are no curves.")
+        notes.append("There is no metrics.jsonl: nothing was logged, so there are no curves.")
         return {}
     logs: dict[str, StageLog] = {}
-    for line in _lines(path, notes):
+    for line in _read_lines(path, notes):
         if not isinstance(line, dict) or "stage" not in line or not isinstance(line.get("step"), int):
             continue
         log = logs.setdefault(str(line["stage"]), StageLog())
@@ -227,11 +227,7 @@ def _logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
 
 
 def _put(curves: dict[str, dict[float, float]], name: str, step: int, value: Any) -> None:
-    if isinstance(value, str) and value in (
-        "nan",
-        "inf",
-        "-inf",
-    ):  # JSON has no such numbers; the log writes them as text
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):  # JSON has no such numbers, so the log has text
         value = float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         curves.setdefault(name, {})[step] = float(value)

@@ -1,4 +1,4 @@
-"""The report of a run: one page that says what was trained on what, how well it works, and what was not checked."""
+"""The report of a run: one page with what was trained on which data, the results, and what was not checked."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ from pathlib import Path
 
 from medvlm.core.run import RunFolder
 from medvlm.report import numbers
-from medvlm.report.answers import draw_answer, gallery_section
-from medvlm.report.confusion import confusion_section
+from medvlm.report.answers import draw_answer, make_gallery_section
+from medvlm.report.confusion import make_confusion_section
 from medvlm.report.markup import Child, Html, tag
-from medvlm.report.page import facts, notes, section, write_page
-from medvlm.report.parts import parts_table
-from medvlm.report.provenance import data_section, licence_words, licences, lineage_section
+from medvlm.report.page import make_facts, make_notes, make_section, write_page
+from medvlm.report.parts import make_parts_table
+from medvlm.report.provenance import combine_licences, describe_licences, make_data_section, make_lineage_section
 from medvlm.report.reading import RunRecord, read_run
-from medvlm.report.results import add_measures, headline_section, results_section
-from medvlm.report.training import curves_section, proof_section, stages_table
+from medvlm.report.results import add_measures, make_headline_section, make_results_section
+from medvlm.report.training import make_curves_section, make_proof_section, make_stages_table
 
 
 def write_report(run: RunFolder) -> Path:
-    """Writes `report.html` of a run, finished or not, and returns its path.
+    """Writes `report.html` of a finished or unfinished run and returns its path.
 
-    Whatever is missing, damaged or not finished is said at the top; nothing missing raises.
+    The top of the page lists what is missing, damaged or unfinished; none of this raises.
     """
     record = read_run(run)
     results = add_measures(record.results, record.answers)
-    made = [part for part in (stages_table(record), parts_table(record)) if part]
+    made = [part for part in (make_stages_table(record), make_parts_table(record)) if part]
     sections = [
-        headline_section(results),
-        section("What was trained on what", "made", *made) if made else None,
-        curves_section(record),
-        results_section(results),
-        confusion_section((answer, draw_answer(answer)) for answer in record.answers),
-        gallery_section(record.answers, run.results.parent),
-        proof_section(record),
-        data_section(record),
-        lineage_section(record),
+        make_headline_section(results),
+        make_section("Stages and parts", "made", *made) if made else None,
+        make_curves_section(record),
+        make_results_section(results),
+        make_confusion_section((answer, draw_answer(answer)) for answer in record.answers),
+        make_gallery_section(record.answers, run.results.parent),
+        make_proof_section(record),
+        make_data_section(record),
+        make_lineage_section(record),
     ]
     head: list[Child] = [
-        _lead(record),
-        _facts(record),
-        notes("What this page cannot show", [*record.notes, *_unchecked(record)]),
+        _make_lead(record),
+        _make_facts(record),
+        make_notes("What this page cannot show", [*record.notes, *_list_gaps(record)]),
     ]
     return write_page(run.report, title=record.name, eyebrow="training run", head=head, sections=sections)
 
 
-def _lead(run: RunRecord) -> Html:
-    """What the run is, in one sentence."""
+def _make_lead(run: RunRecord) -> Html:
+    """One sentence that describes the run."""
     finished = sum(bool(stage.done.get("finished")) for stage in run.stages.values())
-    stages = f"{finished} of {len(run.stages)} stages finished" if run.stages else "No stage has begun"
+    stages = f"{finished} of {len(run.stages)} stages finished" if run.stages else "No stage has started"
     model = run.recipe.get("model") or {}
     kind = (
         "A model that reads images and answers in text"
@@ -64,37 +64,42 @@ def _lead(run: RunRecord) -> Html:
     )
 
 
-def _facts(run: RunRecord) -> Html:
+def _make_facts(run: RunRecord) -> Html:
     seconds, steps = sum(s.seconds for s in run.stages.values()), sum(s.steps for s in run.stages.values())
     size = sum(run.parameters.values())
     samples = sum(
         n
         for s in run.sources.values()
         for split, n in (s.get("counts") or {}).items()
-        if _trained_on(split, s.get("fold"))
+        if _is_training_split(split, s.get("fold"))
     )
-    pairs: list[tuple[str, Child]] = [("steps", numbers.whole(steps)), ("training time", numbers.duration(seconds))]
+    pairs: list[tuple[str, Child]] = [
+        ("steps", numbers.format_whole(steps)),
+        ("training time", numbers.format_duration(seconds)),
+    ]
     if size:
-        pairs.append(("parameters", tag("span", numbers.parameters(size), title=numbers.whole(size))))
+        pairs.append(("parameters", tag("span", numbers.format_parameters(size), title=numbers.format_whole(size))))
     if samples:
-        pairs.append(("training samples", numbers.whole(samples)))
-    allowed, unclear = licences(run)
+        pairs.append(("training samples", numbers.format_whole(samples)))
+    allowed, unclear = combine_licences(run)
     if allowed or unclear:
-        pairs.append(("strictest licence", licence_words(allowed) if allowed else tag("span", "unclear", class_="bad")))
-    return facts(pairs)
+        pairs.append(
+            ("strictest licence", describe_licences(allowed) if allowed else tag("span", "unclear", class_="bad"))
+        )
+    return make_facts(pairs)
 
 
-def _trained_on(split: str, fold: int | None) -> bool:
+def _is_training_split(split: str, fold: int | None) -> bool:
     return split == "train" if fold is None else split.startswith("fold") and split != f"fold{fold}"
 
 
-def _unchecked(run: RunRecord) -> list[str]:
-    """Gaps in the evidence itself."""
+def _list_gaps(run: RunRecord) -> list[str]:
+    """What the run's records do not prove."""
     lines = []
     if bare := [r for r in run.results if not r.get("baselines")]:
         lines.append(f"{len(bare)} of {len(run.results)} results have no baseline to compare with.")
     if [r for r in run.results if not r.get("ci")]:
-        lines.append("Some results have no interval: how much they would vary on other samples is unknown.")
+        lines.append("Some results have no interval, so it is unknown how much they would vary on other samples.")
     still = [
         f"{g} in {name}"
         for name, s in run.stages.items()
@@ -102,11 +107,11 @@ def _unchecked(run: RunRecord) -> list[str]:
         if not t.get("moved")
     ]
     if still:
-        lines.append(f"Named as trained, but not shown to have moved: {', '.join(still)}.")
+        lines.append(f"Supposed to be trained, but without proof that the weights changed: {', '.join(still)}.")
     by_image = [n for n, s in run.sources.items() if ((s.get("card") or {}).get("splits") or {}).get("by") == "image"]
     if by_image:
         lines.append(
-            f"Split by image, not by patient: {', '.join(by_image)}. A patient may be in training and in test, so"
-            " results may be too good."
+            f"Split by image, not by patient: {', '.join(by_image)}. A patient may be in the training and the test"
+            " split, so results may be too good."
         )
     return lines

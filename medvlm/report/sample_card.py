@@ -1,4 +1,4 @@
-"""One sample as it is stored: its pictures with boxes drawn, what is known of them, its questions and answers."""
+"""One stored sample: its pictures with boxes, their properties, and its questions and answers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from medvlm.core.sample import Box, Medium, Question, Sample, Truth
 from medvlm.core.tasks import Drawing, find_task
 from medvlm.io.masks import decode_mask
 from medvlm.report.display import make_png
-from medvlm.report.images import Drawn, Layer, picture
+from medvlm.report.images import DrawnBox, Layer, draw_picture
 from medvlm.report.markup import Html, tag
 from medvlm.report.masks import layers_of
 
 MANY = 3
-"""More boxes than these are folded away: their numbers say less than the picture."""
+"""With more boxes than this, their coordinates are folded away, because the picture is easier to read."""
 
 
-def sample_card(sample: Sample, files: dict[str, bytes], labels: list[str], asked: bool = True) -> Html:
-    """labels: of boxes, each has the line of its place. asked: with questions and report, else with the picture and its
-    facts alone."""
-    media = [_medium(sample, i, files, labels) for i in range(len(sample.media))]
+def make_sample_card(sample: Sample, files: dict[str, bytes], labels: list[str], asked: bool = True) -> Html:
+    """labels: of boxes; a label's position chooses its line style. asked: show questions and report as well as the
+    picture and its properties."""
+    media = [_draw_medium(sample, i, files, labels) for i in range(len(sample.media))]
     fold = (
         tag("details", tag("summary", "report"), tag("p", tag("bdi", sample.report), class_="report-text"))
         if asked and sample.report
@@ -29,7 +29,7 @@ def sample_card(sample: Sample, files: dict[str, bytes], labels: list[str], aske
         tag("p", tag("span", "concept ", class_="muted"), sample.concept, class_="small") if sample.concept else None
     )
     key = tag("p", tag("span", sample.split, class_="chip"), tag("code", sample.key, class_="muted"))
-    questions = [_question(q) for q in sample.questions] if asked else []
+    questions = [_make_question(q) for q in sample.questions] if asked else []
     return tag(
         "article",
         *(m[0] for m in media),
@@ -38,11 +38,12 @@ def sample_card(sample: Sample, files: dict[str, bytes], labels: list[str], aske
     )
 
 
-def _medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) -> tuple[Html, Html]:
-    """The picture and the line of facts under it. What cannot be decoded is said where the picture would be."""
+def _draw_medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) -> tuple[Html, Html]:
+    """The picture and a line with its properties. If it cannot be decoded, the reason is shown instead of the
+    picture."""
     medium = sample.media[i]
     flat = i == 0 and len(medium.size) == 2
-    drawn = [Drawn(box, str(labels.index(label)), label) for label, box in marked(sample)] if flat else []
+    drawn = [DrawnBox(box, str(labels.index(label)), label) for label, box in list_boxes(sample)] if flat else []
     try:
         if medium.member not in files:
             raise DataError(f"{medium.member} is missing from the shard")
@@ -50,12 +51,12 @@ def _medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[str]) 
     except DataError as reason:
         return tag("p", f"\N{BALLOT X} cannot be shown: {reason}", class_="bad body"), _facts_of(medium, "")
     frame = (float(medium.size[1]), float(medium.size[0])) if flat else None
-    layers = _masks(sample, files) if flat else []
-    return picture(png, f"{medium.kind} of sample {sample.key}", drawn, frame, layers), _facts_of(medium, words)
+    layers = _draw_masks(sample, files) if flat else []
+    return draw_picture(png, f"{medium.kind} of sample {sample.key}", drawn, frame, layers), _facts_of(medium, words)
 
 
-def _masks(sample: Sample, files: dict[str, bytes]) -> list[Layer]:
-    """Those of all questions, as they are stored. One that cannot be read is said by an audit, and not shown."""
+def _draw_masks(sample: Sample, files: dict[str, bytes]) -> list[Layer]:
+    """The stored masks of all questions. Masks that cannot be read are not shown; an audit reports them."""
     found: dict[Layer, None] = {}
     for truth in (question.truth for question in sample.questions if question.truth.members):
         try:
@@ -66,14 +67,15 @@ def _masks(sample: Sample, files: dict[str, bytes]) -> list[Layer]:
     return list(found)
 
 
-def marked(sample: Sample) -> list[tuple[str, Box]]:
-    """(label, box) of all questions. One that counts and one that locates carry the same boxes: each is there once."""
+def list_boxes(sample: Sample) -> list[tuple[str, Box]]:
+    """(label, box) of all questions. Questions to count and to locate have the same boxes, so duplicates are
+    removed."""
     boxes = (each for question in sample.questions for each in draw(question.truth).boxes or ())
     return list(dict.fromkeys((label, box) for box, label in boxes))
 
 
 def draw(truth: Truth) -> Drawing:
-    """Of a task that is not installed here the text alone."""
+    """The drawing of a truth; only its text if its task is not installed."""
     return find_task(truth.task).describe(None, truth) if is_available("tasks", truth.task) else Drawing(truth.answer)
 
 
@@ -95,7 +97,7 @@ def _facts_of(medium: Medium, words: str) -> Html:
     return tag("p", " \N{MIDDLE DOT} ".join(p for p in parts if p), class_="muted small")
 
 
-def _question(question: Question) -> Html:
+def _make_question(question: Question) -> Html:
     drawing = draw(question.truth)
     written = tag("bdi", drawing.truth)
     folded = drawing.summary and len(drawing.boxes or ()) > MANY

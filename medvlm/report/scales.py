@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high` drawn from `start` to `end` (a y axis has start > end: down is positive in SVG)."""
+    """Maps values from `low` to `high` to positions from `start` to `end`. A y axis has start > end, because SVG's y
+    axis points down."""
 
     low: float
     high: float
@@ -16,27 +17,27 @@ class Axis:
     end: float
     log: bool = False
 
-    def at(self, value: float) -> float:
+    def place(self, value: float) -> float:
         low, high, v = (
             (math.log10(x) for x in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         )
         return self.start + (v - low) / (high - low) * (self.end - self.start)
 
-    def ticks(self, about: int = 4) -> list[float]:
-        return _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high, about)
+    def list_ticks(self, about: int = 4) -> list[float]:
+        return _list_log_ticks(self.low, self.high) if self.log else _list_linear_ticks(self.low, self.high, about)
 
 
-def axis_over(
+def make_axis(
     values: list[float], start: float, end: float, *, log: bool = False, zero: bool = False, about: int = 4
 ) -> Axis:
-    """An axis that covers all values and begins and ends at a tick. zero: begin at 0 unless a value is negative.
+    """An axis that covers all values and starts and ends at a tick. zero: start at 0 unless a value is negative.
 
-    values: finite; with `log` all above 0. Values that are all equal get room on both sides.
+    values: finite, and positive with `log`. If all values are equal, the axis extends to both sides.
     """
     low, high = min(values), max(values)
     if log:
         low, high = (low, high) if low < high else (low / 2, high * 2)
-        # Not whole decades: for values that span 1.5 decades they would waste much of the height.
+        # Whole decades would waste much of the height for values that span 1.5 decades.
         steps = [
             m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
         ]
@@ -46,30 +47,30 @@ def axis_over(
     low = min(low, 0.0) if zero else low
     if low == high:
         low, high = (low - 1, high + 1) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
-    step = _step(low, high, about)
+    step = _choose_step(low, high, about)
     return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, start, end)
 
 
 def wants_log(values: list[float], ratio: float = 30) -> bool:
-    """Whether most values would be squeezed at the bottom of a linear axis."""
+    """Whether a linear axis would squeeze most values together at the bottom."""
     return min(values) > 0 and max(values) / min(values) > ratio
 
 
-def _step(low: float, high: float, about: int) -> float:
-    """The step, 1, 2 or 5 times a power of ten, that divides the range into about this many parts."""
+def _choose_step(low: float, high: float, about: int) -> float:
+    """A step of 1, 2 or 5 times a power of ten that divides the range into about `about` parts."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     return min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))
 
 
-def _linear_ticks(low: float, high: float, about: int) -> list[float]:
-    step = _step(low, high, about)
+def _list_linear_ticks(low: float, high: float, about: int) -> list[float]:
+    step = _choose_step(low, high, about)
     first = math.ceil(low / step - 1e-9)
-    # Rounded to the step, so that 3 * 0.1 is written 0.3.
+    # Rounded, so that 3 * 0.1 is written as 0.3.
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def _list_log_ticks(low: float, high: float) -> list[float]:
     decades = math.log10(high / low)
     parts = (1, 2, 5) if decades <= 2 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -1,5 +1,4 @@
-"""The statistics of a data set on one page: what is in it, how its splits differ, and whether an audit has passed
-it."""
+"""The statistics of a data set on one page: its contents, how its splits differ, and the result of its audit."""
 
 from __future__ import annotations
 
@@ -14,15 +13,15 @@ from medvlm.core.tasks import find_task
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet
 from medvlm.report import numbers
-from medvlm.report.histogram import histogram
-from medvlm.report.images import box_key
+from medvlm.report.histogram import draw_histogram
+from medvlm.report.images import draw_box_key
 from medvlm.report.markup import Child, Html, tag
-from medvlm.report.page import Section, facts, section, write_page
-from medvlm.report.provenance import audit_words
-from medvlm.report.reading import in_order
-from medvlm.report.sample_card import marked, sample_card
-from medvlm.report.spread import READ, answers_section, counts_section, spread
-from medvlm.report.stats_media import media_sections
+from medvlm.report.page import Section, make_facts, make_section, write_page
+from medvlm.report.provenance import describe_audit
+from medvlm.report.reading import sort_splits
+from medvlm.report.sample_card import list_boxes, make_sample_card
+from medvlm.report.spread import READ, choose_evenly, make_answers_section, make_counts_section
+from medvlm.report.stats_media import make_media_sections
 
 DECODED = 300
 """Number of samples whose pixels are read."""
@@ -30,44 +29,44 @@ SHOWN = 12
 
 
 def write_stats(where: Path | str, out: Path) -> Path:
-    """Writes one self-contained page about a folder of shards (or a tar, or a pattern of tars) and returns its path.
+    """Writes a self-contained page about a folder of shards (or a tar, or a pattern of tars) and returns its path.
 
-    Counts come from the index and cover everything; the rest is of samples at equal distances, as the page says.
-    Raises DataError for shards that cannot be read.
+    Counts come from the index and cover all samples. The rest is measured on samples at equal distances, and the page
+    says so. Raises DataError for shards that cannot be read.
     """
     import numpy as np
 
     shards = open_shards(where)
-    splits = in_order(shards.splits)
+    splits = sort_splits(shards.splits)
     places = [(s, i) for s in splits for i in range(shards.count(s))]
-    samples = [shards.read(*place)[0] for place in spread(places, READ)]
-    decoded = [shards.read(*place) for place in spread(places, DECODED)]
+    samples = [shards.read(*place)[0] for place in choose_evenly(places, READ)]
+    decoded = [shards.read(*place) for place in choose_evenly(places, DECODED)]
     said, said_decoded = _describe_count(len(samples), len(places)), _describe_count(len(decoded), len(places))
     images = sum(len(sample.media) for sample in samples)
     head: list[Child] = [
         tag(
             "p",
-            f"{numbers.whole(len(places))} samples in {len(splits)} {'split' if len(splits) == 1 else 'splits'},"
+            f"{numbers.format_whole(len(places))} samples in {len(splits)} {'split' if len(splits) == 1 else 'splits'},"
             " counted and measured.",
             class_="lead",
         ),
-        facts(
+        make_facts(
             [
-                ("samples", numbers.whole(len(places))),
+                ("samples", numbers.format_whole(len(places))),
                 ("splits", ", ".join(splits)),
-                ("media a sample", numbers.value(images / len(samples))),
-                ("questions a sample", numbers.value(float(np.mean([len(s.questions) for s in samples])))),
+                ("media per sample", numbers.format_value(images / len(samples))),
+                ("questions per sample", numbers.format_value(float(np.mean([len(s.questions) for s in samples])))),
                 ("fingerprint", tag("code", shards.fingerprint[:16])),
             ]
         ),
     ]
     sections = [
-        counts_section(shards, splits),
-        _audit(shards, Path(where)),
-        *media_sections(samples, decoded, splits, said, said_decoded),
-        answers_section(samples, len(places)),
-        _texts(samples, splits, said),
-        _pictures(shards, places),
+        make_counts_section(shards, splits),
+        _make_audit_section(shards, Path(where)),
+        *make_media_sections(samples, decoded, splits, said, said_decoded),
+        make_answers_section(samples, len(places)),
+        _make_texts_section(samples, splits, said),
+        _make_samples_section(shards, places),
     ]
     sources = sorted({sample.source for sample in samples})
     return write_page(out, title=", ".join(sources), eyebrow="statistics of a data set", head=head, sections=sections)
@@ -75,13 +74,13 @@ def write_stats(where: Path | str, out: Path) -> Path:
 
 def _describe_count(some: int, total: int) -> str:
     return (
-        f"all {numbers.whole(total)} samples"
+        f"all {numbers.format_whole(total)} samples"
         if some == total
-        else f"{numbers.whole(some)} of {numbers.whole(total)} samples, at equal distances"
+        else f"{numbers.format_whole(some)} of {numbers.format_whole(total)} samples, at equal distances"
     )
 
 
-def _audit(shards: ShardSet, where: Path) -> Section:
+def _make_audit_section(shards: ShardSet, where: Path) -> Section:
     folder = where if where.is_dir() else where.parent
     audit = audits_of({"here": shards.fingerprint}, [folder / AUDIT]).get("here", {})
     remedy = (
@@ -89,19 +88,19 @@ def _audit(shards: ShardSet, where: Path) -> Section:
         if audit
         else tag(
             "p",
-            "Whether a patient or an image is on two sides is not known: ",
+            "It was not checked whether a patient or an image is in more than one split. To check it, run ",
             tag("code", "medvlm data audit SHARDS"),
-            " tells.",
+            ".",
         )
     )
-    return section("Audit", "audit", remedy or audit_words(audit))
+    return make_section("Audit", "audit", remedy or describe_audit(audit))
 
 
 def _is_free_text(truth: Truth) -> bool:
     return is_available("tasks", truth.task) and find_task(truth.task).FREE_TEXT
 
 
-def _texts(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Section | None:
+def _make_texts_section(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Section | None:
     import numpy as np
 
     texts = {
@@ -114,18 +113,20 @@ def _texts(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
         lengths = {
             split: np.array([len(t.split()) for s in samples if s.split == split for t in of(s)]) for split in splits
         }
-        figures.append(histogram(name, lengths, "words"))
+        figures.append(draw_histogram(name, lengths, "words"))
     if not any(figures):
         return None
-    return section(
-        "Texts", "texts", tag("div", *figures, class_="curves"), about=f"How many words a text has, of {said}."
+    return make_section(
+        "Texts", "texts", tag("div", *figures, class_="curves"), about=f"Number of words per text, for {said}."
     )
 
 
-def _pictures(shards: ShardSet, places: list[tuple[str, int]]) -> Section:
-    stored = [shards.read(*place) for place in spread(places, SHOWN)]
-    labels = [label for label, _ in Counter(label for sample, _ in stored for label, _ in marked(sample)).most_common()]
-    legend = box_key([(str(i), label) for i, label in enumerate(labels)]) if labels else None
-    cards: list[Html] = [sample_card(sample, files, labels, asked=False) for sample, files in stored]
-    about = "A few samples at equal distances; medvlm data show has more, with their questions."
-    return section("Samples", "samples", legend, tag("div", *cards, class_="gallery"), about=about)
+def _make_samples_section(shards: ShardSet, places: list[tuple[str, int]]) -> Section:
+    stored = [shards.read(*place) for place in choose_evenly(places, SHOWN)]
+    labels = [
+        label for label, _ in Counter(label for sample, _ in stored for label, _ in list_boxes(sample)).most_common()
+    ]
+    legend = draw_box_key([(str(i), label) for i, label in enumerate(labels)]) if labels else None
+    cards: list[Html] = [make_sample_card(sample, files, labels, asked=False) for sample, files in stored]
+    about = "A few samples at equal distances. `medvlm data show` shows more, with their questions."
+    return make_section("Samples", "samples", legend, tag("div", *cards, class_="gallery"), about=about)

@@ -1,4 +1,4 @@
-"""What the images and volumes of a data set are: sizes, spacing, depth, intensities, boxes.
+"""Properties of a data set's images and volumes: sizes, spacing, intensities and boxes.
 
 Axes: H W height, width; D depth.
 """
@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING
 from medvlm.core.sample import Medium, Sample
 from medvlm.io.images import decode
 from medvlm.report import numbers
-from medvlm.report.histogram import histogram
+from medvlm.report.histogram import draw_histogram
 from medvlm.report.markup import Child, Html, tag
-from medvlm.report.page import Section, section, table
-from medvlm.report.sample_card import draw, marked
+from medvlm.report.page import Section, make_section, make_table
+from medvlm.report.sample_card import draw, list_boxes
 
 if TYPE_CHECKING:
     import numpy as np
 
 Stored = tuple[Sample, dict[str, bytes]]
 VALUES = 4096
-"""Pixels of an image that are kept for the histogram, at equal distances."""
+"""Number of an image's pixels in the histogram, at equal distances."""
 TIMES = f" {chr(0xD7)} "
 AXES = {2: ("height", "width"), 3: ("slices", "height", "width")}
 
 
 @dataclass
 class MediaKind:
-    """Media of one kind, modality and unit. values: split -> pixels other than the lowest of their image, `lowest`
-    their number."""
+    """Media of one kind, modality and unit. values: split -> pixels above the lowest value of their image. lowest:
+    number of pixels with the lowest value. pixels: number of all."""
 
     media: list[Medium] = field(default_factory=list)
     types: Counter[str] = field(default_factory=Counter)
@@ -40,11 +40,11 @@ class MediaKind:
     pixels: int = 0
 
 
-def media_sections(
+def make_media_sections(
     samples: Sequence[Sample], decoded: Sequence[Stored], splits: Sequence[str], said: str, said_decoded: str
 ) -> list[Section | None]:
-    """samples: used for their metadata. decoded: samples whose pixels are read. said, said_decoded: their numbers in
-    words.
+    """Sections about media. samples: used for their metadata. decoded: samples whose pixels are read. said,
+    said_decoded: the numbers of both in words.
 
     Raises DataError for a damaged image.
     """
@@ -54,24 +54,24 @@ def media_sections(
             kinds.setdefault((medium.kind, medium.modality, medium.unit), MediaKind()).media.append(medium)
     for sample, files in decoded:
         for medium in sample.media:
-            _read(kinds[medium.kind, medium.modality, medium.unit], sample.split, medium, files[medium.member])
+            _add_pixels(kinds[medium.kind, medium.modality, medium.unit], sample.split, medium, files[medium.member])
     if not kinds:
         return []
     ordered = dict(sorted(kinds.items(), key=lambda item: (-len(item[1].media), item[0])))
     return [
-        section(
+        make_section(
             "Media",
             "media",
-            _table(ordered),
-            *_sizes(ordered),
-            about=f"Sizes and spacing of {said}; how pixels are stored, of {said_decoded}.",
+            _make_table(ordered),
+            *_draw_sizes(ordered),
+            about=f"Sizes and spacing are from {said}; pixel types from {said_decoded}.",
         ),
-        _intensities(ordered, splits, said_decoded),
-        _boxes(samples, splits, said),
+        _make_intensities_section(ordered, splits, said_decoded),
+        _make_boxes_section(samples, splits, said),
     ]
 
 
-def _read(kind: MediaKind, split: str, medium: Medium, data: bytes) -> None:
+def _add_pixels(kind: MediaKind, split: str, medium: Medium, data: bytes) -> None:
     import numpy as np
 
     pixels = decode(data, medium.member)
@@ -84,34 +84,37 @@ def _read(kind: MediaKind, split: str, medium: Medium, data: bytes) -> None:
     kind.values[split].append(above)
 
 
-def _table(kinds: dict[tuple[str, str, str], MediaKind]) -> Html:
+def _make_table(kinds: dict[tuple[str, str, str], MediaKind]) -> Html:
     rows: list[list[Child]] = []
     for (kind, modality, unit), found in kinds.items():
-        size, spacing = _commonest([m.size for m in found.media]), _commonest([m.spacing_mm for m in found.media])
+        size, spacing = (
+            _describe_commonest([m.size for m in found.media]),
+            _describe_commonest([m.spacing_mm for m in found.media]),
+        )
         rows.append(
             [
                 kind,
                 modality or "not stated",
-                numbers.whole(len(found.media)),
+                numbers.format_whole(len(found.media)),
                 size,
                 spacing,
                 ", ".join(found.types) or "not read",
                 unit,
             ]
         )
-    columns = ["kind", "modality", "media", "commonest size", "commonest spacing, mm", "stored as", "unit"]
-    return table("Media by kind, modality and unit", columns, rows, {2})
+    columns = ["kind", "modality", "media", "most common size", "most common spacing, mm", "stored as", "unit"]
+    return make_table("Media by kind, modality and unit", columns, rows, {2})
 
 
-def _commonest(values: Sequence[tuple[float, ...] | None]) -> str:
+def _describe_commonest(values: Sequence[tuple[float, ...] | None]) -> str:
     """`512 x 512 (12 %)`, width first."""
     value, n = Counter(values).most_common(1)[0]
     share = "all" if n == len(values) else f"{100 * n / len(values):.0f} %"
     return f"{TIMES.join(f'{x:g}' for x in reversed(value)) if value else 'unknown'} ({share})"
 
 
-def _sizes(kinds: dict[tuple[str, str, str], MediaKind]) -> list[Html]:
-    """Distributions of the sizes and spacings that are not the same for all media."""
+def _draw_sizes(kinds: dict[tuple[str, str, str], MediaKind]) -> list[Html]:
+    """Histograms of the sizes and spacings that differ between media."""
     import numpy as np
 
     blocks = []
@@ -122,50 +125,54 @@ def _sizes(kinds: dict[tuple[str, str, str], MediaKind]) -> list[Html]:
             for i, axis in enumerate(axes):
                 sizes = np.array([m.size[i] for m in some])
                 spacing = np.array([m.spacing_mm[i] for m in some if m.spacing_mm])
-                figures += [histogram(axis, {"": sizes}, "pixels")] if len(set(sizes.tolist())) > 1 else []
+                figures += [draw_histogram(axis, {"": sizes}, "pixels")] if len(set(sizes.tolist())) > 1 else []
                 figures += (
-                    [histogram(f"spacing, {axis}", {"": spacing}, "mm")] if len(set(spacing.tolist())) > 1 else []
+                    [draw_histogram(f"spacing, {axis}", {"": spacing}, "mm")] if len(set(spacing.tolist())) > 1 else []
                 )
         if figures:
-            blocks.append(tag("h3", _label(names)))
+            blocks.append(tag("h3", _name_kind(names)))
             blocks.append(tag("div", *figures, class_="curves"))
     return blocks
 
 
-def _intensities(kinds: dict[tuple[str, str, str], MediaKind], splits: Sequence[str], said: str) -> Section | None:
+def _make_intensities_section(
+    kinds: dict[tuple[str, str, str], MediaKind], splits: Sequence[str], said: str
+) -> Section | None:
     import numpy as np
 
     figures, lowest = [], []
     for names, found in kinds.items():
         values = {split: np.concatenate(found.values[split]) for split in splits if found.values.get(split)}
-        figure = histogram(_label(names), values, {"HU": "HU", "raw": "raw values"}.get(names[2], "grey levels"))
+        figure = draw_histogram(
+            _name_kind(names), values, {"HU": "HU", "raw": "raw values"}.get(names[2], "grey levels")
+        )
         if figure:
             figures.append(figure)
-            lowest.append(f"{_label(names)} {100 * found.lowest / found.pixels:.0f} %")
+            lowest.append(f"{_name_kind(names)} {100 * found.lowest / found.pixels:.0f} %")
     about = (
-        f"Stored intensities by split, of {said}; colours as their mean. Splits with another outline come from other"
-        " machines or other hands."
+        f"Stored intensities by split, for {said}; for colors, their mean. If the outlines of splits differ, their"
+        " images come from different scanners or were processed differently."
     )
     left = tag(
         "p",
-        f"Not drawn: pixels of the lowest value of their image, mostly background ({'; '.join(lowest)}).",
+        f"Not drawn: pixels with the lowest value of their image, mostly background ({'; '.join(lowest)}).",
         class_="muted small",
     )
     return (
-        section("Intensities", "intensities", tag("div", *figures, class_="curves"), left, about=about)
+        make_section("Intensities", "intensities", tag("div", *figures, class_="curves"), left, about=about)
         if figures
         else None
     )
 
 
-def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Section | None:
+def _make_boxes_section(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Section | None:
     import numpy as np
 
     per_image: dict[str, list[int]] = {split: [] for split in splits}
     areas: dict[str, list[float]] = defaultdict(list)
     images: Counter[str] = Counter()
     for sample in samples:
-        boxes = marked(sample)
+        boxes = list_boxes(sample)
         if all(draw(q.truth).boxes is None for q in sample.questions) or not sample.media:
             continue
         per_image[sample.split].append(len(boxes))
@@ -178,23 +185,23 @@ def _boxes(samples: Sequence[Sample], splits: Sequence[str], said: str) -> Secti
     rows: list[list[Child]] = [
         [
             label,
-            numbers.whole(len(areas[label])),
-            numbers.whole(images[label]),
+            numbers.format_whole(len(areas[label])),
+            numbers.format_whole(images[label]),
             *(f"{x:.2g} %" for x in np.percentile(areas[label], (5, 50, 95))),
         ]
         for label in sorted(areas, key=lambda label: -len(areas[label]))
     ]
     columns = ["label", "number of boxes", "images", "area, 5th percentile", "median", "95th percentile"]
     figures = [
-        histogram("boxes in an image", {split: np.array(n) for split, n in per_image.items()}),
-        *(histogram(label, {"": np.array(areas[label])}, "% of the image") for label in list(areas)[:5]),
+        draw_histogram("boxes in an image", {split: np.array(n) for split, n in per_image.items()}),
+        *(draw_histogram(label, {"": np.array(areas[label])}, "% of the image") for label in list(areas)[:5]),
     ]
-    shown = table(
-        "Boxes by label, and the share of the image that they cover", columns, rows, set(range(1, len(columns)))
+    shown = make_table(
+        "Boxes by label, with the share of the image that they cover", columns, rows, set(range(1, len(columns)))
     )
-    return section("Boxes", "boxes", shown, tag("div", *figures, class_="curves"), about=f"Counted over {said}.")
+    return make_section("Boxes", "boxes", shown, tag("div", *figures, class_="curves"), about=f"Counted over {said}.")
 
 
-def _label(names: tuple[str, str, str]) -> str:
+def _name_kind(names: tuple[str, str, str]) -> str:
     kind, modality, _ = names
     return f"{kind}, {modality}" if modality else kind

@@ -21,7 +21,7 @@ from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import rescore
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
-from medvlm.report.results import add_measures, headline_section, lower_is_better, metric_words, title_of
+from medvlm.report.results import add_measures, describe_metric, is_lower_better, make_headline_section, title_of
 from tests.evaluate.toy import Noisy
 from tests.metrics.test_rank import count_pairs
 
@@ -124,8 +124,8 @@ def test_the_report_says_which_way_is_better(done: Any) -> None:
     results = json.loads(done[0].results.read_text())
     answers = [json.loads(line) for line in done[0].answers.read_text().splitlines()]
     known = {row["metric"]: row for row in add_measures(results, answers)}
-    assert lower_is_better(known["brier"]) and not lower_is_better(known["auroc"])
-    assert metric_words(known["auroc:ill"]) == "AUROC, ill"
+    assert is_lower_better(known["brier"]) and not is_lower_better(known["auroc"])
+    assert describe_metric(known["auroc:ill"]) == "AUROC, ill"
     assert title_of("vqa") == "Questions" and title_of("count") == "Counts" and title_of("reward") == "Reward"
-    section = headline_section(list(known.values()))
+    section = make_headline_section(list(known.values()))
     assert section is not None and "Risks: AUROC" in str(section) and "brier" not in str(section)

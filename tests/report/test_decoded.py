@@ -13,10 +13,10 @@ from PIL import Image
 
 from medvlm.core.sample import Medium, Question, Sample
 from medvlm.io.images import encode_png
-from medvlm.report.answers import draw_answer, gallery_section
-from medvlm.report.confusion import confusion_section
+from medvlm.report.answers import draw_answer, make_gallery_section
+from medvlm.report.confusion import make_confusion_section
 from medvlm.report.masks import COLOURS, layers_of
-from medvlm.report.sample_card import sample_card
+from medvlm.report.sample_card import make_sample_card
 from medvlm.tasks import labels, mask
 from medvlm.tasks._runs import write_runs
 
@@ -54,7 +54,7 @@ def test_the_gallery_lays_masks_over_the_picture_and_says_how_well_they_fit(
     (tmp_path / "gallery" / "k.png").write_bytes(encode_png(np.zeros((6, 8), np.uint8)))
     said = write_runs([FOUND])
     record = answer(truth=HELD.to_json(), answer=said, thumb="gallery/k.png", majority="6x8 ", score=2 / 3)
-    section = gallery_section([record], tmp_path)
+    section = make_gallery_section([record], tmp_path)
     assert section is not None
     page = parse(section.html)
     layers = page.all("img", "layer")
@@ -69,18 +69,18 @@ def test_confusion_counts_what_was_taken_for_what(parse: Callable[[Any], Any]) -
     truths = [labels.Truth(classes=("ap", "pa"), labels=(is_ap, not is_ap)) for is_ap in (True, True, False)]
     answers = [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]]
     records = [answer(truth=t.to_json(), answer=a) for t, a in zip(truths, answers, strict=True)]
-    section = confusion_section((record, draw_answer(record)) for record in records)
+    section = make_confusion_section((record, draw_answer(record)) for record in records)
     assert section is not None
     rows = [[cell.text for cell in row.all("th") + row.all("td")] for row in parse(section.html).all("tr")]
-    assert rows == [["true, answered", "ap", "pa"], ["ap", "1", "1"], ["pa", "0", "1"]]
-    assert confusion_section([(records[0], mask.describe(None, HELD))]) is None
+    assert rows == [["true / answered", "ap", "pa"], ["ap", "1", "1"], ["pa", "0", "1"]]
+    assert make_confusion_section([(records[0], mask.describe(None, HELD))]) is None
 
 
 def test_a_stored_sample_is_shown_with_its_mask(parse: Callable[[Any], Any]) -> None:
     asked = Question("Where?", mask.Truth(classes=("polyp",), member="0.mask.png"), "polyp")
     sample = Sample("k", "s", "train", (Medium("frame", "0.png", (6, 8)),), questions=(asked,))
     files = {"0.png": encode_png(np.zeros((6, 8), np.uint8)), "0.mask.png": encode_png(TRUE.astype(np.uint8))}
-    (layer,) = parse(sample_card(sample, files, [])).all("img", "layer")
+    (layer,) = parse(make_sample_card(sample, files, [])).all("img", "layer")
     png = base64.b64decode(layer.attributes["src"].partition(",")[2])
     assert np.array_equal(pixels_of(png)[..., 3] > 0, TRUE)
-    assert not parse(sample_card(sample, {**files, "0.mask.png": b"broken"}, [])).all("img", "layer")
+    assert not parse(make_sample_card(sample, {**files, "0.mask.png": b"broken"}, [])).all("img", "layer")

@@ -53,7 +53,7 @@ def sample(key, split, side):
     )
 
 
-def section(page, anchor):
+def find_section(page, anchor):
     return next(s for s in page.all("section") if s.attributes["id"] == anchor)
 
 
@@ -62,7 +62,7 @@ def pixels_of(png):
 
 
 def test_counts_come_for_every_split_and_task(shards, tmp_path, parse):
-    table = section(parse(write_gallery(shards, tmp_path / "g.html", None)), "counts").all("table")[0]
+    table = find_section(parse(write_gallery(shards, tmp_path / "g.html", None)), "counts").all("table")[0]
     rows = [[cell.words() for cell in tr.children] for tr in table.all("tr")]
     assert rows == [
         ["split", "samples", "with report", "boxes questions", "choice questions", "count questions"],
@@ -75,7 +75,7 @@ def test_counts_come_for_every_split_and_task(shards, tmp_path, parse):
 def test_answers_are_spread_as_they_are(shards, tmp_path, parse):
     tile = next(
         t
-        for t in section(parse(write_gallery(shards, tmp_path / "g.html", "train")), "answers").all("div", "tile")
+        for t in find_section(parse(write_gallery(shards, tmp_path / "g.html", "train")), "answers").all("div", "tile")
         if t.all("h3")[0].text == "side"
     )
     assert [r.words() for r in tile.all("div", "share")] == ["left 5 · 83 %", "right 1 · 17 %"]
@@ -83,7 +83,7 @@ def test_answers_are_spread_as_they_are(shards, tmp_path, parse):
 
 def test_boxes_are_drawn_in_stored_pixels_once(shards, tmp_path, parse):
     """Two questions carry the same box."""
-    cards = section(parse(write_gallery(shards, tmp_path / "g.html", "test")), "samples").all("article")
+    cards = find_section(parse(write_gallery(shards, tmp_path / "g.html", "test")), "samples").all("article")
     assert len(cards) == 2
     overlay = cards[0].all("div", "canvas")[0].all("svg")[0]
     assert overlay.attributes["viewbox"] == "0 0 80 60"
@@ -94,8 +94,8 @@ def test_boxes_are_drawn_in_stored_pixels_once(shards, tmp_path, parse):
 
 
 def test_media_facts_stand_beside_the_picture(shards, tmp_path, parse):
-    words = section(parse(write_gallery(shards, tmp_path / "g.html", "test")), "samples").all("article")[0].words()
-    assert "film · DX · 80 × 60 px · 0.1 × 0.2 mm · display · shown from its 1st to its 99th percentile" in words
+    words = find_section(parse(write_gallery(shards, tmp_path / "g.html", "test")), "samples").all("article")[0].words()
+    assert "film · DX · 80 × 60 px · 0.1 × 0.2 mm · display · shown from the 1st to the 99th percentile" in words
 
 
 def test_a_report_is_text_and_a_patient_is_nowhere(shards, tmp_path, parse):
@@ -106,7 +106,7 @@ def test_a_report_is_text_and_a_patient_is_nowhere(shards, tmp_path, parse):
 
 
 def test_samples_are_taken_at_equal_distances(shards, tmp_path, parse):
-    cards = section(parse(write_gallery(shards, tmp_path / "g.html", "train", count=3)), "samples").all("article")
+    cards = find_section(parse(write_gallery(shards, tmp_path / "g.html", "train", count=3)), "samples").all("article")
     assert [c.all("code")[0].text for c in cards] == ["train0", "train2", "train4"]
 
 
@@ -127,7 +127,7 @@ def test_sixteen_bits_are_windowed_by_percentiles():
     png, words = make_png(encode_png(film()), Medium("film", "0.png", (HEIGHT, WIDTH)), "0.png")
     shown = pixels_of(png)
     low, high = np.percentile(film(), (1, 99))
-    assert words == f"shown from its 1st to its 99th percentile ({low:g} to {high:g})"
+    assert words == f"shown from the 1st to the 99th percentile ({low:g} to {high:g})"
     assert (shown[0, 0], shown[-1, -1]) == (0, 255)
     assert abs(int(shown[30, 0]) - 255 * (film()[30, 0] - low) / (high - low)) <= 1
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from medvlm.report.images import Drawn, picture, png_size
-from medvlm.report.markup import Child, Html, link, tag, text
-from medvlm.report.page import section, table, write_page
+from medvlm.report.images import DrawnBox, draw_picture, read_png_size
+from medvlm.report.markup import Child, Html, escape_text, link, tag
+from medvlm.report.page import make_section, make_table, write_page
 
 ONE_PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -22,7 +22,7 @@ def test_text_is_escaped_and_markup_is_not():
 
 
 def test_text_that_no_encoding_holds_is_replaced():
-    assert text("a\ud800b\x00c") == "a?b\N{REPLACEMENT CHARACTER}c"
+    assert escape_text("a\ud800b\x00c") == "a?b\N{REPLACEMENT CHARACTER}c"
 
 
 def test_attributes_that_are_none_or_false_are_left_out():
@@ -43,9 +43,9 @@ def test_a_web_address_is_a_link():
 def test_a_page_parses_and_lists_its_sections(tmp_path, parse):
     rows: list[list[Child]] = [["a", 1], ["b", 2]]
     made = [
-        section("One", "one", table("Numbers", ["name", "n"], rows, {1})),
+        make_section("One", "one", make_table("Numbers", ["name", "n"], rows, {1})),
         None,
-        section("Two", "two", tag("p", "x")),
+        make_section("Two", "two", tag("p", "x")),
     ]
     page = parse(write_page(tmp_path / "deep" / "p.html", title="t <i>", eyebrow="run", head=[], sections=made))
     assert [(a.attributes["href"], a.text) for a in page.all("nav")[0].all("a")] == [("#one", "One"), ("#two", "Two")]
@@ -72,18 +72,18 @@ def test_every_class_of_the_style_sheet_is_balanced(tmp_path, parse):
 
 
 def test_png_size_is_read_from_the_header():
-    assert png_size(ONE_PIXEL) == (1, 1)
-    assert png_size(b"\xff\xd8\xff" + bytes(30)) is None
-    assert png_size(ONE_PIXEL[:20]) is None
+    assert read_png_size(ONE_PIXEL) == (1, 1)
+    assert read_png_size(b"\xff\xd8\xff" + bytes(30)) is None
+    assert read_png_size(ONE_PIXEL[:20]) is None
 
 
 def test_boxes_are_drawn_in_their_own_coordinates_over_the_whole_image(parse):
     """The overlay's view box is stretched over the image, so a box keeps the numbers that the answer said."""
     boxes = [
-        Drawn((210, 305, 420, 515.5), "truth", "truth: <nodule>"),
-        Drawn((0, 0, 1000, 1000), "answer", "answer: nodule"),
+        DrawnBox((210, 305, 420, 515.5), "truth", "truth: <nodule>"),
+        DrawnBox((0, 0, 1000, 1000), "answer", "answer: nodule"),
     ]
-    drawn = parse(picture(ONE_PIXEL, "an image", boxes, (1000, 1000))).all("svg")[0]
+    drawn = parse(draw_picture(ONE_PIXEL, "an image", boxes, (1000, 1000))).all("svg")[0]
     assert (drawn.attributes["viewbox"], drawn.attributes["preserveaspectratio"]) == ("0 0 1000 1000", "none")
     truth, answer = drawn.all("rect", "b-truth"), drawn.all("rect", "b-answer")
     assert [{k: r.attributes[k] for k in ("x", "y", "width", "height")} for r in truth] == [
@@ -96,10 +96,10 @@ def test_boxes_are_drawn_in_their_own_coordinates_over_the_whole_image(parse):
 
 
 def test_boxes_span_the_pixels_of_the_image_by_default(parse):
-    drawn = parse(picture(ONE_PIXEL, "an image", [Drawn((0, 0, 1, 1), "0", "cell")])).all("svg")[0]
+    drawn = parse(draw_picture(ONE_PIXEL, "an image", [DrawnBox((0, 0, 1, 1), "0", "cell")])).all("svg")[0]
     assert drawn.attributes["viewbox"] == "0 0 1 1"
 
 
 def test_bytes_that_are_no_png_are_refused():
     with pytest.raises(ValueError, match="expected a PNG"):
-        picture(b"GIF89a", "an image")
+        draw_picture(b"GIF89a", "an image")

@@ -6,11 +6,11 @@ import re
 import pytest
 
 from medvlm.core.run import RunFolder
-from medvlm.report.results import verdict
+from medvlm.report.results import describe_verdict
 from medvlm.report.run import write_report
 
 
-def section(page, anchor):
+def find_section(page, anchor):
     return next(s for s in page.all("section") if s.attributes["id"] == anchor)
 
 
@@ -66,7 +66,7 @@ def test_a_card_without_a_licence_makes_the_whole_unclear(run, parse):
     lineage = json.loads(run.lineage.read_text())
     del lineage["sources"]["cells"]["card"]["licence"]
     run.lineage.write_text(json.dumps(lineage))
-    assert "No licence can be read from the card of cells" in section(parse(write_report(run)), "data").words()
+    assert "The card of cells has no readable licence" in find_section(parse(write_report(run)), "data").words()
 
 
 def test_a_split_by_image_is_said_to_be_one(run, parse):
@@ -74,7 +74,7 @@ def test_a_split_by_image_is_said_to_be_one(run, parse):
 
 
 def test_stages_stand_in_the_order_of_the_recipe(run, parse):
-    table = section(parse(write_report(run)), "made").all("table")[0]
+    table = find_section(parse(write_report(run)), "made").all("table")[0]
     assert [r[:4] for r in rows(table)] == [
         ["pair", "contrastive", "encoders.film, text", "phantom"],
         ["read", "supervised", "language", "phantom"],
@@ -85,7 +85,7 @@ def test_stages_stand_in_the_order_of_the_recipe(run, parse):
 
 
 def test_reward_terms_share_one_chart(run, parse):
-    stages = section(parse(write_report(run)), "curves").all("div", "stage")
+    stages = find_section(parse(write_report(run)), "curves").all("div", "stage")
     charts = [f.all("strong")[0].text for f in stages[-1].all("figure")]
     assert charts == ["loss", "reward", "kl", "gradient norm", "learning rate", "samples/s", "tokens/s"]
     reward = stages[-1].all("figure")[1]
@@ -93,7 +93,7 @@ def test_reward_terms_share_one_chart(run, parse):
 
 
 def test_the_sources_of_a_mix_share_a_chart_of_their_losses_and_one_of_their_epochs(run, parse):
-    stages = section(parse(write_report(run)), "curves").all("div", "stage")
+    stages = find_section(parse(write_report(run)), "curves").all("div", "stage")
     charts = [[f.all("strong")[0].text for f in stage.all("figure")] for stage in stages]
     assert [title for title in charts[3] if "source" in title] == ["loss by source", "epochs by source"]
     assert not any("source" in title for i in (0, 1, 2, 4) for title in charts[i])
@@ -102,9 +102,9 @@ def test_the_sources_of_a_mix_share_a_chart_of_their_losses_and_one_of_their_epo
 
 
 def test_the_proof_shows_what_moved_and_what_stayed(run, parse):
-    table = rows(section(parse(write_report(run)), "proof").all("table")[0])
+    table = rows(find_section(parse(write_report(run)), "proof").all("table")[0])
     film = next(r for r in table if r[0] == "encoders.film")
-    assert "moved" in film[1] and film[2].startswith("frozen") and film[2] == film[5]
+    assert "changed" in film[1] and film[2].startswith("frozen") and film[2] == film[5]
 
 
 def test_a_group_that_did_not_move_is_a_warning(run, parse):
@@ -113,12 +113,12 @@ def test_a_group_that_did_not_move_is_a_warning(run, parse):
     record["trains"]["connectors.film"]["moved"] = False
     path.write_text(json.dumps(record))
     page = parse(write_report(run))
-    assert "not shown to have moved: connectors.film in align" in page.all("div", "notes")[0].words()
-    assert "did not move" in section(page, "proof").words()
+    assert "without proof that the weights changed: connectors.film in align" in page.all("div", "notes")[0].words()
+    assert "did not change" in find_section(page, "proof").words()
 
 
 def test_results_stand_with_interval_n_and_baselines(run, parse):
-    table = section(parse(write_report(run)), "results").all("table")[0]
+    table = find_section(parse(write_report(run)), "results").all("table")[0]
     head = [th.text for th in table.all("thead")[0].all("th")]
     assert head == [
         "data",
@@ -151,12 +151,12 @@ def test_results_stand_with_interval_n_and_baselines(run, parse):
         "mean absolute error ↓",
         "unreadable",
     ]
-    folded = section(parse(write_report(run)), "results").all("details")[0]
+    folded = find_section(parse(write_report(run)), "results").all("details")[0]
     assert [r[2] for r in rows(folded.all("table")[0])] == ["accuracy, side ↑", "accuracy, size ↑"]
 
 
 def test_the_headline_leaves_parts_of_a_metric_to_the_table(run, parse):
-    names = [b.all("b")[0].text for b in section(parse(write_report(run)), "headline").all("div", "bar-name")]
+    names = [b.all("b")[0].text for b in find_section(parse(write_report(run)), "headline").all("div", "bar-name")]
     assert "Questions: accuracy" in names and not any("side" in n for n in names)
 
 
@@ -172,18 +172,18 @@ TASK_OF = {"accuracy": "vqa", "mae": "count"}
             "accuracy",
             0.1,
             [-0.1, 0.3],
-            "≈ not told apart from majority: 0.10 better, interval of the gain −0.10 to 0.30",
+            "≈ no significant difference from majority: 0.10 better, interval of the gain −0.10 to 0.30",
         ),
         ("mae", -0.9, [-1.2, -0.6], "✓ better than majority by 0.90 (0.60 to 1.20)"),
         ("mae", 0.9, [0.6, 1.2], "✗ worse than majority by 0.90 (0.60 to 1.20)"),
-        ("accuracy", 0.1, None, "0.10 better than majority, without an interval: not told apart"),
+        ("accuracy", 0.1, None, "0.10 better than majority, without an interval: no conclusion"),
     ],
 )
 def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says, parse):
     paired = {"against": "majority", "difference": difference, "ci": ci}
     assert (
         parse(
-            verdict(
+            describe_verdict(
                 {
                     "task": TASK_OF[metric],
                     "metric": metric,
@@ -199,14 +199,14 @@ def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says
 
 def test_a_result_without_baselines_is_said_to_have_none(parse):
     assert (
-        parse(verdict({"metric": "accuracy", "value": 1.0, "baselines": {}, "paired": None})).words()
+        parse(describe_verdict({"metric": "accuracy", "value": 1.0, "baselines": {}, "paired": None})).words()
         == "no baseline was measured"
     )
 
 
 def test_gallery_draws_truth_and_answer_where_they_are(run, parse):
     """The answers of the run say [222, 318, 431, 540] where [210, 305, 420, 515] is right, of a scale of 1000."""
-    card = section(parse(write_report(run)), "answers").all("article")[0]
+    card = find_section(parse(write_report(run)), "answers").all("article")[0]
     overlay = card.all("div", "canvas")[0].all("svg")[0]
     assert overlay.attributes["viewbox"] == "0 0 1000 1000"
     where = [
@@ -223,13 +223,13 @@ def test_two_data_sets_share_the_gallery(run, parse):
     lines = [json.loads(line) for line in run.answers.read_text().splitlines()]
     many = [{**lines[i % 24], "dataset": d, "key": f"{d}{i}"} for d in ("phantom", "cells") for i in range(30)]
     run.answers.write_text("".join(json.dumps(line) + "\n" for line in many))
-    cards = section(parse(write_report(run)), "answers").all("article")
+    cards = find_section(parse(write_report(run)), "answers").all("article")
     assert [c.all("p", "muted")[0].text for c in cards] == ["phantom:test"] * 12 + ["cells:test"] * 12
 
 
 def test_right_and_wrong_are_words_not_only_colours(run, parse):
     answers = [json.loads(line) for line in run.answers.read_text().splitlines()]
-    said = [v.words() for v in section(parse(write_report(run)), "answers").all("span", "verdicts")]
+    said = [v.words() for v in find_section(parse(write_report(run)), "answers").all("span", "verdicts")]
     assert said[0::2] == ["✓ right" if a["score"] else "✗ wrong" for a in answers[0::2]]
     assert set(said[1::2]) == {"◐ score 0.79"}
 
@@ -242,13 +242,13 @@ def test_markup_in_an_answer_is_shown_and_not_obeyed(run, parse):
     page = parse(write_report(run))
     assert not page.all("script") and len(page.all("h1")) == 1
     assert all(i.attributes["src"].startswith("data:") for i in page.all("img"))
-    assert "<script>alert(1)</script>" in section(page, "answers").words()
+    assert "<script>alert(1)</script>" in find_section(page, "answers").words()
 
 
 def test_an_answer_that_runs_on_is_cut_and_said(run, parse):
     first = json.loads(run.answers.read_text().splitlines()[0])
     run.answers.write_text(json.dumps({**first, "answer": "la" * 1000}) + "\n")
-    assert "and 1,600 more characters" in section(parse(write_report(run)), "answers").words()
+    assert "and 1,600 more characters" in find_section(parse(write_report(run)), "answers").words()
 
 
 def test_a_thumb_outside_of_the_run_is_not_read(run, tmp_path, parse):
@@ -265,13 +265,14 @@ def test_an_unfinished_run_says_what_is_missing(unfinished, parse):
     page = parse(write_report(unfinished))
     notes = [li.text for li in page.all("div", "notes")[0].all("li")]
     assert (
-        "The last line of metrics.jsonl is cut off (the run is writing it, or was stopped); it was left out." in notes
+        "The last line of metrics.jsonl is incomplete and was left out. The run is writing it, or was interrupted."
+        in notes
     )
     assert "Stage align is not finished: step 100 of 300." in notes
     assert "Not started: instruct, grpo." in notes
     assert any(n.startswith("There is no evaluation yet") for n in notes)
     assert not any(s.attributes["id"] in ("headline", "results", "answers") for s in page.all("section"))
-    assert rows(section(page, "made").all("table")[0])[2][-1] == "… 33 %"
+    assert rows(find_section(page, "made").all("table")[0])[2][-1] == "… 33 %"
 
 
 def test_values_that_are_not_finite_are_counted_under_the_curve(unfinished, parse):
@@ -282,9 +283,12 @@ def test_values_that_are_not_finite_are_counted_under_the_curve(unfinished, pars
             + json.dumps({"stage": "align", "step": 110, "steps": 300, "loss": "nan", "lr": 1e-3, "grad_norm": "inf"})
             + "\n"
         )
-    figures = section(parse(write_report(unfinished)), "curves").all("div", "stage")[2].all("figure")
+    figures = find_section(parse(write_report(unfinished)), "curves").all("div", "stage")[2].all("figure")
     warned = {f.all("strong")[0].text: f.all("p", "warn")[0].text for f in figures if f.all("p", "warn")}
-    assert warned == {"loss": "1 value not finite, not drawn", "gradient norm": "1 value not finite, not drawn"}
+    assert warned == {
+        "loss": "1 value is not finite and not drawn",
+        "gradient norm": "1 value is not finite and not drawn",
+    }
 
 
 def test_what_was_frozen_within_a_trained_part_is_shown_beside_it(run, parse):
@@ -292,8 +296,8 @@ def test_what_was_frozen_within_a_trained_part_is_shown_beside_it(run, parse):
     record = json.loads(path.read_text())
     record["frozen"]["encoders.film"] = "7a4644928f3a08db"
     path.write_text(json.dumps(record))
-    table = rows(section(parse(write_report(run)), "proof").all("table")[0])
-    assert next(r for r in table if r[0] == "encoders.film")[1] == "● moved 813 k rest frozen 7a464492"
+    table = rows(find_section(parse(write_report(run)), "proof").all("table")[0])
+    assert next(r for r in table if r[0] == "encoders.film")[1] == "● changed 813 k rest frozen 7a464492"
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,7 @@ def test_what_was_frozen_within_a_trained_part_is_shown_beside_it(run, parse):
         (
             "evaluate/protocol.json",
             [{"dataset": "phantom", "split": "test", "shards": {"limit": 50, "samples": 50}}],
-            "phantom:test was evaluated on 50 samples drawn by the seed, not on all.",
+            "phantom:test was evaluated on 50 randomly drawn samples, not on all.",
         ),
     ],
 )
@@ -333,12 +337,12 @@ def test_with_folds_the_others_are_trained_on(run, parse):
     run.lineage.write_text(json.dumps(lineage))
     page = parse(write_report(run))
     assert "training samples 142" in page.all("header")[0].words()
-    assert "tested on fold 1, trained on the others" in section(page, "data").words()
+    assert "tested on fold 1, trained on the others" in find_section(page, "data").words()
 
 
 def test_adapters_are_shown_and_not_counted_twice(run, parse):
-    table = {r[0]: r[1:] for r in rows(section(parse(write_report(run)), "made").all("table")[1])}
-    assert table["lora"] == ["adapters of rank 8, counted where they sit", "49.2 k"]
+    table = {r[0]: r[1:] for r in rows(find_section(parse(write_report(run)), "made").all("table")[1])}
+    assert table["lora"] == ["adapters of rank 8, counted in their parts", "49.2 k"]
     assert table["language"] == ["causal, qwen2 from scratch", "984 k"]
     assert table["all"][1] == "2.27 M"
 
@@ -349,7 +353,7 @@ def test_steps_logged_again_after_a_resume_count_once(unfinished, parse):
         log.write("\n" + json.dumps({"stage": "align", "step": 100, "steps": 300, "loss": 123.0, "lr": 1e-3}) + "\n")
     page = parse(write_report(unfinished))
     assert "metrics.jsonl: 1 unreadable line left out" in page.all("div", "notes")[0].words()
-    loss = section(page, "curves").all("div", "stage")[2].all("figure")[0]
+    loss = find_section(page, "curves").all("div", "stage")[2].all("figure")[0]
     assert loss.all("span", "legend")[0].children[0].words() == "train 123"
     steps = [int(re.findall(r"^step (\d+)", t.text)[0]) for t in loss.all("title") if t.text.startswith("step ")]
     assert steps.count(100) == 1
@@ -377,7 +381,7 @@ def test_any_file_may_be_missing_or_damaged(run, parse, name, damage):
 
 def test_an_empty_folder_gives_a_page_that_says_so(tmp_path, parse):
     page = parse(write_report(RunFolder(tmp_path)))
-    assert "No stage has begun; not evaluated yet" in page.words()
+    assert "No stage has started; not evaluated yet" in page.words()
     assert not page.all("section")
 
 
@@ -395,5 +399,5 @@ def test_a_result_without_a_number_does_not_break_the_page(run, parse):
     }
     run.results.write_text(json.dumps([nothing]))
     page = parse(write_report(run))
-    assert rows(section(page, "results").all("table")[0])[0][3:6] == ["not scored", "no interval", "0"]
+    assert rows(find_section(page, "results").all("table")[0])[0][3:6] == ["not scored", "no interval", "0"]
     assert not any(s.attributes["id"] == "headline" for s in page.all("section"))

@@ -10,7 +10,7 @@ from medvlm.core.run import write_json
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.shards import ShardWriter
-from medvlm.report.histogram import histogram
+from medvlm.report.histogram import draw_histogram
 from medvlm.report.stats import write_stats
 
 HEIGHT, WIDTH = 60, 80
@@ -60,7 +60,7 @@ def asked(height, width):
     )
 
 
-def section(page, anchor):
+def find_section(page, anchor):
     return next(s for s in page.all("section") if s.attributes["id"] == anchor)
 
 
@@ -70,15 +70,15 @@ def rows(part):
 
 def test_media_are_counted_by_kind(folder, tmp_path, parse):
     page = parse(write_stats(folder, tmp_path / "s.html"))
-    assert rows(section(page, "media"))[1:] == [
+    assert rows(find_section(page, "media"))[1:] == [
         ["film", "DX", "12", "80 × 60 (67 %)", "0.1 × 0.2 (67 %)", "uint8 grey", "display"],
         ["volume", "CT", "2", "10 × 8 × 6 (all)", "1 × 1 × 3 (all)", "int16 grey", "HU"],
     ]
-    assert [f.all("strong")[0].text for f in section(page, "media").all("figure")] == ["height", "width"]
+    assert [f.all("strong")[0].text for f in find_section(page, "media").all("figure")] == ["height", "width"]
 
 
 def test_intensities_are_drawn_by_split_without_the_background(folder, tmp_path, parse):
-    part = section(parse(write_stats(folder, tmp_path / "s.html")), "intensities")
+    part = find_section(parse(write_stats(folder, tmp_path / "s.html")), "intensities")
     assert "film, DX 25 %; volume, CT 0 %" in part.words()
     label = next(s.attributes["aria-label"] for s in part.all("svg") if "film" in s.attributes.get("aria-label", ""))
     assert label == "film, DX: train from 50 to 199; test from 50 to 199"
@@ -86,13 +86,13 @@ def test_intensities_are_drawn_by_split_without_the_background(folder, tmp_path,
 
 def test_boxes_cover_their_share(folder, tmp_path, parse):
     """A quarter and a hundredth of the image; percentiles of 12 of each."""
-    assert rows(section(parse(write_stats(folder, tmp_path / "s.html")), "boxes"))[1:] == [
+    assert rows(find_section(parse(write_stats(folder, tmp_path / "s.html")), "boxes"))[1:] == [
         ["nodule", "24", "12", "1 %", "13 %", "25 %"]
     ]
 
 
 def test_texts_have_their_lengths(folder, tmp_path, parse):
-    figures = section(parse(write_stats(folder, tmp_path / "s.html")), "texts").all("figure")
+    figures = find_section(parse(write_stats(folder, tmp_path / "s.html")), "texts").all("figure")
     assert [f.all("strong")[0].text for f in figures] == ["questions", "free answers", "reports"]
     assert "4 in all 12" in figures[1].words() and "3 in all 12" in figures[2].words()
 
@@ -100,16 +100,16 @@ def test_texts_have_their_lengths(folder, tmp_path, parse):
 def test_the_page_is_one_file_and_markup_of_the_data_is_text(folder, tmp_path, parse):
     out = write_stats(folder, tmp_path / "s.html")
     page = parse(out)
-    assert len(section(page, "samples").all("article")) == 12
+    assert len(find_section(page, "samples").all("article")) == 12
     assert all(i.attributes["src"].startswith("data:image/png;base64,") for i in page.all("img"))
     assert str(tmp_path) not in out.read_text() and "<b>it</b>" not in out.read_text()
 
 
 def test_the_audit_is_told(folder, tmp_path, parse):
-    assert "is not known" in section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
+    assert "is not known" in find_section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
     receipt = receipt_of(audit([open_set(folder, {})]))
     write_json(folder / "audit.json", receipt)
-    words = section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
+    words = find_section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
     assert words.startswith(
         f"Audit failed {receipt['hash'][:16]} error: 1 of the 4 images of made:test are also in made:train"
     ), "the CT is the same in both"
@@ -134,16 +134,16 @@ def heights(figure, parse):
 
 
 def test_whole_numbers_have_a_bin_each(parse):
-    figure = parse(histogram("n", {"a": np.array([1, 1, 1, 2, 4, 4, 4, 4, 4, 4]), "b": np.array([3, 4])}))
+    figure = parse(draw_histogram("n", {"a": np.array([1, 1, 1, 2, 4, 4, 4, 4, 4, 4]), "b": np.array([3, 4])}))
     assert heights(figure, parse) == [[30, 10, 0, 60], [0, 0, 50, 50]]
 
 
 def test_far_tails_are_cut_and_it_is_said(parse):
     values = np.concatenate([np.linspace(0, 1, 1000), [1000.0]])
-    figure = parse(histogram("x", {"": values}, "mm"))
+    figure = parse(draw_histogram("x", {"": values}, "mm"))
     assert "mm, the middle 99 %" in figure.words()
     assert max(heights(figure, parse)[0]) <= 4
 
 
 def test_nothing_gives_no_histogram():
-    assert histogram("x", {"a": np.array([])}) is None
+    assert draw_histogram("x", {"a": np.array([])}) is None
