@@ -7,12 +7,12 @@ from medvlm.core.geometry import Canvas, crop, resize
 
 
 def squash(made: Processed) -> Canvas:
-    """Stretched to the size of the processor."""
+    """The picture is stretched to the processor's size."""
     new = made.processor.image_processor.size
     return resize(made.size, (new["height"], new["width"]))
 
 
-def square(size: Size) -> Canvas:
-    """Padded to a square, the picture in its middle."""
+def pad_to_square(size: Size) -> Canvas:
+    """The picture is padded to a square around it."""
     side = max(size)
     return crop(size, -((side - size[0]) // 2), -((side - size[1]) // 2), (side, side))

@@ -1,4 +1,4 @@
-"""What Idefics3 and SmolVLM share: tiles with an overview, numbered in the text by row and column."""
+"""What Idefics3 and SmolVLM share: tiles and an overview. The text numbers the tiles by row and column."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ NAMES = {
 }
 
 
-def canvas(made: Processed) -> Canvas:
+def find_canvas(made: Processed) -> Canvas:
     tile = made.processor.image_processor.max_image_size["longest_edge"]
     tiles = [(int(row), int(column)) for row, column in re.findall(r"<row_(\d+)_col_(\d+)>", made.expansion)]
     rows, columns = (max(numbers) for numbers in zip(*(tiles or [(1, 1)]), strict=True))
     return resize(made.size, (tile * rows, tile * columns))
 
 
-def make_tiny(
+def make_config_and_processor(
     real: Described | None,
     names: Mapping[str, str],
     make_processor: Callable[[Mapping[str, Any], Any, dict[str, Any]], Any],
 ) -> tuple[dict[str, Any], Any]:
-    """names: tokens that the processor asks its tokenizer for. make_processor: sizes, tokenizer and named arguments ->
-    the family's processor."""
+    """See Family.tiny. names: special tokens that the processor gets from its tokenizer. make_processor: (sizes,
+    tokenizer, named arguments) -> the family's processor."""
     rows = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
     words = make_tokenizer(["<|im_start|>", *NAMES.values(), *rows], "<|im_start|>", "<end_of_utterance>", **names)
     sizes = real.preprocessor if real else {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}

@@ -1,4 +1,4 @@
-"""What the generations of Qwen-VL share: pictures at their own size in patches, positions in a grid."""
+"""What the generations of Qwen-VL share: pictures in patches at their own size, and positions in a grid."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ TOWER = {
 }
 
 
-def canvas(made: Processed) -> Canvas:
+def find_canvas(made: Processed) -> Canvas:
     _, rows, columns = made.tensors["image_grid_thw"][0].tolist()
     patch = made.processor.image_processor.patch_size
     return resize(made.size, (rows * patch, columns * patch))
 
 
-def positions(plain_BT: torch.Tensor, batch: Batch, config: Any) -> torch.Tensor:
-    """[3, B, T]: time, row and column of image tokens, which stand in a grid (Qwen2-VL, arXiv 2409.12191, section 2.1).
-    What follows a document's images counts on from the largest position of them."""
+def compute_positions(plain_BT: torch.Tensor, batch: Batch, config: Any) -> torch.Tensor:
+    """Positions [3, B, T]: time, row and column. Image tokens have their place in a grid (Qwen2-VL, arXiv 2409.12191,
+    section 2.1). Tokens after an image continue from its largest position."""
     grids_N3, places = batch.media.get("image_grid_thw"), plain_BT.expand(3, -1, -1)
     if grids_N3 is None or not len(batch.feature_rows):
         return places
@@ -45,24 +45,26 @@ def positions(plain_BT: torch.Tensor, batch: Batch, config: Any) -> torch.Tensor
     is_image_BT = batch.ids_BT == config.image_token_id
     within_3I = torch.stack([torch.zeros_like(at_I), at_I // width_I, at_I % width_I])
     within = torch.zeros_like(places).masked_scatter(is_image_BT, within_3I - at_I)
-    # A picture takes as many positions as its longer side has tokens; what comes after it moves up.
+    # A picture takes only as many positions as its longer side has tokens, so later tokens get smaller positions.
     fewer_I = (at_I == tokens_N[picture_I] - 1) * (torch.maximum(height_N, width_N) - tokens_N)[picture_I]
     fewer_BT = torch.zeros_like(plain_BT).masked_scatter(is_image_BT, fewer_I)
     before_BT = fewer_BT.cumsum(1) - fewer_BT
     begins_BT = torch.ones_like(is_image_BT)
     begins_BT[:, 1:] = batch.docs_BT[:, 1:] != batch.docs_BT[:, :-1]
-    of_others_BT = before_BT.masked_fill(~begins_BT, 0).cummin(1).values  # it only ever falls
+    # The shift at the start of a token's document, from earlier documents in the row. It never increases, so cummin
+    # repeats it over the document.
+    of_others_BT = before_BT.masked_fill(~begins_BT, 0).cummin(1).values
     return places + within + before_BT - of_others_BT
 
 
-def make_tiny(
+def make_config_and_processor(
     real: Described | None,
     model_type: str,
     processor: Callable[..., Any],
     video: Callable[..., Any],
     tower: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Any]:
-    """processor, video: classes of transformers. tower: its config."""
+    """See Family.tiny. processor, video: classes of transformers. tower: config of the tiny tower."""
     from transformers import Qwen2VLImageProcessor
 
     words = make_tokenizer(["<|im_start|>", "<|im_end|>", *VISION], None, "<|im_end|>")

@@ -1,6 +1,6 @@
-"""What the tiny models of all families share: sizes, a tokenizer, and the chat template that several of them use.
+"""What the tiny models of all families share: sizes, a tokenizer, and a chat template that several of them use.
 
-Chat templates follow those of the published models with nothing in them that is not needed.
+Chat templates follow those of the published models, without the parts that are not needed here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHATML = (
 
 
 def make_tokenizer(special: list[str], bos: str | None, eos: str, **named: str) -> Any:
-    """named: tokens that a processor asks the tokenizer for by name, e.g. boi_token."""
+    """A small byte-level tokenizer. named: tokens that a processor gets from the tokenizer by name, e.g. boi_token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -56,5 +56,5 @@ def make_tokenizer(special: list[str], bos: str | None, eos: str, **named: str) 
 
 
 def lay_over(real: Described | None, tiny: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a described model, or the tiny one, with the token ids of the small tokenizer."""
+    """The config of a described model, or the tiny config, with the token ids of the small tokenizer."""
     return {**(real.config if real else tiny), **ids}

@@ -1,4 +1,4 @@
-"""Gemma 3, MedGemma among them: one square picture, 256 tokens each, whose tokens see each other."""
+"""Gemma 3, including MedGemma: pictures are squares of 256 tokens, which attend to each other in both directions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEMPLATE = (
 )
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import Gemma3ImageProcessor, Gemma3Processor
 
     names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
@@ -54,5 +54,5 @@ FAMILY = Family(
     types="token_type_ids",
     sees_whole_pictures=True,
     canvas=squash,
-    tiny=tiny,
+    tiny=make_tiny,
 )

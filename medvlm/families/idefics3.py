@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from medvlm.core.families import Described, Family
-from medvlm.families._idefics3 import canvas, make_tiny
+from medvlm.families._idefics3 import find_canvas, make_config_and_processor
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
-    return make_tiny(real, {}, _processor)
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+    return make_config_and_processor(real, {}, _make_processor)
 
 
-def _processor(sizes: Mapping[str, Any], words: Any, settings: dict[str, Any]) -> Any:
+def _make_processor(sizes: Mapping[str, Any], words: Any, settings: dict[str, Any]) -> Any:
     from transformers import Idefics3ImageProcessor, Idefics3Processor
 
     return Idefics3Processor(Idefics3ImageProcessor(**sizes), words, **settings)
@@ -24,6 +24,6 @@ FAMILY = Family(
     connectors=("connector",),
     language="text_model",
     codec="thousandths",
-    canvas=canvas,
-    tiny=tiny,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

@@ -1,4 +1,4 @@
-"""InternVL in transformers' own form: a picture in up to twelve tiles, with an overview."""
+"""InternVL in transformers' own format: a picture becomes up to twelve tiles and an overview."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from medvlm.core.geometry import Canvas, resize
 from medvlm.families._tiny import CHATML, TEXT, TOWER, lay_over, make_tokenizer
 
 
-def canvas(made: Processed) -> Canvas:
-    """Stretched over the arrangement of tiles that is nearest in shape."""
+def find_canvas(made: Processed) -> Canvas:
+    """The picture is stretched over the arrangement of tiles with the most similar aspect ratio."""
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
     images = made.processor.image_processor
@@ -21,7 +21,7 @@ def canvas(made: Processed) -> Canvas:
     return resize(made.size, (tile[0] * rows, tile[1] * columns))
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor
 
     names = {
@@ -60,6 +60,6 @@ FAMILY = Family(
     connectors=("multi_modal_projector",),
     language="language_model",
     codec="tags",
-    canvas=canvas,
-    tiny=tiny,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

@@ -1,4 +1,4 @@
-"""LLaVA 1.5 and its kin: CLIP's processing, one row of patches."""
+"""LLaVA 1.5 and similar models: CLIP's preprocessing, and one sequence of patches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from medvlm.core.families import Described, Family, Processed
 from medvlm.core.geometry import Canvas, crop, resize
-from medvlm.families._canvas import square
+from medvlm.families._canvas import pad_to_square
 from medvlm.families._tiny import TEXT, TOWER, lay_over, make_tokenizer
 
 TEMPLATE = (
@@ -17,10 +17,10 @@ TEMPLATE = (
 )
 
 
-def canvas(made: Processed) -> Canvas:
-    """The short side resized and the centre cut, or with `do_pad` a square around the picture first."""
+def find_canvas(made: Processed) -> Canvas:
+    """The short side is resized and the center cropped. With `do_pad`, the picture is first padded to a square."""
     images, size = made.processor.image_processor, made.size
-    whole = square(size) if getattr(images, "do_pad", False) else resize(size, size)
+    whole = pad_to_square(size) if getattr(images, "do_pad", False) else resize(size, size)
     new, (height, width) = images.size, (int(whole.size[0]), int(whole.size[1]))
     if edge := new.get("shortest_edge"):
         short, long = min(height, width), max(height, width)
@@ -35,7 +35,7 @@ def canvas(made: Processed) -> Canvas:
     return whole
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     words = make_tokenizer(["<image>"], "<s>", "</s>")
@@ -66,6 +66,6 @@ FAMILY = Family(
     connectors=("multi_modal_projector",),
     language="language_model",
     codec="relative",
-    canvas=canvas,
-    tiny=tiny,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: one picture in tiles of its own shape, several as squares."""
+"""LLaVA-OneVision: a single picture becomes tiles that keep its shape; several pictures become squares."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import Described, Family, Processed
 from medvlm.core.geometry import Canvas, resize
-from medvlm.families._canvas import square
+from medvlm.families._canvas import pad_to_square
 from medvlm.families._tiny import CHATML, TEXT, TOWER, lay_over, make_tokenizer
 
 
-def canvas(made: Processed) -> Canvas:
-    """A single picture keeps its shape in tiles whose padding the model takes off; one of several is padded to a
+def find_canvas(made: Processed) -> Canvas:
+    """A single picture keeps its shape in tiles, whose padding the model removes. One of several is padded to a
     square."""
     from transformers.image_processing_utils import select_best_resolution
 
     images = made.processor.image_processor
     if made.pictures > 1:
-        whole = square(made.size)
+        whole = pad_to_square(made.size)
         return whole.then(
             resize((int(whole.size[0]), int(whole.size[1])), (images.size["height"], images.size["width"]))
         )
@@ -27,13 +27,13 @@ def canvas(made: Processed) -> Canvas:
     return resize(made.size, (min(high, max(1, round(height * scale))), min(wide, max(1, round(width * scale)))))
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import LlavaOnevisionImageProcessor, LlavaOnevisionProcessor, LlavaOnevisionVideoProcessor
 
     if real:
         raise RecipeError(
-            f"{real.model}: the tiles of LLaVA-OneVision's processor are not described here; give the path of its"
-            " folder"
+            f"{real.model}: the tiles of LLaVA-OneVision's processor are not known here; give the path of a folder with"
+            " the model"
         )
     grid = [[32, 32], [32, 64], [64, 32], [64, 64], [32, 96], [96, 32]]
     words = make_tokenizer(["<|im_start|>", "<|im_end|>", "<image>", "<video>"], None, "<|im_end|>")
@@ -62,6 +62,6 @@ FAMILY = Family(
     connectors=("multi_modal_projector", "image_newline"),
     language="language_model",
     codec="relative",
-    canvas=canvas,
-    tiny=tiny,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

@@ -1,4 +1,4 @@
-"""Mistral Small 3 with the Pixtral tower: a picture at its own size, in rows of patches."""
+"""Mistral Small 3 with the Pixtral tower: pictures at their own size, in rows of patches."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TEMPLATE = (
 )
 
 
-def canvas(made: Processed) -> Canvas:
+def find_canvas(made: Processed) -> Canvas:
     height, width = made.tensors["image_sizes"][0].tolist()
     return resize(made.size, (height, width))
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import PixtralImageProcessor, PixtralProcessor
 
     words = make_tokenizer(["[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"], "<s>", "</s>")
@@ -38,6 +38,6 @@ FAMILY = Family(
     connectors=("multi_modal_projector",),
     language="language_model",
     codec="thousandths",
-    canvas=canvas,
-    tiny=tiny,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

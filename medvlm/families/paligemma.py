@@ -1,4 +1,4 @@
-"""PaliGemma: a prefix language model; the prompt is read in both directions, boxes are <loc> tokens."""
+"""PaliGemma: a prefix language model that reads the prompt in both directions. Boxes are <loc> tokens."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ TEMPLATE = (
     " messages[0]['content'] %}{% if asked is string %}{{ asked }}{% else %}{% for p in asked if p['type'] == 'image'"
     " %}<image>{% endfor %}{% for p in asked if p['type'] == 'text' %}{{ p['text'] }}{% endfor %}{% endif %}"
 )
-"""Its processors come without one: images, then the prompt, which the processor itself ends with a newline."""
+"""The published processors have no chat template. Images come first, then the prompt, to which the processor adds a
+newline."""
 
 
 def lay_out(before: str, after: Sequence[str], bos: str) -> tuple[str, list[str]]:
-    """As PaliGemmaProcessor.prepare_inputs_layout: the first token stands after the images."""
+    """Like PaliGemmaProcessor.prepare_inputs_layout: the first token comes after the images."""
     *between, last = [before, *after]
     closed = f"{bos}{last}\n"
     return (between[0], [*between[1:], closed]) if after else (closed, [])
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import PaliGemmaProcessor, SiglipImageProcessor
 
     words = make_tokenizer(["<image>"], "<bos>", "<eos>", image_token="<image>")
     images = SiglipImageProcessor(**(real.preprocessor if real else {"size": {"height": 32, "width": 32}}))
     images.image_seq_length = (real.vision["image_size"] // real.vision["patch_size"]) ** 2 if real else 16
-    processor = PaliGemmaProcessor(
-        images, words
-    )  # which adds <loc> and <seg>; the published ones have no chat template
+    processor = PaliGemmaProcessor(images, words)  # adds <loc> and <seg> tokens
     tower = {
         "model_type": "siglip_vision_model",
         **TOWER,
@@ -57,5 +56,5 @@ FAMILY = Family(
     template=TEMPLATE,
     lay_out=lay_out,
     canvas=squash,
-    tiny=tiny,
+    tiny=make_tiny,
 )

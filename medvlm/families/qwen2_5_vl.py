@@ -1,18 +1,18 @@
-"""Qwen2.5-VL: windows of attention in the tower, boxes in pixels of the canvas."""
+"""Qwen2.5-VL: window attention in the tower, and boxes in pixels of the canvas."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from medvlm.core.families import Described, Family
-from medvlm.families._qwen_vl import TOWER, canvas, make_tiny, positions
+from medvlm.families._qwen_vl import TOWER, compute_positions, find_canvas, make_config_and_processor
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
 
     tower = {**TOWER, "intermediate_size": 48, "out_hidden_size": 32, "window_size": 32, "fullatt_block_indexes": [1]}
-    return make_tiny(real, "qwen2_5_vl", Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, tower)
+    return make_config_and_processor(real, "qwen2_5_vl", Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, tower)
 
 
 FAMILY = Family(
@@ -22,7 +22,7 @@ FAMILY = Family(
     codec="bbox_2d_pixels",
     types="mm_token_type_ids",
     position_axes=3,
-    positions=positions,
-    canvas=canvas,
-    tiny=tiny,
+    positions=compute_positions,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

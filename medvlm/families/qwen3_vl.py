@@ -1,14 +1,14 @@
-"""Qwen3-VL: features of several layers of the tower enter the language model."""
+"""Qwen3-VL: features of several tower layers enter the language model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from medvlm.core.families import Described, Family
-from medvlm.families._qwen_vl import TOWER, canvas, make_tiny, positions
+from medvlm.families._qwen_vl import TOWER, compute_positions, find_canvas, make_config_and_processor
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     from transformers import Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     tower = {
@@ -18,7 +18,7 @@ def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 1],
     }
-    return make_tiny(real, "qwen3_vl", Qwen3VLProcessor, Qwen3VLVideoProcessor, tower)
+    return make_config_and_processor(real, "qwen3_vl", Qwen3VLProcessor, Qwen3VLVideoProcessor, tower)
 
 
 FAMILY = Family(
@@ -31,7 +31,7 @@ FAMILY = Family(
     codec="bbox_2d",
     types="mm_token_type_ids",
     position_axes=3,
-    positions=positions,
-    canvas=canvas,
-    tiny=tiny,
+    positions=compute_positions,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

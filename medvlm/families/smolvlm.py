@@ -1,4 +1,4 @@
-"""SmolVLM: Idefics3 with a processor for videos."""
+"""SmolVLM: Idefics3 with a video processor."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from medvlm.core.families import Described, Family
-from medvlm.families._idefics3 import NAMES, canvas, make_tiny
+from medvlm.families._idefics3 import NAMES, find_canvas, make_config_and_processor
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
-    return make_tiny(real, NAMES, _processor)
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+    return make_config_and_processor(real, NAMES, _make_processor)
 
 
-def _processor(sizes: Mapping[str, Any], words: Any, settings: dict[str, Any]) -> Any:
+def _make_processor(sizes: Mapping[str, Any], words: Any, settings: dict[str, Any]) -> Any:
     from transformers import SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
 
     side = sizes["max_image_size"]
@@ -26,6 +26,6 @@ FAMILY = Family(
     connectors=("connector",),
     language="text_model",
     codec="thousandths",
-    canvas=canvas,
-    tiny=tiny,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )

@@ -16,13 +16,13 @@ CHAT = (
 )
 
 
-def canvas(made: Processed) -> Canvas:
+def find_canvas(made: Processed) -> Canvas:
     """Published processors resize the short side and cut the centre; this lab sets them to squash."""
     size = made.processor.image_processor.size
     return resize(made.size, (size["height"], size["width"]))
 
 
-def tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
     """Arguments of VipLlavaConfig, and a processor with a tokenizer of single bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
@@ -56,6 +56,6 @@ FAMILY = Family(
     connectors=("multi_modal_projector",),
     language="language_model",
     codec="relative",
-    canvas=canvas,
-    tiny=tiny,
+    canvas=find_canvas,
+    tiny=make_tiny,
 )
