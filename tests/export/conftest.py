@@ -1,4 +1,4 @@
-"""Tiny trained models of several compositions, as `medvlm export` is given them."""
+"""Tiny trained models of several compositions, as input for `medvlm export`."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def tiny_tokenizer(language: Any = None) -> Any:
 
 
 def trained_of(recipe: Recipe) -> Trained:
-    """Random weights; adapters that do something, as after training."""
+    """Random weights, with adapters that have an effect, as after training."""
     language = recipe.model.language
     tokenizer = tiny_tokenizer(language if language and language.config else None)
     stage, encoders = recipe.stages[0], recipe.model.encoders
@@ -162,7 +162,7 @@ RESULTS = [
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run folder with what an export takes from it beside the weights."""
+    """A run folder with the files that an export reads, except the weights."""
     run = RunFolder(tmp_path_factory.mktemp("runs") / "tiny")
     sources = {name: {"counts": {"test": 30, "train": 90}, "fingerprint": "f00d"} for name in CARDS}
     write_json(
@@ -184,7 +184,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture
 def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of what comes before the proof must not pay for one."""
+    """Tests of steps before the proof must not start its slow process."""
     import subprocess
 
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -194,12 +194,12 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prove_here(folder: Path, made: Path, loader: str = "stock") -> dict[str, Any]:
-    """The proof without a process of its own, for compositions of a target whose process is started by another test."""
+    """The proof in this process, for targets whose separate process is covered by another test."""
     return parity.judge(json.loads((made / "reference.json").read_text()), stock_child.compare(made, folder, loader))
 
 
 def unproven(*args: Any) -> dict[str, Any]:
-    """In the place of the proof, where a test is about something else."""
+    """Replaces the proof in tests of something else."""
     sizes = [list(size) for size in reference.SIZES]
     return {
         "passed": True,

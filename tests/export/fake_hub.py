@@ -1,4 +1,4 @@
-"""A hub that answers on this machine as huggingface.co does to huggingface_hub: repositories, and commits of small
+"""A local server that answers huggingface_hub like huggingface.co: repositories, and commits of small
 files."""
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *args: Any) -> None:
-        """Silent."""
+        """Writes no log."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Adapters as a PEFT folder: over a stock base, by full paths, and never without an effect."""
+"""Adapters as a PEFT folder: over a stock base, with full paths, and always with an effect."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_card_tells_the_hub_that_it_is_an_adapter(receipt: ExportReceipt) ->
 def test_adapters_without_effect_fail_the_proof(
     tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A served adapter whose names do not match is left out silently; here that is a failure."""
+    """Servers silently ignore adapters whose names do not match; here that is an error."""
     monkeypatch.setattr(parity, "prove", prove_here)
     trained = trained_of(recipe_of({}, {}))
     model: Any = trained.model
@@ -116,7 +116,7 @@ def test_numbers_of_layers_are_left_open_only_where_all_are_meant() -> None:
 
 
 def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str]) -> Trained:
-    """A ready model that this machine's cache of the hub holds, with adapters on its language model that do
+    """A ready model in this machine's hub cache, with adapters on its language model that do
     something."""
     import torch
     from huggingface_hub import constants

@@ -1,4 +1,4 @@
-"""The model card and everything else beside the weights: what a stranger, a lawyer and the Hub read."""
+"""The model card and all other files except the weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOME = "/home/dr.smith/patients"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> Path:
-    """An export of a model of two data sets; the run folder holds what must not leave."""
+    """An export of a model of two data sets. The run folder contains data that must not be exported."""
     (run.root / "evaluate").mkdir(exist_ok=True)
     run.answers.write_text(json.dumps({"key": "k", "patient": PATIENT, "answer": "a nodule"}))
     recipe = with_film(recipe_of({}, {}), {"preprocess": {"size": [32, 32], "window": [0, 4095]}})
@@ -83,7 +83,7 @@ def test_the_card_says_what_it_is_not_for_and_what_it_was_made_of(card: str) -> 
 
 
 def test_the_lines_of_the_card_run(folder: Path, card: str, tmp_path: Path) -> None:
-    """Six lines, of which four are not imports, on a grey picture of an odd size."""
+    """Six lines, two of them imports, on a grey picture of an odd size."""
     from PIL import Image
 
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
@@ -140,7 +140,7 @@ def test_a_folder_that_would_give_something_away_is_not_written(
 
 
 def test_files_can_be_read_by_others(folder: Path) -> None:
-    """safetensors writes files that only their owner can read; a server runs as somebody else."""
+    """safetensors writes files that only their owner can read, but a server runs as another user."""
     assert all(p.stat().st_mode & 0o044 == 0o044 for p in folder.rglob("*") if p.is_file())
 
 
@@ -168,7 +168,7 @@ def test_a_model_without_an_evaluation_says_so(tmp_path: Path, monkeypatch: pyte
 
 
 def test_data_that_was_only_looked_at_binds_nobody(no_children: None) -> None:
-    """Films that a model is tested on leave its licence alone; a tokenizer made from their reports does not."""
+    """Data that a model is only tested on do not affect its licence, unless a tokenizer is trained on their reports."""
     from medvlm.export.run import _list_binding_cards
 
     trained = trained_of(recipe_of({}, {}))

@@ -1,4 +1,4 @@
-"""Folders that need medvlm: compositions that no stock class holds."""
+"""Folders that need medvlm: compositions that fit no stock class."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_films_and_volumes_in_one_model_are_proven_with_medvlm(tmp_path: Path, r
 
 
 def test_a_custom_folder_is_a_recipe_too(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`medvlm evaluate FOLDER` reads recipe and cards where a run has them."""
+    """`medvlm evaluate FOLDER` finds recipe and cards at the same paths as in a run."""
     from medvlm.recipe.load import load_run
 
     monkeypatch.setattr(parity, "prove", unproven)
@@ -72,7 +72,7 @@ def test_a_custom_folder_is_a_recipe_too(tmp_path: Path, run: RunFolder, monkeyp
 
 
 def test_parts_that_came_from_elsewhere_are_whole_without_it(tmp_path: Path, no_children: None) -> None:
-    """The recipe names folders (or hub ids); the exported folder must load where these are not."""
+    """The recipe names folders (or hub ids); the exported folder must load without them."""
     from transformers import AutoModel, AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig
 
     AutoModel.from_config(SiglipVisionConfig(**SMALL, **PICTURE)).save_pretrained(tmp_path / "tower")

@@ -122,7 +122,7 @@ def test_only_towers_of_transformers_fit(
 
 
 def test_a_timm_tower_and_a_bert_load_by_open_clip(tmp_path: Path, run: RunFolder) -> None:
-    """What BiomedCLIP is: the bias of the sigmoid loss has its place there."""
+    """The same composition as BiomedCLIP. open_clip has a bias for the sigmoid loss."""
     net = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [64, 64]}, "serves": ["film", "smear"]}
     recipe = recipe_of({}, None)
     trained = trained_of(

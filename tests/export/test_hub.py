@@ -1,4 +1,4 @@
-"""Sending an export to the hub: what is sent, to whom, and what stops it."""
+"""Uploads of an export to the hub: which files, public or private, and what forbids it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def medvlm(hub: Hub, *words: object) -> subprocess.CompletedProcess[str]:
-    """The command line as a person calls it, with a hub at hand."""
+    """Runs the command line with the fake hub."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.url,

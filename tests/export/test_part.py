@@ -1,4 +1,4 @@
-"""One encoder out of a trained model, as a folder of its own library or as ONNX."""
+"""Exports of one encoder of a trained model, as a folder of its library or as ONNX."""
 
 from __future__ import annotations
 

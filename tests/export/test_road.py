@@ -1,4 +1,4 @@
-"""The whole road of a data set's audit: its receipt stands in the checkpoint and on the card of what is exported."""
+"""An audit from end to end: its receipt is in the checkpoint and on the card of the exported model."""
 
 from __future__ import annotations
 

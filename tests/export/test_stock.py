@@ -1,4 +1,4 @@
-"""Exports that plain transformers must load: every one is proven in a process of its own that has no medvlm."""
+"""Exports that plain transformers must load. Each is proven in a process without medvlm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make(tmp: Path, run: RunFolder, name: str) -> ExportReceipt:
 
 @pytest.fixture(scope="module", params=list(COMPOSITIONS))
 def receipt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: RunFolder) -> ExportReceipt:
-    """Each tower once in a process of its own, which takes its time; the others are loaded in this one."""
+    """Each tower is loaded once in a separate process, which is slow; the others in this process."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param not in ("siglip-untied", "clip-tied-layer-2"):
             patch.setattr(parity, "prove", prove_here)
@@ -84,7 +84,7 @@ def test_the_config_says_what_the_tower_is(receipt: ExportReceipt) -> None:
 
 
 def test_a_grey_image_reaches_the_model_as_three_equal_channels(receipt: ExportReceipt) -> None:
-    """What a user hands over: a picture of mode L or RGB of any size, opened by Pillow."""
+    """Input from a user: a picture of mode L or RGB of any size, opened by Pillow."""
     import numpy as np
     from PIL import Image
     from transformers import AutoImageProcessor
@@ -98,7 +98,7 @@ def test_a_grey_image_reaches_the_model_as_three_equal_channels(receipt: ExportR
 
 
 def test_answers_do_not_change_in_a_batch(receipt: ExportReceipt) -> None:
-    """Prompts of different lengths are padded on the left, so that each is continued where it ends."""
+    """Prompts of different lengths are padded on the left, so that each continues at its end."""
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -120,7 +120,7 @@ def test_answers_do_not_change_in_a_batch(receipt: ExportReceipt) -> None:
 
 
 def test_a_perturbed_weight_fails_the_proof(tmp_path: Path) -> None:
-    """The control: were the proof blind, it would pass here too."""
+    """A control: the proof must notice a changed weight."""
     from safetensors.torch import load_file, save_file
 
     tower, language, _ = COMPOSITIONS["siglip-untied"]
@@ -180,7 +180,7 @@ def test_a_model_with_a_tensor_too_many_is_refused(tmp_path: Path, no_children: 
 
 
 def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_children: None) -> None:
-    """Gemma 2 computes 30 * tanh(logits / 30); LLaVA would leave that out and answer differently without an error."""
+    """Gemma 2 computes 30 * tanh(logits / 30); LLaVA would skip this and silently give other answers."""
     language = {"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 0.05, "tie_word_embeddings": True}
     trained = trained_of(recipe_of({}, language))
     with pytest.raises(ShapeError, match="changes its logits after the linear head"):
@@ -215,7 +215,7 @@ def in_idefics3(tower: dict[str, Any] = IDEFICS3, language: dict[str, Any] = WOR
 
 
 def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
-    """The words around an image are the model's in training and the processor's in the export, once in both."""
+    """The model writes the tokens around an image in training, the processor in the export; each exactly once."""
     trained = trained_of(in_idefics3())
     assert (
         trained.tokenizer.convert_tokens_to_ids(idefics3.END)
@@ -241,8 +241,8 @@ def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
 
 
 def test_a_token_gets_another_word_and_keeps_its_number(no_children: None) -> None:
-    """Images may be a reserved token of the language model's vocabulary; Idefics3's processor knows one word for them
-    alone."""
+    """Images may be a reserved token of the language model's vocabulary; Idefics3's processor always uses the same
+    token."""
     tokenizer = tiny_tokenizer()
     number, chat = (
         tokenizer.image_token_id,

@@ -1,4 +1,4 @@
-"""`medvlm dry-run`: the whole road of a recipe in little, and what it says of it."""
+"""`medvlm dry-run`: the whole recipe at toy size, and its output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_shipped_recipe_runs_dry(path: Path, tmp_path: Path, capsys: pytes
 def test_a_recipe_of_published_models_runs_in_little_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """google/medsiglip-448 and Qwen3, whose weights and data are nowhere here: films and texts are made up."""
+    """google/medsiglip-448 and Qwen3, whose weights and data are not on this machine. Films and texts are made up."""
     content = tiny_run.recipe(stages=[{**tiny_run.INSTRUCT, "accumulate": 1}], export={"target": "stock"})
     content["model"]["encoders"]["film"] = {
         "kind": "transformers",
@@ -49,7 +49,7 @@ def test_a_recipe_of_published_models_runs_in_little_and_leaves_nothing(
 
 
 def test_a_stage_that_cannot_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Adapters on a tower that no image reaches: what a run would say after eight steps."""
+    """Adapters on a tower that gets no image. A run would report it after eight steps."""
     stage = {**tiny_run.INSTRUCT, "accumulate": 1, "shows": ["report"], "trains": ["connectors", "lora"]}
     path = tiny_run.written(tmp_path, tiny_run.recipe(stages=[stage]))
     assert main(["dry-run", str(path)]) == 2

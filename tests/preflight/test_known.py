@@ -1,4 +1,4 @@
-"""Models that are described in the package build to the size that was published, under the names of the real thing."""
+"""Models described in the package have the published sizes and parameter names."""
 
 from __future__ import annotations
 

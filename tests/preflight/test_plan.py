@@ -1,4 +1,4 @@
-"""`medvlm plan` from the outside: what it says of shipped recipes, and what it refuses."""
+"""`medvlm plan` from the command line: its output for shipped recipes, and its errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_plan_reads_like_a_table(written: Path, tmp_path: Path, capsys: pytest
 
 
 def test_what_does_not_fit_is_told_how_it_would(written: Path, tmp_path: Path) -> None:
-    """8 samples of a tiny model fit into anything, so the GPU is made small."""
+    """8 samples of a tiny model fit on every GPU, so the test uses a very small one."""
     loaded = load(written)
     large = parse("h100:4")
     found = plan(loaded, tmp_path, large).stages[0]

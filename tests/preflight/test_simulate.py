@@ -1,4 +1,4 @@
-"""What the plan says a step holds, against a real step of the same stage on a CPU."""
+"""The memory of a simulated step, compared with a real step of the same stage on a CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def optimizer_of(stage: Any, config: Any) -> torch.optim.Optimizer:
 
 
 def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[Any, Step]:
-    """The stage on the meta device with the sizes that its real tokenizer gave, and its step on that micro-batch."""
+    """The stage on the meta device with its real tokenizer's sizes, and its simulated step on that micro-batch."""
     with TemporaryDirectory() as folder:
         draft = make_draft(loaded.recipe, look(loaded, runs), Path(folder))
         number, config = next((i, s) for i, s in enumerate(draft.recipe.stages) if s.name == real.config.name)
@@ -64,7 +64,7 @@ def planned(loaded: LoadedRecipe, runs: Path, real: Any, micro: Any) -> tuple[An
 
 
 def shrunk(meta: Any, real: Any) -> Any:
-    """A tokenizer that is trained from 64 samples may find fewer words than one from all of them."""
+    """A tokenizer trained on 64 samples may have a smaller vocabulary than one trained on all."""
     for name, parameter in real.named_parameters():
         mine = meta.get_parameter(name)
         if mine.shape != parameter.shape:
@@ -108,7 +108,7 @@ def recipe_file(loaded: LoadedRecipe) -> Path:
 
 
 class Saved:
-    """Bytes of what autograd keeps, each storage once, without the weights, and without scores and masks [..., T, T]: a
+    """Bytes that autograd keeps, each storage once, without the weights, and without scores and masks [..., T, T]: a
     CPU stores them where a GPU does not."""
 
     def __init__(self, model: torch.nn.Module):
@@ -143,7 +143,7 @@ def test_what_is_drawn_on_from_shallow_runs_is_what_a_run_of_all_layers_holds(
 
 
 def test_extra_models_of_a_stage_are_counted_in_whole() -> None:
-    """A teacher is neither sharded nor trained: its bytes are added once, by every engine."""
+    """A teacher is neither sharded nor trained, so every engine adds its bytes once."""
     model, teacher = torch.nn.Linear(8, 4), torch.nn.Linear(8, 4)
     step = Step({"forward": {"work": 100.0}}, {}, 0.0, {})
     alone, beside = bytes_of.weights_of(model), bytes_of.weights_of(model, [teacher])

@@ -1,4 +1,4 @@
-"""A run folder as a finished training leaves it, made from a seed, and a reader of the pages."""
+"""A run folder like that of a finished training, made from a seed, and a parser for the pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def all(self, tag: str, class_: str | None = None) -> list[Element]:
-        """Descendants of that tag, with that class among theirs."""
+        """Descendants with this tag and class."""
         found = (
             [self] if self.tag == tag and (class_ is None or class_ in self.attributes.get("class", "").split()) else []
         )
@@ -47,7 +47,7 @@ class Element:
 
 
 class Tree(HTMLParser):
-    """Raises AssertionError for a tag that is closed where another one is open."""
+    """Raises AssertionError for a closing tag that does not match the open one."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def unfinished(tmp_path: Path) -> RunFolder:
 
 
 def fake_run(root: Path, finished: int = len(STAGES)) -> RunFolder:
-    """A run of which the first `finished` stages are done; evaluated when all are."""
+    """A run whose first `finished` stages are done. It is evaluated if all are."""
     run, draw = RunFolder(root), random.Random(7)
     root.mkdir(parents=True)
     stages = [

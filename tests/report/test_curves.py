@@ -1,4 +1,4 @@
-"""Curves and bars stand where the numbers say."""
+"""Curves and bars are at the positions of their numbers."""
 
 import math
 

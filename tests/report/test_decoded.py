@@ -1,4 +1,4 @@
-"""What decoders answered: masks over the picture, and what was taken for what."""
+"""Answers of decoders: masks over the picture, and confusion matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gallery of a data set: real shards in, one page out."""
+"""The gallery of a data set: a page made from real shards."""
 
 import base64
 import io
@@ -82,7 +82,7 @@ def test_answers_are_spread_as_they_are(shards, tmp_path, parse):
 
 
 def test_boxes_are_drawn_in_stored_pixels_once(shards, tmp_path, parse):
-    """Two questions carry the same box."""
+    """Two questions have the same box."""
     cards = find_section(parse(write_gallery(shards, tmp_path / "g.html", "test")), "samples").all("article")
     assert len(cards) == 2
     overlay = cards[0].all("div", "canvas")[0].all("svg")[0]

@@ -1,4 +1,4 @@
-"""What every page promises: nothing from elsewhere, nothing obeyed that was only quoted."""
+"""Every page is self-contained, and markup in quoted text has no effect."""
 
 import re
 
@@ -66,7 +66,7 @@ def test_the_policy_forbids_everything_from_elsewhere(tmp_path, parse):
 
 
 def test_every_class_of_the_style_sheet_is_balanced(tmp_path, parse):
-    """A lost brace would silently switch off all that follows it."""
+    """A missing brace would silently disable all rules after it."""
     style = parse(write_page(tmp_path / "p.html", title="t", eyebrow="e", head=[], sections=[])).all("style")[0].text
     assert style.count("{") == style.count("}")
 
@@ -78,7 +78,7 @@ def test_png_size_is_read_from_the_header():
 
 
 def test_boxes_are_drawn_in_their_own_coordinates_over_the_whole_image(parse):
-    """The overlay's view box is stretched over the image, so a box keeps the numbers that the answer said."""
+    """The overlay's view box is stretched over the image, so a box keeps the numbers of the answer."""
     boxes = [
         DrawnBox((210, 305, 420, 515.5), "truth", "truth: <nodule>"),
         DrawnBox((0, 0, 1000, 1000), "answer", "answer: nodule"),

@@ -1,4 +1,4 @@
-"""The report of a run: what it says, what it draws, and that it says what is missing."""
+"""The report of a run: its texts, its drawings, and its notes on what is missing."""
 
 import json
 import re
@@ -205,7 +205,7 @@ def test_a_result_without_baselines_is_said_to_have_none(parse):
 
 
 def test_gallery_draws_truth_and_answer_where_they_are(run, parse):
-    """The answers of the run say [222, 318, 431, 540] where [210, 305, 420, 515] is right, of a scale of 1000."""
+    """The run's answers are [222, 318, 431, 540], the true box is [210, 305, 420, 515], on a scale of 1000."""
     card = find_section(parse(write_report(run)), "answers").all("article")[0]
     overlay = card.all("div", "canvas")[0].all("svg")[0]
     assert overlay.attributes["viewbox"] == "0 0 1000 1000"
@@ -348,7 +348,7 @@ def test_adapters_are_shown_and_not_counted_twice(run, parse):
 
 
 def test_steps_logged_again_after_a_resume_count_once(unfinished, parse):
-    """The torn line is followed by the resumed run's lines; step 100 is logged twice, and the later value holds."""
+    """The torn line is followed by the resumed run's lines; step 100 is logged twice, and the later value counts."""
     with unfinished.metrics.open("a") as log:
         log.write("\n" + json.dumps({"stage": "align", "step": 100, "steps": 300, "loss": 123.0, "lr": 1e-3}) + "\n")
     page = parse(write_report(unfinished))

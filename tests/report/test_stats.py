@@ -1,4 +1,4 @@
-"""The statistics of a data set: real shards in, one page out, against numbers counted here."""
+"""The statistics of a data set: a page made from real shards, compared with numbers counted here."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_intensities_are_drawn_by_split_without_the_background(folder, tmp_path,
 
 
 def test_boxes_cover_their_share(folder, tmp_path, parse):
-    """A quarter and a hundredth of the image; percentiles of 12 of each."""
+    """Boxes of a quarter and a hundredth of the image, with percentiles over 12 of each."""
     assert rows(find_section(parse(write_stats(folder, tmp_path / "s.html")), "boxes"))[1:] == [
         ["nodule", "24", "12", "1 %", "13 %", "25 %"]
     ]
