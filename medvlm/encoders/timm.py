@@ -34,7 +34,7 @@ class Config(EncoderConfig, LoadedFile):
     preprocess: Preprocess
 
 
-def rehearsed(config: Config) -> Config:
+def scale_down(config: Config) -> Config:
     """At toy size: a ViT gets few and narrow layers, unless the recipe sets its size. Other networks keep theirs."""
     is_vit = config.net.split("_")[0].startswith(("vit", "eva", "deit", "beit"))
     if not is_vit or {"depth", "embed_dim"} & config.args.keys():

@@ -62,7 +62,7 @@ class Trained:
         """Whether a stage trained this parameter."""
         return any(matches(name, pattern) for stage in self.stages for pattern in stage.trains)
 
-    def for_stock(self) -> Trained:
+    def drop_windows(self) -> Trained:
         """The same without intensity windows. These are applied before the stock processor; the model card explains
         how."""
         return replace(self, preprocess={n: p.model_copy(update={"window": None}) for n, p in self.preprocess.items()})

@@ -73,7 +73,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 
 def write_reference(trained: Trained, folder: Path) -> None:
-    references.write_answers(trained.for_stock(), folder)
+    references.write_answers(trained.drop_windows(), folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:

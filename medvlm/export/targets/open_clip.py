@@ -64,7 +64,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 
 def write_reference(trained: Trained, folder: Path) -> None:
-    references.write_embeddings(trained.for_stock(), folder)
+    references.write_embeddings(trained.drop_windows(), folder)
     _write_hub_cache(trained, folder)
 
 

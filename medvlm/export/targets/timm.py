@@ -40,7 +40,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 
 def write_reference(trained: Trained, folder: Path) -> None:
-    references.write_features(trained.for_stock(), folder, compute)
+    references.write_features(trained.drop_windows(), folder, compute)
 
 
 def compute(encoder: Any, pixels: torch.Tensor) -> dict[str, torch.Tensor]:

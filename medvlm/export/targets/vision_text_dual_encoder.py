@@ -36,7 +36,7 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 
 def write_reference(trained: Trained, folder: Path) -> None:
-    references.write_embeddings(trained.for_stock(), folder)
+    references.write_embeddings(trained.drop_windows(), folder)
 
 
 def write(trained: Trained, folder: Path) -> Audit:
