@@ -26,8 +26,8 @@ class Weights:
     """Sizes of a model in the precision it is trained in.
 
     trained: elements that are trained. root: elements outside of all layers. block: elements of the largest layer.
-    block_trained: the most trained elements of any layer. beside: bytes of the stage's extra models, which every GPU
-    has whole."""
+    block_trained: the most trained elements of any layer. extra_bytes: of the stage's extra models, which every GPU has
+    whole."""
 
     trained: int
     trained_bytes: int
@@ -35,7 +35,7 @@ class Weights:
     root: int
     block: int
     block_trained: int
-    beside: int = 0
+    extra_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def estimate_memory(
     sections = [_sum_section(step, name, recompute, share) for name in step.sections]
     spread = [_shard_parts(parts, weights, engine, precision, world, offload) for parts in sections]
     worst = max(spread, key=lambda parts: sum(parts.values()))
-    worst["extra"] = float(weights.beside)
+    worst["extra"] = float(weights.extra_bytes)
     return Memory(engine, recompute is not None, {part: size for part, size in worst.items() if size >= 1})
 
 

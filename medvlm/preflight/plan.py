@@ -191,7 +191,7 @@ def _add_memory(
         chosen=_name_option(chosen),
         fits=fits,
         remedy=_explain_remedy(change, step, config, fits),
-        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.beside + optimizer),
+        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.extra_bytes + optimizer),
         checkpoints=3 if config.keep == "best" else 2,
     )
 

@@ -175,7 +175,7 @@ def make_lineage_section(run: RunRecord) -> Section | None:
 
 def _describe_descent(done: Record) -> str:
     """Which checkpoint later stages start from, and where this stage's initial weights came from."""
-    told = [str(origin) for origin in (done.get("from") or {}).values()]
-    origins = sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in told})
+    named = [str(origin) for origin in (done.get("from") or {}).values()]
+    origins = sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in named})
     began = f", started from the weights of {' and '.join(origins)}" if origins else ""
     return f", passes on {done['take']}{began}" if done.get("take") else began

@@ -18,7 +18,7 @@ PHI = {
     "unknown": "unknown: treat as patient data",
 }
 
-PASSES_ON = {"public": "everybody", "private": "one's own group", "none": "no one without the owner's permission"}
+PASSES_ON = {"public": "everybody", "private": "your own group", "none": "no one without the owner's permission"}
 
 LIMITS = """\
 For research on medical vision-language models. **This is not a medical device.** It must not be used for \
