@@ -43,7 +43,7 @@ def test_a_value_that_is_not_finite_is_left_out_and_said(parse):
 
 def test_a_curve_of_nothing_says_so(parse):
     assert "nothing logged" in parse(draw_curve("loss", [])).words()
-    assert "1 value not finite" in parse(draw_curve("loss", [Series("train", [(0, math.nan)])])).words()
+    assert "1 value is not finite" in parse(draw_curve("loss", [Series("train", [(0, math.nan)])])).words()
 
 
 def test_an_unfinished_stage_leaves_the_rest_of_the_axis_empty(parse):

@@ -106,7 +106,7 @@ def test_the_page_is_one_file_and_markup_of_the_data_is_text(folder, tmp_path, p
 
 
 def test_the_audit_is_told(folder, tmp_path, parse):
-    assert "is not known" in find_section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
+    assert "was not checked" in find_section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
     receipt = receipt_of(audit([open_set(folder, {})]))
     write_json(folder / "audit.json", receipt)
     words = find_section(parse(write_stats(folder, tmp_path / "s.html")), "audit").words()
