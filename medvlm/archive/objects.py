@@ -5,13 +5,17 @@ A reader of boxes (voc, coco, masks, ...) only says where the objects come from.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
+from medvlm.archive.box_form import find_fault, reaches_beyond
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
+from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Question, Truth, make_truth
 
 
@@ -54,31 +58,60 @@ Boxes = Mapping[str, Sequence[Box]]
 """Class -> the boxes of its objects; every class of the card has an entry."""
 
 
-def sort_by_class(
-    objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]
-) -> tuple[Boxes, Counter[str]]:
-    """The boxes by class, clipped to the image, and how many objects were left out, by reason.
+@dataclass(frozen=True)
+class SortedObjects:
+    """boxes: by class, clipped to the image. unclear: classes of which an object is annotated without a box that can be
+    used: nothing is asked about them, since their number is not known. left_out: how many objects, by reason."""
 
-    size: (height, width); zeros if unknown.
-    """
+    boxes: Boxes
+    unclear: frozenset[str]
+    left_out: Counter[str]
+
+
+def sort_by_class(objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]) -> SortedObjects:
+    """size: (height, width); zeros if unknown. An object without a class makes all classes unclear.
+
+    Raises DataError for a class that differs from one of the card only in letter case, blanks or plural: left out, it
+    would turn its image into one without any."""
     boxes: dict[str, list[Box]] = {name: [] for name in classes}
+    of_form = {_plain_form(name): name for name in boxes}
+    unclear: set[str] = set()
     left_out: Counter[str] = Counter()
     for name, box in objects:
-        box = _clip(box, size)
-        if name not in boxes:
+        if not name:
+            left_out["object without a class: nothing is asked about its image"] += 1
+            unclear.update(boxes)
+        elif name not in boxes:
+            if near := of_form.get(_plain_form(name)):
+                raise DataError(f"an object of a class that the card spells {near!r}; write it as the archive does")
             left_out["object of a class that the card does not name"] += 1
-        elif box[0] >= box[2] or box[1] >= box[3]:
-            left_out["box without area"] += 1
+        elif why := find_fault(box, size):
+            left_out[f"{why}: its class is not asked about in its image"] += 1
+            unclear.add(name)
         else:
-            boxes[name].append(box)
-    return boxes, left_out
+            boxes[name].append(_clip(box, size))
+            if reaches_beyond(box, size):
+                left_out["box cut at the edge of its image"] += 1
+    return SortedObjects(boxes, frozenset(unclear), left_out)
 
 
-def questions(config: AsksAboutObjects, boxes: Boxes, key: str, uncounted: Container[str] = ()) -> Iterator[Question]:
-    """uncounted: classes with more objects than boxes; there are no questions to count or locate these."""
-    yield from _ask("count", config.count, _count, config, boxes, key, uncounted)
-    yield from _ask("boxes", config.boxes, _locate, config, boxes, key, uncounted)
-    yield from _ask("presence", config.presence, _tell_presence, config, boxes, key, uncounted)
+def _plain_form(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold()).removesuffix("s")
+
+
+def questions(
+    config: AsksAboutObjects,
+    boxes: Boxes,
+    key: str,
+    uncounted: Container[str] = (),
+    unclear: Container[str] = (),
+) -> Iterator[Question]:
+    """uncounted: classes with more objects than boxes; there are no questions to count or locate these. unclear: as in
+    SortedObjects."""
+    clear = [name for name in config.classes if name not in unclear]
+    yield from _ask("count", config.count, _count, config, clear, boxes, key, uncounted)
+    yield from _ask("boxes", config.boxes, _locate, config, clear, boxes, key, uncounted)
+    yield from _ask("presence", config.presence, _tell_presence, config, clear, boxes, key, uncounted)
 
 
 def _ask(
@@ -86,6 +119,7 @@ def _ask(
     asked: ObjectQuestions | None,
     truth_of: Callable[[Sequence[Box], str, ObjectQuestions, bool], Truth | None],
     config: AsksAboutObjects,
+    clear: Container[str],
     boxes: Boxes,
     key: str,
     uncounted: Container[str],
@@ -93,6 +127,8 @@ def _ask(
     """what: the key in the card (count, boxes, presence); templates are `what:class`."""
     for name in (asked.classes or config.classes) if asked else ():
         assert asked is not None
+        if name not in clear:
+            continue
         # Sorted from left to right, so that there is one right text, not one for every order of the boxes.
         ordered = tuple(sorted(boxes[name]))
         truth = truth_of(ordered, config.classes[name].one, asked, name in uncounted)
@@ -105,16 +141,18 @@ def fill_names(wording: str, names: ObjectClass) -> str:
     return wording.replace("{one}", names.one).replace("{many}", names.many)
 
 
-def report(config: AsksAboutObjects, boxes: Boxes, uncounted: Container[str] = ()) -> str:
-    """`11 red blood cells, 1 white blood cell and no platelets.`"""
+def report(config: AsksAboutObjects, boxes: Boxes, uncounted: Container[str] = (), unclear: Container[str] = ()) -> str:
+    """`11 red blood cells, 1 white blood cell and no platelets.` Says nothing of unclear classes."""
     parts = []
     for name, names in config.classes.items():
+        if name in unclear:
+            continue
         n = len(boxes[name])
         parts.append(
             f"many {names.many}" if name in uncounted else f"{n or 'no'} {names.one if n == 1 else names.many}"
         )
-    text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
-    return f"{text[0].upper()}{text[1:]}."
+    text = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _clip(box: Box, size: tuple[int, int]) -> Box:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.archive.packing.deal import hash_name, split_of
-from medvlm.archive.tables.records import cell_text, format_of, records
+from medvlm.archive.tables.records import cell_text, find_fault, format_of, guess_delimiter, records
+from medvlm.archive.tables.values import is_nothing
 from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_pairing, make_tuning
 from medvlm.core.card import Splits
 from medvlm.core.document import as_yaml
@@ -101,7 +102,9 @@ def _rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list[str]
         if not rows and not bad:
             _check_columns(table, wanted, record)
         place, cells = f"line {number}", {name: cell_text(record.get(name)) or "" for name in wanted}
-        if empty := [name for name, text in cells.items() if not text]:
+        if fault := find_fault(record):
+            bad.append((place, fault))
+        elif empty := [name for name, text in cells.items() if not text or is_nothing(text)]:
             bad.append((place, f"no value in column {empty[0]}"))
         elif not (table.parent / cells[columns.image]).is_file():
             bad.append((place, f"the file in column {columns.image} is not there"))
@@ -131,7 +134,7 @@ def _check_columns(table: Path, wanted: list[str], record: Any) -> None:
         if name not in names:
             raise DataError(
                 f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must"
-                " hold their names)"
+                f" hold their names{guess_delimiter(names)})"
             )
 
 

@@ -366,7 +366,10 @@ def test_hannover_knows_projection_sex_and_the_joined_findings(packed, real_data
     assert Counter(q.truth.answer for q in films.questions if q.template == "finding") == Counter(
         row["finding"].lower() for row in findings
     )
-    assert films.receipt.left_out == {"no text or no answer for the question finding": len(rows) - len(findings)}
+    assert films.receipt.left_out == {
+        "no text or no answer for the question finding": len(rows) - len(findings),
+        "row without a partner in finding_from_covid_chestxray.csv": len(rows) - len(findings),
+    }
     sexes = Counter({"m": "male", "f": "female"}[row["sex"]] for row in rows)
     assert Counter(sample.report.split()[4] for sample in films.samples) == sexes
 

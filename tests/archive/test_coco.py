@@ -100,25 +100,47 @@ def test_a_patient_can_stand_in_a_record_of_the_image(tmp_path):
     assert [raw.sample.patient for raw in read_all(tmp_path, patient="{metadata.patientid}")] == ["17", ""]
 
 
-def test_boxes_end_at_the_edge_and_empty_ones_are_left_out(tmp_path):
-    archive(tmp_path, [image(1)], [object_(1, 1, -5, 70, 30, 30), object_(1, 1, 10, 10, 0, 5)])
-    left_out, raw = read_all(tmp_path)
-    assert left_out == LeftOut("box without area", 1) and truths(raw)["count:R"].boxes == ((0, 70, 25, 80),)
+def test_boxes_end_at_the_edge_and_that_is_counted(tmp_path):
+    archive(tmp_path, [image(1)], [object_(1, 1, -5, 70, 30, 30)])
+    cut, raw = read_all(tmp_path)
+    assert cut == LeftOut("box cut at the edge of its image", 1)
+    assert truths(raw)["count:R"].boxes == ((0, 70, 25, 80),)
 
 
 def test_categories_that_the_card_does_not_name_and_annotations_of_nothing_are_left_out(tmp_path):
     archive(
         tmp_path,
         [image(1)],
-        [object_(1, 7, 0, 0, 1, 1), object_(1, 9, 0, 0, 1, 1), object_(4, 1, 0, 0, 1, 1)],
+        [object_(1, 7, 0, 0, 1, 1), object_(4, 1, 0, 0, 1, 1)],
         [*CATEGORIES, {"id": 7, "name": "X"}],
     )
     *left_out, raw = read_all(tmp_path)
     assert set(left_out) == {
-        LeftOut("annotation of an image or a category that is not listed", 2),
+        LeftOut("annotation of an image that is not listed", 1),
         LeftOut("object of a class that the card does not name", 1),
     }
     assert truths(raw)["count:R"].count == 0
+
+
+def test_an_annotation_of_a_category_that_is_not_listed_makes_its_image_bad(tmp_path):
+    archive(tmp_path, [image(1), image(2)], [object_(1, 9, 0, 0, 5, 5)])
+    bad, raw = read_all(tmp_path)
+    assert isinstance(bad, BadSample) and "a category that is not listed" in bad.reason and raw.sample.key == "2.png"
+
+
+@pytest.mark.parametrize("ids", [("1", 1), (1, "1"), (1, "0001"), (1.0, 1), ("007", 7)])
+def test_ids_are_one_in_every_form(tmp_path, ids):
+    of_image, of_annotation = ids
+    annotation = {**object_(1, 1, 10, 10, 20, 20), "image_id": of_annotation, "category_id": "1"}
+    archive(tmp_path, [image(1, id=of_image)], [annotation])
+    (raw,) = read_all(tmp_path)
+    assert truths(raw)["count:R"].count == 1
+
+
+def test_annotations_that_all_belong_to_no_image_are_refused(tmp_path):
+    archive(tmp_path, [image(1)], [object_(4, 1, 0, 0, 9, 9), object_(5, 1, 0, 0, 9, 9)])
+    with pytest.raises(DataError, match="none of its 2 annotations has the image_id of one of its images"):
+        read_all(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,112 @@ def test_an_order_may_count_back_and_have_several_columns(tmp_path):
     }, "as numbers, not as text"
 
 
-def test_a_film_without_a_number_for_its_time_has_no_prior_and_is_none(tmp_path):
-    films(tmp_path, ("a", "7", "1"), ("b", "7", "?"), ("c", "7", "nan"), ("d", "7", "2"), ("e", "", "3"))
-    assert pairs(tmp_path) == {"a": ["a"], "b": ["b"], "c": ["c"], "d": ["a", "d"], "e": ["e"]}
+@pytest.mark.parametrize("nothing", ["", "nan", "NULL", "NaT"])
+def test_a_film_without_a_time_has_no_prior_and_is_none(tmp_path, nothing):
+    films(tmp_path, ("a", "7", "1"), ("b", "7", nothing), ("d", "7", "2"), ("e", "", "3"))
+    assert pairs(tmp_path) == {"a": ["a"], "b": ["b"], "d": ["a", "d"], "e": ["e"]}
+    counted = {item.reason: item.count for item in read(config(**PAIRS), tmp_path) if isinstance(item, LeftOut)}
+    assert counted["row without a patient or a time to order it by: it has no prior and is none"] == 2
+    assert counted["prior: row without an earlier study of its patient"] == 1
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        ("2019-05-01", "2020-02-01", "2021-03-01"),
+        ("2019/5/1", "2020/2/1", "2021/3/1"),
+        ("20190501", "2020-02-01", "20210301"),
+        ("2019-05-01", "2019-05-01 08:30", "2019-05-01T23:30:15.5"),
+        ("8:30", "08:30:01", "23:59"),
+        ("83000", "08:30:01", "235900.5"),
+        ("-3", "2.0", "2.5"),
+    ],
+)
+def test_dates_and_times_order_studies_in_every_form_that_is_certain(tmp_path, days):
+    first, second, third = days
+    films(tmp_path, ("c", "7", third), ("a", "7", first), ("b", "7", second))
+    assert pairs(tmp_path) == {"c": ["b", "c"], "a": ["a"], "b": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    "day", ["01.02.2020", "5/1/2019", "?", "inf", "May 2019", "2019-02-30", "2019-13-01", "25:00", "12:75", "2019-05"]
+)
+def test_a_time_that_cannot_be_read_is_refused_with_its_place(tmp_path, day):
+    films(tmp_path, ("a", "7", "20190501"), ("b", "7", day), ("c", "7", "20210301"))
+    with pytest.raises(DataError, match=r"line 3 of t.csv: column day is .*name the value in `missing`"):
+        pairs(tmp_path)
+    assert pairs(tmp_path, missing=[day])["c"] == ["a", "c"]
+
+
+@pytest.mark.parametrize("days", [("2019-05-01", "120"), ("7", "2019-05-01")])
+def test_dates_and_other_numbers_in_one_column_are_refused(tmp_path, days):
+    films(tmp_path, *((image, "7", day) for image, day in zip("ab", days, strict=True)))
+    with pytest.raises(DataError, match="column day is no date, unlike other rows"):
+        pairs(tmp_path)
+
+
+def test_a_prior_is_that_of_the_patient_in_every_form_of_the_number(tmp_path):
+    films(tmp_path, ("a", "0012", "1"), ("b", "12", "2"), ("c", "13", "3"))
+    assert pairs(tmp_path) == {"a": ["a"], "b": ["a", "b"], "c": ["c"]}
+
+
+@pytest.mark.parametrize(("here", "there"), [("12", "12.0"), ("12", "0012"), ("0012", "12"), ("a  b", "a b")])
+def test_a_join_finds_its_partner_in_every_form_of_an_identifier(tmp_path, here, there):
+    films(tmp_path, ("a", here, "1"))
+    write(tmp_path, "more.csv", [{"who": there, "side": "left"}, {"who": "x", "side": "right"}])
+    (raw,) = good(tmp_path, join=[{"file": "more.csv", "on": ["who"]}], report="{side}")
+    assert raw.sample.report == "left"
+
+
+def test_a_join_takes_the_form_as_written_first_and_refuses_to_choose_among_others(tmp_path):
+    films(tmp_path, ("a", "12", "1"), ("b", "012", "1"))
+    write(tmp_path, "more.csv", [{"who": who, "side": side} for who, side in (("12", "left"), ("0012", "right"))])
+    items = list(read(config(join=[{"file": "more.csv", "on": ["who"]}], report="{side}"), tmp_path))
+    assert [item.sample.report for item in items if isinstance(item, RawSample)] == ["left"]
+    assert ["stands in more.csv in several forms" in item.reason for item in items if isinstance(item, BadSample)] == [
+        True
+    ]
+
+
+def test_rows_without_a_partner_are_counted(tmp_path):
+    films(tmp_path, ("a", "7", "1"), ("b", "8", "1"), ("c", "9", "1"))
+    write(tmp_path, "more.csv", [{"who": "7", "side": "left"}])
+    items = list(read(config(join=[{"file": "more.csv", "on": ["who"]}], report="{side}"), tmp_path))
+    assert LeftOut("row without a partner in more.csv", 2) in items
+
+
+@pytest.mark.parametrize("path", ["images\\a.png", ".\\images\\a.png", "images/../images\\a.png"])
+def test_paths_of_windows_are_read_or_refused(tmp_path, path):
+    films(tmp_path, ("a", "7", "1"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(PNG)
+    write(tmp_path, "t.csv", [{"image": path}])
+    (item,) = read(config(), tmp_path)
+    if ".." in path:
+        assert isinstance(item, BadSample) and "leads out of the root" in item.reason
+    else:
+        assert isinstance(item, RawSample) and item.files["0"] == tmp_path / "images" / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("C:\\data\\study\\images\\a.png", "the last 2 parts of its path are a file under the root"),
+        (
+            "\\\\server\\share\\a.png",
+            "a drive or a server of Windows; the last part of its path is a file under the root",
+        ),
+        ("D:\\nowhere\\x.png", "expected a path relative to the root"),
+        ("pictures\\images\\a.png", "backslashes, which were read as /; the last 2 parts"),
+    ],
+)
+def test_a_path_of_windows_that_leads_nowhere_says_where_its_file_would_lie(tmp_path, path, why):
+    films(tmp_path, ("a", "7", "1"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(PNG)
+    write(tmp_path, "t.csv", [{"image": path}])
+    (item,) = read(config(), tmp_path)
+    assert isinstance(item, BadSample) and why in item.reason and "study" not in item.reason
 
 
 def test_films_without_an_earlier_one_can_be_left_out(tmp_path):

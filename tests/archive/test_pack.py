@@ -265,7 +265,7 @@ def test_bad_samples_are_listed_and_the_rest_is_packed(tmp_path):
     bad = {
         "cut": jpeg(1)[:-40],
         "see-through": transparent.getvalue(),
-        "nan": encode_npy(np.array([[np.nan]], np.float32)),
+        "infinite": encode_npy(np.array([[np.nan]], np.float32)),
         "text": b"hello",
     }
     raw = archive(tmp_path / "raw", 30, **bad)

@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from medvlm.archive.tables.values import identify
 from medvlm.core.card import Card, Splits
 from medvlm.core.errors import DataError
 
@@ -20,7 +21,9 @@ MIN_SALT = 16
 def hash_name(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
     """16 hex digits (64 bits: 10 M names collide with a chance of 3e-6). The same patient has the same hash in all
     data sets with the same salt, so shared patients can be found. Anyone who knows the salt can try all patient numbers
-    of a hospital, so the salt protects patients only if it is secret."""
+    of a hospital, so the salt protects patients only if it is secret. A patient's number has one hash in all its forms
+    (12, 12.0, 0012), also between data sets; raises DataError for one that has lost digits, see identify()."""
+    text = identify(text) if use == "patient" else text
     secret = hashlib.blake2b(salt.encode(), digest_size=32).digest()
     return hashlib.blake2b(
         text.encode("utf-8", "surrogatepass"), digest_size=8, key=secret, person=use.encode()

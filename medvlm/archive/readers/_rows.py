@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.tables.columns import Columns, MoreColumns, Row, columns_in, fill, with_prior
-from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, word_for
+from medvlm.archive.tables.card_words import CardWords, find_choice
+from medvlm.archive.tables.columns import Columns, MoreColumns, Prior, Row, columns_in, fill, with_prior
+from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, find_fault, guess_delimiter, word_for
 from medvlm.archive.tables.split_files import SPLIT
+from medvlm.archive.tables.values import as_whole, is_nothing, is_number
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
@@ -91,7 +94,17 @@ class Rows(MoreColumns):
     rename: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Column -> value in the table -> value to use; comes before `missing` and `where`."""
     missing: tuple[str, ...] = ()
-    """Values that mean there is none, such as NULL or todo. Empty always does."""
+    """Values that mean there is none, such as todo. An empty cell always does, and so do the words that programs write
+    for nothing: nan, NULL, NA, N/A, None, NaT, #N/A and their like."""
+    not_missing: tuple[str, ...] = ()
+    """Which of those words are values here, e.g. [None] where it is an answer. Choices and values of `where` always
+    are."""
+
+    @cached_property
+    def words(self) -> CardWords:
+        said = [choice for asked in self.questions for choice in asked.choices]
+        said += [text for asked in self.questions if asked.labels for text in (*asked.labels.yes, *asked.labels.no)]
+        return CardWords(self.rename, self.where, self.missing, (*said, *self.not_missing))
 
     @model_validator(mode="after")
     def _names_pairs(self) -> Rows:
@@ -141,13 +154,18 @@ def _read_answer(asked: TableQuestion, answer: str) -> Truth | None:
     choices = asked.choices
     if asked.lower:
         answer, choices = answer.lower(), tuple(choice.lower() for choice in choices)
-    return make_truth("choice", answer, choices=choices) if answer in choices else read_truth(asked.task, answer)
+    if (choice := find_choice(answer, choices)) is not None:
+        return make_truth("choice", choice, choices=choices)
+    if choices and is_number(answer) and all(map(is_number, choices)):
+        return None  # -1 beside 0 and 1: not one of the classes, and no text
+    return read_truth(asked.task, as_whole(answer) if asked.task == "count" else answer)
 
 
 def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
     """None where nothing is known."""
-    found = {name: fill(template, row) for name, template in asked.columns.items()}
-    labels = tuple(True if text in asked.yes else False if text in asked.no else None for text in found.values())
+    found = {name: as_whole(fill(template, row)) for name, template in asked.columns.items()}
+    yes, no = set(map(as_whole, asked.yes)), set(map(as_whole, asked.no))
+    labels = tuple(True if text in yes else False if text in no else None for text in found.values())
     if all(label is None for label in labels):
         return None
     return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False)
@@ -196,11 +214,11 @@ def group_rows(
         where = f"{word_for(file, form)} {number} of {file}"
         if isinstance(row, str):
             bad.append(BadSample(where, row, where))
-        elif other := next((column for column, values in config.where.items() if row[column] not in values), ""):
+        elif other := config.words.find_unwanted(row):
             left_out[f"{other} is not {' or '.join(config.where[other])}"] += 1
         else:
             kept.append((file, number, row))
-    has_prior = with_prior([row for _, _, row in kept], config.prior) if config.prior else []
+    has_prior = _add_prior(config.prior, kept, left_out, form) if config.prior else []
     samples: dict[str, list[Numbered]] = {}
     for index, (file, number, row) in enumerate(kept):
         if config.prior and config.prior.needed and not has_prior[index]:
@@ -210,15 +228,26 @@ def group_rows(
         else:
             where = say_place([(file, number, row)], form)
             bad.append(BadSample(where, f"no value for {key}", where))
-    left_out += columns.left_out
+    left_out += columns.left_out  # counted while the rows were read
     return samples, bad + [LeftOut(reason, n) for reason, n in left_out.items()]
+
+
+def _add_prior(prior: Prior, rows: list[Numbered], left_out: Counter[str], form: Format | None) -> list[bool]:
+    places = [f"{word_for(file, form)} {number} of {file}" for file, number, _ in rows]
+    has_prior, without = with_prior([row for _, _, row in rows], prior, places)
+    if without:
+        left_out["row without a patient or a time to order it by: it has no prior and is none"] += without
+    if not prior.needed and (first := has_prior.count(False) - without):
+        left_out["prior: row without an earlier study of its patient"] += first
+    return has_prior
 
 
 def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
     if unknown := sorted(columns.own - seen):
         found = f"{len(seen)} others" if seen else "no rows"
+        expected = f"{NAMES_FIRST}{guess_delimiter(seen)}"
         raise DataError(
-            f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], sorted(seen))} ({found}; {NAMES_FIRST})"
+            f"{path}: no column {unknown[0]!r}{did_you_mean(unknown[0], sorted(seen))} ({found}; {expected})"
         )
 
 
@@ -233,8 +262,8 @@ def read_row(record: object, columns: Columns, config: Rows, split: str) -> Row 
     """The row with all its columns, or what is wrong with it."""
     if not isinstance(record, dict):
         return "not a record of columns and values"
-    if None in record:  # where csv.DictReader puts what is beyond the header
-        return "more values than the table has columns"
+    if fault := find_fault(record):
+        return fault
     row = {}
     for column in columns.own:
         text = cell_text(record.get(column))
@@ -245,7 +274,12 @@ def read_row(record: object, columns: Columns, config: Rows, split: str) -> Row 
         columns.complete(row)
     except DataError as reason:
         return str(reason)
+    words = config.words
     for column, text in row.items():
-        text = config.rename.get(column, {}).get(text, text)
-        row[column] = "" if text in config.missing else text
+        renamed = words.rename(column, text)
+        if renamed is None and is_nothing(text) and text not in words.values:
+            columns.left_out[f"cell of {column} with a word for nothing (nan, NULL, None ...), taken as missing"] += 1
+            renamed = ""
+        found = text if renamed is None else renamed
+        row[column] = "" if as_whole(found) in words.missing else found
     return {**row, SPLIT[1:-1]: split}

@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from medvlm.archive.box_form import BoxSurvey
 from medvlm.archive.objects import AsksAboutObjects, questions, report, sort_by_class
 from medvlm.archive.tables.columns import columns_in, file_in, fill
 from medvlm.archive.tables.records import cell_text, document
 from medvlm.archive.tables.split_files import Files, by_split
+from medvlm.archive.tables.values import identify
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Box, Medium, Sample
@@ -47,7 +50,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
                 f" {', '.join(found.categories.values())})"
             )
         if found.lost:
-            yield LeftOut("annotation of an image or a category that is not listed", found.lost)
+            yield LeftOut("annotation of an image that is not listed", found.lost)
         for number, image in enumerate(found.images, 1):
             where = f"image {number} of {name}"
             try:
@@ -66,10 +69,10 @@ def count(config: Config, root: Path | None) -> int:
 
 class _Instances:
     """images: in file order. categories: id -> name. of_image: image id -> its annotations. lost: number of annotations
-    without image or category."""
+    without an image. Ids are compared as identify() does: 7, 7.0 and "7" are one."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DataError if the file is missing or not of the format."""
+        """Raises DataError if the file is missing or not of the format, or its boxes are not [x, y, width, height]."""
         if not path.is_file():
             raise DataError(f"{path}: there is no such file; reader.file of the card is relative to the root")
         content = document(path)
@@ -81,22 +84,37 @@ class _Instances:
         images, annotations, categories = lists
         self.images: list[dict[str, Any]] = images
         self.categories = {
-            each.get("id"): str(each.get("name", "")).strip() for each in categories if _is_id(each.get("id"))
+            id_: str(each.get("name", "")).strip() for each in categories if (id_ := read_id(each.get("id")))
         }
-        self.of_image: dict[Any, list[dict[str, Any]]] = {
-            image["id"]: [] for image in self.images if _is_id(image.get("id"))
+        self.of_image: dict[str, list[dict[str, Any]]] = {
+            id_: [] for image in self.images if (id_ := read_id(image.get("id")))
         }
         self.lost = 0
         for each in annotations:
-            image, category = each.get("image_id"), each.get("category_id")
-            if _is_id(image) and _is_id(category) and image in self.of_image and category in self.categories:
+            if (image := read_id(each.get("image_id"))) in self.of_image:
                 self.of_image[image].append(each)
             else:
                 self.lost += 1
+        if self.lost and self.lost == len(annotations):
+            raise DataError(f"{path}: none of its {self.lost} annotations has the image_id of one of its images")
+        self._check_boxes(path)
+
+    def _check_boxes(self, path: Path) -> None:
+        survey = BoxSurvey("xywh")
+        for image in self.images:
+            size = (image.get("height", 0), image.get("width", 0))
+            known = size if all(isinstance(side, int) for side in size) else (0, 0)
+            for each in self.of_image.get(read_id(image.get("id")), ()):
+                with suppress(DataError):  # told of the image that it belongs to
+                    survey.add(_box(each.get("bbox")), known)
+        survey.check(path)
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
+def read_id(value: Any) -> str:
+    """ "" for what is no id."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return ""
+    return identify(cell_text(value) or "")
 
 
 def _sample(
@@ -104,27 +122,30 @@ def _sample(
 ) -> tuple[RawSample, Counter[str]]:
     """The sample, and how many objects were left out by reason."""
     name, size = image.get("file_name"), (image.get("height", 0), image.get("width", 0))
-    if not isinstance(name, str) or not _is_id(image.get("id")):
+    if not isinstance(name, str) or not read_id(image.get("id")):
         raise DataError("its image has no id or no file_name")
     if not all(isinstance(each, int) and each >= 0 for each in size):
         raise DataError("its image has a height or width that is no number of pixels")
     objects: list[tuple[str, Box]] = []
     crowds: set[str] = set()
-    for each in found.of_image[image["id"]]:
-        category = found.categories[each["category_id"]]
+    for each in found.of_image[read_id(image["id"])]:
+        category = found.categories.get(read_id(each.get("category_id")))
+        if category is None:
+            raise DataError("has an annotation of a category that is not listed")
         if each.get("iscrowd"):
             crowds.add(category)
         else:
             objects.append((category, _box(each.get("bbox"))))
-    boxes, left_out = sort_by_class(objects, size, config.classes)
+    sorted_by = sort_by_class(objects, size, config.classes)
+    boxes, unclear, left_out = sorted_by.boxes, sorted_by.unclear, sorted_by.left_out
     uncounted = crowds & set(config.classes)
     left_out.update({"group of objects that is not counted": len(uncounted)} if uncounted else {})
     fields = _flat(image)
     fields |= {column: "" for column in columns_in(config.patient) if column not in fields}
-    key, text = f"{split}/{name}" if split else name, report(config, boxes, uncounted)
+    key, text = f"{split}/{name}" if split else name, report(config, boxes, uncounted, unclear)
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
-    asked = tuple(questions(config, boxes, key, uncounted))
-    sample = Sample(key, "", split, (medium,), text, text, asked, fill(config.patient, fields))
+    asked = tuple(questions(config, boxes, key, uncounted, unclear))
+    sample = Sample(key, "", split, (medium,), text, "" if unclear else text, asked, fill(config.patient, fields))
     return (
         RawSample(sample, {"0": file_in(root, f"{config.images}/{name}" if config.images != "." else name)}, where),
         left_out,

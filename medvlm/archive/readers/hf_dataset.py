@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medvlm.archive import arrow_files
+from medvlm.archive.box_form import BoxSurvey
 from medvlm.archive.objects import AsksAboutObjects, questions, sort_by_class
 from medvlm.archive.readers._rows import (
     Numbered,
@@ -79,6 +80,12 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     )
     samples, others = group_rows(config, config.key or _IMAGES, _rows(config, root, columns), columns)
     yield from others
+    if config.objects:
+        survey = BoxSurvey(config.objects.form)
+        for _, _, row in (row for rows in samples.values() for row in rows):
+            for _, (x1, y1, x2, y2) in json.loads(row[_OBJECTS]):
+                survey.add((x1, y1, x2, y2))
+        survey.check(root)
     first = {rows[0][:2]: (key, rows) for key, rows in samples.items()}
     for _, name, file in _files(config, root):
         for number, record in arrow_files.rows(file, [medium.column for medium in config.media]):
@@ -108,10 +115,10 @@ def _sample(
                 media.append(Medium(each.kind, str(len(media)), (), unit=each.unit, modality=modality))
         raw, unasked = make_sample(config, key, rows, tuple(media), files, where)
         if config.objects:
-            boxes, left_out = sort_by_class(
-                [found for _, _, row in rows for found in json.loads(row[_OBJECTS])], (0, 0), config.objects.classes
-            )
-            asked = (*raw.sample.questions, *questions(config.objects, boxes, key))
+            found = [each for _, _, row in rows for each in json.loads(row[_OBJECTS])]
+            objects = sort_by_class(found, (0, 0), config.objects.classes)
+            left_out = objects.left_out
+            asked = (*raw.sample.questions, *questions(config.objects, objects.boxes, key, (), objects.unclear))
             raw = replace(raw, sample=replace(raw.sample, questions=asked))
     except DataError as reason:
         yield BadSample(key, str(reason), where)

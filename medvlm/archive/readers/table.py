@@ -33,7 +33,7 @@ from medvlm.archive.readers._rows import (
 )
 from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, fill
 from medvlm.archive.tables.records import Format, format_of, records
-from medvlm.archive.tables.row_objects import RowObjects, objects_of
+from medvlm.archive.tables.row_objects import RowObjects, check_form, objects_of
 from medvlm.archive.tables.split_files import SPLIT, Files, by_split
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.decoder_config import Offer
@@ -80,6 +80,10 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
     assert root is not None, "a table has a root"
     samples, others = _group(config, root)
     yield from others
+    if config.objects:
+        check_form(
+            config.objects, (row for rows in samples.values() for _, _, row in rows), root / by_split(config.file)[0][1]
+        )
     for key, rows in samples.items():
         where = say_place(rows, config.format)
         if any(map(finds_tiles, config.media)):
@@ -87,17 +91,16 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
             continue
         try:
             raw, unasked = _read_sample(config, root, key, rows, where)
-            boxes, left_out = (
-                sort_by_class(objects_of(config.objects, [row for _, _, row in rows]), (0, 0), config.objects.classes)
-                if config.objects
-                else ({}, Counter[str]())
-            )
+            left_out = Counter[str]()
+            if config.objects:
+                found = objects_of(config.objects, [row for _, _, row in rows])
+                objects = sort_by_class(found, (0, 0), config.objects.classes)
+                asked = questions(config.objects, objects.boxes, key, (), objects.unclear)
+                raw = replace(raw, sample=replace(raw.sample, questions=(*raw.sample.questions, *asked)))
+                left_out = objects.left_out
         except DataError as reason:
             yield BadSample(key, str(reason), where)
             continue
-        if config.objects:
-            asked = (*raw.sample.questions, *questions(config.objects, boxes, key))
-            raw = replace(raw, sample=replace(raw.sample, questions=asked))
         yield from (LeftOut(why, n) for why, n in left_out.items())
         yield from (LeftOut(f"no text or no answer for the question {template}", n) for template, n in unasked.items())
         yield raw

@@ -8,8 +8,8 @@ where they count pixels from 1, as in VOC itself, a box is half a pixel off on a
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,8 @@ from xml.parsers import expat
 
 from pydantic import Field, model_validator
 
-from medvlm.archive.objects import AsksAboutObjects, questions, report, sort_by_class
+from medvlm.archive.box_form import BoxSurvey
+from medvlm.archive.objects import AsksAboutObjects, SortedObjects, questions, report, sort_by_class
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
@@ -63,18 +64,19 @@ class Config(AsksAboutObjects):
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
     """One sample an XML file, by name. Raises DataError when one of the folders is not there or empty."""
     annotations, images = _annotations(config, root), _images(config, root)
+    _check_boxes(annotations)
     for number, xml in enumerate(annotations, 1):
         where = f"file {number} of {len(annotations)} in {config.annotations}"
         try:
-            size, boxes, left_out = _objects(config, xml, images)
+            size, objects = _objects(config, xml, images)
         except DataError as reason:
             yield BadSample(xml.stem, str(reason), where)
             continue
-        yield from (LeftOut(why, n) for why, n in left_out.items())
+        yield from (LeftOut(why, n) for why, n in objects.left_out.items())
         if config.crops:
-            yield from _crops(config, config.crops, xml.stem, images[xml.stem], boxes, where)
+            yield from _crops(config, config.crops, xml.stem, images[xml.stem], objects.boxes, where)
         else:
-            yield _sample(config, xml.stem, images[xml.stem], size, boxes, where)
+            yield _sample(config, xml.stem, images[xml.stem], size, objects, where)
     if bare := len(images.keys() - {xml.stem for xml in annotations}):
         yield LeftOut("image without annotation", bare)
 
@@ -137,22 +139,33 @@ def _images(config: Config, root: Path | None) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
 
 
-def _objects(
-    config: Config, xml: Path, images: dict[str, Path]
-) -> tuple[tuple[int, int], Mapping[str, Sequence[Box]], Counter[str]]:
-    """Size of the image, the boxes by class, and how many objects were left out by reason."""
+def _check_boxes(annotations: Sequence[Path]) -> None:
+    survey = BoxSurvey("xyxy")
+    for xml in annotations:
+        with suppress(DataError):  # told of the image that it belongs to
+            size, objects = objects_in(xml.read_bytes())
+            for _, box in objects:
+                survey.add(box, size)
+    survey.check(annotations[0].parent)
+
+
+def _objects(config: Config, xml: Path, images: dict[str, Path]) -> tuple[tuple[int, int], SortedObjects]:
+    """Size of the image, and its objects."""
     if xml.stem not in images:
         raise DataError("there is no .jpg, .jpeg or .png of its name")
     size, objects = objects_in(xml.read_bytes())
-    return size, *sort_by_class(objects, size, config.classes)
+    return size, sort_by_class(objects, size, config.classes)
 
 
 def _sample(
-    config: Config, stem: str, image: Path, size: tuple[int, int], boxes: Mapping[str, Sequence[Box]], where: str
+    config: Config, stem: str, image: Path, size: tuple[int, int], objects: SortedObjects, where: str
 ) -> RawSample:
-    text = report(config, boxes)
+    boxes, unclear = objects.boxes, objects.unclear
+    text = report(config, boxes, (), unclear)
     medium = Medium(config.medium, "0", size if all(size) else (), modality=config.modality)
-    sample = Sample(stem, "", "", (medium,), text, text, tuple(questions(config, boxes, stem)))
+    sample = Sample(
+        stem, "", "", (medium,), text, "" if unclear else text, tuple(questions(config, boxes, stem, (), unclear))
+    )
     return RawSample(sample, {"0": image}, where)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from pydantic import Field, field_validator
 
-from medvlm.archive.tables.records import Format, cell_text, format_of, records
+from medvlm.archive.tables.records import Format, cell_text, find_fault, format_of, guess_delimiter, records
+from medvlm.archive.tables.values import identify, is_date, order_value
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 
@@ -29,15 +29,16 @@ class Join(Config):
     format: Format | None = None
     """By the file's suffix when absent."""
     on: tuple[str, ...] = Field(min_length=1)
-    """Columns that both tables have; each row gets the other columns of the row with the same values in these."""
+    """Columns that both tables have; each row gets the other columns of the row with the same values in these. 12, 12.0
+    and 0012 are the same, unless a table has several of them."""
 
 
 class Prior(Config):
     of: str
     """Template of the patient whose studies are put in order."""
     order: tuple[str, ...] = Field(min_length=1)
-    """Numeric columns (a date, a time, a day) that order the rows; a leading `-` reverses a column. Rows with equal
-    values are of the same time."""
+    """Columns that order the rows: numbers (of days, or 20190501), ISO dates (2019-05-01, 2019-05-01 12:30) or times
+    (12:30:15); a leading `-` reverses a column. Rows with equal values are of the same time."""
     needed: bool = False
     """Leave out rows without an earlier one."""
 
@@ -79,20 +80,37 @@ def fill(template: str, row: Row) -> str:
 
 
 def file_in(root: Path, name: str) -> Path:
-    """Raises DataError for a path outside the root (links inside it may lead out), and if there is no such file."""
+    """A name with backslashes is that of Windows, unless there is a file of that very name.
+
+    Raises DataError for a path outside the root (links inside it may lead out), and if there is no such file."""
+    is_windows = "\\" in name and not (root / name).is_file()
+    if is_windows and PureWindowsPath(name).drive:
+        raise DataError(f"the path of its file begins with a drive or a server of Windows{_find_tail(root, name)}")
+    name = PureWindowsPath(name).as_posix() if is_windows else name
     path = root / name
     if ".." in name.split("/") or (name.startswith("/") and not path.is_relative_to(root)):
         raise DataError("the path of its file leads out of the root; paths are relative to the root")
     if not path.is_file():
-        raise DataError("its file is not there")
+        hint = f"; its path has backslashes, which were read as /{_find_tail(root, name)}" if is_windows else ""
+        raise DataError(f"its file is not there{hint}")
     return path
+
+
+def _find_tail(root: Path, name: str) -> str:
+    """Which last parts of a path of Windows lie under the root, in words."""
+    parts = [part for part in re.split(r"[\\/]", name) if part not in ("", ".", "..")]
+    for count in range(len(parts), 0, -1):
+        if (root.joinpath(*parts[-count:])).is_file():
+            last = "the last part of its path is" if count == 1 else f"the last {count} parts of its path are"
+            return f"; {last} a file under the root: leave out what stands before"
+    return "; expected a path relative to the root"
 
 
 class Columns:
     """Which columns of a row are read, and which are added to it.
 
-    own: columns to take from the row itself. seen: columns that the joined tables have. left_out: counts of missing
-    text files.
+    own: columns to take from the row itself. seen: columns that the joined tables have. left_out: counts of rows
+    without a partner in a joined table, of missing text files, and of cells that say nothing.
     """
 
     def __init__(self, config: MoreColumns, root: Path, wanted: Iterable[str]) -> None:
@@ -108,13 +126,16 @@ class Columns:
         )
         self.own = plain - self.added
         self.seen: set[str] = set()
-        self._joined = [(join, _read_joined(join, root, self.own, self.seen)) for join in config.join]
+        self._joined = [_Joined(join, root, self.own, self.seen) for join in config.join]
         self.left_out: Counter[str] = Counter()
 
     def complete(self, row: Row) -> None:
         """Adds the columns. Raises DataError for a text file that cannot be read."""
-        for join, rows in self._joined:
-            for column, value in rows.get(tuple(row[name] for name in join.on), {}).items():
+        for joined in self._joined:
+            partner = joined.find(row)
+            if partner is None:
+                self.left_out[f"row without a partner in {joined.join.file}"] += 1
+            for column, value in (partner or {}).items():
                 row[column] = row[column] or value
         self._add_parts(row)
         for column, template in self._config.texts.items():
@@ -140,34 +161,63 @@ class Columns:
             raise DataError(f"its text {column} is not UTF-8 (byte {reason.start})") from None
 
 
-def _read_joined(join: Join, root: Path, wanted: set[str], seen: set[str]) -> dict[tuple[str, ...], Row]:
-    """Values of `on` -> the row with its wanted columns. Adds the names of all columns to `seen`."""
-    path = root / join.file
-    rows: dict[tuple[str, ...], Row] = {}
-    for number, record in records(path, join.format or format_of(join.file)):
-        if not isinstance(record, dict) or (missing := [name for name in join.on if name not in record]):
+class _Joined:
+    """A joined table. exact: values of `on` -> the wanted columns of the row. of_form: identify() of the values -> its
+    exact values, of which there may be several."""
+
+    def __init__(self, join: Join, root: Path, wanted: set[str], seen: set[str]) -> None:
+        """Adds the names of all columns to `seen`."""
+        self.join, path = join, root / join.file
+        self._exact: dict[tuple[str, ...], Row] = {}
+        self._of_form: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+        for number, record in records(path, join.format or format_of(join.file)):
+            where = f"{path}: record {number}"
+            if not isinstance(record, dict):
+                raise DataError(f"{where} is not a row")
+            if fault := find_fault(record):
+                raise DataError(f"{where} has {fault}")
+            if missing := [name for name in join.on if name not in record]:
+                raise DataError(f"{where} has no column {missing[0]!r}{guess_delimiter(record)}")
+            seen.update(record)
+            row = {column: cell_text(value) or "" for column, value in record.items() if column in wanted}
+            key = tuple(row[name] for name in join.on)
+            if self._exact.setdefault(key, row) != row:
+                raise DataError(f"{where} says something else than an earlier one with the same {', '.join(join.on)}")
+            self._of_form.setdefault(_identify(key, where), set()).add(key)
+
+    def find(self, row: Row) -> Row | None:
+        """Raises DataError where several rows have its values in other forms (12 and 0012)."""
+        key = tuple(row[name] for name in self.join.on)
+        if key in self._exact:
+            return self._exact[key]
+        forms = self._of_form.get(_identify(key, "it"), ())
+        if len(forms) > 1:
             raise DataError(
-                f"{path}: record {number} has no column {missing[0]!r}"
-                if isinstance(record, dict)
-                else f"{path}: record {number} is not a row"
+                f"its {', '.join(self.join.on)} stands in {self.join.file} in several forms, such as 12 and 0012;"
+                " write it in one form"
             )
-        seen.update(column for column in record if column is not None)
-        row = {column: cell_text(value) or "" for column, value in record.items() if column in wanted}
-        key = tuple(row[name] for name in join.on)
-        if rows.setdefault(key, row) != row:
-            raise DataError(
-                f"{path}: record {number} says something else than an earlier one with the same {', '.join(join.on)}"
-            )
-    return rows
+        return self._exact[next(iter(forms))] if forms else None
 
 
-def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
+def _identify(values: tuple[str, ...], where: str) -> tuple[str, ...]:
+    try:
+        return tuple(map(identify, values))
+    except DataError as reason:
+        raise DataError(f"{where}: {reason}") from None
+
+
+def with_prior(rows: Sequence[Row], prior: Prior, places: Sequence[str]) -> tuple[list[bool], int]:
     """Adds to each row the columns of the last earlier row, empty if there is none. Returns for each whether there is
-    one."""
+    one, and how many rows have no patient or no time.
+
+    places: where each row stands. Raises DataError for a value of `order` that cannot be read: a row that is left out
+    would give the next one a wrong prior."""
     of_whom: dict[str, list[tuple[tuple[float, ...], int]]] = {}
     for index, row in enumerate(rows):
-        if (whose := fill(prior.of, row)) and (when := _numbers(row, prior.order)):
+        when = _read_order(row, prior.order, places[index])
+        if (whose := identify(fill(prior.of, row))) and when:
             of_whom.setdefault(whose, []).append((when, index))
+    _check_one_form(rows, prior.order, places)
     earlier: dict[int, int] = {}
     for history in of_whom.values():
         first_of: dict[tuple[float, ...], int] = {}
@@ -180,13 +230,38 @@ def with_prior(rows: Sequence[Row], prior: Prior) -> list[bool]:
     for index, row in enumerate(rows):
         values = plain[earlier[index]] if index in earlier else dict.fromkeys(row, "")
         row.update({f"{PRIOR}{column}": value for column, value in values.items()})
-    return [index in earlier for index in range(len(rows))]
+    return [index in earlier for index in range(len(rows))], len(rows) - sum(map(len, of_whom.values()))
 
 
-def _numbers(row: Row, columns: tuple[str, ...]) -> tuple[float, ...] | None:
-    """None if one of them is not a number: such a row cannot be ordered."""
-    try:
-        found = tuple(-float(row[column[1:]]) if column.startswith("-") else float(row[column]) for column in columns)
-    except ValueError:
-        return None
-    return found if all(map(math.isfinite, found)) else None
+def _read_order(row: Row, columns: tuple[str, ...], place: str) -> tuple[float, ...] | None:
+    """None if one of them is missing: such a row cannot be ordered."""
+    found = []
+    for column in columns:
+        sign, name = (-1, column[1:]) if column.startswith("-") else (1, column)
+        try:
+            value = order_value(row[name])
+        except DataError as reason:
+            raise DataError(
+                f"{place}: column {name} is {reason}, so the studies of a patient cannot be ordered; rewrite the"
+                " column, or name the value in `missing`"
+            ) from None
+        if value is None:
+            return None
+        found.append(sign * value)
+    return tuple(found)
+
+
+def _check_one_form(rows: Sequence[Row], columns: tuple[str, ...], places: Sequence[str]) -> None:
+    """Raises DataError for a column that mixes ISO dates with numbers that are none, such as days."""
+    for name in (column.removeprefix("-") for column in columns):
+        if not any(is_date(row[name]) for row in rows):
+            continue
+        for row, place in zip(rows, places, strict=True):
+            if (
+                row[name]
+                and not is_date(row[name])
+                and not is_date(f"{row[name][:4]}-{row[name][4:6]}-{row[name][6:]}")
+            ):
+                raise DataError(
+                    f"{place}: column {name} is no date, unlike other rows; write all of them as 2019-05-01"
+                )

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from medvlm.archive.tables.values import as_whole, is_nothing, strip
 from medvlm.core.errors import DataError, did_you_mean
 
 Format = Literal["csv", "tsv", "jsonl", "json"]
+_PLAIN_WHOLE = re.compile(r"[+-]?\d+")
 
 NAMES_FIRST = "expected the names of the columns in its first line"
 """Errors say this instead of quoting the first line: in a table without a header line it would be patient data."""
+
+SHORT: Any = object()
+"""The value of a column that a row of CSV or TSV does not reach: which of its values is missing is not known."""
+TOO_SHORT = "fewer values than the table has columns: which of them is missing is not known"
+TOO_LONG = "more values than the table has columns"
 
 
 def without_key(path: Path) -> tuple[Path, str]:
@@ -41,7 +49,9 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
     """Yields (number, record). The number counts from 1; in CSV it is the last line of the record. A record is usually
     a dict.
 
-    path: for a JSON object with several lists, `annotations.json#train` reads the list under that key.
+    path: for a JSON object with several lists, `annotations.json#train` reads the list under that key. A column of CSV
+    or TSV whose numbers are all whole, but some of them are written as `3.0` (as pandas does where one is missing), is
+    read as whole numbers, as 3.0 of JSON is.
     Raises DataError if the file is missing, not of the format, or not UTF-8.
     """
     path, key = without_key(path)
@@ -50,7 +60,11 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="" if form in ("csv", "tsv") else None) as file:
             if form in ("csv", "tsv"):
-                yield from _read_separated(file, str(path), "," if form == "csv" else "\t")
+                delimiter = "," if form == "csv" else "\t"
+                whole = _find_whole(_read_separated(file, str(path), delimiter))
+                file.seek(0)
+                for number, row in _read_separated(file, str(path), delimiter):
+                    yield number, {c: as_whole(v) if c in whole and isinstance(v, str) else v for c, v in row.items()}
             elif form == "jsonl":
                 yield from (
                     (number, _parse_json(line, f"{path}:{number}"))
@@ -89,12 +103,46 @@ def cell_text(value: Any) -> str | None:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip()
+    return strip(str(value))
+
+
+def find_fault(record: dict[Any, Any]) -> str:
+    """What is wrong with a row of CSV or TSV; "" for a row with a value for each column."""
+    if None in record:  # where csv.DictReader puts what is beyond the header
+        return TOO_LONG
+    return TOO_SHORT if any(value is SHORT for name, value in record.items() if name) else ""
+
+
+def guess_delimiter(names: Collection[Any]) -> str:
+    """A hint for a table that lacks a column: what its values seem to be separated by. "" where nothing is seen."""
+    first = next(iter(names), "")
+    if any(name and name.startswith("sep=") for name in names):
+        return "; its first line is Excel's `sep=`: delete that line"
+    seems = max(";\t|,", key=first.count)
+    if len(names) > 1 or not first.count(seems):
+        return ""
+    name = "tabs" if seems == "\t" else f"{seems!r}"
+    return f"; its values seem to be separated by {name}: save it anew with commas, or set `format` (csv, tsv: tabs)"
+
+
+def _find_whole(rows: Iterator[tuple[int, dict[str | None, Any]]]) -> set[str | None]:
+    """The columns with a number such as `3.0` and none such as `3.5`, or text."""
+    floats, others = set[str | None](), set[str | None]()
+    for _, row in rows:
+        for column, value in row.items():
+            if column in others or not isinstance(value, str):
+                continue
+            text = strip(value)
+            if as_whole(text) != text:
+                floats.add(column)
+            elif not _PLAIN_WHOLE.fullmatch(text) and text and not is_nothing(text):
+                others.add(column)
+    return floats - others
 
 
 def _read_separated(file: Any, path: str, delimiter: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
     csv.field_size_limit(1 << 27)  # the default, 131072 characters, is too short for a long report
-    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    reader = csv.DictReader(file, delimiter=delimiter, strict=True, restval=SHORT)
     try:
         names = list(reader.fieldnames or ())
         if twice := [number for number, name in enumerate(names, 1) if name in names[: number - 1]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
+from medvlm.archive.box_form import BoxSurvey
 from medvlm.archive.objects import AsksAboutObjects
 from medvlm.archive.tables.columns import Row
 from medvlm.core.errors import DataError
@@ -33,3 +35,13 @@ def objects_of(config: RowObjects, rows: Iterable[Row]) -> Iterator[tuple[str, B
         if len(box) != 4 or not all(map(math.isfinite, box)):
             raise DataError(f"its {', '.join(config.corners)} are not four numbers")
         yield row[config.named], box
+
+
+def check_form(config: RowObjects, rows: Iterable[Row], where: object) -> None:
+    """Raises DataError for boxes of an archive that are shares of the image, or no corners."""
+    survey = BoxSurvey("xyxy")
+    for row in rows:
+        with suppress(DataError):  # told of the sample that it belongs to
+            for _, box in objects_of(config, [row]):
+                survey.add(box)
+    survey.check(where)
