@@ -172,6 +172,9 @@ class ForeignForm(MemberReader):
                     Medium(kind, name, volume.pixels.shape, volume.spacing_mm, m.unit, "", volume.affine),
                     volume.pixels,
                 )
+            if suffix not in ("png", "jpg"):
+                pixels = strip.turn_upright(images.decode(data, name), strip.read_orientation(data))
+                return Medium(kind, name, pixels.shape[:2], m.spacing_mm, m.unit), pixels
             frame = find_jpeg_frame(data)
             if frame is None and suffix == "jpg":
                 raise DataError("a damaged JPEG: no size in its header")

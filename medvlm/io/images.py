@@ -1,4 +1,4 @@
-"""Converts PNG, JPEG and .npy bytes to arrays and back, at the stored bit depth.
+"""Converts pictures (PNG, JPEG, WebP, BMP, GIF, JPEG 2000) and .npy bytes to arrays and back, at the stored bit depth.
 
 Axes: H W height, width.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,23 @@ from typing import Any
 import numpy as np
 
 from medvlm.core.errors import DataError
+from medvlm.io.file_kinds import describe_file
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 NPY_MAGIC = b"\x93NUMPY"
+
+_MAGIC = (
+    ("png", re.escape(PNG_MAGIC)),
+    ("jpg", re.escape(JPEG_MAGIC)),
+    ("npy", re.escape(NPY_MAGIC)),
+    ("webp", rb"RIFF.{4}WEBP"),
+    ("bmp", rb"BM.{4}\0\0\0\0"),
+    ("gif", rb"GIF8[79]a"),
+    ("jp2", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+)
+_FORMS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "jp2": "JPEG2000"}
+"""Suffix -> Pillow's name of the format."""
 
 MAX_PIXELS = 80_000_000
 """Larger images are refused as decompression bombs (8944 x 8944; a mammogram has 20 M). This is below Pillow's own
@@ -26,16 +40,14 @@ MAX_ARRAY_BYTES = 4 << 30
 
 
 def suffix_of(data: bytes) -> str:
-    """`png`, `jpg` or `npy`, detected from the content because suffixes can be wrong (some .jpg files are PNG); ""
-    for anything else."""
-    return next(
-        (s for s, magic in (("png", PNG_MAGIC), ("jpg", JPEG_MAGIC), ("npy", NPY_MAGIC)) if data.startswith(magic)), ""
-    )
+    """`png`, `jpg` or `npy`, which shards hold; `webp`, `bmp`, `gif` or `jp2`, which packing makes PNG of; "" for
+    anything else. Detected from the content because suffixes can be wrong (some .jpg files are PNG)."""
+    return next((suffix for suffix, magic in _MAGIC if re.match(magic, data, re.DOTALL)), "")
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
-    """The pixels of a PNG or JPEG, [H, W] or [H, W, 3], uint8 or uint16; or the array of a .npy, of any shape and
-    numeric type.
+    """The pixels of a picture (see suffix_of), [H, W] or [H, W, 3], uint8 or uint16; or the array of a .npy, of any
+    shape and numeric type.
 
     An alpha channel is dropped if every pixel is opaque. ICC profiles and gamma are not applied. member: the name used
     in errors. Raises DataError for damaged files, for more than MAX_PIXELS (before decoding), and for images that
@@ -45,13 +57,13 @@ def decode(data: bytes, member: str) -> np.ndarray:
     if suffix == "npy":
         return _decode_npy(data, member)
     if not suffix:
-        raise DataError(f"{member}: not a PNG, JPEG or .npy{'' if data else ', but an empty file'}")
+        raise DataError(f"{member}: not a PNG, JPEG or .npy, but {describe_file(data)}")
     with _open_picture(data, member) as image:
         return np.array(image)
 
 
 def size_of(data: bytes, member: str) -> tuple[int, int]:
-    """(height, width) of a PNG or JPEG. The image is fully decoded, so this raises what decode() raises, but it is not
+    """(height, width) of a picture. The image is fully decoded, so this raises what decode() raises, but it is not
     copied into an array, which saves a third of the time for a photograph."""
     with _open_picture(data, member) as image:
         return image.height, image.width
@@ -90,13 +102,15 @@ def _open_picture(data: bytes, member: str) -> Iterator[Any]:
     """A decoded PIL image in a mode that converts to numpy without loss."""
     from PIL import Image
 
-    form = "PNG" if data.startswith(PNG_MAGIC) else "JPEG"
+    form = _FORMS[suffix_of(data)]
     if form == "PNG" and data[24:25] == b"\x10" and data[25:26] != b"\x00":
         # Pillow would silently truncate to 8 bits.
         raise DataError(
             f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit; convert it, or store it as"
             " .npy"
         )
+    if form == "JPEG2000" and _is_deep_colour(data):
+        raise DataError(f"{member}: a JPEG 2000 with colours of more than 8 bits; convert it to 8 bits a channel")
     try:
         with Image.open(io.BytesIO(data), formats=[form]) as image:
             if math.prod(image.size) > MAX_PIXELS:
@@ -113,6 +127,13 @@ def _open_picture(data: bytes, member: str) -> Iterator[Any]:
     except Exception as reason:
         # Pillow raises a dozen types on damaged bytes, and some of its messages contain memory addresses.
         raise DataError(f"{member}: a damaged {form} ({type(reason).__name__})") from None
+
+
+def _is_deep_colour(data: bytes) -> bool:
+    """Whether a JPEG 2000 has several components of more than 8 bits, which Pillow would cut (ISO 15444-1, A.5.1)."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    depths = data[at + 42 :: 3][: int.from_bytes(data[at + 40 : at + 42], "big")] if at >= 0 else b""
+    return len(depths) > 1 and any((depth & 0x7F) + 1 > 8 for depth in depths)
 
 
 def _to_plain_mode(image: Any, member: str) -> Any:

@@ -50,7 +50,7 @@ class Members(Config):
 
     media: dict[str, tuple[str, ...]] = Field(min_length=1)
     """Kind of medium -> its members, where * matches anything: {film: [jpg, png, "*.png"]}. The format is detected from
-    the content: JPEG, PNG, .npy, .nii or .nii.gz."""
+    the content: JPEG, PNG, WebP, BMP, GIF, JPEG 2000, .npy, .nii or .nii.gz."""
     unit: Unit = "display"
     """The unit of the stored intensities."""
     spacing_mm: tuple[float, ...] | None = None

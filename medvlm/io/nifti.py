@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Unit
+from medvlm.io.file_kinds import describe_file
 from medvlm.io.nifti_header import Layout, NiftiOptions, layout_of, read_header
 
 _open_gzip: Callable[..., Any] = gzip.open
@@ -38,6 +40,8 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 Gate = Callable[["Nifti1Header"], None]
 """Checks a nibabel header before any voxel is read; raises DataError for one that must not be used. Must be
 picklable."""
+_MAGIC = rb"\x1f\x8b|\x5c\x01\0\0|\0\0\x01\x5c|\x1c\x02\0\0|\0\0\x02\x1c"
+"""How gzip and NIfTI begin: with the size of the header, 348 or 540, in either byte order."""
 MAX_EXACT = 1 << 24
 """float32 represents every whole number up to this one."""
 _CHUNK = 1 << 20
@@ -61,6 +65,8 @@ def decode_nifti(
     data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
 ) -> Decoded:
     """As load_nifti(), from the bytes of a .nii or .nii.gz."""
+    if not re.match(_MAGIC, data[:352], re.DOTALL):
+        raise DataError(f"neither a picture nor NIfTI, but {describe_file(data)}")
 
     def refuse() -> IO[bytes]:
         raise DataError("its header says that the voxels are in another file; expected .nii or .nii.gz")

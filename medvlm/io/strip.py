@@ -13,7 +13,7 @@ import numpy as np
 
 from medvlm.core.errors import DataError
 from medvlm.io.checksum import crc32
-from medvlm.io.images import JPEG_MAGIC, PNG_MAGIC
+from medvlm.io.images import JPEG_MAGIC, PNG_MAGIC, suffix_of
 
 PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"})
 """PNG chunks that are kept. sBIT records that e.g. 12 of 16 bits are used. Gamma, ICC profile, resolution, text, time
@@ -44,14 +44,17 @@ def strip_metadata(data: bytes, member: str) -> bytes:
 
 
 def read_orientation(data: bytes) -> int:
-    """The EXIF orientation of a PNG or JPEG, 1..8. 1 is upright and the default."""
+    """The EXIF orientation of a PNG, JPEG or WebP, 1..8. 1 is upright and the default, also of any other file."""
     from PIL import Image
+
+    if suffix_of(data) not in ("png", "jpg", "webp"):
+        return 1
 
     if data.startswith(PNG_MAGIC) and not _MAY_TURN & set(_list_chunk_names(data)):
         return 1  # a shortcut: without EXIF, Pillow decodes the whole PNG to look for one after the pixels
     if data.startswith(JPEG_MAGIC) and _APP1 not in data:
         return 1  # no EXIF and no XMP
-    with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+    with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as image:
         found = image.getexif().get(0x0112, 1)
     return found if found in range(1, 9) else 1
 

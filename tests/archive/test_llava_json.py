@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medvlm.archive.readers.llava_json import Config, read
-from medvlm.core.contracts import BadSample
+from medvlm.core.contracts import BadSample, LeftOut
 from medvlm.core.errors import DataError
 from medvlm.core.sample import make_truth
 from medvlm.io.images import encode_png
@@ -63,11 +63,23 @@ def test_several_images_are_named_by_their_place_within_a_text(tmp_path):
     ]
     (raw,) = read_all(tmp_path, record("Is <image> earlier than <image> ?", "Yes.", image=["a.png", "b.png"]))
     assert asked(raw) == [("Is (image 1) earlier than (image 2) ?", "Yes.")]
-    (raw,) = read_all(
+
+
+def test_an_image_that_a_later_turn_brings_is_not_shown_before_it(tmp_path):
+    first, second = read_all(
         tmp_path,
         record("<image>\nDescribe.", "Clear.", "Now see <image> too: changed?", "No.", image=["a.png", "b.png"]),
     )
-    assert asked(raw) == [("Describe.", "Clear."), ("Now see (image 2) too: changed?", "No.")]
+    assert (asked(first), [path.name for path in first.files.values()]) == ([("Describe.", "Clear.")], ["a.png"])
+    assert asked(second) == [("Now see (image 2) too: changed?", "No.")]
+    assert [path.name for path in second.files.values()] == ["a.png", "b.png"] and len(second.sample.media) == 2
+    assert first.sample.key != second.sample.key
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_images_that_no_turn_names_belong_to_all_of_them(tmp_path, history):
+    (raw,) = read_all(tmp_path, record("A?", "B.", "C?", "D.", image=["a.png", "b.png"]), history=history)
+    assert len(raw.files) == 2 and len(asked(raw)) == 2
 
 
 def test_a_turn_can_have_the_turns_before_it_above_it(tmp_path):
@@ -91,10 +103,71 @@ def test_answers_are_choices_where_the_card_names_them_and_texts_or_reports_else
     assert raw.sample.questions[0].truth == make_truth("report", "Long.")
 
 
-def test_a_conversation_may_be_without_image_and_begin_with_the_system(tmp_path):
-    system = {"from": "system", "value": "You are kind."}
-    (raw,) = read_all(tmp_path, {"id": 3, "conversations": [system, *turns("What is HU?", "A scale.")]})
+def test_a_conversation_may_be_without_image(tmp_path):
+    (raw,) = read_all(tmp_path, {"id": 3, "conversations": turns("What is HU?", "A scale.")})
     assert (raw.sample.media, raw.files, asked(raw)) == ((), {}, [("What is HU?", "A scale.")])
+
+
+SYSTEM = {"from": "system", "value": "Answer in French."}
+TALK = turns("<image>\nWhat is it?", "Un nodule.", "Really?", "Oui.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"conversations": [SYSTEM, *TALK]}, ["Answer in French.\n\nWhat is it?", "Answer in French.\n\nReally?"]),
+        ({"system": "Be brief.", "conversations": TALK}, ["Be brief.\n\nWhat is it?", "Be brief.\n\nReally?"]),
+        ({"conversations": [*TALK[:2], SYSTEM, *TALK[2:]]}, ["What is it?", "Answer in French.\n\nReally?"]),
+        ({"system": "Be brief.", "conversations": [SYSTEM, *TALK]}, ["Answer in French.\n\nWhat is it?"]),
+        ({"conversations": [{"from": "system", "value": " "}, *TALK]}, ["What is it?", "Really?"]),
+    ],
+)
+def test_a_system_turn_stands_above_the_questions_after_it(tmp_path, fields, expected):
+    (raw,) = read_all(tmp_path, {"id": "1", "image": "a.png", **fields})
+    assert [text for text, _ in asked(raw)][: len(expected)] == expected
+
+
+def test_with_history_the_system_turn_stands_once_at_the_top(tmp_path):
+    (raw,) = read_all(tmp_path, {"id": "1", "image": "a.png", "conversations": [SYSTEM, *TALK]}, history=True)
+    assert asked(raw)[1] == ("Answer in French.\n\nWhat is it?\nUn nodule.\n\nReally?", "Oui.")
+
+
+@pytest.mark.parametrize("out", [{"loss": False}, {"loss": 0}, {"weight": 0}, {"loss_weight": 0.0}])
+@pytest.mark.parametrize("history", [False, True])
+def test_an_answer_that_its_record_keeps_out_of_the_loss_is_not_asked(tmp_path, out, history):
+    talk = [*TALK[:2], TALK[2], {**TALK[3], **out}]
+    left_out, raw = read_all(tmp_path, {"id": "1", "image": "a.png", "conversations": talk}, history=history)
+    assert asked(raw) == [("What is it?", "Un nodule.")]
+    assert left_out == LeftOut("answer that its record keeps out of the loss", 1)
+    again = [{**TALK[0]}, {**TALK[1], **out}, *TALK[2:]]
+    _, raw = read_all(tmp_path, {"id": "1", "image": "a.png", "conversations": again}, history=history)
+    assert asked(raw) == [("What is it?\nUn nodule.\n\nReally?" if history else "Really?", "Oui.")]
+
+
+@pytest.mark.parametrize("answer", ["nan", "NULL", "None", "<NA>"])
+def test_an_answer_that_says_nothing_is_not_asked_and_counted(tmp_path, answer):
+    left_out, raw = read_all(tmp_path, record("<image>\nWhat?", answer, "Where?", "There."))
+    assert asked(raw) == [("Where?", "There.")] and left_out.count == 1
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"loss": 0.5}, "a `loss` other than 0 and 1"), ({"weight": 2}, "a `weight` other than 0 and 1"),
+        ({"image": "b.png"}, "its own image"), ({"tool_calls": [{"name": "f"}]}, "its own tool_calls"),
+        ({"from": "function_call"}, "from human to gpt"), ({"from": "observation"}, "from human to gpt"),
+        ({"value": "\u200b"}, "is empty"),
+    ],
+)  # fmt: skip
+def test_what_a_turn_says_and_cannot_be_kept_is_refused(tmp_path, turn, reason):
+    (bad,) = read_all(tmp_path, {"id": "1", "image": "a.png", "conversations": [*TALK[:3], {**TALK[3], **turn}]})
+    assert isinstance(bad, BadSample) and reason in bad.reason
+
+
+@pytest.mark.parametrize("fields", [{"tools": "[{}]"}, {"weight": 0.5}, {"loss": False}])
+def test_what_a_record_says_and_cannot_be_kept_is_refused(tmp_path, fields):
+    (bad,) = read_all(tmp_path, record("What?", "This.", **fields))
+    assert isinstance(bad, BadSample) and "which is not kept" in bad.reason
 
 
 def test_the_turns_may_be_spelled_as_llava_med_spells_them(tmp_path):

@@ -286,7 +286,9 @@ def test_bad_samples_are_listed_and_the_rest_is_packed(tmp_path):
 
 def test_above_the_ceiling_nothing_is_published_but_the_list(tmp_path):
     raw = archive(tmp_path / "raw", 30, bad=b"hello")
-    with pytest.raises(DataError, match=r"1 of 31 samples are bad, at most 1.00% are accepted: 1 x 0: not a PNG"):
+    with pytest.raises(
+        DataError, match=r"1 of 31 samples are bad, at most 1.00% are accepted: 1 x its image: not a PNG"
+    ):
         pack(card(), raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [

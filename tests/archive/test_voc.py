@@ -113,7 +113,9 @@ def test_images_and_annotations_without_each_other(tmp_path):
     (tmp_path / "img" / "a.png").unlink()
     (tmp_path / "xml" / "b.xml").unlink()
     bad, raw, left_out = read_all(tmp_path)
-    assert bad == BadSample("a", "there is no .jpg, .jpeg or .png of its name", "file 1 of 2 in xml")
+    assert bad == BadSample(
+        "a", "there is no .jpg, .jpeg, .png, .webp, .bmp, .gif, .jp2 of its name", "file 1 of 2 in xml"
+    )
     assert raw.sample.key == "c" and left_out == LeftOut("image without annotation", 1)
     assert count(Config.model_validate(CONFIG), tmp_path) == 2
 

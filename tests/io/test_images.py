@@ -114,8 +114,81 @@ def test_truncated_images_are_refused(form):
 
 
 def test_the_error_names_the_member():
-    with pytest.raises(DataError, match=r"0\.png: not a PNG, JPEG or \.npy"):
-        decode(b"GIF89a", "0.png")
+    with pytest.raises(DataError, match=r"0\.png: not a PNG, JPEG or \.npy, but a text"):
+        decode(b"hello", "0.png")
+
+
+PHOTO = np.random.default_rng(4).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+OTHERS: dict[str, dict[str, Any]] = {
+    "webp": {"format": "WEBP", "lossless": True},
+    "bmp": {"format": "BMP"},
+    "jp2": {"format": "JPEG2000", "irreversible": False},
+}
+
+
+def save(image: Image.Image, **how: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, **how)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("suffix", "how"), OTHERS.items())
+@pytest.mark.parametrize("pixels", [PHOTO, PHOTO[..., 0]], ids=["colour", "grey"])
+def test_other_lossless_pictures_are_decoded_exactly(suffix, how, pixels):
+    data = save(Image.fromarray(pixels), **how)
+    found = decode(data, "x")
+    expected = np.stack([pixels] * 3, -1) if found.ndim > pixels.ndim else pixels  # WebP has no grey
+    assert suffix_of(data) == suffix and np.array_equal(found, expected) and size_of(data, "x") == (20, 30)
+
+
+def test_a_gif_of_one_frame_is_a_picture_and_of_several_is_refused():
+    frames = [Image.fromarray(np.full((4, 6), value, np.uint8)) for value in (10, 200)]
+    assert np.array_equal(decode(save(frames[0], format="GIF"), "x"), np.full((4, 6, 3), 10)[..., :])
+    with pytest.raises(DataError, match="2 frames in one file"):
+        decode(save(frames[0], format="GIF", save_all=True, append_images=frames[1:]), "x")
+
+
+def test_a_grey_jpeg_2000_keeps_16_bits_and_deep_colours_are_refused():
+    deep = (PHOTO[..., 0].astype(np.uint16) << 8) + 7
+    data = save(Image.fromarray(deep), format="JPEG2000", irreversible=False)
+    assert np.array_equal(decode(data, "x"), deep)
+    colours = save(Image.fromarray(PHOTO), format="JPEG2000", irreversible=False)
+    at = colours.index(b"\xff\x4f\xff\x51") + 42
+    with pytest.raises(DataError, match="colours of more than 8 bits"):
+        decode(colours[:at] + b"\x0b" + colours[at + 1 :], "x")
+
+
+@pytest.mark.parametrize("suffix", OTHERS)
+def test_other_pictures_that_are_cut_are_refused(suffix):
+    data = save(Image.fromarray(PHOTO), **OTHERS[suffix])
+    for end in (20, 60, len(data) // 2):
+        with pytest.raises(DataError):
+            decode(data[:end], "x")
+
+
+@pytest.mark.parametrize("form", ["WEBP", "GIF"])
+def test_other_pictures_with_transparent_pixels_are_refused(form):
+    image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    with pytest.raises(DataError, match="transparent"):
+        decode(save(image, format=form), "x")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "an empty file"), (b"II*\0rest", "a TIFF: name it .tif"), (b"\0" * 128 + b"DICM", "a DICOM file"),
+        (b"%PDF-1.7", "a PDF"), (b"\0\0\0\x18ftypheic", "a HEIC photograph"), (b"\0\0\0\x18ftypisom", "a video"),
+        (b"\x5c\x01\0\0" + b"\0" * 400, "a NIfTI volume"), (b"\x1f\x8b\x08", "compressed with gzip"),
+        (b"PK\x03\x04", "a ZIP archive"), (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><p>Not found", "a web page"), (b"{\"error\": 1}", "JSON or another text"),
+        (b"Mrs Miller", "a text"), (bytes(900), "a file of zeros"), (b"NRRD0004\n", "an NRRD volume"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"), (b"P5 4 4 255\n", "a PNM"), (b"\x93\x01\x02", "of an unknown kind"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_picture_is_named_and_not_quoted(data, what):
+    with pytest.raises(DataError, match=r"not a PNG, JPEG or \.npy, but ") as caught:
+        decode(data, "x")
+    assert what in str(caught.value) and "Miller" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ def stored(raw: RawSample, card: Card) -> Stored:
 def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
     """The sample but for its split, and its members. Raises DataError, without names or values of the archive, for a
     bad one."""
-    sample, media, files = raw.sample, [], {}
+    sample = raw.sample
+    media: list[Medium] = []
+    files: dict[str, bytes] = {}
     for medium in sample.media:
         if medium.kind not in card.media:
             raise DataError(f"medium of kind {medium.kind!r}, the card's media are {', '.join(card.media)}")
@@ -65,7 +67,8 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
         stem = medium.member.partition(".")[0]
         if not (stem.isascii() and stem.isalnum()):
             raise DataError("a medium whose name is not of letters and digits, as 0 or 0.png")
-        suffix, data, found = to_store(raw.files[medium.member], medium.member, card.phi.checked)
+        label = _label(len(media), len(sample.media))
+        suffix, data, found = to_store(raw.files[medium.member], label, card.phi.checked)
         name = f"{stem}.{suffix}"
         described = (
             _described(replace(medium, member=name), found)
@@ -73,6 +76,8 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
             else replace(medium, member=name)
         )
         size = _size(found.pixels, described.unit) if isinstance(found, Decoded) else found
+        if not media:
+            _refuse_turned(raw, size)
         if medium.size and tuple(medium.size) != size:
             raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(size)}")
         files[name] = data
@@ -92,8 +97,8 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
 def to_store(
     value: Path | bytes | np.ndarray | Callable[..., Decoded], member: str, checked: Collection[Checked] = ()
 ) -> tuple[str, bytes, Decoded | tuple[int, ...]]:
-    """Suffix, bytes and what they hold, of a picture its size alone. Files keep their compressed pixels, unless EXIF
-    turns the image: then it is stored upright, as PNG.
+    """Suffix, bytes and what they hold, of a picture its size alone. PNG and JPEG keep their compressed pixels, unless
+    EXIF turns the image: then it is stored upright, as PNG. Other pictures (WebP, BMP, GIF, JPEG 2000) become PNG.
 
     checked: what the card says that people have looked at in headers (phi.checked).
     """
@@ -116,7 +121,31 @@ def to_store(
         pixels = turn_upright(decode(stripped, member), turn)
         return "png", encode_png(pixels), Decoded(pixels)
     array = decode(data, member)
-    return "npy", _finite_npy(array, member), Decoded(array)  # written anew: nothing hides in the padding of its header
+    array = array if suffix == "npy" else turn_upright(array, read_orientation(data))
+    # Written anew: nothing hides in metadata, or in the padding of the header of a .npy.
+    return *(("npy", _finite_npy(array, member)) if suffix == "npy" else _as_array(array, member)), Decoded(array)
+
+
+def _label(number: int, of: int) -> str:
+    """What a medium is called in messages: a user never sees the name of its member."""
+    return "its image" if of == 1 else f"its image {number + 1} of {of}"
+
+
+def _refuse_turned(raw: RawSample, size: tuple[int, ...]) -> None:
+    """Raises DataError for boxes and masks of a picture that EXIF turns, unless they say the size (H, W) that it has
+    upright and not as stored: whether they were drawn on the one or the other is not known."""
+    medium, value = raw.sample.media[0], raw.files[raw.sample.media[0].member]
+    truths = [question.truth for question in raw.sample.questions]
+    has_mask, has_boxes = any(map(is_mask, raw.files)), any(find_task(t.task).has_coordinates(t) for t in truths)
+    if not isinstance(value, Path | bytes) or not (has_mask or has_boxes):
+        return
+    turn = read_orientation(value if isinstance(value, bytes) else _bytes_of(value, medium.member))
+    is_told = turn > 4 and size[0] != size[1] and (has_mask or medium.size)  # the size is compared elsewhere
+    if turn != 1 and not is_told:
+        raise DataError(
+            "its EXIF turns or mirrors its image, and whether its boxes or masks lie on the image as stored or as shown"
+            " is not known; turn the pixels (e.g. mogrify -auto-orient), and check the annotations"
+        )
 
 
 def _store_mask(name: str, raw: RawSample, media: Sequence[Medium], card: Card) -> tuple[str, bytes]:

@@ -43,8 +43,8 @@ from medvlm.core.sample import Medium, Unit
 
 class TableMedium(FileOptions):
     file: str
-    """Path under the root, e.g. `images/{filename}` (`{split of the file}` is the key of the table in `file`): PNG,
-    JPEG or .npy, and by its suffix NIfTI, TIFF, DICOM, a slide or a video."""
+    """Path under the root, e.g. `images/{filename}` (`{split of the file}` is the key of the table in `file`): a
+    picture (PNG, JPEG, WebP, BMP, GIF, JPEG 2000) or .npy, and by its suffix NIfTI, TIFF, DICOM, a slide or a video."""
     kind: str
     """What the card's `media` calls it."""
     modality: str = ""

@@ -27,8 +27,10 @@ from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Decoded, Medium, Question, Sample, make_truth
 from medvlm.io.images import decode
+from medvlm.io.strip import read_orientation
 
 MAX_XML_BYTES = 8 << 20
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".jp2")
 
 
 class Crops(Base):
@@ -136,7 +138,7 @@ def _images(config: Config, root: Path | None) -> dict[str, Path]:
     folder = root / config.images
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; reader.images of the card is relative to the root {root}")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
 
 
 def _check_boxes(annotations: Sequence[Path]) -> None:
@@ -152,7 +154,7 @@ def _check_boxes(annotations: Sequence[Path]) -> None:
 def _objects(config: Config, xml: Path, images: dict[str, Path]) -> tuple[tuple[int, int], SortedObjects]:
     """Size of the image, and its objects."""
     if xml.stem not in images:
-        raise DataError("there is no .jpg, .jpeg or .png of its name")
+        raise DataError(f"there is no {', '.join(SUFFIXES)} of its name")
     size, objects = objects_in(xml.read_bytes())
     return size, sort_by_class(objects, size, config.classes)
 
@@ -186,7 +188,13 @@ def _crops(
 
 def load_crop(path: Path, box: Box, margin: float) -> Decoded:
     """A box of an image and what lies around it, as far as the image goes."""
-    pixels = decode(path.read_bytes(), "its image")
+    data = path.read_bytes()
+    if read_orientation(data) != 1:
+        raise DataError(
+            "its EXIF turns or mirrors its image, and whether its boxes lie on the image as stored or as shown is not"
+            " known; turn the pixels (e.g. mogrify -auto-orient), and check the annotations"
+        )
+    pixels = decode(data, "its image")
     (height, width), (x1, y1, x2, y2) = pixels.shape[:2], box
     across, down = margin * (x2 - x1), margin * (y2 - y1)
     left, top = max(math.floor(x1 - across), 0), max(math.floor(y1 - down), 0)
