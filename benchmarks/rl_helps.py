@@ -80,7 +80,9 @@ def main() -> None:
         for task in ("", *sorted(set(tasks))):
             chosen = [i for i, each in enumerate(tasks) if task in ("", each)]
             items = np.stack([gaps[chosen], np.ones(len(chosen))], axis=1)
-            ci = interval(resample(items, [clusters[i] for i in chosen], mean, 2000))
+            of_item = [clusters[i] for i in chosen]
+            drawn_R = resample(items, of_item, mean, 2000)
+            ci = interval(drawn_R, float(gaps[chosen].mean()), len(set(of_item)), bounds=(-1.0, 1.0))
             result[f"grpo_minus_{against}{task and f':{task}'}"] = {
                 "difference": round(float(gaps[chosen].mean()), 4),
                 "ci": [round(x, 4) for x in ci],

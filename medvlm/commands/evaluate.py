@@ -60,6 +60,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
             resamples=settings.bootstrap,
             seed=recipe.seed,
             progress=Progress(),
+            say=print,
         )
     return rows
 

@@ -64,6 +64,8 @@ class Measure:
     template has a metric and a row of its own, and the others are means over these classes, however often each is asked
     about (macro averages). headline: it stands on top of the report.
     words: what the report calls it, where that is not `metric`.
+    bounds: the least and the largest value that the metric can have, by default those of a mean of scores; None where
+    it has none, as an error without a limit. The intervals of few patients need them.
     """
 
     metric: str
@@ -76,3 +78,4 @@ class Measure:
     headline: bool = False
     words: str = ""
     by_class: bool = False
+    bounds: tuple[float, float] | None = (0.0, 1.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from typing import Protocol as Typed
@@ -89,28 +90,35 @@ class Split:
     seed: int
     gallery: Path
     progress: Progress
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""
 
 
 class Paired(TypedDict):
     """value minus the baseline's, on the same draws of patients: above 0 is better, except where less is better
-    (mae)."""
+    (mae). verdict: `better` than all baselines, `worse` than the strongest, or "" where neither is proven."""
 
     against: str
     difference: float
-    ci: list[float]
+    ci: list[float] | None
+    verdict: str
 
 
 class Row(TypedDict):
-    """One result. metric: `accuracy`, or `accuracy:TEMPLATE` for the questions of one template. ci: 95 %."""
+    """One result. metric: `accuracy`, or `accuracy:TEMPLATE` for the questions of one template. ci: 95 %; None with one
+    patient. patients: how many the n items are of (a sample without a patient is its own). unanswered: how many items
+    a baseline could not answer; it is compared on the others."""
 
     dataset: str
     split: str
     task: str
     metric: str
     value: float
-    ci: list[float]
+    ci: list[float] | None
     n: int
+    patients: int
     baselines: dict[str, float]
+    unanswered: dict[str, int]
     paired: Paired | None
 
 

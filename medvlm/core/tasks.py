@@ -92,6 +92,8 @@ class Task(Protocol):
     best_constant: Callable[[Sequence[sample.Truth], Measure | None], Any] | None
     """The best answer that looks at nothing, for a measure (None: for the first of MEASURES). truths: at least one, as
     placed."""
+    list_choices: Callable[[Any], Sequence[Any]] | None
+    """The answers that a guess chooses from, where the question names them."""
     example: Callable[[np.random.Generator, Sequence[Medium], str], tuple[str, sample.Truth] | None] | None
     """(rng, media, report) -> a made-up question about a made-up sample and its truth, for rehearsals; None where the
     media do not allow one."""

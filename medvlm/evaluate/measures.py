@@ -12,7 +12,7 @@ from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.rewards._compose import Composer
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever a number would change its meaning; saved with the answers."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -20,46 +21,98 @@ DIGITS = 6
 @dataclass(frozen=True)
 class Part:
     """Items that have a metric together. numbers: which items they are. columns: what the measure takes, [N, K], of the
-    model (`answer`) and of each baseline. clusters: a number that items of one patient share."""
+    model (`answer`) and of each baseline; NaN for an item that a baseline did not answer. clusters: a number that items
+    of one patient share."""
 
     numbers: Sequence[int]
     columns: Mapping[str, np.ndarray]
     clusters: Sequence[int]
 
+    def keep_answered(self, who: str) -> Part:
+        """The items that a baseline answered."""
+        kept = np.flatnonzero(~np.isnan(self.columns[who]).any(axis=1)).tolist()
+        if len(kept) == len(self.numbers):
+            return self
+        return Part(
+            [self.numbers[n] for n in kept],
+            {name: columns_NK[kept] for name, columns_NK in self.columns.items()},
+            [self.clusters[n] for n in kept],
+        )
+
 
 def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Mapping[str, Any]) -> Row:
     """metric: the measure's, or its name for a part of the items. parts: the row is the mean of their metrics, over
     those that define it. settings: an entry of protocol.json."""
-    together = [cluster for part in parts for cluster in part.clusters]
-
-    def draw(who: str) -> np.ndarray:
-        how = measure.statistic, settings["resamples"], settings["seed"], together
-        with np.errstate(invalid="ignore"):  # 0 / 0 where a draw has no item of a part
-            return _average([resample(part.columns[who], part.clusters, *how) for part in parts])
-
-    values = {who: find_value(measure, parts, who) for who in parts[0].columns}
-    own, baselines = values.pop("answer"), values
-    own_R = draw("answer")
-    paired: Paired | None = None
-    if measure.better and baselines:
-        against = (max if measure.better == "higher" else min)(baselines, key=lambda who: baselines[who])
-        difference_R = own_R - draw(against)
-        paired = {
-            "against": against,
-            "difference": shorten(own - baselines[against]),
-            "ci": find_interval(difference_R),
-        }
+    own = find_value(measure, parts)
+    if measure.bounds and not measure.bounds[0] - 1e-9 <= own <= measure.bounds[1] + 1e-9:
+        raise ValueError(
+            f"the measure {measure.group}.{metric} is {own}, outside its bounds {measure.bounds}; a metric without"
+            " limits has Measure(bounds=None)"
+        )
+    num_clusters = count_clusters(parts)
+    found = ((who, _keep_answered(parts, who)) for who in parts[0].columns if who != "answer")
+    answered = {who: kept for who, kept in found if kept}
+    n = count_items(parts)
     return {
         "dataset": settings["dataset"],
         "split": settings["split"],
         "task": measure.group,
         "metric": metric,
         "value": shorten(own),
-        "ci": find_interval(own_R),
-        "n": len({number for part in parts for number in part.numbers}),
-        "baselines": {who: shorten(baseline) for who, baseline in baselines.items()},
-        "paired": paired,
+        "ci": find_interval(_draw(measure, parts, "answer", settings), own, num_clusters, measure.bounds),
+        "n": n,
+        "patients": num_clusters,
+        "baselines": {who: shorten(find_value(measure, of, who)) for who, of in answered.items()},
+        "unanswered": {who: n - count for who, of in answered.items() if (count := count_items(of)) < n},
+        "paired": _compare(measure, answered, settings) if measure.better and answered else None,
     }
+
+
+def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings: Mapping[str, Any]) -> Paired:
+    """The difference from the strongest baseline, and the verdict over all of them. answered: the items of each
+    baseline.
+
+    Which one is the strongest is seen on the same answers, so chance favours it. Therefore the model is `better` only
+    where it is better than each baseline by its own interval (the intersection-union test of Berger 1982), and `worse`
+    where it is worse than the strongest at 5 % divided by their number (Bonferroni).
+    """
+    sign = 1 if measure.better == "higher" else -1
+    bounds = (measure.bounds[0] - measure.bounds[1], measure.bounds[1] - measure.bounds[0]) if measure.bounds else None
+    strongest = max(answered, key=lambda who: sign * find_value(measure, answered[who], who))
+    found, lows, highs = {}, {}, {}
+    for who, parts in answered.items():
+        difference = find_value(measure, parts) - find_value(measure, parts, who)
+        difference_R = _draw(measure, parts, "answer", settings) - _draw(measure, parts, who, settings)
+        drawn = difference_R, difference, count_clusters(parts), bounds
+        found[who] = shorten(difference), find_interval(*drawn)
+        lows[who] = min(sign * x for x in interval(*drawn))
+        highs[who] = max(sign * x for x in interval(*drawn, 1 - 0.05 / len(answered)))
+    return {
+        "against": strongest,
+        "difference": found[strongest][0],
+        "ci": found[strongest][1],
+        "verdict": "better" if all(low > 0 for low in lows.values()) else "worse" if highs[strongest] < 0 else "",
+    }
+
+
+def _draw(measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]) -> np.ndarray:
+    together = [cluster for part in parts for cluster in part.clusters]
+    how = measure.statistic, settings["resamples"], settings["seed"], together
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a draw has no item of a part
+        return _average([resample(part.columns[who], part.clusters, *how) for part in parts])
+
+
+def _keep_answered(parts: Sequence[Part], who: str) -> list[Part]:
+    kept = [part.keep_answered(who) for part in parts]
+    return [part for part in kept if part.numbers]
+
+
+def count_items(parts: Sequence[Part]) -> int:
+    return len({number for part in parts for number in part.numbers})
+
+
+def count_clusters(parts: Sequence[Part]) -> int:
+    return len({cluster for part in parts for cluster in part.clusters})
 
 
 def find_value(measure: Measure, parts: Sequence[Part], who: str = "answer") -> float:
@@ -81,7 +134,9 @@ def shorten(number: float) -> float:
     return round(number, DIGITS)
 
 
-def find_interval(metric_R: np.ndarray) -> list[float]:
-    """The bounds of 95 % of the draws."""
-    low, high = interval(metric_R)
-    return [shorten(low), shorten(high)]
+def find_interval(
+    metric_R: np.ndarray, estimate: float, num_clusters: int, bounds: tuple[float, float] | None
+) -> list[float] | None:
+    """The bounds of 95 %; None where the data say nothing about them, as with one patient."""
+    low, high = interval(metric_R, estimate, num_clusters, bounds)
+    return None if isnan(low) else [shorten(low), shorten(high)]

@@ -32,6 +32,10 @@ def quiet(what: str, done: int, total: int) -> None:
     pass
 
 
+def say_nothing(line: str) -> None:
+    pass
+
+
 def evaluate(
     models: Sequence[Any],
     shards: Shards,
@@ -48,6 +52,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress = quiet,
+    say: Callable[[str], None] = say_nothing,
 ) -> list[Row]:
     """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
 
@@ -55,7 +60,7 @@ def evaluate(
     what the rows are called. places: its samples. training: gives those that baselines are fitted on. protocols: names
     or settings; by default all of medvlm. baselines: by default all of the protocols. limit: at most so many samples,
     drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of the composed reward. progress:
-    called as (what, done, total).
+    called as (what, done, total). say: gets a line for the questions that were left out.
     Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
     """
     known = read_protocols(protocols)
@@ -66,11 +71,15 @@ def evaluate(
     places, fitted_on = _draw(places, limit, seed), _Once(training)
     gallery = out.answers.parent / "gallery"
     records: dict[str, list[Record]] = {}
+    left_out: dict[str, int] = {}
     for config, model in _pair(known, models):
         protocol = find_protocol(config)
         own = [name for name in protocol.BASELINES if name in names]
         asked = Split(shards, places, fitted_on, own, rewards or {}, seed, gallery, progress)
         records[config.kind] = list(protocol.ask(config, model, asked))
+        for reason, count in asked.left_out.items():
+            left_out[f"{config.kind}: {reason}"] = count
+            say(f"{dataset}:{split}: {count} questions are left out of {config.kind}: {reason}")
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
     settings = {
@@ -79,6 +88,7 @@ def evaluate(
         "shards": _describe_shards(shards, places, fitted_on.places, limit),
         "protocols": [config.model_dump(mode="json") for config in known if config.kind in records],
         "baselines": names,
+        "left_out": left_out,
         "rewards": composer.to_json() if composer else None,
         "decoding": "greedy",
         "resamples": resamples,

@@ -20,9 +20,7 @@ def table(rows: Sequence[Row]) -> str:
         return "no results"
     rows = _without_twins(rows)
     names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
-    numbers = [
-        [_number(row["value"]), f"[{_number(row['ci'][0])}, {_number(row['ci'][1])}]", str(row["n"])] for row in rows
-    ]
+    numbers = [[_number(row["value"]), _interval(row["ci"]), str(row["n"])] for row in rows]
     cells = [
         [*own, *(_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)]
         for own, row in zip(numbers, rows, strict=True)
@@ -52,7 +50,20 @@ def table(rows: Sequence[Row]) -> str:
             lines += ([""] if of else []) + [where, line("task", "metric", header)]
             of = where
         lines.append(line(row["task"], row["metric"], numbers_of_row))
+    lines += ["", *notes] if (notes := list(dict.fromkeys(note for row in rows for note in list_notes(row)))) else []
     return "\n".join(lines)
+
+
+def list_notes(row: Row) -> list[str]:
+    """What a reader has to know of a row beside its numbers."""
+    where = f"{row['dataset']}:{row['split']} {row['task']} {row['metric']}"
+    notes = []
+    if row["ci"] is None:
+        why = "all of its questions are of one patient" if row["patients"] < 2 else "all patients have the same value"
+        notes.append(f"{where}: no interval, {why}")
+    for who, count in row["unanswered"].items():
+        notes.append(f"{where}: {who} could not be asked {count} of {row['n']} questions and is compared on the others")
+    return notes
 
 
 def _without_twins(rows: Sequence[Row]) -> list[Row]:
@@ -65,6 +76,10 @@ def _without_twins(rows: Sequence[Row]) -> list[Row]:
         return whole is not None and whole is not row and {**whole, "metric": row["metric"]} == row
 
     return [row for row in rows if not is_twin(row)]
+
+
+def _interval(ci: Sequence[float] | None) -> str:
+    return f"[{_number(ci[0])}, {_number(ci[1])}]" if ci else "none"
 
 
 def _number(number: float) -> str:

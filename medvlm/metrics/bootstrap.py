@@ -1,10 +1,9 @@
 """95 % intervals by resampling whole clusters (cluster bootstrap).
 
-Questions about one image, or images of one patient, are not independent: an interval that draws single
-questions is too narrow. So clusters are drawn with replacement, as many as there are, and a metric is a
-function of sums over what was drawn, or of the items and how often each was drawn. The interval is the plain
-percentile one (Efron 1979). It has zero width if all clusters agree (every answer right), which understates the
-uncertainty for few clusters.
+Questions about one image, or images of one patient, are not independent: an interval that draws single questions is too
+narrow. So clusters are drawn with replacement, as many as there are, and a metric is a function of sums over what was
+drawn, or of the items and how often each was drawn. `interval` turns the draws into bounds that hold for few clusters
+too; benchmarks/coverage.py measures how often.
 
 Axes: N items, K summed columns of an item, C clusters, R resamples.
 """
@@ -18,6 +17,8 @@ import numpy as np
 from medvlm.core.measure import OfItems, Statistic
 
 _DRAWS_AT_ONCE = 1 << 21  # 16 MiB of draws
+_NOTHING = 1e-18
+"""A variance that rounding leaves where all draws are equal."""
 
 
 def value(items_NK: np.ndarray, statistic: Statistic) -> float:
@@ -63,11 +64,51 @@ def resample(
     return np.concatenate(metric)
 
 
-def interval(metric_R: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the draws that define the metric; NaN where none does."""
+def interval(
+    metric_R: np.ndarray,
+    estimate: float,
+    num_clusters: int,
+    bounds: tuple[float, float] | None = None,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """The confidence interval of a metric from its draws; (NaN, NaN) where the data say nothing about its spread: with
+    one cluster, and where all draws of a metric without bounds are equal.
+
+    estimate: the metric of all items. num_clusters: how many were drawn from. bounds: the least and the largest value
+    that the metric can have, None where it has none.
+
+    With bounds it is the interval of Wilson (1927) for a share, with the t quantile of C - 1 degrees of freedom and the
+    number of independent items whose share varies as much as the draws do. Where all clusters agree, that is the number
+    of clusters: 30 patients without an error do not prove that there are none. Without bounds it is the percentile
+    interval, expanded for few clusters (Hesterberg 2015, https://doi.org/10.1080/00031305.2015.1089789, section 4.3).
+    The plain percentile interval of 30 patients and a share of 0.95 covers the truth in 80 % of cases.
+    """
+    from scipy.stats import norm, t  # half a second
+
     defined_D = metric_R[~np.isnan(metric_R)]
-    low, high = np.quantile(defined_D, [0.025, 0.975]) if len(defined_D) else (np.nan, np.nan)
-    return float(low), float(high)
+    if num_clusters < 2 or not len(defined_D) or np.isnan(estimate):
+        return np.nan, np.nan
+    variance = float(defined_D.var()) * num_clusters / (num_clusters - 1)
+    quantile = float(t.ppf((1 + confidence) / 2, num_clusters - 1))
+    if bounds is not None:
+        low, high = bounds
+        share = (estimate - low) / (high - low)
+        middle, half = _wilson(share, variance / (high - low) ** 2, quantile, num_clusters)
+        return low + (high - low) * max(0.0, middle - half), low + (high - low) * min(1.0, middle + half)
+    if variance <= _NOTHING * estimate**2:
+        return np.nan, np.nan
+    below = float(norm.cdf(-quantile * (num_clusters / (num_clusters - 1)) ** 0.5))
+    lower, upper = np.quantile(defined_D, [below, 1 - below])
+    return float(lower), float(upper)
+
+
+def _wilson(share: float, variance: float, quantile: float, num_clusters: int) -> tuple[float, float]:
+    """(middle, half width) of Wilson's interval for a share with this variance."""
+    spread = share * (1 - share)
+    trials = spread / variance if spread > 0 and variance > _NOTHING else num_clusters
+    scale = 1 + quantile**2 / trials
+    half = quantile * (spread / trials + quantile**2 / (4 * trials**2)) ** 0.5
+    return (share + quantile**2 / (2 * trials)) / scale, half / scale
 
 
 def _draw(rng: np.random.Generator, rows: int, num_clusters: int) -> np.ndarray:

@@ -169,19 +169,22 @@ def describe_verdict(row: Record) -> Html:
             class_="verdict part",
         )
     low, high = sorted(ci if gain == difference else [-x for x in ci])
-    if low <= 0 <= high:
-        interval = numbers.format_interval([low, high])
-        size = f"{numbers.format_value(abs(gain))} {_name_side(gain)}, interval of the gain {interval}"
-        return tag(
-            "span",
-            f"\N{ALMOST EQUAL TO} no significant difference from {against}: {size}",
-            class_="verdict part",
-        )
-    if gain > 0:
+    # Results of before there was a verdict were compared with the strongest baseline alone.
+    verdict = paired.get("verdict", "better" if low > 0 else "worse" if high < 0 else "")
+    if verdict == "better":
         size = f"{numbers.format_value(gain)} ({numbers.format_interval([low, high])})"
         return tag("span", f"\N{CHECK MARK} better than {against} by {size}", class_="verdict good")
-    size = f"{numbers.format_value(-gain)} ({numbers.format_interval([-high, -low])})"
-    return tag("span", f"\N{BALLOT X} worse than {against} by {size}", class_="verdict bad")
+    if verdict == "worse":
+        size = f"{numbers.format_value(-gain)} ({numbers.format_interval([-high, -low])})"
+        return tag("span", f"\N{BALLOT X} worse than {against} by {size}", class_="verdict bad")
+    interval = numbers.format_interval([low, high])
+    size = f"{numbers.format_value(abs(gain))} {_name_side(gain)}, interval of the gain {interval}"
+    words = f"no significant difference from {against}: {size}"
+    if low > 0:
+        words = f"{size} than {against}, but not significantly better than every baseline"
+    if high < 0:
+        words = f"{size} than {against}, not significant with {len(_baselines(row))} baselines compared"
+    return tag("span", f"\N{ALMOST EQUAL TO} {words}", class_="verdict part")
 
 
 def _name_side(gain: float) -> str:

@@ -23,6 +23,7 @@ MEASURES: tuple[Measure, ...] = ()
 score = None
 is_formatted = None
 best_constant = None
+list_choices = None
 example = None
 from_text = None
 target = None

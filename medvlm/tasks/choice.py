@@ -65,6 +65,10 @@ def score(answer: str, truth: Truth) -> float:
     return float(found is not None and normalise(found) == normalise(truth.answer))
 
 
+def list_choices(truth: Truth) -> Sequence[str]:
+    return truth.choices
+
+
 def is_formatted(answer: str, truth: Truth) -> bool:
     """One of the choices, as written and nothing else."""
     return answer in truth.choices

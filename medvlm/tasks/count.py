@@ -192,9 +192,18 @@ def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> st
 
 MEASURES = (
     Measure(
-        "mae", "count", average(error), better="lower", by_template=True, headline=True, words="mean absolute error"
+        "mae",
+        "count",
+        average(error),
+        better="lower",
+        by_template=True,
+        headline=True,
+        words="mean absolute error",
+        bounds=None,
     ),
-    Measure("correlation", "count", moments, by_template=True, statistic=correlation, headline=True),
+    Measure(
+        "correlation", "count", moments, by_template=True, statistic=correlation, headline=True, bounds=(-1.0, 1.0)
+    ),
     Measure("exact", "count", average(is_exact), by_template=True),
     Measure("unreadable", "count", average(is_unreadable), better=None),
 )

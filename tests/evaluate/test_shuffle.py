@@ -51,7 +51,14 @@ def test_a_sample_that_is_alone_has_no_partner() -> None:
     assert partners([], 0) == []
 
 
-def test_one_patient_alone_gets_other_images_of_the_same_patient() -> None:
-    found = partners([sample(str(i), "p", "film") for i in range(4)], 0)
-    assert sorted(p for p in found if p is not None) == [0, 1, 2, 3]
-    assert all(p != i for i, p in enumerate(found))
+def test_images_of_the_same_patient_are_no_other_images() -> None:
+    assert partners([sample(str(i), "p", "film") for i in range(4)], 0) == [None] * 4
+
+
+def test_of_a_patient_with_most_samples_only_some_have_a_partner() -> None:
+    samples = [*(sample(f"p{i}", "p", "film") for i in range(5)), *(sample(f"q{i}", "q", "film") for i in range(2))]
+    found = partners(samples, 0)
+    pairs = [
+        (own.patient, samples[other].patient) for own, other in zip(samples, found, strict=True) if other is not None
+    ]
+    assert sorted(pairs) == [("p", "q"), ("p", "q"), ("q", "p"), ("q", "p")]

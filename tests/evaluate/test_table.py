@@ -5,7 +5,7 @@ from medvlm.evaluate.table import WIDTH, table
 
 
 def row(task: str, metric: str, value: float, dataset: str = "phantom", **baselines: float) -> Row:
-    ci = [value - 0.05, value + 0.05]
+    ci: list[float] | None = [value - 0.05, value + 0.05]
     return {
         "dataset": dataset,
         "split": "test",
@@ -14,7 +14,9 @@ def row(task: str, metric: str, value: float, dataset: str = "phantom", **baseli
         "value": value,
         "ci": ci,
         "n": 812,
+        "patients": 73,
         "baselines": baselines,
+        "unanswered": {},
         "paired": None,
     }
 
@@ -66,3 +68,14 @@ def test_a_part_that_is_the_whole_is_shown_once() -> None:
     rows += [row("count", "mae", 1.5), row("count", "mae:count:clip", 1.5), row("count", "exact", 1.5)]
     shown = [line.split()[1] for line in table(rows).splitlines()[2:]]
     assert shown == ["accuracy", "accuracy:side", "accuracy:zone", "mae", "exact"]
+
+
+def test_what_limits_a_row_is_said_below_the_table() -> None:
+    alone: Row = {**row("vqa", "accuracy", 0.5, blind=0.4), "ci": None, "patients": 1}
+    equal: Row = {**row("count", "mae", 0.0, blind=0.4), "ci": None}
+    lacking: Row = {**row("vqa", "accuracy:side", 0.6, blind=0.4, shuffled=0.4), "unanswered": {"shuffled": 3}}
+    assert table([alone, equal, lacking]).splitlines()[-3:] == [
+        "phantom:test vqa accuracy: no interval, all of its questions are of one patient",
+        "phantom:test count mae: no interval, all patients have the same value",
+        "phantom:test vqa accuracy:side: shuffled could not be asked 3 of 812 questions and is compared on the others",
+    ]

@@ -116,8 +116,9 @@ def test_the_interval_leaves_out_draws_that_do_not_define_the_metric() -> None:
     metric_R = resample(items([0.1, 0.6, 0.3, 0.4], [0, 1, 0, 0]), range(4), MEASURE, resamples=4000)
     lacks = np.isnan(metric_R)
     assert lacks.mean() == pytest.approx((3 / 4) ** 4 + (1 / 4) ** 4, abs=0.03)
-    assert interval(metric_R) == (1.0, 1.0)
-    assert all(map(math.isnan, interval(np.full(10, np.nan))))
+    defined = metric_R[~lacks]
+    assert interval(metric_R, 1.0, 4, (0.0, 1.0)) == interval(defined, 1.0, 4, (0.0, 1.0)) != (1.0, 1.0)
+    assert all(map(math.isnan, interval(np.full(10, np.nan), math.nan, 4)))
 
 
 def test_the_interval_of_a_large_sample_is_that_of_hanley_and_mcneil() -> None:
@@ -128,5 +129,6 @@ def test_the_interval_of_a_large_sample_is_that_of_hanley_and_mcneil() -> None:
     area = of(scores.tolist(), positive.tolist())
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     error = math.sqrt((area * (1 - area) + 299 * (q1 - area**2) + 299 * (q2 - area**2)) / 300**2)
-    low, high = interval(resample(items(scores.tolist(), positive.tolist()), range(600), MEASURE, resamples=2000))
+    drawn = resample(items(scores.tolist(), positive.tolist()), range(600), MEASURE, resamples=2000)
+    low, high = interval(drawn, area, 600, (0.0, 1.0))
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.12)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
-from medvlm.core.protocols import Asked, Progress, Shards
+from medvlm.core.protocols import Asked, Split
 from medvlm.core.sample import Question, Truth
 from medvlm.core.tasks import find_task
+from medvlm.rewards._compose import Composer
 
 FIT_SAMPLES = 20_000
 """Training samples that are read, at equal distances: a constant is known long before."""
 FIT_PLACED = 400
 """Questions of a template whose images are looked at, where answers are written in coordinates of what the model
 sees."""
+
+REWARD_CANDIDATES = 20
+"""Of the commonest right answers, how many are tried as the constant that earns most."""
 
 T = TypeVar("T")
 Family = tuple[str, str]
@@ -53,14 +57,11 @@ class Majority:
 
 
 def fit_majority(
-    model: Asked,
-    shards: Shards,
-    training: Sequence[tuple[str, int]],
-    progress: Progress,
-    is_asked: Callable[[Question], bool],
+    model: Asked, split: Split, is_asked: Callable[[Question], bool], composer: Composer | None
 ) -> Majority:
-    """training: places of samples. is_asked: whether a question is one that the model answers. Raises DataError where
-    there are no samples."""
+    """is_asked: whether a question is one that the model answers. composer: of rewards that are measured too. Raises
+    DataError where there are no training samples."""
+    training = split.training()
     if not training:
         raise DataError(
             "the majority baseline is fitted on training data, and there is none; add the training shards, or leave"
@@ -69,23 +70,34 @@ def fit_majority(
     places = _spread(training, FIT_SAMPLES)
     truths: dict[Family, list[Truth]] = defaultdict(list)
     unplaced: dict[Family, list[tuple[str, int, int]]] = defaultdict(list)
-    for done, (split, i) in enumerate(places):
-        for number, question in enumerate(shards.read(split, i)[0].questions):
+    for done, (name, i) in enumerate(places):
+        for number, question in enumerate(split.shards.read(name, i)[0].questions):
             if not is_asked(question):
                 continue
             if find_task(question.truth.task).NEEDS_CANVAS:
-                unplaced[family_of(question)].append((split, i, number))
+                unplaced[family_of(question)].append((name, i, number))
             else:
                 truths[family_of(question)].append(question.truth)
-        progress("majority", done + 1, len(places))
+        split.progress("majority", done + 1, len(places))
     for family, asked in unplaced.items():
-        truths[family] += [_seen(model, shards, *place) for place in _spread(asked, FIT_PLACED)]
+        asks = (_read_ask(split, *place) for place in _spread(asked, FIT_PLACED))
+        truths[family] += [model.place_truth(ask) for ask in asks if not say_why_unseen(model, ask)]
     for (_, group), of_template in list(truths.items()):
         truths["", group] += of_template
-    return Majority({family: _fit(found) for family, found in truths.items()})
+    return Majority({family: _fit(found, composer) for family, found in truths.items() if found})
 
 
-def _fit(truths: Sequence[Truth]) -> Constants:
+def say_why_unseen(model: Asked, ask: Ask) -> str:
+    """Why the answer lies outside what the model sees; "" where it does not."""
+    if find_task(ask.question.truth.task).has_coordinates(ask.question.truth):
+        try:
+            model.place_truth(ask)
+        except DataError as reason:
+            return str(reason)
+    return ""
+
+
+def _fit(truths: Sequence[Truth], composer: Composer | None) -> Constants:
     """truths: of one group. Its tasks answer in one form, so the first can speak for all."""
     task = find_task(truths[0].task)
     if task.best_constant is None:
@@ -94,12 +106,32 @@ def _fit(truths: Sequence[Truth]) -> Constants:
     for measure in task.MEASURES:
         if (constant := task.best_constant(truths, measure)) != constants[""]:
             constants[measure.metric] = constant
+    judged = [truth for truth in _spread(truths, FIT_PLACED) if composer and composer.applies(truth)]
+    if composer and judged:
+        constants |= _fit_rewards(composer, judged, list(constants.values()))
     return constants
 
 
-def _seen(model: Asked, shards: Shards, split: str, i: int, number: int) -> Truth:
-    sample, files = shards.read(split, i)
-    return model.place_truth(Ask(sample, files, sample.questions[number]))
+def _fit_rewards(composer: Composer, truths: Sequence[Truth], constants: list[Any]) -> Constants:
+    """For the total and each part the answer that earns most, of the other constants and the commonest right answers;
+    none where that is the first of the constants."""
+    written = Counter(find_task(truth.task).write(truth) for truth in truths)
+    candidates = [*constants, *(answer for answer, _ in written.most_common(REWARD_CANDIDATES))]
+    earned: dict[str, list[float]] = {}
+    for answer in candidates:
+        scores = [composer.score(answer, truth) for truth in truths]
+        sums = Counter({"total": sum(total for total, _ in scores)})
+        for _, parts in scores:
+            sums.update(parts)
+        for name, total in sums.items():
+            earned.setdefault(name, []).append(total)
+    best = {name: candidates[totals.index(max(totals))] for name, totals in earned.items()}
+    return {name: answer for name, answer in best.items() if answer != constants[0]}
+
+
+def _read_ask(split: Split, name: str, i: int, number: int) -> Ask:
+    sample, files = split.shards.read(name, i)
+    return Ask(sample, files, sample.questions[number])
 
 
 def _spread(items: Sequence[T], most: int) -> Sequence[T]:

@@ -1,14 +1,15 @@
 """Questions asked of a model and of its baselines, whoever answers them; and the rows that follow from the records.
 
-Baselines: the same model without the images (`blind`), with another sample's images (`shuffled`), and the best constant
-answers of the training data (`majority`).
+Baselines: the same model without the images (`blind`), with the images of another patient (`shuffled`), the best
+constant answers of the training data (`majority`), and a random choice (`chance`) for questions with choices of their
+own, where no constant helps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from medvlm.core.protocols import Asked, Record, Row, Split
 from medvlm.core.sample import Question, Sample, Truth, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import list_measures
-from medvlm.evaluate.protocols._majority import fit_majority
+from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
 from medvlm.evaluate.protocols._shuffle import partners
 from medvlm.evaluate.rows import Part, find_value, make_row
 from medvlm.rewards._compose import Composer
 
-BLIND, SHUFFLED, MAJORITY = "blind", "shuffled", "majority"
+BLIND, SHUFFLED, MAJORITY, CHANCE = "blind", "shuffled", "majority", "chance"
 CHUNK = 64
 GALLERY = 24
 """Samples of which the report shows what the model saw."""
@@ -44,13 +45,13 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     composer = Composer(split.rewards) if split.rewards else None
     majority = None
     if MAJORITY in split.baselines:
-        majority = fit_majority(model, split.shards, split.training(), split.progress, is_asked)
+        majority = fit_majority(model, split, is_asked, composer)
     samples = [split.shards.read(*place)[0] for place in split.places]
     partner = partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
     clusters: dict[str, int] = {}
     total = sum(map(is_asked, (question for sample in samples for question in sample.questions)))
     done, shown = 0, set[str]()
-    asks = _asks(split, partner, is_asked)
+    asks = _asks(model, split, partner, is_asked)
     while chunk := list(islice(asks, CHUNK)):
         said = _answer(say, chunk, split.baselines)
         for number, (each, _) in enumerate(chunk):
@@ -106,16 +107,24 @@ def _judge(record: Record, composer: Composer | None) -> Record:
 
 
 def _asks(
-    split: Split, partner: Sequence[int | None], is_asked: IsAsked
+    model: Asked, split: Split, partner: Sequence[int | None], is_asked: IsAsked
 ) -> Iterator[tuple[Ask, tuple[Sample, Files] | None]]:
-    """Each ask, and the sample whose media the `shuffled` baseline shows; both are read when their turn comes."""
+    """Each ask, and the sample whose media the `shuffled` baseline shows; both are read when their turn comes.
+
+    A question whose answer lies outside what the model sees, such as a box beyond a crop, is left out and counted.
+    """
     for number, place in enumerate(split.places):
         sample, files = split.shards.read(*place)
-        asked = [question for question in sample.questions if is_asked(question)]
+        asks = [Ask(sample, files, question) for question in sample.questions if is_asked(question)]
+        kept = []
+        for ask in asks:
+            if reason := say_why_unseen(model, ask):
+                split.left_out[f"{ask.question.template}: {reason}"] += 1
+            else:
+                kept.append(ask)
         other = partner[number]
-        shown = split.shards.read(*split.places[other]) if asked and other is not None else None
-        for question in asked:
-            yield Ask(sample, files, question), shown
+        shown = split.shards.read(*split.places[other]) if kept and other is not None else None
+        yield from ((ask, shown) for ask in kept)
 
 
 def _shuffled(say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] | None]]) -> list[Any]:
@@ -133,13 +142,19 @@ def _save(path: Path, model: Asked, ask: Ask) -> None:
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
     truths = [truth_from_json(record["truth"]) for record in records]
+    with_own_choices = _find_templates_with_own_choices(records, truths)
     rows = []
     for measure in list_measures({truth.task for truth in truths}, settings["rewards"]):
         about = [n for n, record in enumerate(records) if measure.is_about(record["template"], truths[n])]
-        # A baseline that could not answer every question (no partner to shuffle with) is left out of the row.
-        who = [w for w in ("answer", *settings["baselines"]) if all(records[n].get(w) is not None for n in about)]
-        if about and "answer" in who:
-            parts = _part(measure, records, truths, about, who)
+        said: dict[str, list[Sequence[Any]]] = {
+            who: [_list_said(who, records[n], measure.metric) for n in about]
+            for who in ("answer", *(name for name in settings["baselines"] if name != CHANCE))
+        }
+        if CHANCE in settings["baselines"]:
+            said[CHANCE] = [_guess(truths[n]) if records[n]["template"] in with_own_choices else () for n in about]
+        said = {who: of_who for who, of_who in said.items() if any(map(len, of_who))}
+        if "answer" in said:
+            parts = _part(measure, records, truths, about, said)
             for metric, keys in _name_rows(measure, parts).items():
                 chosen = [parts[key] for key in keys]
                 if not isnan(find_value(measure, chosen)):
@@ -147,33 +162,74 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
     return rows
 
 
+def _list_said(who: str, record: Record, metric: str) -> Sequence[Any]:
+    """The answer; of the majority baseline the constant for this metric, where it has one of its own. Nothing where it
+    could not be asked."""
+    constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
+    said = constants.get(metric, record.get(who))
+    return () if said is None else (said,)
+
+
+def _guess(truth: Truth) -> Sequence[Any]:
+    """All answers that a guess chooses from."""
+    choices = find_task(truth.task).list_choices
+    return choices(truth) if choices else ()
+
+
+def _find_templates_with_own_choices(records: Sequence[Record], truths: Sequence[Truth]) -> set[str]:
+    """Templates whose questions do not all have the same choices."""
+    first: dict[str, Sequence[Any]] = {}
+    found = set()
+    for record, truth in zip(records, truths, strict=True):
+        template, choices = record["template"], tuple(_guess(truth))
+        if choices and first.setdefault(template, choices) != choices:
+            found.add(template)
+    return found
+
+
 Key = tuple[str, str]
 """Template and class, "" for all of them."""
 
 
 def _part(
-    measure: Measure, records: Sequence[Record], truths: Sequence[Truth], about: Sequence[int], who: Sequence[str]
+    measure: Measure,
+    records: Sequence[Record],
+    truths: Sequence[Truth],
+    about: Sequence[int],
+    said: Mapping[str, Sequence[Sequence[Any]]],
 ) -> dict[Key, Part]:
-    """All questions and those of each template, or of a measure by class those of each class of a template."""
+    """All questions and those of each template, or of a measure by class those of each class of a template. said: by
+    whom, for each question, one answer, several that are equally probable, or none."""
     numbers: dict[Key, list[int]] = {}
     columns: dict[Key, dict[str, list[tuple[float, ...]]]] = {}
-    for n in about:
+    for position, n in enumerate(about):
         template = records[n]["template"]
-        said: dict[str, Any] = {w: measure.columns(_said_by(w, records[n], measure.metric), truths[n]) for w in who}
-        keys = [(template, name) for name in said["answer"]] if measure.by_class else [("", ""), (template, "")]
-        for key in keys:
-            numbers.setdefault(key, []).append(n)
-            own = columns.setdefault(key, {w: [] for w in who})
-            for w in who:
-                own[w].append(said[w][key[1]] if measure.by_class else said[w])
+        found = {who: _measure(measure, of_who[position], truths[n]) for who, of_who in said.items()}
+        for name, own in found["answer"].items():
+            for key in [(template, name)] if measure.by_class else [("", ""), (template, "")]:
+                numbers.setdefault(key, []).append(n)
+                of_key = columns.setdefault(key, {who: [] for who in said})
+                for who, of_who in found.items():
+                    of_key[who].append(of_who.get(name, (nan,) * len(own)))
     return {
         key: Part(
             numbers[key],
-            {w: np.array(of_who) for w, of_who in own.items()},
+            {who: np.array(of_who) for who, of_who in of_key.items()},
             [records[n]["cluster"] for n in numbers[key]],
         )
-        for key, own in columns.items()
+        for key, of_key in columns.items()
     }
+
+
+def _measure(measure: Measure, answers: Sequence[Any], truth: Truth) -> dict[str, tuple[float, ...]]:
+    """Class ("" for a measure without them) -> its columns, the means over the answers; {} without an answer."""
+    found: list[dict[str, Any]] = []
+    for answer in answers:
+        columns: Any = measure.columns(answer, truth)
+        found.append(columns if measure.by_class else {"": columns})
+    if len(found) < 2:
+        return found[0] if found else {}
+    return {name: tuple(np.mean([each[name] for each in found], axis=0)) for name in found[0]}
 
 
 def _name_rows(measure: Measure, parts: Mapping[Key, Part]) -> dict[str, list[Key]]:
@@ -188,9 +244,3 @@ def _name_rows(measure: Measure, parts: Mapping[Key, Part]) -> dict[str, list[Ke
         if len(own) > 1:
             rows |= {f"{measure.metric}:{template}:{name}": [(template, name)] for _, name in own}
     return rows
-
-
-def _said_by(who: str, record: Record, metric: str) -> Any:
-    """An answer; of the majority baseline the constant for this metric, where it has one of its own."""
-    constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
-    return constants.get(metric, record[who])

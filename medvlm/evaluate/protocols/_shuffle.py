@@ -10,10 +10,10 @@ from medvlm.core.sample import Sample
 
 
 def partners(samples: Sequence[Sample], seed: int) -> list[int | None]:
-    """For each sample the position of another one with the same kinds of media; None where there is no other.
+    """For each sample the position of one of another patient with the same kinds of media; None where there is none.
 
-    A fixed random derangement: each sample's media are shown once. The partner is of another patient wherever
-    no patient has more than half of the samples. It may have the same findings, as chance has it; a partner
+    A fixed random derangement: each sample's media are shown at most once. A patient who has more than half of the
+    samples leaves some of them without a partner. The partner may have the same findings, as chance has it; a partner
     chosen to differ would tell the model what the answer is not.
     """
     partner: list[int | None] = [None] * len(samples)
@@ -26,7 +26,9 @@ def partners(samples: Sequence[Sample], seed: int) -> list[int | None]:
         circle, step = _circle([(samples[p].patient or samples[p].key, p) for p in positions], rng)
         if len(circle) > 1:
             for place, position in enumerate(circle):
-                partner[position] = circle[(place + step) % len(circle)]
+                other = circle[(place + step) % len(circle)]
+                if not samples[position].patient or samples[position].patient != samples[other].patient:
+                    partner[position] = other
     return partner
 
 

@@ -11,7 +11,7 @@ from medvlm.core.tasks import is_scored
 from medvlm.evaluate.protocols import _questions
 
 NEEDS = "answer"
-BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY)
+BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY, _questions.CHANCE)
 NOTHING = "no question that can be scored"
 PLACE_IN_OLD_COUNTS = 0
 rows_of = _questions.rows_of

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvlm.core.measure import mean
+from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Sample
-from medvlm.evaluate.rows import find_interval, shorten
-from medvlm.metrics.bootstrap import resample, value
+from medvlm.evaluate.rows import Part, make_row
 from medvlm.metrics.retrieval import chance, ranks
 
 NEEDS = "embed"
@@ -19,6 +18,10 @@ BASELINES = ()
 NOTHING = "no two different texts with images"
 PLACE_IN_OLD_COUNTS = 1
 CHUNK = 64
+TOP1 = {
+    direction: Measure(f"{direction}_top1", "retrieval", average(lambda hit, target: float(hit)))
+    for direction in ("image_to_text", "text_to_image")
+}
 
 
 class Config(ProtocolConfig):
@@ -73,29 +76,14 @@ def _concept(sample: Sample) -> str:
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
     """Top-1 with the gallery as it is: images (of patients) or texts are drawn again, the candidates are not."""
     rows: list[Row] = []
-    for direction in ("image_to_text", "text_to_image"):
+    for direction in TOP1:
         found = [record for record in records if record["direction"] == direction]
         if not found:
             continue
-        items_NK = np.array([(float(record["rank"] == 0), 1.0) for record in found])
-        gain_NK = items_NK - [(record["chance"], 0.0) for record in found]
-        clusters = [record["cluster"] for record in found]
-        own_R, gain_R = (
-            resample(items, clusters, mean, settings["resamples"], settings["seed"]) for items in (items_NK, gain_NK)
-        )
-        rows.append({
-            "dataset": settings["dataset"],
-            "split": settings["split"],
-            "task": "retrieval",
-            "metric": f"{direction}_top1",
-            "value": shorten(value(items_NK, mean)),
-            "ci": find_interval(own_R),
-            "n": len(found),
-            "baselines": {"chance": shorten(float(np.mean([record["chance"] for record in found])))},
-            "paired": {
-                "against": "chance",
-                "difference": shorten(value(gain_NK, mean)),
-                "ci": find_interval(gain_R),
-            },
-        })  # fmt: skip
+        columns = {
+            "answer": np.array([(float(record["rank"] == 0), 1.0) for record in found]),
+            "chance": np.array([(record["chance"], 1.0) for record in found]),
+        }
+        part = Part(range(len(found)), columns, [record["cluster"] for record in found])
+        rows.append(make_row(TOP1[direction], TOP1[direction].metric, [part], settings))
     return rows

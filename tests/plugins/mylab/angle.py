@@ -83,7 +83,14 @@ def score(answer: str, truth: Truth) -> float:
 
 MEASURES = (
     Measure("mean_score", "angle", average(score), headline=True),
-    Measure("median_error", "angle", lambda answer, truth: (miss(answer, truth),), better="lower", statistic=MEDIAN),
+    Measure(
+        "median_error",
+        "angle",
+        lambda answer, truth: (miss(answer, truth),),
+        better="lower",
+        statistic=MEDIAN,
+        bounds=(0.0, 90.0),
+    ),
 )
 
 
