@@ -3,8 +3,8 @@
     python benchmarks/coverage.py [--simulations 2000]
 
 Answers are right with probability p; those of a patient are alike (beta-binomial, intra-class correlation 0.3). For
-each number of patients, questions a patient and p it prints the share of simulated data sets whose interval holds p, for
-the interval of medvlm and for the plain percentile interval of the same draws. One JSON line at the end.
+each number of patients, questions a patient and p it prints the share of simulated data sets whose interval holds p:
+the interval of medvlm, and in brackets the plain percentile interval of the same draws. One JSON line at the end.
 """
 
 from __future__ import annotations

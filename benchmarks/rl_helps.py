@@ -59,13 +59,8 @@ def main() -> None:
         scores["grpo"].append(_scores(args.run, resolved, [*before, policy], f"grpo_{seed}"))
         scores["supervised"].append(_scores(args.run, resolved, [*before, more], f"more_{seed}"))
     clusters, tasks = ([line[key] for line in scores["instruct"][0]] for key in ("cluster", "task"))
-    result = {
-        "benchmark": "rl_helps",
-        "steps": steps,
-        "seeds": args.seeds,
-        "questions": len(clusters),
-        "patients": len(set(clusters)),
-    }
+    result = {"benchmark": "rl_helps", "steps": steps, "seeds": args.seeds}
+    result |= {"questions": len(clusters), "patients": len(set(clusters))}
     for arm, runs in scores.items():
         result[arm] = [round(float(np.mean([line["score"] for line in run])), 4) for run in runs]
     for against in ("instruct", "supervised"):
@@ -80,9 +75,9 @@ def main() -> None:
         for task in ("", *sorted(set(tasks))):
             chosen = [i for i, each in enumerate(tasks) if task in ("", each)]
             items = np.stack([gaps[chosen], np.ones(len(chosen))], axis=1)
-            of_item = [clusters[i] for i in chosen]
-            drawn_R = resample(items, of_item, mean, 2000)
-            ci = interval(drawn_R, float(gaps[chosen].mean()), len(set(of_item)), bounds=(-1.0, 1.0))
+            patients = [clusters[i] for i in chosen]
+            drawn_R = resample(items, patients, mean, 2000)
+            ci = interval(drawn_R, gaps[chosen].mean(), len(set(patients)), (-1.0, 1.0))
             result[f"grpo_minus_{against}{task and f':{task}'}"] = {
                 "difference": round(float(gaps[chosen].mean()), 4),
                 "ci": [round(x, 4) for x in ci],

@@ -67,19 +67,17 @@ def evaluate(
     names = list_baselines(known) if baselines is None else list(baselines)
     for reason in filter(None, (refuse_baseline(name, known) for name in names)):
         raise RecipeError(f"evaluate.baselines: {reason}")
-    composer = Composer(rewards) if rewards else None
     places, fitted_on = _draw(places, limit, seed), _Once(training)
-    gallery = out.answers.parent / "gallery"
     records: dict[str, list[Record]] = {}
-    left_out: dict[str, int] = {}
+    left_out: Record = {}
     for config, model in _pair(known, models):
         protocol = find_protocol(config)
         own = [name for name in protocol.BASELINES if name in names]
-        asked = Split(shards, places, fitted_on, own, rewards or {}, seed, gallery, progress)
+        asked = Split(shards, places, fitted_on, own, rewards or {}, seed, out.answers.parent / "gallery", progress)
         records[config.kind] = list(protocol.ask(config, model, asked))
-        for reason, count in asked.left_out.items():
-            left_out[f"{config.kind}: {reason}"] = count
-            say(f"{dataset}:{split}: {count} questions are left out of {config.kind}: {reason}")
+        left_out |= {f"{config.kind}: {reason}": count for reason, count in asked.left_out.items()}
+    for reason, count in left_out.items():
+        say(f"{dataset}:{split}: {count} questions are left out of {reason}")
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
     settings = {
@@ -89,7 +87,7 @@ def evaluate(
         "protocols": [config.model_dump(mode="json") for config in known if config.kind in records],
         "baselines": names,
         "left_out": left_out,
-        "rewards": composer.to_json() if composer else None,
+        "rewards": Composer(rewards).to_json() if rewards else None,
         "decoding": "greedy",
         "resamples": resamples,
         "seed": seed,
