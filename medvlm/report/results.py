@@ -183,7 +183,7 @@ def describe_verdict(row: Record) -> Html:
     if low > 0:
         words = f"{size} than {against}, but not significantly better than every baseline"
     if high < 0:
-        words = f"{size} than {against}, not significant with {len(_baselines(row))} baselines compared"
+        words = f"{size} than {against}, not significant with {len(_get_baselines(row))} baselines compared"
     return tag("span", f"\N{ALMOST EQUAL TO} {words}", class_="verdict part")
 
 

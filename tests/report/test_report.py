@@ -197,6 +197,19 @@ def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says
     )
 
 
+@pytest.mark.parametrize(
+    ("difference", "ci", "says"),
+    [
+        (0.1, [0.02, 0.2], "than majority, but not significantly better than every baseline"),
+        (-0.1, [-0.2, -0.02], "than majority, not significant with 2 baselines compared"),
+    ],
+)
+def test_a_difference_from_one_baseline_of_several_is_no_verdict(difference, ci, says, parse):
+    paired = {"against": "majority", "difference": difference, "ci": ci, "verdict": ""}
+    row = {"task": "vqa", "metric": "accuracy", "value": 0.6, "baselines": {"majority": 0.5, "blind": 0.5}}
+    assert parse(describe_verdict({**row, "paired": paired})).words().endswith(says)
+
+
 def test_a_result_without_baselines_is_said_to_have_none(parse):
     assert (
         parse(describe_verdict({"metric": "accuracy", "value": 1.0, "baselines": {}, "paired": None})).words()
