@@ -72,14 +72,12 @@ def account(
             )
         placed[place] = tensor
         layer = name.rpartition(".")[0]
-        kind = (
-            audit.merged
-            if layer in adapted and name.endswith(".weight")
-            else audit.replaced
-            if is_trained(name)
-            else audit.copied
-        )
-        kind.append(place)
+        if layer in adapted and name.endswith(".weight"):
+            audit.merged.append(place)
+        elif is_trained(name):
+            audit.replaced.append(place)
+        else:
+            audit.copied.append(place)
     if homeless:
         raise ShapeError(
             f"export: {len(homeless)} tensors have no place in the exported class: {', '.join(sorted(homeless)[:5])};"

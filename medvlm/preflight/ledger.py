@@ -75,14 +75,12 @@ class Ledger(TorchDispatchMode):
         elif tensors and not num_meta and _count_elements(tensors) > LARGE:
             args, kwargs = tree_map(_to_meta, (args, kwargs))
         elif tensors and not num_meta and func is aten._to_copy.default and not tensors[0].is_floating_point():
-            # ids and masks keep their data, even if the model moves them to its device
+            # Ids and masks keep their data, even if the model moves them to its device.
             kwargs = {**kwargs, "device": tensors[0].device}
-        if (
-            num_meta
-            and func is aten.split_with_sizes.default
-            and sum(args[1]) != args[0].shape[args[2] if len(args) > 2 else 0]
-        ):
-            args = _split_evenly(*args)
+        if num_meta and func is aten.split_with_sizes.default:
+            x, sizes, dim = (*args, 0)[:3]
+            if sum(sizes) != x.shape[dim]:  # the sizes would be computed from pixels
+                args = _split_evenly(x, sizes, dim)
         out = func(*args, **kwargs)
         if formula := self._formulas.get(func._overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)

@@ -126,15 +126,11 @@ def mark_of(answer: Record) -> str:
 def _make_question(answer: Record) -> Html:
     rewards = {str(n): v for n, v in (answer.get("rewards") or {}).items() if isinstance(v, int | float)}
     chips = (tag("span", f"{n} {numbers.format_value(v)}", class_="chip") for n, v in rewards.items())
-    other = [
-        x
-        for n, words in WITHOUT.items()
-        if answer.get(n) is not None
-        for x in (
-            tag("dt", n, title=words),
-            tag("dd", _cut(draw_answer({**answer, "answer": answer[n]}).answer or answer[n])),
-        )
-    ]
+    other: list[Html] = []
+    for baseline, words in WITHOUT.items():
+        if (said := answer.get(baseline)) is not None:
+            shown = draw_answer({**answer, "answer": said}).answer or said
+            other += [tag("dt", baseline, title=words), tag("dd", _cut(shown))]
     drawing = draw_answer(answer)
     pairs = [
         tag("dt", "answer"),

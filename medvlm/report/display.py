@@ -28,11 +28,9 @@ def make_png(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
     A volume becomes a row of slices at equal distances. Raises DataError with `name` for damaged bytes."""
     pixels = decode(data, name)
     if pixels.ndim == 3 and len(medium.size) == 3:
-        strip, words = (
-            _scale_grey(_join_slices(pixels), medium),
-            f"{SLICES} of {len(pixels)} slices" if len(pixels) > SLICES else "all slices",
-        )
-        return _encode_resized(strip[0], WIDEST * 2), ", ".join(filter(None, [words, strip[1]]))
+        grey, words = _scale_grey(_join_slices(pixels), medium)
+        shown = f"{SLICES} of {len(pixels)} slices" if len(pixels) > SLICES else "all slices"
+        return _encode_resized(grey, WIDEST * 2), ", ".join(filter(None, [shown, words]))
     grey, words = _scale_grey(pixels, medium)
     return _encode_resized(grey, WIDEST), words
 
@@ -54,10 +52,8 @@ def _scale_grey(pixels: np.ndarray, medium: Medium) -> tuple[np.ndarray, str]:
     if pixels.dtype == np.uint8:
         return pixels, ""
     if medium.unit == "HU":
-        (low, high), words = (
-            CT_WINDOW_HU,
-            f"shown from {numbers.format_tick(CT_WINDOW_HU[0])} to {numbers.format_tick(CT_WINDOW_HU[1])} HU",
-        )
+        low, high = CT_WINDOW_HU
+        words = f"shown from {numbers.format_tick(low)} to {numbers.format_tick(high)} HU"
     else:
         low, high = (float(x) for x in np.percentile(pixels, (1, 99)))
         words = f"shown from the 1st to the 99th percentile ({low:g} to {high:g})"

@@ -71,46 +71,24 @@ def make_data_section(run: RunRecord) -> Section | None:
 def _make_card(name: str, source: Record) -> Html:
     card = source.get("card") or {}
     licence, phi, splits = card.get("licence") or {}, card.get("phi") or {}, card.get("splits") or {}
-    terms = [
-        w
-        for w, on in (
-            ("non-commercial", licence.get("commercial") is False),
-            ("share alike", licence.get("share_alike")),
-        )
-        if on
-    ]
-    written = str(licence.get("id", "not stated"))
+    terms = ["non-commercial"] if licence.get("commercial") is False else []
+    terms += ["share alike"] if licence.get("share_alike") else []
+    licence_id = str(licence.get("id", "not stated"))
+    phi_words = [PHI.get(str(phi.get("status")), "not stated"), str(phi.get("note", ""))]
+    patients = [_describe_patients(str(splits.get("by", "")), card), _format_counts(source.get("patients"))]
+    lost = source.get("quarantined")
     pairs: list[tuple[str, Child]] = [
         ("samples", _format_counts(source.get("counts")) or "not counted"),
         ("fold", f"tested on fold {source['fold']}, trained on the others" if source.get("fold") is not None else None),
-        (
-            "left out",
-            (
-                f"{numbers.format_whole(source['quarantined'])} samples that could not be packed"
-                if source.get("quarantined")
-                else None
-            ),
-        ),
+        ("left out", f"{numbers.format_whole(lost)} samples that could not be packed" if lost else None),
         (
             "licence",
-            tag("span", link(written, str(licence.get("url", ""))), f" ({', '.join(terms)})" if terms else None),
+            tag("span", link(licence_id, str(licence.get("url", ""))), f" ({', '.join(terms)})" if terms else None),
         ),
         ("terms", card.get("terms") or None),
         ("access", ACCESS.get(str(card.get("access")), str(card.get("access", "not stated")))),
-        (
-            "patient data",
-            " \N{EM DASH} ".join(
-                filter(None, [PHI.get(str(phi.get("status")), "not stated"), str(phi.get("note", ""))])
-            ),
-        ),
-        (
-            "patients",
-            ": ".join(
-                filter(
-                    None, [_describe_patients(str(splits.get("by", "")), card), _format_counts(source.get("patients"))]
-                )
-            ),
-        ),
+        ("patient data", " \N{EM DASH} ".join(filter(None, phi_words))),
+        ("patients", ": ".join(filter(None, patients))),
         ("audit", describe_audit(source.get("audit") or {})),
         ("media", ", ".join(card.get("media") or []) or None),
         ("intensities", card.get("units") or None),
@@ -124,9 +102,8 @@ def _make_card(name: str, source: Record) -> Html:
 
 def _format_counts(counts: dict[str, int] | None) -> str:
     """`train 4,000, val 400, test 600`, in the usual order of splits."""
-    return (
-        ", ".join(f"{split} {numbers.format_whole(counts[split])}" for split in sort_splits(counts)) if counts else ""
-    )
+    counts = counts or {}
+    return ", ".join(f"{split} {numbers.format_whole(counts[split])}" for split in sort_splits(counts))
 
 
 def _describe_patients(by: str, card: Record) -> str:

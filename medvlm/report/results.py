@@ -211,14 +211,10 @@ def _make_table(caption: str, results: list[Record]) -> Html:
     numeric = {3, 5, *range(6, 6 + len(names) + 1)}
     rows: list[list[Child]] = []
     for row in results:
-        baselines, paired = _get_baselines(row), row.get("paired") or {}
-        arrow = (
-            ""
-            if (measure := _find_measure(row)) is not None and measure.better is None
-            else "\N{DOWNWARDS ARROW}"
-            if is_lower_better(row)
-            else "\N{UPWARDS ARROW}"
-        )
+        baselines, paired, measure = _get_baselines(row), row.get("paired") or {}, _find_measure(row)
+        arrow = "\N{DOWNWARDS ARROW}" if is_lower_better(row) else "\N{UPWARDS ARROW}"
+        if measure is not None and measure.better is None:
+            arrow = ""
         difference = paired.get("difference")
         against = tag(
             "span",

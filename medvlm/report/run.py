@@ -67,12 +67,10 @@ def _make_lead(run: RunRecord) -> Html:
 def _make_facts(run: RunRecord) -> Html:
     seconds, steps = sum(s.seconds for s in run.stages.values()), sum(s.steps for s in run.stages.values())
     size = sum(run.parameters.values())
-    samples = sum(
-        n
-        for s in run.sources.values()
-        for split, n in (s.get("counts") or {}).items()
-        if _is_training_split(split, s.get("fold"))
-    )
+    samples = 0
+    for source in run.sources.values():
+        counts = source.get("counts") or {}
+        samples += sum(n for split, n in counts.items() if _is_training_split(split, source.get("fold")))
     pairs: list[tuple[str, Child]] = [
         ("steps", numbers.format_whole(steps)),
         ("training time", numbers.format_duration(seconds)),
@@ -100,14 +98,12 @@ def _list_gaps(run: RunRecord) -> list[str]:
         lines.append(f"{len(bare)} of {len(run.results)} results have no baseline to compare with.")
     if [r for r in run.results if not r.get("ci")]:
         lines.append("Some results have no interval, so it is unknown how much they would vary on other samples.")
-    still = [
-        f"{g} in {name}"
-        for name, s in run.stages.items()
-        for g, t in (s.done.get("trains") or {}).items()
-        if not t.get("moved")
-    ]
-    if still:
-        lines.append(f"Supposed to be trained, but without proof that the weights changed: {', '.join(still)}.")
+    unproven = []
+    for name, stage in run.stages.items():
+        trained = stage.done.get("trains") or {}
+        unproven += [f"{group} in {name}" for group, record in trained.items() if not record.get("moved")]
+    if unproven:
+        lines.append(f"Supposed to be trained, but without proof that the weights changed: {', '.join(unproven)}.")
     by_image = [n for n, s in run.sources.items() if ((s.get("card") or {}).get("splits") or {}).get("by") == "image"]
     if by_image:
         lines.append(

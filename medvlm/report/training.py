@@ -17,8 +17,9 @@ def make_stages_table(run: RunRecord) -> Html | None:
         return None
     rows: list[list[Child]] = []
     for name, stage in run.stages.items():
-        settings, done, log, planned = stage.settings, stage.done, stage.log, stage.planned
+        settings, done, planned = stage.settings, stage.done, stage.planned
         trains = settings.get("trains") or list(done.get("trains") or {})
+        speeds = [value for _, value in stage.log.get_points("samples_per_s")]
         rows.append(
             [
                 name,
@@ -29,9 +30,7 @@ def make_stages_table(run: RunRecord) -> Html | None:
                 if planned
                 else numbers.format_whole(stage.steps),
                 numbers.format_duration(stage.seconds) if stage.seconds else "\N{EN DASH}",
-                f"{median(speeds):,.0f}"
-                if (speeds := [v for _, v in log.get_points("samples_per_s")])
-                else "\N{EN DASH}",
+                f"{median(speeds):,.0f}" if speeds else "\N{EN DASH}",
                 _describe_state(stage),
             ]
         )

@@ -99,10 +99,8 @@ def _list_limits(about: About) -> str:
 def _describe_data(about: About) -> str:
     rows = []
     for source, card in about.cards.items():
-        counts = ", ".join(
-            f"{split} {n:,}"
-            for split, n in sorted(about.counts.get(source, {}).items(), key=lambda kv: (ORDER.get(kv[0], 3), kv[0]))
-        )
+        counts = about.counts.get(source, {})
+        splits = sorted(counts, key=lambda split: (ORDER.get(split, len(ORDER)), split))
         rows.append(
             [
                 f"{card.title} (`{card.name}`)",
@@ -110,7 +108,7 @@ def _describe_data(about: About) -> str:
                 ACCESS[card.access],
                 PASSES_ON[card.passes_on],
                 _describe_patients(card),
-                counts,
+                ", ".join(f"{split} {counts[split]:,}" for split in splits),
             ]
         )
     text = "## Training data\n\n" + make_table(

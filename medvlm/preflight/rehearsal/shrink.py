@@ -82,12 +82,11 @@ def shrink_encoder(config: Any) -> Any:
             update[key] = tuple(shrink_encoder(x) for x in inner)
         elif key in ("width", "layers", "heads") and isinstance(inner, int):
             update[key] = min(inner, SIZES[key])
-    if "layer" in fields and config.layer is not None and not isinstance(config.layer, str):
-        update["layer"] = (
-            max(config.layer, -LAYERS)
-            if isinstance(config.layer, int)
-            else tuple(max(n, -LAYERS) for n in config.layer)
-        )
+    layer = config.layer if "layer" in fields else None
+    if isinstance(layer, int):
+        update["layer"] = max(layer, -LAYERS)
+    elif layer is not None and not isinstance(layer, str):
+        update["layer"] = tuple(max(n, -LAYERS) for n in layer)
     if getattr(config, "connector", None) is not None:
         update["connector"] = shrink_connector(config.connector)
     if getattr(config, "config", None):
