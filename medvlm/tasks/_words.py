@@ -2,38 +2,76 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from medvlm.core.measure import Measure
 from medvlm.core.sample import Truth
+from medvlm.tasks._numbers import DOZENS, LARGE, read_number_words
+from medvlm.tasks._tokens import Token, scan_tokens
 
 GROUP = "vqa"
 """Of the measures of all tasks with short answers."""
 TITLE = "Questions"
+LONGEST_ANSWER = 2000
+"""Characters. A longer text is not read as a short answer: no reader is meant for it, and reading costs time."""
 
 ARTICLES = frozenset({"a", "an", "the"})
-_WORD = re.compile(r"[0-9]+(?:\.[0-9]+)+|[^\W_]+%?")
+_BEFORE_A_LETTER = frozenset(
+    "answer blood category choice class component factor family figure genotype grade group haemophilia hemophilia"
+    " hepatitis image influenza label letter lineage option panel part pattern pool protein serotype species stage"
+    " stanford strain subtype system tanner toxin tumor tumour type variant vitamin zone".split()
+)
+"""Words after which a single `a` is a name: `hepatitis A virus`."""
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation and articles; decimal numbers and percentages stay whole.
+    """Lower-case words and signs, without punctuation and articles.
 
-    Text of nothing but articles keeps them: the choice `A` of a multiple-choice question is a word.
+    Numbers are written one way: `2.50`, `two` and `1,024` are `2.5`, `2` and `1024`. Signs and relations that change
+    what is said stay: `ER+`, `< 3 cm`, `-2`, `1:2`. An `a` that is a name is no article: `influenza A`. Text of nothing
+    but articles or of nothing but punctuation keeps them. Each character of a script without blanks is a word.
     """
-    found = all_words(text)
-    return [w for w in found if w not in ARTICLES] or found
-
-
-def all_words(text: str) -> list[str]:
-    """As `words`, with the articles."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    tokens = scan_tokens(text)
+    forms = [token.form for token in tokens]
+    kept = [
+        token
+        for at, token in enumerate(tokens)
+        if not is_article(forms, at) or is_label(tokens, at)
+    ]
+    return write_numbers(kept) or list(filter(None, ["".join(text.split())]))
 
 
 def normalise(text: str) -> str:
     return " ".join(words(text))
+
+
+def is_article(found: Sequence[str], at: int) -> bool:
+    """Whether the word there is an article, and so says nothing."""
+    if found[at] not in ARTICLES or all(word in ARTICLES for word in found):
+        return False
+    if found[at] == "the":
+        return True
+    if at + 1 == len(found) or len(found[at + 1]) == 1:  # `influenza A`, `group A 3`
+        return False
+    if found[at + 1] in LARGE or found[at + 1] in DOZENS:
+        return False
+    return not (found[at] == "a" and at > 0 and found[at - 1] in _BEFORE_A_LETTER)
+
+
+def is_label(tokens: Sequence[Token], at: int) -> bool:
+    """Whether it is a letter in front of a choice, as in `A) pneumonia`."""
+    return tokens[at].form == "a" and at + 1 < len(tokens) and tokens[at + 1].gap.lstrip()[:1] in tuple(").:,;")
+
+
+def write_numbers(tokens: Iterable[Token]) -> list[str]:
+    """The forms of the tokens, with numbers in words as digits."""
+    forms, at, written = [token.form for token in tokens], 0, []
+    while at < len(forms):
+        number = read_number_words(forms, at)
+        written.append(forms[at] if number is None else str(number[0]))
+        at = at + 1 if number is None else number[1]
+    return written
 
 
 def most_frequent(truths: Sequence[Truth], measure: Measure | None = None) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -16,8 +14,9 @@ from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Medium
 from medvlm.core.tasks import Drawing
 from medvlm.tasks import _words
+from medvlm.tasks._choices import read_choice
 from medvlm.tasks._made_up import draw_answer, make_question
-from medvlm.tasks._words import ARTICLES, all_words, normalise, words
+from medvlm.tasks._words import normalise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,27 +41,20 @@ best_constant = _words.most_frequent
 
 
 def parse(text: str, truth: Truth) -> str | None:
-    """The choice that the text is, or the only one that it names as whole words; None otherwise.
-
-    A choice inside a longer one does not count as named: `left lower zone` names `left lower`, not `left`.
-    Known limit: negation is not read, so `not left` names `left`.
-    """
-    by_form, pattern, keeps_articles = _forms(truth.choices)
-    if (exact := by_form.get(normalise(text))) is not None:
-        return exact
-    plain = " ".join(all_words(text)) if keeps_articles else normalise(text)
-    named, end = set(), 0
-    for match in pattern.finditer(plain):
-        if match.end(1) > end:
-            named.add(match[1])
-            end = match.end(1)
-    return by_form[named.pop()] if len(named) == 1 else None
+    """See `_choices.read_choice`."""
+    return read_choice(text, truth.choices)
 
 
 def score(answer: str, truth: Truth) -> float:
     """1 where the right choice is named and no other, else 0."""
     found = parse(answer, truth)
-    return float(found is not None and normalise(found) == normalise(truth.answer))
+    if found is None:
+        return 0.0
+    return float(found == truth.answer or (truth.answer not in truth.choices and is_alike(found, truth.answer)))
+
+
+def is_alike(one: str, other: str) -> bool:
+    return normalise(one) == normalise(other)
 
 
 def list_choices(truth: Truth) -> Sequence[str]:
@@ -94,15 +86,6 @@ def example(rng: np.random.Generator, media: Sequence[Medium], report: str) -> t
 def describe(answer: Any, truth: Truth) -> Drawing:
     others = ", ".join(choice for choice in truth.choices if choice != truth.answer)
     return Drawing(truth.answer, aside=f"not {others}" if others else "")
-
-
-@lru_cache(maxsize=1024)
-def _forms(choices: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str], bool]:
-    """Choice by its normalised form, a pattern of the longest form at each word, and whether some form is an
-    article."""
-    by_form = {normalise(choice): choice for choice in reversed(choices) if words(choice)}
-    longest_first = "|".join(re.escape(form) for form in sorted(by_form, key=len, reverse=True)) or r"(?!)"
-    return by_form, re.compile(rf"(?<!\S)(?=({longest_first})(?!\S))"), not ARTICLES.isdisjoint(by_form)
 
 
 _SIDE = Truth("left", ("left", "right", "both"))

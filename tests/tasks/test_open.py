@@ -17,7 +17,8 @@ def test_token_f1_by_hand() -> None:
     assert token_f1("right right", Truth("right")) == pytest.approx(2 / 3)
     assert token_f1("left", Truth("right")) == 0
     assert token_f1("", Truth("right")) == 0
-    assert token_f1("", Truth("...")) == 1
+    assert token_f1("", Truth("...")) == 0
+    assert token_f1("", Truth("")) == 1
 
 
 def test_the_most_frequent_answer_whatever_its_writing() -> None:
