@@ -10,6 +10,7 @@ from typing import Any
 from medvlm.core.card import Splits
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
+from medvlm.core.tasks import check_choices
 from medvlm.recipe.known import Known
 
 SOURCE = "table"
@@ -158,6 +159,8 @@ def _answers(rows: list[TableRow]) -> dict[str, Any]:
     given = Counter(row.answer for row in rows)
     lower = Counter(row.answer.lower() for row in rows)
     if len(lower) <= MAX_CHOICES and min(lower.values()) >= MIN_EACH:
-        return {"choices": sorted(lower), "lower": True} if len(lower) < len(given) else {"choices": sorted(given)}
+        choices = sorted(lower if len(lower) < len(given) else given)
+        check_choices(tuple(choices))
+        return {"choices": choices, "lower": True} if len(lower) < len(given) else {"choices": choices}
     words = sorted(len(row.answer.split()) for row in rows)
     return {"task": "report"} if words[len(words) // 2] > 12 else {}

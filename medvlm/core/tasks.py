@@ -216,6 +216,23 @@ CardTask = Annotated[Any, Slot("tasks", or_name=True), AfterValidator(_check_car
 """The `task` of a question in a data card: its kind, or its kind with settings."""
 
 
+def check_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The same. Raises DataError for two that task `choice` reads alike, naming both."""
+    component("tasks", "choice").check_choices(choices)
+    return choices
+
+
+def _check_card_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return check_choices(choices)
+    except DataError as reason:
+        raise ValueError(str(reason)) from None
+
+
+Choices = Annotated[tuple[str, ...], AfterValidator(_check_card_choices)]
+"""The `choices` of a question in a data card, each of which can be told from the others."""
+
+
 def is_scored(truth: sample.Truth) -> bool:
     """Whether a text can answer its question and be judged; not so for a task that is not known here."""
     if not is_available("tasks", truth.task):

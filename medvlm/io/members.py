@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from medvlm.core.config import Config
 from medvlm.core.sample import Unit
-from medvlm.core.tasks import CardTask
+from medvlm.core.tasks import CardTask, Choices, Choices
 from medvlm.io.nifti_header import NiftiOptions
 
 _PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")
@@ -23,7 +23,7 @@ class QuestionMembers(Config):
     """The member that holds the question, written as in Members.report."""
     answer: str
     """The member that holds the answer. With `choices` it may also hold the index of a choice, from 0."""
-    choices: tuple[str, ...] = ()
+    choices: Choices = ()
     """The possible answers. Without them, the answer is read as `task` says."""
     task: CardTask = "open"
     """The task by name or with its settings, e.g. count, or {kind: count, label: nodule}."""

@@ -44,6 +44,9 @@ class Config(StageConfig):
     """Tasks whose questions are asked; by default all that at least one reward can judge."""
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(32, gt=0)
+    pay_cut: bool = False
+    """Whether an answer that was cut at `max_new_tokens` is judged like a finished one. Off: it earns 0, since what is
+    left out could be anything, and nothing else teaches to end an answer."""
     updates: int = Field(1, gt=0)
     """Optimizer updates on the answers of one step (mu in the paper). Clipping has an effect from the second one on."""
     clip: float = Field(0.2, gt=0)
@@ -68,7 +71,7 @@ class Config(StageConfig):
     def scale_down(self, toy: Toy) -> Config:
         heaviest = max(reward.weight for reward in self.rewards.values())
         paid = {name: reward.model_copy(update={"weight": heaviest}) for name, reward in toy.rewards.items()}
-        small = {"max_new_tokens": toy.answer_tokens, "group": toy.answers, "temperature": 1.0}
+        small = {"max_new_tokens": toy.answer_tokens, "group": toy.answers, "temperature": 1.0, "pay_cut": True}
         return super().scale_down(toy).model_copy(update={**small, "rewards": {**self.rewards, **paid}})
 
 
@@ -184,7 +187,10 @@ class Grpo(Base):
         )
 
     def _score(self, answer: Answer, prompt: Prompt) -> tuple[float, dict[str, float]]:
-        return self.composer.score(self.policy.read(answer.ids), prompt.truth)
+        total, parts = self.composer.score(self.policy.read(answer.ids), prompt.truth)
+        if not self.config.pay_cut and self.policy.is_cut(answer.ids, self.config.max_new_tokens):
+            return 0.0, dict.fromkeys(parts, 0.0)
+        return total, parts
 
     def _make_terms(
         self,

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from medvlm.tasks._clauses import Part, Sentence, split_sentences
 from medvlm.tasks._negation import (
     NO,
-    SEEN,
     YES,
     compile_phrases,
     denies_alone,
@@ -20,10 +20,11 @@ from medvlm.tasks._negation import (
     find_opposite,
     is_doubtful,
 )
+from medvlm.tasks._phrases import SEEN, list_words
 from medvlm.tasks._words import LONGEST_ANSWER, normalise
 
-_LABEL = re.compile(r"\(?([A-Za-z]|[0-9]{1,2})\s?[).:]\s+(\S.*)", re.DOTALL)
-_BEFORE = frozenset("< > ≤ ≥ ≠ ± + - / : ^".split())
+_LABEL = re.compile(r"\(?(?:([A-Za-z])\s?(?:[):]\s*|\.\s+)|([0-9]{1,2})\s?[).:]\s+)(\S.*)", re.DOTALL)
+_BEFORE = list_words("< > ≤ ≥ ≠ ± + - / : ^")
 _BEHIND = re.compile(r"[+-]+|[±/:^%]")
 _BETWEEN = frozenset(("", "and", "or", "y", "o", "und", "oder", "et", "ou", "e"))
 
@@ -61,7 +62,9 @@ def make_forms(choices: tuple[str, ...]) -> Forms:
             found[form] = None if form in found else choice
     labelled = {choice: match for choice in choices if (match := _LABEL.fullmatch(choice.strip()))}
     if len(labelled) == len(choices):
-        short = [(normalise(match[part]), choice) for choice, match in labelled.items() for part in (1, 2)]
+        short = [
+            (normalise(match[part]), choice) for choice, match in labelled.items() for part in (1, 2, 3) if match[part]
+        ]
         often = Counter(form for form, _ in short)
         found |= {form: choice for form, choice in short if often[form] == 1 and form not in found}
     longest = "|".join(map(re.escape, sorted(found, key=len, reverse=True))) or r"(?!)"
@@ -212,7 +215,7 @@ def _read_part(part: Part, forms: Forms) -> tuple[bool | None, bool]:
     return _read_presence(words, no), False
 
 
-_AFTER_NO = frozenset("there it this that the i we they he she is are not hay es está se it's".split())
+_AFTER_NO = list_words("there it this that the i we they he she is are not hay es está se it's")
 
 
 def _read_presence(words: str, no: set[str]) -> bool | None:
@@ -234,7 +237,7 @@ def _read_presence(words: str, no: set[str]) -> bool | None:
 # --- questions and repetition -----------------------------------------------------------------------
 
 
-_ASKING = frozenset("is are was were do does did has have which what where who how can could should or".split())
+_ASKING = list_words("is are was were do does did has have which what where who how can could should or")
 
 
 def _drop_questions(sentences: list[Sentence], forms: Forms) -> list[Sentence]:
@@ -261,7 +264,7 @@ def _repeats(sentences: Sequence[Sentence], forms: Forms) -> bool:
         if spans and part.plain in seen:
             return True
         seen.add(part.plain)
-        for one, other in zip(spans, spans[1:], strict=False):
+        for one, other in pairwise(spans):
             if one[0] == other[0] and part.plain[one[2] : other[1]].strip() in _BETWEEN:
                 return True
     return False

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from medvlm.tasks._negation import TURNS, drop_idioms, split_phrases, starts_anew
+from medvlm.tasks._negation import drop_idioms, split_phrases, starts_anew
+from medvlm.tasks._phrases import TURNS, list_words
 from medvlm.tasks._tokens import Token, prepare_text, scan_tokens
 from medvlm.tasks._words import is_article, write_numbers
 
 _HARD = re.compile(r"[.;!?:\n。؟؛।]")
 _SOFT = re.compile(r"[,،()\[\]{}]|\s-\s")
-_LETTER_VERBS = frozenset("is are was because since as and or but not seems looks would fits matches".split())
+_LETTER_VERBS = list_words("is are was because since as and or but not seems looks would fits matches")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,20 @@ def _turns() -> dict[str, list[tuple[str, ...]]]:
 def _says_nothing(tokens: list[Token], forms: list[str], at: int, is_first: bool) -> bool:
     """Whether it is an article, and not the name of a choice: in `A lesion is seen` and not in `the answer is A`."""
     if forms[at] == "i" and at + 1 < len(tokens):  # the pronoun, and not the first of I, II, III
-        return forms[at + 1] in ("think", "am", "believe", "would", "see", "cannot", "can", "do", "m", "d", "have", "say")
+        return forms[at + 1] in (
+            "think",
+            "am",
+            "believe",
+            "would",
+            "see",
+            "cannot",
+            "can",
+            "do",
+            "m",
+            "d",
+            "have",
+            "say",
+        )
     if not is_article(forms, at):
         return False
     if forms[at] != "a" or at + 1 == len(tokens):

@@ -134,9 +134,7 @@ def _join(text: str) -> list[Token]:
     return tokens
 
 
-def _is_minus(
-    text: str, match: re.Match[str], before: re.Match[str] | None, after: re.Match[str] | None
-) -> bool:
+def _is_minus(text: str, match: re.Match[str], before: re.Match[str] | None, after: re.Match[str] | None) -> bool:
     """Whether it is the sign of a number: `-2`, also `- 2` where nothing stands before it."""
     if after is None or not after["number"]:
         return False

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from medvlm.core.measure import Measure
 from medvlm.core.sample import Truth
 from medvlm.tasks._numbers import DOZENS, LARGE, read_number_words
+from medvlm.tasks._phrases import list_words
 from medvlm.tasks._tokens import Token, scan_tokens
 
 GROUP = "vqa"
@@ -17,11 +18,10 @@ LONGEST_ANSWER = 2000
 """Characters. A longer text is not read as a short answer: no reader is meant for it, and reading costs time."""
 
 ARTICLES = frozenset({"a", "an", "the"})
-_BEFORE_A_LETTER = frozenset(
+_BEFORE_A_LETTER = list_words(
     "answer blood category choice class component factor family figure genotype grade group haemophilia hemophilia"
     " hepatitis image influenza label letter lineage option panel part pattern pool protein serotype species stage"
-    " stanford strain subtype system tanner toxin tumor tumour type variant vitamin zone".split()
-)
+    " stanford strain subtype system tanner toxin tumor tumour type variant vitamin zone")
 """Words after which a single `a` is a name: `hepatitis A virus`."""
 
 
@@ -34,11 +34,7 @@ def words(text: str) -> list[str]:
     """
     tokens = scan_tokens(text)
     forms = [token.form for token in tokens]
-    kept = [
-        token
-        for at, token in enumerate(tokens)
-        if not is_article(forms, at) or is_label(tokens, at)
-    ]
+    kept = [token for at, token in enumerate(tokens) if not is_article(forms, at) or is_label(tokens, at)]
     return write_numbers(kept) or list(filter(None, ["".join(text.split())]))
 
 

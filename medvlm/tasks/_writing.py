@@ -1,16 +1,16 @@
-"""Boxes as text: written by the codec that a model was taught, read in any of them."""
+"""Boxes as text, written by the codec that a model was taught."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from medvlm.core.config import component, kinds
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
 from medvlm.tasks import _brackets
+from medvlm.tasks._notations import read_boxes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Writing:
         return tuple(placed for box in boxes if (placed := self.place(canvas, box)) is not None)
 
     def write(self, boxes: Sequence[Box], label: str) -> str:
-        """What it writes, `parse` reads."""
+        """What it writes, `_notations.read_boxes` reads."""
         text: str = self._codec.write(boxes, label)
         return text
 
@@ -48,34 +48,15 @@ class Writing:
         return component("tasks.codecs", self.codec)
 
 
-def parse(text: str, repair: bool = False) -> list[Box] | None:
-    """The boxes in the text, in its order and in the units it is written in; [] where it says that there are none, None
-    where it cannot be read.
-
-    Read: what the codecs write, and groups of four numbers in square brackets or two corners in parentheses with
-    whatever JSON, tags, fences or words around them. A box without an area or with x2 < x1 or y2 < y1 is dropped, or
-    with `repair` its corners are put in order."""
-    reader = next((read for mark, read in _readers() if mark in text), _brackets.parse)
-    return reader(text, repair)
-
-
-def is_written(text: str, label: str) -> bool:
-    """Whether the text is exactly what some codec writes for the boxes in it, blanks aside."""
-    found = parse(text)
-    if found is None:
+def is_written(text: str, label: str, codec: str = "", extent: Sequence[float] = ()) -> bool:
+    """Whether the text is exactly what the codec writes for the boxes in it, blanks aside, each of them once and within
+    the image. codec: "" for any of them."""
+    found = read_boxes(text, extent, label)
+    if found is None or len(set(found.boxes)) != found.written:
         return False
-    plain = _without_blanks(text)
-    return plain == _without_blanks(_brackets.write(found)) or any(
-        plain == _without_blanks(Writing(codec).write(found, label)) for codec in kinds("tasks.codecs")
-    )
-
-
-@cache
-def _readers() -> list[tuple[str, Callable[[str, bool], list[Box] | None]]]:
-    """Of the codecs that need a reader of their own: what tells their texts from others, and the reader."""
-    codecs = (component("tasks.codecs", kind) for kind in kinds("tasks.codecs"))
-    return [(codec.MARK, codec.parse) for codec in codecs if hasattr(codec, "parse")]
-
-
-def _without_blanks(text: str) -> str:
-    return "".join(text.split())
+    if extent and not all(0 <= x1 and x2 <= extent[0] and 0 <= y1 and y2 <= extent[1] for x1, y1, x2, y2 in found.boxes):
+        return False
+    ways = [Writing(each).write(found.boxes, label) for each in ([codec] if codec else kinds("tasks.codecs"))]
+    if not codec:
+        ways.append(_brackets.write(found.boxes))
+    return "".join(text.split()) in ["".join(way.split()) for way in ways]

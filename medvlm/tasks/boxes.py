@@ -24,6 +24,7 @@ from medvlm.tasks import _brackets, _writing
 from medvlm.tasks._boxes import check_boxes, follow_boxes, is_sized, make_box, mark
 from medvlm.tasks._made_up import draw_answer, make_question
 from medvlm.tasks._matching import match
+from medvlm.tasks._notations import read_boxes
 from medvlm.tasks._writing import Writing
 
 if TYPE_CHECKING:
@@ -39,16 +40,22 @@ CANDIDATES, JUDGES = 60, 200
 @dataclass(frozen=True)
 class Truth(sample.Truth):
     """`boxes` of `label` on medium 0, in stored pixels or, once placed, as they are written. answer: holds SLOT until
-    then."""
+    then. codec, extent: once placed, how boxes are written and what (width, height) of the image are in its units."""
 
     boxes: tuple[Box, ...] = ()
     label: str = ""
+    codec: str = ""
+    extent: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if any(len(box) != 4 for box in self.boxes):
             raise DataError("a box has four numbers: x1, y1, x2, y2")
         if not self.answer:
             object.__setattr__(self, "answer", SLOT)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what only a placed truth has, where it has none."""
+        return {name: value for name, value in super().to_json().items() if value or name not in ("codec", "extent")}
 
 
 class Config(Base):
@@ -65,18 +72,23 @@ FOLLOWS_CROPS = True
 
 
 def parse(text: str, truth: Truth | None = None) -> list[Box] | None:
-    return _writing.parse(text)
+    """The boxes with an area, in the order of the text; [] where it says that there are none, None where it cannot be
+    read."""
+    found = read_boxes(text, truth.extent, truth.label) if truth else read_boxes(text)
+    return None if found is None or len(found.boxes) < min(1, found.written) else found.boxes
 
 
 def is_formatted(answer: str, truth: Truth) -> bool:
-    """As one of tasks/codecs writes it, blanks within it aside."""
-    return _writing.is_written(answer, truth.label)
+    """As the codec of the recipe writes it, blanks within it aside; before it is placed, as any codec does."""
+    return _writing.is_written(answer, truth.label, truth.codec, truth.extent)
 
 
 def from_text(text: str, config: Config) -> Truth | None:
-    """`[x1, y1, x2, y2], ...` in stored pixels, or `none`; None for any other text."""
-    boxes = _brackets.parse(text)
-    return None if boxes is None else Truth(boxes=tuple(sorted(boxes)), label=config.label)
+    """`[x1, y1, x2, y2], ...` in stored pixels, or `none`; None for any other text, and for a box without an area."""
+    found = read_boxes(text)
+    if found is None or found.written != len(found.boxes):
+        return None
+    return Truth(boxes=tuple(sorted(found.boxes)), label=config.label)
 
 
 # --- geometry ---------------------------------------------------------------------------------------
@@ -101,7 +113,13 @@ def place(truth: Truth, canvas: Canvas | None, writing: Writing) -> Truth:
     kept = writing.place_all(canvas, truth.boxes)
     if truth.boxes and not kept:
         raise DataError("no box lies on what the model sees; use preprocess.fit: squash, or drop the question")
-    return replace(truth, boxes=kept, answer=truth.answer.replace(SLOT, writing.write(kept, truth.label)))
+    return replace(
+        truth,
+        boxes=kept,
+        answer=truth.answer.replace(SLOT, writing.write(kept, truth.label)),
+        codec=writing.codec,
+        extent=writing.extent(canvas),
+    )
 
 
 def follow(truth: Truth, canvas: Canvas) -> Truth | None:
@@ -118,27 +136,27 @@ def score(answer: str, truth: Truth) -> float:
 
 
 def mean_iou(answer: str, truth: Truth) -> float:
-    overlaps, expected = _overlaps(answer, truth.boxes)
+    overlaps, expected = _overlaps(answer, truth)
     return sum(overlaps) / expected
 
 
 def hit_rate(answer: str, truth: Truth) -> float:
     """The share of boxes that overlap their partner with an IoU of at least 0.5."""
-    overlaps, expected = _overlaps(answer, truth.boxes)
+    overlaps, expected = _overlaps(answer, truth)
     return sum(overlap >= HIT_IOU for overlap in overlaps) / expected
 
 
 def is_unreadable(answer: str, truth: Truth) -> float:
-    return float(parse(answer) is None)
+    return float(parse(answer, truth) is None)
 
 
 @lru_cache(maxsize=1 << 16)
-def _overlaps(answer: str, true: tuple[Box, ...]) -> tuple[tuple[float, ...], int]:
+def _overlaps(answer: str, truth: Truth) -> tuple[tuple[float, ...], int]:
     """IoU of the matched pairs, and how many there should be. Kept: several metrics ask about one answer."""
-    found = parse(answer)
+    found, true = read_boxes(answer, truth.extent, truth.label), truth.boxes
     if found is None or not true:
-        return (1.0,) if found == [] and not true else (), max(1, len(true))
-    return tuple(overlap for _, _, overlap in match(found, true)), max(len(found), len(true))
+        return (1.0,) if found is not None and not found.written and not true else (), max(1, len(true))
+    return tuple(overlap for _, _, overlap in match(found.boxes, true)), max(found.written, len(true))
 
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
@@ -186,7 +204,7 @@ def summarise(truth: Truth) -> str:
 
 def describe(answer: Any, truth: Truth) -> Drawing:
     """A box that the parser refuses is not drawn."""
-    found = parse(answer) if isinstance(answer, str) else None
+    found = parse(answer, truth) if isinstance(answer, str) else None
     return Drawing(
         truth.answer.replace(SLOT, _brackets.write(truth.boxes)),
         summary=f"{len(truth.boxes)} boxes, drawn" if truth.answer == SLOT else "",

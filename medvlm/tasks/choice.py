@@ -10,9 +10,10 @@ from pydantic import Field
 
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
+from medvlm.core.errors import DataError
 from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Medium
-from medvlm.core.tasks import Drawing
+from medvlm.core.tasks import Choices, Drawing
 from medvlm.tasks import _words
 from medvlm.tasks._choices import read_choice
 from medvlm.tasks._made_up import draw_answer, make_question
@@ -32,8 +33,28 @@ class Truth(sample.Truth):
 
 class Config(Base):
     kind: Literal["choice"]
-    choices: tuple[str, ...] = Field(min_length=2)
+    choices: Choices = Field(min_length=2)
     """A text is one of these, whatever its case; any other is no answer."""
+
+
+def check_choices(choices: Sequence[str]) -> None:
+    """Raises DataError for two choices that are read alike, or one that cannot be read: their questions could not be
+    scored."""
+    found: dict[str, str] = {}
+    for choice in choices:
+        form = normalise(choice)
+        if not form:
+            raise DataError("a choice is empty; name every choice")
+        if form in found:
+            raise DataError(
+                f"choices {found[form]!r} and {choice!r} read alike: case, articles and punctuation are not told apart;"
+                " name them differently, or keep one of them"
+            )
+        found[form] = choice
+
+
+def check(truth: Truth, media: Sequence[Medium]) -> None:
+    check_choices(truth.choices)
 
 
 TITLE = _words.TITLE

@@ -1,4 +1,4 @@
-"""How many there are: digits or an English number word.
+"""How many there are: digits, number words, or words that there is none.
 
 An answer that names no number, or several, is not left out: its error is max(1, the true number), where the
 score is 0 as well; for the correlation it is a 0. How many there were is a metric of its own.
@@ -20,6 +20,7 @@ from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Box, Medium
 from medvlm.core.tasks import Drawing
 from medvlm.tasks._boxes import check_boxes, follow_boxes, is_sized, make_box, mark
+from medvlm.tasks._counts import read_count
 from medvlm.tasks._made_up import draw_answer, make_question
 from medvlm.tasks._writing import Writing
 
@@ -52,17 +53,6 @@ class Config(Base):
 FOLLOWS_CROPS = True
 TITLE = "Counts"
 
-NUMBER_WORDS = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-]  # fmt: skip
-_VALUE = {word: n for n, word in enumerate(NUMBER_WORDS)} | {"none": 0}
-# Ranges, decimals, signs and thousands (3-4, 3.5, -3, 1,000) are caught whole, so that they are refused and not read in
-# part. Nothing after the digits can make the pattern fail: a text of many digits costs one pass, not one for each
-# digit.
-_NUMBER = re.compile(rf"(?<!\w)([-+]?[0-9]+(?:[.,/:-][0-9]+)*)(\w*)|\b({'|'.join(_VALUE)})\b")
-
-
 # --- text -------------------------------------------------------------------------------------------
 
 
@@ -71,21 +61,8 @@ def write(truth: Truth) -> str:
 
 
 def parse(text: str, truth: Truth | None = None) -> int | None:
-    """The number that the text names; None if it names none, or several that differ.
-
-    Read: digits and the words zero to twenty and `none`. Not read: ranges, decimals, signed numbers, digits
-    that touch letters (`T2`, `3cm`), numbers of more than nine digits.
-    """
-    found = None
-    for match in _NUMBER.finditer(text.lower()):
-        digits, unit, word = match.groups()
-        if unit:
-            continue
-        number = _VALUE[word] if word else _whole(digits)
-        if number is None or found not in (None, number):
-            return None
-        found = number
-    return found
+    """See `_counts.read_count`."""
+    return read_count(text)
 
 
 def is_formatted(answer: str, truth: Truth) -> bool:
@@ -96,10 +73,6 @@ def is_formatted(answer: str, truth: Truth) -> bool:
 def from_text(text: str, config: Config) -> Truth | None:
     """None for a text that is not a whole number."""
     return Truth(text, int(text), label=config.label) if text.isdecimal() else None
-
-
-def _whole(digits: str) -> int | None:
-    return int(digits) if digits.isdecimal() and len(digits) <= 9 else None
 
 
 # --- geometry ---------------------------------------------------------------------------------------
@@ -241,5 +214,7 @@ EXAMPLES = [
     ("1 2 3 4 5", _FOUR, 0.0),
     ("3-5", _FOUR, 0.0),
     ("-4", _FOUR, 0.0),
-    ("4.0", _FOUR, 0.0),
+    ("4.5", _FOUR, 0.0),
+    ("more than 4", _FOUR, 0.0),
+    ("4 4 4 4", _FOUR, 0.0),
 ]

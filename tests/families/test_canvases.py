@@ -14,7 +14,8 @@ from medvlm.core.families import Processed, family_of
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
 from medvlm.preflight.rehearsal.ready import make_config
-from medvlm.tasks._writing import Writing, parse
+from medvlm.tasks._writing import Writing
+from medvlm.tasks.boxes import parse
 
 PLACED: list[tuple[tuple[int, int], Box]] = [
     ((61, 97), (20, 10, 60, 40)),

@@ -6,7 +6,8 @@ import pytest
 
 from medvlm.core.sample import Box
 from medvlm.tasks._brackets import MAX_BOXES, write
-from medvlm.tasks._writing import parse
+from medvlm.tasks._notations import read_boxes
+from medvlm.tasks.boxes import Truth, parse, score
 
 
 def random_boxes(rng: random.Random, n: int) -> list[Box]:
@@ -47,18 +48,18 @@ def test_no_boxes_is_an_answer_and_nonsense_is_none() -> None:
         "[1, 2, 3]",
         "[1, 2, 3, 4, 5]",
         "[a, b, c, d]",
-        "1, 2, 3, 4",
         "[1 2, 3, 4, 5]",
         "none of [it]",
     ):
         assert parse(text) is None, text
 
 
-def test_a_box_the_wrong_way_round_is_dropped_unless_repair_is_declared() -> None:
+def test_a_box_the_wrong_way_round_is_no_box_and_still_counts_as_one() -> None:
     text = "[30, 10, 20, 40], [1, 2, 3, 4], [5, 5, 5, 9]"
     assert parse(text) == [(1, 2, 3, 4)]
-    assert parse(text, repair=True) == [(20, 10, 30, 40), (1, 2, 3, 4)]
+    assert read_boxes(text) == ([(1, 2, 3, 4)], 3)
     assert parse("[30, 10, 20, 40]") is None
+    assert score(text, Truth(boxes=((1, 2, 3, 4),))) == pytest.approx(1 / 3)
 
 
 def test_an_answer_of_very_many_boxes_is_not_read() -> None:

@@ -25,7 +25,7 @@ from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
-from medvlm.core.tasks import CardTask, find_task, read_truth
+from medvlm.core.tasks import CardTask, Choices, find_task, read_truth
 
 Numbered = tuple[str, int, Row]
 """File, number of the line or record, and what stands there."""
@@ -52,7 +52,7 @@ class TableQuestion(Config):
     """Groups questions that ask the same thing: the majority answer, a baseline, is found within each group."""
     labels: LabelColumns | None = None
     """In place of `answer`: several columns that each say whether there is something."""
-    choices: tuple[str, ...] = ()
+    choices: Choices = ()
     """An answer that is one of these makes the question a choice between them; any other answer leaves it open."""
     lower: bool = False
     """Answer, choices and template in lower case."""

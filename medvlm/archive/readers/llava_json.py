@@ -24,7 +24,7 @@ from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
-from medvlm.core.tasks import CardTask, read_truth
+from medvlm.core.tasks import CardTask, Choices, read_truth
 
 IMAGE = "<image>"
 
@@ -45,7 +45,7 @@ class Config(Base):
     task: CardTask = "open"
     """`report` for long answers, such as captions; another task by its name or with its settings. A question is left
     out if the task cannot read its answer."""
-    choices: tuple[str, ...] = ()
+    choices: Choices = ()
     """An answer that is one of these (case is ignored) makes the question a choice between them."""
     history: bool = False
     """Writes the earlier turns above each question. Without it, questions that refer to an earlier answer lose their

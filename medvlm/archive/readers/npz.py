@@ -16,6 +16,7 @@ from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
+from medvlm.core.tasks import Choices
 from medvlm.io.images import MAX_ARRAY_BYTES
 
 # Axes: N images, D H W depth, height, width, L columns of labels.
@@ -30,7 +31,7 @@ class Config(Base):
     medium: str
     """What the card's `media` calls the images."""
     modality: str = ""
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: Choices = Field(min_length=2)
     """Names of the labels 0, 1, ..."""
     which: tuple[str, ...] = ()
     """Wordings of the question for the label, if each image has one label."""

@@ -8,18 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medvlm.core.sample import Box
-from medvlm.tasks import _brackets
 from medvlm.tasks.codecs._units import extent, place, write_json
 
-__all__ = ["MARK", "extent", "parse", "place", "write"]
-
-MARK = '"box_2d"'
+__all__ = ["extent", "place", "write"]
 
 
 def write(boxes: Sequence[Box], label: str) -> str:
     return write_json("box_2d", [(y1, x1, y2, x2) for x1, y1, x2, y2 in boxes], label)
-
-
-def parse(text: str, repair: bool = False) -> list[Box] | None:
-    found = _brackets.parse(text, repair)
-    return found and [(y1, x1, y2, x2) for x1, y1, x2, y2 in found]

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
-from medvlm.tasks._brackets import MAX_BOXES, NONE, keep_boxes
-
-MARK = "<loc"
-_FOUR = re.compile(r"\s*".join([r"<loc([0-9]{1,4})>"] * 4))
+from medvlm.tasks._brackets import NONE
 
 
 def extent(canvas: Canvas, scale: int) -> tuple[float, float]:
@@ -31,11 +27,3 @@ def write(boxes: Sequence[Box], label: str) -> str:
         "".join(f"<loc{round(value):04d}>" for value in (y1, x1, y2, x2)) + f" {label}" for x1, y1, x2, y2 in boxes
     )
     return " ; ".join(w.strip() for w in written) or NONE
-
-
-def parse(text: str, repair: bool = False) -> list[Box] | None:
-    """None for location tokens that are not four by four."""
-    found = [tuple(map(float, four.groups())) for four in _FOUR.finditer(text)]
-    if not found or len(found) * 4 != text.count(MARK) or len(found) > MAX_BOXES:
-        return None
-    return keep_boxes(((x1, y1, x2, y2) for y1, x1, y2, x2 in found), repair) or None
