@@ -99,6 +99,7 @@ REASON = {
     "rewards": {"choice": 1.0, "count": 1.0},
     "tasks": ["choice", "count"],
     "max_new_tokens": 4,
+    "pay_cut": True,  # a model that knows nothing seldom ends its answers
     "kl": 0.1,
     "steps": STEPS,
     "batch": 4,

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from medvlm.core.config import Config
 from medvlm.core.sample import Unit
-from medvlm.core.tasks import CardTask, Choices, Choices
+from medvlm.core.tasks import CardTask, Choices
 from medvlm.io.nifti_header import NiftiOptions
 
 _PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "joblib")

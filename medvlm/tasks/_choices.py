@@ -173,11 +173,12 @@ def _read_yes_or_no(sentences: Sequence[Sentence], forms: Forms) -> bool | None:
     strong: list[bool] = []
     weak: list[bool] = []
     for sentence in sentences:
-        doubtful = is_doubtful(sentence.plain)
-        for number, part in enumerate(sentence.parts):
-            said, is_strong = _read_part(part, forms)
-            if doubtful and (said is None or not is_strong or number):
+        if is_doubtful(sentence.plain):
+            if not strong:
                 return None
+            continue  # `Yes. The cause is unknown.`
+        for part in sentence.parts:
+            said, is_strong = _read_part(part, forms)
             if said is not None:
                 if is_strong and said and False in weak and not strong:
                     return None  # `No effusion, yes`

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import cache
 
-from medvlm.tasks._negation import compile_phrases, find_denials, is_doubtful
+from medvlm.tasks._negation import compile_phrases, is_doubtful
 from medvlm.tasks._numbers import DOZENS, LARGE, NUMERALS_ZH, SMALL, read_chinese_number, read_number_words
 from medvlm.tasks._phrases import COUNT_DOUBTS, NOTHING, RELATIONS, list_words
 from medvlm.tasks._tokens import UNITS, write_ascii_digits
@@ -23,7 +23,9 @@ _NUMBER = re.compile(
 )
 _SPACED = re.compile(r"[^\W\d_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """A letter of a script with blanks between words: a digit that touches one is part of a name, as in T2."""
-_AS_PART = list_words(f"point half halves third thirds quarter quarters percent per-cent per fold times {UNITS.replace('|', ' ')}")
+_AS_PART = list_words(
+    f"point half halves third thirds quarter quarters percent per-cent per fold times {UNITS.replace('|', ' ')}"
+)
 _CHAINED = list_words("and to or")
 
 
@@ -130,7 +132,7 @@ def _touches_letters(plain: str, match: re.Match[str]) -> bool:
     if _SPACED.match(before or " ") or before == "_" or (before and unicodedata.category(before) == "No"):
         return True
     unit = match["unit"]
-    return bool(unit) and (bool(_SPACED.match(unit)) or unit[0] == "_" or re.match(_ZH_UNITS, unit) is not None) or (
+    return (bool(unit) and (bool(_SPACED.match(unit)) or unit[0] == "_" or re.match(_ZH_UNITS, unit) is not None)) or (
         plain[match.end() :].startswith("-") and plain[match.end() + 1 : match.end() + 2].isalpha()
     )
 
@@ -160,11 +162,13 @@ def _is_bounded(plain: str, start: int, end: int) -> bool:
 @cache
 def _relations(is_before: bool) -> re.Pattern[str]:
     before, behind = (
-        "|".join(re.escape(phrase.strip()).replace("\\ ", r"\s+") for phrase in part.split(","))
+        "|".join(re.escape(" ".join(phrase.split())).replace("\\ ", r"\s+") for phrase in part.split(","))
         for part in RELATIONS.split("|")
     )
     if is_before:
-        return re.compile(rf"(?:(?<![a-z])(?:{before})\s*(?:the\s+|be\s+)?|不是|不到|超过|少于|多于|至少|最多|第|负)\s*$")
+        return re.compile(
+            rf"(?:(?<![a-z])(?:{before})\s*(?:the\s+|be\s+)?|不是|不到|超过|少于|多于|至少|最多|第|负)\s*$"
+        )
     return re.compile(rf"\s*(?:{behind})(?![a-z])|\s*(?:以上|以下|多个)")
 
 

@@ -18,11 +18,13 @@ NO = {"no": {"no", "nope"}, "否": {"否", "不 是"}, "不 是": {"不 是", "�
 }
 
 _SUBJECTS = list_words(
-    "it there this that these the i we they he she answer instead es hay el la los las esto se es gibt der die das il elle"
-    " c ce le les lui 它 这 该 有 是")
+    "it there this that these the i we they he she answer instead es hay el la los las esto se es gibt der die das il"
+    " elle c ce le les lui 它 这 该 有 是"
+)
 _VERBS = list_words(
     "is are was were has have shows show seems appears lies see think exists es está son hay tiene muestra ist sind hat"
-    " zeigt gibt est sont montre 是 有 为")
+    " zeigt gibt est sont montre 是 有 为"
+)
 
 
 def split_phrases(text: str) -> list[str]:
@@ -67,7 +69,9 @@ def starts_anew(words: list[str]) -> bool:
 
 
 _NOTHING = list_words(
-    "normal healthy none clear unremarkable nothing no sano normal normales ninguno ninguna nada gesund unauffällig 正常") | {"no finding", "no findings", "no disease", "no abnormality", "正 常", "无 异 常", "sin hallazgos"}
+    "normal healthy none clear unremarkable nothing no sano normal normales ninguno ninguna nada gesund unauffällig"
+    " 正常"
+) | {"no finding", "no findings", "no disease", "no abnormality", "正 常", "无 异 常", "sin hallazgos"}
 _PREFIXES = ("un", "in", "im", "ir", "ab", "non", "dis", "a")
 
 

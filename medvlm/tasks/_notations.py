@@ -27,13 +27,15 @@ _SIDE = re.compile(
     re.IGNORECASE,
 )
 _SIDES = {
-    **{name: "x1" for name in ("xmin", "x1", "x0", "left", "x")},
-    **{name: "y1" for name in ("ymin", "y1", "y0", "top", "y")},
-    **{name: "x2" for name in ("xmax", "x2", "right")},
-    **{name: "y2" for name in ("ymax", "y2", "bottom")},
+    **dict.fromkeys(("xmin", "x1", "x0", "left", "x"), "x1"),
+    **dict.fromkeys(("ymin", "y1", "y0", "top", "y"), "y1"),
+    **dict.fromkeys(("xmax", "x2", "right"), "x2"),
+    **dict.fromkeys(("ymax", "y2", "bottom"), "y2"),
     **{"w": "w", "width": "w", "h": "h", "height": "h"},
 }
-_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)|<ref>[^<]*</ref>|<\|[^|<>]*\|>|</?[a-z_ ]+/?>")
+_STRING = re.compile(
+    r"\"(?:[^\"\\]|\\.)*\"|(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)|<ref>[^<]*</ref>|<\|[^|<>]*\|>|</?[a-z_ ]+/?>"
+)
 
 
 class Reading(NamedTuple):
@@ -113,7 +115,13 @@ _TOKENS = (
     Tokens("<loc_", _repeat(r"<loc_([0-9]{1,4})>", 4), 4, 1000, _order_xy),  # Florence-2
     Tokens("<loc", _repeat(r"<loc([0-9]{1,4})>", 4), 4, 1024, _order_yx),  # PaliGemma
     Tokens("<patch_index_", _repeat(r"<patch_index_([0-9]{1,4})>", 2), 2, 32, _order_cells),  # Kosmos-2
-    Tokens("<x", re.compile(r"<x_?([0-9]{1,4})> ?<y_?([0-9]{1,4})> ?<x_?([0-9]{1,4})> ?<y_?([0-9]{1,4})>"), 2, 100, _order_xy),
+    Tokens(
+        "<x",
+        re.compile(r"<x_?([0-9]{1,4})> ?<y_?([0-9]{1,4})> ?<x_?([0-9]{1,4})> ?<y_?([0-9]{1,4})>"),
+        2,
+        100,
+        _order_xy,
+    ),
     Tokens("{<", re.compile(r"\{<([0-9]{1,4})> ?<([0-9]{1,4})> ?<([0-9]{1,4})> ?<([0-9]{1,4})>\}"), 1, 100, _order_xy),
 )
 """The last two: MAIRA-2 and MiniGPT-v2."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from medvlm.tasks._phrases import list_words
 
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen"""
+_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen"""
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 SMALL = {word: n for n, word in enumerate(_ONES.split())} | {word: 10 * n for n, word in enumerate(_TENS.split(), 2)}
 SMALL |= {"fourty": 40}
@@ -15,7 +15,8 @@ LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6}
 DOZENS = frozenset({"dozen", "dozens"})
 _PRONOUN_AFTER = list_words("no this that the these which each every any some another last first other either")
 _PRONOUN_BEFORE = list_words(
-    "can cannot could may might must should would will of who that another needs sees knows half third quarter")
+    "can cannot could may might must should would will of who that another needs sees knows half third quarter"
+)
 _DIGITS_ZH = {c: n for n, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}
 _PLACES_ZH = {"十": 10, "百": 100, "千": 1000, "万": 10_000, "萬": 10_000}
 NUMERALS_ZH = frozenset({*_DIGITS_ZH, *_PLACES_ZH})

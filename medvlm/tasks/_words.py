@@ -21,7 +21,8 @@ ARTICLES = frozenset({"a", "an", "the"})
 _BEFORE_A_LETTER = list_words(
     "answer blood category choice class component factor family figure genotype grade group haemophilia hemophilia"
     " hepatitis image influenza label letter lineage option panel part pattern pool protein serotype species stage"
-    " stanford strain subtype system tanner toxin tumor tumour type variant vitamin zone")
+    " stanford strain subtype system tanner toxin tumor tumour type variant vitamin zone"
+)
 """Words after which a single `a` is a name: `hepatitis A virus`."""
 
 

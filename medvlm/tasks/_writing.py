@@ -54,7 +54,9 @@ def is_written(text: str, label: str, codec: str = "", extent: Sequence[float] =
     found = read_boxes(text, extent, label)
     if found is None or len(set(found.boxes)) != found.written:
         return False
-    if extent and not all(0 <= x1 and x2 <= extent[0] and 0 <= y1 and y2 <= extent[1] for x1, y1, x2, y2 in found.boxes):
+    if extent and not all(
+        x1 >= 0 and x2 <= extent[0] and y1 >= 0 and y2 <= extent[1] for x1, y1, x2, y2 in found.boxes
+    ):
         return False
     ways = [Writing(each).write(found.boxes, label) for each in ([codec] if codec else kinds("tasks.codecs"))]
     if not codec:
