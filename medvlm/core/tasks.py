@@ -218,7 +218,8 @@ CardTask = Annotated[Any, Slot("tasks", or_name=True), AfterValidator(_check_car
 
 def check_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
     """The same. Raises DataError for two that task `choice` reads alike, naming both."""
-    component("tasks", "choice").check_choices(choices)
+    truth = sample.make_truth("choice", choices=choices)
+    find_task(truth.task).check(truth, ())
     return choices
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.sample import make_truth
 from medvlm.rewards._compose import Composer
 from medvlm.tasks import choice, open
 from medvlm.tasks._words import normalise
@@ -156,7 +155,7 @@ def test_open_answers_that_are_the_same(text: str, truth: str) -> None:
     [("x-ray", "X ray"), ("lesion", "a lesion"), ("3 cm", "3cm"), ("Left.", "left"), ("2", "two"), ("a", "a")],
 )
 def test_choices_that_read_alike_are_refused_with_both_names(choices: tuple[str, str]) -> None:
-    truth = make_truth("choice", choices[0], choices=choices)
+    truth = choice.Truth(choices[0], choices)
     with pytest.raises(DataError, match=f"{re.escape(repr(choices[0]))} and {re.escape(repr(choices[1]))} read alike"):
         choice.check(truth, ())
     with pytest.raises(ValueError, match="read alike"):

@@ -6,7 +6,7 @@ import pytest
 
 from medvlm.core import geometry
 from medvlm.core.config import kinds
-from medvlm.core.sample import Box, make_truth
+from medvlm.core.sample import Box
 from medvlm.rewards._compose import Composer
 from medvlm.tasks import boxes
 from medvlm.tasks._notations import read_boxes
@@ -126,10 +126,7 @@ def test_tokens_with_units_of_their_own_are_read_in_those_of_the_recipe(text: st
 
 
 def place(codec: str) -> boxes.Truth:
-    truth = make_truth("boxes", boxes=((10, 20, 30, 40), (50, 60, 70, 80)), label="RBC")
-    placed = boxes.place(truth, geometry.identity((100, 100)), Writing(codec))  # type: ignore[arg-type]
-    assert isinstance(placed, boxes.Truth)
-    return placed
+    return boxes.place(Truth(boxes=tuple(TWO), label="RBC"), geometry.identity((100, 100)), Writing(codec))
 
 
 @pytest.mark.parametrize("codec", kinds("tasks.codecs"))
