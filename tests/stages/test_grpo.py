@@ -214,3 +214,16 @@ def test_what_is_planned_for_are_answers_as_long_as_they_may_be(stage: Any) -> N
     assert len(heaviest.batch.targets_L) == len(prompts) * 3 * stage.config.max_new_tokens
     assert heaviest.batch.ids_BT.numel() >= drawn.batch.ids_BT.numel()
     assert "kl" in stage.compute_loss(stage.model, heaviest, 0)
+
+
+def test_an_answer_that_is_cut_at_its_limit_earns_nothing(stage_of: Make) -> None:
+    prompt, *_ = first(stage_of("grpo"))
+    for pay_cut, paid in ((False, 0.0), (True, 1.0)):
+        stage = stage_of("grpo", pay_cut=pay_cut)
+        stage.composer.score = lambda text, truth: (1.0, {"choice": 1.0})
+        end = stage.setup.tokenizer.eos_token_id
+        word = next(i for i in range(len(stage.setup.tokenizer)) if i != end)
+        most = stage.config.max_new_tokens
+        assert stage._score(Answer([word] * most), prompt) == (paid, {"choice": paid})
+        assert stage._score(Answer([word] * (most - 1) + [end]), prompt) == (1.0, {"choice": 1.0})
+        assert stage._score(Answer([word] * (most - 1)), prompt) == (1.0, {"choice": 1.0})
