@@ -46,8 +46,10 @@ class Forms:
 
 @dataclass(frozen=True)
 class Mention:
+    """is_denied: None where a denial in an earlier part may reach it: `no nodule, effusion`."""
+
     choice: str | None
-    is_denied: bool
+    is_denied: bool | None
 
 
 @lru_cache(maxsize=1024)
@@ -112,11 +114,11 @@ def _read_named(sentences: Sequence[Sentence], forms: Forms) -> str | None:
         if mentions and not found and denies_alone(sentence.plain):  # `pneumonia: no`
             mentions = [replace(each, is_denied=True) for each in mentions]
         mentions += found
-    named = {mention.choice for mention in mentions if not mention.is_denied}
-    denied = {mention.choice for mention in mentions if mention.is_denied}
+    named = {mention.choice for mention in mentions if mention.is_denied is False}
+    denied = {mention.choice for mention in mentions if mention.is_denied is not False}
     if len(named) == 1 and not named & denied:
         return named.pop()
-    if named or len(denied) != 1:
+    if named or len(denied) != 1 or not any(mention.is_denied for mention in mentions):
         return None
     form = next((form for form in forms.own if forms.choice_of[form] in denied), "")
     opposite = find_opposite(form, forms.own)
@@ -141,7 +143,7 @@ def _find_mentions(sentence: Sentence, forms: Forms) -> list[Mention]:
             is_before = any(cue_end <= start for _, cue_end in free)
             # A `not` between two mentions denies the second of them.
             is_behind = last >= end and last >= spans[-1][2]
-            mentions.append(Mention(choice, reaches or is_before or is_behind))
+            mentions.append(Mention(choice, is_before or is_behind or (None if reaches else False)))
         reaches = reaches or any(cue_end <= spans[-1][1] for _, cue_end in free)
     return mentions
 

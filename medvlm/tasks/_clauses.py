@@ -64,7 +64,8 @@ def _split_at_turns(tokens: list[Token], is_first: bool) -> list[Part]:
     kept = [token for at, token in enumerate(tokens) if not _says_nothing(tokens, whole, at, is_first)]
     pieces: list[list[str]] = [[]]
     is_new = [is_first or starts_anew(whole)]
-    forms = drop_idioms(" ".join(write_numbers(kept))).split()
+    plain = drop_idioms(" ".join(write_numbers(kept)))
+    forms = plain.replace("anything but", "not").split()
     at = 0
     while at < len(forms):
         turn = next((turn for turn in _turns().get(forms[at], ()) if tuple(forms[at : at + len(turn)]) == turn), None)

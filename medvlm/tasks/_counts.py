@@ -152,7 +152,7 @@ def _read_chinese(match: re.Match[str]) -> int | None:
 def _is_bounded(plain: str, start: int, end: int) -> bool:
     """Whether it is said to be more or less than that, a share, or not that."""
     before, behind = plain[max(0, start - 40) : start], plain[end : end + 40]
-    if re.search(r"^\s*-\s*$|[<>≤≥≠±~/×^]=?\s*$|[-]\s+$(?<=\d\s-\s)|\d\s*[-+]\s*$", before):
+    if re.search(r"^\s*-\s*$|[<>≤≥≠±/×^]=?\s*$|[-]\s+$(?<=\d\s-\s)|\d\s*[-+]\s*$", before):
         return True
     if re.match(r"\s*(?:%|‰|/|×|\^|\+(?!\s*[a-z])|[-+]\s*\d|°)", behind):
         return True

@@ -11,14 +11,15 @@ def list_words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-DENIALS = """no, not, non, n't, never, neither, nor, none of, without, lack of, lacks, lacking, absence of, absent,
-free of, negative for, no evidence of, no sign of, denies, rather than, instead of, other than, than, versus, vs, as
+DENIALS = """nothing, hardly, barely, far from, failed to show, excluded, exclude, denied, unlikely, nada, nichts,
+rien, no, not, non, n't, never, neither, nor, none of, without, lack of, lacks, lacking, absence of, absent, free
+of, negative for, no evidence of, no sign of, denies, rather than, instead of, other than, than, versus, vs, as
 opposed to, unlike, excluding, excludes, except, rules out, ruled out, rule out, cannot, unlikely to be, fails to
 show, devoid of, against, ningún, ninguna, ninguno, sin, nunca, ni, tampoco, ausencia de, libre de, negativo para,
-negativa para, niega, descarta, descartado, descartada, en lugar de, en vez de, salvo, excepto, jamás, nicht, kein,
-keine, keinen, keiner, keinem, keines, ohne, weder, noch, statt, frei von, n'est pas, ne pas, pas de, pas d, aucun,
-aucune, sans, absence d, plutôt que, au lieu de, não, nem, sem, nenhum, nenhuma, senza, nessun, nessuna, nessuno, né,
-不, 没, 無, 无, 未, 非, 勿, 排除, 而非, 缺乏"""
+negativa para, niega, descarta, descartado, descartada, en lugar de, en vez de, salvo, excepto, jamás, nicht,
+kein, keine, keinen, keiner, keinem, keines, ohne, weder, noch, statt, frei von, n'est pas, ne pas, pas de, pas d,
+aucun, aucune, sans, absence d, plutôt que, au lieu de, não, nem, sem, nenhum, nenhuma, senza, nessun, nessuna,
+nessuno, né, 不, 没, 無, 无, 未, 非, 勿, 排除, 而非, 缺乏"""
 """Before what they deny."""
 
 ENDINGS = """absent, excluded, ruled out, unlikely, not, n't, no, negative, missing, lacking, incorrect, wrong, false,

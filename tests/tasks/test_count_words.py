@@ -7,6 +7,7 @@ import pytest
 from medvlm.tasks.count import Truth, parse, score
 
 SAID: list[tuple[str, int]] = [
+    ("~10", 10),
     ("3", 3),
     ("There are 12 red cells.", 12),
     ("RBC:7", 7),
