@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from medvlm import cli
 from medvlm.commands.lineage import find_checkpoint, lineage
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import RunFolder, code_hash
+from medvlm.core.run import RunFolder, hash_code
 from medvlm.train import checkpoint
 from tests.tiny_run import INSTRUCT, PAIR, recipe, trained, weights, written
 
@@ -37,11 +37,11 @@ def test_a_run_is_told_stage_by_stage_with_what_each_began_with(run: RunFolder) 
     assert re.fullmatch(
         rf"""run made
   pair/step-2@(\w{{16}})  verified
-    2 steps, 16 samples; recipe \w{{12}}, medvlm \d+\.\d+\.\d+, code {code_hash()}
+    2 steps, 16 samples; recipe \w{{12}}, medvlm \d+\.\d+\.\d+, code {hash_code()}
     from no earlier stage
     data films \(Tiny phantom, CC0-1\.0\), fingerprint (\w{{12}}), no audit
   instruct/step-2@\w{{16}}  verified
-    2 steps, 16 samples; recipe \w{{12}}, medvlm \d+\.\d+\.\d+, code {code_hash()}
+    2 steps, 16 samples; recipe \w{{12}}, medvlm \d+\.\d+\.\d+, code {hash_code()}
     encoders\.film from pair/step-2@\1
     data films \(Tiny phantom, CC0-1\.0\), fingerprint \2, no audit
     adapters of rank 2 on language""",

@@ -93,5 +93,5 @@ def test_every_component_and_its_fields_are_described(recipes: jsonschema.Draft2
         "stages"
     )
     supervised = next(s for s in stages if s["properties"]["kind"].get("const") == "supervised")
-    assert supervised["properties"]["batch"]["description"] == "Samples per optimiser step, over all ranks."
+    assert supervised["properties"]["batch"]["description"] == "Samples per optimizer step, over all ranks."
     assert "validate" in supervised["properties"] and "validate_" not in supervised["properties"]

@@ -17,7 +17,7 @@ from torch import nn
 
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import RecipeError, ShapeError
-from medvlm.core.weights import describe, from_pretrained, on_meta
+from medvlm.core.weights import describe, from_pretrained, is_on_meta
 
 IMAGE = "<image>"
 """The image token of a tokenizer without a reserved one; it is added as a new token."""
@@ -192,7 +192,7 @@ def standalone(config: Config, built: Any) -> Config:
 
 def _quantization_args(config: Config) -> dict[str, Any]:
     """As in the QLoRA paper: 4-bit NormalFloat with double quantization of the scales."""
-    if config.quantize is None or on_meta():
+    if config.quantize is None or is_on_meta():
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise RecipeError("model.language.quantize needs bitsandbytes: pip install 'medvlm[quantized]'")

@@ -106,7 +106,7 @@ def _open(
     root = word.partition("=")[2]
     out = Path(stack.enter_context(TemporaryDirectory(prefix="medvlm-audit-"))) / "shards"
     card = _card(word)
-    pack(card.with_secret(secret) if secret else card, Path(root) if root else None, out, progress=say)
+    pack(card.add_secret(secret) if secret else card, Path(root) if root else None, out, progress=say)
     return open_set(out, cards, splits)
 
 

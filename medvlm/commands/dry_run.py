@@ -19,7 +19,7 @@ import yaml
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.core.document import as_yaml
+from medvlm.core.document import to_yaml
 from medvlm.core.errors import CheckpointError, RecipeError, UserError
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Toy
@@ -152,7 +152,7 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, SmallSourc
     plain["track"] = {}
     plain["plugins"].append(spread.__name__.partition(".")[0])
     path = folder / "recipe.yaml"
-    path.write_text(as_yaml(plain), encoding="utf-8")
+    path.write_text(to_yaml(plain), encoding="utf-8")
     return path
 
 
@@ -172,7 +172,7 @@ def _loaded(path: Path) -> tuple[LoadedRecipe, str]:
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     target = plain["export"]["target"]
     plain["export"] = {"target": "custom"}
-    path.write_text(as_yaml(plain), encoding="utf-8")
+    path.write_text(to_yaml(plain), encoding="utf-8")
     return load(path), str(target)
 
 

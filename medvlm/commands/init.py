@@ -14,7 +14,7 @@ from medvlm.archive.tables.records import cell_text, find_fault, format_of, gues
 from medvlm.archive.tables.values import is_nothing
 from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_pairing, make_tuning
 from medvlm.core.card import Splits
-from medvlm.core.document import as_yaml
+from medvlm.core.document import to_yaml
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.recipe.known import known
 
@@ -62,8 +62,8 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
     to.mkdir(parents=True, exist_ok=True)
     recipe["data"] = {SOURCE: {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}}
     head = f"# Made by medvlm init from {table.name}: look it over, it is yours.\n"
-    (to / "card.yaml").write_text(head + as_yaml(make_card(name, file, kind, columns, rows, splits)), encoding="utf-8")
-    (to / "recipe.yaml").write_text(head + as_yaml(recipe), encoding="utf-8")
+    (to / "card.yaml").write_text(head + to_yaml(make_card(name, file, kind, columns, rows, splits)), encoding="utf-8")
+    (to / "recipe.yaml").write_text(head + to_yaml(recipe), encoding="utf-8")
     with os.fdopen(os.open(to / "salt", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as secret:
         secret.write(secrets.token_hex(32) + "\n")
     what = "patients" if columns.patient else "images"

@@ -9,7 +9,7 @@ from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Lora, StageConfig
 from medvlm.models import lora
 from medvlm.models.parts import module_of
-from medvlm.models.restore import modules_of, put
+from medvlm.models.restore import load_weights, modules_of
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.origins import FilesOrigin, Origin, StageOrigin, name_outside
 
@@ -62,7 +62,7 @@ def put_start(model: Any, config: StageConfig, origins: Origins, seed: int) -> t
                 f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them"
             )
         told = origin.describe()
-        put(model, weights, saved if saved and not adapters else None, told.partition("@")[0], modules)
+        load_weights(model, weights, saved if saved and not adapters else None, told.partition("@")[0], modules)
         adapters = adapters or saved
         started |= dict.fromkeys(modules, told)
     if config.lora and config.lora != adapters:

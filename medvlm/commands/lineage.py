@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import RunFolder, own_checkpoint
+from medvlm.core.run import RunFolder, find_own_checkpoint
 from medvlm.train import checkpoint
 
 
@@ -56,7 +56,7 @@ def _told(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
             f" {meta['medvlm']}" + (f", code {meta['code']}" if "code" in meta else "")
         )
         for module, origin in sorted(meta["from"].items()):
-            own = own_checkpoint(origin)
+            own = find_own_checkpoint(origin)
             yield f"    {module} from {origin}{', which is gone' if own and not (run.root / own).exists() else ''}"
         if not meta["from"]:
             yield "    from no earlier stage"
@@ -79,7 +79,7 @@ def _with_origins(run: RunFolder, wanted: dict[str, str]) -> dict[str, tuple[dic
             return
         state = checkpoint.read_state(run.root / name)
         for origin in sorted(set(state["meta"]["from"].values())):
-            if own_checkpoint(origin):
+            if find_own_checkpoint(origin):
                 visit(*origin.partition("@")[::2])
         found[name] = (state, stated)
 

@@ -32,5 +32,5 @@ def pack(
         raise DataError(f"{card}: there is no such data card; every data set needs one (see data_cards/ for examples)")
     loaded = load_card(found, card)
     if salt_file:
-        loaded = loaded.with_secret(read_salt(salt_file))
+        loaded = loaded.add_secret(read_salt(salt_file))
     return pack_card(loaded, root, out, progress=say, max_bad=max_bad, workers=workers)

@@ -19,7 +19,7 @@ from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError, RecipeError
-from medvlm.core.run import RunFolder, code_hash, write_json
+from medvlm.core.run import RunFolder, hash_code, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import below
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
@@ -150,7 +150,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     meta = {
         "stage": config.name,
         "medvlm": __version__,
-        "code": code_hash(),
+        "code": hash_code(),
         "recipe": loaded.recipe_hash,
         "adapters": adapters and adapters.model_dump(mode="json"),
         "from": started,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from medvlm.compositions._opened import AssembledModel
 from medvlm.core.config import Config, component, permit
 from medvlm.core.errors import CheckpointError
-from medvlm.models.restore import put
+from medvlm.models.restore import load_weights
 
 WEIGHTS, MANIFEST = "weights.safetensors", "model.json"
 
@@ -57,6 +57,6 @@ def open_folder(folder: Path) -> AssembledModel:
     if composition.TOKENIZER:
         tokenizer = AutoTokenizer.from_pretrained(folder / composition.TOKENIZER, local_files_only=True)
     opened: AssembledModel = composition.restore(manifest, tokenizer)
-    put(opened.model, weights, None, f"{folder.name}/{WEIGHTS}")
+    load_weights(opened.model, weights, None, f"{folder.name}/{WEIGHTS}")
     opened.model.eval()
     return opened

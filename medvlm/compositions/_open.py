@@ -16,7 +16,7 @@ from medvlm.core.config import component, kinds
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Lora
-from medvlm.models.restore import put
+from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
 from medvlm.train import checkpoint
 
@@ -68,7 +68,7 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     folder = checkpoint.find_final(run.stage(stage.name))
     adapters = checkpoint.read_state(folder)["meta"]["adapters"]
     weights = checkpoint.read_weights(folder)
-    put(model, weights, Lora(**adapters) if adapters else None, f"{stage.name}/{folder.name}")
+    load_weights(model, weights, Lora(**adapters) if adapters else None, f"{stage.name}/{folder.name}")
     opened: AssembledModel = composition.open(assembly, stage, model.to(device))
     return opened
 

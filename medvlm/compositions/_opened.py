@@ -13,7 +13,7 @@ from medvlm.core.sample import Sample, Truth
 from medvlm.data.dialogue import join_turns
 from medvlm.data.prepare import Prepare, Seen
 from medvlm.io.images import encode_png
-from medvlm.models.generate import end_ids, generate
+from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.parts import evaluating
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class AnsweringModel(AssembledModel):
             turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
             documents.append(join_turns(ask.sample.key, [turn], seen.media if shows else []))
         batch = self.prepare.collate(documents, self.tokenizer.pad_token_id, pack=False).to(self.device)
-        ends = end_ids(self.model, self.tokenizer)
+        ends = find_end_ids(self.model, self.tokenizer)
         with evaluating(self.model):
             ids = generate(self.model, batch, max_new_tokens=self.max_new_tokens, end_ids=ends)
         return [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]

@@ -17,7 +17,7 @@ from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE
 from medvlm.core.sample import Sample
-from medvlm.core.weights import on_meta
+from medvlm.core.weights import is_on_meta
 from medvlm.data.native import make_native_prepare
 from medvlm.data.processor import Processor
 from medvlm.models.native import NativeVLM, build_native
@@ -58,7 +58,7 @@ def build(assembly: Assembly, stage: Any, weights: bool = True) -> NativeVLM:
     with torch.device("cpu"):
         blank = assembly.prepare.processor.blank()
     source = assembly.model.pretrained if weights else assembly.prepare.processor.folder
-    return build_native(source, blank, assembly.seed, weights=weights and not on_meta())
+    return build_native(source, blank, assembly.seed, weights=weights and not is_on_meta())
 
 
 class ReadyModel(AnsweringModel):

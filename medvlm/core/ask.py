@@ -1,4 +1,4 @@
-"""One question about one sample, as a model is asked it."""
+"""A question about a sample, as it is put to a model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 from medvlm.core.sample import Question, Sample
 
 Files = Mapping[str, bytes]
-"""A sample's members, e.g. `0.png` -> its bytes."""
+"""Member of a sample, e.g. `0.png` -> its bytes."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """shows: `none` asks without the media. media_of: another sample, whose media are shown in place of this one's."""
+    """shows: `none` asks without the media. media_of: another sample, whose media are shown instead."""
 
     sample: Sample
     files: Files

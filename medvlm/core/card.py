@@ -1,4 +1,4 @@
-"""The data card: what a data set is, whose it is, how it is read and split. No card, no training."""
+"""Data cards. A card says what a data set is, who owns it, and how it is read and split. Training requires a card."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Licence(Config):
     commercial: bool
     """Whether the data may be used commercially."""
     share_alike: bool = False
-    """Whether what is made from the data must carry the same licence."""
+    """Whether works derived from the data must carry the same licence."""
     redistribute: bool = True
-    """Whether the data, or shards of it, may be passed on."""
+    """Whether the data, or shards of it, may be redistributed."""
     attribution: bool = True
 
 
@@ -32,50 +32,50 @@ Reach = Literal["public", "private", "none"]
 Checked = Literal[
     "pseudonyms", "identity", "patient", "dates", "descriptions", "institution", "device", "private", "pixels", "text"
 ]
-"""What people can have checked. All but the first two and the last are options of DICOM PS3.15 Annex E.3."""
+"""What a person may have checked. All but the first two and the last are options of DICOM PS3.15 Annex E.3."""
 
 
 class Phi(Config):
-    """Protected health information. Packing refuses what could identify a person, in headers and in texts; it removes
+    """Protected health information. Packing refuses headers and texts that could identify a person. It removes
     nothing."""
 
     status: Literal["synthetic", "none", "deidentified", "unknown"]
     note: str = ""
     checked: tuple[Checked, ...] = ()
-    """What people have looked at, in all files, and found to identify nobody, although packing would refuse it. `note`
+    """What a person has checked in all files and found to identify no one, although packing would refuse it. `note`
     says who and how.
 
-    pseudonyms: PatientName, PatientID, AccessionNumber and other numbers are codes that nobody outside can resolve,
-    also where a file doesn't say that the identity was removed. identity: names, addresses, birth dates, signatures,
-    which only data of nobody hold (phantoms). patient: age, sex, size and other traits. dates: shifted, or free to be
+    pseudonyms: PatientName, PatientID, AccessionNumber and other numbers are codes that no outsider can resolve, even
+    if a file does not say that the identity was removed. identity: names, addresses, birth dates, signatures; only in
+    data without real persons (phantoms). patient: age, sex, size and other traits. dates: shifted, or allowed to be
     known. descriptions: free text and structured content of headers. institution, device: hospitals, machines. private:
-    the attributes of manufacturers. pixels: text burnt into images, overlays, recognizable faces. text: reports,
-    questions, answers. """
+    attributes of manufacturers. pixels: text burnt into images, overlays, recognizable faces. text: reports, questions,
+    answers."""
 
     @model_validator(mode="after")
-    def _says_who_checked(self) -> Phi:
+    def _require_note(self) -> Phi:
         if self.checked and not self.note.strip():
             raise ValueError("`checked` without `note`; expected a note that says who checked it, and how")
         return self
 
 
 class Splits(Config):
-    """How samples are dealt out. Either by a keyed hash of what must stay together, or by a column of the archive."""
+    """How samples are split: by a keyed hash of what must stay together, or by a column of the archive."""
 
     by: Literal["patient", "image", "column"] = "patient"
-    """`image` where the archive knows no patients: said on the model card."""
+    """`image`: for archives without patient ids; noted on the model card."""
     ratios: dict[Literal["train", "val", "test"], Annotated[float, Field(ge=0)]] = {
         "train": 0.8,
         "val": 0.1,
         "test": 0.1,
     }
     folds: int = Field(0, ge=0)
-    """With N folds the shards are fold0..foldN-1; a source with `fold: k` tests on k and trains on the rest."""
+    """With N folds the splits are fold0..foldN-1. A source with `fold: k` tests on k and trains on the rest."""
     salt: str = "medvlm"
-    """Decides who is dealt where, and is no secret: it stands here, and beside the shards."""
+    """Determines the assignment to splits. Not a secret: it is stored in the card and with the shards."""
 
     @model_validator(mode="after")
-    def _sum_is_one(self) -> Splits:
+    def _check_sum(self) -> Splits:
         if not self.folds and abs(sum(self.ratios.values()) - 1) > 1e-6:
             raise ValueError(f"ratios sum to {sum(self.ratios.values()):g}, expected 1")
         return self
@@ -91,16 +91,15 @@ class Card(Config):
     access: Literal["open", "registration", "credentialed", "generated"]
     terms: str = ""
     models: Reach | Literal[""] = ""
-    """To whom a model that was trained on it may be given: `public`, `private` (a repository of one's own group),
-    `none`. By default `none` where access is credentialed or the data may not be passed on, else `public`."""
+    """Who may get a model trained on the data: `public`, `private` (a repository of your own group) or `none`. By
+    default `none` if access is credentialed or the data may not be redistributed, else `public`."""
     language: tuple[str, ...] = ()
-    """Of its texts, as ISO 639-1: [en]."""
+    """Languages of the texts, as ISO 639-1: [en]."""
     phi: Phi
     patient_key: str = ""
-    """Which field of the archive identifies a patient; empty where there is none."""
+    """The field of the archive that identifies a patient; empty if there is none."""
     patient_issuer: str = ""
-    """Who gave the patients their numbers, e.g. a hospital: between two that are named and differ, equal numbers mean
-    nothing."""
+    """Who issued the patient ids, e.g. a hospital. Equal ids from different issuers do not mean the same patient."""
     citation: str = ""
     homepage: str = ""
     media: tuple[str, ...]
@@ -108,34 +107,34 @@ class Card(Config):
     units: str = ""
     """What a stored intensity means, e.g. `8-bit display`, `HU`."""
     limits: str = ""
-    """Known flaws and what the data cannot show."""
+    """Known limits of the data."""
     splits: Splits = Splits()
     plugins: tuple[str, ...] = ()
-    """Packages whose readers and tasks it may name, as `mylab.readers.ct`."""
+    """Packages whose readers and tasks the card may use, e.g. `mylab.readers.ct`."""
     reader: Annotated[Any, Slot("archive.readers")]
     _secret: str = PrivateAttr("")
 
-    def with_secret(self, secret: str) -> Card:
-        """The same card, whose patients and keys are hashed with a salt that nobody else knows. No dump, copy or schema
-        holds it."""
+    def add_secret(self, secret: str) -> Card:
+        """A copy of the card that hashes patients and keys with a secret salt. Dumps, copies and schemas do not contain
+        the salt."""
         card = self.model_copy()
         card._secret = secret
         return card
 
     @property
     def passes_on(self) -> Reach:
-        """`models`, or what follows from access and licence."""
+        """`models`, or its default according to access and licence."""
         return self.models or ("none" if self.access == "credentialed" or not self.licence.redistribute else "public")
 
     @property
     def naming_salt(self) -> str:
-        """What patients and keys are hashed with: the secret, or, of data whose identifiers are public anyway, the salt
-        of the splits."""
+        """The salt for hashing patients and keys: the secret, or the salt of the splits if identifiers are public
+        anyway."""
         return self._secret or self.splits.salt
 
     @property
     def salt_id(self) -> str:
-        """Tells secrets apart without telling them; "" without one."""
+        """A hash that identifies the secret without revealing it; "" without a secret."""
         return hashlib.blake2b(self._secret.encode(), digest_size=8, person=b"salt").hexdigest() if self._secret else ""
 
 
@@ -143,9 +142,9 @@ SHIPPED_CARDS = "data_cards"
 
 
 def load_card(path: Path, shown: str | None = None, plugins: Sequence[str] = ()) -> Card:
-    """Raises RecipeError with file:line for a card that is wrong, DataError when there is none.
+    """Raises RecipeError with file:line for an invalid card, DataError if there is no such file.
 
-    plugins: packages that its reader and tasks may come from, beside those that the card lists.
+    plugins: packages that its reader and tasks may come from, in addition to those that the card lists.
     """
     if not path.is_file():
         raise DataError(
@@ -159,9 +158,9 @@ def load_card(path: Path, shown: str | None = None, plugins: Sequence[str] = ())
     return card
 
 
-def strictest(licences: list[Licence]) -> dict[str, Any]:
-    """What a model trained on all of these may be used for: non-commercial and share-alike win, and every licence is
-    named."""
+def merge_licences(licences: list[Licence]) -> dict[str, Any]:
+    """The terms of a model trained on data under all of these licences. The strictest term applies, and every licence
+    is listed."""
     return {
         "ids": sorted({x.id for x in licences}),
         "commercial": all(x.commercial for x in licences),

@@ -1,4 +1,4 @@
-"""What a composition, one kind of model, must offer, and which composition a stage trains."""
+"""The interface of compositions, which are kinds of models, and the choice of the composition of a stage."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class CompositionConfig(Config):
 
 @dataclass(frozen=True)
 class Assembly:
-    """What a model is built from, beside the settings of its stage.
+    """What a model is built from, besides the settings of its stage.
 
-    model: the recipe's section `model`. tokenizer: of the run, None where every text tower brings its own. prepare: the
-    data path. knows_words: False in a plan where the tokenizers of the model are not here."""
+    model: the section `model` of the recipe. tokenizer: of the run; None if every text tower has its own. prepare: the
+    data path. knows_words: False in a plan if the tokenizers of the model are not on this machine."""
 
     model: Any
     seed: int
@@ -41,12 +41,12 @@ class Assembly:
 class Composition(Protocol):
     """medvlm/compositions/KIND.py.
 
-    Config: of `model.composition`. CAN: what its models can be asked: `answer` questions, `embed` media and texts in
-    one space, `decode` media into scores or maps. PARTS: the first words of the patterns in `trains`. TAKES_ANY_SIZE:
-    whether images can be made smaller so that a sample has fewer tokens. MODEL: the class of its models, by which
-    export targets say what they hold. NOUN, SUMMARY, HUB_TASK: for messages and the model card. Manifest: what a model
-    folder says of it, None where it is published as its family's own class; TOKENIZER: folder of its tokenizer there,
-    "" for none.
+    Config: of `model.composition`. CAN: what its models can do: `answer` questions, `embed` media and texts in one
+    space, `decode` media into scores or maps. PARTS: the first words that patterns in `trains` may have.
+    TAKES_ANY_SIZE: whether images can be made smaller so that a sample has fewer tokens. MODEL: the class of its
+    models; export targets list the classes that they accept. NOUN, SUMMARY, HUB_TASK: for messages and the model card.
+    Manifest: the contents of model.json, None if the model is published as its family's own class. TOKENIZER: the
+    folder of the tokenizer in a model folder, "" for none.
     """
 
     Config: type[CompositionConfig]
@@ -61,43 +61,43 @@ class Composition(Protocol):
     TOKENIZER: str
 
     def reason(self, model: Any) -> str | None:
-        """Why a recipe's section `model` does not describe this composition, or None. No weights are read."""
+        """Why the section `model` of a recipe does not describe this composition, or None. Reads no weights."""
 
     def serves(self, model: Any) -> Mapping[str, tuple[str, ...] | None]:
         """Encoder -> the kinds of media it takes, None for any kind."""
 
     def prepare(self, recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
-        """Tokenizer and data path. What `folder` holds is loaded; what it lacks is made and saved there.
+        """Loads tokenizer and data path from `folder`; creates and saves there what is missing.
 
-        recipe: typed (seed, model, stages). train: makes a tokenizer of a given size from the texts of the data."""
+        recipe: typed (seed, model, stages). train: trains a tokenizer of a given size on the texts of the data."""
 
     def build(self, assembly: Assembly, stage: Any, weights: bool = True) -> nn.Module:
-        """The model that a stage trains; its forward gives Outputs. On the meta device under torch.device("meta").
+        """The model that a stage trains; its forward returns Outputs. Under torch.device("meta"), a model on that
+        device.
 
-        stage: the config of the stage. weights: False where all of them are loaded over what is built."""
+        stage: the config of the stage. weights: False if all weights are loaded afterwards."""
 
     def open(self, assembly: Assembly, stage: Any, model: Any) -> Any:
-        """The model that a stage has trained, as one that can be asked: a compositions._opened.AssembledModel."""
+        """Wraps the model that a stage has trained as a compositions._opened.AssembledModel."""
 
     def describe(self, model: Any, tokenizer: Any, recipe: Any, stage: Any) -> Any:
-        """The Manifest of a trained model, see compositions/_folder.py; of its parts none is named by an id or path."""
+        """The Manifest of a trained model, see compositions/_folder.py. It names no part by an id or path."""
 
     def restore(self, manifest: Any, tokenizer: Any) -> Any:
-        """The model that a Manifest describes, as `open` gives it, with weights that are loaded over."""
+        """The model that a Manifest describes, wrapped like the result of `open`. Weights are loaded afterwards."""
 
     def open_published(self, where: str, device: str) -> Any:
-        """A folder or hub id of transformers as a model that can be asked, or None where this composition does not know
-        it."""
+        """Opens a folder or hub id of transformers, or returns None if this composition does not know the model."""
 
     def make_text_tokenizer(self, assembly: Assembly, stage: Any) -> Any:
-        """What the text tower of a stage reads its texts with. Only of compositions that embed."""
+        """The tokenizer of the text tower of a stage. Only for compositions that embed."""
 
 
 def composition_of(model: Any, needs: str) -> Composition:
-    """The composition of a stage: the one that the recipe names, where it can do what the stage needs, else the one
-    that the parts of the model fit.
+    """The composition of a stage: the one that the recipe names, if it can do what the stage needs, else the first one
+    that fits the parts of the model.
 
-    model: the recipe's section `model`. needs: a stage's NEEDS. Raises RecipeError where there is none."""
+    model: the section `model` of the recipe. needs: NEEDS of the stage. Raises RecipeError if there is none."""
     if model.composition is not None:
         named: Any = component("compositions", model.composition.kind)
         if needs in named.CAN:
@@ -114,7 +114,7 @@ def composition_of(model: Any, needs: str) -> Composition:
 
 
 def name_of(composition: Any) -> str:
-    """Tells one composition from another: medvlm.compositions.KIND, or a plugin's module."""
+    """The name that identifies a composition: medvlm.compositions.KIND, or the module of a plug-in."""
     return str(composition.__name__)
 
 

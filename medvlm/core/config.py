@@ -27,13 +27,13 @@ from pydantic_core import CoreSchema, core_schema
 
 from medvlm.core.document import KeyPath, step_into
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
-from medvlm.core.problems import Problem, is_config, nested, problems_of, unknown_key
+from medvlm.core.problems import Problem, is_config, problems_of, report_unknown_key, wrap_problems
 
 
 class Config(BaseModel):
-    """Base of everything a recipe or a card can hold: unknown keys are errors, values never change.
+    """Base of all sections of recipes and cards. Unknown keys are errors, and instances are immutable.
 
-    A name with a trailing underscore (`from_`) has an alias; YAML knows the alias alone, Python code both.
+    A field with a trailing underscore (`from_`) has an alias. YAML accepts only the alias, Python code both.
     """
 
     model_config = ConfigDict(
@@ -42,26 +42,27 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would go on and make 1 of `true`, in a list or a mapping of numbers too.
-        types = _leaf_types(cls.model_fields[info.field_name or ""].annotation)
-        if not any(t in (bool, Any) or is_config(t) for t in types) and (path := _bool_in(value)) is not None:
-            found = shorten(value if not path else _at(value, path))
-            raise nested([Problem(path, expected=" or ".join(dict.fromkeys(map(_name, types))), found=found)])
+    def _refuse_bool_for_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would convert `true` to 1, even within lists and mappings of numbers.
+        types = _list_leaf_types(cls.model_fields[info.field_name or ""].annotation)
+        path = _find_bool(value)
+        if path is not None and not any(t in (bool, Any) or is_config(t) for t in types):
+            expected = " or ".join(dict.fromkeys(map(_name_type, types)))
+            raise wrap_problems([Problem(path, expected=expected, found=shorten(_get_at(value, path)))])
         return value
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A field whose `kind` chooses the module that defines it: `Annotated[Any, Slot("encoders")]`."""
+    """A field whose `kind` selects the module with its Config: `Annotated[Any, Slot("encoders")]`."""
 
     folder: str
     optional: bool = False
-    """Whether `null` may stand there, e.g. to take out what a recipe that is extended has."""
+    """Whether `null` is allowed, e.g. to remove a part of the recipe that is extended."""
     having: str = ""
-    """An attribute of a kind's module; only kinds where it is true may stand there, and a plugin's always."""
+    """An attribute of the module. Only kinds for which it is true are allowed, and all kinds of plug-ins."""
     or_name: bool = False
-    """Whether a bare kind may stand there for one without settings; it stays text."""
+    """Whether a bare kind is allowed, for one without settings. It stays a string."""
 
     @property
     def kinds(self) -> list[str]:
@@ -77,11 +78,11 @@ class Slot:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         options: list[dict[str, Any]] = []
         for kind in self.kinds:
-            option = inlined(component(self.folder, kind).Config.model_json_schema())
+            option = inline_definitions(component(self.folder, kind).Config.model_json_schema())
             option["properties"]["kind"] = {"const": kind}
             option["required"] = sorted({"kind", *option.get("required", [])})
             options.append(option)
-        # A plugin's own keys are not known here.
+        # The keys of plug-ins are not known here.
         options.append(
             {"type": "object", "properties": {"kind": {"type": "string", "pattern": r"\."}}, "required": ["kind"]}
         )
@@ -97,14 +98,14 @@ class Slot:
             check_kind(self.folder, value, plugins, self.kinds)
             return value
         if not isinstance(value, dict):
-            raise nested([Problem((), expected="keys and values with a `kind`", found=shorten(value))])
+            raise wrap_problems([Problem((), expected="keys and values with a `kind`", found=shorten(value))])
         if "kind" not in value:
-            raise nested([_kind_is_missing(self.kinds, value)])
+            raise wrap_problems([_report_missing_kind(self.kinds, value)])
         module = find_component(self.folder, value["kind"], plugins, self.kinds)
         try:
             return module.Config.model_validate(value, context=info.context, by_alias=True, by_name=False)
         except ValidationError as invalid:
-            raise nested(problems_of(invalid, module.Config)) from None
+            raise wrap_problems(problems_of(invalid, module.Config)) from None
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class KindName:
 
 
 def slots_of(config: BaseModel, folder: str) -> dict[str, Any]:
-    """The fields of a config that hold a component of this slot -> the component's config, where one is given."""
+    """Field of a config that holds a component of this slot -> the config of the component, if there is one."""
     slots = {name: slot for name, field in type(config).model_fields.items() for slot in field.metadata}
     names = [name for name, slot in slots.items() if isinstance(slot, Slot) and slot.folder == folder]
     return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
@@ -145,34 +146,34 @@ _PERMITTED: set[str] = set()
 
 
 def permit(plugins: Iterable[str]) -> None:
-    """Lets kinds of these packages be used in this process: called with the `plugins` of a recipe, a data card or an
-    exported model as it is loaded."""
+    """Permits kinds of these packages in this process. Called with the `plugins` of a recipe, a data card or an
+    exported model when it is loaded."""
     _PERMITTED.update(name for name in plugins if isinstance(name, str))
 
 
-def permitted() -> tuple[str, ...]:
-    """What child processes have to permit too."""
+def list_permitted() -> tuple[str, ...]:
+    """The permitted packages, which child processes must permit too."""
     return tuple(sorted(_PERMITTED))
 
 
 def plugins_in(info: ValidationInfo) -> Sequence[str]:
-    """Packages that what is being validated may name: those it lists, else those that are permitted."""
-    listed: Sequence[str] = (info.context or {}).get("plugins", permitted())
+    """Packages that the validated document may use: those that it lists, else those that are permitted."""
+    listed: Sequence[str] = (info.context or {}).get("plugins", list_permitted())
     return listed
 
 
 def component(folder: str, kind: str) -> ModuleType:
     """The module behind `kind`; a name with a dot is a module of a plugin package.
 
-    Raises RecipeError for a package that is not permitted: a kind comes from a file, and importing runs code.
+    Raises RecipeError for a package that is not permitted. A kind comes from a file, and importing runs code.
     """
     if "." in kind and kind.partition(".")[0] not in _PERMITTED:
-        raise RecipeError(_refusal(kind))
+        raise RecipeError(_explain_refusal(kind))
     return importlib.import_module(kind if "." in kind else f"medvlm.{folder}.{kind}")
 
 
 def is_available(folder: str, kind: str) -> bool:
-    """Whether a kind that stands in a file written elsewhere is there, permitted, and can be imported."""
+    """Whether a kind exists, is permitted, and can be imported. For kinds named in files from elsewhere."""
     if "." not in kind:
         return kind in kinds(folder)
     try:
@@ -183,26 +184,25 @@ def is_available(folder: str, kind: str) -> bool:
 
 
 def find_component(folder: str, kind: Any, plugins: Sequence[str], accepted: Sequence[str] = ()) -> ModuleType:
-    """Raises a nested error at `kind` for a component that is not there, or not among those that are accepted (by
-    default all)."""
+    """Raises an error at the key `kind` for a component that does not exist or is not accepted (by default all are)."""
     try:
         return look_up(folder, kind, plugins, accepted)
     except RecipeError as reason:
-        raise nested([Problem(("kind",), str(reason))]) from None
+        raise wrap_problems([Problem(("kind",), str(reason))]) from None
 
 
 def check_kind(folder: str, kind: str, plugins: Sequence[str], accepted: Sequence[str] = ()) -> None:
-    """As find_component, for a bare name: the error is where the name is."""
+    """Like find_component, for a bare name: the error is at the name itself."""
     try:
         look_up(folder, kind, plugins, accepted)
     except RecipeError as reason:
-        raise nested([Problem((), str(reason))]) from None
+        raise wrap_problems([Problem((), str(reason))]) from None
 
 
 def look_up(folder: str, kind: Any, plugins: Sequence[str], accepted: Sequence[str] = ()) -> ModuleType:
-    """As find_component, with a RecipeError of one line without a place."""
+    """Like find_component, but raises a RecipeError of one line, without file and line."""
     if isinstance(kind, str) and "." in kind:
-        return _plugin(kind, plugins)
+        return _import_plugin(kind, plugins)
     accepted = accepted or kinds(folder)
     if kind not in accepted:
         near = did_you_mean(str(kind), accepted)
@@ -210,9 +210,9 @@ def look_up(folder: str, kind: Any, plugins: Sequence[str], accepted: Sequence[s
     return component(folder, kind)
 
 
-def _plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
+def _import_plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
     if kind.partition(".")[0] not in plugins:
-        raise RecipeError(_refusal(kind))
+        raise RecipeError(_explain_refusal(kind))
     try:
         module = importlib.import_module(kind)
     except ImportError as reason:
@@ -224,38 +224,38 @@ def _plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
     return module
 
 
-def _refusal(kind: str) -> str:
+def _explain_refusal(kind: str) -> str:
     package = kind.partition(".")[0]
     listed = f"`plugins: [{package}]`"
     return f"{kind!r} is a plugin's, but {package!r} is not listed; add {listed} to the recipe, or to the card"
 
 
-def _kind_is_missing(accepted: Sequence[str], value: dict[str, Any]) -> Problem:
+def _report_missing_kind(accepted: Sequence[str], value: dict[str, Any]) -> Problem:
     for key in value:
         if did_you_mean(key, ["kind"]):
-            return unknown_key((key,), ["kind"])
+            return report_unknown_key((key,), ["kind"])
     return Problem((), f"`kind` is missing (accepts {', '.join(accepted)})")
 
 
-def _leaf_types(annotation: Any) -> list[Any]:
+def _list_leaf_types(annotation: Any) -> list[Any]:
     args = get_args(annotation)
     args = args[1:] if get_origin(annotation) is dict else args
-    return [t for a in args for t in _leaf_types(a)] if args else [annotation]
+    return [t for a in args for t in _list_leaf_types(a)] if args else [annotation]
 
 
-def _name(leaf: Any) -> str:
+def _name_type(leaf: Any) -> str:
     names = {int: "a number", float: "a number", str: "text", type(None): "nothing", Ellipsis: "a list"}
     return names.get(leaf, repr(leaf)) if not isinstance(leaf, str) else repr(leaf)
 
 
-def _bool_in(value: Any) -> KeyPath | None:
+def _find_bool(value: Any) -> KeyPath | None:
     if isinstance(value, bool):
         return ()
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    return next(((key, *path) for key, inner in items if (path := _bool_in(inner)) is not None), None)
+    return next(((key, *path) for key, inner in items if (path := _find_bool(inner)) is not None), None)
 
 
-def _at(value: Any, path: KeyPath) -> Any:
+def _get_at(value: Any, path: KeyPath) -> Any:
     for part in path:
         value = step_into(value, part)
     return value
@@ -268,17 +268,17 @@ def _dump(value: Any) -> Any:
 # --- JSON schema -----------------------------------------------------------------------------------
 
 
-def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema with its $defs put where they are referred to, so that it can stand inside another."""
+def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    """Replaces references in a JSON schema by their $defs, so that it can be embedded in another schema."""
     definitions = schema.get("$defs", {})
 
-    def put(part: Any) -> Any:
+    def inline(part: Any) -> Any:
         if isinstance(part, list):
-            return [put(p) for p in part]
+            return [inline(p) for p in part]
         if not isinstance(part, dict):
             return part
-        rest = {k: put(v) for k, v in part.items() if k not in ("$ref", "$defs")}
-        return {**put(definitions[part["$ref"].removeprefix("#/$defs/")]), **rest} if "$ref" in part else rest
+        rest = {k: inline(v) for k, v in part.items() if k not in ("$ref", "$defs")}
+        return {**inline(definitions[part["$ref"].removeprefix("#/$defs/")]), **rest} if "$ref" in part else rest
 
-    made: dict[str, Any] = put(schema)
+    made: dict[str, Any] = inline(schema)
     return made

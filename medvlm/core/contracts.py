@@ -1,4 +1,4 @@
-"""What an encoder, connector, backbone, text tower, stage, reward and reader must offer.
+"""Interfaces of encoders, connectors, backbones, text towers, stages, rewards and readers.
 
 Each is a module of its slot's folder with a `Config` (a subclass of the one here) and the functions listed.
 """
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawSample:
-    """One sample as the archive has it. Packing hashes `key` and `patient`, fills in `source` and `split`, and the
-    media's `size` and `member` from what it stores.
+    """A sample as it is in the archive. Packing hashes `key` and `patient`, and fills in `source`, `split`, and `size`
+    and `member` of the media.
 
-    files: medium's member -> the path of a file, the bytes of one, the array to be stored, or a callable without
-    arguments that gives a Decoded (a functools.partial over a module's function: packing calls it in a child process,
-    with a limit on memory and time, and where the function has a parameter `gate`, with what the header of its file
-    must pass, see io/phi/header). PNG and JPEG are stored as they are, uint8 and uint16 images as PNG, other arrays as
-    .npy. Masks are listed among them as `0.mask` (see io/masks.py), as a Decoded or a callable that gives one; packing
-    adds the suffix. where: its place in the archive by number (`metadata.csv line 17`), never by name: it is shown when
-    packing finds the sample to be bad. left_out: reason -> how much of it is left out, see LeftOut; for samples that
-    are made where they are decoded, of which the reader itself cannot say it.
+    files: member of a medium -> the path of a file, its bytes, the array to store, or a zero-argument callable that
+    returns a Decoded. The callable is a functools.partial of a module-level function. Packing runs it in a child
+    process with a limit on memory and time. If the function has a parameter `gate`, packing passes the check that the
+    header of the file must pass, see io/phi/header. PNG and JPEG files are stored unchanged, uint8 and uint16 images as
+    PNG, other arrays as .npy. Masks are listed as `0.mask` (see io/masks.py), as a Decoded or a callable that returns
+    one; packing adds the suffix. where: the position in the archive by number (`metadata.csv line 17`), never by name,
+    because it is shown if the sample is bad. left_out: reason -> count, see LeftOut; for samples created in the child
+    process, for which the reader cannot yield it.
     """
 
     sample: Sample
@@ -45,10 +45,10 @@ class RawSample:
 
 @dataclass(frozen=True)
 class BadSample:
-    """What a reader yields in place of a sample that cannot be used; packing writes it into the quarantine file.
+    """A sample that cannot be used. A reader yields it instead, and packing writes it to the quarantine file.
 
-    key: as the archive has it; only its hash is written. reason: what is wrong, without names or values of the
-    archive, which may identify a patient. where: as in RawSample.
+    key: as in the archive; only its hash is written. reason: what is wrong, without names or values from the archive,
+    which could identify a patient. where: as in RawSample.
     """
 
     key: str
@@ -58,8 +58,8 @@ class BadSample:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a reader leaves out because the card says so, or because it means nothing (a box without area): no fault
-    of a sample, but counted in the receipt under its reason."""
+    """Something that a reader leaves out because the card says so, or because it is meaningless (a box without area).
+    Not an error of the sample, but counted in the receipt by reason."""
 
     reason: str
     count: int = 1
@@ -67,10 +67,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Deferred:
-    """A sample that is made where it is decoded, in a child process, by a reader whose own work is the long part.
+    """A sample that is created in the child process that decodes it, because that takes the reader long.
 
-    make: a functools.partial over a module's function, without arguments left; gives the RawSample of this key.
-    key, where: as in RawSample.
+    make: a functools.partial of a module-level function; called without arguments, it returns the RawSample of this
+    key. key, where: as in RawSample.
     """
 
     key: str
@@ -79,52 +79,53 @@ class Deferred:
 
 
 class Reader(Protocol):
-    """May also offer `count(config, root) -> int`, about how many samples `read` will yield, for the time that is left;
-    and `list_answered(config) -> dict[str, Offer] | None`, what it asks decoders by template (core/decoder_config.py;
-    None where only the archive knows), so that a recipe is checked against it."""
+    """Optional functions: `count(config, root) -> int`, the approximate number of samples, for the estimate of the
+    remaining time; `list_answered(config) -> dict[str, Offer] | None`, its questions for decoders by template
+    (core/decoder_config.py), None if only the archive knows them. Recipes are checked against these."""
 
     Config: type[Config]
 
     def read(self, config: Any, root: Path | None) -> Iterator[RawSample | Deferred | BadSample | LeftOut]:
-        """Yields in an order that depends on the archive alone. Raises DataError for an archive that is not what
-        the card says; a single bad sample is yielded as a BadSample and the reading goes on."""
+        """Yields samples in an order that depends only on the archive. Raises DataError if the archive is not what the
+        card says. A single bad sample is yielded as a BadSample, and reading continues."""
 
 
-# --- what images go through: declared once, used in training, evaluation and export ----------------
+# --- preprocessing of images: declared once, used in training, evaluation and export ----------------
 
 
 class Preprocess(Config):
-    """From stored pixels to an encoder's input. Stored with the model and written into the exported processor."""
+    """Maps stored pixels to the input of an encoder. Stored with the model, and written into the exported processor."""
 
     size: tuple[int, ...]
-    """(height, width) or (depth, height, width) of the encoder's input."""
+    """(height, width) or (depth, height, width) of the input."""
     fit: Literal["squash", "crop"] = "squash"
-    """`squash` resizes every axis to `size`; `crop` resizes the short side of a film and cuts the centre. With
-    `spacing_mm` it has to be `crop`."""
+    """`squash` resizes every axis to `size`. `crop` resizes the short side of a film and crops the centre. With
+    `spacing_mm` it must be `crop`."""
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """Resampled to this many mm per pixel, on the axes of `size`, then cut or filled up with black around the centre: a
-    millimetre is as large in every sample. Media that do not say their spacing are refused."""
+    """Resamples to this many mm per pixel, on the axes of `size`, then crops or pads with black around the centre, so
+    that all samples have the same scale. Media without a spacing are refused."""
     channels: int = 3
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     window: tuple[float, float] | None = None
-    """(low, high) of stored intensity that become 0 and 1; None: 8-bit as it is, 16-bit by its full range."""
+    """(low, high) stored intensities that become 0 and 1. None: the full range of 8 or 16 bits."""
     windows: tuple[tuple[float, float], ...] = ()
     """Several windows of a grey film or volume, each a channel: [[-1000, 400], [-160, 240], [300, 2000]] for lung, soft
     tissue and bone of a CT. `channels`, `mean` and `std` have as many entries."""
     percentiles: tuple[float, float] | None = None
-    """Window of each film or volume by itself, for units without a meaning (MR): [0.5, 99.5] are the values below and
-    above which lie 0.5 % of all its pixels, before anything is resized."""
+    """The window of each film or volume by its own percentiles, for units without absolute meaning (MR): with [0.5,
+    99.5], 0.5 % of the pixels are below and above. Computed before resizing."""
     stack: int = Field(1, gt=0)
-    """Films of a sample that become one input [C, stack, H, W], in their order: 2 for the prior film and the current
-    one. A sample that has fewer repeats its last one in front (Libra's missing prior), one that has more is refused."""
+    """Number of films of a sample that form one input [C, stack, H, W], in order; 2 for a prior and a current film.
+    With fewer films, the last one is repeated in front (as Libra does for a missing prior). With more, the sample is
+    refused."""
     tiles: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    """(rows, columns): a film becomes [C, 1 + rows * columns, H, W]: the whole of it, then its tiles, each `size`
-    large."""
+    """(rows, columns): a film becomes [C, 1 + rows * columns, H, W], first the whole film, then its tiles, each resized
+    to `size`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input: [C, H, W], [C, D, H, W], or [C, views, H, W] of several films or tiles."""
+        """The shape of one input: [C, H, W], [C, D, H, W], or [C, views, H, W] for several films or tiles."""
         views = self.stack if self.tiles is None else 1 + self.tiles[0] * self.tiles[1]
         return (self.channels, *([views] if views > 1 else []), *self.size)
 
@@ -134,37 +135,38 @@ class Preprocess(Config):
 
 class EncoderConfig(Config):
     connector: Annotated[Any, Slot("connectors", optional=True)] = None
-    """How its tokens reach the language model; none in a recipe without `language`."""
+    """Maps its tokens to the language model; none in a recipe without `language`."""
     serves: tuple[str, ...] = ()
-    """Kinds of media it encodes; by default the kind it is named after."""
+    """Kinds of media that it encodes; by default the kind that it is named after."""
 
 
 class Loaded(Config):
-    """For parts that read weights: what may stay open. Any other key that is missing, unexpected or of another shape is
-    an error."""
+    """Settings of parts that read weights. Any key that is missing, unexpected or of another shape, and not listed
+    here, is an error."""
 
     allow_missing: tuple[str, ...] = ()
-    """Patterns of parameters that the weights may lack or have in another shape: they start fresh."""
+    """Patterns of parameters that may be missing in the weights, or have another shape there. They are initialized
+    randomly."""
     allow_unexpected: tuple[str, ...] = ()
-    """Patterns of keys of the weights that have no place in the model: they are left out."""
+    """Patterns of keys of the weights that the model does not have. They are ignored."""
 
 
 class LoadedFile(Loaded):
     weights: str = ""
     """A local safetensors file."""
     prefix: str = ""
-    """Only its keys that begin with this are read, without it, e.g. `swinViT.`."""
+    """Only keys with this prefix are read, and it is removed, e.g. `swinViT.`."""
 
 
 NegativeInt = Annotated[int, Field(lt=0)]
 Layers = NegativeInt | tuple[NegativeInt, ...] | Literal["all"]
-"""Which hidden states give the patch tokens, counted from the end; several are joined along the channels, as in stock
+"""Hidden states that become the patch tokens, counted from the end. Several are concatenated along the channels, as in
 LLaVA."""
 
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What is known without building; None is `not checked`. grid: tokens per axis."""
+    """What is known without building the encoder; None is not checked. grid: tokens per axis."""
 
     width: int | None
     grid: tuple[int, ...] | None
@@ -172,8 +174,8 @@ class EncoderFacts:
 
 @dataclass
 class Features:
-    """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]. The grid of a volume has three axes,
-    as has that of several views (the views come first)."""
+    """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]. The grid has three axes for a volume,
+    and for several views, which are then the first axis."""
 
     patches: torch.Tensor
     pooled: torch.Tensor
@@ -181,35 +183,34 @@ class Features:
 
 
 Outputs = dict[str, "torch.Tensor"]
-"""What a model's forward returns, by name: `logits_LV` of the trained tokens; `media_NP` and `texts_NP`, unit
-embeddings, with the `log_scale` of their similarity and its `bias`, where it has one; `patches.ENCODER`,
-`pooled.ENCODER`; `decoders.NAME`. A plain dict, whose tensors every engine finds."""
+"""What the forward of a model returns, by name: `logits_LV` of the trained tokens; `media_NP` and `texts_NP`, unit
+embeddings, with the `log_scale` of their similarity and its `bias`, if any; `patches.ENCODER`, `pooled.ENCODER`;
+`decoders.NAME`. A plain dict, so that every engine finds its tensors."""
 
 
 class EncoderModule(Protocol):
-    """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts.
-    build(config) -> nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) ->
-    Features; on the meta device without weights. standalone(config, built) -> a config that builds the same without an
-    id or a path. Where its `tower` is a model of another library that an export is for: LIBRARY, its name, and
-    not_stock(config) -> why the library does not compute the encoder by itself, or "". CAN_BE_FUSED, SEES_SLICES:
-    whether `fused` and `slices` may build on it. scale_down(config) -> the config at toy size, where more has to change
-    than widths and numbers of layers."""
+    """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts. build(config) -> nn.Module
+    with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) -> Features; on the meta
+    device it reads no weights. standalone(config, built) -> a config that builds the same module without an id or a
+    path. If its `tower` is a model of another library with an export target: LIBRARY, its name, and not_stock(config)
+    -> why the library alone cannot compute the encoder, or "". CAN_BE_FUSED, SEES_SLICES: whether `fused` and `slices`
+    may build on it. scale_down(config) -> the config at toy size, if more than widths and numbers of layers must
+    change."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------
-# tokens(config, grid, width=None) -> int, raising ShapeError for a grid (or, where it is given, an encoder width) that
-# the connector cannot take; build(config, in_width, out_width, grid) -> nn.Module, [N, T, in] -> [N, tokens, out],
-# raising the same. stock_class(config) -> the module of transformers that computes the same, or "": where there may be
-# one.
+# tokens(config, grid, width=None) -> int; raises ShapeError for a grid (or an encoder width, if given) that the
+# connector cannot take. build(config, in_width, out_width, grid) -> nn.Module that maps [N, T, in] to [N, tokens, out];
+# raises the same. Optional: stock_class(config) -> the module of transformers that computes the same, or "".
 
 
 # --- decoders: medvlm/decoders/KIND.py, and their losses: medvlm/objectives/heads/KIND.py ------------------
-# What they must offer stands in core/decoder_config.py.
+# See core/decoder_config.py for their interfaces.
 
 
 # --- stages: medvlm/stages/KIND.py ----------------------------------------------------------------------
-# Config: a StageConfig (core/stage_config.py). build(config, setup) -> what train/loop.Stage asks for;
-# stages/_base.Base has the parts that all kinds share.
+# Config: a StageConfig (core/stage_config.py). build(config, setup) -> a train/stage.Stage; stages/_base.Base has the
+# parts that all kinds share.
 
 
 # --- rewards: medvlm/rewards/KIND.py ----------------------------------------------------------------
@@ -221,15 +222,15 @@ class RewardConfig(Config):
 
 
 class Reward(Protocol):
-    """A module. In a recipe a bare number stands for a Config with this weight. A task's own score is a reward of the
-    task's name and needs no module."""
+    """A module. In a recipe, a number stands for a Config with this weight. The score of a task is a reward with the
+    name of the task, and needs no module."""
 
     Config: type[RewardConfig]
     EXAMPLES: list[tuple[str, Truth, float]]
-    """(completion, truth, expected score) of a Config with nothing but a weight."""
+    """(completion, truth, expected score) for a Config with default settings."""
 
     def applies(self, truth: Truth, config: Any) -> bool:
         """Whether this reward can judge an answer to that truth."""
 
     def score(self, completion: str, truth: Truth, config: Any) -> float:
-        """In [0, 1]; 0 for text it cannot read."""
+        """In [0, 1]; 0 for text that it cannot parse."""

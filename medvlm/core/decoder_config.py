@@ -1,4 +1,4 @@
-"""What decoders (medvlm/decoders/KIND.py) and their losses (medvlm/objectives/heads/KIND.py) must offer."""
+"""Interfaces of decoders (medvlm/decoders/KIND.py) and of their losses (medvlm/objectives/heads/KIND.py)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from medvlm.core.errors import RecipeError, did_you_mean
 class DecoderConfig(Config):
     kind: str
     encoder: str = ""
-    """The encoder whose features it reads; needed only where there are several."""
+    """The encoder whose features it reads; needed only if there are several."""
     classes: tuple[str, ...] = Field(min_length=1)
-    """What it tells apart, by the names that the card uses."""
+    """The classes that it distinguishes, by their names in the card."""
     exclusive: bool = True
-    """One class at a time (softmax); `false`: any number of them at once, each judged by itself (sigmoid)."""
+    """`true`: exactly one class applies (softmax). `false`: any number of classes, each on its own (sigmoid)."""
     answers: str = ""
     """The template of the questions that it answers; by default its own name."""
 
     @field_validator("classes")
     @classmethod
-    def _classes_differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_classes_differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(classes)) < len(classes):
             twice = next(name for number, name in enumerate(classes) if name in classes[:number])
             raise ValueError(f"names {twice!r} twice; expected each class once")
@@ -33,8 +33,8 @@ class DecoderConfig(Config):
 
 
 def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any]) -> str:
-    """The encoder that a decoder reads. Raises RecipeError where it names none and there are several, or one that is
-    not there."""
+    """The encoder that a decoder reads. Raises RecipeError if it names none and there are several, or one that does not
+    exist."""
     if decoder.encoder in encoders:
         return decoder.encoder
     known = ", ".join(encoders) or "none"
@@ -53,22 +53,23 @@ def list_templates(decoders: Mapping[str, DecoderConfig]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a data card asks under one template, of decoders. classes: those that its truths speak of."""
+    """The questions of a data card for decoders under one template. classes: those that occur in its truths."""
 
     task: str
     classes: tuple[str, ...]
 
 
 def list_answered(reader: Any) -> dict[str, Offer] | None:
-    """Template -> what a card asks decoders under it; None where only the archive knows. reader: config of the card's
-    reader, whose module may have `list_answered(config)`."""
+    """Template -> the questions of a card for decoders; None if only the archive knows them. reader: config of the
+    reader of the card, whose module may have `list_answered(config)`."""
     module = component("archive.readers", reader.kind)
     return module.list_answered(reader) if hasattr(module, "list_answered") else None
 
 
 @dataclass(frozen=True)
 class DecoderFacts:
-    """What is known without building. shape: of the output for one sample, [classes] or [classes, *pixels]."""
+    """What is known without building the decoder. shape: of the output for one sample, [classes] or [classes,
+    *pixels]."""
 
     shape: tuple[int, ...]
 
@@ -77,26 +78,26 @@ class DecoderModule(Protocol):
     """config: its Config, a DecoderConfig. OUTPUT: `scores`, [N, classes], or `maps`, [N, classes, *input size]; both
     are logits. Exclusive maps have one class more, the background, in front: label 0 of a mask.
 
-    facts(config, width, grid, input_shape) -> DecoderFacts, where None is `not known` and is not checked; build(config,
+    facts(config, width, grid, input_shape) -> DecoderFacts, where None means unknown and is not checked; build(config,
     width, grid, input_shape) -> nn.Module with forward(Features) -> logits. Both raise ShapeError for an encoder that
     the decoder cannot read. width, grid: of the encoder's patch tokens. input_shape: of its pixels, [C, H, W] or
     [C, D, H, W]."""
 
 
 MISSING = -1
-"""A label that is not known, and a pixel that nobody marked: it counts for nothing, in no sum and in no weight."""
+"""An unknown label, or a pixel that was not annotated. It is ignored in sums and in weights."""
 
 
 class HeadLoss(Config):
     kind: str
     weight: float = Field(1.0, gt=0)
-    """Factor on it in the sum of the stage's losses."""
+    """Factor of this loss in the sum of all losses of the stage."""
 
 
 class HeadLossModule(Protocol):
     """config: its Config, a HeadLoss. The loss of a step is the sum of add_up() over the sum of weigh(), of all
     micro-batches and ranks. labels: exclusive classes as int64 [N] or [N, *pixels], others as 0 and 1 [N, K] or
-    [N, K, *pixels]; MISSING where there is none.
+    [N, K, *pixels]; MISSING if unknown.
 
-    refuse(exclusive, output) -> why it does not suit a decoder of this OUTPUT, "" where it does. weigh(config, labels,
+    refuse(exclusive, output) -> why it does not suit a decoder with this OUTPUT, or "". weigh(config, labels,
     exclusive) -> float. add_up(config, logits, labels, exclusive) -> a sum, in float32."""

@@ -1,6 +1,6 @@
-"""YAML files as plain data with the place of every key; one laid over another; one value set from the command line.
+"""Reads YAML files as plain data with the position of every key, merges them, and sets values from the command line.
 
-The scalars are those of YAML 1.2: `on`, `no` and `2024-05-01` are text, `1e-4` is a number, `010` is ten.
+Scalars follow YAML 1.2: `on`, `no` and `2024-05-01` are strings, `1e-4` is a number, `010` is ten.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from medvlm.core.errors import RecipeError, did_you_mean, shorten
 
 KeyPath = tuple[str | int, ...]
 Mark = tuple[str, int, int]
-"""File as the user named it, line and column, both from 1; line 0 where there are none (the command line)."""
+"""File as the user named it, line and column, both from 1; line 0 if there are none (the command line)."""
 
 COMMAND_LINE = "command line"
 MAX_DEPTH = 50
 MAX_KEYS = 100_000
-# Aliases of aliases can make a page of text a billion keys long.
+# Aliases of aliases can expand a page of text to a billion keys.
 
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data, and where each key and list item of it stands. Keys are always text."""
+    """Plain data, with the position of each key and list item. Keys are always strings."""
 
     data: dict[str, Any]
     marks: dict[KeyPath, Mark]
 
 
 def read_yaml(path: Path, shown: str | None = None) -> Document:
-    """Raises RecipeError when the file is missing, is not YAML, or holds a key twice."""
+    """Raises RecipeError if the file is missing, is not YAML, or holds a key twice."""
     shown = shown or str(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -44,21 +44,21 @@ def read_yaml(path: Path, shown: str | None = None) -> Document:
 
 
 def parse(text: str, shown: str) -> Document:
-    """Raises RecipeError for what is not keys and values, with its place."""
+    """Raises RecipeError, with file and line, if the text is not a YAML mapping."""
     node = _compose(text, shown)
     if node is None:
         return Document({}, {(): (shown, 1, 1)})
     marks: dict[KeyPath, Mark] = {}
-    data = _plain(node, (), marks, shown)
+    data = _to_plain(node, (), marks, shown)
     if not isinstance(data, dict):
         raise RecipeError(f"{shown}:1:1: expected keys and values, found {shorten(data)}")
     return Document(data, marks)
 
 
-def laid_over(base: Document, top: Document) -> Document:
+def merge_documents(base: Document, top: Document) -> Document:
     """`top` extends `base`: mappings are merged key by key, everything else (lists too) is replaced.
 
-    A mapping with another `kind` replaces too: the keys of one kind mean nothing to another.
+    A mapping with another `kind` is replaced too, because each kind has its own keys.
     """
     marks = dict(base.marks)
     data = _merge(base.data, top.data, (), marks, top.marks)
@@ -66,11 +66,11 @@ def laid_over(base: Document, top: Document) -> Document:
     return Document(data, marks)
 
 
-def with_value(document: Document, override: str) -> Document:
+def set_value(document: Document, override: str) -> Document:
     """The document with `key.path=value` set; items of a list are addressed by their `name` or position.
 
-    Raises RecipeError for an override that is no such thing, or whose list item is not there. A path that no
-    schema knows is built as it is written, so that validation refuses it like one in a file.
+    Raises RecipeError for an invalid override, or a list item that does not exist. An unknown path is created as
+    written, so that validation refuses it like one in a file.
     """
     dotted_path, equals, text = override.partition("=")
     keys = dotted_path.strip().split(".")
@@ -81,7 +81,7 @@ def with_value(document: Document, override: str) -> Document:
     place = f"{COMMAND_LINE} {dotted_path}"
     node = _compose(text, place)
     inner_marks: dict[KeyPath, Mark] = {}
-    value = None if node is None else _plain(node, (), inner_marks, place)
+    value = None if node is None else _to_plain(node, (), inner_marks, place)
     data = copy.deepcopy(document.data)
     path = _set(data, keys, value, place)
     marks = {p: m for p, m in document.marks.items() if p[: len(path)] != path}
@@ -91,21 +91,21 @@ def with_value(document: Document, override: str) -> Document:
     return Document(data, marks)
 
 
-def as_yaml(data: dict[str, Any]) -> str:
-    """Text that `parse` reads back as the same data, in the same order; a YAML 1.1 reader too."""
+def to_yaml(data: dict[str, Any]) -> str:
+    """Text that `parse` reads back as the same data in the same order, and YAML 1.1 readers too."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def place_of(path: KeyPath, marks: dict[KeyPath, Mark]) -> str:
-    """file:line:column of the key, or of the nearest key above it that was written down."""
+    """file:line:column of the key, or of its nearest parent that was written in a file."""
     for end in range(len(path), -1, -1):
         if mark := marks.get(path[:end]):
             return f"{mark[0]}:{mark[1]}:{mark[2]}" if mark[1] else mark[0]
-    raise AssertionError(f"a document without a place for {path}")
+    raise AssertionError(f"a document without a mark for {path}")
 
 
-def dotted(path: KeyPath, data: Any) -> str:
-    """List positions replaced by the `name` of what stands there: stages.2.lora -> stages.instruct.lora."""
+def format_path(path: KeyPath, data: Any) -> str:
+    """A dotted path, with list positions replaced by the `name` of the item: stages.2.lora -> stages.instruct.lora."""
     out = []
     for part in path:
         inner = step_into(data, part)
@@ -116,7 +116,7 @@ def dotted(path: KeyPath, data: Any) -> str:
 
 
 def step_into(data: Any, part: str | int) -> Any:
-    """What stands at one key or position; None where nothing does."""
+    """The value at a key or position; None if there is none."""
     if isinstance(data, dict):
         return data.get(part)
     if isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
@@ -147,7 +147,7 @@ for _tag, _pattern, _first in (
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that either version of YAML would take for something else, and writes no aliases."""
+    """Quotes strings that either version of YAML would take for another type, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -172,35 +172,35 @@ def _compose(text: str, shown: str) -> yaml.Node | None:
         raise RecipeError(f"{shown}: nested too deeply to be a recipe or a card") from None
 
 
-def _plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str) -> Any:
-    """Data of a node; the place of each key goes into `marks`."""
+def _to_plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str) -> Any:
+    """Converts a node to plain data, and adds the position of each key to `marks`."""
     here = (file, node.start_mark.line + 1, node.start_mark.column + 1)
     marks.setdefault(path, here)
     if len(path) > MAX_DEPTH or len(marks) > MAX_KEYS:
-        raise RecipeError(f"{_at(here)}: nested too deeply or too large to be a recipe or a card")
+        raise RecipeError(f"{_format_mark(here)}: nested too deeply or too large to be a recipe or a card")
     if isinstance(node, yaml.CollectionNode) and node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
-        raise RecipeError(_no_tag(node, here))
+        raise RecipeError(_explain_tag(node, here))
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, i), marks, file) for i, item in enumerate(node.value)]
+        return [_to_plain(item, (*path, i), marks, file) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         data: dict[str, Any] = {}
         for key, value in node.value:
             place = (file, key.start_mark.line + 1, key.start_mark.column + 1)
             if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"{_at(place)}: a key must be plain text")
+                raise RecipeError(f"{_format_mark(place)}: a key must be plain text")
             if key.value in data:
                 between = "." if file.startswith(COMMAND_LINE) else " "
                 raise RecipeError(
-                    f"{_at(place)}{between}{'.'.join(map(str, (*path, key.value)))}: this key stands here twice; remove"
-                    " one of them"
+                    f"{_format_mark(place)}{between}{'.'.join(map(str, (*path, key.value)))}: duplicate key;"
+                    " remove one of them"
                 )
             marks[(*path, key.value)] = place
-            data[key.value] = _plain(value, (*path, key.value), marks, file)
+            data[key.value] = _to_plain(value, (*path, key.value), marks, file)
         return data
-    return _scalar(node, here)
+    return _to_scalar(node, here)
 
 
-def _scalar(node: yaml.Node, place: Mark) -> Any:
+def _to_scalar(node: yaml.Node, place: Mark) -> Any:
     kind, text = node.tag.removeprefix("tag:yaml.org,2002:"), node.value
     if kind == "str":
         return text
@@ -214,19 +214,19 @@ def _scalar(node: yaml.Node, place: Mark) -> Any:
         if kind == "float":
             return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     except (KeyError, ValueError):
-        raise RecipeError(f"{_at(place)}: {shorten(text)} is not a YAML {kind}") from None
-    raise RecipeError(_no_tag(node, place))
+        raise RecipeError(f"{_format_mark(place)}: {shorten(text)} is not a YAML {kind}") from None
+    raise RecipeError(_explain_tag(node, place))
 
 
-def _no_tag(node: yaml.Node, place: Mark) -> str:
-    return f"{_at(place)}: the tag {node.tag} is not used here; write the value without it"
+def _explain_tag(node: yaml.Node, place: Mark) -> str:
+    return f"{_format_mark(place)}: the tag {node.tag} is not used here; write the value without it"
 
 
-def _at(mark: Mark) -> str:
+def _format_mark(mark: Mark) -> str:
     return mark[0] if mark[0].startswith(COMMAND_LINE) else f"{mark[0]}:{mark[1]}:{mark[2]}"
 
 
-# --- laying over and setting ----------------------------------------------------------------------
+# --- merging and setting ---------------------------------------------------------------------------
 
 
 def _merge(base: Any, top: Any, path: KeyPath, marks: dict[KeyPath, Mark], top_marks: dict[KeyPath, Mark]) -> Any:
@@ -245,11 +245,11 @@ def _merge(base: Any, top: Any, path: KeyPath, marks: dict[KeyPath, Mark], top_m
 
 
 def _set(data: Any, keys: list[str], value: Any, place: str) -> KeyPath:
-    """Sets the value in place; returns its path with list positions."""
+    """Sets the value in place. Returns its path, with list positions."""
     path: list[str | int] = []
     for i, key in enumerate(keys):
         last = i == len(keys) - 1
-        step: str | int = _position(data, key, place) if isinstance(data, list) else key
+        step: str | int = _find_position(data, key, place) if isinstance(data, list) else key
         path.append(step)
         if last:
             data[step] = value
@@ -259,7 +259,7 @@ def _set(data: Any, keys: list[str], value: Any, place: str) -> KeyPath:
     return tuple(path)
 
 
-def _position(items: list[Any], key: str, place: str) -> int:
+def _find_position(items: list[Any], key: str, place: str) -> int:
     names = [item["name"] for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
     for i, item in enumerate(items):
         if isinstance(item, dict) and item.get("name") == key:

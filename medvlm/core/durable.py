@@ -1,4 +1,4 @@
-"""Files that are there after a power cut too, whole or not at all."""
+"""Writes files that survive a power failure, complete or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Under another name first, then renamed. Whoever needs the name itself to last calls sync_folder()."""
+    """Writes under another name and renames. Call sync_folder() if the new name must survive a power failure too."""
     part = path.with_name(f"{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -17,7 +17,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """The names that it holds are on the disk."""
+    """Syncs the names of the files in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

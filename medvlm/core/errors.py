@@ -20,11 +20,11 @@ class DataError(UserError):
 
 
 class StorageError(UserError):
-    """A disk or a server cannot be used now. It says nothing about the data: no sample takes another's place for it."""
+    """A disk or a server cannot be used now. The data may be fine, so no sample is replaced because of it."""
 
 
 class ImageNotUsed(DataError):
-    """The images of a stage do not reach what is trained; the message names stage and samples."""
+    """The images of a stage do not affect the model; the message names stage and samples."""
 
 
 class ShapeError(UserError):
@@ -36,7 +36,7 @@ class CheckpointError(UserError):
 
 
 def did_you_mean(found: str, accepted: Iterable[str]) -> str:
-    """`, did you mean 'rank'?`, or nothing where no accepted word is near: a third of its letters may be wrong."""
+    """`, did you mean 'rank'?`, or "" if no accepted word is similar. Up to a third of the letters may be wrong."""
     near = [(_edits(found, word), -difflib.SequenceMatcher(None, found, word).ratio(), word) for word in accepted]
     edits, _, word = min(near, default=(len(found) + 1, 0.0, ""))
     return f", did you mean {word!r}?" if word and edits <= max(1, len(found) // 3) else ""
@@ -50,7 +50,7 @@ def shorten(value: Any) -> str:
 
 
 def _edits(a: str, b: str) -> int:
-    """Letters to insert, delete, replace or swap with their neighbour (optimal string alignment distance)."""
+    """The number of insertions, deletions, replacements and swaps of neighbours (optimal string alignment distance)."""
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):

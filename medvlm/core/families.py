@@ -1,4 +1,4 @@
-"""What medvlm has to know of a family of ready vision-language models, beyond what the family's own classes do.
+"""What medvlm needs to know about a family of ready vision-language models, in addition to the family's own classes.
 
 A family is a file: families/MODEL_TYPE.py, named after the `model_type` in config.json, with a `FAMILY`. Written for
 transformers 5.24.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from medvlm.core.config import component, is_available, kinds, permitted
+from medvlm.core.config import component, is_available, kinds, list_permitted
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.geometry import Canvas
 
@@ -25,10 +25,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Processed:
-    """The first picture of a sample, and what the family's processor made of it.
+    """The first picture of a sample, and the output of the family's processor.
 
-    size: of the stored picture. tensors: of all the sample's pictures. expansion: the text that stands for this one.
-    pictures: how many the sample has.
+    size: of the stored picture. tensors: of all pictures of the sample. expansion: the placeholder text of this
+    picture. pictures: the number of pictures of the sample.
     """
 
     processor: Any
@@ -39,7 +39,7 @@ class Processed:
 
 
 class Described(Protocol):
-    """A published model of which the files are not here. config, preprocessor: as in its config.json and
+    """A published model whose files are not on this machine. config, preprocessor: as in its config.json and
     preprocessor_config.json."""
 
     @property
@@ -53,11 +53,11 @@ class Described(Protocol):
 
     @property
     def vision(self) -> dict[str, Any]:
-        """The config of its tower."""
+        """The config of the vision tower."""
 
 
 IMAGE = "image"
-"""What the only encoder of a ready model is called."""
+"""The name of the only encoder of a ready model."""
 
 
 @dataclass(frozen=True)
@@ -65,48 +65,47 @@ class Family:
     """Paths are of modules or parameters below the `model` of the family's ForConditionalGeneration class."""
 
     tower: str
-    """What looks at pixels, without what `connectors` takes out of it."""
+    """The vision tower, without the parts that are listed in `connectors`."""
     connectors: tuple[str, ...]
     language: str
     """The language model, whose head is `lm_head`."""
     codec: str
-    """How it was taught to write boxes: a file of tasks/codecs."""
+    """How the models were trained to write boxes: a file of tasks/codecs."""
     canvas: Callable[[Processed], Canvas]
-    """Where the stored picture lies on what the model perceives: resized, padded, cropped, tiled. Tiles of a picture
-    and its small overview show the same whole: the canvas is that whole."""
+    """Where the stored picture lies on the canvas that the model perceives, after resizing, padding, cropping and
+    tiling. Tiles of a picture and its thumbnail show the same picture; the canvas is that picture."""
     tiny: Callable[[Described | None], tuple[dict[str, Any], Any]]
-    """Arguments of its config class, and its processor with a small tokenizer: at the sizes of a described model, or of
-    a model of a few thousand parameters."""
+    """Returns arguments of the config class, and a processor with a small tokenizer: at the sizes of a described model,
+    or for a model with a few thousand parameters."""
     types: str = ""
     """The argument that marks image tokens; "" where there is none."""
     first_position: int = 0
-    """Of the first token."""
+    """The position of the first token."""
     position_axes: int = 1
-    """3 where positions are of time, height and width (M-RoPE)."""
+    """3 if positions have axes for time, height and width (M-RoPE)."""
     positions: Callable[[torch.Tensor, Batch, Any], torch.Tensor] | None = None
-    """Plain positions [B, T], batch, config of the model -> positions [axes, B, T]; None: the plain ones."""
+    """Plain positions [B, T], batch, config of the model -> positions [axes, B, T]; None: the plain positions."""
     sees_whole_pictures: bool = False
-    """The tokens of a picture see each other in both directions."""
+    """The tokens of a picture attend to each other in both directions."""
     reads_prompt_both_ways: bool = False
-    """The prompt's tokens see each other in both directions (a prefix language model)."""
+    """The tokens of the prompt attend to each other in both directions (a prefix language model)."""
     template: str = ""
     """The chat template of a family whose processors come without one."""
     lay_out: Callable[[str, Sequence[str], str], tuple[str, list[str]]] | None = None
-    """What its processor does to a prompt: text before the first image, after each image, and the tokenizer's first
-    token -> the same parts as the model reads them; None: nothing."""
+    """How the processor changes a prompt: text before the first image, texts after each image, and the first token of
+    the tokenizer -> the same parts as the model reads them; None: no change."""
 
 
 def family_of(model_type: str) -> Family:
-    """The family of medvlm, or of a permitted plugin, in PLUGIN/families/MODEL_TYPE.py.
+    """The family in medvlm, or in PLUGIN/families/MODEL_TYPE.py of a permitted plug-in.
 
-    Raises RecipeError for a model that is of none."""
+    Raises RecipeError for an unknown family."""
     known = kinds("families")
-    for kind in (model_type, *(f"{plugin}.families.{model_type}" for plugin in permitted())):
+    for kind in (model_type, *(f"{plugin}.families.{model_type}" for plugin in list_permitted())):
         if is_available("families", kind):
             family: Family = component("families", kind).FAMILY
             return family
     raise RecipeError(
-        f"model.pretrained: a {model_type!r} is no vision-language model that medvlm"
-        f" knows{did_you_mean(model_type, known)} (known are {', '.join(known)}); a plugin can add"
-        f" families/{model_type}.py"
+        f"model.pretrained: unknown family {model_type!r}{did_you_mean(model_type, known)}"
+        f" (known are {', '.join(known)}); a plug-in can add families/{model_type}.py"
     )

@@ -1,4 +1,4 @@
-"""Where stored pixels lie on the canvas that the model perceives: one affine map per axis, and back.
+"""Maps between stored pixels and the canvas that the model perceives, one affine map per axis.
 
 Coordinates are continuous: pixel i of an axis covers [i, i + 1), so a box over the whole of a 128 x 96
 (width x height) image is (0, 0, 128, 96), and resizing multiplies. A map is built from the steps that the
@@ -13,13 +13,12 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Box
 
 KEPT_SHARE = 0.5
-"""A box of which less than this share of the area lies on the canvas is dropped: what can hardly be seen is not asked
-for."""
+"""A box with less than this share of its area on the canvas is dropped, because it can hardly be seen."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """canvas = stored * scale + offset on each axis, after the last two axes changed places if `swapped`.
+    """canvas = stored * scale + offset on each axis, after swapping the last two axes if `swapped`.
 
     size, scale, offset: the canvas' axes, (height, width) or (depth, height, width). scale is negative on a
     flipped axis. Boxes are (x1, y1, x2, y2) on the last two axes.
@@ -31,7 +30,7 @@ class Canvas:
     swapped: bool = False
 
     def then(self, after: Canvas) -> Canvas:
-        """This map, followed by one whose stored pixels are this canvas."""
+        """This map, followed by a map from this canvas to another."""
         scale, offset = _swap(self.scale, after.swapped), _swap(self.offset, after.swapped)
         return Canvas(
             after.size,
@@ -41,20 +40,20 @@ class Canvas:
         )
 
     def to_canvas(self, box: Box) -> Box:
-        """Not clipped: parts may lie outside."""
+        """Maps a stored box to the canvas, without clipping."""
         x1, y1, x2, y2 = box
         if self.swapped:
             x1, y1, x2, y2 = y1, x1, y2, x2
         (sy, sx), (oy, ox) = self.scale[-2:], self.offset[-2:]
-        return _ordered(x1 * sx + ox, y1 * sy + oy, x2 * sx + ox, y2 * sy + oy)
+        return _sort_corners(x1 * sx + ox, y1 * sy + oy, x2 * sx + ox, y2 * sy + oy)
 
     def to_stored(self, box: Box) -> Box:
         """The inverse of to_canvas."""
         (sy, sx), (oy, ox) = self.scale[-2:], self.offset[-2:]
-        x1, y1, x2, y2 = _ordered((box[0] - ox) / sx, (box[1] - oy) / sy, (box[2] - ox) / sx, (box[3] - oy) / sy)
+        x1, y1, x2, y2 = _sort_corners((box[0] - ox) / sx, (box[1] - oy) / sy, (box[2] - ox) / sx, (box[3] - oy) / sy)
         return (y1, x1, y2, x2) if self.swapped else (x1, y1, x2, y2)
 
-    def visible_box(self, box: Box) -> Box | None:
+    def clip_box(self, box: Box) -> Box | None:
         """The part of a stored box that lies on the canvas, in canvas pixels; None if that is less than half of its
         area.
 
@@ -71,23 +70,23 @@ class Canvas:
         seen = max(clipped[2] - clipped[0], 0.0) * max(clipped[3] - clipped[1], 0.0)
         return clipped if seen >= KEPT_SHARE * (x2 - x1) * (y2 - y1) else None
 
-    def answer_box(self, box: Box, extent: tuple[int, int]) -> tuple[int, int, int, int] | None:
-        """A stored box as an answer writes it: integers that reach `extent` (x, y) at the canvas' far edges, clipped to
-        it.
+    def quantize_box(self, box: Box, extent: tuple[int, int]) -> tuple[int, int, int, int] | None:
+        """A stored box as an answer writes it: integers from 0 to `extent` (x, y) at the far edges of the
+        canvas, clipped to it.
 
         None if less than half of the box lies on the canvas. Never empty: a box thinner than one unit is
         widened to one, so that its overlap with an answer can be measured.
         """
-        visible = self.visible_box(box)
+        visible = self.clip_box(box)
         if visible is None:
             return None
         height, width = self.size[-2:]
-        x1, x2 = _units(visible[0], visible[2], width, extent[0])
-        y1, y2 = _units(visible[1], visible[3], height, extent[1])
+        x1, x2 = _to_units(visible[0], visible[2], width, extent[0])
+        y1, y2 = _to_units(visible[1], visible[3], height, extent[1])
         return x1, y1, x2, y2
 
-    def spacing_mm(self, stored_mm: tuple[float, ...]) -> tuple[float, ...]:
-        """Millimetres per canvas pixel, by axis of the canvas, from those per stored pixel."""
+    def convert_spacing_mm(self, stored_mm: tuple[float, ...]) -> tuple[float, ...]:
+        """Converts millimetres per stored pixel to millimetres per canvas pixel, by axis of the canvas."""
         return tuple(mm / abs(s) for mm, s in zip(_swap(stored_mm, self.swapped), self.scale, strict=True))
 
 
@@ -123,11 +122,11 @@ def _swap(axes: tuple[float, ...], swapped: bool) -> tuple[float, ...]:
     return (*axes[:-2], axes[-1], axes[-2]) if swapped else axes
 
 
-def _ordered(x1: float, y1: float, x2: float, y2: float) -> Box:
+def _sort_corners(x1: float, y1: float, x2: float, y2: float) -> Box:
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
-def _units(low: float, high: float, pixels: int, scale_max: int) -> tuple[int, int]:
+def _to_units(low: float, high: float, pixels: int, scale_max: int) -> tuple[int, int]:
     first, last = int(low / pixels * scale_max + 0.5), int(high / pixels * scale_max + 0.5)
     if first == last:
         first, last = (first, last + 1) if last < scale_max else (first - 1, last)

@@ -1,4 +1,4 @@
-"""What is measured of answers: a metric over the questions of a task, with its interval and its baselines.
+"""Measures of answers: a metric over the questions of a task, with its interval and baselines.
 
 Axes: N questions, K columns of a question, R draws of the questions (see metrics/bootstrap.py).
 """
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     import numpy as np
 
 ToColumns = Callable[[Any, Any], tuple[float, ...]]
-"""(answer, truth of the task) -> the numbers that a question adds to its measure."""
+"""(answer, truth of the task) -> the numbers that a question adds to the measure."""
 
 
 ToColumnsByClass = Callable[[Any, Any], dict[str, tuple[float, ...]]]
-"""As ToColumns, for each of the classes that a question is about."""
+"""Like ToColumns, for each of the classes that a question is about."""
 
 
 @dataclass(frozen=True)
 class OfItems:
     """A statistic that needs the single questions, such as an AUROC.
 
-    metric: (items_NK, times_RN) -> metric_R, where draw r holds question n times_RN[r, n] times. It equals the metric
-    of the questions repeated so often, and NaN where a draw does not define it (an AUROC without a positive).
+    metric: (items_NK, times_RN) -> metric_R, where draw r holds question n times_RN[r, n] times. The result equals
+    the metric of the repeated questions, and is NaN if a draw does not define it (an AUROC without a positive).
     """
 
     metric: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -38,7 +38,7 @@ Statistic = Callable[["np.ndarray"], "np.ndarray"] | OfItems
 
 
 def mean(totals_RK: np.ndarray) -> np.ndarray:
-    """Of columns (value, 1)."""
+    """The mean, for columns (value, 1)."""
     return totals_RK[:, 0] / totals_RK[:, 1]
 
 
@@ -53,19 +53,20 @@ def is_any(template: str, truth: Truth) -> bool:
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the results: of all questions of its task that it is about.
+    """A row of the results, over all questions of its task that it is about.
 
-    metric, group: what the row is called, `mae` of `count`. Tasks that have a measure of the same names share the row:
-    `accuracy` of `vqa` is about choices and short open answers alike, each judged by its own task. Such measures agree
-    in everything but `columns` and `is_about`.
+    metric, group: the name of the row, `mae` of `count`. Tasks with measures of the same name share the row: `accuracy`
+    of `vqa` is about both choices and short open answers, each judged by its own task. Such measures differ only in
+    `columns` and `is_about`.
     is_about: (template, truth) -> whether a question of the task counts.
-    better: None where a row only informs; then there is no paired difference.
-    by_template: there is a row for each template as well. by_class: the columns are ToColumnsByClass. A class of a
-    template has a metric and a row of its own, and the others are means over these classes, however often each is asked
-    about (macro averages). headline: it stands on top of the report.
-    words: what the report calls it, where that is not `metric`.
-    bounds: the least and the largest value that the metric can have, by default those of a mean of scores; None where
-    it has none, as an error without a limit. The intervals of few patients need them.
+    better: None if the row is only informative; then there is no paired difference.
+    by_template: whether there is also a row for each template.
+    by_class: whether columns are ToColumnsByClass. Then each class of a template has its own row, and other rows are
+    means over these classes, however often each is asked about (macro averages).
+    headline: whether it is at the top of the report.
+    words: the name in the report, if not `metric`.
+    bounds: the smallest and the largest possible value of the metric, by default those of a mean of scores; None if
+    unbounded, such as an error. The intervals of few patients need them.
     """
 
     metric: str

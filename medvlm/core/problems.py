@@ -1,4 +1,4 @@
-"""What is wrong with a config, with its place: pydantic's errors in our words."""
+"""Errors in configs, with file and line: pydantic's errors in our own words."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from medvlm.core.document import Document, KeyPath, dotted, place_of, step_into
+from medvlm.core.document import Document, KeyPath, format_path, place_of, step_into
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at a path. Where `expected` is set, the message is made of it and `found`."""
+    """An error at a path. If `expected` is set, the message is made from it and `found`."""
 
     path: KeyPath
     message: str = ""
@@ -28,33 +28,36 @@ class Problem:
 
 
 def validate(config: type[BaseModel], document: Document, context: dict[str, Any] | None = None) -> Any:
-    """The typed config. Raises RecipeError with one line a mistake, each with its place and remedy."""
+    """The typed config. Raises RecipeError with one line per mistake, each with file, line and remedy."""
     try:
         return config.model_validate(document.data, context=context, by_alias=True, by_name=False)
     except ValidationError as invalid:
-        found = [_real_path(p, document.data) for p in problems_of(invalid, config)]
-        raise refusal(_joined(found), document) from None
+        found = [_strip_union_names(p, document.data) for p in problems_of(invalid, config)]
+        raise make_error(_join_unions(found), document) from None
 
 
-def refusal(problems: Iterable[Problem], document: Document) -> RecipeError:
-    """One line a problem: place, dotted key, what is wrong. Unknown keys first: they explain what is missing."""
+def make_error(problems: Iterable[Problem], document: Document) -> RecipeError:
+    """An error with one line per problem: file and line, dotted key, and what is wrong. Unknown keys come first,
+    because they often explain missing ones."""
     ordered = sorted(problems, key=lambda p: not p.message.startswith("unknown key"))
-    lines = (f"{place_of(p.path, document.marks)} {dotted(p.path, document.data)}".rstrip() + f": {p}" for p in ordered)
+    lines = (
+        f"{place_of(p.path, document.marks)} {format_path(p.path, document.data)}".rstrip() + f": {p}" for p in ordered
+    )
     return RecipeError("\n".join(dict.fromkeys(lines)))
 
 
 def problems_of(invalid: ValidationError, config: type[BaseModel]) -> Iterator[Problem]:
-    """Pydantic's errors in our words, those of nested slots with their full path."""
+    """Converts the errors of pydantic. Errors within slots get their full path."""
     for error in invalid.errors(include_url=False):
         path = tuple(error["loc"])
         if error["type"] == "nested":
             yield from (replace(p, path=(*path, *p.path)) for p in error["ctx"]["problems"])
         elif error["type"] == "extra_forbidden":
-            yield unknown_key(path, _keys_at(config, path[:-1]))
+            yield report_unknown_key(path, _list_keys(config, path[:-1]))
         elif error["type"] == "missing":
             yield Problem(path, MISSING)
-        elif expected := _expected(error):
-            yield Problem(path, expected=expected, found=shorten(error["input"]) + _hint(error))
+        elif expected := _describe_expected(error):
+            yield Problem(path, expected=expected, found=shorten(error["input"]) + _suggest(error))
         else:
             yield Problem(path, error["msg"].removeprefix("Value error, "))
 
@@ -87,11 +90,11 @@ _EXPECTED = {
 }
 
 
-def _expected(error: ErrorDetails) -> str:
+def _describe_expected(error: ErrorDetails) -> str:
     return _EXPECTED.get(error["type"], "").format(**error.get("ctx", {}))
 
 
-def _hint(error: ErrorDetails) -> str:
+def _suggest(error: ErrorDetails) -> str:
     value = error["input"]
     if error["type"] == "literal_error" and isinstance(value, str):
         return did_you_mean(value, error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "))
@@ -102,13 +105,13 @@ def _hint(error: ErrorDetails) -> str:
     return ""
 
 
-def unknown_key(path: KeyPath, accepted: list[str]) -> Problem:
+def report_unknown_key(path: KeyPath, accepted: list[str]) -> Problem:
     return Problem(path, f"unknown key{did_you_mean(str(path[-1]), accepted)} (accepts {', '.join(accepted)})")
 
 
-def _joined(problems: list[Problem]) -> list[Problem]:
-    """What a union expects comes as one error a member: said in one line, or left out where a member fits down to a
-    deeper error."""
+def _join_unions(problems: list[Problem]) -> list[Problem]:
+    """Joins the errors of a union, of which pydantic reports one per member. They are left out if a member fits except
+    for a deeper error."""
     by_path: dict[KeyPath, list[Problem]] = {}
     for p in problems:
         by_path.setdefault(p.path, []).append(p)
@@ -121,8 +124,8 @@ def _joined(problems: list[Problem]) -> list[Problem]:
     return joined
 
 
-def _real_path(problem: Problem, data: Any) -> Problem:
-    """Without the names of union members that pydantic puts into a path; they are no keys of the data."""
+def _strip_union_names(problem: Problem, data: Any) -> Problem:
+    """Removes the names of union members that pydantic adds to a path, because these are not keys of the data."""
     real: list[str | int] = []
     for part in problem.path:
         is_key = (
@@ -138,20 +141,20 @@ def _real_path(problem: Problem, data: Any) -> Problem:
     return replace(problem, path=tuple(real))
 
 
-def _keys_at(annotation: Any, path: KeyPath) -> list[str]:
-    """The keys that are known at a path below a type, in the order they are declared."""
+def _list_keys(annotation: Any, path: KeyPath) -> list[str]:
+    """The accepted keys at a path below a type, in the order of their declaration."""
     if is_config(annotation):
         fields = {f.alias or n: f for n, f in annotation.model_fields.items()}
         if not path:
             return list(fields)
-        return _keys_at(fields[str(path[0])].annotation, path[1:]) if path[0] in fields else []
+        return _list_keys(fields[str(path[0])].annotation, path[1:]) if path[0] in fields else []
     inner = get_args(annotation)
     if get_origin(annotation) is Annotated:
-        return _keys_at(inner[0], path)
+        return _list_keys(inner[0], path)
     if get_origin(annotation) in (Union, UnionType):
-        return next((keys for t in inner if (keys := _keys_at(t, path))), [])
+        return next((keys for t in inner if (keys := _list_keys(t, path))), [])
     if get_origin(annotation) in (dict, list, tuple) and path:
-        return _keys_at(inner[1] if get_origin(annotation) is dict else inner[0], path[1:])
+        return _list_keys(inner[1] if get_origin(annotation) is dict else inner[0], path[1:])
     return []
 
 
@@ -159,5 +162,5 @@ def is_config(candidate: Any) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, BaseModel)
 
 
-def nested(problems: Iterable[Problem]) -> PydanticCustomError:
+def wrap_problems(problems: Iterable[Problem]) -> PydanticCustomError:
     return PydanticCustomError("nested", "nested", {"problems": list(problems)})

@@ -1,4 +1,4 @@
-"""What a protocol of evaluation offers, and what it is given: medvlm/evaluate/protocols/KIND.py."""
+"""The interface of evaluation protocols (medvlm/evaluate/protocols/KIND.py), and of the models that they evaluate."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FOLDER = "evaluate.protocols"
 Place = tuple[str, int]
 """Split of the shards and number within it."""
 Record = dict[str, Any]
-"""What was asked and answered once, in plain JSON: enough to be scored without the model."""
+"""A question and its answer in plain JSON, sufficient for scoring without the model."""
 
 
 class Asked(Typed):
-    """A model that is evaluated. Equal asks get equal answers: nothing is drawn at random."""
+    """A model under evaluation. Equal asks get equal answers; nothing is random."""
 
     @property
     def can(self) -> frozenset[str]:
-        """What it can be asked, see a protocol's NEEDS."""
+        """What it can do, see NEEDS of Protocol."""
 
     def find_box_extent(self, ask: Ask) -> tuple[float, float]:
-        """What (width, height) of the canvas that the model perceives are in the units that boxes are written in."""
+        """(width, height) of the canvas that the model perceives, in the units in which boxes are written."""
 
     def place_truth(self, ask: Ask) -> Truth:
         """The truth as the model perceives it: boxes in answer coordinates, masks on its canvas."""
@@ -58,11 +58,11 @@ class Decoder(Asked, Typed):
         """Whether it has a decoder for the question."""
 
     def decode(self, asks: Sequence[Ask]) -> list[Any]:
-        """What the decoders give, as plain data, in the order of the asks; None without the media."""
+        """The answers of the decoders as plain data, in the order of the asks; None for an ask without media."""
 
 
 class Shards(Typed):
-    """What is read of medvlm.io.shards.ShardSet."""
+    """The part of medvlm.io.shards.ShardSet that protocols use."""
 
     fingerprint: str
 
@@ -75,11 +75,11 @@ class Progress(Typed):
 
 @dataclass(frozen=True)
 class Split:
-    """What is evaluated: samples of one data set, and how.
+    """The samples of a data set to evaluate, with settings.
 
-    places: the samples, in order. training: the places of the training samples, for baselines that are fitted.
-    baselines: those of the protocol that were asked for. rewards: weights or settings by name, as a stage had them; {}
-    for none. gallery: a folder for pictures of what the model saw.
+    places: of the samples, in order. training: returns the places of training samples, for baselines that are fitted.
+    baselines: the requested baselines of the protocol. rewards: weights or settings by name, from a stage; {} for none.
+    gallery: a folder for pictures of what the model saw.
     """
 
     shards: Shards
@@ -95,8 +95,8 @@ class Split:
 
 
 class Paired(TypedDict):
-    """value minus the baseline's, on the same draws of patients: above 0 is better, except where less is better
-    (mae). verdict: `better` than all baselines, `worse` than the strongest, or "" where neither is proven."""
+    """The value minus that of the baseline, on the same draws of patients. Above 0 is better, unless lower values are
+    better (mae). verdict: `better` than all baselines, `worse` than the strongest, or "" if neither is proven."""
 
     against: str
     difference: float
@@ -129,18 +129,18 @@ class ProtocolConfig(config.Config):
 
 
 class Protocol(Typed):
-    """A module. Its records go into evaluate/KIND.jsonl, a line each."""
+    """A module. Its records are saved in evaluate/KIND.jsonl, one per line."""
 
     Config: type[ProtocolConfig]
     NEEDS: str
     """What the model must be able to do: `answer`, `embed` or `decode`."""
     BASELINES: tuple[str, ...]
-    """Those that `evaluate.baselines` can choose from; by default all are measured."""
+    """Names that `evaluate.baselines` accepts; by default all are measured."""
     NOTHING: str
-    """What was looked for in vain where there are no records: `no question that can be scored`."""
+    """What is missing if there are no records, for a message: `no question that can be scored`."""
 
     def ask(self, config: Any, model: Any, split: Split) -> Iterator[Record]:
-        """What the model and its baselines said, in the order of the places."""
+        """Yields the answers of the model and of its baselines, in the order of the places."""
 
     def rows_of(self, records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
         """The results of one split, from its records alone. settings: its entry of protocol.json (dataset, split,
@@ -153,18 +153,18 @@ def find_protocol(config: ProtocolConfig) -> Protocol:
 
 
 def read_protocols(named: Sequence[Any]) -> list[ProtocolConfig]:
-    """Settings of protocols that are given by name or with settings; of none: every protocol of medvlm."""
+    """The settings of protocols given by name or as settings; by default those of every protocol of medvlm."""
     given = named or kinds(FOLDER)
     return [component(FOLDER, each).Config(kind=each) if isinstance(each, str) else each for each in given]
 
 
 def list_baselines(protocols: Sequence[ProtocolConfig]) -> list[str]:
-    """All that these protocols have."""
+    """All baselines of these protocols."""
     return list(dict.fromkeys(name for each in protocols for name in find_protocol(each).BASELINES))
 
 
 def refuse_baseline(name: str, protocols: Sequence[ProtocolConfig]) -> str:
-    """Why a name is no baseline of these protocols; "" for one that is."""
+    """Why a name is not a baseline of these protocols, or ""."""
     known = list_baselines(protocols)
     if name in known:
         return ""

@@ -1,4 +1,4 @@
-"""Where a run keeps what: runs/NAME/{recipe.resolved.yaml, lineage.json, metrics.jsonl, status.json, ranks/,
+"""The files of a run: runs/NAME/{recipe.resolved.yaml, lineage.json, metrics.jsonl, status.json, ranks/,
 STAGE/step-N/, evaluate/, report.html}."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def stalled(self) -> Path:
-        """Which process of the run stood still, if one did. Beside it, R.json says where each of them is."""
+        """Names the stalled process, if one stalled. R.json in the same folder says what rank R is doing."""
         return self.root / "ranks" / "stalled.txt"
 
     @property
@@ -52,7 +52,7 @@ class RunFolder:
 
     @property
     def answers(self) -> Path:
-        """One JSON line an evaluated question: what the report's gallery draws."""
+        """One JSON line per evaluated question, for the gallery of the report."""
         return self.root / "evaluate" / "answers.jsonl"
 
     @property
@@ -67,15 +67,15 @@ class RunFolder:
         return self.root / name
 
 
-def own_checkpoint(origin: str) -> str:
-    """STAGE/step-N of what lineage says of an origin (STAGE/step-N@HASH); "" for what is not of the same run."""
+def find_own_checkpoint(origin: str) -> str:
+    """STAGE/step-N of an origin in lineage.json (STAGE/step-N@HASH); "" if it is not from the same run."""
     name = origin.partition("@")[0]
     return name if re.fullmatch(r"[^:/]+/step-\d+", name) else ""
 
 
 @cache
-def code_hash() -> str:
-    """Of the program's own files as they are, committed or not: what a checkpoint says it was trained with."""
+def hash_code() -> str:
+    """A hash of the source files of medvlm, committed or not. Checkpoints store it."""
     package, found = Path(__file__).parent.parent, hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         found.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
@@ -83,7 +83,7 @@ def code_hash() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all: a reader never sees a half-written file."""
+    """Writes atomically, so that a reader never sees an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Sample: one study as a shard holds it. Batch: what a model is called with.
+"""Sample: a study as stored in a shard. Batch: the input of a model.
 
 Axes: B rows, T tokens, N images, C channels, D H W depth, height, width.
 Boxes are (x1, y1, x2, y2) with the origin at the upper left corner of the upper left pixel and x to the
@@ -27,13 +27,13 @@ Affine = tuple[tuple[float, float, float, float], ...]
 class Medium:
     """One image or volume of a sample.
 
-    kind: what the card calls it (`film`, `volume`, `smear`): the encoder that serves it is chosen by this.
+    kind: its name in the card (`film`, `volume`, `smear`), which selects the encoder.
     member: the file's name within the sample, e.g. `0.png`: `KEY.0.png` in the tar.
     size: stored pixels, (height, width) or (depth, height, width).
-    spacing_mm: the same axes as `size`; None where the archive does not say.
+    spacing_mm: the same axes as `size`; None if unknown.
     unit: `display` (0..max is black..white), `HU`, or `raw`.
     affine: volumes only: 3 x 4, from the indices (d, h, w, 1) of a voxel's centre to mm in RAS (x to the patient's
-    right, y to the front, z to the head, as NIfTI has them); None where the archive does not say.
+    right, y to the front, z to the head, as in NIfTI); None if unknown.
     """
 
     kind: str
@@ -47,10 +47,10 @@ class Medium:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the files of one medium hold, before it is stored.
+    """The contents of the files of one medium, before it is stored.
 
     pixels: [H, W], [H, W, 3], [D, H, W] or, for video frames, [D, H, W, 3]; uint8, uint16, int16 or float32, finite.
-    spacing_mm, affine, unit, modality: as in Medium, whatever the files say.
+    spacing_mm, affine, unit, modality: as in Medium, from the files.
     """
 
     pixels: np.ndarray
@@ -61,31 +61,30 @@ class Decoded:
 
 
 _FLAT = "choices, count, boxes, label"
-"""Fields that every record of a truth had before each task had its own. Where a task has no use for one, it is
-empty."""
+"""Fields that the record of every truth had in the first format. Fields that a task does not use are empty."""
 
 
 @dataclass(frozen=True)
 class Truth:
     """The right answer to a question, in a form that can be scored. Each task (medvlm/tasks/KIND.py) has a subclass.
 
-    answer: what a language model should write. "" where the task makes it of its other fields.
+    answer: what a language model should write; "" if the task derives it from its other fields.
     """
 
     answer: str = ""
 
     @property
     def task(self) -> str:
-        """The kind: the name of the task's file, or of its module where that is a plugin's (`mylab.tasks.angle`)."""
+        """The kind: the name of the task's file, or the full module name for a plug-in (`mylab.tasks.angle`)."""
         return type(self).__module__.removeprefix("medvlm.tasks.")
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Members of the sample that hold what is no text of the answer: masks."""
+        """Members of the sample that belong to the truth: masks."""
         return ()
 
     def rename(self, members: Mapping[str, str]) -> Self:
-        """With other names for its members: those that packing gave them."""
+        """The truth with its members renamed. Packing gives members new names."""
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -93,8 +92,8 @@ class Truth:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
-        """Reads the flat records of old shards too. Raises DataError for a field that the task does not have, TypeError
-        where one is missing."""
+        """Also reads the flat records of old shards. Raises DataError for a field that the task does not have,
+        TypeError if one is missing."""
         own = {f.name for f in fields(cls)}
         for name, value in record.items():
             if (
@@ -108,8 +107,8 @@ class Truth:
 
 @dataclass(frozen=True)
 class UnknownTruth(Truth):
-    """A truth of a task that is not installed here: kept as it is stored, so that stages that do not ask its question
-    can use the rest of the sample. Whatever needs the task raises DataError (see core/tasks.find_task)."""
+    """A truth of a task that is not installed. It is kept as stored, so that stages that do not ask its question can
+    use the rest of the sample. Code that needs the task raises DataError (see core/tasks.find_task)."""
 
     record: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -122,13 +121,13 @@ class UnknownTruth(Truth):
 
 
 def make_truth(task: str, answer: str = "", **own: Any) -> Truth:
-    """task: a kind of medvlm/tasks, or the module of a plugin. own: the other fields of its truth."""
+    """task: a kind of medvlm/tasks, or a module of a plug-in. own: the fields of the task."""
     truth: Truth = component("tasks", task).Truth(answer=answer, **own)
     return truth
 
 
 def truth_from_json(record: dict[str, Any]) -> Truth:
-    """Raises DataError or TypeError for a record that is not one of its task."""
+    """Raises DataError or TypeError for a record that does not fit its task."""
     task = record["task"]
     if not is_available("tasks", task):
         return UnknownTruth(str(record.get("answer", "")), record)
@@ -137,13 +136,13 @@ def truth_from_json(record: dict[str, Any]) -> Truth:
 
 
 def _freeze(value: Any) -> Any:
-    """JSON has lists where a truth has tuples."""
+    """Converts lists, of JSON, to tuples."""
     return tuple(map(_freeze, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
 class Question:
-    """`template` groups the questions that ask the same thing (`side`, `count:RBC`): the majority baseline is per
+    """template: groups questions that ask the same thing (`side`, `count:RBC`). The majority baseline is per
     template."""
 
     text: str
@@ -155,11 +154,10 @@ class Question:
 class Sample:
     """One study: media, the text that came with it, and questions with their truths.
 
-    key, patient: keyed hashes, never a file name or an identifier. patient is "" where the archive has none.
-    report: the text that came with the images; "" where there is none.
-    concept: equal for two samples whose findings are the same, so that contrastive training knows duplicates; "" =
-    unknown. groups: what else it belongs to, e.g. {site: b, scanner: mobile}: sources are balanced by them, and groups
-    held out. Never a patient."""
+    key, patient: keyed hashes, never file names or identifiers. patient is "" if the archive has none. report: the text
+    that came with the images; "" where there is none. concept: equal for samples with the same findings, so that
+    contrastive training recognizes duplicates; "" if unknown. groups: other groups of the sample, e.g. {site: b,
+    scanner: mobile}, by which sources can be balanced or samples held out. Never a patient."""
 
     key: str
     source: str
@@ -204,13 +202,13 @@ class Batch:
     token belongs to within its row, -1 for padding. branches_BT: 0 for the shared prefix of a document,
     k >= 1 for its k-th continuation; a token sees the earlier tokens of its own document that are in the
     prefix or in its own branch (so several answers share one prompt, and several samples one row).
-    targets_L: the ids that are trained, row by row; from_L: for each, the flat index (row * T + place) of the
-    token whose hidden state predicts it: the one before it in its own branch or prefix. answers_L: the number of
-    the answer it belongs to, 0, 1, ... within the batch.
+    targets_L: the trained ids, row by row. from_L: for each, the flat index (row * T + column) of the token whose
+    hidden state predicts it, which is the previous token in its branch or prefix. answers_L: the index of its answer
+    within the batch.
     media: encoder name -> pixels, float32 [N, C, H, W] or [N, C, D, H, W].
-    feature_rows: int64 [number of image placeholders in ids_BT, row-major]: which image token goes there, in
-    the image tokens of all encoders stacked in the order of `media`.
-    keys: the samples in it, for messages. sources: that of each answer, for the accounts.
+    feature_rows: int64 [number of image placeholders in ids_BT, row-major]: the index of the image token to insert,
+    among the image tokens of all encoders stacked in the order of `media`.
+    keys: of the samples, for messages. sources: of each answer, for logs per source.
     """
 
     ids_BT: torch.Tensor

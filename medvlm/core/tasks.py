@@ -1,4 +1,4 @@
-"""What a task offers (a file of medvlm/tasks, or a module of a plugin), and how it is found by its name."""
+"""The interface of tasks (files of medvlm/tasks, or modules of plug-ins), and finding a task by its name."""
 
 from __future__ import annotations
 
@@ -24,26 +24,24 @@ if TYPE_CHECKING:
 
 _FIRST = "choice, open, count, boxes, report"
 FIRST_TASKS = tuple(_FIRST.split(", "))
-"""The tasks of the first version, in its order. It decides which random numbers a made-up sample draws, which column of
-a shard index of version 1 is whose, and in which order results are listed. Other tasks come after these, by name; none
-is added here."""
+"""The tasks of the first version, in order. Do not add any: the order determines the random numbers of made-up samples,
+the columns of shard indexes of version 1, and the order of results. Other tasks follow by name."""
 
 LabelledBox = tuple[Box, str]
-"""A box and what it is called."""
+"""A box and its label."""
 MarkedMask = tuple[str, str]
-"""A mask as text (one plane, see tasks/_runs.py) and what it is called."""
+"""A mask as text (one plane, see tasks/_runs.py) and its label."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an answer is shown beside its truth, as plain data; the report makes HTML of it.
+    """How an answer is shown next to its truth, as plain data. The report turns it into HTML.
 
-    truth: the right answer in words. aside: what else the truth says, e.g. `not left, both` of a choice.
-    summary: stands for a truth whose words are long and are drawn anyway (`12 boxes, drawn`).
-    boxes: of the truth, in its coordinates; None where the task has none. found: those of the answer.
-    masks: of the truth, on the canvas that the model perceives. found_masks: those of the answer.
-    answer: the answer in words, where it is no text. told: the true class and the answered one, of several that exclude
-    each other.
+    truth: the right answer in words. aside: more about the truth, e.g. `not left, both` for a choice. summary: replaces
+    a long truth that is drawn anyway (`12 boxes, drawn`).
+    boxes: of the truth, in its coordinates; None if the task has none. found: boxes of the answer.
+    masks: of the truth, on the canvas that the model perceives. found_masks: masks of the answer.
+    answer: the answer in words, if it is not a text. told: (true class, answered class), for exclusive classes.
     """
 
     truth: str
@@ -58,55 +56,55 @@ class Drawing:
 
 
 class Task(Protocol):
-    """A task's module. What it leaves out is as in medvlm/tasks/_base.py; None there means that it has none.
+    """The module of a task. Missing attributes have the defaults of medvlm/tasks/_base.py, where None means none.
 
-    An answer is the text of a language model, or what a decoder gives (see ANSWERED_BY).
+    An answer is the text of a language model, or the output of a decoder (see ANSWERED_BY).
     """
 
     Truth: type[sample.Truth]
     """A frozen dataclass with the fields of the right answer."""
     Config: type[config.Config]
-    """`kind`, and what a data card says to make a truth of a text (see from_text)."""
+    """`kind`, and the settings in a data card for making a truth from a text (see from_text)."""
 
     ANSWERED_BY: str
     """`text`: a language model writes the answer. `scores`, `maps`: a decoder with this OUTPUT gives it, as an array
     [classes] or [classes, *pixels]."""
     NEEDS_CANVAS: bool
-    """The answer is written in coordinates of the image that a model sees: without media it cannot be asked."""
+    """Whether the answer is in coordinates of the image that the model sees, so that it cannot be asked without
+    media."""
     FOLLOWS_CROPS: bool
-    """Whether a part of an image still has a right answer; other questions are not asked after a crop."""
+    """Whether a crop of the image still has a right answer. Other questions are not asked after a crop."""
     FREE_TEXT: bool
-    """Answers are texts of many words, of which hardly two are equal; they are not counted, and may identify people."""
+    """Whether answers are free texts, hardly ever equal. They are not counted, and may identify people."""
     TITLE: str
-    """What the report calls the group of its measures; by default the group's name."""
+    """The title of its group of measures in the report; by default the name of the group."""
 
     MEASURES: tuple[Measure, ...]
     EXAMPLES: list[tuple[Any, sample.Truth, float]]
-    """(answer, truth, score): right, wrong, and attempts to cheat. They are its tests."""
+    """(answer, truth, score): right, wrong, and attempts to cheat. Used as tests."""
 
     score: Callable[[Any, sample.Truth], float] | None
-    """In [0, 1]; 0 for what cannot be read. It is the reward and what the gallery of the report marks. Without it the
-    task is trained but not asked in evaluation."""
+    """In [0, 1]; 0 for what cannot be parsed. Used as reward, and for the gallery of the report. Without it the task is
+    trained but not asked in evaluation."""
     is_formatted: Callable[[str, sample.Truth], bool] | None
-    """Whether a text, without blanks around it, has the form that the question asks for, right or wrong."""
+    """Whether a text, stripped, has the form that the question asks for, be it right or wrong."""
     best_constant: Callable[[Sequence[sample.Truth], Measure | None], Any] | None
-    """The best answer that looks at nothing, for a measure (None: for the first of MEASURES). truths: at least one, as
-    placed."""
+    """The best constant answer for a measure (None: for the first of MEASURES). truths: at least one, after `place`."""
     list_choices: Callable[[Any], Sequence[Any]] | None
-    """The answers that a guess chooses from, where the question names them."""
+    """The answers that a guess chooses from, if the question names them."""
     example: Callable[[np.random.Generator, Sequence[Medium], str], tuple[str, sample.Truth] | None] | None
-    """(rng, media, report) -> a made-up question about a made-up sample and its truth, for rehearsals; None where the
-    media do not allow one."""
+    """(rng, media, report) -> a made-up question about a made-up sample and its truth, for dry runs; None if the media
+    do not allow one."""
     from_text: Callable[[str, Any], sample.Truth | None] | None
-    """(text, Config) -> the truth that a text of an archive says, None where it says none."""
+    """(text, Config) -> the truth in a text of an archive, None if it has none."""
 
     target: Callable[[sample.Truth, Mapping[str, np.ndarray], Sequence[str], bool], np.ndarray] | None
-    """(truth, masks, classes, exclusive) -> what a decoder of these classes is trained on, int64 of 0, 1, ... and
-    MISSING: [] or [*size] of exclusive classes, else [K] or [K, *size] (see core/decoder_config.py). masks: its
-    members, placed on the canvas. Raises DataError where the truth does not say it. Only of what decoders answer, as
-    the next two."""
+    """(truth, masks, classes, exclusive) -> the label for a decoder with these classes, int64 of 0, 1, ... and MISSING:
+    [] or [*size] for exclusive classes, else [K] or [K, *size] (see core/decoder_config.py). masks: members of the
+    truth, placed on the canvas. Raises DataError if the truth does not determine it. Only for tasks that decoders
+    answer, like the next two."""
     decode: Callable[[np.ndarray, sample.Truth, Sequence[str], bool], Any] | None
-    """(probabilities, truth, classes, exclusive) -> the answer of a decoder of these classes, as plain data."""
+    """(probabilities, truth, classes, exclusive) -> the answer of a decoder with these classes, as plain data."""
     make_labelled: (
         Callable[
             [np.random.Generator, Sequence[Medium], Sequence[str], bool],
@@ -114,14 +112,14 @@ class Task(Protocol):
         ]
         | None
     )
-    """(rng, media, classes, exclusive) -> a made-up question for a decoder, its truth and its members, for rehearsals;
-    None where the media do not allow one."""
+    """(rng, media, classes, exclusive) -> a made-up question for a decoder, its truth and its members, for dry runs;
+    None if the media do not allow one."""
 
     def write(self, truth: sample.Truth) -> str:
-        """The right answer as a language model should write it. truth: as placed."""
+        """The right answer as a language model should write it. truth: after `place`."""
 
     def parse(self, text: str, truth: sample.Truth) -> Any:
-        """What a text answers; None where it cannot be read."""
+        """The answer in a text; None if it cannot be parsed."""
 
     def check(self, truth: sample.Truth, media: Sequence[Medium]) -> None:
         """Raises DataError for a truth that does not fit the media of its sample."""
@@ -130,36 +128,36 @@ class Task(Protocol):
         """Whether `place` changes it."""
 
     def place(self, truth: sample.Truth, canvas: Canvas | None, writing: Any) -> sample.Truth:
-        """From stored pixels to what the model perceives. canvas: None where media are not shown as they are stored.
-        writing: how coordinates are written (medvlm/tasks/_writing.py). Raises DataError where nothing of the answer
-        can be seen."""
+        """Maps the truth from stored pixels to the canvas that the model perceives. canvas: None if media are not shown
+        as stored. writing: how coordinates are written (medvlm/tasks/_writing.py). Raises DataError if nothing of the
+        answer is visible."""
 
     def hold(self, truth: sample.Truth, masks: Mapping[str, np.ndarray]) -> sample.Truth:
-        """With what its members hold, as it can be stored with the answers. masks: placed on the canvas. Raises
-        DataError where they are not what the truth says."""
+        """The truth with the contents of its members, to be stored with the answers. masks: placed on the canvas.
+        Raises DataError if they do not fit the truth."""
 
     def check_crop(self, truth: sample.Truth) -> None:
-        """Raises DataError where a part of the image has another answer that the truth does not hold. Of a task that
+        """Raises DataError if a crop could have another answer that the truth does not contain. For tasks with
         FOLLOWS_CROPS."""
 
     def follow(self, truth: sample.Truth, canvas: Canvas) -> sample.Truth | None:
-        """After stored pixels were cropped, shifted, flipped or turned as the canvas says; None where nothing is left
-        to ask."""
+        """The truth after the canvas has cropped, shifted, flipped or rotated the stored pixels; None if nothing is
+        left to ask."""
 
     def summarise(self, truth: sample.Truth) -> str:
-        """In a few words, to be counted."""
+        """The answer in a few words, for counts."""
 
     def describe(self, answer: Any, truth: sample.Truth) -> Drawing:
         """answer: None to draw the truth alone."""
 
 
 def list_tasks() -> tuple[str, ...]:
-    """The tasks of medvlm, in an order that does not change when one is added."""
+    """The tasks of medvlm. The order of the first ones does not change when a task is added."""
     return (*FIRST_TASKS, *(kind for kind in kinds("tasks") if kind not in FIRST_TASKS))
 
 
 def list_text_tasks() -> tuple[str, ...]:
-    """Those that a language model answers."""
+    """The tasks that a language model answers."""
     return tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY == "text")
 
 
@@ -177,7 +175,8 @@ TextTask = Annotated[str, KindName("tasks"), AfterValidator(_check_text_task)]
 
 @cache
 def find_task(kind: str) -> Task:
-    """Raises DataError for a task that is not installed or not permitted: a shard or a record names it."""
+    """Raises DataError for a task that is not installed or not permitted, because the name comes from a shard or a
+    record."""
     if "." not in kind and kind not in kinds("tasks"):
         raise DataError(
             f"task {kind!r} is not known{did_you_mean(kind, list_tasks())} (there are {', '.join(list_tasks())}); leave"
@@ -194,7 +193,7 @@ def find_task(kind: str) -> Task:
 
 
 def read_truth(task: Any, text: str) -> sample.Truth | None:
-    """What a text of an archive says. task: of a card, see CardTask; None where it says nothing."""
+    """The truth in a text of an archive, None if it has none. task: from a card, see CardTask."""
     kind = task if isinstance(task, str) else task.kind
     found = find_task(kind)
     assert found.from_text is not None, kind
@@ -205,7 +204,7 @@ def _check_card_task(task: Any) -> Any:
     kind = task if isinstance(task, str) else task.kind
     found = find_task(kind)
     if found.from_text is None:
-        raise ValueError(f"task {kind!r} cannot be made of a text of an archive")
+        raise ValueError(f"a truth of task {kind!r} cannot be made from a text of an archive")
     required = [name for name, each in found.Config.model_fields.items() if each.is_required() and name != "kind"]
     if isinstance(task, str) and required:
         raise ValueError(f"task {kind!r} needs settings; write {{kind: {kind}, {required[0]}: ...}}")
@@ -235,7 +234,7 @@ Choices = Annotated[tuple[str, ...], AfterValidator(_check_card_choices)]
 
 
 def is_scored(truth: sample.Truth) -> bool:
-    """Whether a text can answer its question and be judged; not so for a task that is not known here."""
+    """Whether a text can answer the question and be scored; False for unknown tasks."""
     if not is_available("tasks", truth.task):
         return False
     task = find_task(truth.task)

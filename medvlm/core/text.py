@@ -1,10 +1,10 @@
-"""Small text jobs that several parts share."""
+"""Text functions that several parts share."""
 
 from __future__ import annotations
 
 
-def common_prefix(sequences: list[list[int]]) -> int:
-    """How many leading items all sequences share."""
+def count_common_prefix(sequences: list[list[int]]) -> int:
+    """The number of leading items that all sequences share."""
     shortest = min(len(s) for s in sequences)
     first = sequences[0]
     for i in range(shortest):

@@ -1,4 +1,4 @@
-"""Where a run's metrics are sent besides metrics.jsonl."""
+"""Where the metrics of a run are sent, besides metrics.jsonl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere into a freshly built module, with every key accounted for."""
+"""Loads weights into a newly built module and checks every key."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def describe(built: Any) -> dict[str, Any]:
-    """The config of a model of transformers, from which the same starts from scratch."""
+    """The config of a transformers model, from which the same model can be built without weights."""
     kept: dict[str, Any] = built.config.to_dict()
     for key in ("architectures", "transformers_version", "dtype", "_name_or_path", "quantization_config"):
         kept.pop(key, None)
     return kept
 
 
-def on_meta() -> bool:
-    """Whether modules are being built on the meta device: shapes alone, so there is nothing to load."""
+def is_on_meta() -> bool:
+    """Whether modules are being built on the meta device, so that there are no values to load."""
     import torch
 
     return torch.empty(0).is_meta
 
 
 def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
-    """Puts the safetensors file of `config.weights` into the module.
+    """Loads the safetensors file `config.weights` into the module.
 
-    where: the dotted key that is named in messages. Raises CheckpointError for a key that is missing, unexpected or of
-    another shape and that the recipe does not list, and for a file that cannot be read.
+    where: the dotted key for messages. Raises CheckpointError for a key that is missing, unexpected or of another
+    shape, unless the recipe lists it, and for a file that cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -42,7 +42,7 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
         stored = load_file(config.weights)
     except (OSError, SafetensorError) as reason:
         raise CheckpointError(
-            f"{where}.weights: {Path(config.weights).name} is no safetensors file that can be read ({reason})"
+            f"{where}.weights: {Path(config.weights).name} cannot be read as safetensors ({reason})"
         ) from None
     given = {
         name.removeprefix(config.prefix): tensor for name, tensor in stored.items() if name.startswith(config.prefix)
@@ -56,21 +56,21 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
     mismatched = [
         (n, tuple(t.shape), tuple(own[n].shape)) for n, t in given.items() if n in own and t.shape != own[n].shape
     ]
-    account(own.keys() - given.keys(), given.keys() - own.keys(), mismatched, config, where)
+    check_keys(own.keys() - given.keys(), given.keys() - own.keys(), mismatched, config, where)
     fresh = {n for n, *_ in mismatched}
     module.load_state_dict({n: t for n, t in given.items() if n in own and n not in fresh}, strict=False)
 
 
 def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options: Any) -> Any:
-    """What a class of transformers' Auto family makes of a hub id or a folder, in float32; on the meta device from its
-    config alone.
+    """Loads a hub id or a folder by an Auto class of transformers, in float32. On the meta device only the config is
+    read.
 
-    Raises CheckpointError as `read_file` does, and for a model that is not there.
+    Raises CheckpointError like `read_file`, and for a model that cannot be found.
     """
     from transformers import AutoConfig
 
     try:
-        if on_meta():
+        if is_on_meta():
             return auto.from_config(AutoConfig.from_pretrained(model))
         made, found = auto.from_pretrained(
             model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True
@@ -81,28 +81,28 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
             f"{where}.model: cannot read {model!r} ({first}); check the id, log in with `hf auth login` if access to it"
             " is granted by request, or give the folder of a copy"
         ) from None
-    account(found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"], config, where)
+    check_keys(found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"], config, where)
     return made
 
 
-def account(
+def check_keys(
     missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[Any, ...]], config: Loaded, where: str
 ) -> None:
-    """Raises CheckpointError naming the first key, of how many, that the recipe does not list. mismatched: (key, stored
-    shape, own shape)."""
-    open_missing = sorted(n for n in missing if not _listed(n, config.allow_missing))
+    """Raises CheckpointError naming the first key that the recipe does not list, and their number. mismatched: (key,
+    stored shape, own shape)."""
+    open_missing = sorted(n for n in missing if not _is_listed(n, config.allow_missing))
     if open_missing:
         raise CheckpointError(
             f"{where}: the weights lack {open_missing[0]} ({len(open_missing)} keys); if it may start fresh, list it:"
             f" allow_missing: [{open_missing[0]}]"
         )
-    if wrong := sorted(m for m in mismatched if not _listed(m[0], config.allow_missing)):
+    if wrong := sorted(m for m in mismatched if not _is_listed(m[0], config.allow_missing)):
         name, stored, own = wrong[0]
         raise CheckpointError(
             f"{where}: {name} is {tuple(stored)} in the weights and {tuple(own)} in the model ({len(wrong)} keys); if"
             f" it may start fresh, list it: allow_missing: [{name}]"
         )
-    if open_unexpected := sorted(n for n in unexpected if not _listed(n, config.allow_unexpected)):
+    if open_unexpected := sorted(n for n in unexpected if not _is_listed(n, config.allow_unexpected)):
         name = open_unexpected[0]
         raise CheckpointError(
             f"{where}: {name} of the weights has no place in the model ({len(open_unexpected)} keys); if it may be left"
@@ -110,5 +110,5 @@ def account(
         )
 
 
-def _listed(name: str, patterns: Iterable[str]) -> bool:
+def _is_listed(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) or name.startswith(pattern + ".") for pattern in patterns)

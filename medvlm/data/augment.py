@@ -161,7 +161,7 @@ def _follows_crops(question: Question) -> bool:
 def _follow(sample: Sample, canvas: Canvas) -> Sample:
     """The sample with truths, size and spacing of the canvas in place of those of the stored image."""
     medium = sample.media[0]
-    spacing_mm = canvas.spacing_mm(medium.spacing_mm) if medium.spacing_mm else None
+    spacing_mm = canvas.convert_spacing_mm(medium.spacing_mm) if medium.spacing_mm else None
     questions = []
     for q in sample.questions:
         # What is not known here is not asked either.

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from medvlm.core.errors import DataError
-from medvlm.core.text import common_prefix
+from medvlm.core.text import count_common_prefix
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,6 @@ class TokenSequence:
 
 def join_turns(key: str, turns: Sequence[Turn], media: list[tuple[str, Any]]) -> TokenSequence:
     """Turns about the same media as one sequence: the common start of their prompts is its prefix."""
-    shared = common_prefix([t.prompt for t in turns])
+    shared = count_common_prefix([t.prompt for t in turns])
     branches = [(t.prompt[shared:] + t.answer, len(t.prompt) - shared) for t in turns]
     return TokenSequence(key, turns[0].prompt[:shared], branches, media)

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from medvlm.core.contracts import EncoderFacts, Features, Layers
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import on_meta
+from medvlm.core.weights import is_on_meta
 
 
 def select_layers(layer: Layers, count: int) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ class MeasuredEncoder(nn.Module):
 
     def measure(self, input_shape: tuple[int, ...], facts: EncoderFacts) -> None:
         self.input_shape = input_shape
-        if on_meta() and facts.width and facts.grid:
+        if is_on_meta() and facts.width and facts.grid:
             # Some networks read values out of tensors in forward(), which fails on the meta device.
             self.width, self.grid = facts.width, facts.grid
             return

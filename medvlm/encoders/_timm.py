@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from medvlm.core.weights import on_meta, read_file
+from medvlm.core.weights import is_on_meta, read_file
 
 
 def create(config: Any) -> nn.Module:
@@ -16,9 +16,9 @@ def create(config: Any) -> nn.Module:
     before = config.preprocess
     args = {**_size_args(config.net, before.size[-2:]), **config.args}
     tower = timm.create_model(
-        config.net, pretrained=config.pretrained and not on_meta(), num_classes=0, in_chans=before.channels, **args
+        config.net, pretrained=config.pretrained and not is_on_meta(), num_classes=0, in_chans=before.channels, **args
     )
-    if config.weights and not on_meta():
+    if config.weights and not is_on_meta():
         read_file(tower, config, "encoders")
     return tower
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import on_meta, read_file
+from medvlm.core.weights import is_on_meta, read_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps
 from medvlm.encoders._timm import create
 
@@ -82,7 +82,7 @@ class InflatedEncoder(MeasuredEncoder):
 
     def __init__(self, config: Config):
         super().__init__()
-        is_3d = bool(config.weights) and not on_meta() and _has_3d_weights(config.weights)
+        is_3d = bool(config.weights) and not is_on_meta() and _has_3d_weights(config.weights)
         flat = create(config.model_copy(update={"weights": ""}) if is_3d else config)
         probe = torch.randn(
             1,
@@ -91,7 +91,7 @@ class InflatedEncoder(MeasuredEncoder):
             generator=torch.Generator().manual_seed(0),
             device="cpu",
         )
-        seen_flat = None if on_meta() else _run_in_eval_mode(flat, probe)
+        seen_flat = None if is_on_meta() else _run_in_eval_mode(flat, probe)
         self.tower: Any = inflate(flat, config.kernel, config.net)
         if seen_flat is not None:
             check_centre(self.tower, seen_flat, probe, min(config.preprocess.size[0], 32), config.net)

@@ -13,7 +13,7 @@ from torch import nn
 
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import on_meta, read_file
+from medvlm.core.weights import is_on_meta, read_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 
 Side = tuple[float, float, float]
@@ -130,7 +130,7 @@ class Volume(MeasuredEncoder):
         super().__init__()
         make, self.stages, count = NETS[config.net]
         self.tower: Any = make(config)
-        if config.weights and not on_meta():
+        if config.weights and not is_on_meta():
             read_file(self.tower, config, "encoders")
         self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
         self.layers = None if config.layer is None else select_layers(config.layer, count(config))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import ShapeError
-from medvlm.models.generate import end_ids
+from medvlm.models.generate import find_end_ids
 from medvlm.models.vlm import VLM
 from medvlm.recipe.targets import REMEDY
 
@@ -35,7 +35,7 @@ def make_generation_config(model: VLM, tokenizer: Any) -> Any:
     """
     from transformers import GenerationConfig
 
-    ends = end_ids(model, tokenizer)
+    ends = find_end_ids(model, tokenizer)
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=256,

@@ -13,7 +13,7 @@ from typing import Any
 from medvlm import __version__
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.core.document import as_yaml
+from medvlm.core.document import to_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.export.audit import Audit
@@ -139,8 +139,8 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
     for source, card in trained.cards.items():
         copied = where / "cards" / f"{source}.yaml"
         copied.parent.mkdir(parents=True, exist_ok=True)
-        copied.write_text(as_yaml(strip_paths(card.model_dump(mode="json", by_alias=True))), encoding="utf-8")
-    (where / run.recipe.name).write_text(f"# {trained.recipe_hash}\n{as_yaml(plain)}", encoding="utf-8")
+        copied.write_text(to_yaml(strip_paths(card.model_dump(mode="json", by_alias=True))), encoding="utf-8")
+    (where / run.recipe.name).write_text(f"# {trained.recipe_hash}\n{to_yaml(plain)}", encoding="utf-8")
 
 
 def _make_about(

@@ -1,4 +1,4 @@
-"""Encoders with decoders on them, and no language: class scores and masks of media.
+"""Encoders with decoders, which give class scores and masks of media. There is no language model.
 
 Axes: N media of an encoder, Q questions of a decoder, K its classes.
 """
@@ -21,9 +21,9 @@ from medvlm.models.parts import build_encoders, build_seeded, complete_media, en
 
 @dataclass
 class Labelled:
-    """Media with their labels. media: encoder -> pixels [N, ...]. rows: decoder -> the medium of its encoder that each
-    of its questions is about, int64 [Q]. labels: decoder -> int64 [Q] or [Q, *size] of exclusive classes, else [Q, K]
-    or [Q, K, *size] (see core/decoder_config.py). keys: the samples, for messages."""
+    """Media with their labels. media: encoder -> pixels [N, ...]. rows: decoder -> for each of its questions, the index
+    of the medium of its encoder, int64 [Q]. labels: decoder -> int64 [Q] or [Q, *size] for exclusive classes, else [Q,
+    K] or [Q, K, *size] (see core/decoder_config.py). keys: of the samples, for messages."""
 
     media: dict[str, torch.Tensor]
     rows: dict[str, torch.Tensor]
@@ -39,7 +39,7 @@ class Labelled:
 
 
 def build_decoding(encoders: Mapping[str, Any], decoders: Mapping[str, Any], seed: int) -> Decoding:
-    """Raises ShapeError for a decoder that cannot read its encoder, RecipeError for one that does not say which."""
+    """Raises ShapeError for a decoder that cannot read its encoder, RecipeError for one that does not name it."""
     towers = build_encoders(encoders, seed)
     reads = {name: find_encoder(name, config, encoders) for name, config in decoders.items()}
 
@@ -56,7 +56,7 @@ class Decoding(nn.Module):
     """forward(labelled) -> Outputs: `decoders.NAME`, logits [Q, K] or [Q, K, *size]. reads: decoder -> encoder."""
 
     runs_all = False
-    """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
+    """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
 
     def __init__(self, encoders: nn.ModuleDict, decoders: nn.ModuleDict, reads: Mapping[str, str]):
         super().__init__()
@@ -73,13 +73,12 @@ class Decoding(nn.Module):
         }
 
     def _decode(self, decoder: nn.Module, features: Features, rows: torch.Tensor | None) -> torch.Tensor:
-        """A decoder without a question reads one medium all the same, and its answer is cut off: it belongs to the
-        graph, so that no rank waits for its gradient."""
+        """Logits of the questions of a decoder. Without a question it still reads one medium, and its output is
+        dropped, so that the decoder is in the graph and no rank waits for its gradient."""
         count = 0 if rows is None else len(rows)
-        chosen = (
-            rows if count and rows is not None else torch.zeros(1, dtype=torch.long, device=features.patches.device)
-        )
-        picked = Features(features.patches[chosen], features.pooled[chosen], features.grid)
+        if rows is None or not count:
+            rows = torch.zeros(1, dtype=torch.long, device=features.patches.device)
+        picked = Features(features.patches[rows], features.pooled[rows], features.grid)
         dtype = next(decoder.parameters()).dtype
         logits: torch.Tensor = decoder(
             replace(picked, patches=picked.patches.to(dtype), pooled=picked.pooled.to(dtype))

@@ -1,4 +1,4 @@
-"""Greedy and sampled generation. The prompt and its images are prefilled once, however many answers are drawn."""
+"""Greedy and sampled generation. The prompt and its images are prefilled once for all answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Answering(Protocol):
 
     @property
     def cached(self) -> Any:
-        """The module of transformers that takes the cache."""
+        """The transformers module that takes the cache."""
 
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
@@ -54,11 +54,11 @@ def generate(
 
     prompts: one document per row, no branches; rows may be padded on the right. temperature 0 is greedy;
     above it, tokens are drawn by inverting the cumulative distribution at `draws[row](token number)[copy]`, so that
-    what is drawn depends on the prompt's position in the stream and not on the rank or the batch it is in.
+    the result depends on the position of the prompt in the stream, not on its rank or batch.
     """
     rows = _pad_left(prompts)
     seen = (rows.docs_BT >= 0).long()
-    cache, remembered = _new_cache(model)
+    cache, remembered = _make_cache(model)
     logits, places = model.prefill(rows, remembered)
     if copies > 1:
         cache.batch_repeat_interleave(copies)
@@ -76,7 +76,7 @@ def generate(
         )
         for row, token in zip(running, tokens.tolist(), strict=True):
             answers[row].append(token)
-        going = (~torch.isin(tokens, ends)).nonzero()[:, 0]
+        going = (~torch.isin(tokens, ends)).nonzero()[:, 0]  # rows whose answer has not ended
         if number + 1 == max_new_tokens or not len(going):
             break
         if len(going) < len(running):  # finished answers leave the batch
@@ -89,19 +89,19 @@ def generate(
 
 
 def mask_image_token(logits: torch.Tensor, image_token_id: int) -> torch.Tensor:
-    """The placeholder of an image is no word: it is never said, and has no part in the distribution of what is."""
+    """Excludes the image placeholder from the distribution, because it must never be generated."""
     return logits.index_fill(-1, torch.tensor([image_token_id], device=logits.device), -torch.inf)
 
 
-def end_ids(model: Answering, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's and those the language model itself declares."""
+def find_end_ids(model: Answering, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: that of the tokenizer, and those in the generation config of the language model."""
     declared = getattr(model.language.generation_config, "eos_token_id", None)
     declared = declared if isinstance(declared, list) else [declared]
     return sorted({i for i in [tokenizer.eos_token_id, *declared] if i is not None})
 
 
-def _new_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
-    """A cache that forward fills in place, and the keyword arguments that pass it: their name changed in transformers
+def _make_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
+    """A cache that forward fills in place, and the keyword arguments to pass it. Their name changed in transformers
     5.24."""
     from transformers import DynamicCache
 

@@ -1,4 +1,4 @@
-"""Tests, when a model is built, that it computes the same for texts that share a row as for each text alone."""
+"""Checks that a new model computes the same for texts that share a row as for each text alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvlm.core.sample import Batch
 from medvlm.models.parts import evaluating
 
 TOLERANCE = 5e-5
-"""Relative to the largest logit. With random weights in float32, supported families are off by 1e-6, others by 1e-3 or
+"""Relative to the largest logit. With random weights in float32, supported families differ by 1e-6, others by 1e-3 or
 more."""
 
 
@@ -22,8 +22,8 @@ def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
 
     stock: the transformers model to compare with, by default the language model. types: for a model that gets one text
     per row, the argument that marks answer (1) and prompt (0); the 16 tokens are then one text.
-    Raises ShapeError where they differ: ALiBi, recurrent layers, or a head whose logits are changed in a way that
-    `head` does not know."""
+    Raises ShapeError if they differ: because of ALiBi, recurrent layers, or a head that changes logits in a way that
+    `compute_logits` does not know."""
     stock, shares_rows = stock or model.language, not types
     size = stock.get_input_embeddings().num_embeddings
     ids = list(islice((i for k in count() if (i := (7 * k + 5) % size) != model.image_token_id), 16))

@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft: attached, listed, merged into the base weights."""
+"""Low-rank adapters (peft): attaches them, and merges them into the base weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from medvlm.models import new_rows
 from medvlm.models.parts import build_seeded, matches, module_of
 
 
-def targets(model: nn.Module, lora: Lora) -> list[str]:
-    """Linear layers that get an adapter, by full path, since the towers have layers of the same names.
+def find_targets(model: nn.Module, lora: Lora) -> list[str]:
+    """Full paths of the linear layers that get an adapter. Full, because several modules have layers of the same name.
 
     Raises RecipeError for a target that matches no linear layer, or layers of several modules.
     """
-    # torch's attention uses the weight of its out_proj directly: an adapter there would be merged without ever having
-    # been computed.
+    # torch's attention reads the weight of its out_proj directly, so an adapter there would never be computed.
     passed_by = {f"{n}.out_proj" for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     heads = {id(m.get_output_embeddings()) for m in model.modules() if hasattr(m, "get_output_embeddings")}
     linear = [n for n, m in model.named_modules() if _is_linear(m) and id(m) not in heads and n not in passed_by]
@@ -44,13 +43,13 @@ def targets(model: nn.Module, lora: Lora) -> list[str]:
 
 
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
-    """B starts at zero, so the model's outputs do not change at first (LoRA, arXiv 2106.09685, section 4.1)."""
+    """Adds adapters. B starts at zero, so the outputs do not change at first (LoRA, arXiv 2106.09685, section 4.1)."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = targets(model, lora)
+    names = find_targets(model, lora)
     if lora.dora and any(_is_quantized(model.get_submodule(name)) for name in names):
         raise RecipeError(
-            "lora.dora: adapters of a quantized language model cannot be folded into it exactly; leave out dora, or"
+            "lora.dora: adapters of a quantized language model cannot be merged into it exactly; leave out dora, or"
             " model.language.quantize"
         )
     trained = {id(p) for p in model.parameters() if p.requires_grad}
@@ -71,9 +70,8 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
             use_rslora=lora.rslora,
         )
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "fan_in_fan_out is set to False"
-            )  # peft sees by itself which layers hold their weight transposed
+            # peft detects by itself which layers store their weight transposed.
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
             build_seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
@@ -102,10 +100,8 @@ def merge(model: nn.Module) -> int:
 
 def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
     """Removes the adapters from the model. Returns their peft config and their tensors by name."""
-    adapted, tensors = (
-        _find_adapters(model),
-        {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name},
-    )
+    adapted = _find_adapters(model)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
     config = vars(model).get("peft_config", {}).get("default")
     _unwrap(model, adapted)
     dequantize(model)
@@ -113,20 +109,19 @@ def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def dequantize(model: nn.Module) -> None:
-    """Replaces 4-bit layers by float32 ones with the same values; does nothing for a model without."""
+    """Replaces 4-bit layers by float32 layers with the same values, if there are any."""
     layers = [(n, m) for n, m in model.named_modules() if _is_quantized(m)]
     for name, layer in layers:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, _dequantize_layer(layer))
     for module in list(model.modules()):
         if quantizer := getattr(module, "hf_quantizer", None):
-            quantizer.remove_quantization_config(
-                module
-            )  # else a folder that it is saved into says that its weights have 4 bits
+            # Otherwise the config of a saved model would say that its weights have 4 bits.
+            quantizer.remove_quantization_config(module)
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Also true for GPT-2's Conv1D, whose weight is transposed; checked by name, since importing transformers takes
+    """Also true for GPT-2's Conv1D, whose weight is transposed. Checked by name, because importing transformers takes
     seconds."""
     return isinstance(module, nn.Linear) or (type(module).__name__, type(module).__module__) == (
         "Conv1D",
@@ -159,4 +154,4 @@ def _unwrap(model: nn.Module, adapted: dict[str, Any]) -> None:
     for name, layer in adapted.items():
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, layer.get_base_layer())
-    vars(model).pop("peft_config", None)  # else peft warns about a second adapter when others are attached
+    vars(model).pop("peft_config", None)  # otherwise peft warns about a second adapter later

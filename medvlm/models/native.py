@@ -1,7 +1,7 @@
-"""A ready-made vision-language model, computed by its own transformers classes, with medvlm's interface for stages.
+"""A ready vision-language model, computed by its own transformers classes, with medvlm's interface for stages.
 
 Parameters are named by part: `encoders.image`, `connectors.image`, `language`, and below those as in the family's own
-modules, so that `trains`, adapters, checkpoints and proofs mean the same as in a composed model.
+modules, so that `trains`, adapters, checkpoints and proofs work as for a composed model.
 Axes: B rows, T tokens, W width of the language model, V vocabulary, L trained tokens.
 """
 
@@ -22,7 +22,7 @@ from medvlm.core.families import IMAGE, Family, family_of
 from medvlm.core.sample import Batch
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_seeded, is_trained
-from medvlm.models.vlm import attention_mask, head
+from medvlm.models.vlm import compute_logits, make_attention_mask
 
 
 def build_native(
@@ -55,8 +55,8 @@ def build_native(
             )
     except OSError as reason:
         raise RecipeError(
-            f"model.pretrained: {pretrained} cannot be read ({_first_line(reason)}); log in to the hub if it is gated,"
-            " or give the path of a folder"
+            f"model.pretrained: {pretrained} cannot be read ({_get_first_line(reason)}); log in to the hub if it is"
+            " gated, or give the path of a folder"
         ) from None
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if wrong := sorted(map(str, loading.get(kind) or ())):
@@ -66,8 +66,7 @@ def build_native(
             )
     if "mm_encoder_outputs" not in inspect.signature(stock.forward).parameters:
         raise RecipeError(
-            "model.pretrained: ready models need transformers 5.24 or newer, which takes image features that are"
-            " computed already"
+            "model.pretrained: ready models need transformers 5.24 or newer, which accepts precomputed image features"
         )
     model = NativeVLM(stock, blank)
     first = next(model.parameters())
@@ -91,16 +90,16 @@ class NativeVLM(nn.Module):
     """forward(batch) -> `logits_LV` of the trained tokens.
 
     stock: the family's ForConditionalGeneration. It is not registered as a module: its parts are, each once.
-    blank: processor key -> tensor, of one small picture, so that a trained tower runs in micro-batches without media
-    too."""
+    blank: processor key -> tensor, for one small picture, so that a trained tower also runs in micro-batches without
+    media."""
 
     def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor]):
         super().__init__()
         self.family: Family = family_of(stock.config.model_type)
         self.__dict__["stock"] = stock
         self.blank = dict(blank)
-        self.encoders = nn.ModuleDict({IMAGE: _without(stock.model, self.family.tower, self.family.connectors)})
-        self.connectors = nn.ModuleDict({IMAGE: _connector(stock.model, self.family.connectors)})
+        self.encoders = nn.ModuleDict({IMAGE: _exclude(stock.model, self.family.tower, self.family.connectors)})
+        self.connectors = nn.ModuleDict({IMAGE: _group_connector(stock.model, self.family.connectors)})
         self._bare = [
             path for path in self.family.connectors if isinstance(getattr(stock.model, path, None), nn.Parameter)
         ]
@@ -117,13 +116,15 @@ class NativeVLM(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Outputs:
-        inputs, unused = self._inputs(batch)
+        inputs, unused = self._make_inputs(batch)
         hidden_BTW = self.stock.model(**inputs, use_cache=False).last_hidden_state
-        return {"logits_LV": head(self.stock, hidden_BTW.flatten(0, 1)[batch.from_L]) + unused}
+        return {"logits_LV": compute_logits(self.stock, hidden_BTW.flatten(0, 1)[batch.from_L]) + unused}
 
-    def everywhere(self, batch: Batch) -> torch.Tensor:
+    def compute_all_logits(self, batch: Batch) -> torch.Tensor:
         """Logits at every position [B, T, V], for comparisons."""
-        return head(self.stock, self.stock.model(**self._inputs(batch)[0], use_cache=False).last_hidden_state)
+        return compute_logits(
+            self.stock, self.stock.model(**self._make_inputs(batch)[0], use_cache=False).last_hidden_state
+        )
 
     @property
     def cached(self) -> Any:
@@ -132,11 +133,11 @@ class NativeVLM(nn.Module):
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
         left."""
-        inputs, _ = self._inputs(rows)
+        inputs, _ = self._make_inputs(rows)
         places = inputs["position_ids"].reshape(-1, *rows.ids_BT.shape)
         last_B = places.masked_fill(rows.docs_BT < 0, -1).amax((0, 2))
         hidden_BTW = self.stock.model(**inputs, **cache).last_hidden_state
-        return head(self.stock, hidden_BTW[:, -1]), last_B + 1
+        return compute_logits(self.stock, hidden_BTW[:, -1]), last_B + 1
 
     def step(
         self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]
@@ -148,54 +149,54 @@ class NativeVLM(nn.Module):
         hidden_BTW = self.stock.model(
             input_ids=tokens_B[:, None], attention_mask=seen_BT, position_ids=places, **cache
         ).last_hidden_state
-        return head(self.stock, hidden_BTW[:, -1])
+        return compute_logits(self.stock, hidden_BTW[:, -1])
 
-    def image_tokens(self, media: Mapping[str, torch.Tensor]) -> Any:
+    def embed_images(self, media: Mapping[str, torch.Tensor]) -> Any:
         """The output of the family's get_image_features for every picture of `media`. Keeps no activations for the
         backward pass if encoder and connector are frozen."""
         dtype = next(self.encoders.parameters()).dtype
         pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in media.items()}
         trained = is_trained(self.encoders) or is_trained(self.connectors)
-        for name in self._bare:  # an engine that shards weights exchanges the parameter of the registered module alone
+        for name in self._bare:  # sharding engines replace the parameter in the registered module only
             self.stock.model._parameters[name] = self.connectors[IMAGE]._parameters[name]
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             return self.stock.model.get_image_features(**pixels, return_dict=True)
 
-    def _inputs(self, batch: Batch) -> tuple[dict[str, Any], torch.Tensor | float]:
-        """Arguments of the family's model, and 0 with whatever gradient a rank without media must take part in."""
+    def _make_inputs(self, batch: Batch) -> tuple[dict[str, Any], torch.Tensor | float]:
+        """Arguments of the family's model, and 0 connected to the graph of parameters that a rank without media must
+        include."""
         is_image_BT = (batch.ids_BT == self.image_token_id) & (batch.docs_BT >= 0)
-        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._positions(batch)}
-        blocks_BT = _runs(is_image_BT) if self.family.sees_whole_pictures else None
-        inputs["attention_mask"] = attention_mask(batch, self.stock.dtype, self.language.config, blocks_BT)
+        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._compute_positions(batch)}
+        blocks_BT = _number_runs(is_image_BT) if self.family.sees_whole_pictures else None
+        inputs["attention_mask"] = make_attention_mask(batch, self.stock.dtype, self.language.config, blocks_BT)
         if self.family.reads_prompt_both_ways:
-            inputs[self.family.types] = self._answers(batch)
+            inputs[self.family.types] = self._mark_answers(batch)
         elif self.family.types:
             inputs[self.family.types] = is_image_BT.long()
         unused: torch.Tensor | float = 0.0
         if len(batch.feature_rows):
             inputs["mm_encoder_outputs"] = {
-                "image": _place_features(self.image_tokens(batch.media), batch.feature_rows)
+                "image": _place_features(self.embed_images(batch.media), batch.feature_rows)
             }
         elif torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors)):
-            # A tower that is trained runs on every rank in every micro-step, else ranks wait for each other's
-            # gradients.
-            features = self.image_tokens({k: v.to(batch.ids_BT.device) for k, v in self.blank.items()})
-            unused = 0 * sum((t.sum() for t in _tensors(features)), torch.zeros((), device=batch.ids_BT.device))
+            # A trained tower runs on every rank in every micro-batch, or ranks would wait for its gradients.
+            features = self.embed_images({k: v.to(batch.ids_BT.device) for k, v in self.blank.items()})
+            unused = 0 * sum((t.sum() for t in _list_tensors(features)), torch.zeros((), device=batch.ids_BT.device))
         return inputs, unused
 
-    def _answers(self, batch: Batch) -> torch.Tensor:
+    def _mark_answers(self, batch: Batch) -> torch.Tensor:
         """[B, T]: 1 for answer tokens and padding, 0 for the prompt, which is read in both directions."""
         types = (batch.docs_BT < 0).long()
         types.view(-1)[batch.from_L + 1] = 1
         return types
 
-    def _positions(self, batch: Batch) -> torch.Tensor:
+    def _compute_positions(self, batch: Batch) -> torch.Tensor:
         """[B, T], or [axes, B, T] where the family places image tokens in a grid."""
         plain_BT = batch.positions_BT + self.family.first_position
         return self.family.positions(plain_BT, batch, self.stock.config) if self.family.positions else plain_BT
 
 
-def _without(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
+def _exclude(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
     """The module at `path`, without those of its children that are in `others`."""
     module = root.get_submodule(path)
     inside = [other.removeprefix(f"{path}.") for other in others if other.startswith(f"{path}.")]
@@ -208,7 +209,7 @@ def _without(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
     return part
 
 
-def _connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
+def _group_connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
     if len(paths) == 1 and "." not in paths[0]:
         return root.get_submodule(paths[0])
     part = ModuleGroup()
@@ -235,16 +236,16 @@ def _place_features(features: Any, rows: torch.Tensor) -> Any:
     return replace(features, **changed)
 
 
-def _tensors(features: Any) -> list[torch.Tensor]:
+def _list_tensors(features: Any) -> list[torch.Tensor]:
     deep = getattr(features, "deepstack_features", None) or []
     return [t for stack in (features.pooler_output, *deep) for t in stack]
 
 
-def _runs(is_image_BT: torch.Tensor) -> torch.Tensor:
+def _number_runs(is_image_BT: torch.Tensor) -> torch.Tensor:
     """For each token, the number of its run of image tokens; -1 for other tokens."""
     before = torch.nn.functional.pad(is_image_BT[:, :-1], (1, 0))
     return torch.where(is_image_BT, (is_image_BT & ~before).cumsum(1), -1)
 
 
-def _first_line(reason: Exception) -> str:
+def _get_first_line(reason: Exception) -> str:
     return str(reason).strip().splitlines()[0].rstrip(".")[:200]

@@ -1,4 +1,4 @@
-"""The embedding rows of a few tokens as separate parameters: new tokens are trained while every other row stays
+"""Makes the embedding rows of a few tokens separate parameters, to train new tokens while all other rows stay
 bit-identical."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medvlm.core.errors import RecipeError
 def attach(language: Any, ids: Sequence[int]) -> None:
     """Makes the rows of these tokens separate parameters of the embeddings and, unless it is tied to them, of the head.
 
-    They keep their current values. Raises RecipeError for a model whose embeddings are computed in an unknown way."""
+    The values do not change. Raises RecipeError for a model that computes its embeddings in an unknown way."""
     base, head = language.get_input_embeddings(), language.get_output_embeddings()
     places = torch.tensor(sorted(ids), device=base.weight.device)
     embeddings = Embeddings(base, places)
@@ -37,7 +37,7 @@ def attach(language: Any, ids: Sequence[int]) -> None:
 
 
 def fold(model: nn.Module) -> None:
-    """Writes the rows back into their tables; does nothing for a model without separate rows."""
+    """Writes separate rows back into their tables, if there are any."""
     for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, (Embeddings, Head))]:
         with torch.no_grad():
             module.base_layer.weight[module.places] = module.lora_rows.to(module.base_layer.weight.dtype)

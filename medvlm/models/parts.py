@@ -1,4 +1,4 @@
-"""Builds encoders, connectors and text towers by kind, each from its own seed, and maps parameters to parts."""
+"""Builds encoders, connectors and text towers by kind, each with its own seed, and maps parameters to parts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 
 def build_seeded(seed: int, name: str, build: Callable[[], T]) -> T:
-    """The result of `build`, with torch's random state set from (seed, name): a part is initialised the same whatever
-    else is built."""
+    """The result of `build`, with torch's random state set from (seed, name), so that the initialization of a part does
+    not depend on other parts."""
     key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")
     with torch.random.fork_rng():
         torch.manual_seed(key)
@@ -49,24 +49,24 @@ def preprocess_of(configs: Mapping[str, Any]) -> dict[str, Preprocess]:
 
 
 def tokens_of(configs: Mapping[str, Any]) -> dict[str, int]:
-    """Image tokens that each encoder sends to the language model per medium; those without a connector send none."""
+    """Encoder -> its number of image tokens per medium. Encoders without a connector are left out."""
     return {
-        name: component("connectors", c.connector.kind).tokens(c.connector, _grid(c))
+        name: component("connectors", c.connector.kind).tokens(c.connector, _find_grid(c))
         for name, c in configs.items()
         if c.connector
     }
 
 
-def _grid(config: Any) -> tuple[int, ...]:
+def _find_grid(config: Any) -> tuple[int, ...]:
     kind = component("encoders", config.kind)
     if (known := kind.facts(config).grid) is not None:
         return tuple(known)
-    with torch.device("meta"):  # shapes alone: no memory, no weights
+    with torch.device("meta"):  # only shapes: no memory, no weights
         return tuple(kind.build(config).grid)
 
 
 def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
-    """Features of one encoder. Keeps no activations for the backward pass if it is frozen.
+    """The features of an encoder. Keeps no activations for the backward pass if it is frozen.
 
     Raises ShapeError if the pixels do not have the encoder's input shape.
     """
@@ -84,10 +84,9 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
 def complete_media(
     encoders: nn.ModuleDict, media: Mapping[str, torch.Tensor], is_needed: Callable[[str], bool], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """The media in the order of the encoders, plus one medium of zeros for each encoder that has no medium but must
-    run.
+    """The media in the order of the encoders, with one medium of zeros for each encoder that must run without a medium.
 
-    If ranks communicate within a tower's forward or backward pass, all of them must run it, in the same order.
+    If ranks communicate within the forward or backward pass of a tower, all of them must run it, in the same order.
     """
     return {
         name: media[name] if name in media else torch.zeros(1, *e.input_shape, device=device)
@@ -104,18 +103,18 @@ def is_trained(module: nn.Module) -> bool:
 
 
 NAMED = ("encoders", "connectors", "decoders")
-"""What holds several parts, each by its name in the recipe."""
+"""Containers of several parts, each under its name in the recipe."""
 
 
 def group_of(parameter: str) -> str:
-    """The group of a parameter, as named in `trains`: encoders.film, decoders.lesion, language, lora, text, heads."""
+    """The group of a parameter, as used in `trains`: encoders.film, decoders.lesion, language, lora, text, heads."""
     if ".lora_" in parameter:
         return "lora"
     return module_of(parameter)
 
 
 def module_of(parameter: str) -> str:
-    """The module of a parameter; adapters belong to the module they are in."""
+    """The module of a parameter. Adapters belong to the module that contains them."""
     first, *rest = parameter.split(".")
     return f"{first}.{rest[0]}" if first in NAMED else first
 
@@ -132,7 +131,7 @@ def matches(parameter: str, pattern: str) -> bool:
 
 
 def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
-    """requires_grad by the patterns of `trains`. Raises RecipeError for a pattern that matches nothing."""
+    """Sets requires_grad by the patterns of `trains`. Raises RecipeError for a pattern that matches nothing."""
     names = [n for n, _ in model.named_parameters()]
     for pattern in trains:
         if not any(matches(n, pattern) for n in names):
@@ -153,7 +152,7 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
 
 
 def set_modes(model: nn.Module) -> None:
-    """Train mode for modules with trained parameters, eval mode for frozen ones (no dropout, no updates of batch
+    """Sets train mode for modules with trained parameters, eval mode for frozen ones (no dropout, no updates of batch
     statistics).
 
     A module without parameters (dropout) follows its parent: an adapter's dropout is on, a frozen tower's is off."""
@@ -165,7 +164,7 @@ def set_modes(model: nn.Module) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; restores every module's mode afterwards."""
+    """Context with eval mode and without gradients. Restores the mode of every module."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:

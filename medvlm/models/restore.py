@@ -1,4 +1,4 @@
-"""Loads the weights of earlier stages into a new model, module by module. Missing and unexpected keys are errors."""
+"""Loads weights of earlier stages into a new model, by module. Missing and unexpected keys are errors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from medvlm.models.parts import module_of
 
 
 def modules_of(names: Sequence[str]) -> set[str]:
-    """The modules that these parameters are in (encoders.film, connectors.film, language, text, heads): later stages
-    load each as a unit."""
+    """The modules of these parameters (encoders.film, connectors.film, language, text, heads). Later stages load each
+    module as a unit."""
     return {module_of(name) for name in names}
 
 
-def put(
+def load_weights(
     model: nn.Module,
     weights: Mapping[str, torch.Tensor],
     adapters: Lora | None,
     where: str,
     modules: set[str] | None = None,
 ) -> None:
-    """Loads the weights of these modules (default: all), after attaching the adapters they were saved with.
+    """Loads the weights of these modules (default: all), after attaching the adapters with which they were saved.
 
     Raises CheckpointError naming the first key that is missing, unexpected, or of another shape.
     """

@@ -22,8 +22,8 @@ from medvlm.models.parts import build_encoders, build_seeded, complete_media, en
 
 @dataclass
 class Pairs:
-    """Media with their texts. media: encoder name -> pixels; order_N: for pair n, its row in the media of all
-    encoders stacked. ids_BT, mask_BT: the texts. concepts: equal numbers mark pairs whose findings are the same."""
+    """Media with their texts. media: encoder name -> pixels. order_N: the row of each pair in the stacked media of all
+    encoders. ids_BT, mask_BT: the texts. concepts_N: equal numbers mark pairs with the same findings."""
 
     media: dict[str, torch.Tensor]
     order_N: torch.Tensor
@@ -55,12 +55,12 @@ class DualEncoder(nn.Module):
     """forward(pairs) -> unit embeddings `media_NP` and `texts_NP`, `log_scale`, and `bias` where there is one."""
 
     runs_all = False
-    """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
+    """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
 
     def __init__(
         self, encoders: nn.ModuleDict, text: nn.Module, width: int | None, log_scale: float, bias: float | None
     ):
-        """width: of the shared space, None for no heads. Raises ShapeError for towers of several widths without
+        """width: of the shared space, None for no heads. Raises ShapeError for towers of different widths without
         heads."""
         super().__init__()
         self.encoders, self.text = encoders, text
@@ -91,9 +91,9 @@ class DualEncoder(nn.Module):
             name: normalize(self.heads[name](encode(self.encoders[name], pixels, name).pooled), dim=-1)
             for name, pixels in run.items()
         }
-        unasked = [embedded[name].sum() for name in run if name not in media]
+        unused = [embedded[name].sum() for name in run if name not in media]
         stacked = torch.cat([embedded[name] for name in media])
-        return stacked + 0 * torch.stack(unasked).sum() if unasked else stacked
+        return stacked + 0 * torch.stack(unused).sum() if unused else stacked
 
     def _is_needed(self, name: str) -> bool:
         return self.runs_all or (
@@ -109,11 +109,10 @@ class Scale(nn.Module):
 
     def __init__(self, log_scale: float, bias: float | None):
         super().__init__()
-        # [1], since what is sharded needs an axis.
+        # Shape [1], because sharded parameters need an axis.
         self.log_scale = nn.Parameter(torch.tensor([log_scale]))
         self.bias = None if bias is None else nn.Parameter(torch.tensor([bias]))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # Numbers, not the parameters: DDP takes a parameter that is an output itself for unused, and then meets its
-        # gradient.
+        # Squeezed, because DDP takes a parameter that is itself an output for unused, and then fails at its gradient.
         return self.log_scale.squeeze(0), None if self.bias is None else self.bias.squeeze(0)

@@ -40,11 +40,11 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
 
 class VLM(nn.Module):
-    """forward(batch) -> `logits_LV` of the trained tokens. new_token_ids: the tokens that the recipe adds to the
-    language model's."""
+    """forward(batch) -> `logits_LV` of the trained tokens. new_token_ids: tokens that the recipe adds to the language
+    model."""
 
     runs_all = False
-    """Whether towers without a medium run too: where weights are sharded, ranks gather them from each other."""
+    """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class VLM(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         embeds_BTW = self.embed(batch)
-        hidden_BTW = self._decoder()(
+        hidden_BTW = self._get_decoder()(
             inputs_embeds=embeds_BTW,
-            attention_mask=attention_mask(batch, embeds_BTW.dtype, self.language.config),
+            attention_mask=make_attention_mask(batch, embeds_BTW.dtype, self.language.config),
             position_ids=batch.positions_BT,
             use_cache=False,
         ).last_hidden_state
-        return {"logits_LV": head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])}
+        return {"logits_LV": compute_logits(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])}
 
     @property
     def cached(self) -> nn.Module:
@@ -97,17 +97,17 @@ class VLM(nn.Module):
         return logits
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """[B, T, W]: token embeddings, with image tokens in the place of the placeholders."""
+        """[B, T, W]: token embeddings, with placeholders replaced by image tokens."""
         embeds_BTW = self.language.get_input_embeddings()(batch.ids_BT)  # type: ignore[operator]
-        image_tokens = self.image_tokens(batch)
+        image_tokens = self.embed_images(batch)
         if len(batch.feature_rows):
             here_BT = batch.ids_BT == self.image_token_id
             embeds_BTW = embeds_BTW.index_put((here_BT,), image_tokens[batch.feature_rows].to(embeds_BTW.dtype))
             return embeds_BTW
-        # A tower that is trained runs on every rank in every micro-step, else ranks wait for each other's gradients.
+        # A trained tower runs on every rank in every micro-batch, or ranks would wait for its gradients.
         return embeds_BTW + 0 * image_tokens.sum() if image_tokens.requires_grad else embeds_BTW
 
-    def image_tokens(self, batch: Batch) -> torch.Tensor:
+    def embed_images(self, batch: Batch) -> torch.Tensor:
         """[sum of tokens over all media, W], encoder by encoder in the order of batch.media."""
         device = batch.ids_BT.device
         media = complete_media(self.encoders, batch.media, self._is_needed, device)
@@ -123,13 +123,13 @@ class VLM(nn.Module):
             torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.connectors[name]))
         )
 
-    def _decoder(self) -> nn.Module:
+    def _get_decoder(self) -> nn.Module:
         decoder: nn.Module = self.language.base_model
         return decoder
 
 
-def head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits as a model of transformers makes them of its last hidden states."""
+def compute_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of a transformers model, from its last hidden states."""
     logits: torch.Tensor = model.get_output_embeddings()(hidden)
     config = model.config.get_text_config()
     if scale := getattr(config, "logit_scale", None):  # Cohere
@@ -141,15 +141,16 @@ def head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def attention_mask(
+def make_attention_mask(
     batch: Batch, dtype: torch.dtype, language: Any, blocks_BT: torch.Tensor | None = None
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document.
 
-    A token attends to the earlier tokens of its document that lie in the prefix or in its own branch. Padding
-    attends to itself: an empty row of softmax would be NaN. language: the language model's config: layers of a
-    sliding window look back that far only, and a model with both kinds of layer gets a mask for each.
-    blocks_BT: tokens of one number >= 0 see each other in both directions; in plain rows that is left to the model.
+    A token attends to the earlier tokens of its document in the prefix and in its own branch. Padding attends to
+    itself, because an empty row of softmax would be NaN. language: the config of the language model. Layers with a
+    sliding window look back only that far; a model with both kinds of layers gets a mask for each.
+    blocks_BT: tokens with the same number >= 0 attend to each other in both directions; in plain rows the model itself
+    does this.
     """
     docs, branches, positions = batch.docs_BT, batch.branches_BT, batch.positions_BT
     if not branches.any() and docs.max() <= 0:
@@ -165,12 +166,12 @@ def attention_mask(
     full = (same_doc & visible & causal & (docs >= 0)[:, None, :]) | both_ways
     window, types = getattr(language, "sliding_window", None), getattr(language, "layer_types", None) or ()
     if window is None or (types and "sliding_attention" not in types):
-        return _additive(full, dtype)
-    near = _additive((full & (positions[:, :, None] - positions[:, None, :] < window)) | both_ways, dtype)
-    return {"full_attention": _additive(full, dtype), "sliding_attention": near} if types else near
+        return _make_additive(full, dtype)
+    near = _make_additive((full & (positions[:, :, None] - positions[:, None, :] < window)) | both_ways, dtype)
+    return {"full_attention": _make_additive(full, dtype), "sliding_attention": near} if types else near
 
 
-def _additive(allowed_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _make_additive(allowed_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(allowed_BTT.shape, dtype=dtype, device=allowed_BTT.device).masked_fill(
         ~allowed_BTT, torch.finfo(dtype).min
     )[:, None]

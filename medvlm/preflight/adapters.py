@@ -13,7 +13,7 @@ from medvlm.models import lora as adapters
 
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
     """Like medvlm.models.lora.attach. Raises RecipeError for a target that matches no linear layer."""
-    names = adapters.targets(model, lora)
+    names = adapters.find_targets(model, lora)
     is_plain = all(type(model.get_submodule(name)) is nn.Linear for name in names)
     if lora.dora or lora.tokens or not is_plain:  # only peft supports these
         with torch.device("meta"):

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvlm.core.card import Card, load_card
-from medvlm.core.config import inlined, permit
-from medvlm.core.document import COMMAND_LINE, Document, KeyPath, as_yaml, dotted, laid_over, read_yaml, with_value
+from medvlm.core.config import inline_definitions, permit
+from medvlm.core.document import (
+    COMMAND_LINE,
+    Document,
+    KeyPath,
+    format_path,
+    merge_documents,
+    read_yaml,
+    set_value,
+    to_yaml,
+)
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
-from medvlm.core.problems import Problem, refusal
+from medvlm.core.problems import Problem, make_error
 from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.secrets import SECRET
@@ -79,7 +88,7 @@ class LoadedRecipe:
         """Raises RecipeError when a source has neither root nor shards nor is generated, and when what a stage starts
         from is not there."""
         if missing := [*self.without_data(), *self.without_starts()]:
-            raise refusal(missing, self.document)
+            raise make_error(missing, self.document)
 
     def save(self, run: Path) -> None:
         """recipe.resolved.yaml with a copy of each card in cards/, which `load_run` reads back, and places.json,
@@ -91,7 +100,7 @@ class LoadedRecipe:
             _write(copied, self.card_paths[name].read_text(encoding="utf-8"))
             source["card"] = f"cards/{name}.yaml"
         write_json(run / "places.json", self.places())
-        _write(RunFolder(run).recipe, f"# {self.recipe_hash}\n{as_yaml(plain)}")
+        _write(RunFolder(run).recipe, f"# {self.recipe_hash}\n{to_yaml(plain)}")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -110,9 +119,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
             raise RecipeError(
                 f"{COMMAND_LINE} extends: say in a file what it extends; on the command line set single keys"
             )
-        document = with_value(document, override)
+        document = set_value(document, override)
     if secrets := _secrets(document.data, ()):
-        raise refusal(secrets, document)
+        raise make_error(secrets, document)
     plugins = document.data.get("plugins")
     context = {"plugins": tuple(plugins) if isinstance(plugins, list) else ()}
     permit(context["plugins"])
@@ -120,7 +129,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     paths = {name: _card_of(name, source.card, found.parent, document) for name, source in recipe.data.items()}
     cards = {name: load_card(paths[name], source.card, recipe.plugins) for name, source in recipe.data.items()}
     if wrong := problems(recipe, cards):
-        raise refusal(wrong, document)
+        raise make_error(wrong, document)
     return LoadedRecipe(recipe, cards, paths, document)
 
 
@@ -146,14 +155,14 @@ def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     loaded = load(path, overrides)
     first = f"{path}: a valid recipe ({loaded.recipe.name}, {loaded.recipe_hash[:12]})"
     missing = [
-        f"{dotted(p.path, loaded.document.data)}: {p}" for p in (*loaded.without_data(), *loaded.without_starts())
+        f"{format_path(p.path, loaded.document.data)}: {p}" for p in (*loaded.without_data(), *loaded.without_starts())
     ]
     return [first, *summary(loaded.recipe, loaded.cards), *missing]
 
 
 def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
     """JSON schema for editors. In a recipe only what stands in a list must be whole: any file may extend another."""
-    made = inlined((Card if what == "card" else Recipe).model_json_schema())
+    made = inline_definitions((Card if what == "card" else Recipe).model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **(made if what == "card" else _partial(made))}
 
 
@@ -179,7 +188,7 @@ def _with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
     own = read_yaml(path, shown)
     bases = own.data.get("extends", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise refusal(
+        raise make_error(
             [Problem(("extends",), f"expected a list of recipes, found {shorten(bases)}, write [{bases}]")], own
         )
     chain = (*above, path.resolve())
@@ -191,13 +200,13 @@ def _with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
                 f"there is no recipe {name!r}{_near(name, 'recipes')} (looked in {_shown(path.parent)} and"
                 f" {_shown(shipped('recipes'))})"
             )
-            raise refusal([Problem(("extends", i), why)], own)
+            raise make_error([Problem(("extends", i), why)], own)
         if found.resolve() in chain:
             circle = " -> ".join(_shown(p) for p in (*chain[chain.index(found.resolve()) :], found))
-            raise refusal([Problem(("extends", i), f"the recipes extend each other in a circle: {circle}")], own)
+            raise make_error([Problem(("extends", i), f"the recipes extend each other in a circle: {circle}")], own)
         base = _with_bases(found, _shown(found), chain)
-        document = base if document is None else laid_over(document, base)
-    return own if document is None else laid_over(document, own)
+        document = base if document is None else merge_documents(document, base)
+    return own if document is None else merge_documents(document, own)
 
 
 def _card_of(source: str, name: str, beside: Path, document: Document) -> Path:
@@ -207,7 +216,7 @@ def _card_of(source: str, name: str, beside: Path, document: Document) -> Path:
             f"there is no data card {name!r}{_near(name, 'data_cards')}; every data set needs one (shipped:"
             f" {', '.join(_names('data_cards'))})"
         )
-        raise refusal([Problem(("data", source, "card"), why)], document)
+        raise make_error([Problem(("data", source, "card"), why)], document)
     return found
 
 

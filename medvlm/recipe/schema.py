@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, did_you_mean, kinds
 from medvlm.core.engine_config import EngineConfig
-from medvlm.core.problems import Problem, nested
+from medvlm.core.problems import Problem, wrap_problems
 from medvlm.core.protocols import list_baselines, read_protocols, refuse_baseline
 from medvlm.core.track_config import TrackConfig
 from medvlm.data.augment import Augment
@@ -133,7 +133,7 @@ class Evaluate(Config):
         protocols = read_protocols(self.protocols)
         wrong = [(i, refuse_baseline(name, protocols)) for i, name in enumerate(self.baselines or ())]
         if problems := [Problem(("baselines", i), reason) for i, reason in wrong if reason]:
-            raise nested(problems)
+            raise wrap_problems(problems)
         return self
 
     @property

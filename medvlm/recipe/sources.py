@@ -193,7 +193,7 @@ def packed_at(card: Card, source: Source, runs: Path) -> Path:
 
 def salted(card: Card, source: Source) -> Card:
     """The card with the secret of the source, where it has one."""
-    return card.with_secret(read_salt(Path(source.salt_file).expanduser())) if source.salt_file else card
+    return card.add_secret(read_salt(Path(source.salt_file).expanduser())) if source.salt_file else card
 
 
 def _root(source: Source) -> Path | None:

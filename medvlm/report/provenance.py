@@ -6,7 +6,7 @@ import re
 
 from pydantic import ValidationError
 
-from medvlm.core.card import Licence, strictest
+from medvlm.core.card import Licence, merge_licences
 from medvlm.report import numbers
 from medvlm.report.markup import Child, Html, link, tag
 from medvlm.report.page import Section, make_section, make_table, make_tile
@@ -34,7 +34,7 @@ def combine_licences(run: RunRecord) -> tuple[Record | None, list[str]]:
             read.append(Licence.model_validate((source.get("card") or {}).get("licence")))
         except ValidationError:
             unclear.append(name)
-    return (strictest(read) if read and not unclear else None), unclear
+    return (merge_licences(read) if read and not unclear else None), unclear
 
 
 def describe_licences(allowed: Record) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medvlm.core.config import permitted
+from medvlm.core.config import list_permitted
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
@@ -23,7 +23,7 @@ class Composer:
     """
 
     def __init__(self, rewards: Mapping[str, Any]) -> None:
-        self.configs, problems = read_rewards(rewards, permitted())
+        self.configs, problems = read_rewards(rewards, list_permitted())
         for problem in problems:
             raise RecipeError(f"{'.'.join(map(str, ('rewards', *problem.path)))}: {problem}")
         self.weights = {name: config.weight for name, config in self.configs.items()}

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from medvlm.core.config import component, inlined, kinds, look_up, permitted, plugins_in
+from medvlm.core.config import component, inline_definitions, kinds, list_permitted, look_up, plugins_in
 from medvlm.core.contracts import RewardConfig
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
-from medvlm.core.problems import Problem, nested, problems_of
+from medvlm.core.problems import Problem, problems_of, wrap_problems
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
 
@@ -40,7 +40,8 @@ class Rewards:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         weight = {"type": "number", "exclusiveMinimum": 0}
         known = {
-            name: {"anyOf": [weight, inlined(find_reward(name).Config.model_json_schema())]} for name in list_rewards()
+            name: {"anyOf": [weight, inline_definitions(find_reward(name).Config.model_json_schema())]}
+            for name in list_rewards()
         }
         return {
             "type": "object",
@@ -53,7 +54,7 @@ class Rewards:
     def validate(self, value: Any, info: ValidationInfo) -> dict[str, RewardConfig]:
         read, problems = read_rewards(value, plugins_in(info))
         if problems:
-            raise nested(problems)
+            raise wrap_problems(problems)
         return read
 
 
@@ -69,7 +70,7 @@ def find_reward(name: str, plugins: Sequence[str] | None = None) -> Judge:
     Raises RecipeError for a name that is neither.
     """
     if "." in name:
-        module = look_up("rewards", name, permitted() if plugins is None else plugins)
+        module = look_up("rewards", name, list_permitted() if plugins is None else plugins)
         if not _is_task(module):
             return Judge(module.Config, module.applies, module.score)
     elif name in kinds("rewards"):

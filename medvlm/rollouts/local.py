@@ -10,7 +10,7 @@ from operator import getitem
 from typing import Literal
 
 from medvlm.data.order import draw
-from medvlm.models.generate import end_ids, generate
+from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.parts import evaluating
 from medvlm.rollouts._contract import Answer, Parts, Prompt, RolloutsConfig, SamplingParams
 
@@ -37,7 +37,7 @@ class Local:
                 parts.model,
                 batch.to(parts.engine.device),
                 max_new_tokens=sampling.max_new_tokens,
-                end_ids=end_ids(parts.model, parts.tokenizer),
+                end_ids=find_end_ids(parts.model, parts.tokenizer),
                 copies=sampling.copies,
                 temperature=sampling.temperature,
                 draws=[partial(getitem, numbers) for numbers in uniform],

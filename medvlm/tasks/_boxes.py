@@ -20,7 +20,7 @@ def check_boxes(boxes: Sequence[Box], media: Sequence[Medium]) -> None:
 
 def follow_boxes(boxes: tuple[Box, ...], canvas: Canvas) -> tuple[Box, ...]:
     """Those of which at least half stays, in pixels of the canvas."""
-    followed = tuple(box for box in map(canvas.visible_box, boxes) if box is not None)
+    followed = tuple(box for box in map(canvas.clip_box, boxes) if box is not None)
     # Boxes that went from left to right still do.
     return tuple(sorted(followed)) if list(boxes) == sorted(boxes) else followed
 

@@ -97,7 +97,7 @@ class Packed(Made):
     def __init__(self, name: str, tmp: Path) -> None:
         super().__init__(name, tmp)
         self.receipt: PackReceipt = pack(
-            self.card.with_secret("a secret for a made copy"), self.root, self.out, workers=1
+            self.card.add_secret("a secret for a made copy"), self.root, self.out, workers=1
         )
         shards = open_shards(self.out)
         self.all: list[tuple[Sample, Any]] = [

@@ -78,4 +78,4 @@ def test_data_that_not_everybody_may_have_need_a_secret(access, needs):
             require_secret(card)
     else:
         require_secret(card)
-    require_secret(card.with_secret("0123456789abcdef"))
+    require_secret(card.add_secret("0123456789abcdef"))

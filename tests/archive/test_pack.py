@@ -378,7 +378,7 @@ def test_another_card_is_refused_and_another_citation_is_not(tmp_path):
         card(reader={"report": ""}),
         card(name="other"),
         checked,
-        card().with_secret("0123456789abcdef"),
+        card().add_secret("0123456789abcdef"),
     ):
         assert card_hash(other) != card_hash(card())
         with pytest.raises(DataError, match="was packed with another card"):

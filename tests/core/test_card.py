@@ -39,10 +39,10 @@ def test_nothing_counts_as_checked_unless_it_is_said_and_by_whom():
 
 
 def test_the_secret_names_and_is_shown_by_nothing_that_is_written():
-    plain, secret = card(), card().with_secret(SECRET)
+    plain, secret = card(), card().add_secret(SECRET)
     assert (plain.naming_salt, plain.salt_id) == ("medvlm", "")
     assert secret.naming_salt == SECRET and secret.splits.salt == "medvlm" and len(secret.salt_id) == 16
-    assert secret.salt_id != card().with_secret(SECRET + "x").salt_id
+    assert secret.salt_id != card().add_secret(SECRET + "x").salt_id
     assert SECRET not in "".join(
         [repr(secret), str(secret), secret.model_dump_json(), json.dumps(schema("card")), secret.salt_id]
     )
@@ -52,7 +52,7 @@ def test_the_secret_names_and_is_shown_by_nothing_that_is_written():
 
 
 def test_the_secret_reaches_a_process_that_decodes():
-    assert pickle.loads(pickle.dumps(card().with_secret(SECRET))).naming_salt == SECRET
+    assert pickle.loads(pickle.dumps(card().add_secret(SECRET))).naming_salt == SECRET
 
 
 def test_a_card_cannot_hold_the_secret():

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from medvlm.core.config import Config, KindName, Slot, component, is_available, kinds, permit, permitted
+from medvlm.core.config import Config, KindName, Slot, component, is_available, kinds, list_permitted, permit
 from medvlm.core.document import parse
 from medvlm.core.errors import RecipeError, did_you_mean, shorten
-from medvlm.core.problems import Problem, refusal, validate
+from medvlm.core.problems import Problem, make_error, validate
 
 
 class Inner(Config):
@@ -269,7 +269,7 @@ def test_values_are_shown_as_yaml_would() -> None:
 def test_a_refusal_names_list_items_by_their_name() -> None:
     document = parse("stages:\n  - {name: align, lora: {rank: 1}}\n", "r.yaml")
     assert (
-        str(refusal([Problem(("stages", 0, "lora", "rank"), "is odd")], document))
+        str(make_error([Problem(("stages", 0, "lora", "rank"), "is odd")], document))
         == "r.yaml:2:26 stages.align.lora.rank: is odd"
     )
 
@@ -291,12 +291,12 @@ def test_an_installed_module_that_no_plugins_list_is_not_imported(folder: str, n
         component(folder, name)
     assert name not in sys.modules and not is_available(folder, name)
     permit(["xml"])
-    assert component(folder, name).__name__ == name and permitted() == ("xml",)
+    assert component(folder, name).__name__ == name and list_permitted() == ("xml",)
 
 
 def test_what_is_not_a_name_permits_nothing(nothing_permitted: None) -> None:
     permit([1, None, "mylab"])  # type: ignore[list-item]
-    assert permitted() == ("mylab",)
+    assert list_permitted() == ("mylab",)
 
 
 class Asked(Config):

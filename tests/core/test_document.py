@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medvlm.core.document import Document, as_yaml, laid_over, parse, place_of, read_yaml, with_value
+from medvlm.core.document import Document, merge_documents, parse, place_of, read_yaml, set_value, to_yaml
 from medvlm.core.errors import RecipeError
 
 
@@ -60,8 +60,8 @@ def test_every_key_and_item_has_its_line_and_column() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "x.yaml:3:1 a: this key stands here twice"),
-        ("m:\n  a: 1\n  'a': 3\n", "x.yaml:3:3 m.a: this key stands here twice"),
+        ("a: 1\nb: 2\na: 3\n", "x.yaml:3:1 a: duplicate key"),
+        ("m:\n  a: 1\n  'a': 3\n", "x.yaml:3:3 m.a: duplicate key"),
         ("a: [1, 2\nb: 3\n", "x.yaml:2:2: not valid YAML"),
         ("a: 'open\n", "x.yaml:2:1: not valid YAML"),
         ("\ta: 1\n", "x.yaml:1:1: not valid YAML"),
@@ -131,7 +131,7 @@ def test_an_empty_file_still_has_a_place(tmp_path: Path) -> None:
 def test_keys_merge_lists_replace_and_places_stay_with_who_wrote_them() -> None:
     base = parse("a: {x: 1, y: 2}\nl: [1, 2, 3]\nk: 0\n", "base.yaml")
     top = parse("l: [9]\na:\n  y: 3\n  z: 4\n", "top.yaml")
-    merged = laid_over(base, top)
+    merged = merge_documents(base, top)
     assert merged.data == {"a": {"x": 1, "y": 3, "z": 4}, "l": [9], "k": 0}
     assert merged.marks[("a", "x")] == ("base.yaml", 1, 5)
     assert merged.marks[("a", "y")] == ("top.yaml", 3, 3)
@@ -153,7 +153,7 @@ def test_keys_merge_lists_replace_and_places_stay_with_who_wrote_them() -> None:
     ],
 )
 def test_another_kind_replaces(base: str, top: str, merged: object) -> None:
-    assert laid_over(parse(f"s: {base}", "base.yaml"), parse(f"s: {top}", "top.yaml")).data == {"s": merged}
+    assert merge_documents(parse(f"s: {base}", "base.yaml"), parse(f"s: {top}", "top.yaml")).data == {"s": merged}
 
 
 # --- from the command line -------------------------------------------------------------------------
@@ -179,7 +179,7 @@ STAGES = (
 )
 def test_an_override_sets_one_value(override: str, where: tuple[str | int, ...], value: object) -> None:
     before = parse(STAGES, "x.yaml")
-    after = with_value(before, override)
+    after = set_value(before, override)
     found: object = after.data
     for part in where:
         found = found[part]  # type: ignore[index]
@@ -189,7 +189,7 @@ def test_an_override_sets_one_value(override: str, where: tuple[str | int, ...],
 
 
 def test_an_override_leaves_other_places_alone() -> None:
-    after = with_value(parse(STAGES, "x.yaml"), "stages.align.steps=7")
+    after = set_value(parse(STAGES, "x.yaml"), "stages.align.steps=7")
     assert place_of(("stages", 0, "name"), after.marks) == "x.yaml:3:6"
     assert place_of(("stages", 1, "steps"), after.marks) == "x.yaml:4:22"
 
@@ -209,13 +209,13 @@ def test_an_override_leaves_other_places_alone() -> None:
         ),
         ("stages.2.steps=3", "command line stages.2.steps: there is no '2' in this list (accepts align, instruct)"),
         ("seed=[1", "command line seed: not valid YAML"),
-        ("seed={a: 1, a: 2}", "command line seed.a: this key stands here twice"),
+        ("seed={a: 1, a: 2}", "command line seed.a: duplicate key"),
         ("seed=!!set {a}", "command line seed: the tag"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused(override: str, message: str) -> None:
     with pytest.raises(RecipeError) as refused:
-        with_value(parse(STAGES, "x.yaml"), override)
+        set_value(parse(STAGES, "x.yaml"), override)
     assert str(refused.value).startswith(message)
 
 
@@ -249,6 +249,6 @@ def test_what_is_written_reads_back_the_same_under_both_versions_of_yaml() -> No
     ]
     numbers = [1e-05, 0.1, 1e300, 5, -3, 1.0, True, None]
     content = {"tricky": tricky, "numbers": numbers, "keys": dict.fromkeys(tricky, 1)}
-    text = as_yaml(content)
+    text = to_yaml(content)
     assert parse(text, "x.yaml").data == content
     assert yaml.safe_load(text) == content

@@ -48,38 +48,38 @@ def test_a_chain_of_steps_is_one_map() -> None:
 def test_resizing_follows_the_axes_apart() -> None:
     canvas = resize((40, 60), (20, 120))
     assert canvas.to_canvas((10, 10, 20, 30)) == (20, 5, 40, 15)
-    assert canvas.spacing_mm((0.5, 0.7)) == pytest.approx((1.0, 0.35))
+    assert canvas.convert_spacing_mm((0.5, 0.7)) == pytest.approx((1.0, 0.35))
 
 
 def test_spacing_follows_a_quarter_turn_and_a_volume() -> None:
-    assert rot90(SIZE).spacing_mm((0.5, 0.7)) == (0.7, 0.5)
-    assert resize((30, 512, 512), (60, 128, 128)).spacing_mm((5.0, 0.8, 0.8)) == pytest.approx((2.5, 3.2, 3.2))
+    assert rot90(SIZE).convert_spacing_mm((0.5, 0.7)) == (0.7, 0.5)
+    assert resize((30, 512, 512), (60, 128, 128)).convert_spacing_mm((5.0, 0.8, 0.8)) == pytest.approx((2.5, 3.2, 3.2))
 
 
 def test_answers_are_shares_of_the_canvas() -> None:
     canvas = resize((96, 128), (64, 64))
-    assert canvas.answer_box((0, 0, 128, 96), (1000, 1000)) == (0, 0, 1000, 1000)
-    assert canvas.answer_box((32, 24, 64, 48), (1000, 1000)) == (250, 250, 500, 500)
-    assert canvas.answer_box((32, 24, 64, 48), (100, 100)) == (25, 25, 50, 50)
+    assert canvas.quantize_box((0, 0, 128, 96), (1000, 1000)) == (0, 0, 1000, 1000)
+    assert canvas.quantize_box((32, 24, 64, 48), (1000, 1000)) == (250, 250, 500, 500)
+    assert canvas.quantize_box((32, 24, 64, 48), (100, 100)) == (25, 25, 50, 50)
 
 
 def test_a_box_that_leaves_by_more_than_half_is_dropped_and_otherwise_clipped() -> None:
     canvas = crop((40, 60), 0, 20, (40, 40))
-    assert canvas.visible_box((10, 0, 30, 10)) == (0, 0, 10, 10)  # exactly half stays
-    assert canvas.visible_box((9, 0, 30, 10)) is None
-    assert canvas.answer_box((9, 0, 30, 10), (1000, 1000)) is None
-    assert canvas.visible_box((0, 0, 10, 10)) is None  # outside altogether
+    assert canvas.clip_box((10, 0, 30, 10)) == (0, 0, 10, 10)  # exactly half stays
+    assert canvas.clip_box((9, 0, 30, 10)) is None
+    assert canvas.quantize_box((9, 0, 30, 10), (1000, 1000)) is None
+    assert canvas.clip_box((0, 0, 10, 10)) is None  # outside altogether
 
 
 def test_a_thin_box_keeps_one_unit() -> None:
-    assert identity((1000, 1000)).answer_box((500, 0, 501, 1000), (100, 100)) == (50, 0, 51, 100)
-    assert identity((1000, 1000)).answer_box((999, 0, 1000, 1000), (100, 100)) == (99, 0, 100, 100)
+    assert identity((1000, 1000)).quantize_box((500, 0, 501, 1000), (100, 100)) == (50, 0, 51, 100)
+    assert identity((1000, 1000)).quantize_box((999, 0, 1000, 1000), (100, 100)) == (99, 0, 100, 100)
 
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 9), (9, 5, 5, 9)])
 def test_a_box_without_area_is_refused(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(DataError, match="no area"):
-        identity(SIZE).visible_box(box)
+        identity(SIZE).clip_box(box)
 
 
 def test_the_map_is_what_a_squash_to_the_encoder_size_says() -> None:

@@ -67,10 +67,10 @@ def test_what_does_not_fit_is_named_and_what_the_recipe_lists_may_stay_open(tmp_
 
 
 def test_a_file_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"film.weights: gone.safetensors is no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"film.weights: gone.safetensors cannot be read as safetensors"):
         read_file(net(), config(tmp_path / "gone.safetensors"), "film")
     (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(CheckpointError, match=r"film.weights: text.safetensors is no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"film.weights: text.safetensors cannot be read as safetensors"):
         read_file(net(), config(tmp_path / "text.safetensors"), "film")
 
 

@@ -208,7 +208,7 @@ def test_a_block_is_as_large_in_mm_as_it_was_and_where_the_canvas_says(size: tup
         stored, spacing, Preprocess(size=size, spacing_mm=(2, 2, 2), fit="crop", window=(0, 1), **PLAIN)
     )
     assert pixels.shape == (1, *size)
-    assert canvas.spacing_mm(spacing) == pytest.approx((2, 2, 2), rel=0.01)
+    assert canvas.convert_spacing_mm(spacing) == pytest.approx((2, 2, 2), rel=0.01)
     for axis, (a, b, mm) in enumerate(zip(first, last, spacing, strict=True)):
         start, end = (x * canvas.scale[axis] + canvas.offset[axis] for x in (a, b))
         profile = pixels[0].amax(dim=[d for d in range(3) if d != axis])

@@ -128,7 +128,7 @@ def test_a_bright_box_is_where_the_canvas_says(
     found = found_in(whole, name, processor, pictures)
     assert np.abs(np.subtract(found, clipped)).max() <= 1.5, (found, clipped)
     # As large in millimetres on the canvas as on the film.
-    mm_y, mm_x = canvas.spacing_mm((0.2, 0.2))
+    mm_y, mm_x = canvas.convert_spacing_mm((0.2, 0.2))
     assert (expected[2] - expected[0]) * mm_x == pytest.approx(0.2 * (box[2] - box[0]))
     assert (expected[3] - expected[1]) * mm_y == pytest.approx(0.2 * (box[3] - box[1]))
 
@@ -146,7 +146,7 @@ def test_boxes_in_the_words_of_the_family_come_back_to_where_they_were(
     read = parse(writing.write([placed], "a nodule"))
     assert read is not None and len(read) == 1
     back = canvas.to_stored(writing.to_canvas(read[0], canvas))
-    (wide, high), visible = writing.extent(canvas), canvas.visible_box(box)
+    (wide, high), visible = writing.extent(canvas), canvas.clip_box(box)
     assert visible is not None
     unit = max(canvas.size[1] / wide / canvas.scale[1], canvas.size[0] / high / canvas.scale[0], 0.15)
     assert np.abs(np.subtract(back, canvas.to_stored(visible))).max() <= unit

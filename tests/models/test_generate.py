@@ -12,7 +12,7 @@ from torch import nn
 
 from medvlm.core.sample import Batch
 from medvlm.data.dialogue import TokenSequence
-from medvlm.models.generate import end_ids, generate, mask_image_token
+from medvlm.models.generate import find_end_ids, generate, mask_image_token
 from medvlm.models.vlm import VLM
 from tests.models.tiny import END_ID, IMAGE_ID, PAD_ID, WINDOWED, batch_of, document, language, spread, vlm
 
@@ -159,6 +159,6 @@ def test_an_answer_ends_at_the_tokenizers_end_and_at_those_the_model_declares() 
 
     model = vlm()
     model.language.generation_config.eos_token_id = [9, 5, 8]  # type: ignore[union-attr]
-    assert end_ids(model, Tokenizer()) == [5, 8, 9]
+    assert find_end_ids(model, Tokenizer()) == [5, 8, 9]
     model.language.generation_config.eos_token_id = None  # type: ignore[union-attr]
-    assert end_ids(model, Tokenizer()) == [5]
+    assert find_end_ids(model, Tokenizer()) == [5]

@@ -14,7 +14,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.parts import evaluating, set_modes, set_trained
-from medvlm.models.restore import put
+from medvlm.models.restore import load_weights
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from tests.models.test_vlm import documents
@@ -52,15 +52,15 @@ def test_folding_trained_adapters_in_changes_no_logit_and_leaves_the_stock_param
     train_a_little(model)
     before = logits(model)
     assert (before - logits(vlm())).abs().max() > 0.01, "nothing was learnt: the test shows nothing"
-    assert lora.merge(model) == len(lora.targets(vlm(), Lora(rank=2)))
+    assert lora.merge(model) == len(lora.find_targets(vlm(), Lora(rank=2)))
     torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
     assert {n for n, _ in model.named_parameters()} == {n for n, _ in vlm().named_parameters()}
 
 
 def test_adapters_of_the_language_model_never_reach_a_tower_whose_layers_are_called_the_same() -> None:
     """Both have layers.0.self_attn.q_proj; by that bare name peft would find both."""
-    assert {n.rpartition("layers.")[2] for n in lora.targets(vlm(), Lora())} & {
-        n.rpartition("layers.")[2] for n in lora.targets(vlm(), Lora(targets=("encoders",)))
+    assert {n.rpartition("layers.")[2] for n in lora.find_targets(vlm(), Lora())} & {
+        n.rpartition("layers.")[2] for n in lora.find_targets(vlm(), Lora(targets=("encoders",)))
     }
     assert {n.split(".")[0] for n, _ in adapted().named_parameters() if ".lora_" in n} == {"language"}
     film = {
@@ -71,8 +71,8 @@ def test_adapters_of_the_language_model_never_reach_a_tower_whose_layers_are_cal
 
 def test_the_head_gets_no_adapter_and_every_other_layer_of_the_target_does() -> None:
     linear = {n for n, m in vlm().language.named_modules() if isinstance(m, nn.Linear)}
-    assert {n.removeprefix("language.") for n in lora.targets(vlm(), Lora())} == linear - {"lm_head"}
-    attention = lora.targets(vlm(), Lora(targets=("language.*.q_proj", "language.*.v_proj")))
+    assert {n.removeprefix("language.") for n in lora.find_targets(vlm(), Lora())} == linear - {"lm_head"}
+    attention = lora.find_targets(vlm(), Lora(targets=("language.*.q_proj", "language.*.v_proj")))
     assert len(attention) == 4 and all(n.endswith(("q_proj", "v_proj")) for n in attention)
 
 
@@ -106,7 +106,7 @@ def test_a_target_that_matches_nothing_or_the_wrong_module_is_refused(target: st
     with torch.device("meta"):
         shapes = vlm()
     with pytest.raises(RecipeError, match=f"lora.targets: {message}"):
-        lora.targets(shapes, Lora(targets=(target,)))
+        lora.find_targets(shapes, Lora(targets=(target,)))
 
 
 def test_putting_adapters_on_decides_nothing_about_what_else_is_trained() -> None:
@@ -142,7 +142,7 @@ def test_a_layer_whose_weight_is_read_by_another_gets_no_adapter() -> None:
     """torch's attention, as in SigLIP's pooling, never calls its out_proj: folding an adapter in would change what it
     computes."""
     model = nn.ModuleDict({"language": nn.ModuleDict({"pool": nn.MultiheadAttention(8, 2), "q_proj": nn.Linear(8, 8)})})
-    assert lora.targets(model, Lora()) == ["language.q_proj"]
+    assert lora.find_targets(model, Lora()) == ["language.q_proj"]
 
 
 # --- the variants ------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_variants_and_layers_with_transposed_weights_start_as_the_base_learn_and
     """GPT-2's Conv1D holds its weight as [in, out]. DoRA divides a weight by its own length, so it starts as the base
     up to rounding."""
     model, base = adapted(family, **settings), vlm(family)
-    assert len(lora.targets(base, Lora())) == (8 if family == "gpt2" else 14)
+    assert len(lora.find_targets(base, Lora())) == (8 if family == "gpt2" else 14)
     torch.testing.assert_close(logits(model), logits(base), rtol=1e-5, atol=1e-6)
     train_a_little(model)
     before = logits(model)
@@ -210,7 +210,7 @@ def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_comput
         ),
     ):
         set_trained(model, ("language",), "instruct")
-    with pytest.raises(RecipeError, match=r"lora.dora: adapters of a quantized language model cannot be folded"):
+    with pytest.raises(RecipeError, match=r"lora.dora: adapters of a quantized language model cannot be merged"):
         lora.attach(model, Lora(dora=True), seed=1)
     lora.attach(model, Lora(rank=4, alpha=16), seed=1)
     set_trained(model, ("lora",), "instruct")
@@ -222,7 +222,7 @@ def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_comput
     saved = model.state_dict()
     with evaluating(model):
         before = model(batch)["logits_LV"]
-    put(again, saved, Lora(rank=4, alpha=16), "instruct/step-3")
+    load_weights(again, saved, Lora(rank=4, alpha=16), "instruct/step-3")
     with evaluating(again):
         assert torch.equal(again(batch)["logits_LV"], before), "saved and read back"
     assert lora.merge(model) == 14

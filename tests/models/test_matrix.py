@@ -19,7 +19,7 @@ from medvlm.core.errors import ShapeError
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 from medvlm.models.parts import evaluating, tokens_of
-from medvlm.models.restore import put
+from medvlm.models.restore import load_weights
 from medvlm.models.vlm import VLM, build_vlm
 from medvlm.objectives.next_token import token_losses
 from tests.models.tiny import FAMILIES, GROUPED, IMAGE_ID, PAD_ID, Ids
@@ -168,7 +168,7 @@ def check(case: Case, folder: Path) -> None:
     with evaluating(model), evaluating(again):
         expected, fresh = model(batch)["logits_LV"], again(batch)["logits_LV"]
         assert expected.isfinite().all() and not torch.equal(fresh, expected)
-        put(again, load_file(folder / "model.safetensors"), None, "folder")
+        load_weights(again, load_file(folder / "model.safetensors"), None, "folder")
         assert torch.equal(again(batch)["logits_LV"], expected)
         by_one = torch.cat([model(collate([d], tokens, PAD_ID))["logits_LV"] for d in documents(model, tokens)])
         torch.testing.assert_close(by_one, expected, rtol=1e-4, atol=1e-5)

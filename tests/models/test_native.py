@@ -232,9 +232,9 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else_does_with_images_and_w
     if trains != "lora":
         assert reached, "a trained tower takes part in a batch without images, or other ranks would wait for it"
     if trains == "lora":
-        before = model.everywhere(prepare.collate([shown], 0))
+        before = model.compute_all_logits(prepare.collate([shown], 0))
         assert merge(model) == len(adapted)
-        torch.testing.assert_close(model.everywhere(prepare.collate([shown], 0)), before, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.compute_all_logits(prepare.collate([shown], 0)), before, rtol=0, atol=1e-5)
 
 
 def test_a_text_that_holds_a_placeholder_is_refused(prepare: NativePrepare) -> None:

@@ -11,7 +11,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Lora, Optim
 from medvlm.models import lora, new_rows
 from medvlm.models.parts import evaluating, matches, set_trained
-from medvlm.models.restore import put
+from medvlm.models.restore import load_weights
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from medvlm.train.optim import make_optimizer
@@ -71,7 +71,7 @@ def test_only_the_new_rows_move_also_under_weight_decay_and_fold_in(family: str)
         moved = [i for i in range(len(was)) if not torch.equal(was[i], now[i])]
         assert moved == list(NEW)
     again = model_of(family)
-    put(again, saved, ROWS, "words/step-3")
+    load_weights(again, saved, ROWS, "words/step-3")
     with evaluating(again):
         torch.testing.assert_close(again(seen)["logits_LV"], learnt, rtol=1e-6, atol=1e-7)
 

@@ -8,7 +8,7 @@ import torch
 from medvlm.core.errors import CheckpointError
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora
-from medvlm.models.restore import modules_of, put
+from medvlm.models.restore import load_weights, modules_of
 from tests.models.tiny import vlm
 
 WHERE = "pair/step-40"
@@ -16,13 +16,13 @@ WHERE = "pair/step-40"
 
 def test_every_weight_goes_in() -> None:
     source, target = vlm(seed=1), vlm(seed=2)
-    put(target, source.state_dict(), None, WHERE)
+    load_weights(target, source.state_dict(), None, WHERE)
     assert all(torch.equal(t, target.state_dict()[n]) for n, t in source.state_dict().items())
 
 
 def test_only_the_modules_that_were_asked_for_go_in() -> None:
     source, target, before = vlm(seed=1), vlm(seed=2), vlm(seed=2).state_dict()
-    put(target, source.state_dict(), None, WHERE, {"encoders.film", "language"})
+    load_weights(target, source.state_dict(), None, WHERE, {"encoders.film", "language"})
     for name, tensor in target.state_dict().items():
         expected = source.state_dict() if name.startswith(("encoders.film.", "language.")) else before
         assert torch.equal(tensor, expected[name]), name
@@ -36,7 +36,7 @@ def test_adapters_are_put_on_first() -> None:
         for name, parameter in source.named_parameters():
             if ".lora_B" in name:
                 parameter.normal_()
-    put(target, source.state_dict(), settings, WHERE)
+    load_weights(target, source.state_dict(), settings, WHERE)
     assert all(torch.equal(t, target.state_dict()[n]) for n, t in source.state_dict().items())
 
 
@@ -44,26 +44,26 @@ def test_a_missing_key_is_named() -> None:
     weights = vlm().state_dict()
     del weights["connectors.film.linear_1.bias"], weights["language.model.norm.weight"]
     with pytest.raises(CheckpointError, match=r"pair/step-40: connectors.film.linear_1.bias is missing \(2 keys\)"):
-        put(vlm(), weights, None, WHERE)
+        load_weights(vlm(), weights, None, WHERE)
 
 
 def test_a_key_without_a_place_is_named() -> None:
     with pytest.raises(
         CheckpointError, match=r"pair/step-40: language.extra.weight has no place in this model \(1 keys\)"
     ):
-        put(vlm(), {**vlm().state_dict(), "language.extra.weight": torch.zeros(2)}, None, WHERE)
+        load_weights(vlm(), {**vlm().state_dict(), "language.extra.weight": torch.zeros(2)}, None, WHERE)
 
 
 def test_a_key_of_another_shape_is_named_with_both_shapes() -> None:
     weights = {**vlm().state_dict(), "connectors.film.linear_2.bias": torch.zeros(5)}
     with pytest.raises(CheckpointError, match=r"connectors.film.linear_2.bias is \(5,\), this model needs \(16,\)"):
-        put(vlm(), weights, None, WHERE)
+        load_weights(vlm(), weights, None, WHERE)
 
 
 def test_a_refused_checkpoint_leaves_the_model_as_it_was() -> None:
     target, before = vlm(seed=2), vlm(seed=2).state_dict()
     with pytest.raises(CheckpointError):
-        put(target, {**vlm(seed=1).state_dict(), "language.extra.weight": torch.zeros(2)}, None, WHERE)
+        load_weights(target, {**vlm(seed=1).state_dict(), "language.extra.weight": torch.zeros(2)}, None, WHERE)
     assert all(torch.equal(t, before[n]) for n, t in target.state_dict().items())
 
 

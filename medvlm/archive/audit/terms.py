@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from medvlm.archive.audit.scan import AuditSet
-from medvlm.core.card import Card, strictest
+from medvlm.core.card import Card, merge_licences
 
 _ACCESS = ("generated", "open", "registration", "credentialed")
 _PHI = ("synthetic", "none", "deidentified", "unknown")
@@ -44,7 +44,7 @@ def terms(
                 ),
             )
         )
-    together: dict[str, Any] = strictest([card.licence for card in known]) if known else {}
+    together: dict[str, Any] = merge_licences([card.licence for card in known]) if known else {}
     if known:
         together["access"] = max((card.access for card in known), key=_ACCESS.index)
         together["phi"] = max((card.phi.status for card in known), key=_PHI.index)

@@ -25,7 +25,7 @@ from types import TracebackType
 from medvlm.archive.packing.decoder import read_answer, send
 from medvlm.archive.packing.stored import Stored
 from medvlm.core.card import Card
-from medvlm.core.config import permitted
+from medvlm.core.config import list_permitted
 from medvlm.core.contracts import BadSample, Deferred, RawSample
 from medvlm.core.errors import DataError
 
@@ -199,7 +199,7 @@ class _Decoder:
         ]
         self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=env)
         theirs.close()
-        self._send(json.dumps(permitted()).encode())
+        self._send(json.dumps(list_permitted()).encode())
         self._send(pickle.dumps(card))
 
     def has(self, num_jobs: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from medvlm.core.card import Card, strictest
+from medvlm.core.card import Card, merge_licences
 from medvlm.core.config import component
 from medvlm.export.card.about import About
 from medvlm.export.card.front import list_base_models, make_front_matter
@@ -164,7 +164,7 @@ def _describe_licence(about: About) -> str:
     started = f"\n\nThe model started from {', '.join(bases)}; their licences apply as well." if bases else ""
     return (
         "## Licence\n\n"
-        + describe_licences(strictest(licences), {c.name: c.licence for c in about.cards.values()})
+        + describe_licences(merge_licences(licences), {c.name: c.licence for c in about.cards.values()})
         + started
     )
 

@@ -20,7 +20,7 @@ from medvlm.data.rows import collate
 from medvlm.data.transforms import MediaTransform
 from medvlm.export.trained import Trained
 from medvlm.models.decoding import Labelled
-from medvlm.models.generate import end_ids, generate
+from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.parts import encode, evaluating
 from medvlm.models.vlm import VLM
 
@@ -243,4 +243,4 @@ def _generate_answer(
     model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], tokenizer: Any
 ) -> list[int]:
     batch = collate([TokenSequence("proof", ids, [], media)], counts, tokenizer.pad_token_id, pack=False)
-    return generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]
+    return generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=find_end_ids(model, tokenizer))[0]

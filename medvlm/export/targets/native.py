@@ -15,7 +15,7 @@ from medvlm.export.language import LOADING_ANSWERS, make_generation_config
 from medvlm.export.proof import reference as references
 from medvlm.export.proof.reference import MAX_NEW_TOKENS, QUESTIONS, SAID, make_images
 from medvlm.export.trained import Holds, Trained
-from medvlm.models.generate import end_ids, generate
+from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.lora import merge
 from medvlm.models.native import NativeVLM
 from medvlm.models.parts import evaluating
@@ -101,14 +101,14 @@ def write_reference(trained: Trained, folder: Path) -> None:
             media = [("image", prepare.processor.look([pictures[i] for i in shown]))] if shown else []
             prompt = dialogue.turn(question, [text for _, made in media for text in made.expansions], None).prompt
             batch = prepare.collate([TokenSequence("proof", prompt, [], media)], tokenizer.pad_token_id, pack=False)
-            logits_TV = model.everywhere(batch)[0]
+            logits_TV = model.compute_all_logits(batch)[0]
             if effect is None:
                 blank = [("image", prepare.processor.look([0 * pictures[i] for i in shown]))]
                 unseen = prepare.collate(
                     [TokenSequence("proof", prompt, [], blank)], tokenizer.pad_token_id, pack=False
                 )
-                effect = (model.everywhere(unseen)[0] - logits_TV)[-1].abs().max().item()
-            answer = generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=end_ids(model, tokenizer))[0]
+                effect = (model.compute_all_logits(unseen)[0] - logits_TV)[-1].abs().max().item()
+            answer = generate(model, batch, max_new_tokens=MAX_NEW_TOKENS, end_ids=find_end_ids(model, tokenizer))[0]
             tensors[f"logits.{len(cases)}"] = logits_TV.contiguous()
             cases.append(
                 {

@@ -16,7 +16,7 @@ def extent(canvas: Canvas, scale: int) -> tuple[float, float]:
 
 def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
     """A stored box in this writing's units; None where less than half of it lies on the canvas."""
-    return canvas.answer_box(box, (scale, scale))
+    return canvas.quantize_box(box, (scale, scale))
 
 
 def write_json(key: str, boxes: Sequence[Box], label: str) -> str:

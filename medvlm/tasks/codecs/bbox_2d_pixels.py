@@ -17,7 +17,7 @@ def extent(canvas: Canvas, scale: int) -> tuple[float, float]:
 
 def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
     """A stored box in this writing's units; None where less than half of it lies on the canvas."""
-    return canvas.answer_box(box, (canvas.size[-1], canvas.size[-2]))
+    return canvas.quantize_box(box, (canvas.size[-1], canvas.size[-2]))
 
 
 def write(boxes: Sequence[Box], label: str) -> str:

@@ -18,7 +18,7 @@ def extent(canvas: Canvas, scale: int) -> tuple[float, float]:
 def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
     """A stored box in this writing's units; None where less than half of it lies on the canvas. The last token is 1023:
     what touches the edge ends there."""
-    placed = canvas.answer_box(box, (1024, 1024))
+    placed = canvas.quantize_box(box, (1024, 1024))
     return placed and (min(placed[0], 1022), min(placed[1], 1022), min(placed[2], 1023), min(placed[3], 1023))
 
 

@@ -17,7 +17,7 @@ def extent(canvas: Canvas, scale: int) -> tuple[float, float]:
 
 def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
     """A stored box in this writing's units; None where less than half of it lies on the canvas."""
-    placed = canvas.answer_box(box, (1000, 1000))
+    placed = canvas.quantize_box(box, (1000, 1000))
     return placed and (placed[0] / 1000, placed[1] / 1000, placed[2] / 1000, placed[3] / 1000)
 
 
