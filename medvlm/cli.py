@@ -178,6 +178,7 @@ def run_schema(args: argparse.Namespace) -> None:
 
 
 def run_pack(args: argparse.Namespace) -> None:
+    from medvlm.archive.packing.notice import list_reasons
     from medvlm.commands.pack import pack
 
     receipt = pack(args.card, args.root, args.out, args.salt_file, args.max_bad, args.workers)
@@ -185,6 +186,8 @@ def run_pack(args: argparse.Namespace) -> None:
         f"{args.out}: {sum(receipt.samples.values())} samples"
         f" ({', '.join(f'{split} {n}' for split, n in receipt.samples.items())}), {receipt.quarantined} quarantined"
     )
+    for line in list_reasons(receipt.left_out, receipt.reasons):
+        print(line)
 
 
 def run_audit(args: argparse.Namespace) -> None:

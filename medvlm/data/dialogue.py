@@ -9,6 +9,7 @@ from typing import Any
 
 from medvlm.core.errors import DataError
 from medvlm.core.text import count_common_prefix
+from medvlm.data.control_words import shield, tokenize
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Dialogue:
             raise DataError(
                 f"a text holds {self.image_token}, which stands for an image; remove it from the archive's text"
             )
+        text, answer = shield(text, self.tokenizer), answer and shield(answer, self.tokenizer)
         asked, counts = self.image_token * len(image_tokens) + text, tuple(image_tokens)
         prompt = self._ids(asked, None, counts)
         if answer is None:
@@ -60,7 +62,7 @@ class Dialogue:
         if len(after) != len(image_tokens):
             raise DataError(f"the chat template kept {len(after)} of {len(image_tokens)} image placeholders")
         expanded = before + "".join(self.image_token * n + part for n, part in zip(image_tokens, after, strict=True))
-        found = tuple(self.tokenizer(expanded, add_special_tokens=False).input_ids)
+        found = tuple(tokenize(expanded, self.tokenizer, add_special_tokens=False))
         if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(image_tokens):
             raise DataError(
                 f"the tokenizer made {number} image tokens of {sum(image_tokens)}; {self.image_token} must be a token"

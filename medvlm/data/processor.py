@@ -14,6 +14,7 @@ import torch
 
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.core.families import Family, family_of
+from medvlm.data.control_words import shield, tokenize
 from medvlm.data.dialogue import Turn
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
@@ -126,8 +127,7 @@ class Processor:
             before, after = self.family.lay_out(before, after, bos)
         plain = bool(bos) and text.startswith(bos)  # a template that writes the first token itself: none is added
         whole = before + "".join(expansion + part for expansion, part in zip(expansions, after, strict=True))
-        found: list[int] = self.tokenizer(whole, add_special_tokens=not plain).input_ids
-        return found
+        return tokenize(whole, self.tokenizer, add_special_tokens=not plain)
 
 
 class NativeDialogue:
@@ -147,7 +147,7 @@ class NativeDialogue:
         for token in {self.image_token, self.processor.soft}:
             if token in text or (answer and token in answer):
                 raise DataError(f"a text holds {token}, which stands for an image; remove it from the archive's text")
-        return self._turn(text, tuple(image_tokens), answer)
+        return self._turn(shield(text, self.tokenizer), tuple(image_tokens), answer and shield(answer, self.tokenizer))
 
     def _make_turn(self, text: str, expansions: tuple[str, ...], answer: str | None) -> Turn:
         asked = {"role": "user", "content": [*({"type": "image"} for _ in expansions), {"type": "text", "text": text}]}
@@ -155,7 +155,7 @@ class NativeDialogue:
         if answer is None:
             return Turn(prompt, [])
         if self.processor.family.reads_prompt_both_ways:
-            return Turn(prompt, self.tokenizer(answer + self.tokenizer.eos_token, add_special_tokens=False).input_ids)
+            return Turn(prompt, tokenize(answer + self.tokenizer.eos_token, self.tokenizer, add_special_tokens=False))
         whole = self.processor.ids(
             [asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}], expansions, ask=False
         )

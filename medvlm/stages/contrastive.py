@@ -16,6 +16,7 @@ from medvlm.core.config import Slot, component
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import StageConfig
+from medvlm.data.control_words import holds_words, tokenize_plain
 from medvlm.data.order import below
 from medvlm.data.source import needs
 from medvlm.models.parts import evaluating
@@ -141,7 +142,8 @@ def split_sentences(report: str) -> list[str]:
 def tokenize_text(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
     """tower: the config of the text tower. Raises DataError for a text longer than `max_tokens`, unless `overlong` is
     `cut`."""
-    ids: list[int] = tokenizer(text).input_ids
+    is_plain = holds_words(text, tokenizer)
+    ids: list[int] = tokenize_plain(text, tokenizer, True) if is_plain else tokenizer(text).input_ids
     limit: int = tower.max_tokens
     if len(ids) > limit and tower.overlong == "cut":
         return [*ids[: limit - 1], ids[-1]]

@@ -12,9 +12,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +22,13 @@ import yaml
 
 import medvlm
 from medvlm.archive.packing.deal import Dealt, require_secret
-from medvlm.archive.packing.decoders import Decoders, Item, Limits, num_decoders
+from medvlm.archive.packing.decoders import Decoders, Limits, num_decoders
+from medvlm.archive.packing.notice import Notices
 from medvlm.archive.packing.progress import PackProgress, Progress
 from medvlm.archive.packing.state import Changed, PackState
 from medvlm.archive.packing.target import PackTarget, target_of
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.core.contracts import LeftOut
 from medvlm.core.durable import write_durably
 from medvlm.core.errors import DataError
 from medvlm.io.shard_index import INDEX, index_path, read_index
@@ -50,8 +50,9 @@ class PackReceipt:
     """What packing produced: `packed.json`. Does not depend on time or place.
 
     card_hash: see card_hash(). samples, questions, patients: counts by split. bytes: of all tars. quarantined: samples
-    that could not be used (`quarantine.jsonl`). left_out: what the card leaves out, by reason. shards: tar -> its
-    sha256. salt_id: identifies the secret salt that patients and keys were hashed with; "": the salt in the card."""
+    that could not be used (`quarantine.jsonl`). left_out: what is left out or not taken as written, by reason. shards:
+    tar -> its sha256. salt_id: identifies the secret salt that patients and keys were hashed with; "": the salt in the
+    card. reasons: of the quarantined samples; empty in receipts of older versions."""
 
     card: str
     card_hash: str
@@ -65,6 +66,7 @@ class PackReceipt:
     shards: dict[str, str]
     salt_id: str = ""
     done: bool = True
+    reasons: dict[str, int] = field(default_factory=dict)
 
 
 def pack(
@@ -249,8 +251,8 @@ def _fill(
         "medvlm": medvlm.__version__,
         "journal": JOURNAL,
     }
-    left_out = Counter[str]()
-    items = _countable(reader.read(card.reader, root), left_out)
+    notices = Notices()
+    items = notices.watch(reader.read(card.reader, root))
     with PackState(card, target, begun, SHARD_BYTES) as state, Decoders(card, workers, limits) as decoders:
         watch.resume(*state.go_on(items))
         saved = time.monotonic()
@@ -270,9 +272,11 @@ def _fill(
                 f" accepted: {reasons}"
             )
         if not good:
-            raise DataError(f"{card.name}: the archive holds no samples (left out: {dict(left_out) or 'nothing'})")
+            raise DataError(
+                f"{card.name}: the archive holds no samples (left out: {dict(notices.count()) or 'nothing'})"
+            )
         state.finish()
-    receipt = _receipt(card, target.work, state.dealt, left_out + state.dealt.left_out, bad.total())
+    receipt = _receipt(card, target.work, state.dealt, notices.count() + state.dealt.left_out, bad)
     write_durably(
         target.work / "card.yaml", yaml.safe_dump(card.model_dump(mode="json", by_alias=True), sort_keys=False)
     )
@@ -280,21 +284,14 @@ def _fill(
     return receipt
 
 
-def _countable(items: Iterable[Item | LeftOut], left_out: Counter[str]) -> Iterator[Item]:
-    for item in items:
-        if isinstance(item, LeftOut):
-            left_out[item.reason] += item.count
-        else:
-            yield item
-
-
-def _receipt(card: Card, work: Path, dealt: Dealt, left_out: Counter[str], num_bad: int) -> PackReceipt:
+def _receipt(card: Card, work: Path, dealt: Dealt, left_out: Counter[str], bad: Counter[str]) -> PackReceipt:
     tars = sorted(path.with_name(path.name.removesuffix(INDEX)) for path in work.glob(f"*{INDEX}"))
     indexes = [read_index(index_path(tar)) for tar in tars]
     return PackReceipt(
         card=card.name, card_hash=card_hash(card), medvlm=medvlm.__version__,
         samples=dict(sorted(dealt.samples.items())), questions=dict(sorted(dealt.questions.items())),
         patients=dict(sorted(Counter(dealt.patients.values()).items())),
-        bytes=sum(index.bytes for index in indexes), quarantined=num_bad, left_out=dict(sorted(left_out.items())),
+        bytes=sum(index.bytes for index in indexes), quarantined=bad.total(), left_out=dict(sorted(left_out.items())),
         shards={tar.name: index.sha256 for tar, index in zip(tars, indexes, strict=True)}, salt_id=card.salt_id,
+        reasons=dict(sorted(bad.items())),
     )  # fmt: skip

@@ -30,6 +30,7 @@ MAX_FILE_BYTES = 1 << 30
 """A larger file is not read."""
 AFFINES_DIFFER_MM = 0.1
 """Of the entries of two affines that say the same: files hold them in single precision, or as a quaternion."""
+NO_REPORT = "sample without a report"
 DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
 """What a callable of a reader may give, see Decoded."""
 
@@ -51,7 +52,8 @@ def stored(raw: RawSample, card: Card) -> Stored:
     sample, files = prepared(raw, card)
     images = tuple(hashlib.blake2b(files[m.member], digest_size=8).hexdigest() for m in sample.media)
     sample = replace(sample, split=_split(raw.sample, images, card))
-    return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files}, raw.left_out)
+    left_out = {**raw.left_out, **({NO_REPORT: 1} if getattr(card.reader, "report", "") and not sample.report else {})}
+    return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files}, left_out)
 
 
 def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:

@@ -25,6 +25,7 @@ from medvlm.io.dicom.image import load_cine, load_image, load_stack
 from medvlm.io.dicom.scan import scan
 from medvlm.io.dicom.stack import build_stacks
 
+NUCLEAR = ("PT", "NM")
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber")
 """Identify patients and reports. They are stored only as keyed hashes."""
 
@@ -34,6 +35,11 @@ class DicomMedium(Base):
     """What the card's `media` calls it."""
     modality: tuple[str, ...] = Field(min_length=1)
     """Codes such as CT, MR, PT (volumes), CR, DX, MG (radiographs), US. Images of other modalities are left out."""
+
+    units: tuple[str, ...] = ()
+    """Of PET: which Units (0054,1001) are wanted, e.g. [BQML] or [GML] (SUV by body weight; other types are GML/LBM,
+    GML/BSA ...); others are left out. Without it, images of several units are refused, and so are counts (CNTS), which
+    mean another quantity in each examination."""
 
     @field_validator("modality")
     @classmethod
@@ -105,6 +111,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
                 " each folder as a series"
             )
             yield BadSample(name.as_posix(), reason, where)
+    _check_units(found, config)
     for number, (study, headers) in enumerate(found.studies.items(), 1):
         yield from _study(config, study, headers, reports, found.left_out, f"study {number} of {len(found.studies)}")
     yield from (LeftOut(reason, n) for reason, n in sorted(found.left_out.items()))
@@ -133,10 +140,28 @@ def _take(found: _Found, header: Header, config: Config) -> None:
     if not any(header.modality in medium.modality for medium in config.media):
         found.left_out[f"of modality {header.modality}, which the card does not name"] += 1
         return
+    wanted = next(medium.units for medium in config.media if header.modality in medium.modality)
+    if wanted and header.modality in NUCLEAR and header.units not in wanted:
+        found.left_out["in units that the card does not name (reader.media.units)"] += 1
+        return
     unwanted = {frame.number: sorted(frame.concerns - set(config.accept)) for frame in header.frames}
     found.left_out.update({CONCERNS[concerns[0]] for concerns in unwanted.values() if concerns})
     if frames := tuple(frame for frame in header.frames if not unwanted[frame.number]):
         found.studies.setdefault(header.study, []).append(replace(header, frames=frames))
+
+
+def _check_units(found: _Found, config: Config) -> None:
+    """Raises DataError for values of several quantities in one medium."""
+    for medium in config.media:
+        headers = [h for each in found.studies.values() for h in each if h.modality in medium.modality]
+        units = Counter(header.units for header in headers if header.modality in NUCLEAR)
+        if medium.units or not units or (len(units) == 1 and "CNTS" not in units):
+            continue
+        told = ", ".join(f"{name or 'not said'}: {n}" for name, n in sorted(units.items()))
+        raise DataError(
+            f"{medium.kind}: images in several units, or in counts (Units: {told} files), whose values cannot be"
+            " compared; choose by reader.media.units, e.g. units: [BQML]"
+        )
 
 
 def _study(
@@ -198,6 +223,9 @@ def _sample(
     rows = [reports.find(_identifiers(header)) for header in headers]
     if not any(row is not None for row in rows):
         left_out["report: the table has none for the sample"] += 1
+    for name in dict.fromkeys(column for column in columns_in(config.report) if column in ATTRIBUTES):
+        if lacking := sum(not _terms(header)[name] for header in headers):
+            left_out[f"report: {name} is missing in an image, or no known term"] += lacking
     lines = dict.fromkeys(
         fill(config.report, {**reports.empty, **_terms(header), **(row or {})})
         for header, row in zip(headers, rows, strict=True)

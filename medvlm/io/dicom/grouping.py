@@ -28,7 +28,8 @@ MAX_PLANES = 200
 
 
 def group_by_plane(slices: list[Slice]) -> list[list[Slice]]:
-    """Groups of slices with the same KIND, series, matrix, spacing, orientation, modality and frame of reference.
+    """Groups of slices with the same KIND, series, matrix, spacing, orientation, modality, units and frame of
+    reference.
     Raises DataError if there are more than MAX_PLANES orientations."""
     kinds: dict[tuple[object, ...], list[list[Slice]]] = {}
     for each in slices:
@@ -39,6 +40,7 @@ def group_by_plane(slices: list[Slice]) -> list[list[Slice]]:
             header.size,
             header.frame_of_reference,
             header.modality,
+            header.units,
             *(varied.get(name, "") for name in KIND),
         )
         planes = kinds.setdefault(exact, [])

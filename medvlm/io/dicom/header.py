@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from medvlm.core.errors import DataError
 from medvlm.io.dicom.dataset import LongHeader, codes, number, numbers, read_header, silence_pydicom, text, whole
 from medvlm.io.dicom.groups import Groups
+from medvlm.io.dicom.view import read_view
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -82,7 +83,7 @@ ATTRIBUTES: dict[str, frozenset[str]] = {
         " EYE FEMUR FINGER FOOT FOREARM HAND HEAD HEADNECK HEART HIP HUMERUS JAW KIDNEY KNEE LEG LIVER LSPINE LUNG NECK"
         " PANCREAS PELVIS PROSTATE RIB SHOULDER SKULL SPINE SSPINE STERNUM TIBIA TOE TSPINE UTERUS WHOLEBODY WRIST"
     ),
-    "ViewPosition": _split_terms("AP PA LL RL LLD RLD LLO RLO LAO RAO LPO RPO CC MLO ML LM XCCL XCCM"),
+    "ViewPosition": frozenset(),  # see view.py
     "Laterality": _split_terms("L R"),
     "ImageLaterality": _split_terms("L R B U"),
     "PatientPosition": _split_terms("HFP HFS HFDR HFDL FFDR FFDL FFP FFS"),
@@ -113,6 +114,9 @@ _KEYWORDS = (
     "SliceThickness",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    "ViewCodeSequence",
+    "Units",
+    "SUVType",
     *ATTRIBUTES,
     *(name for _, name in _VARYING),
 )
@@ -142,7 +146,8 @@ class Frame:
 @dataclass(frozen=True, slots=True)
 class Header:
     """study, series, instance, accession, patient: as written in the file; for grouping and hashing, never to be shown.
-    order: the instance number, 0 if there is none. attributes: those of ATTRIBUTES with an accepted term."""
+    order: the instance number, 0 if there is none. attributes: those of ATTRIBUTES with an accepted term. units: of
+    nuclear medicine, what its values are, e.g. BQML, GML (SUV by body weight), GML/LBM, CNTS; else ""."""
 
     path: Path
     study: str
@@ -156,6 +161,7 @@ class Header:
     size: tuple[int, int]
     attributes: tuple[tuple[str, str], ...]
     frames: tuple[Frame, ...]
+    units: str = ""
 
 
 class NotAnImage(DataError):
@@ -181,11 +187,23 @@ def read_image_header(path: Path, light: bool = False) -> Header:
             int(number(dataset, "InstanceNumber") or 0),
             modality,
             (whole(dataset, "Rows", 1), whole(dataset, "Columns", 1)),
-            tuple(
-                (name, found) for name, terms in ATTRIBUTES.items() if (found := text(dataset, name).upper()) in terms
-            ),
+            tuple(_read_attributes(dataset)),
             tuple(_read_frames(dataset, modality)),
+            _read_units(dataset) if modality in ("PT", "NM") else "",
         )
+
+
+def _read_attributes(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    for name, terms in ATTRIBUTES.items():
+        found = read_view(dataset) if name == "ViewPosition" else text(dataset, name).upper()
+        if found and (name == "ViewPosition" or found in terms):
+            yield name, found
+
+
+def _read_units(dataset: Dataset) -> str:
+    """PS3.3 C.8.9.1.1.3; an SUV is by body weight (BW) where its type is not said."""
+    units, kind = text(dataset, "Units").upper(), text(dataset, "SUVType").upper()
+    return f"{units}/{kind}" if units == "GML" and kind not in ("", "BW") else units
 
 
 def count_frames(dataset: Dataset) -> int:

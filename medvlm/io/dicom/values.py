@@ -5,7 +5,7 @@ Axes: H W height, width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -40,24 +40,73 @@ def is_hu(dataset: Dataset, groups: Groups, frame: int) -> bool:
 
 
 def check_hu(hu: np.ndarray) -> None:
-    """Raises DataError for values that no CT of a patient has: no soft tissue, no air, or values beyond any metal.
+    """Raises DataError for values that no CT of a patient has. hu: [..., H, W], before anything is clipped.
 
-    hu: [..., H, W]. A wrong intercept moves air or tissue out of its range; a rescale that was applied twice moves
-    both."""
-    tissue, thin, beyond = 0, 0, 0
+    A wrong intercept moves air (-1000) and soft tissue (-100 to 100) out of their ranges. Without the rescale, tissue
+    lies near 1040 and air near 24, and only padding, which is one value, lies below. After a second rescale, tissue
+    lies near -984 and air near -2024, where only padding, one value again, belongs; what is left in the range of soft
+    tissue was bone, with as much above it. CT-RATE was published in both forms."""
+    share = _count_hu(hu)
+    if share.beyond:
+        raise _not_hu("some beyond 30000")
+    if share.thin < 0.001:
+        raise _not_hu("no air or lung, as of values that were not rescaled")
+    if share.soft < 0.01 or share.soft < min(0.05, share.dense):
+        raise _not_hu(
+            "no soft tissue" + (", as after a rescale that was applied twice" if share.air + share.below > 0.2 else "")
+        )
+    if share.below > 0.01:
+        raise _not_hu(f"{share.below:.0%} below air (-1250 HU), as after a rescale that was applied twice")
+    if share.bony > 0.2 and share.bony > share.air:
+        raise _not_hu(f"{share.bony:.0%} as dense as bone, as of values that were not rescaled")
+
+
+class _HuShares(NamedTuple):
+    """Of all voxels. thin: up to -200 HU, air or lung, without padding, the commonest value outside -1100 to -900;
+    below: under -1250, without the commonest value there; air: -1250 to -850; soft: -200 to 300; bony: 700 to 1400;
+    dense: 300 to 3000."""
+
+    thin: float
+    below: float
+    air: float
+    soft: float
+    bony: float
+    dense: float
+    beyond: int
+
+
+def _count_hu(hu: np.ndarray) -> _HuShares:
+    low, high = -4096, 4096
+    counts = np.zeros(high - low, np.int64)
+    beyond = 0
     for plane in hu.reshape(-1, *hu.shape[-2:]):  # masks of the whole volume would double the memory
-        tissue += int(((plane > -200) & (plane < 3072)).sum())
-        thin += int((plane <= -200).sum())
-        beyond += int((plane > 30_000).sum())
-    for is_wrong, what in (
-        (tissue < 0.01 * hu.size, "no soft tissue"),
-        (thin < 0.001 * hu.size, "no air or lung"),
-        (beyond > 0, "some beyond 30000"),
-    ):
-        if is_wrong:
-            raise DataError(
-                f"its values do not look like HU: {what}; check its rescale, or accept: [hu] to use them unchecked"
-            )
+        whole = np.floor(plane.reshape(-1) + 0.5).astype(np.int64)
+        beyond += int((whole > 30_000).sum())
+        counts += np.bincount(whole[(whole >= low) & (whole < high)] - low, minlength=high - low)
+
+    def total(first: int, last: int) -> int:
+        return int(counts[first - low : last - low].sum())
+
+    def peak(first: int, last: int) -> int:
+        return int(counts[first - low : last - low].max())
+
+    size = hu.size
+    padding = max(peak(low, -1100), peak(-900, -199))
+    return _HuShares(
+        thin=(total(low, -199) - padding) / size,
+        below=(total(low, -1250) - peak(low, -1250)) / size,
+        air=total(-1250, -849) / size,
+        soft=total(-199, 301) / size,
+        bony=total(700, 1401) / size,
+        dense=total(301, 3001) / size,
+        beyond=beyond,
+    )
+
+
+def _not_hu(what: str) -> DataError:
+    return DataError(
+        f"its values do not look like HU: {what}; check its rescale, or accept: [hu] to use them unchecked"
+    )
 
 
 def to_shades(stored_HW: np.ndarray, dataset: Dataset, groups: Groups, frame: int) -> np.ndarray:
