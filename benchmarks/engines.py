@@ -1,12 +1,12 @@
-"""Tokens per second and peak memory of a training step under each engine; prints one JSON line.
+"""Measures tokens per second and peak memory of a training step under each engine; prints one JSON line.
 
-    python benchmarks/engines.py                                            # one process: a GPU where there is one
+    python benchmarks/engines.py                                            # one process, on a GPU if there is one
     torchrun --nproc-per-node 2 benchmarks/engines.py --kinds ddp fsdp2 zero2 zero3
 
-A vision-language model with random weights, all of it trained, in bfloat16 with float32 weights. Each case is a step
-with two micro-batches, gradient clipping and AdamW, after warm-up steps that compile; the median of what follows
-counts. Memory is what torch has allocated at most, so there is none on a CPU. `loss` is that of the last step: alike in
-all cases but for rounding, or something is wrong.
+A vision-language model with random weights is trained in full, in bfloat16 with float32 weights. A step has two
+micro-batches, gradient clipping and AdamW. Warm-up steps, which also compile, are followed by steps whose median is
+reported. Memory is the peak of torch's allocations, so there is none on a CPU. `loss` is that of the last step; it must
+be equal in all cases up to rounding.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ WARM, COUNTED, MICROS = 3, 6, 2
 
 
 class Ids:
-    """As much of a tokenizer as a backbone looks at when it is built."""
+    """The part of a tokenizer that building a backbone needs."""
 
     pad_token_id, bos_token_id, eos_token_id = 0, 1, 2
 
@@ -82,7 +82,7 @@ class Ids:
 
 
 class Stage:
-    """What accumulate() asks of a stage."""
+    """The part of a stage that accumulate() needs."""
 
     def __init__(self, engine: Any):
         self.engine = engine
@@ -101,7 +101,7 @@ class Stage:
         return {LOSS: Loss(token_losses(model(micro), micro.targets_L).sum(), len(micro.targets_L))}
 
 
-def model_of(size: dict[str, Any]) -> VLM:
+def build_model(size: dict[str, Any]) -> VLM:
     torch.manual_seed(0)
     tower_config = {
         "model_type": "siglip_vision_model",
@@ -128,7 +128,7 @@ def model_of(size: dict[str, Any]) -> VLM:
     return VLM(nn.ModuleDict({"film": tower}), nn.ModuleDict({"film": connector}), language, image_token_id=3)
 
 
-def micros_of(size: dict[str, Any], rank: int) -> list[Any]:
+def make_micro_batches(size: dict[str, Any], rank: int) -> list[Any]:
     generator = torch.Generator().manual_seed(rank)
     tokens = (size["side"] // size["patch"]) ** 2
 
@@ -147,16 +147,16 @@ def micros_of(size: dict[str, Any], rank: int) -> list[Any]:
     return [collate(rows[i * share : (i + 1) * share], {"film": tokens}, 0, pack=False) for i in range(MICROS)]
 
 
-def measured(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
+def measure(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
     size = SIZES[device]
     settings: dict[str, Any] = {"kind": kind, "precision": "bf16-mixed", "device": device, **case}
     engine = make_engine(EngineConfig(**settings))
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    with engine.device:  # random weights are made where they are used: half a billion take a CPU ten seconds
-        model = model_of(size)
-    micros, stage = micros_of(size, engine.rank), Stage(engine)
+    with engine.device:  # half a billion random weights would take ten seconds on a CPU
+        model = build_model(size)
+    micros, stage = make_micro_batches(size, engine.rank), Stage(engine)
     parameters = sum(p.numel() for p in model.parameters())
     model.train()
     model.runs_all = engine.is_sharded
@@ -196,7 +196,7 @@ def main() -> None:
         "--seconds",
         type=float,
         default=50,
-        help="no further case is begun after so many; one that compiles takes half a minute",
+        help="start no new case after this time; one that compiles takes half a minute",
     )
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -204,11 +204,11 @@ def main() -> None:
     for case in args.cases:
         for kind in args.kinds:
             name = kind if case == "plain" else f"{kind}, {case}"
-            # Ranks have clocks of their own, and must agree on what comes next.
+            # Ranks must agree on the next case, and their clocks differ, so several ranks run all cases.
             if "WORLD_SIZE" not in os.environ and time.monotonic() - began > args.seconds:
                 left_out.append(name)
                 continue
-            results[name] = measured(kind, CASES[case], device)
+            results[name] = measure(kind, CASES[case], device)
             torch.compiler.reset()
     if int(os.environ.get("RANK", 0)) == 0:
         print(

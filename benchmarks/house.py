@@ -1,25 +1,25 @@
-"""How many places does a new part touch, and how long is what a reader has to read?
+"""Measures the structure of the code: files that a new part touches, lengths, import order, depth of the call stack.
 
     python benchmarks/house.py [CHECKOUT] [--list] [--no-run]
 
 Reads the source of a checkout (by default this one) and prints one JSON line:
 
     files_for       for a new task, stage, composition and decoder: its own file, and every other file that names a
-                    kind of that slot. A file names a kind where a string equal to it stands in a comparison, a match,
-                    a key of a dictionary, a Literal or a collection, and where it imports the kind's module. Words
-                    that mean something else in a file do not count (OTHER_MEANING of tests/test_kinds.py).
+                    kind of that slot. A file names a kind if a string equal to it is in a comparison, a match, a key of
+                    a dictionary, a Literal or a collection, or if the file imports the kind's module. Words with
+                    another meaning in a file do not count (OTHER_MEANING of tests/test_kinds.py).
                     None: there is no such slot
-    top_level       modules beside the folders of the package
-    against_order   imports between folders that the order of tests/test_layers.py does not allow, in functions too
-    long_functions  functions of more than 60 lines, but for the tables of TABLES
+    top_level       modules of the package outside of its folders
+    against_order   imports between folders that the order of tests/test_layers.py does not allow, also in functions
+    long_functions  functions of more than 60 lines, except those in TABLES
     long_files      files of the package with more than 320 lines
-    long_lines      lines of more than 120 characters, tests and benchmarks too
-    frames          functions of the package from `main` to the loss of a stage, both included: a recipe of one step
-                    is trained and the stack is read where its loss is called
-    tests_per_line  lines of tests for a line of the package
-    seconds         until `medvlm --help` and `medvlm validate` of that recipe have ended, medians of three
+    long_lines      lines of more than 120 characters, including tests and benchmarks
+    frames          functions of the package from `main` to the loss of a stage, inclusive: trains a recipe of one step
+                    and reads the stack when its loss is called
+    tests_per_line  lines of tests per line of the package
+    seconds         time of `medvlm --help` and `medvlm validate` of that recipe, medians of three
 
---list prints every place before. --no-run leaves out what has to be run.
+--list prints every place first. --no-run skips what has to be run.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ TABLES = {"medvlm/commands/arguments.py: make_parser"}
 
 SLOTS = {"task": "tasks", "stage": "stages", "composition": "compositions", "decoder": "decoders"}
 BEFORE = {"task": ("choice", "open", "count", "boxes", "report"), "composition": ("vlm", "dual", "native")}
-"""Kinds that had no folder of their own once."""
+"""Kinds of slots that had no folder in older releases."""
 
 TESTS = Path(__file__).parent.parent / "tests"
 OTHER_MEANING: dict[tuple[str, str], str] = runpy.run_path(str(TESTS / "test_kinds.py"))["OTHER_MEANING"]
-"""(file, word) -> what the word means there."""
+"""(file, word) -> the meaning of the word in that file."""
 ORDER: dict[str, set[str]] = runpy.run_path(str(TESTS / "test_layers.py"))["MAY_IMPORT"]
-"""Folder -> those that it may import beside itself: the order that the tests of this checkout enforce."""
+"""Folder -> other folders that it may import: the order that the tests of this checkout enforce."""
 HOMES = {
     "answers": "tasks",
     **dict.fromkeys(("recipe", "sections", "rules", "shapes", "summary", "sources"), "recipe"),
     **dict.fromkeys(("training", "starts", "evaluation", "exporting", "auditing", "chatting", "embedding"), "commands"),
     **dict.fromkeys(("own_files", "init", "first_recipe", "demo", "lineage"), "commands"),
 }
-"""Where older folders and modules beside the folders belong in this order."""
+"""Folder or module of an older release -> its place in this order."""
 
 
 @dataclass
 class Places:
-    """What was found, each as `file:line: what`."""
+    """Findings by measure, each as `file:line: text`."""
 
     of: dict[str, list[str]] = field(default_factory=dict)
 
@@ -90,24 +90,24 @@ def main() -> None:
 
 def measure(root: Path) -> tuple[dict[str, Any], Places]:
     places = Places()
-    package = {path.relative_to(root): ast.parse(path.read_text("utf-8")) for path in sources(root, "medvlm")}
-    files_for = {name: files_of(root, name, package, places) for name in SLOTS}
+    package = {path.relative_to(root): ast.parse(path.read_text("utf-8")) for path in list_sources(root, "medvlm")}
+    files_for = {name: count_files(root, name, package, places) for name in SLOTS}
     for path in package:
         if len(path.parts) == 2 and path.stem != "__init__":
             places.add("top_level", path.as_posix())
-        if lines_of(root / path) > FILE:
-            places.add("long_files", f"{path}: {lines_of(root / path)}")
-        for line, name in imports(package[path]):
+        if count_lines(root / path) > FILE:
+            places.add("long_files", f"{path}: {count_lines(root / path)}")
+        for line, name in find_imports(package[path]):
             if not is_allowed(path, name):
                 places.add("against_order", f"{path}:{line}: {name}")
-        for name, lines in functions(package[path]):
+        for name, lines in list_functions(package[path]):
             if lines > FUNCTION and f"{path}: {name}" not in TABLES:
                 places.add("long_functions", f"{path}: {name}: {lines}")
-    for path in sources(root, "medvlm", "tests", "benchmarks"):
+    for path in list_sources(root, "medvlm", "tests", "benchmarks"):
         for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
             if len(text) > LINE:
                 places.add("long_lines", f"{path.relative_to(root)}:{number}")
-    tested, tests = (sum(map(lines_of, sources(root, folder))) for folder in ("medvlm", "tests"))
+    tested, tests = (sum(map(count_lines, list_sources(root, folder))) for folder in ("medvlm", "tests"))
     counts = ("top_level", "against_order", "long_functions", "long_files", "long_lines")
     return {
         "files_for": files_for,
@@ -116,25 +116,25 @@ def measure(root: Path) -> tuple[dict[str, Any], Places]:
     }, places
 
 
-def functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """(name, lines) of every function, those within others too."""
+def list_functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """(name, number of lines) of every function, including nested ones."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
             yield node.name, node.end_lineno - node.lineno + 1
 
 
-def sources(root: Path, *folders: str) -> list[Path]:
+def list_sources(root: Path, *folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (root / folder).rglob("*.py"))
 
 
-def lines_of(path: Path) -> int:
+def count_lines(path: Path) -> int:
     return len(path.read_text("utf-8").splitlines())
 
 
 # --- who names a kind ---------------------------------------------------------------------------------------
 
 
-def files_of(root: Path, slot: str, package: dict[Path, ast.Module], places: Places) -> int | None:
+def count_files(root: Path, slot: str, package: dict[Path, ast.Module], places: Places) -> int | None:
     folder = root / "medvlm" / SLOTS[slot]
     kinds = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} or set(BEFORE.get(slot, ()))
     if not kinds:
@@ -142,11 +142,11 @@ def files_of(root: Path, slot: str, package: dict[Path, ast.Module], places: Pla
     for path, tree in package.items():
         if path.parts[1] == SLOTS[slot]:
             continue
-        # A kind of another slot may be called the same, and says so: connectors/linear.py.
-        named = {(line, kind) for line, kind in strings(tree) if kind in kinds and kind != path.stem}
+        # A kind of another slot may have the same name as the file itself: connectors/linear.py.
+        named = {(line, kind) for line, kind in find_strings(tree) if kind in kinds and kind != path.stem}
         named |= {
             (line, kind)
-            for line, name in imports(tree)
+            for line, name in find_imports(tree)
             for kind in kinds
             if name == f"medvlm.{SLOTS[slot]}.{kind}" or name.startswith(f"medvlm.{SLOTS[slot]}.{kind}.")
         }
@@ -159,10 +159,10 @@ def files_of(root: Path, slot: str, package: dict[Path, ast.Module], places: Pla
     return places.count(f"files for a {slot}") + 1
 
 
-def strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, string) where a string decides: compared, matched, a key, in a Literal, in a collection."""
+def find_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, string) for strings in decisions: in a comparison, a match, a key, a Literal or a collection."""
     nodes = list(ast.walk(tree))
-    # A, B = "a", "b" is two assignments, no collection.
+    # A, B = "a", "b" is two assignments, not a collection.
     unpacked = [n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple)]
     for node in nodes:
         candidates: list[ast.expr | None] = []
@@ -184,8 +184,8 @@ def strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 # --- who imports whom ---------------------------------------------------------------------------------------
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of everything of ours that is imported, in whatever place."""
+def find_imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import from medvlm, at any place in the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -199,11 +199,11 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def is_allowed(path: Path, name: str) -> bool:
-    own, other = home_of(path.with_suffix("").parts[1]), home_of(name.split(".")[1])
+    own, other = find_home(path.with_suffix("").parts[1]), find_home(name.split(".")[1])
     return own in ("cli", "api", "__main__", "__init__", other) or other in ORDER[own]
 
 
-def home_of(room: str) -> str:
+def find_home(room: str) -> str:
     return HOMES.get(room, room)
 
 
@@ -245,7 +245,8 @@ import os, sys
 from pathlib import Path
 
 def stop(frame, event, argument):
-    if event == "call" and frame.f_code.co_name == "loss" and "/medvlm/stages/" in frame.f_code.co_filename:
+    is_loss = event == "call" and frame.f_code.co_name in ("loss", "compute_loss")  # its name in 0.1, and now
+    if is_loss and "/medvlm/stages/" in frame.f_code.co_filename:
         names = []
         while frame:
             if "/medvlm/" in frame.f_code.co_filename:

@@ -1,20 +1,20 @@
-"""How fast is packing? Against the bare decoding of the same files.
+"""Measures the speed of packing, compared with bare decoding of the same files.
 
     python benchmarks/pack.py --data /data/openly-licensed [--repeats 3]
 
-Packs the PNG and JPEG files of real sets under --data (default: $MEDVLM_DATA), each as often as it takes to have
---files of them, and films that are made here, with 1 and 2 processes that decode, and compares with processes that do
-nothing but read the files and decode their pixels. Packing also strips, hashes, checks, deals, writes, indexes and
-syncs. For each number of workers:
+Packs the PNG and JPEG files of real data sets under --data (default: $MEDVLM_DATA), repeated until there are --files of
+them, and generated films, with 1 and 2 decoding processes. It compares with processes that only read the files and
+decode their pixels. Packing also strips metadata, hashes, checks, assigns splits, writes, indexes and syncs. For each
+number of workers:
 
-    of_decode    throughput over that of one plain process that decodes, times the number of workers
-    of_decoders  over that of as many processes as there are workers, which decode at the same time and with the
-                 settings of memory that the decoders of packing have: cores of one machine share its memory
-    of_cpu       CPU time of such decoding over that of packing, all processes together: holds on a busy machine too,
-                 and is about what of_decoders comes to where there are no more cores than workers
+    of_decode    throughput, divided by that of one plain decoding process times the number of workers
+    of_decoders  throughput, divided by that of as many processes as workers, which decode at the same time and with the
+                 memory settings of packing's decoders (the cores of a machine share its memory)
+    of_cpu       CPU time of such decoding, divided by that of packing, over all processes. It holds on a busy machine
+                 too, and is close to of_decoders if there are no more cores than workers
 
-The time in which decoders start, half a second whatever the archive, is told apart (`start_s`). All numbers are medians
-over the repeats. Prints one JSON line.
+The start of the decoders, about half a second for any data set, is reported separately (`start_s`). All numbers are
+medians over the repeats. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from medvlm.io.images import decode
 paths = [Path(line) for line in Path(sys.argv[1]).read_text().splitlines()]
 decode(paths[0].read_bytes(), "a file")
 print(flush=True)
-input()  # all begin at the same time
+input()  # all start at the same time
 wall, cpu = time.perf_counter(), time.process_time()
 for path in paths:
     decode(path.read_bytes(), "a file")
@@ -67,20 +67,20 @@ def main() -> None:
         "--data",
         type=Path,
         default=os.environ.get("MEDVLM_DATA"),
-        help="folder of the real sets; without it only made films are packed",
+        help="folder of the real data sets; without it, only generated films are packed",
     )
-    parser.add_argument("--files", type=int, default=1000, help="of each real set")
-    parser.add_argument("--films", type=int, default=150, help="number of made films")
+    parser.add_argument("--files", type=int, default=1000, help="number of files of each real data set")
+    parser.add_argument("--films", type=int, default=150, help="number of generated films")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     results = {}
     for name in (*(name for name in REAL if args.data and (args.data / name).is_dir()), "made"):
         with tempfile.TemporaryDirectory() as folder:
-            files = films(Path(folder), args.films) if name == "made" else pictures(args.data / name)
-            card, root = archive(
+            files = make_films(Path(folder), args.films) if name == "made" else list_pictures(args.data / name)
+            card, root = make_archive(
                 name, files, max(args.files, len(files)) if name != "made" else len(files), Path(folder) / "archive"
             )
-            results[name] = measured(card, root, Path(folder), args.repeats)
+            results[name] = measure(card, root, Path(folder), args.repeats)
     print(
         json.dumps(
             {
@@ -94,18 +94,18 @@ def main() -> None:
     )
 
 
-def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, Any]:
-    """Rounds of decoding and packing in turn, so that a busy machine is busy for all."""
+def measure(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, Any]:
+    """Alternates decoding and packing, so that other load on the machine affects all of them."""
     rounds: dict[str, list[float]] = {}
-    files = [path for raw in samples(card, root) for path in raw.files.values()]
+    files = [path for raw in read_samples(card, root) for path in raw.files.values()]
     (folder / "files").write_text("\n".join(map(str, files)))
     for i in range(repeats):
-        rounds.setdefault("decode", []).append(decoded(folder / "files", 1, {})[0])
+        rounds.setdefault("decode", []).append(time_decoding(folder / "files", 1, {})[0])
         for n in WORKERS:
-            decoding, decoding_cpu = decoded(folder / "files", n, ENVIRONMENT)
-            start, start_cpu = timed(partial(started, card, root, n))
+            decoding, decoding_cpu = time_decoding(folder / "files", n, ENVIRONMENT)
+            start, start_cpu = time_call(partial(start_decoders, card, root, n))
             target = folder / f"{card.name}-{n}-{i}"
-            packing, packing_cpu = timed(partial(pack, card, root, target, workers=n, max_bad=0.2))
+            packing, packing_cpu = time_call(partial(pack, card, root, target, workers=n, max_bad=0.2))
             found = {
                 "decoders": decoding,
                 "start": start,
@@ -133,8 +133,8 @@ def measured(card: Card, root: Path, folder: Path, repeats: int) -> dict[str, An
     return result
 
 
-def decoded(files: Path, num: int, settings: dict[str, str]) -> tuple[float, float]:
-    """Seconds in which each of so many processes decodes all files, and the processor time of one of them."""
+def time_decoding(files: Path, num: int, settings: dict[str, str]) -> tuple[float, float]:
+    """Mean seconds in which each of `num` concurrent processes decodes all files, and mean CPU seconds per process."""
     env = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     command = [sys.executable, "-c", DECODING, str(files)]
     children = [
@@ -150,7 +150,7 @@ def decoded(files: Path, num: int, settings: dict[str, str]) -> tuple[float, flo
     return sum(wall for wall, _ in found) / num, sum(cpu for _, cpu in found) / num
 
 
-def samples(card: Card, root: Path) -> Iterator[RawSample]:
+def read_samples(card: Card, root: Path) -> Iterator[RawSample]:
     reader = component("archive.readers", card.reader.kind)
     return (item for item in reader.read(card.reader, root) if isinstance(item, RawSample))
 
@@ -159,15 +159,15 @@ def _median_ratio(above: list[float], below: list[float]) -> float:
     return median(a / b for a, b in zip(above, below, strict=True))
 
 
-def started(card: Card, root: Path, workers: int) -> None:
-    """A sample through each decoder."""
+def start_decoders(card: Card, root: Path, workers: int) -> None:
+    """Starts the decoders and sends one sample through each."""
     with Decoders(card, workers, Limits()) as decoders:
-        for _ in decoders.outcomes(islice(samples(card, root), workers)):
+        for _ in decoders.outcomes(islice(read_samples(card, root), workers)):
             pass
 
 
-def timed(do: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and seconds of processors in this process and in those that ended within."""
+def time_call(do: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock seconds, and CPU seconds of this process and of its children that ended."""
     before, before_cpu = time.perf_counter(), _cpu_s()
     do()
     return time.perf_counter() - before, _cpu_s() - before_cpu
@@ -178,14 +178,16 @@ def _cpu_s() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Those that decode, in the order of their names."""
+def list_pictures(folder: Path) -> list[Path]:
+    """The PNG and JPEG files that can be decoded, sorted by name."""
     return [
-        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg") and decodes(path)
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg") and can_decode(path)
     ]
 
 
-def decodes(path: Path) -> bool:
+def can_decode(path: Path) -> bool:
     try:
         decode(path.read_bytes(), "a file")
     except DataError:
@@ -193,7 +195,7 @@ def decodes(path: Path) -> bool:
     return True
 
 
-def films(folder: Path, count: int) -> list[Path]:
+def make_films(folder: Path, count: int) -> list[Path]:
     """1024 x 1024 pixels, 16 bits, with smooth shapes and noise, as PNG."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:1024, :1024] / 1024
@@ -203,8 +205,8 @@ def films(folder: Path, count: int) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def archive(name: str, files: list[Path], count: int, root: Path) -> tuple[Card, Path]:
-    """A table of links to the files, over and over until there are so many."""
+def make_archive(name: str, files: list[Path], count: int, root: Path) -> tuple[Card, Path]:
+    """A table of links to the files, which are repeated until there are `count`."""
     root.mkdir()
     for i in range(count):
         (root / f"{i}").symlink_to(files[i % len(files)].resolve())

@@ -1,13 +1,12 @@
-"""Is the memory that `medvlm plan` foretells what a step takes? Prints one JSON line.
+"""Compares the memory that `medvlm plan` predicts with that of a real training step. Prints one JSON line.
 
     python benchmarks/plan_memory.py [--only dual adapters recomputed full] [--steps 4]
 
-Four recipes with random weights on generated films: a dual encoder, a composed model with adapters, and one that is
-trained whole, with recomputed layers and without. Each is planned, and then trained for a few steps by the real stage
-and engine. `ratio` is planned over measured (torch.cuda.max_memory_allocated); the aim is 0.85 to 1.15. `parts` sets
-single figures side by side in GiB: weights, what is held when the backward pass begins, gradients, optimiser, and the
-peak of each section, so that a wrong one can be seen. On a CPU the models are tiny and nothing is measured but that it
-runs."""
+Four recipes with random weights on generated films: a dual encoder, a composed model with adapters, and a composed
+model that is trained in full, with and without recomputed layers. Each is planned, then trained for a few steps by the
+real stage and engine. `ratio` is planned over measured memory (torch.cuda.max_memory_allocated); the aim is 0.85 to
+1.15. `parts` compares single figures in GiB, to find a wrong one: weights, memory held when the backward pass begins,
+gradients, optimiser, and the peak of each section. On a CPU the models are tiny, and it only checks that this runs."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ from medvlm.preflight.rehearsal.shrink import shrink_config
 from medvlm.preflight.samples import look
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import build_stage
-from medvlm.recipe.known import known
+from medvlm.recipe.known import look_up_model
 from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.recipe.sources import open_sources
 from medvlm.train.engines import make_engine
@@ -56,13 +55,13 @@ CARD = {
 }
 TEXT = {
     "kind": "transformers",
-    "config": known("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract").config,
+    "config": look_up_model("microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract").config,
     "max_tokens": 512,
 }
 
 
-def tower(model: str) -> dict[str, Any]:
-    found = known(model)
+def make_tower(model: str) -> dict[str, Any]:
+    found = look_up_model(model)
     return {
         "kind": "transformers",
         "config": found.vision,
@@ -71,8 +70,8 @@ def tower(model: str) -> dict[str, Any]:
     }
 
 
-def language(model: str) -> dict[str, Any]:
-    return {"kind": "causal", "config": known(model).text}
+def make_language(model: str) -> dict[str, Any]:
+    return {"kind": "causal", "config": look_up_model(model).text}
 
 
 SUPERVISED = {
@@ -86,7 +85,7 @@ SUPERVISED = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "dual": {
-        "model": {"encoders": {"film": {**tower("google/siglip-so400m-patch14-384"), "connector": None}}},
+        "model": {"encoders": {"film": {**make_tower("google/siglip-so400m-patch14-384"), "connector": None}}},
         "engine": {"precision": "bf16-mixed"},
         "stages": [
             {
@@ -105,24 +104,24 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "adapters": {
         "model": {
-            "encoders": {"film": tower("google/siglip-so400m-patch14-384")},
-            "language": language("Qwen/Qwen3-4B-Instruct-2507"),
+            "encoders": {"film": make_tower("google/siglip-so400m-patch14-384")},
+            "language": make_language("Qwen/Qwen3-4B-Instruct-2507"),
         },
         "engine": {"precision": "bf16-true"},
         "stages": [{**SUPERVISED, "trains": ["connectors", "lora"], "lora": {"rank": 16, "alpha": 32}, "batch": 8}],
     },
     "recomputed": {
         "model": {
-            "encoders": {"film": tower("google/siglip-base-patch16-224")},
-            "language": language("Qwen/Qwen2.5-1.5B-Instruct"),
+            "encoders": {"film": make_tower("google/siglip-base-patch16-224")},
+            "language": make_language("Qwen/Qwen2.5-1.5B-Instruct"),
         },
         "engine": {"precision": "bf16-mixed", "recompute": ["language", "encoders"]},
         "stages": [{**SUPERVISED, "trains": ["encoders", "connectors", "language"], "batch": 32}],
     },
     "full": {
         "model": {
-            "encoders": {"film": tower("google/siglip-base-patch16-224")},
-            "language": language("Qwen/Qwen2.5-1.5B-Instruct"),
+            "encoders": {"film": make_tower("google/siglip-base-patch16-224")},
+            "language": make_language("Qwen/Qwen2.5-1.5B-Instruct"),
         },
         "engine": {"precision": "bf16-mixed"},
         "stages": [{**SUPERVISED, "trains": ["encoders", "connectors", "language"], "batch": 16}],
@@ -141,14 +140,14 @@ def main() -> None:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             results[name] = {
-                **compared(written(name, Path(folder), on_gpu), Path(folder) / "runs", args.steps, on_gpu),
+                **compare(write_recipe(name, Path(folder), on_gpu), Path(folder) / "runs", args.steps, on_gpu),
                 "seconds": round(time.monotonic() - began, 1),
             }
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
     print(json.dumps({"benchmark": "plan_memory", "device": device, "torch": torch.__version__, "recipes": results}))
 
 
-def written(name: str, folder: Path, on_gpu: bool) -> Path:
+def write_recipe(name: str, folder: Path, on_gpu: bool) -> Path:
     content = {
         "name": name,
         "seed": 7,
@@ -157,13 +156,13 @@ def written(name: str, folder: Path, on_gpu: bool) -> Path:
     }
     content["engine"] |= {"kind": "single", "device": "cuda" if on_gpu else "cpu", "workers": 2}
     if not on_gpu:
-        tiny(content)
+        shrink(content)
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
     return folder / "recipe.yaml"
 
 
-def tiny(content: dict[str, Any]) -> None:
+def shrink(content: dict[str, Any]) -> None:
     film = content["model"]["encoders"]["film"]
     film["config"] = shrink_config(film["config"])
     film["preprocess"]["size"] = [film["config"]["image_size"]] * 2
@@ -173,12 +172,12 @@ def tiny(content: dict[str, Any]) -> None:
     content["stages"][0]["batch"] = 4
 
 
-def compared(path: Path, runs: Path, steps: int, on_gpu: bool) -> dict[str, Any]:
+def compare(path: Path, runs: Path, steps: int, on_gpu: bool) -> dict[str, Any]:
     loaded = load(path)
     foretold = plan(loaded, runs, None).stages[0]
     total = foretold.memory[foretold.chosen]["total"]
-    measured, micro = trained(loaded, runs, steps, on_gpu)
-    step, weights = foretold_of(loaded, runs, micro)
+    measured, micro = train_and_measure(loaded, runs, steps, on_gpu)
+    step, weights = simulate_micro(loaded, runs, micro)
     peak = measured.get("peak")
     again = loaded.recipe.engine.recompute
     return {
@@ -187,8 +186,8 @@ def compared(path: Path, runs: Path, steps: int, on_gpu: bool) -> dict[str, Any]
         "ratio": round(total / peak, 3) if peak else "not checked",
         "parts": {
             "planned": {
-                "weights": gib(weights.trained_bytes + weights.frozen_bytes),
-                **({} if again else parts_of(step)),
+                "weights": to_gib(weights.trained_bytes + weights.frozen_bytes),
+                **({} if again else list_parts(step)),
             },
             "measured": measured,
         },
@@ -196,19 +195,19 @@ def compared(path: Path, runs: Path, steps: int, on_gpu: bool) -> dict[str, Any]
     }
 
 
-def parts_of(step: Step) -> dict[str, Any]:
-    """Of the very micro-batch that was trained."""
-    held = {part: gib(size) for part, size in step.held.items() if part != "optimiser"}
+def list_parts(step: Step) -> dict[str, Any]:
+    """Planned figures for exactly the micro-batch that was trained."""
+    held = {part: to_gib(size) for part, size in step.held.items() if part != "optimiser"}
     made = {
         "held": round(sum(held.values()), 3),
         "held_by_part": held,
-        "optimiser": gib(step.held["optimiser"]),
-        "gradients": gib(step.sections["step"]["gradients"]),
+        "optimiser": to_gib(step.held["optimiser"]),
+        "gradients": to_gib(step.sections["step"]["gradients"]),
     }
-    return {**made, "sections": {name: gib(sum(parts.values())) for name, parts in step.sections.items()}}
+    return {**made, "sections": {name: to_gib(sum(parts.values())) for name, parts in step.sections.items()}}
 
 
-def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, bytes_of.Weights]:
+def simulate_micro(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, bytes_of.Weights]:
     with tempfile.TemporaryDirectory() as folder:
         draft = make_draft(loaded.recipe, look(loaded, runs), Path(folder))
         stage = build_stage(draft, 0, 1)
@@ -226,18 +225,18 @@ def foretold_of(loaded: LoadedRecipe, runs: Path, micro: Any) -> tuple[Step, byt
     return step, bytes_of.weights_of(stage.model)
 
 
-def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple[dict[str, Any], Any]:
-    """GiB on the GPU at each point of the last step, and its largest micro-batch. Weights are made where they stay: on
-    a CPU that takes minutes."""
+def train_and_measure(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple[dict[str, Any], Any]:
+    """GiB on the GPU at each point of the last step, and its largest micro-batch. Weights are made on the GPU, because
+    that takes minutes on a CPU."""
     recipe, config = loaded.recipe, loaded.recipe.stages[0]
-    gc.collect()  # or what the recipe before holds in circles would count here
+    gc.collect()  # objects of the previous recipe that reference each other would count here
     engine = make_engine(recipe.engine)
     run = RunFolder(runs / recipe.name)
     run.root.mkdir(parents=True, exist_ok=True)
     sources = open_sources(loaded, runs, say=lambda _: None)
-    assemblies = training._assemblies(loaded, run, engine, sources)
-    setup = training._setup(config, assemblies, loaded, run, engine, sources)
-    before = allocated(on_gpu)
+    assemblies = training._assemble_all(loaded, run, engine, sources)
+    setup = training._make_setup(config, assemblies, loaded, run, engine, sources)
+    before = count_allocated(on_gpu)
     with engine.device:
         stage = component("stages", config.kind).build(config, setup)
         if config.lora:
@@ -245,7 +244,7 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
     set_trained(stage.model, config.trains, config.name)
     engine.place(stage.model, matches)
     stage.set_modes()
-    figures: dict[str, Any] = {"weights": gib(allocated(on_gpu) - before)}
+    figures: dict[str, Any] = {"weights": to_gib(count_allocated(on_gpu) - before)}
     optimizer = make_optimizer(stage.model, config.optim, matches, config.name, engine.steps_on)
     model = engine.setup(stage.model, {"": optimizer})
     batches, largest, longest = stage.read_batches(0), None, 0
@@ -254,24 +253,24 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
         tokens = getattr(micro, "ids_BT", torch.empty(0)).numel()
         if tokens > longest:
             largest, longest = micro, tokens
-        start = allocated(on_gpu)
-        peak(on_gpu)
+        start = count_allocated(on_gpu)
+        read_peak(on_gpu)
         loss = share_of_loss(stage.compute_loss(model, micro, number), stage.weigh(micro))
-        figures["held"] = gib(allocated(on_gpu) - start)
-        figures["peak_forward"] = gib(peak(on_gpu))
+        figures["held"] = to_gib(count_allocated(on_gpu) - start)
+        figures["peak_forward"] = to_gib(read_peak(on_gpu))
         engine.backward(loss)
         del loss
-        figures["gradients"] = gib(allocated(on_gpu) - start)
-        figures["peak_backward"] = gib(peak(on_gpu))
+        figures["gradients"] = to_gib(count_allocated(on_gpu) - start)
+        figures["peak_backward"] = to_gib(read_peak(on_gpu))
         engine.clip(config.optim.max_norm)
         engine.step()
-        figures["peak_step"] = gib(peak(on_gpu))
-        if number:  # in the first step the optimiser makes its states
+        figures["peak_step"] = to_gib(read_peak(on_gpu))
+        if number:  # the first step creates the optimiser's states
             figures["peak"] = max(
                 figures.get("peak", 0.0), *(figures[f"peak_{section}"] for section in ("forward", "backward", "step"))
             )
         else:
-            figures["optimiser"] = gib(allocated(on_gpu) - start)
+            figures["optimiser"] = to_gib(count_allocated(on_gpu) - start)
     batches.close()  # type: ignore[attr-defined]
     del model, stage, optimizer, engine, setup
     if on_gpu:
@@ -279,19 +278,19 @@ def trained(loaded: LoadedRecipe, runs: Path, steps: int, on_gpu: bool) -> tuple
     return figures if on_gpu else {"peak": None}, largest
 
 
-def allocated(on_gpu: bool) -> int:
+def count_allocated(on_gpu: bool) -> int:
     return torch.cuda.memory_allocated() if on_gpu else 0
 
 
-def peak(on_gpu: bool) -> int:
-    """Since this was asked last."""
+def read_peak(on_gpu: bool) -> int:
+    """Peak of allocated bytes since the last call."""
     found = torch.cuda.max_memory_allocated() if on_gpu else 0
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     return found
 
 
-def gib(size: float) -> float:
+def to_gib(size: float) -> float:
     return round(size / GIB, 3)
 
 

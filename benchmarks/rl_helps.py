@@ -1,12 +1,12 @@
-"""Does reinforcement help? The greedy answer score after `reason` against `instruct`, and against as many further
-supervised steps.
+"""Measures whether reinforcement learning helps: the score of greedy answers after `reason`, compared with `instruct`
+and with the same number of further supervised steps.
 
     python benchmarks/rl_helps.py runs/phantom --seeds 3
 
-Takes a finished run whose last stage is `grpo`, and trains from what comes before it, once per seed, the reinforcement
-stage and a supervised one: as many steps, the settings of the last supervised stage, the rate of the reinforcement. All
-answer the same held-out questions; the score is that of the answer (choice right, count, overlap of boxes), never of
-its format. Differences are paired by question, intervals draw patients. Prints one JSON line.
+Takes a finished run whose last stage is `grpo`. From the stage before it, trains for each seed the `grpo` stage and a
+supervised stage with the same number of steps, the settings of the last supervised stage and the learning rate of the
+`grpo` stage. All answer the same held-out questions. The score is that of the answer (choice, count, overlap of boxes),
+never of its format. Differences are paired by question; intervals resample patients. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--steps", type=int, default=0, help="of both arms; default: those of the run's reinforcement stage"
+        "--steps", type=int, default=0, help="steps of both arms (default: those of the run's grpo stage)"
     )
     args = parser.parse_args()
     resolved = yaml.safe_load(RunFolder(args.run).recipe.read_text())
@@ -41,11 +41,11 @@ def main() -> None:
     assert reinforced["kind"] == "grpo", f"the last stage of {args.run} is {reinforced['kind']}"
     steps = args.steps or reinforced["steps"]
     base = next(stage for stage in reversed(before) if stage["kind"] == "supervised")
-    scores = {"instruct": [_scores(args.run, resolved, before, "base")] * args.seeds, "grpo": [], "supervised": []}
+    scores = {"instruct": [_score_arm(args.run, resolved, before, "base")] * args.seeds, "grpo": [], "supervised": []}
     for seed in range(args.seeds):
-        # A stage's name is part of the key of its random numbers: another name is another seed.
-        # At the rate of the reinforcement: that of `base` has decayed, and to begin with it anew would throw the model
-        # back.
+        # A stage's name is part of the key of its random numbers, so another name acts as another seed.
+        # It uses the learning rate of the grpo stage: that of `base` has decayed, and restarting with its initial value
+        # would set the model back.
         more = {
             **base,
             "name": f"more_{seed}",
@@ -56,8 +56,8 @@ def main() -> None:
             "optim": reinforced["optim"],
         }
         policy = {**reinforced, "name": f"reason_{seed}", "steps": steps}
-        scores["grpo"].append(_scores(args.run, resolved, [*before, policy], f"grpo_{seed}"))
-        scores["supervised"].append(_scores(args.run, resolved, [*before, more], f"more_{seed}"))
+        scores["grpo"].append(_score_arm(args.run, resolved, [*before, policy], f"grpo_{seed}"))
+        scores["supervised"].append(_score_arm(args.run, resolved, [*before, more], f"more_{seed}"))
     clusters, tasks = ([line[key] for line in scores["instruct"][0]] for key in ("cluster", "task"))
     result = {"benchmark": "rl_helps", "steps": steps, "seeds": args.seeds}
     result |= {"questions": len(clusters), "patients": len(set(clusters))}
@@ -86,7 +86,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _scores(origin: Path, resolved: dict, stages: list[dict], arm: str) -> list[dict]:
+def _score_arm(origin: Path, resolved: dict, stages: list[dict], arm: str) -> list[dict]:
     """Every held-out question with its patient (`cluster`), task and score, in the order of the shards."""
     runs = origin.parent
     name = f"{resolved['name']}-rl-{arm}"

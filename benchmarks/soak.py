@@ -1,12 +1,13 @@
-"""Does a long run need more and more memory?
+"""Measures whether the memory of a long run grows.
 
     python benchmarks/soak.py [--minutes 6] [--ranks 2] [--leak]
 
 Trains a tiny vision-language model on 60 generated films with torchrun: epochs of a few steps, each sample read,
-decoded and augmented anew, a checkpoint in the background every 50 steps, a validation every 100. Every second it notes
-the resident memory of each process, and compares, after a warm-up of a third of the time, the median of the last third
-with that of the second. `equals_hours` is how long a run of one step a second would take for as many steps. Asked:
-within 5 %. With --leak it is a control: each process keeps 2 MB a second, and must be found out. Prints one JSON line.
+decoded and augmented every time, a checkpoint in the background every 50 steps, a validation every 100. It records the
+resident memory of each process every second. The first third of the time is warm-up; the median of the last third must
+be within 5 % of that of the second. `equals_hours` is the time that a run of one step per second would take for the
+same number of steps. --leak is a control: each process leaks 2 MB per second, which must be detected. Prints one JSON
+line.
 """
 
 from __future__ import annotations
@@ -101,11 +102,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--leak", action="store_true", help="a control: 2 MB a second")
+    parser.add_argument("--leak", action="store_true", help="control: leak 2 MB per second")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        memory, steps = soaked(Path(folder), args.ranks, args.minutes * 60, args.leak)
-    growth = {rank: round(grown(samples), 4) for rank, samples in sorted(memory.items())}
+        memory, steps = run_soak(Path(folder), args.ranks, args.minutes * 60, args.leak)
+    growth = {rank: round(compute_growth(samples), 4) for rank, samples in sorted(memory.items())}
     print(
         json.dumps(
             {
@@ -130,7 +131,7 @@ def main() -> None:
     )
 
 
-def soaked(folder: Path, ranks: int, seconds: float, leak: bool) -> tuple[dict[str, list[int]], int]:
+def run_soak(folder: Path, ranks: int, seconds: float, leak: bool) -> tuple[dict[str, list[int]], int]:
     """Resident bytes of each process, once a second, and the number of steps."""
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
@@ -159,8 +160,8 @@ def soaked(folder: Path, ranks: int, seconds: float, leak: bool) -> tuple[dict[s
         while time.monotonic() < until:
             time.sleep(1)
             assert job.poll() is None, (folder / "log").read_text()[-3000:]
-            for i, pid in enumerate(sorted(children(job.pid))):
-                memory.setdefault(f"rank {i}", []).append(resident(pid))
+            for i, pid in enumerate(sorted(list_children(job.pid))):
+                memory.setdefault(f"rank {i}", []).append(read_resident_bytes(pid))
     finally:
         job.send_signal(signal.SIGTERM)
         job.wait()
@@ -174,17 +175,17 @@ def wait_for(metrics: Path, job: subprocess.Popen[Any], log: Path) -> None:
         time.sleep(0.1)
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def resident(pid: int) -> int:
+def read_resident_bytes(pid: int) -> int:
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024
 
 
-def grown(samples: list[int]) -> float:
-    """The last third over the second; the first is warm-up."""
+def compute_growth(samples: list[int]) -> float:
+    """Median of the last third divided by that of the second; the first third is warm-up."""
     third = len(samples) // 3
     return median(samples[-third:]) / median(samples[third : 2 * third])
 

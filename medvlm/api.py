@@ -1,12 +1,12 @@
-"""medvlm from Python: a function for each command, which does what the command line does and raises where that exits.
+"""medvlm from Python: one function per command. It does what the command does, and raises where that exits.
 
     from medvlm import api
     run = api.train("recipe.yaml", ["stages.align.steps=10"])
     rows = api.evaluate(run)
 
-Every function may be called as often as one likes in one process. Libraries are imported when a function needs them:
-importing this module does not load torch. Raises UserError for what the caller can mend (the command line exits with 2)
-and Preempted after a clean save (75).
+Every function can be called repeatedly in one process. Functions import libraries when they need them, so importing
+this module does not load torch. They raise UserError for mistakes that the caller can fix (the command line exits with
+2), and Preempted after a clean save (75).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def init(
     patient: str = "",
     to: Where = ".",
 ) -> list[str]:
-    """Write a recipe and a data card for a table of images; returns what was written and found, in lines.
+    """Write a recipe and a data card for a table of images; returns lines that say what was written and found.
 
     image, question, answer, captions, patient: names of columns. Give question and answer, or captions."""
     from medvlm.commands.first_recipe import TableColumns
@@ -45,7 +45,7 @@ def init(
 
 
 def validate(recipe: Where, overrides: Sequence[str] = ()) -> list[str]:
-    """Check a recipe without reading weights; returns what was checked, in lines. overrides: key.path=value."""
+    """Check a recipe without reading weights; returns lines that say what was checked. overrides: key.path=value."""
     from medvlm.recipe.load import validate as run
 
     return run(recipe, overrides)
@@ -69,7 +69,7 @@ def dry_run(
     runs: Where = "runs",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Line]:
-    """Run the whole recipe at toy size; returns what was exercised and what was not checked. say: gets progress."""
+    """Run the whole recipe at toy size; returns what was tried and what was not checked. say: receives progress."""
     from medvlm.commands.dry_run import dry_run as run
     from medvlm.recipe.load import load
 
@@ -84,9 +84,9 @@ def train(
     stage: str = "",
     again_from: str = "",
 ) -> Path:
-    """Train the stages of a recipe, or only `stage`; returns the run folder. Called again, it resumes.
+    """Train the stages of a recipe, or only `stage`; returns the run folder. If called again, it resumes.
 
-    again_from: sets this stage and the later ones aside and trains them anew."""
+    again_from: sets this stage and all later ones aside and trains them again."""
     from medvlm.commands.train import train as run
     from medvlm.recipe.load import load
 
@@ -109,7 +109,8 @@ def report(run_folder: Where) -> Path:
 
 
 def export(run_folder: Where, to: Where, *, stage: str = "", targets: Sequence[str] = ()) -> list[ExportReceipt]:
-    """Write a model folder with its proof and model card; one receipt a target (default: the recipe's targets)."""
+    """Write a model folder with its parity proof and model card; returns one receipt per target (default: the recipe's
+    targets)."""
     from medvlm.commands.export import export as run
     from medvlm.core.run import RunFolder
 
@@ -119,7 +120,7 @@ def export(run_folder: Where, to: Where, *, stage: str = "", targets: Sequence[s
 def push(
     where: Where, name: str, *, stage: str = "", targets: Sequence[str] = (), public: bool = False, send: bool = False
 ) -> str:
-    """What would go to the hub as ORG/NAME, in words; with `send`, send it and return its address."""
+    """Describe what would be sent to the hub as ORG/NAME; with `send`, send it and return its address."""
     from medvlm.commands.export import push as prepare
     from medvlm.export.hub import send as send_upload
 
@@ -130,21 +131,22 @@ def push(
 def chat(
     model: Where, files: Sequence[Where] = (), *, kind: str = "", stage: str = "", max_new_tokens: int = 256
 ) -> Callable[[str], str]:
-    """A function from question to answer about the files: a run, an exported folder, or a model of transformers."""
+    """A function from question to answer about the files. model: a run, an exported folder, or a transformers
+    model."""
     from medvlm.commands.chat import talk
 
     return talk(str(model), [Path(file) for file in files], kind, stage, max_new_tokens)
 
 
 def embed(model: Where, sources: Sequence[Where], to: Where, *, stage: str = "", kind: str = "") -> int:
-    """Write a vector for every image of shards or files into a parquet file; returns their number."""
+    """Write an embedding of every image in shards or files to a parquet file; returns their number."""
     from medvlm.commands.embed import embed as run
 
     return run(str(model), [str(source) for source in sources], Path(to), stage, kind)
 
 
 def consolidate(checkpoint: Where, to: Where) -> list[Path]:
-    """Write the weights of a checkpoint, or of RUN[:STAGE], as safetensors files; returns their paths."""
+    """Write the weights of a checkpoint, or of RUN[:STAGE], to safetensors files; returns their paths."""
     from medvlm.commands.lineage import find_checkpoint
     from medvlm.train.consolidate import consolidate as run
 
@@ -152,15 +154,15 @@ def consolidate(checkpoint: Where, to: Where) -> list[Path]:
 
 
 def lineage(checkpoint: Where) -> list[str]:
-    """What a checkpoint, or RUN[:STAGE], came from, in lines."""
-    from medvlm.commands.lineage import lineage as run
+    """Lines that say what a checkpoint, or RUN[:STAGE], was made from."""
+    from medvlm.commands.lineage import describe_lineage as run
 
     return run(str(checkpoint))
 
 
 def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
     """The JSON schema of recipes or data cards."""
-    from medvlm.recipe.load import schema as run
+    from medvlm.recipe.load import build_schema as run
 
     return run(what)
 
@@ -182,7 +184,7 @@ def pack(
     workers: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> PackReceipt:
-    """Pack an archive into shards. root: folder of the original files; None for generated data."""
+    """Pack a data set into shards. root: folder of the original files; None for generated data."""
     from medvlm.commands.pack import pack as run
 
     place = str(out) if "://" in str(out) else Path(out)
@@ -200,7 +202,8 @@ def audit(
     salt_file: Where | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Check patient and image overlap and licences; writes a receipt. Raises DataError when a finding is an error."""
+    """Check overlap of patients and images, and licences; writes a receipt. Raises DataError if a finding is an
+    error."""
     from medvlm.archive.packing.deal import read_salt
     from medvlm.commands.audit import run_audit
 

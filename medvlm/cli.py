@@ -15,8 +15,8 @@ EXIT_DONE, EXIT_USER, EXIT_PREEMPTED = 0, 2, 75
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 2 the input is wrong, 75 preempted after a clean save. Any other code is a bug and
-    comes with a traceback."""
+    """Returns the exit code: 0 done, 2 wrong input, 75 preempted after a clean save. Any other code is a bug and comes
+    with a traceback."""
     # By default, waiting threads spin, which makes a run up to 30 times slower as soon as another process needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = make_parser()
@@ -73,7 +73,7 @@ def run_validate(args: argparse.Namespace) -> None:
 def run_plan(args: argparse.Namespace) -> None:
     import gc
 
-    gc.disable()  # planning ends before garbage matters, and importing transformers creates a lot of it
+    gc.disable()  # importing transformers creates much garbage, and planning ends before it matters
     import json
 
     from medvlm.preflight.gpus import parse
@@ -100,9 +100,9 @@ def run_dry_run(args: argparse.Namespace) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     from medvlm.commands.evaluate import evaluate
-    from medvlm.evaluate.table import table
+    from medvlm.evaluate.table import format_table
 
-    print(table(evaluate(args.run_folder, args.on, args.stage)))
+    print(format_table(evaluate(args.run_folder, args.on, args.stage)))
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -126,7 +126,7 @@ def run_export(args: argparse.Namespace) -> None:
     print(
         f"sent: {send(upload)}"
         if args.yes
-        else f"nothing was sent; look at {upload.folder}, then: medvlm export {upload.folder} --to {args.to} --yes"
+        else f"nothing was sent; check {upload.folder}, then run: medvlm export {upload.folder} --to {args.to} --yes"
     )
 
 
@@ -138,9 +138,9 @@ def run_consolidate(args: argparse.Namespace) -> None:
 
 
 def run_lineage(args: argparse.Namespace) -> None:
-    from medvlm.commands.lineage import lineage
+    from medvlm.commands.lineage import describe_lineage
 
-    print("\n".join(lineage(args.checkpoint)))
+    print("\n".join(describe_lineage(args.checkpoint)))
 
 
 def run_chat(args: argparse.Namespace) -> None:
@@ -150,7 +150,7 @@ def run_chat(args: argparse.Namespace) -> None:
     for question in args.question:
         print(ask(question))
     if not args.question:
-        print("Each question is asked by itself. Ctrl-D ends.")
+        print("Each question starts a new conversation. Ctrl-D ends.")
         with suppress(EOFError, KeyboardInterrupt):
             while question := input("> ").strip():
                 print(ask(question))
@@ -172,9 +172,9 @@ def run_demo(args: argparse.Namespace) -> None:
 def run_schema(args: argparse.Namespace) -> None:
     import json
 
-    from medvlm.recipe.load import schema
+    from medvlm.recipe.load import build_schema
 
-    print(json.dumps(schema(args.what), indent=1))
+    print(json.dumps(build_schema(args.what), indent=1))
 
 
 def run_pack(args: argparse.Namespace) -> None:

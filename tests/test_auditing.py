@@ -37,8 +37,8 @@ def test_a_clean_set_passes_and_has_its_receipt_beside_it(tmp_path: Path, capsys
     assert out.splitlines()[-5:-1] == [
         "a:test: 1 samples, 1 patients, 1 images, 0 questions",
         "a:train: 2 samples, 2 patients, 2 images, 0 questions",
-        "nothing is on two sides that could be compared",
-        "terms together: commercial use allowed (MIT); access: open; patient data: none",
+        "no overlap was found in what could be compared",
+        "combined terms: commercial use allowed (MIT); access: open; patient data: none",
     ]
     receipt = read_audit(folder / "audit.json")
     assert receipt["passed"] and out.splitlines()[-1] == f"receipt {receipt['hash'][:16]}: {folder / 'audit.json'}"
@@ -89,7 +89,7 @@ def test_cards_alone_count_and_correct_the_copies_beside_shards(
     code, out, _ = run(capsys, folder, tmp_path / "a.yaml", tmp_path / "b.yaml")
     assert code == EXIT_DONE
     assert "note: b: only its card was given" in out and "note: a: only" not in out
-    assert "terms together: non-commercial only (CC-BY-NC-4.0, MIT-0)" in out
+    assert "combined terms: non-commercial only (CC-BY-NC-4.0, MIT-0)" in out
 
 
 def test_an_archive_is_packed_for_the_audit_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_an_archive_is_packed_for_the_audit_only(tmp_path: Path, capsys: pytest.
     )
     assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["0.jpg", "t.csv"]
     code, _, err = run(capsys, a, "--against", tmp_path / "raw.yaml")
-    assert code == EXIT_USER and "a card alone holds no samples" in err
+    assert code == EXIT_USER and "a card has no samples" in err
 
 
 def test_an_archive_that_not_everybody_may_have_is_packed_with_a_secret(

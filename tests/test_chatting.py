@@ -12,7 +12,7 @@ from PIL import Image
 
 from medvlm.cli import EXIT_USER, main
 from medvlm.commands.chat import talk
-from medvlm.commands.files import sample_of
+from medvlm.commands.files import read_files
 from medvlm.compositions._stock import show
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.run import RunFolder
@@ -99,7 +99,7 @@ def test_a_folder_of_ours_takes_films_and_volumes(
         == 0
     )
     assert len(capsys.readouterr().out.splitlines()) >= 2
-    sample, files = sample_of([tmp_path / "series", made["deep.npy"]], lambda axes: "ct" if axes == 3 else "film")
+    sample, files = read_files([tmp_path / "series", made["deep.npy"]], lambda axes: "ct" if axes == 3 else "film")
     assert (
         [m.kind for m in sample.media] == ["ct", "film"]
         and sample.media[0].unit == "HU"
@@ -110,7 +110,7 @@ def test_a_folder_of_ours_takes_films_and_volumes(
 
 def test_a_model_of_pictures_is_shown_slices(made: dict[str, Path], tmp_path: Path) -> None:
     save(slices(size=(20, 24, 30)), tmp_path / "series")
-    sample, files = sample_of([tmp_path / "series"], lambda axes: "own")
+    sample, files = read_files([tmp_path / "series"], lambda axes: "own")
     shown = show(sample.media[0], files[sample.media[0].member])
     assert len(shown) == 16 and all(image.size == (30, 24) and image.mode == "RGB" for image in shown)
     assert talk(str(made["llava"]), [made["film.png"], made["film.png"]], max_new_tokens=2)("Which?") is not None
@@ -124,9 +124,9 @@ def test_what_cannot_be_opened_is_named(
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"bad\.png: "):
         talk(str(made["llava"]), [tmp_path / "bad.png"])
-    with pytest.raises(RecipeError, match="embeds and does not answer"):
+    with pytest.raises(RecipeError, match="can embed images but not answer questions"):
         talk(str(made["ours-dual"]), [made["film.png"]])
-    with pytest.raises(DataError, match=r"--kind pet: no encoder serves it \(served are film, smear\)"):
+    with pytest.raises(DataError, match=r"--kind pet: no encoder serves it \(its encoders serve film, smear\)"):
         talk(str(made["ours"]), [made["film.png"]], kind="pet")
     with pytest.raises(RecipeError, match="neither a run nor a vision-language model"):
         talk(str(tmp_path), [made["film.png"]])

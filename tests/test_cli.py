@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from medvlm.cli import EXIT_DONE, EXIT_USER, main
-from medvlm.recipe.load import shipped
+from medvlm.recipe.load import find_shipped
 
 ROOT = Path(__file__).parent.parent
-RECIPE = next(path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base")
+RECIPE = next(path for path in sorted(find_shipped("recipes").rglob("*.yaml")) if path.parent.name != "base")
 
 
 def test_a_mistake_ends_a_process_with_2_and_one_line_without_a_traceback(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from medvlm.cli import EXIT_DONE, main
-from medvlm.commands.export import trained
+from medvlm.commands.export import load_trained
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import truth_from_json
 from medvlm.evaluate.saved import rescore
@@ -104,8 +104,8 @@ def test_saved_records_are_scored_to_the_same_rows(work: Path, expected: dict[st
 def test_an_export_takes_the_rows_of_its_own_model(work: Path, expected: dict[str, Any]) -> None:
     """The run was evaluated after `instruct`; retrieval was asked of the model of `pair`."""
     loaded, run = load_run(work / "runs/first"), RunFolder(work / "runs/first")
-    assert trained(loaded, run).results == [row for row in expected["rows"] if row["task"] != "retrieval"]
-    assert list(trained(loaded, run, "pair").results) == []
+    assert load_trained(loaded, run).results == [row for row in expected["rows"] if row["task"] != "retrieval"]
+    assert list(load_trained(loaded, run, "pair").results) == []
 
 
 def test_an_export_answers_and_is_evaluated_as_before(

@@ -74,7 +74,7 @@ def typed(model: Path | str, csv_file: Path, to: Path, **columns: str) -> list[s
 def test_five_words_lead_to_a_tuned_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(typed(model, table(tmp_path / "data"), tmp_path / "own")) == 0
     said = capsys.readouterr().out
-    assert "30 rows, 30 images; patients dealt out: train" in said and "no --patient" not in said
+    assert "30 rows, 30 images; patients per split: train" in said and "no --patient" not in said
     salt = tmp_path / "own" / "salt"
     assert stat.S_IMODE(salt.stat().st_mode) == 0o600 and len(salt.read_text().strip()) == 64
     assert main(["validate", str(tmp_path / "own" / "recipe.yaml")]) == 0
@@ -102,7 +102,7 @@ def test_without_patients_it_says_what_that_means(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(typed(model, table(tmp_path / "data"), tmp_path / "own", patient="")) == 0
-    assert "no --patient: images are dealt out one by one" in capsys.readouterr().out
+    assert "no --patient: images are split one by one" in capsys.readouterr().out
     assert yaml.safe_load((tmp_path / "own" / "card.yaml").read_text())["splits"]["by"] == "image"
 
 
@@ -135,14 +135,14 @@ def test_captions_make_a_dual_encoder(tmp_path: Path) -> None:
     "columns, changes, message",
     [
         ({"answer": "sayd"}, {}, "no column 'sayd', did you mean 'said'?"),
-        ({}, {"file": "none.png"}, "1 of 30 rows cannot be used (line 31: the file in column file is not there)"),
+        ({}, {"file": "none.png"}, "1 of 30 rows cannot be used (line 31: the file in column file does not exist)"),
         ({}, {"said": " "}, "1 of 30 rows cannot be used (line 31: no value in column said)"),
         ({"captions": "text"}, {}, "give --question and --answer, or --captions"),
         ({"answer": ""}, {}, "give --question and --answer, or --captions"),
         (
             {"question": "", "answer": "", "captions": "text"},
             {},
-            "captions train the two towers of a CLIP or SigLIP model",
+            "captions need a CLIP or SigLIP model",
         ),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_model_that_is_not_there_says_how_to_get_it_or_to_point_to_a_folder(
 
 def test_a_published_model_is_taken_without_a_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(typed("google/medgemma-4b-it", table(tmp_path / "data"), tmp_path / "own")) == 0
-    assert "google/medgemma-4b-it: whether you may download it was not checked" in capsys.readouterr().out
+    assert "google/medgemma-4b-it: access was not checked" in capsys.readouterr().out
     assert load(tmp_path / "own" / "recipe.yaml").recipe.model.pretrained == "google/medgemma-4b-it"
     assert main(typed("google/medgemma-4b-it", tmp_path / "data" / "own data.csv", tmp_path / "own")) == 2, (
         "what is there is not written over"

@@ -97,7 +97,7 @@ def test_a_dry_run_goes_through_all_of_it(path: Path, tmp_path: Path) -> None:
         done = {line.what: line.done for line in lines}
         assert all(done[what] for what in ("data", "stage fit", "evaluate", "export", "report")), done
         assert "labels, mask" in done["evaluate"] and "parity proven" in done["export"]
-        assert any("resumed to the same bits" in what for what in done.values())
+        assert any("resumed bit-identically" in what for what in done.values())
 
 
 def test_a_plan_tells_parameters_and_memory(path: Path, tmp_path: Path) -> None:

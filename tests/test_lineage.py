@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from medvlm import cli
-from medvlm.commands.lineage import find_checkpoint, lineage
+from medvlm.commands.lineage import describe_lineage, find_checkpoint
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder, hash_code
 from medvlm.train import checkpoint
@@ -33,7 +33,7 @@ def run(made: RunFolder, tmp_path: Path) -> RunFolder:
 
 
 def test_a_run_is_told_stage_by_stage_with_what_each_began_with(run: RunFolder) -> None:
-    told = "\n".join(lineage(str(run.root)))
+    told = "\n".join(describe_lineage(str(run.root)))
     assert re.fullmatch(
         rf"""run made
   pair/step-2@(\w{{16}})  verified
@@ -55,19 +55,23 @@ def test_a_checkpoint_is_found_by_its_run_its_stage_and_its_folder(path: str, ru
 
 
 def test_a_checkpoint_brings_what_it_came_from(run: RunFolder) -> None:
-    assert lineage(f"{run.root}:instruct") == lineage(str(run.root)) == lineage(str(run.root / "instruct" / "step-2"))
-    assert not any("instruct" in line for line in lineage(f"{run.root}:pair"))
+    assert (
+        describe_lineage(f"{run.root}:instruct")
+        == describe_lineage(str(run.root))
+        == describe_lineage(str(run.root / "instruct" / "step-2"))
+    )
+    assert not any("instruct" in line for line in describe_lineage(f"{run.root}:pair"))
 
 
 def test_damage_another_checkpoint_in_its_place_and_a_lost_one_are_told(run: RunFolder) -> None:
     (run.root / "instruct" / "step-2" / "random-0.pt").write_bytes(b"x")
     shutil.rmtree(run.root / "pair" / "step-2")
-    told = lineage(str(run.root))
+    told = describe_lineage(str(run.root))
     assert any(
         line.startswith("  instruct/step-2@") and line.endswith("DAMAGED: random-0.pt is not what was saved")
         for line in told
     )
-    assert any(re.fullmatch(r"    encoders\.film from pair/step-2@\w{16}, which is gone", line) for line in told)
+    assert any(re.fullmatch(r"    encoders\.film from pair/step-2@\w{16} \(no longer there\)", line) for line in told)
 
 
 def test_another_checkpoint_in_the_place_of_an_origin_is_told(run: RunFolder, made: RunFolder) -> None:
@@ -76,23 +80,21 @@ def test_another_checkpoint_in_the_place_of_an_origin_is_told(run: RunFolder, ma
     manifest = run.root / "pair" / "step-2" / "manifest.json"
     stated = json.loads(manifest.read_text()) | {"state.json": checkpoint._hash_file(state)}
     manifest.write_text(json.dumps(stated))
-    (line,) = (line for line in lineage(f"{run.root}:instruct") if line.startswith("  pair/"))
-    assert re.search(
-        rf"NOT THE ONE that was started from, which is {checkpoint.digest(made.root / 'pair' / 'step-2')}$", line
-    )
+    (line,) = (line for line in describe_lineage(f"{run.root}:instruct") if line.startswith("  pair/"))
+    assert re.search(rf"CHANGED: later stages started from {checkpoint.digest(made.root / 'pair' / 'step-2')}$", line)
 
 
 def test_what_is_not_there_is_said(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
         match=(
-            r"there is no checkpoint and no run with a finished stage align \(finished stages: pair, instruct\); give"
+            r"not a checkpoint, and not a run with a finished stage align \(finished stages: pair, instruct\); give"
             r" RUN, RUN:STAGE"
         ),
     ):
         find_checkpoint(f"{run.root}:align")
-    with pytest.raises(CheckpointError, match="no run with a finished stage; give RUN"):
-        lineage(str(tmp_path / "nothing"))
+    with pytest.raises(CheckpointError, match="not a run with a finished stage; give RUN"):
+        describe_lineage(str(tmp_path / "nothing"))
 
 
 def test_the_command_line_tells_and_consolidates(

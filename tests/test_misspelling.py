@@ -21,11 +21,11 @@ from medvlm.core.card import Card, load_card
 from medvlm.core.config import Slot, component, kinds
 from medvlm.core.document import Document, KeyPath, read_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.recipe.load import load, shipped
+from medvlm.recipe.load import find_shipped, load
 from medvlm.recipe.schema import Recipe
 
-RECIPES = sorted(shipped("recipes").rglob("*.yaml"))
-CARDS = sorted(shipped("data_cards").rglob("*.yaml"))
+RECIPES = sorted(find_shipped("recipes").rglob("*.yaml"))
+CARDS = sorted(find_shipped("data_cards").rglob("*.yaml"))
 
 
 def schema_keys(annotation: Any, data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, list[str]]]:

@@ -88,7 +88,9 @@ def test_it_is_evaluated_against_its_baselines(run: RunFolder) -> None:
     asked = [json.loads(line) for line in run.answers.read_text().splitlines()]
     keys = {split: {line["key"] for line in asked if line["split"] == split} for split in ("test", "held_out")}
     source = open_sources(load_run(run.root), run.root.parent, lambda _: None)["films"]
-    held, rest = ({source.shards.entry(*place).key for place in source.places(split)} for split in ("held_out", "test"))
+    held, rest = (
+        {source.shards.entry(*place).key for place in source.locate_samples(split)} for split in ("held_out", "test")
+    )
     assert keys["held_out"] and keys["test"] and keys["held_out"] <= held and keys["test"] <= rest and not held & rest
     boxes = [line for line in asked if line["task"] == "boxes"]
     assert (

@@ -10,9 +10,9 @@ import pytest
 
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.recipe.load import LoadedRecipe, find_card, load, load_run, shipped, validate
+from medvlm.recipe.load import LoadedRecipe, find_card, find_shipped, load, load_run, validate
 
-RECIPES = sorted(shipped("recipes").rglob("*.yaml"))
+RECIPES = sorted(find_shipped("recipes").rglob("*.yaml"))
 WHOLE = [path for path in RECIPES if path.parent.name != "base"]
 
 CARD = """\
@@ -112,7 +112,7 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
 
 def test_a_shipped_recipe_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    name = WHOLE[0].relative_to(shipped("recipes")).as_posix()
+    name = WHOLE[0].relative_to(find_shipped("recipes")).as_posix()
     assert load(f"recipes/{name}").recipe == load(name).recipe == load(WHOLE[0]).recipe
 
 
@@ -126,7 +126,7 @@ def test_a_recipe_that_is_nowhere_is_named_with_what_there_is() -> None:
 
 def test_a_card_is_looked_up_beside_the_recipe_then_here_then_among_the_shipped(home: Path) -> None:
     beside = home / "recipes"
-    shipped_card = shipped("data_cards") / "bccd.yaml"
+    shipped_card = find_shipped("data_cards") / "bccd.yaml"
     assert find_card("data_cards/bccd.yaml", beside) == find_card("bccd.yaml", beside) == shipped_card
     (home / "data_cards").mkdir()
     (home / "data_cards" / "bccd.yaml").write_text(CARD)
@@ -193,7 +193,7 @@ def test_a_dual_encoder_takes_the_language_model_out_of_what_it_extends(home: Pa
         ("[none.yaml]", "recipes/mine.yaml:1:11 extends.0: there is no recipe 'none.yaml' (looked in recipes and "),
         (
             "tiny.yaml",
-            "recipes/mine.yaml:1:1 extends: expected a list of recipes, found 'tiny.yaml', write [tiny.yaml]",
+            "recipes/mine.yaml:1:1 extends: expected a list of recipes, found 'tiny.yaml'; write [tiny.yaml]",
         ),
         (
             "[tiny.yaml, mine.yaml]",
@@ -228,7 +228,7 @@ def test_overrides_go_through_the_same_checks(home: Path) -> None:
         ["stages.instruct.steps=5", "stages.instruct.optim.lr=1e-4", "data.films.root=/x", "evaluate.on=[films:train]"],
     )
     assert (loaded.recipe.stages[2].steps, loaded.recipe.stages[2].optim.lr) == (5, 1e-4)
-    assert loaded.places() == {"films": {"root": "/x"}}
+    assert loaded.list_places() == {"films": {"root": "/x"}}
     assert loaded.recipe.evaluate.pairs() == [("films", "train")]
 
 
@@ -245,7 +245,7 @@ def test_overrides_go_through_the_same_checks(home: Path) -> None:
             "stages.instruct.from=reason",
             "command line stages.instruct.from: 'reason' is this stage itself or a later one",
         ),
-        ("extends=[x.yaml]", "command line extends: say in a file"),
+        ("extends=[x.yaml]", "command line extends: set it in a file"),
     ],
 )
 def test_an_override_that_is_wrong_is_refused_like_a_line_of_the_file(
@@ -278,9 +278,9 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [("data:\n", "data:\n  more: {card: cards/films.yaml}\n")],
-            "7:3 data.more: nothing refers to this source; name it in a stage's `mix`",
+            "7:3 data.more: nothing uses this source; name it in a stage's `mix`",
         ),
-        ([("yaml}", "yaml, root: /x, shards: /y}")], "7:45 data.films.shards: `root` is given too"),
+        ([("yaml}", "yaml, root: /x, shards: /y}")], "7:45 data.films.shards: `root` is set too"),
         ([("yaml}", "yaml, fold: 0}")], "7:35 data.films.fold: its card has no folds"),
         ([("yaml}", "yaml, fold: -1}")], "7:35 data.films.fold: expected at least 0, found -1"),
         ([("cards/films", "cards/flims")], "7:11 data.films.card: there is no data card 'cards/flims.yaml'"),
@@ -307,7 +307,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
                     "    ct: {kind: timm, net: x, preprocess: {size: [8, 8]}, connector: {kind: mlp}}\n  language",
                 ),
             ],
-            "5:5 model.encoders.ct: 'ct' is served by 'film' already",
+            "5:5 model.encoders.ct: 'ct' is already served by 'film'",
         ),
         (
             [("    film: {", "    film: {serves: [volume], ")],
@@ -320,9 +320,9 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         # the language model
         (
             [(", connector: {kind: mlp}", "")],
-            "4:5 model.encoders.film: has no connector to the language model; add one, e.g. connector: {kind: mlp}",
+            "4:5 model.encoders.film: has no connector; add one to the language model, e.g. connector: {kind: mlp}",
         ),
-        ([NO_LANGUAGE], "4:123 model.encoders.film.connector: leads to a language model, and there is none"),
+        ([NO_LANGUAGE], "4:123 model.encoders.film.connector: there is no language model to connect to"),
         (
             [NO_LANGUAGE, (", connector: {kind: mlp}", "")],
             "16:5 stages.align.kind: a supervised stage needs a model that can answer: no ready model is named in"
@@ -332,20 +332,21 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         (
             [("trains: [connectors]", "trains: [conectors]")],
             (
-                "19:14 stages.align.trains.0: 'conectors' is no part of a supervised stage, did you mean 'connectors'?"
-                " (accepts encoders, "
+                "19:14 stages.align.trains.0: 'conectors' is not a part of a supervised stage, did you mean"
+                " 'connectors'? (accepts encoders, "
             ),
         ),
         (
             [("trains: [connectors]", "trains: [heads]")],
             (
-                "19:14 stages.align.trains.0: 'heads' is no part of a supervised stage (accepts encoders, connectors,"
-                " language, lora)"
+                "19:14 stages.align.trains.0: 'heads' is not a part of a supervised stage (accepts encoders,"
+                " connectors, language, lora)"
             ),
         ),
         (
             [("trains: [encoders,", "trains: [language,")],
-            "12:14 stages.pair.trains.0: 'language' is no part of a contrastive stage (accepts encoders, text, heads)",
+            "12:14 stages.pair.trains.0: 'language' is not a part of a contrastive stage (accepts encoders, text,"
+            " heads)",
         ),
         (
             [("connectors.film", "connectors.flim")],
@@ -357,17 +358,17 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         (
             [("rank: 4}\n", "rank: 4}\n    optim: {lr_of: {encodres: 0.1}}\n")],
             (
-                "26:21 stages.instruct.optim.lr_of.encodres: 'encodres' is no part of a supervised stage, did you mean"
-                " 'encoders'?"
+                "26:21 stages.instruct.optim.lr_of.encodres: 'encodres' is not a part of a supervised stage, did you"
+                " mean 'encoders'?"
             ),
         ),
         (
             [("    lora: {rank: 4}\n", "")],
-            "24:5 stages.instruct.trains: has lora, but neither this stage nor one before it says which",
+            "24:5 stages.instruct.trains: has lora, but neither this stage nor an earlier one defines the adapters",
         ),
         (
             [("[connectors.film, lora]", "[connectors]")],
-            "25:5 stages.instruct.lora: adapters are asked for, but `trains` (connectors) has no lora",
+            "25:5 stages.instruct.lora: `trains` (connectors) does not have lora",
         ),
         # where a stage starts
         (
@@ -383,7 +384,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [("steps: 10\n  - name: reason", "steps: 10\n    from: {encodres: pair}\n  - name: reason")],
-            "27:12 stages.instruct.from.encodres: 'encodres' is no part",
+            "27:12 stages.instruct.from.encodres: 'encodres' is not a part",
         ),
         (
             [("steps: 10\n  - name: align", "steps: 10\n    from: align\n  - name: align")],
@@ -403,11 +404,11 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [(MIX, f"{MIX}    optim: {{kind: adamw8bit}}\n"), SHARDED],
-            "21:13 stages.align.optim.kind: adamw8bit cannot step what fsdp2 shards",
+            "21:13 stages.align.optim.kind: adamw8bit cannot update parameters that fsdp2 shards",
         ),
         (
             [(MIX, f"{MIX}    optim: {{kind: muon}}\n"), ("name: tiny", "name: tiny\nengine: {kind: zero2}")],
-            "21:13 stages.align.optim.kind: muon needs whole matrices, and zero2",
+            "21:13 stages.align.optim.kind: muon needs whole matrices, but zero2",
         ),
         (
             [(MIX, f"{MIX}    sampling: {{epochs: {{flims: 2}}}}\n")],
@@ -424,15 +425,15 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
                     "films: {card: cards/films.yaml, shards: 'https://host/a.tar?X-Amz-Signature=abc'}",
                 )
             ],
-            "7:35 data.films.shards: holds a password or a signature",
+            "7:35 data.films.shards: contains a password or a signature",
         ),
         (
             [("evaluate: {on: [films:test]}", "evaluate: {on: [films:held_out]}")],
-            "33:17 evaluate.on.0: nothing is held out of this source",
+            "33:17 evaluate.on.0: this source holds nothing out",
         ),
         (
             [("name: tiny", "name: tiny\nengine: {recompute: [langauge]}")],
-            "2:22 engine.recompute.0: 'langauge' is no part of any stage, did you mean 'language'?",
+            "2:22 engine.recompute.0: 'langauge' is not a part of any stage, did you mean 'language'?",
         ),
         (
             [("name: tiny", "name: tiny\nengine: {kind: zero3, compile: [language]}")],
@@ -440,7 +441,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [(MIX, f"{MIX}    keep: best\n")],
-            "20:5 stages.align.keep: `best` is chosen by validation, and there is none",
+            "20:5 stages.align.keep: validation chooses the `best` checkpoint, and there is none",
         ),
         (
             [(MIX, f"{MIX}    validate: {{evry: 3}}\n")],
@@ -468,7 +469,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ),
         (
             [("evaluate", "export: {serves: [gguf]}\nevaluate")],
-            "33:19 export.serves.0: gguf does not take llava; the layout of Idefics3 is converted",
+            "33:19 export.serves.0: gguf cannot load llava; it converts the layout of Idefics3",
         ),
         # secrets
         (
@@ -497,10 +498,7 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
         (
             [],
             FOLDS,
-            (
-                "recipes/tiny.yaml:7:3 data.films: its card is split into 3 folds; say which one is the test set, e.g."
-                " fold: 0"
-            ),
+            ("recipes/tiny.yaml:7:3 data.films: its card has 3 folds; choose the one to test on, e.g. fold: 0"),
         ),
         (
             [("yaml}", "yaml, fold: 3}")],
@@ -511,19 +509,19 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
             [],
             ("media: [film]", "media: [film, volume]"),
             (
-                "recipes/tiny.yaml:11:11 stages.pair.mix.films: no encoder serves its media of kind 'volume' (served"
-                " are film)"
+                "recipes/tiny.yaml:11:11 stages.pair.mix.films: no encoder serves its media of kind 'volume' (the"
+                " encoders serve film)"
             ),
         ),
         (
             [],
             ("media: [film]", "media: [film]\nsplits: {ratios: {train: 1.0}}"),
-            "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'test' (it has train)",
+            "recipes/tiny.yaml:33:17 evaluate.on.0: its card has no samples in 'test' (it has train)",
         ),
         (
             [("yaml}", "yaml, fold: 0}"), ("films:test", "films:val")],
             FOLDS,
-            "recipes/tiny.yaml:33:17 evaluate.on.0: its card deals no samples to 'val' (it has test, train)",
+            "recipes/tiny.yaml:33:17 evaluate.on.0: its card has no samples in 'val' (it has test, train)",
         ),
         (
             [("yaml}", "yaml, fold: 0}"), (MIX, f"{MIX}    validate: {{every: 5}}\n")],
@@ -533,7 +531,7 @@ FOLDS = ("media: [film]", "media: [film]\nsplits: {folds: 3}")
         (
             [],
             ("media: [film]", "media: [film]\nsplits: {ratios: {test: 1.0}}"),
-            "recipes/tiny.yaml:11:11 stages.pair.mix.films: its card deals no samples to 'train'",
+            "recipes/tiny.yaml:11:11 stages.pair.mix.films: its card has no samples in 'train'",
         ),
         (
             [],
@@ -693,7 +691,7 @@ def test_a_run_loads_again_as_the_same_recipe(
     again = load_run(run)
     assert again.recipe_hash == loaded.recipe_hash
     assert again.recipe.stages == loaded.recipe.stages and again.cards == loaded.cards
-    assert again.places() == {
+    assert again.list_places() == {
         "films": {"root": str(tmp_path / "some" / "where"), "salt_file": str(tmp_path / "some" / "salt")}
     }
 
@@ -716,9 +714,9 @@ def test_a_run_that_was_moved_without_its_places_still_loads(saved: tuple[Loaded
     loaded, run = saved
     (run / "places.json").unlink()
     assert load_run(run).recipe_hash == loaded.recipe_hash
-    assert load_run(run).places() == {"films": {}}
+    assert load_run(run).list_places() == {"films": {}}
 
 
 def test_a_folder_that_is_no_run_is_said_to_be_none(home: Path) -> None:
-    with pytest.raises(RecipeError, match="recipes: is no run folder"):
+    with pytest.raises(RecipeError, match="recipes: is not a run folder"):
         load_run(Path("recipes"))

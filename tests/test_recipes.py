@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from medvlm.cli import main
-from medvlm.recipe.load import load, shipped
+from medvlm.recipe.load import find_shipped, load
 
 SMALL = {"phantom": {"films": 90}, "mixed": {"films": 60, "volumes": 60}}
 """Source -> how much of it is generated here."""
@@ -32,7 +32,7 @@ def shortened(recipe: str, tmp_path: Path, real_data: Path | None) -> list[str]:
     ]
     for source, entry in loaded.recipe.data.items():
         if source in SMALL:
-            card = yaml.safe_load((shipped("data_cards").parent / entry.card).read_text())
+            card = yaml.safe_load((find_shipped("data_cards").parent / entry.card).read_text())
             card["reader"].update(SMALL[source])
             card["splits"]["ratios"] = {"train": 0.6, "val": 0.2, "test": 0.2}
             path = tmp_path / f"{source}.yaml"

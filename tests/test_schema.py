@@ -11,26 +11,26 @@ import pytest
 
 from medvlm.core.config import kinds
 from medvlm.core.document import read_yaml
-from medvlm.recipe.load import schema, shipped
+from medvlm.recipe.load import build_schema, find_shipped
 
-RECIPES = sorted(shipped("recipes").rglob("*.yaml"))
-CARDS = sorted(shipped("data_cards").rglob("*.yaml"))
+RECIPES = sorted(find_shipped("recipes").rglob("*.yaml"))
+CARDS = sorted(find_shipped("data_cards").rglob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
 def recipes() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schema("recipe"))
+    return jsonschema.Draft202012Validator(build_schema("recipe"))
 
 
 @pytest.fixture(scope="module")
 def cards() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schema("card"))
+    return jsonschema.Draft202012Validator(build_schema("card"))
 
 
 @pytest.mark.parametrize("what", ["recipe", "card"])
 def test_the_schemas_are_schemas(what: Any) -> None:
-    jsonschema.Draft202012Validator.check_schema(schema(what))
-    assert "$ref" not in str(schema(what)), "editors and people read it without following references"
+    jsonschema.Draft202012Validator.check_schema(build_schema(what))
+    assert "$ref" not in str(build_schema(what)), "editors and people read it without following references"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -84,11 +84,11 @@ def test_a_part_of_a_recipe_fits_since_others_extend_it(recipes: jsonschema.Draf
 
 
 def test_every_component_and_its_fields_are_described(recipes: jsonschema.Draft202012Validator) -> None:
-    encoders = schema()["properties"]["model"]["properties"]["encoders"]["additionalProperties"]["anyOf"]
+    encoders = build_schema()["properties"]["model"]["properties"]["encoders"]["additionalProperties"]["anyOf"]
     assert sorted(e["properties"]["kind"]["const"] for e in encoders if "const" in e["properties"]["kind"]) == kinds(
         "encoders"
     )
-    stages = schema()["properties"]["stages"]["items"]["anyOf"]
+    stages = build_schema()["properties"]["stages"]["items"]["anyOf"]
     assert sorted(s["properties"]["kind"]["const"] for s in stages if "const" in s["properties"]["kind"]) == kinds(
         "stages"
     )

@@ -91,7 +91,7 @@ def validate(
         (
             {"kind": "timm", "net": "resnet50", "preprocess": {"size": [64, 64]}},
             {"kind": "mlp"},
-            "tokens not checked (known when it is built)",
+            "tokens not checked (known after building)",
         ),
     ],
 )
@@ -178,7 +178,7 @@ def test_what_fits_is_shown_and_what_is_not_known_is_not_checked(
             None,
             {"max_tokens": 64},
             (
-                "stages.align.max_tokens: is 64, and one image of films alone is 64 tokens; raise it, or choose a"
+                "stages.align.max_tokens: is 64, but one image of films has 64 tokens; raise it, or choose a"
                 " connector that makes fewer"
             ),
         ),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medvlm.core.errors import DataError
-from medvlm.data.source import group_of
+from medvlm.data.source import find_group
 from medvlm.recipe.load import load
 from medvlm.recipe.sources import open_sources
 from tests.io.served import http
@@ -99,12 +99,12 @@ def test_what_is_wrong_with_tars_of_others_is_said_before_training(tmp_path: Pat
 
     with pytest.raises(
         DataError,
-        match=r"data\.films: 1 of 30 samples lack a member \(1 cls\), at most 1% may \(reader\.max_incomplete\)",
+        match=r"data\.films: 1 of 30 samples lack a member \(1 cls\); the limit is 1% \(reader\.max_incomplete\)",
     ):
         opened(FOREIGN)
     allowed = {**FOREIGN, "reader": {**READER, "max_incomplete": 0.05}}
     assert opened(allowed) == ["films: 1 of 30 samples lack a member and are left out (1 cls)"]
-    with pytest.raises(DataError, match=r"phi\.status: unknown.*pack them"):
+    with pytest.raises(DataError, match=r"phi\.status: unknown.*pack the data"):
         opened({**allowed, "phi": {"status": "unknown"}})
     with pytest.raises(DataError, match="salt"):
         opened({**allowed, "access": "credentialed"})
@@ -132,7 +132,9 @@ def test_held_out_groups_are_in_no_split_and_are_evaluated_on_by_themselves(tmp_
     data = {"films": {"card": "card.yaml", "hold_out": {"by": "concept", "share": 0.3}}}
     source = open_sources(load(written(tmp_path, recipe(data=data))), tmp_path / "runs", lambda _: None)["films"]
     views = {split: source.view(split) for split in ("train", "val", "test", "held_out")}
-    findings = {split: {group_of(view.entry(i), "concept") for i in range(len(view))} for split, view in views.items()}
+    findings = {
+        split: {find_group(view.entry(i), "concept") for i in range(len(view))} for split, view in views.items()
+    }
     assert (
         findings["held_out"]
         and findings["train"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from medvlm.cli import main
 from medvlm.commands.export import export
-from medvlm.commands.lineage import lineage
+from medvlm.commands.lineage import describe_lineage
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.recipe.load import load
@@ -66,7 +66,7 @@ def test_a_stage_starts_from_a_stage_of_another_run_and_what_that_came_from(fold
     assert began(run) == {"encoders.film": pair, "connectors.film": whole, "language": whole}
     assert is_of(run, "instruct", weights(other, "pair"), "encoders.film")
     assert is_of(run, "instruct", weights(other, "whole"), "language")
-    told = "\n".join(lineage(str(run.root)))
+    told = "\n".join(describe_lineage(str(run.root)))
     assert f"language from {whole}" in told and "gone" not in told
 
 
@@ -175,7 +175,7 @@ def test_a_hub_id_is_read_from_the_cache(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
     run = start(folder, "from-hub", {"language": "somebody/tiny-qwen"}, TUNE)
     assert began(run)["language"].startswith("somebody/tiny-qwen@")
-    with pytest.raises(CheckpointError, match=r"somebody/other: cannot be fetched \(.*check the id, log in with"):
+    with pytest.raises(CheckpointError, match=r"somebody/other: cannot be downloaded \(.*check the id, log in with"):
         start(folder, "from-nowhere", {"language": "somebody/other"}, TUNE)
 
 
@@ -207,7 +207,7 @@ def changed(folder: Path, name: str, change: Any) -> Path:
         (
             "strange",
             lambda t: [t.clear(), t.update({"x.weight": torch.zeros(1)})],
-            r"stages.instruct.from.language: strange@[0-9a-f]{16} holds no weights of language",
+            r"stages.instruct.from.language: strange@[0-9a-f]{16} has no weights of language",
         ),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_changed_origin_changes_the_stage(folder: Path, other: RunFolder) -> N
     [
         ("pairs", r"from: 'pairs' is no stage; expected an earlier stage \(there is none\), a stage of another run"),
         ("instruct", r"from: 'instruct' is this stage itself or a later one"),
-        ({"languages": "./x"}, r"from.languages: 'languages' is no part of a supervised stage"),
+        ({"languages": "./x"}, r"from.languages: 'languages' is not a part of a supervised stage"),
         ({"language": "https://a.org/x"}, r"from.language: 'https://a.org/x' is no stage"),
     ],
 )
@@ -252,11 +252,11 @@ def test_what_from_cannot_mean_is_refused(origin: Any, why: str, folder: Path) -
 @pytest.mark.parametrize(
     ("origin", "why"),
     [
-        ("{runs}/nowhere:pair", r"from: .*nowhere is no run folder \(it holds no recipe.resolved.yaml\)"),
+        ("{runs}/nowhere:pair", r"from: .*nowhere is not a run folder \(it has no recipe.resolved.yaml\)"),
         ("{runs}/other:tune", r"from: .*other has no finished stage tune \(it has adapted, pair, whole\)"),
-        ("{runs}/other", r"from: .*other is a run folder; say from which of its stages: .*other:STAGE"),
-        ("./nowhere", r"from: there is no folder ./nowhere, and it is no hub id \(OWNER/NAME\)"),
-        ("{runs}", r"from: .*runs holds no .safetensors"),
+        ("{runs}/other", r"from: .*other is a run folder; name one of its stages: .*other:STAGE"),
+        ("./nowhere", r"from: there is no folder ./nowhere, and it is not a hub id \(OWNER/NAME\)"),
+        ("{runs}", r"from: .*runs has no .safetensors"),
     ],
 )
 def test_what_is_not_there_is_said_when_a_recipe_is_checked_and_refused_when_it_is_trained(

@@ -297,7 +297,7 @@ def test_a_finished_stage_is_not_run_twice(
     trained(folder / "undisturbed" / "recipe.yaml", runs)
     assert (stamps(undisturbed), undisturbed.metrics.read_text()) == before
     assert [line for line in capsys.readouterr().out.splitlines() if "reused" in line] == [
-        f"stage {n}/3 {stage}: finished before, reused" for n, stage in enumerate(STAGES, 1)
+        f"stage {n}/3 {stage}: already finished, reused" for n, stage in enumerate(STAGES, 1)
     ]
 
 
@@ -409,7 +409,7 @@ def test_a_stage_that_is_not_there_is_refused(flag: str, folder: Path, runs: Pat
 
 def test_a_stage_whose_start_is_not_finished_is_refused(folder: Path, runs: Path) -> None:
     with pytest.raises(
-        CheckpointError, match="stage reason starts from instruct, which is not finished; train that first"
+        CheckpointError, match="stage reason starts from instruct, which is not finished; train that stage first"
     ):
         trained(written(folder / "alone", recipe(name="alone")), runs, only="reason")
 

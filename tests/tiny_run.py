@@ -139,8 +139,8 @@ def staged(path: Path, runs: Path, name: str, *overrides: str) -> Any:
     run.root.mkdir(parents=True, exist_ok=True)
     sources = open_sources(loaded, runs, say=lambda _: None)
     (config,) = (stage for stage in loaded.recipe.stages if stage.name == name)
-    assemblies = training._assemblies(loaded, run, engine, sources)
-    setup = training._setup(config, assemblies, loaded, run, engine, sources)
+    assemblies = training._assemble_all(loaded, run, engine, sources)
+    setup = training._make_setup(config, assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
     if config.lora:
         attach(stage.model, config.lora, seed=0)

@@ -1,4 +1,4 @@
-"""What the command line accepts: every verb with its arguments. It imports nothing heavy."""
+"""The arguments of every command. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from medvlm import __version__
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line. `verb` of what it parses is the verb's name, e.g. `dry_run`."""
+    """The parser of the whole command line. It sets `verb` to the name of the command, e.g. `dry_run`."""
     parser = argparse.ArgumentParser(
         prog="medvlm", description="Train, evaluate and export medical vision-language models from a YAML recipe."
     )
     parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    init = _verb(verbs, "init", "write a recipe and a data card for a table of images with questions or captions")
+    init = _add_verb(verbs, "init", "write a recipe and a data card for a table of images with questions or captions")
     init.add_argument(
         "--model",
         required=True,
@@ -55,8 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--to", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: the current folder)"
     )
 
-    train = _verb(verbs, "train", "run the stages of a recipe; run the same command again to resume")
-    _recipe(train)
+    train = _add_verb(verbs, "train", "run the stages of a recipe; run the same command again to resume")
+    _add_recipe(train)
     train.add_argument("--stage", default="", help="run only this stage")
     train.add_argument(
         "--from",
@@ -66,15 +66,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="train this stage and all later ones again; their earlier results are set aside",
     )
 
-    _recipe(_verb(verbs, "validate", "check a recipe, its cards and its shapes without reading weights"))
+    _add_recipe(_add_verb(verbs, "validate", "check a recipe, its cards and its shapes without reading weights"))
 
-    plan = _verb(
+    plan = _add_verb(
         verbs,
         "plan",
         "show what a recipe trains, its memory and its time, computed on the meta device; say whether it fits and what"
         " would help",
     )
-    _recipe(plan)
+    _add_recipe(plan)
     plan.add_argument(
         "--gpus",
         default="",
@@ -89,8 +89,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
-    _recipe(
-        _verb(
+    _add_recipe(
+        _add_verb(
             verbs,
             "dry-run",
             "run the whole recipe at toy size on a CPU: every stage for two steps on small random weights, with saving,"
@@ -98,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         )
     )
 
-    evaluate = _verb(verbs, "evaluate", "evaluate a run on held-out data, with baselines and intervals")
+    evaluate = _add_verb(verbs, "evaluate", "evaluate a run on held-out data, with baselines and intervals")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME")
     evaluate.add_argument(
         "--on",
@@ -109,11 +109,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
 
-    _verb(verbs, "report", "write the HTML report of a run").add_argument(
+    _add_verb(verbs, "report", "write the HTML report of a run").add_argument(
         "run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME"
     )
 
-    export = _verb(
+    export = _add_verb(
         verbs,
         "export",
         "write a model folder that stock transformers loads, with a proof of equal outputs and a model card",
@@ -137,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="export target, e.g. stock, adapter, encoder; may be repeated (default: export.target of the recipe)",
     )
 
-    consolidate = _verb(
+    consolidate = _add_verb(
         verbs,
         "consolidate",
         "write the weights of a checkpoint as safetensors files, holding one tensor at a time in memory",
@@ -145,14 +145,14 @@ def make_parser() -> argparse.ArgumentParser:
     consolidate.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
     consolidate.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to")
 
-    come_from = _verb(
+    come_from = _add_verb(
         verbs,
         "lineage",
         "show what a checkpoint was made from (stages, data, audits, code) and whether its files are unchanged",
     )
     come_from.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
 
-    chat = _verb(verbs, "chat", "ask a model questions about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
+    chat = _add_verb(verbs, "chat", "ask a model questions about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
     chat.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a transformers model")
     chat.add_argument("files", nargs="*", type=Path, metavar="FILE", help="the files to ask about")
     chat.add_argument(
@@ -162,25 +162,27 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="a question; may be repeated (default: read questions from the terminal)",
     )
-    _of_run(chat)
+    _add_model_options(chat)
 
-    embed = _verb(verbs, "embed", "write an embedding of every image in files or shards to a parquet file")
+    embed = _add_verb(verbs, "embed", "write an embedding of every image in files or shards to a parquet file")
     embed.add_argument(
         "model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or encoder of transformers"
     )
     embed.add_argument("sources", nargs="+", metavar="FILE_OR_SHARDS", help="image files or folders of shards")
     embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet", help="file to write to")
-    _of_run(embed)
+    _add_model_options(embed)
 
-    demo = _verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
+    demo = _add_verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
-    schema = _verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
+    schema = _add_verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
     schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe", help="default: recipe")
 
-    data = _verb(verbs, "data", "pack, audit and inspect data sets").add_subparsers(required=True, metavar="COMMAND")
-    pack = _verb(data, "pack", "convert a data set to shards")
+    data = _add_verb(verbs, "data", "pack, audit and inspect data sets").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    pack = _add_verb(data, "pack", "convert a data set to shards")
     pack.add_argument("card", help="its data card: a YAML file, or the name of a shipped card")
     pack.add_argument(
         "--root",
@@ -209,7 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
     pack.add_argument(
         "--max-bad", type=float, default=0.01, help="largest share of unreadable samples allowed (default: 0.01)"
     )
-    audit = _verb(
+    audit = _add_verb(
         data,
         "audit",
         "check that no patient and no image is in two splits or in a benchmark, and what the licences allow together",
@@ -243,12 +245,12 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="treat warnings (near duplicates, shared questions, doubtful terms) as errors",
     )
-    stats = _verb(data, "stats", "write a page with counts, sizes, intensities, answers and text lengths")
+    stats = _add_verb(data, "stats", "write a page with counts, sizes, intensities, answers and text lengths")
     stats.add_argument("shards", help="a folder of shards")
     stats.add_argument(
         "--to", type=Path, default=Path("stats.html"), metavar="FILE", help="file to write to (default: stats.html)"
     )
-    show = _verb(data, "show", "write a page with samples, their boxes and questions")
+    show = _add_verb(data, "show", "write a page with samples, their boxes and questions")
     show.add_argument("shards", help="a folder of shards")
     show.add_argument(
         "--to", type=Path, default=Path("gallery.html"), metavar="FILE", help="file to write to (default: gallery.html)"
@@ -258,20 +260,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+def _add_verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     made.set_defaults(verb=name.replace("-", "_"))
     return made
 
 
-def _of_run(parser: argparse.ArgumentParser) -> None:
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", default="", help="kind of media of the files (default: the first kind that the model can encode)"
     )
     parser.add_argument("--stage", default="", help="use the model of this stage of a run (default: the last one)")
 
 
-def _recipe(parser: argparse.ArgumentParser) -> None:
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")

@@ -1,4 +1,4 @@
-"""`medvlm data audit`: cards and shards by their names, findings in lines, the receipt beside the shards."""
+"""`medvlm data audit`: audits shards and cards, prints the findings, and writes a receipt beside the shards."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Say = Callable[[str], None]
 def run_audit(
     words: Sequence[str], against: Sequence[str], to: Path | None, strict: bool, say: Say, secret: str = ""
 ) -> None:
-    """words: shards (a folder, a tar, a pattern), a card, or CARD=ROOT for an archive that is packed for this audit
-    only. A card alone stands in for the copy beside shards of its name; without such shards its terms count and nothing
-    else. against: the same, with :SPLIT for one split; without it a benchmark's `test`, or all of one that has none.
-    secret: the salt of those that are packed here.
+    """words: shards (a folder, a tar file, a pattern), a card, or CARD=ROOT for a data set that is packed only for this
+    audit. A card alone replaces the copy beside shards of its name; without such shards, only its terms are checked.
+    against: the same, with :SPLIT for one split; by default the `test` split, or all splits if there is none. secret:
+    the salt of data that are packed here.
 
-    The receipt goes to `to`, or as audit.json into each folder of shards that can be written. Raises DataError after
-    all findings were said and written when one of them is an error, or, where `strict`, a warning.
+    Writes the receipt to `to`, or as audit.json to each writable folder of shards. Raises DataError, after all findings
+    were printed and written, if one of them is an error, or a warning with `strict`.
     """
     with ExitStack() as stack:
-        alone = [_card(word) for word in words if _is_card(word) and not _needs_packing(word)]
+        alone = [_load_card(word) for word in words if _is_card(word) and not _needs_packing(word)]
         cards = {card.name: card for card in alone}
         opened = [
             (word, _open(word, cards, (), stack, say, secret))
@@ -43,11 +43,11 @@ def run_audit(
         sets = [each for _, each in opened]
         for card in alone:
             if card.name not in {each.name for each in sets}:
-                say(f"note: {card.name}: only its card was given: its terms count, no sample of it was looked at")
-        benchmarks = [_benchmark(word, cards, stack, say, secret) for word in against]
+                say(f"note: {card.name}: only its card was given; its terms were checked, but no samples")
+        benchmarks = [_open_benchmark(word, cards, stack, say, secret) for word in against]
         found = audit(sets, benchmarks, say, alone)
     findings = [make_strict(f) if strict else f for f in found.findings]
-    for line in _lines(found, findings):
+    for line in _format_findings(found, findings):
         say(line)
     receipt = receipt_of(AuditResult(found.seen, found.benchmarks, findings, found.terms))
     folders = [Path(word) for word, _ in opened if Path(word).is_dir() and os.access(word, os.W_OK)]
@@ -60,7 +60,7 @@ def run_audit(
         )
 
 
-def _lines(found: AuditResult, findings: list[AuditFinding]) -> list[str]:
+def _format_findings(found: AuditResult, findings: list[AuditFinding]) -> list[str]:
     lines = []
     for each in [*found.seen, *found.benchmarks]:
         counts, patients = each.counts, len(each.patients)
@@ -70,12 +70,11 @@ def _lines(found: AuditResult, findings: list[AuditFinding]) -> list[str]:
         )
     lines += [f"{f.severity}: {f.text}" for f in findings]
     if all(f.severity == "note" or f.kind == "terms" for f in findings):
-        lines.append("nothing is on two sides that could be compared")
+        lines.append("no overlap was found in what could be compared")
     if terms := found.terms:
         lines.append(
-            f"terms together: {describe_licences(terms)} ({', '.join(terms['ids'])});"
-            f" access: {terms['access']}; patient"
-            f" data: {terms['phi']}"
+            f"combined terms: {describe_licences(terms)} ({', '.join(terms['ids'])}); access: {terms['access']};"
+            f" patient data: {terms['phi']}"
         )
     return lines
 
@@ -85,10 +84,10 @@ def _is_card(word: str) -> bool:
 
 
 def _needs_packing(word: str) -> bool:
-    return "=" in word or _card(word).access == "generated"
+    return "=" in word or _load_card(word).access == "generated"
 
 
-def _card(word: str) -> Card:
+def _load_card(word: str) -> Card:
     name = word.partition("=")[0]
     found = find_card(name)
     if found is None:
@@ -102,15 +101,15 @@ def _open(
     if not _is_card(word):
         return open_set(word, cards, splits)
     if not _needs_packing(word):
-        raise DataError(f"{word}: a card alone holds no samples; write {word}=ROOT, or pack it and give its shards")
+        raise DataError(f"{word}: a card has no samples; write {word}=ROOT, or pack the data and give the shards")
     root = word.partition("=")[2]
     out = Path(stack.enter_context(TemporaryDirectory(prefix="medvlm-audit-"))) / "shards"
-    card = _card(word)
+    card = _load_card(word)
     pack(card.add_secret(secret) if secret else card, Path(root) if root else None, out, progress=say)
     return open_set(out, cards, splits)
 
 
-def _benchmark(word: str, cards: dict[str, Card], stack: ExitStack, say: Say, secret: str) -> AuditSet:
+def _open_benchmark(word: str, cards: dict[str, Card], stack: ExitStack, say: Say, secret: str) -> AuditSet:
     where, _, split = word.rpartition(":")
     if not where or not split.isalnum():
         where, split = word, ""

@@ -1,12 +1,11 @@
-"""`medvlm chat`: questions about somebody's own files to a run, an exported folder, or any vision-language model of
-transformers."""
+"""`medvlm chat`: ask a run, an exported folder, or any vision-language model of transformers about your own files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medvlm.commands.files import sample_of
+from medvlm.commands.files import read_files
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Question, make_truth
 
@@ -14,11 +13,11 @@ Talk = Callable[[str], str]
 
 
 def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max_new_tokens: int = 256) -> Talk:
-    """A function from question to greedy answer. Each question is asked by itself, about all the files.
+    """A function from question to greedy answer. Each question is about all the files and starts a new conversation.
 
-    model: a run's folder, an exported folder, or a folder or hub id of transformers. kind: what the files are, of the
-    kinds that the model has encoders for; by default the first that takes films or volumes. Raises UserError for what
-    cannot be opened."""
+    model: a run's folder, an exported folder, or a folder or hub id of transformers. kind: the kind of media of the
+    files, one that the model has an encoder for; by default the first that takes films or volumes. Raises UserError if
+    something cannot be opened."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
     from medvlm.core.ask import Ask
@@ -26,8 +25,8 @@ def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max
     opened = open_model(model, stage, device="auto", max_new_tokens=max_new_tokens)
     answerer = find(opened, "answer")
     if answerer is None:
-        raise RecipeError("this model embeds and does not answer; try medvlm embed")
-    sample, files = sample_of(paths, lambda axes: answerer.kind_of(axes, kind))
+        raise RecipeError("this model can embed images but not answer questions; try medvlm embed")
+    sample, files = read_files(paths, lambda axes: answerer.kind_of(axes, kind))
 
     def ask(question: str) -> str:
         asked = Ask(sample, files, Question(question, make_truth("open"), "own"), "media" if paths else "none")

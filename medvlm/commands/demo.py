@@ -1,4 +1,4 @@
-"""`medvlm demo`: the whole road on generated data, from a recipe to an evaluated, exported model."""
+"""`medvlm demo`: the full pipeline on generated data, from a recipe to an evaluated and exported model."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from medvlm.commands.evaluate import evaluate
 from medvlm.commands.export import export
 from medvlm.commands.train import train
 from medvlm.core.run import RunFolder
-from medvlm.evaluate.table import table
+from medvlm.evaluate.table import format_table
 from medvlm.recipe.load import load
 from medvlm.report.run import write_report
 from medvlm.train.stopping import Preempted
 
 RECIPE = "phantom.yaml"
 MAX_RANKS = 4
-"""More processes would have fewer than four samples of the smallest batch each."""
+"""With more processes, each would get fewer than four samples of the smallest batch."""
 
 
 def demo(runs: Path, overrides: Sequence[str] = ()) -> None:
-    """Trains, evaluates, exports and reports; run again, it goes on where it stopped."""
+    """Trains, evaluates, exports and writes a report. If interrupted, run it again to resume."""
     began = time.monotonic()
     loaded = load(RECIPE, overrides)
     run = RunFolder(runs / loaded.recipe.name)
-    if (ranks := _ranks()) > 1:
+    if (ranks := _count_ranks()) > 1:
         _train(run, runs, overrides, ranks)
     else:
         train(loaded, runs)
-    print("evaluating on held-out films, with the baselines beside", flush=True)
+    print("evaluating on held-out films, with baselines", flush=True)
     rows = evaluate(run.root)
-    print("exporting, and proving the export in a fresh process", flush=True)
+    print("exporting, and checking the export in a new process", flush=True)
     export(run, run.export)
     page = write_report(run)
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
-    print(f"\n{table(rows)}\n\nreport   {page}\nmodel    {run.export}\nafter    {minutes} min {seconds:02d} s")
+    print(f"\n{format_table(rows)}\n\nreport   {page}\nmodel    {run.export}\nafter    {minutes} min {seconds:02d} s")
 
 
-def _ranks() -> int:
-    """Processes to train with: one a GPU, else one a core: a second thread adds little to networks as small as
-    these."""
+def _count_ranks() -> int:
+    """Number of processes to train with: one per GPU, or one per CPU core. On networks this small, a process per core
+    is faster than several threads per process."""
     import torch
 
-    there = torch.cuda.device_count() or os.cpu_count() or 1
-    return max(n for n in (1, 2, MAX_RANKS) if n <= there)
+    available = torch.cuda.device_count() or os.cpu_count() or 1
+    return max(n for n in (1, 2, MAX_RANKS) if n <= available)
 
 
 def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> None:
@@ -67,5 +67,5 @@ def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> 
     if subprocess.run(command, check=False, env={**quiet, **os.environ}).returncode:
         status = json.loads(run.status.read_text())["status"] if run.status.exists() else ""
         if status == "preempted":
-            raise Preempted("the demo was stopped and has saved; run the same command again to go on")
+            raise Preempted("the demo was stopped and has saved; run the same command again to resume")
         raise SystemExit("medvlm: training ended with the error above")

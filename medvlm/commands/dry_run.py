@@ -1,5 +1,5 @@
-"""`medvlm dry-run`: every stage of a recipe for two steps on small random weights of the same kinds, and all that comes
-after."""
+"""`medvlm dry-run`: runs every stage of a recipe for two steps with small random weights, then evaluation, export and
+report."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from medvlm.preflight.rehearsal import fake_reward as spread
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.preflight.rehearsal.shrink import shrink_encoder, shrink_text_model
 from medvlm.preflight.rehearsal.small_data import SmallSource, make_small_data
-from medvlm.recipe.graph import serves
-from medvlm.recipe.known import described, known
+from medvlm.recipe.graph import list_served_media
+from medvlm.recipe.known import inline_configs, look_up_model
 from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.recipe.schema import Recipe
 from medvlm.train import checkpoint
@@ -51,7 +51,7 @@ TOY = Toy(
 
 @dataclass(frozen=True)
 class Line:
-    """What was tried. done: what came of it, "" where it was not checked."""
+    """What was tried. done: the result, "" if it was not checked."""
 
     what: str
     done: str
@@ -59,36 +59,36 @@ class Line:
 
 
 def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> list[Line]:
-    """What was exercised, and what was not checked. Nothing is left on the disk.
+    """What was tried, and what was not checked. Leaves nothing on the disk.
 
-    Raises UserError where a part of the recipe does not run: the message begins with which.
+    Raises UserError if a part of the recipe does not run; the message begins with the part.
     """
-    recipe = described(loaded.recipe)
+    recipe = inline_configs(loaded.recipe)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:
         folder = Path(place)
-        with _part("data", lines, say) as note:
-            made = make_small_data(loaded, runs, folder / "data", _axes(recipe, loaded.cards))
+        with _run_part("data", lines, say) as note:
+            made = make_small_data(loaded, runs, folder / "data", _count_axes(recipe, loaded.cards))
             note("; ".join(f"{name}: {each.how}" for name, each in made.items()))
-        small, target = _loaded(_written(loaded, recipe, made, folder))
+        small, target = _load_small(_write_recipe(loaded, recipe, made, folder))
         run = RunFolder(folder / "runs" / small.recipe.name)
         for stage in small.recipe.stages:
-            with _part(f"stage {stage.name}", lines, say) as note:
-                note(_trained(small, run, stage.name))
+            with _run_part(f"stage {stage.name}", lines, say) as note:
+                note(_train_twice(small, run, stage.name))
         if small.recipe.evaluate.on:
-            with _part("evaluate", lines, say) as note:
-                note(_evaluated(run))
-        with _part("export", lines, say) as note:
-            note(_exported(run, folder / "exported"))
-        with _part("report", lines, say) as note:
+            with _run_part("evaluate", lines, say) as note:
+                note(_evaluate(run))
+        with _run_part("export", lines, say) as note:
+            note(_export(run, folder / "exported"))
+        with _run_part("report", lines, say) as note:
             from medvlm.report.run import write_report
 
             note(f"a page of {write_report(run).stat().st_size >> 10} KiB")
-    unproven = [Line(f"export to {target}, which takes published models", "")] if target else []
-    return [*lines, *unproven, *_not_checked(loaded, made)]
+    unproven = [Line(f"export to {target}, which needs a published model", "")] if target else []
+    return [*lines, *unproven, *_list_unchecked(loaded, made)]
 
 
-def table(lines: list[Line]) -> str:
+def format_lines(lines: list[Line]) -> str:
     width = max(len(line.what) for line in lines)
     return "\n".join(
         f"  {line.what:<{width}}  {line.done + f' ({line.seconds:.0f} s)' if line.done else 'not checked'}"
@@ -97,8 +97,8 @@ def table(lines: list[Line]) -> str:
 
 
 @contextlib.contextmanager
-def _part(what: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-    """Runs quietly; an error says in which part it was."""
+def _run_part(what: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Hides what the part prints, unless it fails. An error message names the part."""
     said: list[str] = []
     began, heard = time.monotonic(), io.StringIO()
     try:
@@ -110,16 +110,16 @@ def _part(what: str, lines: list[Line], say: Callable[[str], None]) -> Iterator[
         say(heard.getvalue())
         raise
     lines.append(Line(what, said[0], time.monotonic() - began))
-    say(table(lines[-1:]))
+    say(format_lines(lines[-1:]))
 
 
 # --- the small recipe -----------------------------------------------------------------------------
 
 
-def _axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
-    """Kind of medium -> axes of what its encoder takes."""
+def _count_axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
+    """Kind of medium -> number of axes of the input of its encoder."""
     axes: dict[str, int] = {}
-    for name, media in serves(recipe).items():
+    for name, media in list_served_media(recipe).items():
         if media is None:
             axes |= {kind: 3 if is_deep(kind) else 2 for card in cards.values() for kind in card.media}
         else:
@@ -128,14 +128,14 @@ def _axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
     return axes
 
 
-def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, SmallSource], folder: Path) -> Path:
-    """The recipe with small models, few samples and two steps, as a file of its own."""
+def _write_recipe(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, SmallSource], folder: Path) -> Path:
+    """Writes the recipe with small models, few samples and two steps to a file."""
     changed: dict[str, Any] = {
         "encoders": {name: shrink_encoder(e) for name, e in recipe.model.encoders.items()},
         "language": shrink_text_model(recipe.model.language),
     }
     if recipe.model.pretrained:
-        family = known(recipe.model.pretrained).config["model_type"]
+        family = look_up_model(recipe.model.pretrained).config["model_type"]
         changed |= {"pretrained": str(save_tiny(family, folder / "model")), "processor": {}}
     model = recipe.model.model_copy(update=changed)
     stages = tuple(stage.scale_down(TOY) for stage in recipe.stages)
@@ -146,7 +146,7 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, SmallSourc
         shutil.copyfile(loaded.card_paths[name], folder / f"{name}.yaml")
         source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(made[name].folder)}
         if (hold := recipe.data[name].hold_out) is not None and hold.by not in KINDS_OF_GROUPS:
-            source["hold_out"] = {"by": hold.by, "values": [_a_group(made[name].folder, hold.by)]}
+            source["hold_out"] = {"by": hold.by, "values": [_choose_group(made[name].folder, hold.by)]}
     plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
     plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
     plain["track"] = {}
@@ -156,14 +156,14 @@ def _written(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, SmallSourc
     return path
 
 
-def _a_group(folder: Path, by: str) -> str:
-    """One of those that the samples are in: of so few, a share of the groups may be none."""
+def _choose_group(folder: Path, by: str) -> str:
+    """A group that some sample is in. With so few samples, a share of the groups could be empty."""
     shards = open_shards(folder)
     return next(name for name in SourceView(shards, shards.splits).groups(by) if name)
 
 
-def _loaded(path: Path) -> tuple[LoadedRecipe, str]:
-    """The small recipe, and the export target that holds no small model: then it is exported in our own format."""
+def _load_small(path: Path) -> tuple[LoadedRecipe, str]:
+    """The small recipe, and the export target if it cannot hold the small model. Then `custom` replaces it."""
     try:
         return load(path), ""
     except RecipeError as reason:
@@ -179,8 +179,8 @@ def _loaded(path: Path) -> tuple[LoadedRecipe, str]:
 # --- what is run ------------------------------------------------------------------------------------
 
 
-def _trained(small: LoadedRecipe, run: RunFolder, name: str) -> str:
-    """Two steps; then the second again, from what the first had saved, to the same bits."""
+def _train_twice(small: LoadedRecipe, run: RunFolder, name: str) -> str:
+    """Trains two steps, then the second again from the checkpoint of the first, and compares the bits."""
     from medvlm.commands.train import train
 
     train(small, run.root.parent, only=name)
@@ -192,25 +192,27 @@ def _trained(small: LoadedRecipe, run: RunFolder, name: str) -> str:
     train(small, run.root.parent, only=name)
     again = checkpoint.read_weights(checkpoint.find_final(folder))
     if differing := [n for n in first if not torch.equal(first[n], again[n])]:
-        raise CheckpointError(f"went on from step 1 to other weights ({differing[0]}); please report this")
+        raise CheckpointError(
+            f"resuming from step 1 gave other weights ({differing[0]}); this is a bug, please report it"
+        )
     trained = ", ".join(f"{group} {each['parameters']:,}" for group, each in record["trains"].items())
-    return f"{STEPS} steps, saved, resumed to the same bits; trained {trained}"
+    return f"{STEPS} steps, saved, resumed bit-identically; trained {trained}"
 
 
-def _evaluated(run: RunFolder) -> str:
+def _evaluate(run: RunFolder) -> str:
     from medvlm.commands.evaluate import evaluate
 
     rows = evaluate(run.root)
     return f"{len(rows)} results: {', '.join(dict.fromkeys(row['task'] for row in rows))}"
 
 
-def _exported(run: RunFolder, out: Path) -> str:
+def _export(run: RunFolder, out: Path) -> str:
     from medvlm.commands.export import export
 
     return "; ".join(str(receipt).splitlines()[0].removeprefix(f"{receipt.folder}: ") for receipt in export(run, out))
 
 
-def _not_checked(loaded: LoadedRecipe, made: Mapping[str, SmallSource]) -> Iterator[Line]:
+def _list_unchecked(loaded: LoadedRecipe, made: Mapping[str, SmallSource]) -> Iterator[Line]:
     recipe = loaded.recipe
     parts = [
         *recipe.model.encoders.values(),
@@ -227,4 +229,4 @@ def _not_checked(loaded: LoadedRecipe, made: Mapping[str, SmallSource]) -> Itera
         yield Line(
             f"engine {recipe.engine.kind}, {recipe.engine.precision} (a single process in float32 ran instead)", ""
         )
-    yield Line("time and memory of the real sizes (medvlm plan)", "")
+    yield Line("time and memory at full size (medvlm plan)", "")

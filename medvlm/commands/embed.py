@@ -1,4 +1,4 @@
-"""`medvlm embed`: a vector for every image of shards or files, as parquet."""
+"""`medvlm embed`: writes an embedding of every image in shards or files to a parquet file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm.commands.files import sample_of
+from medvlm.commands.files import read_files
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Sample
 
 ROWS = 1024
-"""A group of rows is written at once."""
+"""Number of rows that are written together."""
 Row = dict[str, Any]
 
 
@@ -24,20 +24,20 @@ def embed(
     kind: str = "",
     progress: Callable[[int], None] = lambda n: None,
 ) -> int:
-    """Writes columns key, source, medium and embedding, a row an image, and returns their number. The file appears when
-    it is whole.
+    """Writes one row per image with the columns key, source, medium and embedding; returns the number of rows. The file
+    appears once it is complete.
 
-    model: a run or an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources:
-    folders of shards, tars, or files as `medvlm chat` takes them. Dual encoders give unit vectors of the shared space,
-    towers their pooled output."""
+    model: a run, an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources:
+    folders of shards, tar files, or any file that `medvlm chat` accepts. Dual encoders give unit vectors in the shared
+    space, vision towers their pooled output."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise RecipeError("embed writes parquet: pip install 'medvlm[archives]'") from None
+        raise RecipeError("embed needs pyarrow to write parquet: pip install 'medvlm[archives]'") from None
 
     count = 0
-    rows = _rows(model, sources, stage, kind)
+    rows = _embed_all(model, sources, stage, kind)
     schema = pa.schema(
         [("key", pa.string()), ("source", pa.string()), ("medium", pa.int32()), ("embedding", pa.list_(pa.float32()))]
     )
@@ -45,7 +45,7 @@ def embed(
     part = to.with_name(f"{to.name}.{os.getpid()}.part")
     try:
         with pq.ParquetWriter(part, schema) as writer:
-            for group in _groups(rows):
+            for group in _group(rows):
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 count += len(group)
                 progress(count)
@@ -55,23 +55,23 @@ def embed(
     return count
 
 
-def _rows(model: str, sources: Sequence[str], stage: str, kind: str) -> Iterator[Row]:
+def _embed_all(model: str, sources: Sequence[str], stage: str, kind: str) -> Iterator[Row]:
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
 
     opened = open_model(model, stage, needs="embed", device="auto")
     made = find(opened, "embed") or opened[0]
-    for key, source, sample, files in _samples(sources, lambda axes: made.kind_of(axes, kind)):
+    for key, source, sample, files in _read_samples(sources, lambda axes: made.kind_of(axes, kind)):
         for medium, vector in enumerate(made.embed_each(sample, files)):
             yield {"key": key, "source": source, "medium": medium, "embedding": vector.float().cpu().numpy()}
 
 
-def _samples(sources: Sequence[str], kind: Callable[[int], str]) -> Iterator[tuple[str, str, Sample, Any]]:
+def _read_samples(sources: Sequence[str], kind: Callable[[int], str]) -> Iterator[tuple[str, str, Sample, Any]]:
     from medvlm.io.opening import open_shards
 
     for where in sources:
         if Path(where).is_file() and not where.endswith(".tar"):
-            yield where, "", *sample_of([Path(where)], kind)
+            yield where, "", *read_files([Path(where)], kind)
             continue
         shards = open_shards(where)
         for split in shards.splits:
@@ -81,7 +81,7 @@ def _samples(sources: Sequence[str], kind: Callable[[int], str]) -> Iterator[tup
                     yield sample.key, sample.source, sample, files
 
 
-def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def _group(rows: Iterator[Row]) -> Iterator[list[Row]]:
     group: list[Row] = []
     for row in rows:
         group.append(row)

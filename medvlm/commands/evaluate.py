@@ -1,4 +1,4 @@
-"""`medvlm evaluate`: a run on the splits that its recipe, or the user, names."""
+"""`medvlm evaluate`: evaluates a run on the splits that its recipe or the user names."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from medvlm.recipe.sources import open_sources
 
 
 def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[Any]:
-    """The rows of results.json that were measured now."""
+    """The rows of results.json that this call measured."""
     import torch
 
     run, loaded = RunFolder(run_folder), load_run(run_folder)
     recipe = loaded.recipe
     asked = Evaluate(on=tuple(on)).pairs() if on else recipe.evaluate.pairs()
     if not asked:
-        raise RecipeError("evaluate.on is empty: say what to evaluate on with --on SOURCE:SPLIT")
+        raise RecipeError("evaluate.on is empty; choose what to evaluate on with --on SOURCE:SPLIT")
     sources = open_sources(loaded, run_folder.parent, say=print)
     for name, _ in asked:
         if name not in sources:
@@ -42,7 +42,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
     for config in read_protocols(settings.protocols) if settings.protocols else ():
         need = find_protocol(config).NEEDS
         if find(models, need) is None:
-            print(f"evaluate: {config.kind} is left out: the model cannot {need}")
+            print(f"evaluate: skipped {config.kind}, because the model cannot {need}")
     for name, split in asked:
         source = sources[name]
         rows += evaluate_split(
@@ -50,8 +50,8 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
             source.shards,
             dataset=source.card.name,
             split=split,
-            places=source.places(split),
-            training=partial(source.places, "train"),
+            places=source.locate_samples(split),
+            training=partial(source.locate_samples, "train"),
             out=run,
             protocols=settings.protocols,
             baselines=settings.baselines,
@@ -59,19 +59,19 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,
-            progress=Progress(),
+            progress=TerminalProgress(),
             say=print,
         )
     return rows
 
 
 def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:
-    """Of the last stage that has some: they are measured too."""
+    """The rewards of the last stage that has some. Evaluation measures them too."""
     return next((rewards for stage in reversed(stages) if (rewards := stage.list_rewards())), {})
 
 
-class Progress:
-    """A line on a terminal, a line every few seconds elsewhere."""
+class TerminalProgress:
+    """Updates one line on a terminal; elsewhere prints a line every few seconds."""
 
     def __init__(self) -> None:
         self.shown = time.monotonic()

@@ -1,4 +1,4 @@
-"""A run to a model folder: loads what the run trained and hands it to the export."""
+"""`medvlm export`: loads the model that a run trained and exports it to a model folder or the hub."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from medvlm.export.run import export as export_model
 from medvlm.export.trained import Trained
 from medvlm.models.parts import preprocess_of
 from medvlm.recipe.load import LoadedRecipe, load_run
-from medvlm.recipe.targets import unknown
+from medvlm.recipe.targets import explain_unknown
 
 
 def export(run: RunFolder, out: Path, targets: Sequence[str] = (), stage: str = "") -> list[ExportReceipt]:
-    """The model as `stage` (by default the last finished one) left it, as one folder a target: `out` itself, or with
-    several targets OUT/TARGET. targets: by default the recipe's.
+    """Exports the model of `stage` (by default the last finished one), one folder per target: `out` itself, or
+    OUT/TARGET with several targets. targets: by default the recipe's.
 
-    Raises CheckpointError when there is no such stage, RecipeError when a target does not hold the model, ParityError
-    when a folder does not compute what the model computes.
+    Raises CheckpointError if there is no such stage, RecipeError if a target cannot hold the model, ParityError if the
+    outputs of an exported folder differ from the model's.
     """
     loaded = load_run(run.root)
     targets = tuple(targets) or loaded.recipe.export.targets
-    for wrong in filter(None, map(unknown, targets)):
+    for wrong in filter(None, map(explain_unknown, targets)):
         raise RecipeError(f"export: {wrong}")
-    # Writing one folds adapters into the model, so each target is given a model of its own.
+    # Writing a target merges adapters into the model, so each target gets its own copy.
     return [
-        export_model(run, out / target if len(targets) > 1 else out, trained(loaded, run, stage), target)
+        export_model(run, out / target if len(targets) > 1 else out, load_trained(loaded, run, stage), target)
         for target in targets
     ]
 
 
 def push(where: Path, name: str, targets: Sequence[str] = (), stage: str = "", is_public: bool = False) -> Upload:
-    """What of an exported folder, or of a run, which is exported into RUN/hub/NAME first, would go to hub:ORG/NAME.
+    """What would be sent to hub:ORG/NAME. where: an exported folder, or a run, which is first exported to RUN/hub/NAME.
 
-    Raises RecipeError with every reason why it must not; nothing is sent here, see export.hub.send.
+    Raises RecipeError with every reason why it must not be sent. Sends nothing itself, see export.hub.send.
     """
     if not (where / "medvlm" / "parity.json").is_file():
         folder = where / "hub" / name.rpartition("/")[2]
@@ -54,8 +54,8 @@ def push(where: Path, name: str, targets: Sequence[str] = (), stage: str = "", i
     return prepare(where, name, is_public)
 
 
-def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
-    """What a finished stage left, by default the last one. Raises CheckpointError when there is none."""
+def load_trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
+    """The model of a finished stage, by default the last one. Raises CheckpointError if there is none."""
     recipe = loaded.recipe
     last = list_finished_stages(recipe, run, stage)[-1]
     opened = open_stage(recipe, run, last)
@@ -68,13 +68,13 @@ def trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Trained:
         plain=loaded.resolve(),
         recipe_hash=loaded.recipe_hash,
         cards=loaded.cards,
-        results=_results(run, last) if last is list_finished_stages(recipe, run)[-1] else (),
+        results=_read_results(run, last) if last is list_finished_stages(recipe, run)[-1] else (),
         prepare=opened.prepare,
     )
 
 
-def _results(run: RunFolder, stage: StageConfig) -> Sequence[Any]:
-    """Rows of the last evaluation, of the protocols that asked the model of this stage."""
+def _read_results(run: RunFolder, stage: StageConfig) -> Sequence[Any]:
+    """Rows of the last evaluation, from the protocols that the model of this stage can serve."""
     if not run.results.is_file():
         return ()
     return rescore(run.answers.parent, [component("stages", stage.kind).NEEDS])

@@ -1,4 +1,4 @@
-"""Somebody's own files as a sample: looked at, not kept, so nothing of a header is asked about and nothing is
+"""Reads a user's own files as a sample. They are shown to a model and not stored, so nothing is de-identified or
 hashed."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medvlm.archive.media_file import FileOptions, media_of
-from medvlm.archive.packing.stored import prepared
+from medvlm.archive.packing.stored import prepare_sample
 from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
@@ -18,23 +18,22 @@ from medvlm.core.sample import Medium, Sample
 from medvlm.io.video import VideoOptions
 
 FRAMES = 16
-"""Of a video, in equal distances."""
+"""Number of frames taken from a video, at equal distances."""
 
 
-def sample_of(paths: Sequence[Path], kind_of: Callable[[int], str]) -> tuple[Sample, dict[str, bytes]]:
-    """PNG, JPEG, TIFF, NIfTI, DICOM, video, NumPy, or a folder with the slices of one DICOM series: each a medium, in
-    this order.
+def read_files(paths: Sequence[Path], kind_of: Callable[[int], str]) -> tuple[Sample, dict[str, bytes]]:
+    """A sample with one medium per path, in this order, and its files. A path is a PNG, JPEG, TIFF, NIfTI, DICOM, video
+    or NumPy file, or a folder with the slices of one DICOM series.
 
-    kind_of: axes of a medium (2 or 3) -> what kind it is taken for. Raises DataError naming the file that cannot be
-    read."""
+    kind_of: number of axes of a medium (2 or 3) -> its kind. Raises DataError naming the file that cannot be read."""
     media = tuple(Medium(kind="own", member=str(i), size=()) for i in range(len(paths)))
-    files = {medium.member: _to_read(path) for medium, path in zip(media, paths, strict=True)}
+    files = {medium.member: _open_file(path) for medium, path in zip(media, paths, strict=True)}
     sample, shown = Sample("own", "own", "", media), []
     stored: dict[str, bytes] = {}
     for medium, path in zip(media, paths, strict=True):
         try:
-            one, members = prepared(
-                RawSample(replace(sample, media=(medium,)), {medium.member: files[medium.member]}), _card()
+            one, members = prepare_sample(
+                RawSample(replace(sample, media=(medium,)), {medium.member: files[medium.member]}), _make_card()
             )
         except DataError as reason:
             raise DataError(f"{path}: {reason}") from None
@@ -44,9 +43,9 @@ def sample_of(paths: Sequence[Path], kind_of: Callable[[int], str]) -> tuple[Sam
     return replace(sample, media=tuple(shown)), stored
 
 
-def _to_read(path: Path) -> Any:
+def _open_file(path: Path) -> Any:
     if path.is_dir():
-        return _series(path)
+        return _open_series(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     try:
@@ -55,8 +54,8 @@ def _to_read(path: Path) -> Any:
         raise DataError(f"{path}: {reason}") from None
 
 
-def _series(folder: Path) -> Any:
-    """The one volume whose slices lie in a folder."""
+def _open_series(folder: Path) -> Any:
+    """The volume whose slices are in a folder. Raises DataError unless there is exactly one."""
     from medvlm.io.dicom.image import load_stack
     from medvlm.io.dicom.scan import scan
     from medvlm.io.dicom.stack import Stack, build_stacks
@@ -66,14 +65,14 @@ def _series(folder: Path) -> Any:
     if len(whole) != 1:
         why = "; ".join(str(reason) for reason in found if isinstance(reason, DataError))
         raise DataError(
-            f"{folder}: holds {len(whole)} volumes of DICOM, expected one{f' ({why})' if why else ''}; give the folder"
-            " of one series"
+            f"{folder}: has {len(whole)} DICOM volumes, expected one{f' ({why})' if why else ''}; give the folder of"
+            " one series"
         )
     return partial(load_stack, whole[0])
 
 
-def _card() -> Card:
-    """What packing asks of a data set, for files that do not become one."""
+def _make_card() -> Card:
+    """A card that packing functions need, for files that are not a data set."""
     return Card.model_validate(
         {
             "name": "own",
@@ -83,7 +82,7 @@ def _card() -> Card:
             "access": "open",
             "phi": {
                 "status": "unknown",
-                "note": "looked at by who gave them, and not kept",
+                "note": "shown to a model on their owner's machine, and not stored",
                 "checked": list(get_args(Checked)),
             },
             "media": ["own"],

@@ -14,15 +14,15 @@ from medvlm.core.tasks import check_choices
 from medvlm.recipe.known import Known
 
 SOURCE = "table"
-"""What the recipe calls the data."""
+"""Name of the data source in the recipe."""
 MAX_CHOICES, MIN_EACH = 12, 3
-"""Answers that are few, each given a few times, are choices."""
+"""A question is multiple choice if it has at most MAX_CHOICES different answers, each given at least MIN_EACH times."""
 EPOCHS, BATCH = 3, 16
 
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Names of the table's columns; "" where there is none. Either question and answer, or captions."""
+    """Names of the table's columns; "" if there is none. Either question and answer, or captions."""
 
     image: str
     question: str = ""
@@ -42,13 +42,13 @@ class TableRow:
 
 
 def make_tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
-    """LoRA on the language model of a ready vision-language model."""
+    """A recipe for LoRA on the language model of a pretrained vision-language model."""
     if found.config.get("model_type") not in kinds("families"):
         raise RecipeError(
-            f"{found.model}: a {found.config.get('model_type')!r} is no ready vision-language model (expected one of"
-            f" {', '.join(kinds('families'))}); with --captions towers of CLIP or SigLIP are trained"
+            f"{found.model}: unsupported model_type {found.config.get('model_type')!r} (expected one of"
+            f" {', '.join(kinds('families'))}); to train a CLIP or SigLIP model, use --captions"
         )
-    steps = _steps(train, BATCH)
+    steps = _count_steps(train, BATCH)
     return {
         "name": name,
         "seed": 0,
@@ -76,16 +76,16 @@ def make_tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any
 
 
 def make_pairing(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
-    """Both towers of a CLIP or SigLIP model, each against the other."""
+    """A recipe for contrastive training of both towers of a CLIP or SigLIP model."""
     family = str(found.config.get("model_type"))
     if family not in ("clip", "siglip", "siglip2") or kind != "image":
         raise RecipeError(
-            f"{found.model}: captions train the two towers of a CLIP or SigLIP model on pictures; this is a {family!r}"
-            f" and the table holds media of kind {kind!r}"
+            f"{found.model}: captions need a CLIP or SigLIP model and pictures; this is a {family!r}, and the table has"
+            f" media of kind {kind!r}"
         )
     where, batch = found.folder or found.model, 64
     length = found.text.get("max_position_embeddings", 77 if family == "clip" else 64)
-    steps = _steps(train, batch)
+    steps = _count_steps(train, batch)
     return {
         "name": name,
         "seed": 0,
@@ -114,7 +114,7 @@ def make_pairing(name: str, found: Known, kind: str, train: int) -> dict[str, An
     }
 
 
-def _steps(train: int, batch: int) -> int:
+def _count_steps(train: int, batch: int) -> int:
     return max(20, math.ceil(EPOCHS * train / batch))
 
 
@@ -127,35 +127,38 @@ def make_card(
     if columns.captions:
         reader["report"] = f"{{{columns.captions}}}"
     else:
-        reader["questions"] = [{"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}", **_answers(rows)}]
+        reader["questions"] = [
+            {"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}", **_describe_answers(rows)}
+        ]
     return {
         "name": name,
         "title": name,
         "summary": (
-            f"Images with {'captions' if columns.captions else 'questions and answers'}. Say here what they are, where"
-            " they come from and who wrote the texts."
+            f"Images with {'captions' if columns.captions else 'questions and answers'}. Describe here what they are,"
+            " where they come from and who wrote the texts."
         ),
         "licence": {"id": "custom", "commercial": False, "redistribute": False},
         "access": "credentialed",
         "terms": (
-            "Not stated yet. Until you say otherwise the data and what is trained on them are taken to be for"
-            " yourselves."
+            "Not stated yet. Until you state terms, the data and models trained on them are assumed to be for your own"
+            " use only."
         ),
         "phi": {
             "status": "unknown",
             "note": (
-                "Not stated yet: say who de-identified the images and texts, and how. Packing refuses what it finds."
+                "Not stated yet. State who de-identified the images and texts, and how. Packing refuses files in which"
+                " it finds identifying data."
             ),
         },
         "patient_key": columns.patient,
         "media": [kind],
-        "limits": "Not stated yet." if columns.patient else "Not stated yet. No patients are known.",
+        "limits": "Not stated yet." if columns.patient else "Not stated yet. Patients are unknown.",
         "splits": splits.model_dump(mode="json", exclude={"folds"}),
         "reader": reader,
     }
 
 
-def _answers(rows: list[TableRow]) -> dict[str, Any]:
+def _describe_answers(rows: list[TableRow]) -> dict[str, Any]:
     given = Counter(row.answer for row in rows)
     lower = Counter(row.answer.lower() for row in rows)
     if len(lower) <= MAX_CHOICES and min(lower.values()) >= MIN_EACH:

@@ -1,7 +1,8 @@
-"""What decides the result of a stage, as a hash: a stage is resumed and reused only under the same one.
+"""The identity of a stage: a hash of everything that determines its result. A stage is resumed or reused only if its
+identity is unchanged.
 
-Settings at their default are no part of it, so that a release may add settings. Releases up to 0.1 hashed every
-setting; runs of these are recognised by the recipe that they keep.
+Settings with default values are not hashed, so that a release may add settings. Releases up to 0.1 hashed every
+setting; runs of those releases are recognised by the recipe in their folder.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from medvlm.recipe.sources import OpenSource
 
 FILE = "identities.json"
 FORM = "2-"
-"""Begins every identity. Those of releases up to 0.1 are hexadecimal digits alone."""
+"""Prefix of every identity. Those of releases up to 0.1 have none."""
 UNDECIDED = ("save_every", "keep_last", "keep_every", "on_nan")
-"""Settings of a stage that change nothing in its result."""
+"""Settings of a stage that do not change its result."""
 
 
 def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, OpenSource], origins: Origins) -> str:
-    """What decides a stage's result: its settings, the model, its data, where it starts, the seed, the precision."""
+    """The identity of a stage, from its settings, the model, its data, its starting weights, the seed and the
+    precision."""
     stage = {key: value for key, value in drop_defaults(config).items() if key not in (*UNDECIDED, "from")}
     return FORM + _hash(
         {
@@ -47,7 +49,7 @@ def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, Op
 
 
 def drop_defaults(value: Any) -> Any:
-    """A config as JSON has it, without the keys that are at their default, at any depth."""
+    """A config as plain JSON types, without the keys that have their default value, at any depth."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         given = {name: getattr(value, name) for name in fields}
@@ -64,9 +66,9 @@ def drop_defaults(value: Any) -> Any:
 
 
 def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunFolder) -> None:
-    """Notes in the run's folder which of its stages have an identity of the first release, and their present one.
+    """Records in the run folder which stages have an identity of the first release, and their present identity.
 
-    Called on the first rank, before the recipe in the folder is written anew: from that one the old identity follows.
+    Call it on the first rank, before the recipe in the folder is overwritten: the old identity is computed from it.
     """
     stored = {stage.name: found for stage in loaded.recipe.stages if (found := _read_stored(run.stage(stage.name)))}
     known = read_aliases(run)
@@ -76,14 +78,14 @@ def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunF
     raw: dict[str, Any] = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
     try:
         before = load_run(run.root)
-    except UserError:  # of a release whose recipes this one cannot read: then nothing of it can be resumed
+    except UserError:  # this release cannot read that recipe, so nothing of the run can be resumed
         return
     for i, config in enumerate(before.recipe.stages):
         if config.name not in unknown or not set(config.mix) <= sources.keys():
             continue
         try:
             origins = find_origins(config, i, before, run)
-        except UserError:  # a stage before it is gone
+        except UserError:  # an earlier stage was removed
             continue
         old = _identify_as_first_release(raw, i, sources, origins)
         if old in unknown[config.name]:
@@ -92,18 +94,18 @@ def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunF
 
 
 def read_aliases(run: RunFolder) -> dict[str, dict[str, str]]:
-    """Stage -> identity that an earlier release gave it -> the present one of the same settings."""
+    """Stage -> identity that an earlier release gave it -> present identity of the same settings."""
     path = run.root / FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def find_aliases(run: RunFolder, stage: str, identity: str) -> tuple[str, ...]:
-    """The identities that earlier releases gave to what has this one now."""
+    """The identities that earlier releases gave to the same settings."""
     return tuple(old for old, now in read_aliases(run).get(stage, {}).items() if now == identity)
 
 
 def _read_stored(stage_folder: Path) -> set[str]:
-    """The identities of the first release under which a stage was finished or saved."""
+    """The identities of the first release with which a stage was finished or saved."""
     states = [stage_folder / "stage.json", *stage_folder.glob("step-*/state.json")]
     found = set()
     for path in states:
@@ -115,7 +117,7 @@ def _read_stored(stage_folder: Path) -> set[str]:
 def _identify_as_first_release(
     raw: Mapping[str, Any], i: int, sources: Mapping[str, OpenSource], origins: Origins
 ) -> str:
-    """The hash over every setting, also those at their default, of a recipe as a run of that release keeps it."""
+    """The hash over every setting, including defaults. raw: the recipe that a run of that release saved."""
     stage, data = raw["stages"][i], raw["data"]
 
     def identify_source(name: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`medvlm init`: a table of images and texts becomes a recipe, a data card and a split that keeps patients apart."""
+"""`medvlm init`: writes a recipe and a data card for a table of images and texts, with a split by patient."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_ca
 from medvlm.core.card import Splits
 from medvlm.core.document import to_yaml
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
-from medvlm.recipe.known import known
+from medvlm.recipe.known import look_up_model
 
 MAX_BAD = 0.01
-"""As in packing: more rows that cannot be used are a mistake to be mended first."""
+"""As in packing: with a larger share of unusable rows, the table has a mistake to fix first."""
 KINDS = {
     ".png": "image",
     ".jpg": "image",
@@ -35,25 +35,23 @@ KINDS = {
     ".nii": "volume",
     ".gz": "volume",
 }
-"""What the card calls the media, by the suffix of their files."""
+"""Suffix of a file -> its kind of media in the card."""
 
 
 def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
-    """Writes recipe.yaml, card.yaml and the secret file `salt` into `to`; returns what to tell.
+    """Writes recipe.yaml, card.yaml and the secret file `salt` to the folder `to`; returns lines to print.
 
-    Raises DataError for a table that cannot be used, naming lines and columns, and RecipeError for a model that is not
-    there or of the wrong kind."""
-    found = known(model)
+    Raises DataError for a table that cannot be used, naming lines and columns, and RecipeError for a model that is
+    missing or of the wrong kind."""
+    found = look_up_model(model)
     if to.exists() and any((to / name).exists() for name in ("recipe.yaml", "card.yaml", "salt")):
-        raise RecipeError(
-            f"{to}: holds a recipe, card or salt already; choose another folder with --to, or remove them"
-        )
-    rows, notes = _rows(table, columns)
-    root, file = _root(table, rows)
-    kind = _kind(rows)
+        raise RecipeError(f"{to}: already has a recipe, card or salt; choose another folder with --to, or remove them")
+    rows, notes = _read_rows(table, columns)
+    root, file = _find_root(table, rows)
+    kind = _find_kind(rows)
     groups = Counter(row.patient or row.image for row in rows)
-    splits, dealt = _splits(table.stem, groups, bool(columns.patient))
-    name = _name(table.stem)
+    splits, dealt = _choose_splits(table.stem, groups, bool(columns.patient))
+    name = _make_name(table.stem)
     recipe = (
         make_pairing(name, found, kind, dealt["train"])
         if columns.captions
@@ -61,7 +59,7 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
     )
     to.mkdir(parents=True, exist_ok=True)
     recipe["data"] = {SOURCE: {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}}
-    head = f"# Made by medvlm init from {table.name}: look it over, it is yours.\n"
+    head = f"# Written by medvlm init for {table.name}. Check it and change what does not fit.\n"
     (to / "card.yaml").write_text(head + to_yaml(make_card(name, file, kind, columns, rows, splits)), encoding="utf-8")
     (to / "recipe.yaml").write_text(head + to_yaml(recipe), encoding="utf-8")
     with os.fdopen(os.open(to / "salt", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as secret:
@@ -69,34 +67,34 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
     what = "patients" if columns.patient else "images"
     return [
         (
-            f"{to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret: it hides patients and file names in"
-            " the shards; keep it, and out of version control)"
+            f"wrote {to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret that hashes patients and file"
+            " names in the shards; keep it, but not in version control)"
         ),
-        f"{len(rows)} rows, {len({row.image for row in rows})} images; {what} dealt out: "
+        f"{len(rows)} rows, {len({row.image for row in rows})} images; {what} per split: "
         + ", ".join(f"{split} {n}" for split, n in dealt.items()),
         *notes,
         *(
             []
             if columns.patient
             else [
-                "no --patient: images are dealt out one by one, so images of one patient may stand on both sides and"
-                " the results look better than they are"
+                "no --patient: images are split one by one, so images of one patient may be in several splits, which"
+                " makes results look better than they are"
             ]
         ),
         *(
             []
             if found.folder
             else [
-                f"{model}: whether you may download it was not checked; a gated model needs `hf auth login`, without a"
-                " network give --model the path of its folder"
+                f"{model}: access was not checked; a gated model needs `hf auth login`; without a network, give --model"
+                " the path of its folder"
             ]
         ),
         f"next: medvlm validate {to / 'recipe.yaml'}; medvlm plan ...; medvlm dry-run ...; medvlm train ...",
     ]
 
 
-def _rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list[str]]:
-    """The rows that can be used, and what is said of the others."""
+def _read_rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list[str]]:
+    """The usable rows, and a note about the others."""
     wanted = [
         name for name in (columns.image, columns.question, columns.answer, columns.captions, columns.patient) if name
     ]
@@ -111,7 +109,7 @@ def _rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list[str]
         elif empty := [name for name, text in cells.items() if not text or is_nothing(text)]:
             bad.append((place, f"no value in column {empty[0]}"))
         elif not (table.parent / cells[columns.image]).is_file():
-            bad.append((place, f"the file in column {columns.image} is not there"))
+            bad.append((place, f"the file in column {columns.image} does not exist"))
         else:
             rows.append(
                 TableRow(
@@ -121,15 +119,14 @@ def _rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list[str]
                     cells.get(columns.patient, ""),
                 )
             )
-    told = "; ".join(f"{place}: {why}" for place, why in bad[:5]) + (
-        f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    )
+    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    reasons = "; ".join(f"{place}: {why}" for place, why in bad[:5]) + more
     if not rows or len(bad) > MAX_BAD * (len(rows) + len(bad)):
         raise DataError(
-            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({told or 'it has none'}); paths are"
-            " relative to the table's folder, or absolute"
+            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({reasons or 'it has none'}); paths"
+            " must be absolute, or relative to the table's folder"
         )
-    return rows, [f"{len(bad)} rows cannot be used and will be quarantined ({told})"] if bad else []
+    return rows, [f"{len(bad)} rows cannot be used and will be quarantined ({reasons})"] if bad else []
 
 
 def _check_columns(table: Path, wanted: list[str], record: Any) -> None:
@@ -138,47 +135,47 @@ def _check_columns(table: Path, wanted: list[str], record: Any) -> None:
         if name not in names:
             raise DataError(
                 f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must"
-                f" hold their names{guess_delimiter(names)})"
+                f" have their names{guess_delimiter(names)})"
             )
 
 
-def _root(table: Path, rows: list[TableRow]) -> tuple[Path, str]:
-    """The folder that holds table and images, and the table's path in it."""
+def _find_root(table: Path, rows: list[TableRow]) -> tuple[Path, str]:
+    """The folder that contains table and images, and the table's path in it."""
     folders = {table.parent.resolve(), *(Path(row.image).parent for row in rows if Path(row.image).is_absolute())}
     root = Path(os.path.commonpath(folders))
     if root != table.parent.resolve() and not all(Path(row.image).is_absolute() for row in rows):
         raise DataError(
-            f"{table}: some paths are relative and others lead out of its folder; make all of them relative to it, or"
-            " all absolute"
+            f"{table}: some paths are relative and others are outside of its folder; make all of them relative to it,"
+            " or all absolute"
         )
     return root, table.resolve().relative_to(root).as_posix()
 
 
-def _kind(rows: list[TableRow]) -> str:
+def _find_kind(rows: list[TableRow]) -> str:
     kinds: dict[str, str] = {}
     for row in rows:
         suffix = Path(row.image).suffix.lower()
         if suffix not in KINDS:
             raise DataError(
-                f"{row.place}: a file that ends in {suffix or 'nothing'} is no picture or volume that is read here"
-                f" (expected {', '.join(KINDS)})"
+                f"{row.place}: files with the suffix {suffix or '(none)'} are not supported (expected"
+                f" {', '.join(KINDS)})"
             )
         kinds.setdefault(KINDS[suffix], row.place)
     if len(kinds) > 1:
         raise DataError(
-            "pictures and volumes in one table ("
+            "the table has both pictures and volumes ("
             + ", ".join(f"{kind}: {place}" for kind, place in kinds.items())
             + "); make a table and a card for each"
         )
     return next(iter(kinds))
 
 
-def _splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, Counter[str]]:
-    """A salt whose hash gives every split about its share of the patients, however few there are."""
+def _choose_splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, Counter[str]]:
+    """A salt whose hash gives every split about its share of the patients, even if there are few."""
     if len(groups) < 3:
         raise DataError(
-            f"{len(groups)} {'patients' if by_patient else 'images'} cannot be dealt into train, val and test; expected"
-            " 3 at least, and some dozens for a result that means something"
+            f"{len(groups)} {'patients' if by_patient else 'images'} cannot be split into train, val and test; expected"
+            " at least 3, and several dozen for meaningful results"
         )
     tried: list[tuple[float, Splits, Counter[str]]] = []
     for attempt in range(64):
@@ -194,6 +191,6 @@ def _splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, 
     return splits, dealt
 
 
-def _name(stem: str) -> str:
+def _make_name(stem: str) -> str:
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem).strip("_-")
     return kept[:80] or "own_table"

@@ -1,4 +1,4 @@
-"""What a stage starts from: weights and adapters of earlier stages, of other runs, of folders and hub ids."""
+"""Loads the weights and adapters that a stage starts from: of earlier stages, other runs, folders or hub ids."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.origins import FilesOrigin, Origin, StageOrigin, name_outside
 
 Origins = dict[str, list[Origin]]
-"""Module ("" = all others) -> where to look for its weights, first to last."""
+"""Module ("" = all others) -> where to look for its weights, in this order."""
 
 
 def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> Origins:
-    """Where `from` points, then what that came from; by default the stages before, latest first.
+    """The origin that `from` names, then the stages before it; by default all earlier stages, latest first.
 
-    Raises CheckpointError for an origin that is not there or not finished.
+    Raises CheckpointError for an origin that is missing or not finished.
     """
     names = [s.name for s in loaded.recipe.stages[:i]]
 
@@ -28,7 +28,7 @@ def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFold
         if start in names:
             return [StageOrigin(run, name) for name in names[names.index(start) :: -1]]
         origin = name_outside(start, module)
-        assert origin is not None, f"{start}: the rules of a recipe let it through"
+        assert origin is not None, f"{start}: the rules of recipes should have refused it"
         if problem := origin.find_problem():
             raise CheckpointError(f"stages.{config.name}.from: {problem}")
         return [origin, *(origin.list_stages_before() if isinstance(origin, StageOrigin) else [])]
@@ -41,17 +41,17 @@ def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFold
     for origin in (origin for chain_ in origins.values() for origin in chain_):
         if isinstance(origin, StageOrigin) and not (origin.run.stage(origin.stage) / "stage.json").exists():
             raise CheckpointError(
-                f"stage {config.name} starts from {origin.stage}, which is not finished; train that first (medvlm train"
-                " without --stage trains all)"
+                f"stage {config.name} starts from {origin.stage}, which is not finished; train that stage first (medvlm"
+                " train without --stage trains all)"
             )
     return origins
 
 
 def put_start(model: Any, config: StageConfig, origins: Origins, seed: int) -> tuple[dict[str, str], Lora | None]:
-    """Puts weights in, and the adapters on. Returns module -> what lineage says of where it came from, and the adapters
-    there are now.
+    """Loads the starting weights into the model and attaches adapters. Returns module -> its origin for lineage, and
+    the adapters that the model has now.
 
-    Raises CheckpointError for weights that do not fit, and where `from` names what holds nothing of its module.
+    Raises CheckpointError for weights that do not fit, and if an origin in `from` has no weights of its module.
     """
     started: dict[str, str] = {}
     adapters: Lora | None = None
@@ -61,10 +61,10 @@ def put_start(model: Any, config: StageConfig, origins: Origins, seed: int) -> t
             raise RecipeError(
                 f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them"
             )
-        told = origin.describe()
-        load_weights(model, weights, saved if saved and not adapters else None, told.partition("@")[0], modules)
+        described = origin.describe()
+        load_weights(model, weights, saved if saved and not adapters else None, described.partition("@")[0], modules)
         adapters = adapters or saved
-        started |= dict.fromkeys(modules, told)
+        started |= dict.fromkeys(modules, described)
     if config.lora and config.lora != adapters:
         if adapters:
             lora.merge(model)
@@ -74,8 +74,8 @@ def put_start(model: Any, config: StageConfig, origins: Origins, seed: int) -> t
 
 
 def _plan(model: Any, config: StageConfig, origins: Origins) -> list[tuple[Origin, set[str]]]:
-    """Which modules are taken from which origin. Files come first: adapters change the names of the modules they are
-    put on."""
+    """Which modules to load from which origin. Files come first, because attaching adapters renames the tensors of
+    their modules."""
     own: dict[str, list[str]] = {}
     for name in model.state_dict():
         own.setdefault(module_of(name), []).append(name.removeprefix(f"{module_of(name)}."))
@@ -96,5 +96,5 @@ def _plan(model: Any, config: StageConfig, origins: Origins) -> list[tuple[Origi
         if is_outside and not any(origin in used for origin in chain):
             key = f"stages.{config.name}.from{f'.{module}' if module else ''}"
             what = module or f"this model ({', '.join(sorted(own))})"
-            raise CheckpointError(f"{key}: {chain[0].describe()} holds no weights of {what}")
+            raise CheckpointError(f"{key}: {chain[0].describe()} has no weights of {what}")
     return sorted(plan, key=lambda step: not isinstance(step[0], FilesOrigin))

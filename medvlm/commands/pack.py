@@ -1,4 +1,4 @@
-"""`medvlm data pack`: an archive to shards, by its data card."""
+"""`medvlm data pack`: packs a data set into shards, as its data card says."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def pack(
 ) -> PackReceipt:
     """card: a file, or the name of a shipped card. root: folder of the original files, None for generated data.
 
-    max_bad: accepted share of bad samples. workers: processes that decode, by default one a core. Raises DataError for
-    a card or archive that cannot be packed.
+    max_bad: accepted share of bad samples. workers: number of processes that decode, by default one per core. Raises
+    DataError for a card or data set that cannot be packed.
     """
     found = find_card(card)
     if found is None:

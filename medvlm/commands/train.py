@@ -1,4 +1,4 @@
-"""Runs the stages of a recipe in order: reuses what is finished, resumes what is not, hands weights on."""
+"""`medvlm train`: runs the stages of a recipe in order. Finished stages are reused, an unfinished one is resumed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, hash_code, write_json
 from medvlm.core.stage_config import StageConfig
-from medvlm.data.order import below
+from medvlm.data.order import draw_below
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.models.parts import module_of, set_trained
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
-from medvlm.recipe.sources import OpenSource, open_sources, texts_of
+from medvlm.recipe.sources import OpenSource, collect_texts, open_sources
 from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
@@ -39,9 +39,10 @@ from medvlm.train.watch import Watch
 
 
 def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = "") -> RunFolder:
-    """All stages, or the one named `only`; `again_from` sets that stage and the later ones aside and trains them anew.
+    """Trains all stages, or the one named `only`. again_from: sets this stage and all later ones aside and trains them
+    again.
 
-    Raises Preempted after a clean save; UserError for whatever the user can mend.
+    Raises Preempted after a clean save, and UserError for mistakes that the user can fix.
     """
     loaded.require_data()
     end_with_torchrun()
@@ -54,14 +55,14 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
             if begun is not None:
                 state, proof = loop.run(begun.stage, config, engine, begun.place, begun.fresh)
                 _finish_stage(training, begun, state, proof)
-                del begun, proof  # or the model would be there while the next one is built
+                del begun, proof  # frees the model before the next one is built
             engine.release()
     return run
 
 
 @dataclass(frozen=True)
 class _Training:
-    """A run while its stages are trained. check_lease: raises when another run has taken the folder over."""
+    """A run whose stages are being trained. check_lease: raises if another process has taken over the folder."""
 
     loaded: LoadedRecipe
     run: RunFolder
@@ -74,8 +75,8 @@ class _Training:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A stage with its starting weights, placed on its devices. started: module -> where its weights came from.
-    parameters: module -> how many it has."""
+    """A stage with its starting weights, placed on its devices. started: module -> the origin of its weights.
+    parameters: module -> its number of parameters."""
 
     stage: Any
     place: loop.Place
@@ -93,8 +94,8 @@ def _begin(
     again_from: str,
     check_lease: Callable[[], None],
 ) -> _Training:
-    """Opens the data and writes down the recipe. Raises RecipeError for a stage that is not there, and for one that
-    could not be trained later."""
+    """Opens the data and saves the recipe. Raises RecipeError for an unknown stage, and for a later stage that could
+    not be trained."""
     recipe = loaded.recipe
     names = [s.name for s in recipe.stages]
     for flag, name in (("--stage", only), ("--from", again_from)):
@@ -109,20 +110,20 @@ def _begin(
         loaded.save(run.root)
         for name in names[names.index(again_from) :] if again_from else []:
             _set_aside(run.stage(name))
-        if again_from == names[0]:  # nothing that was trained is left that needs the old one
+        if again_from == names[0]:  # no stage is left that was trained with the old tokenizer
             _set_aside(run.tokenizer)
     engine.barrier()
     left = [i for i, stage in enumerate(recipe.stages) if not only and not _is_finished(run, stage.name)]
     if len(left) > 1 and (unchecked := check_stages(recipe, left[1:])) and engine.is_first:
-        print(f"what later stages train was not checked beforehand: {unchecked}", flush=True)
-    assemblies = _assemblies(loaded, run, engine, sources)
+        print(f"later stages were not checked in advance: {unchecked}", flush=True)
+    assemblies = _assemble_all(loaded, run, engine, sources)
     trackers = make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root) if engine.is_first else []
     log = Log(run.metrics, engine.is_first, trackers)
     return _Training(loaded, run, engine, sources, assemblies, log, check_lease)
 
 
 def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begun | None:
-    """None for a stage that is finished. Raises CheckpointError for one that was trained with other settings."""
+    """None for a finished stage. Raises CheckpointError if it was trained with other settings."""
     loaded, run, engine, sources = training.loaded, training.run, training.engine, training.sources
     recipe, title = loaded.recipe, f"stage {number}/{len(loaded.recipe.stages)} {config.name}"
     origins = find_origins(config, number - 1, loaded, run)
@@ -132,21 +133,21 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         if _read_record(run, config.name)["identity"] not in (identity, *aliases):
             raise CheckpointError(
                 f"stage {config.name} is finished, but its settings, data or starting weights have changed since; "
-                f"train it and what follows again with --from {config.name}, or give the recipe another name"
+                f"train it and all later stages again with --from {config.name}, or give the recipe another name"
             )
         if engine.is_first:
-            print(f"{title}: finished before, reused", flush=True)
+            print(f"{title}: already finished, reused", flush=True)
         return None
-    setup = _setup(config, training.assemblies, loaded, run, engine, sources)
+    setup = _make_setup(config, training.assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
     started, adapters = put_start(stage.model, config, origins, recipe.seed)
     set_trained(stage.model, config.trains, config.name)
     parameters = _count_parameters(stage.model)
     engine.place(stage.model, stage.matches, stage.make_extra_models())
     stage.begin()
-    # Dropout depends on stage and rank, not on what this process did before: a run that is cut off before its first
-    # checkpoint starts the same.
-    torch.manual_seed(below(1 << 63, recipe.seed, config.name, "dropout", engine.rank))
+    # Dropout must depend on stage and rank only, not on what this process did before, so that a run that is
+    # interrupted before its first checkpoint repeats the same numbers.
+    torch.manual_seed(draw_below(1 << 63, recipe.seed, config.name, "dropout", engine.rank))
     meta = {
         "stage": config.name,
         "medvlm": __version__,
@@ -159,11 +160,11 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     }
     if engine.is_first:
         print(f"{title} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
-    place = _place(training, config, number, aliases)
+    place = _make_place(training, config, number, aliases)
     return _Begun(stage, place, loop.State(identity=identity, meta=meta), started, parameters)
 
 
-def _place(training: _Training, config: StageConfig, number: int, aliases: tuple[str, ...]) -> loop.Place:
+def _make_place(training: _Training, config: StageConfig, number: int, aliases: tuple[str, ...]) -> loop.Place:
     run, engine, recipe = training.run, training.engine, training.loaded.recipe
 
     def say_stalled(why: str) -> None:
@@ -175,7 +176,7 @@ def _place(training: _Training, config: StageConfig, number: int, aliases: tuple
 
 
 def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: Proof) -> None:
-    """Proves that what was frozen is as it was, and writes stage.json: from then on the stage is finished."""
+    """Checks that frozen parameters are unchanged, and writes stage.json, which marks the stage as finished."""
     engine, config, folder = training.engine, begun.stage.config, begun.place.folder
     frozen = proof.check_frozen()
     if engine.is_first:
@@ -205,34 +206,35 @@ def _is_finished(run: RunFolder, stage: str) -> bool:
 
 
 def _read_record(run: RunFolder, stage: str) -> dict[str, Any]:
-    """What a finished stage says of itself."""
+    """The stage.json of a finished stage."""
     record: dict[str, Any] = json.loads((run.stage(stage) / "stage.json").read_text())
     return record
 
 
 def _count_parameters(model: nn.Module) -> dict[str, int]:
-    """By module, adapters included."""
+    """Parameters per module, including adapters."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         counts[module_of(name)] = counts.get(module_of(name), 0) + parameter.numel()
     return counts
 
 
-def _assemblies(
+def _assemble_all(
     loaded: LoadedRecipe, run: RunFolder, engine: Engine, sources: dict[str, OpenSource]
 ) -> dict[str, Assembly]:
-    """By composition, see assemble(). The first rank makes what the run's folder lacks, the others load it."""
+    """Assemblies by composition, see assemble(). The first rank makes what is missing in the run folder, the others
+    load it."""
 
     def train(size: int) -> Any:
         assert engine.is_first, "the first rank makes the tokenizer"
-        return train_tokenizer(texts_of(sources), size, IMAGE)
+        return train_tokenizer(collect_texts(sources), size, IMAGE)
 
     made = assemble(loaded.recipe, run.tokenizer, train) if engine.is_first else None
     engine.barrier()
     return made or assemble(loaded.recipe, run.tokenizer, train)
 
 
-def _setup(
+def _make_setup(
     config: StageConfig,
     assemblies: dict[str, Assembly],
     loaded: LoadedRecipe,
@@ -262,7 +264,7 @@ def _setup(
 
 
 def _write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
-    """What came from what, for report, model card and checkpoint readers."""
+    """Writes what each stage was made from, for the report, the model card and readers of checkpoints."""
     finished = [s.name for s in loaded.recipe.stages if _is_finished(run, s.name)]
     records = {name: _read_record(run, name) for name in finished}
     write_json(

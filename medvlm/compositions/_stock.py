@@ -14,7 +14,7 @@ from medvlm.compositions._opened import Opened
 from medvlm.core.ask import Ask, Files
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Sample
-from medvlm.data.views import Views, pictures
+from medvlm.data.views import Views, make_pictures
 from medvlm.io.images import decode
 
 OWN = Views(percentiles=(0.5, 99.5))
@@ -112,7 +112,7 @@ def show(medium: Medium, stored: Any) -> list[Any]:
 
     array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
     views = Views() if array.dtype == "uint8" else OWN
-    return [Image.fromarray(picture) for picture in pictures(array, medium, views)]
+    return [Image.fromarray(picture) for picture in make_pictures(array, medium, views)]
 
 
 def _base_of(where: str) -> tuple[str, bool]:

@@ -13,14 +13,14 @@ from typing import Literal
 
 from medvlm.core.errors import DataError
 from medvlm.data.dialogue import TokenSequence
-from medvlm.data.rows import rows_of
+from medvlm.data.rows import assign_rows
 
 Overlong = Literal["error", "drop", "reduce"]
 
 
 _STEP = 0.97
-"""Scale of the sides of images from one attempt to the next. Processors round sizes to patches and tiles, so the number
-of tokens does not follow the area closely."""
+"""Factor for the sides of images between attempts. Processors round sizes to patches and tiles, so the number of tokens
+is not proportional to the area."""
 _SMALLEST = 0.05
 
 
@@ -31,8 +31,8 @@ class TooLong(DataError):
 def shrink_to_fit(
     made: Callable[[float], TokenSequence], whole: TokenSequence, num_image: int, max_tokens: int
 ) -> TokenSequence | None:
-    """The sample with all its images scaled down by one factor, so that it has at most `max_tokens`. The result holds
-    the factor as `scale`.
+    """The sample with all its images scaled down by one factor, so that it has at most `max_tokens`. The factor is the
+    result's `scale`.
 
     made: builds the sample at a scale. whole: the sample at scale 1; `num_image` of its tokens are image tokens. Starts
     at the scale estimated from the area and shrinks by 3 % until the sample fits. None if the text alone is too long,
@@ -55,18 +55,18 @@ def partition(documents: Sequence[TokenSequence], count: int, max_cells: int) ->
     Cells: rows times width of the micro-batch, its padding included. A single document is always accepted as a run.
     """
     while True:
-        runs = _runs(documents, count)
-        if count >= len(documents) or not max_cells or max(map(cells, runs)) <= max_cells:
+        runs = _split_into_runs(documents, count)
+        if count >= len(documents) or not max_cells or max(map(count_cells, runs)) <= max_cells:
             return runs
         count += 1
 
 
-def cells(documents: Sequence[TokenSequence]) -> int:
+def count_cells(documents: Sequence[TokenSequence]) -> int:
     """Rows times width of these documents as a micro-batch."""
-    return len(rows_of(documents)) * max(map(len, documents))
+    return len(assign_rows(documents)) * max(map(len, documents))
 
 
-def _runs(documents: Sequence[TokenSequence], count: int) -> list[list[TokenSequence]]:
+def _split_into_runs(documents: Sequence[TokenSequence], count: int) -> list[list[TokenSequence]]:
     """`count` non-empty runs with about the same number of tokens."""
     count = min(count, len(documents))
     ends, at, total, whole = [0], 0, 0, sum(map(len, documents))

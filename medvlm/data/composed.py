@@ -15,7 +15,7 @@ from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
-from medvlm.data.estimate import BlankTransform, EstimatedDialogue, blank_labels
+from medvlm.data.estimate import BlankTransform, EstimatedDialogue, make_blank_labels
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth
 from medvlm.data.rows import collate
 from medvlm.data.steps import place_mask
@@ -49,9 +49,9 @@ class ComposedPrepare:
         return kind in self.routes
 
     def kind_of(self, axes: int, asked: str = "") -> str:
-        """The first kind whose encoder takes so many axes."""
+        """The first kind whose encoder takes this number of axes."""
         fitting = [kind for kind, name in self.routes.items() if len(self.preprocess[name].size) == axes]
-        served = f"served are {', '.join(self.routes)}"
+        served = f"its encoders serve {', '.join(self.routes)}"
         if asked and asked not in self.routes:
             raise DataError(f"--kind {asked}: no encoder serves it ({served})")
         if not asked and not fitting:
@@ -69,7 +69,7 @@ class ComposedPrepare:
         for number, medium in enumerate(sample.media):
             if medium.kind not in self.routes:
                 raise DataError(
-                    f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (there are"
+                    f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (the encoders serve"
                     f" {', '.join(self.routes)})"
                 )
             name = self.routes[medium.kind]
@@ -92,8 +92,8 @@ class ComposedPrepare:
         size = self.preprocess[name].stack
         if len(films) > size:
             raise DataError(
-                f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes {size} as one"
-                " input; raise its `stack`, or leave some out in the card"
+                f"{sample.source}/{sample.key}: has {len(films)} media for encoders.{name}, which takes at most {size};"
+                " raise its `stack`, or leave some out in the card"
             )
         return torch.stack([films[-1]] * (size - len(films)) + films, 1)
 
@@ -101,27 +101,27 @@ class ComposedPrepare:
         return place_truth(question, canvas, self.boxes)
 
     def hold(self, sample: Sample, question: Question, files: Mapping[str, Any]) -> Truth:
-        """As truth(), with the masks that belong to it as they lie on what the model sees."""
+        """The same as truth(), with its masks placed on the canvas that the model sees."""
         truth = self.truth(question, self.see(sample, files).canvas)
         return find_task(truth.task).hold(truth, self._masks(sample, truth, files))
 
     def labels(
         self, sample: Sample, question: Question, files: Mapping[str, Any], decoder: DecoderConfig
     ) -> np.ndarray:
-        """What a decoder is trained on for a question: int64, see core/decoder_config.py. Raises DataError for one that
-        it cannot answer."""
+        """The target of a decoder for a question: int64, see core/decoder_config.py. Raises DataError for a question
+        that the decoder cannot answer."""
         truth, task = question.truth, find_task(question.truth.task)
         if self.is_estimate:
-            return blank_labels(decoder, self.preprocess[self.routes[sample.media[0].kind]].size)
+            return make_blank_labels(decoder, self.preprocess[self.routes[sample.media[0].kind]].size)
         try:
             if task.target is None:
-                raise DataError(f"a question of task {truth.task!r}, which a language model answers")
+                raise DataError(f"decoders cannot answer task {truth.task!r}; a language model can")
             return task.target(truth, self._masks(sample, truth, files), decoder.classes, decoder.exclusive)
         except DataError as reason:
             raise DataError(f"{question.template}: {reason}") from None
 
     def _masks(self, sample: Sample, truth: Truth, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Member -> the mask as it lies on what the model sees of medium 0. files: bytes or arrays."""
+        """Member -> the mask, placed on the canvas that the model sees of medium 0. files: bytes or arrays."""
         if not truth.members:
             return {}
         medium = sample.media[0]
@@ -135,7 +135,7 @@ class ComposedPrepare:
 
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
         if self.dialogue is None:
-            raise DataError("this model has no language model, so nothing can be asked")
+            raise DataError("this model has no language model, so it cannot answer questions")
         images = [self.image_tokens[name] for name, _ in seen.media]
         answer = self.truth(question, seen.canvas).answer if answered else None
         return ask(self.dialogue, sample, question, images, shows, answer)

@@ -1,4 +1,4 @@
-"""Turns questions and answers into token ids. Training and evaluation both use the chat template, and nothing else."""
+"""Turns questions and answers into token ids with the chat template, in training and evaluation alike."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """tokenizer: of transformers, with a chat template. image_token: occurs once per image in the text, and
-    is repeated for each image token before tokenizing, as LlavaProcessor does."""
+    """tokenizer: of transformers, with a chat template. image_token: occurs once per image in the text, and is repeated
+    for each image token before tokenizing, as in LlavaProcessor."""
 
     tokenizer: Any
     image_token: str
@@ -35,11 +35,11 @@ class Dialogue:
     def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
         """image_tokens: number of tokens of each medium, in order; the media come before the text.
 
-        Raises DataError when a text holds the image token itself, or the template rewrites the prompt once an answer
+        Raises DataError if a text contains the image token itself, or if the template changes the prompt when an answer
         follows."""
         if self.image_token in text or (answer and self.image_token in answer):
             raise DataError(
-                f"a text holds {self.image_token}, which stands for an image; remove it from the archive's text"
+                f"a text contains {self.image_token}, which marks an image; remove it from the text of the data set"
             )
         text, answer = shield(text, self.tokenizer), answer and shield(answer, self.tokenizer)
         asked, counts = self.image_token * len(image_tokens) + text, tuple(image_tokens)
@@ -49,7 +49,8 @@ class Dialogue:
         whole = self._ids(asked, answer, counts)
         if whole[: len(prompt)] != prompt:
             raise DataError(
-                "the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced"
+                "the chat template changes the prompt when an answer follows, so labels would be misplaced; use another"
+                " chat template"
             )
         return Turn(list(prompt), list(whole[len(prompt) :]))
 
@@ -65,8 +66,8 @@ class Dialogue:
         found = tuple(tokenize(expanded, self.tokenizer, add_special_tokens=False))
         if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(image_tokens):
             raise DataError(
-                f"the tokenizer made {number} image tokens of {sum(image_tokens)}; {self.image_token} must be a token"
-                " of its own in its vocabulary"
+                f"the tokenizer made {number} image tokens, expected {sum(image_tokens)}; {self.image_token} must be a"
+                " single token of its vocabulary"
             )
         return found
 

@@ -35,7 +35,7 @@ class NoFiles(dict[str, bytes]):
 
 @dataclass(frozen=True)
 class BlankTransform:
-    """A preprocessing that returns meta tensors of the right shape, and where a film of known size lies on them."""
+    """A preprocessing that returns meta tensors of the right shape, and the canvas of a film of known size."""
 
     preprocess: Preprocess
 
@@ -46,8 +46,8 @@ class BlankTransform:
         return torch.empty(shape, device="meta"), canvas
 
 
-def blank_labels(decoder: DecoderConfig, size: tuple[int, ...]) -> np.ndarray:
-    """Labels without values. size: of the pixels that its encoder takes."""
+def make_blank_labels(decoder: DecoderConfig, size: tuple[int, ...]) -> np.ndarray:
+    """Labels of the right shape, all zero. size: of the pixels that the decoder's encoder takes."""
     is_mask = component("decoders", decoder.kind).OUTPUT == "maps"
     classes = () if decoder.exclusive else (len(decoder.classes),)
     return np.zeros((*classes, *(size if is_mask else ())), np.int64)
@@ -55,7 +55,7 @@ def blank_labels(decoder: DecoderConfig, size: tuple[int, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EstimatedDialogue:
-    """Turns of about the right length. image_id: of the token that stands for an image."""
+    """Turns of about the right length. image_id: id of the image token."""
 
     image_id: int
 
@@ -67,7 +67,7 @@ class EstimatedDialogue:
 
 @dataclass(frozen=True)
 class EstimatedNativeDialogue:
-    """Turns of about the right length, with the placeholders that the processor of a ready model writes."""
+    """Turns of about the right length, with the placeholders that the processor of a pretrained model writes."""
 
     processor: Processor
 

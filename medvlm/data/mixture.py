@@ -12,16 +12,16 @@ from math import gcd, lcm
 from medvlm.data.order import Permutation
 
 MAX_SLOTS = 1000
-"""Slots of a cycle: the share of a source is exact within a cycle, to 1 / 1000 for weights that do not divide
-evenly."""
+"""Maximum number of slots per cycle. Within a cycle, the share of a source is exact, or exact to 1 / 1000 for weights
+that do not divide evenly."""
 
 
 class Mixture:
-    """Sources mixed by weight, in cycles: in each, every source has exactly its quota, in a shuffled arrangement.
+    """Sources mixed by weight, in cycles. In each cycle, every source has exactly its quota, in shuffled order.
 
     `Mixture({"vqa": 3, "reports": 1}, seed).at(position)` is (source, n): the sample is the n-th of that
     source, and n grows by one from one of its positions to the next. Takes the time and memory of one
-    cycle (at most 1000 slots), whatever the position.
+    cycle (at most 1000 slots), at any position.
 
     limits: source -> most samples to take from it. Once a source is used up, the others are mixed by their weights.
     length: number of positions, None if endless. at() raises IndexError beyond it.
@@ -31,7 +31,7 @@ class Mixture:
         self, weights: Mapping[str, float], seed: int, stage: str = "", limits: Mapping[str, int] | None = None
     ):
         self._key, self._weights, self._limits = (seed, stage, "mixture"), weights, limits or {}
-        self._phases = [_Phase(0, quotas(weights), dict.fromkeys(weights, 0))]
+        self._phases = [_Phase(0, assign_quotas(weights), dict.fromkeys(weights, 0))]
         self.length: int | None = None
         # Neighbouring positions share a cycle; a few cycles are cached because threads run ahead of each other.
         self._arrangement = lru_cache(maxsize=8)(self._arrange)
@@ -45,7 +45,7 @@ class Mixture:
             if not left:
                 self.length = end
                 break
-            self._phases.append(_Phase(end, quotas(left), used))
+            self._phases.append(_Phase(end, assign_quotas(left), used))
 
     def at(self, position: int) -> tuple[str, int]:
         if self.length is not None and position >= self.length:
@@ -109,12 +109,11 @@ def temper(weights: Mapping[str, float], sizes: Mapping[str, int], temperature: 
     return {name: weight * (sizes[name] / largest) ** (1 / temperature) for name, weight in weights.items()}
 
 
-def quotas(weights: Mapping[str, float]) -> dict[str, int]:
-    """Slots of each source in a cycle, in the order of their names, so that the order of a recipe's lines changes
-    nothing.
+def assign_quotas(weights: Mapping[str, float]) -> dict[str, int]:
+    """Slots of each source in a cycle, sorted by name, so that the order of a recipe's lines does not matter.
 
-    Exact where the weights are fractions that need at most 1000 slots, e.g. 3:1 or 0.8:0.15:0.05; otherwise
-    1000 slots by largest remainder, at least one each (more slots if there are more than 1000 sources).
+    Exact if the weights are fractions that need at most 1000 slots, e.g. 3:1 or 0.8:0.15:0.05; otherwise 1000 slots by
+    largest remainder, at least one each (more slots if there are more than 1000 sources).
     """
     assert weights and all(w > 0 for w in weights.values()), weights
     exact = {name: Fraction(weights[name]).limit_denominator(MAX_SLOTS) for name in sorted(weights)}
@@ -129,7 +128,7 @@ def quotas(weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def _largest_remainder(weights: dict[str, Fraction], slots: int) -> dict[str, int]:
-    """One slot each first, so that a rare source is never left out; the rest by weight."""
+    """One slot for each source, so that a rare one is never left out, and the rest by weight."""
     free, total = slots - len(weights), sum(weights.values())
     wanted = {name: max(weight / total * slots - 1, Fraction(0)) for name, weight in weights.items()}
     scale = free / sum(wanted.values()) if free else Fraction(0)

@@ -1,4 +1,4 @@
-"""Prepares samples for a ready-made vision-language model with the model's own processor."""
+"""Prepares samples for a pretrained vision-language model with the model's own processor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth
 from medvlm.data.processor import NativeDialogue, Pictures, Processor
 from medvlm.data.rows import Stacked, collate
-from medvlm.data.views import Views, is_flat, pictures
+from medvlm.data.views import Views, is_flat, make_pictures
 from medvlm.io.images import decode
 from medvlm.tasks._writing import Writing
 
@@ -46,14 +46,14 @@ class NativePrepare:
         return asked or "own"
 
     def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
-        """One entry for all of a sample's media: how a picture is processed may depend on how many there are.
+        """One entry for all media of a sample, because processing a picture may depend on the number of pictures.
 
-        scale: of the sides of all pictures, before the processor sees them.
+        scale: factor for the sides of all pictures, before the processor sees them.
         """
         if self.is_estimate:
             sample, files = draw_ramps(sample)
         shown = [self._pictures(medium, files[medium.member], sample) for medium in sample.media]
-        images = [smaller(image, scale) for several in shown for image in several]
+        images = [scale_down(image, scale) for several in shown for image in several]
         if not images:
             return Seen([], None)
         made = self.processor.look(images)
@@ -77,8 +77,8 @@ class NativePrepare:
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
     ) -> TokenSequence:
-        """Raises DataError if the text has another number of image tokens than there are features: features would go to
-        wrong positions."""
+        """Raises DataError if the number of image tokens in the text differs from the number of features, which would
+        put features at wrong positions."""
         turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
         made = join_turns(sample.key, turns, seen.media if "media" in shows else [])
         features = sum(count for _, shown in made.media for count in shown.counts)
@@ -88,7 +88,7 @@ class NativePrepare:
                 sizes = ", ".join(" x ".join(map(str, m.size)) for m in sample.media)
                 raise DataError(
                     f"{sample.source}/{sample.key}: {tokens} image tokens in the text for {features} features of its"
-                    f" media ({sizes}); is the chat template that of this model?"
+                    f" media ({sizes}); use the chat template of this model"
                 )
         return made
 
@@ -108,7 +108,7 @@ class NativePrepare:
         return collate(documents, {}, pad_id, pack, stack)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
-        """The part of medium 0 that is on the canvas, in stored pixels; for several slices the middle one."""
+        """The part of medium 0 that is on the canvas, in stored pixels; the middle one of several slices."""
         first = sample.media[0]
         shown = self._pictures(first, files[first.member], sample)
         canvas = self.see(sample, files).canvas
@@ -133,17 +133,18 @@ class NativePrepare:
         if medium.kind not in self.views and array.dtype != np.uint8:
             views = self.beyond_8_bits
         if views.max_tokens and len(medium.size) == 3:
-            each = self.processor.look(pictures(array, medium, views, most=1)).counts[0]
+            each = self.processor.look(make_pictures(array, medium, views, most=1)).counts[0]
             most = views.max_tokens // each
             if not most:
                 raise DataError(
-                    f"{sample.source}/{sample.key}: one slice takes {each} tokens, model.views.{medium.kind}.max_tokens"
-                    f" is {views.max_tokens}; raise it, or let the processor make images smaller"
+                    f"{sample.source}/{sample.key}: one slice takes {each} tokens, but"
+                    f" model.views.{medium.kind}.max_tokens is {views.max_tokens}; raise it, or reduce the image"
+                    " size in model.processor"
                 )
-        return pictures(array, medium, views, most)
+        return make_pictures(array, medium, views, most)
 
 
-def smaller(image: np.ndarray, scale: float) -> np.ndarray:
+def scale_down(image: np.ndarray, scale: float) -> np.ndarray:
     """uint8 [H, W, 3] with its sides times `scale`, antialiased."""
     if scale == 1.0:
         return image

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Key = int | str
 _WORD = 0xFFFFFFFF
 _ROUNDS = 6
-# 4 rounds already hide the order from the eye; 6 also make small sets (n < 50) uniform to a chi-square test.
+# 4 rounds already look random; 6 also make small sets (n < 50) uniform by a chi-square test.
 
 
 class Permutation:
@@ -62,16 +62,16 @@ class Blocks:
     and samples are shuffled within `window` consecutive blocks. At any time, reads touch only `window` regions of the
     storage.
 
-    The offset of the blocks is random too, so a sample has other neighbours in each order. Takes no memory, whatever
+    The offset of the blocks is random too, so a sample has different neighbours in each order. Takes no memory, for any
     n."""
 
     def __init__(self, n: int, block: int, window: int, *key: Key):
         assert min(n, block, window) > 0, (n, block, window)
         self.n, self._block, self._span, self._window = n, block, block * window, window
         self._key, self._whole = key, n // block
-        self._first = below(n, *key, "first")
+        self._first = draw_below(n, *key, "first")
         self._blocks = Permutation(self._whole, *key, "blocks") if self._whole else None
-        # One permutation a window; threads that run ahead may be in the next.
+        # One permutation per window. Threads that run ahead may already be in the next window.
         self._within = lru_cache(maxsize=4)(self._permutation)
 
     def __len__(self) -> int:
@@ -92,16 +92,16 @@ class Blocks:
 
 
 class Order(Config):
-    """`data.SOURCE.order`: the order of a source's samples in an epoch; each epoch has another. The same for any number
-    of ranks and threads."""
+    """`data.SOURCE.order`: the order of a source's samples in an epoch. It differs between epochs, and is the same for
+    any number of ranks and threads."""
 
     kind: Literal["random", "blocks"] = "random"
     """`random`: a full shuffle. `blocks`: for remote shards or spinning disks; neighbours in the shards stay close."""
     block: int = Field(256, gt=0)
     """Consecutive samples in a block."""
     window: int = Field(16, gt=0)
-    """Number of blocks whose samples are shuffled together. `cache.gib` must hold at least that many blocks, or they
-    are fetched more than once."""
+    """Number of blocks whose samples are shuffled together. `cache.gib` must have room for at least that many blocks,
+    or they are downloaded more than once."""
 
     def of(self, n: int, *key: Key) -> Permutation | Blocks:
         return Permutation(n, *key) if self.kind == "random" else Blocks(n, self.block, self.window, *key)
@@ -117,7 +117,7 @@ def draw(*key: Key) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(_digest(key, 16), "little"))
 
 
-def below(n: int, *key: Key) -> int:
+def draw_below(n: int, *key: Key) -> int:
     """A number in range(n), determined by a key."""
     return int.from_bytes(_digest(key, 16), "little") % n
 

@@ -14,7 +14,7 @@ from medvlm.data.source import SourceView
 from medvlm.data.stream import StreamPart
 
 
-def parts_of(
+def make_parts(
     views: Mapping[str, SourceView],
     mix: Mapping[str, float],
     sampling: Sampling,

@@ -10,8 +10,8 @@ from medvlm.io.codestream import find_jpeg_frame
 
 
 def decode(data: bytes, member: str) -> np.ndarray:
-    """As io.images.decode(). A plain JPEG goes through torchvision: bit for bit Pillow's pixels (both are libjpeg-turbo
-    with the same transform) in two thirds of the time, and without holding the GIL."""
+    """The same as io.images.decode(). A plain JPEG is decoded by torchvision, which gives the same bits as Pillow (both
+    use libjpeg-turbo with the same transform) in two thirds of the time, and without holding the GIL."""
     if not (data.startswith(images.JPEG_MAGIC) and _is_plain(data)):
         return images.decode(data, member)
     import torch
@@ -25,8 +25,8 @@ def decode(data: bytes, member: str) -> np.ndarray:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether it is one grey or colour image of an allowed size. Anything else is left to io/images, which raises the
-    right error."""
+    """Whether it is one grey or colour image of an allowed size. io/images handles everything else, or raises the right
+    error."""
     frame = find_jpeg_frame(data)
     if (
         frame is None

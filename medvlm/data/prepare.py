@@ -1,5 +1,5 @@
 """Prepares samples for training and questions for a model: pixels go through the declared preprocessing, questions
-through the chat template. ComposedPrepare is for models of encoders, NativePrepare for ready-made ones."""
+through the chat template. ComposedPrepare is for models built from encoders, NativePrepare for pretrained ones."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ class Prepare(Protocol):
 
     @property
     def is_slow(self) -> bool:
-        """Whether a sample takes up to a tenth of a second, so that a plan looks at a few only."""
+        """Whether preparing a sample takes up to a tenth of a second. Then a plan prepares only a few."""
 
     @property
     def boxes(self) -> Writing:
         """How boxes are written in answers."""
 
     def takes(self, kind: str) -> bool:
-        """Whether media of this kind are perceived."""
+        """Whether the model takes media of this kind."""
 
     def kind_of(self, axes: int, asked: str = "") -> str:
-        """The kind of medium to assume for a file without one. axes: 2 for a picture, 3 for a volume. asked: by the
-        user.
+        """The kind of medium to assume for a file without one. axes: 2 for a picture, 3 for a volume. asked: the kind
+        that the user names.
 
-        Raises DataError where nothing perceives such media."""
+        Raises DataError if the model does not take such media."""
 
     def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
-        """scale: of the sides of all images, for models that take images of any size.
+        """scale: factor for the sides of all images, for models that take images of any size.
 
-        Raises DataError for a medium that is not perceived or cannot be decoded."""
+        Raises DataError for a medium that the model does not take or that cannot be decoded."""
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
-        """The truth as the model perceives it: coordinates in the units they are written in.
+        """The truth as the model perceives it, with coordinates in the units that they are written in.
 
-        Raises DataError when nothing of the answer lies on the canvas."""
+        Raises DataError if no part of the answer is on the canvas."""
 
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
-        """shows: `media` and/or `report`: what the model is given beside the question. answered: with the answer."""
+        """shows: `media` and/or `report`, which the model is given with the question. answered: include the answer."""
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
@@ -69,21 +69,21 @@ class Prepare(Protocol):
     def num_image_tokens(self, seen: Seen) -> int: ...
 
     def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch:
-        """pack: several documents in a row where they fit; off for generation."""
+        """pack: put several documents in a row if they fit; off for generation."""
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
-        """What the model sees of medium 0, 8-bit [H, W] or [H, W, 3]: a film whole, of a volume the middle slice."""
+        """What the model sees of medium 0, 8-bit [H, W] or [H, W, 3]: a whole film, or the middle slice of a volume."""
 
     def estimate(self, knows_words: bool) -> Prepare:
-        """The same for a plan: files are not read, pixels have sizes and no values. knows_words: whether its tokenizer
-        is the model's own; else the length of a text is estimated from its characters."""
+        """The same for a plan, which reads no files: pixels have sizes but no values. knows_words: whether the
+        tokenizer is the model's own; else the length of a text is estimated from its number of characters."""
 
 
 class Phrases(Protocol):
-    """What asks a question in the words of a chat template."""
+    """Formats a question with a chat template."""
 
     def turn(self, text: str, image_tokens: Sequence[Any], answer: str | None) -> Turn:
-        """image_tokens: what stands for each image. answer: None where it is to be generated."""
+        """image_tokens: the placeholder of each image. answer: None if it is to be generated."""
 
 
 def ask(
@@ -94,7 +94,7 @@ def ask(
     shows: Sequence[str],
     answer: str | None,
 ) -> Turn:
-    """One question about a sample, with its report and images as far as they are shown."""
+    """One question about a sample, with its report and images if `shows` names them."""
     text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
     return dialogue.turn(text, images if "media" in shows else [], answer)
 
@@ -108,8 +108,7 @@ def place_truth(question: Question, canvas: Canvas | None, boxes: Writing) -> Tr
 
 
 def choose(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:
-    """`count` questions of these tasks (all tasks when empty), so that one epoch after the other goes round all of
-    them."""
+    """`count` questions of these tasks (all tasks if empty). Consecutive epochs go through all of them in turn."""
     asked = [q for q in sample.questions if not tasks or q.truth.task in tasks]
     if not asked:
         raise DataError(f"{sample.source}/{sample.key}: has no question of {', '.join(tasks) or 'any task'}")

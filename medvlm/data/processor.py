@@ -1,4 +1,4 @@
-"""A ready model's processor and the words of its chat template."""
+"""The processor and chat template of a pretrained vision-language model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from medvlm.data.control_words import shield, tokenize
 from medvlm.data.dialogue import Turn
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
-"""What a processor gives beside the pixels."""
+"""Outputs of a processor other than pixels."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the processor makes of a sample's pictures. tensors: by the name the model takes them by, pictures along the
-    first axis or flattened into it. expansions, counts: the text that stands for each picture, and how many image
-    tokens are in it."""
+    """A sample's pictures after the processor. tensors: by the names of the model's arguments, with pictures along the
+    first axis or flattened into it. expansions, counts: the text that replaces each picture's placeholder, and its
+    number of image tokens."""
 
     tensors: Mapping[str, torch.Tensor]
     expansions: tuple[str, ...]
@@ -33,10 +33,10 @@ class Pictures:
 
 
 class Processor:
-    """A family's processor of transformers (`stock`) with the model's config.
+    """A transformers processor (`stock`) with the model's config.
 
     settings: of its image processor, e.g. {size: {shortest_edge: 65536, longest_edge: 1048576}}.
-    Raises RecipeError for a processor that is not there, has no chat template, or no such setting.
+    Raises RecipeError if the processor cannot be loaded, has no chat template, or has no such setting.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any] | None = None):
@@ -49,8 +49,8 @@ class Processor:
         except (OSError, ImportError) as reason:
             first = str(reason).strip().splitlines()[0]
             raise RecipeError(
-                f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if it is gated, or give"
-                " the path of a folder"
+                f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if the model is gated, or"
+                " give the path of a folder"
             ) from None
         if self.family.template and not self.stock.chat_template:
             self.stock.chat_template = self.family.template
@@ -72,9 +72,8 @@ class Processor:
                 )
             if name in fixed and fixed[name] != value:
                 raise RecipeError(
-                    f"model.processor.{name}: {type(self.stock).__name__} sets it to {fixed[name]} in every call,"
-                    " whatever its files say; choose another setting (it has"
-                    f" {', '.join(sorted(set(known) - set(fixed)))})"
+                    f"model.processor.{name}: {type(self.stock).__name__} always sets it to {fixed[name]}; choose"
+                    f" another setting (it has {', '.join(sorted(set(known) - set(fixed)))})"
                 )
             setattr(self.stock.image_processor, name, value)
         self.folder = folder
@@ -85,14 +84,14 @@ class Processor:
 
     @classmethod
     def of_run(cls, pretrained: str, settings: Mapping[str, Any], folder: Path) -> Processor:
-        """As `folder` holds it, saved there first when it is not."""
+        """The processor in `folder`. If there is none, the pretrained one is saved there first."""
         if not (folder / "config.json").is_file():
             made = cls(pretrained, settings)
             made.save(folder)
         return cls(folder)
 
     def save(self, folder: Path) -> None:
-        """Processor and config, without weights: what evaluation and export build the model from."""
+        """Saves processor and config, without weights. Evaluation and export build the model from these."""
         self.stock.save_pretrained(folder)
         self.config.save_pretrained(folder)
 
@@ -113,11 +112,11 @@ class Processor:
         return self.look([np.zeros((32, 32, 3), np.uint8)]).tensors
 
     def ids(self, messages: Sequence[Mapping[str, Any]], expansions: Sequence[str], ask: bool) -> list[int]:
-        """Token ids of a conversation as the processor's apply_chat_template gives them. messages: with {"type":
-        "image"} where a picture stands.
+        """Token ids of a conversation, equal to those of the processor's apply_chat_template. messages: with {"type":
+        "image"} for each picture.
 
-        ask: whether the template's opening of an answer follows. Raises DataError where the template keeps another
-        number of pictures."""
+        ask: whether to add the template's opening of an answer. Raises DataError if the template changes the number of
+        pictures."""
         text: str = self.stock.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
         before, *after = text.split(self.stock.image_token)
         if len(after) != len(expansions):
@@ -125,13 +124,13 @@ class Processor:
         bos = self.tokenizer.bos_token
         if self.family.lay_out:
             before, after = self.family.lay_out(before, after, bos)
-        plain = bool(bos) and text.startswith(bos)  # a template that writes the first token itself: none is added
+        plain = bool(bos) and text.startswith(bos)  # the template already writes the first token
         whole = before + "".join(expansion + part for expansion, part in zip(expansions, after, strict=True))
         return tokenize(whole, self.tokenizer, add_special_tokens=not plain)
 
 
 class NativeDialogue:
-    """Turns in the words of the processor's chat template; an image stands as the text that the processor expands it
+    """Makes turns with the processor's chat template. Each image is replaced by the text that the processor expands it
     to."""
 
     def __init__(self, processor: Processor):
@@ -142,11 +141,13 @@ class NativeDialogue:
     def turn(self, text: str, image_tokens: Sequence[Any], answer: str | None) -> Turn:
         """image_tokens: the expansion of each picture, in order; the pictures come before the text.
 
-        Raises DataError when a text holds a placeholder, or the template rewrites the prompt once an answer follows.
+        Raises DataError if a text contains a placeholder, or if the template changes the prompt when an answer follows.
         """
         for token in {self.image_token, self.processor.soft}:
             if token in text or (answer and token in answer):
-                raise DataError(f"a text holds {token}, which stands for an image; remove it from the archive's text")
+                raise DataError(
+                    f"a text contains {token}, which marks an image; remove it from the text of the data set"
+                )
         return self._turn(shield(text, self.tokenizer), tuple(image_tokens), answer and shield(answer, self.tokenizer))
 
     def _make_turn(self, text: str, expansions: tuple[str, ...], answer: str | None) -> Turn:
@@ -161,6 +162,7 @@ class NativeDialogue:
         )
         if whole[: len(prompt)] != prompt:
             raise DataError(
-                "the chat template does not keep the prompt as it is when an answer follows; labels would be misplaced"
+                "the chat template changes the prompt when an answer follows, so labels would be misplaced; use another"
+                " chat template"
             )
         return Turn(prompt, whole[len(prompt) :])

@@ -1,4 +1,4 @@
-"""Packs documents into a Batch: several per row where they fit. They do not attend to each other."""
+"""Packs documents into a Batch, several per row if they fit. They do not attend to each other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def collate(
     image_tokens: tokens that each encoder emits per medium. pack: fill rows up to the longest document; off for
     generation, where every row holds one prompt. stack: for media that are not pixels of one size.
     """
-    rows = rows_of(documents, pack)
+    rows = assign_rows(documents, pack)
     width = max(sum(len(documents[d]) for d in row) for row in rows)
     ids = torch.full((len(rows), width), pad_id)
     positions, docs, branches = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
@@ -53,7 +53,7 @@ def collate(
                 targets.append((d, branch[untrained:], parents))
                 at = end
     targets.sort(key=lambda t: t[0])  # stable: branches stay in order
-    media, features_of = stack(documents) if stack else _media(documents, image_tokens)
+    media, features_of = stack(documents) if stack else _stack_media(documents, image_tokens)
     return Batch(
         ids_BT=ids,
         positions_BT=positions,
@@ -69,8 +69,8 @@ def collate(
     )
 
 
-def rows_of(documents: Sequence[TokenSequence], pack: bool = True) -> list[list[int]]:
-    """First fit in the given order: which documents share a row. The longest document sets the width."""
+def assign_rows(documents: Sequence[TokenSequence], pack: bool = True) -> list[list[int]]:
+    """Which documents share a row, by first fit in the given order. The longest document sets the width."""
     if not pack:
         return [[d] for d in range(len(documents))]
     width = max(len(d) for d in documents)
@@ -88,10 +88,10 @@ def rows_of(documents: Sequence[TokenSequence], pack: bool = True) -> list[list[
     return rows
 
 
-def _media(documents: Sequence[TokenSequence], image_tokens: Mapping[str, int]) -> Stacked:
+def _stack_media(documents: Sequence[TokenSequence], image_tokens: Mapping[str, int]) -> Stacked:
     """Pixels stacked by encoder, and for each document the rows of the stacked image tokens that are its own.
 
-    The same tensor in several documents is one image: it is encoded once.
+    A tensor that several documents share is one image, and is encoded once.
     """
     number: dict[str, dict[int, int]] = {}  # encoder -> id of the pixels -> place in its stack
     pixels: dict[str, list[torch.Tensor]] = {}

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
-from medvlm.data.order import below
+from medvlm.data.order import draw_below
 from medvlm.io.shards import Entry, ShardSet
 
 
@@ -59,17 +59,17 @@ class SourceView:
         return self._shards.entry(split, index).key, self._shards.tar(split, index)
 
     def groups(self, by: str) -> dict[str, SourceView]:
-        """The same samples by group, in the order of the groups' names. by: see group_of(). One pass over the index.
+        """The same samples by group, in the order of the groups' names. by: see find_group(). One pass over the index.
 
-        Raises DataError for groups that the samples do not have.
+        Raises DataError if no sample has such a group.
         """
         kept: dict[str, array[int]] = {}
         for i in self._kept:
-            kept.setdefault(group_of(self._shards.entry(*self._locate(i)), by), array("q")).append(i)
+            kept.setdefault(find_group(self._shards.entry(*self._locate(i)), by), array("q")).append(i)
         if set(kept) == {""} and by not in KINDS_OF_GROUPS:
             raise DataError(
-                f"no sample says its {by!r} (they say {', '.join(self._shards.group_names) or 'nothing'}; besides there"
-                f" are {' and '.join(KINDS_OF_GROUPS)})"
+                f"no sample has a {by!r} (they have {', '.join(self._shards.group_names) or 'no groups'}; all have"
+                f" {' and '.join(KINDS_OF_GROUPS)})"
             )
         return {name: SourceView(self._shards, self._splits, kept=kept[name]) for name in sorted(kept)}
 
@@ -81,21 +81,23 @@ class SourceView:
         raise IndexError(i)
 
 
-def splits_of(shards: ShardSet, split: str, fold: int | None = None) -> tuple[str, ...]:
+def choose_splits(shards: ShardSet, split: str, fold: int | None = None) -> tuple[str, ...]:
     """The splits of the shards that make up train, val or test. With `fold`: test is that fold, train all the others.
 
-    Raises DataError where the shards do not have them.
+    Raises DataError if the shards do not have them.
     """
     folds = sorted((s for s in shards.splits if s.startswith("fold")), key=lambda s: int(s.removeprefix("fold")))
     if fold is None:
         if split not in shards.splits:
-            remedy = "set data.SOURCE.fold" if folds else "choose one of them, or deal the data set out anew"
+            remedy = (
+                "set data.SOURCE.fold" if folds else "choose one of them, or change the card's splits and pack again"
+            )
             raise DataError(f"these shards have no split {split!r} (found {', '.join(shards.splits)}); {remedy}")
         return (split,)
     if f"fold{fold}" not in folds or split not in ("train", "test"):
         raise DataError(
-            f"fold {fold} has no split {split!r} here (folds: {', '.join(folds) or 'none'}); a fold is tested on, and"
-            " the others are trained on"
+            f"fold {fold} has no split {split!r} here (folds: {', '.join(folds) or 'none'}); one fold is the test set,"
+            " and the others are the training set"
         )
     return (f"fold{fold}",) if split == "test" else tuple(f for f in folds if f != f"fold{fold}")
 
@@ -105,9 +107,9 @@ HELD_OUT = "held_out"
 KINDS_OF_GROUPS = ("task", "media")
 
 
-def group_of(entry: Entry, by: str) -> str:
-    """by: `task`, `media`, or what the samples say of themselves (concept, site ...). Of several tasks or kinds of
-    media all of them; "" for none."""
+def find_group(entry: Entry, by: str) -> str:
+    """by: `task`, `media`, or a group that the samples have (concept, site ...). Several tasks or kinds of media are
+    joined with +; "" for none."""
     if by in KINDS_OF_GROUPS:
         return "+".join(sorted(entry.tasks if by == "task" else set(entry.media)))
     return entry.groups.get(by, "")
@@ -118,7 +120,7 @@ class HoldOut(Config):
     on them."""
 
     by: str
-    """`task`, `media`, or what the samples say of themselves (concept, site ...)."""
+    """`task`, `media`, or a group that the samples have (concept, site ...)."""
     values: tuple[str, ...] = ()
     """The groups that are held out ..."""
     share: float = Field(0.0, ge=0, lt=1)
@@ -130,22 +132,22 @@ class HoldOut(Config):
     @model_validator(mode="after")
     def _says_which(self) -> HoldOut:
         if bool(self.values) == bool(self.share):
-            raise ValueError("expected either `values`, the groups, or `share`, how many of them, e.g. 0.1")
+            raise ValueError("expected either `values` (names of groups) or `share` (a fraction of them, e.g. 0.1)")
         return self
 
     def holds(self, entry: Entry) -> bool:
-        """Samples that do not say their group are never held out."""
-        group = group_of(entry, self.by)
+        """Whether a sample is held out. Samples without a group never are."""
+        group = find_group(entry, self.by)
         return group in self.values or bool(
-            self.share and group and below(1 << 53, self.salt, self.by, group) < self.share * (1 << 53)
+            self.share and group and draw_below(1 << 53, self.salt, self.by, group) < self.share * (1 << 53)
         )
 
 
-def needs(
+def make_filter(
     tasks: Collection[str] | None = None, report: bool = False, media: Callable[[str], bool] | None = None
 ) -> Callable[[Entry], bool]:
-    """Whether a stage can use a sample. tasks: it has a question of one of them (of any task when empty).
-    media: it has some, and their kinds are all taken."""
+    """A function that says whether a stage can use a sample. tasks: it needs a question of one of them (of any task if
+    empty). media: it needs media, all of a kind that this function accepts."""
 
     def keep(entry: Entry) -> bool:
         asked = tasks is None or (any(task in tasks for task in entry.tasks) if tasks else bool(entry.tasks))

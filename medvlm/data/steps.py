@@ -32,14 +32,15 @@ class Steps:
     canvas: Canvas
 
 
-def steps_of(size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preprocess: Preprocess, member: str) -> Steps:
+def plan_steps(
+    size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preprocess: Preprocess, member: str
+) -> Steps:
     """Steps that resize to the declared spacing or size, then centre. Raises DataError if a declared spacing is not
     possible."""
     if preprocess.spacing_mm is not None:
         if stored_mm is None:
             raise DataError(
-                f"{member}: does not say its spacing, and preprocess.spacing_mm needs it; say it in the card, or go"
-                " without spacing_mm"
+                f"{member}: has no spacing, which preprocess.spacing_mm needs; set it in the card, or remove spacing_mm"
             )
         new = tuple(
             max(round(n * mm / wanted), 1) for n, mm, wanted in zip(size, stored_mm, preprocess.spacing_mm, strict=True)
@@ -71,10 +72,10 @@ def place(resized: torch.Tensor, steps: Steps) -> torch.Tensor:
 
 
 def place_mask(mask: np.ndarray, member: str, medium: Medium, preprocess: Preprocess) -> np.ndarray:
-    """A mask of the medium on the canvas of its pixels: the nearest stored pixel at each, 0 around what is smaller.
+    """A mask of the medium on the canvas of its pixels, by nearest neighbour, padded with 0.
 
-    mask: numbers [*size], or [K, *size] of masks that overlap. With `tiles` it is that of the whole film.
-    Raises DataError, naming the member, for a mask of another size than the medium's.
+    mask: numbers [*size], or [K, *size] for masks that overlap. With `tiles`, the mask is that of the whole film.
+    Raises DataError, naming the member, for a mask whose size differs from the medium's.
     """
     axes = len(preprocess.size)
     size = mask.shape[-axes:]
@@ -83,7 +84,7 @@ def place_mask(mask: np.ndarray, member: str, medium: Medium, preprocess: Prepro
             f"{member}: a mask of shape {mask.shape}, but {medium.member} has {medium.size} ({medium.kind}); pack the"
             " data set again"
         )
-    steps = steps_of(size, medium.spacing_mm, preprocess, member)
+    steps = plan_steps(size, medium.spacing_mm, preprocess, member)
     for axis, (stored, new) in enumerate(zip(size, steps.resized, strict=True), mask.ndim - axes):
         mask = mask.take(nearest(stored, new), axis)
     for axis, (before, wanted) in enumerate(zip(steps.before, steps.size, strict=True), mask.ndim - axes):
@@ -92,8 +93,8 @@ def place_mask(mask: np.ndarray, member: str, medium: Medium, preprocess: Prepro
 
 
 def nearest(stored: int, new: int) -> np.ndarray:
-    """Which of `stored` pixels each of `new` pixels shows: the one that its centre lies in, the latter of two where it
-    lies between them (torch's `nearest-exact`). In whole numbers, since rounding would move such a pixel."""
+    """For each of `new` pixels, the stored pixel that contains its centre; the latter of two if the centre is between
+    them (torch's `nearest-exact`). Computed in whole numbers, because rounding would move such a pixel."""
     return (2 * np.arange(new) + 1) * stored // (2 * new)
 
 

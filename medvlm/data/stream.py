@@ -20,7 +20,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.data.budget import TooLong
 from medvlm.data.mixture import Mixture
-from medvlm.data.order import RANDOM, Blocks, Order, Permutation, below
+from medvlm.data.order import RANDOM, Blocks, Order, Permutation, draw_below
 from medvlm.data.source import SourceView
 
 T = TypeVar("T")
@@ -28,19 +28,19 @@ Quarantine = Callable[[str, str, str], None]
 """Called with the key, the shard and the reason, once per bad sample."""
 
 SUBSTITUTES = 3
-"""How many other samples are tried in place of a bad one."""
+"""Number of other samples to try instead of a bad one."""
 MAX_TOO_LONG = 100
-"""How many are tried in place of one that is too long; there may be many of those."""
+"""Number of other samples to try instead of one that is too long; there may be many of those."""
 
 MAX_RUN = 8
-"""Positions handed to a thread at a time. Handing over takes 40 us, a tenth of reading and preparing a radiograph of
+"""Positions given to a thread at a time. Each hand-over takes 40 us, a tenth of reading and preparing a radiograph of
 128 px."""
 
 
 @dataclass(frozen=True)
 class StreamPart:
-    """A source of the mix, or a group of its samples. epochs: most passes over it. order: of its samples in an
-    epoch."""
+    """A source of the mix, or a group of its samples. epochs: maximum number of passes over it. order: of its samples
+    in an epoch."""
 
     source: str
     view: SourceView
@@ -51,7 +51,7 @@ class StreamPart:
 
 @dataclass(frozen=True)
 class SamplePlace:
-    """The sample at a position: number `index` of a split of a source, in pass number `epoch` over the part."""
+    """The sample at a position: its split and index in a source, and the epoch, counted over the part."""
 
     position: int
     part: str
@@ -76,8 +76,8 @@ class Stream:
         for part in parts.values():
             if not len(part.view):
                 raise DataError(
-                    f"stages.{stage}.mix.{part.source}: no sample of this source has what the stage needs (its tasks,"
-                    " media or reports)"
+                    f"stages.{stage}.mix.{part.source}: no sample of this source has what the stage needs (tasks, media"
+                    " or reports)"
                 )
         self.parts, self.seed, self.stage = parts, seed, stage
         limits = {
@@ -94,7 +94,8 @@ class Stream:
         return SamplePlace(position, name, part.source, epoch, *part.view.locate(self._order(name, epoch)[i]))
 
     def used(self, position: int) -> dict[str, tuple[int, float]]:
-        """For each source, how many samples the positions before this one take, and how many epochs these are."""
+        """For each source, the number of samples that the positions before this one take, and how many epochs that
+        is."""
         taken, sizes = Counter[str](), Counter[str]()
         for name, n in self._mixture.used(position).items():
             taken[self.parts[name].source] += n
@@ -105,7 +106,7 @@ class Stream:
         """The replacement of a bad sample: another one of its part, the same in every run and on every rank."""
         bad = self.place(position)
         view = self.parts[bad.part].view
-        i = below(len(view), self.seed, self.stage, "substitute", position, attempt)
+        i = draw_below(len(view), self.seed, self.stage, "substitute", position, attempt)
         return SamplePlace(position, bad.part, bad.source, bad.epoch, *view.locate(i))
 
     def item(self, position: int) -> Item:
@@ -124,7 +125,7 @@ class Stream:
         return part.order.of(len(part.view), self.seed, self.stage, name, epoch)
 
 
-def loader(
+def make_loader(
     stream: Stream,
     start: int,
     batch: int,
@@ -145,14 +146,14 @@ def loader(
     ahead: whole steps that are prepared in advance, which bounds the memory. Closing the iterator ends the threads.
 
     If reading or preparing raises DataError, a substitute takes the sample's place and `quarantine` is called.
-    Raises DataError when more than `max_bad` of the items seen (and more than 5) were bad. TooLong is handled the same
-    way, but not counted as bad: `dropped` counts such samples by source. Any other error is raised in place of the
-    item, with a note of its shard and key.
+    Raises DataError if more than `max_bad` of the items so far (and more than 5) were bad. TooLong is handled the same
+    way, but not counted as bad: `dropped` counts such samples by source. Any other error is raised, with a note of the
+    sample's shard and key.
     """
     if batch % world:
         fits = ", ".join(str(n) for n in (batch - batch % world, batch + world - batch % world) if n)
         raise DataError(
-            f"stages.{stream.stage}.batch is {batch}, which {world} ranks cannot share evenly; use a multiple of"
+            f"stages.{stream.stage}.batch is {batch}, which is not divisible by {world} ranks; use a multiple of"
             f" {world}, e.g. {fits}"
         )
     share = batch // world
@@ -161,14 +162,14 @@ def loader(
     return (
         _run_threads(stream, steps, prepare, ledger, workers, ahead)
         if workers
-        else _inline(stream, steps, prepare, ledger)
+        else _run_inline(stream, steps, prepare, ledger)
     )
 
 
 _Steps = Iterator[tuple[int, range]]
 
 
-def _inline(
+def _run_inline(
     stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _BadSampleCount
 ) -> Iterator[tuple[int, list[T]]]:
     for first, positions in steps:
@@ -247,9 +248,9 @@ class _BadSampleCount:
                 self._quarantine(key, shard, reason)
         if self._bad > max(5, self._max_bad * self._items):
             raise DataError(
-                f"{self._bad} bad samples among {self._items}, more than {self._max_bad:.0%} are not trained around."
-                f" Last: {attempts.bad[-1][2]}. The run's quarantine file names all; repair the data set, pack it again"
-                " and check it with `medvlm data audit`"
+                f"{self._bad} of {self._items} samples are bad, the limit is {self._max_bad:.0%}. Last:"
+                f" {attempts.bad[-1][2]}. The run's quarantine file lists all; repair the data set, pack it again and"
+                " check it with `medvlm data audit`"
             )
         if not attempts.prepared:
             tried = [*attempts.too_long, *attempts.bad]

@@ -1,4 +1,4 @@
-"""From stored pixels to an encoder's input: one object for training, evaluation and the exported processor.
+"""Transforms stored pixels to an encoder's input, the same in training, evaluation and the exported processor.
 
 For 8-bit images it computes, bit for bit, what transformers' CLIPImageProcessor and SiglipImageProcessor (v5,
 torchvision backend) compute with the settings of `processor_settings`. Axes: D depth, H height, W width,
@@ -18,26 +18,26 @@ from medvlm.core.errors import DataError, ShapeError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Medium
 from medvlm.data.pixels import decode
-from medvlm.data.steps import Steps, place, steps_of
+from medvlm.data.steps import Steps, place, plan_steps
 
 _OURS = {
-    "tiles": "a stock image processor makes tiles of its own kind",
-    "windows": "a stock image processor knows no windows, and its channels are red, green and blue",
-    "percentiles": "a stock image processor knows no window, least of all one of each image's own",
-    "spacing_mm": "a stock image processor does not know how large a pixel is",
+    "tiles": "stock image processors make a different kind of tiles",
+    "windows": "stock image processors have no windows, and their channels are red, green and blue",
+    "percentiles": "stock image processors have no window, and none per image",
+    "spacing_mm": "stock image processors do not know the size of a pixel",
 }
 FULL_RANGE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 PIL_BICUBIC = 3
 
 
 class MediaTransform:
-    """Called with a stored image or volume, gives (pixels, canvas): what the encoder sees, and where boxes lie on it.
+    """Maps a stored image or volume to (pixels, canvas): the encoder's input, and how to place boxes on it.
 
-    Films: uint8 or uint16 [H, W] or [H, W, 3] -> float32 [C, H, W]. 8-bit without a window is resized as 8-bit,
-    like stock processors do; anything else becomes [0, 1] first and is resized as float, so that 16 bits stay
+    Films: uint8 or uint16 [H, W] or [H, W, 3] -> float32 [C, H, W]. 8-bit films without a window are resized in 8 bits,
+    as stock processors do. Anything else is scaled to [0, 1] first and resized as float, which keeps the precision of
     16 bits. Volumes: any numbers [D, H, W], or frames in colour [D, H, W, 3] -> float32 [C, D, H, W]. Each window is a
-    channel. Then (x - mean) / std. With `tiles` a film becomes [C, 1 + tiles, H, W]: the whole of it, where boxes lie,
-    and its tiles row by row.
+    channel. Then (x - mean) / std. With `tiles` a film becomes [C, 1 + tiles, H, W]: the whole film, on which boxes are
+    placed, then its tiles row by row.
     """
 
     def __init__(self, preprocess: Preprocess):
@@ -46,45 +46,45 @@ class MediaTransform:
         _check(preprocess)
         self._mean = torch.tensor(preprocess.mean).reshape(-1, *[1] * axes)
         self._std = torch.tensor(preprocess.std).reshape(-1, *[1] * axes)
-        # Stock processors fold the division by 255 into mean and std; in another order the last bit differs.
+        # Stock processors merge the division by 255 into mean and std; in another order, the last bit differs.
         self._mean_8bit, self._std_8bit = self._mean * (1.0 / (1 / 255)), self._std * (1.0 / (1 / 255))
         self._whole_and_large = [MediaTransform(p) for p in _whole_and_large(preprocess)] if preprocess.tiles else []
 
     def __call__(self, stored: np.ndarray | bytes, member: str, medium: Medium) -> tuple[torch.Tensor, Canvas]:
-        """Raises DataError, naming the member, for pixels that are damaged or are not what the medium says."""
+        """Raises DataError, naming the member, for pixels that are damaged or do not match the medium."""
         array = decode(stored, member) if isinstance(stored, bytes) else stored
         axes = len(self.preprocess.size)
         size = array.shape[:axes]
         if size != medium.size or array.shape[axes:] not in ((), (3,)):
             raise DataError(
-                f"{member}: holds an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind});"
-                " pack the data set again"
+                f"{member}: an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack"
+                " the data set again"
             )
         if self.preprocess.windows and array.ndim > axes:
             raise DataError(
-                f"{member}: in colour, and preprocess.windows is for grey media; train it with another encoder"
+                f"{member}: is in colour, but preprocess.windows is for grey media; use an encoder without windows"
             )
         if self.preprocess.tiles:
             (whole, canvas), (large, _) = (transform(array, member, medium) for transform in self._whole_and_large)
-            return torch.cat([whole[:, None], _tiles(large, self.preprocess.tiles)], 1), canvas
-        steps = steps_of(size, medium.spacing_mm, self.preprocess, member)
+            return torch.cat([whole[:, None], _cut_tiles(large, self.preprocess.tiles)], 1), canvas
+        steps = plan_steps(size, medium.spacing_mm, self.preprocess, member)
         return self._film(array, steps, member) if axes == 2 else self._volume(array, steps, member)
 
     def _film(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
         as_8bit = array.dtype == np.uint8 and _is_plain(self.preprocess)
-        scaled = [array] if as_8bit else [_scale(array, *band) for band in _bands(array, self.preprocess, member)]
+        scaled = [array] if as_8bit else [_scale(array, *band) for band in _find_bands(array, self.preprocess, member)]
         pixels_CHW = torch.cat(
-            [_channels_first(each, 1 if self.preprocess.windows else self.preprocess.channels) for each in scaled]
+            [_put_channels_first(each, 1 if self.preprocess.windows else self.preprocess.channels) for each in scaled]
         )
-        resized = place(_bicubic(pixels_CHW, steps.resized), steps)
+        resized = place(_resize_bicubic(pixels_CHW, steps.resized), steps)
         if as_8bit:
             return (resized.float() - self._mean_8bit).div_(self._std_8bit), steps.canvas
         return (resized - self._mean).div_(self._std), steps.canvas
 
     def _volume(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
         if array.ndim == 4:
-            array = _luma(array) if self.preprocess.channels == 1 else array
-        bands = _bands(array, self.preprocess, member)
+            array = _compute_luma(array) if self.preprocess.channels == 1 else array
+        bands = _find_bands(array, self.preprocess, member)
         planes = [array] if array.ndim == 3 else [array[..., c] for c in range(3)]
         resized_CDHW = torch.stack(
             [_resize_volume(torch.from_numpy(_scale(x, *band)), steps.resized) for band in bands for x in planes]
@@ -92,13 +92,13 @@ class MediaTransform:
         return (place(resized_CDHW, steps) - self._mean).div_(self._std), steps.canvas
 
 
-def processor_settings(preprocess: Preprocess) -> dict[str, Any]:
+def make_processor_settings(preprocess: Preprocess) -> dict[str, Any]:
     """Arguments with which CLIPImageProcessor or SiglipImageProcessor does the same to 8-bit images.
 
-    Stock processors know 8 bits and no window: images of more bits, or of a source with a window, go through
-    `to_display` first, which costs at most half a grey level. Raises ShapeError for what they cannot do, see
-    not_stock()."""
-    if reason := not_stock(preprocess):
+    Stock processors take 8 bits and have no window. Images with more bits, or of a source with a window, go through
+    `to_display` first, which costs at most half a grey level. Raises ShapeError for settings that they do not support,
+    see explain_not_stock()."""
+    if reason := explain_not_stock(preprocess):
         raise ShapeError(f"preprocess.{reason}; use export.target: custom")
     height, width = preprocess.size
     cut = preprocess.fit == "crop"
@@ -117,12 +117,12 @@ def processor_settings(preprocess: Preprocess) -> dict[str, Any]:
     }
 
 
-def not_stock(preprocess: Preprocess) -> str | None:
-    """What of it no stock image processor of transformers does, or None."""
+def explain_not_stock(preprocess: Preprocess) -> str | None:
+    """Why no stock image processor of transformers supports these settings, or None if one does."""
     if len(preprocess.size) != 2:
-        return f"size is {preprocess.size}: no stock image processor takes volumes"
+        return f"size is {preprocess.size}: stock image processors do not take volumes"
     if preprocess.stack > 1:
-        return f"stack is {preprocess.stack}: a stock image processor takes every image by itself"
+        return f"stack is {preprocess.stack}: stock image processors take each image by itself"
     for name, why in _OURS.items():
         if getattr(preprocess, name):
             return f"{name} is set: {why}"
@@ -130,41 +130,41 @@ def not_stock(preprocess: Preprocess) -> str | None:
 
 
 def to_display(array: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """Stored pixels as 8-bit of the same shape, black and white at the ends of the (first) window: for eyes and stock
-    processors."""
+    """Stored pixels in 8 bits, in the same shape, with black and white at the ends of the (first) window. For people
+    and stock processors."""
     if array.dtype == np.uint8 and _is_plain(preprocess):
         return array
-    return (_scale(array, *_bands(array, preprocess, "image")[0]) * 255 + 0.5).astype(np.uint8)
+    return (_scale(array, *_find_bands(array, preprocess, "image")[0]) * 255 + 0.5).astype(np.uint8)
 
 
 def to_pictures(array: np.ndarray, preprocess: Preprocess, medium: Medium) -> np.ndarray:
-    """Stored pixels as 8-bit colour [..., 3]: by their window, or three windows as red, green and blue. Grey becomes
-    three equal channels.
+    """Stored pixels as 8-bit colour [..., 3]: with one window, or with three windows as red, green and blue. Grey
+    becomes three equal channels.
 
-    Raises DataError for pixels that are not what the medium says, or have no full range and no window.
+    Raises DataError for pixels that do not match the medium, or that have neither a full range nor a window.
     """
     axes = len(medium.size)
     if array.shape[:axes] != medium.size or array.shape[axes:] not in ((), (3,)):
         raise DataError(
-            f"{medium.member}: holds an array of shape {array.shape}, but the sample says {medium.size}"
-            f" ({medium.kind}); pack the data set again"
+            f"{medium.member}: an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack"
+            " the data set again"
         )
     in_colour = array.ndim > axes
     if preprocess.windows and in_colour:
-        raise DataError(f"{medium.member}: in colour, and windows are for grey media; show it without")
+        raise DataError(f"{medium.member}: is in colour, but `windows` is for grey media; remove `windows`")
     if array.dtype == np.uint8 and _is_plain(preprocess):
         shown = [array]
     else:
         shown = [
-            (_scale(array, *band) * 255 + 0.5).astype(np.uint8) for band in _bands(array, preprocess, medium.member)
+            (_scale(array, *band) * 255 + 0.5).astype(np.uint8)
+            for band in _find_bands(array, preprocess, medium.member)
         ]
     return shown[0] if in_colour else np.stack(shown * 3 if len(shown) == 1 else shown, -1)
 
 
 def show_input(pixels: torch.Tensor, preprocess: Preprocess) -> np.ndarray:
-    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]; the middle slice of a volume, the current one of
-    two films, the whole of a tiled one. Of two channels, or of
-    more than three, the first; three windows are shown as colours."""
+    """What an encoder sees, as an 8-bit picture [H, W] or [H, W, 3]: the middle slice of a volume, the current film of
+    two, the whole of a tiled film. Three channels are shown as colours; of two, or of more than three, the first."""
     shape = (-1, *[1] * (pixels.ndim - 1))
     shown = pixels.cpu() * torch.tensor(preprocess.std).reshape(shape) + torch.tensor(preprocess.mean).reshape(shape)
     if shown.ndim == 4:
@@ -197,7 +197,7 @@ def _check(preprocess: Preprocess) -> None:
         raise ShapeError("preprocess has more than one of window, windows and percentiles; expected one")
     if (preprocess.tiles or preprocess.stack > 1) and (axes != 2 or (preprocess.tiles and preprocess.stack > 1)):
         raise ShapeError(
-            "preprocess has tiles or a stack of a volume, or both; expected one of them, of films: size: [height,"
+            "preprocess has both tiles and stack, or one of them for volumes; expected one of them, with size: [height,"
             " width]"
         )
     if (
@@ -207,21 +207,21 @@ def _check(preprocess: Preprocess) -> None:
         and preprocess.spacing_mm is None
     ):
         raise ShapeError(
-            f"preprocess.tiles is {preprocess.tiles} with fit: crop, which would cut the tiles from another part of the"
-            " film; use fit: squash, or as many rows as columns"
+            f"preprocess.tiles is {preprocess.tiles} with fit: crop, which would take the tiles from another part of"
+            " the film than the whole; use fit: squash, or as many rows as columns"
         )
     low, high = preprocess.percentiles or (0, 100)
     if not 0 <= low < high <= 100 or any(
         low >= high for low, high in (*preprocess.windows, *filter(None, [preprocess.window]))
     ):
         raise ShapeError(
-            "preprocess has a window, or percentiles, whose first value is not below the second, or beyond 0 and 100"
-            " percent"
+            "preprocess has a window or percentiles whose first value is not below the second, or percentiles"
+            " outside of 0 to 100"
         )
 
 
 def _whole_and_large(preprocess: Preprocess) -> tuple[Preprocess, Preprocess]:
-    """A film at the size of one tile, and at the size of all tiles."""
+    """The preprocessing of the whole film at the size of one tile, and at the size of all tiles."""
     whole = preprocess.model_copy(update={"tiles": None})
     assert preprocess.tiles is not None
     finer: dict[str, Any] = {"size": tuple(side * n for side, n in zip(preprocess.size, preprocess.tiles, strict=True))}
@@ -230,7 +230,7 @@ def _whole_and_large(preprocess: Preprocess) -> tuple[Preprocess, Preprocess]:
     return whole, whole.model_copy(update=finer)
 
 
-def _tiles(large_CHW: torch.Tensor, tiles: tuple[int, int]) -> torch.Tensor:
+def _cut_tiles(large_CHW: torch.Tensor, tiles: tuple[int, int]) -> torch.Tensor:
     """[C, rows * H, columns * W] -> [C, rows * columns, H, W]."""
     rows, columns = tiles
     return large_CHW.unflatten(2, (columns, -1)).unflatten(1, (rows, -1)).transpose(2, 3).flatten(1, 2)
@@ -240,10 +240,10 @@ def _is_plain(preprocess: Preprocess) -> bool:
     return preprocess.window is None and not preprocess.windows and preprocess.percentiles is None
 
 
-def _bands(array: np.ndarray, preprocess: Preprocess, member: str) -> list[tuple[float, float]]:
-    """What becomes 0 and 1: of each window, of the percentiles, or the full range of an unsigned type."""
+def _find_bands(array: np.ndarray, preprocess: Preprocess, member: str) -> list[tuple[float, float]]:
+    """The intensities that become 0 and 1: of each window, of the percentiles, or the range of an unsigned type."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{member}: holds NaN or infinite intensities; repair it in the archive and pack again")
+        raise DataError(f"{member}: has NaN or infinite intensities; repair the original file and pack again")
     if preprocess.windows:
         return list(preprocess.windows)
     if preprocess.window is not None:
@@ -252,14 +252,14 @@ def _bands(array: np.ndarray, preprocess: Preprocess, member: str) -> list[tuple
         low, high = (float(x) for x in np.percentile(array, preprocess.percentiles))
         if low == high:
             raise DataError(
-                f"{member}: its percentiles {preprocess.percentiles} are the same value, so nothing can be seen of it;"
+                f"{member}: its percentiles {preprocess.percentiles} are equal, so it would be a uniform image;"
                 " leave it out"
             )
         return [(low, high)]
     if array.dtype in FULL_RANGE:
         return [(0.0, FULL_RANGE[array.dtype])]
     raise DataError(
-        f"{member}: {array.dtype} intensities have no full range to scale by; "
+        f"{member}: {array.dtype} intensities have no range to scale by; "
         "set preprocess.window of the encoder, e.g. [-160, 240] for soft tissue in HU, or preprocess.percentiles"
     )
 
@@ -270,18 +270,18 @@ def _scale(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(scaled, 0, 1, out=scaled)
 
 
-def _channels_first(array: np.ndarray, channels: int) -> torch.Tensor:
+def _put_channels_first(array: np.ndarray, channels: int) -> torch.Tensor:
     """[H, W] -> [1, H, W], which mean and std widen to 3 equal channels; [H, W, 3] -> [3, H, W] or, for one channel,
     its luma."""
     if array.ndim == 3 and channels == 1:
-        array = _luma(array)
+        array = _compute_luma(array)
     if not array.flags.writeable:  # torch warns about memory that it could not write to
         array = array.copy()
     pixels = torch.from_numpy(array)
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
-def _luma(array: np.ndarray) -> np.ndarray:
+def _compute_luma(array: np.ndarray) -> np.ndarray:
     """ITU-R 601-2, as Pillow's convert("L"): equal channels stay as they are."""
     if array.dtype == np.uint8:
         red, green, blue = (array[..., c].astype(np.uint32) for c in range(3))
@@ -289,13 +289,14 @@ def _luma(array: np.ndarray) -> np.ndarray:
     return array @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _bicubic(pixels_CHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+def _resize_bicubic(pixels_CHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     if pixels_CHW.shape[-2:] == size:
         return pixels_CHW
     if pixels_CHW.dtype == torch.uint8:
         return interpolate(pixels_CHW[None], size=size, mode="bicubic", antialias=True)[0]
-    # Bicubic overshoots at edges. In 8 bits that is cut off by the range after each axis, the width first; doing the
-    # same here keeps windowed films within 1.5 grey levels of their 8-bit selves (without it 14, next to white).
+    # Bicubic interpolation overshoots at edges. In 8 bits, values are clipped after each axis, the width first. The
+    # same clipping here keeps windowed films within 1.5 grey levels of their 8-bit versions (14 without it, next to
+    # white).
     wide = interpolate(pixels_CHW[None], size=(pixels_CHW.shape[-2], size[1]), mode="bicubic", antialias=True).clamp_(
         0, 1
     )
@@ -303,10 +304,10 @@ def _bicubic(pixels_CHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
 
 
 def _resize_volume(volume_DHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Trilinear, with antialiasing where an axis shrinks, so that a thin finding is dimmed and not skipped.
+    """Trilinear, with antialiasing if an axis shrinks, so that a thin finding gets fainter but is not lost.
 
-    torch offers antialiasing in 2D only; linear interpolation is separable, so slices are resized first and
-    the depth of the result afterwards as the height of a picture. Where no axis shrinks this is torch's `trilinear`.
+    torch has antialiasing in 2D only. Linear interpolation is separable, so the slices are resized first, then the
+    depth, as the height of a picture. If no axis shrinks, this equals torch's `trilinear`.
     """
     depth, height, width = size
     if volume_DHW.shape[1:] != (height, width):

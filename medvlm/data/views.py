@@ -1,5 +1,5 @@
-"""Stored media to the 8-bit pictures that a ready model's processor takes: films whole, volumes and videos as
-slices."""
+"""Turns stored media into the 8-bit pictures that a pretrained model's processor takes: whole films, and slices of
+volumes and videos."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from medvlm.core.sample import Affine, Medium
 from medvlm.data.transforms import to_pictures
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""The axis of RAS space that a plane's slices follow each other along."""
+"""Plane -> the axis of RAS space perpendicular to it, along which its slices are ordered."""
 
 
 class Views(Config):
-    """How media of one kind are shown. The same in training, evaluation and beside an exported model."""
+    """How media of one kind are shown. The same in training, evaluation and an exported model."""
 
     window: tuple[float, float] | None = None
-    """(low, high) of stored intensity that become black and white; None: 8-bit as it is, 16-bit by its full range."""
+    """(low, high): stored intensities that become black and white. None: 8 bits unchanged, 16 bits by their full
+    range."""
     windows: tuple[tuple[float, float], ...] = ()
     """Three windows of a grey medium as red, green and blue."""
     percentiles: tuple[float, float] | None = None
-    """Window of each medium by itself, for units without a meaning (MR)."""
+    """Percentiles that define the window of each medium, for arbitrary units (MR)."""
     plane: Literal["stored", "axial", "coronal", "sagittal"] = "stored"
-    """Slices of a volume; `stored` are those along its first axis. The others need an affine, and lie as a radiologist
-    sees them: axial and coronal with the patient's right on the left, sagittal with the front on the left, the head on
-    top; axial slices go from the feet to the head."""
+    """Slices of a volume; `stored` are those along its first axis. The others need an affine, and are oriented as
+    radiologists view them: axial and coronal with the patient's right on the left, sagittal with the front on the left,
+    the head on top. Axial slices go from the feet to the head."""
     sampling: Literal["uniform", "stride"] = "uniform"
     """`uniform`: slices at equal distances over the whole volume; `stride`: one every `stride_mm`, around the
     middle."""
     stride_mm: float | None = Field(None, gt=0)
     max_slices: int = Field(16, gt=0)
     max_tokens: int = Field(0, ge=0)
-    """Image tokens that one medium may take in the language model, 0 for no limit: fewer slices are shown where it
-    would take more."""
+    """Maximum number of image tokens per medium in the language model, 0 for no limit. Fewer slices are shown if there
+    would be more."""
 
     @model_validator(mode="after")
     def _fits(self) -> Views:
         if (self.sampling == "stride") != (self.stride_mm is not None):
-            raise ValueError("stride_mm goes with `sampling: stride`; give both or neither")
+            raise ValueError("stride_mm and `sampling: stride` need each other; give both or neither")
         if self.windows and len(self.windows) != 3:
             raise ValueError(f"windows are shown as red, green and blue; expected three, found {len(self.windows)}")
         if sum((self.window is not None, bool(self.windows), self.percentiles is not None)) > 1:
@@ -57,11 +58,11 @@ class Views(Config):
         return Preprocess(size=(1, 1), window=self.window, windows=self.windows, percentiles=self.percentiles)
 
 
-def pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None = None) -> list[np.ndarray]:
-    """uint8 [H, W, 3] each: one for a film, the slices of a volume or the frames of a video in their order. most: a
-    limit beside max_slices.
+def make_pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None = None) -> list[np.ndarray]:
+    """Pictures uint8 [H, W, 3]: one for a film, the slices of a volume or the frames of a video in their order. most:
+    another limit, as well as max_slices.
 
-    Raises DataError where a plane or a stride is asked for and the medium does not say how it lies.
+    Raises DataError if a plane or a stride needs an affine or spacing that the medium lacks.
     """
     shown = to_pictures(array, views.bands, medium)
     if len(medium.size) == 2:
@@ -70,8 +71,7 @@ def pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None =
     if views.plane != "stored":
         if medium.affine is None:
             raise DataError(
-                f"{medium.member}: does not say how it lies in the patient, and views.plane: {views.plane} needs that;"
-                " use plane: stored"
+                f"{medium.member}: has no affine, which views.plane: {views.plane} needs; use plane: stored"
             )
         shown, spacing_mm = _orient(shown, medium.affine, PLANES[views.plane])
     limit = min(views.max_slices, most or views.max_slices)
@@ -87,16 +87,13 @@ def is_flat(medium: Medium, views: Views) -> bool:
 
 
 def _choose_slices(depth: int, views: Views, slice_mm: float | None, limit: int, member: str) -> list[int]:
-    """The middle of each of equal parts; or steps of a distance around the middle slice, the outer ones left out above
-    the limit."""
+    """`uniform`: the middle slice of each of equal parts. `stride`: slices at a fixed distance around the middle one,
+    without the outermost if there are more than the limit."""
     if views.sampling == "uniform":
         count = min(depth, limit)
         return [int((i + 0.5) * depth / count) for i in range(count)]
     if slice_mm is None:
-        raise DataError(
-            f"{member}: does not say the distance of its slices, and views.sampling: stride needs it; use sampling:"
-            " uniform"
-        )
+        raise DataError(f"{member}: has no slice spacing, which views.sampling: stride needs; use sampling: uniform")
     assert views.stride_mm is not None
     step, middle = max(views.stride_mm / slice_mm, 1.0), (depth - 1) / 2
     reach = math.floor(middle / step)
@@ -106,8 +103,8 @@ def _choose_slices(depth: int, views: Views, slice_mm: float | None, limit: int,
 
 
 def _orient(volume: np.ndarray, affine: Affine, along: int) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Slices along an axis of RAS space, as a radiologist sees them, and mm per voxel of the new axes. Oblique axes go
-    to the nearest."""
+    """Slices along an axis of RAS space, oriented as radiologists view them, and mm per voxel of the new axes. Oblique
+    axes are assigned to the nearest."""
     matrix = np.array(affine)[:, :3]
     spacing = np.linalg.norm(matrix, axis=0)
     share = np.abs(matrix / spacing)
@@ -116,15 +113,13 @@ def _orient(volume: np.ndarray, affine: Affine, along: int) -> tuple[np.ndarray,
         ras, stored = divmod(int(flat), 3)
         if ras not in axis_of and stored not in axis_of.values():
             axis_of[ras] = stored
-    # Rows downwards, columns to the right: head to feet or front to back; right to left of the patient, or front to
-    # back.
+    # Rows go down from head to feet or from front to back; columns go right from the patient's right to the left, or
+    # from front to back.
     rows, columns = {2: (1, 0), 1: (2, 0), 0: (2, 1)}[along]
     order = (along, rows, columns)
-    towards = {
-        along: 1.0,
-        rows: -1.0,
-        columns: -1.0,
-    }  # axial: y downwards from front to back is -A; columns from the right to the left is -R
+    # The sign of the RAS axis along each new axis. Axial: rows from front to back are -A, columns from the patient's
+    # right to the left are -R.
+    towards = {along: 1.0, rows: -1.0, columns: -1.0}
     turned = np.moveaxis(volume, [axis_of[ras] for ras in order], [0, 1, 2])
     for place, ras in enumerate(order):
         if np.sign(matrix[ras, axis_of[ras]]) != towards[ras]:

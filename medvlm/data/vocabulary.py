@@ -1,4 +1,4 @@
-"""A tokenizer trained from the cards' text, for models that start from scratch."""
+"""Trains a tokenizer on the texts of the data sets, for models that start from random weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 IMAGE = "<image>"
-"""One of these stands in the text for each image; the data path repeats it once per image token."""
+"""Marks each image in the text; the data path repeats it once per image token."""
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{{ m['content'] }}"
@@ -17,13 +17,12 @@ TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], size: int, image_token: str) -> Any:
-    """Byte-level BPE of at most `size` tokens; digits stay single, so that numbers are written the same way
-    everywhere."""
+    """Byte-level BPE of at most `size` tokens. Each digit is a token, so that numbers are always split the same way."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
-    # With a space put before every text, a word is the same token in the middle of a report and as a whole answer.
+    # With a space before every text, a word is the same token inside a report and as a whole answer.
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Digits(individual_digits=True)]
     )
@@ -42,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], size: int, image_token: str) -> Any:
 
 
 def load_or_make_tokenizer(folder: Path, make: Callable[[], Any]) -> Any:
-    """The tokenizer in `folder`, made and saved there when it is not."""
+    """The tokenizer in `folder`. If there is none, it is made and saved there."""
     from transformers import AutoTokenizer
 
     if (folder / "tokenizer_config.json").is_file():

@@ -1,1 +1,1 @@
-"""What reads an encoder's features and gives class scores or masks; one file a kind."""
+"""Decoders: predict class scores or masks from an encoder's features. One file per kind."""

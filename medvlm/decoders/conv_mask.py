@@ -1,8 +1,7 @@
-"""A mask from patch tokens: convolutions between steps of interpolation, from any grid to the size of the input.
+"""Predicts a mask from patch tokens, by steps of interpolation and convolution from the grid to the size of the input.
 
-The progressive upsampling head of SETR (arXiv 2012.15840, section 3.2) for 2D and 3D. It interpolates and convolves in
-place of transposed convolutions, which leave checkerboards and fix the ratio of grid and input. Axes: N samples, E
-channels, then the axes of the grid.
+The progressive upsampling head of SETR (arXiv 2012.15840, section 3.2) for 2D and 3D. Transposed convolutions would
+leave checkerboard patterns and fix the ratio of grid and input. Axes: N samples, E channels, then the axes of the grid.
 """
 
 from __future__ import annotations
@@ -22,26 +21,27 @@ from medvlm.core.errors import ShapeError
 
 OUTPUT = "maps"
 NARROWEST = 16
-"""Channels are halved at each step down to this: the last maps are the largest, and cost the most."""
+"""Minimum number of channels. They are halved at each step, because later maps are larger and cost more."""
 
 
 class Config(DecoderConfig):
     kind: Literal["conv_mask"]
     width: int = Field(64, gt=0, multiple_of=8)
-    """Channels at the size of the grid; halved at each step, down to 16."""
+    """Number of channels at the size of the grid; halved at each step, down to 16."""
     steps: int | None = Field(None, ge=1)
-    """Steps of interpolation and convolution between grid and input; by default as many as it takes to double. Fewer
-    are faster and give smoother outlines."""
+    """Number of steps of interpolation and convolution from grid to input; by default each step about doubles the size.
+    Fewer steps are faster and give smoother outlines."""
 
 
 def facts(
     config: Config, width: int | None, grid: tuple[int, ...] | None, input_shape: tuple[int, ...] | None
 ) -> DecoderFacts:
-    """Raises ShapeError for a grid whose axes are not those of the input, or that is finer than it."""
+    """Raises ShapeError for a grid with another number of axes than the input, or with more tokens than pixels along an
+    axis."""
     if grid is not None and input_shape is not None:
         _check(grid, input_shape[1:])
     size = tuple(input_shape[1:]) if input_shape is not None else ()
-    return DecoderFacts((num_maps(config), *size))
+    return DecoderFacts((count_maps(config), *size))
 
 
 def build(config: Config, width: int, grid: tuple[int, ...], input_shape: tuple[int, ...]) -> nn.Module:
@@ -49,20 +49,20 @@ def build(config: Config, width: int, grid: tuple[int, ...], input_shape: tuple[
     return Mask(config, width, tuple(grid), tuple(input_shape[1:]))
 
 
-def num_maps(config: Config) -> int:
-    """Exclusive classes have a background beside them."""
+def count_maps(config: Config) -> int:
+    """Number of output maps: one per class, and one for the background if the classes are exclusive."""
     return len(config.classes) + config.exclusive
 
 
-def sizes(grid: tuple[int, ...], size: tuple[int, ...], steps: int | None) -> list[tuple[int, ...]]:
-    """The size of the maps after each step: every axis grows by the same factor from step to step."""
+def compute_sizes(grid: tuple[int, ...], size: tuple[int, ...], steps: int | None) -> list[tuple[int, ...]]:
+    """The size of the maps after each step. Each axis grows by a constant factor per step."""
     ratio = max(large / small for small, large in zip(grid, size, strict=True))
     count = steps or max(math.ceil(math.log2(ratio) - 1e-9), 1)
 
-    def grown(share: float) -> tuple[int, ...]:
+    def grow(share: float) -> tuple[int, ...]:
         return tuple(round(small * (large / small) ** share) for small, large in zip(grid, size, strict=True))
 
-    return [grown(number / count) for number in range(1, count + 1)]
+    return [grow(number / count) for number in range(1, count + 1)]
 
 
 def _check(grid: tuple[int, ...], size: tuple[int, ...]) -> None:
@@ -70,8 +70,8 @@ def _check(grid: tuple[int, ...], size: tuple[int, ...]) -> None:
     shown, wanted = by_axis(map(str, grid)), by_axis(map(str, size))
     if len(grid) != len(size):
         raise ShapeError(
-            f"conv_mask makes a mask of {wanted} pixels from a grid of {shown} tokens, which has other axes; use an"
-            " encoder whose grid has one axis for each of its preprocess.size"
+            f"conv_mask cannot make a mask of {wanted} pixels from a grid of {shown} tokens; use an encoder whose"
+            " grid has as many axes as its preprocess.size"
         )
     if any(small > large for small, large in zip(grid, size, strict=True)):
         raise ShapeError(
@@ -84,7 +84,7 @@ class Mask(nn.Module):
 
     def __init__(self, config: Config, width: int, grid: tuple[int, ...], size: tuple[int, ...]):
         super().__init__()
-        self.grid, self.sizes = grid, sizes(grid, size, config.steps)
+        self.grid, self.sizes = grid, compute_sizes(grid, size, config.steps)
         axes = len(grid)
         self.mode = "bilinear" if axes == 2 else "trilinear"
         conv: Any = nn.Conv2d if axes == 2 else nn.Conv3d
@@ -94,7 +94,7 @@ class Mask(nn.Module):
         self.steps = nn.ModuleList(
             nn.Sequential(conv(a, b, kernel_size=3, padding=1), nn.GroupNorm(min(8, b), b)) for a, b in pairwise(widths)
         )
-        self.classify = conv(widths[-1], num_maps(config), kernel_size=1)
+        self.classify = conv(widths[-1], count_maps(config), kernel_size=1)
 
     def forward(self, features: Features) -> torch.Tensor:
         maps = self.reduce(features.patches.transpose(1, 2).unflatten(2, self.grid))

@@ -1,4 +1,4 @@
-"""Class scores of a whole image or volume: one linear layer on its pooled features."""
+"""Predicts class scores of a whole image or volume with one linear layer on its pooled features."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OUTPUT = "scores"
 class Config(DecoderConfig):
     kind: Literal["linear"]
     reads: Literal["pooled", "mean"] = "pooled"
-    """`pooled`: what the encoder gives for the whole image (a class token, or its own pooling); `mean`: the mean of its
-    patch tokens. Many networks give the same for both."""
+    """`pooled`: the encoder's pooled output (a class token, or its own pooling). `mean`: the mean of its patch tokens.
+    In many networks they are the same."""
     dropout: float = Field(0.0, ge=0, lt=1)
 
 

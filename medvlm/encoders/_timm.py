@@ -1,4 +1,4 @@
-"""Networks of timm, as several encoders build on them."""
+"""Builds timm networks, for several encoders."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 from medvlm.encoders._timm import create
 
 LIBRARY = "timm"
-"""Of whose classes `tower` is one."""
+"""The library that the class of `tower` is from."""
 CAN_BE_FUSED = SEES_SLICES = True
 TOY_VIT = {"depth": 2, "embed_dim": 96, "num_heads": 4}
 """Arguments of a ViT in a dry run."""
@@ -51,7 +51,7 @@ def preprocess(config: Config) -> Preprocess:
 
 
 def not_stock(config: Config) -> str:
-    """Why timm does not compute this encoder by itself: it does."""
+    """Why timm alone cannot compute this encoder; "" because it can."""
     return ""
 
 

@@ -39,7 +39,7 @@ ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_v
 """Members of PLAIN that take any input size; the others are made for one."""
 
 LIBRARY = "transformers"
-"""Of whose classes `tower` is one."""
+"""The library that the class of `tower` is from."""
 CAN_BE_FUSED = SEES_SLICES = True
 
 
@@ -103,9 +103,9 @@ def preprocess(config: Config) -> Preprocess:
 
 
 def not_stock(config: Config) -> str:
-    """Why the classes of transformers do not compute this encoder by themselves; "" where they do."""
+    """Why transformers alone cannot compute this encoder; "" if it can."""
     if config.interpolate:
-        return "interpolate is true, and stock classes do not stretch the position embeddings by themselves"
+        return "interpolate is true, but stock classes do not interpolate position embeddings by default"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What is measured: the measures of the tasks that were asked, and those of the rewards."""
+"""The measures of an evaluation: those of the tasks that were asked, and those of the rewards."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from medvlm.core.tasks import find_task, list_tasks
 from medvlm.rewards._compose import Composer
 
 VERSION = 2
-"""Goes up whenever a number would change its meaning; saved with the answers."""
+"""Increased whenever the meaning of a number changes; saved with the answers."""
 
 
 def list_measures(tasks: Iterable[str], rewards: Mapping[str, Any] | None) -> list[Measure]:
-    """Each may be asked about a truth of any task. tasks: those of the truths. rewards: of a composer, whose total and
-    parts are measured too."""
+    """All measures; each can be asked whether it is about a truth of any task. tasks: those of the truths. rewards: of
+    a composer, whose total and parts are measured too."""
     return [*join_measures(tasks), *(_measure_rewards(Composer(rewards)) if rewards else [])]
 
 
 def join_measures(tasks: Iterable[str]) -> list[Measure]:
-    """Those of several tasks; measures of one name, such as `accuracy` of choices and of open answers, become one.
+    """The measures of several tasks. Measures with the same name, such as `accuracy` of choices and of open answers,
+    are joined.
 
-    Raises DataError for a task that is not known here.
+    Raises DataError for an unknown task.
     """
     found: dict[tuple[str, str], dict[str, Measure]] = {}
-    for kind in _in_order(tasks):
+    for kind in _sort_tasks(tasks):
         for measure in find_task(kind).MEASURES:
             found.setdefault((measure.group, measure.metric), {})[kind] = measure
     return [_join(by_task) for by_task in found.values()]
@@ -46,8 +47,8 @@ def _join(by_task: Mapping[str, Measure]) -> Measure:
     return joined.pop()
 
 
-def _in_order(tasks: Iterable[str]) -> list[str]:
-    """Our own in their fixed order, then the others."""
+def _sort_tasks(tasks: Iterable[str]) -> list[str]:
+    """Tasks of medvlm in their fixed order, then the others."""
     own, asked = list_tasks(), set(tasks)
     return [*(kind for kind in own if kind in asked), *sorted(asked - set(own))]
 

@@ -1,4 +1,4 @@
-"""A row of the results from the numbers of its items: value, interval, baselines, and the paired difference from the
+"""Computes a row of the results from its items: value, interval, baselines, and the paired difference from the
 strongest baseline."""
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from medvlm.core.protocols import Paired, Row
 from medvlm.metrics.bootstrap import interval, resample, value
 
 DIGITS = 6
-"""Numbers are rounded to so many decimals."""
+"""Number of decimals in the results."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Items that have a metric together. numbers: which items they are. columns: what the measure takes, [N, K], of the
-    model (`answer`) and of each baseline; NaN for an item that a baseline did not answer. clusters: a number that items
-    of one patient share."""
+    """Items that share a metric. numbers: indices of the items. columns: the input of the measure, [N, K], for the
+    model (`answer`) and each baseline; NaN for an item that a baseline did not answer. clusters: for each item a
+    number that items of one patient share."""
 
     numbers: Sequence[int]
     columns: Mapping[str, np.ndarray]
@@ -41,8 +41,8 @@ class Part:
 
 
 def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Mapping[str, Any]) -> Row:
-    """metric: the measure's, or its name for a part of the items. parts: the row is the mean of their metrics, over
-    those that define it. settings: an entry of protocol.json."""
+    """metric: the measure's, or its name for a part of the items. parts: the row is the mean of their metrics, over the
+    parts where the metric is defined. settings: an entry of protocol.json."""
     own = find_value(measure, parts)
     if measure.bounds and not measure.bounds[0] - 1e-9 <= own <= measure.bounds[1] + 1e-9:
         raise ValueError(
@@ -72,9 +72,9 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
     """The difference from the strongest baseline, and the verdict over all of them. answered: the items of each
     baseline.
 
-    Which one is the strongest is seen on the same answers, so chance favours it. Therefore the model is `better` only
-    where it is better than each baseline by its own interval (the intersection-union test of Berger 1982), and `worse`
-    where it is worse than the strongest at 5 % divided by their number (Bonferroni).
+    The strongest baseline is chosen on the same answers, so chance favours it. Therefore the model is `better` only if
+    it is better than each baseline by its own interval (the intersection-union test of Berger 1982), and `worse` if it
+    is worse than the strongest at 5 % divided by their number (Bonferroni).
     """
     sign = 1 if measure.better == "higher" else -1
     bounds = (measure.bounds[0] - measure.bounds[1], measure.bounds[1] - measure.bounds[0]) if measure.bounds else None
@@ -98,7 +98,7 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
 def _draw(measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]) -> np.ndarray:
     together = [cluster for part in parts for cluster in part.clusters]
     how = measure.statistic, settings["resamples"], settings["seed"], together
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a draw has no item of a part
+    with np.errstate(invalid="ignore"):  # 0 / 0 if a draw has no item of a part
         return _average([resample(part.columns[who], part.clusters, *how) for part in parts])
 
 
@@ -116,13 +116,13 @@ def count_clusters(parts: Sequence[Part]) -> int:
 
 
 def find_value(measure: Measure, parts: Sequence[Part], who: str = "answer") -> float:
-    """NaN where no part defines the metric."""
+    """The mean metric of the parts; NaN if it is defined for none of them."""
     with np.errstate(invalid="ignore"):
         return float(_average([np.array([value(part.columns[who], measure.statistic)]) for part in parts])[0])
 
 
 def _average(metrics: Sequence[np.ndarray]) -> np.ndarray:
-    """Over those that are numbers."""
+    """The mean, ignoring NaN."""
     if len(metrics) == 1:
         return metrics[0]
     defined = ~np.isnan(metrics)

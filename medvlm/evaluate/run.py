@@ -1,4 +1,4 @@
-"""Evaluates a model on one split by its protocols, with their baselines, and writes what the report reads."""
+"""Evaluates a model on one split with its protocols and their baselines, and writes the files that the report reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
 
 
-def quiet(what: str, done: int, total: int) -> None:
+def ignore_progress(what: str, done: int, total: int) -> None:
     pass
 
 
@@ -51,17 +51,17 @@ def evaluate(
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
-    progress: Progress = quiet,
+    progress: Progress = ignore_progress,
     say: Callable[[str], None] = say_nothing,
 ) -> list[Row]:
-    """The rows of this split; `out` gets them beside the rows of the splits that were evaluated before.
+    """Returns the rows of this split, and adds them to the results of earlier splits in `out`.
 
-    models: a protocol asks the first that can do what it needs, and is left out where none can. dataset, split:
-    what the rows are called. places: its samples. training: gives those that baselines are fitted on. protocols: names
-    or settings; by default all of medvlm. baselines: by default all of the protocols. limit: at most so many samples,
+    models: a protocol asks the first one that can do what it needs, and is skipped if none can. dataset, split: names
+    in the rows. places: the samples. training: returns the samples that baselines are fitted on. protocols: names or
+    settings; by default all of medvlm. baselines: by default all of the protocols. limit: maximum number of samples,
     drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of the composed reward. progress:
-    called as (what, done, total). say: gets a line for the questions that were left out.
-    Raises RecipeError for an unknown baseline or reward, DataError when there is nothing to evaluate.
+    called with (what, done, total). say: called with a line about questions that were left out.
+    Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
     names = list_baselines(known) if baselines is None else list(baselines)
@@ -101,15 +101,15 @@ def evaluate(
 def _describe_shards(shards: Shards, places: Sequence[Place], fitted_on: Sequence[Place], limit: int) -> dict[str, Any]:
     return {
         "fingerprint": shards.fingerprint,
-        "splits": _splits(places),
-        "train_splits": _splits(fitted_on),
+        "splits": _list_splits(places),
+        "train_splits": _list_splits(fitted_on),
         "samples": len(places),
         "limit": limit,
     }
 
 
 class _Once:
-    """The training places, read when a baseline is fitted for the first time."""
+    """The training samples, listed only when the first baseline is fitted."""
 
     def __init__(self, read: Callable[[], Sequence[Place]]):
         self.read = read
@@ -134,7 +134,7 @@ def _explain(protocols: Sequence[ProtocolConfig], models: Sequence[Any]) -> str:
     return f"{', and '.join([*asked, *cannot])}; evaluate another split, data set or model"
 
 
-def _splits(places: Sequence[Place]) -> list[str]:
+def _list_splits(places: Sequence[Place]) -> list[str]:
     return list(dict.fromkeys(split for split, _ in places))
 
 

@@ -1,7 +1,7 @@
-"""The evaluate folder of a run: what was asked and answered, under which settings, and the results of it.
+"""The evaluate folder of a run: questions and answers, the settings, and the results.
 
-KIND.jsonl (a record a line of what a protocol asked, e.g. `answers.jsonl`) and `protocol.json` (the settings of each
-split) are what was measured; `results.json` is computed from them alone, so it can be computed again.
+KIND.jsonl (one record per line of what a protocol asked, e.g. `answers.jsonl`) and `protocol.json` (the settings of
+each split) hold the measurements. `results.json` is computed from them alone, so it can be computed again.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ SETTINGS = "protocol.json"
 
 
 def rescore(folder: Path, needs: Collection[str] | None = None) -> list[Row]:
-    """The rows of every split whose records are saved, bit-equal to those of the evaluation; no model is needed.
+    """The rows of every saved split, bit-equal to those of the evaluation. Needs no model.
 
-    folder: RUN/evaluate. needs: only of protocols that need one of these of a model. Raises DataError when a file is
-    missing or damaged."""
+    folder: RUN/evaluate. needs: keep only protocols that need one of these abilities of a model. Raises DataError if a
+    file is missing or damaged."""
     rows: list[Row] = []
     read: dict[str, list[Record]] = {}
     for settings in _read_json(folder / SETTINGS):
         for kind, expected in count_records(settings).items():
             if kind not in read:
-                read[kind] = list(_lines(folder / f"{kind}.jsonl"))
+                read[kind] = list(_read_lines(folder / f"{kind}.jsonl"))
             records = [record for record in read[kind] if _is_of(record, settings)]
             if len(records) != expected:
                 raise DataError(
@@ -43,7 +43,8 @@ def rescore(folder: Path, needs: Collection[str] | None = None) -> list[Row]:
 
 
 def count_records(settings: Record) -> dict[str, int]:
-    """Protocol -> how many records a split has. An entry of before there were protocols lists the counts of two."""
+    """Protocol -> number of records of a split. An entry of an early release is a list with the counts of two
+    protocols."""
     counts: dict[str, int] | list[int] = settings["records"]
     if isinstance(counts, dict):
         return counts
@@ -56,10 +57,10 @@ def count_records(settings: Record) -> dict[str, int]:
 
 
 def save(run: RunFolder, settings: Record, records: Mapping[str, Sequence[Record]]) -> list[Row]:
-    """Puts one split's records in place of those it had, keeps the other splits', and writes the results of all, which
-    it returns. records: by protocol.
+    """Replaces the records of one split, keeps those of the other splits, and writes and returns the results of all.
+    records: by protocol.
 
-    The results are written last: whoever finds them finds what they come from.
+    The results are written last, so that wherever they exist, the records they were computed from exist too.
     """
     folder = run.answers.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def save(run: RunFolder, settings: Record, records: Mapping[str, Sequence[Record
     before = {kind for entry in entries if _is_of(entry, settings) for kind in count_records(entry)}
     for kind in sorted(before | records.keys()):
         path = folder / f"{kind}.jsonl"
-        kept = [record for record in _lines(path) if not _is_of(record, settings)] if path.exists() else []
+        kept = [record for record in _read_lines(path) if not _is_of(record, settings)] if path.exists() else []
         name = {"dataset": settings["dataset"], "split": settings["split"]}
         _write_lines(path, [*kept, *({**name, **record} for record in records.get(kind, ()))])
     counts = {kind: len(of_kind) for kind, of_kind in records.items()}
@@ -82,8 +83,8 @@ def _is_of(record: Record, settings: Record) -> bool:
     return bool(record["dataset"] == settings["dataset"] and record["split"] == settings["split"])
 
 
-def _lines(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(_text(path).rstrip("\n").split("\n"), start=1):
+def _read_lines(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(_read_text(path).rstrip("\n").split("\n"), start=1):
         try:
             if line:
                 yield json.loads(line)
@@ -93,24 +94,22 @@ def _lines(path: Path) -> Iterator[Record]:
 
 def _read_json(path: Path) -> list[Record]:
     try:
-        records: list[Record] = json.loads(_text(path))
+        records: list[Record] = json.loads(_read_text(path))
     except ValueError as reason:
         raise DataError(f"{path}: not JSON ({reason}); evaluate again") from None
     return records
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as reason:
-        raise DataError(
-            f"{path}: cannot be read ({type(reason).__name__}); an evaluation writes it, evaluate again"
-        ) from None
+        raise DataError(f"{path}: cannot be read ({type(reason).__name__}); evaluate again to write it") from None
 
 
 def _write_lines(path: Path, records: Iterable[Record]) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("w", encoding="utf-8") as file:
-        # ASCII, so that any answer can be written, a lone surrogate too.
+        # ASCII escapes, so that any answer can be written, even a lone surrogate.
         file.writelines(f"{json.dumps(record)}\n" for record in records)
     part.replace(path)

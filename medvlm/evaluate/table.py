@@ -10,19 +10,19 @@ WIDTH = 110
 _MARGIN = 2
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Aligned lines of at most 110 columns, under a heading for each data set and split. A long metric is cut, never a
-    number.
+def format_table(rows: Sequence[Row]) -> str:
+    """Aligned lines of at most 110 columns, with a heading for each data set and split. Long names of metrics are cut,
+    numbers never.
 
-    A part that is the whole (the only template of its task, closed questions where all are) is not shown twice.
+    A part that equals the whole (the only template of its task, or closed questions if all are closed) is not repeated.
     """
     if not rows:
         return "no results"
-    rows = _without_twins(rows)
+    rows = _drop_twins(rows)
     names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
-    numbers = [[_number(row["value"]), _interval(row["ci"]), str(row["n"])] for row in rows]
+    numbers = [[_format_number(row["value"]), _interval(row["ci"]), str(row["n"])] for row in rows]
     cells = [
-        [*own, *(_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)]
+        [*own, *(_format_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)]
         for own, row in zip(numbers, rows, strict=True)
     ]
     header = ["value", "95 % interval", "n", *names]
@@ -66,7 +66,7 @@ def list_notes(row: Row) -> list[str]:
     return notes
 
 
-def _without_twins(rows: Sequence[Row]) -> list[Row]:
+def _drop_twins(rows: Sequence[Row]) -> list[Row]:
     of = {(row["dataset"], row["split"], row["task"], row["metric"]): row for row in rows}
 
     def is_twin(row: Row) -> bool:
@@ -79,9 +79,9 @@ def _without_twins(rows: Sequence[Row]) -> list[Row]:
 
 
 def _interval(ci: Sequence[float] | None) -> str:
-    return f"[{_number(ci[0])}, {_number(ci[1])}]" if ci else "none"
+    return f"[{_format_number(ci[0])}, {_format_number(ci[1])}]" if ci else "none"
 
 
-def _number(number: float) -> str:
-    """Three decimals; fewer for large numbers, whose decimals nobody reads."""
+def _format_number(number: float) -> str:
+    """Three decimals; none for numbers of 100 and more."""
     return f"{number:.3f}" if abs(number) < 100 else f"{number:.0f}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medvlm.core.errors import ShapeError
-from medvlm.data.transforms import processor_settings
+from medvlm.data.transforms import make_processor_settings
 from medvlm.export.audit import Audit, account, list_tensors
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
@@ -65,7 +65,7 @@ def write_stock(
     audit = fill_stock(stock, trained, places)
     stock.config.dtype = torch.float32
     stock.save_pretrained(folder)
-    images = images_class(**processor_settings(preprocess))
+    images = images_class(**make_processor_settings(preprocess))
     processor_class(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
     images.save_pretrained(folder)
     return audit

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.core.config import component
-from medvlm.data.transforms import not_stock
+from medvlm.data.transforms import explain_not_stock
 
 TRANSFORMERS, TIMM = "transformers", "timm"
 
@@ -59,7 +59,7 @@ def check_preprocessing(name: str, encoder: Any) -> str | None:
     before = encoder.preprocess
     if reason := component("encoders", encoder.kind).not_stock(encoder):
         return f"encoders.{name}.{reason}"
-    if before is not None and (reason := not_stock(before)):
+    if before is not None and (reason := explain_not_stock(before)):
         return f"encoders.{name}.preprocess.{reason}"
     if before is not None and before.channels != 3:
         return (

@@ -1,4 +1,4 @@
-"""Cross entropy of the next token, over trained tokens only."""
+"""Cross-entropy of the next token, over trained tokens only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def answer_losses(losses_L: torch.Tensor, answers_L: torch.Tensor) -> torch.Tens
     """[L]: each token's share of the mean over its answer's tokens. Their sum is divided by the number of answers of
     the whole step.
 
-    A count of one token then weighs as much as a box of twenty.
+    This way, a count of one token has the same weight as a box of twenty tokens.
     """
     tokens_of = answers_L.bincount().to(losses_L.device)
     return losses_L / tokens_of[answers_L]
 
 
 def log_probability(logits_LV: torch.Tensor, targets_L: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """[L]: log-probability of each target, under the distribution that tokens were drawn from."""
+    """[L]: log-probability of each target, under the distribution that tokens were sampled from."""
     return (logits_LV.float() / temperature).log_softmax(-1).gather(-1, targets_L[:, None]).squeeze(-1)

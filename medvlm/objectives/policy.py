@@ -7,7 +7,7 @@ import torch
 
 
 def advantages(rewards_PG: torch.Tensor, scale_by_deviation: bool) -> torch.Tensor:
-    """[P prompts, G answers]: reward minus its group's mean, over the group's deviation when asked.
+    """[P prompts, G answers]: reward minus its group's mean, divided by its deviation with `scale_by_deviation`.
 
     Source: GRPO, arXiv 2402.03300, section 4.1.2; without the division: Dr. GRPO, arXiv 2503.20783, section 3.2.
     """

@@ -12,7 +12,7 @@ from medvlm.core.composition import Assembly
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.preflight.rehearsal.ready import save_config
 from medvlm.preflight.samples import Look
-from medvlm.recipe.known import described, known
+from medvlm.recipe.known import inline_configs, look_up_model
 from medvlm.recipe.schema import Model, Recipe
 
 
@@ -31,7 +31,7 @@ def make_draft(given: Recipe, looks: Mapping[str, Look], place: Path) -> Draft:
     draft is used.
 
     Raises RecipeError for a model whose config is not known."""
-    recipe, knows_words = described(given), _knows_words(given)
+    recipe, knows_words = inline_configs(given), _knows_words(given)
     model = recipe.model.model_copy(update={"language": _add_vocabulary(recipe.model.language)})
     if model.pretrained:
         model, knows_words = _find_files(model, place / "model")
@@ -54,7 +54,7 @@ def _knows_words(recipe: Recipe) -> bool:
 def _find_files(model: Model, place: Path) -> tuple[Model, bool]:
     """The model section with a folder of the ready model's config and processor, and whether the processor is the
     model's own. If it is not on this machine, a processor of the same family is made at the model's sizes."""
-    found = known(model.pretrained)
+    found = look_up_model(model.pretrained)
     files = [Path(found.folder) / name for name in ("tokenizer.json", "tokenizer_config.json")] if found.folder else []
     is_exact = any(file.is_file() for file in files)
     folder = found.folder if is_exact else str(save_config(found, place))

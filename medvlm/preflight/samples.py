@@ -16,13 +16,13 @@ from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample
 from medvlm.core.tasks import find_task, list_text_tasks
-from medvlm.data.source import SourceView, splits_of
+from medvlm.data.source import SourceView, choose_splits
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.preflight.labelled import make_labelled
-from medvlm.recipe.graph import kinds_of_media
+from medvlm.recipe.graph import list_media_kinds
 from medvlm.recipe.load import LoadedRecipe
-from medvlm.recipe.sources import form_of, packed_at, salted
+from medvlm.recipe.sources import add_secret, choose_form, locate_shards
 
 COUNT = 64
 """Samples that are read."""
@@ -59,8 +59,8 @@ def look(loaded: LoadedRecipe, runs: Path) -> dict[str, Look]:
 def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
     source = loaded.recipe.data[name]
     try:
-        card = salted(loaded.cards[name], source)
-        where = source.shards or packed_at(card, source, runs)
+        card = add_secret(loaded.cards[name], source)
+        where = source.shards or locate_shards(card, source, runs)
         if is_remote(where):
             raise DataError("its shards are remote, and planning does not download anything")
         if source.shards or Path(where).is_dir():
@@ -74,8 +74,8 @@ def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
 
 
 def _look_at_shards(where: Path | str, card: Card, fold: int | None) -> Look:
-    shards = open_shards(where, form=form_of(card))
-    view = SourceView(shards, splits_of(shards, "train", fold))
+    shards = open_shards(where, form=choose_form(card))
+    view = SourceView(shards, choose_splits(shards, "train", fold))
     samples, read = [], 0
     for i in range(0, len(view), max(1, len(view) // COUNT)):
         sample, files = view.read(i)
@@ -129,7 +129,7 @@ def read_archive(card: Card, root: Path | None, count: int) -> list[RawSample]:
 def _make_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
     """One sample for each kind of medium in the card, with a report and a question of each task."""
     words = {what: " ".join(["finding"] * n) for what, n in ASSUMED_WORDS.items()}
-    taken = kinds_of_media(loaded.recipe)
+    taken = list_media_kinds(loaded.recipe)
     made = partial(Sample, source=name, split="train", report=words["report"])
     for kind in loaded.cards[name].media:
         if taken is None or kind in taken:

@@ -21,7 +21,7 @@ from medvlm.models.parts import matches, set_trained
 from medvlm.preflight import adapters
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.samples import Look
-from medvlm.recipe.graph import outside_origins, starts_from
+from medvlm.recipe.graph import find_outside_origins, find_start_stages
 from medvlm.recipe.schema import Recipe
 from medvlm.stages._base import Setup
 from medvlm.train.optim import make_optimizers
@@ -68,8 +68,8 @@ def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer
 def adapters_of(recipe: Recipe, number: int) -> Lora | None:
     """The adapters that the stage adds, or that are in the weights it starts from. Stages in between pass them on."""
     own: Lora | None = recipe.stages[number].lora
-    earlier = (adapters_of(recipe, j) for j in starts_from(recipe, number))
-    outside = (o.find_adapters() for o in outside_origins(recipe, number).values() if not o.find_problem())
+    earlier = (adapters_of(recipe, j) for j in find_start_stages(recipe, number))
+    outside = (o.find_adapters() for o in find_outside_origins(recipe, number).values() if not o.find_problem())
     return own or next((found for found in (*earlier, *outside) if found is not None), None)
 
 

@@ -1,4 +1,4 @@
-"""What decoders must fit to: the encoders that they read, and the questions that they answer."""
+"""Checks that decoders fit the encoders that they read and the questions that they answer."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.problems import Problem
 from medvlm.recipe.schema import Recipe
-from medvlm.recipe.shapes import facts_of
+from medvlm.recipe.shapes import find_facts
 
 
 def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """cards: source -> its data card. What is known only when the encoder is built is checked then."""
+    """cards: source -> its data card. Facts that only the built encoder knows are checked when it is built."""
     for name, decoder in recipe.model.decoders.items():
         path: KeyPath = ("model", "decoders", name)
         if recipe.model.pretrained:
-            yield Problem(path, "model.pretrained is a whole model; decoders read the encoders of a composed one")
+            yield Problem(
+                path, "model.pretrained cannot have decoders; use `encoders`, whose features a decoder can read"
+            )
             continue
         try:
             encoder = recipe.model.encoders[find_encoder(name, decoder, recipe.model.encoders)]
-            known, preprocess = facts_of(encoder), component("encoders", encoder.kind).preprocess(encoder)
+            known, preprocess = find_facts(encoder), component("encoders", encoder.kind).preprocess(encoder)
             if preprocess.tiles or preprocess.stack > 1:
                 _refuse_views(decoder)
             component("decoders", decoder.kind).facts(decoder, known.width, known.grid, preprocess.shape)
@@ -33,16 +35,16 @@ def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Proble
 
 
 def _refuse_views(decoder: object) -> None:
-    """Raises ShapeError for a mask of several views, of which none is the film."""
+    """Raises ShapeError for masks from several views, none of which is the whole film."""
     if component("decoders", decoder.kind).OUTPUT == "maps":  # type: ignore[attr-defined]
         raise ShapeError(
-            "gives masks, and its encoder takes several views of a film as one input; use an encoder whose preprocess"
-            " has neither tiles nor stack"
+            "predicts masks, but its encoder takes several views of a film as one input; use an encoder whose"
+            " preprocess has neither tiles nor stack"
         )
 
 
 def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """A model that only decodes is not evaluated on a source that asks its decoders nothing."""
+    """A model that only decodes needs sources with questions that its decoders answer."""
     if (
         recipe.model.language is not None
         or not recipe.model.decoders
@@ -53,7 +55,7 @@ def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Pro
     for i, (source, _) in enumerate(recipe.evaluate.pairs()):
         offered = list_answered(cards[source].reader) if source in cards else None
         if offered is not None and not answered & offered.keys():
-            asks = f"it asks {', '.join(offered)}" if offered else "it asks nothing that a decoder answers"
+            asks = f"it asks {', '.join(offered)}" if offered else "it asks nothing that a decoder can answer"
             yield Problem(
                 ("evaluate", "on", i),
                 f"no decoder answers a question of {source} ({asks}; the decoders answer {', '.join(answered)})",

@@ -1,4 +1,4 @@
-"""What refers to what in a recipe: media to encoders, stages to compositions, sources and starting weights."""
+"""How the parts of a recipe refer to each other: media, encoders, stages, compositions, sources, starting weights."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from medvlm.recipe.origins import Origin, name_outside
 from medvlm.recipe.schema import Recipe
 
 
-def serves(recipe: Recipe) -> dict[str, tuple[str, ...] | None]:
+def list_served_media(recipe: Recipe) -> dict[str, tuple[str, ...] | None]:
     """Encoder -> the kinds of media it encodes, None for any kind."""
-    found = [composition.serves(recipe.model) for composition in compositions(recipe)]
+    found = [composition.serves(recipe.model) for composition in list_compositions(recipe)]
     return {name: media for served in found for name, media in served.items()}
 
 
-def kinds_of_media(recipe: Recipe) -> set[str] | None:
-    """The kinds of media that some encoder takes; None where any kind is taken."""
-    served = list(serves(recipe).values())
+def list_media_kinds(recipe: Recipe) -> set[str] | None:
+    """The kinds of media that the encoders take; None if one of them takes any kind."""
+    served = list(list_served_media(recipe).values())
     if any(media is None for media in served):
         return None
     return {kind for media in served if media is not None for kind in media}
 
 
-def composition_at(recipe: Recipe, i: int) -> Composition | None:
-    """Of stage i; None where no composition fits, which `_compositions` reports."""
+def find_composition(recipe: Recipe, i: int) -> Composition | None:
+    """The composition of stage i; None if none fits, which rules.py reports."""
     try:
         return composition_of_stage(recipe.model, recipe.stages[i])
     except RecipeError:
         return None
 
 
-def compositions(recipe: Recipe) -> list[Composition]:
-    """Those of the stages, each once."""
-    found = (composition_at(recipe, i) for i in range(len(recipe.stages)))
+def list_compositions(recipe: Recipe) -> list[Composition]:
+    """The compositions of all stages, without repetition."""
+    found = (find_composition(recipe, i) for i in range(len(recipe.stages)))
     return list({name_of(composition): composition for composition in found if composition is not None}.values())
 
 
-def used_sources(recipe: Recipe) -> set[str]:
+def list_used_sources(recipe: Recipe) -> set[str]:
     mixed = {source for stage in recipe.stages for source in stage.mix}
     return mixed | {source for source, _ in recipe.evaluate.pairs()}
 
 
-def starts_from(recipe: Recipe, i: int) -> tuple[int, ...]:
-    """Positions of the stages that stage i takes weights from; unknown names are left out."""
+def find_start_stages(recipe: Recipe, i: int) -> tuple[int, ...]:
+    """Indices of the stages that stage i takes weights from, without unknown names."""
     names = [stage.name for stage in recipe.stages[:i]]
     given = recipe.stages[i].from_
     if not given:
@@ -52,8 +52,8 @@ def starts_from(recipe: Recipe, i: int) -> tuple[int, ...]:
     return tuple(names.index(name) for name in sorted(wanted) if name in names)
 
 
-def outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
-    """Module ("" = all others) -> what stage i starts from outside of its run."""
+def find_outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
+    """Module ("" = all others) -> the origin outside of this run that stage i starts from."""
     names = [stage.name for stage in recipe.stages[:i]]
     given = recipe.stages[i].from_
     named = {"": given} if isinstance(given, str) else given
@@ -63,7 +63,7 @@ def outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
 
 
 def list_splits(card: Card) -> tuple[str, ...]:
-    """The splits that a card deals samples to; for a column of the archive only the archive knows."""
+    """The splits that have samples. If a column of the archive decides, only the archive knows; then all are listed."""
     if card.splits.folds:
         return ("train", "test")
     if card.splits.by == "column":

@@ -1,5 +1,4 @@
-"""What is known of published models without a hub: their configs, preprocessing and tokenizers, one file a model in
-known/."""
+"""Configs, preprocessing and tokenizers of published models, available offline: one file per model in known_models/."""
 
 from __future__ import annotations
 
@@ -19,11 +18,10 @@ FOLDER = Path(__file__).with_name("known_models")
 
 @dataclass(frozen=True)
 class Known:
-    """config, preprocessor: as in the model's config.json and preprocessor_config.json; the latter {} where it is not
-    known.
+    """config, preprocessor: the model's config.json and preprocessor_config.json; the latter is {} if unknown.
 
-    tokenizer: {size, bos, eos, pad, image, template}: `size` tokens, added ones included; {} where it is not known.
-    folder: where the model itself lies, for a local one; "" else. source: where this is known from.
+    tokenizer: {size, bos, eos, pad, image, template}, where `size` includes added tokens; {} if unknown. folder: the
+    folder of a local model, else "". source: where the facts come from.
     """
 
     model: str
@@ -35,7 +33,7 @@ class Known:
 
     @property
     def vision(self) -> dict[str, Any]:
-        """Of a tower, or of the tower in a CLIP-like or ready model."""
+        """The config of a tower, or of the vision tower in a CLIP-like or vision-language model."""
         return dict(self.config.get("vision_config", self.config))
 
     @property
@@ -43,23 +41,23 @@ class Known:
         return dict(self.config.get("text_config", self.config))
 
 
-def known(model: str) -> Known:
-    """model: a folder, or a hub id: of the local hub cache, or one that is described in known/.
+def look_up_model(model: str) -> Known:
+    """model: a folder, or a hub id that is in the local hub cache or described in known_models/.
 
-    Raises RecipeError for one of which nothing is known here.
+    Raises RecipeError for any other model.
     """
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
-        return _of_folder(model, folder)
+        return _read_folder(model, folder)
     if folder.is_dir() or model.startswith(("/", "./", "../", "~")):
         raise RecipeError(
-            f"{model}: holds no config.json, so it is no model of transformers; give the folder that `save_pretrained`"
-            " or `hf download` wrote"
+            f"{model}: has no config.json, so it is not a transformers model; give a folder that `save_pretrained` or"
+            " `hf download` wrote"
         )
-    if cached := _cached(model):
-        return _of_folder(model, cached)
-    if model in _described():
-        record = _described()[model]
+    if cached := _find_in_cache(model):
+        return _read_folder(model, cached)
+    if model in _read_records():
+        record = _read_records()[model]
         return Known(
             model,
             record["config"],
@@ -68,100 +66,103 @@ def known(model: str) -> Known:
             source=record["source"],
         )
     raise RecipeError(
-        f"{model}: neither a local folder, nor in the local hub cache, nor a model that medvlm"
-        f" describes{did_you_mean(model, _described())}. Where the hub can be reached (a gated model needs `hf auth"
-        f" login`): `hf download {model}`; where it cannot: copy that folder here and write its path in the recipe"
+        f"{model}: not a local folder, not in the local hub cache, and not a model that medvlm"
+        f" describes{did_you_mean(model, _read_records())}. With access to the hub, run `hf download {model}` (a gated"
+        " model needs `hf auth login`); without it, copy the model's folder here and write its path in the recipe"
     )
 
 
-def known_models() -> list[str]:
-    """Hub ids that are described, in order."""
-    return sorted(_described())
+def list_known_models() -> list[str]:
+    """The hub ids that medvlm describes, sorted."""
+    return sorted(_read_records())
 
 
-def described(recipe: Recipe) -> Recipe:
-    """The recipe with the config of each model in the place of its hub id or folder: builds without weights, with the
-    same names and shapes.
+def inline_configs(recipe: Recipe) -> Recipe:
+    """The recipe with each model's config instead of its hub id or folder. It builds models with the same names and
+    shapes, without weights.
 
-    Raises RecipeError for a model of which nothing is known.
+    Raises RecipeError for an unknown model.
     """
-    encoders = {name: tower(encoder, f"model.encoders.{name}") for name, encoder in recipe.model.encoders.items()}
-    stages = tuple(_stage(stage) for stage in recipe.stages)
-    changed = {"encoders": encoders, "language": language(recipe.model.language)}
+    encoders = {
+        name: inline_tower(encoder, f"model.encoders.{name}") for name, encoder in recipe.model.encoders.items()
+    }
+    stages = tuple(_inline_texts(stage) for stage in recipe.stages)
+    changed = {"encoders": encoders, "language": inline_language(recipe.model.language)}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=changed), "stages": stages})
 
 
-def language(config: Any, where: str = "model.language") -> Any:
-    """A language model by the config of the model it names."""
-    return _part(config, where, lambda found: found.text)
+def inline_language(config: Any, where: str = "model.language") -> Any:
+    """A language model with the config of the model that it names."""
+    return _inline_config(config, where, lambda found: found.text)
 
 
-def _stage(stage: StageConfig) -> StageConfig:
+def _inline_texts(stage: StageConfig) -> StageConfig:
     texts = {
-        name: _part(text, f"stages.{stage.name}.{name}", lambda found: found.text)
+        name: _inline_config(text, f"stages.{stage.name}.{name}", lambda found: found.text)
         for name, text in stage.list_text_towers().items()
     }
     return stage.model_copy(update=texts)
 
 
-def tower(config: Any, where: str = "model.encoders") -> Any:
-    """An encoder by model, and what lies in it (a 2D net over slices, two fused nets)."""
+def inline_tower(config: Any, where: str = "model.encoders") -> Any:
+    """An encoder with the config of the model that it names, and the same for encoders inside it (a 2D encoder over
+    slices, two fused encoders)."""
     changed: dict[str, Any] = {}
     for key in type(config).model_fields:
         inner = getattr(config, key)
         if hasattr(inner, "kind") and key != "connector":
-            changed[key] = tower(inner, f"{where}.{key}")
+            changed[key] = inline_tower(inner, f"{where}.{key}")
         elif isinstance(inner, Mapping) and inner and all(hasattr(x, "kind") for x in inner.values()):
-            changed[key] = {name: tower(x, f"{where}.{key}.{name}") for name, x in inner.items()}
+            changed[key] = {name: inline_tower(x, f"{where}.{key}.{name}") for name, x in inner.items()}
         elif isinstance(inner, tuple) and inner and all(hasattr(x, "kind") for x in inner):
-            changed[key] = tuple(tower(x, f"{where}.{key}.{i}") for i, x in enumerate(inner))
+            changed[key] = tuple(inline_tower(x, f"{where}.{key}.{i}") for i, x in enumerate(inner))
     made = config.model_copy(update=changed) if changed else config
     if not {"model", "config", "preprocess"} <= type(config).model_fields.keys() or not config.model:
         return made
-    found = _found(config.model, where)
+    found = _look_up(config.model, where)
     update: dict[str, Any] = {"model": "", "config": found.vision}
     if config.preprocess is None and found.preprocessor:
-        update["preprocess"] = _preprocess(config, found)
+        update["preprocess"] = _parse_preprocess(config, found)
     return made.model_copy(update=update)
 
 
-def _preprocess(config: Any, found: Known) -> Any:
+def _parse_preprocess(config: Any, found: Known) -> Any:
     from medvlm.core.config import component
 
     return component("encoders", config.kind).parse_processor(found.preprocessor)
 
 
-def _part(config: Any, where: str, pick: Any) -> Any:
+def _inline_config(config: Any, where: str, pick: Any) -> Any:
     if config is None or not {"model", "config"} <= type(config).model_fields.keys() or not config.model:
         return config
-    return config.model_copy(update={"model": "", "config": pick(_found(config.model, where))})
+    return config.model_copy(update={"model": "", "config": pick(_look_up(config.model, where))})
 
 
-def _found(model: str, where: str) -> Known:
+def _look_up(model: str, where: str) -> Known:
     try:
-        return known(model)
+        return look_up_model(model)
     except RecipeError as reason:
         raise RecipeError(f"{where}.model: {reason}") from None
 
 
 @cache
-def _described() -> dict[str, dict[str, Any]]:
+def _read_records() -> dict[str, dict[str, Any]]:
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
     return {name: record for record in records for name in record["ids"]}
 
 
-def _of_folder(model: str, folder: Path) -> Known:
+def _read_folder(model: str, folder: Path) -> Known:
     def read(name: str) -> dict[str, Any]:
         path = folder / name
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return found
 
     processor = read("preprocessor_config.json") or read("processor_config.json").get("image_processor", {})
-    return Known(model, read("config.json"), processor, {}, str(folder), "its own files")
+    return Known(model, read("config.json"), processor, {}, str(folder), source="its own files")
 
 
-def _cached(model: str) -> Path | None:
-    """The folder of a hub model that was downloaded before; nothing is downloaded here."""
+def _find_in_cache(model: str) -> Path | None:
+    """The folder of a hub model that was downloaded before. Downloads nothing."""
     if model.count("/") != 1:
         return None
     from huggingface_hub import try_to_load_from_cache

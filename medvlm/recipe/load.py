@@ -1,4 +1,4 @@
-"""A recipe from its file: bases it extends, overrides, cards, rules; and what of it is written into the run folder."""
+"""Loads a recipe with its bases, overrides and data cards, checks it, and saves it in a run folder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from medvlm.core.problems import Problem, make_error
 from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.secrets import SECRET
-from medvlm.recipe.graph import outside_origins
-from medvlm.recipe.rules import problems
+from medvlm.recipe.graph import find_outside_origins
+from medvlm.recipe.rules import find_problems
 from medvlm.recipe.schema import Recipe
-from medvlm.recipe.summary import summary
+from medvlm.recipe.summary import summarise
 
-__all__ = ["LoadedRecipe", "Recipe", "find_card", "load", "load_run", "schema", "shipped", "validate"]
+__all__ = ["LoadedRecipe", "Recipe", "build_schema", "find_card", "find_shipped", "load", "load_run", "validate"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LoadedRecipe:
     document: Document
 
     def resolve(self) -> dict[str, Any]:
-        """Every key with its value, defaults too, in plain JSON types; without where data lies on this machine."""
+        """Every key with its value, including defaults, in plain JSON types, without paths to data."""
         plain = self.recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True, "cache": True})
         for source in plain["data"].values():
             del source["root"], source["shards"], source["salt_file"]
@@ -53,53 +53,55 @@ class LoadedRecipe:
 
     @property
     def recipe_hash(self) -> str:
-        """SHA-256 in hex of what the run is, cards included, wherever its files are."""
+        """SHA-256, in hex, of the recipe and its cards. Paths to data do not count."""
         plain = self.resolve()
         for name, source in plain["data"].items():
             source["card"] = self.cards[name].model_dump(mode="json", by_alias=True)
         return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-    def places(self) -> dict[str, dict[str, str]]:
-        """Source -> where its `root`, `shards` and `salt_file` are, as absolute paths; empty for generated data."""
+    def list_places(self) -> dict[str, dict[str, str]]:
+        """Source -> its `root`, `shards` and `salt_file` as absolute paths; empty for generated data."""
         given = {
             name: {"root": source.root, "shards": source.shards, "salt_file": source.salt_file}
             for name, source in self.recipe.data.items()
         }
-        return {name: {key: _absolute(where) for key, where in keys.items() if where} for name, keys in given.items()}
+        return {
+            name: {key: _make_absolute(where) for key, where in keys.items() if where} for name, keys in given.items()
+        }
 
-    def without_data(self) -> list[Problem]:
-        """Sources of which it is not said where they are: fine to validate, not to train."""
+    def list_missing_data(self) -> list[Problem]:
+        """Sources without `root` or `shards`. Such a recipe can be validated, but not trained."""
         return [
             Problem(("data", name), f"root is not set; give data.{name}.root=DIR to train")
-            for name, where in self.places().items()
+            for name, where in self.list_places().items()
             if not {"root", "shards"} & where.keys() and self.cards[name].access != "generated"
         ]
 
-    def without_starts(self) -> list[Problem]:
-        """What stages start from that is not on this machine: fine to validate, not to train."""
+    def list_missing_origins(self) -> list[Problem]:
+        """Origins in `from` that are not on this machine. Such a recipe can be validated, but not trained."""
         return [
             Problem(("stages", i, "from", *([module] if module else [])), problem)
             for i in range(len(self.recipe.stages))
-            for module, origin in outside_origins(self.recipe, i).items()
+            for module, origin in find_outside_origins(self.recipe, i).items()
             if (problem := origin.find_problem())
         ]
 
     def require_data(self) -> None:
-        """Raises RecipeError when a source has neither root nor shards nor is generated, and when what a stage starts
-        from is not there."""
-        if missing := [*self.without_data(), *self.without_starts()]:
+        """Raises RecipeError if a source has no `root` or `shards` and is not generated, or if the origin of a stage is
+        missing."""
+        if missing := [*self.list_missing_data(), *self.list_missing_origins()]:
             raise make_error(missing, self.document)
 
     def save(self, run: Path) -> None:
-        """recipe.resolved.yaml with a copy of each card in cards/, which `load_run` reads back, and places.json,
-        which is nobody else's business and never exported."""
+        """Writes recipe.resolved.yaml and a copy of each card in cards/, which `load_run` reads back, and places.json,
+        which holds private paths and is never exported."""
         plain = self.resolve()
         for name, source in plain["data"].items():
             copied = run / "cards" / f"{name}.yaml"
             copied.parent.mkdir(parents=True, exist_ok=True)
             _write(copied, self.card_paths[name].read_text(encoding="utf-8"))
             source["card"] = f"cards/{name}.yaml"
-        write_json(run / "places.json", self.places())
+        write_json(run / "places.json", self.list_places())
         _write(RunFolder(run).recipe, f"# {self.recipe_hash}\n{to_yaml(plain)}")
 
 
@@ -108,37 +110,34 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
     path: a file, or the name of a shipped recipe. overrides: key.path=value.
     """
-    found = _find(str(path), [Path(), shipped("recipes").parent, shipped("recipes")])
+    found = _find(str(path), [Path(), find_shipped("recipes").parent, find_shipped("recipes")])
     if found is None:
-        raise RecipeError(
-            f"{path}: there is no such recipe{_near(str(path), 'recipes')} (shipped: {', '.join(_names('recipes'))})"
-        )
-    document = _with_bases(found, _shown(found), ())
+        shipped = ", ".join(_list_shipped("recipes"))
+        raise RecipeError(f"{path}: there is no such recipe{_suggest(str(path), 'recipes')} (shipped: {shipped})")
+    document = _load_with_bases(found, _shorten_path(found), ())
     for override in overrides:
         if override.split("=")[0].strip() == "extends":
-            raise RecipeError(
-                f"{COMMAND_LINE} extends: say in a file what it extends; on the command line set single keys"
-            )
+            raise RecipeError(f"{COMMAND_LINE} extends: set it in a file; the command line sets single keys")
         document = set_value(document, override)
-    if secrets := _secrets(document.data, ()):
+    if secrets := _find_secrets(document.data, ()):
         raise make_error(secrets, document)
     plugins = document.data.get("plugins")
     context = {"plugins": tuple(plugins) if isinstance(plugins, list) else ()}
     permit(context["plugins"])
     recipe: Recipe = validate_config(Recipe, document, context)
-    paths = {name: _card_of(name, source.card, found.parent, document) for name, source in recipe.data.items()}
+    paths = {name: _locate_card(name, source.card, found.parent, document) for name, source in recipe.data.items()}
     cards = {name: load_card(paths[name], source.card, recipe.plugins) for name, source in recipe.data.items()}
-    if wrong := problems(recipe, cards):
+    if wrong := find_problems(recipe, cards):
         raise make_error(wrong, document)
     return LoadedRecipe(recipe, cards, paths, document)
 
 
 def load_run(run: Path) -> LoadedRecipe:
-    """The recipe that a run was made from, with the data where it was then. Raises RecipeError for a folder that is no
+    """The recipe of a run, with the paths to data that it was trained with. Raises RecipeError if the folder is not a
     run."""
     if not RunFolder(run).recipe.is_file():
         raise RecipeError(
-            f"{run}: is no run folder (it holds no {RunFolder(run).recipe.name}); `medvlm train RECIPE` makes one"
+            f"{run}: is not a run folder (it has no {RunFolder(run).recipe.name}); `medvlm train RECIPE` makes one"
         )
     places: dict[str, dict[str, str]] = (
         json.loads((run / "places.json").read_text()) if (run / "places.json").is_file() else {}
@@ -150,31 +149,34 @@ def load_run(run: Path) -> LoadedRecipe:
 
 
 def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """What was checked, and what can only be checked with weights or data, in lines for a person. Raises RecipeError
-    like `load`."""
+    """Lines that say what was checked, and what can only be checked with weights or data. Raises RecipeError like
+    `load`."""
     loaded = load(path, overrides)
     first = f"{path}: a valid recipe ({loaded.recipe.name}, {loaded.recipe_hash[:12]})"
     missing = [
-        f"{format_path(p.path, loaded.document.data)}: {p}" for p in (*loaded.without_data(), *loaded.without_starts())
+        f"{format_path(p.path, loaded.document.data)}: {p}"
+        for p in (*loaded.list_missing_data(), *loaded.list_missing_origins())
     ]
-    return [first, *summary(loaded.recipe, loaded.cards), *missing]
+    return [first, *summarise(loaded.recipe, loaded.cards), *missing]
 
 
-def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
-    """JSON schema for editors. In a recipe only what stands in a list must be whole: any file may extend another."""
-    made = inline_definitions((Card if what == "card" else Recipe).model_json_schema())
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **(made if what == "card" else _partial(made))}
+def build_schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
+    """JSON schema for editors. A recipe may extend another, so only items of its lists have required keys."""
+    schema = inline_definitions((Card if what == "card" else Recipe).model_json_schema())
+    if what == "recipe":
+        schema = _drop_required(schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def shipped(kind: Literal["recipes", "data_cards"]) -> Path:
-    """The folder that comes with medvlm: inside the installed package, or beside it in a checkout."""
+def find_shipped(kind: Literal["recipes", "data_cards"]) -> Path:
+    """The folder that is shipped with medvlm: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).parent.parent
     return package / kind if (package / kind).is_dir() else package.parent / kind
 
 
 def find_card(name: str, beside: Path = Path()) -> Path | None:
-    """A card by path or shipped name: looked up in `beside`, in the current folder, among the shipped ones."""
-    return _find(name, [beside, Path(), shipped("data_cards").parent, shipped("data_cards")])
+    """A card by path or shipped name. Searches `beside`, the current folder, and the shipped cards."""
+    return _find(name, [beside, Path(), find_shipped("data_cards").parent, find_shipped("data_cards")])
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -184,61 +186,63 @@ def _find(name: str, folders: list[Path]) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def _with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
+def _load_with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
     own = read_yaml(path, shown)
     bases = own.data.get("extends", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise make_error(
-            [Problem(("extends",), f"expected a list of recipes, found {shorten(bases)}, write [{bases}]")], own
+            [Problem(("extends",), f"expected a list of recipes, found {shorten(bases)}; write [{bases}]")], own
         )
     chain = (*above, path.resolve())
     document: Document | None = None
     for i, name in enumerate(bases):
-        found = _find(name, [path.parent, shipped("recipes")])
+        found = _find(name, [path.parent, find_shipped("recipes")])
         if found is None:
             why = (
-                f"there is no recipe {name!r}{_near(name, 'recipes')} (looked in {_shown(path.parent)} and"
-                f" {_shown(shipped('recipes'))})"
+                f"there is no recipe {name!r}{_suggest(name, 'recipes')} (looked in {_shorten_path(path.parent)} and"
+                f" {_shorten_path(find_shipped('recipes'))})"
             )
             raise make_error([Problem(("extends", i), why)], own)
         if found.resolve() in chain:
-            circle = " -> ".join(_shown(p) for p in (*chain[chain.index(found.resolve()) :], found))
+            circle = " -> ".join(_shorten_path(p) for p in (*chain[chain.index(found.resolve()) :], found))
             raise make_error([Problem(("extends", i), f"the recipes extend each other in a circle: {circle}")], own)
-        base = _with_bases(found, _shown(found), chain)
+        base = _load_with_bases(found, _shorten_path(found), chain)
         document = base if document is None else merge_documents(document, base)
     return own if document is None else merge_documents(document, own)
 
 
-def _card_of(source: str, name: str, beside: Path, document: Document) -> Path:
+def _locate_card(source: str, name: str, beside: Path, document: Document) -> Path:
     found = find_card(name, beside)
     if found is None:
         why = (
-            f"there is no data card {name!r}{_near(name, 'data_cards')}; every data set needs one (shipped:"
-            f" {', '.join(_names('data_cards'))})"
+            f"there is no data card {name!r}{_suggest(name, 'data_cards')}; every data set needs one (shipped:"
+            f" {', '.join(_list_shipped('data_cards'))})"
         )
         raise make_error([Problem(("data", source, "card"), why)], document)
     return found
 
 
-def _names(kind: Literal["recipes", "data_cards"]) -> list[str]:
-    return sorted(f"{kind}/{path.relative_to(shipped(kind)).as_posix()}" for path in shipped(kind).rglob("*.yaml"))
+def _list_shipped(kind: Literal["recipes", "data_cards"]) -> list[str]:
+    return sorted(
+        f"{kind}/{path.relative_to(find_shipped(kind)).as_posix()}" for path in find_shipped(kind).rglob("*.yaml")
+    )
 
 
-def _near(name: str, kind: Literal["recipes", "data_cards"]) -> str:
-    # Compared without what all names share, or every card would be near every other.
+def _suggest(name: str, kind: Literal["recipes", "data_cards"]) -> str:
+    # All names share prefix and suffix. Compared with these, every card would be close to every other.
     def bare(full: str) -> str:
         return full.removeprefix(f"{kind}/").removesuffix(".yaml")
 
-    return did_you_mean(bare(name), map(bare, _names(kind)))
+    return did_you_mean(bare(name), map(bare, _list_shipped(kind)))
 
 
-def _shown(path: Path) -> str:
-    """As a user would write it: from the current folder where the path lies below it."""
+def _shorten_path(path: Path) -> str:
+    """Relative to the current folder if the path is below it, else absolute."""
     full = Path(os.path.abspath(path))
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
 
-def _absolute(where: str) -> str:
+def _make_absolute(where: str) -> str:
     return where if "://" in where else os.path.abspath(os.path.expanduser(where))
 
 
@@ -251,35 +255,35 @@ def _write(path: Path, text: str) -> None:
 # --- content -----------------------------------------------------------------------------------------
 
 
-def _secrets(data: Any, path: KeyPath) -> list[Problem]:
-    """Recipes are stored, logged and shared: an access token in one is refused, and not shown."""
+def _find_secrets(data: Any, path: KeyPath) -> list[Problem]:
+    """Recipes are stored, logged and shared, so an access token in one is refused, without printing it."""
     if isinstance(data, dict | list):
         items = data.items() if isinstance(data, dict) else enumerate(data)
-        return [p for key, inner in items for p in _secrets(inner, (*path, key))]
+        return [p for key, inner in items for p in _find_secrets(inner, (*path, key))]
     if isinstance(data, str) and SECRET.search(data):
         return [
             Problem(
                 path,
-                "looks like a password or an access token; recipes are stored and shared, so keep it in the environment"
-                " or a login",
+                "looks like a password or an access token; recipes are stored and shared, so use an environment"
+                " variable or a login instead",
             )
         ]
     return []
 
 
-def _partial(part: Any) -> Any:
-    """A schema without `required`, except of what stands in a list, which an extending recipe replaces as a whole."""
+def _drop_required(part: Any) -> Any:
+    """A schema without `required`, except for items of lists, which an extending recipe replaces as a whole."""
     if isinstance(part, list):
-        return [_partial(p) for p in part]
+        return [_drop_required(p) for p in part]
     if not isinstance(part, dict):
         return part
     kept = {
-        key: value if key == "items" else _partial(value)
+        key: value if key == "items" else _drop_required(value)
         for key, value in part.items()
         if key not in ("required", "properties")
     }
     return (
-        {**kept, "properties": {key: _partial(value) for key, value in part["properties"].items()}}
+        {**kept, "properties": {key: _drop_required(value) for key, value in part["properties"].items()}}
         if "properties" in part
         else kept
     )

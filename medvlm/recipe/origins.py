@@ -31,31 +31,32 @@ Weights = dict[str, torch.Tensor]
 class Origin(Protocol):
     @property
     def digest(self) -> str:
-        """Of the weights that it holds."""
+        """Identifies the weights."""
 
     def find_problem(self) -> str:
-        """Why nothing can start from it, "" where that can be. No weights are read."""
+        """Why no stage can start from it, "" if one can. Reads no weights."""
 
     def find_adapters(self) -> Lora | None:
-        """Those that its weights come with. No weights are read."""
+        """The adapters among its weights, if any. Reads no weights."""
 
     def holds(self, module: str, own: Collection[str]) -> bool:
-        """own: the names of the module's tensors in the model that starts from it, without the module's own name."""
+        """Whether it has weights of `module`. own: the names of the module's tensors in the model that starts from it,
+        without the module's name."""
 
     def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
-        """The weights of these modules by their names in the model, and the adapters that are among them."""
+        """The weights of these modules by their names in the model, and the adapters among them."""
 
     def describe(self) -> str:
-        """For lineage: a name, without the place on this machine, and what identifies the weights."""
+        """For lineage: a name without any path, and the digest of the weights."""
 
     def __str__(self) -> str:
-        """As a recipe names it."""
+        """The text that names it in a recipe."""
 
 
 def name_outside(text: str, module: str = "") -> Origin | None:
-    """What `from` names outside of its run; None where it is nothing that it can name.
+    """What `from` names outside of its run; None if the text has none of the accepted forms.
 
-    Nothing is looked up on the disk. module: the one that `from` names it for, "" for all.
+    Reads nothing from the disk. module: the module that `from` gives it for, "" for all.
     """
     if (found := OTHER_STAGE.fullmatch(text)) is not None:
         return StageOrigin(RunFolder(Path(found["run"]).expanduser()), found["stage"], is_other=True)
@@ -78,7 +79,7 @@ class StageOrigin:
 
     def find_problem(self) -> str:
         if not self.run.recipe.is_file():
-            return f"{self.run.root} is no run folder (it holds no {self.run.recipe.name})"
+            return f"{self.run.root} is not a run folder (it has no {self.run.recipe.name})"
         if not (self.run.stage(self.stage) / "stage.json").is_file():
             finished = sorted(path.parent.name for path in self.run.root.glob("*/stage.json"))
             return f"{self.run.root} has no finished stage {self.stage} (it has {', '.join(finished) or 'none'})"
@@ -96,7 +97,7 @@ class StageOrigin:
         from medvlm.train.checkpoint import read_weights
 
         weights = read_weights(self._folder)
-        # A tower taken from a stage whose adapters sit in the language model has none to bring along.
+        # The stage's adapters may be on other modules than those to load, e.g. on the language model only.
         is_adapted = any(".lora_" in name and module_of(name) in modules for name in weights)
         return weights, self.find_adapters() if is_adapted else None
 
@@ -108,7 +109,7 @@ class StageOrigin:
         return f"{self.run.root}:{self.stage}" if self.is_other else self.stage
 
     def list_stages_before(self) -> list[StageOrigin]:
-        """Of another run, the finished stages before it, latest first: where the modules may be that it has not."""
+        """The finished stages before it in its run, latest first. They may have modules that this one lacks."""
         stages = [stage["name"] for stage in yaml.safe_load(self.run.recipe.read_text(encoding="utf-8"))["stages"]]
         before = [StageOrigin(self.run, name, self.is_other) for name in stages[: stages.index(self.stage)]]
         return [origin for origin in reversed(before) if not origin.find_problem()]
@@ -124,10 +125,11 @@ class StageOrigin:
 
 
 class FilesOrigin:
-    """A folder of safetensors, or those of a hub id: of an exported model, or of any other whose names fit."""
+    """The safetensors files of a folder or a hub id: an exported model, or any other whose tensor names fit."""
 
     def __init__(self, where: str, module: str = ""):
-        """module: the one that it is named for. Its tensors may have other names in front; else all names are ours."""
+        """module: the module that the recipe gives it for. Then the files may use another prefix for its tensors; if
+        "", they must use the names of our model."""
         self.where, self.module = where, module
         self._local = Path(where).expanduser()
 
@@ -143,12 +145,12 @@ class FilesOrigin:
     def find_problem(self) -> str:
         if not self._local.is_dir():
             is_id = HUB_ID.fullmatch(self.where) is not None
-            return "" if is_id else f"there is no folder {self.where}, and it is no hub id (OWNER/NAME)"
+            return "" if is_id else f"there is no folder {self.where}, and it is not a hub id (OWNER/NAME)"
         if any(self._local.glob("*.safetensors")):
             return ""
         if RunFolder(self._local).recipe.is_file():
-            return f"{self.where} is a run folder; say from which of its stages: {self.where}:STAGE"
-        return f"{self.where} holds no .safetensors"
+            return f"{self.where} is a run folder; name one of its stages: {self.where}:STAGE"
+        return f"{self.where} has no .safetensors file"
 
     def find_adapters(self) -> Lora | None:
         return None
@@ -164,10 +166,10 @@ class FilesOrigin:
             found = self._align(module, own)
             assert found is not None, (self.where, module)
             ours, theirs = found
-            # A key of theirs that is none of ours keeps its name, and is refused as left over.
+            # A key that our model does not have keeps its name. Loading refuses it as left over.
             keys = [key for key in self._keys if key.startswith(theirs)]
             weights |= {f"{module}.{ours}{key.removeprefix(theirs)}": self._read(key) for key in keys}
-        # Of tensors that are one, files hold the first alone.
+        # Of tied tensors, files hold only the first.
         stored = {tensor.data_ptr(): name for name, tensor in state.items() if name in weights}
         for name, tensor in state.items():
             if name not in weights and module_of(name) in modules and tensor.data_ptr() in stored:
@@ -182,10 +184,10 @@ class FilesOrigin:
         return self.where
 
     def _align(self, module: str, own: Collection[str]) -> tuple[str, str] | None:
-        """What stands in front of the module's names here and there; None where no name has a partner.
+        """The prefixes of the module's tensor names, in our model and in the files; None if no name matches.
 
         The same tower may be `tower.layers.0.weight` in a model and `vision_model.layers.0.weight` in a file. A file
-        may hold another tower with layers of the same names: the one that has most of the names is meant.
+        may hold another tower whose layers have the same names, so the prefix that matches most names is chosen.
         """
         if any(f"{module}.{name}" in self._keys for name in own):
             return "", f"{module}."
@@ -196,7 +198,7 @@ class FilesOrigin:
             ours, theirs = fronts
             return sum(name.startswith(ours) and theirs + name.removeprefix(ours) in self._keys for name in own)
 
-        for name in sorted(own, key=len, reverse=True):  # the longer a name, the less it is another one's by chance
+        for name in sorted(own, key=len, reverse=True):  # a long name is less likely to match by chance
             parts = name.split(".")
             for rest in (".".join(parts[cut:]) for cut in range(len(parts) - 1)):
                 partners = [key for key in self._keys if key == rest or key.endswith(f".{rest}")]
@@ -232,7 +234,7 @@ class FilesOrigin:
 
 
 def _list_files(folder: Path) -> Iterator[Path]:
-    """Those of the index, where there is one: a hub repository may hold the same weights twice."""
+    """The files of the index, if there is one: a hub repository may hold the same weights twice."""
     if (folder / INDEX).is_file():
         yield from sorted({folder / name for name in json.loads((folder / INDEX).read_text())["weight_map"].values()})
     elif (folder / WHOLE).is_file():
@@ -249,9 +251,9 @@ def _fetch(hub_id: str) -> Path:
     except (OSError, ValueError) as reason:
         first = str(reason).strip().splitlines()[0]
         raise CheckpointError(
-            f"{hub_id}: cannot be fetched ({first}); check the id, log in with `hf auth login` if access to it is"
-            " granted by request, or give the folder of a copy"
+            f"{hub_id}: cannot be downloaded ({first}); check the id, log in with `hf auth login` if the model is"
+            " gated, or give the folder of a copy"
         ) from None
     if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{hub_id}: holds no .safetensors, and nothing else is read")
+        raise CheckpointError(f"{hub_id}: has no .safetensors file; other formats are not supported")
     return folder

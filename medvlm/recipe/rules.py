@@ -1,5 +1,5 @@
-"""What must fit together across the sections of a recipe. Each rule yields problems at their paths; none stops at the
-first."""
+"""What must fit together across the sections of a recipe. Each rule yields all the problems it finds, with their
+paths."""
 
 from __future__ import annotations
 
@@ -15,30 +15,38 @@ from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
 from medvlm.recipe import shapes
 from medvlm.recipe.decoders import check_decoders
-from medvlm.recipe.graph import compositions, kinds_of_media, list_splits, serves, used_sources
+from medvlm.recipe.graph import list_compositions, list_media_kinds, list_served_media, list_splits, list_used_sources
 from medvlm.recipe.schema import Recipe, Source
-from medvlm.recipe.servers import not_taken
+from medvlm.recipe.servers import explain_refusal
 from medvlm.recipe.stage_rules import check_stage, describe_absent, list_names
 from medvlm.recipe.targets import resolve
 
 RESERVED = ("cards", "evaluate", "export", "hub", "tokenizer")
-"""Folders of a run that no stage may take."""
+"""Folders of every run. No stage may have one of these names."""
 
 
-def problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
+def find_problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     """cards: source -> its data card."""
-    rules = (_names, _blocks, _sources, _routes, _parts, check_decoders, _evaluation)
+    rules = (
+        _check_names,
+        _check_blocks,
+        _check_sources,
+        _check_routes,
+        _check_parts,
+        check_decoders,
+        _check_evaluation,
+    )
     found = [p for rule in rules for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
         found += check_stage(recipe, i, cards)
-    return found or [*shapes.problems(recipe, cards), *_export(recipe)]
+    return found or [*shapes.find_problems(recipe, cards), *_check_export(recipe)]
 
 
-def _export(recipe: Recipe) -> Iterator[Problem]:
+def _check_export(recipe: Recipe) -> Iterator[Problem]:
     for target in recipe.export.targets:
         kind, _, reason = resolve(target, recipe.model, recipe.stages)
         for i, server in enumerate(recipe.export.serves):
-            if not reason and (why := not_taken(server, kind)):
+            if not reason and (why := explain_refusal(server, kind)):
                 yield Problem(("export", "serves", i), why)
         if reason:
             yield Problem(("export", "target"), f"{reason}; change it, or write `export: {{target: custom}}`")
@@ -47,8 +55,8 @@ def _export(recipe: Recipe) -> Iterator[Problem]:
 # --- the sections ----------------------------------------------------------------------------------
 
 
-def _names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """Names become folders, and all but the recipe's own become parts of dotted keys."""
+def _check_names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    """Names become folders. All except the recipe's own also become parts of dotted keys, so they may hold no dot."""
     named: list[tuple[KeyPath, str]] = [(("model", "encoders", name), name) for name in recipe.model.encoders]
     named += [(("model", "decoders", name), name) for name in recipe.model.decoders]
     named += [(("data", name), name) for name in recipe.data]
@@ -72,48 +80,44 @@ def _names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(("stages", i, "name"), f"two stages are called {stage.name!r}; give each its own name")
 
 
-def _blocks(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """The modules that an engine's lines name are in some stage; that they have blocks is seen when it is built."""
-    parts = sorted({part for composition in compositions(recipe) for part in composition.PARTS} - {"lora"})
+def _check_blocks(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    """Modules named under `engine` exist in some stage. Whether they have blocks is checked when the model is built."""
+    parts = sorted({part for composition in list_compositions(recipe) for part in composition.PARTS} - {"lora"})
     for line in ("recompute", "compile"):
         for j, pattern in enumerate(getattr(recipe.engine, line)):
             first = pattern.partition(".")[0]
             if parts and first not in parts and "*" not in first:
                 yield Problem(
                     ("engine", line, j),
-                    f"{first!r} is no part of any stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
+                    f"{first!r} is not a part of any stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
                 )
 
 
-def _sources(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    used = used_sources(recipe)
+def _check_sources(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    used = list_used_sources(recipe)
     for name, source in recipe.data.items():
         if name not in used:
             yield Problem(
                 ("data", name),
-                "nothing refers to this source; name it in a stage's `mix` or in evaluate.on, or remove it",
+                "nothing uses this source; name it in a stage's `mix` or in evaluate.on, or remove it",
             )
         if source.root and source.shards:
-            yield Problem(
-                ("data", name, "shards"), "`root` is given too; give the original files or their shards, not both"
-            )
+            yield Problem(("data", name, "shards"), "`root` is set too; give either the original files or their shards")
         if "://" in source.shards and (
             "?" in source.shards or "@" in source.shards.partition("://")[2].partition("/")[0]
         ):
             yield Problem(
                 ("data", name, "shards"),
-                "holds a password or a signature, which a recipe must not; s3://, gs:// and https:// find credentials"
-                " where they always do",
+                "contains a password or a signature, which a recipe must not; s3://, gs:// and https:// use the"
+                " credentials of this machine",
             )
-        yield from _fold(name, source, cards[name])
+        yield from _check_fold(name, source, cards[name])
 
 
-def _fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
+def _check_fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
     folds = card.splits.folds
     if folds and source.fold is None:
-        yield Problem(
-            ("data", name), f"its card is split into {folds} folds; say which one is the test set, e.g. fold: 0"
-        )
+        yield Problem(("data", name), f"its card has {folds} folds; choose the one to test on, e.g. fold: 0")
     if folds and source.fold is not None and source.fold >= folds:
         yield Problem(("data", name, "fold"), f"expected 0 to {folds - 1}, the folds of its card, found {source.fold}")
     if not folds and source.fold is not None:
@@ -122,9 +126,9 @@ def _fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
         )
 
 
-def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """Every kind of media that is shown has exactly one encoder, and every encoder has something to encode."""
-    served, used = serves(recipe), used_sources(recipe)
+def _check_routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    """Every kind of media in use has exactly one encoder, and every encoder has something to encode."""
+    served, used = list_served_media(recipe), list_used_sources(recipe)
     present = {kind for name, card in cards.items() if name in used for kind in card.media}
     for kind in sorted(set(recipe.model.views) - present):
         yield Problem(
@@ -141,7 +145,7 @@ def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             if owner.setdefault(kind, encoder) != encoder:
                 yield Problem(
                     path,
-                    f"{kind!r} is served by {owner[kind]!r} already; say with `serves: [...]` which encoder gets what",
+                    f"{kind!r} is already served by {owner[kind]!r}; use `serves: [...]` to say which encoder gets it",
                 )
         if present and not present & set(media):
             near = "".join(did_you_mean(kind, present) for kind in media)
@@ -155,19 +159,19 @@ def _routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
                 near = did_you_mean(kind, owner)
                 yield Problem(
                     ("stages", i, "mix", source),
-                    f"no encoder serves its media of kind {kind!r}{near} (served are {list_names(owner)})",
+                    f"no encoder serves its media of kind {kind!r}{near} (the encoders serve {list_names(owner)})",
                 )
 
 
-def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    """What an encoder sees, and what lies between it and the language model."""
+def _check_parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    """The preprocessing and connector of each encoder, and the composition of each stage."""
     for name, encoder in recipe.model.encoders.items():
         path: KeyPath = ("model", "encoders", name)
         if recipe.model.language is not None and encoder.connector is None:
-            yield Problem(path, "has no connector to the language model; add one, e.g. connector: {kind: mlp}")
+            yield Problem(path, "has no connector; add one to the language model, e.g. connector: {kind: mlp}")
         if recipe.model.language is None and encoder.connector is not None:
             yield Problem(
-                (*path, "connector"), "leads to a language model, and there is none; remove it, or add model.language"
+                (*path, "connector"), "there is no language model to connect to; remove it, or add model.language"
             )
         if "preprocess" in type(encoder).model_fields and encoder.preprocess is not None:
             try:
@@ -181,8 +185,8 @@ def _parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             yield Problem(("stages", i, "kind"), f"a {stage.kind} stage {reason}")
 
 
-def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
-    media = kinds_of_media(recipe)
+def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    media = list_media_kinds(recipe)
     for i, (source, split) in enumerate(recipe.evaluate.pairs()):
         path: KeyPath = ("evaluate", "on", i)
         if source not in recipe.data:
@@ -190,13 +194,14 @@ def _evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
             continue
         if split == HELD_OUT and recipe.data[source].hold_out is None:
             yield Problem(
-                path, f"nothing is held out of this source; add data.{source}.hold_out, e.g. {{by: site, share: 0.1}}"
+                path, f"this source holds nothing out; add data.{source}.hold_out, e.g. {{by: site, share: 0.1}}"
             )
         elif split != HELD_OUT and split not in list_splits(cards[source]):
             yield Problem(
-                path, f"its card deals no samples to {split!r} (it has {list_names(list_splits(cards[source]))})"
+                path, f"its card has no samples in {split!r} (it has {list_names(list_splits(cards[source]))})"
             )
         if media and (unseen := set(cards[source].media) - media):
             yield Problem(
-                path, f"no encoder serves its media of kind {list_names(unseen)} (served are {list_names(media)})"
+                path,
+                f"no encoder serves its media of kind {list_names(unseen)} (the encoders serve {list_names(media)})",
             )

@@ -1,4 +1,4 @@
-"""What stands in a recipe, section by section. Loading is recipe.py's, what must fit together is rules.py's."""
+"""The sections of a recipe. load.py reads a recipe, rules.py checks that its sections fit together."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from medvlm.data.augment import Augment
 from medvlm.data.order import Order
 from medvlm.data.source import HELD_OUT, HoldOut
 from medvlm.data.views import Views
-from medvlm.recipe.targets import unknown
+from medvlm.recipe.targets import explain_unknown
 
 Split = Literal["train", "val", "test"]
 
 
 class Boxes(Config):
     codec: str = ""
-    """How they are written, a file of tasks/codecs: by default as the ready model was taught, else `thousandths`."""
+    """How boxes are written, a file of tasks/codecs: by default as a pretrained model was taught, else
+    `thousandths`."""
     scale: int = Field(1000, gt=0)
     """`thousandths` writes integers 0..scale of the image that the model perceives."""
 
@@ -37,86 +38,89 @@ class Boxes(Config):
 
 class Model(Config):
     pretrained: str = ""
-    """A ready vision-language model, by hub id or folder, in the place of `encoders` and `language`."""
+    """A pretrained vision-language model, by hub id or folder, which replaces `encoders` and `language`."""
     processor: dict[str, Any] = {}
-    """Of a ready model: settings of its image processor, by their names there, e.g. {size: {shortest_edge: 65536,
+    """Settings of a pretrained model's image processor, by their names there, e.g. {size: {shortest_edge: 65536,
     longest_edge: 1048576}}."""
     views: dict[str, Views] = {}
-    """Of a ready model: kind of media -> how it is shown; by default films whole, volumes and videos in 16 slices."""
+    """For a pretrained model: kind of media -> how it is shown. Default: films whole, volumes and videos in 16
+    slices."""
     encoders: dict[str, Annotated[Any, Slot("encoders")]] = {}
-    """Several; each serves the kind of media it is named after, or those in `serves`."""
+    """Name -> encoder. Each serves the kind of media that it is named after, or those in `serves`."""
     language: Annotated[Any, Slot("backbones", optional=True)] = None
-    """None: encoders with a text tower, or with decoders, are the whole model."""
+    """None: the model consists of encoders with a text tower, or with decoders."""
     decoders: dict[str, Annotated[Any, Slot("decoders")]] = Field({}, exclude_if=lambda decoders: not decoders)
-    """What reads the features of an encoder and gives class scores or masks. Each answers the questions whose template
-    is its name, or what its `answers` says."""
+    """Name -> decoder, which predicts class scores or masks from an encoder's features. Each answers the questions
+    whose template is its `answers`, by default its name."""
     boxes: Boxes = Boxes()
     composition: Annotated[Any, Slot("compositions", optional=True)] = Field(
         None, exclude_if=lambda named: named is None
     )
-    """Which kind of model it is, for those of a plugin; by default the one that the parts fit."""
+    """The kind of model, needed for one of a plugin; by default the one that fits the parts."""
 
     @model_validator(mode="after")
     def _ready_or_composed(self) -> Model:
         if self.pretrained and (self.encoders or self.language is not None):
-            raise ValueError("`pretrained` is a whole model; give it, or `encoders` and `language`, not both")
+            raise ValueError("`pretrained` is a whole model; give either it or `encoders` and `language`")
         if not self.pretrained and not self.encoders and self.composition is None:
             raise ValueError(
-                "is empty; give `encoders` (and `language`), or a ready model, e.g. pretrained:"
+                "is empty; give `encoders` (and `language`), or a pretrained model, e.g. pretrained:"
                 " Qwen/Qwen3-VL-8B-Instruct"
             )
         for name in ("processor", "views"):
             if getattr(self, name) and not self.pretrained:
-                raise ValueError(f"`{name}` belongs to a ready model (`pretrained`); an encoder has `preprocess`")
+                raise ValueError(f"`{name}` needs a pretrained model (`pretrained`); an encoder has `preprocess`")
         return self
 
 
 class Source(Config):
-    """One data set. `root` is packed first, once; a generated one needs neither `root` nor `shards`."""
+    """One data set. Files under `root` are packed into shards once; generated data need neither `root` nor `shards`."""
 
     card: str
     """Its data card: looked up beside the recipe, in the current folder, and among the shipped ones."""
     root: str = ""
     """Folder of the original files."""
     salt_file: str = ""
-    """File with the secret that patients and keys are hashed with when `root` is packed; data that not everybody may
-    have need one."""
+    """File with the secret that hashes patients and keys when `root` is packed; data with restricted access need
+    one."""
     shards: str = ""
-    """Folder of shards, or a pattern of tars: {train,val}-{000..511}.tar; also behind s3://, gs://, https://. With a
-    card whose reader is `webdataset` also tars of others."""
+    """Folder of shards, or a pattern of tar files: {train,val}-{000..511}.tar; also at s3://, gs://, https://. Tar
+    files that medvlm did not pack need a card whose reader is `webdataset`."""
     fold: int | None = Field(None, ge=0)
     """Test fold of a card that is split into folds."""
     augment: Augment | None = None
-    """Random changes of its training images."""
+    """Random augmentation of its training images."""
     order: Order = Order()
-    """How its samples follow each other."""
+    """The order of its samples."""
     hold_out: HoldOut | None = None
     """Groups that are kept out of training and validation."""
 
 
 class CacheConfig(Config):
-    """What is kept on this machine of shards that lie elsewhere."""
+    """The local cache of shards that are stored elsewhere."""
 
     folder: str = ""
-    """On a disk of this machine; by default runs/cache. Runs may share it."""
+    """A folder on a local disk; by default runs/cache. Runs may share it."""
     gib: float = Field(20.0, gt=0)
-    """Bound of its size. What was used longest ago goes first."""
+    """Maximum size. The least recently used files are removed first."""
 
 
 class Evaluate(Config):
     on: tuple[str, ...] = ()
     """SOURCE:SPLIT; SOURCE alone is its test split."""
     protocols: tuple[Annotated[Any, Slot("evaluate.protocols", or_name=True)], ...] = ()
-    """What is asked: files of evaluate/protocols, by name or with settings. By default all that the model can serve."""
+    """What to evaluate: files of evaluate/protocols, by name or with settings. By default all that the model can
+    serve."""
     baselines: tuple[str, ...] | None = None
     """What the model is compared with; by default all that the protocols have. Those of `answers` are the same model
-    without images (`blind`) or with another sample's (`shuffled`), and the best constant answers (`majority`)."""
+    without images (`blind`) or with the images of another sample (`shuffled`), and the best constant answers
+    (`majority`)."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)
-    """Where an answer is cut off. A box has about twelve tokens."""
+    """Length at which an answer is cut off. A box has about twelve tokens."""
     bootstrap: int = Field(1000, gt=0)
-    """Resamples behind an interval."""
+    """Number of bootstrap resamples per confidence interval."""
 
     @field_validator("on")
     @classmethod
@@ -138,7 +142,7 @@ class Evaluate(Config):
 
     @property
     def all_baselines(self) -> tuple[str, ...]:
-        """Those that are measured."""
+        """The baselines to measure."""
         return tuple(list_baselines(read_protocols(self.protocols))) if self.baselines is None else self.baselines
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -148,12 +152,11 @@ class Evaluate(Config):
 
 class Export(Config):
     target: str | tuple[str, ...] = "stock"
-    """One or several. `stock`: the nearest class that others load without our code, refused where none holds the model;
-    or one by name: `medvlm/export/targets` has a file for each. `custom`: loads with medvlm alone, and holds
-    everything."""
+    """One or several. `stock`: the nearest class that other libraries load without medvlm; refused if none can hold the
+    model. Or the name of a file in `medvlm/export/targets`. `custom` holds every model and needs medvlm to load."""
 
     serves: tuple[Literal["vllm", "gguf"], ...] = ()
-    """Programs that must take it, asked when the recipe is validated. gguf: what llama.cpp converts."""
+    """Programs that must be able to load it, checked when the recipe is validated. gguf: what llama.cpp converts."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -162,7 +165,7 @@ class Export(Config):
     @field_validator("target")
     @classmethod
     def _targets_exist(cls, target: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for wrong in filter(None, map(unknown, [target] if isinstance(target, str) else target)):
+        for wrong in filter(None, map(explain_unknown, [target] if isinstance(target, str) else target)):
             raise ValueError(wrong)
         if not target:
             raise ValueError("names no target; expected at least one, e.g. stock")
@@ -173,8 +176,8 @@ class Recipe(Config):
     """A whole run. `medvlm schema` writes its JSON schema."""
 
     extends: tuple[str, ...] = ()
-    """Recipes that this one is laid over: looked up beside it, then among the shipped ones. A list replaces, keys
-    merge."""
+    """Recipes that this one builds on: looked up beside it, then among the shipped ones. Keys are merged, lists are
+    replaced."""
     name: str
     """The run folder is runs/NAME."""
     seed: int = Field(0, ge=0)

@@ -1,4 +1,4 @@
-"""A recipe's data sources as shards: opened, or packed first where only the archive is given."""
+"""Opens a recipe's data sources as shards, and packs those first of which only the original files are given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medvlm.archive.packing.deal import hash_name, read_salt, require_secret, sp
 from medvlm.archive.packing.pack import card_hash, pack_once, read_receipt
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
-from medvlm.data.source import HELD_OUT, HoldOut, SourceView, splits_of
+from medvlm.data.source import HELD_OUT, HoldOut, SourceView, choose_splits
 from medvlm.io.cache import Cache
 from medvlm.io.foreign import ForeignForm
 from medvlm.io.forms import OWN, Form
@@ -26,13 +26,13 @@ from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Source
 
 TOKENIZER_SAMPLES = 20_000
-"""Samples whose text a tokenizer is trained from; more changes little and takes minutes."""
+"""Number of samples that a tokenizer is trained on; more changes little and takes minutes."""
 
 
 @dataclass(frozen=True)
 class OpenSource:
-    """audit: what the receipt of an audit beside the shards or in the run's folder says of it (see audits_of); empty
-    where there is none."""
+    """audit: the result of an audit, from a receipt beside the shards or in the run's folder (see audits_of); empty if
+    there is none."""
 
     name: str
     card: Card
@@ -43,9 +43,9 @@ class OpenSource:
     hold_out: HoldOut | None = None
 
     def view(self, split: str, wants: Callable[[Entry], bool] | None = None) -> SourceView:
-        """split: train, val or test, without what is held out; or held_out, of all splits."""
+        """split: train, val or test without the held-out samples, or held_out: those of all splits."""
         if self.hold_out is None:
-            return SourceView(self.shards, splits_of(self.shards, split, self.fold), wants)
+            return SourceView(self.shards, choose_splits(self.shards, split, self.fold), wants)
         held = self.hold_out.holds
         if split == HELD_OUT:
             return SourceView(
@@ -53,17 +53,17 @@ class OpenSource:
             )
         return SourceView(
             self.shards,
-            splits_of(self.shards, split, self.fold),
+            choose_splits(self.shards, split, self.fold),
             lambda entry: not held(entry) and (wants is None or wants(entry)),
         )
 
-    def places(self, split: str) -> list[tuple[str, int]]:
-        """Of all samples of the split: split of the shards, and number within it."""
+    def locate_samples(self, split: str) -> list[tuple[str, int]]:
+        """For each sample of the split: the split of the shards that it is in, and its index there."""
         view = self.view(split)
         return [view.locate(i) for i in range(len(view))]
 
     def describe(self) -> dict[str, Any]:
-        """For lineage, report and model card: what it is, never where it lies."""
+        """For lineage, report and model card: what the source is, without any path."""
         counts = {split: self.shards.count(split) for split in self.shards.splits}
         return {
             "card": self.card.model_dump(mode="json", by_alias=True),
@@ -78,20 +78,21 @@ class OpenSource:
 
 
 def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> dict[str, OpenSource]:
-    """Every source of the recipe. What is not packed yet is packed into runs/shards/, once, whoever comes first."""
+    """Every source of the recipe. One that is not packed yet is packed into runs/shards/ by the first process to
+    come."""
     opened, places = {}, [runs / loaded.recipe.name / AUDIT]
     cache = Cache(
         Path(loaded.recipe.cache.folder).expanduser() if loaded.recipe.cache.folder else runs / "cache",
         int(loaded.recipe.cache.gib * 2**30),
     )
     for name, source in loaded.recipe.data.items():
-        card = salted(loaded.cards[name], source)
+        card = add_secret(loaded.cards[name], source)
         where: Path | str = source.shards
         if not where:
-            root = _root(source)
-            where = packed_at(card, source, runs)
+            root = _find_root(source)
+            where = locate_shards(card, source, runs)
             pack_once(card, root, where, progress=say)
-        shards = open_shards(where, cache, form_of(card), say)
+        shards = open_shards(where, cache, choose_form(card), say)
         if shards.is_foreign:
             _check_foreign(name, card, shards, say)
         receipt = asdict(read_receipt(where)) if shards.is_packed else {}
@@ -100,19 +101,19 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
             places.append((Path(where) if Path(where).is_dir() else Path(where).parent) / AUDIT)
     audits = audits_of({name: source.shards.fingerprint for name, source in opened.items()}, places)
     for name in (name for name, audit in audits.items() if not audit["passed"]):
-        say(f"{name}: the audit of its shards failed, and the model card will say so (medvlm data audit)")
+        say(f"{name}: its shards failed the audit (medvlm data audit); the model card will say so")
     return {name: replace(source, audit=audits.get(name, {})) for name, source in opened.items()}
 
 
-def form_of(card: Card) -> Form:
-    """How the members of this card's tars are samples, where they were not packed."""
+def choose_form(card: Card) -> Form:
+    """How to read samples from the members of this card's tar files."""
     members = card.reader
     return ForeignForm(members, names=_Names(card), source=card.name) if isinstance(members, Members) else OWN
 
 
 @dataclass(frozen=True)
 class _Names:
-    """As packing calls them."""
+    """Keys, patients and splits of tar files that medvlm did not pack, by the rules of packing."""
 
     card: Card
 
@@ -132,7 +133,7 @@ class _Names:
         return hash_name(text, self.card.naming_salt, "patient")
 
     def split(self, key: str, patient: str) -> str:
-        """By the public salt. Raises DataError for a sample that does not say what the card splits by."""
+        """Uses the public salt. Raises DataError for a sample without the value that the card splits by."""
         by, salt = self.card.splits.by, self.card.splits.salt
         if by == "patient" and not patient:
             raise DataError(
@@ -141,8 +142,8 @@ class _Names:
             )
         if by == "column":
             raise DataError(
-                f"{self.card.name}: tars that are not packed have no column to split by; use splits.by: patient or"
-                " image, e.g. with ratios {train: 1}"
+                f"{self.card.name}: tar files that medvlm did not pack have no column to split by; use splits.by:"
+                " patient or image, e.g. with ratios {train: 1}"
             )
         return split_of(
             hash_name(patient, salt, "patient")
@@ -153,27 +154,27 @@ class _Names:
 
 
 def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str], None]) -> None:
-    """Says what is left out. Raises DataError for what only packing may let in, and where too many samples lack
-    something."""
+    """Reports the samples that are left out. Raises DataError for data that must be packed first, and if too many
+    samples lack a member."""
     require_secret(card)
     if card.phi.status == "unknown":
         raise DataError(
-            f"data.{name}: its card does not know whether the data identify anybody (phi.status: unknown), and tars of"
-            " others are not looked through; pack them (`root` instead of `shards`), or say in the card what is known"
+            f"data.{name}: its card says phi.status: unknown, and tar files that medvlm did not pack are not searched"
+            " for identifying data; pack the data (`root` instead of `shards`), or set phi.status in the card"
         )
-    missing, there = shards.left_out.total(), sum(shards.count(split) for split in shards.splits)
+    missing, present = shards.left_out.total(), sum(shards.count(split) for split in shards.splits)
     if missing:
         what = ", ".join(f"{n} {member}" for member, n in shards.left_out.most_common())
-        if missing > card.reader.max_incomplete * (missing + there):
+        if missing > card.reader.max_incomplete * (missing + present):
             raise DataError(
-                f"data.{name}: {missing} of {missing + there} samples lack a member ({what}), at most"
-                f" {card.reader.max_incomplete:.0%} may (reader.max_incomplete)"
+                f"data.{name}: {missing} of {missing + present} samples lack a member ({what}); the limit is"
+                f" {card.reader.max_incomplete:.0%} (reader.max_incomplete)"
             )
-        say(f"{name}: {missing} of {missing + there} samples lack a member and are left out ({what})")
+        say(f"{name}: {missing} of {missing + present} samples lack a member and are left out ({what})")
 
 
-def texts_of(sources: Mapping[str, OpenSource]) -> list[str]:
-    """Reports, questions and answers of the training splits: what a tokenizer is trained from."""
+def collect_texts(sources: Mapping[str, OpenSource]) -> list[str]:
+    """Reports, questions and answers of the training splits, to train a tokenizer on."""
     texts: list[str] = []
     for source in sources.values():
         view = source.view("train")
@@ -183,18 +184,18 @@ def texts_of(sources: Mapping[str, OpenSource]) -> list[str]:
     return [t for t in texts if t]
 
 
-def packed_at(card: Card, source: Source, runs: Path) -> Path:
-    """Where the shards of a source without `shards` are, or will be. Its name tells one card and one place from others;
-    the place cannot be read from it."""
-    root = _root(source)
+def locate_shards(card: Card, source: Source, runs: Path) -> Path:
+    """Where the shards of a source without `shards` are, or will be. The folder's name identifies card and place by a
+    hash, so that the place cannot be read from it."""
+    root = _find_root(source)
     identity = hashlib.sha256(f"{card_hash(card)}|{root.resolve() if root else ''}".encode()).hexdigest()[:12]
     return runs / "shards" / f"{card.name}-{identity}"
 
 
-def salted(card: Card, source: Source) -> Card:
-    """The card with the secret of the source, where it has one."""
+def add_secret(card: Card, source: Source) -> Card:
+    """The card with the secret of the source, if it has one."""
     return card.add_secret(read_salt(Path(source.salt_file).expanduser())) if source.salt_file else card
 
 
-def _root(source: Source) -> Path | None:
+def _find_root(source: Source) -> Path | None:
     return Path(source.root).expanduser() if source.root else None

@@ -1,4 +1,4 @@
-"""What must fit together in one stage of a recipe. Each rule yields problems at their paths."""
+"""What must fit together in one stage of a recipe. Each rule yields problems with their paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvlm.core.card import Card
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import did_you_mean
 from medvlm.core.problems import Problem
-from medvlm.recipe.graph import composition_at, list_splits, outside_origins, starts_from
+from medvlm.recipe.graph import find_composition, find_outside_origins, find_start_stages, list_splits
 from medvlm.recipe.origins import name_outside
 from medvlm.recipe.schema import Recipe
 
@@ -24,19 +24,19 @@ def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[P
             continue
         splits = list_splits(cards[source])
         if "train" not in splits:
-            yield Problem((*path, "mix", source), f"its card deals no samples to 'train' (it has {list_names(splits)})")
+            yield Problem((*path, "mix", source), f"its card has no samples in 'train' (it has {list_names(splits)})")
         if stage.validate_ is not None and "val" not in splits:
             yield Problem(
                 (*path, "validate"),
                 f"{source} has no samples to validate on (its card has {list_names(splits)}); remove `validate`, or"
                 " change its splits",
             )
-    composition = composition_at(recipe, i)
+    composition = find_composition(recipe, i)
     may_reduce = composition is None or composition.TAKES_ANY_SIZE
     if stage.reduces_images() and not may_reduce:
         yield Problem(
             (*path, "overlong"),
-            "the encoders of this model take images of one size, so none can be reduced; use drop or error",
+            "the encoders of this model take images of one size, so images cannot be reduced; use drop or error",
         )
     for what, named in (("epochs", stage.sampling.epochs), ("balance", stage.sampling.balance)):
         for source in named:
@@ -49,40 +49,41 @@ def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[P
     if stage.keep == "best" and stage.validate_ is None:
         yield Problem(
             (*path, "keep"),
-            "`best` is chosen by validation, and there is none; add validate: {every: ...}, or keep: last",
+            "validation chooses the `best` checkpoint, and there is none; add validate: {every: ...}, or set keep:"
+            " last",
         )
     own = {source: cards[source] for source in stage.mix if source in cards}
     yield from (replace(each, path=(*path, *each.path)) for each in stage.check(recipe.model, own))
-    yield from _origin(recipe, i)
+    yield from _check_origin(recipe, i)
     for j, pattern in enumerate(stage.trains):
-        yield from _pattern(recipe, i, pattern, (*path, "trains", j))
+        yield from _check_pattern(recipe, i, pattern, (*path, "trains", j))
     for pattern in stage.optim.lr_of:
-        yield from _pattern(recipe, i, pattern, (*path, "optim", "lr_of", pattern))
-    yield from _lora(recipe, i)
-    yield from _spread(recipe, i)
+        yield from _check_pattern(recipe, i, pattern, (*path, "optim", "lr_of", pattern))
+    yield from _check_lora(recipe, i)
+    yield from _check_engine(recipe, i)
 
 
-def _origin(recipe: Recipe, i: int) -> Iterator[Problem]:
+def _check_origin(recipe: Recipe, i: int) -> Iterator[Problem]:
     stage, earlier = recipe.stages[i], [s.name for s in recipe.stages[:i]]
     given = {"": stage.from_} if isinstance(stage.from_, str) else stage.from_
     for module, name in given.items():
         path: KeyPath = ("stages", i, "from", *([module] if module else []))
         if module:
-            yield from _pattern(recipe, i, module, path)
+            yield from _check_pattern(recipe, i, module, path)
         is_later = name not in earlier and name in [s.name for s in recipe.stages]
         if name and name not in earlier and (is_later or name_outside(name) is None):
             why = "this stage itself or a later one" if is_later else f"no stage{did_you_mean(name, earlier)}"
             yield Problem(
                 path,
                 f"{name!r} is {why}; expected an earlier stage (there is {list_names(earlier) or 'none'}), a stage of"
-                " another run (RUN_FOLDER:STAGE), a folder of safetensors (./FOLDER), a hub id (OWNER/NAME), or no"
-                " `from` to start from the model",
+                " another run (RUN_FOLDER:STAGE), a folder of safetensors (./FOLDER), or a hub id (OWNER/NAME); remove"
+                " `from` to start from the model itself",
             )
 
 
-def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Problem]:
-    """What a name in `trains` or `lr_of` can mean; that it matches parameters is seen when the model is built."""
-    stage, composition = recipe.stages[i], composition_at(recipe, i)
+def _check_pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Problem]:
+    """What a name in `trains` or `lr_of` can mean. Whether it matches parameters is checked when the model is built."""
+    stage, composition = recipe.stages[i], find_composition(recipe, i)
     first, *rest = pattern.split(".")
     if "*" in first or composition is None:
         return
@@ -90,7 +91,7 @@ def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Pr
     if first not in parts:
         yield Problem(
             path,
-            f"{first!r} is no part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
+            f"{first!r} is not a part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
         )
     elif first == "decoders" and rest and not any(fnmatchcase(name, rest[0]) for name in recipe.model.decoders):
         yield Problem(path, describe_absent("decoder", rest[0], recipe.model.decoders, "model.decoders"))
@@ -98,22 +99,22 @@ def _pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Pr
         yield Problem(path, describe_absent("encoder", rest[0], encoders, "model.encoders"))
 
 
-def _lora(recipe: Recipe, i: int) -> Iterator[Problem]:
+def _check_lora(recipe: Recipe, i: int) -> Iterator[Problem]:
     stage = recipe.stages[i]
     trains_lora = any(pattern.split(".")[0] == "lora" for pattern in stage.trains)
     if stage.lora is not None and not trains_lora:
         yield Problem(
             ("stages", i, "lora"),
-            f"adapters are asked for, but `trains` ({list_names(stage.trains)}) has no lora; add it, or remove `lora`",
+            f"`trains` ({list_names(stage.trains)}) does not have lora; add it to train adapters, or remove this key",
         )
     if trains_lora and stage.lora is None and not _has_adapters(recipe, i):
         yield Problem(
             ("stages", i, "trains"),
-            "has lora, but neither this stage nor one before it says which; add lora: {rank: 16}",
+            "has lora, but neither this stage nor an earlier one defines the adapters; add lora: {rank: 16}",
         )
 
 
-def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
+def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
     """What an engine cannot do with a stage."""
     stage, engine = recipe.stages[i], recipe.engine.kind
     path: KeyPath = ("stages", i, "optim", "kind")
@@ -123,32 +124,35 @@ def _spread(recipe: Recipe, i: int) -> Iterator[Problem]:
         others = [name for name in optimizers if name]
         yield Problem(
             ("stages", i, "kind"),
-            f"a {stage.kind} stage has optimizers of its own ({list_names(others)}), and {engine} gives all parameters"
-            " to one; use engine.kind: ddp or fsdp2",
+            f"a {stage.kind} stage has optimizers of its own ({list_names(others)}), but {engine} supports only one;"
+            " use engine.kind: ddp or fsdp2",
         )
     if engine.startswith("zero") and "muon" in kinds:
         yield Problem(
             path,
-            f"muon needs whole matrices, and {engine} gives the optimizer runs of a flat tensor; use adamw, or"
+            f"muon needs whole matrices, but {engine} gives the optimizer pieces of a flat tensor; use adamw, or"
             " engine.kind: fsdp2",
         )
     if (engine == "fsdp2" or engine.startswith("zero")) and "adamw8bit" in kinds:
         yield Problem(
-            path, f"adamw8bit cannot step what {engine} shards; use adamw (sharded over the ranks, it is small already)"
+            path,
+            f"adamw8bit cannot update parameters that {engine} shards; use adamw (its state is sharded over the ranks"
+            " too)",
         )
     if (engine == "fsdp2" or engine.startswith("zero")) and stage.accumulate == "auto":
         why = (
-            f"with {engine}, ranks wait for each other within a pass, so that one which runs out of memory would leave"
-            " the others waiting"
+            f"with {engine}, ranks wait for each other within a pass, so a rank that runs out of memory would block"
+            " the others"
         )
         yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
 
 
 def _has_adapters(recipe: Recipe, i: int) -> bool:
-    """Whether a stage that this one starts from has put adapters in, or may have: another run may be elsewhere."""
-    if any(recipe.stages[j].lora is not None or _has_adapters(recipe, j) for j in starts_from(recipe, i)):
+    """Whether a stage that this one starts from has adapters, or may have. The files of another run may not be on this
+    machine, so it gets the benefit of the doubt."""
+    if any(recipe.stages[j].lora is not None or _has_adapters(recipe, j) for j in find_start_stages(recipe, i)):
         return True
-    return any(origin.find_problem() or origin.find_adapters() for origin in outside_origins(recipe, i).values())
+    return any(origin.find_problem() or origin.find_adapters() for origin in find_outside_origins(recipe, i).values())
 
 
 def describe_absent(what: str, name: str, accepted: Iterable[str], where: str) -> str:

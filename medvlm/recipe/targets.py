@@ -1,4 +1,4 @@
-"""Which target holds a composition, or why none does: asked when a recipe is validated and again at export."""
+"""Which export target can hold a model, or why none can. Validation and export both ask."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from medvlm.core.config import component, kinds
 from medvlm.core.errors import RecipeError, did_you_mean
 
 STOCK, ENCODER = "stock", "encoder"
-"""The nearest class that others load without our code; the same for one encoder of the model."""
+"""The nearest class that other libraries load without medvlm; the same for one encoder of the model."""
 REMEDY = "set export.target: custom"
 
 
-def accepted() -> list[str]:
+def list_targets() -> list[str]:
     return [STOCK, ENCODER, *kinds("export.targets")]
 
 
-def split(target: str) -> tuple[str, str]:
-    """(kind, encoder): `onnx.ct` is the encoder `ct` as ONNX; other names with a dot are those of plugins."""
+def split_target(target: str) -> tuple[str, str]:
+    """(kind, encoder): `onnx.ct` is the encoder `ct` as ONNX. Any other name with a dot belongs to a plugin."""
     kind, _, part = target.partition(".")
-    return (kind, part) if kind in accepted() else (target, "")
+    return (kind, part) if kind in list_targets() else (target, "")
 
 
-def unknown(target: str) -> str | None:
-    """Why this is no name of a target, or None."""
-    kind, part = split(target)
+def explain_unknown(target: str) -> str | None:
+    """Why no target has this name, or None if one has."""
+    kind, part = split_target(target)
     if kind in (STOCK, ENCODER):
         is_known = not part or kind == ENCODER
     elif "." in kind:
@@ -38,21 +38,22 @@ def unknown(target: str) -> str | None:
             return f"cannot import {kind!r} ({reason}); install the package that holds it"
         is_known = True
     else:
-        is_known = kind in accepted() and (not part or component("export.targets", kind).HOLDS.is_part)
+        is_known = kind in list_targets() and (not part or component("export.targets", kind).HOLDS.is_part)
     if is_known:
         return None
-    first = target.partition(".")[0]
-    return f"there is no export target {target!r}{did_you_mean(first, accepted())} (accepts {', '.join(accepted())})"
+    targets = list_targets()
+    near = did_you_mean(target.partition(".")[0], targets)
+    return f"there is no export target {target!r}{near} (accepts {', '.join(targets)})"
 
 
 def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, str]:
-    """(kind, encoder, "") of the target that is written, or ("", "", why there is none).
+    """(kind, encoder, "") of the target to write, or ("", "", the reason why there is none).
 
-    target: a name that is not unknown. model: the recipe's section. stages: those that the exported model went through,
-    at least one. What is only known by a hub id that is not here is taken to fit; the export looks at the built model.
+    target: a known name. model: the recipe's section. stages: those that the exported model went through, at least one.
+    A part that is named by a hub id and is not on this machine is assumed to fit; the export checks the built model.
     """
     composition = composition_of_stage(model, stages[-1])
-    kind, part = split(target)
+    kind, part = split_target(target)
     if kind in (STOCK, ENCODER):
         reasons = []
         for near in _nearest(composition, is_part=kind == ENCODER):
@@ -69,7 +70,7 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
 
 
 def _nearest(composition: Composition, is_part: bool) -> Iterator[str]:
-    """The targets that hold models of its class, in the order in which they are tried."""
+    """The targets that hold models of the composition's class, in the order in which they are tried."""
     ordered = []
     for kind in kinds("export.targets"):
         holds = component("export.targets", kind).HOLDS

@@ -15,11 +15,11 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import Optim, StageConfig
 from medvlm.data.augment import Augment, augment
-from medvlm.data.order import Order, below, draw
-from medvlm.data.parts import parts_of
+from medvlm.data.order import Order, draw, draw_below
+from medvlm.data.parts import make_parts
 from medvlm.data.pixels import decode
 from medvlm.data.source import SourceView
-from medvlm.data.stream import SUBSTITUTES, Item, Stream, loader
+from medvlm.data.stream import SUBSTITUTES, Item, Stream, make_loader
 from medvlm.io.masks import decode_mask, masks_of
 from medvlm.io.shards import Entry
 from medvlm.models.parts import group_of, matches, set_modes
@@ -103,7 +103,7 @@ class Base:
                 f"stages.{self.config.name}.batch is {self.config.batch}, which cannot be divided evenly among"
                 f" {world} ranks with {accumulate} micro-batches each; use a multiple of {world * accumulate}"
             )
-        return loader(
+        return make_loader(
             self.stream,
             consumed,
             self.config.batch,
@@ -123,7 +123,7 @@ class Base:
         config = self.config
         views = {name: self.setup.open_source(name, "train", self.wants) for name in config.mix}
         stream = Stream(
-            parts_of(views, config.mix, config.sampling, self.setup.orders, config.name),
+            make_parts(views, config.mix, config.sampling, self.setup.orders, config.name),
             self.setup.seed,
             stage=config.name,
         )
@@ -172,7 +172,7 @@ class Base:
 
         The substitute is the same at every validation, and every rank keeps the same number of samples."""
         for attempt in range(1 + SUBSTITUTES):
-            place = below(len(view), self.setup.seed, self.config.name, "validation", i, attempt) if attempt else i
+            place = draw_below(len(view), self.setup.seed, self.config.name, "validation", i, attempt) if attempt else i
             try:
                 return self.prepare_sample(*view.read(place), epoch=0, position=i)
             except DataError as reason:

@@ -17,8 +17,8 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.control_words import holds_words, tokenize_plain
-from medvlm.data.order import below
-from medvlm.data.source import needs
+from medvlm.data.order import draw_below
+from medvlm.data.source import make_filter
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
@@ -79,14 +79,14 @@ class Contrastive(Base):
 
     @property
     def wants(self) -> Wants:
-        return needs(report=True, media=self.setup.prepare.takes)
+        return make_filter(report=True, media=self.setup.prepare.takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]
         text = sample.report
         if self.config.reads == "sentence":
             found = split_sentences(text)
-            text = found[below(len(found), self.setup.seed, self.config.name, "sentence", position, sample.key)]
+            text = found[draw_below(len(found), self.setup.seed, self.config.name, "sentence", position, sample.key)]
         ids = tokenize_text(self.tokenizer, text, self.config.text, f"{sample.source}/{sample.key}")
         concept = sample.concept if self.config.alike == "concept" else ""
         label = concept or " ".join(text.lower().split())

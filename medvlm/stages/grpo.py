@@ -17,7 +17,7 @@ from medvlm.core.sample import Batch, Sample
 from medvlm.core.stage_config import StageConfig, Toy
 from medvlm.core.tasks import TextTask
 from medvlm.data.prepare import choose
-from medvlm.data.source import needs
+from medvlm.data.source import make_filter
 from medvlm.objectives.policy import advantages, clip_ratio, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.rewards._config import Rewards, read_rewards
@@ -116,7 +116,7 @@ class Grpo(Base):
 
     @property
     def wants(self) -> Wants:
-        return needs(tasks=self.config.tasks, media=self.setup.prepare.takes)
+        return make_filter(tasks=self.config.tasks, media=self.setup.prepare.takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)

@@ -17,7 +17,7 @@ from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import find_task, list_tasks
-from medvlm.data.source import needs
+from medvlm.data.source import make_filter
 from medvlm.models.decoding import Labelled
 from medvlm.models.parts import evaluating
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
@@ -115,7 +115,7 @@ class Heads(Base):
     def wants(self) -> Wants:
         outputs = {component("decoders", decoder.kind).OUTPUT for decoder in self.decoders.values()}
         tasks = [kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in outputs]
-        return needs(tasks=tasks, media=self.setup.prepare.takes)
+        return make_filter(tasks=tasks, media=self.setup.prepare.takes)
 
     def keep_asked(self, sample: Sample) -> Sample:
         asked = {decoder.answers or name for name, decoder in self.decoders.items()}

@@ -16,7 +16,7 @@ from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.data.budget import Overlong, TooLong, partition, shrink_to_fit
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.prepare import Seen, choose
-from medvlm.data.source import needs
+from medvlm.data.source import make_filter
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
@@ -106,7 +106,7 @@ class Supervised(Base):
     @property
     def wants(self) -> Wants:
         takes = self.setup.prepare.takes if "media" in self.config.shows else None
-        return needs(tasks=self.config.asked_tasks, report="report" in self.config.shows, media=takes)
+        return make_filter(tasks=self.config.asked_tasks, report="report" in self.config.shows, media=takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         config = self.config

@@ -14,7 +14,7 @@ from medvlm.core.errors import ShapeError
 from medvlm.core.weights import describe, from_pretrained
 
 LIBRARY = "transformers"
-"""Of whose classes `tower` is one."""
+"""The library that the class of `tower` is from."""
 
 
 class Config(Loaded):

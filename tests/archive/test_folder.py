@@ -222,7 +222,7 @@ def test_volumes_without_masks_are_described_by_their_path(tmp_path):
     ("settings", "reason"),
     [
         ({"images": "("}, "is not a regular expression"),
-        ({"patient": "{whom}"}, r"\{whom\} is no named group of `images` \(found who, eye\)"),
+        ({"patient": "{whom}"}, r"\{whom\} is not a named group of `images` \(found who, eye\)"),
         (
             {"masks": [{"of": "tissue", "files": "x", "holds": "area"}]},
             "masks of 'tissue', expected one of the classes cell",

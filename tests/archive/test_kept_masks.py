@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from medvlm.archive.mask_labels import UNMARKED, MaskOptions, join_masks
 from medvlm.archive.packing.pack import PackReceipt, pack
-from medvlm.archive.packing.stored import prepared
+from medvlm.archive.packing.stored import prepare_sample
 from medvlm.archive.readers import folder
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
@@ -134,8 +134,8 @@ def test_a_mask_of_a_table_gets_its_labels_from_the_card(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda values: values[:-1], r"0\.mask: a mask of 30 x 19 pixels, its image has 30 x 20"),
-        (lambda values: values.T, r"0\.mask: a mask of 20 x 30 pixels, its image has 30 x 20"),
+        (lambda values: values[:-1], r"0\.mask: a mask of 30 x 19 pixels, but its image has 30 x 20"),
+        (lambda values: values.T, r"0\.mask: a mask of 20 x 30 pixels, but its image has 30 x 20"),
         (lambda values: values + np.uint8(7), "its mask has the value 7, which the card does not name"),
         (lambda values: np.dstack([values, values + np.uint8(90), values]), "its mask has colours"),
     ],
@@ -194,7 +194,7 @@ def test_a_volume_of_nifti_is_packed_with_its_mask_and_one_that_lies_elsewhere_i
     write(root, **{"t.csv": "id,image,mask\n1,a.nii.gz,m.nii.gz\n2,a.nii.gz,far.nii.gz\n"})
     receipt, found = pack_all(TABLE, root, tmp_path / "out")
     assert receipt.quarantined == 1
-    assert "lies elsewhere in the patient" in (tmp_path / "out" / "quarantine.jsonl").read_text()
+    assert "its affine differs from that of its image" in (tmp_path / "out" / "quarantine.jsonl").read_text()
     ((sample, files),) = found.values()
     stored = decode_mask(files["0.mask.npy"], "m")
     assert stored.shape == sample.media[0].size == (5, 6, 8)
@@ -243,7 +243,7 @@ def test_what_a_card_says_of_values_is_checked(settings: dict[str, Any], message
 
 
 def test_a_folder_is_not_asked_for_masks_that_it_does_not_have() -> None:
-    with pytest.raises(ValidationError, match="mask asks for 'spleen', of which there are no `masks`"):
+    with pytest.raises(ValidationError, match="mask asks for 'spleen', which has no entry in `masks`"):
         folder.Config.model_validate({**FOLDER, "mask": {"classes": ["spleen"]}})
 
 
@@ -259,4 +259,4 @@ def test_a_label_of_a_sample_without_its_member_is_refused() -> None:
     asked = Question("?", mask.Truth(classes=("a",), member="0.mask"), "mask")
     raw = RawSample(Sample("k", "", "", (Medium("scan", "0", ()),), questions=(asked,)), {"0": IMAGE})
     with pytest.raises(DataError, match=r"mask: there is no member 0\.mask"):
-        prepared(raw, card(FOLDER))
+        prepare_sample(raw, card(FOLDER))

@@ -301,7 +301,7 @@ def test_above_the_ceiling_nothing_is_published_but_the_list(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"media": ["smear"]}, "kind 'film', the card's media are smear"),
+        ({"media": ["smear"]}, "kind 'film', but the card's media are smear"),
         ({"reader": {"file": "x.csv"}}, "no such table"),
     ],
 )
@@ -348,7 +348,7 @@ def test_boxes_beyond_the_stored_image_are_bad(tmp_path):
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert sum(receipt.samples.values()) == 1
     assert reasons == [
-        "annotated for 32 x 16 pixels, its image has 24 x 16",
+        "annotated for 32 x 16 pixels, but its image has 24 x 16",
         "count:c: a box is empty or reaches beyond the image of 24 x 16 pixels",
     ]
 

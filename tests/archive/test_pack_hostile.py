@@ -40,10 +40,10 @@ BROKEN = {
     "refuses": "0: refused, and this is why",
     "recurses": "cannot be decoded (RecursionError in hostile_reader.py:",
     "is_none": "cannot be decoded (AttributeError in stored.py:",
-    "holds_nan": "its image: holds values that are not finite",
+    "holds_nan": "its image: has values that are not finite",
     "holds_objects": "its image: pixels of type object",
     "holds_doubles": "its image: pixels of type float64",
-    "other_size": "annotated for 9 x 8 pixels, its image has 5 x 4",
+    "other_size": "annotated for 9 x 8 pixels, but its image has 5 x 4",
     "reader says no": "the reader says no",
 }
 """What a sample does, and how its line in the quarantine file begins."""
@@ -138,10 +138,10 @@ def test_files_that_are_no_files_are_bad(tmp_path):
     ]
     receipt = pack(card(*cases), None, tmp_path / "out", max_bad=0.99, workers=1)
     reasons = quarantine(tmp_path / "out" / "quarantine.jsonl")
-    no_file = "its image: what its path names is not a plain file"
+    no_file = "its image: its path is not a regular file"
     gone, outside = (
         "its image: its file cannot be read (FileNotFoundError)",
-        "a medium whose name is not of letters and digits, as 0 or 0.png",
+        "the name of a medium must consist of letters and digits, such as 0 or 0.png",
     )
     assert list(reasons.values()) == [no_file, no_file, no_file, gone, outside]
     assert sum(receipt.samples.values()) == 1

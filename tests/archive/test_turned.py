@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlm.archive.packing.stored import prepared
+from medvlm.archive.packing.stored import prepare_sample
 from medvlm.archive.readers.voc import load_crop
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
@@ -44,13 +44,13 @@ def test_boxes_of_an_image_that_exif_turns_are_refused_unless_they_say_that_it_i
     sample = Sample("a", "", "train", (Medium("film", "0", size),), questions=(Question("?", truth, "boxes"),))
     raw = RawSample(sample, {"0": picture("JPEG", turn)})
     if turn == 6 and declared == "upright":
-        assert prepared(raw, CARD)[0].media[0].size == (60, 40)
+        assert prepare_sample(raw, CARD)[0].media[0].size == (60, 40)
     else:
         with pytest.raises(DataError, match=r"EXIF turns|annotated for"):
-            prepared(raw, CARD)
+            prepare_sample(raw, CARD)
     plain = RawSample(replace(sample, questions=()), raw.files)
     if declared != "stored" or turn < 5:
-        assert prepared(plain, CARD)[0].media[0].size == upright, "without boxes it is stored upright"
+        assert prepare_sample(plain, CARD)[0].media[0].size == upright, "without boxes it is stored upright"
 
 
 @pytest.mark.parametrize("turn", [2, 5, 8])
@@ -66,7 +66,7 @@ def test_crops_of_an_image_that_exif_turns_are_refused(tmp_path: Path, turn: int
 def test_a_webp_becomes_a_png_upright_and_without_its_metadata(turn):
     data = picture("WEBP", turn, lossless=True)
     sample = Sample("a", "", "train", (Medium("film", "0", ()),))
-    stored, files = prepared(RawSample(sample, {"0": data}), CARD)
+    stored, files = prepare_sample(RawSample(sample, {"0": data}), CARD)
     assert list(files) == ["0.png"] and b"Exif" not in files["0.png"] and b"eXIf" not in files["0.png"]
     upright = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     upright = {1: upright, 3: upright[::-1, ::-1], 6: upright[::-1].swapaxes(0, 1)}[turn]

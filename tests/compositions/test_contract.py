@@ -106,7 +106,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def samples(made: Made, count: int = 3) -> list[tuple[Any, Any]]:
     loaded = load_run(made.run.root)
     source = open_sources(loaded, made.run.root.parent, say=lambda _: None)["films"]
-    return [source.shards.read(*place) for place in source.places("test")[:count]]
+    return [source.shards.read(*place) for place in source.locate_samples("test")[:count]]
 
 
 def say(model: Opened, held: list[tuple[Any, Any]]) -> list[Any]:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from medvlm.core.card import Card
-from medvlm.recipe.load import schema
+from medvlm.recipe.load import build_schema
 
 PLAIN: dict[str, Any] = {
     "name": "made",
@@ -44,7 +44,7 @@ def test_the_secret_names_and_is_shown_by_nothing_that_is_written():
     assert secret.naming_salt == SECRET and secret.splits.salt == "medvlm" and len(secret.salt_id) == 16
     assert secret.salt_id != card().add_secret(SECRET + "x").salt_id
     assert SECRET not in "".join(
-        [repr(secret), str(secret), secret.model_dump_json(), json.dumps(schema("card")), secret.salt_id]
+        [repr(secret), str(secret), secret.model_dump_json(), json.dumps(build_schema("card")), secret.salt_id]
     )
     assert secret.model_dump() == plain.model_dump() and plain.naming_salt == "medvlm", (
         "the card it was made from stays as it was"

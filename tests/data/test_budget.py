@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from medvlm.data.budget import cells, partition
+from medvlm.data.budget import count_cells, partition
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 
@@ -26,7 +26,7 @@ def test_every_document_is_in_one_run_and_no_run_has_more_cells_than_allowed(see
     runs = partition(made, count, bound)
     assert [d.key for run in runs for d in run] == [d.key for d in made] and len(runs) >= count and all(runs)
     if bound:
-        assert all(collate(run, {}, 0).ids_BT.numel() == cells(run) <= bound for run in runs)
+        assert all(collate(run, {}, 0).ids_BT.numel() == count_cells(run) <= bound for run in runs)
     else:
         assert len(runs) == count
 

@@ -111,7 +111,7 @@ def test_one_question_is_all_prefix_and_its_answer_the_branch() -> None:
 
 @pytest.mark.parametrize(("text", "answer"), [(f"What is {IMAGE}?", "left"), ("Which lung?", f"see {IMAGE}")])
 def test_a_text_that_holds_the_image_token_is_refused(text: str, answer: str) -> None:
-    with pytest.raises(DataError, match="a text holds <image>, which stands for an image"):
+    with pytest.raises(DataError, match="a text contains <image>, which marks an image"):
         dialogue().turn(text, (4,), answer)
 
 
@@ -126,7 +126,7 @@ def test_a_template_that_rewrites_the_prompt_once_it_is_answered_is_refused() ->
         "{% for m in messages %}{% if messages | length > 1 %}<s>{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}{%"
         " endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    with pytest.raises(DataError, match="does not keep the prompt as it is when an answer follows"):
+    with pytest.raises(DataError, match="changes the prompt when an answer follows"):
         refusing(rewriting).turn("Which lung is affected?", (), "left")
 
 
@@ -137,6 +137,8 @@ def test_a_template_that_drops_images_is_refused() -> None:
 
 
 def test_an_image_token_that_is_none_of_the_vocabulary_is_refused_before_any_model_sees_it() -> None:
-    with pytest.raises(DataError, match="the tokenizer made 0 image tokens of 4; <picture> must be a token of its own"):
+    with pytest.raises(
+        DataError, match="the tokenizer made 0 image tokens, expected 4; <picture> must be a single token"
+    ):
         Dialogue(tokenizer(), "<picture>").turn("Where?", [4], None)
     assert Dialogue(tokenizer(), "<picture>").turn("Where?", [], None).prompt

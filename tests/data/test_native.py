@@ -50,7 +50,9 @@ def test_a_volume_is_its_slices_before_the_question_within_the_budget_of_tokens(
     assert text.rindex("<|image_pad|>") < text.index("Which side?") < text.index("left")
     five = document(prepare(folder, max_slices=8, max_tokens=5 * each + 1), held())
     assert five.media[0][1].counts == (each,) * 5
-    with pytest.raises(DataError, match=rf"one slice takes {each} tokens, model\.views\.ct\.max_tokens is {each - 1}"):
+    with pytest.raises(
+        DataError, match=rf"one slice takes {each} tokens, but model\.views\.ct\.max_tokens is {each - 1}"
+    ):
         document(prepare(folder, max_tokens=each - 1), held())
 
 
@@ -82,7 +84,7 @@ def test_a_setting_that_the_processor_overrules_is_refused(tmp_path: Path) -> No
     """InternVL's cuts pictures into tiles in every call, whatever its files say; one tile at most does the same."""
     internvl, wide = save_tiny("internvl", tmp_path / "internvl"), np.zeros((90, 300, 3), np.uint8)
     with pytest.raises(
-        RecipeError, match=r"model\.processor\.crop_to_patches: InternVLProcessor sets it to True in every call"
+        RecipeError, match=r"model\.processor\.crop_to_patches: InternVLProcessor always sets it to True"
     ):
         Processor(internvl, {"crop_to_patches": False})
     assert Processor(internvl, {"max_patches": 1}).look([wide]).counts == (4,) < Processor(internvl).look([wide]).counts

@@ -7,8 +7,8 @@ from itertools import pairwise, permutations
 
 import pytest
 
-from medvlm.data.mixture import Mixture, quotas
-from medvlm.data.order import Blocks, Permutation, below, draw
+from medvlm.data.mixture import Mixture, assign_quotas
+from medvlm.data.order import Blocks, Permutation, draw, draw_below
 
 
 def order(n: int, *key: int | str) -> tuple[int, ...]:
@@ -24,7 +24,7 @@ def test_a_permutation_is_the_same_in_every_process_and_release() -> None:
     """Recorded once: if these numbers change, runs in progress would resume with other samples."""
     assert order(10, 7, "cxr", 0) == ORDER_OF_TEN
     assert Permutation(10**9, 7, "cxr", 0)[123456789] == PLACE_IN_A_BILLION
-    assert below(10**6, 7, "cxr") == BELOW_A_MILLION
+    assert draw_below(10**6, 7, "cxr") == BELOW_A_MILLION
 
 
 def test_seed_source_and_epoch_each_change_the_order() -> None:
@@ -87,15 +87,15 @@ def test_numbers_belong_to_their_key_alone() -> None:
 
 
 def test_quotas_are_exact_for_simple_weights() -> None:
-    assert quotas({"vqa": 3, "reports": 1}) == {"reports": 1, "vqa": 3}
-    assert quotas({"a": 0.8, "b": 0.15, "c": 0.05}) == {"a": 16, "b": 3, "c": 1}
-    assert quotas({"a": 600, "b": 400}) == {"a": 3, "b": 2}
-    assert quotas({"alone": 0.37}) == {"alone": 1}
+    assert assign_quotas({"vqa": 3, "reports": 1}) == {"reports": 1, "vqa": 3}
+    assert assign_quotas({"a": 0.8, "b": 0.15, "c": 0.05}) == {"a": 16, "b": 3, "c": 1}
+    assert assign_quotas({"a": 600, "b": 400}) == {"a": 3, "b": 2}
+    assert assign_quotas({"alone": 0.37}) == {"alone": 1}
 
 
 def test_other_weights_get_a_thousand_slots_and_nobody_is_left_out() -> None:
-    assert quotas({"a": 2**0.5, "b": 1.0}) == {"a": 586, "b": 414}  # 585.79 and 414.21
-    assert quotas({"big": 1e6, "rare": 1.0}) == {"big": 999, "rare": 1}
+    assert assign_quotas({"a": 2**0.5, "b": 1.0}) == {"a": 586, "b": 414}  # 585.79 and 414.21
+    assert assign_quotas({"big": 1e6, "rare": 1.0}) == {"big": 999, "rare": 1}
 
 
 def test_every_cycle_holds_each_source_by_its_quota_in_another_arrangement() -> None:

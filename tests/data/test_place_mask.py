@@ -33,7 +33,7 @@ def resize_by_nearest(pixels: torch.Tensor, size: tuple[int, ...]) -> torch.Tens
 @pytest.fixture
 def is_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels are resized as masks are."""
-    monkeypatch.setattr(transforms, "_bicubic", resize_by_nearest)
+    monkeypatch.setattr(transforms, "_resize_bicubic", resize_by_nearest)
     monkeypatch.setattr(transforms, "_resize_volume", resize_by_nearest)
 
 

@@ -97,14 +97,14 @@ def test_the_prior_film_and_the_current_one_are_one_input_with_one_placeholder()
 
 def test_more_films_than_an_input_holds_are_refused() -> None:
     with pytest.raises(
-        DataError, match=r"films/k1: has 3 media for encoders.film, which takes 2 as one input; raise its `stack`"
+        DataError, match=r"films/k1: has 3 media for encoders.film, which takes at most 2; raise its `stack`"
     ):
         stacking().see(*sample("film", "film", "film"))
 
 
 def test_a_kind_that_no_encoder_serves_is_refused_by_name() -> None:
     with pytest.raises(
-        DataError, match=r"films/k1: no encoder serves media of kind 'mri' \(there are film, smear, volume\)"
+        DataError, match=r"films/k1: no encoder serves media of kind 'mri' \(the encoders serve film, smear, volume\)"
     ):
         prepare().see(*sample("film", "mri"))
 

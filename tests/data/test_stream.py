@@ -16,9 +16,9 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Sampling
 from medvlm.data.order import RANDOM, Order
-from medvlm.data.parts import parts_of
-from medvlm.data.source import HoldOut, SourceView, group_of, needs, splits_of
-from medvlm.data.stream import Item, Stream, loader
+from medvlm.data.parts import make_parts
+from medvlm.data.source import HoldOut, SourceView, choose_splits, find_group, make_filter
+from medvlm.data.stream import Item, Stream, make_loader
 from medvlm.io.cache import Cache
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import Entry, ShardSet, ShardWriter
@@ -57,7 +57,7 @@ def mixed(
     order: Order = RANDOM,
     **sampling: Any,
 ) -> Stream:
-    return Stream(parts_of(views, mix, Sampling(**sampling), dict.fromkeys(views, order), stage), seed, stage=stage)
+    return Stream(make_parts(views, mix, Sampling(**sampling), dict.fromkeys(views, order), stage), seed, stage=stage)
 
 
 def key(item: Item) -> str:
@@ -70,7 +70,7 @@ def nobody(key: str, shard: str, reason: str) -> None:
 
 def order(stream: Stream, steps: int, *, start: int = 0, batch: int = 8, world: int = 1, workers: int = 0) -> list[str]:
     """Keys of the first steps in global order, put together from those of all ranks."""
-    ranks = [loader(stream, start, batch, rank, world, key, workers, quarantine=nobody) for rank in range(world)]
+    ranks = [make_loader(stream, start, batch, rank, world, key, workers, quarantine=nobody) for rank in range(world)]
     keys = []
     for step in range(steps):
         parts = [next(rank) for rank in ranks]
@@ -148,9 +148,9 @@ def test_a_billion_samples_need_no_list_of_them() -> None:
 def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_is_read(stream: Stream) -> None:
     with pytest.raises(
         DataError,
-        match=r"stages\.align\.batch is 10, which 4 ranks cannot share evenly; use a multiple of 4, e\.g\. 8, 12",
+        match=r"stages\.align\.batch is 10, which is not divisible by 4 ranks; use a multiple of 4, e\.g\. 8, 12",
     ):
-        loader(stream, 0, 10, 0, 4, key, 0, quarantine=nobody)
+        make_loader(stream, 0, 10, 0, 4, key, 0, quarantine=nobody)
 
 
 # --- damaged samples --------------------------------------------------------------------------------
@@ -180,7 +180,8 @@ def test_a_damaged_sample_is_replaced_by_the_same_one_everywhere_and_named_once(
     stream = damaged_stream(tmp_path, 5)
     told: list[tuple[str, str, str]] = []
     ranks = [
-        loader(stream, 0, 4, r, world, key, workers, quarantine=lambda *line: told.append(line)) for r in range(world)
+        make_loader(stream, 0, 4, r, world, key, workers, quarantine=lambda *line: told.append(line))
+        for r in range(world)
     ]
     keys = [k for _ in range(24) for rank in ranks for k in next(rank)[1]]
     expected = []
@@ -202,7 +203,7 @@ def test_what_preparing_finds_damaged_is_replaced_too(stream: Stream) -> None:
             raise DataError("0.npy: a damaged .npy header")
         return item.sample.key
 
-    keys = next(loader(stream, 0, 64, 0, 1, prepare, 2, quarantine=lambda *line: told.append(line)))[1]
+    keys = next(make_loader(stream, 0, 64, 0, 1, prepare, 2, quarantine=lambda *line: told.append(line)))[1]
     assert "scans-train-3" not in keys and len(keys) == 64
     assert [(k, r) for k, _, r in told] == [("scans-train-3", "0.npy: a damaged .npy header")]
 
@@ -211,10 +212,8 @@ def test_what_preparing_finds_damaged_is_replaced_too(stream: Stream) -> None:
 def test_too_many_bad_samples_stop_the_run(tmp_path: Path, workers: int) -> None:
     stream = damaged_stream(tmp_path, *range(8, 16))
     told: list[str] = []
-    batches = loader(stream, 0, 4, 0, 1, key, workers, quarantine=lambda key, shard, reason: told.append(key))
-    with pytest.raises(
-        DataError, match=r"6 bad samples among \d+, more than 1% are not trained around\. Last: .*medvlm data audit"
-    ):
+    batches = make_loader(stream, 0, 4, 0, 1, key, workers, quarantine=lambda key, shard, reason: told.append(key))
+    with pytest.raises(DataError, match=r"6 of \d+ samples are bad, the limit is 1%\. Last: .*medvlm data audit"):
         list(islice(batches, 50))
     assert 2 <= len(told) <= 6
 
@@ -227,10 +226,10 @@ def test_a_few_bad_samples_among_many_are_trained_around(stream: Stream) -> None
             raise DataError("bad")
         return item.sample.key
 
-    batches = loader(stream, 0, 100, 0, 1, prepare, 0, quarantine=lambda *line: None, max_bad=0.05)
+    batches = make_loader(stream, 0, 100, 0, 1, prepare, 0, quarantine=lambda *line: None, max_bad=0.05)
     assert sum(len(items) for _, items in islice(batches, 20)) == 2000
-    with pytest.raises(DataError, match="more than 1%"):
-        list(islice(loader(stream, 0, 100, 0, 1, prepare, 0, quarantine=lambda *line: None), 20))
+    with pytest.raises(DataError, match="the limit is 1%"):
+        list(islice(make_loader(stream, 0, 100, 0, 1, prepare, 0, quarantine=lambda *line: None), 20))
 
 
 def test_a_place_without_any_usable_substitute_stops_the_run(stream: Stream) -> None:
@@ -238,7 +237,7 @@ def test_a_place_without_any_usable_substitute_stops_the_run(stream: Stream) -> 
         raise DataError("nothing works")
 
     with pytest.raises(DataError, match="position 0: 4 samples in a row cannot be used; the last: nothing works"):
-        next(loader(stream, 0, 4, 0, 1, prepare, 0, quarantine=lambda *line: None))
+        next(make_loader(stream, 0, 4, 0, 1, prepare, 0, quarantine=lambda *line: None))
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -255,7 +254,7 @@ def test_any_other_error_arrives_with_shard_and_key(stream: Stream, workers: int
             raise error
         return item.sample.key
 
-    batches = loader(stream, 0, 4, 0, 1, prepare, workers, quarantine=nobody)
+    batches = make_loader(stream, 0, 4, 0, 1, prepare, workers, quarantine=nobody)
     assert [first for first, _ in (next(batches), next(batches))] == [0, 4]
     with pytest.raises(type(error)) as caught:
         next(batches)
@@ -280,7 +279,7 @@ def test_no_more_than_the_agreed_steps_are_prepared_ahead(stream: Stream) -> Non
         prepared.append(item.place.position)
         return item.place.position
 
-    batches = loader(stream, 0, 4, 0, 1, prepare, 3, ahead=2, quarantine=nobody)
+    batches = make_loader(stream, 0, 4, 0, 1, prepare, 3, ahead=2, quarantine=nobody)
     for step in range(3):
         next(batches)
         settled(prepared, (step + 3) * 4)
@@ -304,7 +303,7 @@ def test_closing_ends_the_threads_without_the_work_that_waits(stream: Stream) ->
         time.sleep(0.05)
         return 0
 
-    batches: Any = loader(stream, 0, 32, 0, 1, slow, 2, quarantine=nobody)
+    batches: Any = make_loader(stream, 0, 32, 0, 1, slow, 2, quarantine=nobody)
     next(batches)
     assert len(data_threads()) == 2
     began = time.monotonic()
@@ -318,7 +317,7 @@ def test_an_error_ends_the_threads(stream: Stream) -> None:
         raise KeyError("broken")
 
     with pytest.raises(KeyError):
-        next(loader(stream, 0, 8, 0, 1, prepare, 2, quarantine=nobody))
+        next(make_loader(stream, 0, 8, 0, 1, prepare, 2, quarantine=nobody))
     assert not data_threads()
 
 
@@ -349,9 +348,9 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 def test_a_fold_is_tested_on_and_the_others_are_trained_on(varied: ShardSet) -> None:
-    assert splits_of(varied, "test", fold=1) == ("fold1",)
-    assert splits_of(varied, "train", fold=1) == ("fold0", "fold2", "fold3", "fold4")
-    train = SourceView(varied, splits_of(varied, "train", fold=1))
+    assert choose_splits(varied, "test", fold=1) == ("fold1",)
+    assert choose_splits(varied, "train", fold=1) == ("fold0", "fold2", "fold3", "fold4")
+    train = SourceView(varied, choose_splits(varied, "train", fold=1))
     assert [train.entry(i).key for i in range(len(train))] == [
         f"s{fold}-{i}" for fold in (0, 2, 3, 4) for i in range(5)
     ]
@@ -360,27 +359,27 @@ def test_a_fold_is_tested_on_and_the_others_are_trained_on(varied: ShardSet) -> 
 
 def test_splits_that_are_not_there_are_refused_with_the_remedy(varied: ShardSet, shards: dict[str, ShardSet]) -> None:
     with pytest.raises(DataError, match=r"no split 'train' .*set data\.SOURCE\.fold"):
-        splits_of(varied, "train")
+        choose_splits(varied, "train")
     with pytest.raises(DataError, match=r"fold 5 has no split 'test' here \(folds: fold0, fold1"):
-        splits_of(varied, "test", fold=5)
+        choose_splits(varied, "test", fold=5)
     with pytest.raises(DataError, match="fold 0 has no split 'val'"):
-        splits_of(varied, "val", fold=0)
+        choose_splits(varied, "val", fold=0)
     with pytest.raises(DataError, match=r"folds: none"):
-        splits_of(shards["films"], "train", fold=0)
+        choose_splits(shards["films"], "train", fold=0)
     with pytest.raises(DataError, match=r"no split 'test' \(found train\)"):
-        splits_of(shards["films"], "test")
+        choose_splits(shards["films"], "test")
 
 
 @pytest.mark.parametrize(
     "wanted, places",
     [
-        (needs(), [0, 1, 2, 3, 4]),
-        (needs(tasks=()), [0, 1]),
-        (needs(tasks=("count", "boxes")), [0]),
-        (needs(report=True), [2]),
-        (needs(media={"film"}.__contains__), [0, 1, 2]),
-        (needs(media={"film", "volume"}.__contains__), [0, 1, 2, 3, 4]),
-        (needs(tasks=("choice",), media={"volume"}.__contains__), []),
+        (make_filter(), [0, 1, 2, 3, 4]),
+        (make_filter(tasks=()), [0, 1]),
+        (make_filter(tasks=("count", "boxes")), [0]),
+        (make_filter(report=True), [2]),
+        (make_filter(media={"film"}.__contains__), [0, 1, 2]),
+        (make_filter(media={"film", "volume"}.__contains__), [0, 1, 2, 3, 4]),
+        (make_filter(tasks=("choice",), media={"volume"}.__contains__), []),
     ],
 )
 def test_a_stage_sees_the_samples_that_have_what_it_needs(varied: ShardSet, wanted: Any, places: list[int]) -> None:
@@ -389,7 +388,7 @@ def test_a_stage_sees_the_samples_that_have_what_it_needs(varied: ShardSet, want
 
 
 def test_a_source_without_a_usable_sample_is_refused(varied: ShardSet) -> None:
-    view = SourceView(varied, ("fold0",), needs(tasks=("boxes",)))
+    view = SourceView(varied, ("fold0",), make_filter(tasks=("boxes",)))
     with pytest.raises(
         DataError, match=r"stages\.align\.mix\.varied: no sample of this source has what the stage needs"
     ):
@@ -473,17 +472,17 @@ def test_temperature_mixes_between_sizes_and_weights(
 
 def test_groups_of_a_source_come_equally_often(hospitals: SourceView) -> None:
     stream = mixed({"hospitals": hospitals}, {"hospitals": 1}, balance={"hospitals": "site"})
-    sites = Counter(group_of(hospitals.entry(stream.place(p).index), "site") for p in range(300))
+    sites = Counter(find_group(hospitals.entry(stream.place(p).index), "site") for p in range(300))
     assert sites == {"a": 100, "b": 100, "": 100}
     assert {stream.place(p).source for p in range(30)} == {"hospitals"} and stream.used(300)["hospitals"] == (300, 10.0)
     bad = stream.place(0)
-    instead = {group_of(hospitals.entry(stream.substitute(0, attempt).index), "site") for attempt in range(1, 9)}
-    assert instead == {group_of(hospitals.entry(bad.index), "site")}  # what takes its place is of its group
+    instead = {find_group(hospitals.entry(stream.substitute(0, attempt).index), "site") for attempt in range(1, 9)}
+    assert instead == {find_group(hospitals.entry(bad.index), "site")}  # what takes its place is of its group
     with pytest.raises(
         DataError,
         match=(
-            r"stages\.align\.sampling\.balance\.hospitals: no sample says its 'scanner' \(they say site; besides there"
-            r" are task and media\)"
+            r"stages\.align\.sampling\.balance\.hospitals: no sample has a 'scanner' \(they have site; all have"
+            r" task and media\)"
         ),
     ):
         mixed({"hospitals": hospitals}, {"hospitals": 1}, balance={"hospitals": "scanner"})

@@ -13,7 +13,7 @@ from PIL import Image
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import DataError, ShapeError
 from medvlm.core.sample import Medium
-from medvlm.data.transforms import MediaTransform, processor_settings, show_input, to_display
+from medvlm.data.transforms import MediaTransform, make_processor_settings, show_input, to_display
 from medvlm.io.images import encode_png
 
 ODD_SIZES = [(97, 131), (64, 64), (31, 200), (203, 77), (40, 33)]
@@ -46,7 +46,7 @@ def test_8_bit_films_become_exactly_what_the_exported_processor_makes_of_them(
     """Through the saved files and AutoImageProcessor, as a user loads them, from a PIL image as a user has it."""
     transformers = pytest.importorskip("transformers")
     preprocess = Preprocess(size=(64, 48) if fit == "squash" else (48, 64), fit=fit, **CLIP)
-    getattr(transformers, name)(**processor_settings(preprocess)).save_pretrained(tmp_path)
+    getattr(transformers, name)(**make_processor_settings(preprocess)).save_pretrained(tmp_path)
     stock = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     array = picture((*size, *colours))
     expected = stock(Image.fromarray(array), return_tensors="pt")["pixel_values"][0]
@@ -97,7 +97,7 @@ def test_a_displayed_16_bit_film_gives_the_stock_processor_nearly_the_same() -> 
     transformers = pytest.importorskip("transformers")
     preprocess = Preprocess(size=(48, 48), mean=(0.0,) * 3, std=(1.0,) * 3, window=(1000.0, 3000.0))
     film = picture((97, 131), np.uint16) // 16
-    stock = transformers.CLIPImageProcessor(**processor_settings(preprocess))
+    stock = transformers.CLIPImageProcessor(**make_processor_settings(preprocess))
     shown = stock(Image.fromarray(to_display(film, preprocess)), return_tensors="pt")["pixel_values"][0]
     assert (shown - transformed(film, preprocess)).abs().max() <= 1.5 / 255
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_scaled_is_refused_with_the_remedy() -> None:
     broken = np.full((8, 8), np.nan, np.float32)
     with pytest.raises(DataError, match="NaN"):
         transformed(broken, Preprocess(size=(8, 8), window=(0, 1)))
-    with pytest.raises(DataError, match=r"0\.png: holds an array of shape \(9, 8\), but the sample says \(8, 8\)"):
+    with pytest.raises(DataError, match=r"0\.png: an array of shape \(9, 8\), but the sample says \(8, 8\)"):
         MediaTransform(Preprocess(size=(8, 8)))(np.zeros((9, 8), np.uint8), "0.png", medium((8, 8)))
 
 
@@ -144,8 +144,8 @@ def test_settings_that_do_not_fit_together_are_refused() -> None:
         MediaTransform(Preprocess(size=(8, 8, 8), fit="crop", channels=1, mean=(0.5,), std=(0.5,)))
     with pytest.raises(ShapeError, match=r"channels is 1 with 3 values of mean"):
         MediaTransform(Preprocess(size=(8, 8), channels=1))
-    with pytest.raises(ShapeError, match="no stock image processor takes volumes"):
-        processor_settings(Preprocess(size=(8, 8, 8), channels=1, mean=(0.5,), std=(0.5,)))
+    with pytest.raises(ShapeError, match="stock image processors do not take volumes"):
+        make_processor_settings(Preprocess(size=(8, 8, 8), channels=1, mean=(0.5,), std=(0.5,)))
 
 
 # --- windows, percentiles, spacing ----------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_percentiles_are_those_of_the_whole_volume_before_it_is_resized() -> Non
     assert torch.allclose(
         found, transformed(volume, Preprocess(size=(3, 10, 12), window=(low, high), **PLAIN)), atol=1e-5
     )
-    with pytest.raises(DataError, match="the same value"):
+    with pytest.raises(DataError, match="are equal"):
         transformed(np.zeros((4, 8, 8), np.int16), Preprocess(size=(4, 8, 8), percentiles=(1, 99), **PLAIN))
 
 
@@ -243,7 +243,7 @@ def test_films_follow_a_spacing_too_and_their_boxes_with_them() -> None:
 
 def test_a_spacing_that_cannot_be_made_is_refused_with_the_remedy() -> None:
     wanted = Preprocess(size=(8, 8, 8), spacing_mm=(1, 1, 1), fit="crop", window=(0, 1), **PLAIN)
-    with pytest.raises(DataError, match=r"does not say its spacing, and preprocess\.spacing_mm needs it"):
+    with pytest.raises(DataError, match=r"has no spacing, which preprocess\.spacing_mm needs"):
         spaced(CT, None, wanted)
     with pytest.raises(DataError, match=r"more than 268,435,456 pixels"):
         spaced(CT, (100.0, 1000.0, 1000.0), wanted)
@@ -257,7 +257,7 @@ def test_frames_in_colour_are_a_volume_of_three_channels() -> None:
         frames, "0.npy", Medium("video", "0.npy", (4, 20, 30))
     )[0]
     assert np.allclose(grey[0, 1], np.asarray(Image.fromarray(frames[1]).convert("L")) / 255, atol=1e-6)
-    with pytest.raises(DataError, match=r"in colour, and preprocess\.windows is for grey"):
+    with pytest.raises(DataError, match=r"is in colour, but preprocess\.windows is for grey"):
         MediaTransform(Preprocess(size=(4, 20, 30), windows=WINDOWS))(
             frames, "0.npy", Medium("video", "0.npy", (4, 20, 30))
         )
@@ -272,7 +272,7 @@ def test_frames_in_colour_are_a_volume_of_three_channels() -> None:
         ({"window": (5, 5)}, "not below the second"),
         ({"windows": ((0, 1), (2, 1), (0, 1))}, "not below the second"),
         ({"percentiles": (99, 1)}, "not below the second"),
-        ({"percentiles": (0, 101)}, "beyond 0 and 100"),
+        ({"percentiles": (0, 101)}, "outside of 0 to 100"),
         ({"spacing_mm": (1, 1)}, "fit: squash; expected a spacing for each axis of size, and fit: crop"),
         ({"spacing_mm": (1, 1, 1), "fit": "crop"}, "a spacing for each axis"),
     ],
@@ -295,7 +295,7 @@ def test_what_a_stock_processor_cannot_do_is_not_exported_as_if_it_could(setting
 
     (name, *_), preprocess = settings, Preprocess(size=(32, 32), **settings)
     with pytest.raises(ShapeError, match=rf"preprocess\.{name} is set: .*; use export\.target: custom"):
-        processor_settings(preprocess)
+        make_processor_settings(preprocess)
     model = Model.model_validate({"encoders": {"film": {**TOWER, "preprocess": preprocess.model_dump()}}})
     stages = recipe_of({}, None).stages
     assert f"encoders.film.preprocess.{name} is set" in resolve("stock", model, stages)[2]
@@ -359,9 +359,9 @@ def test_tiles_of_a_spacing_show_the_same_millimetres_as_the_whole() -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"size": (4, 16, 16), "tiles": (2, 2)}, "tiles or a stack of a volume"),
-    ({"size": (16, 16), "tiles": (2, 2), "stack": 2}, "tiles or a stack of a volume, or both"),
-    ({"size": (16, 16), "tiles": (1, 2), "fit": "crop"}, "would cut the tiles from another part of the film"),
+    ({"size": (4, 16, 16), "tiles": (2, 2)}, "both tiles and stack, or one of them for volumes"),
+    ({"size": (16, 16), "tiles": (2, 2), "stack": 2}, "both tiles and stack, or one of them for volumes"),
+    ({"size": (16, 16), "tiles": (1, 2), "fit": "crop"}, "would take the tiles from another part of the film"),
 ])  # fmt: skip
 def test_tiles_that_cannot_be_made_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ShapeError, match=message):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Affine, Medium
-from medvlm.data.views import Views, pictures
+from medvlm.data.views import Views, make_pictures
 
 DEPTH, HEIGHT, WIDTH = 10, 6, 8
 
@@ -26,7 +26,7 @@ def volume(
 
 def shown(**views: Any) -> list[int]:
     array, medium = volume()
-    return [int(p[0, 0, 0]) for p in pictures(array, medium, Views(**views))]
+    return [int(p[0, 0, 0]) for p in make_pictures(array, medium, Views(**views))]
 
 
 def test_uniform_slices_are_the_middles_of_equal_parts() -> None:
@@ -55,7 +55,8 @@ def test_planes_lie_as_a_radiologist_sees_them() -> None:
         affine = ((0.0, 0.0, signs[2], 0.0), (0.0, signs[1], 0.0, 0.0), (signs[0], 0.0, 0.0, 0.0))
         medium = Medium("ct", "0.npy", array.shape, (1.0, 1.0, 1.0), affine=affine)
         axial, coronal, sagittal = (
-            pictures(array, medium, Views(plane=plane, max_slices=99)) for plane in ("axial", "coronal", "sagittal")
+            make_pictures(array, medium, Views(plane=plane, max_slices=99))
+            for plane in ("axial", "coronal", "sagittal")
         )  # type: ignore[arg-type]
         assert (len(axial), len(coronal), len(sagittal)) == (DEPTH, HEIGHT, WIDTH)
         assert axial[-1][0, 0, 0] == 200, (
@@ -68,27 +69,27 @@ def test_planes_lie_as_a_radiologist_sees_them() -> None:
 def test_three_windows_are_three_colours_and_one_is_grey() -> None:
     array = np.full((2, 3, 4), 40, np.int16)
     medium = Medium("ct", "0.npy", array.shape, None, "HU")
-    first, *_ = pictures(array, medium, Views(windows=((-1000.0, 400.0), (-160.0, 240.0), (300.0, 2000.0))))
+    first, *_ = make_pictures(array, medium, Views(windows=((-1000.0, 400.0), (-160.0, 240.0), (300.0, 2000.0))))
     np.testing.assert_allclose(first[0, 0], [255 * 1040 / 1400, 255 * 200 / 400, 0], atol=0.51)
-    first, *_ = pictures(array, medium, Views(window=(0.0, 80.0)))
+    first, *_ = make_pictures(array, medium, Views(window=(0.0, 80.0)))
     assert first.shape == (3, 4, 3) and (first == 128).all()
 
 
 def test_what_cannot_be_shown_says_why() -> None:
     array, medium = volume(spacing=None)
-    with pytest.raises(DataError, match="does not say how it lies"):
-        pictures(array, medium, Views(plane="axial"))
-    with pytest.raises(DataError, match="distance of its slices"):
-        pictures(array, medium, Views(sampling="stride", stride_mm=5))
-    with pytest.raises(DataError, match="no full range"):
-        pictures(array.astype(np.int16), medium, Views())
+    with pytest.raises(DataError, match="has no affine"):
+        make_pictures(array, medium, Views(plane="axial"))
+    with pytest.raises(DataError, match="has no slice spacing"):
+        make_pictures(array, medium, Views(sampling="stride", stride_mm=5))
+    with pytest.raises(DataError, match="no range to scale by"):
+        make_pictures(array.astype(np.int16), medium, Views())
     with pytest.raises(DataError, match="pack the data set again"):
-        pictures(array[1:], medium, Views())
-    with pytest.raises(ValidationError, match="goes with"):
+        make_pictures(array[1:], medium, Views())
+    with pytest.raises(ValidationError, match="need each other"):
         Views(stride_mm=5)
 
 
 def test_videos_are_frames_in_colour() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
-    got = pictures(frames, Medium("video", "0.npy", (5, 4, 6)), Views(max_slices=5))
+    got = make_pictures(frames, Medium("video", "0.npy", (5, 4, 6)), Views(max_slices=5))
     assert all((a == b).all() for a, b in zip(got, frames, strict=True))

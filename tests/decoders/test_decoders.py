@@ -12,7 +12,7 @@ from torch import nn
 from medvlm.core.config import component, kinds
 from medvlm.core.contracts import Features
 from medvlm.core.errors import ShapeError
-from medvlm.decoders.conv_mask import sizes
+from medvlm.decoders.conv_mask import compute_sizes
 
 WIDTH = 12
 GRIDS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
@@ -77,10 +77,10 @@ def test_linear_reads_the_pooled_features_or_the_mean_of_the_patches() -> None:
 
 
 def test_sizes_grow_evenly_and_end_at_the_input() -> None:
-    assert sizes((14, 14), (224, 224), None) == [(28, 28), (56, 56), (112, 112), (224, 224)]
-    assert sizes((7, 7), (50, 61), None)[-1] == (50, 61) and len(sizes((7, 7), (50, 61), None)) == 4
-    assert sizes((4, 4, 4), (16, 64, 64), 2) == [(8, 16, 16), (16, 64, 64)]
-    assert sizes((3, 4), (3, 4), None) == [(3, 4)]
+    assert compute_sizes((14, 14), (224, 224), None) == [(28, 28), (56, 56), (112, 112), (224, 224)]
+    assert compute_sizes((7, 7), (50, 61), None)[-1] == (50, 61) and len(compute_sizes((7, 7), (50, 61), None)) == 4
+    assert compute_sizes((4, 4, 4), (16, 64, 64), 2) == [(8, 16, 16), (16, 64, 64)]
+    assert compute_sizes((3, 4), (3, 4), None) == [(3, 4)]
 
 
 @pytest.mark.parametrize("axes", [2, 3])
@@ -112,8 +112,8 @@ def test_a_mask_can_be_learnt_from_tokens_and_lies_where_the_tokens_are(axes: in
 @pytest.mark.parametrize(
     ("grid", "shape", "message"),
     [
-        ((4, 4), (1, 8, 32, 32), "a mask of 8 x 32 x 32 pixels from a grid of 4 x 4 tokens, which has other axes"),
-        ((2, 4, 4), (3, 32, 32), "32 x 32 pixels from a grid of 2 x 4 x 4 tokens, which has other axes"),
+        ((4, 4), (1, 8, 32, 32), "a mask of 8 x 32 x 32 pixels from a grid of 4 x 4 tokens"),
+        ((2, 4, 4), (3, 32, 32), "32 x 32 pixels from a grid of 2 x 4 x 4 tokens"),
         ((8, 8), (3, 32, 6), "cannot shrink a grid of 8 x 8 tokens to a mask of 32 x 6 pixels"),
     ],
 )

@@ -16,7 +16,7 @@ from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.core.tasks import is_scored
 from medvlm.evaluate.protocols._majority import fit_majority
-from medvlm.evaluate.run import evaluate, quiet
+from medvlm.evaluate.run import evaluate, ignore_progress
 from medvlm.evaluate.saved import rescore
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
@@ -378,7 +378,7 @@ def test_nothing_to_evaluate_is_said(shards: ShardSet, tmp_path: Path) -> None:
 def test_a_misspelt_baseline_and_a_missing_training_split_are_refused(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"evaluate\.baselines: unknown baseline 'blimd', did you mean 'blind'"):
         run_it(Noisy(), shards, tmp_path, baselines=["blimd"])
-    with pytest.raises(DataError, match=r"majority baseline.*leave `majority` out"):
+    with pytest.raises(DataError, match=r"majority baseline.*remove `majority`"):
         run_it(Noisy(), shards, tmp_path, training=[])
 
 
@@ -398,7 +398,7 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
 
 
 def training_of(shards: ShardSet) -> Split:
-    return Split(shards, (), lambda: of(shards, "train"), (), {}, 0, Path(), quiet)
+    return Split(shards, (), lambda: of(shards, "train"), (), {}, 0, Path(), ignore_progress)
 
 
 def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: ShardSet) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from medvlm.core.sample import Medium, Sample
-from medvlm.evaluate.protocols._shuffle import partners
+from medvlm.evaluate.protocols._shuffle import draw_partners
 
 
 def sample(key: str, patient: str = "", *kinds: str) -> Sample:
@@ -27,7 +27,7 @@ def some(seed: int, n: int) -> list[Sample]:
 @pytest.mark.parametrize("seed", range(10))
 def test_everyone_gets_the_media_of_another_patient_and_all_media_are_shown_once(seed: int) -> None:
     samples = some(seed, n=60)
-    found = partners(samples, seed)
+    found = draw_partners(samples, seed)
     for own, other in zip(samples, found, strict=True):
         if own.media:
             assert other is not None
@@ -42,22 +42,22 @@ def test_everyone_gets_the_media_of_another_patient_and_all_media_are_shown_once
 
 def test_the_seed_decides() -> None:
     samples = some(0, n=60)
-    assert partners(samples, 1) == partners(samples, 1)
-    assert partners(samples, 1) != partners(samples, 2)
+    assert draw_partners(samples, 1) == draw_partners(samples, 1)
+    assert draw_partners(samples, 1) != draw_partners(samples, 2)
 
 
 def test_a_sample_that_is_alone_has_no_partner() -> None:
-    assert partners([sample("a", "", "film"), sample("b", "", "volume")], 0) == [None, None]
-    assert partners([], 0) == []
+    assert draw_partners([sample("a", "", "film"), sample("b", "", "volume")], 0) == [None, None]
+    assert draw_partners([], 0) == []
 
 
 def test_images_of_the_same_patient_are_no_other_images() -> None:
-    assert partners([sample(str(i), "p", "film") for i in range(4)], 0) == [None] * 4
+    assert draw_partners([sample(str(i), "p", "film") for i in range(4)], 0) == [None] * 4
 
 
 def test_of_a_patient_with_most_samples_only_some_have_a_partner() -> None:
     samples = [*(sample(f"p{i}", "p", "film") for i in range(5)), *(sample(f"q{i}", "q", "film") for i in range(2))]
-    found = partners(samples, 0)
+    found = draw_partners(samples, 0)
     pairs = [
         (own.patient, samples[other].patient) for own, other in zip(samples, found, strict=True) if other is not None
     ]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from medvlm.core.protocols import Row
-from medvlm.evaluate.table import WIDTH, table
+from medvlm.evaluate.table import WIDTH, format_table
 
 
 def row(task: str, metric: str, value: float, dataset: str = "phantom", **baselines: float) -> Row:
@@ -28,7 +28,7 @@ def test_the_table_by_hand() -> None:
         row("retrieval", "top1", 0.5, "cells", chance=0.0139),
     ]
     assert (
-        table(rows)
+        format_table(rows)
         == """\
 phantom:test
 task       metric    value   95 % interval    n  blind  majority  chance
@@ -48,14 +48,14 @@ def test_long_names_are_cut_to_the_width_and_numbers_are_not() -> None:
         ),
         row("count", "mae", 12345.6),
     ]
-    lines = table(rows).splitlines()
+    lines = format_table(rows).splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert "..." in lines[2] and "0.123" in lines[2] and lines[2].endswith("0.500")
     assert "12346" in lines[3]
 
 
 def test_no_rows() -> None:
-    assert table([]) == "no results"
+    assert format_table([]) == "no results"
 
 
 def test_a_part_that_is_the_whole_is_shown_once() -> None:
@@ -66,7 +66,7 @@ def test_a_part_that_is_the_whole_is_shown_once() -> None:
         row("vqa", "accuracy_closed", 0.9),
     ]
     rows += [row("count", "mae", 1.5), row("count", "mae:count:clip", 1.5), row("count", "exact", 1.5)]
-    shown = [line.split()[1] for line in table(rows).splitlines()[2:]]
+    shown = [line.split()[1] for line in format_table(rows).splitlines()[2:]]
     assert shown == ["accuracy", "accuracy:side", "accuracy:zone", "mae", "exact"]
 
 
@@ -74,7 +74,7 @@ def test_what_limits_a_row_is_said_below_the_table() -> None:
     alone: Row = {**row("vqa", "accuracy", 0.5, blind=0.4), "ci": None, "patients": 1}
     equal: Row = {**row("count", "mae", 0.0, blind=0.4), "ci": None}
     lacking: Row = {**row("vqa", "accuracy:side", 0.6, blind=0.4, shuffled=0.4), "unanswered": {"shuffled": 3}}
-    assert table([alone, equal, lacking]).splitlines()[-3:] == [
+    assert format_table([alone, equal, lacking]).splitlines()[-3:] == [
         "phantom:test vqa accuracy: no interval, all of its questions are of one patient",
         "phantom:test count mae: no interval, all patients have the same value",
         "phantom:test vqa accuracy:side: shuffled could not be asked 3 of 812 questions and is compared on the others",

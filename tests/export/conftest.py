@@ -20,7 +20,7 @@ from medvlm.models.lora import attach
 from medvlm.models.parts import preprocess_of
 from medvlm.models.towers import build_dual
 from medvlm.models.vlm import build_vlm
-from medvlm.recipe.load import shipped
+from medvlm.recipe.load import find_shipped
 from medvlm.recipe.schema import Recipe
 
 WORDS = [
@@ -130,7 +130,7 @@ def trained_of(recipe: Recipe) -> Trained:
             encoders, stage.text, tokenizer, stage.width, 2.3, -10.0 if stage.loss.kind == "siglip" else None, seed=3
         )
     plain = recipe.model_dump(mode="json", by_alias=True, exclude={"extends": True})
-    cards = {name: load_card(shipped("data_cards") / card) for name, card in CARDS.items()}
+    cards = {name: load_card(find_shipped("data_cards") / card) for name, card in CARDS.items()}
     return Trained(model, tokenizer, preprocess_of(encoders), stage.name, recipe, plain, "0123abcd", cards, RESULTS)
 
 

@@ -10,7 +10,7 @@ import pytest
 from medvlm.core.run import RunFolder
 from medvlm.export.proof import parity
 from medvlm.export.run import ExportReceipt, export
-from medvlm.recipe.targets import resolve, unknown
+from medvlm.recipe.targets import explain_unknown, resolve
 
 from .conftest import prove_here, recipe_of, trained_of
 from .test_custom import VOLUME
@@ -105,6 +105,10 @@ def test_an_encoder_that_is_not_there_is_refused_with_the_choice(target: str, re
 
 
 def test_names_of_targets() -> None:
-    assert unknown("stock") is None and unknown("encoder.film") is None and unknown("onnx.ct") is None
-    assert "did you mean 'adapter'" in str(unknown("adaptor"))
-    assert unknown("stock.film") is not None
+    assert (
+        explain_unknown("stock") is None
+        and explain_unknown("encoder.film") is None
+        and explain_unknown("onnx.ct") is None
+    )
+    assert "did you mean 'adapter'" in str(explain_unknown("adaptor"))
+    assert explain_unknown("stock.film") is not None

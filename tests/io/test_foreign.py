@@ -25,7 +25,7 @@ from medvlm.io.cache import Cache
 from medvlm.io.members import Members
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet
-from medvlm.recipe.sources import form_of
+from medvlm.recipe.sources import choose_form
 
 READER = {
     "kind": "webdataset",
@@ -86,7 +86,7 @@ def write(path: Path, samples: list[dict[str, Any]]) -> Path:
 
 
 def open_with_card(path: Path, tmp_path: Path, **how: Any) -> ShardSet:
-    return open_shards(path, Cache(tmp_path / "cache", 1 << 30), form_of(card(**how)))
+    return open_shards(path, Cache(tmp_path / "cache", 1 << 30), choose_form(card(**how)))
 
 
 def test_a_webdataset_tar_is_read_as_its_card_declares(tmp_path: Path) -> None:

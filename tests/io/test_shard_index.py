@@ -19,7 +19,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, UnknownTruth, make_truth
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.data.prepare import choose
-from medvlm.data.source import SourceView, needs
+from medvlm.data.source import SourceView, make_filter
 from medvlm.io.forms import load_index
 from medvlm.io.opening import open_shards
 from medvlm.io.shard_index import index_path
@@ -152,7 +152,7 @@ def test_samples_with_an_unknown_task_serve_stages_that_do_not_use_it(
             index_path(tmp_path / "shards" / "train-000000.tar").unlink()
         shards = open_shards(tmp_path / "shards")
         assert shards.entry("train", 1).tasks == {"angle": 1, "choice": 1}
-        view = SourceView(shards, ("train",), needs(tasks=("choice", "count")))
+        view = SourceView(shards, ("train",), make_filter(tasks=("choice", "count")))
         assert [view.entry(i).key for i in range(len(view))] == ["k0", "k1"]
         sample, files = view.read(1)
         (asked,) = choose(sample, ("choice",), 1, 0, 7, "instruct")

@@ -240,7 +240,7 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else_does_with_images_and_w
 def test_a_text_that_holds_a_placeholder_is_refused(prepare: NativePrepare) -> None:
     from medvlm.core.errors import DataError
 
-    with pytest.raises(DataError, match="stands for an image"):
+    with pytest.raises(DataError, match="marks an image"):
         NativeDialogue(prepare.processor).turn(f"What is {prepare.processor.soft}?", [], None)
 
 

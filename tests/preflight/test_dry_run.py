@@ -11,11 +11,11 @@ from medvlm.cli import main
 from medvlm.core.config import kinds
 from medvlm.preflight.rehearsal.fake_reward import EXAMPLES, Config, score
 from medvlm.preflight.rehearsal.shrink import shrink_config
-from medvlm.recipe.known import known, known_models
-from medvlm.recipe.load import shipped
+from medvlm.recipe.known import list_known_models, look_up_model
+from medvlm.recipe.load import find_shipped
 from tests import tiny_run
 
-WHOLE = [path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
+WHOLE = [path for path in sorted(find_shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_a_recipe_of_published_models_runs_in_little_and_leaves_nothing(
     (tmp_path / "temporary").mkdir()
     assert main(["dry-run", str(path), "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
-    assert "stage instruct  2 steps, saved, resumed to the same bits; trained connectors.film" in said
+    assert "stage instruct  2 steps, saved, resumed bit-identically; trained connectors.film" in said
     assert "parity proven in a fresh process" in said
     assert "weights, tokenizer and chat template of google/medsiglip-448: not checked" in said
     assert not list((tmp_path / "temporary").glob("medvlm-*"))
@@ -56,9 +56,9 @@ def test_a_stage_that_cannot_run_is_named(tmp_path: Path, capsys: pytest.Capture
     assert "stage instruct: stages.instruct.trains: connectors.film got no gradient" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("model", known_models())
+@pytest.mark.parametrize("model", list_known_models())
 def test_a_described_model_is_made_small_without_becoming_another(model: str) -> None:
-    config = known(model).config
+    config = look_up_model(model).config
     small = shrink_config(config)
     assert small["model_type"] == config["model_type"]
     parts = [small, *(v for k, v in small.items() if k.endswith("_config"))]

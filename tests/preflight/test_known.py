@@ -10,7 +10,7 @@ import torch
 
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
-from medvlm.recipe.known import FOLDER, described, known, known_models
+from medvlm.recipe.known import FOLDER, inline_configs, list_known_models, look_up_model
 from medvlm.recipe.load import load
 from tests.models.tiny import Ids
 
@@ -50,16 +50,16 @@ def test_a_description_says_where_it_is_from(path: Path) -> None:
 
 def test_no_model_is_described_twice() -> None:
     ids = [name for path in FILES for name in json.loads(path.read_text())["ids"]]
-    assert sorted(ids) == known_models() == sorted(set(ids))
+    assert sorted(ids) == list_known_models() == sorted(set(ids))
 
 
 def test_a_model_that_is_nowhere_says_how_to_get_it() -> None:
     with pytest.raises(
         RecipeError, match=r"Qwen/Qwen3-5B-Instruct.*did you mean 'Qwen/.*hf download Qwen/Qwen3-5B-Instruct.*path"
     ):
-        known("Qwen/Qwen3-5B-Instruct")
-    with pytest.raises(RecipeError, match=r"/no/such: holds no config\.json"):
-        known("/no/such")
+        look_up_model("Qwen/Qwen3-5B-Instruct")
+    with pytest.raises(RecipeError, match=r"/no/such: has no config\.json"):
+        look_up_model("/no/such")
 
 
 def test_a_folder_is_known_by_its_own_files(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_folder_is_known_by_its_own_files(tmp_path: Path) -> None:
         '{"model_type": "siglip", "vision_config": {"hidden_size": 8}, "text_config": {"hidden_size": 4}}'
     )
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 16, "width": 16}}')
-    found = known(str(tmp_path))
+    found = look_up_model(str(tmp_path))
     assert (found.vision, found.text, found.folder) == ({"hidden_size": 8}, {"hidden_size": 4}, str(tmp_path))
     assert found.preprocessor["size"] == {"height": 16, "width": 16}
 
@@ -77,7 +77,7 @@ def test_a_recipe_by_hub_ids_is_described_with_everything_that_is_built() -> Non
         'model.encoders.film={"kind": "transformers", "model": "google/medsiglip-448", "connector": {"kind": "mlp"}}',
         'model.language={"kind": "causal", "model": "Qwen/Qwen3-4B-Instruct-2507"}',
     ])  # fmt: skip
-    made = described(loaded.recipe)
+    made = inline_configs(loaded.recipe)
     film, language = made.model.encoders["film"], made.model.language
     assert (film.model, film.config["image_size"], film.preprocess.size) == ("", 448, (448, 448))
     assert (language.model, language.config["hidden_size"]) == ("", 2560)
@@ -100,7 +100,7 @@ def test_a_described_text_tower_is_that_of_the_whole_model() -> None:
     from medvlm.texts import transformers as texts
 
     tower = texts.Config(kind="transformers", model="openai/clip-vit-base-patch32")
-    found = known(tower.model)
+    found = look_up_model(tower.model)
     with torch.device("meta"):
         made = texts.build(tower.model_copy(update={"model": "", "config": found.text}), Ids())
     assert made.width == 512

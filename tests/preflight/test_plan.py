@@ -16,10 +16,10 @@ from medvlm.preflight.gpus import GIB, parse
 from medvlm.preflight.plan import plan
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe import known
-from medvlm.recipe.load import load, shipped
+from medvlm.recipe.load import find_shipped, load
 from tests import tiny_run
 
-WHOLE = [path for path in sorted(shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
+WHOLE = [path for path in sorted(find_shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
 ADAPTED = {**tiny_run.INSTRUCT, "accumulate": 1}
 
 
@@ -57,7 +57,7 @@ def written(tmp_path: Path) -> Path:
         ("stages.instruct.optim.lr_of={language.model.norm: 2}", "'language.model.norm' matches no trained parameter"),
         (
             "model.language.config=null model.language.model=nobody/nothing",
-            "model.language.model: nobody/nothing: neither a local folder",
+            "model.language.model: nobody/nothing: not a local folder",
         ),
     ],
 )

@@ -142,13 +142,13 @@ def refuse(packed: Path, message: str, card: dict[str, Any] = CARD, **changes: A
     ("change", "message"),
     [
         ({"losses": {"sqare": ["dice"]}}, r"losses\.sqare: there is no decoder 'sqare', did you mean 'square'"),
-        ({"losses": {"side": ["dice"]}}, r"losses\.side\.0: dice compares masks, and this decoder gives one score"),
-        ({"losses": {"side": ["binary_cross_entropy"]}}, r"losses\.side\.0: binary_cross_entropy takes classes that"),
+        ({"losses": {"side": ["dice"]}}, r"losses\.side\.0: dice compares masks, but this decoder predicts one score"),
+        ({"losses": {"side": ["binary_cross_entropy"]}}, r"losses\.side\.0: binary_cross_entropy needs classes that"),
         ({"losses": {"side": []}}, r"losses\.side: names no loss; expected at least one of binary_cross_entropy"),
         ({"losses": {"side": ["dise"]}}, r"unknown kind of objectives\.heads 'dise', did you mean 'dice'"),
         ({"losses": {"side": [{"kind": "dice", "weigt": 2}]}}, r"weigt: unknown key, did you mean 'weight'"),
         ({"trains": ["decoders.sid"]}, r"trains\.0: there is no decoder 'sid', did you mean 'side'"),
-        ({"trains": ["language"]}, r"trains\.0: 'language' is no part of a heads stage"),
+        ({"trains": ["language"]}, r"trains\.0: 'language' is not a part of a heads stage"),
     ],
 )
 def test_a_stage_that_does_not_fit_its_decoders_is_refused(change: dict[str, Any], message: str, packed: Path) -> None:
@@ -181,13 +181,15 @@ def test_a_stage_of_decoders_needs_some(packed: Path) -> None:
 
 def test_a_mask_is_not_asked_of_several_views(packed: Path) -> None:
     tiled = {**ENCODER, "preprocess": {**ENCODER["preprocess"], "tiles": [2, 2]}}
-    message = r"model\.decoders\.square: gives masks, and its encoder takes several views of a film as one input"
+    message = r"model\.decoders\.square: predicts masks, but its encoder takes several views of a film as one input"
     refuse(packed, message, model={"encoders": {"film": tiled}, "decoders": DECODERS})
 
 
 def test_what_no_decoder_answers_is_not_evaluated(packed: Path) -> None:
     bare = {**CARD, "reader": {**CARD["reader"], "questions": [], "mask": None}}
-    message = r"evaluate\.on\.0: no decoder answers a question of other \(it asks nothing that a decoder answers; the"
+    message = (
+        r"evaluate\.on\.0: no decoder answers a question of other \(it asks nothing that a decoder can answer; the"
+    )
     content = recipe(evaluate={"on": ["other:test"]})
     content["data"] = {**content["data"], "other": {"card": "bare.yaml", "root": "archive"}}
     (packed / "bare.yaml").write_text(yaml.safe_dump(bare))

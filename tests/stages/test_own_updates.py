@@ -78,7 +78,7 @@ def test_a_stop_in_mid_stage_changes_nothing(folder: Path, straight: RunFolder) 
 @pytest.mark.parametrize(
     ("changes", "override", "why"),
     [
-        ({}, "engine.kind=zero2", r"optimizers of its own \(adapters\), and zero2 gives all parameters to one; use"),
+        ({}, "engine.kind=zero2", r"optimizers of its own \(adapters\), but zero2 supports only one; use"),
         ({"adapters": {"lr": 1.0e-3}}, "seed=1", r"adapters\.of: is missing"),
     ],
 )

@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from medvlm.archive.packing.stored import Stored, stored
+from medvlm.archive.packing.stored import Stored, make_stored
 from medvlm.core.card import Card
 from medvlm.core.config import permit
 from medvlm.core.contracts import Deferred, RawSample
@@ -102,7 +102,7 @@ def _prepare(message: bytes, card: Card, memory_bytes: int) -> tuple[dict[str, A
         return {"fault": f"a sample cannot be handed to another process ({type(reason).__name__}: {reason})"}, ()
     try:
         raw = item.make() if isinstance(item, Deferred) else item
-        done = stored(raw, card)
+        done = make_stored(raw, card)
     except DataError as reason:
         return {"bad": str(reason)}, ()
     except MemoryError:

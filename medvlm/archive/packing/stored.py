@@ -1,5 +1,5 @@
-"""One sample of an archive in the form that goes into a shard: bytes without metadata, sizes from the pixels, names by
-hash."""
+"""Converts a sample of a data set to the form that is stored in shards: files without metadata, sizes measured from the
+pixels, hashed names."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from medvlm.io.shards import json_of
 from medvlm.io.strip import read_orientation, strip_metadata, turn_upright
 
 MAX_FILE_BYTES = 1 << 30
-"""A larger file is not read."""
+"""Larger files are refused."""
 AFFINES_DIFFER_MM = 0.1
-"""Of the entries of two affines that say the same: files hold them in single precision, or as a quaternion."""
+"""Tolerance for equal affines. Files store them in single precision, or as a quaternion."""
 NO_REPORT = "sample without a report"
 DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
-"""What a callable of a reader may give, see Decoded."""
+"""Allowed types of the pixels that a reader's callable returns, see Decoded."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """facts: what the index says of it, with its split. images: the hash of each medium's bytes. members: name ->
-    bytes, with the `json`. left_out: as in RawSample."""
+    """facts: the sample's entry in the index, with its split. images: the hash of each medium's bytes. members: name ->
+    bytes, including the `json`. left_out: as in RawSample."""
 
     facts: Facts
     patient: str
@@ -47,41 +47,43 @@ class Stored:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def stored(raw: RawSample, card: Card) -> Stored:
-    """Raises DataError, without names or values of the archive, for a sample that cannot be used."""
-    sample, files = prepared(raw, card)
+def make_stored(raw: RawSample, card: Card) -> Stored:
+    """The sample as it is written to a shard. Raises DataError for a sample that cannot be used; its message has no
+    names or values of the data set."""
+    sample, files = prepare_sample(raw, card)
     images = tuple(hashlib.blake2b(files[m.member], digest_size=8).hexdigest() for m in sample.media)
-    sample = replace(sample, split=_split(raw.sample, images, card))
-    left_out = {**raw.left_out, **({NO_REPORT: 1} if getattr(card.reader, "report", "") and not sample.report else {})}
+    sample = replace(sample, split=_choose_split(raw.sample, images, card))
+    has_no_report = getattr(card.reader, "report", "") and not sample.report
+    left_out = {**raw.left_out, **({NO_REPORT: 1} if has_no_report else {})}
     return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files}, left_out)
 
 
-def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
-    """The sample but for its split, and its members. Raises DataError, without names or values of the archive, for a
-    bad one."""
+def prepare_sample(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
+    """The sample without its split, and its members. Raises DataError for a bad sample; its message has no names or
+    values of the data set."""
     sample = raw.sample
     media: list[Medium] = []
     files: dict[str, bytes] = {}
     for medium in sample.media:
         if medium.kind not in card.media:
-            raise DataError(f"medium of kind {medium.kind!r}, the card's media are {', '.join(card.media)}")
+            raise DataError(f"medium of kind {medium.kind!r}, but the card's media are {', '.join(card.media)}")
     for medium in sample.media:
         stem = medium.member.partition(".")[0]
         if not (stem.isascii() and stem.isalnum()):
-            raise DataError("a medium whose name is not of letters and digits, as 0 or 0.png")
-        label = _label(len(media), len(sample.media))
-        suffix, data, found = to_store(raw.files[medium.member], label, card.phi.checked)
+            raise DataError("the name of a medium must consist of letters and digits, such as 0 or 0.png")
+        label = _name_medium(len(media), len(sample.media))
+        suffix, data, found = convert_file(raw.files[medium.member], label, card.phi.checked)
         name = f"{stem}.{suffix}"
         described = (
-            _described(replace(medium, member=name), found)
+            _add_file_facts(replace(medium, member=name), found)
             if isinstance(found, Decoded)
             else replace(medium, member=name)
         )
-        size = _size(found.pixels, described.unit) if isinstance(found, Decoded) else found
+        size = _measure_size(found.pixels, described.unit) if isinstance(found, Decoded) else found
         if not media:
             _refuse_turned(raw, size)
         if medium.size and tuple(medium.size) != size:
-            raise DataError(f"annotated for {_by(medium.size)} pixels, its image has {_by(size)}")
+            raise DataError(f"annotated for {_format_size(medium.size)} pixels, but its image has {_format_size(size)}")
         files[name] = data
         media.append(replace(described, size=size))
     masks = {name: _store_mask(name, raw, media, card) for name in raw.files if is_mask(name)}
@@ -96,13 +98,14 @@ def prepared(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]]:
     return stored, files
 
 
-def to_store(
+def convert_file(
     value: Path | bytes | np.ndarray | Callable[..., Decoded], member: str, checked: Collection[Checked] = ()
 ) -> tuple[str, bytes, Decoded | tuple[int, ...]]:
-    """Suffix, bytes and what they hold, of a picture its size alone. PNG and JPEG keep their compressed pixels, unless
-    EXIF turns the image: then it is stored upright, as PNG. Other pictures (WebP, BMP, GIF, JPEG 2000) become PNG.
+    """Suffix, bytes, and the decoded content, or only its size for a picture. PNG and JPEG keep their compressed
+    pixels, unless EXIF turns the image: then it is stored upright, as PNG. Other pictures (WebP, BMP, GIF, JPEG 2000)
+    become PNG.
 
-    checked: what the card says that people have looked at in headers (phi.checked).
+    checked: the parts of headers that people have checked, from the card (phi.checked).
     """
     if callable(value):
         found = add_gate(value, checked)()
@@ -110,10 +113,10 @@ def to_store(
             raise DataError(
                 f"{member}: pixels of type {found.pixels.dtype}; expected one of {', '.join(map(str, DTYPES))}"
             )
-        return *_as_array(found.pixels, member), found
+        return *_encode_array(found.pixels, member), found
     if isinstance(value, np.ndarray):
-        return *_as_array(value, member), Decoded(value)
-    data = value if isinstance(value, bytes) else _bytes_of(value, member)
+        return *_encode_array(value, member), Decoded(value)
+    data = value if isinstance(value, bytes) else _read_bytes(value, member)
     suffix = suffix_of(data)
     if suffix in ("png", "jpg"):
         stripped = strip_metadata(data, member)
@@ -124,34 +127,36 @@ def to_store(
         return "png", encode_png(pixels), Decoded(pixels)
     array = decode(data, member)
     array = array if suffix == "npy" else turn_upright(array, read_orientation(data))
-    # Written anew: nothing hides in metadata, or in the padding of the header of a .npy.
-    return *(("npy", _finite_npy(array, member)) if suffix == "npy" else _as_array(array, member)), Decoded(array)
+    # Encoded again, so that metadata or the padding of a .npy header cannot hide anything.
+    stored = ("npy", _encode_finite_npy(array, member)) if suffix == "npy" else _encode_array(array, member)
+    return *stored, Decoded(array)
 
 
-def _label(number: int, of: int) -> str:
-    """What a medium is called in messages: a user never sees the name of its member."""
+def _name_medium(number: int, of: int) -> str:
+    """The name of a medium in messages. Users never see the name of its member."""
     return "its image" if of == 1 else f"its image {number + 1} of {of}"
 
 
 def _refuse_turned(raw: RawSample, size: tuple[int, ...]) -> None:
-    """Raises DataError for boxes and masks of a picture that EXIF turns, unless they say the size (H, W) that it has
-    upright and not as stored: whether they were drawn on the one or the other is not known."""
+    """Raises DataError for boxes and masks of a picture that EXIF turns, unless their size (H, W) shows that they
+    belong to the upright picture. Otherwise it is unknown whether they were drawn on the picture as stored or as
+    shown."""
     medium, value = raw.sample.media[0], raw.files[raw.sample.media[0].member]
     truths = [question.truth for question in raw.sample.questions]
     has_mask, has_boxes = any(map(is_mask, raw.files)), any(find_task(t.task).has_coordinates(t) for t in truths)
     if not isinstance(value, Path | bytes) or not (has_mask or has_boxes):
         return
-    turn = read_orientation(value if isinstance(value, bytes) else _bytes_of(value, medium.member))
-    is_told = turn > 4 and size[0] != size[1] and (has_mask or medium.size)  # the size is compared elsewhere
-    if turn != 1 and not is_told:
+    turn = read_orientation(value if isinstance(value, bytes) else _read_bytes(value, medium.member))
+    is_known = turn > 4 and size[0] != size[1] and (has_mask or medium.size)  # the size is compared elsewhere
+    if turn != 1 and not is_known:
         raise DataError(
-            "its EXIF turns or mirrors its image, and whether its boxes or masks lie on the image as stored or as shown"
-            " is not known; turn the pixels (e.g. mogrify -auto-orient), and check the annotations"
+            "its EXIF turns or mirrors its image, so it is unknown whether its boxes or masks belong to the image as"
+            " stored or as shown; turn the pixels (e.g. mogrify -auto-orient), and check the annotations"
         )
 
 
 def _store_mask(name: str, raw: RawSample, media: Sequence[Medium], card: Card) -> tuple[str, bytes]:
-    """Member and bytes. name: as the reader has it, `0.mask`. Raises DataError for a mask that does not lie on its
+    """Member and bytes. name: from the reader, e.g. `0.mask`. Raises DataError for a mask that does not match its
     medium pixel by pixel."""
     number = next((i for i, medium in enumerate(raw.sample.media) if masks_of(medium.member, [name])), None)
     if number is None:
@@ -159,27 +164,30 @@ def _store_mask(name: str, raw: RawSample, media: Sequence[Medium], card: Card) 
     medium, value = media[number], raw.files[name]
     found: Decoded = add_gate(value, card.phi.checked)() if callable(value) else value
     if medium.size not in (found.pixels.shape, found.pixels.shape[1:]):
-        raise DataError(f"{name}: a mask of {_by(found.pixels.shape)} pixels, its image has {_by(medium.size)}")
+        raise DataError(
+            f"{name}: a mask of {_format_size(found.pixels.shape)} pixels, but its image has"
+            f" {_format_size(medium.size)}"
+        )
     if found.affine and medium.affine and not np.allclose(found.affine, medium.affine, atol=AFFINES_DIFFER_MM):
-        raise DataError(f"{name}: lies elsewhere in the patient than its image; resample it onto the image")
+        raise DataError(f"{name}: its affine differs from that of its image; resample the mask onto the image")
     suffix, data = encode_mask(found.pixels, name)
     return f"{name}.{suffix}", data
 
 
-def _as_array(pixels: np.ndarray, member: str) -> tuple[str, bytes]:
-    return ("png", encode_png(pixels)) if fits_png(pixels) else ("npy", _finite_npy(pixels, member))
+def _encode_array(pixels: np.ndarray, member: str) -> tuple[str, bytes]:
+    return ("png", encode_png(pixels)) if fits_png(pixels) else ("npy", _encode_finite_npy(pixels, member))
 
 
-def _described(medium: Medium, found: Decoded) -> Medium:
-    """With what the files say where the reader, that is the card, says nothing."""
+def _add_file_facts(medium: Medium, found: Decoded) -> Medium:
+    """The medium, with spacing, affine, modality and unit from the file unless the card sets them."""
     return replace(
         medium, spacing_mm=medium.spacing_mm or found.spacing_mm, affine=medium.affine or found.affine,
         modality=medium.modality or found.modality, unit=found.unit if medium.unit == "display" else medium.unit,
     )  # fmt: skip
 
 
-def _size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
-    """(H, W) or (D, H, W), without colours, which 8 bits always have last and more bits have where they are for
+def _measure_size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
+    """(H, W) or (D, H, W), without the axis of colours. That is a last axis of 3 in 8-bit pixels, and in pixels for
     display."""
     colour = pixels.ndim == 4 or (
         pixels.ndim == 3 and pixels.shape[-1] == 3 and (fits_png(pixels) or unit == "display")
@@ -187,44 +195,44 @@ def _size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
     return pixels.shape[:-1] if colour else pixels.shape
 
 
-def _split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
-    """By the public salt, so that another secret leaves everybody in their split. Raises DataError for a sample that
-    does not say what the card splits by."""
+def _choose_split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
+    """Uses the public salt, so that a new secret does not move patients to another split. Raises DataError for a sample
+    without the value that the card splits by."""
     by = card.splits.by
     if by == "patient" and not sample.patient:
         raise DataError("has no patient, but the card splits by patient (splits.by, reader.patient)")
     if by == "column" and not (sample.split.isascii() and sample.split.isalnum()):
-        raise DataError("has no split of letters and digits, but the card splits by a column (splits.by, reader.split)")
+        raise DataError("has no split (letters and digits), but the card splits by a column (splits.by, reader.split)")
     if by == "column":
         return sample.split
     if by == "patient":
         return split_of(hash_name(sample.patient, card.splits.salt, "patient"), card.splits)
-    # By content, so that one image under two names stays on one side.
+    # By content, so that the same image under two names stays in one split.
     return split_of(
         images[0] if images else hash_name(f"{card.name}/{sample.key}", card.splits.salt, "key"), card.splits
     )
 
 
-def _bytes_of(path: Path, member: str) -> bytes:
+def _read_bytes(path: Path, member: str) -> bytes:
     try:
         status = path.stat()
         if not S_ISREG(status.st_mode):
-            raise DataError(f"{member}: what its path names is not a plain file")
+            raise DataError(f"{member}: its path is not a regular file")
         if status.st_size > MAX_FILE_BYTES:
-            raise DataError(f"{member}: a file of more than {MAX_FILE_BYTES >> 20} MiB")
+            raise DataError(f"{member}: its file is larger than {MAX_FILE_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as reason:
         raise DataError(f"{member}: its file cannot be read ({type(reason).__name__})") from None
 
 
-def _finite_npy(array: np.ndarray, member: str) -> bytes:
+def _encode_finite_npy(array: np.ndarray, member: str) -> bytes:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{member}: holds values that are not finite")
+        raise DataError(f"{member}: has values that are not finite")
     return encode_npy(array)
 
 
 def _check_texts(sample: Sample, card: Card) -> None:
-    """Raises DataError for text that could identify a person, of all that goes into a shard."""
+    """Raises DataError if any text of the sample could identify a person."""
     names = (sample.patient, sample.key, PurePosixPath(sample.key).stem)
     texts = [
         ("its concept", sample.concept),
@@ -235,15 +243,15 @@ def _check_texts(sample: Sample, card: Card) -> None:
         phi.check("a question", question.text, card.phi.checked, names)
         texts += [
             ("a template", question.template),
-            *((f"`{name}` of a truth", text) for name, text in _texts_of(question.truth)),
+            *((f"`{name}` of a truth", text) for name, text in _list_texts(question.truth)),
         ]
     phi.check("its report", sample.report, card.phi.checked, names)
     for what, text in texts:
         phi.check(what, text, card.phi.checked)
 
 
-def _texts_of(truth: Truth) -> Iterator[tuple[str, str]]:
-    """Every text of a truth, whatever its task, with the name of its field."""
+def _list_texts(truth: Truth) -> Iterator[tuple[str, str]]:
+    """Every text of a truth of any task, with the name of its field."""
     waiting: list[tuple[str, Any]] = [(name, value) for name, value in truth.to_json().items() if name != "task"]
     while waiting:
         name, value = waiting.pop(0)
@@ -265,5 +273,5 @@ def _check_truths(sample: Sample, files: Collection[str]) -> None:
             raise DataError(f"{question.template}: {reason}") from None
 
 
-def _by(size: tuple[int, ...]) -> str:
+def _format_size(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, reversed(size)))

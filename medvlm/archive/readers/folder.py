@@ -1,6 +1,6 @@
-"""Folders whose paths say what there is, without a table: images or volumes, and masks of images beside them.
+"""Reads folders without a table, whose paths carry the information: images or volumes, and masks of images.
 
-Masks become boxes, counts and areas of what they mark; they are not stored themselves.
+Masks are converted to boxes, counts and areas of the objects that they mark. They are stored only with `mask`.
 """
 
 from __future__ import annotations
@@ -40,29 +40,27 @@ from medvlm.core.sample import Decoded, Medium, Question, Sample, Unit, make_tru
 class Config(AsksAboutObjects, FileOptions):
     kind: Literal["folder"]
     images: str
-    """Regular expression of the images' paths under the root; its named groups are what `{group}` stands for
-    elsewhere."""
+    """Regular expression for the images' paths under the root. Other settings can use its named groups as `{group}`."""
     medium: str
-    """What the card's `media` calls the images."""
+    """The kind of media of the images, from the card's `media`."""
     modality: str = ""
     unit: Unit | None = None
-    """What the values are; by default `display` for pictures, and what the file says or `raw` for other kinds."""
+    """Unit of the pixel values; by default `display` for pictures, and for other kinds the file's unit or `raw`."""
     classes: dict[str, ObjectClass] = Field(default_factory=dict)
-    """What the masks mark."""
+    """The classes of objects that the masks mark."""
     masks: tuple[MaskFiles, ...] = ()
     area: ObjectQuestions | None = None
-    """What share of the image the class covers, in whole percent."""
+    """Asks which share of the image a class covers, in whole percent."""
     patient: str = ""
     split: str = ""
     report: str = ""
-    """What the path says; stands before what the masks show."""
+    """Text from the path; comes before the sentences about the masks."""
     mask: MaskQuestion | None = None
-    """Keeps the masks with the image, and asks for them; by default only what they tell of objects and areas is
-    kept."""
+    """Stores the masks with the image, and asks for them; by default only boxes, counts and areas are kept."""
     questions: tuple[TableQuestion, ...] = ()
-    """About what the path says."""
+    """Questions about the groups of the path."""
     rename: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Group -> what stands in the path -> what to use in texts and for patients; masks are found by the path itself."""
+    """Group -> text in the path -> replacement in texts and patients. Masks are found by the original path."""
 
     @field_validator("images")
     @classmethod
@@ -80,9 +78,9 @@ class Config(AsksAboutObjects, FileOptions):
         templates += [text for asked in self.questions for text in asked.templates]
         for name in [name for template in templates for name in columns_in(template)] + list(self.rename):
             if name not in groups:
-                raise ValueError(f"{{{name}}} is no named group of `images` (found {', '.join(groups) or 'none'})")
+                raise ValueError(f"{{{name}}} is not a named group of `images` (found {', '.join(groups) or 'none'})")
         if self.mask and (without := sorted(set(self.mask.classes) - {each.of for each in self.masks})):
-            raise ValueError(f"mask asks for {without[0]!r}, of which there are no `masks`")
+            raise ValueError(f"mask asks for {without[0]!r}, which has no entry in `masks`")
         for each in self.masks:
             if each.of not in self.classes:
                 raise ValueError(f"masks of {each.of!r}, expected one of the classes {', '.join(self.classes)}")
@@ -90,13 +88,13 @@ class Config(AsksAboutObjects, FileOptions):
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
-    """One sample an image, by path; what has to be decoded for it, masks and slides, is decoded in a child process.
-    Raises DataError where no path is that of an image."""
+    """One sample per image, sorted by path. Masks and slides, which have to be decoded, are read in a child process.
+    Raises DataError if no path matches `images`."""
     assert root is not None, "a folder has a root"
-    images = _images(config, root)
+    images = _find_images(config, root)
     for number, (path, groups) in enumerate(images, 1):
         where = f"image {number} of {len(images)}"
-        sample = partial(_sample, config, root, path, groups, where)
+        sample = partial(_make_sample, config, root, path, groups, where)
         yield Deferred(path, sample, where) if config.masks or finds_tiles(config) else sample()
 
 
@@ -109,20 +107,20 @@ def list_answered(config: Config) -> dict[str, Offer] | None:
 
 
 def count(config: Config, root: Path | None) -> int:
-    return len(_images(config, root))
+    return len(_find_images(config, root))
 
 
-def _images(config: Config, root: Path | None) -> list[tuple[str, Row]]:
-    """Path under the root, and what stands at the named groups. Raises DataError where there are none."""
+def _find_images(config: Config, root: Path | None) -> list[tuple[str, Row]]:
+    """Path under the root and its named groups, for every image. Raises DataError if there are none."""
     assert root is not None, "a folder has a root"
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     found = [(path, match) for path in paths if (match := re.fullmatch(config.images, path))]
     if not found:
-        raise DataError(f"{root}: no file matches {config.images!r}, which reader.images of the card says")
+        raise DataError(f"{root}: no file matches {config.images!r}; check reader.images in the card")
     return [(path, {name: text or "" for name, text in match.groupdict().items()}) for path, match in found]
 
 
-def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> RawSample:
+def _make_sample(config: Config, root: Path, path: str, groups: Row, where: str) -> RawSample:
     """Raises DataError for masks that cannot be used."""
     marked = read_masks(config.masks, root, groups, config.nifti)
     height, width = marked.size[-2:]
@@ -130,9 +128,9 @@ def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> R
     extents = {each.of for each in config.masks if each.holds == "area"}
     row = {name: config.rename.get(name, {}).get(text, text) for name, text in groups.items()}
     asked = list(questions(config, boxes, path, {name for name in extents if marked.extents[name].any()}))
-    asked += _areas(config, marked.extents, path)
+    asked += _ask_areas(config, marked.extents, path)
     asked += [question for each in config.questions if (question := make_question(each, row, path))]
-    shown = _shown(config, boxes, {name: marked.extents[name] for name in sorted(extents)})
+    shown = _describe_objects(config, boxes, {name: marked.extents[name] for name in sorted(extents)})
     text = " ".join(part for part in (fill(config.report, row), shown) if part)
     medium = Medium(
         config.medium,
@@ -153,7 +151,7 @@ def _sample(config: Config, root: Path, path: str, groups: Row, where: str) -> R
     return RawSample(sample, files, where, marked.left_out)
 
 
-def _areas(config: Config, extents: Mapping[str, np.ndarray], key: str) -> Iterator[Question]:
+def _ask_areas(config: Config, extents: Mapping[str, np.ndarray], key: str) -> Iterator[Question]:
     asked = config.area
     for name in (asked.classes or extents) if asked else ():
         assert asked is not None
@@ -165,8 +163,8 @@ def _areas(config: Config, extents: Mapping[str, np.ndarray], key: str) -> Itera
         )
 
 
-def _shown(config: Config, boxes: Boxes, extents: Mapping[str, np.ndarray]) -> str:
-    """`2 polyps.` and, of what is only an area, `The vessels cover 9 percent of the image.`"""
+def _describe_objects(config: Config, boxes: Boxes, extents: Mapping[str, np.ndarray]) -> str:
+    """`2 polyps.` for objects, and `The vessels cover 9 percent of the image.` for classes that are only areas."""
     counted = config.model_copy(
         update={"classes": {name: names for name, names in config.classes.items() if name not in extents}}
     )

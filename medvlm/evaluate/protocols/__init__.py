@@ -1,1 +1,1 @@
-"""What a model can be evaluated by, one file a protocol."""
+"""Evaluation protocols, one file each."""

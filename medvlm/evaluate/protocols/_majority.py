@@ -15,57 +15,57 @@ from medvlm.core.tasks import find_task
 from medvlm.rewards._compose import Composer
 
 FIT_SAMPLES = 20_000
-"""Training samples that are read, at equal distances: a constant is known long before."""
+"""Maximum number of training samples to read, at equal distances. Constants need far fewer."""
 FIT_PLACED = 400
-"""Questions of a template whose images are looked at, where answers are written in coordinates of what the model
-sees."""
+"""Maximum number of questions per template whose images are processed. Only answers with coordinates need this, because
+they are in the coordinates of what the model sees."""
 
 REWARD_CANDIDATES = 20
-"""Of the commonest right answers, how many are tried as the constant that earns most."""
+"""Number of the most common correct answers that are tried as the constant with the highest reward."""
 
 T = TypeVar("T")
 Family = tuple[str, str]
-"""(template, group of the measures): a choice and an open answer to one template (`Which plane?`, where most are of a
-few) share a constant."""
+"""(template, group of the measures): questions of one template share a constant, even if some are multiple choice and
+others open, such as `Which plane?` where rare answers are no choices."""
 Constants = dict[str, Any]
-"""Metric -> the best constant answer for it; "" for the task's first measure, and for those that are not listed."""
+"""Metric -> the best constant answer for it; "" for the task's first measure and for metrics that are not listed."""
 
 
-def family_of(question: Question) -> Family:
+def find_family(question: Question) -> Family:
     measures = find_task(question.truth.task).MEASURES
     return question.template, measures[0].group if measures else question.truth.task
 
 
 @dataclass(frozen=True)
 class Majority:
-    """constants: by (template, group), and by ("", group) over all templates, for a template that training does not
-    have."""
+    """constants: by (template, group), and by ("", group) over all templates, for templates that do not occur in
+    training."""
 
     constants: dict[Family, Constants]
 
     def answer(self, question: Question) -> Any:
-        """None where training has no question that is answered in this way."""
+        """None if training has no question of this group."""
         return self._constants(question).get("")
 
     def list_others(self, question: Question) -> Constants:
-        """Metric -> its own best constant, where that is another answer."""
+        """Metric -> its best constant, if it differs from that of the first measure."""
         return {metric: answer for metric, answer in self._constants(question).items() if metric}
 
     def _constants(self, question: Question) -> Constants:
-        template, group = family_of(question)
+        template, group = find_family(question)
         return self.constants.get((template, group)) or self.constants.get(("", group)) or {}
 
 
 def fit_majority(
     model: Asked, split: Split, is_asked: Callable[[Question], bool], composer: Composer | None
 ) -> Majority:
-    """is_asked: whether a question is one that the model answers. composer: of rewards that are measured too. Raises
-    DataError where there are no training samples."""
+    """is_asked: whether the model answers a question. composer: of rewards, if they are measured too. Raises DataError
+    if there are no training samples."""
     training = split.training()
     if not training:
         raise DataError(
-            "the majority baseline is fitted on training data, and there is none; add the training shards, or leave"
-            " `majority` out of evaluate.baselines"
+            "the majority baseline needs training data, and there is none; add the training shards, or remove"
+            " `majority` from evaluate.baselines"
         )
     places = _spread(training, FIT_SAMPLES)
     truths: dict[Family, list[Truth]] = defaultdict(list)
@@ -75,9 +75,9 @@ def fit_majority(
             if not is_asked(question):
                 continue
             if find_task(question.truth.task).NEEDS_CANVAS:
-                unplaced[family_of(question)].append((name, i, number))
+                unplaced[find_family(question)].append((name, i, number))
             else:
-                truths[family_of(question)].append(question.truth)
+                truths[find_family(question)].append(question.truth)
         split.progress("majority", done + 1, len(places))
     for family, asked in unplaced.items():
         asks = (_read_ask(split, *place) for place in _spread(asked, FIT_PLACED))
@@ -88,7 +88,7 @@ def fit_majority(
 
 
 def say_why_unseen(model: Asked, ask: Ask) -> str:
-    """Why the answer lies outside what the model sees; "" where it does not."""
+    """Why the answer is outside of what the model sees; "" if it is inside."""
     if find_task(ask.question.truth.task).has_coordinates(ask.question.truth):
         try:
             model.place_truth(ask)
@@ -98,7 +98,7 @@ def say_why_unseen(model: Asked, ask: Ask) -> str:
 
 
 def _fit(truths: Sequence[Truth], composer: Composer | None) -> Constants:
-    """truths: of one group. Its tasks answer in one form, so the first can speak for all."""
+    """truths: of one group. Its tasks have the same form of answer, so the first task stands for all."""
     task = find_task(truths[0].task)
     if task.best_constant is None:
         return {}
@@ -113,8 +113,8 @@ def _fit(truths: Sequence[Truth], composer: Composer | None) -> Constants:
 
 
 def _fit_rewards(composer: Composer, truths: Sequence[Truth], constants: list[Any]) -> Constants:
-    """For the total and each part the answer that earns most, of the other constants and the commonest right answers;
-    none where that is the first of the constants."""
+    """For the total and each part of the reward, the answer with the highest sum, among the constants and the most
+    common correct answers. Left out if that is the first constant."""
     written = Counter(find_task(truth.task).write(truth) for truth in truths)
     candidates = [*constants, *(answer for answer, _ in written.most_common(REWARD_CANDIDATES))]
     earned: dict[str, list[float]] = {}
@@ -135,5 +135,5 @@ def _read_ask(split: Split, name: str, i: int, number: int) -> Ask:
 
 
 def _spread(items: Sequence[T], most: int) -> Sequence[T]:
-    """At most that many, at equal distances."""
+    """At most `most` items, at equal distances."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else items

@@ -1,4 +1,4 @@
-"""Questions asked of a model and of its baselines, whoever answers them; and the rows that follow from the records.
+"""Asks a model and its baselines questions, whether text or a decoder answers, and computes rows from the records.
 
 Baselines: the same model without the images (`blind`), with the images of another patient (`shuffled`), the best
 constant answers of the training data (`majority`), and a random choice (`chance`) for questions with choices of their
@@ -22,38 +22,37 @@ from medvlm.core.sample import Question, Sample, Truth, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import list_measures
 from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
-from medvlm.evaluate.protocols._shuffle import partners
+from medvlm.evaluate.protocols._shuffle import draw_partners
 from medvlm.evaluate.rows import Part, find_value, make_row
 from medvlm.rewards._compose import Composer
 
 BLIND, SHUFFLED, MAJORITY, CHANCE = "blind", "shuffled", "majority", "chance"
 CHUNK = 64
 GALLERY = 24
-"""Samples of which the report shows what the model saw."""
+"""Number of samples for which the report shows what the model saw."""
 Say = Callable[[Sequence[Ask]], Sequence[Any]]
-"""Answers in the order of the asks."""
+"""Returns answers in the order of the asks."""
 IsAsked = Callable[[Question], bool]
 
 
 def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> Iterator[Record]:
-    """say: of the model. is_asked: whether a question is one that it answers.
+    """Yields one record per question, with its `score` in [0, 1], which the gallery shows, and the parts of the reward.
 
-    A record a question, with `score`, in [0, 1], as the gallery marks it, and the parts of the reward.
-
-    cluster: a number that samples of one patient share (a sample without a patient has its own).
+    say: asks the model. is_asked: whether the model answers a question. `cluster` of a record is a number that samples
+    of one patient share; a sample without a patient has its own.
     """
     composer = Composer(split.rewards) if split.rewards else None
     majority = None
     if MAJORITY in split.baselines:
         majority = fit_majority(model, split, is_asked, composer)
     samples = [split.shards.read(*place)[0] for place in split.places]
-    partner = partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
+    partner = draw_partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
     clusters: dict[str, int] = {}
     total = sum(map(is_asked, (question for sample in samples for question in sample.questions)))
     done, shown = 0, set[str]()
-    asks = _asks(model, split, partner, is_asked)
+    asks = _list_asks(model, split, partner, is_asked)
     while chunk := list(islice(asks, CHUNK)):
-        said = _answer(say, chunk, split.baselines)
+        answers_of = _answer(say, chunk, split.baselines)
         for number, (each, _) in enumerate(chunk):
             key = each.sample.key
             if key not in shown and len(shown) < GALLERY:
@@ -63,7 +62,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 "key": key,
                 "cluster": clusters.setdefault(each.sample.patient or f"sample {key}", len(clusters)),
                 **_describe(each, model),
-                **{who: answers[number] for who, answers in said.items()},
+                **{who: answers[number] for who, answers in answers_of.items()},
                 "majority": majority.answer(each.question) if majority else None,
                 "constants": majority.list_others(each.question) if majority else {},
                 "thumb": f"{split.gallery.name}/{key}.png" if key in shown and each.sample.media else None,
@@ -76,14 +75,14 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
 def _answer(
     say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] | None]], baselines: Sequence[str]
 ) -> dict[str, Sequence[Any]]:
-    """What the model says, and what it says without the images and with those of another sample."""
+    """The answers of the model, of the model without images, and of the model with another sample's images."""
     asks = [each for each, _ in chunk]
     answers = say(asks)
     blind: Sequence[Any] = [None] * len(chunk)
     if BLIND in baselines:
         blind = say([Ask(a.sample, a.files, a.question, "none") for a in asks])
     assert len(answers) == len(blind) == len(chunk), (len(answers), len(blind), len(chunk))
-    return {"answer": answers, BLIND: blind, SHUFFLED: _shuffled(say, chunk)}
+    return {"answer": answers, BLIND: blind, SHUFFLED: _answer_shuffled(say, chunk)}
 
 
 def _describe(ask: Ask, model: Asked) -> Record:
@@ -106,12 +105,12 @@ def _judge(record: Record, composer: Composer | None) -> Record:
     return {"score": score(record["answer"], truth) if score else None, "rewards": rewards}
 
 
-def _asks(
+def _list_asks(
     model: Asked, split: Split, partner: Sequence[int | None], is_asked: IsAsked
 ) -> Iterator[tuple[Ask, tuple[Sample, Files] | None]]:
-    """Each ask, and the sample whose media the `shuffled` baseline shows; both are read when their turn comes.
+    """Each ask, with the sample whose media the `shuffled` baseline shows. Samples are read lazily.
 
-    A question whose answer lies outside what the model sees, such as a box beyond a crop, is left out and counted.
+    A question whose answer is outside of what the model sees, such as a box outside of a crop, is left out and counted.
     """
     for number, place in enumerate(split.places):
         sample, files = split.shards.read(*place)
@@ -127,8 +126,8 @@ def _asks(
         yield from ((ask, shown) for ask in kept)
 
 
-def _shuffled(say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] | None]]) -> list[Any]:
-    """None for a sample that has no partner."""
+def _answer_shuffled(say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] | None]]) -> list[Any]:
+    """Answers to the media of another sample; None for a sample without a partner."""
     asks = [Ask(ask.sample, ask.files, ask.question, media_of=other) for ask, other in chunk if other]
     answers = iter(say(asks)) if asks else iter(())
     return [next(answers) if other else None for _, other in chunk]
@@ -154,7 +153,7 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
             said[CHANCE] = [_guess(truths[n]) if records[n]["template"] in with_own_choices else () for n in about]
         said = {who: of_who for who, of_who in said.items() if any(map(len, of_who))}
         if "answer" in said:
-            parts = _part(measure, records, truths, about, said)
+            parts = _make_parts(measure, records, truths, about, said)
             for metric, keys in _name_rows(measure, parts).items():
                 chosen = [parts[key] for key in keys]
                 if not isnan(find_value(measure, chosen)):
@@ -163,8 +162,8 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
 
 
 def _list_said(who: str, record: Record, metric: str) -> Sequence[Any]:
-    """The answer; of the majority baseline the constant for this metric, where it has one of its own. Nothing where it
-    could not be asked."""
+    """The answer, as a sequence of one; for the majority baseline, the best constant for this metric. Empty if the
+    baseline could not be asked."""
     constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
     said = constants.get(metric, record.get(who))
     return () if said is None else (said,)
@@ -188,18 +187,18 @@ def _find_templates_with_own_choices(records: Sequence[Record], truths: Sequence
 
 
 Key = tuple[str, str]
-"""Template and class, "" for all of them."""
+"""(template, class); "" means all of them."""
 
 
-def _part(
+def _make_parts(
     measure: Measure,
     records: Sequence[Record],
     truths: Sequence[Truth],
     about: Sequence[int],
     said: Mapping[str, Sequence[Sequence[Any]]],
 ) -> dict[Key, Part]:
-    """All questions and those of each template, or of a measure by class those of each class of a template. said: by
-    whom, for each question, one answer, several that are equally probable, or none."""
+    """A part with all questions and one per template; for a measure by class, one per class of each template. said:
+    model or baseline -> for each question one answer, several equally probable ones, or none."""
     numbers: dict[Key, list[int]] = {}
     columns: dict[Key, dict[str, list[tuple[float, ...]]]] = {}
     for position, n in enumerate(about):
@@ -222,7 +221,7 @@ def _part(
 
 
 def _measure(measure: Measure, answers: Sequence[Any], truth: Truth) -> dict[str, tuple[float, ...]]:
-    """Class ("" for a measure without them) -> its columns, the means over the answers; {} without an answer."""
+    """Class ("" for a measure without classes) -> its columns, averaged over the answers; {} without an answer."""
     found: list[dict[str, Any]] = []
     for answer in answers:
         columns: Any = measure.columns(answer, truth)
@@ -233,7 +232,7 @@ def _measure(measure: Measure, answers: Sequence[Any], truth: Truth) -> dict[str
 
 
 def _name_rows(measure: Measure, parts: Mapping[Key, Part]) -> dict[str, list[Key]]:
-    """What each row is called, and the parts that it is a mean of."""
+    """Name of each row -> the parts whose mean it is."""
     if not measure.by_class:
         templates = sorted(template for template, _ in parts if template) if measure.by_template else []
         return {measure.metric: [("", "")], **{f"{measure.metric}:{each}": [(each, "")] for each in templates}}

@@ -1,4 +1,4 @@
-"""Every question of a split that a text answers, asked once."""
+"""Asks every question of a split that has a text answer, once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Config(ProtocolConfig):
 
 
 def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:
-    """Reports are not asked: nothing here scores free text."""
+    """Skips reports, because nothing here scores free text."""
     return _questions.ask_questions(model, split, model.answer, _is_asked)
 
 

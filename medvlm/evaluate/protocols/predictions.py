@@ -1,4 +1,4 @@
-"""Every question of a split that a decoder answers, with scores or a mask, asked once."""
+"""Asks every question of a split that a decoder answers with scores or a mask, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image-text retrieval over the gallery of distinct findings, as records that can be scored without the model."""
+"""Image-text retrieval among distinct findings, as records that can be scored without the model."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class Config(ProtocolConfig):
 
 
 def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
-    """A record for every image (direction `image_to_text`) and every text (`text_to_image`); none without pairs.
+    """Yields a record for every image (direction `image_to_text`) and every text (`text_to_image`), or none if there
+    are fewer than two texts.
 
-    The candidates are one text for each concept, that of its first sample; two samples with one concept, or
-    without a concept but with equal text, are right for each other. So no image has two texts that say the same.
-    rank: how many wrong candidates stand before the right one. chance: of rank 0, for a random order.
+    The candidates are one text per concept, that of its first sample. Two samples with the same concept, or without a
+    concept but with equal text, match each other, so no two candidates say the same. rank: number of wrong candidates
+    before the right one. chance: probability of rank 0 in a random order.
     """
     images, paired = _embed_images(model, split)
     text_of: dict[str, str] = {}
@@ -56,7 +57,7 @@ def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
 
 
 def _embed_images(model: Any, split: Split) -> tuple[list[np.ndarray], list[Sample]]:
-    """Of every sample that has an image and a text."""
+    """Embeddings of every sample that has an image and a text, and these samples."""
     images: list[np.ndarray] = []
     paired: list[Sample] = []
     for start in range(0, len(split.places), CHUNK):
@@ -74,7 +75,7 @@ def _concept(sample: Sample) -> str:
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
-    """Top-1 with the gallery as it is: images (of patients) or texts are drawn again, the candidates are not."""
+    """Top-1 accuracy. The bootstrap resamples images (by patient) or texts; the candidates stay the same."""
     rows: list[Row] = []
     for direction in TOP1:
         found = [record for record in records if record["direction"] == direction]

@@ -15,7 +15,7 @@ import torch
 
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.data.transforms import processor_settings
+from medvlm.data.transforms import make_processor_settings
 from medvlm.export.audit import Audit, account, list_tensors
 from medvlm.export.fits import check_one_tower, find_model_type, stock_class_of
 from medvlm.export.language import (
@@ -144,7 +144,7 @@ def save_processor(tokenizer: Any, preprocess: Preprocess, tower: Any, folder: P
 
     strategy, extra = TOWERS[tower.config.model_type]
     tokenizer = pad_left(tokenizer)
-    images = CLIPImageProcessor(**processor_settings(preprocess))
+    images = CLIPImageProcessor(**make_processor_settings(preprocess))
     processor = LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlm.data.transforms import processor_settings
+from medvlm.data.transforms import make_processor_settings
 from medvlm.export.audit import Audit
 from medvlm.export.fits import check_preprocessing, choose_encoder, library_of
 from medvlm.export.part import merge_and_audit
@@ -60,5 +60,5 @@ def write(trained: Trained, folder: Path) -> Audit:
     tower: Any = trained.model.encoders[name].tower
     tower.config.architectures, tower.config.dtype = [type(tower).__name__], torch.float32
     tower.save_pretrained(folder)
-    CLIPImageProcessor(**processor_settings(trained.preprocess[name])).save_pretrained(folder)
+    CLIPImageProcessor(**make_processor_settings(trained.preprocess[name])).save_pretrained(folder)
     return audit

@@ -1,4 +1,4 @@
-"""Sigmoid cross-entropy of classes that do not exclude each other: each is a yes or no of its own."""
+"""Sigmoid cross-entropy for classes that do not exclude each other: a binary classification per class."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Config(HeadLoss):
 
 
 def refuse(exclusive: bool, output: str) -> str:
-    return "takes classes that do not exclude each other; use cross_entropy, or `exclusive: false`" if exclusive else ""
+    return "needs classes that do not exclude each other; use cross_entropy, or `exclusive: false`" if exclusive else ""
 
 
 def weigh(config: Config, labels: torch.Tensor, exclusive: bool) -> float:
-    """The number of labels that are there."""
+    """The number of labels that are not missing."""
     return float((labels != MISSING).sum())
 
 

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of exclusive classes: of a sample's class, or of each pixel's."""
+"""Softmax cross-entropy for exclusive classes, of samples or of pixels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Config(HeadLoss):
 
 
 def refuse(exclusive: bool, output: str) -> str:
-    return "" if exclusive else "takes exclusive classes; use binary_cross_entropy, or `exclusive: true`"
+    return "" if exclusive else "needs exclusive classes; use binary_cross_entropy, or `exclusive: true`"
 
 
 def weigh(config: Config, labels: torch.Tensor, exclusive: bool) -> float:
-    """The number of labels that are there."""
+    """The number of labels that are not missing."""
     return float((labels != MISSING).sum())
 
 

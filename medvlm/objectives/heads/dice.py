@@ -1,8 +1,8 @@
-"""Soft Dice loss of masks, for each sample and class by itself.
+"""Soft Dice loss of masks, for each sample and class.
 
 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) over the pixels of one class in one sample; p: softmax or
-sigmoid, t: 0 or 1. The mean over samples and classes is what MONAI's DiceLoss gives with smooth_nr = smooth_dr =
-smooth (V-Net, arXiv 1606.04797, squares the terms of the denominator; this does not).
+sigmoid, t: 0 or 1. The mean over samples and classes equals MONAI's DiceLoss with smooth_nr = smooth_dr = smooth. The
+terms of the denominator are not squared, unlike in V-Net (arXiv 1606.04797).
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from medvlm.core.decoder_config import MISSING, HeadLoss
 class Config(HeadLoss):
     kind: Literal["dice"]
     smooth: float = Field(1.0, gt=0)
-    """In pixels, added to both sides of the fraction. A class that a sample does not have then costs nothing where
-    nothing is predicted, and has a gradient where something is. MONAI's default is 1e-5, nearly no such gradient."""
+    """Number of pixels added to numerator and denominator. For a class that is absent from a sample, the loss is then 0
+    if nothing is predicted, and has a gradient if something is. With MONAI's default of 1e-5 that gradient nearly
+    vanishes."""
     background: bool = False
     """Whether the background of exclusive classes counts as a class."""
 
 
 def refuse(exclusive: bool, output: str) -> str:
-    return "" if output == "maps" else "compares masks, and this decoder gives one score a class"
+    return "" if output == "maps" else "compares masks, but this decoder predicts one score per class"
 
 
 def weigh(config: Config, labels: torch.Tensor, exclusive: bool) -> float:
-    """The number of samples and classes with a pixel that is labelled. Exclusive labels do not say how many classes
-    there are, so samples alone are counted, and add_up() takes the mean over their classes."""
+    """Number of (sample, class) pairs with a labelled pixel. Exclusive labels do not tell the number of classes, so
+    only samples are counted, and add_up() takes the mean over classes."""
     is_there = labels != MISSING
     return float(is_there.flatten(1 if exclusive else 2).any(-1).sum())
 
 
 def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, exclusive: bool) -> torch.Tensor:
-    """logits: [N, K, *pixels]. labels: int64 [N, *pixels], or [N, K, *pixels] of 0 and 1 where not exclusive. Pixels
-    without a label count for nothing."""
+    """logits: [N, K, *pixels]. labels: int64 [N, *pixels], or [N, K, *pixels] of 0 and 1 if not exclusive. Pixels
+    without a label are ignored."""
     if exclusive:
         is_there = (labels != MISSING)[:, None]
         truth = one_hot(labels.clamp(min=0), logits.shape[1]).movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""Every image with every text as a yes or no question of its own (SigLIP, arXiv 2303.15343, algorithm 1)."""
+"""Sigmoid loss: each pair of an image and a text is a binary classification (SigLIP, arXiv 2303.15343, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Config(Base):
 
 
 def start(config: Config) -> tuple[float, float | None]:
-    """Log of the similarity's scale, and the bias: most pairs are none, and the model begins by saying so."""
+    """Initial log scale and bias. The bias is negative because most pairs do not match."""
     return math.log(10), -10.0
 
 
@@ -31,8 +31,8 @@ def pair_loss(
 ) -> torch.Tensor:
     """Sum over the rank's own images and all texts; divide by the number of all pairs.
 
-    images, texts: unit vectors of all ranks [N, P]. same: [N, N] bool, true where both tell of the same findings;
-    a duplicate report counts as a right answer (deviation: SigLIP knows only the diagonal).
+    images, texts: unit vectors of all ranks [N, P]. same: [N, N] bool, true if image and text describe the same
+    findings. A duplicate report counts as a match (deviation: in SigLIP, only the diagonal does).
     """
     logits = log_scale.exp() * images[own] @ texts.T + (0 if bias is None else bias)
     sign = torch.where(same[own], 1.0, -1.0)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from medvlm.archive.packing.stored import prepared
+from medvlm.archive.packing.stored import prepare_sample
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample
 from medvlm.core.tasks import find_task, list_text_tasks
-from medvlm.data.source import KINDS_OF_GROUPS, SourceView, splits_of
+from medvlm.data.source import KINDS_OF_GROUPS, SourceView, choose_splits
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
@@ -25,7 +25,7 @@ from medvlm.io.shards import ShardWriter
 from medvlm.preflight.labelled import make_labelled
 from medvlm.preflight.samples import read_archive
 from medvlm.recipe.load import LoadedRecipe
-from medvlm.recipe.sources import form_of, packed_at, salted
+from medvlm.recipe.sources import add_secret, choose_form, locate_shards
 from medvlm.tasks._made_up import WORDS
 
 PER_SPLIT = 12
@@ -52,8 +52,8 @@ def _make_source(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes
     need = PER_SPLIT * len(splits)
     why = "neither root nor shards are given"
     try:
-        card = salted(loaded.cards[name], source)
-        where = source.shards or packed_at(card, source, runs)
+        card = add_secret(loaded.cards[name], source)
+        where = source.shards or locate_shards(card, source, runs)
         if source.shards and is_remote(where):
             raise DataError("its shards are remote, and a dry run does not download anything")
         if source.shards or Path(where).is_dir():
@@ -92,8 +92,8 @@ def _write_shards(
 def _read_shards(
     where: Path | str, card: Card, fold: int | None, need: int
 ) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
-    shards = open_shards(where, form=form_of(card))
-    view = SourceView(shards, splits_of(shards, "train", fold))
+    shards = open_shards(where, form=choose_form(card))
+    view = SourceView(shards, choose_splits(shards, "train", fold))
     yield from (view.read(i) for i in range(0, len(view), max(1, len(view) // need)))
 
 
@@ -105,7 +105,7 @@ def _read_archive(card: Card, root: Path | None, need: int) -> Iterator[tuple[Sa
 
 def _prepare(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]] | None:
     try:
-        return prepared(raw, card)
+        return prepare_sample(raw, card)
     except DataError:
         return None  # packing would count it; a dry run takes the next one
 

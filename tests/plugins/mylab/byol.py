@@ -17,7 +17,7 @@ from torch import nn
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import Optim, OptimOf, StageConfig
 from medvlm.data.order import draw
-from medvlm.data.source import needs
+from medvlm.data.source import make_filter
 from medvlm.models.parts import evaluating
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.train.accumulate import Update
@@ -63,7 +63,7 @@ class Byol(Base):
 
     @property
     def wants(self) -> Wants:
-        return needs(media=self.setup.prepare.takes)
+        return make_filter(media=self.setup.prepare.takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Two:
         """Views follow from the position in the stream, so that a resumed run sees the same."""
