@@ -68,7 +68,10 @@ def _find_words(tokenizer: Any) -> re.Pattern[str] | None:
 def _compile(tokenizer: Any, template: str) -> re.Pattern[str] | None:
     """The special tokens that structure a dialogue: those with a name (end of text, padding), those in the template,
     and those that look like one. Others may be words that answers are written in."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # not of the stand-in that a plan uses
+    if not added:
+        return None
+    special = {str(token) for token in added.values() if token.special}
     named = set(map(str, tokenizer.all_special_tokens))
     words = {
         word

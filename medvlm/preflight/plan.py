@@ -20,6 +20,7 @@ from medvlm.preflight.gpus import GIB, Machines
 from medvlm.preflight.memory import ENGINES, Memory, Recompute, recompute_all
 from medvlm.preflight.precision import convert_weights
 from medvlm.preflight.samples import Look, look
+from medvlm.preflight.scales import describe_scales, list_grids
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import build_stage, draw_longest, optimizers_of, prepare_items
 from medvlm.recipe.load import LoadedRecipe
@@ -46,7 +47,8 @@ class StagePlan:
     micro: samples of a micro-batch. checkpoint: bytes of one checkpoint. checkpoints: how many are kept at once.
     tokens: mean per sample. longest: maximum per sample. memory: engine -> GiB by part for the longest micro-batch.
     chosen: the recipe's engine, a key of `memory`. seconds: per step. flops, memory, fits and seconds are empty if the
-    stage was not run on the meta device; fits and seconds also if no GPU was given."""
+    stage was not run on the meta device; fits and seconds also if no GPU was given. scales: how large media are in the
+    file and as shown to the model."""
 
     name: str
     kind: str
@@ -66,6 +68,7 @@ class StagePlan:
     remedy: str = ""
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,9 @@ def _plan_stage(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     extra = stage.make_extra_models()
     optimizers_of(stage, config)  # raises if `lr_of` matches nothing
     items, notes = prepare_items(stage, config, looks)
-    found = replace(_describe(stage, recipe, world), notes=tuple(notes))
+    samples = [sample for source in config.mix for sample in looks[source].samples if looks[source].is_real]
+    scales = describe_scales(stage.setup.prepare, samples, list_grids(recipe))
+    found = replace(_describe(stage, recipe, world), notes=tuple(notes), scales=tuple(scales))
     if not items:
         why = "; ".join(notes) or "they have no question of its tasks"
         return replace(found, notes=(f"none of the samples that were read can be used: {why}",))

@@ -31,9 +31,12 @@ def _list_lines(plan: Plan) -> Iterator[str]:
     yield f"{plan.name}{where}: engine {plan.engine}, {plan.precision}"
     for name, source in plan.sources.items():
         yield f"  data {name}: {source['how']}"
+    shown: tuple[str, ...] = ()
     for stage in plan.stages:
         yield ""
         yield from _list_stage_lines(stage, plan)
+        yield from (f"  {line}" for line in stage.scales if stage.scales != shown)
+        shown = stage.scales
     yield ""
     checkpoints = sum(s.checkpoint * s.checkpoints for s in plan.stages)
     yield f"disk: checkpoints {_format_bytes(checkpoints)}" + (
