@@ -28,9 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         args.overrides += rest
     try:
         globals()[f"run_{args.verb}"](args)
+        sys.stdout.flush()
     except UserError as mistake:
         print(f"medvlm: {mistake}", file=sys.stderr)
         return EXIT_USER
+    except BrokenPipeError:  # the reader of a pipe has enough, as `medvlm schema card | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as raised:
         if type(raised).__name__ == "Preempted":  # importing its module would import torch
             print(f"medvlm: {raised}", file=sys.stderr)

@@ -11,9 +11,9 @@ from typing import Any
 
 from medvlm.archive.packing.deal import hash_name, split_of
 from medvlm.archive.tables.records import cell_text, find_fault, format_of, guess_delimiter, records
-from medvlm.archive.tables.values import is_nothing
 from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_pairing, make_tuning
 from medvlm.core.card import Splits
+from medvlm.core.cell_values import is_nothing
 from medvlm.core.document import to_yaml
 from medvlm.core.errors import DataError, RecipeError, did_you_mean
 from medvlm.recipe.known import look_up_model

@@ -15,6 +15,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Protocol
 
+from medvlm.core.cell_values import is_nothing
+from medvlm.core.cell_values import strip as strip_text
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.tasks import read_truth
@@ -227,7 +229,7 @@ def _read_text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], w
     member, _, path = place.partition(":")
     try:
         if not path:
-            return files[member].decode().strip()
+            return _clean(files[member].decode())
         value = parsed[member] if member in parsed else parsed.setdefault(member, json.loads(files[member]))
         for step in path.split("."):
             value = value[int(step)] if isinstance(value, list) else value.get(step)
@@ -235,7 +237,13 @@ def _read_text(place: str, files: Mapping[str, bytes], parsed: dict[str, Any], w
         raise DataError(f"{where}: {place!r} cannot be read ({type(reason).__name__})") from None
     if not isinstance(value, str | int | float | None):
         raise DataError(f"{where}: {place!r} is a {type(value).__name__}; expected text or a number")
-    return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+    return "" if value is None else str(int(value)) if isinstance(value, bool) else _clean(str(value))
+
+
+def _clean(text: str) -> str:
+    """Without marks around it; "" for a word that programs write for nothing, such as nan."""
+    text = strip_text(text)
+    return "" if is_nothing(text) else text
 
 
 def _read_png_size(data: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import pytest
 from medvlm.archive.packing.deal import hash_name
 from medvlm.archive.readers import hf_dataset, table
 from medvlm.archive.tables.records import records
-from medvlm.archive.tables.values import as_whole, identify, is_nothing, strip
+from medvlm.core.cell_values import as_whole, identify, is_nothing, strip
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import make_truth

@@ -121,3 +121,18 @@ def test_a_file_that_is_no_archive_of_arrays_is_refused(tmp_path, data):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"x\.npz: there is no such file"):
         read_all(tmp_path)
+
+
+def test_a_label_that_is_not_known_is_not_asked(tmp_path):
+    write(tmp_path, train_images=images(3), train_labels=np.array([[-1, 1], [0, -1], [1, 1]], np.int64))
+    raws = read_all(tmp_path, has=["Any {label}?"], which=[])
+    asked = [{q.template: q.truth.answer for q in raw.sample.questions} for raw in raws]
+    assert asked == [{"has:mucus": "yes"}, {"has:fat": "no"}, {"has:fat": "yes", "has:mucus": "yes"}]
+    assert [raw.sample.concept for raw in raws] == ["", "", "fat, mucus"]
+
+
+@pytest.mark.parametrize("value", [2, 255, -2])
+def test_a_label_that_is_neither_yes_nor_no_is_refused(tmp_path, value):
+    write(tmp_path, train_images=images(2), train_labels=np.array([[value, 1], [0, 1]], np.int64))
+    bad, _ = read_all(tmp_path, has=["Any {label}?"], which=[])
+    assert isinstance(bad, BadSample) and f"a label of it is {value}" in bad.reason

@@ -10,8 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from medvlm.archive.tables.values import identify
 from medvlm.core.card import Card, Splits
+from medvlm.core.cell_values import identify
 from medvlm.core.errors import DataError
 
 MIN_SALT = 16

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from medvlm.archive.packing.decoders import Item
-from medvlm.archive.tables.values import identify
+from medvlm.core.cell_values import identify
 from medvlm.core.contracts import LeftOut, RawSample
 from medvlm.core.errors import DataError
 

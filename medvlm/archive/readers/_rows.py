@@ -18,8 +18,8 @@ from medvlm.archive.tables.card_words import CardWords, find_choice
 from medvlm.archive.tables.columns import Columns, MoreColumns, Prior, Row, columns_in, fill, with_prior
 from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, find_fault, guess_delimiter, word_for
 from medvlm.archive.tables.split_files import SPLIT
-from medvlm.archive.tables.values import as_whole, is_nothing, is_number
 from medvlm.archive.tables.wording import choose
+from medvlm.core.cell_values import as_whole, is_nothing, is_number
 from medvlm.core.config import Config
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.decoder_config import Offer

@@ -20,7 +20,7 @@ from medvlm.archive.objects import AsksAboutObjects, questions, report, sort_by_
 from medvlm.archive.tables.columns import columns_in, file_in, fill
 from medvlm.archive.tables.records import cell_text, document
 from medvlm.archive.tables.split_files import Files, by_split
-from medvlm.archive.tables.values import identify
+from medvlm.core.cell_values import identify
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Box, Medium, Sample

@@ -19,7 +19,7 @@ from medvlm.archive.tables.card_words import find_choice
 from medvlm.archive.tables.columns import file_in
 from medvlm.archive.tables.records import Format, cell_text, format_of, records, word_for
 from medvlm.archive.tables.split_files import Files, by_split
-from medvlm.archive.tables.values import is_nothing, strip
+from medvlm.core.cell_values import is_nothing, strip
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError

@@ -48,17 +48,17 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
             for number, (image, label_L) in enumerate(zip(images, labels_NL, strict=True)):
                 where = f"image {number} of {prefix}"
                 key = f"{prefix}/{number}"
-                names = [
-                    config.labels[i]
-                    for i in (np.flatnonzero(label_L) if config.has else label_L)
-                    if 0 <= i < len(config.labels)
-                ]
-                if not config.has and len(names) != 1:
-                    yield BadSample(key, f"its label is none of 0 to {len(config.labels) - 1}", where)
+                try:
+                    names, unknown = _names(config, label_L)
+                except DataError as reason:
+                    yield BadSample(key, str(reason), where)
                     continue
                 text = ", ".join(names)
                 medium = Medium(config.medium, "0", (), modality=config.modality)
-                sample = Sample(key, "", split, (medium,), text, text, tuple(_questions(config, names, key)))
+                sample = Sample(
+                    key, "", split, (medium,), text, "" if unknown else text,
+                    tuple(_questions(config, names, unknown, key)),
+                )  # fmt: skip
                 yield RawSample(sample, {"0": image}, where)
 
 
@@ -67,12 +67,25 @@ def count(config: Config, root: Path | None) -> int:
         return sum(len(_arrays(arrays, prefix, config)[1]) for prefix in config.splits.values())
 
 
-def _questions(config: Config, names: list[str], key: str) -> Iterator[Question]:
+def _names(config: Config, label_L: np.ndarray) -> tuple[list[str], set[str]]:
+    """The labels that an image has, and those of which that is not known (-1). Raises DataError for other numbers."""
+    if not config.has:
+        names = [config.labels[i] for i in label_L if 0 <= i < len(config.labels)]
+        if len(names) != 1:
+            raise DataError(f"its label is none of 0 to {len(config.labels) - 1}")
+        return names, set()
+    if other := [int(value) for value in label_L if value not in (-1, 0, 1)]:
+        raise DataError(f"a label of it is {other[0]}; expected 1 for yes, 0 for no, -1 for not known")
+    of_value = {value: [n for n, v in zip(config.labels, label_L, strict=True) if v == value] for value in (1, -1)}
+    return of_value[1], set(of_value[-1])
+
+
+def _questions(config: Config, names: list[str], unknown: set[str], key: str) -> Iterator[Question]:
     if config.which and len(names) == 1:
         yield Question(
             choose(config.which, key, "which"), make_truth("choice", names[0], choices=config.labels), "which"
         )
-    for label in config.labels if config.has else ():
+    for label in [each for each in config.labels if each not in unknown] if config.has else ():
         text = choose(config.has, key, label).replace("{label}", label)
         yield Question(
             text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from medvlm.archive.tables.columns import Row
-from medvlm.archive.tables.values import as_whole
+from medvlm.core.cell_values import as_whole
 
 
 class CardWords:

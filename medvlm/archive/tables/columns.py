@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 from pydantic import Field, field_validator
 
 from medvlm.archive.tables.records import Format, cell_text, find_fault, format_of, guess_delimiter, records
-from medvlm.archive.tables.values import identify, is_date, order_value
+from medvlm.core.cell_values import identify, is_date, order_value
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from medvlm.archive.tables.values import as_whole, is_nothing, strip
+from medvlm.core.cell_values import as_whole, is_nothing, strip
 from medvlm.core.errors import DataError, did_you_mean
 
 Format = Literal["csv", "tsv", "jsonl", "json"]

@@ -16,7 +16,7 @@ from medvlm.archive.tables.records import (
     guess_delimiter,
     records,
 )
-from medvlm.archive.tables.values import identify, is_nothing
+from medvlm.core.cell_values import identify, is_nothing
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError, did_you_mean
 
