@@ -14,16 +14,16 @@ from medvlm.core.sample import Medium, Sample
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
 from medvlm.data.estimate import NoFiles
-from medvlm.data.steps import steps_of
+from medvlm.data.steps import plan_steps
 from medvlm.recipe.schema import Recipe
-from medvlm.recipe.shapes import facts_of
+from medvlm.recipe.shapes import find_facts
 
 TIMES = " x "
 
 
 def list_grids(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Encoder -> tokens per axis of its input, of those of which it is known without building."""
-    found = {name: facts_of(encoder).grid for name, encoder in recipe.model.encoders.items()}
+    found = {name: find_facts(encoder).grid for name, encoder in recipe.model.encoders.items()}
     return {name: grid for name, grid in found.items() if grid}
 
 
@@ -82,7 +82,7 @@ def _show(
         name = prepare.routes.get(medium.kind, "")
         if name not in prepare.preprocess:
             return None, None
-        canvas = steps_of(medium.size, medium.spacing_mm, prepare.preprocess[name], medium.member).canvas
+        canvas = plan_steps(medium.size, medium.spacing_mm, prepare.preprocess[name], medium.member).canvas
         grid = grids.get(name)
         patch = tuple(size / n for size, n in zip(canvas.size[-2:], grid[-2:], strict=True)) if grid else None
         return canvas, patch
