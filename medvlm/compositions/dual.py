@@ -23,6 +23,8 @@ from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
 from medvlm.core.sample import Sample
 from medvlm.data.estimate import EstimatedTokenizer
+from medvlm.data.prepare import Prepare
+from medvlm.data.texts import tokenize_text
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import DualEncoder, build_dual
 
@@ -68,7 +70,11 @@ def _tower_tokenizer(assembly: Assembly, stage: Any) -> Any:
 
 
 class EmbeddingModel(AssembledModel):
-    """tokenizer: of the text tower."""
+    """tokenizer, text: of the text tower, its tokenizer and its config."""
+
+    def __init__(self, model: Any, prepare: Prepare, tokenizer: Any, text: Any):
+        super().__init__(CAN, model, prepare, tokenizer)
+        self.text = text
 
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
         return torch.stack([next(self.embed_each(sample, files)).float().cpu() for sample, files in items]).numpy()
@@ -77,7 +83,8 @@ class EmbeddingModel(AssembledModel):
         rows: list[torch.Tensor] = []
         with evaluating(self.model):
             for text in texts:
-                ids = torch.tensor([self.tokenizer(text).input_ids], device=self.device)
+                tokens = tokenize_text(self.tokenizer, text, self.text, "a text to embed")
+                ids = torch.tensor([tokens], device=self.device)
                 rows.append(self.model.embed_texts(ids, torch.ones_like(ids))[0].float().cpu())
         return torch.stack(rows).numpy()
 
@@ -89,7 +96,7 @@ class EmbeddingModel(AssembledModel):
 
 
 def open(assembly: Assembly, stage: Any, model: DualEncoder) -> EmbeddingModel:
-    return EmbeddingModel(CAN, model, assembly.prepare, make_text_tokenizer(assembly, stage))
+    return EmbeddingModel(model, assembly.prepare, make_text_tokenizer(assembly, stage), stage.text)
 
 
 class Manifest(ComposedManifest):
@@ -110,7 +117,7 @@ def describe(model: DualEncoder, tokenizer: Any, recipe: Any, stage: Any) -> Man
 def restore(manifest: Manifest, tokenizer: Any) -> EmbeddingModel:
     bias = 0.0 if manifest.has_bias else None
     model = build_dual(manifest.encoders, manifest.text, tokenizer, manifest.width, 0.0, bias, seed=0)
-    return EmbeddingModel(CAN, model, restore_data_path(manifest, None), tokenizer)
+    return EmbeddingModel(model, restore_data_path(manifest, None), tokenizer, manifest.text)
 
 
 def open_published(where: str, device: str) -> None:

@@ -9,9 +9,14 @@ import torch
 def advantages(rewards_PG: torch.Tensor, scale_by_deviation: bool) -> torch.Tensor:
     """[P prompts, G answers]: reward minus its group's mean, divided by its deviation with `scale_by_deviation`.
 
-    Source: GRPO, arXiv 2402.03300, section 4.1.2; without the division: Dr. GRPO, arXiv 2503.20783, section 3.2.
+    Exactly 0 in a group of equal rewards: their float32 mean is off by a rounding error, which Adam would scale up.
+
+    Source: GRPO, arXiv 2402.03300, section 4.1.2; without the division: Dr. GRPO, arXiv 2503.20783, section 3.2. The
+    deviation is that of the population, so for groups of 2, 4, 8 the result is 1.41, 1.15, 1.07 times that of TRL,
+    which divides by G - 1.
     """
     centred = rewards_PG - rewards_PG.mean(1, keepdim=True)
+    centred = centred.masked_fill(rewards_PG.amax(1, keepdim=True) == rewards_PG.amin(1, keepdim=True), 0.0)
     return centred / (rewards_PG.std(1, keepdim=True, correction=0) + 1e-4) if scale_by_deviation else centred
 
 

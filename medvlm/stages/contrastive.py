@@ -13,12 +13,11 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.config import Slot, component
-from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import StageConfig
-from medvlm.data.control_words import holds_words, tokenize_plain
 from medvlm.data.order import draw_below
 from medvlm.data.source import make_filter
+from medvlm.data.texts import tokenize_text
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
@@ -121,6 +120,10 @@ class Contrastive(Base):
             "scale": Term(float(log_scale.detach().exp()), 1.0),
         }
 
+    def after_step(self, step: int) -> None:
+        with torch.no_grad():
+            self.model.heads["scale"].log_scale.clamp_(max=self.objective.MAX_LOG_SCALE)
+
     def validate(self, model: nn.Module, samples: int) -> Terms:
         pairs = self.prepare_validation(samples)
         size = min(self.config.batch // self.engine.world, len(pairs))
@@ -137,22 +140,6 @@ def split_sentences(report: str) -> list[str]:
     left, the whole report is returned."""
     found = [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n\s*\n", report)]
     return [part for part in found if re.search(r"[^\W\d_]", part)] or [report]
-
-
-def tokenize_text(tokenizer: Any, text: str, tower: Any, where: str) -> list[int]:
-    """tower: the config of the text tower. Raises DataError for a text longer than `max_tokens`, unless `overlong` is
-    `cut`."""
-    is_plain = holds_words(text, tokenizer)
-    ids: list[int] = tokenize_plain(text, tokenizer, True) if is_plain else tokenizer(text).input_ids
-    limit: int = tower.max_tokens
-    if len(ids) > limit and tower.overlong == "cut":
-        return [*ids[: limit - 1], ids[-1]]
-    if len(ids) > limit:
-        raise DataError(
-            f"{where}: the report has {len(ids)} tokens, the text tower reads at most {limit}; raise"
-            " stages.NAME.text.max_tokens, set text.overlong: cut, or shorten the report"
-        )
-    return ids
 
 
 def collate_pairs(pairs: list[Pair], pad_id: int) -> Pairs:

@@ -188,8 +188,8 @@ class Supervised(Base):
         found: dict[Name, Term] = {}
         with evaluating(self.model):
             for at in range(0, len(documents), size):
-                (micro,) = self.make_micros(documents[at : at + size], 1)
-                join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
+                for micro in self.make_micros(documents[at : at + size], 1):  # several with `micro_tokens`
+                    join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
         return {name: found[name] for name in (LOSS, "token_accuracy")}
 
 

@@ -65,6 +65,14 @@ class State:
     meta: dict[str, Any] = field(default_factory=dict)
     """What a reader of the checkpoint needs to know: stage, recipe, adapters, lineage."""
 
+    def note_validation(self, loss: float) -> bool:
+        """Whether the loss is the best so far. NaN never is."""
+        if not loss < (math.inf if self.best_loss is None else self.best_loss):
+            self.worse += 1
+            return False
+        self.best_loss, self.best_step, self.worse = loss, self.step, 0
+        return True
+
 
 @dataclass(frozen=True)
 class Place:
@@ -213,11 +221,7 @@ class _Loop:
             return False
         found = report(self.stage.validate(self.model, checks.samples), (), self.engine).terms
         self.place.log.write({"stage": config.name, "step": state.step, "validation": found})
-        if state.best_loss is not None and found[LOSS] >= state.best_loss:
-            state.worse += 1
-            return False
-        state.best_loss, state.best_step, state.worse = found[LOSS], state.step, 0
-        return True
+        return state.note_validation(found[LOSS])
 
     def check_proof(self, is_last: bool) -> None:
         """Raises RecipeError if a trained group has not changed after enough steps."""

@@ -108,6 +108,18 @@ def test_the_scale_of_clip_stops_at_100() -> None:
     assert at == pytest.approx(beyond, rel=1e-6)
 
 
+def test_a_scale_beyond_the_limit_still_has_its_gradient() -> None:
+    """Pairs that belong together and are told apart: a smaller scale costs less, at the limit and beyond it."""
+    images, _ = embeddings()
+    slopes = []
+    for scale in (100.0, 120.0):
+        log_scale = torch.tensor(math.log(scale), requires_grad=True)
+        clip.pair_loss(CLIP, images, -images, WHOLE, log_scale, None, EYE).backward()
+        assert log_scale.grad is not None
+        slopes.append(log_scale.grad.item())
+    assert slopes[0] > 0 and slopes[1] == pytest.approx(slopes[0], rel=1e-5)
+
+
 def test_losses_begin_where_their_papers_begin() -> None:
     scale, bias = clip.start(clip.Config(kind="clip"))
     assert math.exp(scale) == pytest.approx(1 / 0.07) and bias is None

@@ -21,8 +21,20 @@ def test_an_advantage_is_the_reward_less_the_groups_mean_over_its_deviation(scal
         assert found == pytest.approx([(r - mean) / (deviation + 1e-4 if scaled else 1) for r in group], abs=1e-9)
 
 
-def test_a_group_of_equal_rewards_teaches_nothing() -> None:
-    assert not advantages(torch.tensor(REWARDS), scale_by_deviation=True)[1].abs().gt(1e-3).any()
+@pytest.mark.parametrize("reward", [0.0, 0.04, 0.1, 0.2, 1 / 3, 0.7, 0.8, 1.0])
+@pytest.mark.parametrize("group", [2, 3, 7, 8, 16])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_group_of_equal_rewards_teaches_nothing(reward: float, group: int, scaled: bool) -> None:
+    """The float32 mean of eight 0.8 is not 0.8, so the difference has to be set to 0."""
+    assert (advantages(torch.full((2, group), reward), scale_by_deviation=scaled) == 0).all()
+
+
+def test_a_small_difference_of_rewards_still_teaches() -> None:
+    rewards = torch.full((1, 8), 0.8)
+    rewards[0, 0] += 1e-5
+    assert advantages(rewards, scale_by_deviation=False)[0].tolist() == pytest.approx(
+        [8.75e-6] + 7 * [-1.25e-6], abs=1e-7
+    )
 
 
 CASES = [(log, old, a) for log in (-2.0, -1.0, -0.95, -0.3) for old in (-1.0, -1.5) for a in (-2.0, -0.5, 0.0, 1.5)]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from medvlm.compositions.dual import EmbeddingModel
 from medvlm.core.errors import DataError
+from medvlm.data.texts import tokenize_text
 from medvlm.objectives.pairs import siglip
-from medvlm.stages.contrastive import split_sentences, tokenize_text
+from medvlm.stages.contrastive import split_sentences
 from medvlm.train.terms import LOSS
 from tests.stages.batches import first, loss_of, weight_of
 
@@ -76,7 +80,7 @@ def test_a_report_that_is_longer_than_the_tower_reads_is_refused_by_name(stage_o
     view = stage.setup.open_source("films", "train", stage.wants)
     with pytest.raises(
         DataError,
-        match=(r"tiny/[0-9a-f]+: the report has \d+ tokens, the text tower reads at most 5; raise stages.NAME.text"),
+        match=(r"tiny/[0-9a-f]+: the text has \d+ tokens, and the text tower reads at most 5; raise stages.NAME.text"),
     ):
         stage.prepare_sample(*view.read(0), epoch=0, position=0)
 
@@ -116,3 +120,27 @@ def test_a_text_beyond_the_towers_length_is_refused_or_cut_as_the_recipe_says(st
     whole = tokenize_text(stage.tokenizer, text, stage.config.text, "a sample")
     cut = tokenize_text(stage.tokenizer, text, tower.model_copy(update={"overlong": "cut"}), "a sample")
     assert len(whole) > 5 and cut == [*whole[:4], whole[-1]]
+
+
+def test_the_scale_is_set_back_after_a_step_that_left_it_too_large(stage_of: Make) -> None:
+    for loss, limit in (("clip", 100.0), ("siglip", 200.0)):
+        stage = stage_of("contrastive", loss={"kind": loss})
+        scale = stage.model.heads["scale"].log_scale
+        with torch.no_grad():
+            scale.fill_(math.log(200))
+        stage.after_step(1)
+        assert scale.exp().item() == pytest.approx(limit)
+
+
+def test_evaluation_cuts_texts_as_training_did(stage_of: Make) -> None:
+    """A word beyond the limit changes nothing where texts are cut, and is refused where they are not."""
+    stage = stage_of("contrastive")
+    for overlong in ("cut", "refuse"):
+        text = stage.config.text.model_copy(update={"max_tokens": 6, "overlong": overlong})
+        opened = EmbeddingModel(stage.model, stage.setup.prepare, stage.tokenizer, text)
+        if overlong == "refuse":
+            with pytest.raises(DataError, match="the text tower reads at most 6"):
+                opened.embed_texts(["no effusion on the left side seen today"])
+            continue
+        short, long = opened.embed_texts(["no effusion on the left side", "no effusion on the left side seen today"])
+        assert np.array_equal(short, long)

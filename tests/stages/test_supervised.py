@@ -132,6 +132,15 @@ def test_micro_batches_keep_within_their_tokens_and_train_the_same(stage_of: Mak
         stage_of("supervised", max_tokens=100, micro_tokens=50)
 
 
+def test_validation_with_micro_tokens_is_that_of_whole_batches(stage_of: Make) -> None:
+    plain, bounded = (
+        stage_of("supervised", questions=3),
+        stage_of("supervised", questions=3, max_tokens=150, micro_tokens=150),
+    )
+    (total, of), (found, weight) = (stage.validate(bounded.model, 5)["loss"] for stage in (plain, bounded))
+    assert weight == of and found == pytest.approx(total, rel=1e-5)
+
+
 def test_validation_does_not_depend_on_the_batch_it_is_done_in(stage_of: Make) -> None:
     found = []
     for batch in (2, 4):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medvlm.core.errors import DataError
 from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Sample
@@ -40,12 +41,14 @@ def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
     text_of: dict[str, str] = {}
     for sample in paired:
         text_of.setdefault(_concept(sample), sample.report)
-    if len(text_of) < 2:
+    embedded = _embed_texts(model, text_of, split)
+    kept = [n for n, sample in enumerate(paired) if _concept(sample) in embedded]
+    images, paired = [images[n] for n in kept], [paired[n] for n in kept]
+    if len(embedded) < 2:
         return
-    texts = model.embed_texts(list(text_of.values()))
-    column = {concept: number for number, concept in enumerate(text_of)}
+    column = {concept: number for number, concept in enumerate(embedded)}
     is_target_NC = np.array([column[_concept(sample)] for sample in paired])[:, None] == np.arange(len(column))
-    similarity_NC = np.concatenate(images) @ texts.T
+    similarity_NC = np.stack(images) @ np.stack(list(embedded.values())).T
     by_image = zip(paired, ranks(similarity_NC, is_target_NC).tolist(), chance(is_target_NC).tolist(), strict=True)
     by_text = zip(ranks(similarity_NC.T, is_target_NC.T).tolist(), chance(is_target_NC.T).tolist(), strict=True)
     clusters: dict[str, int] = {}
@@ -64,10 +67,22 @@ def _embed_images(model: Any, split: Split) -> tuple[list[np.ndarray], list[Samp
         read = [split.shards.read(*place) for place in split.places[start : start + CHUNK]]
         items = [(sample, files) for sample, files in read if sample.media and sample.report]
         if items:
-            images.append(model.embed_media(items))
+            images += list(model.embed_media(items))
             paired += [sample for sample, _ in items]
         split.progress("retrieval", min(start + CHUNK, len(split.places)), len(split.places))
     return images, paired
+
+
+def _embed_texts(model: Any, text_of: Mapping[str, str], split: Split) -> dict[str, np.ndarray]:
+    """Concept -> the vector of its text. A text that the tower refuses, because it is too long, is left out and
+    counted, as training leaves out its sample."""
+    embedded = {}
+    for concept, text in text_of.items():
+        try:
+            embedded[concept] = model.embed_texts([text])[0]
+        except DataError as reason:
+            split.left_out[str(reason)] += 1
+    return embedded
 
 
 def _concept(sample: Sample) -> str:

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from medvlm.core.config import Config as Base
 
+MAX_LOG_SCALE = math.log(100)
+"""The stage sets a larger parameter back to it after every step, as CLIP does (arXiv 2103.00020, section 2.5)."""
+
 
 class Config(Base):
     kind: Literal["clip"]
@@ -41,7 +44,8 @@ def pair_loss(
     image and text describe the same findings. All such texts are correct, with equal shares (deviation from CLIP, where
     a duplicate report is wrong; UniCL, arXiv 2204.03610, equation 3).
     """
-    scale = log_scale.clamp(max=math.log(100)).exp()
+    # The gradient passes where the scale is cut off, or one overshoot would hold it there for good.
+    scale = (log_scale - (log_scale - log_scale.clamp(max=MAX_LOG_SCALE)).detach()).exp()
     to_texts = scale * images[own] @ texts.T
     to_images = scale * texts[own] @ images.T
     share = same / same.sum(1, keepdim=True)
