@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,9 +92,14 @@ class Processor:
         return cls(folder)
 
     def save(self, folder: Path) -> None:
-        """Saves processor and config, without weights. Evaluation and export build the model from these."""
+        """Saves processor and configs, without weights. Evaluation and export build the model from these."""
+        from transformers import GenerationConfig
+
         self.stock.save_pretrained(folder)
         self.config.save_pretrained(folder)
+        # It names the tokens that end an answer, often more than config.json does.
+        with suppress(OSError):
+            GenerationConfig.from_pretrained(self.folder).save_pretrained(folder)
 
     def look(self, images: Sequence[np.ndarray]) -> Pictures:
         """images: uint8 [H, W, 3]."""

@@ -63,15 +63,20 @@ def prepare(folder: Path, name: str, is_public: bool) -> Upload:
 def send(upload: Upload) -> str:
     """Uploads and returns the URL of the commit. huggingface_hub chooses the account and the hub (HF_ENDPOINT).
 
-    Raises RecipeError if the repository exists and is public, and a private upload was asked for.
+    Raises RecipeError if the repository exists and is not what was asked for, public or private.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     api = HfApi(library_name="medvlm")
     try:
-        if not upload.is_public and not api.repo_info(upload.name).private:
+        is_public = not api.repo_info(upload.name).private
+        if is_public and not upload.is_public:
             raise RecipeError(f"{PREFIX}{upload.name}: exists and is public; make it private there, or pass --public")
+        if upload.is_public and not is_public:
+            raise RecipeError(
+                f"{PREFIX}{upload.name}: exists and is private; make it public there, or leave out --public"
+            )
     except RepositoryNotFoundError:
         api.create_repo(upload.name, private=not upload.is_public)
     operations = [CommitOperationAdd(path, upload.folder / path) for path in upload.files]

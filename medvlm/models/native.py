@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def build_native(
 
     Raises RecipeError for a model that cannot be found or of an unknown family, ShapeError if shared rows change its
     outputs."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
     try:
         config = AutoConfig.from_pretrained(pretrained)
@@ -53,6 +54,8 @@ def build_native(
                 ),
                 {},
             )
+            with suppress(OSError):  # where there is none, it is made from the config
+                stock.generation_config = GenerationConfig.from_pretrained(pretrained)
     except OSError as reason:
         raise RecipeError(
             f"model.pretrained: {pretrained} cannot be read ({_get_first_line(reason)}); log in to the hub if it is"

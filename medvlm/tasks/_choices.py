@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from medvlm.tasks._clauses import Part, Sentence, split_sentences
+from medvlm.tasks._clauses import Clause, Sentence, split_sentences
 from medvlm.tasks._negation import (
     NO,
     YES,
@@ -191,7 +191,7 @@ def _read_yes_or_no(sentences: Sequence[Sentence], forms: Forms) -> bool | None:
     return None
 
 
-def _read_part(part: Part, forms: Forms) -> tuple[bool | None, bool]:
+def _read_part(part: Clause, forms: Forms) -> tuple[bool | None, bool]:
     """What is said, if anything, and whether by a yes or no of its own."""
     words = part.plain
     yes, no = YES[forms.yes], NO[forms.no]

@@ -17,7 +17,7 @@ _LETTER_VERBS = list_words("is are was because since as and or but not seems loo
 
 
 @dataclass(frozen=True)
-class Part:
+class Clause:
     """plain: its words with one blank between them, without articles and idioms. is_new: a denial before it does not
     reach it."""
 
@@ -29,7 +29,7 @@ class Part:
 class Sentence:
     """asks: it ends with a question mark."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Clause, ...]
     asks: bool
 
     @property
@@ -59,7 +59,7 @@ def _make_sentence(parts: list[list[Token]], asks: bool) -> Sentence:
     return Sentence(tuple(part for part in made if part.plain), asks)
 
 
-def _split_at_turns(tokens: list[Token], is_first: bool) -> list[Part]:
+def _split_at_turns(tokens: list[Token], is_first: bool) -> list[Clause]:
     whole = [token.form for token in tokens]
     kept = [token for at, token in enumerate(tokens) if not _says_nothing(tokens, whole, at, is_first)]
     pieces: list[list[str]] = [[]]
@@ -75,7 +75,7 @@ def _split_at_turns(tokens: list[Token], is_first: bool) -> list[Part]:
         else:
             pieces[-1].append(forms[at])
         at += len(turn) if turn else 1
-    return [Part(" ".join(piece), new) for piece, new in zip(pieces, is_new, strict=True)]
+    return [Clause(" ".join(piece), new) for piece, new in zip(pieces, is_new, strict=True)]
 
 
 @cache

@@ -84,7 +84,7 @@ def is_cut(tail: str) -> bool:
 # --- tokens -----------------------------------------------------------------------------------------
 
 
-class Tokens(NamedTuple):
+class LocationTokens(NamedTuple):
     """mark: a text that has it holds nothing else. units: of the whole image."""
 
     mark: str
@@ -112,22 +112,24 @@ def _repeat(token: str, times: int) -> re.Pattern[str]:
 
 
 _TOKENS = (
-    Tokens("<loc_", _repeat(r"<loc_([0-9]{1,4})>", 4), 4, 1000, _order_xy),  # Florence-2
-    Tokens("<loc", _repeat(r"<loc([0-9]{1,4})>", 4), 4, 1024, _order_yx),  # PaliGemma
-    Tokens("<patch_index_", _repeat(r"<patch_index_([0-9]{1,4})>", 2), 2, 32, _order_cells),  # Kosmos-2
-    Tokens(
+    LocationTokens("<loc_", _repeat(r"<loc_([0-9]{1,4})>", 4), 4, 1000, _order_xy),  # Florence-2
+    LocationTokens("<loc", _repeat(r"<loc([0-9]{1,4})>", 4), 4, 1024, _order_yx),  # PaliGemma
+    LocationTokens("<patch_index_", _repeat(r"<patch_index_([0-9]{1,4})>", 2), 2, 32, _order_cells),  # Kosmos-2
+    LocationTokens(
         "<x",
         re.compile(r"<x_?([0-9]{1,4})> ?<y_?([0-9]{1,4})> ?<x_?([0-9]{1,4})> ?<y_?([0-9]{1,4})>"),
         2,
         100,
         _order_xy,
     ),
-    Tokens("{<", re.compile(r"\{<([0-9]{1,4})> ?<([0-9]{1,4})> ?<([0-9]{1,4})> ?<([0-9]{1,4})>\}"), 1, 100, _order_xy),
+    LocationTokens(
+        "{<", re.compile(r"\{<([0-9]{1,4})> ?<([0-9]{1,4})> ?<([0-9]{1,4})> ?<([0-9]{1,4})>\}"), 1, 100, _order_xy
+    ),
 )
 """The last two: MAIRA-2 and MiniGPT-v2."""
 
 
-def _find_tokens(plain: str, tokens: Tokens, extent: Sequence[float]) -> list[Group] | None:
+def _find_tokens(plain: str, tokens: LocationTokens, extent: Sequence[float]) -> list[Group] | None:
     """None for tokens that are no whole boxes."""
     wide, high = extent or (tokens.units, tokens.units)
     found = []

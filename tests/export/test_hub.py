@@ -71,6 +71,18 @@ def test_nothing_is_sent_unless_asked_and_then_privately(folder: Path) -> None:
         )
 
 
+def test_a_public_upload_makes_a_public_repository_and_opens_no_private_one(folder: Path) -> None:
+    with serving() as hub:
+        done = medvlm(hub, "export", folder, "--to", "hub:lab/new", "--public", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert hub.repos["lab/new"]["private"] is False and hub.repos["lab/new"]["files"]
+
+        hub.repos["lab/closed"] = {"private": True, "files": {}}
+        refused = medvlm(hub, "export", folder, "--to", "hub:lab/closed", "--public", "--yes")
+        assert refused.returncode == EXIT_USER and "exists and is private" in refused.stderr
+        assert not hub.repos["lab/closed"]["files"]
+
+
 def test_the_listing_asks_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(folder), "--to", "hub:lab/films"]) == 0
     said = capsys.readouterr().out

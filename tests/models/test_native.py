@@ -3,6 +3,8 @@ weights."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Lora
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor, make_native_prepare
 from medvlm.io.images import encode_png
-from medvlm.models.generate import generate
+from medvlm.models.generate import end_ids, generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.parts import group_of, set_trained
@@ -247,3 +249,17 @@ def test_a_text_that_holds_a_placeholder_is_refused(prepare: NativePrepare) -> N
 def test_a_model_that_is_not_there_says_what_to_do() -> None:
     with pytest.raises(RecipeError, match="gated, or give the path of a folder"):
         Processor("nobody/no-such-model")
+
+
+def test_answers_of_a_run_end_where_they_ended_in_training(folder: Path, tmp_path: Path) -> None:
+    """A published model names the end of a turn beside the end of a text, in generation_config.json alone."""
+    published = shutil.copytree(folder, tmp_path / "published")
+    generation = published / "generation_config.json"
+    known = json.loads(generation.read_text()) if generation.exists() else {}
+    generation.write_text(json.dumps({**known, "eos_token_id": [1, 7]}))
+    processor = Processor(published)
+    trained = build_native(published, processor.blank(), 0)
+    run = Processor.of_run(str(published), {}, tmp_path / "run")
+    evaluated = build_native(tmp_path / "run", run.blank(), 0, weights=False)
+    assert {1, 7} <= set(end_ids(trained, processor.tokenizer))
+    assert end_ids(evaluated, run.tokenizer) == end_ids(trained, processor.tokenizer)

@@ -7,9 +7,11 @@ reference.py writes the expected values, stock_child.py loads the folder and com
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
             "tokens": len(wanted["ids"]),
         }
         cases.append({**shown, **found, "same_text": found["text"] == wanted["text"]})
-    diff = max((c["diff"] for c in cases if c["diff"] is not None), default=None)
+    diff = _find_largest(c["diff"] for c in cases if c["diff"] is not None)
     record: dict[str, Any] = {
         "passed": False,
         "max_abs_logit_diff": diff,
@@ -109,7 +111,7 @@ def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
 
 def judge_vectors(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     """For dual encoders, single towers and decoders."""
-    diff = max(result["diffs"].values())
+    diff = _find_largest(result["diffs"].values())
     texts = {"same_ids": result["same_ids"], "texts": len(expected["texts"])} if "texts" in expected else {}
     record: dict[str, Any] = {
         "passed": False,
@@ -128,6 +130,12 @@ def _is_nearly_equal(pixels: dict[str, Any] | None) -> bool:
     """Whether the pixels of a library that resizes with Pillow instead of torchvision are close enough. A wrong size,
     crop, mean or std would differ by tens of levels."""
     return pixels is None or bool(pixels["mean_grey_levels"] <= MEAN_GREY_LEVELS)
+
+
+def _find_largest(diffs: Iterable[float]) -> float | None:
+    """NaN if any of them is NaN, which `max` may pass over."""
+    found = list(diffs)
+    return math.nan if any(map(math.isnan, found)) else max(found, default=None)
 
 
 def _is_close(diff: float | None) -> bool:
