@@ -71,8 +71,9 @@ def is_formatted(answer: str, truth: Truth) -> bool:
 
 
 def from_text(text: str, config: Config) -> Truth | None:
-    """None for a text that is not a whole number."""
-    return Truth(text, int(text), label=config.label) if text.isdecimal() else None
+    """None for a text that is not a whole number. 3.0, as spreadsheets write it, is one."""
+    digits = re.sub(r"\.0+$", "", text)
+    return Truth(digits, int(digits), label=config.label) if digits.isdecimal() else None
 
 
 # --- geometry ---------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def _read_answer(asked: TableQuestion, answer: str) -> Truth | None:
         return make_truth("choice", choice, choices=choices)
     if choices and is_number(answer) and all(map(is_number, choices)):
         return None  # -1 beside 0 and 1: not one of the classes, and no text
-    return read_truth(asked.task, as_whole(answer) if asked.task == "count" else answer)
+    return read_truth(asked.task, answer)
 
 
 def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
