@@ -24,8 +24,8 @@ UNITS = (
 )
 """Abbreviations that stand right behind a number: `3cm`. Those of one letter are left to `T2`, `3D` and the like."""
 _UNSPACED = (
-    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff"
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
 )
 """Scripts that are written without blanks: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 _BEFORE_NFKC = {

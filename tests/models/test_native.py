@@ -19,7 +19,7 @@ from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Lora
 from medvlm.data.native import NativeDialogue, NativePrepare, Processor, make_native_prepare
 from medvlm.io.images import encode_png
-from medvlm.models.generate import end_ids, generate
+from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.parts import group_of, set_trained
@@ -261,5 +261,5 @@ def test_answers_of_a_run_end_where_they_ended_in_training(folder: Path, tmp_pat
     trained = build_native(published, processor.blank(), 0)
     run = Processor.of_run(str(published), {}, tmp_path / "run")
     evaluated = build_native(tmp_path / "run", run.blank(), 0, weights=False)
-    assert {1, 7} <= set(end_ids(trained, processor.tokenizer))
-    assert end_ids(evaluated, run.tokenizer) == end_ids(trained, processor.tokenizer)
+    assert {1, 7} <= set(find_end_ids(trained, processor.tokenizer))
+    assert find_end_ids(evaluated, run.tokenizer) == find_end_ids(trained, processor.tokenizer)
