@@ -109,6 +109,8 @@ def _open_picture(data: bytes, member: str) -> Iterator[Any]:
             f"{member}: a 16-bit PNG with colour or alpha; expected 16-bit grey or 8-bit; convert it, or store it as"
             " .npy"
         )
+    if form == "BMP" and data[30:34] in (b"\1\0\0\0", b"\2\0\0\0"):  # Pillow guesses where the runs are damaged
+        raise DataError(f"{member}: a run-length encoded BMP; save it as PNG")
     if form == "JPEG2000" and _is_deep_colour(data):
         raise DataError(f"{member}: a JPEG 2000 with colours of more than 8 bits; convert it to 8 bits a channel")
     try:
@@ -129,6 +131,11 @@ def _open_picture(data: bytes, member: str) -> Iterator[Any]:
         raise DataError(f"{member}: a damaged {form} ({type(reason).__name__})") from None
 
 
+def _count_colours(palette: Any) -> int:
+    """Entries of a palette, also those of one colour."""
+    return len(palette.palette) // len(palette.mode)
+
+
 def _is_deep_colour(data: bytes) -> bool:
     """Whether a JPEG 2000 has several components of more than 8 bits, which Pillow would cut (ISO 15444-1, A.5.1)."""
     at = data.find(b"\xff\x4f\xff\x51")
@@ -139,6 +146,8 @@ def _is_deep_colour(data: bytes) -> bool:
 def _to_plain_mode(image: Any, member: str) -> Any:
     """The image as grey, 16-bit grey or RGB, without alpha. Raises DataError if any pixel is transparent."""
     see_through = image.info.get("transparency")
+    if image.mode == "P" and image.format == "BMP" and image.getextrema()[1] >= _count_colours(image.palette):
+        raise DataError(f"{member}: a damaged BMP: pixels have colours that are not in its palette")
     if image.mode == "P":
         image = image.convert("RGB" if see_through is None else "RGBA")
     elif see_through is not None and image.mode in ("1", "L", "RGB"):

@@ -60,7 +60,7 @@ def test_what_is_not_a_plain_jpeg_is_refused_with_the_reason() -> None:
         (good[:100], "damaged JPEG"),
         (bomb, f"more than the {MAX_PIXELS:,} that are decoded"),
         (b"", "empty file"),
-        (b"GIF89a", "not a PNG, JPEG"),
+        (b"hello", "not a PNG, JPEG or .npy, but a text"),
     ]:
         with pytest.raises(DataError, match=f"^x: .*{reason}"):
             decode(data, "x")

@@ -309,3 +309,10 @@ def test_the_reason_of_a_refusal_is_reproducible():
 def test_other_formats_are_refused_and_not_converted(name, real_data):
     with pytest.raises(DataError, match=r"not a PNG, JPEG or \.npy"):
         decode((real_data / "broken/pillow_odd" / name).read_bytes(), "x")
+
+
+def test_a_bmp_whose_palette_has_a_colour_twice_is_read():
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) % 4, "P")
+    image.putpalette([0, 0, 0, 9, 9, 9, 9, 9, 9, 200, 10, 10])
+    found = decode(save(image, format="BMP"), "x")
+    assert np.array_equal(found, np.array(image.convert("RGB")))
