@@ -113,7 +113,8 @@ def test_an_archive_that_not_everybody_may_have_is_packed_with_a_secret(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a = shards(tmp_path / "a", ROWS, card("a"))
-    (tmp_path / "salt").write_text("0123456789abcdef\n")
+    (tmp_path / "salt").touch(0o600)
+    (tmp_path / "salt").write_text("5f0c93ab71e8d264\n")
     (tmp_path / "t.csv").write_text("f,r\n0,clear lungs\n")
     about = card(
         "raw",

@@ -41,6 +41,7 @@ class RawSample:
     files: Mapping[str, Any]
     where: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
+    identifiers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

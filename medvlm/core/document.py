@@ -51,8 +51,14 @@ def parse(text: str, shown: str) -> Document:
     marks: dict[KeyPath, Mark] = {}
     data = _to_plain(node, (), marks, shown)
     if not isinstance(data, dict):
-        raise RecipeError(f"{shown}:1:1: expected keys and values, found {shorten(data)}")
+        # Never what stands there: it may be the secret salt of a data set, given by mistake.
+        raise RecipeError(f"{shown}:1:1: expected keys and values, found {_say_kind(data)}")
     return Document(data, marks)
+
+
+def _say_kind(data: Any) -> str:
+    """What something is, without its value."""
+    return "a list" if isinstance(data, list) else "text" if isinstance(data, str) else "nothing but a number or a word"
 
 
 def merge_documents(base: Document, top: Document) -> Document:
@@ -165,7 +171,10 @@ def _compose(text: str, shown: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as reason:
         mark = reason.problem_mark or reason.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark and not shown.startswith(COMMAND_LINE) else ""
-        raise RecipeError(f"{shown}{place}: not valid YAML: {reason.problem or reason.context}") from None
+        problem = reason.problem or reason.context or ""
+        if "undefined alias" in problem and mark and (mark.line, mark.column) == (0, 0):  # perhaps a secret
+            problem = "found an alias of nothing"
+        raise RecipeError(f"{shown}{place}: not valid YAML: {problem}") from None
     except yaml.YAMLError as reason:
         raise RecipeError(f"{shown}: not valid YAML: {str(reason).splitlines()[0]}") from None
     except RecursionError:
@@ -219,6 +228,8 @@ def _to_scalar(node: yaml.Node, place: Mark) -> Any:
 
 
 def _explain_tag(node: yaml.Node, place: Mark) -> str:
+    if not place[0].startswith(COMMAND_LINE) and place[1:] == (1, 1):  # not even a key: perhaps a secret
+        return f"{_format_mark(place)}: expected keys and values, found one with a tag"
     return f"{_format_mark(place)}: the tag {node.tag} is not used here; write the value without it"
 
 

@@ -10,13 +10,23 @@ from typing import Any
 
 from medvlm.core.secrets import SECRET
 
-# A path inside a longer text: from / or ~/ (not within a word or a URL) to the next space or quote.
-INSIDE = re.compile(r"(?<![\w.:/~-])(?:~?/[^\s'\",;]+/[^\s'\",;]*|~/[^\s'\",;]+)")
+# A path inside a longer text, to the next blank or quote: from / or ~/ (not within a word or a URL), or of Windows.
+INSIDE = re.compile(
+    r"(?<![\w.:/~-])(?:~?/[^\s'\",;]+/[^\s'\",;]*|~/[^\s'\",;]+)|(?<![\w\\])[A-Za-z]:[\\/][^\s'\",;]+"
+    r"|(?<![\w\\:])\\\\[\w.$-]+\\[^\s'\",;]+"
+)
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+_ROOTS = """
+    afs archives? beegfs ceph cephfs clusters? content data datasets? dev/shm disks? efs exports? fs fsx global
+    gpfs groups? home homes hpc kaggle lab labs local localdisk lustre media mnt mounts? nas net nfs nobackup
+    nvme opt pfs private proj projects? raid root scratch share shared shares ssd srv staff storage students?
+    teams? tmp users? var vast volumes? weka work workspaces? wrk
+"""
+_WINDOWS = r"(?<![\w\\])[A-Za-z]:(?:\\\\[\w.$-]|\\(?![nrtbfu])[\w.$-]|\\[nrtbfu][\w.$-]{2,}\\\w|/[\w.$-]+/)"
+"""A drive with a path. `Q:\\n` of a prompt is none: what may be an escape needs another backslash behind it."""
+_SERVER = r"(?<![\w\\:])(?:\\\\(?!\\)[\w.$-]{2,}\\(?!\\)[\w$]|\\{4}[\w.$-]{2,}\\\\(?!\\)[\w$])"
 ABSOLUTE = re.compile(
-    r"(?<![\w.:/~-])"
-    r"/(?:home|Users|root|mnt|data|scratch|srv|tmp|var|opt|workspace|gpfs|lustre|media|private|nfs)/[\w.-]+"
-    r"|\b[A-Za-z]:\\\\?Users\\"
+    rf"(?<![\w.:/~<-])/(?i:{'|'.join(_ROOTS.split())})\d*/[\w.-]+|file:/{{1,3}}[\w.~-]+/|{_WINDOWS}|{_SERVER}"
 )
 VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"}
 """Vocabulary files, which are not searched: `/home/user` may be a token."""
@@ -30,12 +40,16 @@ def strip_paths(value: Any) -> Any:
         return [strip_paths(v) for v in value]
     if not isinstance(value, str):
         return value
-    value = value.removeprefix("file://") if value.startswith("file://") else value
+    value = re.sub(r"file:/{1,3}(?=[\w.~-])(?:localhost/)?", "/", value)
     if value.startswith(("/", "~/")):
         return PurePosixPath(value).name
-    if re.match(r"[A-Za-z]:[\\/]", value):
+    if re.match(r"[A-Za-z]:[\\/]|\\\\[\w.$-]+\\", value):
         return PureWindowsPath(value).name
-    return INSIDE.sub(lambda path: PurePosixPath(path[0]).name, value)
+    return INSIDE.sub(lambda path: _last_part(path[0]), value)
+
+
+def _last_part(path: str) -> str:
+    return (PureWindowsPath if "\\" in path or path[1:2] == ":" else PurePosixPath)(path).name
 
 
 def find_traces(folder: Path, places: Iterable[Path]) -> list[str]:

@@ -27,6 +27,12 @@ from medvlm.io.nifti import decode_nifti
 from medvlm.io.shard_index import Facts, count_tasks
 from medvlm.io.tar import Member
 
+_KNOWN = """
+    bin bmp class cls csv dcm dicom gif gz html jp2 jpeg jpg json jsonl key label labels mask md mp4 nii npy npz nrrd
+    pdf pickle pkl png pt pth pyc pyd safetensors seg tar tif tiff tsv txt webp xml yaml yml zip
+"""
+_KNOWN_SUFFIXES = frozenset(_KNOWN.split())
+
 
 class Names(Protocol):
     """Turns names in a foreign tar into medvlm's keys, patients and splits. identity: a hash of the settings that
@@ -71,10 +77,8 @@ class MemberReader:
                 and not self.is_text(name)
                 and not any(fnmatchcase(name, p) for p in self.members.ignore)
             ):
-                # Keys end at their first dot, so a name with digits may be part of an identifier; it is not shown.
-                shown = f"*.{name.rpartition('.')[2]}" if any(letter.isdigit() for letter in name) else name
                 raise DataError(
-                    f"{where}: its card does not declare the member {shown!r}; name it in reader.media or"
+                    f"{where}: its card does not declare the member {_show(name)}; name it in reader.media or"
                     " reader.report, or in reader.ignore"
                 )
         texts = [place.partition(":")[0] for place in self.members.places]
@@ -153,11 +157,11 @@ class ForeignForm(MemberReader):
     def _read_medium(self, kind: str, name: str, data: bytes, where: str) -> tuple[Medium, Any]:
         """The medium, and its bytes; or its pixels if the bytes cannot be used as they are: .npy, NIfTI, and images
         that EXIF turns."""
-        m = self.members
+        m, shown = self.members, _show(name).strip("'")
         try:
             suffix = images.suffix_of(data)
             if suffix == "npy":
-                array = images.decode(data, name)
+                array = images.decode(data, shown)
                 return (
                     Medium(
                         kind,
@@ -182,7 +186,7 @@ class ForeignForm(MemberReader):
                 raise DataError("a damaged JPEG: no size in its header")
             turn = 1 if frame and b"Exif" not in data[: frame.at] else strip.read_orientation(data)
             if turn != 1:
-                pixels = strip.turn_upright(images.decode(data, name), turn)
+                pixels = strip.turn_upright(images.decode(data, shown), turn)
                 return Medium(kind, name, pixels.shape[:2], m.spacing_mm, m.unit), pixels
             return (
                 Medium(
@@ -191,7 +195,7 @@ class ForeignForm(MemberReader):
                 data,
             )
         except DataError as reason:
-            raise DataError(f"{where}: {name}: {reason}") from None
+            raise DataError(f"{where}: {shown}: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,15 @@ def _clean(text: str) -> str:
     """Without marks around it; "" for a word that programs write for nothing, such as nan."""
     text = strip_text(text)
     return "" if is_nothing(text) else text
+
+
+def _show(member: str) -> str:
+    """What a message may say of a member: only a suffix that is that of a known kind, since a name may identify a
+    patient."""
+    stem, _, suffix = member.rpartition(".")
+    if suffix.lower() not in _KNOWN_SUFFIXES:
+        return "whose name is not shown"
+    return repr(f"*.{suffix}" if stem else suffix)
 
 
 def _read_png_size(data: bytes) -> tuple[int, int]:

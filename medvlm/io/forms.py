@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,19 +45,24 @@ class OwnForm:
         text = next((m.text for m in group if m.text is not None), None)
         if text is None:
             raise DataError(
-                f"{where} has no {key}.json; tars not packed by medvlm need a card with the reader webdataset, or pack"
-                " them with `medvlm data pack`"
+                f"{where} has no json of its own key; tars not packed by medvlm need a card with the reader webdataset,"
+                " or pack them with `medvlm data pack`"
             )
         sample = parse_sample(text, where)
         members = [*(m.member for m in sample.media), *(name for q in sample.questions for name in q.truth.members)]
         if sample.key != key or not set(members) <= set(names):
-            raise DataError(f"{where}: its json describes sample {sample.key} with members {members}, found {names}")
+            raise DataError(
+                f"{where}: its json describes a sample of another key, or members that are not there ({len(members)}"
+                f" described, {len(names)} found); pack the archive again"
+            )
         return facts_of(sample)
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
         return parse_sample(files.pop("json"), where), files
 
 
+_HASH = re.compile("[0-9a-f]{16}")
+"""A key that packing has hashed; any other may identify a patient."""
 OWN = OwnForm()
 
 
@@ -64,12 +70,11 @@ def read_rows(reader: TarReader, form: Form = OWN) -> IndexBuilder:
     rows = IndexBuilder()
     for number, group in enumerate(group_by_key(read_members(reader, form.is_text))):
         # medvlm's keys are hashes; keys of foreign tars may name a patient and are not shown.
-        where, names = (
-            f"{reader.tar}: sample {group[0].key if form is OWN else f'number {number}'}",
-            [m.name for m in group],
-        )
+        is_hash = form is OWN and _HASH.fullmatch(group[0].key)
+        where = f"{reader.tar}: sample {group[0].key if is_hash else f'number {number}'}"
+        names = [m.name for m in group]
         if len(set(names)) != len(names):
-            raise DataError(f"{where} has a member twice ({', '.join(sorted(names))})")
+            raise DataError(f"{where} has a member twice (of {len(names)} members)")
         facts = form.facts(group, where)
         if isinstance(facts, str):
             rows.leave_out(facts)

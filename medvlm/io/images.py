@@ -166,6 +166,11 @@ def _to_plain_mode(image: Any, member: str) -> Any:
     return image
 
 
+def name_type(dtype: np.dtype) -> str:
+    """Without the names of fields, which are words of the archive."""
+    return f"record of {len(dtype.names)} fields" if dtype.names else str(dtype)
+
+
 def _decode_npy(data: bytes, member: str) -> np.ndarray:
     stream = io.BytesIO(data)
     try:
@@ -175,7 +180,9 @@ def _decode_npy(data: bytes, member: str) -> np.ndarray:
     except Exception as reason:  # numpy parses the header as a Python literal, which can raise anything
         raise DataError(f"{member}: a damaged .npy header ({type(reason).__name__})") from None
     if dtype.kind not in "biuf":
-        raise DataError(f"{member}: .npy of type {dtype}; expected numbers (pickled objects are never loaded)")
+        raise DataError(
+            f"{member}: .npy of type {name_type(dtype)}; expected numbers (pickled objects are never loaded)"
+        )
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if min(shape, default=0) < 0 or expected != found or expected > MAX_ARRAY_BYTES:
         raise DataError(

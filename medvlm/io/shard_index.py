@@ -86,7 +86,7 @@ def parse_index(text: bytes, where: str) -> Index:
         return _from_json(record)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
         raise DataError(
-            f"{where}: a damaged index ({type(reason).__name__}: {reason}); delete it, and it is built again when the"
+            f"{where}: a damaged index ({type(reason).__name__}); delete it, and it is built again when the"
             " tar is opened"
         ) from None
 
@@ -242,10 +242,10 @@ class IndexBuilder:
         """The index of the complete tar. Raises DataError for a key that occurs twice."""
         rows = self._samples
         if len({row[0] for row in rows}) != len(rows):
-            twice = next(key for key, n in Counter(row[0] for row in rows).items() if n > 1)
+            twice = next(number for number, (key, *_) in enumerate(rows) if key in {row[0] for row in rows[:number]})
             raise DataError(
-                f"{tar}: the members of sample {twice.decode()} are not consecutive, or two samples have this key;"
-                " pack again"
+                f"{tar}: the members of sample number {twice} are not consecutive, or two samples have this key; pack"
+                " again"
             )
         keys, split, kind, report, asked = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         tasks_NK = [[tasks.get(code, 0) for code in range(len(self._tasks))] for tasks in asked]

@@ -139,11 +139,11 @@ def read_members(
             continue
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             raise DataError(
-                f"{reader.tar}: {name!r} at byte {at} is not a plain file (type {info.type!r}); a shard holds no links"
+                f"{reader.tar}: a member at byte {at} is not a plain file (type {info.type!r}); a shard holds no links"
                 " or devices"
             )
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise DataError(f"{reader.tar}: {name!r} at byte {at} leads out of the tar; refused")
+            raise DataError(f"{reader.tar}: the name of the member at byte {at} leads out of the tar; refused")
         match = _NAME.match(name.removeprefix("./"))
         offset, crc, text = _read_payload(reader, size, at, keep=bool(match and is_text(match[2])))
         if match:  # as in webdataset, other files (README, hidden files) belong to no sample
@@ -185,5 +185,5 @@ def _parse_extension(kind: bytes, data: bytes, tar: Path | str, at: int) -> dict
             found[key.decode()] = value.decode("utf-8", "surrogateescape")
         data = data[int(head) :]
     if not found.get("size", "0").isdigit():
-        raise DataError(f"{tar}: a damaged pax header at byte {at}: size {found['size']!r}")
+        raise DataError(f"{tar}: a damaged pax header at byte {at}: its size is no number")
     return found

@@ -75,7 +75,7 @@ def test_a_label_without_a_name_is_one_bad_sample(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "settings", "reason"),
     [
-        ({"train_images": images(2)}, {}, "no array 'train_labels' .found train_images"),
+        ({"train_images": images(2)}, {}, "no array 'train_labels' .1 others"),
         (
             {"train_images": images(2), "train_labels": np.array([1])},
             {},

@@ -81,6 +81,7 @@ def in_text(column: str, sentence: str, value: str, finding: str) -> Plant:
     return Plant(f"{column}: {finding}", value, {column: sentence.format(value)}, None, finding)
 
 
+THEIRS = "identifier of the archive"
 TEXTS = [
     in_text("note", "Write to {}.", "zq.doe@zqclinic.example", "e-mail address"),
     in_text("note", "Call {} for results.", "(709) 555-7131", "telephone number"),
@@ -115,6 +116,26 @@ TEXTS = [
         None,
         "identifier of the archive",
     ),
+    *(
+        Plant(f"{column}: the patient's number", value, {column: value, "who": value}, None, THEIRS)
+        for column, value in {
+            "answer": "PZQ-00172",
+            "concept": "PZQ-00173",
+            "site": "PZQ-00174",
+            "template": "PZQ-00175",
+            "modality": "PZQ-00176",
+        }.items()
+    ),
+    Plant("answer: a name", "Zqkowalski", {"answer": "It is Zqkowalski.", "who": "Zqkowalski"}, None, THEIRS),
+    Plant("note: part of a name", "Zqwojcik", {"note": "Film of Zqwojcik.", "who": "Zqwojcik, Zqanna"}, None, THEIRS),
+    Plant("note: the file's letters", "Zqnowak", {"note": "A film of Zqnowak.", "image": "Zqnowak.png"}, None, THEIRS),
+    Plant(
+        "note: other blanks", "ZQ 713 7190437", {"note": "Film of ZQ 713 7190437.", "who": "ZQ7137190437"}, None, THEIRS
+    ),
+    in_text("note", "[**{}**]", "Dr. Zqsmith, 617-555-1234", "brackets that hold no placeholder"),
+    in_text("note", "Seen at {}.", "1937-03-05T10:33:00", "date with a day"),
+    in_text("note", "Firmado por {}", "Zqgarcia", "name after a label"),
+    in_text("note", "Host {}.", "10.71.37.3", "web or network address"),
     in_text("question", "Who is {}?", "Dr. Zqlambert", "name after a title"),
     in_text("question", "Is it that of {}?", "17 May 1937", "date with a day"),
     in_text("answer", "{}", "ZQBROWN^ZQTIM", "name with a caret"),
@@ -292,6 +313,7 @@ def archive(root: Path) -> None:
 def pack(folder: Path, *options: str, in_process: bool = True) -> tuple[int, bytes]:
     """Exit code, and all that was said and written into the folder `out` and beside it."""
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
+    (folder / "salt").touch(0o600)
     (folder / "salt").write_text(SALT + "\n")
     arguments = [
         "data",
@@ -411,7 +433,8 @@ def test_the_secret_salt_is_nowhere_and_decides_names_but_no_split(packed, tmp_p
     receipt = yaml.safe_load((folder / "out/shards/packed.json").read_text())
     assert re.fullmatch("[0-9a-f]{16}", receipt["salt_id"])
     (tmp_path / "raw").symlink_to(folder / "raw")
-    (tmp_path / "other").write_text("zqother-0123456789abcdef")
+    (tmp_path / "other").touch(0o600)
+    (tmp_path / "other").write_text("zqother-5f0c93ab71e8d264")
     code, _ = pack(tmp_path, "--max-bad", "0.5", "--salt-file", str(tmp_path / "other"))
     other = yaml.safe_load((tmp_path / "out/shards/packed.json").read_text())
     assert (
@@ -439,6 +462,7 @@ def test_the_secret_salt_is_nowhere_and_decides_names_but_no_split(packed, tmp_p
 def test_a_refusal_of_everything_says_nothing_either(packed, tmp_path, options, says):
     folder, _ = packed
     (tmp_path / "raw").symlink_to(folder / "raw")
+    (tmp_path / "short").touch(0o600)
     (tmp_path / "short").write_text("zqshortsalt")
     code, output = pack(tmp_path, *(str(tmp_path / each) if each != "--salt-file" else each for each in options))
     assert code == 2 and says in output.decode()

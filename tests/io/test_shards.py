@@ -236,7 +236,7 @@ def test_links_and_devices_are_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("a.jpg", b"x"), ("a.txt", b"a report")], r"sample a has no a\.json"),
+        ([("a.jpg", b"x"), ("a.txt", b"a report")], r"sample number 0 has no json of its own key"),
         ([("a.json", b'{"label": 3}')], "not a medvlm sample"),
         ([("a.json", b"[" * 100_000)], "not a medvlm sample"),
         ([*members_of(1), *members_of(2), *members_of(1)], "two samples have this key"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from stat import S_IROTH
 from typing import Literal, NamedTuple
 
 from medvlm.core.card import Card, Splits
@@ -16,6 +18,9 @@ from medvlm.core.errors import DataError
 
 MIN_SALT = 16
 """Fewest characters of a salt."""
+MIN_BITS = 44
+"""Fewest bits of a salt by estimate_bits(). Of 4,000 random salts it refuses none of 32 or 64 hex digits, and 2 % of 16
+hex digits."""
 
 
 def hash_name(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> str:
@@ -31,17 +36,46 @@ def hash_name(text: str, salt: str, use: Literal["key", "patient", "deal"]) -> s
 
 
 def read_salt(path: Path) -> str:
-    """The salt in a file, stripped. Raises DataError if the file cannot be read or the salt is too short."""
+    """The salt in a file, stripped. Raises DataError, which never shows the salt, if the file cannot be read, if
+    everybody may read it, or if the salt can be guessed."""
     make = "make one with `openssl rand -hex 32`, and keep it where only people who may know the patients can read it"
+    is_salt = not path.exists() and not path.suffix and estimate_bits(str(path)) >= MIN_BITS and not path.is_absolute()
+    shown = "what is given as the name of a file looks like the salt itself" if is_salt else str(path)
     try:
-        salt = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as reason:
-        raise DataError(f"{path}: this salt file cannot be read ({type(reason).__name__}); {make}") from None
+        mode, salt = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as reason:
+        raise DataError(f"{shown}: this salt file cannot be read ({type(reason).__name__}); {make}") from None
+    if mode & S_IROTH:
+        raise DataError(f"{shown}: everybody on this machine may read this salt file; run `chmod 600` on it")
     if len(salt) < MIN_SALT:
         raise DataError(
-            f"{path}: a salt of {len(salt)} characters can be guessed; expected at least {MIN_SALT}: {make}"
+            f"{shown}: a salt of {len(salt)} characters can be guessed; expected at least {MIN_SALT}: {make}"
         )
+    if estimate_bits(salt) < MIN_BITS:
+        raise DataError(f"{shown}: a salt of words, repetitions or sequences can be guessed; {make}")
     return salt
+
+
+def estimate_bits(text: str) -> float:
+    """About how many bits have to be guessed. Characters that repeat or continue a sequence count nothing, letters of
+    words 1.5 bits each, punctuation 2, other characters those of their alphabet."""
+    text = text.strip()
+    known, bits = set[str](), 0.0
+    is_hex = re.fullmatch("[0-9a-f-]+|[0-9A-F-]+", text) is not None
+    words = [] if is_hex else [match.span() for match in re.finditer(r"[A-Z][a-z]{3,}|[a-z]{4,}|[A-Z]{5,}", text)]
+    for place, char in enumerate(text):
+        is_next = place > 0 and abs(ord(char) - ord(text[place - 1])) < 2
+        is_repeated = text[max(place - 2, 0) : place + 1] in known
+        known.add(text[max(place - 2, 0) : place + 1])
+        if is_next or is_repeated:
+            continue
+        if any(start <= place < end for start, end in words):
+            bits += 1.5
+        elif char.isdecimal() or is_hex:
+            bits += 4 if is_hex else 3.3
+        else:
+            bits += 4.7 if char.isalpha() else 2
+    return bits
 
 
 def require_secret(card: Card) -> None:

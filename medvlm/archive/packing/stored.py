@@ -4,23 +4,22 @@ pixels, hashed names."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from stat import S_ISREG
-from typing import Any
 
 import numpy as np
 
 from medvlm.archive.packing.deal import hash_name, split_of
+from medvlm.archive.packing.stored_texts import check_texts
 from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Decoded, Medium, Sample, Truth, Unit
+from medvlm.core.sample import Decoded, Medium, Sample, Unit
 from medvlm.core.tasks import find_task
-from medvlm.io.images import decode, encode_npy, encode_png, fits_png, size_of, suffix_of
+from medvlm.io.images import decode, encode_npy, encode_png, fits_png, name_type, size_of, suffix_of
 from medvlm.io.masks import encode_mask, is_mask, masks_of
-from medvlm.io.phi import text as phi
 from medvlm.io.phi.header import add_gate
 from medvlm.io.shard_index import Facts, facts_of
 from medvlm.io.shards import json_of
@@ -90,7 +89,7 @@ def prepare_sample(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]
     files |= dict(masks.values())
     renamed = {name: member for name, (member, _) in masks.items()}
     questions = tuple(replace(q, truth=q.truth.rename(renamed)) for q in sample.questions)
-    _check_texts(sample, card)
+    check_texts(raw, card)
     patient = hash_name(sample.patient, card.naming_salt, "patient") if sample.patient else ""
     key = hash_name(f"{card.name}/{sample.key}", card.naming_salt, "key")
     stored = replace(sample, key=key, source=card.name, media=tuple(media), patient=patient, questions=questions)
@@ -110,9 +109,8 @@ def convert_file(
     if callable(value):
         found = add_gate(value, checked)()
         if found.pixels.dtype not in DTYPES:
-            raise DataError(
-                f"{member}: pixels of type {found.pixels.dtype}; expected one of {', '.join(map(str, DTYPES))}"
-            )
+            kind, kinds = name_type(found.pixels.dtype), ", ".join(map(str, DTYPES))
+            raise DataError(f"{member}: pixels of type {kind}; expected one of {kinds}")
         return *_encode_array(found.pixels, member), found
     if isinstance(value, np.ndarray):
         return *_encode_array(value, member), Decoded(value)
@@ -229,38 +227,6 @@ def _encode_finite_npy(array: np.ndarray, member: str) -> bytes:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{member}: has values that are not finite")
     return encode_npy(array)
-
-
-def _check_texts(sample: Sample, card: Card) -> None:
-    """Raises DataError if any text of the sample could identify a person."""
-    names = (sample.patient, sample.key, PurePosixPath(sample.key).stem)
-    texts = [
-        ("its concept", sample.concept),
-        *(("a group", text) for group in sample.groups.items() for text in group),
-        *(("the modality of a medium", medium.modality) for medium in sample.media),
-    ]
-    for question in sample.questions:
-        phi.check("a question", question.text, card.phi.checked, names)
-        texts += [
-            ("a template", question.template),
-            *((f"`{name}` of a truth", text) for name, text in _list_texts(question.truth)),
-        ]
-    phi.check("its report", sample.report, card.phi.checked, names)
-    for what, text in texts:
-        phi.check(what, text, card.phi.checked)
-
-
-def _list_texts(truth: Truth) -> Iterator[tuple[str, str]]:
-    """Every text of a truth of any task, with the name of its field."""
-    waiting: list[tuple[str, Any]] = [(name, value) for name, value in truth.to_json().items() if name != "task"]
-    while waiting:
-        name, value = waiting.pop(0)
-        if isinstance(value, str):
-            yield name, value
-        elif isinstance(value, dict):
-            waiting += [(name, each) for item in value.items() for each in item]
-        elif isinstance(value, list | tuple):
-            waiting += [(name, each) for each in value]
 
 
 def _check_truths(sample: Sample, files: Collection[str]) -> None:

@@ -46,8 +46,8 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         found = _Instances(root / name)
         for unknown in sorted(set(config.classes) - set(found.categories.values())):
             raise DataError(
-                f"{root / name}: no category {unknown!r}{did_you_mean(unknown, found.categories.values())} (found"
-                f" {', '.join(found.categories.values())})"
+                f"{root / name}: no category {unknown!r}{did_you_mean(unknown, found.categories.values())}"
+                f" ({len(found.categories)} categories in the file)"
             )
         if found.lost:
             yield LeftOut("annotation of an image that is not listed", found.lost)

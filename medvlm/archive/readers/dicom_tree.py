@@ -232,7 +232,9 @@ def _sample(
     )
     media = tuple(Medium(part.kind, str(i), (), modality=part.headers[0].modality) for i, part in enumerate(parts))
     sample = Sample(key, "", "", media, "\n".join(line for line in lines if line), patient=patients.pop())
-    return RawSample(sample, {str(i): part.load for i, part in enumerate(parts)}, where)
+    identifiers = {each for header in headers for each in _identifiers(header).values()}
+    files = {str(i): part.load for i, part in enumerate(parts)}
+    return RawSample(sample, files, where, identifiers=tuple(sorted(identifiers)))
 
 
 def _identifiers(header: Header) -> dict[str, str]:

@@ -36,11 +36,13 @@ from medvlm.archive.tables.records import cell_text
 from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Box, Medium
 
 _IMAGES = "{digest of the images}"
 _OBJECTS = "objects of the row"
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+"""Names of folders that a message may show."""
 
 
 class HfMedium(Base):
@@ -135,7 +137,9 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
     for split, name, file in _files(config, root):
         found, classes = arrow_files.schema(file)
         if missing := [name for name in (*images, *sorted(objects)) if name not in found]:
-            raise DataError(f"{file}: no column {missing[0]!r} (found {', '.join(sorted(found))})")
+            raise DataError(
+                f"{file}: no column {missing[0]!r}{did_you_mean(missing[0], sorted(found))} ({len(found)} others)"
+            )
         seen |= found
         for number, record in arrow_files.rows(file, sorted((columns.own | set(images) | objects) & found)):
             for column in classes.keys() & record.keys():
@@ -228,9 +232,11 @@ def _files(config: Config, root: Path) -> list[tuple[str, str, Path]]:
 def _files_of(root: Path, name: str) -> list[Path]:
     folder = root / name
     if (folder / "dataset_dict.json").is_file():
-        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        folders = [path.name for path in folder.iterdir() if path.is_dir()]
+        splits = sorted(set(folders) & _SPLITS)
+        others = f" and {len(folders) - len(splits)} others" if len(folders) > len(splits) else ""
         raise DataError(
-            f"{folder}: holds the splits {', '.join(splits)}; name them in reader.file, e.g. {{train:"
+            f"{folder}: holds the splits {', '.join(splits)}{others}; name them in reader.file, e.g. {{train:"
             f" {name}/{splits[0] if splits else 'train'}}}"
         )
     if (state := folder / "state.json").is_file():

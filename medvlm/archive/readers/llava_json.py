@@ -97,7 +97,8 @@ def _samples(config: Config, root: Path, record: Any, split: str, where: str) ->
     for num_images, questions in asked.items():
         own = {member: files[member] for member in list(files)[:num_images]}
         name = key if num_images == len(names) else f"{key} {num_images} of {len(names)} images"
-        yield RawSample(Sample(name, "", split, media[:num_images], questions=tuple(questions)), own, where)
+        sample = Sample(name, "", split, media[:num_images], questions=tuple(questions))
+        yield RawSample(sample, own, where, identifiers=(cell_text(record.get("id")) or "",))
 
 
 def _questions(config: Config, pairs: list[_Pair], num_images: int) -> tuple[dict[int, list[Question]], Counter[str]]:

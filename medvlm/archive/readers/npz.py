@@ -14,10 +14,10 @@ from pydantic import Field
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, RawSample
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.tasks import Choices
-from medvlm.io.images import MAX_ARRAY_BYTES
+from medvlm.io.images import MAX_ARRAY_BYTES, name_type
 
 # Axes: N images, D H W depth, height, width, L columns of labels.
 
@@ -115,7 +115,10 @@ def _arrays(arrays: Any, prefix: str, config: Config) -> tuple[np.ndarray, np.nd
     """Images, uint8 [N, H, W], [N, H, W, 3] or [N, D, H, W], and labels [N, L]."""
     names = f"{prefix}_images", f"{prefix}_labels"
     if missing := [name for name in names if name not in arrays]:
-        raise DataError(f"{config.file}: no array {missing[0]!r} (found {', '.join(arrays.files)})")
+        raise DataError(
+            f"{config.file}: no array {missing[0]!r} ({len(arrays.files)} others"
+            f"{did_you_mean(missing[0], arrays.files)})"
+        )
     try:
         images, labels = (arrays[name] for name in names)
     except (ValueError, zipfile.BadZipFile, EOFError, MemoryError) as reason:
@@ -127,8 +130,8 @@ def _arrays(arrays: Any, prefix: str, config: Config) -> tuple[np.ndarray, np.nd
         or len(labels) != len(images)
     ):
         raise DataError(
-            f"{config.file}: {names[0]} is {images.dtype} {list(images.shape)} with {len(labels)} labels; expected"
-            " uint8 images and as many numbers"
+            f"{config.file}: {names[0]} is {name_type(images.dtype)} {list(images.shape)} with {len(labels)} labels;"
+            " expected uint8 images and as many numbers"
         )
     if config.has and labels.size != len(labels) * len(config.labels):
         raise DataError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from medvlm.core.cell_values import as_whole, is_nothing, strip
-from medvlm.core.errors import DataError, did_you_mean
+from medvlm.core.errors import DataError
 
 Format = Literal["csv", "tsv", "jsonl", "json"]
 _PLAIN_WHOLE = re.compile(r"[+-]?\d+")
@@ -159,11 +159,7 @@ def _read_list(text: str, path: str, key: str) -> list[Any]:
     found = _parse_json(text, path)
     if key:
         if not isinstance(found, dict) or key not in found:
-            other = (
-                f"{len(found)} others{did_you_mean(key, map(str, found))}"
-                if isinstance(found, dict)
-                else f"a {type(found).__name__}"
-            )
+            other = f"{len(found)} others" if isinstance(found, dict) else f"a {type(found).__name__}"
             raise DataError(f"{path}: expected an object with a list under {key!r}, found {other}")
         found = found[key]
     if not isinstance(found, list):

@@ -156,6 +156,29 @@ def test_usual_report_text_gives_no_findings(text):
     assert count_findings(text) == {}
 
 
+def test_the_words_of_the_card_are_no_identifiers():
+    assert count_findings("Chilaiditi sign", ["chilaiditi"], frozenset({"chilaiditi"})) == {}
+    assert count_findings("Chilaiditi sign", ["chilaiditi"]) == {"identifier of the archive": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[**Last Name (STitle) 123**]",
+        "[**Known lastname 5**]",
+        "[**Hospital1 18**]",
+        "[**Telephone/Fax (1) 12345**]",
+        "[**2119-3-12**]",
+        "[**3-12**]",
+        "[**Age over 90 **]",
+        "[**Hospital Ward Name 12**]",
+        "Dr. [**Last Name (Prefixes) **] [**Doctor First Name 3**]",
+    ],
+)
+def test_placeholders_of_de_identification_pass(text):
+    assert count_findings(f"Seen at {text} today.") == {}
+
+
 def test_findings_are_counted_and_never_shown():
     text = "DOE^JANE, MRN: 12345, seen 03/12/2019 and 04/12/2019, call 555-123-4567."
     with pytest.raises(DataError) as refused:
@@ -183,6 +206,20 @@ def test_findings_are_counted_and_never_shown():
         ("case1", "case 1", False),
         ("a.b+c(123", "a.b+c(123", True),
         ("Ki-67", "Stained for Ki-67.", False),
+        ("ZQ123456", "Film of ZQ 123 456.", True),
+        ("ZQ-123-456", "zq123456", True),
+        ("0012345", "number 12345", True),
+        ("12345", "a value of 12.345", False),
+        ("12345", "1,234,567 cells", False),
+        ("Kowalski", "Film of KOWALSKI.", True),
+        ("Kowalski, Jan", "Jan Kowalski is ill", True),
+        ("Müller", "Frau Muller", True),
+        ("王小明", "王小明的胸片", True),
+        ("Kowalski", "Kowalskia", False),
+        ("pneumonia", "Pneumonia on the left.", False),
+        ("chest_left", "The left chest.", False),
+        ("film100", "Film 100 is clear.", False),
+        ("film100", "See film100.", True),
     ],
 )
 def test_identifiers_of_the_archive_are_found_in_texts(identifier, text, is_found):
