@@ -18,7 +18,8 @@ _TOKENS = (
     r"(?i:wandb|api[_-]?key|token|secret|password|passwd)\W{0,3}(?i:(?:api)?[_ -]?(?:key|token)?)[\"']?\s?[:=]"
     r"\s?[\"']?[0-9a-f]{32}",
     r"npm_[A-Za-z0-9]{30}|pypi-[A-Za-z0-9_-]{20}|dop_v1_[0-9a-f]{32}|SG\.[\w-]{16,}\.[\w-]{16}|nvapi-[A-Za-z0-9_-]{20}",
-    r"r8_[A-Za-z0-9]{30}|gsk_[A-Za-z0-9]{30}|pat-[a-z]{2}\d-[0-9a-f-]{30}|dckr_pat_[A-Za-z0-9_-]{20}|hvs\.[A-Za-z0-9_-]{20}",
+    r"r8_[A-Za-z0-9]{30}|gsk_[A-Za-z0-9]{30}|pat-[a-z]{2}\d-[0-9a-f-]{30}",
+    r"dckr_pat_[A-Za-z0-9_-]{20}|hvs\.[A-Za-z0-9_-]{20}",
     r"AccountKey=[A-Za-z0-9+/=]{40}|[?&](?:sig|X-Amz-Signature|X-Goog-Signature)=[A-Za-z0-9%+/=]{16}",  # signed URLs
     r"(?i:authorization[\"']?\s?[:=]\s?[\"']?(?:bearer|basic|token)|bearer) [A-Za-z0-9._~+/=-]{20}",
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY",
