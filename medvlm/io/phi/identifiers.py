@@ -27,22 +27,30 @@ def count_identifiers(text: str, identifiers: Iterable[str], public: Collection[
     """
     text = _flatten(text)
     return sum(
-        any(word not in public and pattern.search(text) for word, pattern in _patterns_of(identifier))
+        any(
+            word not in public and _finds(pattern, text, identifier, word) for word, pattern in _patterns_of(identifier)
+        )
         for identifier in set(identifiers)
     )
 
 
+def _finds(pattern: re.Pattern[str], text: str, identifier: str, word: str) -> bool:
+    """A word counts only where a capital, in the text or in the archive, makes it a name: files are also called `ramp`."""
+    is_name = not word or identifier != identifier.lower() or _CASELESS.fullmatch(word)
+    return any(is_name or match[0] != match[0].lower() for match in pattern.finditer(text))
+
+
 @lru_cache(maxsize=4096)
 def _flatten(text: str) -> str:
-    """Plain text in lower case without accents."""
-    spelled = unicodedata.normalize("NFKD", spell_plainly(text).casefold())
+    """Plain text without accents."""
+    spelled = unicodedata.normalize("NFKD", spell_plainly(text))
     return unicodedata.normalize("NFC", "".join(char for char in spelled if not unicodedata.combining(char)))
 
 
 @lru_cache(maxsize=4096)
 def _patterns_of(identifier: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
     """The word that must not be public, "" if there is none, and what to search."""
-    plain = _flatten(identifier[:400]).strip()
+    plain = _flatten(identifier[:400]).strip().casefold()
     squeezed, digits = re.sub(r"[\W_]+", "", plain), sum(char.isdecimal() for char in plain)
     if not squeezed:
         return ()
@@ -52,7 +60,7 @@ def _patterns_of(identifier: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
         words = re.findall(r"[^\W\d_]{3,}", plain)
         is_counted = bool(words) and all(word in ORDINARY for word in words)
         # `film100` may be the hundredth film, of which a text may speak as `film 100`.
-        exact = re.compile(rf"(?<![^\W_]){re.escape(plain)}(?![^\W_])")
+        exact = re.compile(rf"(?<![^\W_]){re.escape(plain)}(?![^\W_])", re.I)
         return (("", exact if is_counted and digits < 7 else _spaced(squeezed)),)
     words = re.findall(r"[^\W\d_]+", plain)
     if len(words) > _MOST_WORDS or len(plain) > _MOST_LETTERS:
@@ -60,7 +68,7 @@ def _patterns_of(identifier: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
     if _CASELESS.fullmatch(squeezed):
         return ((squeezed, re.compile(re.escape(squeezed))),)
     names = [word for word in words if len(word) >= _LEAST and word not in ORDINARY]
-    patterns = [(word, re.compile(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])")) for word in names]
+    patterns = [(word, re.compile(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", re.I)) for word in names]
     unusual = [word for word in words if word not in ORDINARY]
     return (*patterns, ("", _spaced(squeezed))) if len(words) > 1 and unusual and len(squeezed) > 4 else tuple(patterns)
 
@@ -70,4 +78,4 @@ def _spaced(squeezed: str) -> re.Pattern[str]:
     if squeezed.isdecimal():
         number = squeezed.lstrip("0") if len(squeezed.lstrip("0")) >= 5 else squeezed
         return re.compile(rf"(?<![^\W_])(?<!\d[.,])0*{'[ -]?'.join(number)}(?![^\W_]|[.,]\d)")
-    return re.compile(rf"(?<![^\W_]){'[^a-z0-9]{0,2}'.join(map(re.escape, squeezed))}(?![^\W_])")
+    return re.compile(rf"(?<![^\W_]){'[^a-z0-9]{0,2}'.join(map(re.escape, squeezed))}(?![^\W_])", re.I)

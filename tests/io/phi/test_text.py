@@ -216,6 +216,8 @@ def test_findings_are_counted_and_never_shown():
         ("Müller", "Frau Muller", True),
         ("王小明", "王小明的胸片", True),
         ("Kowalski", "Kowalskia", False),
+        ("kowalski", "Film of Kowalski.", True),
+        ("ramp", "a ramp", False),
         ("pneumonia", "Pneumonia on the left.", False),
         ("chest_left", "The left chest.", False),
         ("film100", "Film 100 is clear.", False),
