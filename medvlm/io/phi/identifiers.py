@@ -35,7 +35,7 @@ def count_identifiers(text: str, identifiers: Iterable[str], public: Collection[
 
 
 def _finds(pattern: re.Pattern[str], text: str, identifier: str, word: str) -> bool:
-    """A word counts only where a capital, in the text or in the archive, makes it a name: files are also called `ramp`."""
+    """A word counts only where a capital, in the text or in the archive, makes it a name: files are called `ramp`."""
     is_name = not word or identifier != identifier.lower() or _CASELESS.fullmatch(word)
     return any(is_name or match[0] != match[0].lower() for match in pattern.finditer(text))
 
