@@ -70,7 +70,11 @@ def _patterns_of(identifier: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
     names = [word for word in words if len(word) >= _LEAST and word not in ORDINARY]
     patterns = [(word, re.compile(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", re.I)) for word in names]
     unusual = [word for word in words if word not in ORDINARY]
-    return (*patterns, ("", _spaced(squeezed))) if len(words) > 1 and unusual and len(squeezed) > 4 else tuple(patterns)
+    return (
+        (*patterns, (squeezed, _spaced(squeezed)))
+        if len(words) > 1 and unusual and len(squeezed) > 4
+        else tuple(patterns)
+    )
 
 
 def _spaced(squeezed: str) -> re.Pattern[str]:
