@@ -99,7 +99,7 @@ def make_headline_section(results: list[Record]) -> Section | None:
                 _make_block(title, [_make_row(r, names, choose_bar_axis(_numbers_of(r)), ruler=True) for r in group])
             )
     about = (
-        "On held-out samples. The whisker is the 95 % bootstrap interval. The outlined marks are baselines that were"
+        "On held-out samples. The whisker is the 95 % interval. The outlined marks are baselines that were"
         " measured in the same run. A result means something only as far as it is better than its baselines. The 95 %"
         " interval of this paired difference is in brackets."
     )

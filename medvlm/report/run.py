@@ -52,6 +52,8 @@ def _make_lead(run: RunRecord) -> Html:
     kind = (
         "A model that reads images and answers in text"
         if model.get("language") or model.get("pretrained")
+        else "Image encoders with decoders"
+        if model.get("decoders")
         else "A dual encoder of images and text"
         if model.get("encoders")
         else "A model"

@@ -121,8 +121,10 @@ class Contrastive(Base):
         }
 
     def after_step(self, step: int) -> None:
-        with torch.no_grad():
-            self.model.heads["scale"].log_scale.clamp_(max=self.objective.MAX_LOG_SCALE)
+        limit = getattr(self.objective, "MAX_LOG_SCALE", None)  # most losses have none
+        if limit is not None:
+            with torch.no_grad():
+                self.model.heads["scale"].log_scale.clamp_(max=limit)
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         pairs = self.prepare_validation(samples)

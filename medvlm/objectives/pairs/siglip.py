@@ -10,8 +10,6 @@ from torch.nn.functional import logsigmoid
 
 from medvlm.core.config import Config as Base
 
-MAX_LOG_SCALE = math.inf
-
 
 class Config(Base):
     kind: Literal["siglip"]
