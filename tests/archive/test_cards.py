@@ -401,7 +401,12 @@ def test_hannover_pairs_are_each_film_with_the_last_one_of_an_earlier_day(packed
         )
         == expected
     )
-    assert expected.total() == 44 and pairs.receipt.left_out == {"no earlier study of the patient": 54}
+    without_report = sum(not sample.report for sample in pairs.samples)
+    assert expected.total() == 44
+    assert pairs.receipt.left_out == {
+        "no earlier study of the patient": 54,
+        "sample without a report": without_report,
+    }
 
 
 def test_a_patient_of_hannover_is_on_the_same_side_in_both_cards(packed):
