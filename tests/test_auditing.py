@@ -34,9 +34,10 @@ def test_a_clean_set_passes_and_has_its_receipt_beside_it(tmp_path: Path, capsys
     folder = shards(tmp_path / "a", ROWS, card("a"))
     code, out, _ = run(capsys, folder)
     assert code == EXIT_DONE
-    assert out.splitlines()[-5:-1] == [
+    assert out.splitlines()[-6:-1] == [
         "a:test: 1 samples, 1 patients, 1 images, 0 questions",
         "a:train: 2 samples, 2 patients, 2 images, 0 questions",
+        "not looked for: copies that are cropped, bordered, rotated by other angles, or labelled (docs/data.md)",
         "no overlap was found in what could be compared",
         "combined terms: commercial use allowed (MIT); access: open; patient data: none",
     ]

@@ -69,6 +69,9 @@ def _format_findings(found: AuditResult, findings: list[AuditFinding]) -> list[s
             f"{each}: {counts.samples} samples, {known}, {counts.images} images, {counts.tasks.total()} questions"
         )
     lines += [f"{f.severity}: {f.text}" for f in findings]
+    lines.append(
+        "not looked for: copies that are cropped, bordered, rotated by other angles, or labelled (docs/data.md)"
+    )
     if all(f.severity == "note" or f.kind == "terms" for f in findings):
         lines.append("no overlap was found in what could be compared")
     if terms := found.terms:

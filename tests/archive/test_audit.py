@@ -195,6 +195,19 @@ def test_mirrored_and_turned_images_across_data_sets(tmp_path, turn):
     assert found(a, b) == [("shared_turned_images", "warning", ("a:train", "b:test"), 1, 4)]
 
 
+@pytest.mark.parametrize(
+    "change", [lambda p: p, lambda p: np.minimum(p, 200), lambda p: p // 2 + 40], ids=["as it is", "clipped", "flatter"]
+)
+def test_negatives_across_data_sets(tmp_path, change):
+    """A film stored as MONOCHROME1 by one data set and as MONOCHROME2 by another."""
+    copy = jpeg(np.ascontiguousarray(255 - change(picture(0))), 50)
+    a, b = (
+        shards(tmp_path / "a", clean(), card("a")),
+        shards(tmp_path / "b", [*clean(100), Row("test", "x", copy)], card("b")),
+    )
+    assert found(a, b) == [("shared_inverted_images", "warning", ("a:train", "b:test"), 1, 4)]
+
+
 def test_the_keys_of_both_samples_are_named(tmp_path):
     sets = [open_set(shards(tmp_path / "a", [*clean(), Row("test", "x", 4)], card("a")), {})]
     (finding,) = audit(sets).findings

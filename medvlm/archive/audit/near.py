@@ -62,6 +62,12 @@ def find_turned(query_Q4: np.ndarray, stored_S4: np.ndarray) -> tuple[np.ndarray
     return found_TQ[best], bits_TQ[best]
 
 
+def find_inverted(query_Q4: np.ndarray, stored_S4: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As find_near(), for pictures whose brightness is inverted, such as a radiograph once stored as MONOCHROME1 and
+    once as MONOCHROME2. Inversion changes the sign of every wave, so every bit flips."""
+    return find_near(~query_Q4, stored_S4)
+
+
 class _Bands:
     """For each band of 16 bits, the images sorted by the value of that band. Takes 8 bytes per image and band."""
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvlm.archive.audit.near import find_near, find_turned
+from medvlm.archive.audit.near import find_inverted, find_near, find_turned
 from medvlm.archive.audit.picture import BITS
 from medvlm.archive.audit.scan import SPECIFIC_WORDS, AuditSet, Progress, ScannedSplit, scan
 from medvlm.archive.audit.terms import terms
@@ -142,6 +142,7 @@ def _images(left: ScannedSplit, right: ScannedSplit) -> Iterator[_Overlap]:
     for what, within, are in (
         ("near_images", find_near, "nearly equal one"),
         ("turned_images", find_turned, "nearly equal a mirrored or turned one"),
+        ("inverted_images", find_inverted, "nearly equal the negative of one"),
     ):
         found, bits = within(right.near_N4[others], left.near_N4)
         yield from _close(left, right, others, found, bits, what, are)
