@@ -77,22 +77,43 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
     is worse than the strongest at 5 % divided by their number (Bonferroni).
     """
     sign = 1 if measure.better == "higher" else -1
-    bounds = (measure.bounds[0] - measure.bounds[1], measure.bounds[1] - measure.bounds[0]) if measure.bounds else None
-    strongest = max(answered, key=lambda who: sign * find_value(measure, answered[who], who))
-    found, lows, highs = {}, {}, {}
-    for who, parts in answered.items():
-        difference = find_value(measure, parts) - find_value(measure, parts, who)
-        difference_R = _draw(measure, parts, "answer", settings) - _draw(measure, parts, who, settings)
-        drawn = difference_R, difference, count_clusters(parts), bounds
-        found[who] = shorten(difference), find_interval(*drawn)
-        lows[who] = min(sign * x for x in interval(*drawn))
-        highs[who] = max(sign * x for x in interval(*drawn, 1 - 0.05 / len(answered)))
+    gaps = {who: _Gap(measure, parts, who, settings) for who, parts in answered.items()}
+    strongest = max(gaps, key=lambda who: sign * gaps[who].other)
+    low, high = gaps[strongest].find_bounds()
+    strict = gaps[strongest].find_bounds(1 - 0.05 / len(gaps))
+    is_better = all(min(sign * bound for bound in gap.find_bounds()) > 0 for gap in gaps.values())
+    is_worse = max(sign * bound for bound in strict) < 0
     return {
         "against": strongest,
-        "difference": found[strongest][0],
-        "ci": found[strongest][1],
-        "verdict": "better" if all(low > 0 for low in lows.values()) else "worse" if highs[strongest] < 0 else "",
+        "difference": shorten(gaps[strongest].value),
+        "ci": None if isnan(low) else [shorten(low), shorten(high)],
+        "verdict": "better" if is_better else "worse" if is_worse else "",
     }
+
+
+class _Gap:
+    """The difference of the model from a baseline on the items that the baseline answered."""
+
+    def __init__(self, measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]):
+        self.own, self.other = find_value(measure, parts), find_value(measure, parts, who)
+        self.value = self.own - self.other
+        self.own_R = _draw(measure, parts, "answer", settings)
+        self.difference_R = self.own_R - _draw(measure, parts, who, settings)
+        self.num_clusters, self.bounds = count_clusters(parts), measure.bounds
+
+    def find_bounds(self, confidence: float = 0.95) -> tuple[float, float]:
+        if self.bounds is None:
+            return interval(self.difference_R, self.value, self.num_clusters, None, confidence)
+        defined = self.difference_R[~np.isnan(self.difference_R)]
+        if len(defined) and np.ptp(defined) < 1e-9:
+            # All patients agree on the difference, so the baseline is as good as a constant, such as an AUROC of 0.5.
+            # Fewer than six patients prove nothing by that: the sign test has p = 2 * 0.5 ** patients.
+            low, high = interval(self.own_R, self.own, self.num_clusters, self.bounds, confidence)
+            low, high = low - self.other, high - self.other
+            is_proven = 2 * 0.5**self.num_clusters <= 1 - confidence
+            return (low, high) if is_proven else (min(low, 0.0), max(high, 0.0))
+        width = self.bounds[1] - self.bounds[0]
+        return interval(self.difference_R, self.value, self.num_clusters, (-width, width), confidence)
 
 
 def _draw(measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]) -> np.ndarray:

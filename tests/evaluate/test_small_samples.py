@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
@@ -64,6 +65,20 @@ def test_two_patients_that_agree_prove_nothing() -> None:
     ]
     paired = rows(said)["accuracy"]["paired"]
     assert paired is not None and paired["ci"] is not None and paired["ci"][0] < 0 and paired["verdict"] == ""
+
+
+@pytest.mark.parametrize("patients", [2, 5, 6, 30])
+def test_patients_that_all_agree_prove_as_much_as_their_number(patients: int) -> None:
+    """All answers are right and all those of the baseline are wrong: Wilson's bound, and by the sign test six patients
+    are the fewest that differ at 5 %."""
+    paired = rows([record(side("left"), "left", i, blind="right") for i in range(patients)])["accuracy"]["paired"]
+    q = float(t.ppf(0.975, patients - 1))
+    assert paired is not None
+    if patients < 6:
+        assert paired["ci"] == [0.0, 1.0] and paired["verdict"] == ""
+    else:
+        assert paired["ci"] == pytest.approx([1 - q * q / (patients + q * q), 1.0], abs=1e-6)
+        assert paired["verdict"] == "better"
 
 
 def test_a_sample_without_a_partner_does_not_remove_the_baseline() -> None:
