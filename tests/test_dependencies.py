@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 DECLARED = tomllib.loads(PROJECT)["project"]
@@ -60,7 +62,33 @@ def test_nothing_stands_among_the_dependencies_and_in_an_extra() -> None:
 
 def test_the_extra_for_tests_holds_all_others_that_they_can_use() -> None:
     """All but what needs a GPU."""
-    (held,) = re.findall(r'"medvlm\[([\w,]+)\]"', PROJECT)
+    (held,) = re.findall(r'"medvlm\[([\w,-]+)\]"', PROJECT)
     assert set(held.split(",")) == EXTRAS.keys() - {"test", "quantized"}
     stranger = {"mylab"}  # the package of tests/plugins
     assert imported_by("tests") | imported_by("benchmarks") <= CORE | OPTIONAL | EXTRAS["test"] | stranger
+
+
+def test_the_licence_is_declared_and_its_text_is_whole() -> None:
+    assert DECLARED["license"] == "Apache-2.0" and DECLARED["license-files"] == ["LICENSE"]
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text
+    assert all(f"\n   {number}. " in text for number in range(1, 10)), "it has nine sections"
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_extras_have_the_names_under_which_every_pip_finds_them() -> None:
+    """Metadata hold the normalised name (PEP 685); an older pip does not find another spelling of it."""
+    assert [name for name in EXTRAS if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)] == []
+
+
+@pytest.mark.parametrize("folder", ["medvlm", "docs", "tests", "launch", "README.md"])
+def test_every_extra_that_a_text_names_exists(folder: str) -> None:
+    place = ROOT / folder
+    files = [place] if place.is_file() else [f for kind in ("py", "md", "sh") for f in place.rglob(f"*.{kind}")]
+    named = {
+        extra
+        for file in files
+        for extras in re.findall(r"medvlm\[([a-z_,-]+)\]", file.read_text("utf-8"))
+        for extra in extras.split(",")
+    }
+    assert named <= EXTRAS.keys()

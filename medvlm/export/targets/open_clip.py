@@ -75,7 +75,7 @@ def write(trained: Trained, folder: Path) -> Audit:
         from open_clip.hf_model import HFTextEncoder
         from open_clip.timm_model import TimmModel
     except ImportError:
-        raise RecipeError("export: open_clip is not installed: pip install 'medvlm[open_clip]'") from None
+        raise RecipeError("export: open_clip is not installed: pip install 'medvlm[open-clip]'") from None
     from safetensors.torch import save_file
 
     model = trained.model
