@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
+from medvlm.core.stage_config import Optim
 from medvlm.recipe.load import LoadedRecipe, find_card, find_shipped, load, load_run, validate
 
 RECIPES = sorted(find_shipped("recipes").rglob("*.yaml"))
@@ -230,6 +232,76 @@ def test_overrides_go_through_the_same_checks(home: Path) -> None:
     assert (loaded.recipe.stages[2].steps, loaded.recipe.stages[2].optim.lr) == (5, 1e-4)
     assert loaded.list_places() == {"films": {"root": "/x"}}
     assert loaded.recipe.evaluate.pairs() == [("films", "train")]
+
+
+NULLS = [
+    ("track: {tensorboard: true}", "track", lambda recipe: recipe.track.tensorboard is False),
+    ("evaluate: {on: [films:test], samples: 3}", "evaluate", lambda recipe: not recipe.evaluate.on),
+    ("evaluate: {on: [films:test], samples: 3}", "evaluate.samples", lambda recipe: recipe.evaluate.samples == 0),
+    (
+        "evaluate: {on: [films:test], baselines: []}",
+        "evaluate.baselines",
+        lambda recipe: len(recipe.evaluate.all_baselines),
+    ),
+    ("engine: {kind: fsdp2}", "engine.kind", lambda recipe: recipe.engine.kind == "auto"),
+    ("engine: {recompute: [language]}", "engine.recompute", lambda recipe: recipe.engine.recompute == ()),
+    ("plugins: [mylab]", "plugins", lambda recipe: recipe.plugins == ()),
+    ("seed: 4", "seed", lambda recipe: recipe.seed == 0),
+    ("model: {boxes: {scale: 10}}", "model.boxes", lambda recipe: recipe.model.boxes.scale == 1000),
+    ("data: {more: {card: cards/films.yaml}}", "data.more", lambda recipe: list(recipe.data) == ["films"]),
+    (
+        "model: {encoders: {volume: {kind: timm, model: vit_tiny_patch16_224}}}",
+        "model.encoders.volume",
+        lambda recipe: list(recipe.model.encoders) == ["film"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("base", "key", "is_gone"), NULLS, ids=[key for _, key, _ in NULLS])
+@pytest.mark.parametrize("how", ["file", "command line"])
+def test_null_removes_what_a_base_has(
+    home: Path, base: str, key: str, is_gone: Callable[[Any], object], how: str
+) -> None:
+    (home / "recipes" / "base.yaml").write_text(f"extends: [tiny.yaml]\n{base}\n")
+    nested = "null"
+    for part in reversed(key.split(".")):
+        nested = f"{{{part}: {nested}}}"
+    (home / "recipes" / "mine.yaml").write_text(f"extends: [base.yaml]\n{nested[1:-1]}\n")
+    loaded = load("recipes/mine.yaml") if how == "file" else load("recipes/base.yaml", [f"{key}=null"])
+    assert is_gone(loaded.recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "is_gone"),
+    [
+        ("stages.instruct.optim=null", lambda stage: stage.optim == Optim()),
+        ("stages.instruct.optim.lr_of=null", lambda stage: stage.optim.lr_of == {}),
+        ("stages.instruct.optim.lr_of.lora=null", lambda stage: stage.optim.lr_of == {"connectors": 3}),
+        ("stages.instruct.mix.more=null", lambda stage: stage.mix == {"films": 1}),
+        ("stages.instruct.batch=null", lambda stage: stage.batch == 32),
+    ],
+)
+def test_null_removes_keys_of_a_stage(home: Path, override: str, is_gone: Callable[[Any], bool]) -> None:
+    stage = ["data.more.card=cards/films.yaml", "evaluate.on=[films, more]", "stages.instruct.mix.more=2"]
+    stage += ["stages.instruct.optim={lr: 3, lr_of: {lora: 2, connectors: 3}}", "stages.instruct.batch=8"]
+    assert is_gone(load("recipes/tiny.yaml", [*stage, override]).recipe.stages[2])
+
+
+@pytest.mark.parametrize("stage", ["align", "1"])
+def test_null_removes_a_stage_by_its_name_or_position(home: Path, stage: str) -> None:
+    loaded = load("recipes/tiny.yaml", [f"stages.{stage}=null", "stages.instruct.steps=7"])
+    assert [(s.name, s.steps) for s in loaded.recipe.stages] == [("pair", 10), ("instruct", 7), ("reason", 10)]
+
+
+def test_null_stays_a_value_where_it_is_one(home: Path) -> None:
+    loaded = load("recipes/tiny.yaml", ["stages.pair.width=null", "model.encoders.film.config.hidden_act=null"])
+    assert loaded.recipe.stages[0].width is None, "no projection, which is not the default"
+    assert loaded.recipe.model.encoders["film"].config["hidden_act"] is None, "what it means is up to the library"
+
+
+@pytest.mark.parametrize(("key", "kind"), [("name", "text"), ("stages.pair.steps", "a whole number")])
+def test_a_key_that_has_to_be_there_cannot_be_null(complaint: Callable[..., str], key: str, kind: str) -> None:
+    assert complaint(overrides=(f"{key}=null",)) == f"command line {key}: expected {kind}, found nothing"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
-from typing import Any, get_args, get_origin
+from types import ModuleType, NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -22,7 +22,9 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from medvlm.core.document import KeyPath, step_into
@@ -39,6 +41,21 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_out_nulls(cls, data: Any) -> Any:
+        """`null` removes what a base has: the key gets its default, an entry of a mapping is left out. It stays where it
+        is itself a value, and where a value is required."""
+        if not isinstance(data, dict):
+            return data
+        fields = {key: field for name, field in cls.model_fields.items() for key in (name, field.alias or name)}
+        kept = {}
+        for key, value in data.items():
+            hint = _hint_of(fields[key]) if key in fields else Any
+            if value is not None or takes_null(hint) or fields[key].is_required():
+                kept[key] = leave_out_nulls(value, hint)
+        return kept
 
     @field_validator("*", mode="before")
     @classmethod
@@ -130,6 +147,39 @@ def slots_of(config: BaseModel, folder: str) -> dict[str, Any]:
     slots = {name: slot for name, field in type(config).model_fields.items() for slot in field.metadata}
     names = [name for name, slot in slots.items() if isinstance(slot, Slot) and slot.folder == folder]
     return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+
+
+# --- null ----------------------------------------------------------------------------------------
+
+
+def _hint_of(field: FieldInfo) -> Any:
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+
+
+def takes_null(hint: Any) -> bool:
+    """Whether `null` is a value of this type."""
+    inner = get_args(hint)
+    if get_origin(hint) is Annotated:
+        slots = [each for each in inner[1:] if isinstance(each, Slot)]
+        return slots[0].optional if slots else takes_null(inner[0])
+    if get_origin(hint) in (Union, UnionType):
+        return any(map(takes_null, inner))
+    return hint in (Any, None, NoneType)
+
+
+def leave_out_nulls(value: Any, hint: Any) -> Any:
+    """A mapping without the entries that are `null`, unless its entries may be."""
+    if not isinstance(value, dict):
+        return value
+    inner = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return leave_out_nulls(value, inner[0])
+    if get_origin(hint) in (Union, UnionType):
+        return leave_out_nulls(value, next((each for each in inner if get_origin(each) is dict), Any))
+    if get_origin(hint) is not dict:
+        return value
+    kept = {key: each for key, each in value.items() if each is not None or takes_null(inner[1])}
+    return {key: leave_out_nulls(each, inner[1]) for key, each in kept.items()}
 
 
 # --- components ----------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def merge_documents(base: Document, top: Document) -> Document:
 
 
 def set_value(document: Document, override: str) -> Document:
-    """The document with `key.path=value` set; items of a list are addressed by their `name` or position.
+    """The document with `key.path=value` set; items of a list are addressed by their `name` or position, and removed by
+    `null`.
 
     Raises RecipeError for an invalid override, or a list item that does not exist. An unknown path is created as
     written, so that validation refuses it like one in a file.
@@ -90,6 +91,8 @@ def set_value(document: Document, override: str) -> Document:
     value = None if node is None else _to_plain(node, (), inner_marks, place)
     data = copy.deepcopy(document.data)
     path = _set(data, keys, value, place)
+    if value is None and isinstance(path[-1], int):
+        return Document(data, _close_gap(document.marks, path[:-1], path[-1]))
     marks = {p: m for p, m in document.marks.items() if p[: len(path)] != path}
     marks |= {(*path, *p): (COMMAND_LINE, 0, 0) for p in ((), *inner_marks)}
     for end in range(1, len(path)):
@@ -262,12 +265,26 @@ def _set(data: Any, keys: list[str], value: Any, place: str) -> KeyPath:
         last = i == len(keys) - 1
         step: str | int = _find_position(data, key, place) if isinstance(data, list) else key
         path.append(step)
-        if last:
+        if last and value is None and isinstance(step, int):
+            del data[step]
+        elif last:
             data[step] = value
         elif not isinstance(step_into(data, step), dict | list):
             data[step] = {}
         data = data[step]
     return tuple(path)
+
+
+def _close_gap(marks: dict[KeyPath, Mark], of: KeyPath, removed: int) -> dict[KeyPath, Mark]:
+    """The marks after an item of the list at `of` was removed: the later items move up."""
+    at, kept = len(of), {}
+    for path, mark in marks.items():
+        position = path[at] if path[:at] == of and len(path) > at else -1
+        if not isinstance(position, int) or position < removed:
+            kept[path] = mark
+        elif position > removed:
+            kept[(*of, position - 1, *path[at + 1 :])] = mark
+    return kept
 
 
 def _find_position(items: list[Any], key: str, place: str) -> int:

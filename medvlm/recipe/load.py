@@ -188,7 +188,7 @@ def _find(name: str, folders: list[Path]) -> Path | None:
 
 def _load_with_bases(path: Path, shown: str, above: tuple[Path, ...]) -> Document:
     own = read_yaml(path, shown)
-    bases = own.data.get("extends", [])
+    bases = own.data.get("extends") or []
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise make_error(
             [Problem(("extends",), f"expected a list of recipes, found {shorten(bases)}; write [{bases}]")], own

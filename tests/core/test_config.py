@@ -158,7 +158,7 @@ def test_a_missing_key_is_placed_at_what_should_hold_it() -> None:
         ),
         ("encoders: {a: {net: x}}", "r.yaml:2:12 encoders.a: `kind` is missing (accepts "),
         ("encoders: {a: timm}", "r.yaml:2:12 encoders.a: expected keys and values with a `kind`, found 'timm'"),
-        ("encoders: {a: null}", "r.yaml:2:12 encoders.a: expected keys and values with a `kind`, found nothing"),
+        ("encoders: {a: 3}", "r.yaml:2:12 encoders.a: expected keys and values with a `kind`, found 3"),
         ("connector: {kind: mlp, wdith: 3}", "r.yaml:2:24 connector.wdith: unknown key (accepts kind)"),
         (
             "encoders: {a: {kind: timm, net: x, preprocess: {size: [8, 8]}, connector: {kind: resampler, tokns: 4}}}",

@@ -198,6 +198,13 @@ def test_an_override_leaves_other_places_alone() -> None:
     assert place_of(("stages", 1, "steps"), after.marks) == "x.yaml:4:22"
 
 
+def test_null_removes_an_item_of_a_list_and_later_items_keep_their_places() -> None:
+    after = set_value(parse(STAGES, "x.yaml"), "stages.align=null")
+    assert after.data["stages"] == [{"name": "instruct", "steps": 6}]
+    assert place_of(("stages", 0, "steps"), after.marks) == "x.yaml:4:22"
+    assert place_of(("data", "cells"), after.marks) == "x.yaml:5:8"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
