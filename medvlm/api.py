@@ -52,14 +52,22 @@ def validate(recipe: Where, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def plan(
-    recipe: Where, overrides: Sequence[str] = (), *, runs: Where = "runs", gpus: str = "", mfu: float = 0.4
+    recipe: Where,
+    overrides: Sequence[str] = (),
+    *,
+    runs: Where = "runs",
+    gpus: str = "",
+    gpu_gib: float | None = None,
+    mfu: float = 0.4,
 ) -> Plan:
-    """Parameters, tokens, memory and time of a recipe, on the meta device. gpus: NAME:GPUS[xNODES], e.g. h200:8x2."""
+    """Parameters, tokens, memory and time of a recipe, on the meta device. gpus: NAME:GPUS[xNODES], e.g. h200:8x2.
+    gpu_gib: memory of one GPU, for any other model."""
     from medvlm.preflight.gpus import parse
     from medvlm.preflight.plan import plan as run
     from medvlm.recipe.load import load
 
-    return run(load(recipe, overrides), Path(runs), parse(gpus) if gpus else None, mfu)
+    machines = parse(gpus, gpu_gib) if gpus or gpu_gib is not None else None
+    return run(load(recipe, overrides), Path(runs), machines, mfu)
 
 
 def dry_run(

@@ -84,7 +84,8 @@ def run_plan(args: argparse.Namespace) -> None:
     from medvlm.preflight.table import format_plan
     from medvlm.recipe.load import load
 
-    made = plan(load(args.recipe, args.overrides), args.runs, parse(args.gpus) if args.gpus else None, args.mfu)
+    machines = parse(args.gpus, args.gpu_gib) if args.gpus or args.gpu_gib is not None else None
+    made = plan(load(args.recipe, args.overrides), args.runs, machines, args.mfu)
     print(json.dumps(made.to_json(), indent=1) if args.json else format_plan(made))
 
 

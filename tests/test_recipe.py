@@ -121,9 +121,30 @@ def test_a_shipped_recipe_is_found_from_anywhere(tmp_path: Path, monkeypatch: py
 def test_a_recipe_that_is_nowhere_is_named_with_what_there_is() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"^recipes/phantmo.yaml: there is no such recipe, did you mean 'phantom'\? \(shipped: recipes/",
+        match=r"^recipes/phantmo.yaml: there is no such recipe, did you mean 'phantom.yaml'\? \(shipped: base/",
     ):
         load("recipes/phantmo.yaml")
+
+
+def test_a_shipped_recipe_is_found_without_its_suffix() -> None:
+    assert load("phantom").recipe == load("recipes/phantom").recipe == load("phantom.yaml").recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("nothing-like-it", ()),
+        ("phantom", ("data.phantom.card=nothing-like-it",)),
+        ("phantom", ("stages.pair.kind=nothing-like-it",)),
+        ("phantom", ("stages.pair.nothing-like-it=1",)),
+        ("phantom", ("evaluate.protocols=[nothing-like-it]",)),
+    ],
+)
+def test_a_list_in_a_message_is_short(name: str, overrides: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError, match="nothing-like-it") as refused:
+        load(name, overrides)
+    assert len(str(refused.value)) < 400
+    assert str(refused.value).count(",") < 15
 
 
 def test_a_card_is_looked_up_beside_the_recipe_then_here_then_among_the_shipped(home: Path) -> None:

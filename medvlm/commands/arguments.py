@@ -82,6 +82,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="GPUs to plan for: model, number per node, number of nodes, e.g. h200:8x2",
     )
     plan.add_argument(
+        "--gpu-gib",
+        type=float,
+        default=None,
+        metavar="GIB",
+        help="memory of one GPU, for a model that is not known or that comes in several sizes",
+    )
+    plan.add_argument(
         "--mfu",
         type=float,
         default=0.4,

@@ -9,7 +9,7 @@ from typing import Any
 
 from medvlm.core.card import Splits
 from medvlm.core.config import kinds
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import RecipeError, list_some
 from medvlm.core.tasks import check_choices
 from medvlm.recipe.known import Known
 
@@ -46,7 +46,7 @@ def make_tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any
     if found.config.get("model_type") not in kinds("families"):
         raise RecipeError(
             f"{found.model}: unsupported model_type {found.config.get('model_type')!r} (expected one of"
-            f" {', '.join(kinds('families'))}); to train a CLIP or SigLIP model, use --captions"
+            f" {list_some(kinds('families'))}); to train a CLIP or SigLIP model, use --captions"
         )
     steps = _count_steps(train, BATCH)
     return {

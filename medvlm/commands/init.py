@@ -15,7 +15,7 @@ from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_ca
 from medvlm.core.card import Splits
 from medvlm.core.cell_values import is_nothing
 from medvlm.core.document import to_yaml
-from medvlm.core.errors import DataError, RecipeError, did_you_mean
+from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.recipe.known import look_up_model
 
 MAX_BAD = 0.01
@@ -158,7 +158,7 @@ def _find_kind(rows: list[TableRow]) -> str:
         if suffix not in KINDS:
             raise DataError(
                 f"{row.place}: files with the suffix {suffix or '(none)'} are not supported (expected"
-                f" {', '.join(KINDS)})"
+                f" {list_some(KINDS)})"
             )
         kinds.setdefault(KINDS[suffix], row.place)
     if len(kinds) > 1:

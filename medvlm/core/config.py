@@ -28,7 +28,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from medvlm.core.document import KeyPath, step_into
-from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
+from medvlm.core.leaf_types import find_bool, list_leaf_types, name_type
 from medvlm.core.problems import Problem, is_config, problems_of, report_unknown_key, wrap_problems
 
 
@@ -45,8 +46,8 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _take_out_nulls(cls, data: Any) -> Any:
-        """`null` removes what a base has: the key gets its default, an entry of a mapping is left out. It stays where it
-        is itself a value, and where a value is required."""
+        """`null` removes what a base has: a key gets its default, an entry of a mapping is left out. It stays where it
+        is a value itself, and where a value is required."""
         if not isinstance(data, dict):
             return data
         fields = {key: field for name, field in cls.model_fields.items() for key in (name, field.alias or name)}
@@ -61,10 +62,10 @@ class Config(BaseModel):
     @classmethod
     def _refuse_bool_for_number(cls, value: Any, info: ValidationInfo) -> Any:
         # Pydantic would convert `true` to 1, even within lists and mappings of numbers.
-        types = _list_leaf_types(cls.model_fields[info.field_name or ""].annotation)
-        path = _find_bool(value)
+        types = list_leaf_types(cls.model_fields[info.field_name or ""].annotation)
+        path = find_bool(value)
         if path is not None and not any(t in (bool, Any) or is_config(t) for t in types):
-            expected = " or ".join(dict.fromkeys(map(_name_type, types)))
+            expected = " or ".join(dict.fromkeys(map(name_type, types)))
             raise wrap_problems([Problem(path, expected=expected, found=shorten(_get_at(value, path)))])
         return value
 
@@ -256,7 +257,7 @@ def look_up(folder: str, kind: Any, plugins: Sequence[str], accepted: Sequence[s
     accepted = accepted or kinds(folder)
     if kind not in accepted:
         near = did_you_mean(str(kind), accepted)
-        raise RecipeError(f"unknown kind of {folder} {shorten(kind)}{near} (accepts {', '.join(accepted)})")
+        raise RecipeError(f"unknown kind of {folder} {shorten(kind)}{near} (accepts {list_some(accepted)})")
     return component(folder, kind)
 
 
@@ -284,25 +285,7 @@ def _report_missing_kind(accepted: Sequence[str], value: dict[str, Any]) -> Prob
     for key in value:
         if did_you_mean(key, ["kind"]):
             return report_unknown_key((key,), ["kind"])
-    return Problem((), f"`kind` is missing (accepts {', '.join(accepted)})")
-
-
-def _list_leaf_types(annotation: Any) -> list[Any]:
-    args = get_args(annotation)
-    args = args[1:] if get_origin(annotation) is dict else args
-    return [t for a in args for t in _list_leaf_types(a)] if args else [annotation]
-
-
-def _name_type(leaf: Any) -> str:
-    names = {int: "a number", float: "a number", str: "text", type(None): "nothing", Ellipsis: "a list"}
-    return names.get(leaf, repr(leaf)) if not isinstance(leaf, str) else repr(leaf)
-
-
-def _find_bool(value: Any) -> KeyPath | None:
-    if isinstance(value, bool):
-        return ()
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    return next(((key, *path) for key, inner in items if (path := _find_bool(inner)) is not None), None)
+    return Problem((), f"`kind` is missing (accepts {list_some(accepted)})")
 
 
 def _get_at(value: Any, path: KeyPath) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
 
 KeyPath = tuple[str | int, ...]
 Mark = tuple[str, int, int]
@@ -294,5 +294,5 @@ def _find_position(items: list[Any], key: str, place: str) -> int:
             return i
     if key.isdecimal() and int(key) < len(items):
         return int(key)
-    accepted = ", ".join(names) if names else f"0 to {len(items) - 1}" if items else "the list is empty"
+    accepted = list_some(names) if names else f"0 to {len(items) - 1}" if items else "the list is empty"
     raise RecipeError(f"{place}: there is no {key!r} in this list{did_you_mean(key, names)} (accepts {accepted})")

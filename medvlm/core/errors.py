@@ -42,6 +42,17 @@ def did_you_mean(found: str, accepted: Iterable[str]) -> str:
     return f", did you mean {word!r}?" if word and edits <= max(1, len(found) // 3) else ""
 
 
+MOST_LISTED, LISTED = 12, 8
+
+
+def list_some(words: Iterable[str], rest: str = "more") -> str:
+    """The words of a list, for a message; of a long one only the first, and how many more there are."""
+    words = list(words)
+    if len(words) <= MOST_LISTED:
+        return ", ".join(words)
+    return f"{', '.join(words[:LISTED])} and {len(words) - LISTED} {rest}"
+
+
 def shorten(value: Any) -> str:
     """A value as a message shows it."""
     words = {True: "true", False: "false", None: "nothing"}

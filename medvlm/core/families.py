@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.config import component, is_available, kinds, list_permitted
-from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.errors import RecipeError, did_you_mean, list_some
 from medvlm.core.geometry import Canvas
 
 if TYPE_CHECKING:
@@ -107,5 +107,5 @@ def family_of(model_type: str) -> Family:
             return family
     raise RecipeError(
         f"model.pretrained: unknown family {model_type!r}{did_you_mean(model_type, known)}"
-        f" (known are {', '.join(known)}); a plug-in can add families/{model_type}.py"
+        f" (known are {list_some(known)}); a plug-in can add families/{model_type}.py"
     )

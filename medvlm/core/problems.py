@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from medvlm.core.document import Document, KeyPath, format_path, place_of, step_into
-from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _suggest(error: ErrorDetails) -> str:
 
 
 def report_unknown_key(path: KeyPath, accepted: list[str]) -> Problem:
-    return Problem(path, f"unknown key{did_you_mean(str(path[-1]), accepted)} (accepts {', '.join(accepted)})")
+    return Problem(path, f"unknown key{did_you_mean(str(path[-1]), accepted)} (accepts {list_some(accepted)})")
 
 
 def _join_unions(problems: list[Problem]) -> list[Problem]:

@@ -12,7 +12,7 @@ from typing import Protocol as Typed
 from medvlm.core import config
 from medvlm.core.ask import Ask, Files
 from medvlm.core.config import component, kinds
-from medvlm.core.errors import did_you_mean
+from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.sample import Question, Sample, Truth
 
 if TYPE_CHECKING:
@@ -168,4 +168,4 @@ def refuse_baseline(name: str, protocols: Sequence[ProtocolConfig]) -> str:
     known = list_baselines(protocols)
     if name in known:
         return ""
-    return f"unknown baseline {name!r}{did_you_mean(name, known)} (accepts {', '.join(known)})"
+    return f"unknown baseline {name!r}{did_you_mean(name, known)} (accepts {list_some(known)})"

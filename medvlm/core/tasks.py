@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from medvlm.core import config, sample
 from medvlm.core.config import KindName, Slot, component, is_available, kinds
-from medvlm.core.errors import DataError, RecipeError, did_you_mean
+from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.core.measure import Measure
 from medvlm.core.sample import Box, Medium
 
@@ -179,7 +179,7 @@ def find_task(kind: str) -> Task:
     record."""
     if "." not in kind and kind not in kinds("tasks"):
         raise DataError(
-            f"task {kind!r} is not known{did_you_mean(kind, list_tasks())} (there are {', '.join(list_tasks())}); leave"
+            f"task {kind!r} is not known{did_you_mean(kind, list_tasks())} (there are {list_some(list_tasks())}); leave"
             " its questions out, or install the version or the package that has it"
         )
     try:

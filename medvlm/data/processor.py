@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medvlm.core.errors import DataError, RecipeError, did_you_mean
+from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.core.families import Family, family_of
 from medvlm.data.control_words import shield, tokenize
 from medvlm.data.dialogue import Turn
@@ -69,12 +69,12 @@ class Processor:
             if name not in known:
                 raise RecipeError(
                     f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such"
-                    f" setting{did_you_mean(name, known)} (it has {', '.join(sorted(known))})"
+                    f" setting{did_you_mean(name, known)} (it has {list_some(sorted(known))})"
                 )
             if name in fixed and fixed[name] != value:
                 raise RecipeError(
                     f"model.processor.{name}: {type(self.stock).__name__} always sets it to {fixed[name]}; choose"
-                    f" another setting (it has {', '.join(sorted(set(known) - set(fixed)))})"
+                    f" another setting (it has {list_some(sorted(set(known) - set(fixed)))})"
                 )
             setattr(self.stock.image_processor, name, value)
         self.folder = folder

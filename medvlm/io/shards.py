@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, list_some
 from medvlm.core.sample import Sample
 from medvlm.io.checksum import crc32
 from medvlm.io.forms import OWN, Form, read_rows
@@ -217,7 +217,7 @@ class ShardSet:
         """Number of samples of a split. Raises DataError for a split that these shards do not have."""
         if split not in self._ends:
             raise DataError(
-                f"{Path(self._tars.names[0]).parent}: there is no split {split!r} (found {', '.join(self.splits)})"
+                f"{Path(self._tars.names[0]).parent}: there is no split {split!r} (found {list_some(self.splits)})"
             )
         return int(self._ends[split][-1])
 

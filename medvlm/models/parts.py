@@ -13,7 +13,7 @@ from torch import nn
 
 from medvlm.core.config import component, did_you_mean
 from medvlm.core.contracts import Features, Preprocess
-from medvlm.core.errors import RecipeError, ShapeError
+from medvlm.core.errors import RecipeError, ShapeError, list_some
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
             groups = sorted({group_of(n) for n in names})
             near = did_you_mean(pattern, groups)
             raise RecipeError(
-                f"stages.{stage}.trains: {pattern!r} matches no parameter{near} (this model has {', '.join(groups)})"
+                f"stages.{stage}.trains: {pattern!r} matches no parameter{near} (this model has {list_some(groups)})"
             )
     for name, parameter in model.named_parameters():
         wanted = any(matches(name, pattern) for pattern in trains)

@@ -103,6 +103,8 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
         )
     if machines is None:
         missing.append("whether it fits, and how long it takes: name the GPUs with --gpus, e.g. --gpus h200:8")
+    elif not machines.gpu.bf16:
+        missing.append(f"how long it takes: the speed of {machines.name} is not known")
     sizes = [each.bytes for each in looks.values()]
     return Plan(
         given.name, str(machines or ""), _choose_engine(recipe, machines), recipe.engine.precision, mfu,
@@ -213,7 +215,7 @@ def _add_time(
     ]
     flops, accumulate = step.flops + sum(again), config.micro_batches
     found = replace(found, flops=flops * accumulate * (machines.world if machines else 1))
-    if machines is None:
+    if machines is None or not machines.gpu.bf16:
         return found
     peak = machines.gpu.fp32 if recipe.engine.precision == "32-true" else machines.gpu.bf16
     return replace(found, seconds=flops * accumulate / (peak * 1e12 * mfu))

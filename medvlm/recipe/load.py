@@ -22,7 +22,7 @@ from medvlm.core.document import (
     set_value,
     to_yaml,
 )
-from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
 from medvlm.core.problems import Problem, make_error
 from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
@@ -108,12 +108,14 @@ class LoadedRecipe:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """The recipe with its bases and overrides, checked. Raises RecipeError with every mistake that was found.
 
-    path: a file, or the name of a shipped recipe. overrides: key.path=value.
+    path: a file, or the name of a shipped recipe, with or without `.yaml`. overrides: key.path=value.
     """
-    found = _find(str(path), [Path(), find_shipped("recipes").parent, find_shipped("recipes")])
+    folders = [Path(), find_shipped("recipes").parent, find_shipped("recipes")]
+    found = _find(str(path), folders) or _find(f"{path}.yaml", folders)
     if found is None:
-        shipped = ", ".join(_list_shipped("recipes"))
-        raise RecipeError(f"{path}: there is no such recipe{_suggest(str(path), 'recipes')} (shipped: {shipped})")
+        raise RecipeError(
+            f"{path}: there is no such recipe{_suggest(str(path), 'recipes')} (shipped: {_list_shipped('recipes')})"
+        )
     document = _load_with_bases(found, _shorten_path(found), ())
     for override in overrides:
         if override.split("=")[0].strip() == "extends":
@@ -216,16 +218,18 @@ def _locate_card(source: str, name: str, beside: Path, document: Document) -> Pa
     if found is None:
         why = (
             f"there is no data card {name!r}{_suggest(name, 'data_cards')}; every data set needs one (shipped:"
-            f" {', '.join(_list_shipped('data_cards'))})"
+            f" {_list_shipped('data_cards')})"
         )
         raise make_error([Problem(("data", source, "card"), why)], document)
     return found
 
 
-def _list_shipped(kind: Literal["recipes", "data_cards"]) -> list[str]:
-    return sorted(
-        f"{kind}/{path.relative_to(find_shipped(kind)).as_posix()}" for path in find_shipped(kind).rglob("*.yaml")
-    )
+def _find_names(kind: Literal["recipes", "data_cards"]) -> list[str]:
+    return sorted(path.relative_to(find_shipped(kind)).as_posix() for path in find_shipped(kind).rglob("*.yaml"))
+
+
+def _list_shipped(kind: Literal["recipes", "data_cards"]) -> str:
+    return list_some(_find_names(kind), f"more in {_shorten_path(find_shipped(kind))}")
 
 
 def _suggest(name: str, kind: Literal["recipes", "data_cards"]) -> str:
@@ -233,7 +237,8 @@ def _suggest(name: str, kind: Literal["recipes", "data_cards"]) -> str:
     def bare(full: str) -> str:
         return full.removeprefix(f"{kind}/").removesuffix(".yaml")
 
-    return did_you_mean(bare(name), map(bare, _list_shipped(kind)))
+    near = did_you_mean(bare(name), map(bare, _find_names(kind)))
+    return near.replace("'?", ".yaml'?")
 
 
 def _shorten_path(path: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from medvlm.core.card import Card
 from medvlm.core.composition import composition_of_stage
 from medvlm.core.document import KeyPath
-from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
+from medvlm.core.errors import RecipeError, ShapeError, did_you_mean, list_some
 from medvlm.core.problems import Problem
 from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
@@ -89,7 +89,7 @@ def _check_blocks(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem
             if parts and first not in parts and "*" not in first:
                 yield Problem(
                     ("engine", line, j),
-                    f"{first!r} is not a part of any stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
+                    f"{first!r} is not a part of any stage{did_you_mean(first, parts)} (accepts {list_some(parts)})",
                 )
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, did_you_mean, kinds
 from medvlm.core.engine_config import EngineConfig
+from medvlm.core.errors import list_some
 from medvlm.core.problems import Problem, wrap_problems
 from medvlm.core.protocols import list_baselines, read_protocols, refuse_baseline
 from medvlm.core.track_config import TrackConfig
@@ -32,7 +33,7 @@ class Boxes(Config):
     def _codec_is_known(cls, codec: str) -> str:
         known = kinds("tasks.codecs")
         if codec and codec not in known:
-            raise ValueError(f"unknown codec {codec!r}{did_you_mean(codec, known)} (accepts {', '.join(known)})")
+            raise ValueError(f"unknown codec {codec!r}{did_you_mean(codec, known)} (accepts {list_some(known)})")
         return codec
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from medvlm.core.card import Card
 from medvlm.core.document import KeyPath
-from medvlm.core.errors import did_you_mean
+from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.problems import Problem
 from medvlm.recipe.graph import find_composition, find_outside_origins, find_start_stages, list_splits
 from medvlm.recipe.origins import name_outside
@@ -91,7 +91,7 @@ def _check_pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Itera
     if first not in parts:
         yield Problem(
             path,
-            f"{first!r} is not a part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {', '.join(parts)})",
+            f"{first!r} is not a part of a {stage.kind} stage{did_you_mean(first, parts)} (accepts {list_some(parts)})",
         )
     elif first == "decoders" and rest and not any(fnmatchcase(name, rest[0]) for name in recipe.model.decoders):
         yield Problem(path, describe_absent("decoder", rest[0], recipe.model.decoders, "model.decoders"))
@@ -161,4 +161,4 @@ def describe_absent(what: str, name: str, accepted: Iterable[str], where: str) -
 
 
 def list_names(names: Any) -> str:
-    return ", ".join(sorted(names))
+    return list_some(sorted(names))

@@ -7,7 +7,7 @@ from typing import Any
 
 from medvlm.core.composition import Composition, composition_of_stage
 from medvlm.core.config import component, kinds
-from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.errors import RecipeError, did_you_mean, list_some
 
 STOCK, ENCODER = "stock", "encoder"
 """The nearest class that other libraries load without medvlm; the same for one encoder of the model."""
@@ -43,7 +43,7 @@ def explain_unknown(target: str) -> str | None:
         return None
     targets = list_targets()
     near = did_you_mean(target.partition(".")[0], targets)
-    return f"there is no export target {target!r}{near} (accepts {', '.join(targets)})"
+    return f"there is no export target {target!r}{near} (accepts {list_some(targets)})"
 
 
 def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from medvlm.core.config import component, inline_definitions, kinds, list_permitted, look_up, plugins_in
 from medvlm.core.contracts import RewardConfig
-from medvlm.core.errors import RecipeError, did_you_mean, shorten
+from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
 from medvlm.core.problems import Problem, problems_of, wrap_problems
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
@@ -77,7 +77,7 @@ def find_reward(name: str, plugins: Sequence[str] | None = None) -> Judge:
         module = component("rewards", name)
         return Judge(module.Config, module.applies, module.score)
     elif name not in (known := list_rewards()):
-        raise RecipeError(f"unknown reward {name!r}{did_you_mean(name, known)} (accepts {', '.join(known)})")
+        raise RecipeError(f"unknown reward {name!r}{did_you_mean(name, known)} (accepts {list_some(known)})")
     score = find_task(name).score
     if score is None:
         raise RecipeError(f"task {name!r} has no score, so it cannot be a reward")

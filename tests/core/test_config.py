@@ -97,7 +97,7 @@ def test_what_is_meant_is_understood(text: str, field: str, value: object) -> No
         ("steps: 1.5", "r.yaml:2:1 steps: expected a whole number, found 1.5"),
         ("steps: yes", "r.yaml:2:1 steps: expected a whole number, found 'yes'"),
         ("steps: true", "r.yaml:2:1 steps: expected a number, found true"),
-        ("steps:", "r.yaml:2:1 steps: expected a whole number, found nothing"),
+        ("name:", "r.yaml:1:1 name: expected text, found nothing"),
         ("lr: true", "r.yaml:2:1 lr: expected a number, found true"),
         ("lr: .nan", "r.yaml:2:1 lr: expected a finite number, found nan"),
         ("lr: 1e999", "r.yaml:2:1 lr: expected a finite number, found inf"),

@@ -11,6 +11,7 @@ import yaml
 
 from medvlm.cli import main
 from medvlm.core.config import kinds
+from medvlm.core.errors import RecipeError
 from medvlm.preflight import gpus
 from medvlm.preflight.gpus import GIB, parse
 from medvlm.preflight.plan import plan
@@ -97,6 +98,43 @@ def test_what_does_not_fit_is_told_how_it_would(written: Path, tmp_path: Path) -
 def test_gpus_that_are_not_known_are_refused(text: str, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(written), "--gpus", text]) == 2
     assert "--gpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["t4", "V100", "v100-16", "a10", "a30", "l4", "l40s", "h20", "h800", "mi300x", "rtx5090"]
+)
+def test_gpus_of_clinics_and_clouds_are_known(name: str) -> None:
+    assert parse(f"{name}:2x2").world == 4
+    assert parse(name).gpu.bf16 >= parse(name).gpu.fp32 > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "gib", "name"),
+    [
+        ("", 24, "1 x gpu of 24 GiB"),
+        ("a100:8", 64, "8 x a100 of 64 GiB"),
+        ("gaudi3:8x2", 128, "16 x gaudi3 of 128 GiB (2 nodes of 8)"),
+    ],
+)
+def test_the_memory_of_any_gpu_can_be_given(text: str, gib: float, name: str) -> None:
+    assert str(parse(text, gib)) == name
+    assert parse(text, gib).gpu.gib == gib
+
+
+@pytest.mark.parametrize(("text", "gib"), [("", 0), ("", -8), ("h100", 1.5), ("", float("nan")), ("8", 24)])
+def test_a_gpu_without_usable_memory_is_refused(text: str, gib: float) -> None:
+    with pytest.raises(RecipeError, match="--gpu"):
+        parse(text, gib)
+
+
+def test_memory_alone_says_whether_it_fits_and_not_how_long_it_takes(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(written), "--runs", str(tmp_path), "--gpu-gib", "24"]) == 0
+    told = capsys.readouterr().out
+    assert "on 1 x gpu of 24 GiB" in told and "fits: " in told
+    assert "how long it takes: the speed of gpu of 24 GiB is not known" in told
+    assert "for all steps" not in told
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

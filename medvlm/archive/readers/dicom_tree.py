@@ -17,7 +17,7 @@ from medvlm.archive.tables.columns import columns_in, fill
 from medvlm.archive.tables.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
-from medvlm.core.errors import DataError, did_you_mean
+from medvlm.core.errors import DataError, did_you_mean, list_some
 from medvlm.core.sample import Medium, Sample
 from medvlm.io.dicom.dataset import NotDicom
 from medvlm.io.dicom.header import ATTRIBUTES, CONCERNS, MEASURED, SHOWN, SLICED, Accepted, Header, NotAnImage
@@ -48,7 +48,7 @@ class DicomMedium(Base):
         for each in modality:
             if each not in known:
                 raise ValueError(
-                    f"unknown modality {each!r}{did_you_mean(each, known)}; expected some of {', '.join(known)}"
+                    f"unknown modality {each!r}{did_you_mean(each, known)}; expected some of {list_some(known)}"
                 )
         return modality
 
