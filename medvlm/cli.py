@@ -9,9 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from medvlm.commands.arguments import make_parser
+from medvlm.commands.explain import explain
 from medvlm.core.errors import UserError
+from medvlm.core.output import survive_readers
+from medvlm.core.quiet import silence_libraries
 
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED = 0, 2, 75
+PRINTING = ("validate", "plan", "lineage", "chat", "schema")
+"""Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     with a traceback."""
     # By default, waiting threads spin, which makes a run up to 30 times slower as soon as another process needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    silence_libraries()
+    with survive_readers(goes_on=False):  # --help, and errors of the command line
+        args = _parse(argv)
+    with survive_readers(goes_on=args.verb not in PRINTING):
+        return _run(args)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser()
     args, rest = parser.parse_known_args(argv)
     # argparse accepts overrides only next to each other; users write them anywhere.
@@ -26,18 +39,22 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides += rest
+    return args
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         globals()[f"run_{args.verb}"](args)
-        sys.stdout.flush()
     except UserError as mistake:
         print(f"medvlm: {mistake}", file=sys.stderr)
         return EXIT_USER
-    except BrokenPipeError:  # the reader of a pipe has enough, as `medvlm schema card | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as raised:
         if type(raised).__name__ == "Preempted":  # importing its module would import torch
             print(f"medvlm: {raised}", file=sys.stderr)
             return EXIT_PREEMPTED
+        if message := explain(raised):
+            print(f"medvlm: {message}", file=sys.stderr)
+            return EXIT_USER
         raise
     return EXIT_DONE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medvlm.commands.files import read_files
+from medvlm.commands.files import read_files, require_files
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Question, make_truth
 
@@ -22,6 +22,7 @@ def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max
     from medvlm.compositions._opened import find
     from medvlm.core.ask import Ask
 
+    require_files(paths)  # before a model is read, which may take minutes
     opened = open_model(model, stage, device="auto", max_new_tokens=max_new_tokens)
     answerer = find(opened, "answer")
     if answerer is None:

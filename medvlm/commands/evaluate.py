@@ -11,7 +11,9 @@ from typing import Any
 
 from medvlm.compositions._open import open_run
 from medvlm.compositions._opened import find
-from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.document import Document
+from medvlm.core.errors import RecipeError, did_you_mean, list_some
+from medvlm.core.problems import validate
 from medvlm.core.protocols import find_protocol, read_protocols
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.run import evaluate as evaluate_split
@@ -26,16 +28,16 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
 
     run, loaded = RunFolder(run_folder), load_run(run_folder)
     recipe = loaded.recipe
-    asked = Evaluate(on=tuple(on)).pairs() if on else recipe.evaluate.pairs()
+    asked = _read_places(on) if on else recipe.evaluate.pairs()
     if not asked:
         raise RecipeError("evaluate.on is empty; choose what to evaluate on with --on SOURCE:SPLIT")
-    sources = open_sources(loaded, run_folder.parent, say=print)
     for name, _ in asked:
-        if name not in sources:
+        if name not in recipe.data:
             raise RecipeError(
-                f"--on {name}: there is no such source{did_you_mean(name, list(sources))} (sources:"
-                f" {', '.join(sources)})"
+                f"--on {name}: there is no such source{did_you_mean(name, recipe.data)} (sources:"
+                f" {list_some(recipe.data)})"
             )
+    sources = open_sources(loaded, run_folder.parent, say=print)
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
     models = open_run(recipe, run_folder, stage, device, recipe.evaluate.max_new_tokens)
     settings, rows = recipe.evaluate, []
@@ -63,6 +65,12 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
             say=print,
         )
     return rows
+
+
+def _read_places(on: Sequence[str]) -> list[tuple[str, str]]:
+    """(source, split) of each SOURCE:SPLIT. Raises RecipeError for what is no split."""
+    evaluate: Evaluate = validate(Evaluate, Document({"on": list(on)}, {(): ("command line", 0, 0)}))
+    return evaluate.pairs()
 
 
 def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:

@@ -43,11 +43,17 @@ def read_files(paths: Sequence[Path], kind_of: Callable[[int], str]) -> tuple[Sa
     return replace(sample, media=tuple(shown)), stored
 
 
+def require_files(paths: Sequence[Path]) -> None:
+    """Raises DataError for a path that does not exist."""
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file")
+
+
 def _open_file(path: Path) -> Any:
+    require_files([path])
     if path.is_dir():
         return _open_series(path)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
     try:
         return media_of(path, FileOptions(video=VideoOptions(frames=FRAMES)), None)[0]
     except DataError as reason:

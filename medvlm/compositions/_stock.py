@@ -81,6 +81,11 @@ class StockTower(Opened):
                 f"{where}: neither a run nor a dual encoder or tower that transformers opens"
                 f" ({str(reason).splitlines()[0]})"
             ) from None
+        if hasattr(tower, "get_image_features") and not hasattr(tower, "get_text_features"):
+            raise RecipeError(
+                f"{where}: a vision-language model, which gives no vector for an image by itself; give a dual encoder"
+                " or an encoder, e.g. one exported with --target encoder"
+            )
         self.where, self.device, self.tower = where, device, tower.to(device).eval()
 
     def kind_of(self, axes: int, asked: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.report import numbers
 from medvlm.report.answers import draw_answer, make_gallery_section
@@ -20,8 +21,11 @@ from medvlm.report.training import make_curves_section, make_proof_section, make
 def write_report(run: RunFolder) -> Path:
     """Writes `report.html` of a finished or unfinished run and returns its path.
 
-    The top of the page lists what is missing, damaged or unfinished; none of this raises.
+    The top of the page lists what is missing, damaged or unfinished; none of this raises. Raises RecipeError for a
+    folder that is no run.
     """
+    if not any(path.is_file() for path in (run.recipe, run.metrics, run.lineage, run.status, run.results)):
+        raise RecipeError(f"{run.root}: is not a run folder (it has no {run.recipe.name}); give one, e.g. runs/NAME")
     record = read_run(run)
     results = add_measures(record.results, record.answers)
     made = [part for part in (make_stages_table(record), make_parts_table(record)) if part]

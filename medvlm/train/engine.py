@@ -7,6 +7,7 @@ Under torchrun, the engine uses the processes that torchrun started; otherwise t
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -46,10 +47,12 @@ class Engine:
         from lightning.fabric import Fabric
         from lightning.fabric.strategies import DDPStrategy
 
+        logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # it sets its own level when it is imported
         world = int(os.environ.get("WORLD_SIZE", 1))
         if config.kind == "single" and world > 1:
             raise RecipeError(f"engine.kind is single, but torchrun started {world} processes; use auto or ddp")
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        _require_gpus(config, local)
         # DDP must not wait for unused parameters, such as SigLIP's pooling head below a language model.
         # Norms of offloaded gradients are summed on the CPU, which NCCL cannot do, hence gloo for CPU tensors.
         backend: Any = (
@@ -209,6 +212,21 @@ class Engine:
 
     def barrier(self) -> None:
         self.fabric.barrier()
+
+
+def _require_gpus(config: EngineConfig, local: int) -> None:
+    """Raises RecipeError if this machine has fewer GPUs than processes that need one."""
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.device == "cuda" and not present:
+        raise RecipeError(
+            "engine.device is cuda, but torch finds no GPU here; check nvidia-smi and that this is a CUDA build of"
+            " torch, or set engine.device: auto or cpu"
+        )
+    if config.device != "cpu" and 0 < present < local:
+        raise RecipeError(
+            f"torchrun started {local} processes on this machine, but it has {present} GPUs; use --nproc-per-node"
+            f" {present}, or engine.device: cpu"
+        )
 
 
 class _Gather(torch.autograd.Function):
