@@ -78,10 +78,14 @@ def run_init(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
+    from medvlm.commands.next_steps import describe_end
     from medvlm.commands.train import train
     from medvlm.recipe.load import load
 
-    train(load(args.recipe, args.overrides), args.runs, args.stage, args.again_from)
+    loaded = load(args.recipe, args.overrides)
+    run = train(loaded, args.runs, args.stage, args.again_from)
+    if os.environ.get("RANK", "0") == "0":
+        print("", *describe_end(loaded, run), sep="\n", flush=True)
 
 
 def run_validate(args: argparse.Namespace) -> None:
@@ -214,8 +218,11 @@ def run_pack(args: argparse.Namespace) -> None:
 def run_audit(args: argparse.Namespace) -> None:
     from medvlm.archive.packing.deal import read_salt
     from medvlm.commands.audit import run_audit
+    from medvlm.core.live import Live
 
-    run_audit(args.sets, args.against, args.to, args.strict, print, read_salt(args.salt_file) if args.salt_file else "")
+    run_audit(
+        args.sets, args.against, args.to, args.strict, Live(), read_salt(args.salt_file) if args.salt_file else ""
+    )
 
 
 def run_stats(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from medvlm.archive.audit.scan import AuditSet, open_set
 from medvlm.archive.packing.pack import pack
 from medvlm.core.card import Card, load_card
 from medvlm.core.errors import DataError
+from medvlm.core.live import keep
 from medvlm.core.run import write_json
 from medvlm.recipe.load import find_card
 from medvlm.report.provenance import describe_licences
@@ -43,17 +44,17 @@ def run_audit(
         sets = [each for _, each in opened]
         for card in alone:
             if card.name not in {each.name for each in sets}:
-                say(f"note: {card.name}: only its card was given; its terms were checked, but no samples")
+                keep(say, f"note: {card.name}: only its card was given; its terms were checked, but no samples")
         benchmarks = [_open_benchmark(word, cards, stack, say, secret) for word in against]
         found = audit(sets, benchmarks, say, alone)
     findings = [make_strict(f) if strict else f for f in found.findings]
     for line in _format_findings(found, findings):
-        say(line)
+        keep(say, line)
     receipt = receipt_of(AuditResult(found.seen, found.benchmarks, findings, found.terms))
     folders = [Path(word) for word, _ in opened if Path(word).is_dir() and os.access(word, os.W_OK)]
     for path in [to] if to else [folder / AUDIT for folder in folders]:
         write_json(path, receipt)
-        say(f"receipt {receipt['hash'][:16]}: {path}")
+        keep(say, f"receipt {receipt['hash'][:16]}: {path}")
     if errors := sum(f.severity == "error" for f in findings):
         raise DataError(
             f"the audit failed: {errors} of {len(findings)} findings {'is an error' if errors == 1 else 'are errors'}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from medvlm.compositions._open import open_run
 from medvlm.compositions._opened import find
 from medvlm.core.document import Document
 from medvlm.core.errors import RecipeError, did_you_mean, list_some
+from medvlm.core.live import Live
 from medvlm.core.problems import validate
 from medvlm.core.protocols import find_protocol, read_protocols
 from medvlm.core.run import RunFolder
@@ -37,7 +36,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
                 f"--on {name}: there is no such source{did_you_mean(name, recipe.data)} (sources:"
                 f" {list_some(recipe.data)})"
             )
-    sources = open_sources(loaded, run_folder.parent, say=print)
+    sources = open_sources(loaded, run_folder.parent, say=Live())
     device = "cuda" if torch.cuda.is_available() and recipe.engine.device != "cpu" else "cpu"
     models = open_run(recipe, run_folder, stage, device, recipe.evaluate.max_new_tokens)
     settings, rows = recipe.evaluate, []
@@ -61,7 +60,7 @@ def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,
-            progress=TerminalProgress(),
+            progress=EvaluateProgress(),
             say=print,
         )
     return rows
@@ -78,20 +77,13 @@ def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:
     return next((rewards for stage in reversed(stages) if (rewards := stage.list_rewards())), {})
 
 
-class TerminalProgress:
-    """Updates one line on a terminal; elsewhere prints a line every few seconds."""
+class EvaluateProgress:
+    """Shows how many samples of a protocol are done; the line is removed at the end."""
 
     def __init__(self) -> None:
-        self.shown = time.monotonic()
+        self._live = Live()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        now, terminal = time.monotonic(), sys.stdout.isatty()
-        if now - self.shown >= (0.2 if terminal else 5):
-            self.shown = now
-            print(
-                f"\revaluate: {what} {done}/{total}\033[K" if terminal else f"evaluate: {what} {done}/{total}",
-                end="" if terminal else "\n",
-                flush=True,
-            )
-        if done == total and terminal:
-            print("\r\033[K", end="", flush=True)
+        self._live(f"evaluate: {what} {done}/{total}")
+        if done == total:
+            self._live.clear()

@@ -10,6 +10,7 @@ from medvlm.archive.packing.pack import PackReceipt
 from medvlm.archive.packing.pack import pack as pack_card
 from medvlm.core.card import load_card
 from medvlm.core.errors import DataError
+from medvlm.core.live import Live
 from medvlm.recipe.load import find_card
 
 
@@ -20,12 +21,12 @@ def pack(
     salt_file: Path | None = None,
     max_bad: float = 0.01,
     workers: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = None,
 ) -> PackReceipt:
     """card: a file, or the name of a shipped card. root: folder of the original files, None for generated data.
 
-    max_bad: accepted share of bad samples. workers: number of processes that decode, by default one per core. Raises
-    DataError for a card or data set that cannot be packed.
+    max_bad: accepted share of bad samples. workers: number of processes that decode, by default one per core. say:
+    receives lines of progress, by default printed. Raises DataError for a card or data set that cannot be packed.
     """
     found = find_card(card)
     if found is None:
@@ -33,4 +34,4 @@ def pack(
     loaded = load_card(found, card)
     if salt_file:
         loaded = loaded.add_secret(read_salt(salt_file))
-    return pack_card(loaded, root, out, progress=say, max_bad=max_bad, workers=workers)
+    return pack_card(loaded, root, out, progress=say or Live(), max_bad=max_bad, workers=workers)

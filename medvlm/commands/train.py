@@ -19,6 +19,7 @@ from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError, RecipeError
+from medvlm.core.live import Live
 from medvlm.core.run import RunFolder, hash_code, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import draw_below
@@ -104,7 +105,7 @@ def _begin(
     write_status(run, engine, "running")
     if engine.is_first:
         run.stalled.unlink(missing_ok=True)
-    sources = open_sources(loaded, runs, say=print if engine.is_first else lambda _: None)
+    sources = open_sources(loaded, runs, say=Live() if engine.is_first else lambda _: None)
     if engine.is_first:
         recognise(loaded, sources, run)
         loaded.save(run.root)

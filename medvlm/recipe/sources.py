@@ -14,6 +14,7 @@ from medvlm.archive.packing.deal import hash_name, read_salt, require_secret, sp
 from medvlm.archive.packing.pack import card_hash, pack_once, read_receipt
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
+from medvlm.core.live import end, keep
 from medvlm.data.source import HELD_OUT, HoldOut, SourceView, choose_splits
 from medvlm.io.cache import Cache
 from medvlm.io.foreign import ForeignForm
@@ -93,6 +94,7 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
             where = locate_shards(card, source, runs)
             pack_once(card, root, where, progress=say)
         shards = open_shards(where, cache, choose_form(card), say)
+        end(say)
         if shards.is_foreign:
             _check_foreign(name, card, shards, say)
         receipt = asdict(read_receipt(where)) if shards.is_packed else {}
@@ -101,7 +103,7 @@ def open_sources(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -
             places.append((Path(where) if Path(where).is_dir() else Path(where).parent) / AUDIT)
     audits = audits_of({name: source.shards.fingerprint for name, source in opened.items()}, places)
     for name in (name for name, audit in audits.items() if not audit["passed"]):
-        say(f"{name}: its shards failed the audit (medvlm data audit); the model card will say so")
+        keep(say, f"{name}: its shards failed the audit (medvlm data audit); the model card will say so")
     return {name: replace(source, audit=audits.get(name, {})) for name, source in opened.items()}
 
 
@@ -170,7 +172,7 @@ def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str],
                 f"data.{name}: {missing} of {missing + present} samples lack a member ({what}); the limit is"
                 f" {card.reader.max_incomplete:.0%} (reader.max_incomplete)"
             )
-        say(f"{name}: {missing} of {missing + present} samples lack a member and are left out ({what})")
+        keep(say, f"{name}: {missing} of {missing + present} samples lack a member and are left out ({what})")
 
 
 def collect_texts(sources: Mapping[str, OpenSource]) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from medvlm.core.live import Live
 from medvlm.core.track_config import TrackConfig, WandbConfig
 
 
@@ -145,21 +145,22 @@ def redact(value: Any, key: str = "") -> Any:
 
 
 class ProgressLine:
-    """A progress line, updated in place on a terminal, otherwise printed every few seconds."""
+    """The progress of a stage, with the loss of its last validation."""
 
     def __init__(self, stage: str, number: int, stages: int, steps: int, start: int, enabled: bool):
         self.title, self.steps, self.start, self.enabled = f"stage {number}/{stages} {stage}", steps, start, enabled
-        self.began = self.shown = time.monotonic()
-        self.terminal = sys.stdout.isatty()
+        self.began, self.live, self.validation = time.monotonic(), Live(), ""
+
+    def note_validation(self, loss: float, is_best: bool) -> None:
+        self.validation = f"  validation {loss:.4f}{' (best)' if is_best else ''}"
 
     def show(self, step: int, loss: float, samples_per_s: float, sources: str = "", last: bool = False) -> None:
-        now = time.monotonic()
-        if not self.enabled or not (last or now - self.shown >= (0.2 if self.terminal else 5)):
+        if not self.enabled:
             return
-        self.shown = now
-        left = (now - self.began) / max(1, step - self.start) * (self.steps - step)
-        line = (
-            f"{self.title}  step {step}/{self.steps}  loss {loss:.4f}  {samples_per_s:,.0f} samples/s  ETA"
-            f" {int(left // 60)}:{int(left % 60):02d}{'  ' if sources else ''}{sources}"
+        left = (time.monotonic() - self.began) / max(1, step - self.start) * (self.steps - step)
+        self.live(
+            f"{self.title}  step {step}/{self.steps}  loss {loss:.4f}{self.validation}  {samples_per_s:,.0f} samples/s"
+            f"  ETA {int(left // 60)}:{int(left % 60):02d}{'  ' if sources else ''}{sources}"
         )
-        print(f"\r{line}\033[K" if self.terminal else line, end="\n" if last or not self.terminal else "", flush=True)
+        if last:
+            self.live.end()

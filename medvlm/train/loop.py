@@ -221,7 +221,9 @@ class _Loop:
             return False
         found = report(self.stage.validate(self.model, checks.samples), (), self.engine).terms
         self.place.log.write({"stage": config.name, "step": state.step, "validation": found})
-        return state.note_validation(found[LOSS])
+        is_best = state.note_validation(found[LOSS])
+        self.progress.note_validation(found[LOSS], is_best)
+        return is_best
 
     def check_proof(self, is_last: bool) -> None:
         """Raises RecipeError if a trained group has not changed after enough steps."""
@@ -258,7 +260,7 @@ class _Loop:
         record = {"stage": name, "step": step, "skipped": everywhere, "skipped_loss": loss, "skipped_norm": norm}
         self.place.log.write(record)
         if self.engine.is_first:
-            print(f"\n{found}; skipped ({state.skipped} of {most})", flush=True)
+            self.progress.live.keep(f"{found}; skipped ({state.skipped} of {most})")
 
 
 def _is_own_update(stage: Stage, name: str) -> bool:

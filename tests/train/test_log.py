@@ -184,10 +184,15 @@ def test_progress_says_where_the_stage_stands_and_how_long_it_will_take(
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     progress = ProgressLine("pair", 2, 5, steps=400, start=100, enabled=True)
-    now[0] += 1
+    now[0] += 20
     progress.show(110, 1.5, 1234.5)
-    assert capsys.readouterr().out == "", "a log file gets a line every few seconds, not every step"
-    now[0] += 59
+    assert capsys.readouterr().out == "", "a log file gets a line now and then, not every step"
+    progress.note_validation(1.25, is_best=True)
+    now[0] += 40
     progress.show(160, 1.5, 1234.5)
     # 60 steps of this process took 60 s, 240 are left: 4 minutes.
-    assert capsys.readouterr().out == "stage 2/5 pair  step 160/400  loss 1.5000  1,234 samples/s  ETA 4:00\n"
+    assert capsys.readouterr().out == (
+        "stage 2/5 pair  step 160/400  loss 1.5000  validation 1.2500 (best)  1,234 samples/s  ETA 4:00\n"
+    )
+    progress.show(400, 1.5, 1234.5, last=True)
+    assert "step 400/400" in capsys.readouterr().out, "the last step is always shown"

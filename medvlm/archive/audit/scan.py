@@ -19,6 +19,7 @@ from medvlm.archive.audit.picture import WORDS, PictureHash, hash_picture
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import is_available
 from medvlm.core.errors import DataError
+from medvlm.core.live import end
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
 from medvlm.io.images import decode
@@ -151,6 +152,7 @@ def scan(source: AuditSet, progress: Progress | None, texts: Container[int] | No
                     " left"
                 )
         seen.append(found)
+    end(progress)
     return seen
 
 

@@ -31,6 +31,7 @@ from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.durable import write_durably
 from medvlm.core.errors import DataError
+from medvlm.core.live import keep
 from medvlm.io.shard_index import INDEX, index_path, read_index
 from medvlm.io.shards import RECEIPT
 
@@ -193,7 +194,7 @@ def _pack(
             receipt = fill()
         except Changed as reason:
             if progress:
-                progress(f"packing {card.name}: {reason}; starting again")
+                keep(progress, f"packing {card.name}: {reason}; starting again")
             target.forget()
             target.begin()
             receipt = fill()
@@ -262,6 +263,7 @@ def _fill(
                 state.commit()
                 target.keep(state.full())
                 saved = time.monotonic()
+        watch.end()
         state.commit()
         state.write_quarantine(target.work / QUARANTINE)
         good, bad = state.dealt.samples.total(), state.bad

@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from medvlm.core.live import end, keep
+
 Progress = Callable[[str], None]
+LEAST_S = 0.01
+"""A rate over less time says nothing: a set of few samples would have millions a second."""
 
 
 class PackProgress:
@@ -18,7 +22,7 @@ class PackProgress:
         """Counts what an earlier process did; it does not enter the rate."""
         self._done, self._bad, self._before = done, bad, done
         if done and self._progress:
-            self._progress(f"packing {self._name}: goes on after {done}")
+            keep(self._progress, f"packing {self._name}: goes on after {done}")
 
     def show(self, num_bytes: int, bad: int) -> None:
         """Call after each sample."""
@@ -28,10 +32,13 @@ class PackProgress:
         self._done, self._bad, self._bytes = self._done + 1, self._bad + bad, self._bytes + num_bytes
         if self._progress is None or (now - self._shown < 1 and self._done != self._expected):
             return
-        self._shown, seconds = now, max(now - self._start, 1e-6)
+        self._shown, seconds = now, max(now - self._start, LEAST_S)
         rate = (self._done - self._before) / seconds
         of = f" of {self._expected}, {max(self._expected - self._done, 0) / rate:.0f} s left" if self._expected else ""
         self._progress(
             f"packing {self._name}: {self._done}{of}, {rate:.0f} samples/s, {self._bytes / seconds / 1e6:.1f} MB/s,"
             f" {self._bad} bad"
         )
+
+    def end(self) -> None:
+        end(self._progress)
