@@ -697,7 +697,7 @@ def test_what_fits_together_is_accepted(home: Path, changes: list[tuple[str, str
 def test_reading_reports_needs_no_encoder_for_their_media(home: Path) -> None:
     """A stage that shows reports alone may draw on a data set whose media nobody encodes."""
     (home / "recipes" / "cards" / "notes.yaml").write_text(
-        CARD.replace("[film]", "[slide]").replace("name: films", "name: notes")
+        CARD.replace("[film]", "[volume]").replace("name: films", "name: notes").replace("films: 4", "volumes: 4")
     )
     text = RECIPE.replace("data:\n", "data:\n  notes: {card: cards/notes.yaml}\n").replace(
         "mix: {films: 1}\n    trains: [connectors]", "mix: {notes: 1}\n    trains: [language]"
@@ -705,9 +705,9 @@ def test_reading_reports_needs_no_encoder_for_their_media(home: Path) -> None:
     (home / "recipes" / "tiny.yaml").write_text(
         text.replace("trains: [language]", "trains: [language]\n    shows: [report]")
     )
-    assert load("recipes/tiny.yaml").cards["notes"].media == ("slide",)
+    assert load("recipes/tiny.yaml").cards["notes"].media == ("volume",)
     (home / "recipes" / "tiny.yaml").write_text(text)
-    with pytest.raises(RecipeError, match="no encoder serves its media of kind 'slide'"):
+    with pytest.raises(RecipeError, match="no encoder serves its media of kind 'volume'"):
         load("recipes/tiny.yaml")
 
 

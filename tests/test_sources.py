@@ -53,6 +53,9 @@ FOREIGN = {
 }
 
 
+CHOOSE = {**INSTRUCT, "tasks": ["choice"]}
+
+
 def foreign_tar(path: Path, n: int, lacking: int = 0) -> None:
     with tarfile.open(path, "w") as tar:
         for i in range(n):
@@ -90,7 +93,9 @@ def test_what_is_wrong_with_tars_of_others_is_said_before_training(tmp_path: Pat
         open_sources(
             load(
                 written(
-                    tmp_path, recipe(data={"films": {"card": "card.yaml", "shards": str(tmp_path / "a.tar")}}), card
+                    tmp_path,
+                    recipe(data={"films": {"card": "card.yaml", "shards": str(tmp_path / "a.tar")}}, stages=[CHOOSE]),
+                    card,
                 )
             ),
             tmp_path / "runs",
@@ -116,7 +121,7 @@ def test_the_same_tars_packed_have_the_same_samples(tmp_path: Path) -> None:
     foreign_tar(tmp_path / "raw" / "a.tar", 12)
     sources = [
         open_sources(
-            load(written(tmp_path, recipe(data={"films": {"card": "card.yaml", **where}}), FOREIGN)),
+            load(written(tmp_path, recipe(data={"films": {"card": "card.yaml", **where}}, stages=[CHOOSE]), FOREIGN)),
             tmp_path / "runs",
             lambda _: None,
         )["films"].view("train")

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from medvlm.archive.box_form import find_fault, reaches_beyond
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
+from medvlm.core.content import name_asked
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Question, Truth, make_truth
 
@@ -135,6 +136,13 @@ def _ask(
         if truth is not None:
             text = fill_names(choose(asked.wordings, key, what, name), config.classes[name])
             yield Question(text, truth, f"{what}:{name}")
+
+
+def list_object_tasks(config: AsksAboutObjects | None) -> frozenset[str]:
+    """The tasks of its questions about objects."""
+    if config is None:
+        return frozenset()
+    return name_asked(count=config.count, boxes=config.boxes, choice=config.presence)
 
 
 def fill_names(wording: str, names: ObjectClass) -> str:

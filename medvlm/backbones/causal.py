@@ -15,6 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.weights import describe, from_pretrained, is_on_meta
@@ -178,9 +179,9 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    return AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest})
-    )
+    with refuse_values("model.language.config"):
+        made = AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest})
+    return AutoModelForCausalLM.from_config(made)
 
 
 def standalone(config: Config, built: Any) -> Config:

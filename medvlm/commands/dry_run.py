@@ -24,6 +24,7 @@ from medvlm.core.errors import CheckpointError, RecipeError, UserError
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import Toy
 from medvlm.data.estimate import is_deep
+from medvlm.data.processor import Processor
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView
 from medvlm.io.opening import open_shards
 from medvlm.preflight.rehearsal import fake_reward as spread
@@ -136,7 +137,9 @@ def _write_recipe(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, Small
     }
     if recipe.model.pretrained:
         family = look_up_model(recipe.model.pretrained).config["model_type"]
-        changed |= {"pretrained": str(save_tiny(family, folder / "model")), "processor": {}}
+        tiny = save_tiny(family, folder / "model")
+        Processor(tiny, recipe.model.processor)  # raises RecipeError for a setting that the family does not have
+        changed |= {"pretrained": str(tiny), "processor": {}}
     model = recipe.model.model_copy(update=changed)
     stages = tuple(stage.scale_down(TOY) for stage in recipe.stages)
     plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
@@ -203,6 +206,8 @@ def _evaluate(run: RunFolder) -> str:
     from medvlm.commands.evaluate import evaluate
 
     rows = evaluate(run.root)
+    if not rows:
+        return "nothing was measured: only reports are held out, and they are not scored yet"
     return f"{len(rows)} results: {', '.join(dict.fromkeys(row['task'] for row in rows))}"
 
 

@@ -27,6 +27,7 @@ from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.models.parts import module_of, set_trained
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
+from medvlm.recipe.packed import require_samples
 from medvlm.recipe.sources import OpenSource, collect_texts, open_sources
 from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
@@ -115,6 +116,7 @@ def _begin(
             _set_aside(run.tokenizer)
     engine.barrier()
     left = [i for i, stage in enumerate(recipe.stages) if not only and not _is_finished(run, stage.name)]
+    require_samples(recipe, sources, [names.index(only)] if only else left)
     if len(left) > 1 and (unchecked := check_stages(recipe, left[1:])) and engine.is_first:
         print(f"later stages were not checked in advance: {unchecked}", flush=True)
     assemblies = _assemble_all(loaded, run, engine, sources)

@@ -27,6 +27,9 @@ class Config(LoadedFile):
     every: int = Field(2, gt=0)
     """Cross-attend to the patches in every `every`-th layer, starting with the first."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    norm: bool = Field(False, exclude_if=lambda norm: not norm)
+    """Normalises the patches first, as BLIP-2 does with the output of its vision tower (`ln_vision`): for a tower whose
+    `layer` is before its last norm. In the file of `weights` it is vision_model.post_layernorm."""
     positions: bool = False
     """Adds a learned embedding of row, column and slice to the patches, as in `resampler`."""
 
@@ -50,9 +53,13 @@ class QFormer(nn.Module):
 
     def __init__(self, config: Config, in_width: int, out_width: int, grid: tuple[int, ...]):
         super().__init__()
-        from transformers import Blip2QFormerConfig, Blip2QFormerModel
+        from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig
 
+        self.is_normalised = config.norm
         self.positions = Positions(grid, in_width) if config.positions else nn.Identity()
+        if config.norm:  # named as in the file
+            norm = nn.LayerNorm(in_width, eps=Blip2VisionConfig().layer_norm_eps)
+            self.vision_model = nn.ModuleDict({"post_layernorm": norm})
         self.query_tokens = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.02)
         stock = Blip2QFormerConfig(
             hidden_size=config.width,
@@ -68,6 +75,8 @@ class QFormer(nn.Module):
         self.language_projection = nn.Linear(config.width, out_width)
 
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
+        if self.is_normalised:
+            patches_NTE = self.vision_model["post_layernorm"](patches_NTE)
         queries = self.query_tokens.expand(patches_NTE.shape[0], -1, -1)
         read: torch.Tensor = self.qformer(
             query_embeds=queries, encoder_hidden_states=self.positions(patches_NTE)

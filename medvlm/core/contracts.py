@@ -81,8 +81,8 @@ class Deferred:
 
 class Reader(Protocol):
     """Optional functions: `count(config, root) -> int`, the approximate number of samples, for the estimate of the
-    remaining time; `list_answered(config) -> dict[str, Offer] | None`, its questions for decoders by template
-    (core/decoder_config.py), None if only the archive knows them. Recipes are checked against these."""
+    remaining time; `list_content(config) -> Content`, what its samples can have (core/content.py). Recipes are checked
+    against it."""
 
     Config: type[Config]
 

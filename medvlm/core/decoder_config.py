@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import Field, field_validator
 
-from medvlm.core.config import Config, component
+from medvlm.core.config import Config
 from medvlm.core.errors import RecipeError, did_you_mean
 
 
@@ -49,21 +49,6 @@ def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any])
 def list_templates(decoders: Mapping[str, DecoderConfig]) -> dict[str, str]:
     """Template of the questions -> the decoder that answers them."""
     return {decoder.answers or name: name for name, decoder in decoders.items()}
-
-
-@dataclass(frozen=True)
-class Offer:
-    """The questions of a data card for decoders under one template. classes: those that occur in its truths."""
-
-    task: str
-    classes: tuple[str, ...]
-
-
-def list_answered(reader: Any) -> dict[str, Offer] | None:
-    """Template -> the questions of a card for decoders; None if only the archive knows them. reader: config of the
-    reader of the card, whose module may have `list_answered(config)`."""
-    module = component("archive.readers", reader.kind)
-    return module.list_answered(reader) if hasattr(module, "list_answered") else None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Protocol as Typed
 from medvlm.core import config
 from medvlm.core.ask import Ask, Files
 from medvlm.core.config import component, kinds
+from medvlm.core.content import Content
 from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.sample import Question, Sample, Truth
 
@@ -138,6 +139,9 @@ class Protocol(Typed):
     """Names that `evaluate.baselines` accepts; by default all are measured."""
     NOTHING: str
     """What is missing if there are no records, for a message: `no question that can be scored`."""
+
+    def can_ask(self, content: Content, model: Any) -> bool:
+        """Whether a card may have something to ask about; optional. model: the section `model` of the recipe."""
 
     def ask(self, config: Any, model: Any, split: Split) -> Iterator[Record]:
         """Yields the answers of the model and of its baselines, in the order of the places."""

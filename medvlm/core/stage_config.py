@@ -99,6 +99,18 @@ class Toy:
     rewards: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a sample must have so that a stage can use it.
+
+    tasks: a question of one of these; of any task if empty, none is needed if None. report, media: whether it needs
+    them."""
+
+    tasks: tuple[str, ...] | None = None
+    report: bool = False
+    media: bool = False
+
+
 class StageConfig(Config):
     kind: str
     name: str
@@ -134,6 +146,10 @@ class StageConfig(Config):
     def list_text_towers(self) -> dict[str, Any]:
         """Field that holds a text tower -> the config of the tower."""
         return slots_of(self, "texts")
+
+    def find_needs(self, model: Any) -> Needs:
+        """What a sample must have. model: the section `model` of the recipe. Overridden by every kind of medvlm."""
+        return Needs()
 
     def shows_media(self) -> bool:
         """Whether samples are used with their images. Overridden by kinds that can do without."""

@@ -235,7 +235,12 @@ Choices = Annotated[tuple[str, ...], AfterValidator(_check_card_choices)]
 
 def is_scored(truth: sample.Truth) -> bool:
     """Whether a text can answer the question and be scored; False for unknown tasks."""
-    if not is_available("tasks", truth.task):
+    return is_scored_task(truth.task)
+
+
+def is_scored_task(kind: str) -> bool:
+    """Whether a text can answer its questions and be scored; False for unknown tasks."""
+    if not is_available("tasks", kind):
         return False
-    task = find_task(truth.task)
+    task = find_task(kind)
     return task.score is not None and task.ANSWERED_BY == "text"

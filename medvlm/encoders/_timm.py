@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from medvlm.core.arguments import refuse_unknown
 from medvlm.core.weights import is_on_meta, read_file
 
 
@@ -15,12 +18,24 @@ def create(config: Any) -> nn.Module:
 
     before = config.preprocess
     args = {**_size_args(config.net, before.size[-2:]), **config.args}
-    tower = timm.create_model(
-        config.net, pretrained=config.pretrained and not is_on_meta(), num_classes=0, in_chans=before.channels, **args
-    )
+    with refuse_unknown("model.encoders: args", config.args, lambda: _find_modules(config.net)):
+        tower = timm.create_model(
+            config.net,
+            pretrained=config.pretrained and not is_on_meta(),
+            num_classes=0,
+            in_chans=before.channels,
+            **args,
+        )
     if config.weights and not is_on_meta():
         read_file(tower, config, "encoders")
     return tower
+
+
+def _find_modules(net: str) -> list[ModuleType]:
+    """The module with the class of a network of timm itself."""
+    import timm
+
+    return [sys.modules[timm.model_entrypoint(net).__module__]] if timm.is_model(net) else []
 
 
 def _size_args(net: str, size: tuple[int, ...]) -> dict[str, Any]:

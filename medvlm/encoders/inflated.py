@@ -26,6 +26,13 @@ TOY_SIZE = 64
 """Slices, rows and columns of a rehearsal."""
 
 
+Direction = Literal["head", "feet", "back", "front", "left", "right"]
+AXIS_AND_SIGN = {"head": (0, 1), "feet": (0, -1), "back": (1, 1), "front": (1, -1), "left": (2, 1), "right": (2, -1)}
+"""Direction -> the axis of a volume of medvlm that it lies on, and -1 if it runs against it."""
+OWN_AXES: tuple[Direction, Direction, Direction] = ("head", "back", "left")
+"""Of the volumes of medvlm."""
+
+
 class Config(EncoderConfig, LoadedFile):
     """`weights`: a file of the 2D network, or of an already inflated one such as Merlin's."""
 
@@ -37,7 +44,20 @@ class Config(EncoderConfig, LoadedFile):
     """Extra arguments of timm.create_model."""
     kernel: int = Field(3, gt=0)
     """Depth of the inflated kernels, in slices. 1 x 1 kernels stay one slice deep."""
+    axes: tuple[Direction, Direction, Direction] = Field(OWN_AXES, exclude_if=lambda axes: axes == OWN_AXES)
+    """Where depth, height and width of the network run in the patient. Volumes of medvlm run to the head, the back and
+    the left; they are turned for a network that was trained on others: [head, right, front] for Merlin's."""
     preprocess: Preprocess
+
+    @field_validator("axes")
+    @classmethod
+    def _names_each_axis(cls, axes: tuple[Direction, ...]) -> tuple[Direction, ...]:
+        if len({AXIS_AND_SIGN[direction][0] for direction in axes}) < 3:
+            raise ValueError(
+                f"{list(axes)} names an axis of the patient twice; expected one of head and feet, one of back and"
+                " front, one of left and right"
+            )
+        return axes
 
     @field_validator("kernel")
     @classmethod
@@ -97,10 +117,28 @@ class InflatedEncoder(MeasuredEncoder):
             check_centre(self.tower, seen_flat, probe, min(config.preprocess.size[0], 32), config.net)
         if is_3d:
             read_file(self.tower, config, "encoders")
+        self.axes = config.axes
         self.measure(config.preprocess.shape, facts(config))
 
     def forward(self, pixels_NCDHW: torch.Tensor) -> Features:
-        return join_maps([self.tower.forward_features(pixels_NCDHW)])
+        found = self.tower.forward_features(turn_to(self.axes, pixels_NCDHW))
+        return join_maps([turn_back(self.axes, found)])
+
+
+def turn_to(axes: tuple[Direction, ...], volume_NCDHW: torch.Tensor) -> torch.Tensor:
+    """A volume of medvlm with axes that run to these directions."""
+    order = [2 + AXIS_AND_SIGN[direction][0] for direction in axes]
+    return volume_NCDHW.permute(0, 1, *order).flip(_list_reversed(axes))
+
+
+def turn_back(axes: tuple[Direction, ...], volume: torch.Tensor) -> torch.Tensor:
+    """[N, C, D, H, W] of a volume whose axes run to these directions."""
+    order = [AXIS_AND_SIGN[direction][0] for direction in axes]
+    return volume.flip(_list_reversed(axes)).permute(0, 1, *(2 + order.index(axis) for axis in range(3)))
+
+
+def _list_reversed(axes: tuple[Direction, ...]) -> list[int]:
+    return [2 + place for place, direction in enumerate(axes) if AXIS_AND_SIGN[direction][1] < 0]
 
 
 def inflate(net: nn.Module, kernel: int, name: str) -> nn.Module:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from medvlm.core.arguments import refuse_unknown
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import is_on_meta, read_file
@@ -129,7 +131,8 @@ class Volume(MeasuredEncoder):
     def __init__(self, config: Config):
         super().__init__()
         make, self.stages, count = NETS[config.net]
-        self.tower: Any = make(config)
+        with refuse_unknown("model.encoders: args", config.args, _find_modules):
+            self.tower: Any = make(config)
         if config.weights and not is_on_meta():
             read_file(self.tower, config, "encoders")
         self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
@@ -144,6 +147,13 @@ class Volume(MeasuredEncoder):
         patches = final if self.layers is None else torch.cat([hidden[n] for n in self.layers], -1)
         assert self.vit_grid is not None
         return Features(patches, patches.mean(1), self.vit_grid)
+
+
+def _find_modules() -> list[ModuleType]:
+    from monai.networks import nets
+    from monai.networks.nets import densenet, resnet
+
+    return [nets, resnet, densenet]
 
 
 # --- the networks ------------------------------------------------------------------------------------

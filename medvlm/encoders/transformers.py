@@ -14,6 +14,7 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
+from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, Loaded, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import from_pretrained
@@ -209,7 +210,8 @@ def _load_auto_config(config: Config) -> Any:
         return getattr(found, "vision_config", found)
     # Copied, because transformers writes into nested settings.
     rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}
-    return AutoConfig.for_model(config.config["model_type"], **rest)
+    with refuse_values("model.encoders: config"):
+        return AutoConfig.for_model(config.config["model_type"], **rest)
 
 
 def _read_preprocess(config: Config) -> Preprocess | None:
@@ -221,7 +223,9 @@ def _read_preprocess(config: Config) -> Preprocess | None:
         return parse_processor(json.loads(stored.read_text()))
     known = _read_config(config)
     size = known.get("image_size")
-    return Preprocess(size=(size, size), channels=known.get("num_channels", 3)) if isinstance(size, int) else None
+    channels = known.get("num_channels", 3)
+    channels = channels if isinstance(channels, int) else 3  # building the tower refuses another
+    return Preprocess(size=(size, size), channels=channels) if isinstance(size, int) else None
 
 
 def _read_config(config: Config) -> dict[str, Any]:

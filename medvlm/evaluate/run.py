@@ -23,6 +23,7 @@ from medvlm.core.protocols import (
     refuse_baseline,
 )
 from medvlm.core.run import RunFolder
+from medvlm.core.tasks import find_task, is_scored
 from medvlm.evaluate.measures import VERSION
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
@@ -79,7 +80,7 @@ def evaluate(
     for reason, count in left_out.items():
         say(f"{dataset}:{split}: {count} questions are left out of {reason}")
     if not any(records.values()):
-        raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
+        return _report_nothing(f"{dataset}:{split}", known, models, shards, places, say)
     settings = {
         "dataset": dataset,
         "split": split,
@@ -96,6 +97,27 @@ def evaluate(
     }
     rows = save(out, settings, records)
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+
+
+def _report_nothing(
+    where: str,
+    protocols: Sequence[ProtocolConfig],
+    models: Sequence[Any],
+    shards: Shards,
+    places: Sequence[Place],
+    say: Callable[[str], None],
+) -> list[Row]:
+    """No rows, where a model that answers could be asked for reports alone. Raises DataError otherwise."""
+    if find(models, "answer") is None or not _have_only_reports(shards, places):
+        raise DataError(f"{where}: {_explain(protocols, models)} ({len(places)} samples)")
+    say(f"{where}: it has only reports, which are not scored yet")
+    return []
+
+
+def _have_only_reports(shards: Shards, places: Sequence[Place]) -> bool:
+    """Whether the samples have questions for free text, and none that can be scored."""
+    asked = [question.truth for place in places for question in shards.read(*place)[0].questions]
+    return any(find_task(truth.task).ANSWERED_BY == "text" for truth in asked) and not any(map(is_scored, asked))
 
 
 def _describe_shards(shards: Shards, places: Sequence[Place], fitted_on: Sequence[Place], limit: int) -> dict[str, Any]:

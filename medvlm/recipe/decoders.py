@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.core.decoder_config import find_encoder, list_answered
+from medvlm.core.content import list_answered
+from medvlm.core.decoder_config import find_encoder
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.problems import Problem
@@ -53,7 +54,7 @@ def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Pro
         return
     answered = {decoder.answers or name for name, decoder in recipe.model.decoders.items()}
     for i, (source, _) in enumerate(recipe.evaluate.pairs()):
-        offered = list_answered(cards[source].reader) if source in cards else None
+        offered = list_answered(cards[source]) if source in cards else None
         if offered is not None and not answered & offered.keys():
             asks = f"it asks {', '.join(offered)}" if offered else "it asks nothing that a decoder can answer"
             yield Problem(

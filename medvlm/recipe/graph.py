@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from medvlm.core.card import Card
 from medvlm.core.composition import Composition, composition_of_stage, name_of
 from medvlm.core.errors import RecipeError
 from medvlm.recipe.origins import Origin, name_outside
@@ -60,12 +59,3 @@ def find_outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
     outside = {module: text for module, text in named.items() if text and text not in names}
     found = {module: name_outside(text, module) for module, text in outside.items()}
     return {module: origin for module, origin in found.items() if origin is not None}
-
-
-def list_splits(card: Card) -> tuple[str, ...]:
-    """The splits that have samples. If a column of the archive decides, only the archive knows; then all are listed."""
-    if card.splits.folds:
-        return ("train", "test")
-    if card.splits.by == "column":
-        return ("train", "val", "test")
-    return tuple(split for split, ratio in card.splits.ratios.items() if ratio > 0)

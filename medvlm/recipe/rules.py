@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping
 
 from medvlm.core.card import Card
 from medvlm.core.composition import composition_of_stage
+from medvlm.core.content import list_media, list_splits
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError, did_you_mean, list_some
 from medvlm.core.problems import Problem
 from medvlm.data.source import HELD_OUT
 from medvlm.data.transforms import MediaTransform
 from medvlm.recipe import shapes
+from medvlm.recipe.config_keys import check_config_keys
 from medvlm.recipe.decoders import check_decoders
-from medvlm.recipe.graph import list_compositions, list_media_kinds, list_served_media, list_splits, list_used_sources
+from medvlm.recipe.feeding import check_feeding
+from medvlm.recipe.graph import list_compositions, list_media_kinds, list_served_media, list_used_sources
 from medvlm.recipe.schema import Recipe, Source
 from medvlm.recipe.servers import explain_refusal
 from medvlm.recipe.stage_rules import check_stage, describe_absent, list_names
@@ -34,6 +37,8 @@ def find_problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
         _check_routes,
         _check_parts,
         check_decoders,
+        check_feeding,
+        check_config_keys,
         _check_evaluation,
     )
     found = [p for rule in rules for p in rule(recipe, cards)]
@@ -129,7 +134,7 @@ def _check_fold(name: str, source: Source, card: Card) -> Iterator[Problem]:
 def _check_routes(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:
     """Every kind of media in use has exactly one encoder, and every encoder has something to encode."""
     served, used = list_served_media(recipe), list_used_sources(recipe)
-    present = {kind for name, card in cards.items() if name in used for kind in card.media}
+    present = {kind for name, card in cards.items() if name in used for kind in list_media(card)}
     for kind in sorted(set(recipe.model.views) - present):
         yield Problem(
             ("model", "views", kind),

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from medvlm.core.card import Card
+from medvlm.core.content import list_splits
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.problems import Problem
-from medvlm.recipe.graph import find_composition, find_outside_origins, find_start_stages, list_splits
+from medvlm.recipe.graph import find_composition, find_outside_origins, find_start_stages
 from medvlm.recipe.origins import name_outside
 from medvlm.recipe.schema import Recipe
 

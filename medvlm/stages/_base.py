@@ -18,7 +18,7 @@ from medvlm.data.augment import Augment, augment
 from medvlm.data.order import Order, draw, draw_below
 from medvlm.data.parts import make_parts
 from medvlm.data.pixels import decode
-from medvlm.data.source import SourceView
+from medvlm.data.source import SourceView, make_filter
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, make_loader
 from medvlm.io.masks import decode_mask, masks_of
 from medvlm.io.shards import Entry
@@ -50,7 +50,7 @@ class Setup(Assembly):
 class Base:
     """Stream, augmentation and parameter names, with one optimizer that makes one update per step.
 
-    train/stage.py documents the methods that the loop calls. A subclass defines model, wants, prepare_sample,
+    train/stage.py documents the methods that the loop calls. A subclass defines model, prepare_sample,
     make_micros, weigh, compute_loss and validate.
     """
 
@@ -89,8 +89,11 @@ class Base:
 
     @property
     def wants(self) -> Wants:
-        """Whether the stage can use a sample, from the shard index alone."""
-        raise NotImplementedError
+        """Whether the stage can use a sample, from the shard index alone: by default, whether it has what the config
+        needs."""
+        needs = self.config.find_needs(self.setup.model)
+        takes = self.setup.prepare.takes if needs.media else None
+        return make_filter(tasks=needs.tasks, report=needs.report, media=takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Any:
         raise NotImplementedError

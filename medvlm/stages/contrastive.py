@@ -14,13 +14,12 @@ from torch import nn
 
 from medvlm.core.config import Slot, component
 from medvlm.core.sample import Sample
-from medvlm.core.stage_config import StageConfig
+from medvlm.core.stage_config import Needs, StageConfig
 from medvlm.data.order import draw_below
-from medvlm.data.source import make_filter
 from medvlm.data.texts import tokenize_text
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs
-from medvlm.stages._base import Base, Setup, Wants, split_evenly
+from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "embed"
@@ -50,6 +49,9 @@ class Config(StageConfig):
             )
         return self
 
+    def find_needs(self, model: Any) -> Needs:
+        return Needs(report=True, media=True)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -75,10 +77,6 @@ class Contrastive(Base):
         self.objective = component("objectives.pairs", config.loss.kind)
         self.tokenizer = setup.composition.make_text_tokenizer(setup, config)
         self.model = setup.composition.build(setup, config)
-
-    @property
-    def wants(self) -> Wants:
-        return make_filter(report=True, media=self.setup.prepare.takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]

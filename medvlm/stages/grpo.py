@@ -14,15 +14,14 @@ from torch import nn
 from medvlm.core.config import Slot, component, plugins_in
 from medvlm.core.contracts import RewardConfig
 from medvlm.core.sample import Batch, Sample
-from medvlm.core.stage_config import StageConfig, Toy
+from medvlm.core.stage_config import Needs, StageConfig, Toy
 from medvlm.core.tasks import TextTask
 from medvlm.data.prepare import choose
-from medvlm.data.source import make_filter
 from medvlm.objectives.policy import advantages, clip_ratio, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.rewards._config import Rewards, read_rewards
 from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams, make_default
-from medvlm.stages._base import Base, Setup, Wants, split_evenly
+from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._image_check import ImageCheck
 from medvlm.stages._policy import Policy
 from medvlm.train.accumulate import Update
@@ -64,6 +63,9 @@ class Config(StageConfig):
             return values
         rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
         return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
+
+    def find_needs(self, model: Any) -> Needs:
+        return Needs(self.tasks, media=True)
 
     def list_rewards(self) -> dict[str, Any]:
         return dict(self.rewards)
@@ -113,10 +115,6 @@ class Grpo(Base):
         answers."""
         self.model.eval()
         self.model.runs_all = self.engine.is_sharded
-
-    @property
-    def wants(self) -> Wants:
-        return make_filter(tasks=self.config.tasks, media=self.setup.prepare.takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)

@@ -11,16 +11,15 @@ from pydantic import AfterValidator, Field
 from torch import nn
 
 from medvlm.core.config import Slot, component, kinds
-from medvlm.core.decoder_config import list_answered
+from medvlm.core.content import list_answered
 from medvlm.core.errors import did_you_mean
 from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
-from medvlm.core.stage_config import StageConfig
+from medvlm.core.stage_config import Needs, StageConfig
 from medvlm.core.tasks import find_task, list_tasks
-from medvlm.data.source import make_filter
 from medvlm.models.decoding import Labelled
 from medvlm.models.parts import evaluating
-from medvlm.stages._base import Base, Setup, Wants, split_evenly
+from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "decode"
@@ -40,6 +39,11 @@ class Config(StageConfig):
     losses: dict[str, HeadLosses] = Field(min_length=1)
     """Decoder -> its losses, as kinds or as settings, e.g. {lesion: [dice, {kind: cross_entropy, weight: 0.5}], view:
     [cross_entropy]}. Decoders that are not listed are not trained."""
+
+    def find_needs(self, model: Any) -> Needs:
+        decoders = [model.decoders[name] for name in self.losses if name in model.decoders]
+        outputs = {component("decoders", decoder.kind).OUTPUT for decoder in decoders}
+        return Needs(tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in outputs), media=True)
 
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
         for name, losses in self.losses.items():
@@ -62,7 +66,7 @@ class Config(StageConfig):
 
 def _explain_unanswered(name: str, decoder: Any, output: str, cards: Mapping[str, Any]) -> str:
     """Why no source can train a decoder, as far as the cards say; "" if a source can, or might."""
-    template, offers = decoder.answers or name, [list_answered(card.reader) for card in cards.values()]
+    template, offers = decoder.answers or name, [list_answered(card) for card in cards.values()]
     if None in offers:
         return ""
     found = [each[template] for each in offers if each is not None and template in each]
@@ -110,12 +114,6 @@ class Heads(Base):
         super().__init__(config, setup)
         self.decoders = {name: setup.model.decoders[name] for name in config.losses}
         self.model = setup.composition.build(setup, config)
-
-    @property
-    def wants(self) -> Wants:
-        outputs = {component("decoders", decoder.kind).OUTPUT for decoder in self.decoders.values()}
-        tasks = [kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in outputs]
-        return make_filter(tasks=tasks, media=self.setup.prepare.takes)
 
     def keep_asked(self, sample: Sample) -> Sample:
         asked = {decoder.answers or name for name, decoder in self.decoders.items()}

@@ -11,15 +11,14 @@ from torch import nn
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch, Sample
-from medvlm.core.stage_config import StageConfig, Toy
+from medvlm.core.stage_config import Needs, StageConfig, Toy
 from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.data.budget import Overlong, TooLong, partition, shrink_to_fit
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.prepare import Seen, choose
-from medvlm.data.source import make_filter
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
-from medvlm.stages._base import Base, Setup, Wants, split_evenly
+from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._image_check import ImageCheck
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
 
@@ -67,6 +66,9 @@ class Config(StageConfig):
             )
         return self
 
+    def find_needs(self, model: Any) -> Needs:
+        return Needs(self.asked_tasks, report="report" in self.shows, media="media" in self.shows)
+
     def shows_media(self) -> bool:
         return "media" in self.shows
 
@@ -102,11 +104,6 @@ class Supervised(Base):
     def set_modes(self) -> None:
         super().set_modes()
         self.model.runs_all &= "media" in self.config.shows
-
-    @property
-    def wants(self) -> Wants:
-        takes = self.setup.prepare.takes if "media" in self.config.shows else None
-        return make_filter(tasks=self.config.asked_tasks, report="report" in self.config.shows, media=takes)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         config = self.config

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import describe, from_pretrained
@@ -86,7 +87,8 @@ class Text(nn.Module):
             # Copied, because transformers writes into nested settings.
             rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}
             known = {"vocab_size": len(tokenizer), "max_position_embeddings": config.max_tokens, **ids, **rest}
-            made = AutoConfig.for_model(config.config["model_type"], **known)
+            with refuse_values("text.config"):
+                made = AutoConfig.for_model(config.config["model_type"], **known)
             # SiglipTextModel is the only text tower that AutoModel cannot build.
             self.tower = (
                 SiglipTextModel(made) if made.model_type == "siglip_text_model" else AutoModel.from_config(made)

@@ -67,7 +67,7 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "medmnist_chest": ({"train": 3, "val": 3, "test": 3}, {"train": 42, "val": 42, "test": 42}, {}),
     "llava_med_instruct": ({}, {}, {}),
     "padchest": ({}, {}, {"Projection is not PA or AP or AP_horizontal or L": 1}),
-    "iu_xray": ({}, {}, {"sample without a report": 1}),
+    "iu_xray": ({}, {}, {"sample without a report": 1, "no text or no answer for the question report": 1}),
     "vindr_cxr": (
         {"train": 2, "test": 2},
         {"train": 29, "test": 29},

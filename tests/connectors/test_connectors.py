@@ -213,10 +213,25 @@ def test_qformer_has_the_keys_and_output_of_stock_blip2(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="allow_unexpected"):
         make_connector("qformer", (1, 5), positions=False, weights=str(tmp_path / "blip2.safetensors"))
+    normed = make_connector(
+        "qformer",
+        (1, 5),
+        positions=False,
+        norm=True,
+        weights=str(tmp_path / "blip2.safetensors"),
+        allow_unexpected=("vision_model.e*", "language_model.*"),
+    )
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         seen = stock.get_image_features(pixels)
         patches = (stock.model if hasattr(stock, "model") else stock).vision_model(pixels).last_hidden_state
+        inner = (stock.model if hasattr(stock, "model") else stock).vision_model.encoder.layers[-1]
+        before: list[Any] = []
+        hook = inner.register_forward_hook(lambda *call: before.append(call[-1]))
+        stock.get_image_features(pixels)
+        hook.remove()
+        without_norm = before[0][0] if isinstance(before[0], tuple) else before[0]
+        torch.testing.assert_close(normed(without_norm), ours(patches), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
             ours(patches), seen.pooler_output if hasattr(seen, "pooler_output") else seen, rtol=1e-5, atol=1e-5
         )

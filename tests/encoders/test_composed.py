@@ -130,6 +130,38 @@ def test_depth_is_halved_like_height_and_width_except_in_the_stem() -> None:
     assert (encoder.grid, encoder.width) == ((10, 7, 7), 2048)
 
 
+@pytest.mark.parametrize(
+    "axes", [("head", "right", "front"), ("feet", "back", "left"), ("left", "front", "head"), ("back", "right", "feet")]
+)
+def test_a_network_of_other_axes_gives_the_features_of_the_volume_turned_to_them(axes: Any) -> None:
+    """Turned by hand: an axis is reversed where the network runs against that of medvlm."""
+    own = {"head": 0, "feet": 0, "back": 1, "front": 1, "left": 2, "right": 2}
+    size = (32, 64, 96)
+    torch.manual_seed(0)
+    ours = build_encoder({**RESNET, "axes": axes, "preprocess": {"size": size, **GREY}})
+    volume = torch.randn(1, 1, *size)
+    turned = volume.permute(0, 1, *(2 + own[axis] for axis in axes))
+    turned = turned.flip([2 + n for n, axis in enumerate(axes) if axis in ("feet", "front", "right")])
+    with torch.no_grad():
+        found = ours(volume)
+        expected = ours.tower.forward_features(turned)
+    grid = [found.grid[own[axis]] for axis in axes]
+    assert grid == [*expected.shape[2:]]
+    tokens = found.patches.reshape(1, *found.grid, -1)
+    for place in ((0, 0, 0), (0, 0, 1), (0, 1, 0)):
+        there = [
+            grid[n] - 1 - place[own[axis]] if axis in ("feet", "front", "right") else place[own[axis]]
+            for n, axis in enumerate(axes)
+        ]
+        torch.testing.assert_close(tokens[0][place], expected[0, :, there[0], there[1], there[2]])
+
+
+@pytest.mark.parametrize("axes", [("head", "feet", "left"), ("head", "left", "right"), ("back", "front", "head")])
+def test_axes_that_name_one_axis_twice_are_refused(axes: Any) -> None:
+    with pytest.raises(ValueError, match="names an axis of the patient twice"):
+        inflated.Config(kind="inflated", net="resnet10t", axes=axes, preprocess={"size": (16, 32, 32)})
+
+
 def test_two_d_weights_are_inflated_and_3d_weights_are_read_unchanged(
     tmp_path: Any,
 ) -> None:

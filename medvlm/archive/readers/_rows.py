@@ -17,12 +17,12 @@ from pydantic import Field, field_validator, model_validator
 from medvlm.archive.tables.card_words import CardWords, find_choice
 from medvlm.archive.tables.columns import Columns, MoreColumns, Prior, Row, columns_in, fill, with_prior
 from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, find_fault, guess_delimiter, word_for
-from medvlm.archive.tables.split_files import SPLIT
+from medvlm.archive.tables.split_files import SPLIT, Files
 from medvlm.archive.tables.wording import choose
 from medvlm.core.cell_values import as_whole, is_nothing, is_number
 from medvlm.core.config import Config
+from medvlm.core.content import Offer
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
-from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
 from medvlm.core.tasks import CardTask, Choices, find_task, read_truth
@@ -185,6 +185,26 @@ def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer] | None:
         else:
             found[each.template] = Offer(each.task.kind, tuple(each.task.classes))
     return found
+
+
+def list_tasks_of(asked: Iterable[TableQuestion]) -> frozenset[str]:
+    """Every task that their answers can have."""
+    found: set[str] = set()
+    for each in asked:
+        if each.labels:
+            found.add("labels")
+            continue
+        found.add(each.task if isinstance(each.task, str) else each.task.kind)
+        if each.choices:
+            found.add("choice")
+    return frozenset(found)
+
+
+def list_splits_of(template: str, file: Files = "") -> frozenset[str] | None:
+    """The splits that rows say, None if a column of the archive does. file: of the reader."""
+    if not template or template == SPLIT:
+        return frozenset() if isinstance(file, str) else frozenset(file)
+    return None if columns_in(template) else frozenset({template})
 
 
 def find_common(template: str, rows: list[Numbered], what: str) -> str:

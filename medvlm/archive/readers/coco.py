@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvlm.archive.box_form import BoxSurvey
-from medvlm.archive.objects import AsksAboutObjects, questions, report, sort_by_class
+from medvlm.archive.objects import AsksAboutObjects, list_object_tasks, questions, report, sort_by_class
 from medvlm.archive.tables.columns import columns_in, file_in, fill
 from medvlm.archive.tables.records import cell_text, document
 from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.cell_values import identify
+from medvlm.core.content import Content
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Box, Medium, Sample
@@ -60,6 +61,16 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
                 continue
             yield from (LeftOut(why, n) for why, n in left_out.items())
             yield raw
+
+
+def list_content(config: Config) -> Content:
+    return Content(
+        tasks=list_object_tasks(config),
+        media=frozenset({config.medium}),
+        has_reports=bool(config.classes),
+        answered={},
+        splits=frozenset(split for split, _ in by_split(config.file) if split),
+    )
 
 
 def count(config: Config, root: Path | None) -> int:

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from medvlm.archive.tables.columns import columns_in, fill
 from medvlm.archive.tables.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
+from medvlm.core.content import Content
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean, list_some
 from medvlm.core.sample import Medium, Sample
@@ -82,6 +83,11 @@ class Config(Base):
                 " {impression}'"
             )
         return self
+
+
+def list_content(config: Config) -> Content:
+    media = frozenset(medium.kind for medium in config.media)
+    return Content(frozenset(), media, has_reports=bool(config.report), answered={}, splits=frozenset())
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:

@@ -24,15 +24,16 @@ from medvlm.archive.objects import (
     ObjectClass,
     ObjectQuestions,
     fill_names,
+    list_object_tasks,
     questions,
     report,
     sort_by_class,
 )
-from medvlm.archive.readers._rows import TableQuestion, list_offers, make_question
+from medvlm.archive.readers._rows import TableQuestion, list_offers, list_splits_of, list_tasks_of, make_question
 from medvlm.archive.tables.columns import Row, columns_in, fill
 from medvlm.archive.tables.wording import choose
+from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import Deferred, RawSample
-from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Medium, Question, Sample, Unit, make_truth
 
@@ -98,12 +99,20 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
         yield Deferred(path, sample, where) if config.masks or finds_tiles(config) else sample()
 
 
-def list_answered(config: Config) -> dict[str, Offer] | None:
-    found = list_offers(config.questions)
-    if found is not None and config.mask:
+def list_content(config: Config) -> Content:
+    answered = list_offers(config.questions)
+    if answered is not None and config.mask:
         classes = config.mask.classes or tuple(dict.fromkeys(each.of for each in config.masks))
-        found[config.mask.template] = Offer("mask", classes)
-    return found
+        answered[config.mask.template] = Offer("mask", classes)
+    return Content(
+        tasks=list_tasks_of(config.questions)
+        | list_object_tasks(config)
+        | name_asked(count=config.area, mask=config.mask),
+        media=frozenset({config.medium}),
+        has_reports=bool(config.report or config.classes),
+        answered=answered,
+        splits=list_splits_of(config.split),
+    )
 
 
 def count(config: Config, root: Path | None) -> int:

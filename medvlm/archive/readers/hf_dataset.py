@@ -19,7 +19,7 @@ from pydantic import Field
 
 from medvlm.archive import arrow_files
 from medvlm.archive.box_form import BoxSurvey
-from medvlm.archive.objects import AsksAboutObjects, questions, sort_by_class
+from medvlm.archive.objects import AsksAboutObjects, list_object_tasks, questions, sort_by_class
 from medvlm.archive.readers._rows import (
     Numbered,
     Rows,
@@ -27,6 +27,9 @@ from medvlm.archive.readers._rows import (
     find_common,
     group_rows,
     list_columns,
+    list_offers,
+    list_splits_of,
+    list_tasks_of,
     make_sample,
     read_row,
     say_place,
@@ -35,6 +38,7 @@ from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in
 from medvlm.archive.tables.records import cell_text
 from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.config import Config as Base
+from medvlm.core.content import Content
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Box, Medium
@@ -93,6 +97,16 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         for number, record in arrow_files.rows(file, [medium.column for medium in config.media]):
             if (name, number) in first:
                 yield from _sample(config, root, *first[name, number], record)
+
+
+def list_content(config: Config) -> Content:
+    return Content(
+        tasks=list_tasks_of(config.questions) | list_object_tasks(config.objects),
+        media=frozenset(medium.kind for medium in config.media),
+        has_reports=bool(config.report),
+        answered=list_offers(config.questions),
+        splits=list_splits_of(config.split, config.file),
+    )
 
 
 def count(config: Config, root: Path | None) -> int:

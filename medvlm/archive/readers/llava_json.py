@@ -21,10 +21,11 @@ from medvlm.archive.tables.records import Format, cell_text, format_of, records,
 from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.cell_values import is_nothing, strip
 from medvlm.core.config import Config as Base
+from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
-from medvlm.core.tasks import CardTask, Choices, read_truth
+from medvlm.core.tasks import CardTask, Choices, find_task, read_truth
 
 IMAGE = "<image>"
 
@@ -64,6 +65,18 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
                 yield from _samples(config, root, record, split, where)
             except DataError as reason:
                 yield BadSample(where, str(reason), where)
+
+
+def list_content(config: Config) -> Content:
+    kind = config.task if isinstance(config.task, str) else config.task.kind
+    is_of_text = find_task(kind).ANSWERED_BY == "text"
+    return Content(
+        tasks=frozenset({kind}) | name_asked(choice=config.choices),
+        media=frozenset({config.medium}),
+        has_reports=False,
+        answered={} if is_of_text else {config.template: Offer(kind, tuple(config.task.classes))},
+        splits=frozenset(split for split, _ in by_split(config.file) if split),
+    )
 
 
 @dataclass(frozen=True)

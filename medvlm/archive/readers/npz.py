@@ -13,6 +13,7 @@ from pydantic import Field
 
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config as Base
+from medvlm.core.content import Content, name_asked
 from medvlm.core.contracts import BadSample, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Medium, Question, Sample, make_truth
@@ -60,6 +61,16 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
                     tuple(_questions(config, names, unknown, key)),
                 )  # fmt: skip
                 yield RawSample(sample, {"0": image}, where)
+
+
+def list_content(config: Config) -> Content:
+    return Content(
+        tasks=name_asked(choice=config.which or config.has),
+        media=frozenset({config.medium}),
+        has_reports=True,
+        answered={},
+        splits=frozenset(config.splits),
+    )
 
 
 def count(config: Config, root: Path | None) -> int:

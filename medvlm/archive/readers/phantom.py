@@ -19,6 +19,7 @@ from medvlm.archive.phantom.finding import MAX_CLIPS, concept_of, draw_finding
 from medvlm.archive.phantom.text import ask, write_report
 from medvlm.archive.phantom.volume import VOLUME_MM, draw_volume
 from medvlm.core import config
+from medvlm.core.content import Content, name_asked
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.sample import Medium, Sample
 
@@ -56,6 +57,17 @@ def read(config: Config, root: Path | None) -> Iterator[Deferred]:
         yield Deferred(_film_key(index), partial(film_study, config, index))
     for index in range(config.volumes):
         yield Deferred(_volume_key(index), partial(volume_study, config, index))
+
+
+def list_content(config: Config) -> Content:
+    media = {"film": config.films, "volume": config.volumes}
+    return Content(
+        tasks=name_asked(choice=True, count=True, report=True, boxes=config.films),
+        media=frozenset(kind for kind, number in media.items() if number),
+        has_reports=True,
+        answered={},
+        splits=frozenset(),
+    )
 
 
 def count(config: Config, root: Path | None) -> int:

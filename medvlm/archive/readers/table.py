@@ -18,7 +18,7 @@ from pydantic import model_validator
 
 from medvlm.archive.mask_labels import MEMBER, TableMask, ask_for_labels, load_labels
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
-from medvlm.archive.objects import questions, sort_by_class
+from medvlm.archive.objects import list_object_tasks, questions, sort_by_class
 from medvlm.archive.readers._rows import (
     Numbered,
     Rows,
@@ -27,6 +27,8 @@ from medvlm.archive.readers._rows import (
     group_rows,
     list_columns,
     list_offers,
+    list_splits_of,
+    list_tasks_of,
     make_sample,
     read_row,
     say_place,
@@ -35,8 +37,8 @@ from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, fil
 from medvlm.archive.tables.records import Format, format_of, records
 from medvlm.archive.tables.row_objects import RowObjects, check_form, objects_of
 from medvlm.archive.tables.split_files import SPLIT, Files, by_split
+from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
-from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Unit
 
@@ -123,10 +125,16 @@ def _read_sample(
     return replace(raw, sample=replace(raw.sample, questions=(*raw.sample.questions, *asked))), unasked
 
 
-def list_answered(config: Config) -> dict[str, Offer] | None:
+def list_content(config: Config) -> Content:
     mask = {config.mask.template: Offer("mask", tuple(config.mask.values))} if config.mask else {}
     offers = list_offers(config.questions)
-    return None if offers is None else {**offers, **mask}
+    return Content(
+        tasks=list_tasks_of(config.questions) | list_object_tasks(config.objects) | name_asked(mask=config.mask),
+        media=frozenset(medium.kind for medium in config.media),
+        has_reports=bool(config.report),
+        answered=None if offers is None else {**offers, **mask},
+        splits=list_splits_of(config.split, config.file),
+    )
 
 
 def count(config: Config, root: Path | None) -> int:

@@ -19,11 +19,18 @@ from xml.parsers import expat
 from pydantic import Field, model_validator
 
 from medvlm.archive.box_form import BoxSurvey
-from medvlm.archive.objects import AsksAboutObjects, SortedObjects, questions, report, sort_by_class
+from medvlm.archive.objects import (
+    AsksAboutObjects,
+    SortedObjects,
+    list_object_tasks,
+    questions,
+    report,
+    sort_by_class,
+)
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config as Base
+from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
-from medvlm.core.decoder_config import Offer
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Decoded, Medium, Question, Sample, make_truth
 from medvlm.io.images import decode
@@ -83,8 +90,15 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         yield LeftOut("image without annotation", bare)
 
 
-def list_answered(config: Config) -> dict[str, Offer]:
-    return {config.crops.template: Offer("labels", tuple(config.classes))} if config.crops else {}
+def list_content(config: Config) -> Content:
+    crops = config.crops
+    return Content(
+        tasks=name_asked(labels=crops) | list_object_tasks(config),
+        media=frozenset({config.medium}),
+        has_reports=bool(config.classes),
+        answered={crops.template: Offer("labels", tuple(config.classes))} if crops else {},
+        splits=frozenset(),
+    )
 
 
 def count(config: Config, root: Path | None) -> int:

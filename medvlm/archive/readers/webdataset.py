@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from medvlm.core.content import Content
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Sample
@@ -22,6 +23,17 @@ from medvlm.io.tar import Member, TarReader, group_by_key, read_members
 
 class Config(Members):
     kind: Literal["webdataset"]
+
+
+def list_content(config: Config) -> Content:
+    kinds = (each.task if isinstance(each.task, str) else each.task.kind for each in config.questions)
+    asked = zip(config.questions, kinds, strict=True)
+    return Content(
+        tasks=frozenset("choice" if each.choices else kind for each, kind in asked),
+        media=frozenset(config.media),
+        has_reports=bool(config.report),
+        splits=frozenset(),
+    )
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:

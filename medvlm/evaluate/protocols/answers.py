@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
+from medvlm.core.content import Content
 from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Split
 from medvlm.core.sample import Question
-from medvlm.core.tasks import is_scored
+from medvlm.core.tasks import is_scored, is_scored_task
 from medvlm.evaluate.protocols import _questions
 
 NEEDS = "answer"
@@ -19,6 +20,10 @@ rows_of = _questions.rows_of
 
 class Config(ProtocolConfig):
     kind: Literal["answers"] = "answers"
+
+
+def can_ask(content: Content, model: Any) -> bool:
+    return content.tasks is None or any(map(is_scored_task, content.tasks))
 
 
 def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
+from medvlm.core.content import Content
+from medvlm.core.decoder_config import list_templates
 from medvlm.core.protocols import Decoder, ProtocolConfig, Record, Split
 from medvlm.evaluate.protocols import _questions
 
@@ -16,6 +18,10 @@ rows_of = _questions.rows_of
 
 class Config(ProtocolConfig):
     kind: Literal["predictions"] = "predictions"
+
+
+def can_ask(content: Content, model: Any) -> bool:
+    return content.answered is None or bool(content.answered.keys() & list_templates(model.decoders).keys())
 
 
 def ask(config: Config, model: Decoder, split: Split) -> Iterator[Record]:

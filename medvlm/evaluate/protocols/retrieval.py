@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medvlm.core.content import Content
 from medvlm.core.errors import DataError
 from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
@@ -27,6 +28,10 @@ TOP1 = {
 
 class Config(ProtocolConfig):
     kind: Literal["retrieval"] = "retrieval"
+
+
+def can_ask(content: Content, model: Any) -> bool:
+    return content.has_reports is not False and (content.media is None or bool(content.media))
 
 
 def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:

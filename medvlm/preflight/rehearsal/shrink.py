@@ -7,6 +7,7 @@ from typing import Any
 
 from medvlm.core.config import component
 from medvlm.core.contracts import LoadedFile
+from medvlm.recipe.config_keys import drop_unknown
 
 WIDTH, HEADS, LAYERS, GRID = 96, 4, 2, 12
 """96 and 12 are divisible by 2, 3, 4 and 6, by which connectors divide them."""
@@ -90,7 +91,7 @@ def shrink_encoder(config: Any) -> Any:
     if getattr(config, "connector", None) is not None:
         update["connector"] = shrink_connector(config.connector)
     if getattr(config, "config", None):
-        update["config"] = shrink_config(config.config)
+        update["config"] = drop_unknown(shrink_config(config.config))
         update |= _shrink_preprocess(config, update["config"])
     if isinstance(config, LoadedFile):
         update |= {"pretrained": False, "weights": ""}
@@ -114,7 +115,7 @@ def shrink_connector(config: Any) -> Any:
 def shrink_text_model(config: Any, deep: bool = False) -> Any:
     """A small language model or text tower of the same class. Its tokenizer is made for the dry run."""
     return (
-        config.model_copy(update={"config": shrink_config(config.config, deep)})
+        config.model_copy(update={"config": drop_unknown(shrink_config(config.config, deep))})
         if config is not None and getattr(config, "config", None)
         else config
     )

@@ -13,10 +13,11 @@ import numpy as np
 
 from medvlm.archive.packing.stored import prepare_sample
 from medvlm.core.card import Card
+from medvlm.core.content import Content, find_content, list_media, list_splits
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample
-from medvlm.core.tasks import find_task, list_text_tasks
+from medvlm.core.tasks import find_task, list_tasks, list_text_tasks
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView, choose_splits
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
@@ -48,7 +49,8 @@ def make_small_data(loaded: LoadedRecipe, runs: Path, folder: Path, axes: Mappin
 
 def _make_source(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes: Mapping[str, int]) -> SmallSource:
     source = loaded.recipe.data[name]
-    splits = [f"fold{i}" for i in range(loaded.cards[name].splits.folds)] or ["train", "val", "test"]
+    folds = [f"fold{i}" for i in range(loaded.cards[name].splits.folds)]
+    splits = folds or list(list_splits(loaded.cards[name]))
     need = PER_SPLIT * len(splits)
     why = "neither root nor shards are given"
     try:
@@ -70,7 +72,7 @@ def _make_source(loaded: LoadedRecipe, name: str, runs: Path, folder: Path, axes
             raise
         why = str(reason)
     made = _write_shards(folder, splits, _make_up(loaded, name, need, axes), "")
-    return replace(made, how=f"made up, with the card's media and every task: {why}", is_real=False)
+    return replace(made, how=f"made up, with the media, tasks and splits of its card: {why}", is_real=False)
 
 
 def _write_shards(
@@ -113,35 +115,38 @@ def _prepare(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]] | No
 def _make_up(
     loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]
 ) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
-    """Samples with noise as media and random words as texts. The card's reader determines the kinds and number of media
-    in a study. Every group that the recipe uses has four values."""
+    """Samples with noise as media and random words as texts, of which each has all that the card's reader makes: kinds
+    and number of media, tasks, reports. Every group that the recipe uses has four values."""
     card, recipe = loaded.cards[name], loaded.recipe
+    content = find_content(card)
     held = recipe.data[name].hold_out
     groups = {
         *([held.by] if held else []),
         *(stage.sampling.balance[name] for stage in recipe.stages if name in stage.sampling.balance),
     } - {*KINDS_OF_GROUPS}
     kinds = [medium.kind for medium in getattr(card.reader, "media", ()) if hasattr(medium, "kind")]
+    in_turn = list_media(card)
     for i in range(need):
         rng = np.random.default_rng([loaded.recipe.seed, i])
-        shown = [kind for kind in kinds or [card.media[i % len(card.media)]] if kind in axes]
+        shown = [kind for kind in kinds or in_turn[i % len(in_turn or [0]) :][:1] if kind in axes]
         media, files = [], {}
         for number, kind in enumerate(shown):
             medium, data = _make_medium(kind, number, axes[kind], rng)
             media.append(medium)
             files[medium.member] = data
-        report = " ".join(rng.choice(WORDS, 12))
-        concept, questions = str(rng.choice(WORDS)), list(_make_questions(rng, media, report))
+        text = " ".join(rng.choice(WORDS, 12))
+        concept, questions = str(rng.choice(WORDS)), list(_make_questions(rng, media, text, content))
         for question, members in make_labelled(rng, media, recipe.model):
-            questions.append(question)
-            files |= members
+            if content.answered is None or question.template in content.answered:
+                questions.append(question)
+                files |= members
         yield (
             Sample(
                 f"made{i:04d}",
                 name,
                 "train",
                 tuple(media),
-                report,
+                "" if content.has_reports is False else text,
                 concept,
                 tuple(questions),
                 groups=dict.fromkeys(groups, WORDS[i % 4]),
@@ -158,8 +163,12 @@ def _make_medium(kind: str, number: int, axes: int, rng: Any) -> tuple[Medium, b
     return Medium(kind, f"{number}.npy", voxels.shape, (3.0, 2.0, 2.0), "HU", "CT"), encode_npy(voxels)
 
 
-def _make_questions(rng: Any, media: Sequence[Medium], report: str) -> Iterator[Question]:
-    for name in list_text_tasks():
+def _make_questions(rng: Any, media: Sequence[Medium], report: str, content: Content) -> Iterator[Question]:
+    named = list(list_text_tasks())
+    if content.tasks is not None:
+        others = sorted(content.tasks - {*list_tasks()})  # of plug-ins
+        named = [kind for kind in [*named, *others] if kind in content.tasks and find_task(kind).ANSWERED_BY == "text"]
+    for name in named:
         example = find_task(name).example
         if example and (made := example(rng, media, report)):
             yield Question(*made, name)

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from medvlm.core import config
+from medvlm.core.content import Content, Offer
 from medvlm.core.contracts import RawSample
-from medvlm.core.decoder_config import Offer
 from medvlm.core.sample import Decoded, Medium, Question, Sample, make_truth
 
 STEP = 15
@@ -25,8 +25,9 @@ class Config(config.Config):
     seed: int = 0
 
 
-def list_answered(config: Config) -> dict[str, Offer]:
-    return {"bar": Offer("mask", ("bar",))}
+def list_content(config: Config) -> Content:
+    tasks = frozenset({"mylab.angle", "choice", "mask"})
+    return Content(tasks, frozenset({"film"}), has_reports=True, answered={"bar": Offer("mask", ("bar",))})
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample]:
