@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.errors import RecipeError, did_you_mean, list_some
 
 _UNEXPECTED = re.compile(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -31,7 +31,7 @@ def refuse_unknown(
         taken = next((each for module in find_modules() if (each := getattr(module, name, None)) is not None), None)
         known = [] if taken is None else sorted(_list_parameters(taken))
         near = did_you_mean(key, known)
-        listed = "" if near or not known else f" (it takes {', '.join(known)})"
+        listed = "" if near or not known else f" (it takes {list_some(known)})"
         raise RecipeError(f"{where}.{key}: {name} takes no such argument{near}{listed}") from None
 
 

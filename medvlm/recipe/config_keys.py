@@ -13,7 +13,7 @@ from typing import Any
 
 from medvlm.core.card import Card
 from medvlm.core.document import KeyPath
-from medvlm.core.errors import did_you_mean
+from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.problems import Problem
 from medvlm.recipe.schema import Recipe
 
@@ -72,7 +72,7 @@ def _compare(config: Mapping[str, Any], taken: Taken, path: KeyPath) -> Iterator
                 yield from find_unknown(value, (*path, key))
         elif key != MODEL_TYPE and key not in taken.keys | taken.others | ANYWHERE and not key.startswith("_"):
             near = did_you_mean(key, sorted(taken.keys | taken.inner.keys()))
-            known = "" if near else f" (it has {', '.join(sorted(taken.own))})"
+            known = "" if near else f" (it has {list_some(sorted(taken.own))})"
             yield Problem((*path, key), f"{taken.name} has no such key{near}{known}")
 
 

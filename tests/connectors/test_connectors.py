@@ -170,11 +170,10 @@ def test_positions_start_without_effect_and_then_distinguish_patches(kind: str) 
     assert torch.equal(added[4], ours.positions.axes[0][1] + ours.positions.axes[1][1])  # row 1, column 1
 
 
-def test_qformer_has_the_keys_and_output_of_stock_blip2(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def make_blip2() -> Any:
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
-    stock = Blip2ForConditionalGeneration(
+    return Blip2ForConditionalGeneration(
         Blip2Config(
             vision_config={
                 "hidden_size": 8,
@@ -203,6 +202,12 @@ def test_qformer_has_the_keys_and_output_of_stock_blip2(tmp_path: Path) -> None:
             num_query_tokens=5,
         )
     ).eval()
+
+
+def test_qformer_has_the_keys_and_output_of_stock_blip2(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    stock = make_blip2()
     save_file(
         {n.removeprefix("model."): t.contiguous() for n, t in stock.state_dict().items() if "lm_head" not in n},
         tmp_path / "blip2.safetensors",
