@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from medvlm.backbones._templates import TEMPLATES, refuse_template, try_template
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import RecipeError, ShapeError
@@ -67,10 +68,20 @@ class Config(Loaded):
     special_tokens: tuple[str, ...] = ()
     """Further special tokens; each gets its own embedding row: [<end_of_utterance>]."""
 
+    template: str = Field("", exclude_if=lambda template: not template)
+    """The chat template, for a tokenizer without one or in place of its own: `vicuna`, `llama2`, `plain` (for base
+    models), or Jinja."""
     quantize: Literal["nf4"] | None = None
     """Loads the model in 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train
     adapters only. Exports hold the dequantized weights that were computed with. Needs `pip install
     'medvlm[quantized]'`."""
+
+    @field_validator("template")
+    @classmethod
+    def _check_template(cls, template: str) -> str:
+        if reason := refuse_template(template):
+            raise ValueError(reason)
+        return template
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -120,10 +131,13 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     if (folder / "tokenizer_config.json").is_file():
         return AutoTokenizer.from_pretrained(folder)
     made = _load_tokenizer(config.model) if config.model else train(config.vocabulary)
+    if config.template:
+        made.chat_template = TEMPLATES.get(config.template, config.template)
+        try_template(made, "model.language.template")
     if not made.chat_template:
         raise RecipeError(
-            f"model.language: the tokenizer of {config.model} has no chat template; use an instruction-tuned model, or"
-            " add a template to its folder"
+            f"model.language: the tokenizer of {config.model} has no chat template; give it one, e.g. template:"
+            " vicuna, or use an instruction-tuned model"
         )
     image = find_image_token(made.get_vocab()) or IMAGE
     if not made.chat_template.startswith(FLATTEN.partition("IMAGE")[0]):

@@ -10,6 +10,7 @@ import torch
 
 from medvlm.backbones import causal
 from medvlm.core.errors import CheckpointError, RecipeError, ShapeError
+from medvlm.data.dialogue import Dialogue
 from medvlm.data.vocabulary import IMAGE, TEMPLATE, train_tokenizer
 
 TEXTS = ["Is there a nodule in the left lung?", "yes", "no", "How many clips are there? 3 or 12"] * 4
@@ -96,9 +97,75 @@ def test_text_and_a_list_of_parts_give_the_same_prompt(tmp_path: Path) -> None:
         assert as_text == f"<s><|user|>{IMAGE}{IMAGE}Is there a nodule?<|assistant|>"
 
 
+@pytest.mark.parametrize(
+    ("template", "prompt", "whole"),
+    [
+        ("vicuna", "polite answers to the user's questions. USER: Why? ASSISTANT:", " ASSISTANT: So.EOS"),
+        ("llama2", "[INST] Why? [/INST]", "[INST] Why? [/INST] So. EOS"),
+        ("plain", "Question: Why?\nAnswer:", "Question: Why?\nAnswer: So.EOS"),
+        (
+            "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}",
+            "<assistant>",
+            "<assistant>So.EOS",
+        ),
+    ],
+)
+def test_a_model_without_a_chat_template_gets_one_from_the_recipe(
+    template: str, prompt: str, whole: str, tmp_path: Path
+) -> None:
+    model = str(stored_model(tmp_path / "model", template=None))
+    made = causal.tokenizer(causal.Config(kind="causal", model=model, template=template), train_small, tmp_path / "run")
+    again = causal.tokenizer(
+        causal.Config(kind="causal", model=model, template=template), train_small, tmp_path / "run"
+    )
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
+    answered = [*asked, {"role": "assistant", "content": "So."}]
+    for tokenizer in (made, again):
+        assert tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True).endswith(prompt)
+        assert tokenizer.apply_chat_template(answered, tokenize=False).endswith(
+            whole.replace("EOS", tokenizer.eos_token)
+        )
+    turn = Dialogue(made, made.image_token).turn("Why?", [2], "So.")
+    assert turn.prompt.count(made.convert_tokens_to_ids(made.image_token)) == 2
+    assert made.eos_token_id in turn.answer
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("vicunna", "did you mean 'vicuna'"),
+        ("chatml", "no template is called 'chatml'; expected vicuna, llama2, plain"),
+        ("{% for m in messages %}{{ m['content'] }}", "is not Jinja"),
+        ("{{ messages", "is not Jinja"),
+    ],
+)
+def test_a_template_that_is_none_is_refused(template: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_scratch_config(template=template)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ eos_token }}{{ bos_token }}", "leaves out the content of messages"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "does not end with eos_token"),
+        (
+            "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+            "{% if add_generation_prompt %}A:{% endif %}",
+            "does not begin with the prompt",
+        ),
+        ("{{ raise_exception('no') }}", "model.language.template: "),
+    ],
+)
+def test_a_template_that_would_train_wrong_tokens_is_refused(template: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=said):
+        causal.tokenizer(make_scratch_config(template=template), train_small, tmp_path)
+
+
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     config = causal.Config(kind="causal", model=str(stored_model(tmp_path / "model", template=None)))
-    with pytest.raises(RecipeError, match="has no chat template; use an instruction-tuned model"):
+    with pytest.raises(RecipeError, match="has no chat template; give it one, e.g. template: vicuna"):
         causal.tokenizer(config, train_small, tmp_path / "run")
 
 
