@@ -165,7 +165,7 @@ def test_a_template_that_would_train_wrong_tokens_is_refused(template: str, said
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     config = causal.Config(kind="causal", model=str(stored_model(tmp_path / "model", template=None)))
-    with pytest.raises(RecipeError, match="has no chat template; give it one, e.g. template: vicuna"):
+    with pytest.raises(RecipeError, match=r"has no chat template; give it one, e\.g\. template: vicuna"):
         causal.tokenizer(config, train_small, tmp_path / "run")
 
 
