@@ -114,8 +114,8 @@ class Evaluate(Config):
     serve."""
     baselines: tuple[str, ...] | None = None
     """What the model is compared with; by default all that the protocols have. Those of `answers` are the same model
-    without images (`blind`) or with the images of another sample (`shuffled`), and the best constant answers
-    (`majority`)."""
+    without images (`blind`) or with the images of another patient (`shuffled`), the best constant answers (`majority`),
+    and a random choice for questions that have choices of their own (`chance`)."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)

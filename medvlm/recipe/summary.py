@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from medvlm.core.card import Card
+from medvlm.core.composition import composition_of_stage
 from medvlm.core.config import component
+from medvlm.core.protocols import find_protocol, list_baselines, read_protocols
 from medvlm.recipe.feeding import holds_reports_only
 from medvlm.recipe.graph import find_outside_origins, find_start_stages, list_served_media
 from medvlm.recipe.schema import Recipe
@@ -71,11 +73,14 @@ def _describe_mix(mix: Mapping[str, float]) -> str:
 
 
 def _summarise_outputs(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[str]:
+    can = {ability for stage in recipe.stages for ability in composition_of_stage(recipe.model, stage).CAN}
+    asked = [each for each in read_protocols(recipe.evaluate.protocols) if find_protocol(each).NEEDS in can]
+    baselines = [name for name in list_baselines(asked) if name in recipe.evaluate.all_baselines]
     for source, split in recipe.evaluate.pairs():
         if holds_reports_only(recipe, cards[source]):
             yield f"  evaluates on {source}:{split}: it has only reports, which are not scored yet"
             continue
-        yield f"  evaluates on {source}:{split} against {', '.join(recipe.evaluate.all_baselines) or 'no baseline'}"
+        yield f"  evaluates on {source}:{split} against {', '.join(baselines) or 'no baseline'}"
     for target in recipe.export.targets:
         kind, part, _ = resolve(target, recipe.model, recipe.stages)
         yield (
