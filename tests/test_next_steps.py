@@ -37,11 +37,13 @@ def test_training_ends_by_saying_where_things_are_and_what_to_do_next(
 
 
 @pytest.mark.parametrize("reads", [40])
-def test_training_ends_well_without_its_reader(tmp_path: Path, reads: int) -> None:
-    written = tiny_run.written(tmp_path, tiny_run.recipe(stages=[CHECKED], evaluate={"on": ["films:test"]}))
+def test_training_ends_well_without_its_reader_and_libraries_are_silent(tmp_path: Path, reads: int) -> None:
+    changes = {"evaluate": {"on": ["films:test"]}, "engine": {"precision": "bf16-mixed"}}
+    written = tiny_run.written(tmp_path, tiny_run.recipe(stages=[CHECKED], **changes))
     command = [sys.executable, "-m", "medvlm", "train", str(written), "--runs", str(tmp_path / "runs")]
     status, said = run_without_reader(command, tmp_path, reads)
-    assert (status, "Traceback" in said) == (0, False)
+    noise = [line for line in said.splitlines() if "real_accelerator" not in line]  # DeepSpeed has no GPU
+    assert (status, noise) == (0, [])
     assert (tmp_path / "runs" / "tiny" / "pair" / "stage.json").is_file()
 
 

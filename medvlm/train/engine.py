@@ -47,7 +47,8 @@ class Engine:
         from lightning.fabric import Fabric
         from lightning.fabric.strategies import DDPStrategy
 
-        logging.getLogger("lightning.fabric").setLevel(logging.ERROR)  # it sets its own level when it is imported
+        for name in ("lightning.fabric", "lightning.pytorch"):  # they set their own levels when they are imported
+            logging.getLogger(name).setLevel(logging.ERROR)
         world = int(os.environ.get("WORLD_SIZE", 1))
         if config.kind == "single" and world > 1:
             raise RecipeError(f"engine.kind is single, but torchrun started {world} processes; use auto or ddp")
