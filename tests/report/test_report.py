@@ -392,7 +392,8 @@ def test_any_file_may_be_missing_or_damaged(run, parse, name, damage):
     assert "<h1>phantom</h1>" in page and page.endswith("</html>\n") and page != whole
 
 
-def test_an_empty_folder_gives_a_page_that_says_so(tmp_path, parse):
+def test_a_run_that_has_only_begun_gives_a_page_that_says_so(tmp_path, parse):
+    (tmp_path / "status.json").write_text('{"status": "running"}')
     page = parse(write_report(RunFolder(tmp_path)))
     assert "No stage has started; not evaluated yet" in page.words()
     assert not page.all("section")
