@@ -28,7 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     with survive_readers(goes_on=False):  # --help, and errors of the command line
         args = _parse(argv)
     with survive_readers(goes_on=args.verb not in PRINTING):
-        return _run(args)
+        try:
+            globals()[f"run_{args.verb}"](args)
+        except Exception as raised:
+            return _explain_end(raised)
+    return EXIT_DONE
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -42,21 +46,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _run(args: argparse.Namespace) -> int:
-    try:
-        globals()[f"run_{args.verb}"](args)
-    except UserError as mistake:
-        print(f"medvlm: {mistake}", file=sys.stderr)
-        return EXIT_USER
-    except Exception as raised:
-        if type(raised).__name__ == "Preempted":  # importing its module would import torch
-            print(f"medvlm: {raised}", file=sys.stderr)
-            return EXIT_PREEMPTED
-        if message := explain(raised):
-            print(f"medvlm: {message}", file=sys.stderr)
-            return EXIT_USER
-        raise
-    return EXIT_DONE
+def _explain_end(raised: Exception) -> int:
+    """Prints the message of an error that a user can act on, and returns the exit code. Raises any other error."""
+    code, message = EXIT_USER, str(raised)
+    if type(raised).__name__ == "Preempted":  # importing its module would import torch
+        code = EXIT_PREEMPTED
+    elif not isinstance(raised, UserError):
+        message = explain(raised)
+    if not message:
+        raise raised
+    print(f"medvlm: {message}", file=sys.stderr)
+    return code
 
 
 def run_init(args: argparse.Namespace) -> None:
