@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,6 +112,10 @@ class Needs:
     media: bool = False
 
 
+DURATION = r"^[0-9]+(\.[0-9]+)? (s|min|h)$"
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
 class StageConfig(Config):
     kind: str
     name: str
@@ -131,8 +136,9 @@ class StageConfig(Config):
     before), a stage of another run (RUN_FOLDER:STAGE), a folder of safetensors (./FOLDER) such as an exported model, or
     a hub id (OWNER/NAME)."""
     validate_: Validate | None = Field(None, alias="validate")
-    save_every: int = Field(0, ge=0)
-    """Steps between checkpoints; 0: only at the end and on SIGTERM."""
+    save_every: Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=DURATION)] = "15 min"
+    """Steps between checkpoints, or the time, e.g. `15 min`, `2 h`. What was computed since is lost if the machine
+    fails. 0: only at the end and on SIGTERM."""
     keep: Literal["last", "best"] = "last"
     """Which weights the next stage starts from; `best` needs `validate`."""
     keep_last: int = Field(2, gt=0)
@@ -142,6 +148,19 @@ class StageConfig(Config):
     on_nan: Literal["stop", "skip"] = "stop"
     """If loss or gradient is not finite: `stop` ends the run, `skip` skips the update, names the samples and continues,
     for up to 1 % of the steps (at least 3)."""
+
+    @property
+    def save_steps(self) -> int:
+        """Steps between checkpoints; 0 if the time decides, or nothing."""
+        return 0 if isinstance(self.save_every, str) else self.save_every
+
+    @property
+    def save_seconds(self) -> float:
+        """Seconds between checkpoints; infinite if the steps decide, or nothing."""
+        if not isinstance(self.save_every, str):
+            return math.inf
+        number, unit = self.save_every.split()
+        return float(number) * _SECONDS[unit]
 
     def list_text_towers(self) -> dict[str, Any]:
         """Field that holds a text tower -> the config of the tower."""

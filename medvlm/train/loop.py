@@ -115,7 +115,9 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
             loop.check_proof(is_last)
             is_asked_to_stop = bool(found.report.signals.stop)
             now = is_last or is_asked_to_stop or (is_best and config.keep == "best")
-            if now or (config.save_every and state.step % config.save_every == 0):
+            is_due = bool(found.report.signals.due) or (config.save_steps and state.step % config.save_steps == 0)
+            if now or is_due:
+                loop.saved_at = time.monotonic()
                 watch.move_to("saves")
                 best = state.best_step if config.keep == "best" else 0
                 saver.save(state.step, engine.collect_tensors(), asdict(state), best=best, now=now)
@@ -151,6 +153,7 @@ class _Loop:
         number, stages = place.number, place.stages
         self.progress = ProgressLine(config.name, number, stages, config.steps, self.state.step, engine.is_first)
         self.distinct = Distinct(engine, config.name)
+        self.saved_at = time.monotonic()
 
     def take_step(self, prepared: list[Any], stop: Stop, saver: Saver) -> _Step:
         """Makes all updates of a step. Control signals are summed over ranks together with the terms of each update."""
@@ -177,7 +180,7 @@ class _Loop:
             if number or terms is None:
                 terms = accumulate(update.loss or stage.compute_loss, self.model, micros, engine, weights, state.step)
             counts = counts if number else stage.count(prepared)
-            signals = Signals(float(bool(stop.requested)), float(saver.has_failed), order)
+            signals = Signals(float(bool(stop.requested)), float(saver.has_failed), order, self._is_save_due())
             norm = engine.clip(self.settings[update.optimizer].max_norm, update.optimizer)
             self._note_gradients(norm)
             found = report({**terms, **counts}, weights, engine, signals)
@@ -230,6 +233,10 @@ class _Loop:
         if not self.state.proven and (is_last or self.state.telling >= PROOF_STEPS):
             self.proof.check_trained(self.state.step)
             self.state.proven = True
+
+    def _is_save_due(self) -> float:
+        """By the clock of the first rank, because clocks differ and all ranks save at the same step."""
+        return float(self.engine.is_first and time.monotonic() - self.saved_at >= self.config.save_seconds)
 
     def _note_gradients(self, norm: float) -> None:
         if self.state.proven:
