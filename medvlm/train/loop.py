@@ -115,8 +115,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
             loop.check_proof(is_last)
             is_asked_to_stop = bool(found.report.signals.stop)
             now = is_last or is_asked_to_stop or (is_best and config.keep == "best")
-            is_due = bool(found.report.signals.due) or (config.save_steps and state.step % config.save_steps == 0)
-            if now or is_due:
+            if now or found.report.signals.due or (config.save_steps and state.step % config.save_steps == 0):
                 loop.saved_at = time.monotonic()
                 watch.move_to("saves")
                 best = state.best_step if config.keep == "best" else 0
@@ -174,13 +173,15 @@ class _Loop:
         else:
             micros = stage.make_micros(prepared, config.accumulate)
             updates, weights = stage.plan_updates(micros, state.step), sum_weights(stage, micros, engine)
+        # By the clock of the first rank, because all ranks save at the same step.
+        due = float(engine.is_first and time.monotonic() - self.saved_at >= config.save_seconds)
         counts: Terms = {}
         reports, norms = {}, {}
         for number, update in enumerate(updates):
             if number or terms is None:
                 terms = accumulate(update.loss or stage.compute_loss, self.model, micros, engine, weights, state.step)
             counts = counts if number else stage.count(prepared)
-            signals = Signals(float(bool(stop.requested)), float(saver.has_failed), order, self._is_save_due())
+            signals = Signals(float(bool(stop.requested)), float(saver.has_failed), order, due)
             norm = engine.clip(self.settings[update.optimizer].max_norm, update.optimizer)
             self._note_gradients(norm)
             found = report({**terms, **counts}, weights, engine, signals)
@@ -233,10 +234,6 @@ class _Loop:
         if not self.state.proven and (is_last or self.state.telling >= PROOF_STEPS):
             self.proof.check_trained(self.state.step)
             self.state.proven = True
-
-    def _is_save_due(self) -> float:
-        """By the clock of the first rank, because clocks differ and all ranks save at the same step."""
-        return float(self.engine.is_first and time.monotonic() - self.saved_at >= self.config.save_seconds)
 
     def _note_gradients(self, norm: float) -> None:
         if self.state.proven:
