@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from medvlm.core.card import Card, load_card
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.export.proof.seal import FILES, find_changed
+from medvlm.export.proof.seal import FILES, find_added, find_changed
 from medvlm.export.redact import find_leaks
 
 PREFIX, RECIPE = "hub:", "recipe.resolved.yaml"
-ALLOWED = (
-    "README.md", "LICENSE*", "*.safetensors", "*.json", "*.jinja", "*.yaml", "*.onnx", "*.onnx.data",
-    "vocab.txt", "merges.txt", "*.model",  # tokenizers
-)  # fmt: skip
-"""Names of files that may be uploaded. Any other file was added by hand and stops the upload: pickles run code when
-they are loaded, and pictures may show patients."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +44,15 @@ def prepare(folder: Path, name: str, is_public: bool) -> Upload:
     if name.count("/") != 1 or not all(name.split("/")):
         raise RecipeError(f"--to {PREFIX}{name}: expected {PREFIX}ORG/NAME")
     files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    if reasons := [
+    if not (folder / FILES).is_file():
+        raise RecipeError(f"{folder}: cannot be uploaded: it is not an export of medvlm, which has {FILES}")
+    doubts = [
         *_check_proof(folder),
-        *_find_foreign(files),
-        *find_restrictions(load_cards(folder).values(), is_public),
-        *find_leaks(folder),
-    ]:
+        *(f"{path}: was not written by the export; remove it" for path in find_added(folder)),
+    ]
+    # The terms are read from the folder's own files, so only if these are what was exported.
+    terms = [] if doubts else find_restrictions(load_cards(folder).values(), is_public)
+    if reasons := [*doubts, *terms, *find_leaks(folder)]:
         raise RecipeError(f"{folder}: cannot be uploaded:\n" + "\n".join(f"  {reason}" for reason in reasons))
     return Upload(folder, name, is_public, files)
 
@@ -122,18 +119,10 @@ def _check_proof(folder: Path) -> list[str]:
     proof = folder / "medvlm" / "parity.json"
     if not proof.is_file() or not (folder / FILES).is_file():
         return [f"it is not an export of medvlm, which has {proof.relative_to(folder)} and {FILES}"]
-    if not json.loads(proof.read_text())["passed"]:
-        return ["its parity proof failed"]
+    with suppress(ValueError, TypeError, KeyError):  # an unreadable proof is one that was changed
+        if not json.loads(proof.read_text(encoding="utf-8"))["passed"]:
+            return ["its parity proof failed"]
     return [f"{path}: was changed or removed after the parity proof" for path in find_changed(folder)]
-
-
-def _find_foreign(files: Iterable[str]) -> list[str]:
-    foreign = [
-        path
-        for path in files
-        if Path(path).name.startswith(".") or not any(fnmatchcase(Path(path).name, pattern) for pattern in ALLOWED)
-    ]
-    return [f"{path}: does not belong to an exported model; remove it" for path in foreign]
 
 
 def _read_plugins(folder: Path) -> list[str]:

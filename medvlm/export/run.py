@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from medvlm.export.audit import Audit
 from medvlm.export.card.about import About
 from medvlm.export.card.page import make_model_card
 from medvlm.export.proof import parity
-from medvlm.export.proof.seal import seal
+from medvlm.export.proof.seal import FILES, find_added, seal
 from medvlm.export.redact import find_traces, strip_paths
 from medvlm.export.trained import Trained
 from medvlm.recipe.targets import REMEDY, STOCK, resolve
@@ -56,29 +55,30 @@ def export(run: RunFolder, out: Path, trained: Trained, target: str) -> ExportRe
     medvlm/export/targets.
 
     Raises RecipeError if the model does not fit the target, or if `out` exists and is not an earlier export. Raises
-    ParityError if the proof fails; the files are then kept in OUT.failed.
+    ParityError if the proof fails; the files are then kept in OUT.failed, or OUT.failed-2 if there is one already.
     """
     model, stages = trained.recipe.model, trained.stages
     kind, part, reason = resolve(target, model, stages)
     if reason:
         raise RecipeError(f"export: {reason}; {REMEDY}")
-    _check_place(out)
-    part_folder = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part_folder, ignore_errors=True)
-    part_folder.mkdir(parents=True)
-    try:
-        receipt = _write(run, part_folder, replace(trained, part=part), kind)
-    except parity.ParityError as failure:
-        write_json(
-            part_folder / "medvlm" / "parity.json", {"passed": False, "why": str(failure), **(failure.record or {})}
-        )
-        failed = out.with_name(f"{out.name}.failed")
-        _replace(part_folder, failed)
-        raise parity.ParityError(f"{failure}\nthe files are kept in {failed}", failure.record) from None
-    except BaseException:
-        shutil.rmtree(part_folder, ignore_errors=True)
-        raise
-    _replace(part_folder, out)
+    place = out.resolve()
+    _check_place(out, place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of our own beside `out`, so that nothing that others keep there is touched.
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent) as own:
+        folder = Path(own) / place.name
+        folder.mkdir()
+        try:
+            receipt = _write(run, folder, replace(trained, part=part), kind)
+        except parity.ParityError as failure:
+            record = {"passed": False, "why": str(failure), **(failure.record or {})}
+            write_json(folder / "medvlm" / "parity.json", record)
+            failed = _find_free_name(place.with_name(f"{place.name}.failed"))
+            folder.rename(failed)
+            raise parity.ParityError(
+                f"{failure}\nthe files are kept in {out.with_name(failed.name)}", failure.record
+            ) from None
+        _put(folder, place, Path(own) / "before")
     return replace(receipt, folder=out)
 
 
@@ -196,21 +196,37 @@ def _read(path: Path, missing: Any) -> Any:
 # --- the output folder ----------------------------------------------------------------------------
 
 
-def _check_place(out: Path) -> None:
-    """Raises RecipeError for a folder that is neither empty nor an earlier export, which may be replaced."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "medvlm" / "parity.json").is_file():
-        raise RecipeError(f"{out}: exists and is not an export of medvlm; choose another folder, or remove it")
-    if out.exists() and not out.is_dir():
+def _check_place(out: Path, place: Path) -> None:
+    """Raises RecipeError for a folder that is neither empty nor an earlier export, which may be replaced. place: `out`
+    without links."""
+    if place.exists() and not place.is_dir():
         raise RecipeError(f"{out}: is a file; choose a folder")
+    if not place.is_dir() or not any(place.iterdir()):
+        return
+    if not (place / "medvlm" / "parity.json").is_file():
+        raise RecipeError(f"{out}: exists and is not an export of medvlm; choose another folder, or remove it")
+    if (place / FILES).is_file() and (added := find_added(place)):
+        raise RecipeError(f"{out}: holds {added[0]}, which no export wrote; choose another folder, or move it away")
 
 
-def _replace(new: Path, old: Path) -> None:
-    aside = old.with_name(f"{old.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        old.rename(aside)
-    new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
+def _put(folder: Path, place: Path, aside: Path) -> None:
+    """Moves the folder to its place. What was there goes to `aside`, and back again if the move fails."""
+    if place.exists():
+        place.rename(aside)
+    try:
+        folder.rename(place)
+    except BaseException:
+        if aside.exists():
+            aside.rename(place)
+        raise
+
+
+def _find_free_name(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def _read_umask() -> int:

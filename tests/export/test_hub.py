@@ -92,11 +92,18 @@ def test_the_listing_asks_nobody(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("optimizer.pt", b"", "optimizer.pt: does not belong to an exported model"),
-        ("notes.pkl", b"", "notes.pkl: does not belong to an exported model"),
-        (".env", b"TOKEN=1", ".env: does not belong to an exported model"),
-        ("film.png", b"", "film.png: does not belong to an exported model"),
+        ("optimizer.pt", b"", "optimizer.pt: was not written by the export"),
+        ("notes.pkl", b"", "notes.pkl: was not written by the export"),
+        (".env", b"TOKEN=1", ".env: was not written by the export"),
+        ("film.png", b"", "film.png: was not written by the export"),
         ("extra.json", b'{"from": "/home/anna/films/1.png"}', "extra.json: contains a path of a machine (/home/anna)"),
+        ("patients.json", b"{}", "patients.json: was not written by the export"),
+        ("answers.yaml", b"a: 1", "answers.yaml: was not written by the export"),
+        ("medvlm/cards/other.yaml", b"a: 1", "medvlm/cards/other.yaml: was not written by the export"),
+        ("modeling.py", b"", "modeling.py: was not written by the export"),
+        ("medvlm/parity.json", b"\xff", "medvlm/parity.json: was changed or removed after the parity proof"),
+        ("medvlm/export.json", b"{", "medvlm/export.json: was changed or removed after the parity proof"),
+        ("medvlm/files.json", b"[", "medvlm/files.json: cannot be read as the list of exported files"),
         ("README.md", f"use {TOKEN}".encode(), "README.md: contains what looks like an access token"),
         ("config.json", b"{}", "config.json: was changed or removed after the parity proof"),
     ],
@@ -106,6 +113,15 @@ def test_what_somebody_put_there_is_not_sent(copy: Path, name: str, content: byt
     with pytest.raises(RecipeError) as refused:
         prepare(copy, "lab/films", is_public=False)
     assert reason in str(refused.value) and TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "more.json", "config.json", "README.md", "medvlm/files.json", "cards"])
+def test_a_link_is_not_sent_wherever_it_leads(copy: Path, tmp_path: Path, name: str) -> None:
+    (elsewhere := tmp_path / "elsewhere").write_bytes((copy / name).read_bytes() if (copy / name).exists() else b"x")
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(tmp_path if name == "cards" else elsewhere)
+    with pytest.raises(RecipeError, match=f"{name}: was not written by the export; remove it"):
+        prepare(copy, "lab/films", is_public=False)
 
 
 def test_what_is_written_into_the_header_of_weights_is_seen(copy: Path) -> None:

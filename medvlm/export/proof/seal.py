@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from medvlm.core.errors import RecipeError
 from medvlm.core.run import write_json
 
 FILES = "medvlm/files.json"
@@ -18,11 +19,29 @@ def seal(folder: Path) -> None:
 
 
 def find_changed(folder: Path) -> list[str]:
-    """Files that were removed or changed since the proof. New files are not reported."""
-    sealed: dict[str, str] = json.loads((folder / FILES).read_text())
+    """Files that were removed or changed since the proof. See find_added for new ones."""
+    sealed = _read(folder)
     return [
         path for path, digest in sealed.items() if not (folder / path).is_file() or _hash_file(folder / path) != digest
     ]
+
+
+def find_added(folder: Path) -> list[str]:
+    """Files, and links of any kind, that the export did not write."""
+    sealed = {*_read(folder), *OPEN}
+    present = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()}
+    return [path for path, file in present.items() if path not in sealed or file.is_symlink()]
+
+
+def _read(folder: Path) -> dict[str, str]:
+    """Raises RecipeError if the list of hashes cannot be read."""
+    try:
+        sealed = json.loads((folder / FILES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        sealed = None
+    if not isinstance(sealed, dict) or not all(isinstance(digest, str) for digest in sealed.values()):
+        raise RecipeError(f"{folder / FILES}: cannot be read as the list of exported files; export the model again")
+    return sealed
 
 
 def _list_paths(folder: Path) -> list[str]:
