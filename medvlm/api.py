@@ -162,10 +162,10 @@ def consolidate(checkpoint: Where, to: Where) -> list[Path]:
 
 
 def lineage(checkpoint: Where) -> list[str]:
-    """Lines that say what a checkpoint, or RUN[:STAGE], was made from."""
+    """Lines that say what a checkpoint, or RUN[:STAGE], was made from, and what is no longer as it was saved."""
     from medvlm.commands.lineage import describe_lineage as run
 
-    return run(str(checkpoint))
+    return run(str(checkpoint)).lines
 
 
 def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:

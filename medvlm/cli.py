@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from medvlm.commands.arguments import make_parser
-from medvlm.commands.explain import explain
 from medvlm.core.errors import UserError
 from medvlm.core.output import survive_readers
 from medvlm.core.quiet import silence_libraries
+from medvlm.train.stopping import Preempted
 
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED = 0, 2, 75
 PRINTING = ("validate", "plan", "lineage", "chat", "schema")
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     with survive_readers(goes_on=args.verb not in PRINTING):
         try:
             globals()[f"run_{args.verb}"](args)
-        except Exception as raised:
+        except (Exception, Preempted) as raised:
             return _explain_end(raised)
     return EXIT_DONE
 
@@ -46,12 +46,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _explain_end(raised: Exception) -> int:
+def _explain_end(raised: Exception | Preempted) -> int:
     """Prints the message of an error that a user can act on, and returns the exit code. Raises any other error."""
-    code, message = EXIT_USER, str(raised)
-    if type(raised).__name__ == "Preempted":  # importing its module would import torch
-        code = EXIT_PREEMPTED
-    elif not isinstance(raised, UserError):
+    code, message = EXIT_PREEMPTED if isinstance(raised, Preempted) else EXIT_USER, str(raised)
+    if not isinstance(raised, UserError | Preempted):
+        from medvlm.commands.explain import explain  # it loads pydantic, which --help does without
+
         message = explain(raised)
     if not message:
         raise raised
@@ -164,8 +164,12 @@ def run_consolidate(args: argparse.Namespace) -> None:
 
 def run_lineage(args: argparse.Namespace) -> None:
     from medvlm.commands.lineage import describe_lineage
+    from medvlm.core.errors import CheckpointError
 
-    print("\n".join(describe_lineage(args.checkpoint)))
+    found = describe_lineage(args.checkpoint)
+    print("\n".join(found.lines), flush=True)
+    if found.faults:
+        raise CheckpointError(f"{args.checkpoint}: {len(found.faults)} of what it was made from is not as it was saved")
 
 
 def run_chat(args: argparse.Namespace) -> None:

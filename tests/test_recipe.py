@@ -362,6 +362,11 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         ([("name: tiny", "name: ../tiny")], "1:1 name: '../tiny' cannot be"),
         ([("name: align", "name: a.b")], "16:5 stages.a.b.name: 'a.b' cannot be"),
         ([("name: align", "name: pair")], "16:5 stages.pair.name: two stages are called 'pair'"),
+        ([("name: tiny", "name: shards")], "1:1 name: 'shards' is a folder that all runs share; choose another name"),
+        ([("name: tiny", "name: Cache")], "1:1 name: 'Cache' is a folder that all runs share; choose another name"),
+        ([("name: align", "name: ranks")], "16:5 stages.ranks.name: 'ranks' is a folder that every run has"),
+        ([("name: tiny", f"name: tiny\nseed: 0x{'f' * 400}")], "2:1 seed: expected"),
+        ([("name: tiny", f"name: tiny\nseed: {2**63}")], "2:1 seed: expected"),
         ([("name: align", "name: evaluate")], "16:5 stages.evaluate.name: 'evaluate' is a folder that every run has"),
         ([("    film: {", "    fi lm: {serves: [film], ")], "4:5 model.encoders.fi lm: 'fi lm' cannot be"),
         # sources

@@ -66,7 +66,7 @@ def test_a_stage_starts_from_a_stage_of_another_run_and_what_that_came_from(fold
     assert began(run) == {"encoders.film": pair, "connectors.film": whole, "language": whole}
     assert is_of(run, "instruct", weights(other, "pair"), "encoders.film")
     assert is_of(run, "instruct", weights(other, "whole"), "language")
-    told = "\n".join(describe_lineage(str(run.root)))
+    told = "\n".join(describe_lineage(str(run.root)).lines)
     assert f"language from {whole}" in told and "gone" not in told
 
 

@@ -27,6 +27,7 @@ from medvlm.recipe.load import load
 from medvlm.recipe.sources import open_sources
 from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
+from medvlm.train.finished import find_final
 from medvlm.train.log import Log
 
 ROOT = Path(__file__).parent.parent
@@ -206,7 +207,7 @@ def samples(run: RunFolder, stage: str) -> list[str]:
 
 def weights(run: RunFolder, stage: str) -> dict[str, torch.Tensor]:
     """As the finished stage hands them on."""
-    return checkpoint.read_weights(checkpoint.find_final(run.stage(stage)))
+    return checkpoint.read_weights(find_final(run.stage(stage)))
 
 
 def differing(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:

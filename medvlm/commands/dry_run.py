@@ -36,6 +36,7 @@ from medvlm.recipe.known import inline_configs, look_up_model
 from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.recipe.schema import Recipe
 from medvlm.train import checkpoint
+from medvlm.train.finished import find_final
 
 STEPS, SAMPLES = 2, 4
 TOY = Toy(
@@ -188,12 +189,12 @@ def _train_twice(small: LoadedRecipe, run: RunFolder, name: str) -> str:
 
     train(small, run.root.parent, only=name)
     folder = run.stage(name)
-    first = checkpoint.read_weights(checkpoint.find_final(folder))
+    first = checkpoint.read_weights(find_final(folder))
     record = json.loads((folder / "stage.json").read_text())
-    shutil.rmtree(checkpoint.find_final(folder))
+    shutil.rmtree(find_final(folder))
     (folder / "stage.json").unlink()
     train(small, run.root.parent, only=name)
-    again = checkpoint.read_weights(checkpoint.find_final(folder))
+    again = checkpoint.read_weights(find_final(folder))
     if differing := [n for n in first if not torch.equal(first[n], again[n])]:
         raise CheckpointError(
             f"resuming from step 1 gave other weights ({differing[0]}); this is a bug, please report it"

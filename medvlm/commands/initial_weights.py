@@ -39,7 +39,7 @@ def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFold
     if isinstance(given, dict):
         origins |= {module: chain(start, module) for module, start in given.items()}
     for origin in (origin for chain_ in origins.values() for origin in chain_):
-        if isinstance(origin, StageOrigin) and not (origin.run.stage(origin.stage) / "stage.json").exists():
+        if isinstance(origin, StageOrigin) and not origin.run.is_finished(origin.stage):
             raise CheckpointError(
                 f"stage {config.name} starts from {origin.stage}, which is not finished; train that stage first (medvlm"
                 " train without --stage trains all)"

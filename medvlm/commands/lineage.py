@@ -5,97 +5,164 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import RunFolder, find_own_checkpoint
+from medvlm.core.run import RunFolder, find_changed, find_own_checkpoint, read_record
 from medvlm.train import checkpoint
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """faults: what is missing, damaged or replaced; these are among the lines too."""
+
+    lines: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def add_fault(self, line: str) -> None:
+        self.lines.append(line)
+        self.faults.append(line.strip())
+
+
 def find_checkpoint(path: str) -> Path:
-    """A checkpoint's folder, from its path, RUN:STAGE, or RUN (its last finished stage). Raises CheckpointError if
-    there is none."""
-    folder = Path(path)
-    if (folder / "manifest.json").exists():
-        return folder
-    root, _, stage = path.partition(":")
-    finished = [p.parent for p in sorted(Path(root).glob("*/stage.json"), key=lambda p: p.stat().st_mtime)]
-    found = [p for p in finished if not stage or p.name == stage]
-    if not found:
-        there = f" (finished stages: {', '.join(p.name for p in finished)})" if finished else ""
+    """A checkpoint's folder, from its path, RUN:STAGE, or RUN (its last finished stage, in the order of the recipe).
+    Raises CheckpointError if there is none."""
+    if (Path(path) / "manifest.json").exists():
+        return Path(path)
+    run, stage = _split(path)
+    folder = run.stage(stage or _list_finished(run, path)[-1])
+    return folder / str(read_record(folder)["take"])
+
+
+def describe_lineage(path: str) -> Lineage:
+    """A checkpoint and everything it was made from, or all stages of a run."""
+    if (Path(path) / "manifest.json").exists():
+        folder = Path(path)
+        return _describe_run(RunFolder(folder.resolve().parent.parent), [folder.resolve()])
+    run, stage = _split(path)
+    stages = [stage] if stage else _list_finished(run, path)
+    return _describe_run(run, [run.stage(name) / str(read_record(run.stage(name))["take"]) for name in stages])
+
+
+def _split(path: str) -> tuple[RunFolder, str]:
+    """The run and the stage of RUN or RUN:STAGE. Raises CheckpointError if the stage is not finished."""
+    root, _, stage = path.rpartition(":") if not Path(path).is_dir() and ":" in path else (path, "", "")
+    if stage and not RunFolder(Path(root)).is_finished(stage):
+        raise _explain_absence(path, f" {stage}", Path(root))
+    return RunFolder(Path(root)), stage
+
+
+def _list_finished(run: RunFolder, path: str) -> list[str]:
+    """In the order of the recipe. Raises CheckpointError if no stage is finished or their order is unknown."""
+    present = sorted(p.parent.name for p in run.root.glob("*/stage.json"))
+    if not present:
+        raise _explain_absence(path, "", run.root)
+    if not run.recipe.is_file():
         raise CheckpointError(
-            f"{path}: not a checkpoint, and not a run with a finished stage{f' {stage}' if stage else ''}{there}; give"
-            " RUN, RUN:STAGE or RUN/STAGE/step-N"
+            f"{path}: has no {run.recipe.name}, so the order of its stages is unknown; give RUN:STAGE (finished stages:"
+            f" {', '.join(present)})"
         )
-    return found[-1] / str(_read(found[-1] / "stage.json")["take"])
+    if not (finished := run.list_finished()):
+        raise _explain_absence(path, "", run.root)
+    return finished
 
 
-def describe_lineage(path: str) -> list[str]:
-    """Lines about a checkpoint and everything it was made from, or about all stages of a run."""
-    whole = find_checkpoint(path)
-    if (Path(path) / "manifest.json").exists() or ":" in path:
-        return list(_describe_run(RunFolder(whole.parent.parent), {f"{whole.parent.name}/{whole.name}": ""}))
-    stages = [
-        (p.parent.name, _read(p)) for p in sorted(Path(path).glob("*/stage.json"), key=lambda p: p.stat().st_mtime)
-    ]
-    return list(
-        _describe_run(
-            RunFolder(Path(path)), {f"{name}/{record['take']}": record["checkpoint"] for name, record in stages}
-        )
+def _explain_absence(path: str, stage: str, root: Path) -> CheckpointError:
+    run = RunFolder(root)
+    present = run.list_finished() if run.recipe.is_file() else sorted(p.parent.name for p in root.glob("*/stage.json"))
+    there = f" (finished stages: {', '.join(present)})" if present else ""
+    return CheckpointError(
+        f"{path}: not a checkpoint, and not a run with a finished stage{stage}{there}; give RUN, RUN:STAGE or"
+        " RUN/STAGE/step-N"
     )
 
 
-def _describe_run(run: RunFolder, wanted: dict[str, str]) -> Iterator[str]:
-    states = _collect_states(run, wanted)
+def _describe_run(run: RunFolder, wanted: list[Path]) -> Lineage:
+    made, states = Lineage(), _collect_states(run, [f"{folder.parent.name}/{folder.name}" for folder in wanted])
     known = _read(run.lineage) if run.lineage.exists() else {}
-    yield f"run {run.root.resolve().name}"
+    made.lines.append(f"run {run.root.resolve().name}")
     for name, (state, stated) in states.items():
-        meta = state["meta"]
-        yield f"  {name}@{_digest(run.root / name)}  {_verify(run.root / name, stated)}"
-        yield (
-            f"    {state['step']} steps, {state['consumed']} samples; recipe {meta['recipe'][:12]}, medvlm"
-            f" {meta['medvlm']}" + (f", code {meta['code']}" if "code" in meta else "")
+        verdict = _verify(run.root / name, stated)
+        line = f"  {name}@{_digest(run.root / name)}  {verdict or 'verified'}"
+        (made.add_fault if verdict else made.lines.append)(line)
+        if state:
+            made.lines.extend(_describe_state(run, known, state))
+            changed = find_changed(run.tokenizer, state["meta"].get("tokenizer") or {})
+            for file in changed:
+                made.add_fault(f"    CHANGED: {run.tokenizer.name}/{file} is not the file it was trained with")
+    return made
+
+
+def _describe_state(run: RunFolder, known: dict[str, Any], state: dict[str, Any]) -> Iterator[str]:
+    meta = state["meta"]
+    yield (
+        f"    {state['step']} steps, {state['consumed']} samples; recipe {meta['recipe'][:12]}, medvlm"
+        f" {meta['medvlm']}" + (f", code {meta['code']}" if "code" in meta else "")
+    )
+    for module, origin in sorted(meta["from"].items()):
+        own = find_own_checkpoint(origin)
+        yield f"    {module} from {origin}{' (no longer there)' if own and not (run.root / own).exists() else ''}"
+    if not meta["from"]:
+        yield "    from no earlier stage"
+    for source, fingerprint in sorted(meta["sources"].items()):
+        audit = meta.get("audits", {}).get(source)
+        yield f"    data {_describe_source(known, source)}, fingerprint {fingerprint[:12]}, " + (
+            f"audit {audit[:12]}" if audit else "no audit"
         )
-        for module, origin in sorted(meta["from"].items()):
-            own = find_own_checkpoint(origin)
-            yield f"    {module} from {origin}{' (no longer there)' if own and not (run.root / own).exists() else ''}"
-        if not meta["from"]:
-            yield "    from no earlier stage"
-        for source, fingerprint in sorted(meta["sources"].items()):
-            audit = meta.get("audits", {}).get(source)
-            yield f"    data {_describe_source(known, source)}, fingerprint {fingerprint[:12]}, " + (
-                f"audit {audit[:12]}" if audit else "no audit"
-            )
-        if meta["adapters"]:
-            yield f"    adapters of rank {meta['adapters']['rank']} on {', '.join(meta['adapters']['targets'])}"
+    if meta["adapters"]:
+        yield f"    adapters of rank {meta['adapters']['rank']} on {', '.join(meta['adapters']['targets'])}"
 
 
-def _collect_states(run: RunFolder, wanted: dict[str, str]) -> dict[str, tuple[dict[str, Any], str]]:
-    """Checkpoint -> its state, and the digest that later stages recorded for it ("" if none did). Origins come first;
-    checkpoints that were removed are left out."""
-    found: dict[str, tuple[dict[str, Any], str]] = {}
+def _collect_states(run: RunFolder, wanted: list[str]) -> dict[str, tuple[dict[str, Any], set[str]]]:
+    """Checkpoint -> its state ({} if it cannot be read), and the digests that its stage and later stages recorded for
+    it. Origins come first; origins that were removed are left out."""
+    found: dict[str, tuple[dict[str, Any], set[str]]] = {}
 
     def visit(name: str, stated: str) -> None:
-        if name in found or not (run.root / name / "state.json").exists():
+        if name in found:
+            found[name][1].update({stated} - {""})
             return
-        state = checkpoint.read_state(run.root / name)
-        for origin in sorted(set(state["meta"]["from"].values())):
+        folder = run.root / name
+        if name not in wanted and not folder.exists():
+            return
+        state = _read_state(folder)
+        for origin in sorted(set(state["meta"]["from"].values())) if state else ():
             if find_own_checkpoint(origin):
                 visit(*origin.partition("@")[::2])
-        found[name] = (state, stated)
+        found[name] = (state, {stated, _read_stated(folder)} - {""})
 
-    for name, stated in wanted.items():
-        visit(name, stated)
+    for name in wanted:
+        visit(name, "")
     return found
 
 
-def _verify(folder: Path, stated: str) -> str:
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state = checkpoint.read_state(folder)
+        return state if {"from", "sources", "adapters", "recipe", "medvlm"} <= {*state["meta"]} else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _read_stated(folder: Path) -> str:
+    """The digest in the stage.json of a stage that ended with this checkpoint, else ""."""
+    if not (folder.parent / "stage.json").exists():
+        return ""
+    record = read_record(folder.parent)
+    return str(record.get("checkpoint", "")) if record["take"] == folder.name else ""
+
+
+def _verify(folder: Path, stated: set[str]) -> str:
+    """What is wrong, "" if nothing is."""
+    if not folder.exists():
+        return "MISSING: its folder is no longer there"
     if damage := checkpoint.find_damage(folder):
         return f"DAMAGED: {damage}"
-    if stated and _digest(folder) != stated:
-        return f"CHANGED: later stages started from {stated}"
-    return "verified"
+    if others := sorted(stated - {_digest(folder)}):
+        return f"CHANGED: its stage or a later one recorded {', '.join(others)}"
+    return ""
 
 
 def _digest(folder: Path) -> str:
@@ -108,5 +175,9 @@ def _describe_source(known: dict[str, Any], source: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text())
-    return read
+    """{} for a damaged file: the fields it would add are then left out."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}

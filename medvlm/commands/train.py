@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.live import Live
-from medvlm.core.run import RunFolder, hash_code, write_json
+from medvlm.core.run import RunFolder, hash_code, hash_files, read_record, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import draw_below
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
@@ -28,11 +29,12 @@ from medvlm.models.parts import module_of, set_trained
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.packed import require_samples
-from medvlm.recipe.sources import OpenSource, collect_texts, open_sources
+from medvlm.recipe.sources import OpenSource, collect_texts, open_sources, require_roots
 from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
+from medvlm.train.finished import require_tokenizer
 from medvlm.train.hold import hold, write_status
 from medvlm.train.log import Log, make_trackers
 from medvlm.train.proof import Proof
@@ -47,6 +49,11 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
     Raises Preempted after a clean save, and UserError for mistakes that the user can fix.
     """
     loaded.require_data()
+    names = [s.name for s in loaded.recipe.stages]
+    for flag, name in (("--stage", only), ("--from", again_from)):
+        if name and name not in names:
+            raise RecipeError(f"{flag} {name}: there is no such stage (stages: {', '.join(names)})")
+    require_roots(loaded, runs)
     end_with_torchrun()
     engine = make_engine(loaded.recipe.engine)
     run = RunFolder(runs / loaded.recipe.name)
@@ -96,13 +103,9 @@ def _begin(
     again_from: str,
     check_lease: Callable[[], None],
 ) -> _Training:
-    """Opens the data and saves the recipe. Raises RecipeError for an unknown stage, and for a later stage that could
-    not be trained."""
+    """Opens the data and saves the recipe. Raises RecipeError for a later stage that could not be trained."""
     recipe = loaded.recipe
     names = [s.name for s in recipe.stages]
-    for flag, name in (("--stage", only), ("--from", again_from)):
-        if name and name not in names:
-            raise RecipeError(f"{flag} {name}: there is no such stage (stages: {', '.join(names)})")
     write_status(run, engine, "running")
     if engine.is_first:
         run.stalled.unlink(missing_ok=True)
@@ -115,10 +118,11 @@ def _begin(
         if again_from == names[0]:  # no stage is left that was trained with the old tokenizer
             _set_aside(run.tokenizer)
     engine.barrier()
-    left = [i for i, stage in enumerate(recipe.stages) if not only and not _is_finished(run, stage.name)]
+    left = [i for i, stage in enumerate(recipe.stages) if not only and not run.is_finished(stage.name)]
     require_samples(recipe, sources, [names.index(only)] if only else left)
     if len(left) > 1 and (unchecked := check_stages(recipe, left[1:])) and engine.is_first:
         print(f"later stages were not checked in advance: {unchecked}", flush=True)
+    _require_tokenizer(run, names)
     assemblies = _assemble_all(loaded, run, engine, sources)
     trackers = make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root) if engine.is_first else []
     log = Log(run.metrics, engine.is_first, trackers)
@@ -132,8 +136,8 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     origins = find_origins(config, number - 1, loaded, run)
     identity = identify(config, loaded, sources, origins)
     aliases = find_aliases(run, config.name, identity)
-    if _is_finished(run, config.name):
-        if _read_record(run, config.name)["identity"] not in (identity, *aliases):
+    if run.is_finished(config.name):
+        if read_record(run.stage(config.name))["identity"] not in (identity, *aliases):
             raise CheckpointError(
                 f"stage {config.name} is finished, but its settings, data or starting weights have changed since; "
                 f"train it and all later stages again with --from {config.name}, or give the recipe another name"
@@ -157,6 +161,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         "code": hash_code(),
         "recipe": loaded.recipe_hash,
         "adapters": adapters and adapters.model_dump(mode="json"),
+        "tokenizer": hash_files(run.tokenizer),
         "from": started,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
@@ -204,22 +209,20 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
     engine.barrier()
 
 
-def _is_finished(run: RunFolder, stage: str) -> bool:
-    return (run.stage(stage) / "stage.json").exists()
-
-
-def _read_record(run: RunFolder, stage: str) -> dict[str, Any]:
-    """The stage.json of a finished stage."""
-    record: dict[str, Any] = json.loads((run.stage(stage) / "stage.json").read_text())
-    return record
-
-
 def _count_parameters(model: nn.Module) -> dict[str, int]:
     """Parameters per module, including adapters."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         counts[module_of(name)] = counts.get(module_of(name), 0) + parameter.numel()
     return counts
+
+
+def _require_tokenizer(run: RunFolder, stages: Sequence[str]) -> None:
+    """Raises CheckpointError if tokenizer or processor have changed since a stage was trained or saved with them."""
+    for name in stages:
+        for path in sorted(run.stage(name).glob("step-*/state.json")):
+            with suppress(OSError, ValueError, TypeError, KeyError):  # a damaged checkpoint is set aside later
+                require_tokenizer(run, name, json.loads(path.read_text(encoding="utf-8"))["meta"])
 
 
 def _assemble_all(
@@ -268,8 +271,8 @@ def _make_setup(
 
 def _write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
     """Writes what each stage was made from, for the report, the model card and readers of checkpoints."""
-    finished = [s.name for s in loaded.recipe.stages if _is_finished(run, s.name)]
-    records = {name: _read_record(run, name) for name in finished}
+    finished = [s.name for s in loaded.recipe.stages if run.is_finished(s.name)]
+    records = {name: read_record(run.stage(name)) for name in finished}
     write_json(
         run.lineage,
         {

@@ -19,6 +19,7 @@ from medvlm.core.stage_config import Lora
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
 from medvlm.train import checkpoint
+from medvlm.train.finished import find_final, require_tokenizer
 
 
 def open_model(
@@ -63,11 +64,13 @@ def open_run(
 def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> AssembledModel:
     """The model as a finished stage left it. stage: the config of the stage."""
     composition = composition_of_stage(recipe.model, stage)
+    folder = find_final(run.stage(stage.name))
+    weights = checkpoint.read_weights(folder)
+    meta = checkpoint.read_state(folder)["meta"]
+    require_tokenizer(run, stage.name, meta)
     assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
     model = composition.build(assembly, stage, weights=False)
-    folder = checkpoint.find_final(run.stage(stage.name))
-    adapters = checkpoint.read_state(folder)["meta"]["adapters"]
-    weights = checkpoint.read_weights(folder)
+    adapters = meta["adapters"]
     load_weights(model, weights, Lora(**adapters) if adapters else None, f"{stage.name}/{folder.name}")
     opened: AssembledModel = composition.open(assembly, stage, model.to(device))
     return opened
@@ -76,7 +79,7 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
 def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:
     """Configs of the finished stages, in order, up to `stage`. Raises CheckpointError if `stage` is not finished, or no
     stage is."""
-    finished = {s.name: s for s in recipe.stages if (run.stage(s.name) / "stage.json").exists()}
+    finished = {s.name: s for s in recipe.stages if run.is_finished(s.name)}
     if not finished:
         raise CheckpointError(f"{run.root.name}: no finished stage; train it first")
     if stage and stage not in finished:

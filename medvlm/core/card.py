@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from medvlm.core.config import Config, Slot, permit
 from medvlm.core.document import read_yaml
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, shorten
 from medvlm.core.problems import validate
+
+
+def require_folder_name(name: str) -> str:
+    """Raises ValueError for what cannot be the name of one folder on every system."""
+    if not re.fullmatch(FOLDER_NAME, name):
+        raise ValueError(
+            f"{shorten(name)} cannot be a folder's name; expected letters, digits, dot, - and _, at most 100, the first"
+            " a letter or digit"
+        )
+    return name
+
+
+FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
 class Licence(Config):
@@ -84,7 +98,8 @@ class Splits(Config):
 class Card(Config):
     """A data card (YAML). `medvlm schema card` writes its JSON schema."""
 
-    name: str
+    name: Annotated[str, AfterValidator(require_folder_name)]
+    """Letters, digits, dot, - and _: shards of the data set are kept in a folder of this name."""
     title: str
     summary: str
     licence: Licence

@@ -7,10 +7,14 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from medvlm.core.document import read_yaml
+from medvlm.core.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,44 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         return self.root / name
+
+    def is_finished(self, stage: str) -> bool:
+        return (self.stage(stage) / "stage.json").exists()
+
+    def list_finished(self) -> list[str]:
+        """The finished stages in the order of the recipe. The times of files say nothing: copies change them.
+
+        Raises RecipeError if the recipe of the run cannot be read."""
+        stages = read_yaml(self.recipe).data.get("stages")
+        names = [stage.get("name") for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+        return [name for name in names if isinstance(name, str) and self.is_finished(name)]
+
+
+def read_record(stage_folder: Path) -> dict[str, Any]:
+    """The stage.json of a finished stage. Raises CheckpointError if it is damaged, or names what is no checkpoint."""
+    try:
+        record = json.loads((stage_folder / "stage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    is_whole = isinstance(record, dict) and {"take", "identity", "checkpoint", "parameters", "from"} <= {*record}
+    if not is_whole or not re.fullmatch(r"step-\d+", str(record["take"])):
+        raise CheckpointError(
+            f"{stage_folder.name}/stage.json is damaged; copy it again from where the run was trained, or train the"
+            f" stage again with --from {stage_folder.name}"
+        )
+    return record
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """File within the folder -> a hash of its bytes."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in files}
+
+
+def find_changed(folder: Path, stated: Mapping[str, str]) -> list[str]:
+    """The files that are no longer what `hash_files` stated. Files that were added since do not count."""
+    now = hash_files(folder)
+    return [name for name, digest in stated.items() if now.get(name) != digest]
 
 
 def find_own_checkpoint(origin: str) -> str:

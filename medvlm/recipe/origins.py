@@ -16,7 +16,7 @@ import yaml
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import RunFolder
+from medvlm.core.run import RunFolder, read_record
 from medvlm.core.stage_config import Lora
 from medvlm.models.parts import module_of
 
@@ -80,7 +80,7 @@ class StageOrigin:
     def find_problem(self) -> str:
         if not self.run.recipe.is_file():
             return f"{self.run.root} is not a run folder (it has no {self.run.recipe.name})"
-        if not (self.run.stage(self.stage) / "stage.json").is_file():
+        if not self.run.is_finished(self.stage):
             finished = sorted(path.parent.name for path in self.run.root.glob("*/stage.json"))
             return f"{self.run.root} has no finished stage {self.stage} (it has {', '.join(finished) or 'none'})"
         return ""
@@ -95,8 +95,9 @@ class StageOrigin:
     def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
         # Checking a recipe names origins, and must not load torch.distributed for it.
         from medvlm.train.checkpoint import read_weights
+        from medvlm.train.finished import find_final
 
-        weights = read_weights(self._folder)
+        weights = read_weights(find_final(self.run.stage(self.stage)))
         # The stage's adapters may be on other modules than those to load, e.g. on the language model only.
         is_adapted = any(".lora_" in name and module_of(name) in modules for name in weights)
         return weights, self.find_adapters() if is_adapted else None
@@ -120,8 +121,7 @@ class StageOrigin:
 
     @property
     def _record(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads((self.run.stage(self.stage) / "stage.json").read_text())
-        return record
+        return read_record(self.run.stage(self.stage))
 
 
 class FilesOrigin:

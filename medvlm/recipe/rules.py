@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from medvlm.core.card import Card
+from medvlm.core.card import Card, require_folder_name
 from medvlm.core.composition import composition_of_stage
 from medvlm.core.content import list_media, list_splits
 from medvlm.core.document import KeyPath
@@ -24,8 +24,10 @@ from medvlm.recipe.servers import explain_refusal
 from medvlm.recipe.stage_rules import check_stage, describe_absent, list_names
 from medvlm.recipe.targets import resolve
 
-RESERVED = ("cards", "evaluate", "export", "hub", "tokenizer")
+RESERVED = ("cards", "evaluate", "export", "hub", "ranks", "tokenizer")
 """Folders of every run. No stage may have one of these names."""
+RESERVED_RUNS = ("cache", "shards")
+"""Folders beside the runs. No recipe may have one of these names."""
 
 
 def find_problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
@@ -72,14 +74,14 @@ def _check_names(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]
                 path,
                 f"{name!r} cannot be a folder's name; expected letters, digits, - and _, the first a letter or digit",
             )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", recipe.name):
-        yield Problem(
-            ("name",),
-            f"{recipe.name!r} cannot be a folder's name; expected letters, digits, dot, - and _, the first a letter or"
-            " digit",
-        )
+    try:
+        require_folder_name(recipe.name)
+    except ValueError as reason:
+        yield Problem(("name",), str(reason))
+    if recipe.name.lower() in RESERVED_RUNS:
+        yield Problem(("name",), f"{recipe.name!r} is a folder that all runs share; choose another name")
     for i, stage in enumerate(recipe.stages):
-        if stage.name in RESERVED:
+        if stage.name.lower() in RESERVED:
             yield Problem(("stages", i, "name"), f"{stage.name!r} is a folder that every run has; choose another name")
         if stage.name in [s.name for s in recipe.stages[:i]]:
             yield Problem(("stages", i, "name"), f"two stages are called {stage.name!r}; give each its own name")

@@ -181,7 +181,7 @@ class Recipe(Config):
     replaced."""
     name: str
     """The run folder is runs/NAME."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     plugins: tuple[str, ...] = ()
     """Installed packages whose modules may be named as a `kind`."""
     model: Model

@@ -11,7 +11,7 @@ from typing import Any
 
 from medvlm.archive.audit.receipt import AUDIT, audits_of
 from medvlm.archive.packing.deal import hash_name, read_salt, require_secret, split_of
-from medvlm.archive.packing.pack import card_hash, pack_once, read_receipt
+from medvlm.archive.packing.pack import card_hash, pack_once, read_receipt, require_root
 from medvlm.core.card import Card
 from medvlm.core.errors import DataError
 from medvlm.core.live import end, keep
@@ -22,7 +22,7 @@ from medvlm.io.forms import OWN, Form
 from medvlm.io.members import Members
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
-from medvlm.io.shards import Entry, ShardSet
+from medvlm.io.shards import RECEIPT, Entry, ShardSet
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Source
 
@@ -173,6 +173,14 @@ def _check_foreign(name: str, card: Card, shards: ShardSet, say: Callable[[str],
                 f" {card.reader.max_incomplete:.0%} (reader.max_incomplete)"
             )
         keep(say, f"{name}: {missing} of {missing + present} samples lack a member and are left out ({what})")
+
+
+def require_roots(loaded: LoadedRecipe, runs: Path) -> None:
+    """Raises DataError if an archive that is still to be packed is not there. Creates nothing."""
+    for name, source in loaded.recipe.data.items():
+        card = add_secret(loaded.cards[name], source)
+        if not source.shards and not (locate_shards(card, source, runs) / RECEIPT).is_file():
+            require_root(card, _find_root(source))
 
 
 def collect_texts(sources: Mapping[str, OpenSource]) -> list[str]:

@@ -24,8 +24,7 @@ def write_report(run: RunFolder) -> Path:
     The top of the page lists what is missing, damaged or unfinished; none of this raises. Raises RecipeError for a
     folder that is no run.
     """
-    if not any(path.is_file() for path in (run.recipe, run.metrics, run.lineage, run.status, run.results)):
-        raise RecipeError(f"{run.root}: is not a run folder (it has no {run.recipe.name}); give one, e.g. runs/NAME")
+    require_run(run)
     record = read_run(run)
     results = add_measures(record.results, record.answers)
     made = [part for part in (make_stages_table(record), make_parts_table(record)) if part]
@@ -46,6 +45,14 @@ def write_report(run: RunFolder) -> Path:
         make_notes("What this page cannot show", [*record.notes, *_list_gaps(record)]),
     ]
     return write_page(run.report, title=record.name, eyebrow="training run", head=head, sections=sections)
+
+
+def require_run(run: RunFolder) -> None:
+    """Raises RecipeError for a folder without anything that a run writes."""
+    written = (run.recipe, run.metrics, run.status, run.lineage, run.results)
+    if not any(path.is_file() for path in written) and not any(run.root.glob("*/stage.json")):
+        what = "there is no such folder" if not run.root.is_dir() else f"is not a run: it has no {run.recipe.name}"
+        raise RecipeError(f"{run.root}: {what}; give the folder of a run, e.g. runs/NAME")
 
 
 def _make_lead(run: RunRecord) -> Html:

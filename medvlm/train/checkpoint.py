@@ -50,11 +50,6 @@ class Keep:
         }
 
 
-def find_final(stage_folder: Path) -> Path:
-    """The checkpoint of a finished stage that the next stage starts from."""
-    return stage_folder / str(json.loads((stage_folder / "stage.json").read_text())["take"])
-
-
 def save(
     stage_folder: Path,
     step: int,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import write_json
+from medvlm.core.run import read_record, write_json
 from medvlm.train import checkpoint
+from medvlm.train.finished import require_same
 from medvlm.train.storage import HashingFile, TensorReader, make_header
 
 FILE_BYTES = 5_000_000_000
@@ -27,6 +28,8 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
     checkpoint, and if the folder holds the weights of another checkpoint.
     """
     checkpoint.require_whole(folder)
+    if (folder.parent / "stage.json").is_file() and (record := read_record(folder.parent))["take"] == folder.name:
+        require_same(folder, str(record.get("checkpoint", "")))
     source = f"{folder.parent.name}/{folder.name}@{checkpoint.digest(folder)}"
     _claim(to, source)
     reader = TensorReader(folder / "tensors")

@@ -21,16 +21,16 @@ def hold(run: RunFolder, engine: Engine) -> Iterator[Callable[[], None]]:
 
     Raises Preempted after a signal, and CheckpointError if the folder is held by another process or the disk is full.
     """
-    with Lease(run.root) if engine.is_first else nullcontext() as lease:
+    with raise_on_signal() as wish, Lease(run.root) if engine.is_first else nullcontext() as lease:
         try:
-            with raise_on_signal(), _explain_full_disk(run):
+            with _explain_full_disk(run):
                 yield lease.check if lease else _check_nothing
-        except Preempted:
-            write_status(run, engine, "preempted")
-            raise
+            wish.grant()
         except BaseException as reason:
+            if wish.is_made or isinstance(reason, Preempted):
+                write_status(run, engine, "preempted")
             # After a stall, the status names it already, and this exception is only a consequence.
-            if not run.stalled.exists():
+            elif not run.stalled.exists():
                 write_status(run, engine, "failed", type(reason).__name__)
             raise
         write_status(run, engine, "done")

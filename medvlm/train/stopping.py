@@ -14,29 +14,53 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Preempted(Exception):
-    """The run was told to stop, and everything is saved. The command line exits with 75."""
+class Preempted(BaseException):
+    """The run was told to stop, and everything is saved. The command line exits with 75.
+
+    Not an Exception: it is raised at any line, also inside libraries that catch every Exception and go on."""
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
-def raise_on_signal() -> Iterator[None]:
+def raise_on_signal() -> Iterator[Wish]:
     """Within this context a signal raises Preempted at once: while weights are read or data is packed, there is nothing
-    to save. During training, Stop takes over."""
+    to save. During training, Stop takes over.
 
-    def end(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
-        raise Preempted("stopped when there was nothing to save; run the same command again to continue")
-
-    before = {each: signal.signal(each, end) for each in SIGNALS}
+    A signal that a library swallowed counts at the end of the context, and when the next Stop begins."""
+    wish = Wish()
+    before = {each: signal.signal(each, wish.end) for each in SIGNALS}
     try:
-        yield
+        yield wish
+        wish.grant()
+    except BaseException as reason:
+        # What a library makes of Preempted, e.g. an ImportError from a half-imported module, is a consequence of it.
+        if wish.is_made and not isinstance(reason, Preempted):
+            raise Preempted(NOTHING_TO_SAVE) from reason
+        raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+NOTHING_TO_SAVE = "stopped when there was nothing to save; run the same command again to continue"
+
+
+class Wish:
+    """Whether a signal has asked this process to end."""
+
+    is_made = False
+
+    def end(self, number: int, frame: FrameType | None) -> None:
+        """The first signal raises Preempted; a second must not interrupt the cleanup."""
+        if not self.is_made:
+            self.is_made = True
+            self.grant()
+
+    def grant(self) -> None:
+        if self.is_made:
+            raise Preempted(NOTHING_TO_SAVE)
 
 
 class Stop:
@@ -45,6 +69,10 @@ class Stop:
     def __enter__(self) -> Stop:
         self.requested = 0
         self._before = {each: signal.signal(each, self._request) for each in SIGNALS}
+        for handler in self._before.values():
+            # A signal that was swallowed before this context begins must not be forgotten.
+            if isinstance(wish := getattr(handler, "__self__", None), Wish) and wish.is_made:
+                self.requested = self.requested or signal.SIGTERM
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:

@@ -58,3 +58,17 @@ def test_the_secret_reaches_a_process_that_decodes():
 def test_a_card_cannot_hold_the_secret():
     with pytest.raises(ValidationError):
         Card.model_validate({**PLAIN, "_secret": SECRET})
+
+
+@pytest.mark.parametrize("name", ["bccd", "cxr-2.1_b", "A" * 100, "3d"])
+def test_the_name_of_a_card_names_one_folder(name: str):
+    assert Card.model_validate({**PLAIN, "name": name}).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../escaped", "/tmp/card", "a/b", "a\\b", "..", ".hidden", "", "a\nb", "a\n", "A" * 101, "a b", "-x", "C:x"],
+)
+def test_a_card_whose_name_leads_elsewhere_is_refused(name: str):
+    with pytest.raises(ValidationError, match="cannot be a folder's name; expected letters, digits, dot, - and _"):
+        Card.model_validate({**PLAIN, "name": name})

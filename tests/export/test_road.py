@@ -11,6 +11,7 @@ import yaml
 from medvlm.cli import EXIT_DONE, main
 from medvlm.export.proof import parity
 from medvlm.train import checkpoint
+from medvlm.train.finished import find_final
 from tests.tiny_run import INSTRUCT, recipe, written
 
 from .conftest import prove_here
@@ -40,7 +41,7 @@ def test_from_audit_to_model_card(
     assert "exports as llava" in medvlm("validate", path)
     medvlm("train", path, "--runs", tmp_path / "runs")
     run = tmp_path / "runs" / "tiny"
-    assert checkpoint.read_state(checkpoint.find_final(run / "instruct"))["meta"]["audits"] == {"films": receipt}
+    assert checkpoint.read_state(find_final(run / "instruct"))["meta"]["audits"] == {"films": receipt}
     said = medvlm("export", f"{run}:instruct", "--to", tmp_path / "model")
     assert f"{tmp_path / 'model' / 'stock'}: loads with plain transformers" in said and "loads with plain peft" in said
     for target in ("stock", "adapter"):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from medvlm.core.errors import UserError
 from medvlm.train.stopping import SIGNALS, Preempted, Stop, raise_on_signal
 
 
@@ -49,6 +51,46 @@ def test_where_there_is_nothing_to_save_it_is_the_end_and_a_second_signal_distur
             os.kill(os.getpid(), number)
             ended = True
     assert ended and not seen
+
+
+@pytest.mark.parametrize("caught", [Exception, BaseException])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_a_library_swallows_still_ends_the_run(
+    number: signal.Signals, caught: type[BaseException], seen: list[int]
+) -> None:
+    went_on = False
+    with pytest.raises(Preempted, match="run the same command again"), raise_on_signal():
+        with suppress(caught):
+            os.kill(os.getpid(), number)
+        went_on = True
+    assert went_on is (caught is BaseException) and not seen
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_training_that_begins_after_a_swallowed_signal_stops_at_its_first_step(
+    number: signal.Signals, seen: list[int]
+) -> None:
+    with pytest.raises(Preempted), raise_on_signal():
+        with suppress(BaseException):
+            os.kill(os.getpid(), number)
+        with Stop() as stop:
+            assert stop.requested
+    assert not seen
+
+
+@pytest.mark.parametrize("consequence", [ImportError("half a module"), UserError("x"), KeyError("x"), SystemExit(1)])
+def test_what_a_library_makes_of_the_end_is_the_end(consequence: BaseException, seen: list[int]) -> None:
+    def load() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            raise consequence from None
+
+    with pytest.raises(Preempted, match="run the same command again"), raise_on_signal():
+        load()
+    with pytest.raises(type(consequence)), raise_on_signal():
+        raise consequence
+    assert not seen
 
 
 def test_within_it_the_wish_is_a_wish_and_late_ones_are_the_end(seen: list[int]) -> None:

@@ -86,6 +86,8 @@ def pack(
     if workers is not None and workers < 1:
         raise DataError(f"workers is {workers}; expected at least 1 process that decodes")
     target = target_of(out)
+    if target.receipt() is None:
+        require_root(card, root)  # before anything is created beside `out`
     with _lock(target, wait=False):
         return _pack(card, root, target, progress, max_bad, workers, limits)
 
@@ -105,6 +107,26 @@ def pack_once(
         return _read_finished(card, target)
     with _lock(target, wait=True):
         return _pack(card, root, target, progress, max_bad, workers, LIMITS)
+
+
+def require_root(card: Card, root: Path | None) -> None:
+    """Raises DataError if an archive that is not generated has no folder."""
+    if card.access == "generated":
+        return
+    if root is None:
+        raise DataError(
+            f"{card.name}: its card says that the data exist, so packing needs a root: the folder that holds them"
+            f" ({card.homepage or card.title})"
+        )
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: there is no such folder; the root of {card.name} is where its files are"
+            f" ({card.homepage or card.title})"
+        )
+
+
+class _TooManyBad(DataError):
+    pass
 
 
 def card_hash(card: Card) -> str:
@@ -185,7 +207,7 @@ def _pack(
         receipt = _read_finished(card, target)
         target.forget()
         return receipt
-    _check_root(card, root)
+    require_root(card, root)
     require_secret(card)
     fill = partial(_fill, card, root, target, progress, max_bad, workers or num_decoders(), limits)
     try:
@@ -213,25 +235,6 @@ def _pack(
         target.forget()
         raise
     return receipt
-
-
-def _check_root(card: Card, root: Path | None) -> None:
-    if card.access == "generated":
-        return
-    if root is None:
-        raise DataError(
-            f"{card.name}: its card says that the data exist, so packing needs a root: the folder that holds them"
-            f" ({card.homepage or card.title})"
-        )
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: there is no such folder; the root of {card.name} is where its files are"
-            f" ({card.homepage or card.title})"
-        )
-
-
-class _TooManyBad(DataError):
-    pass
 
 
 def _fill(
