@@ -25,18 +25,21 @@ CT_WINDOW_HU = (-160.0, 240.0)
 def make_png(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
     """An 8-bit PNG, and how its grey values were computed ("" if they are the stored values).
 
-    A volume becomes a row of slices at equal distances. Raises DataError with `name` for damaged bytes."""
+    A volume becomes a row of slices at equal distances, and a video [D, H, W, 3] a row of frames. Raises DataError with
+    `name` for damaged bytes."""
     pixels = decode(data, name)
-    if pixels.ndim == 3 and len(medium.size) == 3:
+    if pixels.ndim == 4 or (pixels.ndim == 3 and len(medium.size) == 3):
         grey, words = _scale_grey(_join_slices(pixels), medium)
-        shown = f"{SLICES} of {len(pixels)} slices" if len(pixels) > SLICES else "all slices"
+        noun = "frames" if pixels.ndim == 4 else "slices"
+        shown = f"{SLICES} of {len(pixels)} {noun}" if len(pixels) > SLICES else f"all {noun}"
         return _encode_resized(grey, WIDEST * 2), ", ".join(filter(None, [shown, words]))
     grey, words = _scale_grey(pixels, medium)
     return _encode_resized(grey, WIDEST), words
 
 
 def _join_slices(volume_DHW: np.ndarray) -> np.ndarray:
-    """Slices side by side, [H, n * W]. The ends of the volume are left out, as they are often air."""
+    """Slices side by side, [H, n * W], or [H, n * W, 3] for a colour video. The ends of the volume are left out, as they
+    are often air."""
     import numpy as np
 
     depth = len(volume_DHW)
