@@ -18,8 +18,8 @@ from torch import nn
 from medvlm.backbones._templates import TEMPLATES, refuse_template, try_template
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
-from medvlm.core.errors import RecipeError, ShapeError
-from medvlm.core.weights import describe, from_pretrained, is_on_meta
+from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
+from medvlm.core.weights import describe, from_pretrained, is_on_meta, open_saved_tokenizer, open_stock
 
 IMAGE = "<image>"
 """The image token of a tokenizer without a reserved one; it is added as a new token."""
@@ -126,10 +126,8 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     train: trains a tokenizer of a given size on the cards' text, for a model that starts from scratch. The result has
     an `image_token`, which is a reserved token of the vocabulary if there is one, and a chat template that accepts both
     texts and lists of parts."""
-    from transformers import AutoTokenizer
-
     if (folder / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(folder)
+        return open_saved_tokenizer(folder)
     made = _load_tokenizer(config.model) if config.model else train(config.vocabulary)
     if config.template:
         made.chat_template = TEMPLATES.get(config.template, config.template)
@@ -154,7 +152,7 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
         made.pad_token = made.eos_token
     # Loaded again to set image_token, which is then saved too.
     made.save_pretrained(folder)
-    made = AutoTokenizer.from_pretrained(folder, image_token=image)
+    made = open_saved_tokenizer(folder, image_token=image)
     made.save_pretrained(folder)
     return made
 
@@ -176,7 +174,7 @@ def find_image_token(vocabulary: dict[str, int]) -> str | None:
 
 def build(config: Config, tokenizer: Any) -> nn.Module:
     """Loads or initialises the model. Rows for new tokens are added at the end of the embedding table."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
     if config.model:
         model: Any = from_pretrained(
@@ -193,9 +191,13 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+    kind = config.config["model_type"]
+    if kind not in CONFIG_MAPPING:
+        near = did_you_mean(kind, CONFIG_MAPPING)
+        raise RecipeError(f"model.language: transformers has no model of type {kind!r}{near}")
     with refuse_values("model.language.config"):
-        made = AutoConfig.for_model(config.config["model_type"], **{"vocab_size": len(tokenizer), **ids, **rest})
-    return AutoModelForCausalLM.from_config(made)
+        made = AutoConfig.for_model(kind, **{"vocab_size": len(tokenizer), **ids, **rest})
+    return AutoModelForCausalLM.from_config(made, trust_remote_code=False)
 
 
 def standalone(config: Config, built: Any) -> Config:
@@ -225,7 +227,7 @@ def _load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model)
+        return open_stock(AutoTokenizer, model)
     except OSError as reason:
         first = str(reason).strip().splitlines()[0]
         raise RecipeError(

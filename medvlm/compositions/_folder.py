@@ -10,6 +10,7 @@ from typing import Any, Literal
 from medvlm.compositions._opened import AssembledModel
 from medvlm.core.config import Config, component, permit
 from medvlm.core.errors import CheckpointError
+from medvlm.core.weights import open_saved_tokenizer
 from medvlm.models.restore import load_weights
 
 WEIGHTS, MANIFEST = "weights.safetensors", "model.json"
@@ -47,7 +48,6 @@ def open_folder(folder: Path) -> AssembledModel:
     """The model on the CPU, in float32. Raises CheckpointError if the folder is not a model folder, or if its weights
     do not fit."""
     from safetensors.torch import load_file
-    from transformers import AutoTokenizer
 
     manifest = read_manifest(folder)
     weights = load_file(folder / WEIGHTS)
@@ -55,7 +55,7 @@ def open_folder(folder: Path) -> AssembledModel:
     composition = component("compositions", manifest.makes)
     tokenizer = None
     if composition.TOKENIZER:
-        tokenizer = AutoTokenizer.from_pretrained(folder / composition.TOKENIZER, local_files_only=True)
+        tokenizer = open_saved_tokenizer(folder / composition.TOKENIZER, local_files_only=True)
     opened: AssembledModel = composition.restore(manifest, tokenizer)
     load_weights(opened.model, weights, None, f"{folder.name}/{WEIGHTS}")
     opened.model.eval()

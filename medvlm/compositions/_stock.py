@@ -14,6 +14,7 @@ from medvlm.compositions._opened import Opened
 from medvlm.core.ask import Ask, Files
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Sample
+from medvlm.core.weights import open_stock
 from medvlm.data.views import Views, make_pictures
 from medvlm.io.images import decode
 
@@ -32,8 +33,8 @@ class StockAnswering(Opened):
 
         base, adapters = _base_of(where)
         try:
-            self.processor = AutoProcessor.from_pretrained(base)
-            model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+            self.processor = open_stock(AutoProcessor, base)
+            model = open_stock(AutoModelForImageTextToText, base, dtype="auto")
         except (OSError, ValueError) as reason:
             raise RecipeError(
                 f"{where}: neither a run nor a vision-language model that transformers opens"
@@ -75,7 +76,7 @@ class StockTower(Opened):
         from transformers import AutoImageProcessor, AutoModel
 
         try:
-            self.processor, tower = AutoImageProcessor.from_pretrained(where), AutoModel.from_pretrained(where)
+            self.processor, tower = open_stock(AutoImageProcessor, where), open_stock(AutoModel, where)
         except (OSError, ValueError) as reason:
             raise RecipeError(
                 f"{where}: neither a run nor a dual encoder or tower that transformers opens"

@@ -17,7 +17,7 @@ from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE
 from medvlm.core.sample import Sample
-from medvlm.core.weights import is_on_meta
+from medvlm.core.weights import is_on_meta, open_stock
 from medvlm.data.native import make_native_prepare
 from medvlm.data.processor import Processor
 from medvlm.models.native import NativeVLM, build_native
@@ -78,7 +78,7 @@ def open_published(where: str, device: str) -> ReadyModel | None:
     from transformers import AutoConfig
 
     try:
-        known = AutoConfig.from_pretrained(where).model_type in kinds("families")
+        known = open_stock(AutoConfig, where).model_type in kinds("families")
     except (OSError, ValueError):
         return None
     if not known:

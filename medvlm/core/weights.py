@@ -71,9 +71,9 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
 
     try:
         if is_on_meta():
-            return auto.from_config(AutoConfig.from_pretrained(model))
-        made, found = auto.from_pretrained(
-            model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True
+            return auto.from_config(open_stock(AutoConfig, model), trust_remote_code=False)
+        made, found = open_stock(
+            auto, model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except OSError as reason:
         first = str(reason).strip().splitlines()[0]
@@ -83,6 +83,34 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
         ) from None
     check_keys(found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"], config, where)
     return made
+
+
+def open_stock(auto: Any, where: Any, **options: Any) -> Any:
+    """What an Auto class of transformers makes of a folder or hub id. Its code is never run, whatever stands on stdin.
+
+    Raises OSError for a model that needs code of its own, and for files that are damaged."""
+    import torch
+
+    try:
+        return auto.from_pretrained(where, trust_remote_code=False, **options)
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as reason:  # transformers, tokenizers and safetensors raise anything on damaged files
+        first = next(iter(str(reason).strip().splitlines()), "")
+        if "custom code" in first or "remote code" in first:
+            raise OSError("it needs code of its own, which medvlm never runs") from None
+        raise OSError(f"its files are damaged or of another kind: {type(reason).__name__}: {first[:200]}") from reason
+
+
+def open_saved_tokenizer(folder: Path, **options: Any) -> Any:
+    """The tokenizer of a run or of an exported folder. Raises CheckpointError if its files are damaged."""
+    from transformers import AutoTokenizer
+
+    try:
+        return open_stock(AutoTokenizer, folder, **options)
+    except OSError as reason:
+        first = str(reason).strip().splitlines()[0]
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read ({first}); copy the folder again") from None
 
 
 def check_keys(

@@ -15,6 +15,7 @@ import torch
 
 from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.core.families import Family, family_of
+from medvlm.core.weights import open_stock
 from medvlm.data.control_words import shield, tokenize
 from medvlm.data.dialogue import Turn
 
@@ -44,9 +45,9 @@ class Processor:
         from transformers import AutoConfig, AutoProcessor
 
         try:
-            self.config: Any = AutoConfig.from_pretrained(folder)
+            self.config: Any = open_stock(AutoConfig, folder)
             self.family: Family = family_of(self.config.model_type)
-            self.stock: Any = AutoProcessor.from_pretrained(folder)
+            self.stock: Any = open_stock(AutoProcessor, folder)
         except (OSError, ImportError) as reason:
             first = str(reason).strip().splitlines()[0]
             raise RecipeError(

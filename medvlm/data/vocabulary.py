@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from medvlm.core.weights import open_saved_tokenizer
+
 IMAGE = "<image>"
 """Marks each image in the text; the data path repeats it once per image token."""
 
@@ -42,10 +44,8 @@ def train_tokenizer(texts: Iterable[str], size: int, image_token: str) -> Any:
 
 def load_or_make_tokenizer(folder: Path, make: Callable[[], Any]) -> Any:
     """The tokenizer in `folder`. If there is none, it is made and saved there."""
-    from transformers import AutoTokenizer
-
     if (folder / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(folder)
+        return open_saved_tokenizer(folder)
     made = make()
     made.save_pretrained(folder)
     return made

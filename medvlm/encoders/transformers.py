@@ -16,8 +16,8 @@ from torch import nn
 
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, Loaded, Preprocess
-from medvlm.core.errors import ShapeError
-from medvlm.core.weights import from_pretrained
+from medvlm.core.errors import CheckpointError, ShapeError
+from medvlm.core.weights import from_pretrained, open_stock
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 
 PLAIN = (
@@ -114,7 +114,7 @@ def build(config: Config) -> nn.Module:
     from transformers import AutoModel
 
     if not config.model:
-        return Tower(AutoModel.from_config(_load_auto_config(config)), config)
+        return Tower(AutoModel.from_config(_load_auto_config(config), trust_remote_code=False), config)
     tower = from_pretrained(AutoModel, config.model, config, "encoders")
     # A full CLIP or SigLIP checkpoint also has a text tower; only the vision tower is used.
     return Tower(getattr(tower, "vision_model", tower), config)
@@ -206,7 +206,11 @@ def _load_auto_config(config: Config) -> Any:
     from transformers import AutoConfig
 
     if config.model:
-        found = AutoConfig.from_pretrained(config.model)
+        try:
+            found = open_stock(AutoConfig, config.model)
+        except OSError as reason:
+            first = str(reason).strip().splitlines()[0]
+            raise CheckpointError(f"encoders.model: cannot read {config.model!r} ({first}); check the id") from None
         return getattr(found, "vision_config", found)
     # Copied, because transformers writes into nested settings.
     rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import ShapeError
+from medvlm.core.weights import open_stock
 from medvlm.models.generate import find_end_ids
 from medvlm.models.vlm import VLM
 from medvlm.recipe.targets import REMEDY
@@ -70,7 +71,7 @@ def rename_token(tokenizer: Any, old: str, new: str) -> Any:
         tokenizer.save_pretrained(scratch)
         for file in Path(scratch).iterdir():
             file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
-        return AutoTokenizer.from_pretrained(scratch)
+        return open_stock(AutoTokenizer, scratch)
 
 
 def find_module_name(root: nn.Module, module: nn.Module) -> str:

@@ -21,6 +21,7 @@ from medvlm.core.contracts import Outputs
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE, Family, family_of
 from medvlm.core.sample import Batch
+from medvlm.core.weights import open_stock
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_seeded, is_trained
 from medvlm.models.vlm import compute_logits, make_attention_mask
@@ -41,16 +42,18 @@ def build_native(
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
     try:
-        config = AutoConfig.from_pretrained(pretrained)
+        config = open_stock(AutoConfig, pretrained)
         family_of(config.model_type)
         if weights:
-            stock, loading = AutoModelForImageTextToText.from_pretrained(
-                pretrained, dtype=dtype, output_loading_info=True
-            )
+            stock, loading = open_stock(AutoModelForImageTextToText, pretrained, dtype=dtype, output_loading_info=True)
         else:
             stock, loading = (
                 build_seeded(
-                    seed, "native", lambda: AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+                    seed,
+                    "native",
+                    lambda: AutoModelForImageTextToText.from_config(
+                        config, dtype=torch.float32, trust_remote_code=False
+                    ),
                 ),
                 {},
             )

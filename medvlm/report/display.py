@@ -38,8 +38,8 @@ def make_png(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
 
 
 def _join_slices(volume_DHW: np.ndarray) -> np.ndarray:
-    """Slices side by side, [H, n * W], or [H, n * W, 3] for a colour video. The ends of the volume are left out, as they
-    are often air."""
+    """Slices side by side, [H, n * W], or [H, n * W, 3] in colour. The ends of the volume are left out, as they are
+    often air."""
     import numpy as np
 
     depth = len(volume_DHW)

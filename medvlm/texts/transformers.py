@@ -11,8 +11,8 @@ from torch import nn
 
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
-from medvlm.core.errors import ShapeError
-from medvlm.core.weights import describe, from_pretrained
+from medvlm.core.errors import CheckpointError, ShapeError
+from medvlm.core.weights import describe, from_pretrained, open_stock
 
 LIBRARY = "transformers"
 """The library that the class of `tower` is from."""
@@ -44,7 +44,14 @@ def tokenizer(config: Config, run_tokenizer: Any) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if config.model:
-        return AutoTokenizer.from_pretrained(config.model)
+        try:
+            return open_stock(AutoTokenizer, config.model)
+        except OSError as reason:
+            first = str(reason).strip().splitlines()[0]
+            raise CheckpointError(
+                f"text.model: cannot read the tokenizer of {config.model!r} ({first}); check the id, or give the folder"
+                " of a copy"
+            ) from None
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
 
@@ -91,7 +98,9 @@ class Text(nn.Module):
                 made = AutoConfig.for_model(config.config["model_type"], **known)
             # SiglipTextModel is the only text tower that AutoModel cannot build.
             self.tower = (
-                SiglipTextModel(made) if made.model_type == "siglip_text_model" else AutoModel.from_config(made)
+                SiglipTextModel(made)
+                if made.model_type == "siglip_text_model"
+                else AutoModel.from_config(made, trust_remote_code=False)
             )
         known = self.tower.config
         self.is_siglip = known.model_type.startswith("siglip")

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.report.results import describe_verdict
 from medvlm.report.run import write_report
@@ -392,8 +393,24 @@ def test_any_file_may_be_missing_or_damaged(run, parse, name, damage):
     assert "<h1>phantom</h1>" in page and page.endswith("</html>\n") and page != whole
 
 
+<<<<<<< HEAD
 def test_a_run_that_has_only_begun_gives_a_page_that_says_so(tmp_path, parse):
     (tmp_path / "status.json").write_text('{"status": "running"}')
+=======
+@pytest.mark.parametrize("name", ["typo", "empty", "notes"])
+def test_a_folder_that_is_no_run_is_refused_and_stays_as_it_is(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "page.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RecipeError, match="there is no such folder" if name == "typo" else "is not a run"):
+        write_report(RunFolder(tmp_path / name))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_has_not_begun_gives_a_page_that_says_so(tmp_path, parse):
+    (tmp_path / "status.json").write_text("{}")
+>>>>>>> 57b7088 (No code of a model folder is ever run; damaged model folders cost a message; report refuses what is no run)
     page = parse(write_report(RunFolder(tmp_path)))
     assert "No stage has started; not evaluated yet" in page.words()
     assert not page.all("section")

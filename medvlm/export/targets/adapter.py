@@ -22,6 +22,7 @@ import torch
 from medvlm.core.config import component
 from medvlm.core.errors import ShapeError
 from medvlm.core.run import write_json
+from medvlm.core.weights import open_stock
 from medvlm.export.audit import Audit
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import take_off
@@ -116,7 +117,7 @@ def write(trained: Trained, folder: Path) -> Audit:
 
         audit = base.write(trained, folder / BESIDE)
         config.base_model_name_or_path = BESIDE
-        _save(config, AutoConfig.from_pretrained(folder / BESIDE), tensors, folder)
+        _save(config, open_stock(AutoConfig, folder / BESIDE), tensors, folder)
     audit.adapters = sorted(adapters)
     return audit
 
@@ -177,7 +178,7 @@ def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], fold
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        stock = AutoModelForImageTextToText.from_config(stock_config)
+        stock = AutoModelForImageTextToText.from_config(stock_config, trust_remote_code=False)
     config = copy.deepcopy(config)
     stock.name_or_path = config.base_model_name_or_path  # peft would write a local path otherwise
     config.target_modules = pattern_of(

@@ -19,7 +19,7 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
     config, processor = make_config(family)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:
