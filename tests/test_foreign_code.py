@@ -17,7 +17,8 @@ from tests.tiny_run import INSTRUCT, LANGUAGE, PAIR, TOWER, recipe, written
 
 CODE = "from pathlib import Path\nPath({marker!r}).write_text('ran')\nclass X:\n    pass\n"
 NAMES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoProcessor")
-MAPPED = {**dict(TOWER["config"]), "auto_map": {"AutoModel": "hostile--m.X"}}  # type: ignore[call-overload]
+CONFIG: Any = TOWER["config"]
+MAPPED = {**CONFIG, "auto_map": {"AutoModel": "hostile--m.X"}}
 PLACES: dict[str, dict[str, Any]] = {
     "language": {"language": {"kind": "causal", "model": "hostile"}},
     "encoder": {"encoders": {"film": {"kind": "transformers", "model": "hostile", "connector": {"kind": "mlp"}}}},

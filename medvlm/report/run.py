@@ -51,8 +51,7 @@ def require_run(run: RunFolder) -> None:
     """Raises RecipeError for a folder without anything that a run writes."""
     written = (run.recipe, run.metrics, run.status, run.lineage, run.results)
     if not any(path.is_file() for path in written) and not any(run.root.glob("*/stage.json")):
-        what = "there is no such folder" if not run.root.is_dir() else f"is not a run: it has no {run.recipe.name}"
-        raise RecipeError(f"{run.root}: {what}; give the folder of a run, e.g. runs/NAME")
+        raise RecipeError(f"{run.root}: is not a run folder (it has no {run.recipe.name}); give one, e.g. runs/NAME")
 
 
 def _make_lead(run: RunRecord) -> Html:
