@@ -10,7 +10,13 @@ import yaml
 from medvlm.cli import EXIT_USER, main
 from tests.tiny_run import CARD, PAIR, recipe, written
 
-TABLE = {"kind": "table", "file": "table.csv", "key": "{id}", "media": [{"kind": "film", "file": "{image}"}]}
+TABLE = {
+    "kind": "table",
+    "file": "table.csv",
+    "key": "{id}",
+    "report": "{text}",
+    "media": [{"kind": "film", "file": "{image}"}],
+}
 WORDS = [
     "report runs/typo",
     "report empty",
