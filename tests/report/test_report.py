@@ -393,10 +393,6 @@ def test_any_file_may_be_missing_or_damaged(run, parse, name, damage):
     assert "<h1>phantom</h1>" in page and page.endswith("</html>\n") and page != whole
 
 
-<<<<<<< HEAD
-def test_a_run_that_has_only_begun_gives_a_page_that_says_so(tmp_path, parse):
-    (tmp_path / "status.json").write_text('{"status": "running"}')
-=======
 @pytest.mark.parametrize("name", ["typo", "empty", "notes"])
 def test_a_folder_that_is_no_run_is_refused_and_stays_as_it_is(tmp_path, name):
     (tmp_path / "empty").mkdir()
@@ -408,9 +404,8 @@ def test_a_folder_that_is_no_run_is_refused_and_stays_as_it_is(tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_run_that_has_not_begun_gives_a_page_that_says_so(tmp_path, parse):
-    (tmp_path / "status.json").write_text("{}")
->>>>>>> 57b7088 (No code of a model folder is ever run; damaged model folders cost a message; report refuses what is no run)
+def test_a_run_that_has_only_begun_gives_a_page_that_says_so(tmp_path, parse):
+    (tmp_path / "status.json").write_text('{"status": "running"}')
     page = parse(write_report(RunFolder(tmp_path)))
     assert "No stage has started; not evaluated yet" in page.words()
     assert not page.all("section")
