@@ -7,19 +7,10 @@ import sys
 import warnings
 
 LIBRARIES = (
-    "accelerate",
-    "deepspeed",
-    "huggingface_hub",
-    "lightning",
-    "monai",
-    "onnxscript",
-    "open_clip",
-    "peft",
-    "timm",
-    "torch",
-    "torchvision",
-    "transformers",
+    r"(accelerate|deepspeed|huggingface_hub|lightning|monai|onnxscript|open_clip|peft|timm|torch|torchvision"
+    r"|transformers)(\.|$)"
 )
+"""Their modules, as a regular expression."""
 LEVELS = {"TRANSFORMERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Read by the libraries when they are imported."""
 
@@ -32,5 +23,5 @@ def silence_libraries() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if sys.warnoptions:
         return
-    warnings.filterwarnings("ignore", module=rf"({'|'.join(LIBRARIES)})(\.|$)")
+    warnings.filterwarnings("ignore", module=LIBRARIES)
     warnings.filterwarnings("default", module=r"torch\.cuda(\.|$)")  # drivers and GPUs that do not fit
