@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from medvlm.core.card import Licence
+from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.export.card.licence import HUB, choose_hub_licence, describe_licences
 from medvlm.export.proof import parity
@@ -146,14 +147,15 @@ def test_files_can_be_read_by_others(folder: Path) -> None:
 
 def test_an_export_is_replaced_by_a_new_one(folder: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "prove", unproven)
-    (folder / "old.txt").write_text("left from the last time")
-    export(
-        run,
-        folder,
-        trained_of(with_film(recipe_of({}, {}), {"preprocess": {"size": [32, 32], "window": [0, 4095]}})),
-        "stock",
-    )
-    assert not (folder / "old.txt").exists()
+    windowed = {"preprocess": {"size": [32, 32], "window": [0, 4095]}}
+    before, own = (folder / "README.md").read_text(), folder / "old.txt"
+    own.write_text("somebody put this here")
+    with pytest.raises(RecipeError, match=r"holds old.txt, which no export wrote"):
+        export(run, folder, trained_of(with_film(recipe_of({}, {}), windowed)), "stock")
+    assert (folder / "README.md").read_text() == before and own.exists()
+    own.unlink()
+    export(run, folder, trained_of(with_film(recipe_of({}, {}), windowed)), "stock")
+    assert (folder / "README.md").read_text() != before
     assert [p.name for p in folder.parent.iterdir()] == ["out"]
 
 
