@@ -59,7 +59,7 @@ def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Map
         "task": measure.group,
         "metric": metric,
         "value": shorten(own),
-        "ci": find_interval(_draw(measure, parts, "answer", settings), own, num_clusters, measure.bounds),
+        "ci": round_bounds(*interval(_draw(measure, parts, "answer", settings), own, num_clusters, measure.bounds)),
         "n": n,
         "patients": num_clusters,
         "baselines": {who: shorten(find_value(measure, of, who)) for who, of in answered.items()},
@@ -79,14 +79,13 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
     sign = 1 if measure.better == "higher" else -1
     gaps = {who: _Gap(measure, parts, who, settings) for who, parts in answered.items()}
     strongest = max(gaps, key=lambda who: sign * gaps[who].other)
-    low, high = gaps[strongest].find_bounds()
     strict = gaps[strongest].find_bounds(1 - 0.05 / len(gaps))
     is_better = all(min(sign * bound for bound in gap.find_bounds()) > 0 for gap in gaps.values())
     is_worse = max(sign * bound for bound in strict) < 0
     return {
         "against": strongest,
         "difference": shorten(gaps[strongest].value),
-        "ci": None if isnan(low) else [shorten(low), shorten(high)],
+        "ci": round_bounds(*gaps[strongest].find_bounds()),
         "verdict": "better" if is_better else "worse" if is_worse else "",
     }
 
@@ -155,9 +154,6 @@ def shorten(number: float) -> float:
     return round(number, DIGITS)
 
 
-def find_interval(
-    metric_R: np.ndarray, estimate: float, num_clusters: int, bounds: tuple[float, float] | None
-) -> list[float] | None:
-    """The bounds of 95 %; None where the data say nothing about them, as with one patient."""
-    low, high = interval(metric_R, estimate, num_clusters, bounds)
+def round_bounds(low: float, high: float) -> list[float] | None:
+    """None where the data say nothing about an interval, as with one patient."""
     return None if isnan(low) else [shorten(low), shorten(high)]
