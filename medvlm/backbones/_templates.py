@@ -17,7 +17,7 @@ _VICUNA = (
     " polite answers to the user's questions. "
 )
 TEMPLATES = {
-    # FastChat's conv_vicuna_v1.1, which LLaVA 1.5 and Libra use too.
+    # FastChat's conv_vicuna_v1.1, which LLaVA 1.5 uses too.
     "vicuna": _TURNS.format(
         start=_VICUNA,
         asked="'USER: ' + message['content'] + ' '",

@@ -12,6 +12,7 @@ from medvlm.backbones import causal
 from medvlm.core.errors import CheckpointError, RecipeError, ShapeError
 from medvlm.data.dialogue import Dialogue
 from medvlm.data.vocabulary import IMAGE, TEMPLATE, train_tokenizer
+from medvlm.recipe.load import load
 
 TEXTS = ["Is there a nodule in the left lung?", "yes", "no", "How many clips are there? 3 or 12"] * 4
 SMALL = {
@@ -129,6 +130,28 @@ def test_a_model_without_a_chat_template_gets_one_from_the_recipe(
     turn = Dialogue(made, made.image_token).turn("Why?", [2], "So.")
     assert turn.prompt.count(made.convert_tokens_to_ids(made.image_token)) == 2
     assert made.eos_token_id in turn.answer
+
+
+@pytest.mark.parametrize(
+    ("recipe", "whole"),
+    [
+        (
+            "libra",
+            "<s>The assistant specialized in comparing Chest X-ray images, identifying differences, and noting temporal"
+            " changes. USER: <image>Why? ASSISTANT: So.</s>",
+        ),
+        ("xraygpt", "<s>###Patient: <Img><image></Img> Why? ###Doctor: So.###</s>"),
+        ("merlin_report", "<image>Why?###\nSo.</s>"),
+    ],
+)
+def test_the_templates_of_published_systems_are_those_of_their_code(recipe: str, whole: str, tmp_path: Path) -> None:
+    """conv_libra_v1 of libra/conversation.py; prompt_template and end_sym of xraygpt_openi_finetune.yaml with a line of
+    prompts/alignment.txt; prefix of report_generation_demo.py without its first token, as in
+    radiology_report_generation.py."""
+    template = load(f"systems/{recipe}.yaml").recipe.model.language.template
+    made = causal.tokenizer(make_scratch_config(template=template), train_small, tmp_path / "run")
+    messages = [{"role": "user", "content": "<image>Why?"}, {"role": "assistant", "content": "So."}]
+    assert made.apply_chat_template(messages, tokenize=False) == whole
 
 
 @pytest.mark.parametrize(
