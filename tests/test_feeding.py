@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from medvlm.cli import main
 from medvlm.core.card import load_card
 from medvlm.core.content import find_content, list_splits
 from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardWriter
 from medvlm.preflight.rehearsal.small_data import make_small_data
 from medvlm.recipe.feeding import holds_reports_only
 from medvlm.recipe.load import find_shipped, load, validate
-from medvlm.recipe.packed import require_samples
+from medvlm.recipe.packed import require_evaluation, require_samples
+from medvlm.recipe.schema import Recipe
 from medvlm.recipe.sources import open_sources
 from tests import tiny_run
 
@@ -101,7 +105,7 @@ def test_only_reports_to_evaluate_is_said_and_not_refused(tmp_path: Path) -> Non
     path = write(tmp_path, make_card(REPORT), {**INSTRUCT, "tasks": ["report"]}, "films:test")
     assert "  evaluates on films:test: it has only reports, which are not scored yet" in validate(path)
     loaded = load(path)
-    assert holds_reports_only(loaded.recipe, loaded.cards["films"])
+    assert holds_reports_only(loaded.recipe, find_content(loaded.cards["films"]))
 
 
 def test_reports_are_evaluated_where_the_model_embeds(tmp_path: Path) -> None:
@@ -160,22 +164,52 @@ def test_a_rehearsal_makes_only_what_the_card_has(name: str, tmp_path: Path) -> 
         assert {entry.has_report for entry in entries} == {content.has_reports}
 
 
+def store(folder: Path, recipe: dict[str, Any], splits: str, *questions: dict[str, Any]) -> tuple[Recipe, Any]:
+    """The recipe with shards. splits: `train:choice test:` are a sample with a question and one without."""
+    medium, truths = Medium("film", "0.png", (8, 8)), {"choice": make_truth("choice", "left", choices=("left", "right"))}
+    truths["report"] = make_truth("report", "Clear.")
+    for number, (split, _, task) in enumerate(each.partition(":") for each in splits.split()):
+        with closing(ShardWriter(folder / "films", split)) as writer:
+            asked = (Question("Which?", truths[task], task),) if task else ()
+            sample = Sample(str(number), "films", split, (medium,), questions=asked, groups={"site": "here"})
+            writer.write(sample, {"0.png": b"not looked at"})
+    recipe["data"]["films"]["shards"] = str(folder / "films")
+    card = make_card(*questions, splits={"by": "column"}, split="{part}")
+    loaded = load(tiny_run.written(folder, recipe, card))
+    return loaded.recipe, open_sources(loaded, folder / "runs", say=lambda _: None)
+
+
 def test_packed_data_without_what_a_later_stage_needs_stop_training_at_its_start(tmp_path: Path) -> None:
     """The card of the shards offers an open question too, but every answer in them is a choice."""
     stages = [INSTRUCT, {**INSTRUCT, "name": "talk", "tasks": ["open"]}]
-    content = tiny_run.recipe(stages=stages)
-    (tmp_path / "films").mkdir()
-    for number in range(12):
-        Image.new("L", (64, 64), 10 * number).save(tmp_path / "films" / f"{number}.png")
-    rows = [f"{number}.png,{('left', 'right')[number % 2]},none" for number in range(12)]
-    (tmp_path / "films" / "films.csv").write_text("\n".join(["path,side,findings", *rows]))
-    content["data"]["films"]["root"] = str(tmp_path / "films")
-    card = make_card(SIDE, splits={"by": "image", "ratios": {"train": 1, "val": 0, "test": 0}})
-    loaded = load(tiny_run.written(tmp_path, content, card))
-    sources = open_sources(loaded, tmp_path / "runs", say=lambda _: None)
-    require_samples(loaded.recipe, sources, [0])
+    recipe, sources = store(tmp_path, tiny_run.recipe(stages=stages), "train:choice", SIDE)
+    require_samples(recipe, sources, [0])
     with pytest.raises(DataError, match=r"stages\.talk\.mix\.films: .*questions of choice, media film, no reports"):
-        require_samples(loaded.recipe, sources, [0, 1])
+        require_samples(recipe, sources, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("splits", "on", "said"),
+    [
+        ("train:choice test:choice", "films:test", ""),
+        ("train:choice test:report", "films:test", ""),  # evaluation says that reports are not scored yet
+        ("train:choice", "films:test", "these shards have no split 'test' (found train)"),
+        ("train:choice test:choice", "films:val", "these shards have no split 'val' (found test, train)"),
+        ("train:choice test:choice", "films:held_out", "its shards have no sample in 'held_out'"),
+        ("train:choice test:", "films:test", "its shards have no question that can be scored (found no questions)"),
+    ],
+)
+def test_what_the_packed_data_cannot_evaluate_stops_training_at_its_start(
+    splits: str, on: str, said: str, tmp_path: Path
+) -> None:
+    content = tiny_run.recipe(stages=[INSTRUCT], evaluate={"on": [on]})
+    content["data"]["films"]["hold_out"] = {"by": "site", "values": ["elsewhere"]}
+    recipe, sources = store(tmp_path, content, splits, SIDE, REPORT)
+    if not said:
+        require_evaluation(recipe, sources)
+        return
+    with pytest.raises(DataError, match=re.escape(f"evaluate.on: {on}: {said}")):
+        require_evaluation(recipe, sources)
 
 
 def test_reports_alone_are_held_out_and_the_rehearsal_goes_on(

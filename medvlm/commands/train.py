@@ -28,7 +28,7 @@ from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.models.parts import module_of, set_trained
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
-from medvlm.recipe.packed import require_samples
+from medvlm.recipe.packed import require_evaluation, require_samples
 from medvlm.recipe.sources import OpenSource, collect_texts, open_sources, require_roots
 from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
@@ -110,16 +110,20 @@ def _begin(
     if engine.is_first:
         run.stalled.unlink(missing_ok=True)
     sources = open_sources(loaded, runs, say=Live() if engine.is_first else lambda _: None)
+    again = names[names.index(again_from) :] if again_from else []
+    unfinished = [i for i, name in enumerate(names) if name in again or not run.is_finished(name)]
+    left = [names.index(only)] if only else unfinished
+    require_samples(recipe, sources, left)
+    if left:
+        require_evaluation(recipe, sources)
     if engine.is_first:
         recognise(loaded, sources, run)
         loaded.save(run.root)
-        for name in names[names.index(again_from) :] if again_from else []:
+        for name in again:
             _set_aside(run.stage(name))
         if again_from == names[0]:  # no stage is left that was trained with the old tokenizer
             _set_aside(run.tokenizer)
     engine.barrier()
-    left = [i for i, stage in enumerate(recipe.stages) if not only and not run.is_finished(stage.name)]
-    require_samples(recipe, sources, [names.index(only)] if only else left)
     if len(left) > 1 and (unchecked := check_stages(recipe, left[1:])) and engine.is_first:
         print(f"later stages were not checked in advance: {unchecked}", flush=True)
     _require_tokenizer(run, names)

@@ -31,8 +31,8 @@ def check_feeding(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem
             if source in cards and (why := explain_lack(needs, cards[source], recipe.data[source].card)):
                 yield Problem(("stages", i, "mix", source), why)
     for i, (source, _) in enumerate(recipe.evaluate.pairs()):
-        if source in cards and (why := _explain_unmeasured(recipe, cards[source])):
-            yield Problem(("evaluate", "on", i), why)
+        if source in cards and (why := explain_unmeasured(recipe, find_content(cards[source]))):
+            yield Problem(("evaluate", "on", i), f"its card has {why}")
 
 
 def explain_lack(needs: Needs, card: Card, file: str) -> str:
@@ -53,18 +53,17 @@ def explain_lack(needs: Needs, card: Card, file: str) -> str:
     return f"{asks}, and {wanted}; add `questions` to the reader in {file}, change `tasks`, or remove it here"
 
 
-def _explain_unmeasured(recipe: Recipe, card: Card) -> str:
-    """Why nothing of a card can be evaluated; "" if something can, or might, or if it has reports for a model that
-    answers, which only are not scored yet."""
-    content, protocols = find_content(card), list_protocols(recipe)
-    asked = [find_protocol(config) for config in protocols]
+def explain_unmeasured(recipe: Recipe, content: Content) -> str:
+    """What samples with this content lack to be evaluated; "" if they lack nothing, or perhaps, or if they have reports
+    for a model that answers, which only are not scored yet."""
+    asked = [find_protocol(config) for config in list_protocols(recipe)]
     if not asked or any(can_ask(protocol, content, recipe.model) for protocol in asked):
         return ""
-    if holds_reports_only(recipe, card):
+    if holds_reports_only(recipe, content):
         return ""
     nothing = ", and ".join(protocol.NOTHING for protocol in asked)
     has = f"questions of {_list(content.tasks)}" if content.tasks else "no questions"
-    return f"its card has {nothing} (it has {has}); evaluate another source, or another `protocols`"
+    return f"{nothing} (found {has}); evaluate another split or source, or set other `protocols`"
 
 
 def can_ask(protocol: Any, content: Content, model: Any) -> bool:
@@ -78,9 +77,9 @@ def list_protocols(recipe: Recipe) -> list[ProtocolConfig]:
     return [each for each in read_protocols(recipe.evaluate.protocols) if find_protocol(each).NEEDS in can]
 
 
-def holds_reports_only(recipe: Recipe, card: Card) -> bool:
+def holds_reports_only(recipe: Recipe, content: Content) -> bool:
     """Whether a model that answers can be asked nothing but free text, which no protocol scores yet."""
-    content, protocols = find_content(card), [find_protocol(config) for config in list_protocols(recipe)]
+    protocols = [find_protocol(config) for config in list_protocols(recipe)]
     if not content.tasks or not any(protocol.NEEDS == "answer" for protocol in protocols):
         return False
     return not any(map(is_scored_task, content.tasks)) and not any(

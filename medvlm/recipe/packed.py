@@ -1,12 +1,14 @@
-"""Checks that packed data have what the stages of a recipe need, before the first one begins."""
+"""Checks that packed data have what the stages and the evaluation of a recipe need, before the first stage begins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from medvlm.core.content import Content, find_content
 from medvlm.core.errors import DataError
 from medvlm.data.source import make_filter
 from medvlm.io.shards import Entry
+from medvlm.recipe.feeding import explain_unmeasured
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.sources import OpenSource
 
@@ -18,26 +20,61 @@ def require_samples(recipe: Recipe, sources: Mapping[str, OpenSource], stages: I
         needs = stage.find_needs(recipe.model)
         keep = make_filter(needs.tasks, needs.report, (lambda kind: True) if needs.media else None)
         for name in stage.mix:
-            if not _has_sample(sources[name], "train", keep):
+            key = f"stages.{stage.name}.mix.{name}"
+            if not _has_sample(_list_entries(sources[name], "train", key), keep):
                 raise DataError(
-                    f"stages.{stage.name}.mix.{name}: its shards have no sample in 'train' that this stage can use"
+                    f"{key}: its shards have no sample in 'train' that this stage can use"
                     f" (found {_describe_entries(sources[name])}); remove it there, or change its card and pack again"
                 )
-        checked = [_has_sample(sources[name], "val", keep) for name in stage.mix if stage.validate_ is not None]
-        if checked and not any(checked):
+        if stage.validate_ is None:
+            continue
+        key = f"stages.{stage.name}.validate"
+        checked = [_has_sample(_list_entries(sources[name], "val", f"{key}: {name}"), keep) for name in stage.mix]
+        if not any(checked):
             raise DataError(
-                f"stages.{stage.name}.validate: the shards of {', '.join(stage.mix)} have no sample in 'val' that this"
-                " stage can use; remove `validate`, or put some samples into val"
+                f"{key}: the shards of {', '.join(stage.mix)} have no sample in 'val' that this stage can use; remove"
+                " `validate`, or put some samples into val"
             )
 
 
-def _has_sample(source: OpenSource, split: str, keep: Callable[[Entry], bool]) -> bool:
-    """Raises DataError if the shards have no such split."""
+def require_evaluation(recipe: Recipe, sources: Mapping[str, OpenSource]) -> None:
+    """Raises DataError if the packed data do not have a split of `evaluate.on`, or nothing to evaluate in it.
+    Evaluation would notice it only after the last stage."""
+    for name, split in recipe.evaluate.pairs():
+        key = f"evaluate.on: {name}:{split}"
+        content = _find_content(sources[name], _list_entries(sources[name], split, key))
+        if content is None:
+            raise DataError(f"{key}: its shards have no sample in {split!r}; evaluate another split, or pack more data")
+        if why := explain_unmeasured(recipe, content):
+            raise DataError(f"{key}: its shards have {why}")
+
+
+def _find_content(source: OpenSource, entries: Iterable[Entry]) -> Content | None:
+    """What the samples have; None without samples. Which decoders their questions are for is known from the card."""
+    found = list(entries)
+    if not found:
+        return None
+    tasks = frozenset(task for entry in found for task in entry.tasks)
+    answered = find_content(source.card).answered
+    return Content(
+        tasks=tasks,
+        media=frozenset(kind for entry in found for kind in entry.media),
+        has_reports=any(entry.has_report for entry in found),
+        answered=answered and {name: offer for name, offer in answered.items() if offer.task in tasks},
+    )
+
+
+def _has_sample(entries: Iterable[Entry], keep: Callable[[Entry], bool]) -> bool:
+    return any(map(keep, entries))
+
+
+def _list_entries(source: OpenSource, split: str, key: str) -> Iterator[Entry]:
+    """key: the line of the recipe that asks for them. Raises DataError if the shards have no such split."""
     try:
         view = source.view(split)
     except DataError as reason:
-        raise DataError(f"{source.name}: {reason}") from None
-    return any(keep(view.entry(i)) for i in range(len(view)))
+        raise DataError(f"{key}: {reason}") from None
+    return (view.entry(i) for i in range(len(view)))
 
 
 def _describe_entries(source: OpenSource) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from medvlm.core.card import Card
 from medvlm.core.composition import composition_of_stage
 from medvlm.core.config import component
+from medvlm.core.content import find_content
 from medvlm.core.protocols import find_protocol, list_baselines, read_protocols
 from medvlm.recipe.feeding import holds_reports_only
 from medvlm.recipe.graph import find_outside_origins, find_start_stages, list_served_media
@@ -77,7 +78,7 @@ def _summarise_outputs(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[st
     asked = [each for each in read_protocols(recipe.evaluate.protocols) if find_protocol(each).NEEDS in can]
     baselines = [name for name in list_baselines(asked) if name in recipe.evaluate.all_baselines]
     for source, split in recipe.evaluate.pairs():
-        if holds_reports_only(recipe, cards[source]):
+        if holds_reports_only(recipe, find_content(cards[source])):
             yield f"  evaluates on {source}:{split}: it has only reports, which are not scored yet"
             continue
         yield f"  evaluates on {source}:{split} against {', '.join(baselines) or 'no baseline'}"
