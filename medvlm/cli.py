@@ -14,14 +14,14 @@ from medvlm.core.output import survive_readers
 from medvlm.core.quiet import silence_libraries
 from medvlm.train.stopping import Preempted
 
-EXIT_DONE, EXIT_USER, EXIT_PREEMPTED = 0, 2, 75
+EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
 PRINTING = ("validate", "plan", "lineage", "chat", "schema")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 wrong input, 75 preempted after a clean save. Any other code is a bug and comes
-    with a traceback."""
+    """Returns the exit code: 0 done, 2 wrong input, 75 preempted after a clean save, 130 interrupted by Ctrl-C. Any
+    other code is a bug and comes with a traceback."""
     # By default, waiting threads spin, which makes a run up to 30 times slower as soon as another process needs a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     silence_libraries()
@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
             globals()[f"run_{args.verb}"](args)
         except (Exception, Preempted) as raised:
             return _explain_end(raised)
+        except KeyboardInterrupt:  # train and evaluate handle Ctrl-C themselves
+            print(f"medvlm: {args.verb} was interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
     return EXIT_DONE
 
 

@@ -166,7 +166,10 @@ def test_a_rehearsal_makes_only_what_the_card_has(name: str, tmp_path: Path) -> 
 
 def store(folder: Path, recipe: dict[str, Any], splits: str, *questions: dict[str, Any]) -> tuple[Recipe, Any]:
     """The recipe with shards. splits: `train:choice test:` are a sample with a question and one without."""
-    medium, truths = Medium("film", "0.png", (8, 8)), {"choice": make_truth("choice", "left", choices=("left", "right"))}
+    medium, truths = (
+        Medium("film", "0.png", (8, 8)),
+        {"choice": make_truth("choice", "left", choices=("left", "right"))},
+    )
     truths["report"] = make_truth("report", "Clear.")
     for number, (split, _, task) in enumerate(each.partition(":") for each in splits.split()):
         with closing(ShardWriter(folder / "films", split)) as writer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,7 +65,13 @@ def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> 
     command = [sys.executable, *launch, "-m", "medvlm", "train", RECIPE, "--runs", str(runs), *overrides]
     threads = max(1, (os.cpu_count() or 1) // ranks)
     quiet = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    if subprocess.run(command, check=False, env={**quiet, **os.environ}).returncode:
+    # Ctrl-C reaches torchrun too, whose processes save and end; this one waits for them.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        code = subprocess.run(command, check=False, env={**quiet, **os.environ}).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if code:
         status = json.loads(run.status.read_text())["status"] if run.status.exists() else ""
         if status == "preempted":
             raise Preempted("the demo was stopped and has saved; run the same command again to resume")

@@ -19,10 +19,19 @@ from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.recipe.load import load_run
 from medvlm.recipe.schema import Evaluate
 from medvlm.recipe.sources import open_sources
+from medvlm.train.stopping import raise_on_signal
+
+STOPPED = "evaluation was stopped; the splits that were finished are saved; run the same command again to evaluate all"
 
 
 def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[Any]:
-    """The rows of results.json that this call measured."""
+    """The rows of results.json that this call measured. Raises Preempted after a signal; splits that were not finished
+    keep the results that they had."""
+    with raise_on_signal(STOPPED):
+        return _evaluate(run_folder, on, stage)
+
+
+def _evaluate(run_folder: Path, on: Sequence[str], stage: str) -> list[Any]:
     import torch
 
     run, loaded = RunFolder(run_folder), load_run(run_folder)

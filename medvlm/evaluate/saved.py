@@ -15,6 +15,7 @@ from medvlm.core.config import component, kinds
 from medvlm.core.errors import DataError
 from medvlm.core.protocols import FOLDER, Record, Row
 from medvlm.core.run import RunFolder, write_json
+from medvlm.train.stopping import Stop
 
 SETTINGS = "protocol.json"
 
@@ -60,8 +61,14 @@ def save(run: RunFolder, settings: Record, records: Mapping[str, Sequence[Record
     """Replaces the records of one split, keeps those of the other splits, and writes and returns the results of all.
     records: by protocol.
 
-    The results are written last, so that wherever they exist, the records they were computed from exist too.
+    The results are written last, so that wherever they exist, the records they were computed from exist too. A signal
+    waits until all is written.
     """
+    with Stop():
+        return _save(run, settings, records)
+
+
+def _save(run: RunFolder, settings: Record, records: Mapping[str, Sequence[Record]]) -> list[Row]:
     folder = run.answers.parent
     folder.mkdir(parents=True, exist_ok=True)
     entries = _read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else []

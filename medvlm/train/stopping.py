@@ -1,5 +1,5 @@
-"""Handles SIGTERM and SIGUSR1, by which a scheduler ends a run. The loop reads a flag once per step; elsewhere the run
-ends at once."""
+"""Handles SIGTERM and SIGUSR1, by which a scheduler ends a run, and Ctrl-C. The loop reads a flag once per step;
+elsewhere the run ends at once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Preempted(BaseException):
@@ -20,37 +21,44 @@ class Preempted(BaseException):
     Not an Exception: it is raised at any line, also inside libraries that catch every Exception and go on."""
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+NOTHING_TO_SAVE = "stopped when there was nothing to save; run the same command again to continue"
 
 
 @contextmanager
-def raise_on_signal() -> Iterator[Wish]:
+def raise_on_signal(message: str = NOTHING_TO_SAVE) -> Iterator[Wish]:
     """Within this context a signal raises Preempted at once: while weights are read or data is packed, there is nothing
     to save. During training, Stop takes over.
 
     A signal that a library swallowed counts at the end of the context, and when the next Stop begins."""
-    wish = Wish()
-    before = {each: signal.signal(each, wish.end) for each in SIGNALS}
+    wish = Wish(message)
+    before = _handle(wish.end)
     try:
         yield wish
         wish.grant()
     except BaseException as reason:
         # What a library makes of Preempted, e.g. an ImportError from a half-imported module, is a consequence of it.
         if wish.is_made and not isinstance(reason, Preempted):
-            raise Preempted(NOTHING_TO_SAVE) from reason
+            raise Preempted(message) from reason
         raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
 
 
-NOTHING_TO_SAVE = "stopped when there was nothing to save; run the same command again to continue"
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Signal -> the handler before. Only the main thread of a process can set handlers and gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {each: signal.signal(each, handler) for each in SIGNALS}
 
 
 class Wish:
-    """Whether a signal has asked this process to end."""
+    """Whether a signal has asked this process to end, and the message of its end."""
 
-    is_made = False
+    def __init__(self, message: str = NOTHING_TO_SAVE):
+        self.message = message
+        self.is_made = False
 
     def end(self, number: int, frame: FrameType | None) -> None:
         """The first signal raises Preempted; a second must not interrupt the cleanup."""
@@ -60,7 +68,7 @@ class Wish:
 
     def grant(self) -> None:
         if self.is_made:
-            raise Preempted(NOTHING_TO_SAVE)
+            raise Preempted(self.message)
 
 
 class Stop:
@@ -68,7 +76,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         self.requested = 0
-        self._before = {each: signal.signal(each, self._request) for each in SIGNALS}
+        self._before = _handle(self._request)
         for handler in self._before.values():
             # A signal that was swallowed before this context begins must not be forgotten.
             if isinstance(wish := getattr(handler, "__self__", None), Wish) and wish.is_made:

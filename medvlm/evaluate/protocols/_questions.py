@@ -25,6 +25,7 @@ from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
 from medvlm.evaluate.protocols._shuffle import draw_partners
 from medvlm.evaluate.rows import Part, find_value, make_row
 from medvlm.rewards._compose import Composer
+from medvlm.train.stopping import Stop
 
 BLIND, SHUFFLED, MAJORITY, CHANCE = "blind", "shuffled", "majority", "chance"
 CHUNK = 64
@@ -135,8 +136,10 @@ def _answer_shuffled(say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] |
 
 def _save(path: Path, model: Asked, ask: Ask) -> None:
     if ask.sample.media:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(model.draw_thumbnail(ask))
+        drawn = model.draw_thumbnail(ask)
+        with Stop():  # a signal leaves no half of a picture
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(drawn)
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
