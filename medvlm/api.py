@@ -219,11 +219,12 @@ def audit(
     run_audit([str(s) for s in sets], [str(s) for s in against], Path(to) if to else None, strict, say, secret)
 
 
-def stats(shards: Where, to: Where) -> Path:
-    """Write a page with counts, sizes, intensities, answers and text lengths; returns its path."""
-    from medvlm.report.stats import write_stats
+def stats(shards: Where, to: Where, *, recipe: Where = "") -> Path:
+    """Write a page with counts, sizes, intensities, answers and text lengths; returns its path. recipe: of a model, to
+    show in which pixels and millimetres it is shown the images."""
+    from medvlm.commands.stats import write_stats
 
-    return write_stats(str(shards), Path(to))
+    return write_stats(str(shards), Path(to), str(recipe))
 
 
 def show(shards: Where, to: Where, *, split: str | None = None, count: int = 48) -> Path:

@@ -233,9 +233,9 @@ def run_audit(args: argparse.Namespace) -> None:
 
 
 def run_stats(args: argparse.Namespace) -> None:
-    from medvlm.report.stats import write_stats
+    from medvlm.commands.stats import write_stats
 
-    print(write_stats(args.shards, args.to))
+    print(write_stats(args.shards, args.to, args.recipe))
 
 
 def run_show(args: argparse.Namespace) -> None:

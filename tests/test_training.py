@@ -452,6 +452,8 @@ def test_the_record_of_a_stage_says_what_it_trained_what_it_froze_and_where_it_b
     )
     assert pair["checkpoint"] == checkpoint.digest(undisturbed.stage("pair") / "step-6") and pair["take"] == "step-6"
     assert json.loads(undisturbed.lineage.read_text())["stages"]["instruct"]["from"] == record["from"]
+    assert record["scales"][0].startswith("film: 96 x 96 px of 3.33 x 3.33 mm in the file, 32 x 32 px of 10 x 10 mm")
+    assert "labelled boxes become smaller than a patch (16 x 16 px)" in record["scales"][1]
 
 
 def test_each_module_starts_from_the_stage_that_is_named_for_it(

@@ -257,6 +257,9 @@ def make_parser() -> argparse.ArgumentParser:
     stats.add_argument(
         "--to", type=Path, default=Path("stats.html"), metavar="FILE", help="file to write to (default: stats.html)"
     )
+    stats.add_argument(
+        "--recipe", default="", help="a recipe whose model would be shown the images: adds their pixels and millimetres"
+    )
     show = _add_verb(data, "show", "write a page with samples, their boxes and questions")
     show.add_argument("shards", help="a folder of shards")
     show.add_argument(

@@ -20,12 +20,14 @@ from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError, RecipeError
+from medvlm.core.geometry import WARNING
 from medvlm.core.live import Live
 from medvlm.core.run import RunFolder, hash_code, hash_files, read_record, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import draw_below
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.models.parts import module_of, set_trained
+from medvlm.preflight.scales import describe_trained
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.packed import require_evaluation, require_samples
@@ -85,13 +87,14 @@ class _Training:
 @dataclass(frozen=True)
 class _Begun:
     """A stage with its starting weights, placed on its devices. started: module -> the origin of its weights.
-    parameters: module -> its number of parameters."""
+    parameters: module -> its number of parameters. scales: see describe_scales(), of the first rank."""
 
     stage: Any
     place: loop.Place
     fresh: loop.State
     started: dict[str, str]
     parameters: dict[str, int]
+    scales: list[str]
 
 
 def _begin(
@@ -170,10 +173,15 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
     }
+    scales: list[str] = []
     if engine.is_first:
         print(f"{title} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
+        scales = describe_trained(recipe, setup.prepare, [sources[name].view("train") for name in config.mix])
+        for line in scales:
+            if line.startswith(WARNING):
+                print(line, flush=True)
     place = _make_place(training, config, number, aliases)
-    return _Begun(stage, place, loop.State(identity=identity, meta=meta), started, parameters)
+    return _Begun(stage, place, loop.State(identity=identity, meta=meta), started, parameters, scales)
 
 
 def _make_place(training: _Training, config: StageConfig, number: int, aliases: tuple[str, ...]) -> loop.Place:
@@ -207,6 +215,7 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
             "seconds": state.seconds,
             "checkpoint": checkpoint.digest(folder / take),
             "parameters": begun.parameters,
+            "scales": begun.scales,
         }
         write_json(folder / "stage.json", record)
         _write_lineage(training.loaded, training.run, training.sources)

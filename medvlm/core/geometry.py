@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box
 
+WARNING = "warning: "
+"""Begins those lines about what a model is shown that are warnings (preflight/scales.py)."""
 KEPT_SHARE = 0.5
 """A box with less than this share of its area on the canvas is dropped, because it can hardly be seen."""
 

@@ -76,13 +76,7 @@ def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
 def _look_at_shards(where: Path | str, card: Card, fold: int | None) -> Look:
     shards = open_shards(where, form=choose_form(card))
     view = SourceView(shards, choose_splits(shards, "train", fold))
-    samples, read = [], 0
-    for i in range(0, len(view), max(1, len(view) // COUNT)):
-        sample, files = view.read(i)
-        samples.append(sample)
-        read += sum(map(len, files.values()))
-        if len(samples) >= COUNT or read > MAX_BYTES:
-            break
+    samples = read_some(view)
     tars = sorted(Path(where).glob("*.tar")) if Path(where).is_dir() else []
     return Look(
         tuple(samples),
@@ -91,6 +85,18 @@ def _look_at_shards(where: Path | str, card: Card, fold: int | None) -> Look:
         f"{len(samples)} of {len(view):,} samples read, from shards",
         True,
     )
+
+
+def read_some(view: SourceView) -> list[Sample]:
+    """Up to COUNT samples at equal distances."""
+    samples, read = list[Sample](), 0
+    for i in range(0, len(view), max(1, len(view) // COUNT)):
+        sample, files = view.read(i)
+        samples.append(sample)
+        read += sum(map(len, files.values()))
+        if len(samples) >= COUNT or read > MAX_BYTES:
+            break
+    return samples
 
 
 def _look_at_archive(card: Card, root: Path | None) -> Look:

@@ -6,15 +6,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from medvlm.core.errors import DataError
-from medvlm.core.geometry import Canvas
+from medvlm.core.geometry import WARNING, Canvas
 from medvlm.core.sample import Medium, Sample
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
 from medvlm.data.estimate import NoFiles
+from medvlm.data.source import SourceView
 from medvlm.data.steps import plan_steps
+from medvlm.io.places import is_remote
+from medvlm.preflight.draft import make_draft
+from medvlm.preflight.samples import read_some
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.shapes import find_facts
 
@@ -25,6 +32,28 @@ def list_grids(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Encoder -> tokens per axis of its input, of those of which it is known without building."""
     found = {name: find_facts(encoder).grid for name, encoder in recipe.model.encoders.items()}
     return {name: grid for name, grid in found.items() if grid}
+
+
+def describe_trained(recipe: Recipe, prepare: Any, views: Iterable[SourceView]) -> list[str]:
+    """describe_scales() of some samples that a stage trains on. Nothing is downloaded for it, and damaged shards are
+    reported by the training."""
+    samples: list[Sample] = []
+    for view in views:
+        with suppress(DataError):
+            samples += [] if is_remote(view.whereabouts(*view.locate(0))[1]) else read_some(view)
+    return describe_scales(prepare.estimate(True), samples, list_grids(recipe))
+
+
+def describe_packed(given: Recipe, samples: Iterable[Sample]) -> list[str]:
+    """describe_scales() of samples from shards, for each composition that the recipe trains, without its weights.
+
+    Raises RecipeError for a model whose config is not known."""
+    samples = list(samples)
+    with TemporaryDirectory() as folder:
+        draft = make_draft(given, {}, Path(folder))
+        grids = list_grids(draft.recipe)
+        lines = [line for made in draft.assemblies.values() for line in describe_scales(made.prepare, samples, grids)]
+    return list(dict.fromkeys(lines))
 
 
 def describe_scales(prepare: Any, samples: Iterable[Sample], grids: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -53,7 +82,7 @@ def describe_scales(prepare: Any, samples: Iterable[Sample], grids: Mapping[str,
     lines = [f"{kind}: {counts.most_common(1)[0][0]}" for kind, counts in found.items()]
     if small:
         lines.append(
-            f"warning: {small} of {boxes} labelled boxes become smaller than a patch ({patch_text}) as shown to the"
+            f"{WARNING}{small} of {boxes} labelled boxes become smaller than a patch ({patch_text}) as shown to the"
             " model; enlarge preprocess.size (or the processor's), cut the image into tiles, or leave them out"
         )
     return lines
@@ -80,12 +109,12 @@ def _show(
     medium = sample.media[0]
     if isinstance(prepare, ComposedPrepare):
         name = prepare.routes.get(medium.kind, "")
-        if name not in prepare.preprocess:
+        preprocess, grid = prepare.preprocess.get(name), grids.get(name)
+        if preprocess is None or len(preprocess.size) != len(medium.size):  # training refuses such media
             return None, None
-        canvas = plan_steps(medium.size, medium.spacing_mm, prepare.preprocess[name], medium.member).canvas
-        grid = grids.get(name)
-        patch = tuple(size / n for size, n in zip(canvas.size[-2:], grid[-2:], strict=True)) if grid else None
-        return canvas, patch
+        canvas = plan_steps(medium.size, medium.spacing_mm, preprocess, medium.member).canvas
+        parts = zip(canvas.size[-2:], grid[-2:], preprocess.tiles or (1, 1), strict=True) if grid else ()
+        return canvas, tuple(size / (n * tiles) for size, n, tiles in parts) or None
     seen = prepare.see(sample, NoFiles())
     if seen.canvas is None:
         return None, None

@@ -15,6 +15,7 @@ from medvlm.report.parts import make_parts_table
 from medvlm.report.provenance import combine_licences, describe_licences, make_data_section, make_lineage_section
 from medvlm.report.reading import RunRecord, read_run
 from medvlm.report.results import add_measures, make_headline_section, make_results_section
+from medvlm.report.shown import make_shown_section
 from medvlm.report.training import make_curves_section, make_proof_section, make_stages_table
 
 
@@ -31,6 +32,7 @@ def write_report(run: RunFolder) -> Path:
     sections = [
         make_headline_section(results),
         make_section("Stages and parts", "made", *made) if made else None,
+        make_shown_section(record),
         make_curves_section(record),
         make_results_section(results),
         make_confusion_section((answer, draw_answer(answer)) for answer in record.answers),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medvlm.archive.audit.receipt import AUDIT, audits_of
@@ -20,6 +20,7 @@ from medvlm.report.page import Section, make_facts, make_section, write_page
 from medvlm.report.provenance import describe_audit
 from medvlm.report.reading import sort_splits
 from medvlm.report.sample_card import list_boxes, make_sample_card
+from medvlm.report.shown import ABOUT, make_shown_lines
 from medvlm.report.spread import READ, choose_evenly, make_answers_section, make_counts_section
 from medvlm.report.stats_media import make_media_sections
 
@@ -28,9 +29,10 @@ DECODED = 300
 SHOWN = 12
 
 
-def write_stats(where: Path | str, out: Path) -> Path:
+def write_stats(where: Path | str, out: Path, describe: Callable[[Sequence[Sample]], list[str]] | None = None) -> Path:
     """Writes a self-contained page about a folder of shards (or a tar, or a pattern of tars) and returns its path.
 
+    describe: says in which pixels and millimetres a model is shown the samples, see preflight/scales.py.
     Counts come from the index and cover all samples. The rest is measured on samples at equal distances, and the page
     says so. Raises DataError for shards that cannot be read.
     """
@@ -64,6 +66,7 @@ def write_stats(where: Path | str, out: Path) -> Path:
         make_counts_section(shards, splits),
         _make_audit_section(shards, Path(where)),
         *make_media_sections(samples, decoded, splits, said, said_decoded),
+        _make_shown_section(samples, describe),
         make_answers_section(samples, len(places)),
         _make_texts_section(samples, splits, said),
         _make_samples_section(shards, places),
@@ -94,6 +97,26 @@ def _make_audit_section(shards: ShardSet, where: Path) -> Section:
         )
     )
     return make_section("Audit", "audit", remedy or describe_audit(audit))
+
+
+def _make_shown_section(
+    samples: Sequence[Sample], describe: Callable[[Sequence[Sample]], list[str]] | None
+) -> Section | None:
+    """In which pixels and millimetres a model is shown these samples; without a model, how to find out."""
+    if not any(sample.media for sample in samples):
+        return None
+    if describe is None:
+        ask = tag(
+            "p",
+            "The sizes above are those of the files. How many pixels and millimetres are left after a model's"
+            " preprocessing, and whether labelled boxes become smaller than a patch, is shown with ",
+            tag("code", "--recipe RECIPE"),
+            ".",
+        )
+        return make_section("Shown to the model", "shown", ask)
+    lines = describe(samples)
+    found = make_shown_lines(lines) if lines else tag("p", "The recipe's encoders take none of these media.")
+    return make_section("Shown to the model", "shown", found, about=ABOUT)
 
 
 def _is_free_text(truth: Truth) -> bool:

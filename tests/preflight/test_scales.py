@@ -7,8 +7,11 @@ import pytest
 from medvlm.core.contracts import Preprocess
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.data.composed import ComposedPrepare
-from medvlm.preflight.scales import describe_scales
+from medvlm.preflight.scales import describe_packed, describe_scales
+from medvlm.recipe.load import load
 from medvlm.tasks._writing import Writing
+from tests.tiny_run import recipe as tiny_recipe
+from tests.tiny_run import written
 
 
 def prepare(size: tuple[int, ...], **settings: Any) -> ComposedPrepare:
@@ -52,6 +55,31 @@ def test_boxes_that_become_smaller_than_a_patch_are_warned_of(box, small):
     lines = describe_scales(prepare((224, 224)), [sample((2240, 2240), None, box, other)], {"film": (14, 14)})
     warned = [line for line in lines if line.startswith("warning")]
     assert len(warned) == small and all("1 of 2 labelled boxes become smaller than a patch" in line for line in warned)
+
+
+def test_a_patch_of_a_tile_is_smaller_than_one_of_the_whole_film():
+    boxes = (0.0, 0.0, 100.0, 100.0), (0.0, 0.0, 79.0, 80.0)
+    shown = [sample((2240, 2240), None, *boxes)]
+    line, _ = describe_scales(prepare((224, 224), tiles=(2, 2)), shown, {"film": (14, 14)})
+    assert line.endswith("a patch of 8 x 8 px")
+    whole = describe_scales(prepare((224, 224)), shown, {"film": (14, 14)})[-1]
+    tiled = describe_scales(prepare((224, 224), tiles=(2, 2)), shown, {"film": (14, 14)})[-1]
+    assert "2 of 2 labelled boxes" in whole and "1 of 2 labelled boxes" in tiled
+
+
+@pytest.mark.parametrize("size", [(8, 64, 64), (64,)])
+def test_media_that_the_encoder_does_not_take_are_not_described(size):
+    assert describe_scales(prepare((32, 32)), [sample(size, None)], {"film": (2, 2)}) == []
+
+
+def test_shards_are_described_for_the_model_of_a_recipe(tmp_path):
+    """96 x 96 px become 32 x 32, of which a patch is 16 x 16."""
+    recipe = load(written(tmp_path, tiny_recipe())).recipe
+    plain, warning = describe_packed(recipe, [sample((96, 96), (1.0, 1.0), (0.0, 0.0, 40.0, 40.0))])
+    assert plain == (
+        "film: 96 x 96 px of 1 x 1 mm in the file, 32 x 32 px of 3 x 3 mm as shown to the model, a patch of 16 x 16 px"
+    )
+    assert warning.startswith("warning: 1 of 1 labelled boxes become smaller than a patch")
 
 
 def test_media_of_unknown_size_are_not_described():

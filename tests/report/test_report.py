@@ -118,6 +118,18 @@ def test_a_group_that_did_not_move_is_a_warning(run, parse):
     assert "did not change" in find_section(page, "proof").words()
 
 
+def test_what_each_stage_was_shown_stands_with_a_warning_of_small_boxes(run, parse):
+    """Two stages that were shown the same share a block; runs of earlier versions have no such record."""
+    shown = {"pair": ["film: a in the file"], "align": ["film: a in the file"], "instruct": ["film: b", "warning: c"]}
+    for name, lines in shown.items():
+        path = run.stage(name) / "stage.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "scales": lines}))
+    part = find_section(parse(write_report(run)), "shown")
+    assert [h.text for h in part.all("h3")] == ["pair, align", "instruct"]
+    assert [li.text for li in part.all("li")] == ["film: a in the file", "film: b", "c"]
+    assert [li.text for notes in part.all("div", "notes") for li in notes.all("li")] == ["c"]
+
+
 def test_results_stand_with_interval_n_and_baselines(run, parse):
     table = find_section(parse(write_report(run)), "results").all("table")[0]
     head = [th.text for th in table.all("thead")[0].all("th")]

@@ -77,6 +77,22 @@ def test_media_are_counted_by_kind(folder, tmp_path, parse):
     assert [f.all("strong")[0].text for f in find_section(page, "media").all("figure")] == ["height", "width"]
 
 
+def test_what_a_model_is_shown_needs_its_recipe(folder, tmp_path, parse):
+    asked = find_section(parse(write_stats(folder, tmp_path / "s.html")), "shown").words()
+    assert "--recipe RECIPE" in asked
+    seen = []
+
+    def describe(samples):
+        seen.extend(samples)
+        return ["film: shown", "warning: 3 of 4 boxes"]
+
+    part = find_section(parse(write_stats(folder, tmp_path / "s.html", describe)), "shown")
+    assert [li.text for li in part.all("li")] == ["film: shown", "3 of 4 boxes"] and len(seen) == 12
+    assert [li.text for li in part.all("div", "notes")[0].all("li")] == ["3 of 4 boxes"]
+    part = find_section(parse(write_stats(folder, tmp_path / "s.html", lambda _: [])), "shown")
+    assert "take none of these media" in part.words()
+
+
 def test_intensities_are_drawn_by_split_without_the_background(folder, tmp_path, parse):
     part = find_section(parse(write_stats(folder, tmp_path / "s.html")), "intensities")
     assert "film, DX 25 %; volume, CT 0 %" in part.words()
