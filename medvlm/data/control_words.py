@@ -1,4 +1,5 @@
-"""Words that a tokenizer reads as control tokens (`</s>`, `<|im_end|>`) are text where an archive's text holds them.
+"""Words that a tokenizer reads as control tokens (`</s>`, `<|im_end|>`) or that a processor replaces by an image
+(`<image>`, `<|image_pad|>`) are text where an archive's text holds them.
 
 A text that holds one is cut around it, and the word is tokenized by itself, as plain text. Every other text is
 tokenized as before.
@@ -12,26 +13,29 @@ from typing import Any
 
 from medvlm.core.errors import DataError
 
-CUT = "\ufdd0"
-"""Stands where a text is cut; Unicode assigns it to no letter, ever."""
+CUT, HIDE = "\ufdd0", "\ufdd1"
+"""CUT stands where a text is cut, and HIDE inside a word that nothing may find until it is tokenized. Unicode assigns
+them to no letter, ever."""
 
 _WRITTEN = re.compile(r"</?(?:loc|seg|ref|box|quad|point|obj|region)\d*>")
 """Special tokens of families in which answers are written: boxes and their labels."""
-_BARE = re.compile(r"<\|[^|<>]+\|>|</?s>|<(?:pad|unk|bos|eos|start_of_turn|end_of_turn|start_of_image|end_of_image)>")
 
 
-def shield(text: str, tokenizer: Any) -> str:
-    """The text, with a cut before and after each control word."""
-    if not holds_words(text, tokenizer):
+def shield(text: str, tokenizer: Any, media_words: frozenset[str] = frozenset()) -> str:
+    """The text, with a cut before and after each control word, which is hidden from chat templates and processors.
+
+    media_words: those that mark media, which need not be special tokens."""
+    pattern = _find_words(tokenizer, media_words)
+    if pattern is None or not pattern.search(text):
         return text
-    pattern = _find_words(tokenizer)
-    assert pattern is not None
     # The blank before it goes along: tokenizers that begin a text with a blank would else make two of it.
-    return re.sub(rf" ?(?:{pattern.pattern})", lambda word: f"{CUT}{word[0]}{CUT}", text.replace(CUT, ""))
+    blank_or_not = rf" ?(?:{pattern.pattern})"
+    plain = text.replace(CUT, "").replace(HIDE, "")
+    return re.sub(blank_or_not, lambda word: f"{CUT}{word[0][:-1]}{HIDE}{word[0][-1]}{CUT}", plain)
 
 
 def holds_words(text: str, tokenizer: Any) -> bool:
-    pattern = _find_words(tokenizer)
+    pattern = _find_words(tokenizer, frozenset())
     return pattern is not None and pattern.search(text) is not None
 
 
@@ -42,7 +46,11 @@ def tokenize(text: str, tokenizer: Any, add_special_tokens: bool = False) -> lis
     ids: list[int] = list(tokenizer(first, add_special_tokens=add_special_tokens).input_ids)
     for number, part in enumerate(rest):
         is_word = number % 2 == 0
-        ids += tokenize_plain(part, tokenizer) if is_word else tokenizer(part, add_special_tokens=False).input_ids
+        ids += (
+            _spell(part.replace(HIDE, ""), tokenizer)
+            if is_word
+            else tokenizer(part, add_special_tokens=False).input_ids
+        )
     return ids
 
 
@@ -50,8 +58,7 @@ def tokenize_plain(text: str, tokenizer: Any, add_special_tokens: bool = False) 
     """The ids of a text without control tokens but those that the tokenizer puts around it."""
     ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True).input_ids
     bare: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    control = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    if control & set(bare) - {tokenizer.unk_token_id}:
+    if _list_control_ids(tokenizer) & set(bare):
         raise DataError(
             "a text holds a control word of the tokenizer (such as </s>), which this tokenizer cannot read as text;"
             " remove it from the archive's text"
@@ -59,26 +66,28 @@ def tokenize_plain(text: str, tokenizer: Any, add_special_tokens: bool = False) 
     return ids
 
 
-def _find_words(tokenizer: Any) -> re.Pattern[str] | None:
-    template = getattr(tokenizer, "chat_template", None)
-    return _compile(tokenizer, template if isinstance(template, str) else "")
+def _spell(word: str, tokenizer: Any) -> list[int]:
+    """The ids of a control word as text. A tokenizer that finds the word wherever it stands gets its two halves."""
+    control = _list_control_ids(tokenizer) | {tokenizer.convert_tokens_to_ids(word.strip())}
+    control.discard(tokenizer.unk_token_id)
+    ids: list[int] = tokenizer(word, add_special_tokens=False, split_special_tokens=True).input_ids
+    if not control & set(ids):
+        return ids
+    half = (len(word) + 1) // 2
+    return tokenize_plain(word[:half], tokenizer) + tokenize_plain(word[half:], tokenizer)
+
+
+def _list_control_ids(tokenizer: Any) -> set[int]:
+    return {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special} - {tokenizer.unk_token_id}
 
 
 @lru_cache(maxsize=32)
-def _compile(tokenizer: Any, template: str) -> re.Pattern[str] | None:
-    """The special tokens that structure a dialogue: those with a name (end of text, padding), those in the template,
-    and those that look like one. Others may be words that answers are written in."""
+def _find_words(tokenizer: Any, media_words: frozenset[str]) -> re.Pattern[str] | None:
+    """All special tokens but those that answers are written in, and the words of media."""
     added = getattr(tokenizer, "added_tokens_decoder", {})  # not of the stand-in that a plan uses
     if not added:
         return None
     special = {str(token) for token in added.values() if token.special}
-    named = set(map(str, tokenizer.all_special_tokens))
-    words = {
-        word
-        for word in special
-        if len(word) > 1
-        and not _WRITTEN.fullmatch(word)
-        and (word in named or word in template or _BARE.fullmatch(word))
-    }
+    words = {word for word in special if len(word) > 1 and not _WRITTEN.fullmatch(word)} | media_words
     longest_first = sorted(words, key=lambda word: (-len(word), word))
     return re.compile("|".join(map(re.escape, longest_first))) if words else None

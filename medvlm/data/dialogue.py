@@ -35,13 +35,9 @@ class Dialogue:
     def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
         """image_tokens: number of tokens of each medium, in order; the media come before the text.
 
-        Raises DataError if a text contains the image token itself, or if the template changes the prompt when an answer
-        follows."""
-        if self.image_token in text or (answer and self.image_token in answer):
-            raise DataError(
-                f"a text contains {self.image_token}, which marks an image; remove it from the text of the data set"
-            )
-        text, answer = shield(text, self.tokenizer), answer and shield(answer, self.tokenizer)
+        Raises DataError if the template changes the prompt when an answer follows."""
+        marks = frozenset({self.image_token})
+        text, answer = shield(text, self.tokenizer, marks), answer and shield(answer, self.tokenizer, marks)
         asked, counts = self.image_token * len(image_tokens) + text, tuple(image_tokens)
         prompt = self._ids(asked, None, counts)
         if answer is None:

@@ -83,6 +83,10 @@ class Processor:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.soft = str(self.tokenizer.convert_ids_to_tokens(self.config.image_token_id))
+        marks = [value for name, value in vars(self.stock).items() if name.endswith(("_token", "_image_tag"))]
+        self.media_words = frozenset(
+            {self.soft, self.stock.image_token, *(m for m in marks if isinstance(m, str) and m)}
+        )
 
     @classmethod
     def of_run(cls, pretrained: str, settings: Mapping[str, Any], folder: Path) -> Processor:
@@ -142,20 +146,15 @@ class NativeDialogue:
 
     def __init__(self, processor: Processor):
         self.processor, self.tokenizer = processor, processor.tokenizer
-        self.image_token = processor.stock.image_token
         self._turn = lru_cache(maxsize=512)(self._make_turn)
 
     def turn(self, text: str, image_tokens: Sequence[Any], answer: str | None) -> Turn:
         """image_tokens: the expansion of each picture, in order; the pictures come before the text.
 
-        Raises DataError if a text contains a placeholder, or if the template changes the prompt when an answer follows.
-        """
-        for token in {self.image_token, self.processor.soft}:
-            if token in text or (answer and token in answer):
-                raise DataError(
-                    f"a text contains {token}, which marks an image; remove it from the text of the data set"
-                )
-        return self._turn(shield(text, self.tokenizer), tuple(image_tokens), answer and shield(answer, self.tokenizer))
+        Raises DataError if the template changes the prompt when an answer follows."""
+        marks = self.processor.media_words
+        text, answer = shield(text, self.tokenizer, marks), answer and shield(answer, self.tokenizer, marks)
+        return self._turn(text, tuple(image_tokens), answer)
 
     def _make_turn(self, text: str, expansions: tuple[str, ...], answer: str | None) -> Turn:
         asked = {"role": "user", "content": [*({"type": "image"} for _ in expansions), {"type": "text", "text": text}]}

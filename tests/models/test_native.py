@@ -17,7 +17,7 @@ from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Lora
-from medvlm.data.native import NativeDialogue, NativePrepare, Processor, make_native_prepare
+from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.io.images import encode_png
 from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.lora import attach, merge
@@ -237,13 +237,6 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else_does_with_images_and_w
         before = model.compute_all_logits(prepare.collate([shown], 0))
         assert merge(model) == len(adapted)
         torch.testing.assert_close(model.compute_all_logits(prepare.collate([shown], 0)), before, rtol=0, atol=1e-5)
-
-
-def test_a_text_that_holds_a_placeholder_is_refused(prepare: NativePrepare) -> None:
-    from medvlm.core.errors import DataError
-
-    with pytest.raises(DataError, match="marks an image"):
-        NativeDialogue(prepare.processor).turn(f"What is {prepare.processor.soft}?", [], None)
 
 
 def test_a_model_that_is_not_there_says_what_to_do() -> None:
