@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from medvlm.core.config import Config
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, did_you_mean, list_some
 from medvlm.core.sample import Unit
 from medvlm.io import nifti, tiff, video, wsi
 from medvlm.io.dicom.image import load_file
+from medvlm.io.dicom.units import SUV_TYPES, UNITS
 from medvlm.io.nifti_header import NiftiOptions
 from medvlm.io.tiff import TiffOptions
 from medvlm.io.video import VideoOptions
@@ -20,8 +23,28 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 _SLIDES_ONLY = tuple(suffix for suffix in wsi.SUFFIXES if suffix not in tiff.SUFFIXES)
 
 
+def _require_known(units: tuple[str, ...]) -> tuple[str, ...]:
+    known = sorted(UNITS | {f"GML/{kind}" for kind in SUV_TYPES - {"BW"}})
+    for each in units:
+        if each not in known:
+            raise ValueError(
+                f"unknown units of PET {each!r}{did_you_mean(each, known)}; expected some of {list_some(known)} (GML is"
+                " SUV by body weight, BQML is Bq/ml)"
+            )
+    return units
+
+
+PetUnits = Annotated[tuple[str, ...], AfterValidator(_require_known)]
+"""Terms of Units (0054,1001), with the type of an SUV that is not by body weight: GML/LBM."""
+
+
 class FileOptions(Config):
     """How the files of a medium are read, for kinds that need options."""
+
+    units: PetUnits = ()
+    """Of PET in DICOM files: which Units (0054,1001) are taken, e.g. [BQML] or [GML] (SUV by body weight; other types
+    are GML/LBM, GML/BSA ...). PET in Units that are not named here is refused, because the values of different Units
+    cannot be compared."""
 
     nifti: NiftiOptions = NiftiOptions()
     tiff: TiffOptions = TiffOptions()
@@ -54,7 +77,7 @@ def media_of(path: Path, options: FileOptions, unit: Unit | None) -> list[Path |
     if name.endswith(tiff.SUFFIXES):
         return [partial(tiff.load_tiff, path, options.tiff, unit)]
     if name.endswith(DICOM_SUFFIXES):
-        return [partial(load_file, path)]
+        return [partial(load_file, path, units=options.units)]
     if name.endswith(video.SUFFIXES):
         if options.video is None:
             raise DataError("a video: set which frames are read, e.g. video: {fps: 1} or {frames: 16}")

@@ -8,9 +8,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from medvlm.archive.readers.dicom_tree import Config, read
+from medvlm.archive.media_file import FileOptions, media_of
+from medvlm.archive.readers.dicom_tree import Config, DicomMedium, read
 from medvlm.core.contracts import LeftOut, RawSample
 from medvlm.core.errors import DataError
+from medvlm.core.sample import Decoded
 from tests.io.dicom.series import image, save, slices
 
 
@@ -94,11 +96,13 @@ def pet(root: Path, *series: dict[str, Any], units: list[str] | None = None) -> 
         ({"Units": "GML", "SUVType": "BSA"}, {"Units": "GML", "SUVType": "BW"}),
         ({"Units": "BQML"}, {}),
         ({"Units": "CNTS"}, {"Units": "CNTS"}),
+        ({"Units": "BQML"}, {"Units": "MRS MILLER"}),
     ],
 )
 def test_pet_in_several_units_or_in_counts_is_refused(tmp_path, one, other):
-    with pytest.raises(DataError, match=r"several units, or in counts .*units: \[BQML\]"):
+    with pytest.raises(DataError, match=r"several units, or in counts .*units: \[BQML\]") as refusal:
         pet(tmp_path, one, other)
+    assert "MILLER" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +125,53 @@ def test_a_card_chooses_the_units_of_pet(tmp_path, units):
     assert len(found) == len(units)
     reason = "in units that the card does not name (reader.media.units)"
     assert left_out == LeftOut(reason, (3 - len(units)) * len(slices()))
+
+
+def pet_file(root: Path, units: list[str] | None, **header: Any) -> Decoded:
+    """A PET file that a table names, as packing loads it."""
+    made = image(np.arange(16).reshape(4, 4), modality="PT", **header)
+    made.save_as(root / "a.dcm", enforce_file_format=True)
+    (file,) = media_of(root / "a.dcm", FileOptions(units=tuple(units or ())), None)
+    assert callable(file)
+    return file()
+
+
+@pytest.mark.parametrize(
+    ("header", "units"),
+    [
+        ({"Units": "BQML"}, None),
+        ({"Units": "BQML"}, ["GML"]),
+        ({"Units": "GML", "SUVType": "LBM"}, ["GML"]),
+        ({"Units": "GML"}, ["GML/BSA", "BQML"]),
+        ({"Units": "CNTS"}, ["BQML"]),
+        ({"Units": "MRS MILLER"}, ["BQML"]),
+        ({}, ["BQML"]),
+    ],
+)
+def test_a_pet_file_of_a_table_in_units_that_its_card_does_not_name_is_refused(tmp_path, header, units):
+    with pytest.raises(DataError, match=r"^PET (in|without known) Units .* units: \[") as refusal:
+        pet_file(tmp_path, units, **header)
+    assert "MILLER" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "units"),
+    [
+        ({"Units": "BQML"}, ["BQML"]),
+        ({"Units": "gml", "SUVType": "BW"}, ["GML"]),
+        ({"Units": "GML", "SUVType": "BSA"}, ["GML/BSA"]),
+        ({"Units": "CNTS"}, ["CNTS"]),
+        ({"Modality": "NM"}, None),
+        ({"Modality": "MR"}, None),
+    ],
+)
+def test_a_pet_file_of_a_table_in_units_that_its_card_names_is_read(tmp_path, header, units):
+    assert pet_file(tmp_path, units, **header).unit == "raw"
+
+
+@pytest.mark.parametrize("units", ["SUV", "Bq/ml", "bqml", "GML/BW", ""])
+def test_units_that_dicom_does_not_have_are_refused_in_the_card(units):
+    with pytest.raises(ValueError, match=r"unknown units of PET .*BQML is Bq/ml"):
+        FileOptions(units=(units,))
+    with pytest.raises(ValueError, match="unknown units of PET"):
+        DicomMedium(kind="pet", modality=("PT",), units=(units,))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medvlm.archive.media_file import PetUnits
 from medvlm.archive.tables.columns import columns_in, fill
 from medvlm.archive.tables.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
@@ -21,12 +22,21 @@ from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean, list_some
 from medvlm.core.sample import Medium, Sample
 from medvlm.io.dicom.dataset import NotDicom
-from medvlm.io.dicom.header import ATTRIBUTES, CONCERNS, MEASURED, SHOWN, SLICED, Accepted, Header, NotAnImage
+from medvlm.io.dicom.header import (
+    ATTRIBUTES,
+    CONCERNS,
+    MEASURED,
+    SHOWN,
+    SLICED,
+    Accepted,
+    Header,
+    NotAnImage,
+)
 from medvlm.io.dicom.image import load_cine, load_image, load_stack
 from medvlm.io.dicom.scan import scan
 from medvlm.io.dicom.stack import build_stacks
+from medvlm.io.dicom.units import NUCLEAR, is_known_unit
 
-NUCLEAR = ("PT", "NM")
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber")
 """Identify patients and reports. They are stored only as keyed hashes."""
 
@@ -37,7 +47,7 @@ class DicomMedium(Base):
     modality: tuple[str, ...] = Field(min_length=1)
     """Codes such as CT, MR, PT (volumes), CR, DX, MG (radiographs), US. Images of other modalities are left out."""
 
-    units: tuple[str, ...] = ()
+    units: PetUnits = ()
     """Of PET: which Units (0054,1001) are wanted, e.g. [BQML] or [GML] (SUV by body weight; other types are GML/LBM,
     GML/BSA ...); others are left out. Without it, images of several units are refused, and so are counts (CNTS), which
     mean another quantity in each examination."""
@@ -163,7 +173,10 @@ def _check_units(found: _Found, config: Config) -> None:
         units = Counter(header.units for header in headers if header.modality in NUCLEAR)
         if medium.units or not units or (len(units) == 1 and "CNTS" not in units):
             continue
-        told = ", ".join(f"{name or 'not said'}: {n}" for name, n in sorted(units.items()))
+        known = Counter[str]()
+        for name, n in units.items():  # a header may hold any text
+            known[name if is_known_unit(name) else "not known"] += n
+        told = ", ".join(f"{name}: {n}" for name, n in sorted(known.items()))
         raise DataError(
             f"{medium.kind}: images in several units, or in counts (Units: {told} files), whose values cannot be"
             " compared; choose by reader.media.units, e.g. units: [BQML]"

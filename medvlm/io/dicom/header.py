@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from medvlm.core.errors import DataError
 from medvlm.io.dicom.dataset import LongHeader, codes, number, numbers, read_header, silence_pydicom, text, whole
 from medvlm.io.dicom.groups import Groups
+from medvlm.io.dicom.units import NUCLEAR, read_units
 from medvlm.io.dicom.view import read_view
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ SLICED = ("CT", "MR", "PT")
 SHOWN = ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "US", "ES", "XC", "OP", "GM", "DG", "TG", "OT", "SC")
 """Modalities whose values are shades or colours for a screen."""
 
+
+def _split_terms(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -70,10 +76,6 @@ _VARYING: tuple[tuple[str, str], ...] = (
 )
 """(functional group, attribute) whose values may differ between two images at the same position; "" is the top level of
 a single image. PS3.3 C.7.6.16.2.2, C.8.13.5."""
-
-
-def _split_terms(words: str) -> frozenset[str]:
-    return frozenset(words.split())
 
 
 ATTRIBUTES: dict[str, frozenset[str]] = {
@@ -189,7 +191,7 @@ def read_image_header(path: Path, light: bool = False) -> Header:
             (whole(dataset, "Rows", 1), whole(dataset, "Columns", 1)),
             tuple(_read_attributes(dataset)),
             tuple(_read_frames(dataset, modality)),
-            _read_units(dataset) if modality in ("PT", "NM") else "",
+            read_units(dataset) if modality in NUCLEAR else "",
         )
 
 
@@ -198,12 +200,6 @@ def _read_attributes(dataset: Dataset) -> Iterator[tuple[str, str]]:
         found = read_view(dataset) if name == "ViewPosition" else text(dataset, name).upper()
         if found and (name == "ViewPosition" or found in terms):
             yield name, found
-
-
-def _read_units(dataset: Dataset) -> str:
-    """PS3.3 C.8.9.1.1.3; an SUV is by body weight (BW) where its type is not said."""
-    units, kind = text(dataset, "Units").upper(), text(dataset, "SUVType").upper()
-    return f"{units}/{kind}" if units == "GML" and kind not in ("", "BW") else units
 
 
 def count_frames(dataset: Dataset) -> int:

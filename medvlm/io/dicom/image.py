@@ -24,12 +24,14 @@ from medvlm.io.dicom.header import (
     SLICED,
     Accepted,
     Concern,
+    Header,
     count_frames,
     modality_of,
     read_image_header,
 )
 from medvlm.io.dicom.pixels import MAX_BYTES, decode_frames
 from medvlm.io.dicom.stack import Stack, build_stacks
+from medvlm.io.dicom.units import NUCLEAR, is_known_unit
 from medvlm.io.dicom.values import AIR_HU, check_hu, is_hu, to_quantity, to_shades
 
 if TYPE_CHECKING:
@@ -39,14 +41,22 @@ NAMED: frozenset[Accepted] = frozenset({"derived", "localizer", "secondary_captu
 """Concerns that are accepted for a file that a user named explicitly: naming it says that it is wanted."""
 
 
-def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None = None) -> Decoded:
+def load_file(
+    path: Path,
+    accept: frozenset[Accepted] = NAMED,
+    gate: Gate | None = None,
+    units: tuple[str, ...] | None = None,
+) -> Decoded:
     """Loads one file: a radiograph, a photograph or a slice [H, W] ([H, W, 3] in colour); a volume [D, H, W] if its
     frames have positions; otherwise all its frames, see load_cine().
 
+    units: those that the values of PET may have; any for None.
     Raises DataError (NotDicom for a file that is not DICOM) with the reason why it is refused.
     """
     header = read_image_header(path)
     refuse_concerns(frozenset().union(*(frame.concerns for frame in header.frames)), accept)
+    if units is not None:
+        _refuse_units(header, units)
     if len(header.frames) == 1:
         return load_image(path, accept, gate)
     if header.modality not in SLICED or header.frames[0].position is None:
@@ -57,6 +67,19 @@ def load_file(path: Path, accept: frozenset[Accepted] = NAMED, gate: Gate | None
     if isinstance(found[0], DataError):
         raise found[0]
     return load_stack(found[0], accept, gate)
+
+
+def _refuse_units(header: Header, units: tuple[str, ...]) -> None:
+    """Raises DataError for PET in other units than these. Counts of nuclear medicine (NM) have none."""
+    if header.modality not in NUCLEAR or header.units in units or (header.modality == "NM" and not header.units):
+        return
+    is_known = is_known_unit(header.units)
+    said = f"in Units {header.units}" if is_known else "without known Units (0054,1001)"
+    remedy = f"name those that the card takes, e.g. units: [{header.units if is_known else 'BQML'}]"
+    raise DataError(
+        f"PET {said}{', which the card does not name' if units else ''}: values of different Units cannot be compared;"
+        f" {remedy}"
+    )
 
 
 def refuse_concerns(concerns: frozenset[Concern], accept: frozenset[Accepted]) -> None:
