@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import stat
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,15 @@ import numpy as np
 import pytest
 import yaml
 
+from medvlm.archive.packing.deal import hash_name
+from medvlm.archive.packing.stored import make_stored
 from medvlm.cli import main
+from medvlm.commands import first_splits
+from medvlm.commands.first_recipe import TableColumns, TableRow, make_card
+from medvlm.core.card import Splits, load_card
+from medvlm.core.config import component
+from medvlm.core.content import ALL_SPLITS
+from medvlm.core.errors import DataError
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 from medvlm.preflight.rehearsal.ready import save_tiny
@@ -104,6 +115,76 @@ def test_without_patients_it_says_what_that_means(
     assert main(typed(model, table(tmp_path / "data"), tmp_path / "own", patient="")) == 0
     assert "no --patient: images are split one by one" in capsys.readouterr().out
     assert yaml.safe_load((tmp_path / "own" / "card.yaml").read_text())["splits"]["by"] == "image"
+
+
+@pytest.mark.parametrize("patient", ["who", ""])
+def test_its_splits_are_those_of_packing(
+    patient: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two equal pictures and one that cannot be read, too; patients are numbers in different forms."""
+    csv_file = table(tmp_path / "data")
+    shutil.copyfile(tmp_path / "data" / "0.png", tmp_path / "data" / "1.png")
+    (tmp_path / "data" / "2.png").write_bytes(b"no picture")
+    csv_file.write_text(csv_file.read_text().replace(",p0,", ",07,").replace("1.png,07", "1.png,7.0"))
+    assert main(typed(model, csv_file, tmp_path / "own", patient=patient)) == 0
+    said = capsys.readouterr().out
+    card = load_card(tmp_path / "own" / "card.yaml").add_secret("a secret of this test")
+    found: Counter[str] = Counter()
+    patients: dict[str, set[str]] = {}
+    for raw in component("archive.readers", "table").read(card.reader, tmp_path / "data"):
+        with suppress(DataError):
+            stored = make_stored(raw, card)
+            found[stored.facts.split] += 1
+            patients.setdefault(stored.facts.split, set()).add(stored.patient)
+    if patient:
+        found[
+            next(split for split, whom in patients.items() if hash_name("7", card.naming_salt, "patient") in whom)
+        ] += 1
+        assert f"patients per split: {', '.join(f'{split} {len(patients[split])}' for split in ALL_SPLITS)}; " in said
+    else:
+        assert "1 images cannot be read and will be quarantined" in said
+    assert f"images per split: {', '.join(f'{split} {found[split]}' for split in ALL_SPLITS)}" in said
+
+
+def test_many_images_are_not_read_and_their_splits_are_about_right(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_splits, "MAX_READ", 29)
+    assert main(typed(model, table(tmp_path / "data"), tmp_path / "own", patient="")) == 0
+    assert "images per split: train 24, val 3, test 3 (about; known once they are packed)" in capsys.readouterr().out
+
+
+BRIGHT, SIDE, ORGAN = "Is it bright?", "Which side?", "Which organ?"
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({BRIGHT: "yes no"}, {"choices": ["no", "yes"]}),
+        ({BRIGHT: "Yes yes no"}, {"choices": ["no", "yes"], "lower": True}),
+        ({SIDE: "Left Right"}, {"choices": ["Left", "Right"]}),
+        ({BRIGHT: "yes no", "Is it dark?": "no"}, {"choices": ["no", "yes"]}),
+        ({BRIGHT: "yes", "Is it dark?": "no"}, {"choices": ["no", "yes"]}),
+        ({BRIGHT: "yes no", SIDE: "left right"}, {"choice_lists": [["left", "right"], ["no", "yes"]]}),
+        ({BRIGHT: "yes no", ORGAN: " ".join(f"organ{n}" for n in range(20))}, {"choices": ["no", "yes"]}),
+        ({ORGAN: " ".join(f"organ{n}" for n in range(20))}, {}),
+        ({f"Question {n}?": f"answer{n % 3}" for n in range(20)}, {}),
+        ({ORGAN: "one-" * 20}, {}),
+    ],
+)
+def test_a_question_offers_the_answers_to_it_and_not_those_to_others(
+    answers: dict[str, str], expected: dict[str, Any]
+) -> None:
+    rows = [
+        TableRow("", f"{n}.png", question, answer, "")
+        for question, said in answers.items()
+        for answer in said.split()
+        for n in range(3)
+    ]
+    columns = TableColumns("file", "asked", "said")
+    (made,) = make_card("own", "own.csv", "image", columns, rows, Splits(by="image"))["reader"]["questions"]
+    template = {"template": "{asked}"} if len(answers) > 1 else {}
+    assert made == {"text": "{asked}", "answer": "{said}", **template, **expected}
 
 
 def test_captions_make_a_dual_encoder(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ SOURCE = "table"
 """Name of the data source in the recipe."""
 MAX_CHOICES, MIN_EACH = 12, 3
 """A question is multiple choice if it has at most MAX_CHOICES different answers, each given at least MIN_EACH times."""
+MAX_TEMPLATES = 20
+"""With at most so many different questions, results are listed for each of them."""
 EPOCHS, BATCH = 3, 16
 
 
@@ -37,6 +39,7 @@ class TableRow:
 
     place: str
     image: str
+    question: str
     answer: str
     patient: str
 
@@ -127,9 +130,10 @@ def make_card(
     if columns.captions:
         reader["report"] = f"{{{columns.captions}}}"
     else:
-        reader["questions"] = [
-            {"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}", **_describe_answers(rows)}
-        ]
+        question = {"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}"}
+        if 1 < len({row.question for row in rows}) <= MAX_TEMPLATES:
+            question["template"] = f"{{{columns.question}}}"
+        reader["questions"] = [question | _describe_answers(rows)]
     return {
         "name": name,
         "title": name,
@@ -159,11 +163,45 @@ def make_card(
 
 
 def _describe_answers(rows: list[TableRow]) -> dict[str, Any]:
-    given = Counter(row.answer for row in rows)
-    lower = Counter(row.answer.lower() for row in rows)
-    if len(lower) <= MAX_CHOICES and min(lower.values()) >= MIN_EACH:
-        choices = sorted(lower if len(lower) < len(given) else given)
-        check_choices(tuple(choices))
-        return {"choices": choices, "lower": True} if len(lower) < len(given) else {"choices": choices}
-    words = sorted(len(row.answer.split()) for row in rows)
-    return {"task": "report"} if words[len(words) // 2] > 12 else {}
+    """Which answers are choices, and what the others are."""
+    lists = _find_choices(rows)
+    written: dict[str, set[str]] = {choice: set() for each in lists for choice in each}
+    for row in rows:
+        if row.answer.lower() in written:
+            written[row.answer.lower()].add(row.answer)
+    found: dict[str, Any] = {}
+    if any(len(forms) > 1 for forms in written.values()):
+        found = {"lower": True}
+    else:
+        lists = [[form for choice in each for form in written[choice]] for each in lists]
+    if lists:
+        found |= {"choices": lists[0]} if len(lists) == 1 else {"choice_lists": lists}
+    words = sorted(len(row.answer.split()) for row in rows if row.answer.lower() not in written)
+    return found | ({"task": "report"} if words and words[len(words) // 2] > 12 else {})
+
+
+def _find_choices(rows: list[TableRow]) -> list[list[str]]:
+    """Lists of choices, in lower case. The answers to one question belong together, and so do yes and no. Raises
+    DataError for two choices that are read alike."""
+    given = Counter(row.answer.lower() for row in rows)
+    same = {answer: answer for answer in (*given, "yes", "no")}
+
+    def find_first(answer: str) -> str:
+        while same[answer] != answer:
+            same[answer] = same[same[answer]]
+            answer = same[answer]
+        return answer
+
+    same["no"] = "yes"
+    answer_to: dict[str, str] = {}
+    for row in rows:
+        answer = row.answer.lower()
+        same[find_first(answer)] = find_first(answer_to.setdefault(row.question, answer))
+    together: dict[str, list[str]] = {}
+    for answer in sorted(same):
+        together.setdefault(find_first(answer), []).append(answer)
+    few = [each for each in together.values() if 1 < len(each) <= MAX_CHOICES]
+    lists = [each for each in few if all(given[answer] >= MIN_EACH for answer in each)]
+    for each in lists:
+        check_choices(tuple(each))
+    return lists

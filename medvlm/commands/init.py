@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medvlm.archive.packing.deal import hash_name, split_of
 from medvlm.archive.tables.records import cell_text, find_fault, format_of, guess_delimiter, records
 from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_pairing, make_tuning
-from medvlm.core.card import Splits
+from medvlm.commands.first_splits import FirstSplits, split_by_image, split_by_patient
 from medvlm.core.cell_values import is_nothing
 from medvlm.core.document import to_yaml
 from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
@@ -49,13 +46,17 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
     rows, notes = _read_rows(table, columns)
     root, file = _find_root(table, rows)
     kind = _find_kind(rows)
-    groups = Counter(row.patient or row.image for row in rows)
-    splits, dealt = _choose_splits(table.stem, groups, bool(columns.patient))
+    found_splits = (
+        split_by_patient(table.stem, rows, columns.patient)
+        if columns.patient
+        else split_by_image(table.stem, table.parent, rows)
+    )
+    images, splits = found_splits.images, found_splits.splits
     name = _make_name(table.stem)
     recipe = (
-        make_pairing(name, found, kind, dealt["train"])
+        make_pairing(name, found, kind, images["train"])
         if columns.captions
-        else make_tuning(name, found, kind, dealt["train"])
+        else make_tuning(name, found, kind, images["train"])
     )
     to.mkdir(parents=True, exist_ok=True)
     recipe["data"] = {SOURCE: {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}}
@@ -64,14 +65,12 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
     (to / "recipe.yaml").write_text(head + to_yaml(recipe), encoding="utf-8")
     with os.fdopen(os.open(to / "salt", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as secret:
         secret.write(secrets.token_hex(32) + "\n")
-    what = "patients" if columns.patient else "images"
     return [
         (
             f"wrote {to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret that hashes patients and file"
             " names in the shards; keep it, but not in version control)"
         ),
-        f"{len(rows)} rows, {len({row.image for row in rows})} images; {what} per split: "
-        + ", ".join(f"{split} {n}" for split, n in dealt.items()),
+        f"{len(rows)} rows, {len({row.image for row in rows})} images; {_describe_splits(found_splits)}",
         *notes,
         *(
             []
@@ -115,6 +114,7 @@ def _read_rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list
                 TableRow(
                     place,
                     cells[columns.image],
+                    cells.get(columns.question, ""),
                     cells.get(columns.answer) or cells[columns.captions],
                     cells.get(columns.patient, ""),
                 )
@@ -170,25 +170,16 @@ def _find_kind(rows: list[TableRow]) -> str:
     return next(iter(kinds))
 
 
-def _choose_splits(name: str, groups: Counter[str], by_patient: bool) -> tuple[Splits, Counter[str]]:
-    """A salt whose hash gives every split about its share of the patients, even if there are few."""
-    if len(groups) < 3:
-        raise DataError(
-            f"{len(groups)} {'patients' if by_patient else 'images'} cannot be split into train, val and test; expected"
-            " at least 3, and several dozen for meaningful results"
-        )
-    tried: list[tuple[float, Splits, Counter[str]]] = []
-    for attempt in range(64):
-        splits = Splits(by="patient" if by_patient else "image", salt=f"{name}-{attempt}" if attempt else name)
-        dealt: Counter[str] = Counter(dict.fromkeys(splits.ratios, 0))
-        for group in groups:
-            dealt[split_of(hash_name(group, splits.salt, "patient") if by_patient else group, splits)] += 1
-        off = max(abs(dealt[split] / len(groups) - ratio) for split, ratio in splits.ratios.items())
-        tried.append((off if all(dealt.values()) else math.inf, splits, dealt))
-        if off < 0.02 and all(dealt.values()):
-            break
-    _, splits, dealt = min(tried, key=lambda each: each[0])
-    return splits, dealt
+def _describe_splits(found: FirstSplits) -> str:
+    counts = {"patients": found.patients, "images": found.images}
+    said = [
+        f"{what} per split: " + ", ".join(f"{split} {of[split]}" for split in found.splits.ratios)
+        for what, of in counts.items()
+        if of
+    ]
+    about = "" if found.is_exact else " (about; known once they are packed)"
+    refused = f"; {found.unreadable} images cannot be read and will be quarantined" if found.unreadable else ""
+    return "; ".join(said) + about + refused
 
 
 def _make_name(stem: str) -> str:

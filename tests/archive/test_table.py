@@ -72,6 +72,30 @@ def test_an_answer_among_the_choices_is_a_choice_and_any_other_is_open(tmp_path)
     ]
 
 
+def test_of_several_lists_of_choices_a_question_offers_the_one_with_its_answer(tmp_path):
+    write_csv(tmp_path, ROWS)
+    question = {**QUESTION, "choices": [], "choice_lists": [["Yes", "No"], ["left", "right"]]}
+    truths = [q.truth for raw in samples(read(config(questions=[question]), tmp_path)) for q in raw.sample.questions]
+    assert truths == [
+        make_truth("choice", "yes", choices=("yes", "no")),
+        make_truth("choice", "left", choices=("left", "right")),
+        make_truth("open", "4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"choice_lists": [["left", "right"]]}, "expected either `choices` or `choice_lists`"),
+        ({"choices": [], "choice_lists": [["yes", "no"], ["No", "some"]]}, "'no' is in several lists of choices"),
+        ({"choices": [], "choice_lists": [["flu", "the flu"]]}, "read alike"),
+    ],
+)
+def test_lists_of_choices_from_which_an_answer_could_not_be_told_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        config(questions=[{**QUESTION, **changes}])
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
     [

@@ -54,6 +54,9 @@ class TableQuestion(Config):
     """In place of `answer`: several columns that each say whether there is something."""
     choices: Choices = ()
     """An answer that is one of these makes the question a choice between them; any other answer leaves it open."""
+    choice_lists: tuple[Choices, ...] = ()
+    """In place of `choices`, for a column with different questions, e.g. [["yes", "no"], [left, right]]: a question is
+    a choice between those of the list that has its answer."""
     lower: bool = False
     """Answer, choices and template in lower case."""
 
@@ -66,7 +69,15 @@ class TableQuestion(Config):
     def _has_one_answer(self) -> TableQuestion:
         if bool(self.answer) == bool(self.labels):
             raise ValueError("expected either `answer` or `labels`")
+        if self.choices and self.choice_lists:
+            raise ValueError("expected either `choices` or `choice_lists`")
+        if twice := sorted(form for form, n in Counter(map(str.casefold, self.all_choices)).items() if n > 1):
+            raise ValueError(f"{twice[0]!r} is in several lists of choices; expected every answer in one")
         return self
+
+    @property
+    def all_choices(self) -> tuple[str, ...]:
+        return (*self.choices, *(choice for choices in self.choice_lists for choice in choices))
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -102,7 +113,7 @@ class Rows(MoreColumns):
 
     @cached_property
     def words(self) -> CardWords:
-        said = [choice for asked in self.questions for choice in asked.choices]
+        said = [choice for asked in self.questions for choice in asked.all_choices]
         said += [text for asked in self.questions if asked.labels for text in (*asked.labels.yes, *asked.labels.no)]
         return CardWords(self.rename, self.where, self.missing, (*said, *self.not_missing))
 
@@ -151,12 +162,12 @@ def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
 def _read_answer(asked: TableQuestion, answer: str) -> Truth | None:
     if not answer:
         return None
-    choices = asked.choices
-    if asked.lower:
-        answer, choices = answer.lower(), tuple(choice.lower() for choice in choices)
-    if (choice := find_choice(answer, choices)) is not None:
-        return make_truth("choice", choice, choices=choices)
-    if choices and is_number(answer) and all(map(is_number, choices)):
+    answer = answer.lower() if asked.lower else answer
+    for choices in asked.choice_lists or (asked.choices,):
+        choices = tuple(choice.lower() for choice in choices) if asked.lower else choices
+        if (choice := find_choice(answer, choices)) is not None:
+            return make_truth("choice", choice, choices=choices)
+    if asked.all_choices and is_number(answer) and all(map(is_number, asked.all_choices)):
         return None  # -1 beside 0 and 1: not one of the classes, and no text
     return read_truth(asked.task, answer)
 
@@ -195,7 +206,7 @@ def list_tasks_of(asked: Iterable[TableQuestion]) -> frozenset[str]:
             found.add("labels")
             continue
         found.add(each.task if isinstance(each.task, str) else each.task.kind)
-        if each.choices:
+        if each.all_choices:
             found.add("choice")
     return frozenset(found)
 
