@@ -127,3 +127,10 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(folder: Path, two: 
         and json.loads(run.status.read_text())["status"] == "preempted"
     )
     assert {p.name for p in (run.stage("pair") / "step-3").glob("random-*")} == {"random-0.pt", "random-1.pt"}
+
+
+def test_two_ranks_save_at_the_same_step_by_the_clock_of_the_first(folder: Path, two: list[dict[str, Any]]) -> None:
+    """Step 3 is that of the signal."""
+    stage = RunFolder(folder / "runs" / "stopped").stage("pair")
+    assert checkpoint.list_saved_steps(stage) == [2, 3] and not checkpoint.find_damage(stage / "step-2")
+    assert {p.name for p in (stage / "step-2").glob("random-*")} == {"random-0.pt", "random-1.pt"}
