@@ -12,10 +12,11 @@ from PIL import Image
 from medvlm.archive.packing.stored import prepare_sample
 from medvlm.archive.readers.voc import load_crop
 from medvlm.core.card import Card
-from medvlm.core.contracts import RawSample
+from medvlm.core.contracts import Preprocess, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
-from medvlm.io.images import decode
+from medvlm.data.transforms import to_pictures
+from medvlm.io.images import decode, encode_npy
 
 CARD = Card.model_validate(
     {
@@ -71,3 +72,30 @@ def test_a_webp_becomes_a_png_upright_and_without_its_metadata(turn):
     upright = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     upright = {1: upright, 3: upright[::-1, ::-1], 6: upright[::-1].swapaxes(0, 1)}[turn]
     assert np.array_equal(decode(files["0.png"], "x"), upright) and stored.media[0].size == upright.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 5, 6, 7), (5, 6, 7)),  # of one channel, as in M3D-Cap
+        ((5, 6, 7), (5, 6, 7)),
+        ((1, 6, 7, 3), (1, 6, 7)),  # in colour
+        ((1, 6, 7), (1, 6, 7)),
+        ((6, 7), (6, 7)),
+        ((4, 5, 6, 7), None),
+        ((1, 1, 5, 6, 7), None),
+        ((5, 6, 7, 4), None),
+        ((7,), None),
+    ],
+)
+def test_an_array_is_packed_with_axes_that_training_reads_or_refused(shape, size):
+    raw = RawSample(
+        Sample("a", "", "train", (Medium("film", "0", ()),)), {"0": encode_npy(np.ones(shape, dtype=np.float32))}
+    )
+    if size is None:
+        with pytest.raises(DataError, match=r"an array of shape \(.*; expected \(height, width\) or \(depth"):
+            prepare_sample(raw, CARD)
+        return
+    sample, files = prepare_sample(raw, CARD)
+    assert sample.media[0].size == size
+    assert to_pictures(decode(files["0.npy"], "x"), Preprocess(size=(8, 8), window=(0, 1)), sample.media[0]).size

@@ -30,6 +30,7 @@ MAX_FILE_BYTES = 1 << 30
 AFFINES_DIFFER_MM = 0.1
 """Tolerance for equal affines. Files store them in single precision, or as a quaternion."""
 NO_REPORT = "sample without a report"
+COLOURS = 3
 DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
 """Allowed types of the pixels that a reader's callable returns, see Decoded."""
 
@@ -129,7 +130,7 @@ def convert_file(
         pixels = turn_upright(decode(stripped, member), turn)
         return "png", encode_png(pixels), Decoded(pixels)
     array = decode(data, member)
-    array = array if suffix == "npy" else turn_upright(array, read_orientation(data))
+    array = _drop_channel(array) if suffix == "npy" else turn_upright(array, read_orientation(data))
     # Encoded again, so that metadata or the padding of a .npy header cannot hide anything.
     stored = ("npy", _encode_finite_npy(array, member)) if suffix == "npy" else _encode_array(array, member)
     return *stored, Decoded(array)
@@ -189,9 +190,19 @@ def _add_file_facts(medium: Medium, found: Decoded) -> Medium:
     )  # fmt: skip
 
 
+def _drop_channel(array: np.ndarray) -> np.ndarray:
+    """A volume without a first axis of one channel, 1 x D x H x W, as tensors of some data sets have it."""
+    return array[0] if array.ndim == 4 and array.shape[0] == 1 and array.shape[-1] != COLOURS else array
+
+
 def _measure_size(pixels: np.ndarray, unit: Unit) -> tuple[int, ...]:
     """(H, W) or (D, H, W), without the axis of colours. That is a last axis of 3 in 8-bit pixels, and in pixels for
-    display."""
+    display. Raises DataError for pixels of other axes."""
+    if not 2 <= pixels.ndim <= 4 or (pixels.ndim == 4 and pixels.shape[-1] != COLOURS):
+        raise DataError(
+            f"an array of shape {pixels.shape}; expected (height, width) or (depth, height, width), and colours in a"
+            " last axis of 3"
+        )
     colour = pixels.ndim == 4 or (
         pixels.ndim == 3 and pixels.shape[-1] == 3 and (fits_png(pixels) or unit == "display")
     )
