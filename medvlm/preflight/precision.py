@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ LOWER: set[Any] = {
     torch.addmm,
     torch.baddbmm,
     torch.einsum,
+    F.multi_head_attention_forward,  # as a whole: its inner products are not intercepted
 }
 """Computed in bfloat16. Source: torch, aten/src/ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP."""
 FP32: set[Any] = {
@@ -69,13 +71,24 @@ def wrap_model(kind: str, model: nn.Module, ledger: Ledger) -> Callable[[Any], A
 
     def call(*args: Any) -> Any:
         if kind == "bf16-mixed":
-            with Autocast(ledger) as cast, ledger.patch_attention(cast.lower):
+            with Autocast(ledger) as cast, ledger.patch_attention(cast.lower), _avoid_fast_attention():
                 return _cast_floats(model(*args), torch.float32)
         with ledger.patch_attention():
             out = model(*args)
         return _cast_floats(out, torch.float32) if kind == "bf16-true" else out
 
     return call
+
+
+@contextmanager
+def _avoid_fast_attention() -> Iterator[None]:
+    """nn.MultiheadAttention does not use its fused kernel under torch's autocast, of which it cannot know here."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def convert_weights(model: nn.Module, kind: str) -> nn.Module:
@@ -87,10 +100,7 @@ COPIES = "copies"
 
 
 class Autocast(TorchFunctionMode):
-    """bfloat16 as in torch.autocast("cuda"): trained weights are cast once per pass, frozen weights at every use.
-
-    nn.MultiheadAttention computes in the type of its input, because its inner operations are not intercepted.
-    """
+    """bfloat16 as in torch.autocast("cuda"): trained weights are cast once per pass, frozen weights at every use."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ def simulate(
     encoders.film, language, ... eight_bit: whether the optimizers' moments have 8 bits.
     """
     _record_all(model)
-    stacks = stacks_of(model)
+    stacks = every = stacks_of(model)
     depths = {name: len(stack) for name, stack in stacks.items()}
 
     def measure_at(deeper: str = "") -> dict[str, float]:
@@ -57,11 +57,16 @@ def simulate(
                 model, run, optimizers, part_of, precision, [s for s in stacks.values() if len(s)], eight_bit
             )
 
-    try:
-        base = measure_at()
-    except Exception:  # the model's code depends on its number of layers: run all of them
-        stacks, depths = {}, {}
-        base = measure_at()
+    # Where the code of a part depends on its number of layers, such as an encoder of which all layers are read, this
+    # stack stays as deep as it is, or else all of them.
+    for whole in ([], *([name] for name in every), [*every]):
+        stacks = {name: stack for name, stack in every.items() if name not in whole}
+        try:
+            base = measure_at()
+            break
+        except Exception:
+            if len(whole) == len(every):
+                raise
 
     def measure_slope(name: str) -> dict[str, float]:
         if not base[f"trained|{name}"]:  # without gradients its layers keep nothing, so only operations grow
