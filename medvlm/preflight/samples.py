@@ -19,6 +19,7 @@ from medvlm.core.tasks import find_task, list_text_tasks
 from medvlm.data.source import SourceView, choose_splits
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
+from medvlm.io.shards import RECEIPT
 from medvlm.preflight.labelled import make_labelled
 from medvlm.recipe.graph import list_media_kinds
 from medvlm.recipe.load import LoadedRecipe
@@ -57,18 +58,21 @@ def look(loaded: LoadedRecipe, runs: Path) -> dict[str, Look]:
 
 
 def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
+    """Raises DataError for data that are given and cannot be read: training would stop there too."""
     source = loaded.recipe.data[name]
+    why = "neither root nor shards are given"
     try:
         card = add_secret(loaded.cards[name], source)
         where = source.shards or locate_shards(card, source, runs)
         if is_remote(where):
-            raise DataError("its shards are remote, and planning does not download anything")
-        if source.shards or Path(where).is_dir():
+            why = "its shards are remote, and planning does not download anything"
+        elif source.shards or (Path(where) / RECEIPT).is_file():
             return _look_at_shards(where, card, source.fold)
-        if source.root or card.access == "generated":
+        elif source.root or card.access == "generated":
             return _look_at_archive(card, Path(source.root).expanduser() if source.root else None)
-        why = "neither root nor shards are given"
-    except (DataError, ImportError, OSError) as reason:
+    except DataError as reason:
+        raise DataError(f"data.{name}: {reason}") from None
+    except ImportError as reason:
         why = str(reason).split("; ")[0]
     return Look(tuple(_make_up(loaded, name)), None, None, f"not checked: {why}; lengths are assumed", False)
 

@@ -14,9 +14,12 @@ import torch
 from medvlm.core.composition import composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.errors import DataError, RecipeError, UserError
+from medvlm.core.sample import Sample
 from medvlm.core.stage_config import Lora, StageConfig
 from medvlm.data.estimate import NoFiles
 from medvlm.data.mixture import Mixture
+from medvlm.io.shard_index import facts_of
+from medvlm.io.shards import Entry
 from medvlm.models.parts import matches, set_trained
 from medvlm.preflight import adapters
 from medvlm.preflight.draft import Draft, make_draft
@@ -101,20 +104,31 @@ def build_stage(draft: Draft, number: int, world: int) -> Any:
 
 
 def prepare_items(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tuple[dict[str, list[Any]], list[str]]:
-    """Source -> samples prepared by the stage, and notes on samples that it cannot use."""
+    """Source -> samples prepared by the stage, and notes on samples that it cannot use. Raises RecipeError for a sample
+    of the real data at which training would stop."""
     refused: dict[str, int] = {}
     made: dict[str, list[Any]] = {}
     for source in config.mix:
         samples = looks[source].samples
         step = max(1, len(samples) // LOOKED_AT) if stage.setup.prepare.is_slow else 1
         for i, sample in enumerate(samples[::step]):
+            if not stage.wants(_make_entry(sample)):
+                continue
             try:
                 item = stage.prepare_sample(sample, NoFiles(), 0, i)
                 made.setdefault(source, []).append(item)
-            except (DataError, RecipeError) as reason:  # a run would skip such samples, or stop
-                why = str(reason).partition(": ")[2]
+            except (DataError, RecipeError) as reason:
+                if isinstance(reason, RecipeError) and looks[source].is_real:
+                    raise
+                why = str(reason).partition(": ")[2] or str(reason)  # without the name of the sample
                 refused[why] = refused.get(why, 0) + 1
     return made, [f"not used: {n} of the samples: {why}" for why, n in refused.items()]
+
+
+def _make_entry(sample: Sample) -> Entry:
+    """The entry of the sample in the index of shards."""
+    facts = facts_of(sample)
+    return Entry(facts.key, facts.tasks, facts.has_report, facts.kinds, facts.groups)
 
 
 def draw_longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]], count: int, seed: int) -> list[Any]:
